@@ -1,0 +1,117 @@
+"""A folder of exported checkpoints: numbered files, written by temporary name and link, never overwritten."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kropot.errors import KropotError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_NAME = re.compile(r"checkpoint-([0-9]{8,})\.txt")
+MAX_BYTES = 1 << 20
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """An exported checkpoint: its number in its folder, its file, and the signed note in it."""
+
+    number: int
+    path: Path
+    note: bytes
+
+
+class CheckpointFolder:
+    """One place that checkpoints are exported to; best on another machine or medium than the database."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing is touched yet."""
+        self.folder = folder
+
+    def exported(self) -> Iterator[Exported]:
+        """Yield what was exported here, in the order of the numbers. Raises: KropotError if it cannot be read."""
+        for number, path in sorted(self._numbered()):
+            yield Exported(number=number, path=path, note=read_note(path))
+
+    def newest(self) -> Exported | None:
+        """Return what was exported last."""
+        last = max(self._numbered(), default=None)
+        return None if last is None else Exported(number=last[0], path=last[1], note=read_note(last[1]))
+
+    def write(self, note: bytes) -> Path:
+        """Write a note under the next number, durably; return its path.
+
+        Raises: KropotError if it cannot be written; then no file of that number exists, or a whole one.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary = self.folder / f".checkpoint-{os.getpid()}.tmp"
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(note)
+                stream.flush()
+                os.fsync(stream.fileno())
+            try:
+                path = self._name(temporary)
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    temporary.unlink()
+            self._sync()
+        except OSError as error:
+            raise KropotError(f"the checkpoint cannot be written to {self.folder}: {error.strerror}") from error
+        return path
+
+    def _name(self, temporary: Path) -> Path:
+        """Give the file its number; whoever was faster keeps theirs, and the next one is tried."""
+        number = max((known for known, _ in self._numbered()), default=0) + 1
+        while True:
+            path = self.folder / f"checkpoint-{number:08d}.txt"
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                number += 1
+                continue
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                # A file system without hard links (FAT): an empty file takes the number, and is renamed over.
+                try:
+                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                except FileExistsError:
+                    number += 1
+                    continue
+                temporary.rename(path)
+            return path
+
+    def _numbered(self) -> list[tuple[int, Path]]:
+        try:
+            names = [entry.name for entry in os.scandir(self.folder)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise KropotError(f"the checkpoints in {self.folder} cannot be listed: {error.strerror}") from error
+        return [(int(found[1]), self.folder / name) for name in names if (found := _NAME.fullmatch(name))]
+
+    def _sync(self) -> None:
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_note(path: Path) -> bytes:
+    """Return a file's content up to just above what a note may have. Raises: KropotError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise KropotError(f"the checkpoint {path} cannot be read: {error.strerror}") from error

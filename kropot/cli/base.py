@@ -1,0 +1,258 @@
+"""What every command stands on: its click classes, the settings it is given, and the doors to ledger and objects.
+
+A command is a function of its settings and its own parameters; what it returns is its exit code, None being 0:
+
+    @command("ls")
+    @click.option("--failing", is_flag=True, help="Only elements whose fetches fail.")
+    def command_(settings: Settings, *, failing: bool) -> Exit | None: ...
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kropot.cli.output import configure_logging, emit, emit_json, say, warn
+from kropot.cli.settings import (
+    CONFIG,
+    GLOBAL_OPTIONS,
+    ConfigFile,
+    Settings,
+    database_password,
+    find_config,
+    is_readable_by_others,
+    read_config,
+    resolve,
+)
+from kropot.errors import Exit, UsageError
+from kropot.secret import Secret, guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from kropot.objects.store import ObjectStore
+    from ledger.log import Ledger
+
+__all__ = [
+    "Exit",
+    "KropotCommand",
+    "KropotGroup",
+    "Secret",
+    "Settings",
+    "command",
+    "emit",
+    "emit_json",
+    "group",
+    "open_ledger",
+    "open_objects",
+    "say",
+    "warn",
+]
+
+_FLAGS = "kropot.flags"
+_FILE = "kropot.file"
+
+
+class GlobalOptions(click.Command):
+    """Mixed into commands and groups: takes the options that every command knows, at any place of the line."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Add the global options behind the command's own; a command's own option of the same name wins."""
+        super().__init__(*args, **kwargs)
+        taken = {flag for param in self.params for flag in param.opts}
+        self.params.extend(_as_click(option.field) for option in GLOBAL_OPTIONS if option.flag not in taken)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options; below the root the global ones are only pointed to."""
+        records = [
+            record
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option)
+            and (ctx.parent is None or not isinstance(param, GlobalClickOption))
+            and (record := param.get_help_record(ctx)) is not None
+        ]
+        with formatter.section("Options"):
+            formatter.write_dl(records)
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+        if ctx.parent is not None:
+            formatter.write_paragraph()
+            formatter.write_text(f"The options of `{ctx.find_root().info_name} --help` are accepted here too.")
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, and refuse names in the configuration file that this command does not know.
+
+        Environment and file go by an option's flag, whatever its parameter is called.
+        """
+        for param in self.params:
+            if isinstance(param, click.Option) and not isinstance(param, GlobalClickOption) and param.envvar is None:
+                param.envvar = f"{ctx.auto_envvar_prefix}_{option_name(param).upper()}"
+        rest = super().parse_args(ctx, args)
+        _refuse_unknown_names(self, ctx)
+        return rest
+
+
+class KropotCommand(GlobalOptions, click.Command):
+    """A command whose function is given the settings first, and whose return value is its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Find the settings, set up the log, and run the command."""
+        settings = settings_of(ctx)
+        configure_logging(settings.log_level, settings.log_format)
+        if settings.origins.get("token") == "--token":
+            warn("other users of this machine can read a token on a command line: prefer --token-file")
+        if settings.token_file is not None and is_readable_by_others(settings.token_file):
+            warn(f"other users can read the token file {settings.token_file}: chmod 600 it")
+        if self.callback is None:
+            return None
+        return ctx.invoke(self.callback, settings, **ctx.params)
+
+
+class KropotGroup(GlobalOptions, click.Group):
+    """A group of commands; its commands are `KropotCommand`s unless they say otherwise."""
+
+    command_class = KropotCommand
+    group_class = type
+
+
+class GlobalClickOption(click.Option):
+    """A global option as click sees it: its value is kept aside for `settings_of`, not passed to the function."""
+
+
+def command(name: str, **attributes: Any) -> Callable[[Callable[..., Exit | None]], KropotCommand]:
+    """Make a command of a function that takes the settings first; `attributes` are click's."""
+    return click.command(name, cls=KropotCommand, **attributes)
+
+
+def group(name: str, **attributes: Any) -> Callable[[Callable[..., None]], KropotGroup]:
+    """Make a group of commands of a function that does nothing; `attributes` are click's."""
+    return click.group(name, cls=KropotGroup, **attributes)
+
+
+def settings_of(ctx: click.Context) -> Settings:
+    """Return the settings of this run. Raises: UsageError if a value makes no sense, naming its origin."""
+    file: ConfigFile | None = ctx.meta.get(_FILE)
+    settings = resolve(ctx.meta.get(_FLAGS, {}), os.environ, file)
+    guard(database_password(settings.db_string) or "")
+    return settings
+
+
+def option_name(param: click.Option) -> str:
+    """Return an option's long flag as an identifier: what environment variables and files call it."""
+    return max(param.opts, key=len).lstrip("-").replace("-", "_")
+
+
+def table_of(ctx: click.Context, path: Sequence[str]) -> Mapping[str, Any]:
+    """Return the configuration file's table of the command that `path` leads to, names spelt with underscores.
+
+    Raises: UsageError if there is something else than a table in its place.
+    """
+    file: ConfigFile | None = ctx.meta.get(_FILE)
+    table: Mapping[str, Any] = {} if file is None else file.tables
+    for name in path:
+        below = table.get(name.replace("-", "_"), {})
+        if file is not None and not isinstance(below, dict):
+            raise UsageError(f"the configuration file {file.path} sets {name!r}, but that is a command's table")
+        table = below
+    return table
+
+
+@contextmanager
+def open_ledger(settings: Settings, *, create: bool = False, read_only: bool = False) -> Iterator[Ledger]:
+    """Open the ledger that the settings name, and close it at the end.
+
+    Raises: LedgerMissingError unless `create`; ForeignDatabaseError, NewerLedgerError, LedgerUnavailableError.
+    """
+    from ledger.log import Ledger
+    from ledger.sql import open_store
+
+    store = open_store(settings.db_string, create=create, read_only=read_only)
+    try:
+        yield Ledger(store, writer=settings.instance_name)
+    finally:
+        store.close()
+
+
+def open_objects(settings: Settings) -> ObjectStore:
+    """Return the store of the copies that the settings name."""
+    from kropot.objects.directory import DirectoryObjects
+
+    return DirectoryObjects(settings.storage_path, settings.instance_name)
+
+
+def need_server(settings: Settings) -> tuple[str, Secret]:
+    """Return the server's address and the token, warning where both would cross a network in clear.
+
+    Raises: UsageError if either is missing.
+    """
+    url, token = settings.need_server_url(), settings.need_token()
+    if settings.is_exposed:
+        warn(f"{url} is not encrypted on its way: whoever sits between can read the token; use https")
+    return url, token
+
+
+def _as_click(field: str) -> GlobalClickOption:
+    """Return the click option for the global option of this identifier."""
+    option = next(each for each in GLOBAL_OPTIONS if each.field == field)
+    shown = "" if option.default is None or option.is_flag else f"  [default: {option.default}]"
+    return GlobalClickOption(
+        [option.flag],
+        type=option.kind,
+        is_flag=option.is_flag,
+        default=None,
+        metavar=option.metavar,
+        help=f"{option.help}{shown}",
+        expose_value=False,
+        is_eager=option is CONFIG,
+        allow_from_autoenv=False,
+        callback=_take_config if option is CONFIG else _take_flag,
+    )
+
+
+def _take_flag(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    """Keep a value from the command line; one after the command replaces one before it."""
+    name = param.name or ""
+    if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        ctx.meta.setdefault(_FLAGS, {})[name] = value
+
+
+def _take_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    """Read the configuration file before any other option is looked at, so that it can supply their defaults."""
+    _take_flag(ctx, param, value)
+    if value is not None and ctx.parent is not None:
+        ctx.meta[_FILE] = read_config(value.expanduser())
+    elif ctx.parent is None:
+        ctx.meta[_FILE] = find_config(value, os.environ)
+    table = table_of(ctx, _path(ctx))
+    ctx.default_map = {
+        param.name or "": table[option_name(param)]
+        for param in ctx.command.params
+        if isinstance(param, click.Option) and option_name(param) in table
+    }
+
+
+def _path(ctx: click.Context) -> list[str]:
+    """Return the names of the commands from the root, without it, to this one."""
+    names: list[str] = []
+    at: click.Context | None = ctx
+    while at is not None and at.parent is not None:
+        names.insert(0, at.info_name or "")
+        at = at.parent
+    return names
+
+
+def _refuse_unknown_names(command_: click.Command, ctx: click.Context) -> None:
+    """Refuse a table of the configuration file that names what this command does not have. Raises: UsageError."""
+    known = {option_name(param) for param in command_.params if isinstance(param, click.Option)}
+    for name in command_.list_commands(ctx) if isinstance(command_, click.Group) else ():
+        known.add(name.replace("-", "_"))
+        table_of(ctx, (*_path(ctx), name))
+    for name in table_of(ctx, _path(ctx)):
+        if name not in known:
+            file = ctx.meta[_FILE].path
+            where = f"in the table of `{' '.join(_path(ctx))}`" if ctx.parent else "at the top"
+            raise UsageError(f"the configuration file {file} names {name!r} {where}, which does not exist")

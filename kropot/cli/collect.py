@@ -1,0 +1,459 @@
+"""`kropotcli collect`: pull everything new from the server into the replica."""
+
+from __future__ import annotations
+
+import hmac
+import platform
+import secrets
+import signal
+import time
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_ledger, open_objects, say, warn
+from kropot.cli.base import command as define
+from kropot.cli.sizes import SIZE, SPAN
+from kropot.cli.words import amount, number
+from kropot.errors import LockedError, UsageError
+from ledger.errors import InstanceBusyError, LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.checkpoints import CheckpointFolder
+    from kropot.cli.progress import Audience
+    from kropot.collect.loop import Loop
+    from kropot.collect.rules import Rules
+    from kropot.collect.step import Collector
+    from kropot.collect.transfer.choose import Transfers
+    from kropot.objects.store import ObjectStore
+    from kropot.secret import Secret
+    from kropot.securecopy.client import SecureCopyClient
+    from kropot.segments import SegmentFolder
+    from kropot.upkeep import Upkeep
+    from ledger.log import Ledger
+    from ledger.note import SigningKey
+
+LONGEST_LISTING_S: Final = 600
+"""A page that takes longer is asked for again, in halves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the command line wants beside the settings: see the options' help. Sizes are bytes, times seconds."""
+
+    once: bool
+    full: bool = False
+    new_source: bool = False
+    min_free: int = 1 << 30
+    full_every: int = 86_400
+    missing_percent: float = 10
+    missing_count: int = 20
+    surge_percent: float = 30
+    segments: bool = True
+    checkpoint_key: Path | None = None
+    checkpoint_to: tuple[Path, ...] = ()
+    checkpoint_every: int = 3600
+    checkpoint_events: int = 100_000
+
+
+@define("collect")
+@click.option("--once", is_flag=True, help="Try everything that is wanted, then end; 3 if something could not be had.")
+@click.option("--full", is_flag=True, help="Begin with a listing of everything, which also finds what is gone.")
+@click.option("--new-source", is_flag=True, help="The token is known from another server, and this is a different one.")
+@click.option(
+    "--min-free",
+    type=SIZE,
+    default="1GiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Rest from fetching while less than this is free in the storage.",
+)
+@click.option(
+    "--full-every",
+    type=SPAN,
+    default="24h",
+    show_default=True,
+    metavar="SPAN",
+    help="List everything at least this often.",
+)
+@click.option(
+    "--missing-percent",
+    type=click.FloatRange(min=0, max=100),
+    default=10,
+    show_default=True,
+    help="Hold it back when more than this share of the elements, and more than --missing-count, are gone.",
+)
+@click.option("--missing-count", type=click.IntRange(min=0), default=20, show_default=True, help="See above.")
+@click.option(
+    "--surge-percent",
+    type=click.FloatRange(min=0, max=100),
+    default=30,
+    show_default=True,
+    help="Raise an alarm when more than this share of the elements changes within 24 hours.",
+)
+@click.option(
+    "--segments/--no-segments",
+    default=True,
+    help="Write the ledger's events into the storage path, too, so that it alone is a whole backup; on by default.",
+)
+@click.option(
+    "--checkpoint-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Sign checkpoints with this key; by default with the one that `checkpoint init` made, if there is one.",
+)
+@click.option(
+    "--checkpoint-to",
+    type=click.Path(file_okay=False, path_type=Path),
+    multiple=True,
+    help="Write the checkpoints here too; may be repeated.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=SPAN,
+    default="1h",
+    show_default=True,
+    metavar="SPAN",
+    help="Sign a checkpoint this often while there are new events.",
+)
+@click.option(
+    "--checkpoint-events",
+    type=click.IntRange(min=1),
+    default=100_000,
+    show_default=True,
+    help="Sign a checkpoint after so many new events at the latest.",
+)
+def command(settings: Settings, **options: Any) -> Exit:
+    """Pull everything new from the server into the replica, again and again until it is stopped.
+
+    Contents come as the server encrypts them and are stored under their SHA-256; what happened is recorded in the
+    ledger. SIGTERM and Ctrl-C end it within seconds; nothing that was acknowledged is ever lost.
+    """
+    return collect(settings, Wish(**options))
+
+
+def collect(settings: Settings, wish: Wish, *, tell: bool = True) -> Exit:
+    """Collect as wished, and with `tell` say on stdout what it came to; also what a repair does when it fetches.
+
+    Raises: LockedError while another living process works under this instance's name, UsageError for a moved server.
+    """
+    url, token = need_server(settings)
+    began = time.monotonic()
+    segments = _segments(settings)
+    with (
+        open_ledger(settings, create=True) as ledger,
+        _claimed(settings) as objects,
+        _unforked(segments, ledger),
+        _enrolled(settings, ledger),
+    ):
+        removed = objects.clean_own_leftovers()
+        if removed:
+            say(f"removed {number(removed, 'unfinished file')} of an earlier run")
+        source_id = _find_source(ledger, url, token, wish)
+        ready = _Ready(
+            settings=settings,
+            wish=wish,
+            ledger=ledger,
+            objects=objects,
+            source_id=source_id,
+            segments=segments,
+            tell=tell,
+        )
+        return ready.collect(began)
+
+
+@contextmanager
+def _claimed(settings: Settings) -> Iterator[ObjectStore]:
+    """Hold the instance's name in the storage. Raises: LockedError while another living process holds it."""
+    objects = open_objects(settings)
+    objects.claim()
+    try:
+        yield objects
+    finally:
+        objects.close()
+
+
+def _segments(settings: Settings) -> SegmentFolder:
+    from kropot.objects.layout import Layout
+    from kropot.segments import SegmentFolder
+
+    scratch = Layout(str(settings.storage_path.absolute())).instance(settings.instance_name)
+    return SegmentFolder(settings.storage_path.absolute(), scratch=Path(scratch))
+
+
+@contextmanager
+def _unforked(segments: SegmentFolder, ledger: Ledger) -> Iterator[None]:
+    """Go on only if the storage knows no other history than this ledger's. Raises: IntegrityError."""
+    segments.check(ledger)
+    yield
+
+
+@contextmanager
+def _enrolled(settings: Settings, ledger: Ledger) -> Iterator[None]:
+    """Hold the instance's name in the ledger. Raises: LockedError while another living process holds it."""
+    from kropot.collect.rules import LEASE_US
+
+    ledger.begin()
+    place = f"{platform.node()}:{settings.storage_path.resolve()}"
+    try:
+        ledger.enroll(settings.instance_name, place=place, lease_us=LEASE_US, here=True)
+    except InstanceBusyError as error:
+        raise LockedError(
+            f"instance {settings.instance_name} is running already ({error.place}): stop it first, or give this one"
+            " another --instance-name"
+        ) from error
+    try:
+        _record_instance(settings, ledger)
+        yield
+    finally:
+        ledger.retire(settings.instance_name)
+
+
+def _record_instance(settings: Settings, ledger: Ledger) -> None:
+    """Record that this instance runs here with this version, unless that was so the last time."""
+    from ledger.events import InstanceBegan
+    from ledger.log import New, instance_key
+
+    key = instance_key(settings.instance_name)
+    fact = InstanceBegan(program=f"kropotcli {version('kropotcli')}", host=platform.node())
+    last = None
+    for record in ledger.history(key):
+        last = record.fact
+    if last != fact:
+        ledger.append([New(key=key, fact=fact, observed_us=ledger.now_us())])
+
+
+def _find_source(ledger: Ledger, url: str, token: Secret, wish: Wish) -> bytes:
+    """Return the id of the source of this token, which is begun if it is new.
+
+    Raises: UsageError if the token is known, but from another address.
+    """
+    from kropot.collect.sources import begin, match_source, source_key
+    from ledger.log import New
+
+    known = {entry.id: entry.source for entry in ledger.sources().values()}
+    match = match_source(known, token.reveal(), url)
+    if match.kind == "known" and match.id is not None:
+        return match.id
+    if match.kind == "moved" and match.id is not None and not wish.new_source:
+        name = match.id.hex()
+        raise UsageError(
+            f"this token is known from {known[match.id].url}, not from {url}: if the server moved, say so with"
+            f" `kropotcli source alias {name[:8]} --server-url {url}`, and nothing is fetched again; if it is another"
+            " server, collect with --new-source"
+        )
+    source_id = secrets.token_bytes(16)
+    fact = begin(salt=secrets.token_bytes(32), token=token.reveal(), url=url)
+    new = New(key=source_key(source_id), fact=fact, observed_us=ledger.now_us(), expected=0)
+    # Several collectors may meet a new token at the same moment: the first one's append counts for all of them.
+    once = hmac.digest(ledger.identity().salt, b"begin\0" + token.reveal().encode() + b"\0" + url.encode(), "sha256")
+    ledger.append([new], batch_key=once)
+    begun = match_source({entry.id: entry.source for entry in ledger.sources().values()}, token.reveal(), url)
+    if begun.kind != "known" or begun.id is None:
+        raise LedgerError("a source that was begun just now is not to be found")
+    if known:
+        say(f"this token is new: it begins source {begun.id.hex()}, and nothing of the others is taken for gone")
+    return begun.id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ready:
+    """Everything that a run needs, opened and claimed."""
+
+    settings: Settings
+    wish: Wish
+    ledger: Ledger
+    objects: ObjectStore
+    source_id: bytes
+    segments: SegmentFolder
+    tell: bool
+
+    def collect(self, began: float) -> Exit:
+        """Run the loop to its end, and say what it came to."""
+        from kropot.cli.progress import audience_for
+        from kropot.collect.step import Collector
+
+        source = self.ledger.sources()[self.source_id].source
+        rules = self._rules()
+        collector = Collector(self.source_id, source, rules)
+        client = self._client()
+        with audience_for(self.settings) as audience, closing(self._transfers(client)) as transfers:
+            loop = self._loop(rules, collector, client, transfers, audience)
+            with _signals(loop), self._upkeep(loop):
+                code = loop.run()
+        if self.tell:
+            _summarise(self.settings, collector, self.source_id, code, time.monotonic() - began)
+        return code
+
+    def _upkeep(self, loop: Loop) -> Upkeep:
+        """Put what is done for the ledger beside the loop."""
+        from kropot.collect.workers import Crashed
+        from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
+
+        wish, chores = self.wish, [keep_snapshots(self.ledger)]
+        if wish.segments:
+            chores.append(keep_segments(self.ledger, self.segments))
+        signing = self._signing()
+        if signing is not None:
+            key, folders = signing
+            every, events = wish.checkpoint_every, wish.checkpoint_events
+            chores.append(keep_checkpoints(self.ledger, key, folders, every_s=every, every_events=events))
+
+        def told(chore: str, error: Exception) -> None:
+            warn(f"the ledger's {chore} could not be written: {error}; that is tried again")
+
+        return Upkeep(chores, told=told, crashed=lambda error: loop.inbox.put(Crashed(error)))
+
+    def _signing(self) -> tuple[SigningKey, list[CheckpointFolder]] | None:
+        """Return the key and the folders of checkpoints, None if none are to be signed.
+
+        Raises: UsageError if folders are named and there is no key.
+        """
+        from kropot.checkpoints import CheckpointFolder, read_signing_key
+        from kropot.cli.checkpoint import default_key
+
+        file = self.wish.checkpoint_key or default_key(self.ledger)
+        if self.wish.checkpoint_key is None and not file.exists():
+            if self.wish.checkpoint_to:
+                raise UsageError("--checkpoint-to needs a key: make one with `kropotcli checkpoint init`")
+            return None
+        return read_signing_key(file), [CheckpointFolder(folder) for folder in self.wish.checkpoint_to]
+
+    def _rules(self) -> Rules:
+        from kropot.collect.plan import SECOND_US
+        from kropot.collect.rules import Rules
+        from kropot.collect.sources import Thresholds
+
+        wish = self.wish
+        return Rules(
+            instance=self.settings.instance_name,
+            once=wish.once,
+            full=wish.full,
+            refresh_us=self.settings.refresh_time * SECOND_US,
+            full_every_us=wish.full_every * SECOND_US,
+            thresholds=Thresholds(
+                missing_share=wish.missing_percent / 100,
+                missing_count=wish.missing_count,
+                changed_share=wish.surge_percent / 100,
+            ),
+            min_free=wish.min_free,
+        )
+
+    def _client(self) -> SecureCopyClient:
+        """Return who asks the server."""
+        from kropot.securecopy.client import SecureCopyClient
+
+        settings = self.settings
+        return SecureCopyClient(
+            settings.need_server_url(),
+            settings.need_token().reveal(),
+            http_timeout=min(settings.http_timeout, LONGEST_LISTING_S),
+            user_agent=f"kropotcli/{version('kropotcli')}",
+            ca_file=settings.ca_file,
+        )
+
+    def _transfers(self, client: SecureCopyClient) -> Transfers:
+        """Return what moves contents."""
+        from kropot.collect.transfer.choose import choose_engine, open_transfers
+        from kropot.collect.transfer.engine import Server
+
+        settings, choice = self.settings, choose_engine()
+        if choice.warning:
+            warn(choice.warning)
+        server = Server(
+            base_url=client.base_url,
+            headers=client.headers(),
+            total_s=settings.http_timeout,
+            ca_file=None if settings.ca_file is None else str(settings.ca_file),
+        )
+        return open_transfers(server, self.objects, keep_free=self.wish.min_free)
+
+    def _loop(
+        self, rules: Rules, collector: Collector, client: SecureCopyClient, transfers: Transfers, audience: Audience
+    ) -> Loop:
+        """Put real hands to the collector's decisions."""
+        import queue
+
+        from kropot.collect.deeds import LedgerHand
+        from kropot.collect.loop import Loop
+        from kropot.collect.workers import Control, Inbox, Publisher, Transfer
+        from ledger.log import utc_now_us
+
+        inbox: Inbox = queue.SimpleQueue()
+        hand = LedgerHand(
+            ledger=self.ledger,
+            source_id=self.source_id,
+            instance=rules.instance,
+            lease_us=rules.lease_us,
+            free_bytes=self.objects.free_bytes,
+        )
+        return Loop(
+            collector=collector,
+            hand=hand,
+            control=Control(client, inbox),
+            transfer=Transfer(transfers.engine, inbox),
+            publisher=Publisher(transfers, inbox),
+            inbox=inbox,
+            audience=audience,
+            clock=utc_now_us,
+            rest=time.sleep,
+        )
+
+
+@contextmanager
+def _signals(loop: Loop) -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into a wish to stop; a second one ends the process as it always would."""
+    from kropot.collect.happenings import StopRequested
+
+    before: dict[signal.Signals, Any] = {}
+
+    def ask(number: int, _frame: object) -> None:
+        signal.signal(number, before[signal.Signals(number)])
+        loop.request_stop(StopRequested(how="term" if number == signal.SIGTERM else "int"))
+
+    for wish in (signal.SIGTERM, signal.SIGINT):
+        before[wish] = signal.signal(wish, ask)
+    try:
+        yield
+    finally:
+        for wish, handler in before.items():
+            signal.signal(wish, handler)
+
+
+def _summarise(settings: Settings, collector: Collector, source_id: bytes, code: Exit, took: float) -> None:
+    """Say what the run came to: one JSON object, or a sentence."""
+    tale, source = collector.tale, collector.source
+    if settings.json:
+        emit_json(
+            {
+                "source": source_id.hex(),
+                "exit": int(code),
+                "listings": tale.listings,
+                "seen": tale.seen,
+                "new": tale.new,
+                "changed": tale.changed,
+                "reappeared": tale.reappeared,
+                "vanished": tale.vanished,
+                "rejected": tale.rejected,
+                "unlistable": len(source.unlistable),
+                "copied": tale.copied,
+                "bytes": tale.bytes,
+                "failed": collector.failing,
+                "reasons": tale.reasons,
+                "zero_knowledge": source.opaque,
+                "held": source.held is not None and not source.held.is_accepted,
+                "seconds": round(took, 3),
+            }
+        )
+        return
+    text = f"copied {number(tale.copied, 'file')} ({amount(tale.bytes)}) in {took:.1f} s"
+    text += f"; {tale.new} new, {tale.changed} changed, {tale.vanished} gone"
+    if collector.failing:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(tale.reasons.items()))
+        text += f"; {collector.failing} failing ({reasons}): `kropotcli ls --failing` names them"
+    emit(text)

@@ -1,0 +1,84 @@
+"""`kropotcli config show`: every option's value, and where it came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from kropot.cli.base import Settings, emit, emit_json, group
+from kropot.cli.settings import GLOBAL_OPTIONS, default_config_path, hide_password
+from kropot.secret import HIDDEN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@group("config")
+def command() -> None:
+    """Show every option's value and where it came from."""
+
+
+@command.command("show")
+def show(settings: Settings) -> None:
+    """Show every option's value and where it came from; secrets are hidden.
+
+    A flag beats the environment, which beats the file, which beats the default. Options of one command, set in the
+    environment or in the file, are shown behind the general ones.
+    """
+    rows = [*_rows(settings), *_command_rows(click.get_current_context())]
+    if settings.json:
+        emit_json([{"option": option, "value": value, "source": origin} for option, value, origin in rows])
+        return
+    width = max(len(option) for option, _, _ in rows)
+    for option, value, origin in rows:
+        emit(f"{option:<{width}}  {'-' if value is None else value}  ({origin})")
+
+
+def _rows(settings: Settings) -> Iterator[tuple[str, object, str]]:
+    """Yield name, value and origin of every global option."""
+    for option in GLOBAL_OPTIONS:
+        value: object
+        match option.field:
+            case "token":
+                value = None if settings.token_given is None else HIDDEN
+            case "db_string":
+                value = hide_password(settings.db_string)
+            case "config" if settings.config is None:
+                value = f"none (looked for {default_config_path()})"
+            case name:
+                value = getattr(settings, name)
+        yield (
+            option.name,
+            value if isinstance(value, int | bool) or value is None else str(value),
+            settings.origins[option.field],
+        )
+
+
+def _command_rows(ctx: click.Context) -> Iterator[tuple[str, object, str]]:
+    """Yield name, value and origin of every option of a single command that environment or file sets."""
+    root = ctx.find_root()
+    if not isinstance(root.command, click.Group):
+        return
+    yield from _rows_below(root.command, root, ())
+
+
+def _rows_below(group_: click.Group, ctx: click.Context, path: tuple[str, ...]) -> Iterator[tuple[str, object, str]]:
+    """Yield the rows of all commands of a group, in the group's order."""
+    sources = {
+        click.core.ParameterSource.ENVIRONMENT: "environment",
+        click.core.ParameterSource.DEFAULT_MAP: "configuration file",
+    }
+    for name in group_.list_commands(ctx):
+        found = group_.get_command(ctx, name)
+        if found is None:
+            continue
+        with found.make_context(name, [], parent=ctx, resilient_parsing=True) as below:
+            if isinstance(found, click.Group):
+                yield from _rows_below(found, below, (*path, name))
+                continue
+            for param in found.params:
+                source = below.get_parameter_source(param.name or "")
+                if source in sources and isinstance(param, click.Option):
+                    option = " ".join((*path, name, max(param.opts, key=len).lstrip("-")))
+                    yield option, str(below.params.get(param.name or "")), sources[source]

@@ -1,0 +1,293 @@
+"""`kropotcli gateway`: serve a folder as a SecureCopy server that encrypts, and keep its tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kropot.cli import base
+from kropot.cli.base import emit, emit_json, say, warn
+from kropot.cli.masterkey import KEY_ENV, key_path, master_key
+from kropot.errors import Exit, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.cli.base import Settings
+    from kropot.gateway.tokens import Token, TokenBook
+
+DEFAULT_STATE: Final = "sqlite:///gateway.db"
+
+_LONGEST_SPEC = 64 * 1024
+_PATH = click.Path(path_type=Path)
+_LOOPBACK = ("127.", "localhost", "::1")
+
+_state = click.option(
+    "--state",
+    "state_url",
+    default=DEFAULT_STATE,
+    show_default=True,
+    metavar="URL",
+    envvar="KROPOT_GATEWAY_STATE",
+    help="The gateway's own database, as SQLAlchemy writes it.",
+)
+_key_file = click.option(
+    "--master-key-file",
+    type=_PATH,
+    metavar="FILE",
+    envvar="KROPOT_GATEWAY_MASTER_KEY_FILE",
+    help="File with the master key, made with mode 0600 if the database is new. Default: beside an SQLite database, "
+    f"under its name with .key behind it. The key itself (base64) may also stand in {KEY_ENV}.",
+)
+
+
+@base.group("gateway")
+def command() -> None:
+    """Serve a folder as a SecureCopy server that encrypts."""
+
+
+@command.command("serve", cls=base.KropotCommand)
+@click.option("--source", type=_PATH, required=True, metavar="DIR", help="The folder to serve; it is only read.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0 takes a free one."
+)
+@_state
+@_key_file
+@click.option(
+    "--kits",
+    type=_PATH,
+    metavar="DIR",
+    help="Folder for the key kits of tokens made over HTTP. Default: kits, beside the database.",
+)
+@click.option("--base-url", metavar="URL", help="Address under which clients reach this server, for URL templates.")
+@click.option(
+    "--scan-every",
+    type=click.FloatRange(min=0.1),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Pause between two scans of the folder.",
+)
+@click.option(
+    "--hash-up-to",
+    type=click.IntRange(min=0),
+    default=1 << 20,
+    show_default=True,
+    metavar="BYTES",
+    help="Files up to this size have their SHA-256 in the sealed form.",
+)
+@click.option(
+    "--max-connections", type=click.IntRange(min=1), default=1024, show_default=True, help="More are turned away."
+)
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="A proxy whose X-Forwarded-For is believed; may be given more than once.",
+)
+@click.option("--moved", is_flag=True, help="The folder this database belongs to is now the one of --source.")
+def serve(
+    settings: Settings,
+    *,
+    source: Path,
+    host: str,
+    port: int,
+    state_url: str,
+    master_key_file: Path | None,
+    kits: Path | None,
+    base_url: str | None,
+    scan_every: float,
+    hash_up_to: int,
+    max_connections: int,
+    trusted_proxies: tuple[str, ...],
+    moved: bool,
+) -> Exit:
+    """Serve a folder: list, submitdata, content, and making tokens.
+
+    Every file is sealed with the key of the token that asks. Without TLS in front of it, keep it on this machine or
+    inside a tunnel: a token crosses the network with every request.
+    """
+    from kropot.gateway.guard import Bounds
+    from kropot.gateway.kits import refuse_inside
+    from kropot.gateway.listening import address_of, listen
+    from kropot.gateway.server import GatewayOptions, Service
+
+    key_file = key_path(state_url, master_key_file)
+    refuse_inside(Path(os.path.realpath(source)), key_file)
+    options = GatewayOptions(
+        kits=kits or _beside(state_url, "kits"),
+        base_url=base_url,
+        scan_every_s=scan_every,
+        hash_up_to=hash_up_to,
+        bounds=Bounds(connections=max_connections),
+        trusted_proxies=trusted_proxies,
+        moved=moved,
+    )
+    key = master_key(state_url, key_file)
+    service = Service(source=source, state_url=state_url, master_key=key, options=options)
+    stop, server = threading.Event(), service.server()
+    caught: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        caught.append(number)
+        stop.set()
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    scanner = threading.Thread(target=service.scan_forever, args=(stop,), name="scan")
+    try:
+        with listen(host, port) as listening:
+            if not host.startswith(_LOOPBACK):
+                warn("tokens and plain contents cross the network in clear: put a proxy with TLS in front, or a tunnel")
+            url = address_of(listening)
+            if settings.json:
+                emit_json({"url": url, "source": str(source), "state": service.state.place})
+            say(f"serving {source} at {url}; stop with Ctrl-C")
+            scanner.start()
+            server.run([listening])
+    finally:
+        stop.set()
+        if scanner.ident is not None:
+            scanner.join()
+        service.close()
+    return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
+
+
+@command.group("token", cls=base.KropotGroup)
+def token() -> None:
+    """Make, list and revoke the gateway's tokens."""
+
+
+@token.command("create", cls=base.KropotCommand)
+@click.argument("spec", type=click.Path(path_type=Path, allow_dash=True))
+@_state
+@_key_file
+@click.option(
+    "--kit",
+    type=_PATH,
+    metavar="FILE",
+    help="New file for the key kit, if the gateway makes the key. Default: one named after the id, in this folder.",
+)
+def create(settings: Settings, *, spec: Path, state_url: str, master_key_file: Path | None, kit: Path | None) -> None:
+    """Make a token as the JSON file SPEC asks for (- reads standard input).
+
+    Without any secureCopy field the token is plain. With a method but no key the gateway makes a key of 256 random
+    bits, and writes a kit with it: keep that off-line, it is the only thing that opens the copies.
+    """
+    from kropot.gateway.kits import keep_kit, refuse_inside, write_kit
+
+    value = _read_spec(spec)
+    with _book(state_url, master_key_file, create=True) as book:
+        root = book.source_root()
+        if kit is not None and os.path.lexists(kit):
+            raise UsageError(f"there is a file {kit} already: name a new one with --kit, nothing was made")
+        if root is not None:
+            refuse_inside(Path(os.fsdecode(root)), kit or Path.cwd() / "kit")
+        created = book.create(value, lambda made: keep_kit(made, Path.cwd()) if kit is None else write_kit(made, kit))
+    if settings.json:
+        where = {} if created.kit_path is None else {"kit": str(created.kit_path.absolute())}
+        emit_json({"id": created.token.id, "number": created.token.number} | where)
+    else:
+        emit(created.token.id)
+    if created.kit_path is not None:
+        say(f"the key is in {created.kit_path}: move it off-line, copies open only with it")
+    elif created.token.kit is None:
+        warn("this token is plain: whoever pulls with it reads names and contents")
+
+
+@token.command("list", cls=base.KropotCommand)
+@_state
+@_key_file
+def list_(settings: Settings, *, state_url: str, master_key_file: Path | None) -> None:
+    """List the tokens; of their ids only the beginning is shown."""
+    with _book(state_url, master_key_file, create=False) as book:
+        rows = [_row(each, int(time.time())) for each in book.all()]
+    if settings.json:
+        emit_json(rows)
+        return
+    for row in rows:
+        emit(
+            f"{row['number']:>4}  {row['id']}  {row['status']:<8} until {row['expires']}  "
+            f"{'sealed' if row['encrypted'] else 'plain':<6}  {' '.join(row['roles'])}"
+        )
+
+
+@token.command("revoke", cls=base.KropotCommand)
+@click.argument("which", metavar="TOKEN")
+@_state
+@_key_file
+def revoke(settings: Settings, *, which: str, state_url: str, master_key_file: Path | None) -> None:
+    """Revoke a token, named by its number in the list or by its id; a running gateway knows a second later."""
+    from kropot.gateway.tokens import censored
+
+    with _book(state_url, master_key_file, create=False) as book:
+        found = book.revoke(which)
+    if settings.json:
+        emit_json({"number": found.number, "id": censored(found.id), "status": "revoked"})
+    else:
+        emit(f"token {found.number} ({censored(found.id)}) is revoked")
+
+
+def _row(each: Token, now_s: int) -> dict[str, Any]:
+    """Return what the list shows of a token."""
+    from kropot.gateway.tokens import censored
+    from kropot.gateway.tokenspec import shown_time
+
+    status = "revoked" if each.revoked_s is not None else "expired" if now_s >= each.expires_s else "active"
+    return {
+        "number": each.number,
+        "id": censored(each.id),
+        "status": status,
+        "expires": shown_time(each.expires_s),
+        "encrypted": each.kit is not None,
+        "roles": sorted(each.roles),
+    }
+
+
+def _read_spec(path: Path) -> Any:
+    """Return the decoded JSON of a specification. Raises: UsageError if it is none."""
+    try:
+        with click.open_file(str(path), "rb") as file:
+            text = file.read(_LONGEST_SPEC + 1)
+    except OSError as error:
+        raise UsageError(f"the specification {path} cannot be read: {error.strerror}") from error
+    if len(text) > _LONGEST_SPEC:
+        raise UsageError(f"the specification {path} is too large to be one")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the specification {path} is no JSON: see docs/gateway.md for an example") from error
+
+
+@contextmanager
+def _book(state_url: str, key_file: Path | None, *, create: bool) -> Iterator[TokenBook]:
+    """Open the database, and the tokens in it."""
+    from kropot.gateway.keys import MasterKey
+    from kropot.gateway.state import open_state
+    from kropot.gateway.tokens import TokenBook
+
+    path = key_path(state_url, key_file)
+    state = open_state(state_url, create=create)
+    try:
+        yield TokenBook(state, MasterKey(master_key(state_url, path)))
+    finally:
+        state.close()
+
+
+def _beside(state_url: str, name: str) -> Path:
+    """Return a path beside the SQLite database, or in the current folder."""
+    from kropot.gateway.state import sqlite_file
+
+    file = sqlite_file(state_url)
+    return (Path.cwd() if file is None else file.parent) / name

@@ -1,0 +1,116 @@
+"""`kropotcli ls`: the elements, one a line, however many there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
+from kropot.cli.base import command as define
+from kropot.cli.element import find_element, find_source
+from kropot.cli.words import moment
+from kropot.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.log import Ledger
+    from ledger.replica import Entry
+
+STATES: Final = ("current", "pending", "vanished", "damaged", "lost")
+
+
+@define("ls")
+@click.argument("elements", metavar="[ELEMENT]...", nargs=-1)
+@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only this state; may be repeated.")
+@click.option("--source", "source_name", metavar="SOURCE", help="Only this source, named by the beginning of its id.")
+@click.option("--failing", is_flag=True, help="Only elements whose last fetch failed.")
+def command(
+    settings: Settings,
+    *,
+    elements: tuple[str, ...],
+    states: tuple[str, ...],
+    source_name: str | None,
+    failing: bool,
+) -> Exit:
+    """List elements, all of them or the ones named, in the order of their ids.
+
+    ELEMENT is [SOURCE:]ID, SOURCE the beginning of a source's id. One line holds source, id, state, the server's date,
+    and of the copy its size and SHA-256; with --json each line is an object.
+    """
+    if elements and (states or source_name):
+        raise UsageError("elements that are named cannot be filtered by --state or --source as well")
+    with open_ledger(settings, read_only=True) as ledger:
+        for entry in _chosen(ledger, elements, states, source_name):
+            if entry.element is None or (failing and entry.element.failure is None):
+                continue
+            if settings.json:
+                emit_json(as_json(entry), flush=False)
+            else:
+                emit(as_text(entry), flush=False)
+    return Exit.DONE
+
+
+def as_json(entry: Entry) -> dict[str, Any]:
+    """Return an element as JSON shows it; an erased one has nothing but its key."""
+    row: dict[str, Any] = {"source": entry.key.source.hex(), "type": entry.key.kind, "id": entry.key.id}
+    element = entry.element
+    if element is None:
+        return row | {"state": "erased"}
+    copy, failure = element.copy, element.failure
+    return row | {
+        "state": element.state,
+        "date": element.date,
+        "tz": element.tz,
+        "revision": element.revision,
+        "present": element.present,
+        "copy": None
+        if copy is None
+        else {
+            "sha256": copy.sha256.hex(),
+            "size": copy.size,
+            "iv": None if copy.iv is None else copy.iv.hex(),
+            "revision": copy.revision,
+            "instance": copy.instance,
+        },
+        "failure": None
+        if failure is None
+        else {
+            "reason": failure.reason,
+            "attempts": failure.attempts,
+            "since": moment(failure.since_us),
+            "next_try": moment(failure.next_try_us),
+        },
+        "position": entry.position,
+    }
+
+
+def as_text(entry: Entry) -> str:
+    """Return an element as a line for people and for `cut`: fields are parted by two blanks."""
+    element = entry.element
+    name = f"{entry.key.source.hex()[:8]}:{entry.key.id}"
+    if element is None:
+        return f"{name}  erased"
+    fields = [name, element.state, moment(element.date * 1_000_000)]
+    if element.copy is not None:
+        fields += [str(element.copy.size), element.copy.sha256.hex()]
+    if element.failure is not None:
+        fields.append(f"failing: {element.failure.reason}, next {moment(element.failure.next_try_us)}")
+    return "  ".join(fields)
+
+
+def _chosen(
+    ledger: Ledger, elements: tuple[str, ...], states: tuple[str, ...], source_name: str | None
+) -> Iterator[Entry]:
+    """Yield the entries that the command line asks for, read page by page.
+
+    Raises: UsageError at a name that fits nothing or several things.
+    """
+    if elements:
+        for text in elements:
+            key = find_element(ledger, text)
+            yield from ledger.entries([key]).values()
+        return
+    source = None if source_name is None else find_source(ledger.sources(), source_name)
+    yield from ledger.scan(source=source, states=states or None)

@@ -1,0 +1,63 @@
+"""How a command line names a past moment: `--until WHEN`, resolved against the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kropot.cli.base import say
+from kropot.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kropot.replay.moment import Moment
+    from ledger.log import Ledger
+
+_NOTE_BYTES: Final = 1 << 20
+
+UNTIL_HELP: Final = (
+    "The state as of WHEN: a date (2026-05-01, which is 00:00Z, exclusive), a time with or without an offset, an age "
+    "(36h, 7d, 2w), a position (@120411, the state after that event) or a checkpoint file. Now if not given."
+)
+
+
+def until_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--until`, which every command that looks back has."""
+    return click.option("--until", metavar="WHEN", help=UNTIL_HELP)(function)
+
+
+def moment_of(ledger: Ledger, text: str | None) -> Moment:
+    """Return what WHEN means in this ledger, having told the user what is worth telling.
+
+    Raises: UsageError for nonsense; IntegrityError where a checkpoint does not belong to this history.
+    """
+    from kropot.replay.moment import resolve
+    from kropot.replay.until import parse_when
+    from ledger.log import utc_now_us
+
+    now_us = utc_now_us()
+    when = None if text is None else parse_when(text, now_us=now_us, read=read_note)
+    moment = resolve(ledger, when, now_us=now_us)
+    for note in moment.notes:
+        say(note)
+    return moment
+
+
+def read_note(name: str) -> bytes | None:
+    """Return the beginning of a file that may be a checkpoint, None where there is no such file.
+
+    Raises: UsageError where there is one that cannot be read.
+    """
+    try:
+        path = Path(name)
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return file.read(_NOTE_BYTES)
+    except (ValueError, UnicodeEncodeError):
+        return None
+    except OSError as error:
+        raise UsageError(f"the checkpoint file {name!a} cannot be read: {error.strerror}") from None

@@ -1,0 +1,102 @@
+"""How a running collector is shown: a progress bar on a terminal, log lines elsewhere; both on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kropot.cli.output import is_terminal, log, say
+from kropot.cli.words import amount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress
+
+    from kropot.cli.settings import Settings
+    from kropot.collect.actions import Say
+    from kropot.collect.step import Collector
+
+LOOK_S = 0.2
+TELL_S = 30.0
+RATE_S = 2.0
+
+
+class Audience:
+    """Hears messages and looks at progress; the loop calls it often, so that it mostly does nothing."""
+
+    def __init__(self, settings: Settings, bar: Progress | None) -> None:
+        """Tell by log lines, or beside a bar."""
+        self._is_json = settings.log_format == "json"
+        self._is_plain = self._is_json or bar is None
+        self._bar = bar
+        self._task = None if bar is None else bar.add_task("collect", total=None, bytes="0 B", rate="0", failed=0)
+        self._next = 0.0
+        self._told = (0, time.monotonic())
+        self._shown = 0.0
+
+    def hear(self, message: Say) -> None:
+        """Log a message with its fields, or say it to a person."""
+        if self._is_plain:
+            tell = getattr(log, message.level)
+            if self._is_json:
+                tell(message.event, message=message.text, **message.fields)
+            else:
+                tell(message.text)
+        elif message.level != "debug":
+            say(message.text, level=message.level)
+
+    def look(self, collector: Collector) -> None:
+        """Show how far it is, now and then."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + LOOK_S
+        tale = collector.tale
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task,
+                completed=tale.copied,
+                total=max(collector.wanted, tale.copied) or None,
+                bytes=amount(tale.bytes),
+                rate=f"{self._rate(now, tale.copied):,.0f}",
+                failed=tale.failed,
+            )
+            return
+        copied, at = self._told
+        if now - at >= TELL_S and tale.copied != copied:
+            rate = (tale.copied - copied) / (now - at)
+            log.info("progress", copied=tale.copied, bytes=tale.bytes, failed=tale.failed, rate=round(rate, 1))
+            self._told = (tale.copied, now)
+
+    def _rate(self, now: float, copied: int) -> float:
+        """Return the files a second of the last moments."""
+        before, at = self._told
+        if now - at >= RATE_S:
+            self._shown, self._told = (copied - before) / (now - at), (copied, now)
+        return self._shown
+
+
+@contextmanager
+def audience_for(settings: Settings) -> Iterator[Audience]:
+    """Yield the audience that suits the place where stderr goes."""
+    if settings.log_format == "json" or not is_terminal(sys.stderr):
+        yield Audience(settings, None)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("files  {task.fields[bytes]}"),
+        TextColumn("{task.fields[rate]}/s"),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("failed {task.fields[failed]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=5) as bar:
+        yield Audience(settings, bar)

@@ -1,0 +1,64 @@
+"""`kropotcli prove`: a proof that anyone can check, of what the ledger says of one element."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kropot.cli.base import Settings, emit_json, open_ledger
+from kropot.cli.base import command as define
+from kropot.cli.element import find_element
+from kropot.cli.moments import UNTIL_HELP, moment_of
+from kropot.errors import UsageError
+
+if TYPE_CHECKING:
+    from ledger.checkpoint import Checkpoint
+
+
+@define("prove")
+@click.argument("element")
+@click.option("--at", "until", metavar="WHEN", help=UNTIL_HELP)
+@click.option(
+    "--checkpoint",
+    "files",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Prove it against this checkpoint and not one in the database; of several the smallest that covers it.",
+)
+def command(settings: Settings, *, element: str, until: str | None, files: tuple[Path, ...]) -> None:
+    """Prove what the ledger says of ELEMENT, for someone who has neither the database nor the storage.
+
+    Prints a JSON document to keep or to give away; `kropotcli check-proof` checks it with nothing but the public key.
+    It tells the element's id, its state and its source's salt, and nothing of its content. ELEMENT is [SOURCE:]ID.
+    """
+    from kropot.proofs import prove_event
+
+    with open_ledger(settings, read_only=True) as ledger:
+        key = find_element(ledger, element)
+        position = moment_of(ledger, until).position
+        if files:
+            notes = [read_checkpoint(path) for path in files]
+        else:
+            notes = [parse_note(note.encode(), "the database") for _, note in ledger.store.checkpoints()]
+        document = prove_event(ledger, key, until=position, checkpoints=notes)
+    emit_json(document)
+
+
+def read_checkpoint(path: Path) -> tuple[Checkpoint, bytes]:
+    """Return the checkpoint in a file, its signature unverified, and the note. Raises: UsageError if it is none."""
+    from kropot.checkpoints.folder import read_note
+
+    return parse_note(read_note(path), str(path))
+
+
+def parse_note(note: bytes, where: str) -> tuple[Checkpoint, bytes]:
+    """Return a note's checkpoint, its signature unverified, and the note. Raises: UsageError if it is none."""
+    from ledger.checkpoint import unverified_checkpoint
+    from ledger.errors import BadCheckpointError
+
+    try:
+        return unverified_checkpoint(note), note
+    except BadCheckpointError as error:
+        raise UsageError(f"{where}: {error.why}") from None

@@ -1,0 +1,59 @@
+"""`kropotcli recipe`: how to open one copy with openssl, without this program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say
+from kropot.cli.base import command as define
+from kropot.cli.element import find_element
+from kropot.cli.giving import read_kits
+from kropot.cli.moments import moment_of, until_option
+from kropot.errors import PartialError
+
+
+@define("recipe")
+@click.argument("element")
+@click.option(
+    "--key",
+    "kit",
+    type=click.Path(path_type=Path),
+    metavar="KIT.json",
+    help="The token's kit, for its digest and rounds; its secret is not printed.",
+)
+@until_option
+def command(settings: Settings, *, element: str, kit: Path | None, until: str | None) -> Exit:
+    """Print the command lines that prove and open one stored copy, with $KEY in place of the secret.
+
+    ELEMENT is [SOURCE:]ID. Without a kit the server's usual digest and rounds (sha512, 6000) are assumed.
+    """
+    from kropot.objects.layout import Layout
+    from kropot.restore.claims import sealed_text
+    from kropot.restore.one import held_of
+    from kropot.restore.recipe import Stretch, recipes
+
+    stretch = Stretch()
+    if kit is not None:
+        known = read_kits([kit])[0]
+        stretch = Stretch(digest=known.digest, rounds=known.rounds)
+    with open_ledger(settings, read_only=True) as ledger:
+        key = find_element(ledger, element)
+        held = held_of(ledger, key, moment_of(ledger, until).position)
+    if held is None or held.sha256 is None:
+        raise PartialError(f"no copy of {element} was stored at that moment; kropotcli history shows what happened")
+    sealed = Layout(str(settings.storage_path.absolute())).object(held.sha256)
+    steps = list(
+        recipes(iv=held.iv, sealed=sealed, sha256=held.sha256, envelope=sealed_text(held.form), stretch=stretch)
+    )
+    if settings.json:
+        emit_json({"object": sealed, "steps": [{"what": what, "command": line} for what, line in steps]})
+        return Exit.DONE
+    if held.iv is not None:
+        emit("# KEY is the token's secureCopyEncryptionKey:  export KEY='...'")
+    for what, line in steps:
+        emit(f"# {what}\n{line}")
+    if held.iv is not None and kit is None:
+        say(f"assuming {stretch.digest} and {stretch.rounds} rounds: give the kit with --key if its token has others")
+    return Exit.DONE

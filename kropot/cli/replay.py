@@ -1,0 +1,265 @@
+"""`kropotcli replay`: the state as of any moment, counted, digested, listed, compared or exported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, warn
+from kropot.cli.base import command as define
+from kropot.cli.moments import moment_of, until_option
+from kropot.cli.words import amount
+from kropot.cli.words import moment as clock
+from kropot.errors import UsageError
+from kropot.replay.until import instant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from kropot.replay.diff import Difference
+    from kropot.replay.fold import Standing
+    from kropot.replay.held import Held
+    from kropot.replay.moment import Moment
+    from kropot.restore.export import Links
+    from ledger.events import Element, StreamKey
+    from ledger.log import Ledger
+
+
+@define("replay")
+@until_option
+@click.option(
+    "--no-digest", is_flag=True, help="Leave the state digest out: the answer then reads no more than it must."
+)
+@click.option("--no-snapshots", is_flag=True, help="Fold the events themselves, whatever snapshots there are.")
+@click.option("--list", "is_list", is_flag=True, help="List the elements as they were, in the order of their keys.")
+@click.option("--diff", "other", metavar="WHEN2", help="What was added, changed, vanished or damaged between the two.")
+@click.option(
+    "--export", "target", type=click.Path(path_type=Path), metavar="DIR", help="Write the encrypted copy there."
+)
+@click.option(
+    "--links",
+    type=click.Choice(["never", "reflink", "hard"]),
+    default="reflink",
+    show_default=True,
+    help="What an export may share with the storage: nothing, blocks (where the file system can), or the files "
+    "themselves. Writing to a hard-linked export damages the backup.",
+)
+def command(
+    settings: Settings,
+    *,
+    until: str | None,
+    no_digest: bool,
+    no_snapshots: bool,
+    is_list: bool,
+    other: str | None,
+    target: Path | None,
+    links: str,
+) -> Exit:
+    """Fold the ledger's history, whole or up to a moment, and say what the replica was then.
+
+    Touches no network and writes nothing into the ledger. Prints the position and recorded time that WHEN resolved
+    to, the Merkle root there, the state digest, and counts.
+    """
+    if sum((is_list, other is not None, target is not None)) > 1:
+        raise UsageError("--list, --diff and --export are three different questions: ask one at a time")
+    with open_ledger(settings, read_only=True) as ledger:
+        moment = moment_of(ledger, until)
+        snapshots = not no_snapshots
+        if is_list:
+            return _list(settings, ledger, moment, snapshots=snapshots)
+        if other is not None:
+            return _diff(settings, ledger, moment, moment_of(ledger, other))
+        if target is not None:
+            return _export(settings, ledger, moment, target, snapshots=snapshots, links=cast("Links", links))
+        return _sum_up(settings, ledger, moment, snapshots=snapshots, digest=not no_digest)
+
+
+# --- the summary -----------------------------------------------------------------------------------------------------
+
+
+def _sum_up(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool, digest: bool) -> Exit:
+    from kropot.replay.fold import StalePointersError
+    from kropot.replay.snapshots import count_at
+    from kropot.replay.state import digest_at
+
+    if digest:
+        try:
+            counts, text = digest_at(ledger, moment.position, snapshots=snapshots)
+        except StalePointersError:
+            if not snapshots:
+                raise
+            warn("a snapshot contradicts the events and was left aside; kropotcli verify says more")
+            counts, text = digest_at(ledger, moment.position, snapshots=False)
+    else:
+        counts, text = count_at(ledger, moment.position, snapshots=snapshots), None
+    held = counts.plain()
+    if settings.json:
+        emit_json(_place(moment) | {"state_digest": text} | held)
+        return Exit.DONE
+    recorded = "before the first event" if moment.recorded_us is None else f"recorded {instant(moment.recorded_us)}"
+    emit(f"position      {moment.position} ({recorded})")
+    if moment.until is not None:
+        emit(f"until         {moment.until}")
+    emit(f"root          {moment.root.hex()}")
+    emit(f"state digest  {text or 'not computed'}")
+    emit(f"elements      {held['elements']:,}")
+    for state in ("current", "pending", "vanished", "damaged", "lost"):
+        if held[state]:
+            emit(f"  {state:<12}{held[state]:,}")
+    emit(f"copies        {held['copies']:,} ({amount(held['bytes'])})")
+    return Exit.DONE
+
+
+def _place(moment: Moment) -> dict[str, Any]:
+    return {
+        "position": moment.position,
+        "until": moment.until,
+        "recorded_at": None if moment.recorded_us is None else instant(moment.recorded_us),
+        "root": moment.root.hex(),
+        "notes": moment.notes,
+    }
+
+
+# --- the list --------------------------------------------------------------------------------------------------------
+
+
+def _list(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool) -> Exit:
+    from kropot.replay.fold import walk
+    from kropot.replay.snapshots import pointers_at
+
+    with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
+        for standing in walk(ledger, pointers, moment.position):
+            if settings.json:
+                emit_json(_listed(standing), flush=False)
+            else:
+                emit(_line(standing.key, standing.element), flush=False)
+    return Exit.DONE
+
+
+def _listed(standing: Standing) -> dict[str, Any]:
+    return _shown(standing.key, standing.element) | {
+        "position": standing.position,
+        "recorded_at": instant(standing.recorded_us),
+    }
+
+
+def _shown(key: StreamKey, element: Element) -> dict[str, Any]:
+    copy = element.copy
+    return {
+        "source": key.source.hex(),
+        "type": key.kind,
+        "id": key.id,
+        "date": element.date,
+        "tz": element.tz,
+        "state": element.state,
+        "sha256": None if copy is None else copy.sha256.hex(),
+        "size": None if copy is None else copy.size,
+        "iv": None if copy is None or copy.iv is None else copy.iv.hex(),
+    }
+
+
+def _line(key: StreamKey, element: Element) -> str:
+    """Return an element as a line for people and for `cut`: fields are parted by two blanks."""
+    fields = [f"{key.source.hex()[:8]}:{key.id}", element.state, clock(element.date * 1_000_000)]
+    if element.copy is not None:
+        fields += [str(element.copy.size), element.copy.sha256.hex()]
+    return "  ".join(fields)
+
+
+# --- the difference --------------------------------------------------------------------------------------------------
+
+
+def _diff(settings: Settings, ledger: Ledger, one: Moment, other: Moment) -> Exit:
+    from kropot.replay.diff import CHANGES, diff
+
+    earlier, later = sorted((one, other), key=lambda moment: moment.position)
+    seen: Counter[str] = Counter()
+    for difference in diff(ledger, earlier.position, later.position):
+        seen[difference.change] += 1
+        if settings.json:
+            emit_json(_differing(difference), flush=False)
+        else:
+            emit(f"{difference.change:<10}  {_line(difference.key, difference.after)}", flush=False)
+    told = ", ".join(f"{seen[change]:,} {change}" for change in CHANGES if seen[change]) or "nothing differs"
+    say(f"from position {earlier.position} to {later.position}: {told}")
+    return Exit.DONE
+
+
+def _differing(difference: Difference) -> dict[str, Any]:
+    before = None if difference.before is None else _shown(difference.key, difference.before)
+    return {
+        "change": difference.change,
+        **_shown(difference.key, difference.after),
+        "position": difference.position,
+        "before": before,
+    }
+
+
+# --- the export ------------------------------------------------------------------------------------------------------
+
+
+def _stored(helds: Iterable[Held], seen: Counter[str]) -> Iterator[Held]:
+    """Yield what has a copy, and count what has none."""
+    for held in helds:
+        if held.sha256 is None:
+            seen["unstored"] += 1
+        else:
+            yield held
+
+
+def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *, snapshots: bool, links: Links) -> Exit:
+    from kropot.cli.giving import check_target, copies_of, workers
+    from kropot.replay.fold import walk
+    from kropot.replay.held import held_at
+    from kropot.replay.snapshots import pointers_at
+    from kropot.restore.export import JOURNAL, MANIFEST, Exported, export
+    from kropot.restore.fingerprints import Fingerprints
+    from kropot.restore.journal import Journal
+    from kropot.restore.names import NameGiver
+    from kropot.restore.tree import WORK, Tree
+
+    check_target(settings, target)
+    seen: Counter[str] = Counter()
+    size = 0
+    with (
+        copies_of(settings) as copies,
+        Tree(target) as tree,
+        Journal(tree, JOURNAL) as journal,
+        pointers_at(ledger, moment.position, snapshots=snapshots) as pointers,
+        workers(tree) as pool,
+    ):
+        names = NameGiver(tree.rules, Fingerprints(), (WORK, JOURNAL, MANIFEST))
+        helds = _stored(held_at(ledger, walk(ledger, pointers, moment.position)), seen)
+        for outcome in export(helds, copies=copies, tree=tree, journal=journal, names=names, pool=pool, links=links):
+            if isinstance(outcome, Exported):
+                seen["existed" if outcome.existed else "exported"] += 1
+                size += outcome.held.size
+                continue
+            seen["findings"] += 1
+            if settings.json:
+                emit_json(
+                    {
+                        "problem": outcome.flaw,
+                        "source": outcome.key.source.hex(),
+                        "type": outcome.key.kind,
+                        "id": outcome.key.id,
+                        "why": outcome.why,
+                    }
+                )
+            warn(f"{outcome.key.id}: {outcome.why}")
+    total = {name: seen[name] for name in ("exported", "existed", "unstored", "findings")}
+    if settings.json:
+        emit_json(_place(moment) | total | {"bytes": size})
+    else:
+        emit(f"exported {seen['exported']:,} of {sum(total.values()):,} elements to {target}")
+        for name, what in (
+            ("existed", "exported before and left as it is"),
+            ("unstored", "without any copy at that moment"),
+            ("findings", "not exported, as told above"),
+        ):
+            if seen[name]:
+                emit(f"{seen[name]:>8,}  {what}")
+    return Exit.PARTIAL if seen["findings"] else Exit.DONE

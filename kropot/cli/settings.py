@@ -1,0 +1,386 @@
+"""The options that every command knows, and how their values are found: flag, environment, file, default."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import click
+import platformdirs
+
+from kropot.errors import UsageError
+from kropot.secret import HIDDEN, Secret, guard
+from kropot.securecopy.address import sends_token_in_clear
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENV_PREFIX: Final = "KROPOT"
+LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+LOG_FORMATS: Final = ("console", "json")
+
+_LONGEST_TOKEN: Final = 8192
+"""No server takes a longer header, so a longer token file is some other file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalOption:
+    """An option that is accepted before and after every command; `name` is its long flag without the dashes."""
+
+    name: str
+    help: str
+    kind: click.ParamType[Any, Any]
+    default: object = None
+    is_flag: bool = False
+    metavar: str | None = None
+
+    @property
+    def field(self) -> str:
+        """The name as an identifier."""
+        return self.name.replace("-", "_")
+
+    @property
+    def flag(self) -> str:
+        """The name as it is typed."""
+        return f"--{self.name}"
+
+    @property
+    def env(self) -> str:
+        """The environment variable that sets it."""
+        return f"{ENV_PREFIX}_{self.field.upper()}"
+
+
+_PATH = click.Path(path_type=Path)
+_LEVEL = click.Choice(LOG_LEVELS, case_sensitive=False)
+_FORMAT = click.Choice(LOG_FORMATS, case_sensitive=False)
+
+CONFIG: Final = GlobalOption(
+    name="config",
+    kind=_PATH,
+    metavar="FILE",
+    help="TOML file with any of these options (default: config.toml in the user's configuration folder).",
+)
+
+GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
+    CONFIG,
+    GlobalOption(
+        name="token",
+        kind=click.STRING,
+        metavar="TOKEN",
+        help="The server's access token. Other users can see a command line: prefer --token-file.",
+    ),
+    GlobalOption(name="token-file", kind=_PATH, metavar="FILE", help="File that holds the token and nothing else."),
+    GlobalOption(
+        name="server-url",
+        kind=click.STRING,
+        metavar="URL",
+        help="Address of the server to pull from, e.g. https://files.example.org.",
+    ),
+    GlobalOption(
+        name="storage-path",
+        kind=_PATH,
+        default=Path("storage"),
+        metavar="DIR",
+        help="Folder that holds the copies.",
+    ),
+    GlobalOption(
+        name="db-string",
+        kind=click.STRING,
+        default="sqlite:///database.db",
+        metavar="URL",
+        help="Database that holds the ledger, as SQLAlchemy writes it.",
+    ),
+    GlobalOption(
+        name="instance-name",
+        kind=click.STRING,
+        default="main",
+        metavar="NAME",
+        help="Name of this collector; no two that run at once may share it.",
+    ),
+    GlobalOption(name="log-level", kind=_LEVEL, default="info", help="What is worth a log line."),
+    GlobalOption(
+        name="refresh-time",
+        kind=click.IntRange(min=1),
+        default=300,
+        metavar="SECONDS",
+        help="Pause between two listings.",
+    ),
+    GlobalOption(
+        name="http-timeout",
+        kind=click.IntRange(min=1),
+        default=7200,
+        metavar="SECONDS",
+        help="Longest time one transfer may take.",
+    ),
+    GlobalOption(
+        name="ca-file",
+        kind=_PATH,
+        metavar="FILE",
+        help="PEM file with the authorities to trust instead of the system's.",
+    ),
+    GlobalOption(name="log-format", kind=_FORMAT, default="console", help="How log lines on stderr look."),
+    GlobalOption(name="json", kind=click.BOOL, default=False, is_flag=True, help="Print results as JSON on stdout."),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFile:
+    """A configuration file as read: `values` of the options of every command, `tables` of single commands' options.
+
+    Names are spelt with underscores in both, whichever way the file spells them.
+    """
+
+    path: Path
+    values: Mapping[str, object]
+    tables: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A value and where it came from: `rank` 3 flag, 2 environment, 1 file, 0 default; `origin` says it in words."""
+
+    value: Any
+    rank: int
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The values of every global option. Times are in seconds. `origins` names where each value came from."""
+
+    token_given: Secret | None = None
+    token_file: Path | None = None
+    server_url: str | None = None
+    storage_path: Path = Path("storage")
+    db_string: str = field(default="sqlite:///database.db", repr=False)
+    instance_name: str = "main"
+    log_level: str = "info"
+    refresh_time: int = 300
+    http_timeout: int = 7200
+    ca_file: Path | None = None
+    log_format: str = "console"
+    json: bool = False
+    config: Path | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def token(self) -> Secret | None:
+        """Return the token, reading its file only now: a command that needs none never fails for want of it.
+
+        Raises: UsageError if the file cannot be read or holds no token.
+        """
+        if self.token_given is not None:
+            return self.token_given
+        return None if self.token_file is None else read_token(self.token_file)
+
+    def need_token(self) -> Secret:
+        """Return the token. Raises: UsageError if none was given."""
+        token = self.token
+        if token is None:
+            raise UsageError(
+                "no token was given: put it into a file that only you can read and name it with --token-file "
+                "or KROPOT_TOKEN_FILE"
+            )
+        return token
+
+    def need_server_url(self) -> str:
+        """Return the server's address without a trailing slash. Raises: UsageError if none was given."""
+        if self.server_url is None:
+            raise UsageError(
+                "no server was given: name it with --server-url or KROPOT_SERVER_URL, e.g. https://files.example.org"
+            )
+        return self.server_url
+
+    @property
+    def place(self) -> str:
+        """The database's address without its password, for messages."""
+        return hide_password(self.db_string)
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether token and listing would cross a network unencrypted."""
+        return self.server_url is not None and sends_token_in_clear(self.server_url)
+
+
+def default_config_path() -> Path:
+    """Return where the configuration file is looked for when none is named."""
+    return platformdirs.user_config_path("kropotcli") / "config.toml"
+
+
+def read_config(path: Path) -> ConfigFile:
+    """Read a configuration file; its top-level keys are global options, its tables the options of single commands.
+
+    Raises: UsageError if it cannot be read, is no TOML, or names an option that does not exist.
+    """
+    try:
+        with path.open("rb") as file:
+            data = tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"the configuration file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the configuration file {path} is no valid TOML: {error}") from error
+    spelt = _underscored(data)
+    known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}
+    values = {name: value for name, value in spelt.items() if not isinstance(value, dict)}
+    for name in values:
+        if name not in known:
+            raise UsageError(f"the configuration file {path} sets {name.replace('_', '-')!r}, which is no option")
+    if isinstance(values.get("token"), str):
+        guard(str(values["token"]))
+    return ConfigFile(
+        path=path,
+        values=values,
+        tables={name: value for name, value in spelt.items() if isinstance(value, dict)},
+    )
+
+
+def find_config(given: Path | None, environ: Mapping[str, str]) -> ConfigFile | None:
+    """Read the file named by flag or environment, else the one in the user's configuration folder if there is one."""
+    named = given or (Path(environ[CONFIG.env]) if environ.get(CONFIG.env) else None)
+    if named is not None:
+        return read_config(named.expanduser())
+    usual = default_config_path()
+    return read_config(usual) if usual.is_file() else None
+
+
+def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: ConfigFile | None) -> Settings:
+    """Return every global option's value: flag before environment before file before default.
+
+    `flags` maps identifiers to values as click converted them. An empty environment variable counts as not set.
+    Raises: UsageError naming the origin of a value that makes no sense.
+    """
+    found = {option.field: _find(option, flags, environ, file) for option in GLOBAL_OPTIONS}
+    token, token_file = found["token"], found["token_file"]
+    if token.value is not None and token_file.value is not None and token.rank == token_file.rank:
+        raise UsageError(f"both {token.origin} and {token_file.origin} give a token: keep one of them")
+    by_value = token.value is not None and token.rank > token_file.rank
+    origins = {name: each.origin for name, each in found.items()}
+    if file is not None and found["config"].value is None:
+        origins["config"] = "user's configuration folder"
+    values = {name: each.value for name, each in found.items() if name not in {"token", "token_file", "config"}}
+    values["server_url"] = None if values["server_url"] is None else _checked_url(found["server_url"])
+    values["storage_path"] = values["storage_path"].expanduser()
+    _checked_name(found["instance_name"])
+    return Settings(
+        token_given=Secret(_checked_token(token.value, token.origin)) if by_value else None,
+        token_file=None if by_value or token_file.value is None else token_file.value.expanduser(),
+        config=None if file is None else file.path,
+        origins=origins,
+        **values,
+    )
+
+
+def read_token(path: Path) -> Secret:
+    """Read a token from a file; white space around it is dropped. Raises: UsageError if there is none to be had."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LONGEST_TOKEN + 1)
+    except OSError as error:
+        raise UsageError(f"the token file {path} cannot be read: {error.strerror}") from error
+    if len(data) > _LONGEST_TOKEN:
+        raise UsageError(f"the token file {path} holds more than {_LONGEST_TOKEN} bytes: that is no token")
+    try:
+        text = data.decode().strip()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the token file {path} holds no text") from error
+    return Secret(_checked_token(text, f"the token file {path}"))
+
+
+def is_readable_by_others(path: Path) -> bool:
+    """Return whether users other than the owner may read the file; False where it cannot be looked at."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return os.name == "posix" and bool(mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def hide_password(url: str) -> str:
+    """Return a database URL with its password blotted out."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    if not (separator and at and ":" in user):
+        return url
+    return f"{scheme}://{user.partition(':')[0]}:{HIDDEN}@{host}{slash}{path}"
+
+
+def database_password(url: str) -> str | None:
+    """Return the password in a database URL as it is spelt there, None if it has none."""
+    authority = url.partition("://")[2].partition("/")[0]
+    user, at, _ = authority.rpartition("@")
+    return user.partition(":")[2] or None if at else None
+
+
+def _find(
+    option: GlobalOption,
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    file: ConfigFile | None,
+) -> Found:
+    """Return the option's value from the strongest place that has one."""
+    if option.field in flags:
+        return Found(value=flags[option.field], rank=3, origin=option.flag)
+    if environ.get(option.env):
+        text = environ[option.env]
+        return Found(value=_converted(option, text, option.env), rank=2, origin=option.env)
+    if file is not None and option.field in file.values:
+        origin = f"{option.name} in {file.path}"
+        return Found(value=_converted(option, file.values[option.field], origin), rank=1, origin=origin)
+    return Found(value=option.default, rank=0, origin="default")
+
+
+def _converted(option: GlobalOption, value: object, origin: str) -> Any:
+    """Return the value as the option's type. Raises: UsageError if it is none."""
+    if isinstance(value, bool) and not option.is_flag:
+        raise UsageError(f"{origin} must not be {str(value).lower()}")
+    try:
+        return option.kind.convert(value if isinstance(value, (str, int)) else str(value), None, None)
+    except click.BadParameter as error:
+        raise UsageError(f"{origin}: {error.message}") from error
+
+
+def _checked_token(text: str, origin: str) -> str:
+    """Return a token that fits into a header. Raises: UsageError if it does not."""
+    if not text:
+        raise UsageError(f"{origin} holds no token")
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise UsageError(f"{origin} holds more than one word of plain characters: that is no token")
+    return text
+
+
+def _checked_url(found: Found) -> str:
+    """Return the server's address without a trailing slash. Raises: UsageError if it is no address of a server."""
+    text = str(found.value).strip()
+    hint = "it should look like https://files.example.org"
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise UsageError(f"{found.origin} is no address of a server ({error}): {hint}") from error
+    if "@" in parts.netloc:
+        guard(parts.password or "")
+        raise UsageError(f"{found.origin} holds a user name or password, which this protocol does not use: {hint}")
+    if parts.scheme not in {"http", "https"} or not host or parts.query or parts.fragment:
+        raise UsageError(f"{found.origin} is no address of a server: {hint}")
+    return text.rstrip("/")
+
+
+def _checked_name(found: Found) -> None:
+    """Refuse an instance name that could not be a folder's name. Raises: UsageError."""
+    name = str(found.value)
+    if not name or len(name) > 64 or name in {".", ".."} or not all(c.isalnum() or c in "._-" for c in name):  # noqa: PLR2004 - the limit is told in the next line
+        raise UsageError(f"{found.origin} must be 1 to 64 letters, digits, dots, dashes or underscores")
+
+
+def _underscored(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mapping with every key spelt with underscores, tables included."""
+    return {
+        name.replace("-", "_"): _underscored(value) if isinstance(value, dict) else value
+        for name, value in data.items()
+    }

@@ -1,0 +1,54 @@
+"""Sizes and spans as people type them on a command line: `1GiB`, `500 MB`, `36h`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_AMOUNT: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_BYTES: Final = {
+    unit.lower(): base**power
+    for base, form in ((1024, "{}iB"), (1024, "{}"), (1000, "{}B"))
+    for power, prefix in enumerate("KMGTP", 1)
+    for unit in (form.format(prefix),)
+} | {"": 1, "b": 1}
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+_MOST: Final = 1 << 62
+"""More than any disk or life; larger numbers fit no database and no clock."""
+
+
+class Amount(click.ParamType[int, Any]):
+    """A number with a unit, converted to a whole number of the smallest one."""
+
+    def __init__(self, name: str, units: Mapping[str, int], examples: str) -> None:
+        """Know the units, in lower case, and how to show what is meant."""
+        self.name = name
+        self._units = units
+        self._examples = examples
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the amount. Raises: click.BadParameter with examples if it is none."""
+        if isinstance(value, int):
+            return value
+        found = _AMOUNT.fullmatch(str(value))
+        unit = None if found is None else self._units.get(found[2].lower())
+        if found is None or unit is None:
+            self.fail(f"{value!r} is no {self.name}; write e.g. {self._examples}", param, ctx)
+        amount = float(found[1]) * unit
+        if amount > _MOST:
+            self.fail(f"that is too large for a {self.name}; write e.g. {self._examples}", param, ctx)
+        return int(amount)
+
+
+SIZE: Final = Amount("size", _BYTES, "1GiB, 500MiB or 1000000")
+"""Bytes."""
+
+SPAN: Final = Amount("span of time", _SECONDS, "90s, 15min, 36h or 7d")
+"""Seconds."""

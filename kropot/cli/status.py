@@ -1,0 +1,168 @@
+"""`kropotcli status`: how the replica is, and whether it is healthy."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
+from kropot.cli.base import command as define
+from kropot.cli.words import SECOND_US, amount, moment, number, span
+from kropot.status import Limits, audited_since_us, gather, health
+
+if TYPE_CHECKING:
+    from kropot.status import Alarm, Facts, SourceFacts
+
+_MISSED_LISTINGS = 3
+"""So many refresh times may pass without a good listing."""
+
+
+@define("status")
+@click.option("--check", is_flag=True, help="Exit 3 when the replica is not healthy, for monitoring.")
+@click.option(
+    "--failing",
+    "shown",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Failing elements to show for each source, the longest failing first.",
+)
+@click.option(
+    "--max-failing-hours",
+    type=click.IntRange(min=1),
+    default=24,
+    show_default=True,
+    help="Elements that fail for longer are an alarm.",
+)
+@click.option(
+    "--max-audit-days",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    help="Contents that `verify` has not read for longer are an alarm.",
+)
+def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: int, max_audit_days: int) -> Exit:
+    """Show how the replica is, and whether it is healthy.
+
+    Not healthy are: no good listing for three times --refresh-time; elements whose fetches fail for a day; a vanishing
+    that was not believed; a surge of changes; copies that are damaged or lost and gone at the source; seconds that the
+    server cannot list; contents that were not read and compared for a month.
+    """
+    limits = Limits(
+        listing_s=_MISSED_LISTINGS * settings.refresh_time,
+        failing_s=max_failing_hours * 3600,
+        audit_s=max_audit_days * 86_400,
+    )
+    with open_ledger(settings, read_only=True) as ledger:
+        facts = gather(ledger, shown=shown)
+    # A clock behind the ledger's must not make old things look new.
+    now_us = max(time.time_ns() // 1000, facts.recorded_us)
+    alarms = health(now_us, facts, limits)
+    if settings.json:
+        emit_json(as_json(now_us, facts, alarms))
+    else:
+        for line in as_text(now_us, facts, alarms):
+            emit(line)
+    return Exit.PARTIAL if check and alarms else Exit.DONE
+
+
+def as_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any]:
+    """Return the status as JSON shows it: times in ISO 8601 UTC, spans in seconds, ids in hexadecimal."""
+    return {
+        "healthy": not alarms,
+        "alarms": [
+            {
+                "name": alarm.name,
+                "source": None if alarm.source is None else alarm.source.hex(),
+                "text": alarm.text,
+                "since": None if alarm.since_us is None else moment(alarm.since_us),
+            }
+            for alarm in alarms
+        ],
+        "position": facts.position,
+        "recorded": moment(facts.recorded_us),
+        "audited_since": moment(audited_since_us(facts)),
+        "sources": [_source_json(now_us, each) for each in facts.sources],
+    }
+
+
+def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
+    """Return the status as lines for people."""
+    lines = [f"ledger   position {facts.position}, last event {moment(facts.recorded_us)}"]
+    for each in facts.sources:
+        lines += _source_text(now_us, each)
+    if alarms:
+        lines += ["", f"NOT HEALTHY: {number(len(alarms), 'alarm')}"]
+        lines += [_alarm_text(alarm) for alarm in alarms]
+    else:
+        lines += ["", "healthy"]
+    return lines
+
+
+def _source_json(now_us: int, each: SourceFacts) -> dict[str, Any]:
+    """Return one source as JSON shows it."""
+    listed_us = each.source.listed_us
+    return {
+        "source": each.id.hex(),
+        "url": each.source.url,
+        "zero_knowledge": each.source.opaque,
+        "superseded": each.superseded,
+        "states": {state: {"elements": n, "bytes": size} for state, (n, size) in sorted(each.states.items())},
+        "cursor": each.source.cursor,
+        "listed": None if listed_us is None else moment(listed_us),
+        "lag_s": None if listed_us is None else (now_us - listed_us) // SECOND_US,
+        "full_listed": None if each.source.full_listed_us is None else moment(each.source.full_listed_us),
+        "pending_since": None if each.pending_since_us is None else moment(each.pending_since_us),
+        "unlistable": list(each.source.unlistable),
+        "failing": {
+            "elements": each.failing_count,
+            "reasons": dict(each.reasons),
+            "longest": [
+                {
+                    "type": failing.key.kind,
+                    "id": failing.key.id,
+                    "reason": failing.reason,
+                    "attempts": failing.attempts,
+                    "since": moment(failing.since_us),
+                    "next_try": moment(failing.next_try_us),
+                }
+                for failing in each.failing
+            ],
+        },
+    }
+
+
+def _source_text(now_us: int, each: SourceFacts) -> list[str]:
+    """Return one source as lines for people."""
+    source = each.source
+    lines = ["", f"source   {each.id.hex()}  {source.url}"]
+    if each.superseded:
+        lines.append("         another token took over this address; these copies stay as they are")
+    if source.opaque is False:
+        lines.append("         not zero-knowledge: the token is plain, so names and contents can be read here")
+    for state, (elements, size) in sorted(each.states.items()):
+        if elements:
+            lines.append(f"  {state:<9}{number(elements, 'element')}, {amount(size)}")
+    cursor = "-" if source.cursor is None else f"{moment(source.cursor * SECOND_US)} by the server's clock"
+    lines.append(f"  cursor   {cursor}")
+    lag = "" if source.listed_us is None else f", {span(now_us - source.listed_us)} ago"
+    lines.append(f"  listed   {moment(source.listed_us)}{lag} (in full {moment(source.full_listed_us)})")
+    if each.pending_since_us is not None:
+        lines.append(f"  waiting  the longest since {moment(each.pending_since_us)}")
+    if each.failing_count:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in each.reasons.items())
+        lines.append(f"  failing  {number(each.failing_count, 'element')}: {reasons}")
+        lines += [
+            f"           {failing.key.id}  {failing.reason}, {number(failing.attempts, 'attempt')}, "
+            f"next {moment(failing.next_try_us)}"
+            for failing in each.failing
+        ]
+    return lines
+
+
+def _alarm_text(alarm: Alarm) -> str:
+    """Return one alarm as a line for people."""
+    since = "" if alarm.since_us is None else f" (since {moment(alarm.since_us)})"
+    return f"  {alarm.name}: {alarm.text}{since}"

@@ -1,0 +1,232 @@
+"""`kropotcli verify`: whether ledger and copies are what they were, one finding a line, and what was not looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import signal
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_ledger, open_objects, say
+from kropot.cli.base import command as define
+from kropot.cli.sizes import SIZE, SPAN
+from kropot.cli.words import SECOND_US, amount, number
+from kropot.errors import LockedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kropot.securecopy.client import SecureCopyClient
+    from kropot.verify import Finding, Note, Scope, Summary
+    from ledger.log import Ledger
+
+
+class Rate(click.ParamType[int, Any]):
+    """Bytes a second, as `50MiB/s` or `50MiB`."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes a second. Raises: click.BadParameter if it is none, or not above 0."""
+        text = str(value).strip().removesuffix("/s")
+        rate = value if isinstance(value, int) else SIZE.convert(text, param, ctx)
+        if rate < 1:
+            self.fail("it must be above 0, e.g. 50MiB/s", param, ctx)
+        return rate
+
+
+@define("verify")
+@click.option("--quick", is_flag=True, help="Look at names and sizes of the copies, and read none of them.")
+@click.option("--budget", type=SPAN, help="Stop reading contents after so long, e.g. 2h; the next run goes on.")
+@click.option("--max-age", type=SPAN, help="Pass over contents that were read less than so long ago, e.g. 30d.")
+@click.option("--limit-rate", type=Rate(), help="Read at most so much a second, e.g. 50MiB/s.")
+@click.option(
+    "--against",
+    type=click.Path(exists=True, path_type=Path),
+    multiple=True,
+    help="Compare with this checkpoint, or with all in this folder; may be repeated. Needs --public-key.",
+)
+@click.option("--public-key", metavar="KEY", help="The key that signs checkpoints, as text or file.")
+@click.option("--source", "ask_source", is_flag=True, help="Compare the server's full listing with the index, too.")
+@click.option("--repair", is_flag=True, help="Set damaged objects aside and, with token and server, fetch them again.")
+@click.option("--no-record", is_flag=True, help="Write nothing into the ledger: no finding, and not what was read.")
+def command(settings: Settings, **options: Any) -> Exit:
+    """Check that the ledger, its index and the copies are what they were.
+
+    Prints one finding a line, with --json one object a line and a summary last. Exits 4 if anything is wrong, 0 if
+    everything that was looked at is sound, also when the budget was spent first, and 1 if it could not do its work.
+    What was damaged or lost is recorded, and the next `collect` fetches it again; --repair does so at once.
+    """
+    from kropot.verify import Verification, World
+
+    if options["against"] and options["public_key"] is None:
+        raise UsageError("--against needs --public-key: without it a checkpoint could be anyone's")
+    if options["repair"] and options["no_record"]:
+        raise UsageError("--repair has to record what it repairs: leave out --no-record")
+    with _stopping() as caught, open_ledger(settings) as ledger:
+        scope = _scope(settings, ledger, options)
+        # Millions of short-lived tuples are no garbage to look for: that would cost a sixth of the time.
+        gc.set_threshold(50_000, 20, 50)
+        world = World(stopped=lambda: bool(caught), folder=str(settings.storage_path))
+        run = Verification(ledger, open_objects(settings), scope, world)
+        for finding in run.findings():
+            show(finding, as_json=settings.json)
+        if scope.repair and run.is_fetch_due and not caught:
+            _fetch(settings)
+            for finding in run.repaired():
+                show(finding, as_json=settings.json)
+    show_summary(run.summary, as_json=settings.json)
+    if run.trouble is not None:
+        say(str(run.trouble), level="error")
+    if not run.summary.sound:
+        return Exit.FINDINGS
+    if run.trouble is not None:
+        return run.trouble.exit_code
+    return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
+
+
+def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope:
+    """Return what the options ask for. Raises: UsageError where they make no sense here."""
+    from kropot.checkpoints import read_verifier_key
+    from kropot.segments import SegmentFolder
+    from kropot.verify import Scope
+
+    key, age = options["public_key"], options["max_age"]
+    source, client = _source(settings, ledger) if options["ask_source"] else (None, None)
+    return Scope(
+        quick=options["quick"],
+        budget_s=options["budget"],
+        max_age_us=None if age is None else age * SECOND_US,
+        rate=options["limit_rate"],
+        record=not options["no_record"],
+        against=tuple(_notes(options["against"])),
+        key=None if key is None else read_verifier_key(key),
+        repair=options["repair"],
+        source=source,
+        client=client,
+        segments=SegmentFolder(settings.storage_path.absolute()),
+    )
+
+
+def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient]:
+    """Return the source of the token and a client for it. Raises: UsageError if this token has no source here."""
+    from kropot.collect.sources import match_source
+    from kropot.securecopy.client import SecureCopyClient
+
+    url, token = need_server(settings)
+    match = match_source({entry.id: entry.source for entry in ledger.sources().values()}, token.reveal(), url)
+    if match.kind != "known" or match.id is None:
+        raise UsageError(f"nothing was ever collected from {url} with this token: there is nothing to compare")
+    client = SecureCopyClient(
+        url,
+        token.reveal(),
+        http_timeout=min(settings.http_timeout, 600),
+        user_agent=f"kropotcli/{version('kropotcli')}",
+        ca_file=settings.ca_file,
+    )
+    return match.id, client
+
+
+def _fetch(settings: Settings) -> None:
+    """Collect once, so that what was damaged is fetched again; say what to do where that cannot be done here."""
+    from kropot.cli.collect import Wish, collect
+
+    if settings.server_url is None or settings.token is None:
+        say("what is damaged or lost is wanted again: the next `kropotcli collect` fetches it")
+        return
+    try:
+        collect(settings, Wish(once=True), tell=False)
+    except LockedError as error:
+        say(f"{error}; that collector fetches what was damaged by itself")
+
+
+def show(finding: Finding, *, as_json: bool) -> None:
+    """Print one finding."""
+    if as_json:
+        emit_json(dataclasses.asdict(finding))
+        return
+    where = [
+        f"{name} {value}"
+        for name, value in (
+            ("position", finding.position),
+            ("element", finding.element),
+            ("object", finding.object),
+        )
+        if value is not None
+    ]
+    hint = f" -- {finding.hint}" if finding.hint else ""
+    emit(f"{finding.severity} {finding.kind}: {', '.join(where)}{': ' if where else ''}{finding.detail}{hint}")
+
+
+def show_summary(summary: Summary, *, as_json: bool) -> None:
+    """Print what was covered and what was not."""
+    if as_json:
+        emit_json({"kind": "summary", **dataclasses.asdict(summary), "sound": summary.sound})
+        return
+    for line in _lines(summary):
+        emit(line)
+
+
+def _lines(summary: Summary) -> Iterator[str]:
+    parts = ("ledger", "index", "checkpoints", "segments", "copies")
+    ledger, index, seals, segments, copies = (summary.covered.get(part) for part in parts)
+    if ledger is not None:
+        yield f"ledger   {number(ledger['events'], 'event')}, root {ledger['root']}"
+    if index is not None:
+        yield f"index    {number(index['entries'], 'element')} as the events say, {index['state_digest'] or 'moving'}"
+    if seals is not None:
+        tail = number(seals["unsealed_tail"], "event")
+        checked = number(seals["checked"], "checkpoint")
+        yield f"seals    {checked} compared, {tail} after the last one that was verified"
+    if segments is not None and segments["files"]:
+        yield f"history  {number(segments['files'], 'segment')} beside the objects, up to event {segments['reach']}"
+    if copies is not None:
+        how = "read and compared" if copies["contents"] else "there, with the right size"
+        yield f"copies   {number(copies['objects'], 'object')} ({amount(copies['bytes'])}) {how}"
+    for gap in summary.not_covered:
+        yield f"not looked at: {gap}"
+    if summary.repaired:
+        yield f"repaired {number(summary.repaired, 'copy').replace('copys', 'copies')}"
+    if summary.sound:
+        yield "everything that was looked at is sound" if summary.not_covered else "everything is sound"
+    else:
+        yield f"{number(summary.errors - summary.repaired, 'finding')}: this is not as it should be"
+
+
+def _notes(places: tuple[Path, ...]) -> Iterator[Note]:
+    """Yield the checkpoints in files, and in folders where every file is taken for one, whatever its name."""
+    from kropot.checkpoints.folder import read_note
+    from kropot.verify import Note
+
+    for place in places:
+        files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
+        if not files:
+            raise UsageError(f"{place} holds no checkpoints")
+        for file in files:
+            yield Note(str(file), read_note(file))
+
+
+@contextmanager
+def _stopping() -> Iterator[set[int]]:
+    """Let SIGINT and SIGTERM end the reading of contents in order; yields the set of signals that came."""
+    caught: set[int] = set()
+
+    def catch(number_: int, _frame: object) -> None:
+        if number_ in caught:
+            raise KeyboardInterrupt
+        caught.add(number_)
+        say("stopping, and recording how far it came; once more to stop at once")
+
+    before: dict[int, Callable[..., object] | int | None] = {}
+    try:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            before[each] = signal.signal(each, catch)
+        yield caught
+    finally:
+        for number_, handler in before.items():
+            signal.signal(number_, handler)

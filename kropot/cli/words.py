@@ -1,0 +1,44 @@
+"""How moments, spans and amounts are written for people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+SECOND_US: Final = 1_000_000
+
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+_STEP: Final = 1024
+
+
+def moment(us: int | None) -> str:
+    """Return microseconds since 1970 as a UTC time of whole seconds, a dash for None."""
+    if us is None:
+        return "-"
+    return datetime.fromtimestamp(us // SECOND_US, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def span(us: int) -> str:
+    """Return a span of microseconds in its two largest units, e.g. `3 h 5 min`."""
+    seconds = max(us // SECOND_US, 0)
+    parts = []
+    for length, name in _SPANS:
+        if seconds >= length:
+            parts.append(f"{seconds // length} {name}")
+            seconds %= length
+    return " ".join(parts[:2]) or "0 s"
+
+
+def amount(size: int) -> str:
+    """Return a number of bytes in the unit that keeps it short, e.g. `1.5 MiB`."""
+    value, unit = float(size), 0
+    while value >= _STEP and unit < len(_UNITS) - 1:
+        value /= _STEP
+        unit += 1
+    return f"{size} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
+
+
+def number(value: int, noun: str) -> str:
+    """Return a count with its noun in the right form, e.g. `1 element`, `2 elements`."""
+    return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"

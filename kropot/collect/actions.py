@@ -1,0 +1,171 @@
+"""What a collector wants to be done; whoever carries an action out tells what came of it, as a happening.
+
+Which happening answers which action stands beside each action.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kropot.collect.asking import Ask
+    from kropot.collect.bitmap import Bitmap
+    from kropot.collect.happenings import About, Bad, Good
+    from kropot.errors import Exit
+    from kropot.securecopy.wire import Listed
+    from ledger.batch import New
+    from ledger.events import StreamKey
+    from ledger.replica import Entry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeginListing:
+    """Become the one who lists this source, and read how it is: `ListingBegan` or `ListingBusy`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndListing:
+    """Let others list; nothing answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListPage:
+    """Ask the server for a page: `PageListed`, `PageFailed` or `PageRefused`, with the same `check`."""
+
+    ask: Ask
+    check: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookUp:
+    """Read what the ledger knows of these entries: `LookedUp`."""
+
+    entries: tuple[Listed, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Append the facts in one transaction: `Recorded` or `Conflicted`.
+
+    With `drop` the facts about streams that have moved on are left out instead, and `Recorded` names them. Leases on
+    the elements of "copies" and "failures" are given back.
+    """
+
+    about: About
+    facts: tuple[New, ...]
+    drop: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountMissing:
+    """Count the entries that are not in `seen` (by stream) and are missing (`plan.is_missing`): `MissingCounted`.
+
+    It is a stretch of entries behind `after` that is looked at, so that nothing has to wait for all of them.
+    """
+
+    seen: Bitmap
+    before: int
+    spared: tuple[tuple[int, int], ...]
+    after: StreamKey | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindMissing:
+    """Read those entries of a stretch behind `after`, at most `limit`: `MissingFound`."""
+
+    seen: Bitmap
+    before: int
+    spared: tuple[tuple[int, int], ...]
+    after: StreamKey | None
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeWork:
+    """Lease entries to fetch, at most `limit`: `WorkTaken`. With `early` also those whose next try has not come.
+
+    Nothing is leased where less than `min_free` bytes are free.
+    """
+
+    limit: int
+    max_bytes: int
+    min_free: int
+    early: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveBack:
+    """Give leases back, None for all of this session; nothing answers."""
+
+    keys: tuple[StreamKey, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """Fetch these entries' contents: sooner or later a `Fetched` names each of them."""
+
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    """Make these contents durable under their names: `PublishDone`."""
+
+    batch: tuple[Good, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskGone:
+    """Ask the server whether this element is gone: `GoneAnswered`."""
+
+    bad: Bad
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """Say that this instance is alive, and prolong its leases; only `Ousted` may answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandon:
+    """Break off every transfer: `Abandoned`, after the `Fetched` of those that had ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Say:
+    """Tell the user; `fields` hold no names and no secrets."""
+
+    level: Literal["debug", "info", "warning", "error"]
+    event: str
+    text: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """End the process with this exit code; leases and the name are given back."""
+
+    code: Exit
+
+
+Action = (
+    BeginListing
+    | EndListing
+    | ListPage
+    | LookUp
+    | Record
+    | CountMissing
+    | FindMissing
+    | TakeWork
+    | GiveBack
+    | Fetch
+    | Publish
+    | AskGone
+    | Beat
+    | Abandon
+    | Say
+    | Finish
+)

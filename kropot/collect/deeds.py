@@ -1,0 +1,188 @@
+"""The ledger's part of a collector's actions: each is carried out at once, and what came of it is returned.
+
+The loop and the simulation share it, so that what is simulated is what runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from kropot.collect.actions import (
+    Beat,
+    BeginListing,
+    CountMissing,
+    EndListing,
+    FindMissing,
+    GiveBack,
+    LookUp,
+    Record,
+    TakeWork,
+)
+from kropot.collect.happenings import (
+    Conflicted,
+    Happening,
+    ListingBegan,
+    ListingBusy,
+    LookedUp,
+    MissingCounted,
+    MissingFound,
+    Ousted,
+    Recorded,
+    WorkTaken,
+)
+from kropot.collect.plan import is_missing
+from ledger.errors import ConflictError, InstanceBusyError
+from ledger.events import StreamKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ledger.events import Source
+    from ledger.log import Ledger
+    from ledger.replica import Entry
+
+STRETCH = 5000
+"""So many entries are looked at in one go: the time of a few listed pages."""
+
+PRESENT = ("current", "damaged", "lost", "pending")
+HORIZON_US = 10 * 366 * 24 * 3600 * 1_000_000
+
+LedgerAction = BeginListing | EndListing | LookUp | Record | CountMissing | FindMissing | TakeWork | GiveBack | Beat
+LEDGER_ACTIONS = (BeginListing, EndListing, LookUp, Record, CountMissing, FindMissing, TakeWork, GiveBack, Beat)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerHand:
+    """Carries out what concerns the ledger, for one instance and one source.
+
+    `free_bytes` tells how much room the storage has, None where that is not known; `place` names this instance's files.
+    """
+
+    ledger: Ledger
+    source_id: bytes
+    instance: str
+    lease_us: int
+    free_bytes: Callable[[], int | None]
+
+    def perform(self, action: LedgerAction) -> Happening | None:
+        """Carry an action out and return what happened, None where nothing answers.
+
+        Raises: LedgerError, StorageError.
+        """
+        try:
+            return self._perform(action)
+        except InstanceBusyError:
+            return Ousted()
+
+    def _perform(self, action: LedgerAction) -> Happening | None:
+        answer: Happening | None = None
+        match action:
+            case BeginListing():
+                answer = self._begin_listing()
+            case EndListing():
+                self.ledger.unclaim(self._claim)
+            case LookUp():
+                answer = self._look_up(action)
+            case Record():
+                answer = self._record(action)
+            case CountMissing():
+                answer = self._count_missing(action)
+            case FindMissing():
+                answer = self._find_missing(action)
+            case TakeWork():
+                answer = self._take(action)
+            case GiveBack():
+                self.ledger.release(self.instance, action.keys)
+            case Beat():
+                self.ledger.beat(self.instance, lease_us=self.lease_us)
+        return answer
+
+    @property
+    def _claim(self) -> str:
+        return f"list:{self.source_id.hex()}"
+
+    def _source(self) -> tuple[Source, int]:
+        found = self.ledger.sources()[self.source_id]
+        return found.source, found.version
+
+    def _begin_listing(self) -> Happening:
+        ledger = self.ledger
+        is_mine = ledger.claim(self._claim, lease_us=self.lease_us)
+        source, version = self._source()
+        if not is_mine:
+            return ListingBusy(source=source)
+        known = sum(t.elements for t in ledger.tallies() if t.source == self.source_id and t.state != "vanished")
+        return ListingBegan(source=source, version=version, known=known, position=ledger.head().position)
+
+    def _look_up(self, action: LookUp) -> Happening:
+        keys = {StreamKey(source=self.source_id, kind=one.type, id=one.id) for one in action.entries}
+        found = self.ledger.entries(keys) if keys else {}
+        source, version = self._source()
+        return LookedUp(
+            known={(key.kind, key.id): entry for key, entry in found.items()}, source=source, version=version
+        )
+
+    def _record(self, action: Record) -> Happening:
+        facts, dropped = action.facts, set[StreamKey]()
+        position = 0
+        while facts:
+            try:
+                position = self.ledger.append(facts).last
+                break
+            except ConflictError as error:
+                moved = frozenset(map(StreamKey.parse, error.keys))
+                if not action.drop:
+                    return Conflicted(about=action.about, keys=moved)
+                dropped |= moved
+                facts = tuple(new for new in facts if new.key not in moved)
+        if action.about in {"copies", "failures"}:
+            self.ledger.release(self.instance, [new.key for new in action.facts])
+        return Recorded(about=action.about, facts=action.facts, dropped=frozenset(dropped), position=position)
+
+    def _count_missing(self, action: CountMissing) -> Happening:
+        known = missing = 0
+        stretch = self._stretch(action.after)
+        for entry in stretch:
+            element = entry.element
+            if element is None or not element.present:
+                continue
+            known += 1
+            if entry.stream not in action.seen and is_missing(entry, before=action.before, spared=action.spared):
+                missing += 1
+        return MissingCounted(missing=missing, known=known, after=_end(stretch))
+
+    def _find_missing(self, action: FindMissing) -> Happening:
+        stretch = self._stretch(action.after)
+        found: list[Entry] = []
+        for entry in stretch:
+            if entry.stream not in action.seen and is_missing(entry, before=action.before, spared=action.spared):
+                found.append(entry)
+                if len(found) == action.limit:
+                    return MissingFound(entries=tuple(found), after=entry.key)
+        return MissingFound(entries=tuple(found), after=_end(stretch))
+
+    def _stretch(self, after: StreamKey | None) -> list[Entry]:
+        return list(islice(self.ledger.scan(source=self.source_id, states=PRESENT, after=after), STRETCH))
+
+    def _take(self, action: TakeWork) -> Happening:
+        ledger = self.ledger
+        free = self.free_bytes()
+        position = ledger.head().position
+        if free is not None and free < action.min_free:
+            return WorkTaken(entries=(), next_due_us=None, free=free, position=position)
+        entries = ledger.take(
+            instance=self.instance,
+            lease_us=self.lease_us,
+            limit=action.limit,
+            max_bytes=action.max_bytes,
+            source=self.source_id,
+            due_us=ledger.now_us() + HORIZON_US if action.early else None,
+        )
+        next_due_us = None if entries else ledger.next_due_us(self.source_id)
+        return WorkTaken(entries=tuple(entries), next_due_us=next_due_us, free=free, position=position)
+
+
+def _end(stretch: list[Entry]) -> StreamKey | None:
+    return stretch[-1].key if len(stretch) == STRETCH else None

@@ -1,0 +1,107 @@
+"""The end of a listing: what it means for elements that it did not show, and what is recorded and said of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kropot.collect import sources
+from kropot.collect.actions import Say
+from kropot.collect.plan import SECOND_US, known_dates
+from kropot.collect.sighting import SLACK_S
+from ledger.events import Listing
+
+if TYPE_CHECKING:
+    from kropot.collect.asking import Drained
+    from kropot.collect.sighting import ListingRun
+    from kropot.collect.sources import SourceFact, Thresholds
+    from ledger.events import Source
+
+SHOWN = 5
+
+
+def spared(run: ListingRun, drained: Drained, source: Source) -> tuple[tuple[int, int], ...]:
+    """Return the ranges of dates in which no element is missed, also of dates known from before a zone change."""
+    ways = [abs(way) for ways in known_dates(source).by_epoch for way in ways]
+    widest = max([*ways, *map(abs, run.moved.by_offset)], default=0)
+    return tuple((first - widest, last + widest) for first, last in drained.spared)
+
+
+def reason_to_hold(run: ListingRun, drained: Drained, source: Source, thresholds: Thresholds) -> str:
+    """Return why the missing elements are not believed to be gone (a stable word), "" if they are."""
+    is_accepted = source.held is not None and source.held.is_accepted
+    if drained.is_misordered:
+        return "misordered"
+    if drained.seen == 0 and not is_accepted:
+        return "empty"
+    if not sources.is_believable(source, run.missing, run.known, thresholds):
+        return "missing"
+    return ""
+
+
+def closing_facts(run: ListingRun, drained: Drained, source: Source, now_us: int) -> list[SourceFact]:
+    """Return the facts with which a listing ends, in their order."""
+    facts: list[SourceFact] = []
+    zone = drained.zone
+    if run.mode == "window" and source.zone is not None:
+        # Only a full listing can tell what another zone means; until then dates are read in the known one.
+        zone = None
+    if run.offsets:
+        changed = sources.change_zone(source, run.offsets, zone)
+        facts.append(changed)
+        source = changed.source
+    until = source.cursor
+    if drained.closed is not None:
+        until = min(drained.closed, now_us // SECOND_US + SLACK_S)
+    listing = Listing(
+        mode=run.mode,
+        since=run.start,
+        until=until,
+        seen=drained.seen,
+        new=run.new,
+        changed=run.changed,
+        reappeared=run.reappeared,
+        vanished=run.vanished,
+        rejected=run.rejected,
+    )
+    unlistable = drained.unlistable
+    if run.hold:
+        held = sources.Hold(reason=run.hold, missing=run.missing, known=run.known)
+        facts.append(sources.hold_back(source, listing, held, now_us=now_us, zone=zone, unlistable=unlistable))
+    else:
+        facts.append(sources.complete(source, listing, now_us=now_us, zone=zone, cursor=until, unlistable=unlistable))
+    return facts
+
+
+def tell(run: ListingRun, drained: Drained) -> list[Say]:
+    """Return what the user is told about a listing that came to its end."""
+    fields: dict[str, object] = {
+        "mode": run.mode,
+        "seen": drained.seen,
+        "new": run.new,
+        "changed": run.changed,
+        "vanished": run.vanished,
+    }
+    text = f"listed the server ({run.mode}): {drained.seen} seen, {run.new} new, {run.changed} changed"
+    text += f", {run.vanished} gone" if run.vanished else ""
+    said = [Say(level="info", event="listing_completed", text=text, fields=fields)]
+    if run.hold:
+        text = (
+            f"{run.missing} of {run.known} elements are missing from the list ({run.hold}); that is not believed"
+            " and nothing is declared gone: look at the server, then `kropotcli source accept`"
+        )
+        said.append(Say(level="warning", event="listing_held_back", text=text, fields={"missing": run.missing}))
+    if drained.unlistable:
+        shown = ", ".join(map(str, drained.unlistable[:SHOWN]))
+        shown += ", ..." if len(drained.unlistable) > SHOWN else ""
+        text = (
+            f"the server cannot list all of {len(drained.unlistable)} of its seconds (dates {shown}): what is dated"
+            " so is not backed up until the server can"
+        )
+        said.append(Say(level="warning", event="unlistable", text=text, fields={"seconds": drained.unlistable[:SHOWN]}))
+    if run.rejected:
+        text = f"{run.rejected} lines of the list are no entries that could be taken in"
+        said.append(Say(level="warning", event="rejected", text=text))
+    if run.offsets:
+        text = f"the server's zone changed: dates moved by {run.offsets} seconds, and nothing else did"
+        said.append(Say(level="warning", event="zone_changed", text=text, fields={"offsets": run.offsets}))
+    return said

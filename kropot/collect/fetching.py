@@ -1,0 +1,329 @@
+"""The fetching half of a collector's decisions: what to take on, what to believe, what a failure means, when to rest.
+
+Pure: told what happened, it answers with actions (kropot/collect/actions.py). A failure that could be the server's or
+the token's fault is not held against an element before a look at the server: a server that is down would otherwise
+fail every element it has.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from kropot.collect.actions import Action, AskGone, Fetch, GiveBack, ListPage, Publish, Record, Say, TakeWork
+from kropot.collect.asking import FAR, Ask
+from kropot.collect.happenings import Bad
+from kropot.collect.plan import SECOND_US, failed, jitter, stored, vanished
+from kropot.objects.store import Published, StorageFullError
+from kropot.securecopy.wire import wall_clock
+from ledger.batch import New
+
+if TYPE_CHECKING:
+    from kropot.collect.asking import Trouble
+    from kropot.collect.happenings import Fetched, GoneAnswered, PublishDone, Recorded, WorkTaken
+    from kropot.collect.rules import Rules
+    from kropot.collect.tale import Tale
+    from ledger.events import StreamKey
+    from ledger.replica import Entry
+
+NOT_FOUND = 404
+GONE = 410
+BUSY = 429
+SERVER_ERROR = 500
+ASKS_WHETHER_GONE = frozenset({NOT_FOUND, GONE, SERVER_ERROR})
+
+MAX_TOO_LARGE = 1000
+"""So many elements are remembered for which there was no room, once, in the storage."""
+
+IDLE_US = 5 * SECOND_US
+"""So long is waited before work is asked for again that other collectors have in their hands."""
+
+OUTAGES = 3
+"""So often in a row a run that is to end finds the server down before it ends."""
+
+
+class FetchingDesk:
+    """Fetches what is wanted of one source."""
+
+    def __init__(self, rules: Rules, tale: Tale) -> None:
+        """Prepare; `tale` is kept up to date."""
+        self.outstanding = 0
+        self.failing = 0
+        self.is_dry = False
+        self.is_closed = True
+        self.has_given_up = False
+        self.is_disk_low = False
+        self.position = 0
+        self.known = 0
+        self._rules = rules
+        self._tale = tale
+        self._is_taking = False
+        self._is_checking = False
+        self._is_asking = False
+        self._accused: list[Bad] = []
+        self._to_ask: deque[Bad] = deque()
+        self._round = 0
+        self._next_us = 0
+        self._due_us: int | None = None
+        self._outages = 0
+        self._gone = 0
+        self._too_large: set[StreamKey] = set()
+
+    # --- taking work ---
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way and nothing more can be taken on just now."""
+        return self.outstanding == 0 and not self._is_taking and (self.is_dry or self.has_given_up or self.is_closed)
+
+    @property
+    def wakes_us(self) -> int | None:
+        """When there may be something to do again, None if only news can tell."""
+        if self.is_closed or self.has_given_up or self._is_taking:
+            return None
+        if self.is_dry:
+            return self._due_us
+        return self._next_us if self._has_room else None
+
+    @property
+    def _has_room(self) -> bool:
+        return not self._accused and self._rules.outstanding - self.outstanding >= self._rules.block
+
+    def open(self, position: int) -> None:
+        """Begin to take work; `position` is the ledger's head."""
+        self.is_closed = False
+        self._round = position
+
+    def news(self) -> None:
+        """Hear that there may be work: elements are new, changed, or given back."""
+        self.is_dry = False
+
+    def next_round(self, now_us: int, pause_us: int) -> list[Action]:
+        """Try what failed in this round again after a pause."""
+        self._round, self.failing, self.is_dry = self.position, 0, False
+        self._next_us = now_us + pause_us
+        return [GiveBack(keys=None)]
+
+    def tick(self, now_us: int) -> list[Action]:
+        """Take more work if there is room for it."""
+        if self.is_dry and self._due_us is not None and now_us >= self._due_us:
+            self.is_dry = False
+        rules = self._rules
+        if self.is_closed or self.has_given_up or self.is_dry or self._is_taking or now_us < self._next_us:
+            return []
+        if not self._has_room:
+            return []
+        self._is_taking = True
+        return [TakeWork(limit=rules.block, max_bytes=rules.block_bytes, min_free=rules.min_free, early=rules.once)]
+
+    def taken(self, now_us: int, happened: WorkTaken) -> list[Action]:
+        """Have the work done, but for what was tried in this round already."""
+        self._is_taking = False
+        self.position = happened.position
+        if happened.free is not None and happened.free < self._rules.min_free:
+            return self._disk_low(now_us, happened.free)
+        said = self._disk_fine()
+        if not happened.entries:
+            self.is_dry = True
+            # What is due is in others' hands, or an audit or a dead collector's lease may make more of it.
+            due_us = now_us + self._rules.refresh_us
+            if happened.next_due_us is not None:
+                due_us = min(due_us, max(happened.next_due_us, now_us + IDLE_US))
+            self._due_us = due_us
+            return said
+        if self.is_closed:
+            return [*said, GiveBack(keys=tuple(entry.key for entry in happened.entries))]
+        fresh = tuple(entry for entry in happened.entries if not self._was_tried(entry))
+        if not fresh:
+            return said
+        self.outstanding += len(fresh)
+        self._tale.taken += len(fresh)
+        return [*said, Fetch(entries=fresh)]
+
+    def _was_tried(self, entry: Entry) -> bool:
+        """Whether a run that is to end tried this entry in the round that it is in, and failed."""
+        element = entry.element
+        return self._rules.once and element is not None and element.failure is not None and entry.position > self._round
+
+    # --- the storage ---
+
+    def _disk_low(self, now_us: int, free: int | None) -> list[Action]:
+        self._next_us = now_us + self._rules.disk_check_us
+        self.has_given_up = self._rules.once
+        if self.is_disk_low:
+            return []
+        self.is_disk_low = True
+        room = "the storage is full" if free is None else f"only {free >> 20} MiB are free in the storage"
+        text = f"{room}: fetching rests until there are {self._rules.min_free >> 20} MiB again (--min-free)"
+        return [Say(level="warning", event="disk_low", text=text, fields={"free": free})]
+
+    def _disk_fine(self) -> list[Action]:
+        if not self.is_disk_low:
+            return []
+        self.is_disk_low = False
+        return [Say(level="info", event="disk_fine", text="there is room in the storage again: fetching goes on")]
+
+    # --- fetches that ended ---
+
+    def fetched(self, now_us: int, happened: Fetched) -> list[Action]:
+        """Have good contents published; look into the bad."""
+        actions: list[Action] = []
+        if happened.good:
+            self._outages = 0
+            actions.append(Publish(batch=happened.good))
+        if happened.bad:
+            actions += self._judge(now_us, happened.bad)
+        return actions
+
+    def _judge(self, now_us: int, bad: tuple[Bad, ...]) -> list[Action]:
+        full = [one for one in bad if one.storage and one.reason == StorageFullError.reason and self._is_new(one)]
+        accused = [one for one in bad if not one.storage and _may_be_the_server(one)]
+        guilty = [one for one in bad if one not in full and one not in accused]
+        actions: list[Action] = []
+        if full:
+            actions += self._disk_low(now_us, None)
+            actions.append(self._give_back(full))
+        if guilty:
+            actions.append(self._fail(now_us, guilty))
+        if accused:
+            self._accused += accused
+            if not self._is_checking:
+                self._is_checking = True
+                actions.append(ListPage(ask=Ask(since=wall_clock(FAR, "UTC"), limit=1), check=True))
+        return actions
+
+    def _is_new(self, bad: Bad) -> bool:
+        """Whether there was room for this element so far; one that never fits must not keep the others waiting."""
+        if bad.entry.key in self._too_large or len(self._too_large) >= MAX_TOO_LARGE:
+            return False
+        self._too_large.add(bad.entry.key)
+        return True
+
+    def _give_back(self, bad: list[Bad]) -> GiveBack:
+        self.outstanding -= len(bad)
+        self.is_dry = False
+        return GiveBack(keys=tuple(one.entry.key for one in bad))
+
+    def _fail(self, now_us: int, bad: list[Bad]) -> Record:
+        return Record(about="failures", facts=tuple(self._failure(now_us, one) for one in bad), drop=True)
+
+    def _failure(self, now_us: int, bad: Bad) -> New:
+        entry = bad.entry
+        if entry.element is None:
+            raise TypeError("work is never taken on an erased element")
+        fact = failed(entry.key, entry.element, reason=bad.reason, now_us=now_us, backoff=self._rules.fetch_backoff)
+        return New(key=entry.key, fact=fact, observed_us=now_us, expected=entry.version)
+
+    # --- is it the server? ---
+
+    def server_is_fine(self, now_us: int) -> list[Action]:
+        """Hear that the server answers and accepts the token: the failures are the elements' own."""
+        self._is_checking = False
+        self._outages = 0
+        accused, self._accused = self._accused, []
+        self._to_ask.extend(one for one in accused if one.status in ASKS_WHETHER_GONE)
+        guilty = [one for one in accused if one.status not in ASKS_WHETHER_GONE]
+        return [*([self._fail(now_us, guilty)] if guilty else []), *self._ask_next()]
+
+    def server_is_down(self, now_us: int, trouble: Trouble) -> list[Action]:
+        """Hear that the server cannot even list nothing: rest, and hold nothing against the elements."""
+        self._is_checking = False
+        self._outages += 1
+        accused, self._accused = self._accused, []
+        pause_us = self._rules.backoff.delay_us(self._outages, jitter(b"outage", self._outages))
+        self._next_us = now_us + pause_us
+        self.has_given_up = self._rules.once and self._outages >= OUTAGES
+        text = f"the server is in trouble ({trouble.reason})"
+        text += "" if self.has_given_up else f": fetching rests for {pause_us / SECOND_US:.0f} s"
+        say = Say(level="warning", event="server_trouble", text=text, fields={"reason": trouble.reason})
+        return [say, self._give_back(accused)]
+
+    def token_is_refused(self) -> list[Action]:
+        """Hear that the server does not accept the token: fetch nothing more."""
+        self._is_checking = False
+        self.is_closed = True
+        accused, self._accused = self._accused, []
+        return [self._give_back(accused)] if accused else []
+
+    def _ask_next(self) -> list[Action]:
+        if self._is_asking or not self._to_ask:
+            return []
+        self._is_asking = True
+        return [AskGone(bad=self._to_ask.popleft())]
+
+    def gone_answered(self, now_us: int, happened: GoneAnswered) -> list[Action]:
+        """Record that an element is gone, or that fetching it failed.
+
+        Only as many are believed gone as a listing may miss: a server that denies everything is not believed.
+        """
+        self._is_asking = False
+        bad, limits = happened.bad, self._rules.thresholds
+        entry = bad.entry
+        is_believable = self._gone < max(limits.missing_count, limits.missing_share * self.known)
+        if happened.gone and is_believable and entry.element is not None:
+            self._gone += 1
+            new = New(key=entry.key, fact=vanished(entry.element), observed_us=now_us, expected=entry.version)
+            return [Record(about="failures", facts=(new,), drop=True), *self._ask_next()]
+        return [self._fail(now_us, [bad]), *self._ask_next()]
+
+    # --- copies ---
+
+    def published(self, now_us: int, happened: PublishDone) -> list[Action]:
+        """Record the copies that are durable now."""
+        instance = self._rules.instance
+        facts: list[New] = []
+        bad: list[Bad] = []
+        for good, result in zip(happened.batch, happened.results, strict=True):
+            entry = good.entry
+            if entry.element is None:
+                raise TypeError("work is never taken on an erased element")
+            if isinstance(result, Published):
+                fact = stored(entry.element, sha256=result.sha256, size=result.size, iv=good.iv, instance=instance)
+                facts.append(New(key=entry.key, fact=fact, observed_us=now_us, expected=entry.version))
+            else:
+                error = result.error
+                bad.append(Bad(entry=entry, reason=error.reason, storage=True, detail=str(error)))
+        actions: list[Action] = []
+        if facts:
+            actions.append(Record(about="copies", facts=tuple(facts), drop=True))
+        if bad:
+            text = f"{len(bad)} objects could not be made durable, and are fetched again: {bad[0].detail}"
+            actions.append(Say(level="error", event="not_durable", text=text, fields={"objects": len(bad)}))
+            actions += self._judge(now_us, tuple(bad))
+        return actions
+
+    def recorded(self, happened: Recorded) -> None:
+        """Count what is in the ledger now."""
+        tale = self._tale
+        self.outstanding -= len(happened.facts)
+        self.position = max(self.position, happened.position)
+        for new in happened.facts:
+            if new.key in happened.dropped:
+                # Somebody else was faster, or the element changed meanwhile: then it is wanted again.
+                self.is_dry = False
+                continue
+            element = getattr(new.fact, "element", None)
+            if happened.about == "copies" and element is not None:
+                tale.copied += 1
+                tale.bytes += element.copy.size
+            elif element is not None and element.failure is not None:
+                self.failing += 1
+                tale.failed += 1
+                reason = element.failure.reason
+                tale.reasons[reason] = tale.reasons.get(reason, 0) + 1
+                due_us = element.failure.next_try_us
+                self._due_us = due_us if self._due_us is None else min(self._due_us, due_us)
+            else:
+                tale.vanished += 1
+
+    def abandoned(self, entries: tuple[Entry, ...]) -> None:
+        """Forget the fetches that were broken off, and those that were still to be judged."""
+        self.outstanding -= len(entries) + len(self._accused) + len(self._to_ask) + (1 if self._is_asking else 0)
+        self._accused.clear()
+        self._to_ask.clear()
+        self._is_asking = False
+
+
+def _may_be_the_server(bad: Bad) -> bool:
+    """Whether a failure says more about server or token than about the element."""
+    return bad.refused or bad.status is None or bad.status >= SERVER_ERROR or bad.status in {NOT_FOUND, GONE, BUSY}

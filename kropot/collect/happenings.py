@@ -1,0 +1,221 @@
+"""What a collector is told: each thing that can happen to it; which action it answers stands beside the action."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kropot.collect.asking import Trouble
+    from kropot.objects.store import Published, PublishError, Staged
+    from kropot.securecopy.wire import Page
+    from ledger.batch import New
+    from ledger.events import Source, StreamKey
+    from ledger.replica import Entry
+
+About = Literal["page", "listing", "sweep", "copies", "failures"]
+"""What facts are recorded for: entries of a page, a listing's end, what is gone, contents that came or did not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The collector is ready: its name is registered and its leftovers are gone; `position` is the ledger's head."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time went by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopRequested:
+    """Somebody wants the collector to end: "term" politely, "int" from the keyboard."""
+
+    how: Literal["term", "int"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ousted:
+    """Another session has taken over this instance's name: nothing more may be written under it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListingBegan:
+    """The claim to list is held: the source as it is now, its stream's version, its elements, and the ledger's head."""
+
+    source: Source
+    version: int
+    known: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListingBusy:
+    """Another collector is listing this source; `source` is as it is now."""
+
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageListed:
+    """A page came."""
+
+    page: Page
+    check: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageFailed:
+    """No page came."""
+
+    trouble: Trouble
+    check: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRefused:
+    """The server does not accept the token."""
+
+    check: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookedUp:
+    """What the ledger knows of the entries asked about, by type and id; and of the source."""
+
+    known: Mapping[tuple[str, str], Entry]
+    source: Source
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """The facts are in the ledger; `dropped` are streams that had moved on, whose facts were left out.
+
+    `position` is the ledger's new head.
+    """
+
+    about: About
+    facts: tuple[New, ...]
+    dropped: frozenset[StreamKey] = frozenset()
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conflicted:
+    """Nothing was recorded, since one of these streams had moved on."""
+
+    about: About
+    keys: frozenset[StreamKey]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissingCounted:
+    """So many entries of a stretch were not seen by a full listing, of those that are present.
+
+    `after` is where to go on, None when this was the last stretch.
+    """
+
+    missing: int
+    known: int
+    after: StreamKey | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissingFound:
+    """Entries of a stretch that were not seen by a full listing; `after` as in `MissingCounted`."""
+
+    entries: tuple[Entry, ...]
+    after: StreamKey | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkTaken:
+    """Leased entries to fetch; `next_due_us` is when the next ones are due, if there are none now.
+
+    `free` is the room in the storage in bytes (None: unknown); `position` is the ledger's head.
+    """
+
+    entries: tuple[Entry, ...]
+    next_due_us: int | None
+    free: int | None
+    position: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Good:
+    """A believable content of an entry, staged but not yet durable; `iv` where it is encrypted."""
+
+    entry: Entry
+    staged: Staged
+    iv: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bad:
+    """A fetch that came to nothing: why (a stable word), the HTTP status, and whether token or storage are to blame."""
+
+    entry: Entry
+    reason: str
+    status: int | None = None
+    refused: bool = False
+    storage: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """Fetches that ended."""
+
+    good: tuple[Good, ...] = ()
+    bad: tuple[Bad, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishDone:
+    """What became of a batch of staged contents, in its order."""
+
+    batch: tuple[Good, ...]
+    results: tuple[Published | PublishError, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoneAnswered:
+    """Whether the server says that an element is gone; None where it cannot be told."""
+
+    bad: Bad
+    gone: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned:
+    """Every transfer was broken off; these were still under way."""
+
+    entries: tuple[Entry, ...]
+
+
+Happening = (
+    Started
+    | Tick
+    | StopRequested
+    | Ousted
+    | ListingBegan
+    | ListingBusy
+    | PageListed
+    | PageFailed
+    | PageRefused
+    | LookedUp
+    | Recorded
+    | Conflicted
+    | MissingCounted
+    | MissingFound
+    | WorkTaken
+    | Fetched
+    | PublishDone
+    | GoneAnswered
+    | Abandoned
+)

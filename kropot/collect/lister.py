@@ -1,0 +1,298 @@
+"""How a list is drained page after page, as a conversation: it asks for pages, is told what came, and hands on entries.
+
+Pure: a generator that yields `Ask` (and is sent a `Page` or `Trouble`) and `Brought` (and is sent None). What it knows
+of the server of 2020 stands in docs/protocol.md: `since` is a wall clock, seconds are the finest grain, a full second
+is cut by `limit`, one bad row breaks every page that holds it, and a cursor without an overlap loses files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kropot.collect.asking import FAR, Ask, Brought, Drained, ListingFailedError, Trouble
+from kropot.collect.paging import PAGE, Paging
+from kropot.collect.rows import pass_bad_row
+from kropot.collect.zone import find_zone
+from kropot.securecopy.wire import is_known_zone, is_sealed_form, wall_clock
+
+if TYPE_CHECKING:
+    from kropot.collect.asking import Talk
+    from kropot.securecopy.wire import Listed, Page
+
+WIDE = 26 * 3600
+"""How much further back a listing reaches when nothing tells how the server read a wall clock: zones differ by that."""
+
+MISORDER = 2 * 3600
+"""Clock changes put rows up to an hour out of order; a list that is worse than this is no list by date."""
+
+MAX_RANGES = 1000
+MAX_HINTS = 8
+
+MAX_DOUBTS = 20
+"""So often a listing goes back because a page began elsewhere than it was asked to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """What to list: from second `start` (None: from the first row) to the end.
+
+    `cursor` is the newest second listed so far, `zone` the zone whose wall clock the server read last time, and
+    `is_closed` whether everything up to `start` is known to be complete, so that no overlap is needed to prove it.
+    """
+
+    start: int | None = None
+    cursor: int | None = None
+    zone: str | None = None
+    is_closed: bool = False
+    page: int = PAGE
+
+
+def drain(wanted: Range) -> Talk[Drained]:
+    """List everything in the range; return what it came to. Raises: ListingFailedError."""
+    return (yield from _Drain(wanted=wanted, paging=Paging(normal=wanted.page)).run())
+
+
+@dataclass(slots=True, kw_only=True)
+class _Drain:
+    """A listing under way; `zone` is believed to be the server's, `hints` are others that its rows name."""
+
+    wanted: Range
+    paging: Paging
+    zone: str = ""
+    hints: list[str] = field(default_factory=list)
+    doubts: int = 0
+    was_early: bool = False
+    is_widened: bool = False
+    is_doubtful: bool = False
+    saw_cursor: bool = False
+    is_encrypted: bool = False
+    closed: int | None = None
+    result: Drained = field(default_factory=Drained)
+
+    def run(self) -> Talk[Drained]:
+        """Drain the list, again and wider where its beginning turns out to be in doubt."""
+        self.zone = self.wanted.zone or ""
+        self.paging.restart(self.wanted.start)
+        while True:
+            yield from self._pages()
+            if not (yield from self._is_beginning_in_doubt()):
+                break
+        result = self.result
+        result.zone = self.zone or None
+        result.closed = self.closed
+        return result
+
+    def _pages(self) -> Talk[None]:
+        paging = self.paging
+        while True:
+            answer = yield paging.ask(self.zone or "UTC")
+            if isinstance(answer, Trouble):
+                answer = yield from self._shrink(answer)
+                if answer is None:
+                    continue
+            page = _page(answer)
+            fresh = paging.fresh(page)
+            size = len(page.entries) + len(page.rejected)
+            if (yield from self._is_out_of_step(page, fresh, size)):
+                continue
+            self._learn(page)
+            if paging.is_stuck(page):
+                raise ListingFailedError("no_progress")
+            if fresh or page.rejected:
+                yield Brought(entries=fresh, rejected=page.rejected)
+            if self._is_over(page, fresh, size):
+                return
+
+    def _is_over(self, page: Page, fresh: tuple[Listed, ...], size: int) -> bool:
+        """Whether the list ends with this page; if not, the next one is prepared. Raises: ListingFailedError."""
+        paging = self.paging
+        if page.closed is not None and size < paging.limit:
+            return True
+        if (fresh or not page.entries) and paging.go_on(page):
+            return False
+        verdict = paging.look_deeper(size, is_encrypted=self.is_encrypted)
+        if verdict == "full":
+            if paging.reached is None:
+                # Not one line of the largest page can be read: there is no date to go on from.
+                raise ListingFailedError("unreadable")
+            self._jump(paging.reached, paging.reached)
+        return verdict == "end"
+
+    # --- pages that came ---
+
+    def _learn(self, page: Page) -> None:
+        """Take in what a page says beside its entries."""
+        self.closed = page.closed
+        result, entries = self.result, page.entries
+        result.seen += len(entries)
+        result.rejected += len(page.rejected)
+        if entries:
+            tz = entries[-1].tz
+            self.zone = self.zone or (tz if is_known_zone(tz) else "UTC")
+            if tz not in self.hints and is_known_zone(tz):
+                self.hints = [tz, *self.hints[: MAX_HINTS - 1]]
+            self.is_encrypted = self.is_encrypted or is_sealed_form(entries[-1].form)
+            newest = entries[0].date
+            for entry in entries:
+                self.saw_cursor = self.saw_cursor or entry.date == self.wanted.cursor
+                newest = max(newest, entry.date)
+                result.is_misordered = result.is_misordered or entry.date < newest - MISORDER
+        for row in page.rejected:
+            if row.date is not None:
+                _spare(result, row.date, row.date)
+            else:
+                # A line that cannot be read may be any element of this page: none of them is missed for it.
+                dates = [entry.date for entry in entries]
+                _spare(result, min(dates, default=self.paging.since or 0), max(dates, default=FAR))
+
+    def _jump(self, first: int, last: int) -> None:
+        """Leave the seconds from `first` to `last` behind: the server cannot list (all of) them."""
+        self.result.unlistable.append(last)
+        margin = WIDE if self.is_doubtful else 0
+        _spare(self.result, first - margin, last + margin)
+        self.paging.restart(last)
+
+    # --- pages that did not come ---
+
+    def _shrink(self, trouble: Trouble) -> Talk[Page | None]:
+        """Make the page smaller, or pass a row that breaks even the smallest; return a page if one came after all.
+
+        Raises: ListingFailedError if the server cannot even list nothing: it is down, and no row is to blame.
+        """
+        paging = self.paging
+        if paging.breaks is None:
+            yield from self._prove_alive(trouble)
+        if paging.shrink():
+            return None
+        again = yield paging.ask(self.zone or "UTC")
+        if not isinstance(again, Trouble):
+            return _page(again)
+        yield from self._pass()
+        return None
+
+    def _pass(self) -> Talk[None]:
+        """Leave a row behind that breaks every page that holds it.
+
+        How far that leads depends on the server's wall clock: where nothing vouches for its zone, far more is spared,
+        and the next row is asked (`_is_out_of_step`).
+        """
+        paging, zone = self.paging, None
+        since = paging.since or 0
+        first = since + 1
+        if paging.last is not None and paging.is_overlapping:
+            zone = yield from find_zone(paging.last.date, [self.zone, *self.hints])
+            if zone is not None and zone != self.zone:
+                self._adopt(zone)
+                return
+            first = paging.last.date
+        last = yield from pass_bad_row(since, self.zone or "UTC")
+        yield from self._prove_alive(Trouble(reason="unlistable"))
+        self.is_doubtful = self.is_doubtful or zone is None
+        self._jump(min(first, last), last)
+
+    def _prove_alive(self, trouble: Trouble) -> Talk[None]:
+        nothing = yield Ask(since=wall_clock(FAR, "UTC"), limit=1)
+        if isinstance(nothing, Trouble):
+            raise ListingFailedError(trouble.reason)
+
+    # --- the server's wall clock ---
+
+    def _is_out_of_step(self, page: Page, fresh: tuple[Listed, ...], size: int) -> Talk[bool]:
+        """Whether the page begins elsewhere than it was asked to, and is to be asked for again."""
+        paging = self.paging
+        if page.closed is not None or paging.since is None or size > paging.limit:
+            return False
+        if self.is_doubtful and page.entries:
+            self.is_doubtful = False
+            zone = yield from find_zone(page.entries[0].date, [self.zone, page.entries[0].tz, *self.hints])
+            if zone is not None and zone != self.zone:
+                self._adopt(zone)
+                return True
+        last = paging.last
+        if last is None or not paging.is_overlapping:
+            return False
+        if paging.repeats_last(page) or not (fresh or size < paging.limit):
+            is_stuck = not fresh and size == paging.limit
+            return (yield from self._is_early(page, last, paging.since, is_stuck=is_stuck))
+        zone = yield from find_zone(last.date, [self.zone, *self.hints])
+        if zone == self.zone:
+            # The entry was deleted meanwhile.
+            return False
+        if zone is not None:
+            self._adopt(zone)
+        else:
+            # Nothing tells how the wall clock was read: begin far enough back for any way.
+            self._doubt()
+            paging.restart(last.date - WIDE)
+        return True
+
+    def _is_early(self, page: Page, last: Listed, since: int, *, is_stuck: bool) -> Talk[bool]:
+        """Whether to ask again because the page began too early: that loses nothing, but may lead nowhere."""
+        if self.was_early or all(entry.date > since for entry in page.entries):
+            return False
+        zone = yield from find_zone(last.date, [self.zone, *self.hints])
+        if zone is None or zone == self.zone:
+            # The server pays no heed to `since`.
+            self.was_early = True
+            return False
+        self._doubt()
+        self.zone = zone
+        if is_stuck:
+            self.paging.resize()
+        return is_stuck
+
+    def _is_beginning_in_doubt(self) -> Talk[bool]:
+        """Whether the window may have begun too late, and is to be listed once more from further back."""
+        wanted = self.wanted
+        if wanted.start is None or wanted.cursor is None or wanted.is_closed or self.closed is not None:
+            return False
+        if self.saw_cursor or self.is_widened:
+            return False
+        self.is_widened = True
+        zone = yield from find_zone(wanted.cursor, [self.zone, *self.hints])
+        start = wanted.start
+        if zone is None:
+            # Nothing is left at the cursor: no row tells how the wall clock was read.
+            start -= WIDE
+        elif zone == self.zone:
+            return False
+        else:
+            self.zone = zone
+        self._doubt()
+        self.paging.restart(start)
+        return True
+
+    def _adopt(self, zone: str) -> None:
+        """Go on in another zone; what was asked for in the wrong one is asked for anew."""
+        self._doubt()
+        self.zone, self.is_doubtful = zone, False
+        if self.wanted.start is None and self.paging.is_overlapping:
+            self.paging.resize()
+            return
+        self.result.unlistable.clear()
+        self.paging.restart(self.wanted.start)
+
+    def _doubt(self) -> None:
+        """Count how often the listing had to go back. Raises: ListingFailedError if it goes on for ever."""
+        self.doubts += 1
+        self.paging.forget_progress()
+        if self.doubts > MAX_DOUBTS:
+            raise ListingFailedError("out_of_step")
+
+
+def _page(answer: Page | Trouble | None) -> Page:
+    if answer is None or isinstance(answer, Trouble):
+        raise TypeError("an Ask is answered by a Page")
+    return answer
+
+
+def _spare(result: Drained, first: int, last: int) -> None:
+    """Remember that the elements dated `first` to `last` cannot be missed; too many ranges become one wide range."""
+    spared = result.spared
+    if spared and spared[-1][0] <= first <= spared[-1][1] + 1:
+        spared[-1] = (spared[-1][0], max(last, spared[-1][1]))
+        return
+    spared.append((first, last))
+    if len(spared) > MAX_RANGES:
+        result.spared = [(min(one for one, _ in spared), max(two for _, two in spared))]

@@ -1,0 +1,134 @@
+"""The loop: carries a collector's actions out, with the ledger in this thread and everything slow in others."""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from kropot.collect.actions import Abandon, AskGone, Fetch, Finish, ListPage, Publish, Say
+from kropot.collect.deeds import LEDGER_ACTIONS
+from kropot.collect.happenings import Happening, Started, StopRequested, Tick
+from kropot.collect.workers import Crashed
+from ledger.errors import LedgerUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kropot.collect.actions import Action
+    from kropot.collect.deeds import LedgerAction, LedgerHand
+    from kropot.collect.step import Collector
+    from kropot.collect.workers import Control, Inbox, Publisher, Transfer
+    from kropot.errors import Exit
+
+PATIENCE_S = 2.0
+"""A thread that does not end within this time when it is asked to is left to the end of the process."""
+
+LONGEST_WAIT_S = 1.0
+LEDGER_TRIES = 10
+
+
+class Audience(Protocol):
+    """Who is told how it goes."""
+
+    def hear(self, say: Say) -> None:
+        """Take in a message."""
+        ...
+
+    def look(self, collector: Collector) -> None:
+        """Look at the collector, often."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Loop:
+    """One collector at work. `clock` gives microseconds since 1970, `rest` sleeps so many seconds."""
+
+    collector: Collector
+    hand: LedgerHand
+    control: Control
+    transfer: Transfer
+    publisher: Publisher
+    inbox: Inbox
+    audience: Audience
+    clock: Callable[[], int]
+    rest: Callable[[float], None]
+    _is_stopping: bool = False
+
+    def run(self) -> Exit:
+        """Work until the collector finishes; return its exit code.
+
+        Raises: LedgerError, StorageError, or whatever a thread met that it did not foresee.
+        """
+        workers = (self.control, self.transfer, self.publisher)
+        for worker in workers:
+            worker.start()
+        try:
+            return self._run()
+        finally:
+            for worker in workers:
+                worker.stop(PATIENCE_S)
+
+    def request_stop(self, happened: StopRequested) -> None:
+        """Ask the loop to end; for signal handlers and other threads."""
+        self._is_stopping = True
+        self.inbox.put(happened)
+
+    def _run(self) -> Exit:
+        happened: deque[Happening] = deque([Started(position=self.hand.ledger.head().position)])
+        while True:
+            self._receive(happened)
+            now_us = self.clock()
+            for action in self.collector.step(now_us, happened.popleft() if happened else Tick()):
+                if isinstance(action, Finish):
+                    self.audience.look(self.collector)
+                    return action.code
+                answer = self._perform(action)
+                if answer is not None:
+                    happened.append(answer)
+            self.audience.look(self.collector)
+
+    def _receive(self, happened: deque[Happening]) -> None:
+        """Put what the threads have to say behind what has happened; wait for it if nothing has."""
+        wait_s = 0.0
+        if not happened:
+            wait_s = min(max((self.collector.wakes_us - self.clock()) / 1e6, 0.0), LONGEST_WAIT_S)
+        try:
+            while True:
+                came = self.inbox.get(timeout=wait_s) if wait_s > 0 else self.inbox.get_nowait()
+                if isinstance(came, Crashed):
+                    raise came.error
+                happened.append(came)
+                wait_s = 0.0
+        except queue.Empty:
+            pass
+
+    def _perform(self, action: Action) -> Happening | None:
+        match action:
+            case ListPage() | AskGone():
+                self.control.todo.put(action)
+            case Fetch() | Abandon():
+                self.transfer.todo.put(action)
+            case Publish():
+                self.publisher.todo.put(action)
+            case Say():
+                self.audience.hear(action)
+            case _ if isinstance(action, LEDGER_ACTIONS):
+                return self._ask_ledger(action)
+            case _:
+                raise TypeError(type(action))
+        return None
+
+    def _ask_ledger(self, action: LedgerAction) -> Happening | None:
+        """Have the ledger's part done, patiently: a database may be away or busy for a while."""
+        for attempt in range(LEDGER_TRIES):
+            try:
+                return self.hand.perform(action)
+            except LedgerUnavailableError as error:
+                if attempt + 1 == LEDGER_TRIES or self._is_stopping:
+                    raise
+                text = f"the ledger's database is away or busy ({error}); it is tried again"
+                self.audience.hear(Say(level="warning", event="ledger_unavailable", text=text))
+                self.rest(min(0.5 * 2**attempt, 30))
+        raise AssertionError("unreachable")

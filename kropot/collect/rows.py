@@ -1,0 +1,73 @@
+"""How a listing gets past a row that the server cannot list: by finding the first second behind which it can again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kropot.collect.asking import FAR, Ask, Trouble
+from kropot.securecopy.wire import wall_clock
+
+if TYPE_CHECKING:
+    from kropot.collect.asking import Talk
+
+SAMPLES = 8
+ROUNDS = 4
+
+
+def pass_bad_row(since: int, zone: str) -> Talk[int]:
+    """Return the smallest second found behind which a page of one row comes; behind `since` none does.
+
+    That is the bad row's own second where no other bad row is near. What lies behind one bad row may lie before the
+    next: the answer is looked over at many places before it is believed, and still is a range, not a proof. A good row
+    alone between two bad ones can stay hidden; its second lies in the range that the listing reports.
+    """
+    bad, good = since, FAR
+    step = 1
+    while since + step < FAR:
+        if (yield from _comes(since + step, zone)):
+            good = since + step
+            break
+        bad, step = since + step, 2 * step
+    for _ in range(ROUNDS):
+        good = yield from _narrow(bad, good, zone)
+        earlier = yield from _earlier(since, good, zone)
+        if earlier is None:
+            break
+        bad, good = earlier
+    return good
+
+
+def _narrow(bad: int, good: int, zone: str) -> Talk[int]:
+    while good - bad > 1:
+        middle = (bad + good) // 2
+        if (yield from _comes(middle, zone)):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def _earlier(since: int, good: int, zone: str) -> Talk[tuple[int, int] | None]:
+    """Return the first (bad, good) pair of seconds found among samples between `since` and `good`, None if all fail.
+
+    Files come in bursts, so the samples are the denser the closer they are to `good`; the second just before it is
+    among them: a server that fails now and then is not taken at its word.
+    """
+    even = {since + (good - since) * i // SAMPLES for i in range(1, SAMPLES)}
+    doubling = {good - (1 << i) for i in range((good - since).bit_length())}
+    bad = since
+    for second in sorted(even | doubling):
+        if since < second < good:
+            if (yield from _comes(second, zone)):
+                return bad, second
+            bad = second
+    return None
+
+
+def _comes(second: int, zone: str) -> Talk[bool]:
+    """Whether a page of one row behind this second comes, asked twice before it is denied."""
+    for _ in range(2):
+        answer = yield Ask(since=wall_clock(second, zone), limit=1)
+        if not isinstance(answer, Trouble):
+            return True
+    return False

@@ -1,0 +1,158 @@
+"""One listing under way, and what the entries that it brings mean: facts, marks, and dates that moved strangely."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kropot.collect import sources, zone
+from kropot.collect.bitmap import Bitmap
+from kropot.collect.plan import SECOND_US, Dates, is_only_moved, known_dates, observe
+from kropot.securecopy.wire import is_sealed_form
+from ledger.batch import New
+from ledger.events import Element, RemoteChanged, RemoteObserved, StreamKey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kropot.collect.asking import Ask, Drained, Talk
+    from kropot.collect.sources import Thresholds
+    from kropot.securecopy.wire import Listed
+    from ledger.events import ListingMode, Source
+    from ledger.replica import Entry
+
+SLACK_S = 300
+"""A date so far ahead of our clock is still believed; a later one is, but the cursor does not follow it."""
+
+MAX_MOVED = 1000
+"""So many entries whose dates only moved are kept in mind until it is known whether the server's zone changed."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ListingRun:
+    """One listing under way.
+
+    `position` is the ledger's head when it began, `known` counts the elements that were there then, `present` those of
+    them that it has seen, `seen` has their streams. `backlog` holds entries that are still to be recorded, `ask` a
+    question that waits for that. Entries whose dates only `moved` are `kept` aside, unless the listing is `believing`.
+    """
+
+    mode: ListingMode
+    start: int | None
+    position: int
+    known: int
+    began_us: int
+    is_believing: bool
+    talk: Talk[Drained]
+    backlog: deque[tuple[Listed, ...]] = field(default_factory=deque)
+    facts: tuple[New, ...] = ()
+    ask: Ask | None = None
+    drained: Drained | None = None
+    seen: Bitmap = field(default_factory=Bitmap)
+    present: int = 0
+    moved: zone.Moves = field(default_factory=zone.Moves)
+    kept: list[Listed] = field(default_factory=list)
+    is_kept_whole: bool = True
+    is_settled: bool = False
+    offsets: tuple[int, ...] = ()
+    spared: tuple[tuple[int, int], ...] = ()
+    missing: int = 0
+    hold: str = ""
+    conflicts: int = 0
+    new: int = 0
+    changed: int = 0
+    reappeared: int = 0
+    vanished: int = 0
+    refused: int = 0
+
+    @property
+    def rejected(self) -> int:
+        """Lines that were no entries, or none that may be taken in."""
+        return self.refused + (0 if self.drained is None else self.drained.rejected)
+
+
+def sight(
+    run: ListingRun,
+    source_id: bytes,
+    source: Source,
+    chunk: tuple[Listed, ...],
+    known: Mapping[tuple[str, str], Entry],
+    *,
+    now_us: int,
+    thresholds: Thresholds,
+) -> tuple[list[New], sources.SourceFact | None]:
+    """Return the facts about elements that this chunk tells, and the one about their source if there is any news.
+
+    `known` has the entries that the ledger knows, by type and id.
+    """
+    is_opaque = source.opaque or (source.opaque is None and any(is_sealed_form(one.form) for one in chunk))
+    sighted = _Sighted(run=run, source_id=source_id, now_us=now_us, dates=known_dates(source))
+    horizon = now_us // SECOND_US + SLACK_S
+    cursor: int | None = None
+    for listed in chunk:
+        if listed.date <= horizon and (cursor is None or listed.date > cursor):
+            cursor = listed.date
+        if is_opaque and not is_sealed_form(listed.form):
+            # A plain form holds the file's name, which must not reach the ledger of an encrypted replica.
+            run.refused += 1
+            continue
+        sighted.take(listed, known.get((listed.type, listed.id)))
+    found = sources.Found(
+        new=sighted.new,
+        changed=sighted.changed,
+        reappeared=sighted.reappeared,
+        cursor=cursor,
+        opaque=is_opaque if chunk else None,
+    )
+    advanced = sources.advance(source, found, known=run.known + run.new, now_us=now_us, thresholds=thresholds)
+    return sighted.facts, advanced
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sighted:
+    """Entries of one chunk as they are observed; an id that is listed twice builds on its first sight."""
+
+    run: ListingRun
+    source_id: bytes
+    now_us: int
+    dates: Dates
+    facts: list[New] = field(default_factory=list)
+    new: int = 0
+    changed: int = 0
+    reappeared: int = 0
+    again: dict[StreamKey, tuple[Element, int]] = field(default_factory=dict)
+
+    def take(self, listed: Listed, entry: Entry | None) -> None:
+        """Observe one entry."""
+        run, is_first = self.run, True
+        if entry is None:
+            key = StreamKey(source=self.source_id, kind=listed.type, id=listed.id)
+            element, version = self.again.get(key, (None, 0))
+        else:
+            key = entry.key
+            element, version = self.again.get(key, (entry.element, entry.version))
+            if element is None:
+                return
+            is_first = run.seen.add(entry.stream)
+            run.present += is_first and element.present
+        is_strange = element is not None and not run.is_believing and not self.dates.agree(element, listed.date)
+        if element is not None and is_strange and is_only_moved(element, listed):
+            if is_first:
+                run.moved.add(listed.date - element.date, listed.date)
+            if len(run.kept) < MAX_MOVED:
+                run.kept.append(listed)
+            else:
+                run.is_kept_whole = False
+            return
+        fact = observe(element, listed, self.dates)
+        if fact is None:
+            return
+        if isinstance(fact, RemoteObserved):
+            self.new += 1
+        elif isinstance(fact, RemoteChanged):
+            self.changed += 1
+        else:
+            self.reappeared += 1
+        self.facts.append(New(key=key, fact=fact, observed_us=self.now_us, expected=version))
+        self.again[key] = (fact.element, version + 1)

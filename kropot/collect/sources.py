@@ -1,0 +1,232 @@
+"""What is decided about a source as a whole: which one a token belongs to, what listings do to it, and its alarms.
+
+The token itself never leaves this module's arguments: a source keeps a keyed HMAC of it, under a salt of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from kropot.collect.plan import SECOND_US
+from ledger.events import (
+    SOURCE_KIND,
+    AlarmsAccepted,
+    Held,
+    ListingAdvanced,
+    ListingCompleted,
+    ListingHeldBack,
+    Source,
+    SourceBegan,
+    StreamKey,
+    Surge,
+    ZoneChanged,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ledger.events import Listing
+
+SourceFact = ListingAdvanced | ListingCompleted | ListingHeldBack | ZoneChanged
+SOURCE_FACTS = (ListingAdvanced, ListingCompleted, ListingHeldBack, ZoneChanged)
+
+HOUR_US = 3600 * SECOND_US
+DAY_HOURS = 24
+
+MAX_UNLISTABLE = 1000
+"""So many seconds that the server cannot list are named in a source; every event about it carries them all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """How much may go missing or change before it is not believed: shares of the known elements, and numbers of them.
+
+    Vanishing is held back above `missing_share` and more than `missing_count`; a surge is more than `changed_share`
+    and more than `changed_count` within 24 hours.
+    """
+
+    missing_share: float = 0.1
+    missing_count: int = 20
+    changed_share: float = 0.3
+    changed_count: int = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Which source a token and an address belong to.
+
+    "known" is `id`; "moved" is a known token at an unknown address (`id` is where it was seen last); "new" is neither.
+    """
+
+    kind: Literal["known", "moved", "new"]
+    id: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What one page of a listing brought: counts of entries, and the newest second of it that can be believed."""
+
+    new: int = 0
+    changed: int = 0
+    reappeared: int = 0
+    cursor: int | None = None
+    opaque: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A vanishing that is not believed: `missing` of `known` elements, for `reason` (a stable word)."""
+
+    reason: str
+    missing: int
+    known: int
+
+
+def source_key(source_id: bytes) -> StreamKey:
+    """Return the key of the stream that tells of a source (16 bytes) itself."""
+    return StreamKey(source=source_id, kind=SOURCE_KIND, id="")
+
+
+def token_mac(salt: bytes, token: str) -> bytes:
+    """Return how a source (its salt, 32 bytes) knows its token again without keeping it: HMAC-SHA-256."""
+    return hmac.new(salt, b"token\0" + token.encode(), hashlib.sha256).digest()
+
+
+def match_source(sources: Mapping[bytes, Source], token: str, url: str) -> Match:
+    """Return the source that this token and address belong to."""
+    mine = {i: s for i, s in sources.items() if hmac.compare_digest(s.token_mac, token_mac(s.salt, token))}
+    here = [i for i, s in mine.items() if url in s.urls]
+    if here:
+        # Two servers may know the same token: the one that is at this address now comes before one that was.
+        return Match(kind="known", id=max(here, key=lambda i: (mine[i].url == url, mine[i].listed_us or 0, i)))
+    if mine:
+        return Match(kind="moved", id=max(mine, key=lambda i: (mine[i].listed_us or 0, i)))
+    return Match(kind="new")
+
+
+def begin(*, salt: bytes, token: str, url: str) -> SourceBegan:
+    """Return the fact that a token is used for the first time, with a salt of 32 random bytes."""
+    return SourceBegan(
+        source=Source(
+            salt=salt,
+            token_mac=token_mac(salt, token),
+            urls=(url,),
+            opaque=None,
+            zone=None,
+            cursor=None,
+            zone_shifts=(),
+            listed_us=None,
+            full_listed_us=None,
+            held=None,
+            surge=None,
+            churn=(),
+            unlistable=(),
+        )
+    )
+
+
+def advance(source: Source, found: Found, *, known: int, now_us: int, thresholds: Thresholds) -> ListingAdvanced | None:
+    """Return the fact that a page was taken in, None where it brought nothing; `known` counts the elements before it.
+
+    Changes of the last 24 hours are counted here, and a surge of them is noticed.
+    """
+    cursor = _later(source.cursor, found.cursor)
+    opaque = source.opaque if found.opaque is None else found.opaque
+    churn = _churn(source.churn, found.changed, now_us)
+    changed = sum(number for _, number in churn)
+    surge = source.surge
+    if found.changed and changed > thresholds.changed_count and changed > thresholds.changed_share * known:
+        since_us = now_us if surge is None else surge.since_us
+        surge = Surge(changed=changed, known=known, since_us=since_us)
+    nothing = not (found.new or found.changed or found.reappeared)
+    if nothing and cursor == source.cursor and opaque == source.opaque:
+        return None
+    return ListingAdvanced(source=replace(source, cursor=cursor, opaque=opaque, churn=churn, surge=surge))
+
+
+def complete(
+    source: Source,
+    listing: Listing,
+    *,
+    now_us: int,
+    zone: str | None,
+    cursor: int | None,
+    unlistable: Iterable[int],
+) -> ListingCompleted:
+    """Return the fact that a listing came to its end; a full one that did without a hold lifts an earlier one."""
+    is_full = listing.mode == "full"
+    kept = () if is_full else (s for s in source.unlistable if listing.since is not None and s <= listing.since)
+    after = replace(
+        source,
+        zone=source.zone if zone is None else zone,
+        cursor=_later(source.cursor, cursor),
+        listed_us=now_us,
+        full_listed_us=now_us if is_full else source.full_listed_us,
+        held=None if is_full else source.held,
+        churn=_churn(source.churn, 0, now_us),
+        unlistable=tuple(sorted({*kept, *unlistable})[-MAX_UNLISTABLE:]),
+    )
+    return ListingCompleted(source=after, listing=listing)
+
+
+def hold_back(
+    source: Source, listing: Listing, hold: Hold, *, now_us: int, zone: str | None, unlistable: Iterable[int]
+) -> ListingHeldBack:
+    """Return the fact that missing elements were not declared vanished."""
+    since_us = now_us if source.held is None else source.held.since_us
+    after = replace(
+        source,
+        zone=source.zone if zone is None else zone,
+        listed_us=now_us,
+        full_listed_us=now_us,
+        held=Held(reason=hold.reason, missing=hold.missing, known=hold.known, since_us=since_us),
+        unlistable=tuple(sorted(set(unlistable))[-MAX_UNLISTABLE:]),
+    )
+    return ListingHeldBack(source=after, listing=listing)
+
+
+def is_believable(source: Source, missing: int, known: int, thresholds: Thresholds) -> bool:
+    """Whether so few elements are gone, of those known, or so many were accepted, that it need not be a mistake."""
+    held = source.held
+    if held is not None and held.is_accepted and missing <= held.missing + thresholds.missing_count:
+        return True
+    return missing <= thresholds.missing_count or missing <= thresholds.missing_share * known
+
+
+def accept(source: Source) -> AlarmsAccepted | None:
+    """Return the fact that a person accepted what is held back and a surge of changes; None if there is no alarm."""
+    held = source.held
+    if source.surge is None and (held is None or held.is_accepted):
+        return None
+    after = replace(
+        source,
+        held=None if held is None else replace(held, reason="accepted"),
+        surge=None,
+        # What was accepted is not counted a second time.
+        churn=() if source.surge is not None else source.churn,
+    )
+    return AlarmsAccepted(source=after)
+
+
+def change_zone(source: Source, offsets: tuple[int, ...], zone: str | None) -> ZoneChanged:
+    """Return the fact that the server's zone changed, which moved the dates by `offsets` seconds."""
+    after = replace(source, zone=source.zone if zone is None else zone, zone_shifts=(*source.zone_shifts, offsets))
+    return ZoneChanged(source=after, offsets=offsets)
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return max(one, other)
+
+
+def _churn(churn: tuple[tuple[int, int], ...], changed: int, now_us: int) -> tuple[tuple[int, int], ...]:
+    """Return the changes of the last 24 hours by the hour, with `changed` more in this one."""
+    hour = now_us // HOUR_US
+    counts = {at: number for at, number in churn if hour - DAY_HOURS < at <= hour}
+    if changed:
+        counts[hour] = counts.get(hour, 0) + changed
+    return tuple(sorted(counts.items()))

@@ -1,0 +1,200 @@
+"""One content on its way in: heads are checked, bytes are hashed and written, and at its end it is believed or not.
+
+Both engines feed it, so both believe the same. What broke off goes on only where the server gave a length and
+a strong ETag, and only with bytes of the very same content (RFC 9110, 13.1.5 and 14.2).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kropot.collect.transfer.engine import MAX_RESUMES, Failed, Got
+from kropot.objects.store import StorageError, StorageFullError
+from kropot.securecopy.content import IV_HEADER, ContentHead, TailCheck, UnbelievableError, read_content_head
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kropot.collect.transfer.engine import FetchJob, FetchResult
+    from kropot.objects.store import ObjectStore, Upload
+
+HEADERS_THAT_MATTER = frozenset(
+    {
+        "content-encoding",
+        "content-length",
+        "content-range",
+        "content-type",
+        "etag",
+        "transfer-encoding",
+        IV_HEADER.lower(),
+    }
+)
+"""What a head is judged by, in lower case. The header that carries the plain file name is not among them."""
+
+_LOOK_AT_FREE_EVERY = 64 << 20
+_WORTH_RESUMING = 64 << 10
+_REFUSALS = frozenset({401, 403})
+_OK = 200
+_HTTP_1_1 = 11
+
+
+class Intake:
+    """What is known of one job's content so far. `begin`, `write` and `finish` raise what `failed` translates."""
+
+    __slots__ = (
+        "_keep_free", "_looked", "_received", "_resumes", "_store", "_tail", "_upload", "head", "job", "status",
+    )  # fmt: skip
+
+    def __init__(self, job: FetchJob, store: ObjectStore, keep_free: int) -> None:
+        """Begin with nothing."""
+        self.job = job
+        self.head: ContentHead | None = None
+        self.status: int | None = None
+        self._store = store
+        self._keep_free = keep_free
+        self._upload: Upload | None = None
+        self._tail = TailCheck()
+        self._received = 0
+        self._looked = 0
+        self._resumes = 0
+
+    @property
+    def received(self) -> int:
+        """Bytes of the content that are here."""
+        return self._received
+
+    @property
+    def missing(self) -> int | None:
+        """Bytes still to come, None where the server told no length."""
+        return None if self.head is None or self.head.length is None else self.head.length - self._received
+
+    def begin(self, status: int, version: int, headers: Sequence[tuple[str, str]]) -> None:
+        """Look at an answer's head; `version` is 10 or 11, the headers' names are in lower case.
+
+        Raises:
+            UnbelievableError: no sound copy can follow it.
+            StorageError: there is no room for it.
+        """
+        self.status = status
+        head = read_content_head(status, headers, opaque=self.job.opaque, resumed_at=self._received)
+        check_framing(version, headers)
+        self._check_claims(head)
+        if self.head is not None and head.offset:
+            if (head.etag, head.iv, head.length) != (self.head.etag, self.head.iv, self.head.length):
+                raise UnbelievableError("changed_midway")
+            return
+        # The server sends it from the start: what is here belongs to another answer, and the two are never mixed.
+        self.abort()
+        self.head = head
+        self._look_at_free(head.length or 0)
+        self._upload = self._store.stage()
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes of the body.
+
+        Raises:
+            UnbelievableError: there are more than the server or the listing said.
+            StorageError: they could not be written.
+        """
+        if self.head is None or self._upload is None:
+            raise UnbelievableError("cut")
+        self._received += len(chunk)
+        bound = self.job.size if self.head.length is None else self.head.length
+        if bound is not None and self._received > bound:
+            raise UnbelievableError("wrong_length")
+        if self._received - self._looked >= _LOOK_AT_FREE_EVERY:
+            self._looked = self._received
+            self._look_at_free(0)
+        self._tail.update(chunk)
+        self._upload.write(chunk)
+
+    def finish(self) -> Got:
+        """Judge the whole content, which came to its proper end, and stage it.
+
+        Raises:
+            UnbelievableError: it is no sound copy.
+            StorageError: it could not be written.
+        """
+        if self.head is None or self._upload is None:
+            raise UnbelievableError("cut")
+        expected = self.job.size if self.head.length is None else self.head.length
+        opaque = bool(self.job.opaque) or self.head.iv is not None
+        self._tail.finish(opaque=opaque, expected=expected)
+        staged = self._upload.finish()
+        self._upload = None
+        return Got(job=self.job, staged=staged, iv=self.head.iv, size=staged.size)
+
+    def conclude(self) -> FetchResult:
+        """Finish, and return what came of it; any thread may do so."""
+        try:
+            return self.finish()
+        except (UnbelievableError, StorageError) as error:
+            return self.failed(error)
+
+    def resume_headers(self) -> dict[str, str] | None:
+        """Return the headers that ask for the rest after a transfer broke off, or None where it must start again."""
+        head = self.head
+        if head is None or self._upload is None or head.length is None or head.etag is None:
+            return None
+        strong = head.etag.startswith('"')
+        if not strong or self._resumes >= MAX_RESUMES or not _WORTH_RESUMING <= self._received < head.length:
+            return None
+        self._resumes += 1
+        return {"Range": f"bytes={self._received}-", "If-Range": head.etag}
+
+    def failed(self, error: UnbelievableError | StorageError | str) -> Failed:
+        """Forget the content, and say why."""
+        self.abort()
+        if isinstance(error, StorageError):
+            return Failed(job=self.job, reason=error.reason, status=self.status, detail=str(error))
+        reason = error if isinstance(error, str) else error.reason
+        refused = self.status in _REFUSALS
+        return Failed(job=self.job, reason=reason, status=self.status, refused=refused)
+
+    def abort(self) -> None:
+        """Remove what is here; a later `begin` starts anew."""
+        if self._upload is not None:
+            self._upload.abort()
+            self._upload = None
+        self._tail = TailCheck()
+        self._received = 0
+        self._looked = 0
+
+    def _check_claims(self, head: ContentHead) -> None:
+        claimed = self.job.etag
+        if claimed is not None and head.etag is not None and _opaque_tag(claimed) != _opaque_tag(head.etag):
+            raise UnbelievableError("etag_differs")
+        if self.job.size is not None and head.length is not None and head.length != self.job.size:
+            raise UnbelievableError("wrong_length")
+
+    def _look_at_free(self, wanted: int) -> None:
+        """Refuse what would leave less than `keep_free`. Raises: StorageFullError, StorageError."""
+        if not self._keep_free:
+            return
+        free = self._store.free_bytes()
+        if free is not None and free - wanted < self._keep_free:
+            raise StorageFullError(f"only {free} bytes are free, and {self._keep_free} are to stay free")
+
+
+def check_framing(version: int, headers: Sequence[tuple[str, str]]) -> None:
+    """Refuse a body whose end cannot be told from a broken connection; the headers' names are in lower case.
+
+    Raises:
+        UnbelievableError: "close_delimited" where only the closed connection would end it, "ambiguous_head" where two
+            headers say different things about its end.
+    """
+    coded: list[str] = []
+    is_measured = False
+    for name, value in headers:
+        if name == "content-length":
+            is_measured = True
+        elif name == "transfer-encoding":
+            coded.append(value.strip().lower())
+    if coded and (is_measured or coded != ["chunked"] or version < _HTTP_1_1):
+        raise UnbelievableError("ambiguous_head")
+    if not coded and not is_measured:
+        raise UnbelievableError("close_delimited")
+
+
+def _opaque_tag(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')

@@ -1,0 +1,197 @@
+"""One of libcurl's handles, and the content that comes through it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import pycurl
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from kropot.collect.transfer.intake import HEADERS_THAT_MATTER, Intake
+from kropot.objects.store import StorageError
+from kropot.securecopy.content import UnbelievableError
+
+if TYPE_CHECKING:
+    from kropot.collect.transfer.engine import Failed, FetchJob, Server
+
+_FEW_BYTES = 64 << 10
+
+_TLS = frozenset({35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 98})
+_REASONS = {
+    pycurl.E_COULDNT_RESOLVE_HOST: "unreachable",
+    pycurl.E_COULDNT_CONNECT: "unreachable",
+    pycurl.E_PARTIAL_FILE: "cut",
+    pycurl.E_GOT_NOTHING: "cut",
+    pycurl.E_SEND_ERROR: "cut",
+    pycurl.E_RECV_ERROR: "cut",
+    pycurl.E_UNSUPPORTED_PROTOCOL: "not_http",
+    8: "not_http",
+}
+
+
+class CurlSlot:
+    """A handle and what is known of its content; it keeps its connection for the next."""
+
+    def __init__(self, server: Server, large: int) -> None:
+        """Set what is the same for all jobs."""
+        self._server = server
+        self._large_from = large
+        self._fields = [f"{name}: {value}" for name, value in server.headers.items()]
+        self._lines: list[bytes] = []
+        self._intake: Intake | None = None
+        self._error: UnbelievableError | StorageError | None = None
+        self._broken: BaseException | None = None
+        self._begun = False
+        self._unwanted = 0
+        self._deadline = 0.0
+        self._heard = 0.0
+        self._ranged = False
+        self.is_large = False
+        self.curl = curl = pycurl.Curl()
+        curl.setopt(pycurl.HTTPHEADER, self._fields)
+        curl.setopt(pycurl.USERAGENT, server.headers.get("User-Agent", "kropotcli"))
+        curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
+        curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+        curl.setopt(pycurl.FOLLOWLOCATION, 0)
+        # A proxy of the environment would see the token.
+        curl.setopt(pycurl.PROXY, "")
+        curl.setopt(pycurl.NOSIGNAL, 1)
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(1000 * min(server.connect_s, server.total_s))))
+        curl.setopt(pycurl.CAINFO, server.ca_file or DEFAULT_CA_BUNDLE_PATH)
+        curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
+        curl.setopt(pycurl.WRITEFUNCTION, self._write)
+
+    def start(self, intake: Intake) -> None:
+        """Prepare the handle for a content."""
+        self._intake = intake
+        self.is_large = False
+        self._deadline = monotonic() + self._server.total_s
+        self.curl.setopt(pycurl.URL, self._server.base_url + intake.job.path)
+        self._prepare({})
+
+    def is_silent(self, now: float) -> bool:
+        """Whether nothing has come for too long; libcurl itself knows averages only."""
+        return now - self._heard > self._server.stall_s
+
+    def resume(self, code: int) -> bool:
+        """Prepare the handle for the rest of a content that broke off; False where that cannot be done."""
+        if code == 0 or self._error is not None or monotonic() >= self._deadline:
+            return False
+        extra = self._running.resume_headers()
+        if extra is None:
+            return False
+        self._prepare(extra)
+        return True
+
+    def end(self, code: int) -> Intake | Failed:
+        """Return the content, which came to its proper end and is to be finished, or its failure.
+
+        The handle is free again.
+        """
+        intake, self._intake = self._running, None
+        if self._broken is not None:
+            raise self._broken
+        if not self._begun and (code == 0 or (self._lines and not self._lines[-1].strip())):
+            # A head without a body, or one that came whole before the transfer broke off: a refusal must not be missed.
+            self._begin(intake)
+        if self._error is not None:
+            return intake.failed(self._error)
+        return intake if code == 0 else intake.failed(self._reason(code))
+
+    def abort(self) -> FetchJob:
+        """Forget what came of the content, and return its job."""
+        intake, self._intake = self._running, None
+        intake.abort()
+        return intake.job
+
+    @property
+    def _running(self) -> Intake:
+        if self._intake is None:
+            raise RuntimeError("this handle fetches nothing")
+        return self._intake
+
+    def _prepare(self, extra: dict[str, str]) -> None:
+        self._lines.clear()
+        self._error = None
+        self._begun = False
+        self._unwanted = 0
+        if extra or self._ranged:
+            fields = self._fields + [f"{name}: {value}" for name, value in extra.items()]
+            self.curl.setopt(pycurl.HTTPHEADER, fields)
+            self._ranged = bool(extra)
+        self._heard = monotonic()
+        self.curl.setopt(pycurl.TIMEOUT_MS, max(1, int(1000 * (self._deadline - self._heard))))
+
+    def _write(self, chunk: bytes) -> int | None:
+        """Take bytes from libcurl; anything but None breaks the transfer off."""
+        try:
+            self._heard = monotonic()
+            return self._take(self._running, chunk)
+        except BaseException as error:  # noqa: BLE001 -- libcurl would print it and go on: `end` raises it
+            self._broken = error
+            return -1
+
+    def _take(self, intake: Intake, chunk: bytes) -> int | None:
+        if not self._begun:
+            self._begin(intake)
+            if self._error is None and intake.received == 0 and (intake.missing or 0) >= self._large_from:
+                self.is_large = True
+        if self.is_large:
+            return -1
+        if self._error is not None:
+            # A short error page is read to its end, so that the connection can be kept.
+            self._unwanted += len(chunk)
+            return None if self._unwanted <= _FEW_BYTES else -1
+        try:
+            intake.write(chunk)
+        except (UnbelievableError, StorageError) as error:
+            self._error = error
+            return -1
+        return None
+
+    def _begin(self, intake: Intake) -> None:
+        self._begun = True
+        try:
+            intake.begin(*_parse_head(self._lines))
+        except (UnbelievableError, StorageError) as error:
+            self._error = error
+
+    def _reason(self, code: int) -> str:
+        if code == pycurl.E_OPERATION_TIMEDOUT and monotonic() < self._deadline:
+            return "stalled" if self.curl.getinfo(pycurl.CONNECT_TIME) else "unreachable"
+        if code == pycurl.E_OPERATION_TIMEDOUT:
+            return "timeout"
+        return "tls" if code in _TLS else _REASONS.get(code, f"transfer_{code}")
+
+
+def _parse_head(lines: list[bytes]) -> tuple[int, int, list[tuple[str, str]]]:
+    """Return (status, version, headers that matter) of the last head in `lines`: interim answers (1xx) come before it.
+
+    Raises:
+        UnbelievableError: "not_http".
+    """
+    first = b""
+    fields: list[tuple[str, str]] = []
+    for line in lines:
+        field = _field(line)
+        if field is not None:
+            fields.append(field)
+        elif line.startswith(b"HTTP/"):
+            first, fields = line, []
+    words = first.split(None, 2)
+    if len(words) < 2 or not words[1].isdigit():  # noqa: PLR2004 -- version and status
+        raise UnbelievableError("not_http")
+    return int(words[1]), 10 if words[0] == b"HTTP/1.0" else 11, fields
+
+
+@lru_cache(maxsize=256)
+def _field(line: bytes) -> tuple[str, str] | None:
+    """Return a header's lower-case name and value, None for a line that holds none that matters.
+
+    Cached, because most lines are the same in every answer.
+    """
+    name, colon, value = line.decode("latin-1").partition(":")
+    name = name.strip().lower()
+    return (name, value.strip()) if colon and name in HEADERS_THAT_MATTER else None

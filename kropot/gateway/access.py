@@ -1,0 +1,95 @@
+"""Who asks: the token of a request, and whether it is accepted for what is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs
+
+import orjson
+from starlette.responses import Response
+
+from kropot.errors import KropotError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from starlette.types import Scope
+
+    from kropot.gateway.tokens import Token, TokenBook
+
+_T = TypeVar("_T")
+_MOST_FIELDS = 64
+
+
+class RefusedError(KropotError):
+    """Who asks may not have what is asked for."""
+
+    http_status = 403
+
+
+class Access:
+    """The door of the gateway."""
+
+    def __init__(self, book: TokenBook, pool: Executor, clock_s: Callable[[], int]) -> None:
+        """Admit by the tokens of `book`; what has to wait for the database waits in `pool`."""
+        self._book = book
+        self._pool = pool
+        self._clock_s = clock_s
+
+    async def admit(self, scope: Scope, role: str) -> Token:
+        """Return the token of a request, if it is accepted now, from there, and has the role.
+
+        Raises:
+            RefusedError: it is not.
+        """
+        headers = dict(scope["headers"])
+        presented = _presented(scope["query_string"], headers)
+        if presented is None:
+            raise RefusedError("Invalid authorization. Details: no token was sent")
+        token = self._book.remembered(presented) or await in_pool(self._pool, self._book.load, presented)
+        if token is None:
+            raise RefusedError(
+                "Invalid authorization. Details: Invalid token, cannot find token id in the persistent database"
+            )
+        client = scope.get("client")
+        why = token.refusal(
+            now_s=self._clock_s(),
+            ip=None if client is None else client[0],
+            user_agent=headers.get(b"user-agent", b"").decode("latin-1"),
+        )
+        if why is not None:
+            raise RefusedError(f"Invalid authorization. Details: {why}")
+        if not token.may(role):
+            raise RefusedError("Current token does not allow to replicate the data")
+        return token
+
+
+async def in_pool(pool: Executor, work: Callable[..., _T], *args: Any) -> _T:
+    """Run what may block in a thread of the pool."""
+    return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+
+
+def answer(value: Any, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Return a JSON answer."""
+    return Response(orjson.dumps(value), status_code=status, headers=headers, media_type="application/json")
+
+
+def failure(sentence: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Return an error in the old server's JSON shape."""
+    return answer({"status": sentence, "error_code": status, "http_code": status}, status, headers)
+
+
+def _presented(query: bytes, headers: dict[bytes, bytes]) -> str | None:
+    """Return the token that was sent: in the query, else in the header `token`, else in `x-auth-token`."""
+    if b"_token" in query:
+        # A bad token in the query beats a good one in a header, as on the old server.
+        try:
+            sent = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+        except ValueError:
+            raise RefusedError("Invalid authorization. Details: too many parameters") from None
+        if "_token" in sent:
+            return sent["_token"][-1]
+    found = headers.get(b"token") or headers.get(b"x-auth-token")
+    return None if found is None else found.decode("latin-1")

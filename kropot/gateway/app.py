@@ -1,0 +1,260 @@
+"""The SecureCopy server as an ASGI application: which request goes where, and the answers (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from errno import errorcode
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kropot.errors import KropotError
+from kropot.gateway.access import RefusedError, answer, failure, in_pool
+from kropot.gateway.entries import TYPE, element_of, mark_of
+from kropot.gateway.listing import BadParameterError, build_page, empty_page, parse_limit, parse_since
+from kropot.gateway.state import TokenExistsError
+from kropot.gateway.tokens import shown_token
+from kropot.gateway.tokenspec import ADMIN_ROLE, STREAM_ROLE, SpecError
+from kropot.securecopy.wire import LIST_TYPE, encode_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from kropot.gateway.access import Access
+    from kropot.gateway.contents import Contents, RecentFiles
+    from kropot.gateway.entries import Sealings
+    from kropot.gateway.sources import Tree
+    from kropot.gateway.state import FileRow, State
+    from kropot.gateway.tokens import TokenBook
+
+log = structlog.get_logger()
+
+MAX_SPEC_BYTES: Final = 64 * 1024
+BODY_S: Final = 30.0
+PAGES: Final = 16
+
+_CONTENT = re.compile(r"/secure-copy/file/([^/]{1,512})/content")
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+
+
+class Gateway:
+    """The application."""
+
+    def __init__(
+        self,
+        *,
+        state: State,
+        tree: Tree,
+        book: TokenBook,
+        sealings: Sealings,
+        access: Access,
+        contents: Contents,
+        recent: RecentFiles,
+        lists: Executor,
+        keep_kit: Callable[[dict[str, Any]], Path],
+        clock_s: Callable[[], int],
+        base_url: str | None = None,
+    ) -> None:
+        """Put the routes together; lists are made in the pool `lists`, kits of made keys go to `keep_kit`."""
+        self._state = state
+        self._tree = tree
+        self._book = book
+        self._sealings = sealings
+        self._access = access
+        self._contents = contents
+        self._recent = recent
+        self._lists = lists
+        self._keep_kit = keep_kit
+        self._clock_s = clock_s
+        self._base_url = None if base_url is None else base_url.rstrip("/")
+        self._is_ready = False
+        self._pages = asyncio.Semaphore(PAGES)
+        self._rest: ASGIApp = Starlette(
+            routes=[
+                Route("/secure-copy/{type}/list", self._list, methods=["GET"]),
+                Route("/secure-copy/file/{element}/submitdata", self._submitdata, methods=["GET"]),
+                Route("/auth/token/generate", self._generate, methods=["POST"]),
+            ],
+            exception_handlers={HTTPException: _on_http, KropotError: _on_known, Exception: _on_unknown},
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http":
+            found = _CONTENT.fullmatch(scope["path"])
+            if found is not None:
+                await self._contents(scope, receive, send, _whole_id(found[1]))
+                return
+            if scope["path"].endswith("/list"):
+                # A page can be megabytes; so many are in memory at once, slow readers included.
+                async with self._pages:
+                    await self._rest(scope, receive, send)
+                return
+        await self._rest(scope, receive, send)
+
+    async def _list(self, request: Request) -> Response:
+        """Answer a list request with a page, or 503 while the first scan is not through."""
+        token = await self._access.admit(request.scope, STREAM_ROLE)
+        base_url = self._base(request)
+        if request.path_params["type"] != TYPE:
+            return _page(empty_page(base_url))
+        try:
+            limit = parse_limit(_single(request, "limit"))
+            since = parse_since(_single(request, "since"))
+        except BadParameterError as error:
+            return _invalid({error.name: error.message})
+
+        def work() -> tuple[bytes, list[tuple[bytes, FileRow]]] | None:
+            if not (self._is_ready or self._state.source().is_ready):
+                return None
+            return build_page(self._state, self._sealings, token, since=since, limit=limit, base_url=base_url)
+
+        made = await in_pool(self._lists, work)
+        if made is None:
+            # An empty list would say that there is nothing; the truth is that nobody knows yet.
+            return failure("The folder is being looked through for the first time", 503, {"retry-after": "10"})
+        self._is_ready = True
+        page, files = made
+        for mark, row in files:
+            self._recent.put(token.scope, mark, row)
+        return _page(page)
+
+    async def _submitdata(self, request: Request) -> Response:
+        """Answer with one element as the list has it, or 404 if it is gone."""
+        token = await self._access.admit(request.scope, STREAM_ROLE)
+        element = _whole_id(request.path_params["element"])
+        mark = mark_of(element)
+        is_raw = request.query_params.get("raw") == "true"
+
+        def work() -> bytes | None:
+            row = None if mark is None else self._state.find(token.scope, mark)
+            if row is None or element_of(token, row.path) != element or not self._is_there(row.path):
+                return None
+            return encode_entry(self._sealings.entry(token, row)).rstrip(b"\n")
+
+        found = await in_pool(self._lists, work)
+        if found is None:
+            return answer({} if is_raw else {"status": "Not found", "http_code": 404, "object": None}, 404)
+        body = found if is_raw else b'{"status":"OK","http_code":200,"object":' + found + b"}"
+        return Response(body, media_type="application/json")
+
+    async def _generate(self, request: Request) -> Response:
+        """Make a token for an administrator."""
+        await self._access.admit(request.scope, ADMIN_ROLE)
+        try:
+            async with asyncio.timeout(BODY_S):
+                body = await _bounded_body(request)
+        except TimeoutError:
+            return failure("The request did not come to its end", 408, {"connection": "close"})
+        if body is None:
+            return failure("The request is too large", 413, {"connection": "close"})
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return _invalid({"form": ["The request is no JSON."]})
+        return await self._make_token(value)
+
+    async def _make_token(self, value: Any) -> Response:
+        """Answer with a new token, or why there is none."""
+        try:
+            created = await in_pool(self._lists, self._book.create, value, self._keep_kit)
+        except SpecError as error:
+            return _invalid(error.fields)
+        except TokenExistsError:
+            return _invalid({"id": ["id_already_exists_please_select_other_one"]})
+        except OSError as error:
+            log.warning("kit_not_written", reason=errorcode.get(error.errno or 0, "EIO"))
+            return failure("The key kit could not be written, so no token was made", 500)
+        made: dict[str, Any] = {
+            "status": True,
+            "error_code": None,
+            "http_code": 201,
+            "errors": [],
+            "context": [],
+            "message": "Token created",
+            "token": shown_token(created.token, now_s=self._clock_s()),
+        }
+        if created.kit_path is not None:
+            made["kit"] = str(created.kit_path)
+        return answer(made, 201)
+
+    def _is_there(self, path: bytes) -> bool:
+        """Whether a file is there; one that cannot be looked at is."""
+        try:
+            return self._tree.look(path) is not None
+        except OSError:
+            return True
+
+    def _base(self, request: Request) -> str:
+        """Return the address that URL templates begin with: the configured one, else the one that was asked."""
+        if self._base_url is not None:
+            return self._base_url
+        host = request.headers.get("host", "")
+        return f"{request.url.scheme}://{host}" if _HOST.fullmatch(host) else ""
+
+
+async def _bounded_body(request: Request) -> bytes | None:
+    """Return the body of a request, None if it is too large."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_SPEC_BYTES:
+            return None
+    return body
+
+
+def _whole_id(sent: str) -> str:
+    """Return the id that was meant: the old server's templates said `%file_id`, and who fills that in leaves a `%`."""
+    return sent.removesuffix("%")
+
+
+def _single(request: Request, name: str) -> str | None:
+    """Return a parameter's value. Raises: BadParameterError if it was sent as an array, which PHP would make of it."""
+    if any(key.startswith(f"{name}[") for key in request.query_params):
+        raise BadParameterError(name, "This value is not valid.")
+    return request.query_params.get(name)
+
+
+def _page(body: bytes) -> Response:
+    headers = {
+        "content-type": LIST_TYPE,
+        "content-disposition": 'attachment; filename="securecopy-list.jstream"',
+        "cache-control": "max-age=0, must-revalidate, private",
+    }
+    return Response(body, headers=headers)
+
+
+def _invalid(fields: dict[str, Any]) -> Response:
+    """Return the old server's answer to parameters that make no sense."""
+    return answer({"status": "Validation error", "http_code": 400, "exit_code": 400, "fields": fields}, 400)
+
+
+async def _on_http(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return failure(error.detail, error.status_code, dict(error.headers or {}))
+
+
+async def _on_known(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, KropotError):
+        raise error
+    if not isinstance(error, RefusedError):
+        log.error("request_failed", reason=type(error).__name__)
+        return failure("The server cannot answer just now", 503, {"retry-after": "10"})
+    return failure(str(error), error.http_status)
+
+
+async def _on_unknown(_request: Request, error: Exception) -> Response:
+    log.error("request_failed", reason=type(error).__name__)
+    return failure("Internal server error", 500)

@@ -1,0 +1,151 @@
+"""What a token is shown of a file: its id, its form, its list entry."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from collections import OrderedDict
+from threading import Lock
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from kropot.gateway.ivs import content_iv, etag, form_iv
+from kropot.gateway.sources import identity_parts
+from kropot.securecopy.sealing import element_id, seal_form, sealed_size
+from kropot.securecopy.wire import Listed, canonical_json
+
+if TYPE_CHECKING:
+    from kropot.gateway.state import FileRow
+    from kropot.gateway.tokens import Token
+
+TYPE: Final = "file"
+ZONE: Final = "UTC"
+MARK_BYTES: Final = 16
+
+_MOST_KEYS = 65_536
+_MOST_FORMS = 16_384
+_CHEAP_ROUNDS = 64
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class Sealings:
+    """Keys and sealed forms that were made already: a key derivation a version, at most once."""
+
+    def __init__(self, source: bytes) -> None:
+        """Seal for the source of this id (16 bytes)."""
+        self.source = source
+        self._keys: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
+        self._forms: OrderedDict[tuple[int, bytes], str] = OrderedDict()
+        self._lock = Lock()
+
+    def iv(self, token: Token, element: str, nonce: bytes) -> bytes:
+        """Return the IV of a content for a token."""
+        return content_iv(token.iv_key, self.source, token.id, element, nonce)
+
+    def etag(self, token: Token, element: str, nonce: bytes) -> str:
+        """Return the entity tag of a content for a token."""
+        return etag(token.iv_key, self.source, token.id, element, nonce)
+
+    def ready_key(self, token: Token, iv: bytes) -> bytes | None:
+        """Return the key (16 bytes) if it is at hand, or costs next to nothing."""
+        with self._lock:
+            key = self._keys.get((token.number, iv))
+        if key is None and token.kit is not None and token.kit.rounds <= _CHEAP_ROUNDS:
+            key = token.kit.key(iv)
+        return key
+
+    def key(self, token: Token, iv: bytes) -> bytes:
+        """Return the key (16 bytes) of an encrypted token for an IV; may take milliseconds the first time."""
+        key = self.ready_key(token, iv)
+        if key is not None:
+            return key
+        if token.kit is None:
+            raise ValueError("a plain token has no key")
+        key = token.kit.key(iv)
+        with self._lock:
+            _keep(self._keys, (token.number, iv), key, _MOST_KEYS)
+        return key
+
+    def entry(self, token: Token, row: FileRow) -> Listed:
+        """Return the list entry of a file for a token; may take milliseconds for each one the first time."""
+        element = element_of(token, row.path)
+        size, _ = identity_parts(row.identity)
+        form = form_json(row)
+        if token.kit is not None:
+            form = canonical_json({"encrypted": self._sealed_form(token, element, form)})
+            size = sealed_size(size)
+        return Listed(
+            type=TYPE,
+            id=element,
+            date=row.date or 0,
+            tz=ZONE,
+            form=form,
+            size=size,
+            etag=self.etag(token, element, row.nonce),
+        )
+
+    def _sealed_form(self, token: Token, element: str, form: bytes) -> str:
+        """Return the sealed form; the same form gives the same text, since its IV is decided by it."""
+        if token.kit is None:
+            raise ValueError("a plain token has no key")
+        iv = form_iv(token.iv_key, self.source, token.id, element, form)
+        if token.kit.rounds <= _CHEAP_ROUNDS:
+            return seal_form(form, token.kit, iv)
+        with self._lock:
+            text = self._forms.get((token.number, iv))
+        if text is None:
+            text = seal_form(form, token.kit, iv)
+            with self._lock:
+                _keep(self._forms, (token.number, iv), text, _MOST_FORMS)
+        return text
+
+
+def element_of(token: Token, path: bytes) -> str:
+    """Return the id of a file for a token: stable for the token, and telling nothing to who lacks it.
+
+    A path that is no UTF-8 goes into the old server's formula as its bytes, as one in UTF-8 does.
+    """
+    if token.kit is None:
+        return hashlib.sha256(path).hexdigest()
+    try:
+        return element_id(token.stored_salt, path.decode(), token.kit.digest)
+    except UnicodeDecodeError:
+        return hashlib.new(token.kit.digest, token.stored_salt.encode() + b"_file+++" + path).hexdigest()
+
+
+def mark_of(element: str) -> bytes | None:
+    """Return 16 bytes that stand for an id in the database, None for what no token can have been given."""
+    try:
+        raw = bytes.fromhex(element)
+    except ValueError:
+        return None
+    return raw[:MARK_BYTES] if len(raw) in {32, 64} and raw.hex() == element else None
+
+
+def form_json(row: FileRow) -> bytes:
+    """Return the form of a file: the old server's fields, and what it takes to bring the file back."""
+    size, mtime_ns = identity_parts(row.identity)
+    form = {
+        "backUrl": "",
+        "fileOverwrite": False,
+        "tags": [],
+        "password": "",
+        "public": False,
+        "fileName": row.path.decode("utf-8", "backslashreplace"),
+        "stripInvalidCharacters": False,
+        "path": b64encode(row.path).decode(),
+        "mtime_ns": mtime_ns,
+        "mode": row.mode,
+        "size": size,
+    }
+    if row.sha256 is not None:
+        form["sha256"] = row.sha256.hex()
+    return canonical_json(form)
+
+
+def _keep(cache: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
+    """Keep a value, letting go of the oldest ones."""
+    cache[key] = value
+    while len(cache) > most:
+        cache.popitem(last=False)

@@ -1,0 +1,297 @@
+"""Running the gateway: the parts put together, the scans, and the HTTP server with bounds on what a client may cost."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import structlog
+import uvicorn
+
+from kropot.errors import KropotError, UsageError
+from kropot.gateway.access import Access
+from kropot.gateway.app import Gateway
+from kropot.gateway.catalogue import HASH_UP_TO, SETTLE_NS, Catalogue, ScanReport
+from kropot.gateway.contents import Contents, RecentFiles
+from kropot.gateway.entries import Sealings
+from kropot.gateway.guard import Bounds, guarded
+from kropot.gateway.keys import MasterKey
+from kropot.gateway.kits import keep_kit, refuse_inside
+from kropot.gateway.listening import QuietServer, address_of, listen
+from kropot.gateway.serving import Blocks
+from kropot.gateway.sources import Tree
+from kropot.gateway.state import open_state, sqlite_file
+from kropot.gateway.tokens import TokenBook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from kropot.gateway.state import State
+
+log = structlog.get_logger()
+
+_SETTLING_ROUNDS: Final = 5
+_STARTING_S: Final = 30.0
+_STOPPING_S: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayOptions:
+    """How a gateway runs. Times are in seconds.
+
+    `trusted_proxies` are addresses whose X-Forwarded-For is believed; `kits` is where keys that were asked for over
+    HTTP are written to; `moved` says that the folder of this database is now another path.
+    """
+
+    kits: Path
+    base_url: str | None = None
+    scan_every_s: float = 30.0
+    settle_s: float = SETTLE_NS / 1e9
+    hash_up_to: int = HASH_UP_TO
+    bounds: Bounds = field(default_factory=Bounds)
+    trusted_proxies: tuple[str, ...] = ()
+    moved: bool = False
+
+
+class Service:
+    """One folder, one database, one application; the HTTP server is put around it."""
+
+    def __init__(
+        self,
+        *,
+        source: Path,
+        state_url: str,
+        master_key: bytes,
+        options: GatewayOptions,
+        clock_ns: Callable[[], int] = time.time_ns,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Open the folder and the database.
+
+        Raises:
+            UsageError: the folder cannot be served, or the database lies in it.
+            StateError, WrongKeyError: see `open_state` and `TokenBook`.
+        """
+        root = Path(os.path.realpath(source))
+        self.tree = Tree(os.fsencode(root))
+        refuse_inside(root, sqlite_file(state_url), options.kits)
+        self.state = open_state(state_url, create=True, entropy=entropy)
+        try:
+            self.book = TokenBook(
+                self.state, MasterKey(master_key), clock_s=lambda: clock_ns() // 1_000_000_000, entropy=entropy
+            )
+            self.source = self.state.source()
+            _claim(self.state, self.source.root, self.tree.root, moved=options.moved)
+        except BaseException:
+            self.state.close()
+            raise
+        self.options = options
+        self.catalogue = Catalogue(
+            self.state,
+            self.tree,
+            clock_ns=clock_ns,
+            settle_ns=round(options.settle_s * 1e9),
+            hash_up_to=options.hash_up_to,
+            entropy=entropy,
+        )
+        self._lists = ThreadPoolExecutor(2, thread_name_prefix="list")
+        self._reads = ThreadPoolExecutor(8, thread_name_prefix="content")
+        sealings, recent = Sealings(self.source.uid), RecentFiles()
+        access = Access(self.book, self._reads, lambda: clock_ns() // 1_000_000_000)
+        contents = Contents(
+            state=self.state,
+            tree=self.tree,
+            catalogue=self.catalogue,
+            sealings=sealings,
+            blocks=Blocks(),
+            access=access,
+            recent=recent,
+            pool=self._reads,
+        )
+        self.app = Gateway(
+            state=self.state,
+            tree=self.tree,
+            book=self.book,
+            sealings=sealings,
+            access=access,
+            contents=contents,
+            recent=recent,
+            lists=self._lists,
+            keep_kit=lambda kit: keep_kit(kit, options.kits),
+            clock_s=lambda: clock_ns() // 1_000_000_000,
+            base_url=options.base_url,
+        )
+
+    def close(self) -> None:
+        """Let go of threads and connections."""
+        self._lists.shutdown(cancel_futures=True)
+        self._reads.shutdown(cancel_futures=True)
+        self.state.close()
+
+    def scan(self, stop: threading.Event) -> ScanReport:
+        """Scan the folder, and look again at what was too young; returns once that has settled, or never does."""
+        report = latest = self.catalogue.scan(stop=stop.is_set, patient=True)
+        for _ in range(_SETTLING_ROUNDS):
+            if not latest.unsettled or stop.wait(self.options.settle_s):
+                break
+            if not self.catalogue.is_ready or latest.unsettled > len(latest.young):
+                latest = self.catalogue.scan(stop=stop.is_set)
+            else:
+                latest = self.catalogue.revisit(latest.young)
+            report.new += latest.new
+            report.changed += latest.changed
+            report.gone += latest.gone
+        report.unsettled = latest.unsettled
+        if report.misplaced:
+            log.warning("folder_empty", hint="another folder stood here before: is it mounted? nothing was taken off")
+        moved = report.new or report.changed or report.gone or report.unreadable_count or report.unsettled
+        (log.info if moved else log.debug)(
+            "folder_scanned",
+            files=report.files,
+            new=report.new,
+            changed=report.changed,
+            gone=report.gone,
+            unsettled=report.unsettled,
+            unreadable_folders=report.unreadable_count,
+        )
+        return report
+
+    def scan_forever(self, stop: threading.Event, *, first: bool = True) -> None:
+        """Scan again and again until told to stop; a scan that fails is logged, and the next one tries again."""
+        wait_s = 0.0 if first else self.options.scan_every_s
+        while not stop.wait(wait_s):
+            began = time.monotonic()
+            try:
+                self.scan(stop)
+            except Exception as error:  # noqa: BLE001 - a scan that fails must not be the last one
+                # No traceback: names of files have no place in a log.
+                known = str(error) if isinstance(error, KropotError) else getattr(error, "strerror", None)
+                log.warning("scan_failed", reason=known or type(error).__name__)
+            # A big folder is not walked more than half of the time.
+            wait_s = max(self.options.scan_every_s, time.monotonic() - began)
+
+    def server(self) -> uvicorn.Server:
+        """Return an HTTP server around the application, with bounds and without access log (it would hold tokens)."""
+        config = uvicorn.Config(
+            self.app,
+            loop="uvloop",
+            http=guarded(self.options.bounds),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            server_header=False,
+            proxy_headers=bool(self.options.trusted_proxies),
+            forwarded_allow_ips=list(self.options.trusted_proxies),
+            timeout_keep_alive=round(self.options.bounds.idle_s),
+            timeout_graceful_shutdown=_STOPPING_S,
+            backlog=1024,
+        )
+        return QuietServer(config)
+
+
+class GatewayServer:
+    """A gateway in this process, on a thread of its own, for tests and demonstrations.
+
+        with GatewayServer(folder, "sqlite:///gateway.db", master_key) as gateway:
+            token, kit = gateway.create_token({"roles": ["securecopy.stream"], "expires": "never", "data": {...}})
+
+    The folder is scanned once at the start and then whenever `rescan` is called.
+    """
+
+    def __init__(
+        self,
+        source_dir: Path,
+        state_url: str,
+        master_key: bytes,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        kits: Path | None = None,
+        settle_s: float = SETTLE_NS / 1e9,
+        clock_ns: Callable[[], int] = time.time_ns,
+        entropy: Callable[[int], bytes] = os.urandom,
+        **options: Any,
+    ) -> None:
+        """Get ready to serve `source_dir`; port 0 takes a free one. More `options` as GatewayOptions has them."""
+        self._source = source_dir
+        self._state_url = state_url
+        self._master_key = master_key
+        self._address = (host, port)
+        self._clock_ns = clock_ns
+        self._entropy = entropy
+        near = sqlite_file(state_url)
+        kits = kits or (near.parent if near is not None else Path.cwd()) / "kits"
+        self._options = GatewayOptions(kits=kits, settle_s=settle_s, **options)
+        self._open = ExitStack()
+        self._stop = threading.Event()
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        """Scan the folder, then serve it."""
+        with ExitStack() as stack:
+            self.service = Service(
+                source=self._source,
+                state_url=self._state_url,
+                master_key=self._master_key,
+                options=self._options,
+                clock_ns=self._clock_ns,
+                entropy=self._entropy,
+            )
+            stack.callback(self.service.close)
+            self.service.scan(self._stop)
+            listening = listen(*self._address)
+            stack.callback(listening.close)
+            self.url = address_of(listening)
+            server = self.service.server()
+            thread = threading.Thread(target=server.run, args=([listening],), name="gateway", daemon=True)
+            thread.start()
+            stack.callback(_end, server, thread, self._stop)
+            deadline = time.monotonic() + _STARTING_S
+            while not server.started:
+                if not thread.is_alive() or time.monotonic() > deadline:
+                    raise KropotError("the gateway's HTTP server did not start")
+                time.sleep(0.005)
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop serving."""
+        self._open.close()
+
+    def create_token(self, spec: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+        """Make a token; return its id, and its key kit if the gateway made the key."""
+        created = self.service.book.create(spec)
+        return created.token.id, created.kit
+
+    def rescan(self) -> ScanReport:
+        """Look through the folder now; returns once what changed is on the list."""
+        return self.service.scan(self._stop)
+
+
+def _claim(state: State, known: bytes | None, root: bytes, *, moved: bool) -> None:
+    """Bind the database to a folder. Raises: UsageError if it belongs to another one."""
+    if known == root:
+        return
+    if known is not None and not moved:
+        raise UsageError(
+            f"the database {state.place} belongs to the folder {os.fsdecode(known)}: if that is now "
+            f"{os.fsdecode(root)}, say --moved; for another folder, name another database with --state"
+        )
+    state.keep_root(root)
+
+
+def _end(server: uvicorn.Server, thread: threading.Thread, stop: threading.Event) -> None:
+    stop.set()
+    server.should_exit = True
+    thread.join(_STOPPING_S + _STARTING_S)

@@ -1,0 +1,280 @@
+"""The folder that is served: walking it, and opening what is in it, without ever leaving it.
+
+Every component of a path is opened by itself, relative to the folder before it and never through a symlink, so that
+nobody who can write into the folder can lead a reader out of it, not even by swapping things at the worst moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from kropot.errors import KropotError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_LINKS: Final = 40
+MAX_PATH: Final = 4096
+"""Longer paths, in bytes, are not served: most programs could not even restore them."""
+
+_NS: Final = 1_000_000_000
+_IDENTITY = struct.Struct(">QQQqIqI")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_GONE = frozenset(
+    {errno.ENOENT, errno.EINVAL, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG, errno.ENODEV}
+)
+
+
+class NotServedError(KropotError):
+    """The path leads to nothing that this folder serves: it is gone, no regular file, or outside."""
+
+    http_status = 404
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A regular file as the file system describes it; times are nanoseconds since 1970, `mode` the permission bits."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+
+    @property
+    def identity(self) -> bytes:
+        """48 bytes that differ as soon as device, inode, size, mtime or ctime differ."""
+        mtime_s, mtime_rest = divmod(self.mtime_ns, _NS)
+        ctime_s, ctime_rest = divmod(self.ctime_ns, _NS)
+        return _IDENTITY.pack(self.dev, self.ino, self.size, mtime_s, mtime_rest, ctime_s, ctime_rest)
+
+    def is_settled(self, now_ns: int, settle_ns: int) -> bool:
+        """Whether any later write is bound to change the identity.
+
+        Time stamps are coarse: two writes within one tick look alike. A ctime this far from now cannot be hit again.
+        """
+        return abs(now_ns - self.ctime_ns) >= settle_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One file of a walk: its path (bytes, relative to the folder) and how it looked."""
+
+    path: bytes
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """What a walk could not look at: neither it nor what is below it is known to be gone."""
+
+    path: bytes
+    reason: str
+
+
+def identity_parts(identity: bytes) -> tuple[int, int]:
+    """Return (size in bytes, mtime in ns) out of a `Seen.identity`."""
+    _, _, size, mtime_s, mtime_rest, _, _ = _IDENTITY.unpack(identity)
+    return size, mtime_s * _NS + mtime_rest
+
+
+def path_key(path: bytes) -> bytes:
+    """Return 32 bytes that stand for a path; files of one folder share the first 8, so that a scan reads neighbours."""
+    folder = path.rpartition(b"/")[0]
+    return hashlib.sha256(folder).digest()[:8] + hashlib.sha256(path).digest()[:24]
+
+
+class Tree:
+    """A folder on this machine."""
+
+    def __init__(self, root: bytes) -> None:
+        """Serve what is below `root`, an absolute path.
+
+        Raises:
+            UsageError: it is no folder, or cannot be read.
+        """
+        self.root = root
+        try:
+            os.close(self._open_root())
+        except OSError as error:
+            raise UsageError(
+                f"the source {os.fsdecode(root)!r} cannot be served: {error.strerror}; name a folder with --source"
+            ) from error
+
+    def mark(self) -> bytes:
+        """Return bytes that tell this folder from another one that is found in its place, say when it is not mounted.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+        root = self._open_root()
+        try:
+            found = os.fstat(root)
+        finally:
+            os.close(root)
+        return struct.pack(">QQ", found.st_dev, found.st_ino)
+
+    def walk(self) -> Iterator[Found | Unreadable]:
+        """Yield every regular file below the root, in no particular order, holding one open folder a level.
+
+        A symlink to a regular file inside the folder is yielded as a file; other symlinks, and what is neither file nor
+        folder, are passed over.
+
+        Raises:
+            OSError: the root itself cannot be read.
+        """
+        root = self._open_root()
+        stack: list[tuple[bytes, int, Iterator[os.DirEntry[str]]]] = []
+        try:
+            stack.append((b"", root, _entries(root)))
+            while stack:
+                prefix, folder, entries = stack[-1]
+                try:
+                    entry = next(entries, None)
+                except OSError as error:
+                    yield Unreadable(path=prefix, reason=_reason(error))
+                    entry = None
+                if entry is None:
+                    stack.pop()
+                    os.close(folder)
+                    continue
+                path = prefix + os.fsencode(entry.name)
+                found = self._look(entry, folder, path)
+                if isinstance(found, int):
+                    stack.append((path + b"/", found, _entries(found)))
+                elif found is not None:
+                    yield found
+        finally:
+            for _, folder, _ in stack:
+                os.close(folder)
+
+    def open(self, path: bytes) -> tuple[int, Seen]:
+        """Return an open descriptor of a file, and how it looks; the caller closes it.
+
+        Raises:
+            NotServedError: it leads to no regular file inside the folder.
+            OSError: it is there and cannot be read.
+        """
+        try:
+            descriptor = self._resolve(path)
+        except OSError as error:
+            if error.errno in _GONE:
+                raise NotServedError("there is no such file") from None
+            raise
+        try:
+            found = os.fstat(descriptor)
+        except OSError:
+            os.close(descriptor)
+            raise
+        if not stat.S_ISREG(found.st_mode):
+            os.close(descriptor)
+            raise NotServedError("there is no such file")
+        return descriptor, seen(found)
+
+    def look(self, path: bytes) -> Seen | None:
+        """Return how a file looks, None if there is none to be served.
+
+        Raises:
+            OSError: whether it is there cannot be told.
+        """
+        try:
+            descriptor, found = self.open(path)
+        except NotServedError:
+            return None
+        os.close(descriptor)
+        return found
+
+    def _open_root(self) -> int:
+        """Open the root itself; that one may be named through symlinks, since its owner named it."""
+        return os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def _look(self, entry: os.DirEntry[str], folder: int, path: bytes) -> Found | Unreadable | int | None:
+        """Return what a walk makes of an entry: a file, a folder it cannot read, one it can (open), or nothing."""
+        if len(path) > MAX_PATH:
+            return Unreadable(path=path, reason="ENAMETOOLONG")
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                return os.open(entry.name, _FOLDER, dir_fd=folder)
+            looks = None
+            if entry.is_symlink():
+                looks = self.look(path)
+            elif entry.is_file(follow_symlinks=False):
+                looks = seen(os.stat(entry.name, dir_fd=folder, follow_symlinks=False))
+        except OSError as error:
+            return None if error.errno in _GONE else Unreadable(path=path, reason=_reason(error))
+        return None if looks is None else Found(path=path, seen=looks)
+
+    def _resolve(self, path: bytes) -> int:
+        """Open a path component by component; symlinks are read and followed by hand, and never above the root."""
+        waiting = list(reversed(path.split(b"/")))
+        if b"\0" in path or any(part in {b"", b".", b".."} for part in waiting):
+            raise NotServedError("there is no such file")
+        folders = [self._open_root()]
+        links = 0
+        try:
+            while waiting:
+                part = waiting.pop()
+                if part in {b"", b"."}:
+                    continue
+                if part == b"..":
+                    # The folder that was come through is taken, not whatever ".." now says; above the root is none.
+                    os.close(folders.pop())
+                    if not folders:
+                        raise NotServedError("there is no such file")
+                    continue
+                opened = _open_or_read(part, _FOLDER if waiting else _FILE, folders[-1])
+                if isinstance(opened, bytes):
+                    links += 1
+                    if links > MAX_LINKS or opened.startswith(b"/"):
+                        raise NotServedError("there is no such file")
+                    waiting.extend(reversed(opened.split(b"/")))
+                elif waiting:
+                    folders.append(opened)
+                else:
+                    return opened
+        finally:
+            for folder in folders:
+                os.close(folder)
+        raise NotServedError("there is no such file")
+
+
+def seen(found: os.stat_result) -> Seen:
+    """Return how a file looks, out of what the operating system says."""
+    return Seen(
+        dev=found.st_dev,
+        ino=found.st_ino,
+        size=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        ctime_ns=found.st_ctime_ns,
+        mode=stat.S_IMODE(found.st_mode),
+    )
+
+
+def _open_or_read(part: bytes, flags: int, folder: int) -> int | bytes:
+    """Return an open descriptor, or what a symlink says if it is one."""
+    try:
+        return os.open(part, flags, dir_fd=folder)
+    except OSError as error:
+        # Linux says ENOTDIR for a symlink where a folder was asked for, ELOOP where a file was.
+        if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
+            raise
+    # EINVAL says that it is no symlink: a file in the place of a folder.
+    return os.readlink(part, dir_fd=folder)
+
+
+def _entries(folder: int) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries of an open folder; what fails, fails while they are taken."""
+    with os.scandir(folder) as entries:
+        yield from entries
+
+
+def _reason(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, "EIO")

@@ -1,0 +1,263 @@
+"""The catalogue's rows: written by the scan, read by requests. Dates are given here, in the writing transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from kropot.gateway.state import tables
+from kropot.gateway.state.rows import PER_SECOND, FileRow, next_second
+from kropot.gateway.state.transactions import Transactions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kropot.gateway.state.rows import NewFile
+
+_MINUTE: Final = 60
+_DAY: Final = 86_400
+_DATED_AT_ONCE = 65_536
+
+_ROW_COLUMNS = (
+    tables.file.c.id,
+    tables.file.c.path,
+    tables.file.c.identity,
+    tables.file.c.mode,
+    tables.file.c.nonce,
+    tables.file.c.sha256,
+    tables.file.c.date,
+    tables.file.c.is_due,
+)
+
+
+class Files(Transactions):
+    """The files of the catalogue, and the ids under which tokens know them."""
+
+    # --- what the scan needs ------------------------------------------------------------------------------------------
+
+    def known(self, keys: Sequence[bytes]) -> dict[bytes, FileRow]:
+        """Return the files of these keys, by key."""
+        wanted = sa.select(tables.file.c.key, *_ROW_COLUMNS).where(tables.file.c.key.in_(keys))
+        with self.read() as at:
+            return {row[0]: _as_file(row[1:]) for row in at.execute(wanted)}
+
+    def add_undated(self, files: Sequence[NewFile]) -> None:
+        """Write versions down without a date: those of a first scan."""
+        with self.write() as at:
+            self._put(at, files, None)
+
+    def date_undated(self, now_s: int) -> None:
+        """Date what a first scan found, backwards from now, and have lists begin.
+
+        Dates rise with the row ids, so no second holds more versions than there are ids in it. Cut short, it goes on
+        behind the last second that was committed.
+        """
+        more = True
+        while more:
+            with self.write() as at:
+                last = at.scalar(sa.select(tables.source.c.last_date))
+                undated = tables.file.c.date.is_(None)
+                low, high = at.execute(
+                    sa.select(sa.func.min(tables.file.c.id), sa.func.max(tables.file.c.id)).where(undated)
+                ).one()
+                if low is None:
+                    at.execute(tables.source.update().values(is_ready=True, last_date=now_s if last is None else last))
+                    return
+                base = now_s - (high - low) // PER_SECOND if last is None else last + 1
+                until = low + _DATED_AT_ONCE
+                among = undated & (tables.file.c.id < until)
+                at.execute(tables.file.update().where(among).values(date=base + (tables.file.c.id - low) // PER_SECOND))
+                dated = (tables.file.c.id >= low) & (tables.file.c.id < until) & (tables.file.c.date >= base)
+                minutes = (tables.file.c.date // _MINUTE).label("minutes")
+                counts = at.execute(sa.select(minutes, sa.func.count()).where(dated).group_by("minutes")).all()
+                self._tally(at, {int(minute) * _MINUTE: count for minute, count in counts})
+                at.execute(tables.source.update().values(last_date=base + (min(high, until - 1) - low) // PER_SECOND))
+
+    def announce(self, files: Sequence[NewFile], now_s: int) -> int:
+        """Write versions down with dates that nobody has seen yet, at most 256 a second; return the last date.
+
+        The seconds are closed by the commit: no later version gets one of them.
+        """
+        with self.write() as at:
+            last = at.scalar(sa.select(tables.source.c.last_date))
+            moved: dict[int, int] = {}
+            for start in range(0, len(files), PER_SECOND):
+                batch = files[start : start + PER_SECOND]
+                last = next_second(now_s, last)
+                self._put(at, batch, last)
+                moved[last] = len(batch)
+            for file in files:
+                if file.old_date is not None:
+                    moved[file.old_date] = moved.get(file.old_date, 0) - 1
+            self._tally(at, moved)
+            at.execute(tables.source.update().values(last_date=last))
+        return now_s if last is None else last
+
+    def renew(self, file: FileRow, *, identity: bytes, mode: int, nonce: bytes) -> bool:
+        """Give a file that changed since its last scan its new identity and nonce, and have it announced later.
+
+        False if another was faster; then what stands there now has to be read.
+        """
+        with self.write() as at:
+            done = at.execute(
+                tables.file.update()
+                .where(tables.file.c.id == file.id, tables.file.c.nonce == file.nonce)
+                .values(identity=identity, mode=mode, nonce=nonce, sha256=None, is_due=True)
+            )
+            return done.rowcount == 1
+
+    def last_id(self) -> int:
+        """Return the highest row id."""
+        with self.read() as at:
+            return int(at.scalar(sa.select(sa.func.max(tables.file.c.id))) or 0)
+
+    def count_until(self, last_id: int) -> int:
+        """Return how many files have a row id up to this one."""
+        with self.read() as at:
+            total = sa.select(sa.func.count()).select_from(tables.file).where(tables.file.c.id <= last_id)
+            return int(at.scalar(total) or 0)
+
+    def paths_after(self, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return (id, path) of the next files, by id."""
+        wanted = (
+            sa.select(tables.file.c.id, tables.file.c.path)
+            .where(tables.file.c.id > after)
+            .order_by(tables.file.c.id)
+            .limit(limit)
+        )
+        with self.read() as at:
+            return [(row[0], row[1]) for row in at.execute(wanted)]
+
+    def forget(self, ids: Sequence[int]) -> None:
+        """Take files that are gone off the list."""
+        gone = tables.file.c.id.in_(ids)
+        with self.write() as at:
+            moved: dict[int, int] = {}
+            for (date,) in at.execute(sa.select(tables.file.c.date).where(gone, tables.file.c.date.is_not(None))):
+                moved[date] = moved.get(date, 0) - 1
+            at.execute(tables.element.delete().where(tables.element.c.file.in_(ids)))
+            at.execute(tables.file.delete().where(gone))
+            self._tally(at, moved)
+
+    # --- what requests need -------------------------------------------------------------------------------------------
+
+    def page(self, since: int | None, limit: int) -> tuple[list[FileRow], int, int]:
+        """Return the next files after second `since`, the count from `since` on, and the last closed second.
+
+        The page holds `limit` files, and then all others of its last second.
+        """
+        wanted = sa.select(*_ROW_COLUMNS).order_by(tables.file.c.date, tables.file.c.id).limit(limit + PER_SECOND)
+        floor = -1 if since is None else since
+        with self.read() as at:
+            closed = at.scalar(sa.select(tables.source.c.last_date)) or 0
+            dated = (tables.file.c.date > floor) & (tables.file.c.date <= closed)
+            rows = [_as_file(row) for row in at.execute(wanted.where(dated))]
+            remaining = self._count_from(at, floor)
+        if len(rows) > limit:
+            end = rows[limit - 1].date or 0
+            rows = [row for row in rows if (row.date or 0) <= end]
+        return rows, remaining, closed
+
+    def give_ids(self, token: int, marks: Sequence[tuple[bytes, int]]) -> None:
+        """Remember which file an id that was given out stands for; `marks` are pairs (mark, file id)."""
+        of_token = (tables.element.c.token == token) & tables.element.c.mark.in_([mark for mark, _ in marks])
+        with self.read() as at:
+            known = {
+                (row[0], row[1])
+                for row in at.execute(sa.select(tables.element.c.mark, tables.element.c.file).where(of_token))
+            }
+        new = [pair for pair in marks if pair not in known]
+        if not new:
+            return
+        with self.write() as at:
+            # Replaced, not ignored: a file that went and came back has another row, and the same id.
+            fresh = tables.element.c.mark.in_([mark for mark, _ in new])
+            at.execute(tables.element.delete().where(tables.element.c.token == token, fresh))
+            at.execute(tables.element.insert(), [{"token": token, "mark": mark, "file": file} for mark, file in new])
+
+    def find(self, token: int, mark: bytes) -> FileRow | None:
+        """Return the file that an id given to this token stands for."""
+        joined = tables.element.join(tables.file, tables.file.c.id == tables.element.c.file)
+        wanted = (
+            sa.select(*_ROW_COLUMNS)
+            .select_from(joined)
+            .where(tables.element.c.token == token, tables.element.c.mark == mark)
+        )
+        with self.read() as at:
+            row = at.execute(wanted).one_or_none()
+        return None if row is None else _as_file(row)
+
+    def file(self, file_id: int) -> FileRow | None:
+        """Return a file by its row id."""
+        with self.read() as at:
+            row = at.execute(sa.select(*_ROW_COLUMNS).where(tables.file.c.id == file_id)).one_or_none()
+        return None if row is None else _as_file(row)
+
+    # --- helpers ------------------------------------------------------------------------------------------------------
+
+    def _put(self, at: sa.Connection, files: Sequence[NewFile], date: int | None) -> None:
+        """Insert the new ones, update the known ones."""
+        values = [
+            {
+                "file_id": file.id,
+                "key": file.key,
+                "path": file.path,
+                "identity": file.identity,
+                "mode": file.mode,
+                "nonce": file.nonce,
+                "sha256": file.sha256,
+                "date": date,
+                "is_due": False,
+            }
+            for file in files
+        ]
+        new = [{k: v for k, v in each.items() if k != "file_id"} for each in values if each["file_id"] is None]
+        old = [each for each in values if each["file_id"] is not None]
+        if new:
+            at.execute(tables.file.insert(), new)
+        if old:
+            changed: dict[str, Any] = {
+                name: sa.bindparam(name) for name in ("identity", "mode", "nonce", "sha256", "date", "is_due")
+            }
+            at.execute(tables.file.update().where(tables.file.c.id == sa.bindparam("file_id")).values(changed), old)
+
+    def _tally(self, at: sa.Connection, moved: dict[int, int]) -> None:
+        """Add to the counts by day and minute, `moved` being versions by second; counting 10 million rows is slow."""
+        for span in (_MINUTE, _DAY):
+            sums: dict[int, int] = {}
+            for second, count in moved.items():
+                sums[second // span] = sums.get(second // span, 0) + count
+            for bucket, count in sums.items():
+                here = (tables.tally.c.span == span) & (tables.tally.c.bucket == bucket)
+                done = at.execute(tables.tally.update().where(here).values(versions=tables.tally.c.versions + count))
+                if done.rowcount == 0:
+                    at.execute(tables.tally.insert().values(span=span, bucket=bucket, versions=count))
+
+    def _count_from(self, at: sa.Connection, since: int) -> int:
+        """Return how many versions are dated at `since` or later: whole days, then minutes, then the rest counted."""
+        total = 0
+        minute, day = since // _MINUTE + 1, since // _DAY + 1
+        for span, low, high in ((_MINUTE, minute, day * _DAY // _MINUTE), (_DAY, day, None)):
+            inside = (tables.tally.c.span == span) & (tables.tally.c.bucket >= low)
+            if high is not None:
+                inside &= tables.tally.c.bucket < high
+            total += int(
+                at.scalar(sa.select(sa.func.coalesce(sa.func.sum(tables.tally.c.versions), 0)).where(inside)) or 0
+            )
+        rest = (tables.file.c.date >= since) & (tables.file.c.date < minute * _MINUTE)
+        return total + int(at.scalar(sa.select(sa.func.count()).select_from(tables.file).where(rest)) or 0)
+
+
+def _as_file(row: Any) -> FileRow:
+    file_id, path, identity, mode, nonce, sha256, date, is_due = row
+    return FileRow(
+        id=file_id,
+        path=path,
+        identity=identity,
+        mode=mode,
+        nonce=nonce,
+        sha256=sha256,
+        date=date,
+        is_due=is_due,
+    )

@@ -1,0 +1,76 @@
+"""The tables of the gateway's database; BLOBs that are looked up have a size, so that every database can index them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+SCHEMA: Final = b"1"
+
+
+def _fixed(size: int) -> sa.types.TypeEngine[bytes]:
+    """Return a type of `size` bytes that every database can index."""
+    return sa.LargeBinary(size).with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
+
+
+_big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+metadata = sa.MetaData()
+meta = sa.Table(
+    "gateway_meta",
+    metadata,
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+)
+token = sa.Table(
+    "gateway_token",
+    metadata,
+    sa.Column("number", _big, primary_key=True),
+    sa.Column("lookup", _fixed(32), nullable=False, unique=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("created_s", sa.BigInteger, nullable=False),
+    sa.Column("revoked_s", sa.BigInteger),
+    sqlite_autoincrement=True,
+)
+source = sa.Table(
+    "gateway_source",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("uid", _fixed(16), nullable=False),
+    sa.Column("root", sa.LargeBinary),
+    sa.Column("last_date", sa.BigInteger),
+    sa.Column("is_ready", sa.Boolean, nullable=False),
+)
+file = sa.Table(
+    "gateway_file",
+    metadata,
+    sa.Column("id", _big, primary_key=True),
+    sa.Column("key", _fixed(32), nullable=False, unique=True),
+    sa.Column("path", sa.LargeBinary().with_variant(mysql.MEDIUMBLOB, "mysql", "mariadb"), nullable=False),
+    sa.Column("identity", _fixed(64), nullable=False),
+    sa.Column("mode", sa.Integer, nullable=False),
+    sa.Column("nonce", _fixed(16), nullable=False),
+    sa.Column("sha256", _fixed(32)),
+    sa.Column("date", sa.BigInteger, index=True),
+    sa.Column("is_due", sa.Boolean, nullable=False),
+    sqlite_autoincrement=True,
+)
+element = sa.Table(
+    "gateway_element",
+    metadata,
+    sa.Column("token", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("mark", _fixed(16), primary_key=True),
+    sa.Column("file", sa.BigInteger, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+tally = sa.Table(
+    "gateway_tally",
+    metadata,
+    sa.Column("span", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("bucket", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("versions", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+_ROW = (file.c.id, file.c.path, file.c.identity, file.c.mode, file.c.nonce, file.c.sha256, file.c.date)
+_ROW_COLUMNS = (*_ROW, file.c.is_due)

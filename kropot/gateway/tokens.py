@@ -1,0 +1,301 @@
+"""The tokens: making, finding, listing and revoking them; what is secret about them rests sealed."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+import os
+import time
+import uuid
+from base64 import b64encode
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from kropot.errors import KropotError, UsageError, WrongKeyError
+from kropot.gateway.ivs import IV_KEY_BYTES
+from kropot.gateway.tokenspec import (
+    ADMIN_ROLE,
+    CIPHER,
+    DIGEST,
+    KEY,
+    ROUNDS,
+    SALT,
+    TokenSpec,
+    parse_spec,
+    shown_time,
+)
+from kropot.securecopy.sealing import METHOD, Kit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kropot.gateway.keys import MasterKey
+    from kropot.gateway.state import State, TokenRow
+
+ROUNDS_OF_MADE_KEYS: Final = 4
+"""PBKDF2 rounds for a key of 256 random bits: nobody guesses it, so stretching it would only cost time per file."""
+
+REMEMBERED_S: Final = 1.0
+"""For so long a token is believed without looking again: a revocation by another process counts a second later."""
+
+_MOST_REMEMBERED = 4096
+_LONGEST_TOKEN = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A token as the gateway uses it. `kit` is None for a plain one; `stored_salt` is what ids are made with."""
+
+    number: int
+    id: str = field(repr=False)
+    roles: frozenset[str]
+    expires_s: int
+    revoked_s: int | None
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+    user_agents: frozenset[str]
+    kit: Kit | None
+    stored_salt: str = field(repr=False)
+    iv_key: bytes = field(repr=False)
+    shown: dict[str, Any] = field(repr=False)
+
+    @property
+    def scope(self) -> int:
+        """Whose ids this token uses: its own if encrypted, else 0, since plain ids are the same for all tokens."""
+        return 0 if self.kit is None else self.number
+
+    def refusal(self, *, now_s: int, ip: str | None, user_agent: str) -> str | None:
+        """Return why this token is not accepted now, from there, None if it is."""
+        if self.revoked_s is not None:
+            return "the token was revoked"
+        if now_s >= self.expires_s:
+            return "the token has expired"
+        if self.networks and not _is_within(ip, self.networks):
+            return "the token may not be used from this address"
+        if self.user_agents and user_agent not in self.user_agents:
+            return "the token may not be used by this client"
+        return None
+
+    def may(self, role: str) -> bool:
+        """Whether the token has this role; an administrator has all."""
+        return role in self.roles or ADMIN_ROLE in self.roles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A new token; where a key was made its kit, the request's own JSON with the key, and the file it was kept in."""
+
+    token: Token
+    kit: dict[str, Any] | None = field(repr=False)
+    kit_path: Path | None
+
+
+class TokenBook:
+    """All tokens of one gateway."""
+
+    def __init__(
+        self,
+        state: State,
+        master: MasterKey,
+        *,
+        clock_s: Callable[[], int] = lambda: int(time.time()),
+        monotonic: Callable[[], float] = time.monotonic,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Use the tokens in `state`.
+
+        Raises:
+            WrongKeyError: the database was made with another master key.
+        """
+        self._state = state
+        self._master = master
+        self._clock_s = clock_s
+        self._monotonic = monotonic
+        self._entropy = entropy
+        self._remembered: dict[bytes, tuple[float, Token]] = {}
+        check = state.key_check()
+        if check is None:
+            state.keep_key_check(master.check)
+            check = state.key_check() or b""
+        if not hmac.compare_digest(check, master.check):
+            raise WrongKeyError(f"the master key does not belong to the gateway's database {state.place}")
+
+    def source_root(self) -> bytes | None:
+        """Return the folder that was served with these tokens, None if none was yet."""
+        return self._state.source().root
+
+    def create(self, value: Any, keep_kit: Callable[[dict[str, Any]], Path] | None = None) -> Created:
+        """Make the token that decoded JSON asks for.
+
+        A key that the gateway makes goes to `keep_kit` first, which returns where it is: a token whose key nobody has
+        would seal copies that nobody can open.
+
+        Raises:
+            SpecError: the request makes no sense.
+            TokenExistsError: there is a token of this id.
+            OSError: the kit could not be kept; there is no token then.
+        """
+        now_s = self._clock_s()
+        spec = parse_spec(value, now_s=now_s, rounds_of_made_keys=ROUNDS_OF_MADE_KEYS)
+        token_id = spec.id or str(uuid.UUID(bytes=self._entropy(16), version=4)).upper()
+        lookup = self._master.lookup(token_id)
+        record = self._record(spec, token_id, lookup)
+        sealed = self._master.seal(json.dumps(record).encode(), bound_to=lookup, entropy=self._entropy)
+        kit = kit_of(record) if spec.sealing is not None and spec.sealing.passphrase is None else None
+        path = None if kit is None or keep_kit is None else keep_kit(kit)
+        try:
+            number = self._state.add_token(lookup, sealed, now_s)
+        except KropotError:
+            if path is not None:
+                path.unlink(missing_ok=True)
+            raise
+        return Created(token=_as_token(record, number=number, revoked_s=None), kit=kit, kit_path=path)
+
+    def find(self, presented: str) -> Token | None:
+        """Return the token that was presented, whatever state it is in, None if there is none."""
+        return self.remembered(presented) or self.load(presented)
+
+    def remembered(self, presented: str) -> Token | None:
+        """Return the token if it was looked up a moment ago; touches no database."""
+        lookup = self._lookup(presented)
+        found = None if lookup is None else self._remembered.get(lookup)
+        if found is None or self._monotonic() - found[0] > REMEMBERED_S:
+            return None
+        return found[1] if hmac.compare_digest(found[1].id.encode(), presented.encode()) else None
+
+    def load(self, presented: str) -> Token | None:
+        """Look a token up in the database."""
+        lookup = self._lookup(presented)
+        asked = self._monotonic()
+        row = None if lookup is None else self._state.token(lookup)
+        if row is None or lookup is None:
+            return None
+        token = self._open(row)
+        if not hmac.compare_digest(token.id.encode(), presented.encode()):
+            return None
+        if len(self._remembered) >= _MOST_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[lookup] = (asked, token)
+        return token
+
+    def all(self) -> list[Token]:
+        """Return all tokens, oldest first."""
+        return [self._open(row) for row in self._state.tokens()]
+
+    def revoke(self, which: str) -> Token:
+        """Revoke the token of this id, or of this number as `all` gives it.
+
+        Raises:
+            UsageError: there is no such token.
+        """
+        found = self.load(which)
+        if found is None and which.isascii() and which.isdigit():
+            found = next((token for token in self.all() if token.number == int(which)), None)
+        if found is None:
+            raise UsageError("there is no such token: `kropotcli gateway token list` shows their numbers")
+        self._state.revoke(found.number, self._clock_s())
+        self._remembered.clear()
+        return found
+
+    def _lookup(self, presented: str) -> bytes | None:
+        """Return the keyed hash of what was presented, None for what can be no token."""
+        if not 0 < len(presented) <= _LONGEST_TOKEN or not presented.isascii():
+            return None
+        return self._master.lookup(presented)
+
+    def _open(self, row: TokenRow) -> Token:
+        record = json.loads(self._master.open(row.sealed, bound_to=row.lookup))
+        return _as_token(record, number=row.number, revoked_s=row.revoked_s)
+
+    def _record(self, spec: TokenSpec, token_id: str, lookup: bytes) -> dict[str, Any]:
+        """Return everything about a token that is kept, sealed, in the database."""
+        data: dict[str, Any] = {
+            "tags": list(spec.tags),
+            "allowedMimeTypes": list(spec.mime_types),
+            "maxAllowedFileSize": spec.max_file_size,
+            "allowedIpAddresses": list(spec.ip_addresses),
+            "allowedUserAgents": list(spec.user_agents),
+            KEY: "",
+            CIPHER: "",
+            DIGEST: "",
+            ROUNDS: 0,
+            SALT: "",
+        }
+        stored = {KEY: "", SALT: ""}
+        if spec.sealing is not None:
+            data[KEY] = spec.sealing.passphrase or self._entropy(32).hex()
+            data[SALT] = spec.sealing.salt or self._entropy(16).hex()
+            data |= {CIPHER: METHOD, DIGEST: spec.sealing.digest, ROUNDS: spec.sealing.rounds}
+            stored = {
+                name: b64encode(
+                    self._master.seal(data[name].encode(), bound_to=lookup + name.encode(), entropy=self._entropy)
+                ).decode()
+                for name in (KEY, SALT)
+            }
+        return {
+            "id": token_id,
+            "roles": list(spec.roles),
+            "expires_s": spec.expires_s,
+            "data": data,
+            "stored": stored,
+            "iv_key": self._entropy(IV_KEY_BYTES).hex(),
+        }
+
+
+def shown_token(token: Token, *, now_s: int) -> dict[str, Any]:
+    """Return the token as the answer to its making shows it: key and salt in sealed form only."""
+    return {
+        "id": token.id,
+        "active": token.revoked_s is None,
+        "expired": now_s >= token.expires_s,
+        "expires": shown_time(token.expires_s),
+        "data": token.shown,
+        "roles": sorted(token.roles),
+        "idIsCensored": False,
+    }
+
+
+def censored(token_id: str) -> str:
+    """Return what may be shown of a token's id: enough to tell tokens apart, not enough to use them."""
+    return f"{token_id[:8]}-****"
+
+
+def kit_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the key kit: the documented JSON, complete, with the key in clear."""
+    return {
+        "id": record["id"],
+        "roles": record["roles"],
+        "expires": shown_time(record["expires_s"]),
+        "data": record["data"],
+    }
+
+
+def _as_token(record: dict[str, Any], *, number: int, revoked_s: int | None) -> Token:
+    data = record["data"]
+    kit = None
+    if data[KEY]:
+        kit = Kit(data[KEY], method=data[CIPHER], digest=data[DIGEST], rounds=data[ROUNDS])
+    return Token(
+        number=number,
+        id=record["id"],
+        roles=frozenset(record["roles"]),
+        expires_s=record["expires_s"],
+        revoked_s=revoked_s,
+        networks=tuple(ipaddress.ip_network(text, strict=False) for text in data["allowedIpAddresses"]),
+        user_agents=frozenset(data["allowedUserAgents"]),
+        kit=kit,
+        stored_salt=record["stored"][SALT],
+        iv_key=bytes.fromhex(record["iv_key"]),
+        shown=data | record["stored"],
+    )
+
+
+def _is_within(ip: str | None, networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]) -> bool:
+    """Whether an address lies in one of the networks; an IPv4 address that came over IPv6 counts as IPv4."""
+    try:
+        address = ipaddress.ip_address((ip or "").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return any((mapped or address) in network for network in networks)

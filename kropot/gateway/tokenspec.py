@@ -1,0 +1,236 @@
+"""The JSON that asks for a token: what it must hold, and what is said about it if it does not (docs/protocol.md).
+
+Pure. The messages under `fields` are the old server's, where it has one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from kropot.errors import UsageError
+from kropot.securecopy.sealing import DIGESTS, MAX_ROUNDS, METHOD, trimmed
+
+STREAM_ROLE: Final = "securecopy.stream"
+ADMIN_ROLE: Final = "security.administrator"
+
+NOT_VALID: Final = "This value is not valid."
+EXTRA: Final = "This form should not contain extra fields."
+ALL_OR_NOTHING: Final = "secure_copy_options_incomplete_fill_all_or_nothing"
+NOT_UUID: Final = "id_expects_to_be_uuidv4_format"
+
+KEY, SALT = "secureCopyEncryptionKey", "secureCopyDigestSalt"
+CIPHER, DIGEST, ROUNDS = "secureCopyEncryptionMethod", "secureCopyDigestMethod", "secureCopyDigestRounds"
+CRYPTO_FIELDS: Final = (KEY, CIPHER, DIGEST, ROUNDS, SALT)
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
+_ROLE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
+_TAG = re.compile(r"[A-Za-z0-9._-]{3,32}")
+_TOP = frozenset({"id", "roles", "expires", "data"})
+_LISTS = ("tags", "allowedMimeTypes", "allowedIpAddresses", "allowedUserAgents")
+_DATA = frozenset({*_LISTS, "maxAllowedFileSize", *CRYPTO_FIELDS})
+_MOST = 256
+_LONGEST = 1024
+_MAX_SIZE = (1 << 63) - 1
+
+
+class SpecError(UsageError):
+    """The request for a token makes no sense; `fields` maps a field's name to what is wrong with it."""
+
+    def __init__(self, fields: dict[str, list[str]]) -> None:
+        """Remember the fields; the sentence names them all, and no value."""
+        told = "; ".join(f"{name}: {', '.join(messages)}" for name, messages in fields.items())
+        super().__init__(f"the token cannot be made as it was asked for: {told}")
+        self.fields = fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealing:
+    """What a token seals with. `passphrase` None asks for a key of 256 random bits, `salt` None for a random one."""
+
+    passphrase: str | None = field(repr=False)
+    salt: str | None = field(repr=False)
+    digest: str
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSpec:
+    """A valid request for a token. `sealing` None means a plain token; `expires_s` is in seconds since 1970."""
+
+    id: str | None = field(repr=False)
+    roles: tuple[str, ...]
+    expires_s: int
+    tags: tuple[str, ...]
+    mime_types: tuple[str, ...]
+    max_file_size: int | None
+    ip_addresses: tuple[str, ...]
+    user_agents: tuple[str, ...]
+    sealing: Sealing | None
+
+
+def parse_spec(value: Any, *, now_s: int, rounds_of_made_keys: int) -> TokenSpec:
+    """Return the request that decoded JSON spells; "auto" expires in 30 minutes, "never" in 40 years.
+
+    Raises:
+        SpecError: it is none; every field that is wrong is named.
+    """
+    if not isinstance(value, dict):
+        raise SpecError({"form": ["a JSON object is expected"]})
+    data = value.get("data")
+    data = {} if data is None or data == [] else data
+    if not isinstance(data, dict):
+        raise SpecError({"data": [NOT_VALID]})
+    wrong = {f"form.{name[:64]}": [EXTRA] for name in sorted(set(value) - _TOP)}
+    wrong |= {f"form.data.{name[:64]}": [EXTRA] for name in sorted(set(data) - _DATA)}
+    token_id = value.get("id") or None
+    if token_id is not None and not (isinstance(token_id, str) and _UUID.fullmatch(token_id)):
+        wrong["id"] = [NOT_UUID]
+    roles = _roles(value.get("roles"))
+    if not roles:
+        wrong["roles"] = [NOT_VALID]
+    expires_s = _expires(value.get("expires"), now_s)
+    if expires_s is None:
+        wrong["expires"] = ["a UTC time like 2030-05-01 01:06:01, or auto, or never is expected"]
+    lists = {name: _list(name, data.get(name)) for name in _LISTS}
+    wrong |= {f"form.data.{name}": [NOT_VALID] for name, texts in lists.items() if texts is None}
+    size = _size(data.get("maxAllowedFileSize"))
+    if size is False:
+        wrong["form.data.maxAllowedFileSize"] = [NOT_VALID]
+    sealing = _sealing(data, wrong, rounds_of_made_keys)
+    if wrong or expires_s is None:
+        raise SpecError(wrong)
+    return TokenSpec(
+        id=token_id,
+        roles=roles,
+        expires_s=expires_s,
+        tags=lists["tags"] or (),
+        mime_types=lists["allowedMimeTypes"] or (),
+        max_file_size=None if size is None else int(size),
+        ip_addresses=lists["allowedIpAddresses"] or (),
+        user_agents=lists["allowedUserAgents"] or (),
+        sealing=sealing,
+    )
+
+
+def shown_time(seconds: int) -> str:
+    """Return seconds since 1970 as the token JSON spells them: UTC, to the second."""
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _sealing(data: dict[str, Any], wrong: dict[str, list[str]], rounds_of_made_keys: int) -> Sealing | None:
+    """Return what the five fields ask for: nothing at all, all given, or a key that the gateway has to make.
+
+    None of the five means a plain token, as on the old server. Without a key but with any other of them, the gateway
+    makes the key and what else is missing; stretching adds nothing to 256 random bits, so its rounds are few whatever
+    was asked for. With a key, all five are needed.
+    """
+    given = {name for name in CRYPTO_FIELDS if not any(data.get(name) == empty for empty in (None, "", 0))}
+    if not given:
+        return None
+    if KEY in given and given != set(CRYPTO_FIELDS):
+        wrong["data"] = [ALL_OR_NOTHING]
+        return None
+    asked = {name: data[name] for name in given}
+    passphrase, salt = asked.get(KEY), asked.get(SALT)
+    digest, rounds = asked.get(DIGEST, DIGESTS[0]), _number(asked.get(ROUNDS, rounds_of_made_keys))
+    checks = (
+        (KEY, passphrase is None or _is_secret(passphrase)),
+        (SALT, salt is None or _is_secret(salt)),
+        (CIPHER, asked.get(CIPHER, METHOD) == METHOD),
+        (DIGEST, digest in DIGESTS),
+        (ROUNDS, rounds is not None and 1 <= rounds <= MAX_ROUNDS),
+    )
+    for name, is_fine in checks:
+        if not is_fine:
+            wrong[f"form.data.{name}"] = [NOT_VALID]
+    if wrong or rounds is None:
+        return None
+    return Sealing(
+        passphrase=None if passphrase is None else trimmed(passphrase),
+        salt=None if salt is None else trimmed(salt),
+        digest=digest,
+        rounds=rounds_of_made_keys if passphrase is None else rounds,
+    )
+
+
+def _is_secret(value: Any) -> bool:
+    """Whether this can be a passphrase or salt: text that UTF-8 can spell, and not only white space."""
+    if not isinstance(value, str) or len(value) > _LONGEST or not trimmed(value):
+        return False
+    return not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _roles(value: Any) -> tuple[str, ...]:
+    """Return the roles, () if they are none."""
+    texts = _texts(value)
+    if texts is None or not all(_ROLE.fullmatch(text) for text in texts):
+        return ()
+    return tuple(dict.fromkeys(texts))
+
+
+def _expires(value: Any, now_s: int) -> int | None:
+    """Return when the token expires, None if that cannot be read; a time without a zone is UTC."""
+    now = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=now_s)
+    if value == "auto":
+        return now_s + 30 * 60
+    if value == "never":
+        # Forty calendar years, as the old server counts; 29 February has no fortieth birthday in 2100 alone.
+        day = min(now.day, 28) if now.month == 2 else now.day  # noqa: PLR2004 - February
+        return int(now.replace(year=now.year + 40, day=day).timestamp())
+    if not isinstance(value, str) or len(value) > 40:  # noqa: PLR2004 - no time is spelt longer
+        return None
+    try:
+        when = datetime.fromisoformat(value.strip())
+    except ValueError:
+        return None
+    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
+    try:
+        return int(when.timestamp())
+    except OverflowError:
+        return None
+
+
+def _texts(value: Any) -> tuple[str, ...] | None:
+    """Return a list of texts, () where there is none, None if it is something else."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > _MOST:
+        return None
+    if not all(isinstance(each, str) and 0 < len(each) <= _LONGEST and each.isprintable() for each in value):
+        return None
+    return tuple(value)
+
+
+def _list(name: str, value: Any) -> tuple[str, ...] | None:
+    """Return the list of this name, () where there is none, None if something in it cannot stand there."""
+    texts = _texts(value)
+    return texts if texts is not None and all(_is_fine(name, text) for text in texts) else None
+
+
+def _is_fine(name: str, text: str) -> bool:
+    """Whether a text can stand in the list of this name."""
+    if name == "allowedIpAddresses":
+        try:
+            ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            return False
+    return name != "tags" or _TAG.fullmatch(text) is not None
+
+
+def _size(value: Any) -> int | bool | None:
+    """Return a size in bytes, None where there is none, False if it is something else."""
+    if value is None or value == "":
+        return None
+    number = _number(value)
+    return False if number is None or not 0 <= number <= _MAX_SIZE else number
+
+
+def _number(value: Any) -> int | None:
+    """Return an integer that is spelt as one or as its digits, None for anything else."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value):
+        return int(value)
+    return value if type(value) is int else None

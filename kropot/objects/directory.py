@@ -1,0 +1,327 @@
+"""Objects in a local folder: written to `tmp/<instance>/`, synced, renamed to `objects/ab/<sha256>`, folders synced.
+
+The layout is fixed by docs/format.md. Any number of instances may share one folder.
+"""
+
+# ruff: noqa: PTH100, PTH112, PTH120 -- paths are strings here: a Path a file costs more than the system call
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO
+
+from kropot.objects.durability import Durability, Pending, choose_method
+from kropot.objects.files import OsFiles
+from kropot.objects.instance import LOCK, InstanceLock
+from kropot.objects.layout import Layout, names_in
+from kropot.objects.store import (
+    CHUNK,
+    DiscardedError,
+    ObjectMissingError,
+    Published,
+    PublishError,
+    Staged,
+    StorageError,
+    storage_error,
+)
+from kropot.objects.upload import HELD_BACK, FileUpload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from kropot.objects.durability import Choice
+    from kropot.objects.files import Files
+    from kropot.objects.store import Leftover
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lent:
+    """A claimed store as a child process opens it: `lock` is the descriptor that it MUST inherit.
+
+    The instance's name is then not free before both processes are gone.
+    """
+
+    root: str
+    instance: str
+    lock: int
+
+
+class DirectoryObjects:
+    """An object store in a folder; nothing is made or locked before `claim`, so that a reader needs no right to write.
+
+    One thread may publish while others stage.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        instance: str,
+        *,
+        files: Files | None = None,
+        choice: Choice | None = None,
+        lock: int | None = None,
+        held_back: int = HELD_BACK,
+    ) -> None:
+        """Prepare; nothing is touched yet.
+
+        `lock` is the inherited descriptor of a `Lent` store; `held_back` bytes of an object are kept in memory before
+        they are written.
+
+        Raises: UsageError for an instance name that no folder can have.
+        """
+        self._layout = Layout(os.path.abspath(root))
+        self._tmp = self._layout.instance(instance)
+        self._files: Files = OsFiles() if files is None else files
+        self._lock = InstanceLock(self._tmp, instance, fd=lock)
+        self._instance = instance
+        self._held_back = held_back
+        self._choice = choice
+        self._durability: Durability | None = None
+        self._claiming = threading.Lock()
+        self._publishing = threading.Lock()
+        # A process of its own may stage for the same instance: the names must not meet.
+        self._prefix = f"{self._tmp}/{os.getpid()}-"
+        self._numbers = itertools.count(1)
+        # Folders ab/ whose own name this process has made durable, and folders whose last sync failed: what is found
+        # there is renamed over and never believed, because only a new change makes the system write the folder again.
+        self._named: set[str] = set()
+        self._unsure: set[str] = set()
+
+    @property
+    def durable_by(self) -> str:
+        """How files become durable here, in words for a log."""
+        if self._choice is None:
+            return "decided at the first write"
+        return f"{self._choice.method} ({self._choice.why})"
+
+    def claim(self) -> None:
+        """Make the folders, lock the instance's name, choose how files become durable.
+
+        Raises: LockedError, StorageError.
+        """
+        with self._claiming:
+            if self._durability is not None:
+                return
+            layout = self._layout
+            try:
+                for folder in (layout.root, layout.objects, layout.quarantine, layout.temporary, self._tmp):
+                    self._make_folder(folder)
+                self._sync_folders_above()
+                self._choice = self._choice or choose_method(layout.root)
+            except OSError as error:
+                raise storage_error(error, f"preparing the storage folder {layout.root}") from error
+            self._lock.acquire()
+            self._durability = Durability(layout.root, self._files, self._choice.method)
+
+    def lend(self) -> Lent:
+        """Return what another process needs to write under this instance's name. Raises: LockedError, StorageError."""
+        self.claim()
+        if self._lock.fd is None:
+            raise DiscardedError(f"{self._layout.root} is closed")
+        return Lent(root=self._layout.root, instance=self._instance, lock=self._lock.fd)
+
+    def stage(self) -> FileUpload:
+        """Begin an object in memory; its file is made with the first large write, or at the end."""
+        if self._durability is None:
+            self.claim()
+        return FileUpload(f"{self._prefix}{next(self._numbers)}", self._files, self._writer(), self._held_back)
+
+    def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
+        """Contents durable, then names, then the names durable."""
+        with self._publishing:
+            verdicts = self._writer().settle([_pending(staged) for staged in batch])
+            outcomes: list[Published | PublishError] = []
+            for staged, failure in zip(batch, verdicts, strict=True):
+                try:
+                    if failure is not None:
+                        raise failure
+                    outcomes.append(self._name(staged))
+                except StorageError as error:
+                    self._forget(staged)
+                    outcomes.append(PublishError(sha256=staged.sha256, size=staged.size, error=error))
+            return self._settle_names(outcomes)
+
+    def discard(self, batch: Sequence[Staged]) -> None:
+        """Remove the temporary files."""
+        for staged in batch:
+            self._forget(staged)
+
+    def open(self, sha256: bytes) -> BinaryIO:
+        """Open the object's file, unbuffered; a symbolic link is no object."""
+        path = self._layout.object(sha256)
+        try:
+            return os.fdopen(self._files.open_read(path), "rb", buffering=0)
+        except FileNotFoundError as error:
+            raise ObjectMissingError(sha256) from error
+        except OSError as error:
+            raise storage_error(error, f"opening {path}") from error
+
+    def size(self, sha256: bytes) -> int | None:
+        """Look at the file's size, not at its bytes."""
+        return self._layout.size(sha256)
+
+    def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
+        """Walk folder by folder; memory holds the names of one folder, a 256th of all."""
+        return self._layout.walk(start, end)
+
+    def set_aside(self, sha256: bytes) -> str:
+        """Rename the object to `quarantine/<sha256>.<number>`."""
+        source, folder = self._layout.object(sha256), self._layout.quarantine
+        try:
+            self._make_folder(folder)
+            free = (path for n in itertools.count() if not os.path.lexists(path := f"{folder}/{sha256.hex()}.{n}"))
+            target = next(free)
+            self._files.rename(source, target)
+            # The new name first: whatever is lost between the two, the bytes keep at least one.
+            for synced in (folder, self._layout.root, os.path.dirname(source)):
+                self._files.sync_folder(synced)
+        except FileNotFoundError as error:
+            raise ObjectMissingError(sha256) from error
+        except OSError as error:
+            raise storage_error(error, f"moving {source} into quarantine") from error
+        return target
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Look through every folder of the store, other instances' too."""
+        return self._layout.leftovers()
+
+    def clean_own_leftovers(self) -> int:
+        """Empty this instance's own temporary folder, the lock aside."""
+        self.claim()
+        names = [name for name in names_in(self._tmp) if name != LOCK]
+        for name in names:
+            try:
+                self._files.unlink(f"{self._tmp}/{name}")
+            except OSError as error:
+                raise storage_error(error, f"removing {self._tmp}/{name}") from error
+        return len(names)
+
+    def free_bytes(self) -> int | None:
+        """Ask the file system what an ordinary user may still write."""
+        folder = self._layout.root
+        while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+            folder = os.path.dirname(folder)
+        try:
+            status = os.statvfs(folder)
+        except OSError as error:
+            raise storage_error(error, f"asking for the free space of {folder}") from error
+        return status.f_bavail * status.f_frsize
+
+    def close(self) -> None:
+        """End the threads, close the descriptor, give the lock back."""
+        durability, self._durability = self._durability, None
+        try:
+            if durability is not None:
+                durability.close()
+        except OSError as error:
+            raise storage_error(error, f"closing {self._layout.root}") from error
+        finally:
+            self._lock.release()
+
+    def _writer(self) -> Durability:
+        if self._durability is None:
+            raise DiscardedError(f"{self._layout.root} is closed; what was staged before is fetched again")
+        return self._durability
+
+    def _name(self, staged: Staged) -> Published:
+        """Give a durable file its name, unless a sound object has it. Raises: StorageError."""
+        path, folder = self._layout.object(staged.sha256), self._layout.folder(staged.sha256)
+        set_aside = None
+        try:
+            existed = os.path.lexists(path) and folder not in self._unsure
+            if existed and not self._is_sound(path, staged):
+                set_aside, existed = self.set_aside(staged.sha256), False
+            if existed:
+                self._files.unlink(staged.path)
+            else:
+                self._rename(staged.path, path)
+        except OSError as error:
+            raise storage_error(error, f"naming the object {path}") from error
+        return Published(sha256=staged.sha256, size=staged.size, existed=existed, set_aside=set_aside)
+
+    def _rename(self, source: str, path: str) -> None:
+        """Rename, and make the folder for it where there is none yet. Raises: OSError."""
+        try:
+            self._files.rename(source, path)
+        except FileNotFoundError:
+            folder = os.path.dirname(path)
+            self._named.discard(folder)
+            with contextlib.suppress(FileExistsError):
+                self._files.make_folder(folder)
+            self._files.rename(source, path)
+
+    def _is_sound(self, path: str, staged: Staged) -> bool:
+        """Read an object that another writer may just have renamed, compare it, and sync it if it is what it should be.
+
+        One that cannot be read or synced is not sound: the staged file, which is durable, then takes its place.
+        """
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(min(CHUNK, staged.size + 1)))
+        try:
+            fd = self._files.open_read(path)
+            try:
+                while count := self._files.read_into(fd, buffer):
+                    digest.update(buffer[:count])
+                if digest.digest() != staged.sha256:
+                    return False
+                self._files.sync_file(fd)
+            finally:
+                self._files.close(fd)
+        except OSError:
+            return False
+        return True
+
+    def _settle_names(self, outcomes: list[Published | PublishError]) -> list[Published | PublishError]:
+        """Sync every folder that was given a name, and `objects/` for folders that are new to this process."""
+        writer = self._writer()
+        folders = {self._layout.folder(o.sha256) for o in outcomes if isinstance(o, Published)}
+        failed = writer.sync_folders(sorted(folders))
+        if fresh := folders - self._named:
+            failed_parent = writer.sync_folders([self._layout.objects])
+            failed |= {folder: error for folder in fresh for error in failed_parent.values()}
+        self._unsure |= failed.keys()
+        self._unsure -= folders - failed.keys()
+        self._named |= folders - failed.keys()
+        return outcomes if not failed else [self._unless_failed(outcome, failed) for outcome in outcomes]
+
+    def _unless_failed(
+        self, outcome: Published | PublishError, failed: dict[str, StorageError]
+    ) -> Published | PublishError:
+        error = failed.get(self._layout.folder(outcome.sha256))
+        if isinstance(outcome, PublishError) or error is None:
+            return outcome
+        return PublishError(sha256=outcome.sha256, size=outcome.size, error=error)
+
+    def _forget(self, staged: Staged) -> None:
+        # What cannot be removed now is removed as a leftover at the next start.
+        with contextlib.suppress(OSError):
+            self._files.unlink(staged.path)
+
+    def _sync_folders_above(self) -> None:
+        """Sync the names of all folders, of those that were there too: a process that was killed may have made them."""
+        folder = self._layout.root
+        self._files.sync_folder(folder)
+        while folder != (folder := os.path.dirname(folder)):
+            # A folder that is not ours to sync is none in which an earlier process made one.
+            with contextlib.suppress(PermissionError):
+                self._files.sync_folder(folder)
+
+    def _make_folder(self, path: str) -> None:
+        """Make a folder, and those above it; the caller syncs them. Raises: OSError."""
+        if os.path.isdir(path):
+            return
+        self._make_folder(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):
+            self._files.make_folder(path)
+
+
+def _pending(staged: Staged) -> Pending:
+    if not isinstance(staged.pending, Pending):
+        raise TypeError("this object was staged by another store")
+    return staged.pending

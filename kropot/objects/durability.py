@@ -1,0 +1,215 @@
+"""How written files become durable: one `syncfs` for a whole batch where its errors can be trusted, else an fsync each.
+
+`syncfs` reports a failed write-back once for every descriptor that was open when it failed, and only since Linux 5.8.
+So one descriptor is opened before the first write, and after an error everything written under it is given up: the
+kernel has dropped those pages, and a second sync would say that all is well.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from kropot.objects.files import file_system_type
+from kropot.objects.store import DiscardedError, StorageError, storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kropot.objects.files import Files
+
+Method = Literal["syncfs", "fsync"]
+
+FSYNC_THREADS = 16
+
+MANY_FOLDERS = 4
+"""From so many folders on, one sync of the whole volume is cheaper than one of each."""
+
+_SYNCFS_REPORTS_ERRORS_SINCE = (5, 8)
+
+# Local file systems whose write-back errors reach syncfs. Network and FUSE file systems, and overlays (whose errors
+# stay with the layer below), get an fsync a file.
+_TRUSTED = {
+    0xEF53: "ext4",
+    0x58465342: "xfs",
+    0x9123683E: "btrfs",
+    0xF2F52010: "f2fs",
+    0x01021994: "tmpfs",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The chosen method, and why, in words for a log."""
+
+    method: Method
+    why: str
+
+
+def choose_method(root: str) -> Choice:
+    """Choose how files below `root`, which exists, are made durable. Raises: OSError."""
+    return choose(platform=sys.platform, release=os.uname().release, magic=file_system_type(root))
+
+
+def choose(*, platform: str, release: str, magic: int | None) -> Choice:
+    """Choose from the platform, the kernel's release ("6.1.0-13-amd64") and the file system's magic number."""
+    if not platform.startswith("linux") or magic is None:
+        return Choice(method="fsync", why="syncfs is Linux's own")
+    if kernel_version(release) < _SYNCFS_REPORTS_ERRORS_SINCE:
+        return Choice(method="fsync", why=f"syncfs of kernel {release} keeps write errors to itself")
+    name = _TRUSTED.get(magic)
+    if name is None:
+        return Choice(method="fsync", why=f"file system type {magic:#x} is not known to report write errors to syncfs")
+    return Choice(method="syncfs", why=f"{name} on kernel {release}")
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """Return (major, minor) of a kernel's release; (0, 0) for one that cannot be read, which trusts nothing."""
+    parts = release.split(".")
+    try:
+        return int(parts[0]), int("".join(c for c in parts[1].split("-")[0] if c.isdigit()))
+    except (IndexError, ValueError):
+        return 0, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What stands between a written file and its durability: a generation of the volume, or an fsync under way."""
+
+    generation: int
+    fsync: Future[None] | None = None
+
+
+class Durability:
+    """Makes files durable in batches; one thread may stage while another settles.
+
+    After a failed `syncfs` it goes on with an fsync for each file, which tells the sound ones from the others.
+    """
+
+    def __init__(self, root: str, files: Files, method: Method) -> None:
+        """Prepare; nothing is opened before the first `begin`."""
+        self._root = root
+        self._files = files
+        self._method: Method = method
+        self._lock = threading.Lock()
+        self._volume: int | None = None
+        self._generation = 0
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def method(self) -> Method:
+        """The method in use for files that begin now."""
+        return self._method
+
+    def begin(self) -> int:
+        """Return the generation for a file that is about to be created. MUST be called before its first write.
+
+        Raises: OSError.
+        """
+        with self._lock:
+            if self._method == "syncfs" and self._volume is None:
+                self._volume = self._files.open_volume(self._root)
+            return self._generation
+
+    def hand_over(self, fd: int, generation: int) -> Pending:
+        """Take the descriptor of a completely written file and close it in time. Raises: OSError."""
+        if self._method == "syncfs" or generation != self._generation:
+            self._files.close(fd)
+            return Pending(generation)
+        return Pending(generation, self._threads().submit(self._sync_and_close, fd))
+
+    def settle(self, batch: Sequence[Pending]) -> list[StorageError | None]:
+        """Return once each file is durable, or the error that means it MUST be written again; answers in order."""
+        if any(p.fsync is None and p.generation == self._generation for p in batch):
+            failure = self._sync_volume()
+            if failure is not None:
+                return [failure if p.fsync is None else _outcome(p.fsync) for p in batch]
+        return [self._verdict(p) for p in batch]
+
+    def sync_folders(self, folders: Sequence[str]) -> dict[str, StorageError]:
+        """Sync each folder, and return the errors of those that could not be.
+
+        Many are synced at once with the whole volume, where that can be trusted: an fsync of each makes the disk flush
+        its cache each time (256 folders: 500-900 ms against 3-12 ms).
+        """
+        if self._method == "syncfs" and len(folders) >= MANY_FOLDERS:
+            failure = self._sync_volume()
+            return {} if failure is None else dict.fromkeys(folders, failure)
+        outcomes = self.each(self._files.sync_folder, folders)
+        return {
+            folder: storage_error(error, f"syncing the folder {folder}")
+            for folder, error in zip(folders, outcomes, strict=True)
+            if error is not None
+        }
+
+    def each(self, act: Callable[[str], None], paths: Sequence[str]) -> list[OSError | None]:
+        """Do `act` for every path, in threads where each would wait for the disk alone; return its error or None."""
+
+        def attempt(path: str) -> OSError | None:
+            try:
+                act(path)
+            except OSError as error:
+                return error
+            return None
+
+        # One journal commit makes all folders of a local file system durable: threads would only cost.
+        if self._method == "syncfs" or len(paths) < 2:  # noqa: PLR2004 -- one path needs no thread
+            return [attempt(path) for path in paths]
+        return list(self._threads().map(attempt, paths))
+
+    def close(self) -> None:
+        """Close the descriptor and end the threads; what was not settled is not durable."""
+        with self._lock:
+            volume, self._volume = self._volume, None
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=False)
+        if volume is not None:
+            self._files.close(volume)
+
+    def _sync_volume(self) -> StorageError | None:
+        with self._lock:
+            volume = self._volume
+        if volume is None:
+            return DiscardedError(f"{self._root} was closed before its files were durable")
+        try:
+            self._files.sync_volume(volume)
+        except OSError as error:
+            with self._lock:
+                self._generation += 1
+                self._method = "fsync"
+                self._volume = None
+            self._files.close(volume)
+            return storage_error(error, f"making files durable in {self._root}")
+        return None
+
+    def _verdict(self, pending: Pending) -> StorageError | None:
+        if pending.fsync is not None:
+            return _outcome(pending.fsync)
+        if pending.generation != self._generation:
+            return DiscardedError(f"a file in {self._root} was written before a sync that failed, and is fetched again")
+        return None
+
+    def _sync_and_close(self, fd: int) -> None:
+        try:
+            self._files.sync_file(fd)
+        finally:
+            self._files.close(fd)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(FSYNC_THREADS, thread_name_prefix="fsync")
+            return self._pool
+
+
+def _outcome(fsync: Future[None]) -> StorageError | None:
+    try:
+        fsync.result()
+    except OSError as error:
+        return storage_error(error, "making a file durable")
+    return None

@@ -1,0 +1,111 @@
+"""One living process an instance name: the lock that says so, and the folder name an instance has in a store."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from time import sleep
+from urllib.parse import quote
+
+from kropot.errors import LockedError, UsageError
+from kropot.objects.store import storage_error
+
+LOCK = "lock"
+"""The lock file's name in an instance's folder; it stays for ever: removing it would let two processes in."""
+
+_MAX_NAME = 200
+_HELD = frozenset({errno.EWOULDBLOCK, errno.EACCES})
+_PAUSE_S = 0.02
+_TRIES = 500
+
+
+def folder_name(instance: str) -> str:
+    """Return the safe folder name of an instance. Raises: UsageError for a name that is empty or too long."""
+    name = quote(instance, safe=" +,=@~", errors="surrogateescape")
+    if name.startswith("."):
+        name = "%2E" + name[1:]
+    if not name.strip() or len(name) > _MAX_NAME:
+        raise UsageError(f"the instance name must have 1 to {_MAX_NAME} plain characters")
+    return name
+
+
+class InstanceLock:
+    """An exclusive lock on an instance's folder; the system frees it the moment its holder dies."""
+
+    def __init__(self, folder: str, instance: str, *, fd: int | None = None) -> None:
+        """Prepare to lock `folder`, which belongs to `instance`; `fd` is the lock that another process lent."""
+        self._path = f"{folder}/{LOCK}"
+        self._instance = instance
+        self._fd = fd
+
+    @property
+    def fd(self) -> int | None:
+        """The descriptor that holds the lock; whoever inherits it holds the lock, too."""
+        return self._fd
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._fd is not None
+
+    def acquire(self) -> None:
+        """Take the lock, at once or not at all. Raises: LockedError, StorageError."""
+        if self._fd is not None:
+            return
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise storage_error(error, f"opening {self._path}") from error
+        try:
+            self._lock(fd)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            holder = _holder(fd)
+            os.close(fd)
+            if error.errno in _HELD:
+                known = "" if holder is None else f" (process {holder})"
+                raise LockedError(
+                    f"instance {self._instance} is running already{known}: stop it first, or give this one another"
+                    " --instance-name"
+                ) from error
+            raise storage_error(error, f"locking {self._path}") from error
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock back; does nothing where it is not held."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _lock(self, fd: int) -> None:
+        """Lock the file; wait a little for what a dead holder left running, which dies as soon as it notices."""
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                holder = _holder(fd)
+                if error.errno not in _HELD or holder is None or _is_alive(holder):
+                    raise
+                sleep(_PAUSE_S)
+            else:
+                return
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _holder(fd: int) -> int | None:
+    """Return the number of the process that the lock's holder wrote down."""
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else None
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,128 @@
+"""Where a directory store keeps what, and how it is read back in order (docs/format.md fixes the names)."""
+
+# ruff: noqa: PTH208 -- paths are strings here: a Path a file costs more than the system call
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Literal
+
+from kropot.objects.instance import LOCK, folder_name
+from kropot.objects.store import Leftover, storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SHA256 = 32
+_PREFIX = 2
+
+
+class Layout:
+    """The folders of a store at `root`, an absolute path; strings, because there are millions of them."""
+
+    __slots__ = ("objects", "quarantine", "root", "temporary")
+
+    def __init__(self, root: str) -> None:
+        """Name the folder of the 256 folders of objects, of what was set aside, of the instances' own folders."""
+        self.root = root
+        self.objects = f"{root}/objects"
+        self.quarantine = f"{root}/quarantine"
+        self.temporary = f"{root}/tmp"  # noqa: S108 -- below the store's own root
+
+    def instance(self, name: str) -> str:
+        """Return an instance's folder for uploads. Raises: UsageError."""
+        return f"{self.temporary}/{folder_name(name)}"
+
+    def folder(self, sha256: bytes) -> str:
+        """Return the folder that holds an object."""
+        return f"{self.objects}/{sha256[:1].hex()}"
+
+    def object(self, sha256: bytes) -> str:
+        """Return an object's path. Raises: ValueError where `sha256` is not 32 bytes."""
+        if len(sha256) != _SHA256:
+            raise ValueError("an object's name is a SHA-256 of 32 bytes")
+        name = sha256.hex()
+        return f"{self.objects}/{name[:2]}/{name}"
+
+    def size(self, sha256: bytes) -> int | None:
+        """Return an object's size in bytes, None where there is none. Raises: StorageError."""
+        path = self.object(sha256)
+        try:
+            status = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise storage_error(error, f"looking at {path}") from error
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def walk(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int]]:
+        """Yield (SHA-256, size) in order, start <= SHA-256 < end; memory holds one folder's names, a 256th of all."""
+        for name in names_in(self.objects):
+            if not _is_hex(name, _PREFIX):
+                continue
+            first = bytes.fromhex(name)
+            if first < start[:1] or (end is not None and first > end[:1]):
+                continue
+            for sha256 in _objects_in(f"{self.objects}/{name}", name):
+                if sha256 >= start and (end is None or sha256 < end):
+                    size = self.size(sha256)
+                    if size is not None:
+                        yield sha256, size
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Yield everything that is no object, other instances' uploads too. Raises: StorageError."""
+        for instance in names_in(self.temporary):
+            for name in names_in(f"{self.temporary}/{instance}"):
+                if name != LOCK:
+                    yield self._leftover("temporary", f"tmp/{instance}/{name}", instance)
+        for name in names_in(self.quarantine):
+            yield self._leftover("quarantined", f"quarantine/{name}", None)
+        for folder in names_in(self.objects):
+            if not _is_hex(folder, _PREFIX):
+                yield self._leftover("stray", f"objects/{folder}", None)
+                continue
+            for name in names_in(f"{self.objects}/{folder}"):
+                if not _is_object(name, folder):
+                    yield self._leftover("stray", f"objects/{folder}/{name}", None)
+
+    def _leftover(
+        self, kind: Literal["temporary", "stray", "quarantined"], path: str, instance: str | None
+    ) -> Leftover:
+        try:
+            size = os.lstat(f"{self.root}/{path}").st_size
+        except FileNotFoundError:
+            size = 0
+        except OSError as error:
+            raise storage_error(error, f"looking at {path}") from error
+        return Leftover(kind=kind, path=path, size=size, instance=instance)
+
+
+def names_in(folder: str) -> list[str]:
+    """Return the names in a folder, in order; none where the folder is missing. Raises: StorageError."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise storage_error(error, f"listing {folder}") from error
+
+
+def _objects_in(folder: str, prefix: str) -> list[bytes]:
+    try:
+        with os.scandir(folder) as entries:
+            found = [bytes.fromhex(entry.name) for entry in entries if _is_object(entry.name, prefix)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise storage_error(error, f"listing {folder}") from error
+    found.sort()
+    return found
+
+
+def _is_object(name: str, folder: str) -> bool:
+    return name.startswith(folder) and _is_hex(name, 2 * _SHA256)
+
+
+def _is_hex(name: str, length: int) -> bool:
+    return len(name) == length and all(c in "0123456789abcdef" for c in name)

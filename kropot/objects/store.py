@@ -1,0 +1,203 @@
+"""What an object store promises, the values it hands out, and the errors its callers act on."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, Protocol
+
+from kropot.errors import IntegrityError, KropotError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CHUNK = 1 << 20
+"""Bytes read or written at a time: memory for one object never exceeds this."""
+
+
+class StorageError(KropotError):
+    """The object store could not do what it was asked; nothing acknowledged is lost.
+
+    `reason` is a stable word that may stand in a ledger.
+    """
+
+    reason: ClassVar[str] = "storage_error"
+
+
+class StorageFullError(StorageError):
+    """No room: the disk, the quota or the file size limit is reached; room made means it goes on by itself."""
+
+    reason = "storage_full"
+
+
+class DiscardedError(StorageError):
+    """Another file of the same batch could not be made durable; this one MUST be fetched again, never synced again."""
+
+    reason = "storage_discarded"
+
+
+class ObjectMissingError(IntegrityError):
+    """The store holds no object of this name."""
+
+    def __init__(self, sha256: bytes) -> None:
+        """Remember the object's SHA-256 (32 bytes)."""
+        super().__init__(f"the store holds no object {sha256.hex()}")
+        self.sha256 = sha256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A completely written object that has no name yet and may not be durable: its SHA-256 (32 bytes) and size.
+
+    `path` is where it waits ("" where the store has no paths); `pending` belongs to the store that staged it.
+    """
+
+    path: str
+    sha256: bytes
+    size: int
+    pending: object = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The object is durable under its name, and so is the name: an event may name it now.
+
+    `existed` says that a sound object of this name was there before. `set_aside` is where a damaged one of the same
+    name was moved, or None.
+    """
+
+    sha256: bytes
+    size: int
+    existed: bool = False
+    set_aside: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishError:
+    """The object was not made durable: no event may name it, and its element MUST be fetched again."""
+
+    sha256: bytes
+    size: int
+    error: StorageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """A file in the store that is no object: `path` is relative to the store's root, `size` in bytes.
+
+    "temporary" is an upload of `instance` that never ended; "stray" has a name that no object has; "quarantined" is
+    what `set_aside` put away.
+    """
+
+    kind: Literal["temporary", "stray", "quarantined"]
+    path: str
+    size: int
+    instance: str | None = None
+
+
+class Upload(Protocol):
+    """An object on its way in; exactly one of `finish` and `abort` ends it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        ...
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take the next bytes, which the caller may reuse afterwards. Raises: StorageError."""
+        ...
+
+    def finish(self) -> Staged:
+        """End the object, hand it over for `publish`. Raises: StorageError, after which the upload is aborted."""
+        ...
+
+    def abort(self) -> None:
+        """Forget what was written; does nothing after `finish` or a second time."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """Immutable objects named by the SHA-256 of their bytes."""
+
+    def claim(self) -> None:
+        """Take the right to write under this instance's name, until `close`.
+
+        Raises: LockedError while another living process holds it; StorageError.
+        """
+        ...
+
+    def stage(self) -> Upload:
+        """Begin an object; claims the instance's name where that was not done. Raises: LockedError, StorageError."""
+        ...
+
+    def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
+        """Make every object of the batch durable, then name it, then make the names durable; answers in order.
+
+        Whatever is not `Published` is gone and MUST be fetched again.
+        """
+        ...
+
+    def discard(self, batch: Sequence[Staged]) -> None:
+        """Forget staged objects that shall not be published."""
+        ...
+
+    def open(self, sha256: bytes) -> BinaryIO:
+        """Open an object for reading, unbuffered. Raises: ObjectMissingError, StorageError."""
+        ...
+
+    def size(self, sha256: bytes) -> int | None:
+        """Return the object's size in bytes, or None where there is none. Raises: StorageError."""
+        ...
+
+    def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
+        """Yield (SHA-256, size) of every object with start <= SHA-256 < end, in order. Raises: StorageError."""
+        ...
+
+    def set_aside(self, sha256: bytes) -> str:
+        """Move an object into quarantine, durably, and return where it is now; nothing is ever overwritten there.
+
+        Raises: ObjectMissingError, StorageError.
+        """
+        ...
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Yield every file that is no object. Raises: StorageError."""
+        ...
+
+    def clean_own_leftovers(self) -> int:
+        """Remove what an earlier process of this instance name left half done; return how many files that were.
+
+        MUST be called before the first `stage`. Raises: LockedError, StorageError.
+        """
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Return how much room is left, None where that is not known. Raises: StorageError."""
+        ...
+
+    def close(self) -> None:
+        """Give the instance's name back; staged objects that were not published are left over."""
+        ...
+
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+_WHY = {
+    errno.ENOSPC: "the disk is full: make room, and it goes on by itself",
+    errno.EDQUOT: "the quota is used up: make room, and it goes on by itself",
+    errno.EFBIG: "the file would be larger than the limit (ulimit -f, or the file system's own)",
+    errno.EIO: "the disk reports an input/output error: look at the kernel's log before going on",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.EACCES: "permission denied: the folder must belong to the user who runs this",
+    errno.EPERM: "not permitted: the folder must belong to the user who runs this",
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
+    errno.ENOENT: "it is gone: is the storage still mounted?",
+}
+
+
+def storage_error(error: OSError, doing: str) -> StorageError:
+    """Translate an operating system's error met while `doing` something ("writing /srv/x") into one clear sentence."""
+    number = error.errno or 0
+    why = _WHY.get(number) or error.strerror or str(error)
+    kind = StorageFullError if number in _NO_ROOM else StorageError
+    return kind(f"{doing}: {why}")

@@ -1,0 +1,163 @@
+"""Checking proofs with a public key and nothing else: no database, no storage, no content key."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kropot.errors import IntegrityError
+from kropot.proofs.make import CONSISTENCY, INCLUSION
+from ledger.checkpoint import open_checkpoint
+from ledger.codec import decode_header, decode_payload, leaf_hash, payload_digest, stream_digest
+from ledger.errors import BadCheckpointError, MalformedEventError
+from ledger.events import ElementFact, StreamKey
+from ledger.merkle import verify_consistency, verify_inclusion
+
+if TYPE_CHECKING:
+    from ledger.checkpoint import Checkpoint
+    from ledger.note import VerifierKey
+
+MAX_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proved:
+    """What a proof proves: facts by name, and in sentences."""
+
+    facts: dict[str, Any]
+    sentences: tuple[str, ...]
+
+
+def check_proof(document: bytes, key: VerifierKey) -> Proved:
+    """Return what the proof proves, for whoever trusts `key` to sign no two histories.
+
+    Raises:
+        IntegrityError: if it proves nothing; the sentence says why.
+    """
+    try:
+        proof = json.loads(document)
+    except (ValueError, RecursionError):
+        raise IntegrityError("this is no proof: it is not JSON") from None
+    kind = proof.get("format") if isinstance(proof, dict) else None
+    try:
+        if kind == INCLUSION:
+            return _inclusion(proof, key)
+        if kind == CONSISTENCY:
+            return _consistency(proof, key)
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise IntegrityError(f"this is no proof: a field is missing or malformed ({error})") from None
+    except BadCheckpointError as error:
+        raise IntegrityError(f"the checkpoint in the proof cannot be believed: {error.why}") from None
+    except MalformedEventError as error:
+        raise IntegrityError(f"the event in the proof cannot be read: {error.why}") from None
+    raise IntegrityError(f"this is no proof that this version knows (format {kind!r})")
+
+
+def _inclusion(proof: dict[str, Any], key: VerifierKey) -> Proved:
+    checkpoint = open_checkpoint(_text(proof, "checkpoint").encode(), key)
+    stored = base64.b64decode(_text(proof, "header"), validate=True)
+    payload = base64.b64decode(_text(proof, "payload"), validate=True)
+    header = decode_header(stored)
+    name = StreamKey(source=_hex(proof, "source", 16), kind=_text(proof, "type"), id=_text(proof, "id"))
+    if not verify_inclusion(leaf_hash(stored), header.seq - 1, checkpoint.size, _path(proof), checkpoint.root):
+        raise IntegrityError(f"the event is not at position {header.seq} of the signed history")
+    if payload_digest(_hex(proof, "nonce", 16), payload) != header.payload_digest:
+        raise IntegrityError("the payload is not the one that the signed history commits to")
+    if stream_digest(_hex(proof, "salt", 32), name) != header.stream_digest:
+        raise IntegrityError("the event is about another element than the proof says")
+    fact = decode_payload(header.type, header.schema_version, header.flags, payload)
+    if not isinstance(fact, ElementFact) or not hasattr(fact, "element"):
+        raise IntegrityError(f"a {header.type} says nothing of an element")
+    element = fact.element
+    copy = element.copy
+    facts = {
+        "proved": "inclusion",
+        "ledger": checkpoint.origin,
+        "signer": key.text,
+        "size": checkpoint.size,
+        "position": header.seq,
+        "recorded_us": header.recorded_us,
+        "source": name.source.hex(),
+        "type": name.kind,
+        "id": name.id,
+        "event": header.type,
+        "state": element.state,
+        "revision": element.revision,
+        "date": element.date,
+        "sha256": None if copy is None else copy.sha256.hex(),
+        "bytes": None if copy is None else copy.size,
+        "copy_revision": None if copy is None else copy.revision,
+    }
+    return Proved(facts=facts, sentences=tuple(_words(facts)))
+
+
+def _consistency(proof: dict[str, Any], key: VerifierKey) -> Proved:
+    old = open_checkpoint(_text(proof, "old").encode(), key)
+    new = open_checkpoint(_text(proof, "new").encode(), key)
+    return check_growth(old, new, _path(proof), key)
+
+
+def check_growth(old: Checkpoint, new: Checkpoint, path: tuple[bytes, ...], key: VerifierKey) -> Proved:
+    """Return what a consistency proof proves. Raises: IntegrityError if it proves nothing."""
+    if old.origin != new.origin:
+        raise IntegrityError(f"the checkpoints are of different ledgers: {old.origin} and {new.origin}")
+    if not verify_consistency(old.size, new.size, old.root, new.root, path):
+        raise IntegrityError(f"nothing shows that the history of {new.size} events begins with that of {old.size}")
+    facts = {
+        "proved": "consistency",
+        "ledger": old.origin,
+        "signer": key.text,
+        "old_size": old.size,
+        "new_size": new.size,
+        "appended": new.size - old.size,
+    }
+    sentence = (
+        f"The ledger {old.origin} had {old.size} events when the first checkpoint was signed and {new.size} when the "
+        f"second was: {new.size - old.size} were appended, and none of the first {old.size} was changed, removed or "
+        f"inserted."
+    )
+    return Proved(facts=facts, sentences=(sentence,))
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _words(facts: dict[str, Any]) -> list[str]:
+    from kropot.replay.until import instant
+
+    revision, recorded = facts["revision"], instant(facts["recorded_us"])
+    said = [f"Element {facts['id']} of source {facts['source']} was recorded as {facts['state']} at {recorded}."]
+    said.append(f"That is its revision {revision}, with the server's date {facts['date']}.")
+    if facts["sha256"] is not None:
+        of = f"revision {facts['copy_revision']}"
+        said.append(f"Its copy (of {of}) has the SHA-256 {facts['sha256']} and {facts['bytes']} bytes.")
+    said.append(
+        f"It was recorded at position {facts['position']} of the ledger {facts['ledger']}, whose first {facts['size']} "
+        f"events were signed by the key {facts['signer']}."
+    )
+    said.append("The recorded time is what the ledger's own clock said; the signature proves order, not the hour.")
+    return said
+
+
+def _text(proof: dict[str, Any], name: str) -> str:
+    value = proof[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is no text")
+    return value
+
+
+def _hex(proof: dict[str, Any], name: str, length: int) -> bytes:
+    value = bytes.fromhex(_text(proof, name))
+    if len(value) != length:
+        raise ValueError(f"{name} has {len(value)} bytes and not {length}")
+    return value
+
+
+def _path(proof: dict[str, Any]) -> tuple[bytes, ...]:
+    path = proof["path"]
+    if not isinstance(path, list) or len(path) > 128:  # noqa: PLR2004 -- twice the depth of any tree there can be
+        raise TypeError("the path is no list of hashes")
+    return tuple(bytes.fromhex(node) for node in path)

@@ -1,0 +1,54 @@
+"""Counts of a state: how many elements and copies there are, and in which condition; pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ledger.events import Element
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """What a replica holds. Every element is in one of the five states, whose numbers add up to `elements`.
+
+    `copies` are elements with a stored copy that is not known to be damaged or lost, be it of the newest revision or
+    of an older one; `bytes` are those copies' stored bytes.
+    """
+
+    elements: int = 0
+    current: int = 0
+    pending: int = 0
+    vanished: int = 0
+    damaged: int = 0
+    lost: int = 0
+    copies: int = 0
+    bytes: int = 0
+
+    def add(self, element: Element) -> None:
+        """Count an element in."""
+        copy = element.copy
+        self.take(element.state, None if copy is None or element.damage is not None else copy.size)
+
+    def take(self, state: str, sound: int | None, times: int = 1) -> None:
+        """Count an element in, or with `times` -1 out; `sound` is the size of its copy where that is not damaged."""
+        self.elements += times
+        match state:
+            case "current":
+                self.current += times
+            case "pending":
+                self.pending += times
+            case "vanished":
+                self.vanished += times
+            case "damaged":
+                self.damaged += times
+            case _:
+                self.lost += times
+        if sound is not None:
+            self.copies += times
+            self.bytes += times * sound
+
+    def plain(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return asdict(self)

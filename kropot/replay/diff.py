@@ -1,0 +1,78 @@
+"""What happened to each element between two moments: only streams that moved are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from kropot.replay.fold import PAGE, StalePointersError, image, pages, pointers_for
+from ledger.digest import row
+from ledger.events import StreamKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.events import Element
+    from ledger.log import Ledger
+
+Change = Literal["added", "changed", "stored", "vanished", "reappeared", "damaged", "lost"]
+CHANGES: tuple[Change, ...] = ("added", "changed", "stored", "vanished", "reappeared", "damaged", "lost")
+
+
+_GRAVE: dict[str, Change] = {"vanished": "vanished", "damaged": "damaged", "lost": "lost"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One element that is not what it was: its state at the earlier moment (None: not known then) and at the later.
+
+    `position` is that of the last event between the two.
+    """
+
+    change: Change
+    key: StreamKey
+    before: Element | None
+    after: Element
+    position: int
+
+
+def diff(ledger: Ledger, earlier: int, later: int) -> Iterator[Difference]:
+    """Yield what differs at position `later` from position `earlier`, in bytewise key order.
+
+    Raises:
+        StalePointersError: an event is missing that another one points to.
+        UnknownCriticalEventError, MalformedEventError: as `fold.count`.
+
+    """
+    with pointers_for(ledger) as moved:
+        moved.fill(ledger.store.pointers(after=earlier, until=later))
+        keyed = ((key, stream) for key, stream in ledger.store.streams_by_key() if moved[stream])
+        for page in pages(keyed, PAGE):
+            streams = [stream for _, stream in page]
+            was = ledger.store.last_at(streams, earlier)
+            wanted = sorted([*was.values(), *(moved[stream] for stream in streams)])
+            events = {event.seq: event for event in ledger.store.events_at(wanted)}
+            if len(events) < len(set(wanted)):
+                raise StalePointersError("events are missing that others point to: run kropotcli verify")
+            for stored, stream in page:
+                key = StreamKey.parse(stored)
+                after = image(ledger, events[moved[stream]])
+                if not key.is_element or after is None:
+                    continue
+                before = image(ledger, events[was[stream]]) if stream in was else None
+                change = judge(key, before, after)
+                if change is not None:
+                    yield Difference(change=change, key=key, before=before, after=after, position=moved[stream])
+
+
+def judge(key: StreamKey, before: Element | None, after: Element) -> Change | None:
+    """Return the gravest word for what happened to an element; None where its row in the state digest is the same."""
+    if before is None:
+        return "vanished" if after.state == "vanished" else "added"
+    if row(key, before) == row(key, after):
+        return None
+    if after.state != before.state and after.state in _GRAVE:
+        return _GRAVE[after.state]
+    if before.state == "vanished" and after.present:
+        return "reappeared"
+    return "changed" if after.revision != before.revision else "stored"

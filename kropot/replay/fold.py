@@ -1,0 +1,180 @@
+"""Fold a ledger up to a position: pointers first, then the events that they point to, in batches and flat memory.
+
+Facts are post-images, so the state of a stream is its last event. A fold therefore reads of each event only its
+position and stream, and then of each stream one whole event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+from kropot.errors import IntegrityError
+from kropot.replay.counts import Counts
+from kropot.replay.glance import MISSED, Glance, glance
+from kropot.replay.pointers import Pointers
+from ledger.codec import decode_payload
+from ledger.errors import MalformedEventError, UnknownCriticalEventError
+from ledger.events import Element, StreamKey, UnknownFact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ledger.log import Ledger
+    from ledger.rows import StoredEvent
+
+T = TypeVar("T")
+
+PAGE = 1000
+"""Streams and events read at a time."""
+
+
+class StalePointersError(IntegrityError):
+    """Pointers do not point to every stream's last event: a snapshot lies, or the ledger's streams were altered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One element as it stood: its state, and the position and time of the event that brought it there."""
+
+    key: StreamKey
+    element: Element
+    position: int
+    recorded_us: int
+
+
+def pointers_for(ledger: Ledger) -> Pointers:
+    """Return empty pointers with room for every stream that the ledger has now."""
+    return Pointers(ledger.store.head().streams)
+
+
+def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: int = 0) -> Counts:
+    """Return the counts at `position`; `base` are those at the position `after`, if they are known.
+
+    Reads only what was recorded between the two, and what stood there before of the streams that moved.
+
+    Raises:
+        UnknownCriticalEventError: an event that must not be skipped is of a type unknown here.
+        MalformedEventError: an event cannot be read.
+
+    """
+    if base is None or after == 0:
+        counts = Counts()
+        for page in pages(ledger.store.last_positions(position), PAGE):
+            _count(ledger, counts, [at for at, _ in page])
+        return counts
+    counts = Counts(**base.plain())
+    with pointers_for(ledger) as moved:
+        moved.fill(ledger.store.pointers(after=after, until=position))
+        for page in pages(moved.known(), PAGE):
+            _count(ledger, counts, [at for _, at in page])
+            before = ledger.store.last_at([stream for stream, _ in page], after)
+            _count(ledger, counts, sorted(before.values()), -1)
+    return counts
+
+
+def walk(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[Standing]:
+    """Yield every element that stood at `position`, in bytewise key order; `pointers` are those at that position.
+
+    Raises:
+        StalePointersError, UnknownCriticalEventError, MalformedEventError: as `last_events` and `image`.
+
+    """
+    for key, event in last_events(ledger, pointers, position):
+        element = image(ledger, event)
+        if element is not None:
+            yield Standing(key=StreamKey.parse(key), element=element, position=event.seq, recorded_us=event.recorded_us)
+
+
+def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[tuple[bytes, StoredEvent]]:
+    """Yield (stored key, last event) of every element known at `position`, in bytewise key order.
+
+    `pointers` are those at that position. They prove themselves: each event belongs to one stream and has its number
+    there, so the numbers of all streams' last events add up to the position, and those of any other events to less.
+
+    Raises:
+        StalePointersError: at the latest at the end, if `pointers` are not those at that position.
+
+    """
+    events_seen = 0
+    for page in pages(ledger.store.streams_by_key(), PAGE):
+        found = {at: (key, stream) for key, stream in page if (at := pointers[stream])}
+        events = {event.seq: event for event in ledger.store.events_at(sorted(found))}
+        for at, (key, stream) in found.items():
+            event = events.get(at)
+            if event is None or event.stream != stream or at > position:
+                raise _stale(position)
+            events_seen += event.stream_version
+            # The ledger's own subjects have an "@" where an element has its type.
+            if key[16:17] != b"@":
+                yield key, event
+    if events_seen != position and events_seen + _erased(ledger, pointers) != position:
+        raise _stale(position)
+
+
+def image(ledger: Ledger, event: StoredEvent) -> Element | None:
+    """Return the element's state after `event`, None where it is about no element or its payload was erased.
+
+    An event of an unknown type that may be skipped leaves the state as it was before it.
+
+    Raises:
+        UnknownCriticalEventError: an event that must not be skipped is of a type unknown here.
+        MalformedEventError: the event cannot be read.
+
+    """
+    if event.payload is None:
+        return None
+    try:
+        fact = decode_payload(event.type, event.schema_version, event.flags, event.payload)
+    except MalformedEventError as error:
+        raise MalformedEventError(error.why, position=event.seq) from None
+    if isinstance(fact, UnknownFact):
+        if fact.critical:
+            raise UnknownCriticalEventError(event.seq, fact.type_name, fact.schema_version)
+        return _before(ledger, event)
+    element: object = getattr(fact, "element", None)
+    return element if isinstance(element, Element) else None
+
+
+def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield the items in lists of `size`, the last one shorter."""
+    source = iter(items)
+    while page := list(islice(source, size)):
+        yield page
+
+
+def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1) -> None:
+    """Count in, or out, what stood after the events at these positions."""
+    for event in ledger.store.events_at(positions):
+        seen = glance(event)
+        if seen is MISSED:
+            element = image(ledger, event)
+            seen = None if element is None else Glance.of(element)
+        if seen is not None:
+            counts.take(seen.state, seen.sound, times)
+
+
+def _before(ledger: Ledger, event: StoredEvent) -> Element | None:
+    """Return what stood before an event that cannot be understood; such events are rare."""
+    if event.stream_version == 1:
+        return None
+    earlier = ledger.store.last_at([event.stream], event.seq - 1)
+    found = ledger.store.events_at(list(earlier.values()))
+    return image(ledger, found[0]) if found else None
+
+
+def _erased(ledger: Ledger, pointers: Pointers) -> int:
+    """Return how many events the erased streams have up to the position of `pointers`: those have no key any more."""
+    total = 0
+    keyless = (stream for stream, key in ledger.store.streams() if key is None)
+    for page in pages(keyless, PAGE):
+        total += sum(event.stream_version for event in ledger.store.events_at([pointers[stream] for stream in page]))
+    return total
+
+
+def _stale(position: int) -> StalePointersError:
+    return StalePointersError(
+        f"the state at position {position} contradicts the events: run it again with --no-snapshots, "
+        "and kropotcli verify to see what was altered"
+    )

@@ -1,0 +1,116 @@
+"""What a replica held at a moment: each element's newest stored copy, with the form that belongs to that copy."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kropot.objects.store import ObjectMissingError
+from kropot.replay.fold import image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import BinaryIO
+
+    from kropot.objects.store import ObjectStore
+    from kropot.replay.fold import Standing
+    from ledger.events import Copy, Element, StreamKey
+    from ledger.log import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An element's copy and what is needed to open it: the form and date are those of the copy's own revision.
+
+    `sha256`, `size` and `iv` are the stored bytes'; `sha256` is None where nothing was stored yet. `is_older` says that
+    the copy is of an older revision than the newest that was seen. `file` is where an exported copy lies, below the
+    export's folder.
+    """
+
+    key: StreamKey
+    form: bytes
+    date: int
+    tz: str
+    state: str
+    sha256: bytes | None
+    size: int
+    iv: bytes | None
+    is_older: bool
+    file: tuple[bytes, ...] | None = None
+
+    @property
+    def identity(self) -> bytes:
+        """32 bytes that change when anything changes that a restored or exported file is made of."""
+        parts = (self.key.stored, self.form, b"%d" % self.date, self.sha256 or b"", self.iv or b"")
+        return hashlib.sha256(b"".join(b"%d:%s" % (len(part), part) for part in parts)).digest()
+
+
+class Copies(Protocol):
+    """Where copies are read from."""
+
+    def open(self, held: Held) -> BinaryIO:
+        """Open the stored bytes of a copy. Raises: ObjectMissingError, StorageError."""
+        ...
+
+
+class StoredCopies:
+    """The copies of an object store."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        """Read from this store."""
+        self._objects = objects
+
+    def open(self, held: Held) -> BinaryIO:
+        """Open the copy's object. Raises: ObjectMissingError, StorageError."""
+        if held.sha256 is None:
+            raise ObjectMissingError(b"")
+        return self._objects.open(held.sha256)
+
+
+def held_at(ledger: Ledger, standings: Iterable[Standing]) -> Iterator[Held]:
+    """Yield what was held of each element, in the order of `standings`."""
+    for standing in standings:
+        element, copy = standing.element, standing.element.copy
+        if copy is not None and copy.revision != element.revision:
+            form, date, tz = _of_revision(ledger, standing, copy)
+        else:
+            form, date, tz = element.form, element.date, element.tz
+        yield Held(
+            key=standing.key,
+            form=form,
+            date=date,
+            tz=tz,
+            state=element.state,
+            sha256=None if copy is None else copy.sha256,
+            size=0 if copy is None else copy.size,
+            iv=None if copy is None else copy.iv,
+            is_older=copy is not None and copy.revision != element.revision,
+        )
+
+
+def held_json(held: Held) -> dict[str, Any]:
+    """Return what JSON shows of the copy itself, in exports' manifests and in findings."""
+    return {
+        "source": held.key.source.hex(),
+        "type": held.key.kind,
+        "id": held.key.id,
+        "date": held.date,
+        "tz": held.tz,
+        "state": held.state,
+        "sha256": None if held.sha256 is None else held.sha256.hex(),
+        "size": held.size,
+        "iv": None if held.iv is None else held.iv.hex(),
+    }
+
+
+def _of_revision(ledger: Ledger, standing: Standing, copy: Copy) -> tuple[bytes, int, str]:
+    """Return form, date and zone of the revision that the copy is of, as they stood when the copy was stored."""
+    found: Element = standing.element
+    for event in ledger.store.stream_events(standing.key.stored):
+        if event.seq > standing.position:
+            break
+        element = image(ledger, event)
+        if element is not None and element.revision == copy.revision:
+            found = element
+    return found.form, found.date, found.tz

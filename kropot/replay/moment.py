@@ -1,0 +1,86 @@
+"""Resolve WHEN against a ledger: which position it is, what was recorded there, and the Merkle root over it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from kropot.errors import IntegrityError
+from kropot.replay.until import At, Position, When, instant
+from ledger.checkpoint import Checkpoint, origin_of
+
+if TYPE_CHECKING:
+    from ledger.log import Head, Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """A past state of the ledger: what the events up to `position` say.
+
+    `until` is what was asked for (an exclusive time in UTC, `@position`), None for now. `recorded_us` is when the last
+    of the events was recorded, None where there is none. `root` is the Merkle root (32 bytes) over the events. `notes`
+    are sentences that the user should read.
+    """
+
+    until: str | None
+    position: int
+    recorded_us: int | None
+    root: bytes
+    notes: tuple[str, ...] = ()
+
+
+def resolve(ledger: Ledger, when: When | None, *, now_us: int) -> Moment:
+    """Return the moment that `when` means in this ledger; None means now, and what lies ahead is now too.
+
+    Raises:
+        IntegrityError: a checkpoint is of another ledger, or vouches for a history that this ledger does not have.
+
+    """
+    head = ledger.head()
+    notes: list[str] = []
+    match when:
+        case None:
+            until, position = None, head.position
+        case At(us=us, naive=naive):
+            until, position = instant(us), min(ledger.position_at(us), head.position)
+            if naive:
+                notes.append(f"the time has no offset and was taken as UTC: {until}")
+            if us > max(now_us, head.recorded_us):
+                notes.append(f"{until} has not come yet: this is the state now, at position {position}")
+        case Position(position=asked):
+            until, position = f"@{asked}", min(asked, head.position)
+            if asked > head.position:
+                notes.append(f"the ledger ends at position {position}, before {until}: this is the state now")
+        case Checkpoint():
+            until, position = f"@{when.size}", _vouched(ledger, when, head)
+        case _:
+            assert_never(when)
+    return Moment(
+        until=until,
+        position=position,
+        recorded_us=_recorded_us(ledger, position),
+        root=head.frontier.root if position == head.position else ledger.frontier_at(position).root,
+        notes=tuple(notes),
+    )
+
+
+def _vouched(ledger: Ledger, checkpoint: Checkpoint, head: Head) -> int:
+    """Return the checkpoint's size, if this ledger has the history that it vouches for."""
+    if head.position and checkpoint.origin != origin_of(ledger.identity().ledger_id):
+        raise IntegrityError(f"the checkpoint is of another ledger: its origin is {checkpoint.origin}")
+    if checkpoint.size > head.position:
+        raise IntegrityError(
+            f"the checkpoint vouches for {checkpoint.size} events and the ledger has {head.position}: "
+            "events are missing; restore the database from its newest backup"
+        )
+    if ledger.frontier_at(checkpoint.size).root != checkpoint.root:
+        raise IntegrityError(
+            f"the first {checkpoint.size} events are not those that the checkpoint vouches for: "
+            "the history was altered; run kropotcli verify"
+        )
+    return checkpoint.size
+
+
+def _recorded_us(ledger: Ledger, position: int) -> int | None:
+    events = ledger.store.events_at([position]) if position else []
+    return events[0].recorded_us if events else None

@@ -1,0 +1,272 @@
+"""Snapshots: a state's pointers and counts at a position, so that a later fold reads only what came after.
+
+They are disposable and never trusted alone: each carries a checksum and the Merkle root at its position, an unsound
+one is left aside, a walk proves its pointers, and `check_snapshots` folds everything again and compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgpack
+
+from kropot.replay.counts import Counts
+from kropot.replay.fold import count, pointers_for
+from kropot.replay.pointers import SLOT, Pointers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.log import Ledger
+
+COUNTS = "counts"
+POINTERS = "pointers"
+COUNTS_EVERY = 50_000
+"""Events between two snapshots of counts: reading that many takes well under a second or two."""
+
+POINTERS_EVERY = 1_000_000
+"""Events between two snapshots of pointers, which grow with the number of elements."""
+
+_CHUNK = 1 << 16
+_DELTA_SHARE = 3
+"""Reading the events since a snapshot costs about three times what asking each stream for its last one does."""
+
+_SUM_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotFinding:
+    """A snapshot that is not what its position says: `why` it is unsound."""
+
+    kind: str
+    position: int
+    why: str
+
+
+def count_at(ledger: Ledger, position: int, *, snapshots: bool = True) -> Counts:
+    """Return the counts at `position`, from the newest sound snapshot up to it where `snapshots` allows.
+
+    Raises:
+        UnknownCriticalEventError, MalformedEventError: as `fold.count`.
+
+    """
+    return _count(ledger, position, position if snapshots else 0)
+
+
+def pointers_at(ledger: Ledger, position: int, *, snapshots: bool = True) -> Pointers:
+    """Return the pointers at `position`, from the newest sound snapshot up to it where `snapshots` allows."""
+    return _point(ledger, position, position if snapshots else 0)
+
+
+def take_snapshot(ledger: Ledger, position: int) -> tuple[str, ...]:
+    """Keep the counts and pointers at `position`; return the kinds that were written, none at position 0."""
+    if position == 0:
+        return ()
+    _save_counts(ledger, position)
+    _save_pointers(ledger, position)
+    return (COUNTS, POINTERS)
+
+
+def maybe_snapshot(
+    ledger: Ledger, *, counts_every: int = COUNTS_EVERY, pointers_every: int = POINTERS_EVERY
+) -> tuple[tuple[str, int], ...]:
+    """Take the next snapshot that is due, one of each kind at most; return what was taken as (kind, position).
+
+    Snapshots stand at whole multiples of their distance. Called again until it returns nothing, it catches up with a
+    long history; called now and then while collecting, it costs a second every `counts_every` events.
+    """
+    head = ledger.store.head().position
+    taken: list[tuple[str, int]] = []
+    for kind, every, save in ((COUNTS, counts_every, _save_counts), (POINTERS, pointers_every, _save_pointers)):
+        if head < every:
+            continue
+        newest = max(_kept(ledger, kind, head), default=0)
+        due = (newest // every + 1) * every
+        if due <= head:
+            save(ledger, due)
+            taken.append((kind, due))
+    return tuple(taken)
+
+
+def drop_snapshots(ledger: Ledger) -> int:
+    """Forget every snapshot, return how many there were; no answer changes."""
+    kept = ledger.store.list_snapshots()
+    for kind in {kind for kind, _ in kept}:
+        ledger.store.drop_snapshots(kind)
+    return len(kept)
+
+
+def check_snapshots(ledger: Ledger) -> Iterator[SnapshotFinding]:
+    """Fold the whole ledger again, without any snapshot, and yield a finding for each snapshot that differs."""
+    kept = sorted(ledger.store.list_snapshots(), key=lambda pair: pair[1])
+    counts, counted, pointed = Counts(), 0, 0
+    with pointers_for(ledger) as pointers:
+        for kind, position in kept:
+            if position > ledger.store.head().position:
+                yield SnapshotFinding(kind=kind, position=position, why="it lies beyond the ledger's end")
+            elif kind == COUNTS:
+                counts, counted = count(ledger, position, base=counts, after=counted), position
+                if _load_counts(ledger, position) != counts:
+                    yield SnapshotFinding(kind=kind, position=position, why="its counts are not those of the events")
+            elif kind == POINTERS:
+                pointers.fill(ledger.store.pointers(after=pointed, until=position))
+                pointed = position
+                if not _is_same(ledger, position, pointers):
+                    yield SnapshotFinding(kind=kind, position=position, why="its pointers are not those of the events")
+            else:
+                yield SnapshotFinding(kind=kind, position=position, why="no snapshot of this kind is known")
+
+
+# --- counts ----------------------------------------------------------------------------------------------------------
+
+
+def _count(ledger: Ledger, position: int, limit: int) -> Counts:
+    """Return the counts at `position` from the newest sound snapshot up to `limit`."""
+    for at in _kept(ledger, COUNTS, limit):
+        if (base := _load_counts(ledger, at)) is not None:
+            return count(ledger, position, base=base, after=at)
+    return count(ledger, position)
+
+
+def _save_counts(ledger: Ledger, position: int) -> None:
+    """Keep the counts at `position`, made without what may be kept there already."""
+    body = msgpack.packb(dict(sorted(_count(ledger, position, position - 1).plain().items())))
+    seal = _Seal(ledger, COUNTS, position)
+    ledger.store.save_snapshot(COUNTS, position, [seal.close(0, body)])
+
+
+def _load_counts(ledger: Ledger, position: int) -> Counts | None:
+    """Return the counts of a snapshot, None where it is unsound."""
+    chunks = list(ledger.store.load_snapshot(COUNTS, position))
+    body = _Seal(ledger, COUNTS, position).open(0, chunks[0]) if len(chunks) == 1 else None
+    try:
+        fields = None if body is None else msgpack.unpackb(body)
+        counts = Counts(**fields) if isinstance(fields, dict) else None
+    except (ValueError, TypeError):
+        return None
+    if counts is None or any(type(number) is not int for number in counts.plain().values()):
+        return None
+    return counts
+
+
+# --- pointers --------------------------------------------------------------------------------------------------------
+
+
+def _point(ledger: Ledger, position: int, limit: int) -> Pointers:
+    """Return the pointers at `position` from the newest sound snapshot up to `limit`."""
+    pointers, after = pointers_for(ledger), 0
+    for at in _kept(ledger, POINTERS, limit):
+        if _load_pointers(ledger, at, pointers):
+            after = at
+            break
+        pointers.clear()
+    if position - after <= position // _DELTA_SHARE:
+        pointers.fill(ledger.store.pointers(after=after, until=position))
+    else:
+        pointers.fill(ledger.store.last_positions(position))
+    return pointers
+
+
+def _save_pointers(ledger: Ledger, position: int) -> None:
+    """Keep the pointers at `position`, made without what may be kept there already."""
+    with _point(ledger, position, position - 1) as pointers:
+        ledger.store.save_snapshot(POINTERS, position, _pack(_Seal(ledger, POINTERS, position), pointers))
+
+
+def _pack(seal: _Seal, pointers: Pointers) -> Iterator[bytes]:
+    """Yield sealed chunks: first the number of slots, then 65,536 slots each.
+
+    Bytes of the same weight lie together, where they compress well.
+    """
+    yield seal.close(0, len(pointers).to_bytes(SLOT, "big"))
+    for number, start in enumerate(range(0, len(pointers), _CHUNK), 1):
+        data = pointers.chunk(start, start + _CHUNK)
+        shuffled = b"".join(data[weight::SLOT] for weight in range(SLOT))
+        yield seal.close(number, zlib.compress(shuffled, 1))
+
+
+def _load_pointers(ledger: Ledger, position: int, pointers: Pointers) -> bool:
+    """Write a snapshot's pointers into `pointers`; False where it is unsound, and then they hold nothing of use."""
+    for start, data in _unpack(ledger, position):
+        if data is None:
+            return False
+        pointers.put(start, data)
+    return True
+
+
+def _is_same(ledger: Ledger, position: int, pointers: Pointers) -> bool:
+    """Return whether a snapshot holds these pointers, and nothing for streams that came later."""
+    end = 0
+    for start, data in _unpack(ledger, position):
+        if data is None or data != pointers.chunk(start, start + len(data) // SLOT):
+            return False
+        end = start + len(data) // SLOT
+    return not any(any(pointers.chunk(at, at + _CHUNK)) for at in range(end, len(pointers), _CHUNK))
+
+
+def _unpack(ledger: Ledger, position: int) -> Iterator[tuple[int, bytes | None]]:
+    """Yield each chunk as (first stream, slots as bytes), with None (and no more) for one that is unsound."""
+    seal = _Seal(ledger, POINTERS, position)
+    chunks = ledger.store.load_snapshot(POINTERS, position)
+    head = seal.open(0, next(chunks, b""))
+    slots = -1 if head is None else int.from_bytes(head, "big")
+    start = 0
+    for number, chunk in enumerate(chunks, 1):
+        data = _expand(seal.open(number, chunk), min(_CHUNK, slots - start))
+        if data is None:
+            yield start, None
+            return
+        yield start, data
+        start += len(data) // SLOT
+    if start != slots:
+        yield start, None
+
+
+def _expand(body: bytes | None, slots: int) -> bytes | None:
+    """Return the `slots` slots of a chunk as bytes, None where it does not hold exactly as many."""
+    if body is None or slots <= 0:
+        return None
+    stream = zlib.decompressobj()
+    try:
+        # What claims to expand to more than that is no snapshot of ours.
+        shuffled = stream.decompress(body, slots * SLOT)
+    except zlib.error:
+        return None
+    if len(shuffled) != slots * SLOT or not stream.eof or stream.unused_data:
+        return None
+    data = bytearray(len(shuffled))
+    for weight in range(SLOT):
+        data[weight::SLOT] = shuffled[weight * slots : (weight + 1) * slots]
+    return bytes(data)
+
+
+# --- seals -----------------------------------------------------------------------------------------------------------
+
+
+def _kept(ledger: Ledger, kind: str, limit: int) -> list[int]:
+    """Return the positions of the snapshots of a kind up to `limit`, the newest first."""
+    if limit == 0:
+        return []
+    return sorted((at for each, at in ledger.store.list_snapshots() if each == kind and 0 < at <= limit), reverse=True)
+
+
+class _Seal:
+    """Checksums over chunks and what they belong to: the kind, the position, the Merkle root there, their number."""
+
+    def __init__(self, ledger: Ledger, kind: str, position: int) -> None:
+        root = ledger.frontier_at(position).root
+        self._label = b"kropot snapshot 1\x00" + kind.encode() + b"\x00" + position.to_bytes(SLOT, "big") + root
+
+    def close(self, number: int, body: bytes) -> bytes:
+        """Return the body behind its checksum."""
+        return hashlib.sha256(self._label + number.to_bytes(SLOT, "big") + body).digest() + body
+
+    def open(self, number: int, chunk: object) -> bytes | None:
+        """Return the body, None where it is not what was closed for this place in this history."""
+        if not isinstance(chunk, bytes):  # whoever tampers with the database may put anything into a column
+            return None
+        body = chunk[_SUM_BYTES:]
+        return body if chunk == self.close(number, body) else None

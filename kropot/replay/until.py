@@ -1,0 +1,139 @@
+"""The grammar of WHEN: a date or time, an age, a position or a checkpoint, read into one of three values; pure.
+
+Time cuts a prefix of the ledger and is exclusive: the state at a moment is made of what was recorded before it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from kropot.errors import UsageError
+from ledger.checkpoint import Checkpoint
+from ledger.errors import BadCheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FORMS = (
+    "a date (2026-05-01, which is 00:00Z), a time (2026-05-01T14:30:00+02:00, UTC where no offset is given), "
+    "an age (36h, 7d, 2w), a position (@120411) or a checkpoint file"
+)
+"""The accepted forms, for messages and help."""
+
+EARLIEST_US = -62_135_596_800_000_000
+"""Year 1; every age that reaches further back means this."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_UNIT_US = {"h": 3_600_000_000, "d": 86_400_000_000, "w": 604_800_000_000}
+_AGE = re.compile(r"([0-9]{1,18})([hdw])")
+_POSITION = re.compile(r"@([0-9]{1,18})")
+_TIME = re.compile(
+    r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"(?:[Tt ](?P<clock>[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,6})?)?)"
+    r"(?P<zone>[Zz]|[+-][0-9]{2}(?::?[0-9]{2})?)?)?"
+)
+_NOTE_LIMIT = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class At:
+    """A moment in microseconds since 1970, exclusive; `naive` where no offset was given and UTC was taken."""
+
+    us: int
+    naive: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """The state after the event at this position; 0 is the state before all events."""
+
+    position: int
+
+
+When = At | Position | Checkpoint
+"""A checkpoint's size is a position, and the ledger's root there MUST be the checkpoint's."""
+
+
+def parse_when(text: str, *, now_us: int, read: Callable[[str], bytes | None]) -> When:
+    """Return what `text` means.
+
+    `now_us` is the moment that ages count back from. `read` returns the content of a file of that name, None where
+    there is none; it is asked only for text of no other form (`./7d` names a file called 7d).
+
+    Raises:
+        UsageError: the text is none of the accepted forms, which it lists.
+
+    """
+    if age := _AGE.fullmatch(text):
+        return At(us=max(EARLIEST_US, now_us - int(age[1]) * _UNIT_US[age[2]]))
+    if place := _POSITION.fullmatch(text):
+        return Position(position=int(place[1]))
+    if moment := _TIME.fullmatch(text):
+        return _parse_time(text, moment)
+    note = read(text)
+    if note is not None:
+        return parse_note(note, name=text)
+    raise _nonsense(text)
+
+
+def parse_note(note: bytes, *, name: str) -> Checkpoint:
+    """Return what a checkpoint's note says; its signatures are not looked at.
+
+    The ledger's own root at that size is compared with it, which is what a replay needs; `kropotcli verify` is what
+    checks signatures.
+
+    Raises:
+        UsageError: the file is no checkpoint.
+
+    """
+    try:
+        text, blank, _ = note[:_NOTE_LIMIT].decode().partition("\n\n")
+        return Checkpoint.parse(text + "\n" if blank else text)
+    except (UnicodeDecodeError, BadCheckpointError):
+        raise UsageError(
+            f"the file {_shown(name)} is no checkpoint (origin, size and root on its first lines): give {FORMS}"
+        ) from None
+
+
+def instant(us: int) -> str:
+    """Return a moment as ISO 8601 in UTC: `2026-05-01T12:30:00Z`, with microseconds where there are any."""
+    try:
+        moment = _EPOCH + us * _MICROSECOND
+    except OverflowError:
+        return f"{us} us since 1970"
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _parse_time(text: str, match: re.Match[str]) -> At:
+    """Return the moment; offsets are applied as integers, so no year is too near to its end."""
+    day, clock, zone = match["day"], match["clock"] or "00:00", match["zone"]
+    try:
+        wall = datetime.fromisoformat(f"{day}T{clock.replace(',', '.')}+00:00")
+        offset = _offset(zone or "Z")
+    except ValueError:
+        raise _nonsense(text) from None
+    us = (wall - _EPOCH) // _MICROSECOND - offset // _MICROSECOND
+    return At(us=us, naive=match["clock"] is not None and zone is None)
+
+
+def _offset(zone: str) -> timedelta:
+    if zone in {"Z", "z"}:
+        return timedelta()
+    hours, minutes = int(zone[1:3]), int(zone[-2:]) if len(zone) > len("+hh") else 0
+    if hours > 23 or minutes > 59:  # noqa: PLR2004 (the hours of a day and the minutes of an hour)
+        raise ValueError(zone)
+    offset = timedelta(hours=hours, minutes=minutes)
+    return -offset if zone[0] == "-" else offset
+
+
+def _nonsense(text: str) -> UsageError:
+    return UsageError(f"{_shown(text)} is no moment: give {FORMS}")
+
+
+def _shown(text: str) -> str:
+    """Return the text quoted, without control characters or lone surrogates, and cut where it is long."""
+    return ascii(text if len(text) <= 80 else text[:77] + "...")  # noqa: PLR2004 (a line of a terminal)

@@ -1,0 +1,74 @@
+"""Steps below an open folder: by descriptor, one name at a time, and never through a symbolic link."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Parts = tuple[bytes, ...]
+"""A path below a folder, name by name."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def open_below(root: int, path: Parts) -> int:
+    """Open a regular file for reading, step by step from the folder `root`, through no link. Raises: OSError."""
+    folder = descend(root, path[:-1], make=False)
+    try:
+        return open_regular(path[-1], os.O_RDONLY, folder)
+    finally:
+        os.close(folder)
+
+
+def descend(root: int, path: Parts, *, make: bool) -> int:
+    """Return a descriptor of the folder at `path` below `root`, through no link. Raises: OSError."""
+    fd = os.dup(root)
+    try:
+        for part in path:
+            step = open_folder(fd, part) if make else os.open(part, _FOLDER, dir_fd=fd)
+            os.close(fd)
+            fd = step
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def make_root(root: Path) -> None:
+    """Make the folder, and those above it, durably; one that is there may be from a run that was cut off just then."""
+    if not root.is_dir():
+        if root.parent != root:
+            make_root(root.parent)
+        root.mkdir(mode=0o700, exist_ok=True)
+    # A folder above that is not ours to open is none in which this user made one.
+    with suppress(PermissionError):
+        above = os.open(root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
+
+
+def open_folder(parent: int, name: bytes) -> int:
+    """Open a folder within another, made (durably) where it is missing; a link is no folder."""
+    with suppress(FileNotFoundError):
+        return os.open(name, _FOLDER, dir_fd=parent)
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=parent)
+        os.fsync(parent)
+    return os.open(name, _FOLDER, dir_fd=parent)
+
+
+def open_regular(name: bytes, flags: int, folder: int) -> int:
+    """Open a regular file; a link, a pipe or a device is none (and is not waited for)."""
+    fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+    return fd

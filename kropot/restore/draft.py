@@ -1,0 +1,117 @@
+"""Drafts: files without a name yet, and the errors of giving them one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from kropot.errors import KropotError
+
+if TYPE_CHECKING:
+    import threading
+
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_PERMISSIONS = 0o777
+_CLONE = 0x40049409
+"""FICLONE of Linux: share the blocks of another file until one of the two is written."""
+
+STOPS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors after which nothing further can be written."""
+
+
+class InTheWayError(KropotError):
+    """Something that is not ours has the name, or stands where a folder is needed; it was left alone."""
+
+
+class UnplaceableError(KropotError):
+    """The file system refuses this one name; others may be fine."""
+
+
+class TreeError(KropotError):
+    """The folder cannot be written at all: nothing further can be placed."""
+
+
+class Draft:
+    """A file without a name yet, in the workroom; exactly one of `Tree.place` and `drop` ends it."""
+
+    def __init__(self, room: int, name: bytes, stopping: threading.Event) -> None:
+        """Make the file, for its owner alone; nothing more is written once `stopping` is set. Raises: OSError."""
+        self._room = room
+        self._stopping = stopping
+        self.name = name
+        self.fd = os.open(name, _NEW, 0o600, dir_fd=room)
+        self.is_shared = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write all of the data. Raises: TreeError."""
+        if self._stopping.is_set():
+            raise TreeError("stopped before it was whole")
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self.fd, view) :]
+        except OSError as error:
+            raise trouble(error, "writing a file") from None
+
+    def clone(self, source: int) -> bool:
+        """Share the blocks of the open file `source`; False where the file system cannot, and nothing changed."""
+        try:
+            fcntl.ioctl(self.fd, _CLONE, source)
+        except OSError:
+            return False
+        return True
+
+    def link(self, source: int) -> bool:
+        """Become another name of the open file `source`; False where the file system cannot, and nothing changed."""
+        name = self.name + b".link"
+        try:
+            os.link(f"/proc/self/fd/{source}", name, dst_dir_fd=self._room, follow_symlinks=True)
+            os.replace(name, self.name, src_dir_fd=self._room, dst_dir_fd=self._room)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._room)
+            return False
+        os.close(self.fd)
+        self.fd = os.open(self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._room)
+        self.is_shared = True
+        return True
+
+    def dress(self, *, mode: int | None, mtime_ns: int | None) -> None:
+        """Give the file its permissions (never set-uid or sticky bits) and time, as far as the file system can."""
+        if self.is_shared:
+            # The other name's owner keeps its own.
+            return
+        with suppress(OSError, OverflowError):
+            if mtime_ns is not None:
+                os.utime(self.fd, ns=(mtime_ns, mtime_ns))
+        with suppress(OSError):
+            if mode is not None:
+                os.fchmod(self.fd, mode & _PERMISSIONS)
+
+    def sync(self) -> os.stat_result:
+        """Make the content durable, return what the file system says of it. Raises: TreeError."""
+        try:
+            os.fsync(self.fd)
+            return os.fstat(self.fd)
+        except OSError as error:
+            raise trouble(error, "syncing a file") from None
+
+    def drop(self) -> None:
+        """Forget the file, or only let go of it where it was placed."""
+        os.close(self.fd)
+        # What stays is swept by the next run.
+        with suppress(OSError):
+            os.unlink(self.name, dir_fd=self._room)
+
+
+def trouble(error: OSError, doing: str) -> TreeError:
+    """Return the sentence for an operating system's error met while `doing` something."""
+    advice = {
+        errno.ENOSPC: "make room and run the same command again: it goes on where it stopped",
+        errno.EDQUOT: "the quota is used up: make room and run the same command again",
+        errno.EROFS: "it is mounted read-only",
+    }.get(error.errno or 0, "run the same command again once this is mended: it goes on where it stopped")
+    return TreeError(f"{doing}: {error.strerror or error}; {advice}")

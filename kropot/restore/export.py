@@ -1,0 +1,228 @@
+"""Export the encrypted copy as it was: the first client's layout, and a manifest with what decrypting needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote_to_bytes
+
+from kropot.objects.store import ObjectMissingError, StorageError
+from kropot.replay.held import held_json
+from kropot.restore.draft import InTheWayError, UnplaceableError
+from kropot.restore.journal import show_name
+from kropot.restore.opener import DamagedError, copy_content
+from kropot.restore.parallel import in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Executor
+    from typing import BinaryIO
+
+    from kropot.replay.held import Copies, Held
+    from kropot.restore.draft import Draft
+    from kropot.restore.journal import Journal
+    from kropot.restore.names import NameGiver
+    from kropot.restore.tree import Tree
+    from ledger.events import StreamKey
+
+MANIFEST = b"manifest.jsonl"
+JOURNAL = b".kropot-export.jsonl"
+
+Links = Literal["never", "reflink", "hard"]
+Flaw = Literal["missing", "damaged", "unreadable", "in_the_way", "unplaceable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A copy is in the export under its path; `existed` says that an earlier run had put it there."""
+
+    held: Held
+    path: tuple[bytes, ...]
+    existed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unexported:
+    """A copy that could not be exported, and why."""
+
+    flaw: Flaw
+    key: StreamKey
+    why: str
+
+
+def place_of(element_id: str) -> tuple[bytes, ...]:
+    """Return where the first client keeps an element: two folders from the id's beginning, the version, the id."""
+    name = element_id.encode()
+    padded = name.ljust(4, b"_")
+    return (padded[:2], padded[2:4], b"v1", name)
+
+
+def export(
+    helds: Iterable[Held],
+    *,
+    copies: Copies,
+    tree: Tree,
+    journal: Journal,
+    names: NameGiver,
+    pool: Executor,
+    links: Links = "reflink",
+) -> Iterator[Exported | Unexported]:
+    """Write every held copy, several at a time; yield what became of each, in order, then write the manifest.
+
+    `links` says what may be shared with the object store instead of copied: nothing, blocks, or the files themselves.
+
+    Raises:
+        InTheWayError: a manifest that is not ours has its name.
+        TreeError: nothing further can be written; a second run goes on.
+
+    """
+    job = _Job(copies, tree, journal, links)
+    replace = job.may_replace(MANIFEST)
+    manifest, digest = tree.draft(), hashlib.sha256()
+    try:
+        tasks = (job.prepare(held, names.give(place_of(held.key.id), held.key.stored)) for held in helds)
+        for outcome in in_order(pool, job.work, tasks, window=64):
+            if isinstance(outcome, Unexported):
+                yield outcome
+                continue
+            done, found = outcome
+            if found is not None:
+                journal.wrote(done.path, done.held.identity, found, {})
+            line = _line(done)
+            digest.update(line)
+            manifest.write(line)
+            yield done
+        # Told before it is placed: a run that is cut off between the two MUST know the manifest for its own.
+        manifest.sync()
+        journal.wrote_content((MANIFEST,), digest.digest())
+        journal.sync()
+        tree.place(manifest, (MANIFEST,), replace=replace)
+    finally:
+        manifest.drop()
+
+
+_Done = tuple[Exported, os.stat_result | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A copy to be written under a path; `replace` where an older file of ours has it."""
+
+    held: Held
+    path: tuple[bytes, ...]
+    found: os.stat_result | None
+    is_ours: bool
+
+
+class _Job:
+    def __init__(self, copies: Copies, tree: Tree, journal: Journal, links: Links) -> None:
+        self._copies = copies
+        self._tree = tree
+        self._journal = journal
+        self._links = links
+
+    def may_replace(self, name: bytes) -> bool:
+        """Return whether a file of ours has this name in the top folder. Raises: InTheWayError for another's."""
+        found = self._tree.look((name,))
+        if found is not None and not self._wrote((name,), found):
+            shown = f"{self._tree.root}/{os.fsdecode(name)}"
+            raise InTheWayError(f"{shown} is not the manifest of this export: move it away, or name another folder")
+        return found is not None
+
+    def _wrote(self, path: tuple[bytes, ...], found: os.stat_result) -> bool:
+        if not stat.S_ISREG(found.st_mode):
+            return False
+        try:
+            with os.fdopen(self._tree.read(path), "rb") as file:
+                return self._journal.has_content(path, hashlib.file_digest(file, "sha256").digest())
+        except OSError:
+            return False
+
+    def prepare(self, held: Held, path: tuple[bytes, ...]) -> _Task | _Done | Unexported:
+        """Look at what has the name already; called in one thread, in order."""
+        found = self._tree.look(path)
+        if found is None:
+            return _Task(held, path, None, is_ours=False)
+        if not stat.S_ISREG(found.st_mode):
+            return Unexported(flaw="in_the_way", key=held.key, why="a folder, link or device is in the way")
+        if self._journal.is_done(path, held.identity, found):
+            return Exported(held=held, path=path, existed=True), None
+        return _Task(held, path, found, is_ours=self._journal.is_ours(path, found))
+
+    def work(self, task: _Task | _Done | Unexported) -> _Done | Unexported:
+        """Do what was prepared; called by several threads."""
+        if not isinstance(task, _Task):
+            return task
+        draft = None
+        try:
+            if task.found is not None and not task.is_ours:
+                return self._adopt(task)
+            draft = self._tree.draft()
+            with self._copies.open(task.held) as source:
+                self._fill(draft, source, task.held)
+            found = draft.sync()
+            self._tree.place(draft, task.path, replace=task.is_ours)
+        except (ObjectMissingError, DamagedError, StorageError, InTheWayError, UnplaceableError) as error:
+            flaw = next(name for kind, name in _FLAWS.items() if isinstance(error, kind))
+            return Unexported(flaw=flaw, key=task.held.key, why=str(error))
+        else:
+            return Exported(held=task.held, path=task.path, existed=False), found
+        finally:
+            if draft is not None:
+                draft.drop()
+
+    def _fill(self, draft: Draft, source: BinaryIO, held: Held) -> None:
+        """Bring the object's bytes into the draft, shared or copied, and prove them. Raises: DamagedError."""
+        fd = _descriptor(source)
+        shared = fd is not None and (
+            (self._links == "hard" and draft.link(fd)) or (self._links != "never" and draft.clone(fd))
+        )
+        if not shared:
+            copy_content(source, draft.write, held=held, kit=None)
+            return
+        with os.fdopen(os.dup(draft.fd), "rb", buffering=0) as own:
+            own.seek(0)
+            copy_content(own, lambda _: None, held=held, kit=None)
+
+    def _adopt(self, task: _Task) -> _Done | Unexported:
+        """Take a file for ours that holds just what would be written: an earlier run was cut short behind it."""
+        try:
+            with os.fdopen(self._tree.read(task.path), "rb", buffering=0) as file:
+                found = os.fstat(file.fileno())
+                copy_content(file, lambda _: None, held=task.held, kit=None)
+        except (OSError, DamagedError):
+            return Unexported(
+                flaw="in_the_way", key=task.held.key, why="a file with another content is in the way; it was left alone"
+            )
+        return Exported(held=task.held, path=task.path, existed=True), found
+
+
+_FLAWS: dict[type[Exception], Flaw] = {
+    ObjectMissingError: "missing",
+    DamagedError: "damaged",
+    StorageError: "unreadable",
+    InTheWayError: "in_the_way",
+    UnplaceableError: "unplaceable",
+}
+
+
+def _descriptor(source: BinaryIO) -> int | None:
+    """Return the file descriptor behind an object, None where it is no file here."""
+    try:
+        return source.fileno()
+    except OSError:
+        return None
+
+
+def _line(done: Exported) -> bytes:
+    """Return the manifest's line about one file; the form stands in it as the JSON that was listed."""
+    held, name = done.held, done.path[-1]
+    true = held.key.id.encode()
+    escape = None if name == true else "percent" if unquote_to_bytes(name) == true else "renamed"
+    line: dict[str, Any] = show_name("file", b"/".join(done.path)) | {"escaped": escape} | held_json(held)
+    line |= {"is_older": held.is_older, "form": json.loads(held.form)}
+    return json.dumps(line, ensure_ascii=True).encode() + b"\n"

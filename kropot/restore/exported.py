@@ -1,0 +1,99 @@
+"""Read an export back: its manifest is what was held, its files are the copies; nothing in it is trusted."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from kropot.errors import UsageError
+from kropot.objects.store import ObjectMissingError, storage_error
+from kropot.replay.held import Held
+from kropot.restore.below import open_below
+from kropot.restore.export import MANIFEST
+from kropot.restore.journal import read_name
+from kropot.securecopy.wire import canonical_json
+from ledger.events import StreamKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+_SOURCE = 16
+_SHA256 = 32
+_IV = 16
+
+
+class ExportedCopies:
+    """The folder that `replay --export` wrote."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the folder. Raises: UsageError where it is no export."""
+        self.root = root
+        try:
+            self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UsageError(f"{root} is no export: {error.strerror}") from None
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self._fd)
+
+    def open(self, held: Held) -> BinaryIO:
+        """Open the copy's file. Raises: ObjectMissingError, StorageError."""
+        if held.file is None or held.sha256 is None:
+            raise ObjectMissingError(held.sha256 or b"")
+        try:
+            return os.fdopen(open_below(self._fd, held.file), "rb", buffering=0)
+        except FileNotFoundError:
+            raise ObjectMissingError(held.sha256) from None
+        except OSError as error:
+            raise storage_error(error, f"reading {self.root}/{os.fsdecode(b'/'.join(held.file))}") from None
+
+    def helds(self) -> Iterator[Held]:
+        """Yield what the manifest lists, in its order. Raises: UsageError where it is no manifest."""
+        place = self.root / os.fsdecode(MANIFEST)
+        try:
+            file = os.fdopen(open_below(self._fd, (MANIFEST,)), "rb")
+        except OSError as error:
+            raise UsageError(f"{place} cannot be read: {error.strerror}; is the export complete?") from None
+        with file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield _held(json.loads(line))
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                    raise UsageError(f"line {number} of {place} is no line of an export's manifest") from None
+
+
+def _held(line: dict[str, Any]) -> Held:
+    """Return what a line says. Raises: ValueError, TypeError, KeyError, AttributeError."""
+    parts = tuple(read_name("file", line).split(b"/"))
+    if not parts or any(part in {b"", b".", b".."} for part in parts):
+        raise ValueError(parts)
+    iv = line["iv"]
+    return Held(
+        key=StreamKey(source=_octets(line["source"], _SOURCE), kind=_text(line["type"]), id=_text(line["id"])),
+        form=canonical_json(line["form"]),
+        date=int(line["date"]),
+        tz=_text(line["tz"]),
+        state=_text(line["state"]),
+        sha256=_octets(line["sha256"], _SHA256),
+        size=int(line["size"]),
+        iv=None if iv is None else _octets(iv, _IV),
+        is_older=bool(line["is_older"]),
+        file=parts,
+    )
+
+
+def _octets(text: str, length: int) -> bytes:
+    octets = bytes.fromhex(text)
+    if len(octets) != length:
+        raise ValueError(text)
+    return octets
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value

@@ -1,0 +1,191 @@
+"""Give files back: read each object, prove it, open it, and only then let it have its name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kropot.objects.store import ObjectMissingError, StorageError
+from kropot.replay.held import held_json
+from kropot.restore.draft import InTheWayError, UnplaceableError
+from kropot.restore.journal import show_name
+from kropot.restore.opener import BUFFER, Content, DamagedError, copy_content
+from kropot.restore.parallel import in_order
+from kropot.restore.plan import Finding, Planned, Problem
+from kropot.securecopy.sealing import BadSealError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Executor
+
+    from kropot.errors import KropotError
+    from kropot.replay.held import Copies
+    from kropot.restore.draft import Draft
+    from kropot.restore.journal import Journal
+    from kropot.restore.tree import Tree
+
+_NS = 1_000_000_000
+_PROBLEMS: dict[type[KropotError], Problem] = {
+    ObjectMissingError: "missing",
+    DamagedError: "damaged",
+    BadSealError: "unopened",
+    StorageError: "unreadable",
+    InTheWayError: "in_the_way",
+    UnplaceableError: "unplaceable",
+}
+_PER_FILE = tuple(_PROBLEMS)
+"""What stops one file and not the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A file has its name again; `size` is its own. `existed` says that it was there before this run."""
+
+    planned: Planned
+    size: int
+    existed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """What a worker did, for the journal: None as `found` where nothing was written."""
+
+    planned: Planned
+    content: Content
+    found: os.stat_result
+    existed: bool
+
+
+def restore(
+    plans: Iterable[Planned | Finding], *, copies: Copies, tree: Tree, journal: Journal, pool: Executor
+) -> Iterator[Restored | Finding]:
+    """Write what is planned, several at a time; yield what became of each, in order.
+
+    What an earlier run finished is not written again. A file that is not ours is left alone unless it holds just what
+    would be written.
+
+    Raises:
+        TreeError: nothing further can be written; what has a name is whole, and a second run goes on.
+
+    """
+    job = _Job(copies, tree, journal)
+    for outcome in in_order(pool, job.work, map(job.prepare, plans), window=64):
+        if isinstance(outcome, _Written):
+            planned = outcome.planned
+            journal.wrote(planned.path, planned.held.identity, outcome.found, _details(planned, outcome.content))
+            yield Restored(planned=planned, size=outcome.content.size, existed=outcome.existed)
+        else:
+            yield outcome
+    journal.sync()
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A planned file, and what has its name now: None, ours to replace, or to be compared."""
+
+    planned: Planned
+    replace: bool
+    compare: bool
+
+
+class _Job:
+    def __init__(self, copies: Copies, tree: Tree, journal: Journal) -> None:
+        self._copies = copies
+        self._tree = tree
+        self._journal = journal
+
+    def prepare(self, plan: Planned | Finding) -> _Task | Restored | Finding:
+        """Look at what has the name already; called in one thread, in order."""
+        if isinstance(plan, Finding):
+            return plan
+        held, found = plan.held, self._tree.look(plan.path)
+        if held.iv is not None and plan.opened.kit is None:
+            return _finding("unopened", plan, "its content is encrypted and its form is not: use kropotcli decrypt")
+        if found is None:
+            return _Task(plan, replace=False, compare=False)
+        if not stat.S_ISREG(found.st_mode):
+            return _finding("in_the_way", plan, "a folder, link or device is in the way; it was left alone")
+        return self._judge(plan, found)
+
+    def work(self, task: _Task | Restored | Finding) -> _Written | Restored | Finding:
+        """Do what was prepared; called by several threads."""
+        if not isinstance(task, _Task):
+            return task
+        plan = task.planned
+        draft = self._tree.draft()
+        try:
+            return self._write(task, draft)
+        except _PER_FILE as error:
+            problem = next(name for kind, name in _PROBLEMS.items() if isinstance(error, kind))
+            return _finding(problem, plan, str(error))
+        finally:
+            draft.drop()
+
+    def _judge(self, plan: Planned, found: os.stat_result) -> _Task | Restored:
+        """Decide about a file that has the name already."""
+        if self._journal.is_done(plan.path, plan.held.identity, found):
+            return Restored(planned=plan, size=found.st_size, existed=True)
+        ours = self._journal.is_ours(plan.path, found)
+        return _Task(plan, replace=ours, compare=not ours)
+
+    def _write(self, task: _Task, draft: Draft) -> _Written | Finding:
+        plan = task.planned
+        held, claim = plan.held, plan.opened.claim
+        with self._copies.open(held) as source:
+            content = copy_content(source, draft.write, held=held, kit=plan.opened.kit)
+        if claim.sha256 is not None and claim.sha256 != content.sha256:
+            return _finding(
+                "bad_content",
+                plan,
+                "the opened content is not the one that its form describes: the file changed on its way; "
+                "kropotcli decrypt gives it all the same",
+            )
+        if task.compare:
+            return self._adopt(plan, content)
+        mtime_ns = claim.mtime_ns if claim.mtime_ns is not None else held.date * _NS
+        draft.dress(mode=claim.mode, mtime_ns=mtime_ns)
+        found = draft.sync()
+        self._tree.place(draft, plan.path, replace=task.replace)
+        return _Written(planned=plan, content=content, found=found, existed=False)
+
+    def _adopt(self, plan: Planned, content: Content) -> _Written | Finding:
+        """Take a file for ours that holds just what would be written: an earlier run was cut short behind it."""
+        try:
+            with os.fdopen(self._tree.read(plan.path), "rb", buffering=0) as file:
+                found = os.fstat(file.fileno())
+                digest = hashlib.sha256()
+                while found.st_size == content.size and (data := file.read(BUFFER)):
+                    digest.update(data)
+        except OSError as error:
+            return _finding("in_the_way", plan, f"a file that cannot be read is in the way ({error.strerror})")
+        if found.st_size != content.size or digest.digest() != content.sha256:
+            return _finding("in_the_way", plan, "a file with another content is in the way; it was left alone")
+        return _Written(planned=plan, content=content, found=found, existed=True)
+
+
+def _finding(problem: Problem, plan: Planned, why: str) -> Finding:
+    return Finding(problem=problem, key=plan.held.key, name=plan.shown, why=why)
+
+
+def _details(plan: Planned, content: Content) -> dict[str, Any]:
+    """Return what the manifest says of a file beside its place."""
+    held, claim = plan.held, plan.opened.claim
+    stored = held_json(held)
+    return {
+        **show_name("name", claim.name),
+        "sha256": content.sha256.hex(),
+        "mode": claim.mode,
+        "mtime_ns": claim.mtime_ns,
+        "source": stored["source"],
+        "type": stored["type"],
+        "id": stored["id"],
+        "date": stored["date"],
+        "tz": stored["tz"],
+        "state": stored["state"],
+        "object": stored["sha256"],
+        "is_older": held.is_older,
+        "form": claim.rest,
+    }

@@ -1,0 +1,81 @@
+"""Find out what a loose sealed file is: by the manifest of the export it lies in, or by its SHA-256 in the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from kropot.errors import UsageError
+from kropot.replay.fold import Standing, image
+from kropot.replay.held import Held, held_at
+from kropot.restore.export import MANIFEST
+from kropot.restore.exported import ExportedCopies
+from kropot.restore.opener import BUFFER
+from ledger.events import StreamKey
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ledger.log import Ledger
+
+_DEPTH = 4
+"""An export keeps its files four folders deep."""
+
+
+def hash_of(path: Path) -> tuple[bytes, int]:
+    """Return the SHA-256 and size of a file. Raises: UsageError where it cannot be read."""
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            while data := file.read(BUFFER):
+                digest.update(data)
+                size += len(data)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    return digest.digest(), size
+
+
+def in_export(path: Path) -> Held | None:
+    """Return what the manifest says of a file, if it lies in an export. Raises: UsageError for a broken manifest."""
+    whole = path.resolve()
+    for root in list(whole.parents)[:_DEPTH]:
+        if not (root / os.fsdecode(MANIFEST)).is_file():
+            continue
+        parts = tuple(os.fsencode(part) for part in whole.relative_to(root).parts)
+        copies = ExportedCopies(root)
+        try:
+            return next((held for held in copies.helds() if held.file == parts), None)
+        finally:
+            copies.close()
+    return None
+
+
+def in_ledger(ledger: Ledger, sha256: bytes) -> Held | None:
+    """Return the copy that the ledger recorded with this SHA-256, as it was when it was stored; None if none was."""
+    row = next(ledger.copies(start=sha256, end=sha256), None)
+    if row is None:
+        return None
+    event = ledger.store.events_at([row.position])[0]
+    element = image(ledger, event)
+    if element is None:
+        return None
+    key = StreamKey.parse(row.key)
+    standing = Standing(key=key, element=element, position=event.seq, recorded_us=event.recorded_us)
+    return next(held_at(ledger, [standing]))
+
+
+def unknown(path: Path, sha256: bytes, size: int, iv: bytes | None) -> Held:
+    """Return a file of which nothing is known but its bytes, and an IV if one was given."""
+    return Held(
+        key=StreamKey(source=bytes(16), kind="file", id=path.name or "-"),
+        form=b"{}",
+        date=0,
+        tz="",
+        state="",
+        sha256=sha256,
+        size=size,
+        iv=iv,
+        is_older=False,
+    )

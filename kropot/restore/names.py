@@ -1,0 +1,200 @@
+"""Safe names: from what a sealed form claims to a path that stays inside a folder and meets no other; pure.
+
+A claim is a file name, or a path of folders in bytes; both come from whoever filled the source, so nothing in them is
+trusted. Names that the target's file system can hold stay as they are; the others are escaped (`%2F`), shortened or
+numbered by a hash, and the manifest keeps the true name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Protocol
+
+    class Claims(Protocol):
+        """A set of fingerprints of claimed names."""
+
+        def add(self, fingerprint: bytes) -> bool:
+            """Take a fingerprint of 16 bytes in; return whether it is new."""
+
+        def __contains__(self, fingerprint: object) -> bool:
+            """Return whether the fingerprint was taken in."""
+
+
+COMPONENT_BYTES = 255
+"""The longest name of one file or folder on every file system in use."""
+
+PATH_BYTES = 2_000
+"""Longer paths are shortened: with the folder's own path before them they must stay below the system's 4,096."""
+
+DEPTH = 100
+"""More folders than this in each other are shortened as an overlong path is."""
+
+_RESERVED = re.compile(
+    rb"(?i)(con|prn|aux|nul|(com|lpt)([0-9]|\xc2[\xb2\xb3\xb9])|conin\$|conout\$|clock\$)[ ]*(\..*)?", re.DOTALL
+)
+_WINDOWS_ILLEGAL = frozenset(b'<>:"|?*\\') | frozenset(range(32)) | {127}
+_FINGERPRINT = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the target's file system can hold.
+
+    `portable`: names that Windows cannot hold are escaped too. `fold_case`, `fold_unicode`: names that differ only in
+    case, or only in Unicode normalisation, are one name there. `utf8_only`: names are text there.
+    """
+
+    portable: bool = False
+    fold_case: bool = False
+    fold_unicode: bool = False
+    utf8_only: bool = False
+
+
+def split_path(path: bytes) -> tuple[bytes, ...]:
+    """Return the components of a claimed path; empty ones and `.` say nothing and are dropped, `..` is kept."""
+    return tuple(part for part in path.split(b"/") if part not in {b"", b"."})
+
+
+def safe_component(true: bytes, rules: Rules) -> bytes:
+    """Return a name for one file or folder: never empty, `.` or `..`, without separator or NUL, at most 255 bytes."""
+    if _is_safe(true, rules):
+        return true
+    escaped = _escape(true, rules)
+    return escaped if len(escaped) <= COMPONENT_BYTES else _shorten(escaped, true)
+
+
+def safe_path(components: tuple[bytes, ...], rules: Rules) -> tuple[bytes, ...]:
+    """Return safe components for a claimed path, at least one; too long or deep a path becomes `%long/<hash>/name`."""
+    safe = tuple(safe_component(part, rules) for part in components) or (safe_component(b"", rules),)
+    if sum(len(part) + 1 for part in safe) <= PATH_BYTES and len(safe) <= DEPTH:
+        return safe
+    return (b"%long", _hash(b"/".join(components)), safe[-1])
+
+
+class NameGiver:
+    """Gives each claimed path a name of its own; the same claims in the same order get the same names.
+
+    A file never gets the name of another file or of a folder, and a folder never that of a file.
+    """
+
+    def __init__(self, rules: Rules, claims: Claims, reserved: tuple[bytes, ...] = ()) -> None:
+        """Take the target's rules, an empty set for claims, and names of the top folder not to be given."""
+        self._rules = rules
+        self._claims = claims
+        for name in reserved:
+            claims.add(self._fingerprint(b"f", (name,)))
+
+    def would_give(self, components: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Return the path for a claim that meets no other; nothing is claimed."""
+        return safe_path(components, self._rules)
+
+    def give(self, components: tuple[bytes, ...], identity: bytes) -> tuple[bytes, ...]:
+        """Return the path for a claim; `identity` (unlike any other's) numbers it where the name is taken."""
+        safe = safe_path(components, self._rules)
+        folder: tuple[bytes, ...] = ()
+        for part in safe[:-1]:
+            folder = (*folder, self._folder_name(folder, part))
+        for name in _alternatives(safe[-1], identity):
+            path = (*folder, name)
+            if self._fingerprint(b"d", path) not in self._claims and self._claims.add(self._fingerprint(b"f", path)):
+                return path
+        raise AssertionError  # pragma: no cover (the alternatives never end)
+
+    def _folder_name(self, parent: tuple[bytes, ...], part: bytes) -> bytes:
+        """Return the folder's name: the same at every call, another one where a file has it already."""
+        for name in _alternatives(part, b"folder\x00" + part):
+            path = (*parent, name)
+            if self._fingerprint(b"f", path) not in self._claims:
+                self._claims.add(self._fingerprint(b"d", path))
+                return name
+        raise AssertionError  # pragma: no cover (the alternatives never end)
+
+    def _fingerprint(self, what: bytes, path: tuple[bytes, ...]) -> bytes:
+        joined = b"/".join(_folded(part, self._rules) for part in path)
+        return hashlib.sha256(what + joined).digest()[:_FINGERPRINT]
+
+
+def _is_safe(name: bytes, rules: Rules) -> bool:
+    if name in {b"", b".", b".."} or len(name) > COMPONENT_BYTES or b"/" in name or b"\x00" in name:
+        return False
+    if rules.portable and (not _WINDOWS_ILLEGAL.isdisjoint(name) or name[-1:] in b". " or _RESERVED.fullmatch(name)):
+        return False
+    return not (rules.utf8_only or rules.portable) or _is_text(name)
+
+
+def _is_text(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _escape(name: bytes, rules: Rules) -> bytes:
+    """Return the name with each offending byte, and `%`, as `%XX`."""
+    if name in {b"", b".", b".."}:
+        return name.replace(b".", b"%2E") or b"%00"
+    bad = {0x00, 0x2F, 0x25} | (set(_WINDOWS_ILLEGAL) if rules.portable else set())
+    if (rules.utf8_only or rules.portable) and not _is_text(name):
+        bad |= set(range(0x80, 0x100))
+    escaped = b"".join(b"%%%02X" % byte if byte in bad else bytes((byte,)) for byte in name)
+    if rules.portable and escaped[-1:] in {b".", b" "}:
+        escaped = escaped[:-1] + b"%%%02X" % escaped[-1]
+    if rules.portable and _RESERVED.fullmatch(escaped):
+        escaped = b"%%%02X" % escaped[0] + escaped[1:]
+    return escaped
+
+
+def _shorten(name: bytes, true: bytes) -> bytes:
+    """Return at most 255 bytes: the beginning, `~` and a hash of the true name, and a short ending such as `.txt`."""
+    stem, dot, ending = name.rpartition(b".")
+    if not dot or not ending.isalnum() or len(ending) > _FINGERPRINT:
+        stem, dot, ending = name, b"", b""
+    tail = b"~" + _hash(true) + dot + ending
+    return _cut(stem, COMPONENT_BYTES - len(tail)) + tail
+
+
+def _cut(name: bytes, length: int) -> bytes:
+    """Return the first bytes of a name, without half a character or half an escape at the end."""
+    if len(name) <= length:
+        return name
+    while length and name[length] & 0xC0 == 0x80:  # noqa: PLR2004 (a continuation byte of UTF-8)
+        length -= 1
+    return re.sub(rb"%[0-9A-F]?$", b"", name[:length]).rstrip(b". ")
+
+
+def _alternatives(name: bytes, identity: bytes) -> Iterator[bytes]:
+    """Yield the name, then the name numbered by hashes of the identity, without end."""
+    yield name
+    stem, dot, ending = name.rpartition(b".")
+    if not stem or len(ending) > _FINGERPRINT:
+        stem, dot, ending = name, b"", b""
+    attempt = 0
+    while True:
+        number = hashlib.sha256(b"%d\x00%s" % (attempt, identity)).hexdigest()[:8].encode()
+        tail = b"~" + number + dot + ending
+        yield _cut(stem, COMPONENT_BYTES - len(tail)) + tail
+        attempt += 1
+
+
+def _folded(name: bytes, rules: Rules) -> bytes:
+    """Return what the file system compares: names that fold alike are one name there."""
+    if not (rules.fold_case or rules.fold_unicode or rules.portable):
+        return name
+    text = name.decode(errors="surrogateescape")
+    if rules.fold_unicode or rules.portable:
+        text = unicodedata.normalize("NFKD", text)
+    if rules.fold_case or rules.portable:
+        text = unicodedata.normalize("NFKD", text.casefold().upper().casefold())
+    return text.encode(errors="surrogateescape")
+
+
+def _hash(true: bytes) -> bytes:
+    return hashlib.sha256(true).hexdigest()[:16].encode()

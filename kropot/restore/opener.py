@@ -1,0 +1,138 @@
+"""Open what a server sealed: a form with the kit that fits, a content as a stream that proves itself at its end."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kropot.errors import IntegrityError
+from kropot.restore.claims import BadFormError, Claim, parse_form, read_claim, sealed_text
+from kropot.securecopy.iv import BLOCK
+from kropot.securecopy.sealing import BadSealError, Opener, open_form
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import BinaryIO
+
+    from kropot.replay.held import Held
+    from kropot.securecopy.sealing import Kit
+
+BUFFER = 1 << 18
+"""Bytes read at a time; one such buffer and one for what comes out is all the memory that a content takes."""
+
+
+class DamagedError(IntegrityError):
+    """The stored bytes are not those that were recorded."""
+
+
+class NoKitError(IntegrityError):
+    """None of the kits opens this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """An opened form: what it claims, its JSON, and the kit that opened it (None where it was not sealed)."""
+
+    claim: Claim
+    form: bytes
+    kit: Kit | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a whole content was: the plain bytes' SHA-256 (32 bytes) and number."""
+
+    sha256: bytes
+    size: int
+
+
+def open_claim(held: Held, kits: Sequence[Kit]) -> Opened:
+    """Return the opened form of a held copy.
+
+    Raises:
+        NoKitError: it is sealed, and no kit opens it.
+        BadFormError: it is no form.
+
+    """
+    sealed = sealed_text(held.form)
+    if sealed is None:
+        return Opened(claim=read_claim(held.form, element_id=held.key.id), form=held.form, kit=None)
+    for kit in kits:
+        try:
+            form = open_form(sealed, kit)
+            # One wrong key in 256 leaves a padding that looks right; it leaves no JSON object.
+            parse_form(form)
+        except (BadSealError, BadFormError):
+            continue
+        return Opened(claim=read_claim(form, element_id=held.key.id), form=form, kit=kit)
+    raise NoKitError("the form is sealed with another key" if kits else "it is encrypted: give its kit with --key")
+
+
+def copy_content(source: BinaryIO, write: Callable[[memoryview], object], *, held: Held, kit: Kit | None) -> Content:
+    """Read a stored object to its end, open it with `kit`, pass the plain bytes on to `write`; return what they were.
+
+    What was written is worth nothing if this raises. Without a kit the stored bytes are passed on as they are.
+
+    Raises:
+        DamagedError: the object is not the one that was recorded, whatever it then seemed to hold.
+        BadSealError: it is, and this key does not open it.
+
+    """
+    stored, plain = hashlib.sha256(), hashlib.sha256()
+    sizes = [0, 0]
+    buffer = bytearray(BUFFER)
+    incoming = memoryview(buffer)
+    opener = None if kit is None or held.iv is None else Opener(kit.key(held.iv), held.iv)
+    out = bytearray(Opener.room(BUFFER) if opener is not None else 0)
+
+    def emit(data: memoryview) -> None:
+        plain.update(data)
+        sizes[1] += len(data)
+        write(data)
+
+    while count := _fill(source, incoming):
+        chunk = incoming[:count]
+        stored.update(chunk)
+        sizes[0] += count
+        emit(chunk if opener is None else memoryview(out)[: opener.update_into(chunk, out)])
+    if stored.digest() != held.sha256:
+        raise DamagedError(f"the object {_hex(held)} holds {sizes[0]} bytes that are not those that were recorded")
+    if opener is not None:
+        emit(memoryview(opener.finish()))
+    return Content(sha256=plain.digest(), size=sizes[1])
+
+
+def plain_size(source: BinaryIO, *, held: Held, kit: Kit | None) -> int | None:
+    """Return how long the content will be, from its last block alone; None where that block does not fit the key.
+
+    Nothing is proved by it: the object is not read as a whole.
+    """
+    if kit is None or held.iv is None:
+        return held.size
+    if held.size < BLOCK or held.size % BLOCK:
+        return None
+    before = min(held.size - BLOCK, BLOCK)
+    source.seek(held.size - BLOCK - before)
+    tail = source.read(before + BLOCK)
+    opener = Opener(kit.key(held.iv), tail[:before] or held.iv)
+    opener.update_into(tail[before:], bytearray(Opener.room(BLOCK)))
+    try:
+        return held.size - BLOCK + len(opener.finish())
+    except BadSealError:
+        return None
+
+
+def _fill(source: BinaryIO, buffer: memoryview) -> int:
+    """Read until the buffer is full or the source ends; return how many bytes it holds."""
+    count = 0
+    while count < len(buffer):
+        read: int | None = source.readinto(buffer[count:])  # type: ignore[attr-defined]  # unbuffered files have it
+        if not read:
+            break
+        count += read
+    return count
+
+
+def _hex(held: Held) -> str:
+    return "" if held.sha256 is None else held.sha256.hex()

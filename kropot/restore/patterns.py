@@ -1,0 +1,80 @@
+"""Globs over restored names: `*` and `?` stay within a folder, `**` crosses them, a folder means all in it; pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from kropot.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MAX_PATTERN = 4096
+
+
+class Patterns:
+    """Any number of globs; none of them means everything."""
+
+    def __init__(self, globs: Sequence[str]) -> None:
+        """Compile the globs. Raises: UsageError where one makes no sense."""
+        self._compiled = [_compile(glob) for glob in globs]
+
+    def match(self, path: bytes) -> bool:
+        """Return whether a restored path (parts joined by `/`) is meant by any of the globs.
+
+        A glob without a slash is also looked for at every depth: `*.txt` means every such file.
+        """
+        if not self._compiled:
+            return True
+        name = path.decode(errors="surrogateescape")
+        return any(pattern.fullmatch(name) for pattern in self._compiled)
+
+
+def _compile(glob: str) -> re.Pattern[str]:
+    wanted = glob.strip("/")
+    if not wanted or len(glob) > _MAX_PATTERN:
+        raise UsageError(f"the pattern {glob[:80]!a} can match no name")
+    anywhere = "(?:.*/)?" if "/" not in glob.rstrip("/") else ""
+    return re.compile(f"{anywhere}{_translate(wanted)}(?:/.*)?", re.DOTALL)
+
+
+def _translate(glob: str) -> str:
+    """Return the regular expression of a glob."""
+    parts: list[str] = []
+    at = 0
+    while at < len(glob):
+        char = glob[at]
+        if glob.startswith("**/", at):
+            parts.append("(?:.*/)?")
+            at += 3
+        elif glob.startswith("**", at):
+            parts.append(".*")
+            at += 2
+        elif char == "[" and (end := _class_end(glob, at)):
+            parts.append(_class(glob[at + 1 : end]))
+            at = end + 1
+        else:
+            parts.append({"*": "[^/]*", "?": "[^/]"}.get(char) or re.escape(char))
+            at += 1
+    return "".join(parts)
+
+
+def _class_end(glob: str, start: int) -> int:
+    """Return where the `]` is that ends a class, 0 where none does: the bracket then means itself."""
+    first = start + 2 if glob[start + 1 : start + 2] in {"!", "^"} else start + 1
+    end = glob.find("]", first + 1)
+    return max(end, 0)
+
+
+def _class(body: str) -> str:
+    """Return a character class; one with its ends the wrong way round matches nothing, as shells have it."""
+    negated = body[:1] in {"!", "^"}
+    inner = body[1:] if negated else body
+    escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", inner)
+    expression = f"[^/{escaped}]" if negated else f"(?!/)[{escaped}]"
+    try:
+        re.compile(expression)
+    except re.error:
+        return "[^/]" if negated else "(?!)"
+    return expression

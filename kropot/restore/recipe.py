@@ -1,0 +1,90 @@
+"""Commands that open one copy with openssl alone, so that the data outlives this program; pure.
+
+The secret never stands in them: the shell's variable KEY does, and the key is derived from it where the command runs.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kropot.securecopy.sealing import KEY_BYTES, SEPARATOR, split_envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ENVELOPE_HEAD = 32 + len(SEPARATOR)
+_PADDING = "00" * KEY_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """How a token's keys are derived from its passphrase: digest and rounds, which its kit names."""
+
+    digest: str = "sha512"
+    rounds: int = 6000
+
+
+def content_recipe(*, iv: bytes, sealed: str, plain: str, stretch: Stretch) -> str:
+    """Return the command line that opens the file `sealed` into the file `plain`, for openssl 3."""
+    key = _openssl_kdf(iv, stretch)
+    return f"{_enc(key, iv)} -in {shlex.quote(sealed)} -out {shlex.quote(plain)}"
+
+
+def content_recipe_python(*, iv: bytes, sealed: str, plain: str, stretch: Stretch) -> str:
+    """Return the same with the key derived by Python, for an openssl without `kdf`; KEY must be exported."""
+    key = _python_kdf(iv, stretch)
+    return f"{_enc(key, iv)} -in {shlex.quote(sealed)} -out {shlex.quote(plain)}"
+
+
+def form_recipe(envelope: str, stretch: Stretch) -> str:
+    """Return the command line that prints the opened form: the file's name, its time, and whatever the server knew.
+
+    Raises:
+        BadSealError: the text is no envelope.
+
+    """
+    iv, _ = split_envelope(envelope)
+    key = _openssl_kdf(iv, stretch)
+    return f"echo {shlex.quote(envelope)} | openssl base64 -d -A | tail -c +{_ENVELOPE_HEAD + 1} | {_enc(key, iv)}"
+
+
+def digest_recipe(*, sealed: str, sha256: bytes) -> str:
+    """Return the command line that shows whether the stored file is the one that was recorded."""
+    return f"echo {shlex.quote(f'{sha256.hex()}  {sealed}')} | sha256sum -c"
+
+
+def recipes(
+    *, iv: bytes | None, sealed: str, sha256: bytes, envelope: str | None, stretch: Stretch, plain: str = "plain.bin"
+) -> Iterator[tuple[str, str]]:
+    """Yield (what it does, command line) for one copy: prove it, open its content, open its form."""
+    yield "is the object the one that was recorded?", digest_recipe(sealed=sealed, sha256=sha256)
+    if iv is None:
+        yield "it is not encrypted", f"cp {shlex.quote(sealed)} {shlex.quote(plain)}"
+    else:
+        told = {"iv": iv, "sealed": sealed, "plain": plain, "stretch": stretch}
+        yield "open the content (openssl 3)", content_recipe(**told)  # type: ignore[arg-type]  # named above
+        yield "the same without `openssl kdf`", content_recipe_python(**told)  # type: ignore[arg-type]  # as above
+    if envelope is not None:
+        yield "open the form, which holds the name", form_recipe(envelope, stretch)
+
+
+def _enc(key: str, iv: bytes) -> str:
+    """Return the decryption; the cipher wants 32 bytes of key, and the server fills its 16 up with zeros."""
+    return f'openssl enc -d -aes-256-cbc -K "{key}{_PADDING}" -iv {iv.hex()}'
+
+
+def _openssl_kdf(iv: bytes, stretch: Stretch) -> str:
+    """Return the shell's way to the key: PBKDF2, salted with the text of the IV's hexadecimal digits."""
+    return (
+        f'$(openssl kdf -keylen {KEY_BYTES} -kdfopt digest:{stretch.digest.upper()} -kdfopt pass:"$KEY" '
+        f"-kdfopt salt:{iv.hex()} -kdfopt iter:{stretch.rounds} PBKDF2 | tr -d ':\\n')"
+    )
+
+
+def _python_kdf(iv: bytes, stretch: Stretch) -> str:
+    return (
+        f'$(python3 -c \'import hashlib, os; print(hashlib.pbkdf2_hmac("{stretch.digest}", '
+        f'os.environb[b"KEY"], b"{iv.hex()}", {stretch.rounds}, {KEY_BYTES}).hex())\')'
+    )

@@ -1,0 +1,200 @@
+"""A folder that files are given back into: nothing leaves it, nothing half written has a name, nothing is overwritten.
+
+Every step below the folder is taken by descriptor and never through a symbolic link, so that a link planted in the
+folder, before or meanwhile, leads nowhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Self
+
+from kropot.errors import LockedError
+from kropot.restore.below import descend, make_root, open_below, open_folder, open_regular
+from kropot.restore.draft import STOPS, Draft, InTheWayError, TreeError, UnplaceableError, trouble
+from kropot.restore.names import Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kropot.restore.below import Parts
+
+WORK = b".kropot-tmp"
+"""The folder's own workroom: temporary files, and the lock that keeps two runs apart."""
+
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OURS = re.compile("[0-9]+\\.part(\\.link)?|kropot[:-](probe\\??|\u00e9|\udcff)")
+_IMPOSSIBLE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+
+
+class Tree:
+    """A folder open for giving files back; any number of threads may draft and place at once."""
+
+    def __init__(self, root: Path) -> None:
+        """Open the folder, made where it is missing, and take it for this run alone.
+
+        Raises: LockedError while another run works in it; TreeError where it cannot be made or written.
+        """
+        self.root = root
+        self._lock = threading.Lock()
+        self._drafts = 0
+        self._stopping = threading.Event()
+        try:
+            make_root(root)
+            self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._room = open_folder(self._fd, WORK)
+        except OSError as error:
+            raise TreeError(f"{root} cannot be written: {error.strerror}; name another folder") from None
+        try:
+            fcntl.flock(self._room, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise LockedError(f"another run is at work in {root}: wait for it, or name another folder") from None
+        self._sweep()
+        self.rules = self._probe()
+
+    def __enter__(self) -> Self:
+        """Return the tree itself; the block's end lets go of it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Sweep the workroom and let go of the folder."""
+        self._sweep()
+        with suppress(OSError):
+            os.rmdir(WORK, dir_fd=self._fd)
+            os.fsync(self._fd)  # a workroom that came back after a power cut would look like something unfinished
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        os.close(self._room)
+        os.close(self._fd)
+
+    def stop(self) -> None:
+        """Have drafts under way end as soon as may be: what is not whole by now gets no name."""
+        self._stopping.set()
+
+    def draft(self) -> Draft:
+        """Begin a file. Raises: TreeError."""
+        with self._lock:
+            self._drafts += 1
+            number = self._drafts
+        try:
+            return Draft(self._room, b"%d.part" % number, self._stopping)
+        except OSError as error:
+            raise trouble(error, f"making a file in {self.root}") from None
+
+    def place(self, draft: Draft, path: Parts, *, replace: bool = False) -> None:
+        """Give a synced draft its name, durably; only with `replace` may something have it already.
+
+        Raises: InTheWayError, UnplaceableError, TreeError.
+        """
+        try:
+            with self._folder(path[:-1], make=True) as folder:
+                if replace:
+                    os.replace(draft.name, path[-1], src_dir_fd=self._room, dst_dir_fd=folder)
+                else:
+                    self._name(draft, folder, path[-1])
+                os.fsync(folder)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise InTheWayError(f"something that is not ours is in the way ({error.strerror})") from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise InTheWayError("a symbolic link is in the way") from None
+            if error.errno in STOPS:
+                raise trouble(error, f"naming a file in {self.root}") from None
+            raise UnplaceableError(f"the file system refuses the name ({error.strerror})") from None
+
+    def look(self, path: Parts) -> os.stat_result | None:
+        """Return what has this name, without following a link; None where nothing has or could have it."""
+        try:
+            with self._folder(path[:-1], make=False) as folder:
+                return os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            return None
+
+    def read(self, path: Parts) -> int:
+        """Open a regular file below the folder for reading, return its descriptor. Raises: OSError."""
+        return open_below(self._fd, path)
+
+    def open_log(self, name: bytes) -> int:
+        """Open a file in the top folder for reading and appending, made where it is missing.
+
+        Raises: InTheWayError where something else has the name; TreeError.
+        """
+        try:
+            return open_regular(name, os.O_RDWR | os.O_APPEND | os.O_CREAT, self._fd)
+        except OSError as error:
+            shown = f"{self.root}/{os.fsdecode(name)}"
+            if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
+                raise InTheWayError(f"{shown} is no plain file: move it away, or name another folder") from None
+            raise trouble(error, f"opening {shown}") from None
+
+    def sync(self) -> None:
+        """Make the names in the top folder durable."""
+        os.fsync(self._fd)
+
+    # --- helpers ---
+
+    @contextmanager
+    def _folder(self, path: Parts, *, make: bool) -> Iterator[int]:
+        """Open a folder step by step, making those that are missing."""
+        fd = descend(self._fd, path, make=make)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _name(self, draft: Draft, folder: int, name: bytes) -> None:
+        """Give the draft a name that nothing has, atomically."""
+        try:
+            os.link(draft.name, name, src_dir_fd=self._room, dst_dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _IMPOSSIBLE:
+                raise
+        else:
+            os.unlink(draft.name, dir_fd=self._room)
+            return
+        # No hard links here: an empty file of our own takes the name, and the draft takes its place.
+        os.close(os.open(name, _NEW, 0o600, dir_fd=folder))
+        os.replace(draft.name, name, src_dir_fd=self._room, dst_dir_fd=folder)
+
+    def _sweep(self) -> None:
+        """Remove the drafts that an earlier run left, and nothing that has another name."""
+        with os.scandir(self._room) as found:
+            ours = [entry.name for entry in found if _OURS.fullmatch(entry.name)]
+        for name in ours:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._room)
+
+    def _probe(self) -> Rules:
+        """Return what this file system can hold, found out by trying in the workroom."""
+        return Rules(
+            portable=not self._holds(b"kropot:probe?"),
+            fold_case=self._holds(b"kropot-probe", b"KROPOT-Probe"),
+            fold_unicode=self._holds("kropot-\u00e9".encode(), "kropot-e\u0301".encode()),
+            utf8_only=not self._holds(b"kropot-\xff"),
+        )
+
+    def _holds(self, name: bytes, other: bytes | None = None) -> bool:
+        """Return whether a file can have the name and is then found by the other one."""
+        try:
+            os.close(os.open(name, _NEW, 0o600, dir_fd=self._room))
+        except OSError as error:
+            if error.errno in STOPS:
+                raise trouble(error, f"making a file in {self.root}") from None
+            return False
+        try:
+            os.stat(other or name, dir_fd=self._room, follow_symlinks=False)
+        except OSError:
+            return False
+        finally:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._room)
+        return True

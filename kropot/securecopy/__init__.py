@@ -1,0 +1,1 @@
+"""The SecureCopy protocol: values on the wire, sealing, and the client."""

@@ -1,0 +1,255 @@
+"""The control plane of the protocol over HTTP: list pages and single elements, bounded in size and time.
+
+The server is not trusted: answers are read up to a limit and a deadline, never decompressed, cookies are never sent
+back, and a redirect to another origin is refused, so the token reaches the server it is meant for and nobody else. The
+token travels in a header only; no error, log line or repr of this module holds it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from urllib.parse import quote, urlencode, urljoin
+
+import requests
+import urllib3
+
+from kropot.errors import KropotError, ServerRefusedError, UsageError
+from kropot.securecopy.address import checked_base_url, origin_of
+from kropot.securecopy.deadline import DeadlineAdapter, was_hung_up
+from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from kropot.securecopy.wire import Listed, Page
+
+MAX_PAGE_BYTES = 64 << 20
+MAX_ELEMENT_BYTES = 1 << 20
+CONNECT_TIMEOUT_S = 30.0
+STALL_TIMEOUT_S = 300.0
+MAX_REDIRECTS = 3
+MAX_RETRY_AFTER_S = 24 * 3600
+
+_READ_BYTES = 1 << 16
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
+_DIGITS = re.compile(r"[0-9]{1,9}")
+_REFUSALS = frozenset({401, 403})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class ServerTroubleError(KropotError):
+    """The server could not be asked, or its answer could not be used; the same request may succeed later.
+
+    `reason` is a stable word ("timeout", "unreachable", "tls", "cut", "too_big", "redirected", "encoded",
+    "close_delimited", "not_http", "http_500", or a reason of `BadPageError`), `status` the HTTP status where one
+    came, `retry_after_s` what the server asks for.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        status: int | None = None,
+        *,
+        detail: str = "",
+        retry_after_s: int | None = None,
+    ) -> None:
+        """Say what happened; `detail` MUST hold no secret and no element's name."""
+        super().__init__(detail or f"the server's answer is of no use: {reason}")
+        self.reason = reason
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class SecureCopyClient:
+    """Asks one server with one token. For one thread; proxies and netrc of the environment are not looked at."""
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str,
+        *,
+        http_timeout: float,
+        user_agent: str,
+        ca_file: str | Path | None = None,
+        stall_timeout: float = STALL_TIMEOUT_S,
+        max_page_bytes: int = MAX_PAGE_BYTES,
+    ) -> None:
+        """Check what was given; nothing is sent yet.
+
+        `http_timeout` bounds a whole answer and `stall_timeout` the silence within it, both in seconds; `ca_file` is a
+        PEM file of the authorities to trust instead of the usual ones.
+
+        Raises:
+            UsageError: the address, token, user agent or file cannot be used.
+        """
+        self.base_url = checked_base_url(base_url)
+        if not _PRINTABLE.fullmatch(token):
+            raise UsageError("the token is empty or holds characters that no HTTP header can carry; give it as it is")
+        if not user_agent.isascii() or not user_agent.isprintable() or not user_agent.strip():
+            raise UsageError("the user agent must be printable ASCII: the server answers nothing without one")
+        if ca_file is not None and not Path(ca_file).is_file():
+            raise UsageError(f"there is no file {ca_file}; --ca-file takes certificates in PEM form")
+        self._headers = {"token": token, "User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        self._max_page_bytes = max_page_bytes
+        self._timeouts = (min(CONNECT_TIMEOUT_S, http_timeout), min(stall_timeout, http_timeout))
+        self._verify = True if ca_file is None else str(ca_file)
+        # The bare transport: a session would read the environment's proxies and netrc, keep cookies, and read the body
+        # of a redirect to its end, however long; it would cost a third of the rate, too.
+        self._transport = DeadlineAdapter(total_s=http_timeout, stall_s=stall_timeout)
+
+    def __repr__(self) -> str:
+        """Name the server, never the token."""
+        return f"SecureCopyClient({self.base_url!r})"
+
+    def __enter__(self) -> Self:
+        """Return itself; its connections are closed at the end."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def list(self, since: str | None, limit: int, *, kind: str = "file") -> Page:
+        """Return the page of up to `limit` entries later than `since` (server's wall clock; None: all).
+
+        Raises:
+            ServerRefusedError: the server does not accept the token (401, 403).
+            ServerTroubleError: anything else than a readable page came.
+        """
+        query = {"limit": str(limit)} if since is None else {"since": since, "limit": str(limit)}
+        path = f"/secure-copy/{quote(kind, safe='')}/list?{urlencode(query, quote_via=quote)}"
+        status, content_type, body = self._get(path, self._max_page_bytes)
+        try:
+            return parse_page(status, content_type, body)
+        except BadPageError as error:
+            raise ServerTroubleError(error.reason, status) from None
+
+    def submitdata(self, id_: str) -> Listed | None:
+        """Return the element as it would be listed, or None if the server says that it is gone.
+
+        Raises:
+            ServerRefusedError: the server does not accept the token (401, 403).
+            ServerTroubleError: it cannot be told whether the element is there.
+        """
+        path = f"/secure-copy/file/{quote(id_, safe='')}/submitdata"
+        status, content_type, body = self._get(path, MAX_ELEMENT_BYTES)
+        try:
+            return parse_submitdata(status, content_type, body)
+        except BadPageError as error:
+            raise ServerTroubleError(error.reason, status) from None
+
+    def content_url(self, id_: str) -> str:
+        """Return the address of an element's content; it holds no token."""
+        return f"{self.base_url}/secure-copy/file/{quote(id_, safe='')}/content"
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of every request, the token among them: never log them."""
+        return dict(self._headers)
+
+    def _get(self, path: str, limit: int) -> tuple[int, str | None, bytes]:
+        """Return status, content type and body of an answer, following a few redirects within the same origin."""
+        url = self.base_url + path
+        for _ in range(MAX_REDIRECTS + 1):
+            try:
+                with self._send(url) as answer:
+                    if answer.status_code not in _REDIRECTS:
+                        return answer.status_code, answer.headers.get("Content-Type"), _believable_body(answer, limit)
+                    url = self._redirected(url, answer)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                raise self._translated(error) from None
+        raise ServerTroubleError("redirected", detail=f"{self.base_url} redirects in circles")
+
+    def _send(self, url: str) -> requests.Response:
+        """Return the head of an answer; its body is still to be read, or not."""
+        request = requests.Request("GET", url, headers=self._headers).prepare()
+        return self._transport.send(request, stream=True, timeout=self._timeouts, verify=self._verify)
+
+    def _redirected(self, url: str, answer: requests.Response) -> str:
+        """Return where an answer points to, if that is the same origin."""
+        try:
+            target = urljoin(url, answer.headers.get("Location", ""))
+        except ValueError:
+            target = ""
+        if (origin := origin_of(target)) == origin_of(self.base_url):
+            return target
+        told = "nowhere" if origin is None else f"{origin[0]}://{origin[1]}:{origin[2]}"
+        raise ServerTroubleError(
+            "redirected",
+            answer.status_code,
+            detail=f"{self.base_url} redirects to {told}, which was not followed since the token is not meant for it; "
+            "if that is the server now, give its address as --server-url",
+        )
+
+    def _translated(self, error: Exception) -> ServerTroubleError:
+        """Return a foreign exception as one of ours; its own text may hold addresses and is left out."""
+        where = self.base_url
+        if isinstance(error, requests.exceptions.SSLError):
+            return ServerTroubleError(
+                "tls",
+                detail=f"{where} has no certificate that can be trusted ({_cause(error)}); "
+                "a private authority is named by --ca-file",
+            )
+        if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
+            return ServerTroubleError("timeout", detail=f"{where} did not answer in time")
+        if isinstance(error, requests.exceptions.ChunkedEncodingError | urllib3.exceptions.ProtocolError):
+            return ServerTroubleError("cut", detail=f"{where} broke off in the middle of an answer")
+        if isinstance(error, requests.ConnectionError | OSError):
+            return ServerTroubleError("unreachable", detail=f"{where} could not be reached ({_cause(error)})")
+        return ServerTroubleError("not_http", detail=f"{where} answered with something that is no HTTP")
+
+
+def _believable_body(answer: requests.Response, limit: int) -> bytes:
+    """Return the body of an answer that is worth reading, `limit` bytes at most."""
+    status = answer.status_code
+    if status in _REFUSALS:
+        raise ServerRefusedError(
+            f"the server refused the token (HTTP {status}); check that it is right, not expired, "
+            "allowed from here, and has the role securecopy.stream",
+        )
+    if status >= 500 or status == 429:  # noqa: PLR2004 - the classes of HTTP
+        raise ServerTroubleError(f"http_{status}", status, retry_after_s=_retry_after(answer))
+    if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+        # It was asked for without; a compressed answer could be a bomb and is not opened.
+        raise ServerTroubleError("encoded", status)
+    told = answer.headers.get("Content-Length", "")
+    if not told and not answer.raw.chunked:
+        # Its end is only that of the connection: a page cut between two lines would look like the last one.
+        raise ServerTroubleError("close_delimited", status)
+    if _DIGITS.fullmatch(told) and int(told) > limit:
+        raise ServerTroubleError("too_big", status)
+    body = bytearray()
+    while chunk := answer.raw.read1(_READ_BYTES, decode_content=False):
+        body += chunk
+        if len(body) > limit:
+            raise ServerTroubleError("too_big", status)
+    if was_hung_up(answer):
+        raise ServerTroubleError("cut", status)
+    return bytes(body)
+
+
+def _retry_after(answer: requests.Response) -> int | None:
+    """Return the seconds that the server asks to wait, where it says so in seconds; a day at most."""
+    told = answer.headers.get("Retry-After", "")
+    return min(int(told), MAX_RETRY_AFTER_S) if _DIGITS.fullmatch(told) else None
+
+
+def _cause(error: BaseException) -> str:
+    """Return the operating system's or TLS library's own words at the root of an exception, or that none came."""
+    seen: set[int] = set()
+    words = "it gave no HTTP answer"
+    queue: list[object] = [error]
+    while queue:
+        found = queue.pop()
+        if not isinstance(found, BaseException) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        if isinstance(found, OSError) and isinstance(found.strerror, str):
+            words = found.strerror
+        queue += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
+    return words

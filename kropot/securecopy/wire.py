@@ -1,0 +1,324 @@
+"""What goes over the wire, as values: list pages and single entries, read and written.
+
+Pure: bytes in, values or a reason out (docs/protocol.md). A page that cannot be read is refused as a whole with a
+`BadPageError`; a single line that cannot be read is set aside as `Rejected`, since one bad row must not hide the
+others. Reasons are stable words without names, addresses or secrets, so they may stand in logs and in the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import orjson
+
+from kropot.errors import KropotError
+from kropot.securecopy.content import (
+    CONTENT_TYPE,
+    IV_HEADER,
+    ContentHead,
+    TailCheck,
+    UnbelievableError,
+    check_tail,
+    media_type,
+    read_content_head,
+)
+from kropot.securecopy.zones import MAX_DATE, MIN_DATE, is_known_zone, wall_clock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "CONTENT_TYPE",
+    "IV_HEADER",
+    "LIST_TYPE",
+    "BadPageError",
+    "ContentHead",
+    "Listed",
+    "Page",
+    "Rejected",
+    "TailCheck",
+    "UnbelievableError",
+    "canonical_json",
+    "check_tail",
+    "encode_entry",
+    "encode_page",
+    "is_known_zone",
+    "is_sealed_form",
+    "media_type",
+    "parse_entry",
+    "parse_page",
+    "parse_submitdata",
+    "read_content_head",
+    "wall_clock",
+]
+
+LIST_TYPE = "text/plain; charset=UTF-8"
+
+MAX_ID_BYTES = 512
+MAX_WORD = 64
+MAX_FORM_BYTES = 64 * 1024
+MAX_ETAG = 256
+MAX_SIZE = (1 << 63) - 1
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+_BASE64 = re.compile(r"[A-Za-z0-9+/=]*")
+_SEALED_FORM = re.compile(rb'\{"encrypted":"[A-Za-z0-9+/=]*"\}')
+_ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
+_OK = 200
+_NOT_FOUND = 404
+
+
+class BadPageError(KropotError):
+    """An answer that is no list page, or no element; `reason` is a stable word."""
+
+    def __init__(self, reason: str) -> None:
+        """Remember the reason."""
+        super().__init__(f"the server's answer could not be read: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One entry of a list page.
+
+    `date` is the server's integer seconds and `tz` its zone's name when the row was made; `form` is canonical JSON
+    (sorted keys, compact, ASCII); `size` (of the content as it is sent, in bytes) and `etag` (as in the header, with
+    its quotes) stand only in lists of servers that know the extension.
+    """
+
+    type: str
+    id: str
+    date: int
+    tz: str
+    form: bytes
+    size: int | None = None
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A line that is no entry: its number among the page's lines (from 1), why, and its date where it can be read."""
+
+    line: int
+    why: str
+    date: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One list page: `remaining` as the server claims, `closed` the last second it will not add to (extension)."""
+
+    entries: tuple[Listed, ...]
+    rejected: tuple[Rejected, ...]
+    remaining: int
+    closed: int | None = None
+
+
+def parse_page(status: int, content_type: str | None, body: bytes) -> Page:
+    """Return the list page in an answer.
+
+    Raises:
+        BadPageError: the answer is no list page, or it was cut; `reason` is "http_<status>", "not_a_list",
+            "no_header", "bad_header" or "truncated".
+    """
+    if status != _OK:
+        raise BadPageError(f"http_{status}")
+    if media_type(content_type) != "text/plain":
+        raise BadPageError("not_a_list")
+    head, gap, rest = body.partition(b"\n\n")
+    if not gap:
+        raise BadPageError("no_header")
+    remaining, closed = _parse_header(head)
+    lines = rest.split(b"\n")
+    if lines.pop():
+        # Every line ends in a newline: behind the last one there is nothing, or the page was cut.
+        raise BadPageError("truncated")
+    entries: list[Listed] = []
+    rejected: list[Rejected] = []
+    for number, line in enumerate(lines, 1):
+        found = parse_entry(line)
+        if isinstance(found, Listed):
+            entries.append(found)
+        else:
+            rejected.append(Rejected(line=number, why=found.why, date=found.date))
+    return Page(entries=tuple(entries), rejected=tuple(rejected), remaining=remaining, closed=closed)
+
+
+def parse_entry(line: bytes) -> Listed | Rejected:
+    """Return the entry that one JSON object spells, or why it is none."""
+    try:
+        return _entry(orjson.loads(line))
+    except orjson.JSONDecodeError:
+        return Rejected(line=1, why="not_json")
+
+
+def parse_submitdata(status: int, content_type: str | None, body: bytes) -> Listed | None:
+    """Return the element in an answer to submitdata, or None where the server says that it is gone.
+
+    Only a 404 in JSON means gone: a router's or proxy's 404 page says nothing about the element.
+
+    Raises:
+        BadPageError: the answer is neither; `reason` is "http_<status>", "not_json" or a reason of a rejected line.
+    """
+    is_json = media_type(content_type) == "application/json"
+    if status not in {_OK, _NOT_FOUND} or (status == _NOT_FOUND and not is_json):
+        raise BadPageError(f"http_{status}")
+    if not is_json:
+        raise BadPageError("not_json")
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise BadPageError("not_json") from None
+    if not isinstance(answer, dict):
+        raise BadPageError("not_an_object")
+    if status == _NOT_FOUND:
+        if answer.get("object") is not None:
+            raise BadPageError("http_404")
+        return None
+    found = _entry(answer.get("object", answer))
+    if isinstance(found, Rejected):
+        raise BadPageError(found.why)
+    return found
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return `value` as canonical JSON: sorted keys, compact, ASCII; NaN and infinities raise ValueError."""
+    return _canonical(value).encode()
+
+
+def is_sealed_form(form: bytes) -> bool:
+    """Whether a canonical form is an envelope that only the key opens, and nothing beside it."""
+    return _SEALED_FORM.fullmatch(form) is not None
+
+
+def encode_entry(entry: Listed) -> bytes:
+    """Return the entry as its line in a list, newline included; what is None is left out."""
+    parts = [
+        b'{"type":' + _text(entry.type),
+        b'"id":' + _text(entry.id),
+        b'"date":%d' % entry.date,
+        b'"tz":' + _text(entry.tz),
+        b'"form":' + entry.form,
+    ]
+    if entry.size is not None:
+        parts.append(b'"size":%d' % entry.size)
+    if entry.etag is not None:
+        parts.append(b'"etag":' + _text(entry.etag))
+    return b",".join(parts) + b"}\n"
+
+
+def encode_page(
+    entries: Iterable[Listed],
+    *,
+    remaining: int,
+    metadata_url: str,
+    fetch_url: str,
+    closed: int | None = None,
+) -> bytes:
+    """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
+    header: dict[str, Any] = {
+        "metadataUrlTemplate": metadata_url,
+        "fetchUrlTemplate": fetch_url,
+        "remainingSince": remaining,
+    }
+    if closed is not None:
+        header["closed"] = closed
+    return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
+
+
+def _parse_header(head: bytes) -> tuple[int, int | None]:
+    """Return `remainingSince` and `closed` of a page's header line."""
+    try:
+        header = orjson.loads(head)
+    except orjson.JSONDecodeError:
+        raise BadPageError("bad_header") from None
+    if not isinstance(header, dict):
+        raise BadPageError("bad_header")
+    remaining, closed = header.get("remainingSince"), header.get("closed")
+    if type(remaining) is not int or remaining < 0:
+        raise BadPageError("bad_header")
+    if closed is not None and not _is_date(closed):
+        raise BadPageError("bad_header")
+    return remaining, closed
+
+
+def _entry(value: Any) -> Listed | Rejected:
+    """Return the entry that a decoded JSON value is, or why it is none."""
+    if not isinstance(value, dict):
+        return Rejected(line=1, why="not_an_object")
+    date, form = value.get("date"), _form(value.get("form"))
+    if not _is_date(date):
+        return Rejected(line=1, why="bad_date")
+    for key, is_fine, why in _CHECKS:
+        if not is_fine(value.get(key)):
+            return Rejected(line=1, why=why, date=date)
+    if form is None:
+        return Rejected(line=1, why="bad_form", date=date)
+    return Listed(
+        type=value["type"],
+        id=value["id"],
+        date=date,
+        tz=value["tz"],
+        form=form,
+        size=value.get("size"),
+        etag=value.get("etag"),
+    )
+
+
+def _form(form: Any) -> bytes | None:
+    """Return the form as canonical JSON, None where it is missing or too big; its shape is the restorer's business."""
+    if type(form) is dict and len(form) == 1:
+        sealed = form.get("encrypted")
+        if type(sealed) is str and len(sealed) < MAX_FORM_BYTES and _BASE64.fullmatch(sealed):
+            return b'{"encrypted":"' + sealed.encode() + b'"}'
+    if form is None:
+        return None
+    try:
+        canonical = canonical_json(form)
+    except (RecursionError, ValueError):
+        return None
+    return canonical if len(canonical) <= MAX_FORM_BYTES else None
+
+
+def _is_date(value: Any) -> TypeGuard[int]:
+    return type(value) is int and MIN_DATE <= value <= MAX_DATE
+
+
+def _is_word(value: Any) -> bool:
+    return type(value) is str and len(value) <= MAX_WORD and "\0" not in value
+
+
+def _is_id(value: Any) -> bool:
+    """Whether this can be an id: "." and ".." cannot, since no URL can hold them as a segment of its path."""
+    if type(value) is not str or value in {"", ".", ".."} or len(value) > MAX_ID_BYTES or "\0" in value:
+        return False
+    return value.isascii() or len(value.encode()) <= MAX_ID_BYTES
+
+
+def _is_type(value: Any) -> bool:
+    """Whether this can be a type; those with an "@" in front are the ledger's own."""
+    return _is_word(value) and value != "" and not value.startswith("@")
+
+
+def _is_size(value: Any) -> bool:
+    return value is None or (type(value) is int and 0 <= value <= MAX_SIZE)
+
+
+def _is_etag(value: Any) -> bool:
+    return value is None or (type(value) is str and len(value) <= MAX_ETAG and _ETAG.fullmatch(value) is not None)
+
+
+_CHECKS = (
+    ("type", _is_type, "bad_type"),
+    ("id", _is_id, "bad_id"),
+    ("tz", _is_word, "bad_tz"),
+    ("size", _is_size, "bad_size"),
+    ("etag", _is_etag, "bad_etag"),
+)
+
+
+def _text(value: str) -> bytes:
+    return json.dumps(value).encode()

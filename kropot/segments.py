@@ -1,0 +1,229 @@
+"""The ledger's own copy in the storage path: segments of events beside the objects, written as the ledger grows.
+
+Written with what the objects are written with: a temporary file, synced, then renamed, then the folder synced. The
+bytes are the same whoever writes them, so that any number of collectors may.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kropot.errors import IntegrityError
+from kropot.objects.files import OsFiles
+from kropot.objects.store import storage_error
+from ledger.errors import LedgerError, MalformedSegmentError
+from ledger.merkle import Frontier
+from ledger.segments import SEGMENT_EVENTS, encode, reach_of, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.objects.files import Files
+    from ledger.log import Ledger
+    from ledger.rows import StoredEvent
+    from ledger.segments import Reach
+
+FOLDER = "ledger"
+_NAME = re.compile(r"(\d{8})\.(?:segment|partial-(\d+))")
+_WAY_OUT = (
+    "Nothing was appended. Rebuild the newest ledger with `kropotcli db recover --from-storage` into an empty "
+    "database and use that, or give this ledger a storage path of its own."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class SegmentFile:
+    """A segment in the storage path, by its name: it holds events up to `last`; `partial` until it is full."""
+
+    last: int
+    index: int
+    partial: bool
+    path: Path
+
+
+class SegmentFolder:
+    """The segments below `root`, the storage path; `scratch` is the writer's own folder for temporary files."""
+
+    def __init__(
+        self, root: Path, *, scratch: Path | None = None, files: Files | None = None, span: int = SEGMENT_EVENTS
+    ) -> None:
+        """Look at nothing yet. Without `scratch` nothing can be written; `span` is the events of a full segment."""
+        self.folder = root / FOLDER
+        self._span = span
+        self._scratch = scratch
+        self._files: Files = OsFiles() if files is None else files
+
+    def found(self) -> list[SegmentFile]:
+        """Return the segments that are there, by how far they reach. Raises: StorageError."""
+        try:
+            names = sorted(path.name for path in self.folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise storage_error(error, f"listing {self.folder}") from error
+        return sorted(file for name in names if (file := self._file(name)) is not None)
+
+    def newest(self) -> Reach | None:
+        """Return how far the stored history reaches; files whose ends are damaged are passed over.
+
+        Raises: StorageError.
+        """
+        for file in reversed(self.found()):
+            try:
+                with file.path.open("rb") as opened:
+                    return reach_of(opened)
+            except (MalformedSegmentError, FileNotFoundError):
+                continue  # `verify` names the damaged one; one that is gone was replaced by a longer one
+            except OSError as error:
+                raise storage_error(error, f"reading {file.path}") from error
+        return None
+
+    def check(self, ledger: Ledger | None) -> None:
+        """Return if the stored history is this ledger's own, and no longer than it; None stands for a new ledger.
+
+        MUST be called before a collector's first append, and before a segment is written: a database that was put
+        back to an older copy would otherwise begin a second history.
+
+        Raises:
+            IntegrityError: if the storage knows events that the ledger does not, or others.
+            StorageError: if the storage cannot be read.
+        """
+        there = self.found()  # before the head: whoever wrote a segment had committed its events
+        reach = self.newest()
+        if reach is None:
+            return
+        head = None if ledger is None else ledger.head()
+        if ledger is None or head is None or head.position == 0:
+            raise IntegrityError(
+                f"{self.folder} holds the history of ledger {reach.ledger_id.hex()} up to event {reach.last}, "
+                f"but the database is new. {_WAY_OUT}"
+            )
+        if ledger.identity().ledger_id != reach.ledger_id:
+            raise IntegrityError(
+                f"{self.folder} holds the history of ledger {reach.ledger_id.hex()}, and the database is ledger "
+                f"{ledger.identity().ledger_id.hex()}. {_WAY_OUT}"
+            )
+        claimed = max(reach.last, there[-1].last if there else 0)  # a damaged file's name still speaks
+        if claimed > head.position:
+            raise IntegrityError(
+                f"the database was rolled back: it ends at event {head.position}, and {self.folder} holds its history "
+                f"up to event {claimed}. {_WAY_OUT}"
+            )
+        if ledger.frontier_at(reach.last) != reach.frontier:
+            raise IntegrityError(
+                f"the database and {self.folder} tell two histories: they differ somewhere in the first {reach.last} "
+                f"events. Run `kropotcli verify`. {_WAY_OUT}"
+            )
+
+    def write(self, ledger: Ledger, *, tail: bool = True) -> list[Path]:
+        """Write the segments that are full and not there yet, with `tail` the partial one too; return their paths.
+
+        Raises:
+            IntegrityError: as `check` does; nothing was written.
+            StorageError: if the storage cannot be written.
+        """
+        self.check(ledger)
+        there = self.found()
+        head = ledger.head().position
+        full = {file.index for file in there if not file.partial}
+        written = [
+            self._write(ledger, index, (index + 1) * self._span, f"{index:08d}.segment")
+            for index in range(head // self._span)
+            if index not in full
+        ]
+        index = head // self._span
+        if tail and head % self._span and not any(file.last >= head for file in there):
+            written.append(self._write(ledger, index, head, f"{index:08d}.partial-{head}"))
+        if written:
+            self._replace_partials()
+        return written
+
+    def events(self) -> Iterator[tuple[StoredEvent, bytes | None]]:
+        """Yield (event, stored key) of the whole stored history from event 1, each segment checked to its end.
+
+        Raises:
+            MalformedSegmentError: at the first thing that is wrong, naming the file.
+            StorageError: if the storage cannot be read.
+        """
+        frontier = Frontier()
+        ledger_id: bytes | None = None
+        for file in self._chain():
+            try:
+                with file.path.open("rb") as opened:
+                    reach = reach_of(opened)
+                    if ledger_id not in (None, reach.ledger_id):
+                        raise MalformedSegmentError("it belongs to another ledger")  # noqa: TRY301 -- named below
+                    ledger_id = reach.ledger_id
+                    yield from read(opened, frontier)
+                    frontier = reach.frontier
+            except MalformedSegmentError as error:
+                raise MalformedSegmentError(f"{file.path}: {error.why}", position=error.position) from None
+            except OSError as error:
+                raise storage_error(error, f"reading {file.path}") from error
+
+    def _chain(self) -> list[SegmentFile]:
+        """Return the files that together hold the most: full segments from the first on, then the longest partial."""
+        there = self.found()
+        full = {file.index: file for file in there if not file.partial}
+        chain: list[SegmentFile] = []
+        while len(chain) in full:
+            chain.append(full[len(chain)])
+        partial = [file for file in there if file.partial and file.index == len(chain)]
+        return chain + partial[-1:]
+
+    def _file(self, name: str) -> SegmentFile | None:
+        match = _NAME.fullmatch(name)
+        if match is None:
+            return None
+        index = int(match[1])
+        last = (index + 1) * self._span if match[2] is None else int(match[2])
+        return SegmentFile(last=last, index=index, partial=match[2] is not None, path=self.folder / name)
+
+    def _write(self, ledger: Ledger, index: int, last: int, name: str) -> Path:
+        if self._scratch is None:
+            raise LedgerError("this folder of segments was opened for reading")
+        start = ledger.frontier_at(index * self._span)
+        files, temporary, target = self._files, f"{self._scratch}/segment-{index:08d}", str(self.folder / name)
+        try:
+            self._make_folder()
+            try:
+                fd = files.create(temporary)
+            except FileExistsError:
+                files.unlink(temporary)  # of an earlier try that an error cut short; the folder is this writer's own
+                fd = files.create(temporary)
+            try:
+                events = ledger.stored(after=start.size, until=last)
+                for chunk in encode(ledger.identity().ledger_id, events, ledger.store.stream_keys, start):
+                    view = memoryview(chunk)
+                    while view:
+                        view = view[files.write(fd, view) :]
+                files.sync_file(fd)
+            finally:
+                files.close(fd)
+            files.rename(temporary, target)
+            files.sync_folder(str(self.folder))
+        except OSError as error:
+            raise storage_error(error, f"writing {target}") from error
+        return Path(target)
+
+    def _make_folder(self) -> None:
+        try:
+            self._files.make_folder(str(self.folder))
+        except FileExistsError:
+            return
+        self._files.sync_folder(str(self.folder.parent))
+
+    def _replace_partials(self) -> None:
+        """Remove partial segments that a longer one, or the full one, holds entirely."""
+        there = self.found()
+        for file in there:
+            if file.partial and any(other.index == file.index and other.last > file.last for other in there):
+                try:
+                    self._files.unlink(str(file.path))
+                except FileNotFoundError:
+                    continue  # another collector was faster
+                except OSError as error:
+                    raise storage_error(error, f"removing {file.path}") from error

@@ -1,0 +1,283 @@
+"""How the replica is: `gather` reads the facts from the ledger, `health` decides purely which of them are alarms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Final
+
+from ledger.events import SOURCE_KIND, StreamKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from ledger.events import AuditRange, Element, Source
+    from ledger.log import Ledger
+    from ledger.replica import Entry, Record
+
+SECOND_US: Final = 1_000_000
+
+_WHOLE_START: Final = bytes(32)
+_WHOLE_END: Final = b"\xff" * 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When to worry: seconds without a good listing, seconds of failing fetches, seconds since contents were read."""
+
+    listing_s: int = 900
+    failing_s: int = 86_400
+    audit_s: int = 30 * 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailingElement:
+    """An element whose fetches fail: why, how often, since when, and when it is tried again."""
+
+    key: StreamKey
+    reason: str
+    attempts: int
+    since_us: int
+    next_try_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFacts:
+    """What is known about one source.
+
+    `states` maps a state to (elements, bytes of their copies). `reasons` counts failing elements by reason, of which
+    `failing` holds those that failed longest, the longest first, and `failing_since_us` is when the longest began.
+    `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. `pending_since_us` is
+    when the longest waiting element began to wait.
+    `superseded` says that another source took over the same address: a new token was used.
+    """
+
+    id: bytes
+    source: Source
+    states: Mapping[str, tuple[int, int]]
+    reasons: Mapping[str, int]
+    failing: tuple[FailingElement, ...]
+    failing_since_us: int | None
+    beyond_help: int
+    pending_since_us: int | None
+    superseded: bool
+
+    @property
+    def failing_count(self) -> int:
+        """How many elements are failing."""
+        return sum(self.reasons.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known about the replica at `position`. `began_us` is when the ledger began, `audit` what was read."""
+
+    position: int
+    recorded_us: int
+    began_us: int
+    sources: tuple[SourceFacts, ...]
+    audit: tuple[AuditRange, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """Something that a person should look at: a stable word, the source or None, a sentence, and since when."""
+
+    name: str
+    source: bytes | None
+    text: str
+    since_us: int | None = None
+
+
+def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
+    """Read what `health` judges; at most `shown` failing elements a source are kept, hence memory stays flat.
+
+    Only elements without a sound copy are read one by one; all other numbers are kept by the ledger as it goes.
+    """
+    head = ledger.head()
+    sources = {id_: entry.source for id_, entry in ledger.sources().items()}
+    began = {id_: _recorded_us(ledger.history(StreamKey(source=id_, kind=SOURCE_KIND, id=""))) for id_ in sources}
+    troubles = {id_: _Troubles(shown=shown) for id_ in sources}
+    for entry in ledger.scan(states=("pending", "damaged", "lost")):
+        if entry.element is not None:
+            troubles[entry.key.source].note(entry, entry.element)
+    states: dict[bytes, dict[str, tuple[int, int]]] = {id_: {} for id_ in sources}
+    for tally in ledger.tallies():
+        states[tally.source][tally.state] = (tally.elements, tally.bytes)
+    return Facts(
+        position=head.position,
+        recorded_us=head.recorded_us,
+        began_us=_recorded_us(ledger.records(until=1)),
+        sources=tuple(
+            SourceFacts(
+                id=id_,
+                source=source,
+                states=states[id_],
+                reasons=dict(troubles[id_].reasons.most_common()),
+                failing=tuple(troubles[id_].longest()),
+                failing_since_us=troubles[id_].first_failing_us,
+                beyond_help=troubles[id_].beyond_help,
+                pending_since_us=_waiting_since(ledger, troubles[id_]),
+                superseded=_is_superseded(id_, sources, began),
+            )
+            for id_, source in sources.items()
+        ),
+        audit=ledger.audit(),
+    )
+
+
+def health(now_us: int, facts: Facts, limits: Limits) -> list[Alarm]:
+    """Return what a person should look at, none when the replica is healthy; the same facts give the same alarms."""
+    alarms = []
+    if not facts.sources:
+        alarms.append(Alarm(name="never_collected", source=None, text="nothing was ever collected into this ledger"))
+    for each in facts.sources:
+        if not each.superseded:
+            alarms.extend(_listing_alarms(now_us, each, limits))
+        alarms.extend(_believing_alarms(each))
+        alarms.extend(_copy_alarms(now_us, each, limits))
+    stale_us = audited_since_us(facts)
+    has_copies = any(size for each in facts.sources for _, size in each.states.values())
+    if has_copies and now_us - stale_us > limits.audit_s * SECOND_US:
+        text = "part of the stored contents was not read and compared for too long: run `kropotcli verify`"
+        alarms.append(Alarm(name="audit_stale", source=None, text=text, since_us=stale_us))
+    return alarms
+
+
+def audited_since_us(facts: Facts) -> int:
+    """Return the moment since which every stored content was read at least once; the ledger's begin if never all."""
+    reached = _WHOLE_START
+    oldest = None
+    for part in sorted(facts.audit, key=lambda each: (each.start, each.end)):
+        if part.start > reached:
+            break
+        if part.end < reached:
+            continue
+        oldest = part.at_us if oldest is None else min(oldest, part.at_us)
+        if part.end == _WHOLE_END:
+            return oldest
+        reached = _next(part.end)
+    return facts.began_us
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class _Troubles:
+    """What one pass over the elements without a sound copy finds out about a source, in flat memory."""
+
+    shown: int
+    reasons: Counter[str] = field(default_factory=Counter)
+    beyond_help: int = 0
+    first_waiting: int | None = None
+    first_failing_us: int | None = None
+    _failing: list[tuple[int, int, FailingElement]] = field(default_factory=list)
+
+    def note(self, entry: Entry, element: Element) -> None:
+        """Take one element in."""
+        if not element.present:
+            self.beyond_help += 1
+        elif element.failure is None:
+            self.first_waiting = _least(self.first_waiting, entry.position)
+        else:
+            failure = element.failure
+            self.reasons[failure.reason] += 1
+            self.first_failing_us = _least(self.first_failing_us, failure.since_us)
+            failing = FailingElement(
+                key=entry.key,
+                reason=failure.reason,
+                attempts=failure.attempts,
+                since_us=failure.since_us,
+                next_try_us=failure.next_try_us,
+            )
+            # The latest begun is on top and is the first to go.
+            heappush(self._failing, (-failure.since_us, -entry.position, failing))
+            if len(self._failing) > self.shown:
+                heappop(self._failing)
+
+    def longest(self) -> list[FailingElement]:
+        """Return the elements that failed longest, the longest first."""
+        return [failing for _, _, failing in sorted(self._failing, reverse=True)]
+
+
+def _waiting_since(ledger: Ledger, troubles: _Troubles) -> int | None:
+    """Return when the longest waiting element of a source began to wait."""
+    first = troubles.first_waiting
+    if first is None:
+        return troubles.first_failing_us
+    return _least(troubles.first_failing_us, _recorded_us(ledger.records(after=first - 1, until=first)))
+
+
+def _recorded_us(records: Iterable[Record]) -> int:
+    """Return when the first of the records was recorded, 0 if there is none."""
+    return next((record.recorded_us for record in records), 0)
+
+
+def _is_superseded(id_: bytes, sources: Mapping[bytes, Source], began: Mapping[bytes, int]) -> bool:
+    """Whether another token took over: a source of the same address began after this one was listed last."""
+    mine = sources[id_]
+    last_us = mine.listed_us or began[id_]
+    return any(
+        other != id_ and source.url == mine.url and source.listed_us is not None and began[other] >= last_us
+        for other, source in sources.items()
+    )
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+
+
+def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Alarm]:
+    """Yield what is wrong with the listings of a source."""
+    listed_us = each.source.listed_us
+    if listed_us is None:
+        yield Alarm(name="never_listed", source=each.id, text="no listing of the server ever came to its end")
+    elif now_us - listed_us > limits.listing_s * SECOND_US:
+        text = "the server was not listed for too long: is the collector running, and is the server there?"
+        yield Alarm(name="listing_stale", source=each.id, text=text, since_us=listed_us)
+    if each.source.unlistable:
+        text = f"the server cannot list {len(each.source.unlistable)} of its seconds: files in them are not backed up"
+        yield Alarm(name="unlistable", source=each.id, text=text)
+
+
+def _believing_alarms(each: SourceFacts) -> Iterator[Alarm]:
+    """Yield what the collector did not believe, or found strange."""
+    held, surge = each.source.held, each.source.surge
+    if held is not None and not held.is_accepted:
+        text = (
+            f"{held.missing} of {held.known} elements are missing at the server; that was not believed, and nothing "
+            "was declared gone: look at the server, then run `kropotcli source accept`"
+        )
+        yield Alarm(name="vanishing_held", source=each.id, text=text, since_us=held.since_us)
+    if surge is not None:
+        text = (
+            f"{surge.changed} of {surge.known} elements changed within 24 hours, as if something had encrypted them; "
+            "the versions before are kept: look at the server, then run `kropotcli source accept`"
+        )
+        yield Alarm(name="surge", source=each.id, text=text, since_us=surge.since_us)
+
+
+def _copy_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Alarm]:
+    """Yield what is wrong with the copies of a source."""
+    if each.beyond_help:
+        text = f"{each.beyond_help} copies are damaged or lost and the source no longer has the elements: they are gone"
+        yield Alarm(name="beyond_help", source=each.id, text=text)
+    oldest_us = each.failing_since_us
+    if oldest_us is not None and now_us - oldest_us > limits.failing_s * SECOND_US:
+        text = f"{each.failing_count} elements cannot be fetched, some of them for too long"
+        yield Alarm(name="failing", source=each.id, text=text, since_us=oldest_us)
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    """Return the smaller of two numbers of which either may be missing."""
+    known = [each for each in (one, other) if each is not None]
+    return min(known, default=None)
+
+
+def _next(sha256: bytes) -> bytes:
+    """Return the 32 bytes that follow; the last have none and are not asked for."""
+    return (int.from_bytes(sha256) + 1).to_bytes(32)

@@ -1,0 +1,149 @@
+"""What a collector does for the ledger beside collecting: segments, snapshots and signed checkpoints, now and then.
+
+On a thread of its own, so that no fetch waits for it. What it reads is committed, and nothing of it is history: a chore
+that fails is told and tried again, but for one that found the history itself to be wrong, which ends the collector.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Self
+
+from kropot.checkpoints import sign_head
+from kropot.errors import IntegrityError, KropotError
+from kropot.replay.snapshots import maybe_snapshot
+from ledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kropot.checkpoints import CheckpointFolder
+    from kropot.segments import SegmentFolder
+    from ledger.log import Ledger
+    from ledger.note import SigningKey
+
+LOOK_S = 0.5
+"""How often it is looked whether a chore is due or the end has come, in seconds."""
+
+SEGMENTS_S = 60.0
+SNAPSHOTS_S = 30.0
+LAST_PATIENCE_S = 60.0
+"""So long the last round at the end may take before the process ends without it; the next start makes up for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chore:
+    """Something to `do` every `every_s` seconds, and once more when all is over."""
+
+    name: str
+    every_s: float
+    do: Callable[[], object]
+
+
+def keep_segments(ledger: Ledger, folder: SegmentFolder) -> Chore:
+    """Return the chore of writing the ledger's history into the storage path (kropot/segments.py)."""
+    return Chore(name="segments", every_s=SEGMENTS_S, do=lambda: folder.write(ledger))
+
+
+def keep_snapshots(ledger: Ledger) -> Chore:
+    """Return the chore of pinning the state, so that a replay of any past moment answers at once."""
+    return Chore(name="snapshots", every_s=SNAPSHOTS_S, do=lambda: maybe_snapshot(ledger))
+
+
+def keep_checkpoints(
+    ledger: Ledger, key: SigningKey, folders: Sequence[CheckpointFolder], *, every_s: float, every_events: int
+) -> Chore:
+    """Return the chore of signing the head: every `every_s` seconds or `every_events` events while there is news."""
+    signer = _Signer(ledger, key, folders, every_s, every_events)
+    return Chore(name="checkpoints", every_s=min(every_s, 5.0), do=signer.look)
+
+
+class Upkeep:
+    """Does chores while its block lasts; `told` hears of chores that failed, `crashed` of what ends the collector.
+
+    What is found wrong at the very end is raised by the block itself.
+    """
+
+    def __init__(
+        self,
+        chores: Sequence[Chore],
+        *,
+        told: Callable[[str, Exception], None],
+        crashed: Callable[[Exception], None],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """Get ready; `clock` gives seconds."""
+        self._due = {chore.name: clock() + chore.every_s for chore in chores}
+        self._chores = chores
+        self._told = told
+        self._crashed = crashed
+        self._clock = clock
+        self._over = threading.Event()
+        self._fatal: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Do everything once more, and end. Raises: what ended it, unless something else is being raised."""
+        self._over.set()
+        self._thread.join(LAST_PATIENCE_S)
+        if self._fatal is not None and error is None:
+            raise self._fatal
+
+    def _run(self) -> None:
+        while not self._over.wait(LOOK_S):
+            for chore in self._chores:
+                if self._clock() >= self._due[chore.name] and not self._do(chore):
+                    return
+        for chore in self._chores:
+            if not self._do(chore):
+                return
+
+    def _do(self, chore: Chore) -> bool:
+        """Do a chore; False if nothing may go on after what it found."""
+        try:
+            chore.do()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the loop raises it where it is seen
+            if isinstance(error, IntegrityError) or not isinstance(error, (KropotError, LedgerError)):
+                self._fatal = error
+                self._crashed(error)
+                return False
+            self._told(chore.name, error)
+        self._due[chore.name] = self._clock() + chore.every_s
+        return True
+
+
+class _Signer:
+    """Signs when enough has happened, or long enough after something has."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        key: SigningKey,
+        folders: Sequence[CheckpointFolder],
+        every_s: float,
+        every_events: int,
+    ) -> None:
+        self._ledger = ledger
+        self._key = key
+        self._folders = folders
+        self._every_s = every_s
+        self._every_events = every_events
+        self._signed = 0
+        self._signed_at: float | None = None
+
+    def look(self) -> None:
+        """Sign the head if it is time; the first look always does, the rest when there is something new."""
+        position = self._ledger.store.head().position
+        if position == self._signed:
+            return
+        is_long_ago = self._signed_at is None or monotonic() - self._signed_at >= self._every_s
+        if is_long_ago or position - self._signed >= self._every_events:
+            self._signed = sign_head(self._ledger, self._key, self._folders).checkpoint.size
+            self._signed_at = monotonic()

@@ -1,0 +1,123 @@
+"""Which objects were last read when: the map that audits advance, and which part of it is due next; pure.
+
+The space of all SHA-256 is cut into ranges, both ends included; whatever no range covers was never read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ledger.events import AuditRange
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FIRST, LAST = bytes(32), b"\xff" * 32
+MAX_RANGES = 64
+"""A map has at most so many ranges; more are joined, each join taking the older reading of two neighbours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """A part of the space that should be read, both ends included; last read at `at_us`, None if never."""
+
+    start: bytes
+    end: bytes
+    at_us: int | None
+
+
+def advance(ranges: Iterable[AuditRange], read: AuditRange) -> tuple[AuditRange, ...]:
+    """Return the map after `read` was read: it replaces what the map said of its part; oldest first."""
+    kept: list[AuditRange] = [read]
+    for old in ranges:
+        if old.start < read.start:
+            kept.append(replace(old, end=min(old.end, before(read.start))))
+        if old.end > read.end:
+            kept.append(replace(old, start=max(old.start, after(read.end))))
+    placed = sorted(kept, key=lambda each: each.start)
+    joined: list[AuditRange] = []
+    for each in placed:
+        last = joined[-1] if joined else None
+        if last is not None and _touch(last, each) and (last.at_us, last.position) == (each.at_us, each.position):
+            joined[-1] = replace(last, end=each.end)
+        else:
+            joined.append(each)
+    while len(joined) > MAX_RANGES and (pair := _closest(joined)) is not None:
+        left, right = joined[pair], joined[pair + 1]
+        joined[pair : pair + 2] = [
+            AuditRange(
+                start=left.start,
+                end=right.end,
+                position=min(left.position, right.position),
+                at_us=min(left.at_us, right.at_us),
+            )
+        ]
+    return tuple(sorted(joined, key=lambda each: (each.at_us, each.start)))
+
+
+def due(ranges: Iterable[AuditRange], *, before_us: int | None = None) -> list[Due]:
+    """Return what should be read, never read parts first and then the longest ago; together they cover all that is due.
+
+    With `before_us`, what was read at that moment or later is not due.
+    """
+    placed = sorted(ranges, key=lambda each: each.start)
+    found: list[Due] = []
+    at: bytes | None = FIRST
+    for each in placed:
+        if at is not None and each.start > at:
+            found.append(Due(start=at, end=before(each.start), at_us=None))
+        if before_us is None or each.at_us < before_us:
+            found.append(Due(start=each.start, end=each.end, at_us=each.at_us))
+        at = None if each.end == LAST else after(each.end)
+    if at is not None:
+        found.append(Due(start=at, end=LAST, at_us=None))
+    return sorted(found, key=lambda each: (each.at_us is not None, each.at_us or 0, each.start))
+
+
+def share(start: bytes, end: bytes) -> float:
+    """Return which part of the space [start, end] is; hashes are spread evenly, so it is the part of all objects."""
+    return (int.from_bytes(end, "big") - int.from_bytes(start, "big") + 1) / (1 << 256)
+
+
+def oldest_us(ranges: Iterable[AuditRange]) -> int | None:
+    """Return when the part read longest ago was read; None if a part never was."""
+    whole = due(ranges)
+    return None if any(each.at_us is None for each in whole) else min(each.at_us or 0 for each in whole)
+
+
+def runs_left(read: float, left: float) -> int | None:
+    """Return how many more runs like one that read the share `read` will have read `left`; None if it read nothing."""
+    if left <= 0:
+        return 0
+    return None if read <= 0 else math.ceil(left / read)
+
+
+def read_by_us(ranges: Iterable[AuditRange], now_us: int, runs: int | None) -> int | None:
+    """Return when the last part will have been read if runs go on as far apart as the last two; None if unknown.
+
+    `ranges` is the map before this run, which ends at `now_us`.
+    """
+    before_us = max((each.at_us for each in ranges), default=None)
+    return None if before_us is None or runs is None else now_us + runs * (now_us - before_us)
+
+
+def after(sha256: bytes) -> bytes:
+    """Return the next 32 bytes; `LAST` has none. Raises: OverflowError."""
+    return (int.from_bytes(sha256, "big") + 1).to_bytes(32, "big")
+
+
+def before(sha256: bytes) -> bytes:
+    """Return the 32 bytes before; `FIRST` has none. Raises: OverflowError."""
+    return (int.from_bytes(sha256, "big") - 1).to_bytes(32, "big")
+
+
+def _touch(left: AuditRange, right: AuditRange) -> bool:
+    return left.end != LAST and after(left.end) == right.start
+
+
+def _closest(placed: list[AuditRange]) -> int | None:
+    """Return the place of the neighbours whose readings lie closest in time, None if there are no neighbours."""
+    pairs = [at for at in range(len(placed) - 1) if _touch(placed[at], placed[at + 1])]
+    return min(pairs, key=lambda at: abs(placed[at].at_us - placed[at + 1].at_us), default=None)

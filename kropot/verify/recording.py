@@ -1,0 +1,100 @@
+"""What a verification writes into the ledger: findings about copies, and how far contents were read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kropot.errors import PartialError
+from kropot.verify.coverage import advance
+from kropot.verify.verdicts import fact_of
+from ledger.errors import ConflictError, ReadOnlyLedgerError
+from ledger.events import AuditAdvanced, AuditRange
+from ledger.log import AUDIT_KEY, New
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kropot.verify.verdicts import Verdict
+    from ledger.log import Ledger
+
+BATCH = 500
+TRIES = 8
+MASS_SHARE = 0.1
+MASS_COUNT = 20
+"""When more than both of what was looked at is bad, the storage is more likely not mounted than rotten."""
+
+
+class Recorder:
+    """Appends in batches; after a refusal by the database, or when told to `stop`, it appends nothing more.
+
+    `why_not` says why nothing is recorded, None while everything is.
+    """
+
+    def __init__(self, ledger: Ledger, *, why_not: str | None = None) -> None:
+        """Begin; with `why_not` nothing is ever recorded."""
+        self._ledger = ledger
+        self._waiting: list[Verdict] = []
+        self.why_not = why_not
+        self.recorded = 0
+
+    def stop(self, why: str) -> None:
+        """Record nothing more, and nothing of what waits."""
+        self.why_not = self.why_not or why
+        self._waiting.clear()
+
+    def add(self, verdict: Verdict) -> None:
+        """Take a verdict that has something to record; it is appended with the next batch."""
+        if self.why_not is None and verdict.judgement is not None:
+            self._waiting.append(verdict)
+            if len(self._waiting) >= BATCH:
+                self.flush()
+
+    def flush(self) -> None:
+        """Append what waits, each fact on its element as it is then."""
+        waiting, self._waiting = self._waiting, []
+        for _ in range(TRIES):
+            if not waiting:
+                return
+            try:
+                self._guarded(lambda: self._append(waiting))
+            except ConflictError:
+                continue
+            return
+        raise PartialError("the ledger is so busy that findings could not be recorded: run verify again")
+
+    def reached(self, read: AuditRange) -> None:
+        """Record that a range was read."""
+        if self.why_not is None:
+            self.flush()
+            self._guarded(lambda: self._advance(read))
+
+    # --- helpers ---
+
+    def _advance(self, read: AuditRange) -> None:
+        ranges = advance(self._ledger.audit(), read)
+        now = self._ledger.now_us()
+        self._ledger.append([New(key=AUDIT_KEY, fact=AuditAdvanced(ranges=ranges), observed_us=now)])
+
+    def _append(self, batch: list[Verdict]) -> None:
+        now = self._ledger.now_us()
+        entries = self._ledger.entries({verdict.key for verdict in batch})
+        elements = {key: entry.element for key, entry in entries.items()}
+        versions = {key: entry.version for key, entry in entries.items()}
+        facts = []
+        for verdict in batch:
+            key = verdict.key
+            element = elements.get(key)
+            fact = None if element is None else fact_of(verdict, element)
+            if fact is not None:
+                facts.append(New(key=key, fact=fact, observed_us=now, expected=versions[key]))
+                elements[key] = fact.element
+                versions[key] += 1
+        if facts:
+            self._ledger.append(facts)
+            self.recorded += len(facts)
+
+    def _guarded(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except ReadOnlyLedgerError:
+            self.stop("the database is read-only")

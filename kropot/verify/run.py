@@ -1,0 +1,226 @@
+"""A whole verification: ledger, index, checkpoints, copies and source in turn, and a summary that hides no gap."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kropot.replay.snapshots import check_snapshots
+from kropot.verify.checkpoints import CheckpointAudit, Note
+from kropot.verify.contents import CopyVerification, World
+from kropot.verify.findings import REBUILD, Finding, Summary, of_flaw
+from kropot.verify.recording import Recorder
+from kropot.verify.segments import SegmentAudit
+from kropot.verify.source import SourceAudit
+from ledger.audit import LogAudit
+from ledger.audit_index import IndexAudit
+from ledger.errors import LedgerError, LedgerUnavailableError
+from ledger.events import NO_SOURCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.errors import KropotError
+    from kropot.objects.store import ObjectStore
+    from kropot.verify.scope import Scope
+    from ledger.events import StreamKey
+    from ledger.log import Ledger
+
+
+class Verification:
+    """One run; `summary` is whole once `findings` is exhausted.
+
+    `trouble` is why a part that was asked for could not be looked at at all, None if nothing stood in the way.
+    """
+
+    def __init__(self, ledger: Ledger, objects: ObjectStore, scope: Scope, world: World | None = None) -> None:
+        """Nothing is read yet; the budget counts from here."""
+        self._ledger = ledger
+        self._objects = objects
+        self._scope = scope
+        self._world = World() if world is None else world
+        budget = scope.budget_s
+        self._spent_at = None if budget is None else self._world.monotonic() + budget
+        self._wanted: dict[StreamKey, Finding] = {}
+        self.summary = Summary()
+        self.trouble: KropotError | None = None
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield every finding, each as soon as it is made.
+
+        Raises:
+            StorageError: if the store cannot be looked through.
+            LedgerUnavailableError: if the database cannot be read.
+        """
+        for finding in self._parts():
+            yield self.summary.count(finding)
+
+    @property
+    def is_fetch_due(self) -> bool:
+        """Whether there are copies that a collector can fetch again."""
+        return bool(self._wanted)
+
+    def repaired(self) -> Iterator[Finding]:
+        """Yield what became of the copies that had to be fetched again, after a collector was at work."""
+        for key, finding in self._wanted.items():
+            entry = self._ledger.entries([key]).get(key)
+            element = None if entry is None else entry.element
+            copy = None if element is None or not element.is_current else element.copy
+            if copy is not None and self._objects.size(copy.sha256) == copy.size:
+                self.summary.repaired += 1
+                detail = f"fetched again: the copy is {copy.sha256.hex()} ({copy.size} bytes)"
+                yield replace(finding, kind="repaired_copy", severity="note", detail=detail, hint="")
+                continue
+            why = "it was not fetched yet"
+            if element is not None and element.failure is not None:
+                why = f"fetching it fails ({element.failure.reason})"
+            elif element is not None and not element.present:
+                why = "the source no longer has it: it cannot be fetched again"
+            yield replace(finding, kind="not_repaired", severity="note", detail=why)
+
+    # --- the parts ---
+
+    def _parts(self) -> Iterator[Finding]:
+        checkpoints = CheckpointAudit([*self._scope.against, *self._stored_notes()], self._scope.key)
+        segments = None if self._scope.segments is None else SegmentAudit(self._scope.segments)
+        marks = checkpoints.sizes | (set() if segments is None else segments.sizes)
+        log = LogAudit(self._ledger.store, marks=marks)
+        yield from self._log(log)
+        flawed = not self.summary.sound
+        if flawed:
+            self.summary.miss("index: it must agree with the log, and the log has flaws")
+        else:
+            yield from self._index(log)
+            yield from self._snapshots()
+        yield from self._checkpoints(checkpoints, log)
+        if segments is not None:
+            yield from self._segments(segments, log, flawed=flawed)
+        try:
+            yield from self._copies(log.head.position)
+        except LedgerUnavailableError:
+            raise
+        except LedgerError as error:
+            if self.summary.sound:
+                raise
+            self.summary.miss(f"copies: the flawed ledger does not tell them all ({error})")
+        yield from self._source(flawed=flawed)
+
+    def _log(self, log: LogAudit) -> Iterator[Finding]:
+        began = self._world.monotonic()
+        for flaw in log.flaws():
+            yield of_flaw(flaw)
+        if log.unknown:
+            detail = f"{log.unknown} events of types that this version does not know were proved and not understood"
+            yield Finding(kind="unknown_events", severity="note", detail=detail, hint="a newer version wrote them")
+        self.summary.covered["ledger"] = {
+            "events": log.position,
+            "root": log.frontier.root.hex(),
+            "erased": log.erased,
+            "unknown": log.unknown,
+            "seconds": self._since(began),
+        }
+
+    def _index(self, log: LogAudit) -> Iterator[Finding]:
+        began = self._world.monotonic()
+        index = IndexAudit(self._ledger.store, log)
+        try:
+            for flaw in index.flaws():
+                yield of_flaw(flaw)
+        except LedgerUnavailableError:
+            raise
+        except LedgerError as error:
+            yield Finding(kind="unreadable_index", severity="error", detail=str(error), hint=REBUILD)
+        self.summary.covered["index"] = {
+            "entries": index.rows,
+            "state_digest": None if index.moved else index.digest,
+            "moved": index.moved,
+            "seconds": self._since(began),
+        }
+
+    def _snapshots(self) -> Iterator[Finding]:
+        began = self._world.monotonic()
+        for found in check_snapshots(self._ledger):
+            yield Finding(
+                kind="bad_snapshot",
+                severity="error",
+                detail=f"the snapshot of {found.kind} at position {found.position}: {found.why}",
+                hint="snapshots can be made again at any time: `kropotcli snapshot --help` tells how to drop this one",
+                position=found.position,
+            )
+        kept = len(self._ledger.store.list_snapshots())
+        self.summary.covered["snapshots"] = {"compared": kept, "seconds": self._since(began)}
+
+    def _stored_notes(self) -> Iterator[Note]:
+        for size, note in self._ledger.store.checkpoints():
+            # Whoever tampers with the database may put anything into a column.
+            kept = str(note).encode(errors="replace")
+            yield Note(f"the checkpoint of size {size} in the database", kept, size)
+
+    def _checkpoints(self, checkpoints: CheckpointAudit, log: LogAudit) -> Iterator[Finding]:
+        began = NO_SOURCE in log.learnt.salts
+        yield from checkpoints.compare(log, self._ledger.identity().ledger_id if began else None)
+        self.summary.covered["checkpoints"] = {
+            "checked": checkpoints.checked,
+            "given": len(self._scope.against),
+            "signatures": checkpoints.key is not None,
+            "sealed_to": checkpoints.sealed_to,
+            "unsealed_tail": log.position - (checkpoints.sealed_to or 0),
+        }
+        if checkpoints.key is None and checkpoints.checked:
+            gap = f"signatures of {checkpoints.checked} checkpoints: no --public-key was given"
+            self.summary.not_covered.append(gap)
+
+    def _segments(self, segments: SegmentAudit, log: LogAudit, *, flawed: bool) -> Iterator[Finding]:
+        began = self._world.monotonic()
+        deep = not (self._scope.quick or flawed)
+        yield from segments.compare(log, self._ledger, deep=deep)
+        if flawed and segments.files:
+            self.summary.miss("segments: only their ends were compared, since the log has flaws")
+        elif not deep and segments.files:
+            self.summary.not_covered.append("segments: --quick compares their ends and does not read their events")
+        self.summary.covered["segments"] = {
+            "files": segments.files,
+            "events_read": segments.read,
+            "reach": segments.reach,
+            "seconds": self._since(began),
+        }
+
+    def _copies(self, position: int) -> Iterator[Finding]:
+        why_not = None if self._scope.record else "it was asked not to record"
+        if not self.summary.sound:
+            why_not = "nothing is recorded in a ledger that has flaws itself"
+        part = CopyVerification(
+            ledger=self._ledger,
+            objects=self._objects,
+            scope=self._scope,
+            world=self._world,
+            recorder=Recorder(self._ledger, why_not=why_not),
+            summary=self.summary,
+            position=position,
+            spent_at=self._spent_at,
+            wanted=self._wanted,
+        )
+        yield from part.findings()
+
+    def _source(self, *, flawed: bool) -> Iterator[Finding]:
+        if self._scope.source is None or self._scope.client is None:
+            return
+        if flawed:
+            self.summary.miss("source: the flawed ledger is nothing to compare it with")
+            return
+        began = self._world.monotonic()
+        audit = SourceAudit(self._ledger, self._scope.source, self._scope.client)
+        yield from audit.findings()
+        self.trouble = audit.trouble
+        if audit.trouble is not None:
+            self.summary.miss(f"source: {audit.trouble}")
+        self.summary.covered["source"] = {
+            "source": self._scope.source.hex(),
+            "listed": audit.listed,
+            "agreeing": audit.agreeing,
+            "proved": audit.proved,
+            "seconds": self._since(began),
+        }
+
+    def _since(self, began: float) -> float:
+        return round(self._world.monotonic() - began, 3)

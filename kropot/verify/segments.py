@@ -1,0 +1,141 @@
+"""The history that stands beside the objects, against the log: every segment, its bytes, its place and its root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kropot.objects.store import storage_error
+from kropot.verify.checkpoints import FORKED, ROLLED_BACK
+from kropot.verify.findings import Finding
+from ledger.errors import MalformedSegmentError
+from ledger.events import NO_SOURCE
+from ledger.segments import reach_of, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.segments import SegmentFile, SegmentFolder
+    from ledger.audit import LogAudit
+    from ledger.log import Ledger
+    from ledger.segments import Reach
+
+AGAIN = "the ledger is not affected: move the file out of the storage path, and the next `collect` writes it again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Held:
+    """A segment whose ends could be read."""
+
+    file: SegmentFile
+    reach: Reach
+
+
+class SegmentAudit:
+    """Looks at the ends of all segments before the log is read, and compares them with its roots afterwards.
+
+    `reach` is the last position up to which sound segments without a gap hold the log; `read` counts events re-read.
+    """
+
+    def __init__(self, folder: SegmentFolder) -> None:
+        """Read the ends of every segment. Raises: StorageError."""
+        self.findings: list[Finding] = []
+        self.files = 0
+        self.read = 0
+        self.reach = 0
+        self._held: list[_Held] = []
+        for file in folder.found():
+            self._open(file)
+
+    @property
+    def sizes(self) -> set[int]:
+        """The sizes at which the tree's root is needed."""
+        return {held.reach.last for held in self._held}
+
+    def compare(self, log: LogAudit, ledger: Ledger, *, deep: bool) -> Iterator[Finding]:
+        """Yield what does not fit the log, read to its end with `sizes` marked; `deep` re-reads every event.
+
+        Raises: StorageError.
+        """
+        yield from self.findings
+        ledger_id = ledger.identity().ledger_id if NO_SOURCE in log.learnt.salts else None
+        for held in self._held:
+            wrong = self._against(held, log, ledger_id)
+            if wrong is None and deep:
+                wrong = self._inside(held, ledger)
+            if wrong is not None:
+                yield wrong
+            elif held.reach.first <= self.reach + 1:
+                self.reach = max(self.reach, held.reach.last)
+            else:
+                yield Finding(
+                    kind="missing_segment",
+                    severity="error",
+                    detail=f"no sound segment holds the events {self.reach + 1} to {held.reach.first - 1}",
+                    hint="the ledger is not affected: the next `collect` writes a missing segment again",
+                    position=self.reach + 1,
+                )
+                self.reach = held.reach.last
+
+    def _open(self, file: SegmentFile) -> None:
+        self.files += 1
+        try:
+            with file.path.open("rb") as opened:
+                reach = reach_of(opened)
+        except MalformedSegmentError as error:
+            self.findings.append(_bad(file, error))
+            return
+        except FileNotFoundError:
+            return  # a collector has put a longer one in its place
+        except OSError as error:
+            raise storage_error(error, f"reading {file.path}") from error
+        if reach.last != file.last:
+            why = MalformedSegmentError(f"it ends at event {reach.last}, and its name says {file.last}")
+            self.findings.append(_bad(file, why))
+            return
+        self._held.append(_Held(file=file, reach=reach))
+
+    def _against(self, held: _Held, log: LogAudit, ledger_id: bytes | None) -> Finding | None:
+        reach, name = held.reach, held.file.path
+        if reach.last > log.head.position:
+            detail = f"{name} holds events up to {reach.last}, and the ledger ends at {log.head.position}"
+            return Finding(
+                kind="rolled_back",
+                severity="error",
+                detail=f"TRUNCATED OR ROLLED BACK: {detail}",
+                hint=f"{ROLLED_BACK}; `kropotcli db recover --from-storage` makes the newest one anew",
+                position=log.head.position + 1,
+            )
+        if ledger_id not in (None, reach.ledger_id):
+            detail = f"{name} is of another ledger: {reach.ledger_id.hex()}"
+            hint = "give each ledger a storage path of its own"
+            return Finding(kind="foreign_segment", severity="error", detail=detail, hint=hint)
+        root = log.roots.get(reach.last)
+        if root is not None and root != reach.frontier.root:
+            detail = f"FORK: {name} holds other events than the ledger somewhere up to event {reach.last}"
+            return Finding(kind="fork", severity="error", detail=detail, hint=FORKED, position=reach.last)
+        return None
+
+    def _inside(self, held: _Held, ledger: Ledger) -> Finding | None:
+        start = ledger.frontier_at(held.reach.first - 1)
+        try:
+            with held.file.path.open("rb") as opened:
+                for _ in read(opened, start):
+                    self.read += 1
+        except MalformedSegmentError as error:
+            return _bad(held.file, error)
+        except FileNotFoundError:
+            return None  # as above
+        except OSError as error:
+            raise storage_error(error, f"reading {held.file.path}") from error
+        return None
+
+
+def _bad(file: SegmentFile, error: MalformedSegmentError) -> Finding:
+    return Finding(
+        kind="bad_segment",
+        severity="error",
+        detail=f"{file.path}: {error.why}",
+        hint=AGAIN,
+        position=error.position,
+    )

@@ -1,0 +1,182 @@
+"""The source against the index: a full listing, and what in it does not agree; nothing is downloaded.
+
+Where the server claims sizes and content tags (the gateway does), the claims prove that a copy is of the version that
+the source has now.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+from kropot.collect.asking import Ask, Brought, ListingFailedError, Trouble
+from kropot.collect.bitmap import Bitmap
+from kropot.collect.lister import Range, drain
+from kropot.collect.plan import known_dates, observe
+from kropot.errors import KropotError, ServerRefusedError
+from kropot.securecopy.client import ServerTroubleError
+from kropot.verify.findings import Finding
+from ledger.events import Element, RemoteObserved, RemoteReappeared, StreamKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.collect.asking import Drained
+    from kropot.securecopy.wire import Listed, Page
+    from ledger.events import Source
+    from ledger.log import Ledger
+
+BEHIND = 2 * 3600
+"""A date so many seconds before the newest one listed is behind whatever an ordinary listing looks at again."""
+
+_PAGE = 500
+_PRESENT = ("current", "pending", "damaged", "lost")
+_NEXT = "the next `kropotcli collect` takes it in"
+_FULL = "an ordinary listing does not look so far back: run `kropotcli collect --full`"
+
+
+class Lists(Protocol):
+    """What is needed of a client."""
+
+    def list(self, since: str | None, limit: int) -> Page:
+        """Return a page. Raises: ServerRefusedError, ServerTroubleError."""
+        ...
+
+
+class SourceAudit:
+    """One full listing of one source; counts are whole once `findings` is exhausted.
+
+    `listed` counts elements that the source has, `agreeing` those of which index and source say the same, `proved`
+    those among them whose copy is proved by the server's claims to be of the source's version. `trouble` is why the
+    source could not be listed, None if it was.
+    """
+
+    def __init__(self, ledger: Ledger, source_id: bytes, client: Lists) -> None:
+        """Nothing is asked yet."""
+        self._ledger = ledger
+        self._id = source_id
+        self._client = client
+        self._seen = Bitmap()
+        self.agreeing = 0
+        self.proved = 0
+        self.unknown = 0
+        self.trouble: KropotError | None = None
+
+    @property
+    def listed(self) -> int:
+        """How many elements the source has."""
+        return self._seen.count + self.unknown
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield what does not agree: entry by entry as listed, then what the source no longer has."""
+        source = self._ledger.sources()[self._id].source
+        talk = drain(Range(zone=source.zone))
+        answer: Page | Trouble | None = None
+        try:
+            while True:
+                said = talk.send(answer)
+                answer = None
+                match said:
+                    case Ask():
+                        answer = self._ask(said)
+                    case Brought():
+                        yield from self._compare(said, source)
+        except StopIteration as stop:
+            drained: Drained = stop.value
+        except ListingFailedError as error:
+            self.trouble = KropotError(f"the source cannot be listed just now ({error.reason}): verify it again later")
+            return
+        except ServerRefusedError as error:
+            self.trouble = error
+            return
+        yield from self._unlisted(drained)
+
+    def _ask(self, ask: Ask) -> Page | Trouble:
+        try:
+            return self._client.list(ask.since, ask.limit)
+        except ServerTroubleError as error:
+            return Trouble(reason=error.reason, status=error.status)
+
+    def _compare(self, brought: Brought, source: Source) -> Iterator[Finding]:
+        for row in brought.rejected:
+            detail = f"line {row.line} of a page of the list is no entry: {row.why}"
+            yield Finding(kind="unreadable_entry", severity="error", detail=detail, source=self._id.hex())
+        keys = [StreamKey(source=self._id, kind=listed.type, id=listed.id) for listed in brought.entries]
+        entries = self._ledger.entries(set(keys))
+        dates = known_dates(source)
+        horizon = (source.cursor or 0) - BEHIND
+        for key, listed in zip(keys, brought.entries, strict=True):
+            entry = entries.get(key)
+            element = None if entry is None else entry.element
+            if entry is None:
+                self.unknown += 1
+            elif not self._seen.add(entry.stream):
+                continue  # listed twice, at the joint of two pages
+            fact = observe(element, listed, dates)
+            if fact is None and element is not None:
+                yield from self._agree(key, element, listed)
+                continue
+            behind = listed.date <= horizon
+            yield Finding(
+                kind="unknown_here"
+                if isinstance(fact, RemoteObserved)
+                else "reappeared_at_source"
+                if isinstance(fact, RemoteReappeared)
+                else "rewritten_date",
+                severity="error" if behind else "note",
+                detail=_difference(element, listed),
+                hint=_FULL if behind else _NEXT,
+                source=self._id.hex(),
+                element=key.id,
+                position=None if entry is None else entry.position,
+            )
+
+    def _agree(self, key: StreamKey, element: Element, listed: Listed) -> Iterator[Finding]:
+        """Look at a copy of the revision that the source has: its size must be the one that the server claims."""
+        self.agreeing += 1
+        if not element.is_current or element.copy is None or listed.size is None:
+            return
+        if element.copy.size != listed.size:
+            yield Finding(
+                kind="size_differs",
+                severity="error",
+                detail=f"the copy has {element.copy.size} bytes, and the source claims {listed.size}",
+                hint="the source changed it without a new date, or sent it short: look at the file on the server",
+                source=self._id.hex(),
+                element=key.id,
+                object=element.copy.sha256.hex(),
+            )
+        elif listed.etag is not None and listed.etag == element.etag:
+            self.proved += 1
+
+    def _unlisted(self, drained: Drained) -> Iterator[Finding]:
+        entries = self._ledger.scan(source=self._id, states=_PRESENT)
+        while page := list(islice(entries, _PAGE)):
+            for entry in page:
+                element = entry.element
+                if element is None or not element.present or entry.stream in self._seen:
+                    continue
+                if any(first <= element.date <= last for first, last in drained.spared):
+                    continue
+                yield Finding(
+                    kind="vanished_at_source",
+                    severity="note",
+                    detail="the source no longer has it; its copies stay",
+                    hint="the next full listing records it",
+                    source=self._id.hex(),
+                    element=entry.key.id,
+                    position=entry.position,
+                )
+        for second in drained.unlistable:
+            detail = f"the server cannot list what it has at second {second} (its own error)"
+            yield Finding(kind="unlistable_second", severity="error", detail=detail, source=self._id.hex())
+
+
+def _difference(element: Element | None, listed: Listed) -> str:
+    if element is None:
+        return f"the source has it since its date {listed.date}, and it is unknown here"
+    if not element.present:
+        return f"the source has it again, with the date {listed.date}"
+    if element.date != listed.date:
+        return f"the source has the date {listed.date}, and here it has {element.date}"
+    return "the source claims another content under the same date"

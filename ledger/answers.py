@@ -1,0 +1,57 @@
+"""What a ledger answers: the head, a commit, sources, sums and reports, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ledger.events import Source
+    from ledger.merkle import Frontier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The end of the log: last position (0: empty), its recorded time, and the tree's frontier over all events."""
+
+    position: int
+    recorded_us: int
+    frontier: Frontier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """One append: the positions `first` to `last`, both included, all recorded at the same moment."""
+
+    first: int
+    last: int
+    recorded_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceEntry:
+    """A source: its 128-bit id, its stream's version (what an append expects), and its newest state."""
+
+    id: bytes
+    version: int
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How many elements of a source are in a state, and the bytes of their stored copies."""
+
+    source: bytes
+    state: str
+    elements: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebuildReport:
+    """What a rebuild did: events read up to `position`, entries made, events of unknown types skipped."""
+
+    position: int
+    events: int
+    entries: int
+    skipped: int

@@ -1,0 +1,305 @@
+"""The audit of the log: every event, commit row and the head against what the stored bytes themselves say.
+
+It reads forward once, page by page; what it remembers of the past is 12 bytes a stream. `ledger/audit_index.py` then
+compares the projection with what was learnt here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, get_args
+
+import msgpack
+
+from ledger.audit_event import COMMON, Flaw, examine
+from ledger.audit_rows import read_events, read_head, read_keys
+from ledger.audit_tree import TreeAudit
+from ledger.codec import FORMAT, check_payloads, keyed_digest, leaf_hash
+from ledger.errors import MalformedEventError
+from ledger.events import CopyStored, ElementFact, PayloadErased, UnknownFact
+from ledger.replica import evolve_source
+from ledger.rows import DAMAGED, LOST, RELEASED, SourceRow
+from ledger.spill import CopySpill
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ledger.events import Fact
+    from ledger.merkle import Frontier
+    from ledger.rows import StoredEvent
+    from ledger.store import EventStore
+
+__all__ = ["Flaw", "Learnt", "LogAudit"]
+
+_PAGE = 1000
+_NAMES = 20_000
+_NOBODY = (None, None)
+_AT = b"@"
+_JUDGED = {"CopyDamaged": DAMAGED, "CopyLost": LOST, "CopyReleased": RELEASED}
+_ELEMENT = frozenset(cls.TYPE for cls in get_args(ElementFact)) - {PayloadErased.TYPE}
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What the log says of each stream, by stream number (0 is no stream), for the audit of the index.
+
+    `versions` counts a stream's events; `newest` is the position of its newest event that says what its element is, 0
+    for none. `copies` holds a row for each copy; `sources` and `salts` are by source id.
+    """
+
+    versions: array[int] = field(default_factory=lambda: array("Q", [0]))
+    newest: array[int] = field(default_factory=lambda: array("Q", [0]))
+    copies: CopySpill = field(default_factory=CopySpill)
+    sources: dict[bytes, SourceRow] = field(default_factory=dict)
+    salts: dict[bytes, bytes] = field(default_factory=dict)
+
+
+class LogAudit:
+    """One pass over the log up to a head; `flaws` MUST be exhausted before the results are looked at.
+
+    `position` is the last position read, `frontier` the tree recomputed from the stored headers, `unknown` and `erased`
+    count events that were proved and not understood, `first_flaw` is the first bad position.
+    """
+
+    def __init__(self, store: EventStore, *, marks: Iterable[int] = ()) -> None:
+        """Pin the present head; what is appended meanwhile is not looked at.
+
+        `marks` are the sizes at which `roots` shall have the tree's root, as far as the log can be followed to there.
+        """
+        self._store = store
+        self.head, self._head_flaw = read_head(store)
+        self.position = 0
+        self.learnt = Learnt()
+        self.roots: dict[int, bytes] = {}
+        self.unknown = 0
+        self.erased = 0
+        self.first_flaw: int | None = None
+        self._marks = sorted({size for size in marks if size <= self.head.position}, reverse=True)
+        self._recorded_us = 0
+        self._tree = TreeAudit(store, self.head)
+        self._erasures: dict[int, tuple[bytes, int]] = {}
+        self._lost: set[int] = set()
+        self._names: dict[int, tuple[bytes | None, bytes | None]] = {}
+
+    @property
+    def frontier(self) -> Frontier:
+        """The tree over the stored headers that were read."""
+        return self._tree.frontier
+
+    def flaws(self) -> Iterator[Flaw]:
+        """Yield what does not fit, in the order of positions.
+
+        Raises:
+            LedgerUnavailableError: if the database cannot be read to the end.
+        """
+        for flaw in self._flaws():
+            if flaw.position is not None:
+                self.first_flaw = flaw.position if self.first_flaw is None else min(self.first_flaw, flaw.position)
+            yield flaw
+
+    def _flaws(self) -> Iterator[Flaw]:
+        until, count = self.head.position, self._mark()
+        while self.position < until:
+            page, unusable = read_events(self._store, self.position, until, count)
+            if not page and not unusable:
+                break
+            yield from unusable
+            self._lost.update(flaw.position for flaw in unusable if flaw.position is not None)
+            yield from self._page(page)
+            # Rows that could not be used at the end of a page are behind it all the same.
+            self.position = max([self.position, *self._lost])
+            count = self._mark()
+        yield from self._end()
+
+    def _mark(self) -> int:
+        """Keep the root if a mark is reached; return how many events the next page has, so that it ends at a mark."""
+        while self._marks and self._marks[-1] <= self.position:
+            size = self._marks.pop()
+            if size == self.position and self._tree.is_gapless:
+                self.roots[size] = self.frontier.root
+        return min(_PAGE, self._marks[-1] - self.position) if self._marks else _PAGE
+
+    # --- a page ---
+
+    def _page(self, page: list[StoredEvent]) -> Iterator[Flaw]:
+        """Check what every sound event satisfies in a few operations; look closely at whatever does not."""
+        try:
+            helds = check_payloads(page)
+        except MalformedEventError:
+            helds = [None] * len(page)
+        names = self._named({event[1] for event in page})
+        tree = self._tree
+        sha256, pack, common, at = hashlib.sha256, msgpack.Packer().pack, COMMON, _AT
+        versions, newest, stored = self.learnt.versions, self.learnt.newest, self.learnt.copies.stored
+        for event, held in zip(page, helds, strict=True):
+            seq, stream, version, name, schema, flags, recorded, observed, writer, header, nonce, payload, leaf = event
+            if seq > tree.commit.last:
+                yield from tree.next_commit(event, self.position)
+            if held is not None and nonce is not None and payload is not None and name in common:
+                key, digest = names.get(stream, _NOBODY)
+                fresh = stream == len(versions)
+                digested = sha256(nonce + payload).digest()
+                fields = (FORMAT, seq, digest, version, name, schema, flags, recorded, observed, writer, digested)
+                if (
+                    pack(fields) == header
+                    and sha256(b"\x00" + header).digest() == leaf
+                    and seq == self.position + 1
+                    and recorded == tree.commit.recorded_us >= self._recorded_us
+                    and stream <= len(versions)
+                    and version == (1 if fresh else versions[stream] + 1)
+                    and flags == 0
+                    and key is not None
+                    and key[16:17] != at
+                ):
+                    self.position, self._recorded_us = seq, recorded
+                    tree.leaves.append(leaf)
+                    if fresh:
+                        versions.append(1)
+                        newest.append(seq)
+                    else:
+                        versions[stream] = version
+                        newest[stream] = seq
+                    if name == "CopyStored" and (copy := held["element"]["copy"]) is not None:
+                        stored(copy["sha256"], stream, copy["size"], seq)
+                    continue
+            key, _ = names.get(stream, _NOBODY)
+            salts = len(self.learnt.salts)
+            yield from self._closely(event, key, exists=stream in names)
+            if len(self.learnt.salts) > salts:  # the digests of others need it
+                names.clear()
+                names = self._named({event[1] for event in page})
+        tree.grow()
+
+    def _named(self, streams: set[int]) -> dict[int, tuple[bytes | None, bytes | None]]:
+        """Return key and digest of each stream that exists; kept for a while, since what is observed is soon stored."""
+        names, salts = self._names, self.learnt.salts
+        if len(names) > _NAMES:
+            names.clear()
+        for stream, key in read_keys(self._store, streams - names.keys()).items():
+            salt = None if key is None else salts.get(key[:16])
+            names[stream] = (key, None if key is None or salt is None else keyed_digest(salt, key[16:]))
+        return names
+
+    def _closely(self, event: StoredEvent, key: bytes | None, *, exists: bool) -> Iterator[Flaw]:
+        if event.seq != self.position + 1:
+            yield from self._gap(event.seq)
+        self.position = event.seq
+        flaws, fact, header = examine(event, key, self.learnt.salts, exists=exists)
+        yield from flaws
+        yield from self._erasure(event, key, None if header is None else header.stream_digest, exists=exists)
+        if event.recorded_us < self._recorded_us:
+            yield self._flaw(event, "time_reversed", "it was recorded before the event at the position before it")
+        elif event.recorded_us != self._tree.commit.recorded_us and self._tree.covers(event):
+            yield self._flaw(event, "commit_mismatch", "its recorded time is not that of its commit")
+        self._recorded_us = max(event.recorded_us, self._recorded_us)
+        yield from self._version(event, sound=not flaws)
+        self._tree.leaves.append(leaf_hash(event.header))
+        self._learn(event, fact, key)
+
+    def _version(self, event: StoredEvent, *, sound: bool) -> Iterator[Flaw]:
+        """Streams are numbered, and their events counted, without gaps; behind a gap of the log only order is asked."""
+        versions, stream, found = self.learnt.versions, event.stream, event.stream_version
+        # Every stream has an event; a number beyond that is made up, and nothing is allocated for it.
+        if stream < 1 or stream > min(max(len(versions), self.head.streams), len(versions) + _PAGE):
+            yield self._flaw(event, "bad_version", f"no stream has the number {stream}")
+            return
+        if stream > len(versions) and self._tree.is_gapless and sound:
+            yield self._flaw(event, "bad_version", f"its stream {stream} has a number that was not due yet")
+        while stream >= len(versions):
+            versions.append(0)
+            self.learnt.newest.append(0)
+        due = versions[stream] + 1
+        if found != due and (self._tree.is_gapless or found < due):
+            yield self._flaw(event, "bad_version", f"the stream's event {found} stands where its event {due} is due")
+        if sound or found == due:
+            versions[stream] = max(found, versions[stream])
+
+    def _erasure(self, event: StoredEvent, key: bytes | None, digest: bytes | None, *, exists: bool) -> Iterator[Flaw]:
+        """Allow a payload to be missing only where its whole stream was erased by an event of that stream."""
+        if not exists:
+            return
+        if event.payload is None:
+            self.erased += 1
+        if key is not None:
+            if event.payload is None:
+                yield self._flaw(event, "payload_missing", "the payload is gone, and nothing says that it was erased")
+            return
+        first, since = self._erasures.setdefault(event.stream, (digest or b"", event.seq))
+        if digest is not None and digest != first:
+            yield self._flaw(event, "stream_mismatch", "the header commits to another stream than those before it")
+        if event.type == PayloadErased.TYPE:
+            self._erasures[event.stream] = (first, 0)
+        elif event.payload is not None:
+            yield self._flaw(event, "not_erased", "its stream was erased, and the payload still stands")
+        elif since == 0:
+            yield self._flaw(event, "payload_missing", "it follows the erasure of its stream")
+
+    def _learn(self, event: StoredEvent, fact: Fact | UnknownFact | None, key: bytes | None) -> None:
+        """Take in what the index must say; only a sound log's index is looked at, so that faults may be left out."""
+        stream, learnt = event.stream, self.learnt
+        if isinstance(fact, UnknownFact):
+            self.unknown += 1
+        elif isinstance(fact, PayloadErased) and stream < len(learnt.newest):
+            learnt.newest[stream] = 0
+            learnt.copies.drop(stream)
+        elif fact is not None and event.type in _ELEMENT and stream < len(learnt.newest):
+            learnt.newest[stream] = event.seq
+            if isinstance(fact, CopyStored) and fact.element.copy is not None:
+                learnt.copies.stored(fact.element.copy.sha256, stream, fact.element.copy.size, event.seq)
+            elif event.type in _JUDGED:
+                learnt.copies.judged(getattr(fact, "sha256", b""), stream, _JUDGED[event.type])
+        elif key is not None and evolve_source(fact) is not None:
+            known = learnt.sources.get(key[:16])
+            no = len(learnt.sources) + 1 if known is None else known.no
+            learnt.sources[key[:16]] = SourceRow(no, key[:16], stream, event.stream_version, event.seq)
+
+    # --- gaps and the end ---
+
+    def _gap(self, seq: int) -> Iterator[Flaw]:
+        first, last = self.position + 1, seq - 1
+        self._tree.is_gapless = False
+        while first in self._lost:  # said already
+            first += 1
+        if seq < self.position + 1:
+            yield Flaw(kind="disorder", detail="it stands twice, or out of its order", position=seq)
+        elif first <= last:
+            span = f"the event at position {first} is" if first == last else f"the events {first} to {last} are"
+            yield Flaw(kind="missing_event", detail=f"{span} missing", position=first)
+
+    def _end(self) -> Iterator[Flaw]:
+        if self._head_flaw is not None:
+            yield self._head_flaw
+            return
+        head = self.head
+        if self.position < head.position:
+            yield from self._gap(head.position + 1)
+        yield from self._tree.end(self.position, is_whole=not self._lost, first_flaw=self.first_flaw)
+        if head.recorded_us != self._recorded_us:
+            yield Flaw(kind="head_mismatch", detail="the head's time is not the last event's", position=head.position)
+        streams = len(self.learnt.versions) - 1
+        if head.streams != streams:
+            detail = f"the head counts {head.streams} streams, and the events have {streams}"
+            yield Flaw(kind="head_mismatch", detail=detail, position=head.position)
+        for stream, (_, since) in self._erasures.items():
+            if since:
+                detail = f"the payloads of stream {stream} are gone, and no event says that they were erased"
+                yield Flaw(kind="payload_missing", detail=detail, position=since)
+        yield from self._beyond(streams)
+
+    def _beyond(self, streams: int) -> Iterator[Flaw]:
+        """Look behind the pinned head: what stands there was appended since, and then the present head covers it."""
+        event = next(self._store.stored(after=self.head.position), None)
+        stream = next(self._store.streams(after=streams), None)
+        now = self._store.head()
+        if event is not None and event.seq > now.position:
+            yield Flaw(
+                kind="beyond_head", detail="it stands behind the head, which does not know it", position=event.seq
+            )
+        yield from self._tree.beyond(now.position)
+        if stream is not None and stream[0] > now.streams:
+            yield Flaw(kind="stream_unknown", detail=f"stream {stream[0]} has no event", key=stream[1])
+
+    def _flaw(self, event: StoredEvent, kind: str, detail: str) -> Flaw:
+        return Flaw(kind=kind, detail=detail, position=event.seq)

@@ -1,0 +1,159 @@
+"""One stored event against itself: header, columns, payload, stream and type, each fault named (docs/format.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, get_args
+
+from ledger.codec import decode_header, flags_of, keyed_digest, leaf_hash, payload_digest, read_payload
+from ledger.errors import MalformedEventError
+from ledger.events import (
+    AUDIT_KIND,
+    INSTANCE_KIND,
+    LEDGER_KIND,
+    NO_SOURCE,
+    SOURCE_KIND,
+    ElementFact,
+    Fact,
+    LedgerBegan,
+    PayloadErased,
+    SourceFact,
+    UnknownFact,
+)
+from ledger.replica import evolve_source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.codec import Header
+    from ledger.rows import StoredEvent
+
+COMMON = frozenset(
+    {"RemoteObserved", "RemoteChanged", "RemoteVanished", "RemoteReappeared", "CopyStored", "FetchFailed"}
+)
+"""The types that nearly every event of a ledger has, and that say nothing beyond their element."""
+
+_HOMES = {"LedgerBegan": LEDGER_KIND, "InstanceBegan": INSTANCE_KIND, "AuditAdvanced": AUDIT_KIND}
+_HOMES |= {cls.TYPE: SOURCE_KIND for cls in get_args(SourceFact)}
+_KNOWN = frozenset(cls.TYPE for cls in get_args(Fact))
+_ELEMENT = frozenset(cls.TYPE for cls in get_args(ElementFact))
+_COLUMNS = (
+    "seq",
+    "stream_version",
+    "type",
+    "schema_version",
+    "flags",
+    "recorded_us",
+    "observed_us",
+    "writer",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flaw:
+    """Something in the ledger that is not as it was written.
+
+    `kind` is a stable word. `position` is the first bad position where there is one, `key` the stored stream key.
+    """
+
+    kind: str
+    detail: str
+    position: int | None = None
+    key: bytes | None = None
+
+
+class Examined(NamedTuple):
+    """What a close look at an event found: its flaws, the fact if it could be read, the header if it could."""
+
+    flaws: list[Flaw]
+    fact: Fact | UnknownFact | None
+    header: Header | None
+
+
+def examine(event: StoredEvent, key: bytes | None, salts: dict[bytes, bytes], *, exists: bool) -> Examined:
+    """Look at one event closely; `key` is its stream's stored key, None where it is erased or does not exist.
+
+    `salts` are by source id, the ledger's own under NO_SOURCE; a salt that this event brings is added.
+    """
+    header: Header | None = None
+    fact: Fact | UnknownFact | None = None
+    faults: list[tuple[str, str]] = []
+    try:
+        header = decode_header(event.header)
+        faults += _column_faults(event, header)
+    except MalformedEventError as error:
+        faults.append(("bad_header", f"the stored header cannot be read: {error.why}"))
+    if leaf_hash(event.header) != event.leaf:
+        faults.append(("leaf_mismatch", "the stored leaf is not the hash of the stored header"))
+    faults += _payload_faults(event, header)
+    if event.payload is not None:
+        try:
+            fact, canonical = read_payload(event.type, event.schema_version, event.flags, event.payload)
+            faults += _fact_faults(event, fact, canonical=canonical)
+        except MalformedEventError as error:
+            faults.append(("bad_payload", f"the payload cannot be read: {error.why}"))
+    faults += _stream_faults(event, key, header, fact, salts, exists=exists)
+    flaws = [Flaw(kind=kind, detail=detail, position=event.seq, key=key) for kind, detail in faults]
+    return Examined(flaws, fact, header)
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _column_faults(event: StoredEvent, header: Header) -> Iterator[tuple[str, str]]:
+    wrong = [column for column in _COLUMNS if getattr(event, column) != getattr(header, column)]
+    if wrong:
+        yield "column_mismatch", f"not what the header says: {', '.join(wrong)}"
+
+
+def _fact_faults(event: StoredEvent, fact: Fact | UnknownFact, *, canonical: bool) -> Iterator[tuple[str, str]]:
+    if not canonical:
+        yield "not_canonical", "the payload's bytes are not the canonical ones"
+    if isinstance(fact, UnknownFact) and fact.critical:
+        name = f"{fact.type_name} (schema {fact.schema_version})"
+        yield "unknown_critical", f"a critical {name} that this version does not know"
+    if event.type in _KNOWN and event.flags != flags_of(event.type):
+        yield "bad_flags", f"a {event.type} carries the flags {event.flags}"
+
+
+def _payload_faults(event: StoredEvent, header: Header | None) -> Iterator[tuple[str, str]]:
+    if event.payload is None or event.nonce is None:
+        if event.payload is not event.nonce:
+            yield "payload_mismatch", "of payload and nonce one is missing: an erasure takes both"
+    elif header is not None and payload_digest(event.nonce, event.payload) != header.payload_digest:
+        yield "payload_mismatch", "payload and nonce are not the ones that the header commits to"
+
+
+def _stream_faults(
+    event: StoredEvent,
+    key: bytes | None,
+    header: Header | None,
+    fact: Fact | UnknownFact | None,
+    salts: dict[bytes, bytes],
+    *,
+    exists: bool,
+) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with where the event stands; takes in the salt that it brings."""
+    if not exists:
+        yield "stream_missing", f"its stream {event.stream} is not in the table of streams"
+        return
+    if (event.seq == 1) != (event.type == LedgerBegan.TYPE):
+        yield "misplaced", f"a {event.type}: a ledger begins with a LedgerBegan, and only once"
+    if key is None:
+        return
+    source, kind = key[:16], key[16:].partition(b"\x00")[0].decode(errors="replace")
+    if isinstance(fact, LedgerBegan):
+        salts.setdefault(NO_SOURCE, fact.salt)
+    began = evolve_source(fact)
+    if began is not None and salts.setdefault(source, began.salt) != began.salt:
+        yield "misplaced", "the salt of a source has changed"
+    home = _HOMES.get(event.type)
+    if (home is not None and home != kind) or (event.type in _ELEMENT and kind.startswith("@")):
+        yield "misplaced", f"a {event.type} on a stream of kind {kind!r}"
+    salt = salts.get(source)
+    if salt is None:
+        yield "unknown_source", f"the source {source.hex()} has not begun before it"
+    elif header is not None and keyed_digest(salt, key[16:]) != header.stream_digest:
+        yield "stream_mismatch", "the header commits to another stream than the one it is stored under"
+    if isinstance(fact, PayloadErased):
+        yield "not_erased", "its stream was erased, and the stream's key still stands"

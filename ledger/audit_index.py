@@ -1,0 +1,210 @@
+"""The audit of the projection: the stored rows are those that folding the log gives, row by row (docs/format.md)."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, cast
+
+from ledger.audit_event import Flaw
+from ledger.codec import decode_payload
+from ledger.digest import StateDigest
+from ledger.errors import MalformedEventError
+from ledger.events import StreamKey
+from ledger.projection import Happened, entry_row
+from ledger.replica import evolve
+from ledger.rows import TallyRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.audit import LogAudit
+    from ledger.events import ElementFact
+    from ledger.rows import CopyState, EntryRow, StoredEvent
+    from ledger.store import EventStore
+
+_PAGE = 500
+
+
+class IndexAudit:
+    """Compares the projection with what a `LogAudit` without flaws learnt.
+
+    Others may append meanwhile: a stream that has moved since the log was read is left to the next audit, and counted
+    in `moved`. `rows` counts the rows compared, `digest` is their state digest, which nothing else has while `moved`
+    is not 0. All are right once `flaws` is exhausted.
+    """
+
+    def __init__(self, store: EventStore, log: LogAudit) -> None:
+        """Nothing is read yet."""
+        self._store = store
+        self._learnt = log.learnt
+        self._position = log.position
+        self._digest = StateDigest()
+        self._numbers = {row.id: row.no for row in log.learnt.sources.values()}
+        self.rows = 0
+        self.moved = 0
+
+    @property
+    def digest(self) -> str:
+        """The state digest of the stored rows, which are the fold's when there is no flaw."""
+        return self._digest.text
+
+    def flaws(self) -> Iterator[Flaw]:
+        """Yield what does not fit: entries and their sums, then copies and sources.
+
+        Raises:
+            LedgerUnavailableError: if the database cannot be read to the end.
+        """
+        yield from self._entries()
+        yield from self._copies()
+        yield from self._sources()
+
+    # --- entries ---
+
+    def _entries(self) -> Iterator[Flaw]:
+        sums: dict[tuple[int, str], list[int]] = {}
+        seen = bytearray(len(self._learnt.newest) // 8 + 1)
+        rows = self._store.projection_rows()
+        while page := list(islice(rows, _PAGE)):
+            strange = [pair for pair in page if not _is_entry(*pair)]
+            for pair in strange:
+                page.remove(pair)
+                yield Flaw(
+                    kind="index_mismatch", detail=f"{pair[1]!r}: a column has another type than it was made with"
+                )
+            events = {event.seq: event for event in self._store.events_at(sorted({row.seq for _, row in page}))}
+            keys = self._store.stream_keys({row.stream for _, row in page})
+            for key, row in page:
+                self.rows += 1
+                if 0 < row.stream < len(self._learnt.newest):
+                    seen[row.stream >> 3] |= 1 << (row.stream & 7)
+                pair_sum = sums.setdefault((row.source, row.state), [0, 0])
+                pair_sum[0] += 1
+                pair_sum[1] += row.size or 0
+                wrong = self._entry(key, row, events.get(row.seq), keys.get(row.stream))
+                if wrong is not None and not self._has_moved(key):
+                    yield Flaw(kind="index_mismatch", detail=wrong, position=row.seq, key=key)
+        yield from self._missing(seen)
+        yield from self._sums([TallyRow(*pair, *sums[pair]) for pair in sorted(sums)])
+
+    def _missing(self, seen: bytearray) -> Iterator[Flaw]:
+        for stream, seq in enumerate(self._learnt.newest):
+            if seq and not seen[stream >> 3] >> (stream & 7) & 1:
+                key = self._store.stream_keys({stream}).get(stream)
+                if not self._has_moved(key):
+                    yield Flaw(kind="index_missing", detail="the element has no row", position=seq, key=key)
+
+    def _sums(self, tallies: list[TallyRow]) -> Iterator[Flaw]:
+        if self.moved or tallies == [row for row in self._store.tallies() if row.elements or row.bytes]:
+            return
+        if self._store.head().position == self._position:
+            yield Flaw(kind="tally_mismatch", detail="the maintained sums are not those of the rows")
+        else:
+            self.moved += 1
+
+    def _entry(self, key: bytes, row: EntryRow, event: StoredEvent | None, its: bytes | None) -> str | None:
+        """Return what is wrong with a row; a sound one goes into the digest."""
+        learnt = self._learnt
+        if its != key or not 0 < row.stream < len(learnt.newest):
+            return f"the row's stream {row.stream} is not that of this element"
+        newest, version = learnt.newest[row.stream], learnt.versions[row.stream]
+        if (row.seq, row.version) != (newest, version):
+            return f"the row points to {row.seq} (version {row.version}); the log says {newest} (version {version})"
+        fact = None if event is None or event.stream != row.stream else _element_fact(event)
+        element = None if fact is None else evolve(None, fact)
+        if event is None or fact is None or element is None:
+            return "the row points to an event that does not say what its element is"
+        name = StreamKey.parse(key)
+        happened = Happened(event.seq, event.stream, version, event.recorded_us, name.source, fact)
+        wanted = entry_row(happened, self._numbers.get(name.source, 0), element)
+        if row != wanted:
+            return f"not what the log says: {_differing(row, wanted)}"
+        self._digest.add(name, element)
+        return None
+
+    # --- copies and sources ---
+
+    def _copies(self) -> Iterator[Flaw]:
+        """Merge both sides, which come ordered by SHA-256 and stream."""
+        strange: list[CopyState] = []
+        stored, folded = _sound(self._store.copy_states(), strange), self._learnt.copies.states()
+        left, right = next(stored, None), next(folded, None)
+        while left is not None or right is not None:
+            if right is None or (left is not None and left[:2] < right[:2]):
+                yield from self._copy(left, "the index has a copy that the log does not know")
+                left = next(stored, None)
+            elif left is None or right[:2] < left[:2]:
+                yield from self._copy(right, "the index lacks a copy that the log knows")
+                right = next(folded, None)
+            else:
+                if left != right:
+                    yield from self._copy(right, f"not what the log says: {_differing(left, right)}")
+                left, right = next(stored, None), next(folded, None)
+        for row in strange:
+            yield Flaw(kind="copies_mismatch", detail=f"{row!r}: a column has another type than it was made with")
+
+    def _copy(self, row: CopyState | None, detail: str) -> Iterator[Flaw]:
+        if row is not None:
+            key = self._store.stream_keys({row.stream}).get(row.stream)
+            if not self._has_moved(key):
+                yield Flaw(kind="copies_mismatch", detail=f"{row.sha256.hex()}: {detail}", position=row.seq, key=key)
+
+    def _sources(self) -> Iterator[Flaw]:
+        stored = {row.id: row for row in self._store.sources()}
+        for row in self._learnt.sources.values():
+            found = stored.pop(row.id, None)
+            if found != row and not (found is not None and type(found.seq) is int and found.seq > self._position):
+                detail = f"the source {row.id.hex()} is not what the log says"
+                yield Flaw(kind="source_mismatch", detail=detail, position=row.seq)
+        for row in stored.values():
+            if type(row.seq) is not int or row.seq <= self._position:
+                detail = f"the log knows no source {row.id!r}"
+                yield Flaw(kind="source_mismatch", detail=detail)
+
+    # --- helpers ---
+
+    def _has_moved(self, key: bytes | None) -> bool:
+        """Whether the stream has an event behind those that were audited; an erased one may have, too."""
+        if self._store.head().position == self._position:
+            return False
+        event = None if key is None else self._store.newest_event(key)
+        moved = key is None or (event is not None and event.seq > self._position)
+        self.moved += moved
+        return moved
+
+
+def _element_fact(event: StoredEvent) -> ElementFact | None:
+    if event.payload is None:
+        return None
+    try:
+        fact = decode_payload(event.type, event.schema_version, event.flags, event.payload)
+    except MalformedEventError:
+        return None
+    return cast("ElementFact", fact) if hasattr(fact, "element") else None
+
+
+_NUMBER_OR_NOT = (int, type(None))
+
+
+def _is_entry(key: object, row: EntryRow) -> bool:
+    """Whether every column has the type that it was made with, which a tampered database need not give."""
+    return (
+        type(key) is bytes
+        and all(type(value) is int for value in (row.stream, row.source, row.version, row.seq, row.date))
+        and all(type(value) in _NUMBER_OR_NOT for value in (row.due_us, row.claimed, row.size))
+        and type(row.state) is str
+        and type(row.sha256) in (bytes, type(None))
+    )
+
+
+def _sound(rows: Iterator[CopyState], strange: list[CopyState]) -> Iterator[CopyState]:
+    """Yield the rows whose columns have their types; the others go into `strange`."""
+    for row in rows:
+        if tuple(map(type, row)) == (bytes, int, int, int, str):
+            yield row
+        else:
+            strange.append(row)
+
+
+def _differing(found: EntryRow | CopyState, wanted: EntryRow | CopyState) -> str:
+    pairs = zip(found._fields, found, wanted, strict=True)
+    return ", ".join(f"{name} is {left!r} and not {right!r}" for name, left, right in pairs if left != right)

@@ -1,0 +1,104 @@
+"""Rows as a database gives them to an audit, which trusts no column to have the type that it was made with."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ledger.audit_event import Flaw
+from ledger.errors import LedgerError, LedgerUnavailableError
+from ledger.rows import CommitRow, StoredEvent, StoredHead
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from ledger.store import EventStore
+
+_INT, _BYTES, _TEXT = frozenset({int}), frozenset({bytes}), frozenset({str})
+_BYTES_OR_NOT = _BYTES | {type(None)}
+_EVENT = (_INT, _INT, _INT, _TEXT, _INT, _INT, _INT, _INT, _TEXT, _BYTES, _BYTES_OR_NOT, _BYTES_OR_NOT, _BYTES)
+_HEAD = (_INT, _INT, _INT, _BYTES)
+_COMMIT = (_INT, _INT, _INT, _BYTES_OR_NOT, _BYTES_OR_NOT)
+
+NO_KEY = b""
+"""Stands for a stream's key that is no byte string: it belongs to no source."""
+
+
+def read_head(store: EventStore) -> tuple[StoredHead, Flaw | None]:
+    """Return the head, and what is wrong with its types; then every event there is will be read."""
+    head = store.head()
+    wrong = _wrong(head, _HEAD)
+    if not wrong:
+        return head, None
+    return StoredHead(1 << 62, 0, 0, b""), Flaw(kind="head_mismatch", detail=f"of another type: {', '.join(wrong)}")
+
+
+def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[list[StoredEvent], list[Flaw]]:
+    """Return the next events behind `after`, at most `count`, and flaws of rows that cannot be used.
+
+    Raises:
+        LedgerUnavailableError: if the database is away.
+    """
+    try:
+        page = list(islice(store.stored(after=after, until=until), count))
+    except LedgerUnavailableError:
+        raise
+    except LedgerError as error:
+        return _one_by_one(store, after, min(until, after + count), str(error))
+    if all(kinds.issuperset(map(type, column)) for kinds, column in zip(_EVENT, zip(*page, strict=True), strict=False)):
+        return page, []
+    flaws = []
+    sound = []
+    for event in page:
+        wrong = _wrong(event, _EVENT)
+        if wrong:
+            flaws.append(_unusable(event.seq, f"of another type: {', '.join(wrong)}"))
+        else:
+            sound.append(event)
+    return sound, flaws
+
+
+def read_keys(store: EventStore, streams: Collection[int]) -> dict[int, bytes | None]:
+    """Return the keys of those streams that exist; `NO_KEY` for what is no byte string."""
+    try:
+        found = store.stream_keys(streams)
+    except LedgerUnavailableError:
+        raise
+    except LedgerError:
+        if len(streams) == 1:
+            return dict.fromkeys(streams, NO_KEY)
+        found = {}
+        for stream in streams:
+            found |= read_keys(store, (stream,))
+    return {stream: key if key is None or type(key) is bytes else NO_KEY for stream, key in found.items()}
+
+
+def commit_fault(row: CommitRow) -> str | None:
+    """Return what is wrong with the types of a commit row, None if nothing is."""
+    wrong = _wrong(row, _COMMIT)
+    return f"of another type: {', '.join(wrong)}" if wrong else None
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _wrong(row: StoredEvent | StoredHead | CommitRow, kinds: Sequence[frozenset[type]]) -> list[str]:
+    return [name for name, value, allowed in zip(row._fields, row, kinds, strict=True) if type(value) not in allowed]
+
+
+def _one_by_one(store: EventStore, after: int, until: int, why: str) -> tuple[list[StoredEvent], list[Flaw]]:
+    """Find the rows that break a whole page; what cannot be read is a flaw of its own, and the rest is read on."""
+    events: list[StoredEvent] = []
+    flaws: list[Flaw] = []
+    for seq in range(after + 1, until + 1):
+        try:
+            events += [event for event in store.events_at([seq]) if not _wrong(event, _EVENT)]
+        except LedgerUnavailableError:
+            raise
+        except LedgerError:
+            flaws.append(_unusable(seq, f"its row cannot be read: {why}"))
+    return events, flaws
+
+
+def _unusable(seq: int, detail: str) -> Flaw:
+    return Flaw(kind="unreadable_row", detail=detail, position=seq)

@@ -1,0 +1,234 @@
+"""From facts to a batch: versions, bytes, leaves and projection of one append, decided without touching a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast, get_args
+
+from ledger.codec import (
+    FORMAT,
+    NONCE_BYTES,
+    Header,
+    encode_header,
+    encode_payload,
+    flags_of,
+    keyed_digest,
+    leaf_hash,
+    payload_digest,
+)
+from ledger.errors import ClockAheadError, ConflictError, LedgerError
+from ledger.events import (
+    AUDIT_KIND,
+    INSTANCE_KIND,
+    LEDGER_KIND,
+    NO_SOURCE,
+    SOURCE_KIND,
+    AuditAdvanced,
+    ElementFact,
+    Fact,
+    LedgerBegan,
+    PayloadErased,
+    SourceBegan,
+    SourceFact,
+    StreamKey,
+)
+from ledger.merkle import Frontier
+from ledger.projection import Happened, project
+from ledger.rows import FRONTIER_SPAN, Batch, CommitRow, SourceRow, StoredEvent, StoredHead
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ledger.rows import StreamRow
+
+LEDGER_KEY = StreamKey(source=NO_SOURCE, kind=LEDGER_KIND, id="")
+AUDIT_KEY = StreamKey(source=NO_SOURCE, kind=AUDIT_KIND, id="")
+
+MAX_KEY_BYTES = 600
+SOURCE_BYTES = 16
+MAX_WRITER_BYTES = 255
+MAX_AHEAD_US = 24 * 3600 * 1_000_000
+"""An observation may claim a time at most this far ahead of the ledger's: clocks differ, but not by days."""
+
+
+def source_key(source: bytes) -> StreamKey:
+    """Return the key of the source's own stream."""
+    return StreamKey(source=source, kind=SOURCE_KIND, id="")
+
+
+def instance_key(name: str) -> StreamKey:
+    """Return the key of the stream of the collector with this name."""
+    return StreamKey(source=NO_SOURCE, kind=INSTANCE_KIND, id=name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class New:
+    """A fact to append: about which stream, observed when, and after which version of it (None: whatever it is).
+
+    `expected` counts the stream's events: 0 says that there is none yet.
+    """
+
+    key: StreamKey
+    fact: Fact
+    observed_us: int
+    expected: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """What an append stands on, all of it read under the head's lock.
+
+    `keys` are the facts' stored keys, in their order; `streams` has a row for each of them that exists. `sources` and
+    `salts` are by source id, and `salts` has the ledger's own under NO_SOURCE.
+    """
+
+    head: StoredHead
+    recorded_us: int
+    keys: Sequence[bytes]
+    streams: Mapping[bytes, StreamRow]
+    sources: Mapping[bytes, SourceRow]
+    salts: Mapping[bytes, bytes]
+
+
+def plan_batch(
+    facts: Sequence[New], ground: Ground, *, writer: str, nonces: bytes, batch_key: bytes | None = None
+) -> Batch:
+    """Return everything that appending `facts` writes; `nonces` holds 16 random bytes a fact.
+
+    Raises:
+        ConflictError: if an `expected` version is not the stream's; it names every such stream.
+        ClockAheadError: if a fact claims to be observed more than a day after the ledger's time.
+        LedgerError: if a fact does not belong on its stream, or its key is too long.
+    """
+    head = ground.head
+    salts = dict(ground.salts)
+    known = {stored: (row.stream, row.version) for stored, row in ground.streams.items()}
+    fresh: list[tuple[int, bytes | None]] = []
+    events: list[StoredEvent] = []
+    happened: list[Happened] = []
+    conflicts: dict[bytes, None] = {}
+    erased: dict[int, int] = {}
+    leaves: list[bytes] = []
+    seq, streams, recorded_us = head.position, head.streams, ground.recorded_us
+    latest_us = recorded_us + MAX_AHEAD_US
+    for new, stored in zip(facts, ground.keys, strict=True):
+        key, fact = new.key, new.fact
+        found = known.get(stored)
+        if found is None:
+            if len(stored) > MAX_KEY_BYTES:
+                raise LedgerError(f"a stream key of {len(stored)} bytes; {MAX_KEY_BYTES} fit")
+            streams += 1
+            fresh.append((streams, stored))
+            found = (streams, 0)
+        stream, version = found
+        if new.expected is not None and new.expected != version:
+            conflicts[stored] = None
+        if new.observed_us > latest_us:
+            raise ClockAheadError(new.observed_us, recorded_us)
+        if stream in erased:
+            raise LedgerError("a fact follows the erasure of its stream within one batch")
+        salt = _salt(key, fact, salts)
+        seq += 1
+        version += 1
+        known[stored] = (stream, version)
+        payload = encode_payload(fact)
+        at = NONCE_BYTES * len(events)
+        nonce = nonces[at : at + NONCE_BYTES]
+        type_name, schema_version = fact.TYPE, fact.VERSION
+        flags = flags_of(type_name)
+        header = encode_header(
+            Header(
+                FORMAT,
+                seq,
+                keyed_digest(salt, stored[SOURCE_BYTES:]),
+                version,
+                type_name,
+                schema_version,
+                flags,
+                recorded_us,
+                new.observed_us,
+                writer,
+                payload_digest(nonce, payload),
+            )
+        )
+        leaf = leaf_hash(header)
+        leaves.append(leaf)
+        events.append(
+            StoredEvent(
+                seq,
+                stream,
+                version,
+                type_name,
+                schema_version,
+                flags,
+                recorded_us,
+                new.observed_us,
+                writer,
+                header,
+                nonce,
+                payload,
+                leaf,
+            )
+        )
+        happened.append(Happened(seq, stream, version, recorded_us, key.source, fact))
+        if type(fact) is PayloadErased:
+            erased[stream] = seq
+    if conflicts:
+        raise ConflictError(tuple(conflicts))
+    entries = {row.stream: row.entry for row in ground.streams.values() if row.entry is not None}
+    frontier = Frontier.parse(head.position, head.frontier).extend(leaves).stored
+    first = head.position + 1
+    crosses = seq // FRONTIER_SPAN > head.position // FRONTIER_SPAN
+    return Batch(
+        head=StoredHead(seq, recorded_us, streams, frontier),
+        streams=fresh,
+        events=events,
+        erased=list(erased.items()),
+        changes=project(happened, entries, ground.sources),
+        commits=[CommitRow(seq, first, recorded_us, batch_key, frontier if crosses else None)],
+    )
+
+
+def check_writer(writer: str) -> None:
+    """Raise LedgerError for a writer's name that does not fit into a row."""
+    if len(writer.encode()) > MAX_WRITER_BYTES:
+        raise LedgerError(f"the writer's name is longer than {MAX_WRITER_BYTES} bytes")
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+_ABOUT_SOURCES = frozenset(get_args(SourceFact))
+_ABOUT_ELEMENTS = frozenset(get_args(ElementFact))
+
+
+def _salt(key: StreamKey, fact: Fact, salts: dict[bytes, bytes]) -> bytes:
+    """Return the salt of the stream's digest, and refuse a fact that is not about such a stream."""
+    kind = type(fact)
+    if kind in _ABOUT_ELEMENTS:
+        _demand(key.is_element, key, fact)
+    elif kind in _ABOUT_SOURCES:
+        _demand(key.kind == SOURCE_KIND and key.id == "" and key.source != NO_SOURCE, key, fact)
+        _check_source(key, cast("SourceFact", fact), salts)
+    elif isinstance(fact, LedgerBegan):
+        _demand(key == LEDGER_KEY, key, fact)
+        salts.setdefault(NO_SOURCE, fact.salt)
+    else:
+        own = AUDIT_KEY if kind is AuditAdvanced else instance_key(key.id)
+        _demand(key == own, key, fact)
+    salt = salts.get(key.source)
+    if salt is None:
+        raise LedgerError(f"the source {key.source.hex()} has not begun")
+    return salt
+
+
+def _check_source(key: StreamKey, fact: SourceFact, salts: dict[bytes, bytes]) -> None:
+    began = key.source in salts
+    if began == (type(fact) is SourceBegan):
+        raise LedgerError(f"the source {key.source.hex()} {'began before' if began else 'has not begun'}")
+    if salts.setdefault(key.source, fact.source.salt) != fact.source.salt:
+        raise LedgerError(f"the salt of source {key.source.hex()} cannot change")
+
+
+def _demand(holds: bool, key: StreamKey, fact: Fact) -> None:  # noqa: FBT001  # reads as a sentence where it is used
+    if not holds:
+        raise LedgerError(f"a {type(fact).__name__} does not belong on a stream of kind {key.kind!r}")

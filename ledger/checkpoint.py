@@ -1,0 +1,89 @@
+"""Signed checkpoints of a ledger's head: C2SP's `tlog-checkpoint`, a signed note of origin, size and root.
+
+https://c2sp.org/tlog-checkpoint; the origin names the ledger by its random id (docs/format.md, "Checkpoints").
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+from ledger.errors import BadCheckpointError
+from ledger.merkle import HASH_BYTES
+from ledger.note import SigningKey, VerifierKey, open_note, sign_note, unverified_text
+
+__all__ = [
+    "Checkpoint",
+    "SigningKey",
+    "VerifierKey",
+    "open_checkpoint",
+    "origin_of",
+    "sign_checkpoint",
+    "unverified_checkpoint",
+]
+
+_MAX_DIGITS = 19
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The head of a ledger at one moment: `size` events, whose tree has this `root` (32 bytes)."""
+
+    origin: str
+    size: int
+    root: bytes
+
+    @property
+    def text(self) -> str:
+        """The text that is signed: three lines."""
+        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+
+    @classmethod
+    def parse(cls, text: str) -> Checkpoint:
+        """Undo `text`; further lines, which others may add, are not looked at.
+
+        Raises:
+            BadCheckpointError: of kind "malformed".
+        """
+        lines = text.split("\n")
+        if len(lines) < 4 or lines[-1] or not all(lines[:-1]):  # noqa: PLR2004 -- three lines and what ends the last
+            raise BadCheckpointError("this is no checkpoint: origin, size and root on lines of their own are wanted")
+        origin, size, encoded = lines[:3]
+        if not (size.isascii() and size.isdigit() and len(size) <= _MAX_DIGITS) or (size[0] == "0" and size != "0"):
+            raise BadCheckpointError("this is no checkpoint: its second line is no size")
+        try:
+            root = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            root = b""
+        if len(root) != HASH_BYTES or base64.b64encode(root).decode() != encoded:
+            raise BadCheckpointError("this is no checkpoint: its third line is no root hash")
+        return cls(origin=origin, size=int(size), root=root)
+
+
+def origin_of(ledger_id: bytes) -> str:
+    """Return the origin that checkpoints of this ledger have."""
+    return f"kropotcli/ledger/{ledger_id.hex()}"
+
+
+def sign_checkpoint(checkpoint: Checkpoint, key: SigningKey) -> bytes:
+    """Return the checkpoint as a signed note."""
+    return sign_note(checkpoint.text, key)
+
+
+def open_checkpoint(note: bytes, key: VerifierKey) -> Checkpoint:
+    """Return the checkpoint that `key` signed.
+
+    Raises:
+        BadCheckpointError: as `ledger.note.open_note`, or if what was signed is no checkpoint.
+    """
+    return Checkpoint.parse(open_note(note, key))
+
+
+def unverified_checkpoint(note: bytes) -> Checkpoint:
+    """Return what a note says, whoever signed it: it proves nothing, but a contradiction to it is worth knowing.
+
+    Raises:
+        BadCheckpointError: of kind "malformed".
+    """
+    return Checkpoint.parse(unverified_text(note))

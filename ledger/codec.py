@@ -1,0 +1,290 @@
+"""The bytes of an event: its header, canonical payload, and the digests over both (docs/format.md, "Event bytes")."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
+
+import msgpack
+
+from ledger.errors import MalformedEventError
+from ledger.events import CRITICAL, Fact, UnknownFact
+from ledger.shape import MAX_INT, MIN_INT, Shape, shapes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ledger.events import StreamKey
+    from ledger.rows import StoredEvent
+
+    Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+
+FORMAT = 1
+"""The version of the header's layout."""
+
+FLAG_CRITICAL = 1
+"""A projection MUST stop at an event with this flag when it does not know the event's type."""
+
+NONCE_BYTES = 16
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
+"""(type, schema version) -> the function that turns a payload's map into that of the next schema version."""
+
+
+class Header(NamedTuple):
+    """What the tree commits to; a tuple, since its bytes are an array of the fields in this order.
+
+    `stream_digest` and `payload_digest` are 32 bytes, times are microseconds since 1970 UTC, `stream_version` counts
+    the stream's events from 1.
+    """
+
+    format: int
+    seq: int
+    stream_digest: bytes
+    stream_version: int
+    type: str
+    schema_version: int
+    flags: int
+    recorded_us: int
+    observed_us: int
+    writer: str
+    payload_digest: bytes
+
+
+class Payload(NamedTuple):
+    """A payload as read: the fact, and whether its bytes are the ones that encoding the fact would give."""
+
+    fact: Fact | UnknownFact
+    canonical: bool
+
+
+_HEADER_TYPES = (int, int, bytes, int, str, int, int, int, int, str, bytes)
+_DIGEST_BYTES = 32
+_BLOCK_BYTES = 64
+_unpacker = functools.partial(msgpack.unpackb, raw=False, use_list=False, strict_map_key=True)
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
+_SHAPES = shapes_of(get_args(Fact))
+_FACTS: dict[str, Shape] = {cls.TYPE: _SHAPES[cls] for cls in get_args(Fact)}
+
+
+def encode_header(header: Header) -> bytes:
+    """Return the header's bytes: a msgpack array of its eleven fields."""
+    try:
+        return cast("bytes", _packer().pack(header))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MalformedEventError(f"a header that cannot be written: {error}") from None
+
+
+def decode_header(stored: bytes) -> Header:
+    """Read a header back.
+
+    Raises:
+        MalformedEventError: if the bytes are not exactly what `encode_header` writes for a header of this format.
+    """
+    fields = _unpack(stored, "header")
+    if type(fields) is not tuple or tuple(map(type, fields)) != _HEADER_TYPES:
+        raise MalformedEventError("the header is not an array of the eleven fields")
+    header = Header._make(fields)
+    if header.format != FORMAT:
+        raise MalformedEventError(f"the header has format {header.format}, and this version reads {FORMAT}")
+    if len(header.stream_digest) != _DIGEST_BYTES or len(header.payload_digest) != _DIGEST_BYTES:
+        raise MalformedEventError("a digest in the header is not 32 bytes long")
+    if header.seq < 1 or header.stream_version < 1 or header.schema_version < 1:
+        raise MalformedEventError("a count in the header is below 1")
+    if header.flags not in (0, FLAG_CRITICAL):
+        raise MalformedEventError(f"the header has flags {header.flags} that this version does not know")
+    if max(header[1], header[3], header[5], header[7], header[8]) > MAX_INT or min(header[7], header[8]) < MIN_INT:
+        raise MalformedEventError("a number in the header has more than 64 bits")
+    if _packer().pack(fields) != stored:
+        raise MalformedEventError("the header's bytes are not the shortest form")
+    return header
+
+
+def encode_payload(fact: Fact) -> bytes:
+    """Return the fact as canonical msgpack: maps with sorted string keys, shortest integers, no floats.
+
+    Raises:
+        MalformedEventError: if a field has a type, length or range that `decode_payload` would refuse.
+    """
+    try:
+        return cast("bytes", _packer().pack(fact))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise MalformedEventError(f"a {type(fact).__name__} that cannot be written: {error}") from None
+
+
+def flags_of(type_name: str) -> int:
+    """Return the flags that an event of this known type carries."""
+    return FLAG_CRITICAL if type_name in CRITICAL else 0
+
+
+def decode_payload(
+    type_name: str,
+    schema_version: int,
+    flags: int,
+    payload: bytes,
+    *,
+    upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS,
+) -> Fact | UnknownFact:
+    """Return the fact, raised to the newest schema, or an UnknownFact for a type or schema that is not known here.
+
+    Raises:
+        MalformedEventError: if the type is known and a field is missing, foreign, or of a wrong type or range.
+    """
+    shape = _FACTS.get(type_name)
+    if shape is None or (schema_version != shape.version and (type_name, schema_version) not in upcasters):
+        return UnknownFact(type_name=type_name, schema_version=schema_version, critical=bool(flags & FLAG_CRITICAL))
+    fields = _unpack(payload, type_name)
+    if schema_version != shape.version:
+        fields = _upcast(fields, type_name, schema_version, shape.version, upcasters)
+    return cast("Fact", shape.read(fields))
+
+
+def read_payload(type_name: str, schema_version: int, flags: int, payload: bytes) -> Payload:
+    """Return the fact together with whether its bytes are canonical, in one pass.
+
+    Raises:
+        MalformedEventError: as `decode_payload` does.
+    """
+    shape = _FACTS.get(type_name)
+    if shape is None or schema_version != shape.version:
+        return Payload(decode_payload(type_name, schema_version, flags, payload), is_canonical(payload))
+    fields = _unpack(payload, type_name)
+    # Reading demands every map's keys in their sorted order, so writing the same map again shows whatever is left:
+    # longer integers or lengths than needed, keys that stand twice.
+    again = _packer().pack(fields)
+    return Payload(cast("Fact", shape.read(fields)), again == payload)
+
+
+def check_payloads(events: Sequence[StoredEvent]) -> list[Any]:
+    """Return the decoded map of each event's payload, None for erased ones and those of unknown types and schemas.
+
+    The cheap way through an audit: what is wrong with one of them is not told apart, see `read_payload`.
+
+    Raises:
+        MalformedEventError: if any payload could not be read, or is not canonical.
+    """
+    found: list[Any] = []
+    known: list[Any] = []
+    stored: list[bytes] = []
+    unpack, shape_of = _unpacker, _FACTS.get
+    try:
+        for event in events:
+            payload, shape = event[11], shape_of(event[3])
+            if payload is None or shape is None or event[4] != shape.version:
+                if payload is not None and not is_canonical(payload):
+                    raise MalformedEventError("a payload is not canonical")
+                found.append(None)
+                continue
+            held = unpack(payload)
+            shape.check(held)
+            found.append(held)
+            known.append(held)
+            stored.append(payload)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+        raise MalformedEventError("a payload is no msgpack") from None
+    # One call packs them all: an array is its length followed by its items, which must be the stored bytes again.
+    if _packer().pack(known) != _packer().pack_array_header(len(known)) + b"".join(stored):
+        raise MalformedEventError("a payload is not canonical")
+    return found
+
+
+def is_canonical(payload: bytes) -> bool:
+    """Whether the bytes are one canonical msgpack map, of a known type or not."""
+    try:
+        value = _unpack(payload, "payload")
+    except MalformedEventError:
+        return False
+    return type(value) is dict and _is_plain(value) and _packer().pack(value) == payload
+
+
+def stream_digest(salt: bytes, key: StreamKey) -> bytes:
+    """Return HMAC-SHA-256(salt, kind 0x00 id): the stream's name in a header, which without the salt says nothing."""
+    return keyed_digest(salt, key.kind.encode() + b"\x00" + key.id.encode())
+
+
+def keyed_digest(salt: bytes, name: bytes) -> bytes:
+    """Return HMAC-SHA-256(salt, name), where `name` is a stored stream key without its source."""
+    inner, outer = (context.copy() for context in _keyed(salt))
+    inner.update(name)
+    outer.update(inner.digest())
+    return outer.digest()
+
+
+def payload_digest(nonce: bytes, payload: bytes) -> bytes:
+    """Return SHA-256(nonce payload); the nonce (16 bytes) keeps an erased payload from being guessed."""
+    return hashlib.sha256(nonce + payload).digest()
+
+
+def leaf_hash(header: bytes) -> bytes:
+    """Return the leaf of RFC 6962 for these stored header bytes: SHA-256(0x00 header)."""
+    return hashlib.sha256(b"\x00" + header).digest()
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=64)
+def _keyed(salt: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """Return the two hashes of HMAC (RFC 2104) with the key taken in: salts are few, and that is half the work."""
+    key = (salt if len(salt) <= _BLOCK_BYTES else hashlib.sha256(salt).digest()).ljust(_BLOCK_BYTES, b"\x00")
+    return hashlib.sha256(key.translate(_INNER)), hashlib.sha256(key.translate(_OUTER))
+
+
+class _Local(threading.local):
+    """One packer a thread: making one costs as much as packing a fact."""
+
+    def __init__(self) -> None:
+        self.pack = msgpack.Packer(default=_fields_of, use_bin_type=True)
+
+
+def _fields_of(value: object) -> dict[str, Any]:
+    """Give the packer a dataclass of the facts as a map with sorted keys."""
+    shape = _SHAPES.get(type(value))
+    if shape is None:
+        raise MalformedEventError(f"a {type(value).__name__} has no place in a fact")
+    return shape.show(value)
+
+
+_local = _Local()
+
+
+def _packer() -> Any:
+    return _local.pack
+
+
+def _unpack(stored: bytes, what: str) -> Any:
+    try:
+        return _unpacker(stored)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise MalformedEventError(f"the {what} is no msgpack: {error or type(error).__name__}") from None
+
+
+def _upcast(
+    fields: Any, type_name: str, schema_version: int, wanted: int, upcasters: Mapping[tuple[str, int], Upcaster]
+) -> dict[str, Any]:
+    while schema_version < wanted:
+        step = upcasters.get((type_name, schema_version))
+        if step is None or type(fields) is not dict:
+            raise MalformedEventError(f"a {type_name} of schema {schema_version} cannot be raised to {wanted}")
+        fields = step(fields)
+        schema_version += 1
+    return dict(sorted(fields.items()))
+
+
+def _is_plain(value: object) -> bool:
+    """Whether the value holds nothing but maps with sorted string keys, arrays, and the plain types without floats."""
+    kind = type(value)
+    if kind is dict:
+        held = cast("dict[object, object]", value)
+        keys = list(held)
+        return (
+            all(type(key) is str for key in keys)
+            and keys == sorted(cast("list[str]", keys))
+            and all(map(_is_plain, held.values()))
+        )
+    if kind is tuple:
+        return all(map(_is_plain, cast("tuple[object, ...]", value)))
+    return value is None or kind in (int, str, bytes, bool)

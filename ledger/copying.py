@@ -1,0 +1,141 @@
+"""Moving a ledger between stores: the events byte by byte, the projection folded anew, and both compared at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ledger.audit import LogAudit
+from ledger.audit_index import IndexAudit
+from ledger.decoding import happened
+from ledger.errors import BrokenChainError, LedgerError
+from ledger.events import PayloadErased
+from ledger.merkle import Frontier
+from ledger.projection import project
+from ledger.rows import Batch, StoredHead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ledger.audit import Flaw
+    from ledger.rows import CommitRow, StoredEvent
+    from ledger.store import EventStore
+
+PAGE = 1000
+"""At least so many events are written in one transaction, if there are so many; a batch is never split."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyReport:
+    """What a copy did: events written in this run, and the position, root and state digest that both ledgers have."""
+
+    events: int
+    position: int
+    root: bytes
+    state: str
+
+
+def copy_ledger(
+    source: EventStore, target: EventStore, *, progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> CopyReport:
+    """Copy every event, commit and checkpoint of `source` up to its present head, and check the result.
+
+    Cut short, it goes on where it stopped. The target's events are then re-read: their hashes, tree, commits and
+    projection MUST be what the log says, and the root the source's. `progress` is told (copied, to copy).
+
+    Raises:
+        LedgerError: if the target holds events that are not the source's first ones; nothing was written.
+        BrokenChainError: if the copy is not the source, or the source is not what its own hashes say.
+    """
+    head = source.head()
+    begun = target.head().position
+    _demand_prefix(source, target)
+    for commits in _pages(source.commits(after=begun), head.position):
+        _write(source, target, commits)
+        progress(commits[-1].last, head.position)
+    for size, note in source.checkpoints():
+        target.save_checkpoint(size, note)
+    return verify_copy(target, head, begun)
+
+
+def verify_copy(target: EventStore, head: StoredHead, begun: int) -> CopyReport:
+    """Re-read the target and hold it against itself and the source's head; `begun` is where this run went on.
+
+    Raises: BrokenChainError at the first thing that is wrong.
+    """
+    log = LogAudit(target)
+    _demand_none(log.flaws())
+    if log.position != head.position or log.frontier.stored != head.frontier:
+        raise BrokenChainError(head.position, "the copied events do not lead to the source's root")
+    index = IndexAudit(target, log)
+    _demand_none(index.flaws())
+    return CopyReport(events=head.position - begun, position=head.position, root=log.frontier.root, state=index.digest)
+
+
+def erasures(events: list[StoredEvent]) -> list[tuple[int, int]]:
+    """Return (stream, position) of erasures: what an earlier run copied before the source erased it goes here, too."""
+    return list({event.stream: event.seq for event in events if event.type == PayloadErased.TYPE}.items())
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _demand_prefix(source: EventStore, target: EventStore) -> None:
+    """Refuse a target that holds anything but the beginning of the source."""
+    theirs, mine = target.head(), source.head()
+    if theirs.position == 0:
+        return
+    last = {event.seq: event.leaf for event in source.events_at([1, theirs.position])}
+    same = {event.seq: event.leaf for event in target.events_at([1, theirs.position])}
+    if theirs.position > mine.position or last != same:
+        raise LedgerError("the target holds another ledger, or a longer one: copy into an empty database")
+
+
+def _pages(commits: Iterator[CommitRow], until: int) -> Iterator[list[CommitRow]]:
+    """Yield runs of whole batches of about `PAGE` events, none beyond `until`."""
+    page: list[CommitRow] = []
+    for row in commits:
+        if row.last > until:
+            break
+        page.append(row)
+        if row.last - page[0].first >= PAGE:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+def _write(source: EventStore, target: EventStore, commits: list[CommitRow]) -> None:
+    first, last = commits[0].first, commits[-1].last
+    events = list(source.stored(after=first - 1, until=last))
+    if [event.seq for event in events] != list(range(first, last + 1)):
+        raise BrokenChainError(first, f"the events of the batches up to position {last} are not all there")
+    numbers = {event.stream for event in events}
+    keys = source.stream_keys(numbers)
+    with target.writing() as tx:
+        head = tx.head
+        if head.position != first - 1:
+            raise LedgerError("another process writes to the target")
+        fresh = sorted(number for number in numbers if number > head.streams)
+        changes = project(
+            [happened(event, keys.get(event.stream)) for event in events],
+            tx.entries(numbers),
+            {row.id: row for row in tx.sources()},
+        )
+        frontier = Frontier.parse(head.position, head.frontier).extend(event.leaf for event in events)
+        tx.write(
+            Batch(
+                head=StoredHead(last, commits[-1].recorded_us, max(head.streams, *numbers), frontier.stored),
+                streams=[(number, keys.get(number)) for number in fresh],
+                events=events,
+                erased=erasures(events),
+                changes=changes,
+                commits=commits,
+            )
+        )
+
+
+def _demand_none(flaws: Iterator[Flaw]) -> None:
+    for flaw in islice(flaws, 1):
+        raise BrokenChainError(flaw.position or 0, f"{flaw.kind}: {flaw.detail}")

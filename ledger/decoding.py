@@ -1,0 +1,71 @@
+"""From stored rows back to facts, records and entries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from ledger.codec import decode_payload
+from ledger.errors import BrokenChainError, MalformedEventError
+from ledger.events import NO_SOURCE, ErasedFact, StreamKey
+from ledger.projection import Happened
+from ledger.replica import Entry, Record, evolve
+
+if TYPE_CHECKING:
+    from ledger.events import ElementFact, Fact, UnknownFact
+    from ledger.rows import Image, StoredEvent
+
+
+def happened(event: StoredEvent, key: bytes | None) -> Happened:
+    """Return an event as the projection needs it; `key` is its stream's stored key, None once erased."""
+    source = NO_SOURCE if key is None else key[:16]
+    return Happened(event.seq, event.stream, event.stream_version, event.recorded_us, source, fact_of(event))
+
+
+def key_of(stored: bytes | None) -> StreamKey | None:
+    """Return a stored key as a key, None once it is erased."""
+    return None if stored is None else StreamKey.parse(stored)
+
+
+def fact_of(event: StoredEvent) -> Fact | UnknownFact | ErasedFact:
+    """Return the fact of a stored event. Raises: MalformedEventError, which names its position."""
+    if event.payload is None:
+        return ErasedFact(type_name=event.type, schema_version=event.schema_version)
+    try:
+        return decode_payload(event.type, event.schema_version, event.flags, event.payload)
+    except MalformedEventError as error:
+        raise MalformedEventError(error.why, position=event.seq) from None
+
+
+def record_of(event: StoredEvent, key: StreamKey | None) -> Record:
+    """Return a stored event as a record of the stream with this key."""
+    return Record(
+        position=event.seq,
+        stream=event.stream,
+        key=key,
+        stream_version=event.stream_version,
+        recorded_us=event.recorded_us,
+        observed_us=event.observed_us,
+        writer=event.writer,
+        fact=fact_of(event),
+    )
+
+
+def entry_of(image: Image) -> Entry:
+    """Return an entry with its element.
+
+    Raises:
+        BrokenChainError: if the event that it points to holds no element: the projection lies about it.
+    """
+    try:
+        fact = decode_payload(image.type, image.schema_version, image.flags, image.payload)
+    except MalformedEventError as error:
+        raise MalformedEventError(error.why, position=image.seq) from None
+    if not hasattr(fact, "element"):
+        raise BrokenChainError(image.seq, "the projection takes it for an event of an element")
+    return Entry(
+        key=StreamKey.parse(image.key),
+        stream=image.stream,
+        version=image.version,
+        position=image.seq,
+        element=evolve(None, cast("ElementFact", fact)),
+    )

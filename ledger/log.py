@@ -1,0 +1,341 @@
+"""The ledger: append facts, read them back, project, rebuild and audit them, over any EventStore.
+
+What a store must promise stands in `ledger/store.py` and is tested by `tests/contract/`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import threading
+import time
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ledger.answers import Commit, Head, RebuildReport, SourceEntry, Tally
+from ledger.batch import AUDIT_KEY, LEDGER_KEY, Ground, New, check_writer, instance_key, plan_batch, source_key
+from ledger.codec import NONCE_BYTES
+from ledger.decoding import entry_of, fact_of, happened, key_of, record_of
+from ledger.errors import BrokenChainError, LedgerError, LedgerUnavailableError
+from ledger.events import NO_SOURCE, AuditAdvanced, LedgerBegan, UnknownFact
+from ledger.merkle import Frontier
+from ledger.projection import project
+from ledger.replica import evolve_source
+from ledger.store import EventStore
+from ledger.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+    from ledger.events import AuditRange, StreamKey
+    from ledger.replica import Entry, Record
+    from ledger.rows import Batch, CopyRow, SourceRow, StoredEvent
+    from ledger.store import Writing
+
+__all__ = [
+    "AUDIT_KEY",
+    "LEDGER_KEY",
+    "Commit",
+    "EventStore",
+    "Head",
+    "Ledger",
+    "New",
+    "RebuildReport",
+    "SourceEntry",
+    "Tally",
+    "instance_key",
+    "source_key",
+    "utc_now_us",
+]
+
+_PAGE = 1000
+
+
+def utc_now_us() -> int:
+    """Return the time in microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+class Ledger(Work):
+    """The one way to the events: facts go in by `append`, everything else reads.
+
+    `writer` is the name that this process's events carry. `clock` gives microseconds since 1970 UTC where the store
+    has no clock of its own; `entropy` gives random bytes.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        *,
+        writer: str = "",
+        clock: Callable[[], int] = utc_now_us,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Take over a store; nothing is read yet."""
+        check_writer(writer)
+        self.store = store
+        self.writer = writer
+        self.session = entropy(16)
+        self._clock = clock
+        self._entropy = entropy
+        self._identity: LedgerBegan | None = None
+        self._sources: dict[bytes, SourceRow] = {}
+        self._salts: dict[bytes, bytes] = {}
+        self._lock = threading.Lock()
+
+    # --- writing ---
+
+    def begin(self) -> LedgerBegan:
+        """Return the ledger's identity, and write it as the first event if the ledger is empty."""
+        if self.store.head().position == 0:
+            began = LedgerBegan(ledger_id=self._entropy(16), salt=self._entropy(32), program=_program())
+            with self._lock, self.store.writing() as tx:
+                if tx.head.position == 0:
+                    now = self._now(tx.now_us)
+                    ground = Ground(
+                        head=tx.head, recorded_us=now, keys=[LEDGER_KEY.stored], streams={}, sources={}, salts={}
+                    )
+                    first = [New(key=LEDGER_KEY, fact=began, observed_us=now)]
+                    tx.write(plan_batch(first, ground, writer=self.writer, nonces=self._entropy(NONCE_BYTES)))
+        return self.identity()
+
+    def append(self, facts: Sequence[New], *, batch_key: bytes | None = None) -> Commit:
+        """Record the facts in one transaction, all or none, at the positions after the head.
+
+        With `batch_key` (at most 64 bytes) the same call may be made again, by any process, when its answer was lost:
+        it then returns the first call's commit. A connection lost within this call is tried once more by itself.
+
+        Raises:
+            ConflictError: if an `expected` version is not the stream's; nothing was written.
+            ClockAheadError: if a fact claims a time more than a day ahead; nothing was written.
+            LedgerUnavailableError: if the database is away; without `batch_key` or `expected` it is then not known
+                whether the facts were recorded.
+        """
+        if not facts:
+            raise LedgerError("an append without facts")
+        if self._identity is None:
+            self.begin()
+        nonces = self._entropy(NONCE_BYTES * len(facts))
+        planned: Batch | None = None
+        for last_try in (False, True):
+            try:
+                with self._lock, self.store.writing() as tx:
+                    done = self._done(tx, batch_key, planned)
+                    if done is not None:
+                        return done
+                    planned = plan_batch(
+                        facts, self._ground(tx, facts), writer=self.writer, nonces=nonces, batch_key=batch_key
+                    )
+                    tx.write(planned)
+            except LedgerUnavailableError:
+                if last_try:
+                    raise
+                continue
+            commit = planned.commits[-1]
+            return Commit(first=commit.first, last=commit.last, recorded_us=commit.recorded_us)
+        raise AssertionError("unreachable")
+
+    def rebuild(self) -> RebuildReport:
+        """Drop the projection and fold all events into it again, in one transaction and with flat memory.
+
+        Writers wait meanwhile; readers see the old projection until it is done.
+
+        Raises:
+            UnknownCriticalEventError: if an event of an unknown type MUST NOT be skipped; the projection is unchanged.
+        """
+        events = entries = skipped = 0
+        with self._lock, self.store.writing() as tx:
+            position = tx.head.position
+            tx.clear_projection()
+            for page in _pages(self.store.stored(until=position)):
+                keys = self.store.stream_keys({event.stream for event in page})
+                taken = [happened(event, keys[event.stream]) for event in page]
+                sources = {row.id: row for row in tx.sources()}
+                changes = project(taken, tx.entries({event.stream for event in page}), sources)
+                tx.change(changes)
+                events += len(page)
+                skipped += sum(isinstance(one.fact, UnknownFact) for one in taken)
+                entries += sum(row.elements for row in changes.tallies)
+        return RebuildReport(position=position, events=events, entries=entries, skipped=skipped)
+
+    # --- reading: the log ---
+
+    def identity(self) -> LedgerBegan:
+        """Return the ledger's first fact: its id and salt.
+
+        Raises:
+            LedgerError: if nothing was recorded yet.
+            BrokenChainError: if the first event is something else.
+        """
+        if self._identity is None:
+            first = self.store.events_at([1])
+            if not first:
+                raise LedgerError("nothing was recorded in this ledger yet")
+            fact = fact_of(first[0])
+            if not isinstance(fact, LedgerBegan):
+                raise BrokenChainError(1, "the first event is no LedgerBegan")
+            self._salts[NO_SOURCE] = fact.salt
+            self._identity = fact
+        return self._identity
+
+    def head(self) -> Head:
+        """Return the end of the log."""
+        head = self.store.head()
+        return Head(
+            position=head.position,
+            recorded_us=head.recorded_us,
+            frontier=Frontier.parse(head.position, head.frontier),
+        )
+
+    def now_us(self) -> int:
+        """Return the ledger's time: the database's where it has one, else the clock's, never before the head's."""
+        return max(self._now(self.store.now_us()), self.store.head().recorded_us)
+
+    def stored(self, *, after: int = 0, until: int | None = None) -> Iterator[StoredEvent]:
+        """Yield the raw events at positions in (`after`, `until`], in order."""
+        return self.store.stored(after=after, until=until)
+
+    def records(self, *, after: int = 0, until: int | None = None) -> Iterator[Record]:
+        """Yield the events at positions in (`after`, `until`], decoded, in order."""
+        for page in _pages(self.store.stored(after=after, until=until)):
+            keys = self.store.stream_keys({event.stream for event in page})
+            for event in page:
+                yield record_of(event, key_of(keys.get(event.stream)))
+
+    def history(self, key: StreamKey) -> Iterator[Record]:
+        """Yield the events of one stream, in order."""
+        for event in self.store.stream_events(key.stored):
+            yield record_of(event, key)
+
+    def position_at(self, us: int) -> int:
+        """Return the last position recorded before `us` (microseconds since 1970 UTC, exclusive), 0 if none was."""
+        return self.store.position_before(us)
+
+    def frontier_at(self, position: int) -> Frontier:
+        """Return the tree's frontier over the first `position` events.
+
+        Raises:
+            LedgerError: if the log is not that long.
+        """
+        at, nodes = self.store.frontier_before(position)
+        frontier = Frontier.parse(at, nodes)
+        while frontier.size < position:
+            leaves = self.store.leaves(frontier.size, min(position, frontier.size + _PAGE))
+            if not leaves:
+                raise LedgerError(f"the ledger ends at position {frontier.size}, before {position}")
+            frontier = frontier.extend(leaves)
+        return frontier
+
+    # --- reading: the projection ---
+
+    def entries(self, keys: Iterable[StreamKey]) -> dict[StreamKey, Entry]:
+        """Return the entries that exist among these keys."""
+        found = (entry_of(image) for image in self.store.images([key.stored for key in keys]))
+        return {entry.key: entry for entry in found}
+
+    def scan(
+        self,
+        *,
+        source: bytes | None = None,
+        states: Collection[str] | None = None,
+        after: StreamKey | None = None,
+        wanted: bool | None = None,
+    ) -> Iterator[Entry]:
+        """Yield entries in the order of their stored keys, those after `after` that match every given filter."""
+        start = None if after is None else after.stored
+        return map(entry_of, self.store.scan(source=source, states=states, after=start, wanted=wanted))
+
+    def due(self, *, now_us: int, limit: int, source: bytes | None = None) -> list[Entry]:
+        """Return wanted entries whose next try has come at `now_us` or the head's time, the longest due first."""
+        now = max(now_us, self.store.head().recorded_us)
+        return [entry_of(image) for image in self.store.due(now_us=now, limit=limit, source=source)]
+
+    def next_due_us(self, source: bytes | None = None) -> int | None:
+        """Return the moment at which the next wanted entry is due (perhaps past), None when nothing is wanted."""
+        return self.store.next_due_us(source)
+
+    def sources(self) -> dict[bytes, SourceEntry]:
+        """Return all sources by id, in the order in which they began."""
+        rows = self.store.sources()
+        events = {event.seq: event for event in self.store.events_at(sorted(row.seq for row in rows))}
+        found = {}
+        for row in rows:
+            source = evolve_source(fact_of(events[row.seq]))
+            if source is None:
+                raise BrokenChainError(row.seq, "the projection takes it for an event of a source")
+            found[row.id] = SourceEntry(id=row.id, version=row.version, source=source)
+        return found
+
+    def tallies(self) -> list[Tally]:
+        """Return how many elements of which source are in which state; maintained, not counted."""
+        ids = {row.no: row.id for row in self.store.sources()}
+        return [
+            Tally(source=ids[row.source], state=row.state, elements=row.elements, bytes=row.bytes)
+            for row in self.store.tallies()
+        ]
+
+    def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyRow]:
+        """Yield every object that any event names with `start` <= SHA-256 <= `end`, in that order."""
+        return self.store.copies(start=start, end=end)
+
+    def audit(self) -> tuple[AuditRange, ...]:
+        """Return the map of what was last read when, as the last audit left it."""
+        event = self.store.newest_event(AUDIT_KEY.stored)
+        fact = None if event is None else fact_of(event)
+        return fact.ranges if isinstance(fact, AuditAdvanced) else ()
+
+    # --- helpers ---
+
+    def _now(self, store_us: int | None) -> int:
+        return self._clock() if store_us is None else store_us
+
+    def _done(self, tx: Writing, batch_key: bytes | None, planned: Batch | None) -> Commit | None:
+        """Return the commit that an earlier try of this append made, whose answer was lost."""
+        commit = None if batch_key is None else tx.commit_of(batch_key)
+        if commit is None and planned is not None:
+            # The nonces make the leaf unique: if it stands where this batch was to begin, the batch was written.
+            first = planned.events[0]
+            if tx.leaf(first.seq) == first.leaf:
+                commit = planned.commits[-1]
+        return None if commit is None else Commit(first=commit.first, last=commit.last, recorded_us=commit.recorded_us)
+
+    def _ground(self, tx: Writing, facts: Sequence[New]) -> Ground:
+        """Read what planning these facts needs, under the head's lock."""
+        keys = [new.key.stored for new in facts]
+        ids = {new.key.source for new in facts}
+        if not self._salts.keys() >= ids:
+            # Known ones never change number or salt; a source that is not known here may have begun elsewhere.
+            self._learn(tx)
+        return Ground(
+            head=tx.head,
+            recorded_us=max(tx.head.recorded_us, self._now(tx.now_us)),
+            keys=keys,
+            streams=tx.streams(set(keys)),
+            sources=self._sources,
+            salts=self._salts,
+        )
+
+    def _learn(self, tx: Writing) -> None:
+        for row in tx.sources():
+            if row.id not in self._salts:
+                (event,) = self.store.events_at([row.seq])
+                source = evolve_source(fact_of(event))
+                if source is None:
+                    raise BrokenChainError(row.seq, "the projection takes it for an event of a source")
+                self._sources[row.id] = row
+                self._salts[row.id] = source.salt
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _program() -> str:
+    try:
+        return f"kropotcli {importlib.metadata.version('kropotcli')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "kropotcli"
+
+
+def _pages(events: Iterator[StoredEvent]) -> Iterator[list[StoredEvent]]:
+    while page := list(islice(events, _PAGE)):
+        yield page

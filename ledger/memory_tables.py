@@ -1,0 +1,144 @@
+"""The tables of the memory store, and one write to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ledger.rows import StoredHead, StreamRow, TallyRow
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from ledger.rows import Batch, Changes, CommitRow, CopyState, EntryRow, SourceRow, StoredEvent
+
+
+@dataclass(slots=True)
+class Projection:
+    """The tables that can be folded again from the events."""
+
+    entries: dict[int, EntryRow] = field(default_factory=dict)
+    copies: dict[tuple[bytes, int], CopyState] = field(default_factory=dict)
+    sources: dict[int, SourceRow] = field(default_factory=dict)
+    tallies: dict[tuple[int, str], TallyRow] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Tables:
+    """The log and its projection; lists are indexed by position or stream number, less one."""
+
+    head: StoredHead = field(default_factory=lambda: StoredHead(0, 0, 0, b""))
+    keys: list[bytes | None] = field(default_factory=list)
+    streams: dict[bytes, int] = field(default_factory=dict)
+    events: list[StoredEvent] = field(default_factory=list)
+    by_stream: list[list[int]] = field(default_factory=list)
+    commits: list[CommitRow] = field(default_factory=list)
+    projection: Projection = field(default_factory=Projection)
+
+    def erase(self, stream: int, position: int) -> None:
+        """Forget the stream's key, and the payload of its events before `position`."""
+        key = self.keys[stream - 1]
+        if key is not None:
+            del self.streams[key]
+        self.keys[stream - 1] = None
+        for seq in self.by_stream[stream - 1]:
+            if seq < position:
+                self.events[seq - 1] = self.events[seq - 1]._replace(nonce=None, payload=None)
+
+
+class MemoryWriting:
+    """One write: it collects, and `commit` puts everything into the tables at once."""
+
+    def __init__(self, tables: Tables, now_us: int | None) -> None:
+        """Begin at the head as it is; `now_us` is the time of a clock that the store was given."""
+        self.now_us = now_us
+        self.head = tables.head
+        self._tables = tables
+        self._batch: Batch | None = None
+        self._fresh: Projection | None = None
+
+    def commit_of(self, batch_key: bytes) -> CommitRow | None:
+        """Return the commit that carries this idempotency key."""
+        return next((row for row in self._tables.commits if row.batch_key == batch_key), None)
+
+    def leaf(self, seq: int) -> bytes | None:
+        """Return the leaf hash stored at this position."""
+        return self._tables.events[seq - 1].leaf if 0 < seq <= len(self._tables.events) else None
+
+    def streams(self, keys: Collection[bytes]) -> dict[bytes, StreamRow]:
+        """Return the streams that exist among these stored keys."""
+        tables, found = self._tables, {}
+        for key in keys:
+            stream = tables.streams.get(key)
+            if stream is not None:
+                version = len(tables.by_stream[stream - 1])
+                found[key] = StreamRow(stream, version, tables.projection.entries.get(stream))
+        return found
+
+    def sources(self) -> list[SourceRow]:
+        """Return all sources, in the order in which they began."""
+        return list((self._fresh or self._tables.projection).sources.values())
+
+    def entries(self, streams: Collection[int]) -> dict[int, EntryRow]:
+        """Return the entries that exist among these streams."""
+        entries = (self._fresh or self._tables.projection).entries
+        return {stream: entries[stream] for stream in streams if stream in entries}
+
+    def write(self, batch: Batch) -> None:
+        """Take the batch, to be written at the end."""
+        self._batch = batch
+
+    def clear_projection(self) -> None:
+        """Begin a fresh projection, which takes the place of the old one at the end."""
+        self._fresh = Projection()
+
+    def change(self, changes: Changes) -> None:
+        """Change the fresh projection."""
+        if self._fresh is None:
+            raise AssertionError("the projection is changed alone only after it was cleared")
+        _apply(self._fresh, changes)
+
+    def commit(self) -> bool:
+        """Make everything visible; return whether payloads were erased."""
+        tables, batch = self._tables, self._batch
+        if self._fresh is not None:
+            tables.projection = self._fresh
+        if batch is None:
+            return False
+        for stream, key in batch.streams:
+            if key is not None:
+                tables.streams[key] = stream
+            tables.keys.append(key)
+            tables.by_stream.append([])
+        for event in batch.events:
+            tables.events.append(event)
+            tables.by_stream[event.stream - 1].append(event.seq)
+        for stream, position in batch.erased:
+            tables.erase(stream, position)
+        _apply(tables.projection, batch.changes)
+        tables.commits.extend(batch.commits)
+        tables.head = batch.head
+        return bool(batch.erased)
+
+
+def _apply(projection: Projection, changes: Changes) -> None:
+    for row in changes.entries:
+        projection.entries[row.stream] = row
+    for stream in changes.dropped:
+        projection.entries.pop(stream, None)
+    for copy in changes.copies:
+        projection.copies[copy.sha256, copy.stream] = copy
+    for state, sha256, stream in changes.judged:
+        judged = projection.copies.get((sha256, stream))
+        if judged is not None:
+            projection.copies[sha256, stream] = judged._replace(state=state)
+    if changes.dropped:
+        gone = set(changes.dropped)
+        projection.copies = {pair: row for pair, row in projection.copies.items() if pair[1] not in gone}
+    for source in changes.sources:
+        projection.sources[source.no] = source
+    for tally in changes.tallies:
+        before = projection.tallies.get((tally.source, tally.state), TallyRow(tally.source, tally.state, 0, 0))
+        projection.tallies[tally.source, tally.state] = before._replace(
+            elements=before.elements + tally.elements, bytes=before.bytes + tally.bytes
+        )

@@ -1,0 +1,210 @@
+"""Signed notes with Ed25519, as C2SP's `signed-note` decides their bytes: the keys' texts, signing and opening.
+
+https://c2sp.org/signed-note
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from ledger.errors import BadCheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_NOTE_BYTES = 1 << 20
+SEED_BYTES = 32
+
+_ED25519 = b"\x01"
+_KEY_ID_BYTES = 4
+_PRIVATE = "PRIVATE+KEY+"
+_DASH = "\u2014 "
+_MAX_SIGNATURES = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierKey:
+    """A public key and the name it signs under; its text is `name+keyid+base64`."""
+
+    name: str
+    public: bytes
+
+    @property
+    def key_id(self) -> bytes:
+        """The first 4 bytes of SHA-256(name, newline, 0x01, public key)."""
+        return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.public).digest()[:_KEY_ID_BYTES]
+
+    @property
+    def text(self) -> str:
+        """The key as the one line that people keep and exchange."""
+        return f"{self.name}+{self.key_id.hex()}+{_encode(_ED25519 + self.public)}"
+
+    @classmethod
+    def parse(cls, text: str) -> VerifierKey:
+        """Undo `text`, in which surrounding white space does not count.
+
+        Raises:
+            BadCheckpointError: of kind "key", if it is no verifier key of an Ed25519 key.
+        """
+        name, public = _parse_key(text.strip(), "verifier key")
+        key = cls(name=name, public=public)
+        if key.text != text.strip():
+            raise BadCheckpointError("the verifier key's id does not belong to it: was it typed wrongly?", kind="key")
+        return key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningKey:
+    """A private key and the name it signs under; its text is `PRIVATE+KEY+name+keyid+base64`."""
+
+    name: str
+    seed: bytes = field(repr=False)
+
+    @classmethod
+    def generate(cls, name: str, entropy: Callable[[int], bytes]) -> SigningKey:
+        """Make a key from 32 random bytes.
+
+        Raises:
+            BadCheckpointError: of kind "key", if the name is empty or holds white space or a plus sign.
+        """
+        if not is_name(name):
+            raise BadCheckpointError(f"{name!r} is no key name: no spaces, no plus signs, and not empty", kind="key")
+        return cls(name=name, seed=entropy(SEED_BYTES))
+
+    @property
+    def verifier(self) -> VerifierKey:
+        """The public half."""
+        public = Ed25519PrivateKey.from_private_bytes(self.seed).public_key().public_bytes_raw()
+        return VerifierKey(name=self.name, public=public)
+
+    @property
+    def text(self) -> str:
+        """The secret as one line: for the key's own file and nowhere else."""
+        return f"{_PRIVATE}{self.name}+{self.verifier.key_id.hex()}+{_encode(_ED25519 + self.seed)}"
+
+    @classmethod
+    def parse(cls, text: str) -> SigningKey:
+        """Undo `text`, in which surrounding white space does not count.
+
+        Raises:
+            BadCheckpointError: of kind "key"; the message never holds the text.
+        """
+        stripped = text.strip()
+        if not stripped.startswith(_PRIVATE):
+            raise BadCheckpointError("this is no signing key: it does not begin with PRIVATE+KEY+", kind="key")
+        name, seed = _parse_key(stripped.removeprefix(_PRIVATE), "signing key")
+        key = cls(name=name, seed=seed)
+        if key.text != stripped:
+            raise BadCheckpointError("the signing key's id does not belong to it: the file is damaged", kind="key")
+        return key
+
+
+def is_name(name: str) -> bool:
+    """Whether a key may be called so: not empty, no Unicode white space, no plus sign."""
+    return bool(name) and "+" not in name and not any(char.isspace() for char in name)
+
+
+def sign_note(text: str, key: SigningKey) -> bytes:
+    """Return the note: the text, which must end with a newline, a blank line, and the signature over the text.
+
+    Raises:
+        BadCheckpointError: if the text is none that a note may have.
+    """
+    if not _is_text(text):
+        raise BadCheckpointError("a note's text must end with a newline and hold no control characters")
+    signature = Ed25519PrivateKey.from_private_bytes(key.seed).sign(text.encode())
+    return f"{text}\n{_DASH}{key.name} {_encode(key.verifier.key_id + signature)}\n".encode()
+
+
+def open_note(note: bytes, key: VerifierKey) -> str:
+    """Return the text of a note that `key` signed; signatures of other keys are ignored.
+
+    Raises:
+        BadCheckpointError: of kind "malformed" if this is no note, "key" if that key did not sign it, "signature" if
+            what stands there as its signature is none.
+    """
+    text, signatures = _split(note)
+    wanted = key.key_id
+    for name, held in signatures:
+        if name == key.name and held[:_KEY_ID_BYTES] == wanted:
+            try:
+                Ed25519PublicKey.from_public_bytes(key.public).verify(held[_KEY_ID_BYTES:], text.encode())
+            except (InvalidSignature, ValueError):
+                raise BadCheckpointError(
+                    f"the signature of {key.name} does not belong to this text", kind="signature"
+                ) from None
+            return text
+    signers = ", ".join(sorted({name for name, _ in signatures}))
+    raise BadCheckpointError(f"signed by {signers}, and not with the key {key.name}+{wanted.hex()}", kind="key")
+
+
+def unverified_text(note: bytes) -> str:
+    """Return the text of a note whoever signed it: it proves nothing.
+
+    Raises:
+        BadCheckpointError: of kind "malformed" if this is no note.
+    """
+    return _split(note)[0]
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _split(note: bytes) -> tuple[str, list[tuple[str, bytes]]]:
+    if len(note) > MAX_NOTE_BYTES:
+        raise BadCheckpointError("a note of more than 1 MiB is not read")
+    try:
+        whole = note.decode()
+    except UnicodeDecodeError:
+        raise BadCheckpointError("this is no signed note: it is not UTF-8") from None
+    head, blank, tail = whole.rpartition("\n\n")
+    text = head + "\n"
+    if not blank or not _is_text(text) or not tail.endswith("\n"):
+        raise BadCheckpointError("this is no signed note: text, a blank line, then signatures are wanted")
+    lines = tail[:-1].split("\n")
+    if len(lines) > _MAX_SIGNATURES:
+        raise BadCheckpointError(f"a note of more than {_MAX_SIGNATURES} signatures is not read")
+    return text, [_signature(line) for line in lines]
+
+
+def _signature(line: str) -> tuple[str, bytes]:
+    name, space, encoded = line.removeprefix(_DASH).partition(" ")
+    held = _decode(encoded)
+    if not line.startswith(_DASH) or not space or not is_name(name) or held is None or len(held) <= _KEY_ID_BYTES:
+        raise BadCheckpointError("this is no signed note: a line after the blank one is no signature")
+    return name, held
+
+
+def _is_text(text: str) -> bool:
+    return text.endswith("\n") and not any(char < " " and char != "\n" for char in text)
+
+
+def _parse_key(text: str, what: str) -> tuple[str, bytes]:
+    name, _, rest = text.partition("+")
+    _, _, encoded = rest.partition("+")
+    held = _decode(encoded)
+    if not is_name(name) or held is None:
+        raise BadCheckpointError(f"this is no {what}: name+keyid+base64 on one line is wanted", kind="key")
+    if held[:1] != _ED25519 or len(held) != 1 + SEED_BYTES:
+        raise BadCheckpointError(f"this {what} is of another kind than Ed25519", kind="key")
+    return name, held[1:]
+
+
+def _encode(held: bytes) -> str:
+    return base64.b64encode(held).decode()
+
+
+def _decode(encoded: str) -> bytes | None:
+    """Return the bytes, or None if this is not the one canonical base64 of any."""
+    try:
+        held = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return held if _encode(held) == encoded else None

@@ -1,0 +1,162 @@
+"""How events change the stored projection: the same pure function serves append and rebuild."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, cast, get_args
+
+from ledger.errors import BrokenChainError, UnknownCriticalEventError
+from ledger.events import (
+    CopyDamaged,
+    CopyLost,
+    CopyReleased,
+    CopyStored,
+    ElementFact,
+    Fact,
+    SourceFact,
+    UnknownFact,
+)
+from ledger.replica import evolve
+from ledger.rows import DAMAGED, LOST, RELEASED, SOUND, Changes, CopyState, EntryRow, SourceRow, TallyRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ledger.events import Element, ErasedFact
+
+
+class Happened(NamedTuple):
+    """An event as the projection needs it; `source` is the 16-byte id of the source it is about."""
+
+    seq: int
+    stream: int
+    stream_version: int
+    recorded_us: int
+    source: bytes
+    fact: Fact | UnknownFact | ErasedFact
+
+
+def project(events: Iterable[Happened], entries: Mapping[int, EntryRow], sources: Mapping[bytes, SourceRow]) -> Changes:
+    """Return what `events`, in order, change: `entries` (by stream) and `sources` (by id) are the rows before.
+
+    Raises:
+        UnknownCriticalEventError: at an event that MUST NOT be skipped, of a type unknown here.
+        BrokenChainError: at an element's event whose source never began.
+    """
+    work = _Work(entries, sources)
+    for event in events:
+        work.take(event)
+    return work.changes()
+
+
+def entry_row(event: Happened, source: int, element: Element) -> EntryRow:
+    """Return the row of an element after `event`.
+
+    What never failed is due from when it was recorded, so that a failing element's next try is neither starved by new
+    elements nor starves them.
+    """
+    due_us = None
+    if element.is_wanted:
+        due_us = event.recorded_us if element.failure is None else element.failure.next_try_us
+    copy = element.copy
+    return EntryRow(
+        event.stream,
+        source,
+        event.stream_version,
+        event.seq,
+        element.state,
+        due_us,
+        element.date,
+        element.size,
+        None if copy is None else copy.size,
+        None if copy is None else copy.sha256,
+    )
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+_JUDGEMENT: dict[type, str] = {CopyDamaged: DAMAGED, CopyLost: LOST, CopyReleased: RELEASED}
+_ABOUT_SOURCES = frozenset(get_args(SourceFact))
+_ABOUT_ELEMENTS = frozenset(get_args(ElementFact))
+
+
+class _Work:
+    """Rows as they become while the events of a batch are taken in."""
+
+    def __init__(self, entries: Mapping[int, EntryRow], sources: Mapping[bytes, SourceRow]) -> None:
+        self._before = entries
+        self._known = dict(sources)
+        self._after: dict[int, EntryRow | None] = {}
+        self._moved: dict[bytes, SourceRow] = {}
+        self._copies: dict[tuple[bytes, int], CopyState] = {}
+        self._judged: dict[tuple[bytes, int], str] = {}
+
+    def take(self, event: Happened) -> None:
+        fact = event.fact
+        kind = type(fact)
+        if kind in _ABOUT_ELEMENTS:
+            self._element(event, cast("ElementFact", fact))
+        elif kind in _ABOUT_SOURCES:
+            before = self._known.get(event.source)
+            no = len(self._known) + 1 if before is None else before.no
+            row = SourceRow(no, event.source, event.stream, event.stream_version, event.seq)
+            self._known[event.source] = self._moved[event.source] = row
+        elif isinstance(fact, UnknownFact):
+            self._pass_over(event, fact)
+        # The others are about the ledger and its instances, or were erased: there is no row for them.
+
+    def changes(self) -> Changes:
+        return Changes(
+            entries=[row for row in self._after.values() if row is not None],
+            dropped=[stream for stream, row in self._after.items() if row is None],
+            copies=list(self._copies.values()),
+            judged=[(state, sha256, stream) for (sha256, stream), state in self._judged.items()],
+            sources=list(self._moved.values()),
+            tallies=_tally(self._after, self._before),
+        )
+
+    def _pass_over(self, event: Happened, fact: UnknownFact) -> None:
+        """Only the version of the stream moves: it is what an append expects."""
+        if fact.critical:
+            raise UnknownCriticalEventError(event.seq, fact.type_name, fact.schema_version)
+        row = self._after.get(event.stream, self._before.get(event.stream))
+        if row is not None:
+            self._after[event.stream] = row._replace(version=event.stream_version)
+
+    def _element(self, event: Happened, fact: ElementFact) -> None:
+        element = evolve(None, fact)
+        if element is None:  # erased, and when it is folded again its key, hence its source, is no longer known
+            self._drop(event.stream)
+            return
+        owner = self._known.get(event.source)
+        if owner is None:
+            raise BrokenChainError(event.seq, "an element of a source that never began")
+        self._after[event.stream] = entry_row(event, owner.no, element)
+        kind = type(fact)
+        if kind is CopyStored and element.copy is not None:
+            copy = element.copy
+            named = (copy.sha256, event.stream)
+            self._copies[named] = CopyState(copy.sha256, event.stream, copy.size, event.seq, SOUND)
+            self._judged.pop(named, None)
+        elif isinstance(fact, CopyDamaged | CopyLost | CopyReleased):
+            named = (fact.sha256, event.stream)
+            if named in self._copies:
+                self._copies[named] = self._copies[named]._replace(state=_JUDGEMENT[kind])
+            else:
+                self._judged[named] = _JUDGEMENT[kind]
+
+    def _drop(self, stream: int) -> None:
+        self._after[stream] = None
+        self._copies = {pair: row for pair, row in self._copies.items() if pair[1] != stream}
+        self._judged = {pair: state for pair, state in self._judged.items() if pair[1] != stream}
+
+
+def _tally(after: Mapping[int, EntryRow | None], before: Mapping[int, EntryRow]) -> list[TallyRow]:
+    """Return by how much each (source, state) changes, in their order, leaving out what does not change."""
+    sums: dict[tuple[int, str], list[int]] = {}
+    for stream, row in after.items():
+        for found, sign in ((before.get(stream), -1), (row, 1)):
+            if found is not None:
+                pair = sums.setdefault((found.source, found.state), [0, 0])
+                pair[0] += sign
+                pair[1] += sign * (found.size or 0)
+    return [TallyRow(*key, *pair) for key, pair in sorted(sums.items()) if pair != [0, 0]]

@@ -1,0 +1,120 @@
+"""Making a ledger anew from its events alone, as its segments give them; it is believed once its own audit agrees."""
+
+from __future__ import annotations
+
+from itertools import groupby, islice
+from typing import TYPE_CHECKING
+
+from ledger.codec import decode_header
+from ledger.copying import CopyReport, erasures, verify_copy
+from ledger.decoding import happened
+from ledger.errors import BrokenChainError, LedgerError
+from ledger.merkle import Frontier
+from ledger.projection import project
+from ledger.rows import Batch, CommitRow, StoredEvent, StoredHead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from ledger.store import EventStore
+
+Told = tuple[StoredEvent, bytes | None]
+"""An event whose `stream` is not known yet, and its stream's stored key (None once erased)."""
+
+PAGE = 1000
+
+
+def recover_ledger(
+    events: Iterable[Told],
+    target: EventStore,
+    *,
+    progress: Callable[[int], None] = lambda _position: None,
+    page: int = PAGE,
+) -> CopyReport:
+    """Append `events`, which begin with the first of a ledger, to the empty `target`, and check what came of it.
+
+    Cut short, it goes on where it stopped. Batches are not known any more: consecutive events of one recorded time
+    become one. `progress` is told the position reached; `page` events are written in one transaction.
+
+    Raises:
+        LedgerError: if the target holds events that are not the first of these, or there are no events.
+        BrokenChainError: if what was written is not a sound ledger.
+    """
+    begun = target.head().position
+    rest = _behind(iter(events), target, begun)
+    erased = _erased(target) if begun else {}
+    while some := list(islice(rest, page)):
+        _append(target, some, erased)
+        progress(some[-1][0].seq)
+    head = target.head()
+    if head.position == 0:
+        raise LedgerError("there are no events to recover from")
+    return verify_copy(target, head, begun)
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _behind(events: Iterator[Told], target: EventStore, begun: int) -> Iterator[Told]:
+    """Return the events behind the target's last, which MUST stand among them with the same leaf."""
+    if begun == 0:
+        return events
+    mine = {event.seq: event.leaf for event in target.events_at([begun])}
+    for event, _ in events:
+        if event.seq == begun:
+            if event.leaf != mine.get(begun):
+                break
+            return events
+    raise LedgerError("the target holds another ledger, or a longer one: recover into an empty database")
+
+
+def _erased(target: EventStore) -> dict[bytes, int]:
+    """Return the numbers of the streams that have lost their keys, by their digests."""
+    numbers = {number for number, key in target.streams() if key is None}
+    if not numbers:
+        return {}
+    return {
+        decode_header(event.header).stream_digest: event.stream for event in target.stored() if event.stream in numbers
+    }
+
+
+def _append(target: EventStore, page: list[Told], erased: dict[bytes, int]) -> None:
+    with target.writing() as tx:
+        head = tx.head
+        known = tx.streams({key for _, key in page if key is not None})
+        numbers = {key: row.stream for key, row in known.items()}
+        streams, fresh, events, keys = head.streams, list[tuple[int, bytes | None]](), list[StoredEvent](), {}
+        for event, key in page:
+            # An erased stream has lost its key; its digest in the header still tells it from the others.
+            name = key if key is not None else decode_header(event.header).stream_digest
+            among = numbers if key is not None else erased
+            number = among.get(name)
+            if number is None:
+                streams += 1
+                number = among[name] = streams
+                fresh.append((number, key))
+            keys[number] = key
+            events.append(event._replace(stream=number))
+        if events[0].seq != head.position + 1:
+            raise BrokenChainError(events[0].seq, f"it does not follow event {head.position}")
+        changes = project(
+            [happened(event, keys[event.stream]) for event in events],
+            tx.entries(set(keys)),
+            {row.id: row for row in tx.sources()},
+        )
+        frontier = Frontier.parse(head.position, head.frontier)
+        commits = []
+        for recorded_us, group in groupby(events, key=lambda event: event.recorded_us):
+            batch = list(group)
+            frontier = frontier.extend(event.leaf for event in batch)
+            commits.append(CommitRow(batch[-1].seq, batch[0].seq, recorded_us, None, frontier.stored))
+        tx.write(
+            Batch(
+                head=StoredHead(events[-1].seq, events[-1].recorded_us, streams, frontier.stored),
+                streams=fresh,
+                events=events,
+                erased=erasures(events),
+                changes=changes,
+                commits=commits,
+            )
+        )

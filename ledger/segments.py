@@ -1,0 +1,284 @@
+"""Segments: a run of events as one immutable byte string, so that a ledger outlives its database (docs/format.md).
+
+Segment k (from 0) holds the events 65,536 k + 1 to 65,536 (k + 1); the newest is partial until it is full. The same
+events give the same bytes, whoever writes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import msgpack
+
+from ledger.codec import decode_header, leaf_hash, payload_digest
+from ledger.errors import MalformedEventError, MalformedSegmentError
+from ledger.merkle import Frontier
+from ledger.rows import StoredEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+SEGMENT_EVENTS: Final = 65_536
+MAGIC: Final = b"kropot-segment-1\n"
+
+_MAX_TRAILER = 4096
+_MAX_ITEM = 1 << 20
+_CHUNK = 1 << 18
+_PAGE = 1024
+_LENGTH = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """What a segment commits to: the ledger's id, its first and last position, and the frontier after the last."""
+
+    ledger_id: bytes
+    first: int
+    frontier: Frontier
+
+    @property
+    def last(self) -> int:
+        """The last position in the segment."""
+        return self.frontier.size
+
+
+def index_of(position: int) -> int:
+    """Return the segment that holds this position (from 1)."""
+    return (position - 1) // SEGMENT_EVENTS
+
+
+def bounds(index: int) -> tuple[int, int]:
+    """Return the first and the last position of a full segment."""
+    return index * SEGMENT_EVENTS + 1, (index + 1) * SEGMENT_EVENTS
+
+
+def encode(
+    ledger_id: bytes,
+    events: Iterable[StoredEvent],
+    keys: Callable[[set[int]], Mapping[int, bytes | None]],
+    start: Frontier,
+) -> Iterator[bytes]:
+    """Yield a segment's bytes in chunks; `events` begin after `start`, `keys` gives the stored keys of streams.
+
+    Every leaf is computed from the stored header, hence the frontier at the end commits to what the segment holds.
+    """
+    pack = msgpack.Packer(use_bin_type=True).pack
+    digest = hashlib.sha256()
+    frontier = start
+    first = start.size + 1
+    for chunk in _chunks(MAGIC + pack([ledger_id, first]), events, keys, pack):
+        data, leaves = chunk
+        digest.update(data)
+        frontier = frontier.extend(leaves)
+        yield data
+    trailer = pack([frontier.size, frontier.stored, digest.digest()])
+    yield trailer + _LENGTH.pack(len(trailer))
+
+
+def reach_of(file: BinaryIO) -> Reach:
+    """Return what a segment says that it reaches, from its ends alone: its events are not looked at.
+
+    Raises:
+        MalformedSegmentError: if these are not the ends of a segment.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(len(MAGIC) + 64)
+    ledger_id, first = _head(head)
+    trailer, _ = _trailer(file, size)
+    return _reach(ledger_id, first, trailer)
+
+
+def read(file: BinaryIO, start: Frontier) -> Iterator[tuple[StoredEvent, bytes | None]]:
+    """Yield (event, stored key) of a segment that begins after `start`; `stream` of the events is 0.
+
+    Everything is checked: positions, leaves against the frontier at the end, payloads against their headers, and the
+    digest over all bytes. Nothing may be believed before the iterator has come to its end.
+
+    Raises:
+        MalformedSegmentError: at the first thing that is wrong; it names the position where it is known.
+    """
+    size = file.seek(0, io.SEEK_END)
+    trailer, end = _trailer(file, size)
+    file.seek(0)
+    body = _Body(file, end)
+    ledger_id, first = _head(body.read(len(MAGIC)), body)
+    reach = _reach(ledger_id, first, trailer)
+    if first != start.size + 1:
+        raise MalformedSegmentError(f"it begins at event {first}, and {start.size + 1} comes next")
+    frontier, leaves = start, []
+    for position in range(first, reach.last + 1):
+        event, key = _event(body.item(position), position)
+        leaves.append(event.leaf)
+        if len(leaves) == _PAGE:
+            frontier, leaves = frontier.extend(leaves), []
+        yield event, key
+    frontier = frontier.extend(leaves)
+    if body.left():
+        raise MalformedSegmentError(f"there are bytes after its last event {reach.last}")
+    if body.digest() != trailer[2]:
+        raise MalformedSegmentError("its bytes do not agree with the digest at its end")
+    if frontier != reach.frontier:
+        raise MalformedSegmentError("its events do not lead to the frontier at its end")
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _chunks(
+    head: bytes,
+    events: Iterable[StoredEvent],
+    keys: Callable[[set[int]], Mapping[int, bytes | None]],
+    pack: Callable[[Any], bytes],
+) -> Iterator[tuple[bytes, list[bytes]]]:
+    page: list[StoredEvent] = []
+    held: list[bytes] = [head]
+    for event in events:
+        page.append(event)
+        if len(page) == _PAGE:
+            yield _joined(page, held, keys, pack)
+            page, held = [], []
+    yield _joined(page, held, keys, pack)
+
+
+def _joined(
+    page: list[StoredEvent],
+    held: list[bytes],
+    keys: Callable[[set[int]], Mapping[int, bytes | None]],
+    pack: Callable[[Any], bytes],
+) -> tuple[bytes, list[bytes]]:
+    names = keys({event.stream for event in page}) if page else {}
+    held += [pack([names.get(event.stream), event.header, event.nonce, event.payload]) for event in page]
+    return b"".join(held), [leaf_hash(event.header) for event in page]
+
+
+class _Body:
+    """The bytes before the trailer, read item by item while they are hashed; one item has at most a mebibyte."""
+
+    def __init__(self, file: BinaryIO, end: int) -> None:
+        self._file = file
+        self._left = end
+        self._digest = hashlib.sha256()
+        self._unpacker = msgpack.Unpacker(raw=False, use_list=True, max_buffer_size=_MAX_ITEM + _CHUNK)
+
+    def read(self, count: int) -> bytes:
+        data = self._file.read(min(count, self._left))
+        self._left -= len(data)
+        self._digest.update(data)
+        return data
+
+    def item(self, position: int | None = None) -> Any:
+        while True:
+            try:
+                return self._unpacker.unpack()
+            except msgpack.OutOfData:
+                data = self.read(_CHUNK)
+                if not data:
+                    raise MalformedSegmentError("it ends within an event", position=position) from None
+                try:
+                    self._unpacker.feed(data)
+                except msgpack.BufferFull:
+                    raise MalformedSegmentError("an event is larger than any can be", position=position) from None
+            except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+                raise MalformedSegmentError(f"no msgpack ({type(error).__name__})", position=position) from None
+
+    def left(self) -> bool:
+        try:
+            self._unpacker.skip()
+        except msgpack.OutOfData:
+            return self._left > 0
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+            return True
+        return True
+
+    def digest(self) -> bytes:
+        return self._digest.digest()
+
+
+def _head(start: bytes, body: _Body | None = None) -> tuple[bytes, int]:
+    if start[: len(MAGIC)] != MAGIC:
+        raise MalformedSegmentError("it does not begin as a segment does")
+    if body is not None:
+        fields = body.item()
+    else:
+        unpacker = msgpack.Unpacker(raw=False, max_buffer_size=_MAX_ITEM)
+        unpacker.feed(start[len(MAGIC) :])
+        try:
+            fields = unpacker.unpack()
+        except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+            raise MalformedSegmentError("its first line is no msgpack") from None
+    match fields:
+        case [bytes(ledger_id), int(first)] if len(ledger_id) == 16 and first >= 1:  # noqa: PLR2004 -- an id's bytes
+            return ledger_id, first
+        case _:
+            raise MalformedSegmentError("its first line does not name a ledger and a position")
+
+
+def _trailer(file: BinaryIO, size: int) -> tuple[tuple[int, bytes, bytes], int]:
+    """Return the trailer's fields, and the offset at which it begins."""
+    tail = min(size, _MAX_TRAILER)
+    file.seek(size - tail)
+    data = file.read(tail)
+    if len(data) < _LENGTH.size:
+        raise MalformedSegmentError("it is cut short")
+    (length,) = _LENGTH.unpack(data[-_LENGTH.size :])
+    if length > len(data) - _LENGTH.size:
+        raise MalformedSegmentError("it is cut short, or its end was changed")
+    try:
+        fields = msgpack.unpackb(data[-_LENGTH.size - length : -_LENGTH.size], raw=False)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+        raise MalformedSegmentError("its end is no msgpack") from None
+    match fields:
+        case [int(last), bytes(nodes), bytes(digest)]:
+            return (last, nodes, digest), size - _LENGTH.size - length
+        case _:
+            raise MalformedSegmentError("its end does not name a position, a frontier and a digest")
+
+
+def _reach(ledger_id: bytes, first: int, trailer: tuple[int, bytes, bytes]) -> Reach:
+    last, nodes, _ = trailer
+    if not first <= last <= bounds(index_of(first))[1]:
+        raise MalformedSegmentError(f"it says that it holds the events {first} to {last}")
+    try:
+        frontier = Frontier.parse(last, nodes)
+    except ValueError as error:
+        raise MalformedSegmentError(str(error)) from None
+    return Reach(ledger_id=ledger_id, first=first, frontier=frontier)
+
+
+def _event(fields: object, position: int) -> tuple[StoredEvent, bytes | None]:
+    match fields:
+        case [bytes() | None as key, bytes(header), bytes() | None as nonce, bytes() | None as payload]:
+            pass
+        case _:
+            raise MalformedSegmentError("no event", position=position)
+    try:
+        head = decode_header(header)
+    except MalformedEventError as error:
+        raise MalformedSegmentError(error.why, position=position) from None
+    if head.seq != position:
+        raise MalformedSegmentError(f"the event says that it is {head.seq}", position=position)
+    if (nonce is None) != (payload is None):
+        raise MalformedSegmentError("the event is erased by half", position=position)
+    if nonce is not None and payload is not None and payload_digest(nonce, payload) != head.payload_digest:
+        raise MalformedSegmentError("the payload is not the one that the header names", position=position)
+    event = StoredEvent(
+        head.seq,
+        0,
+        head.stream_version,
+        head.type,
+        head.schema_version,
+        head.flags,
+        head.recorded_us,
+        head.observed_us,
+        head.writer,
+        header,
+        nonce,
+        payload,
+        leaf_hash(header),
+    )
+    return event, key

@@ -1,0 +1,169 @@
+"""The shape of the facts' dataclasses, compiled once: which types, lengths and ranges each field may have.
+
+The bytes that follow from it are decided in docs/format.md, "Payloads".
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ledger.errors import MalformedEventError
+from ledger.events import AuditRange, Copy, CopyDamaged, CopyLost, CopyReleased, LedgerBegan, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
+
+_LENGTHS: dict[tuple[type, str], int] = {
+    (AuditRange, "start"): 32,
+    (AuditRange, "end"): 32,
+    (Copy, "sha256"): 32,
+    (Copy, "iv"): 16,
+    (CopyDamaged, "sha256"): 32,
+    (CopyLost, "sha256"): 32,
+    (CopyReleased, "sha256"): 32,
+    (LedgerBegan, "ledger_id"): 16,
+    (LedgerBegan, "salt"): 32,
+    (Source, "salt"): 32,
+    (Source, "token_mac"): 32,
+}
+_SIGNED = frozenset({"date", "cursor", "since", "until", "unlistable", "zone_shifts", "offsets"})
+"""The fields that may be negative: seconds of the remote server, and differences of them."""
+_FROM_ONE = frozenset({"revision", "attempts"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """One dataclass, compiled.
+
+    `show` returns it as a map with sorted keys, its parts untouched; `read` makes it, and all it holds, from such a
+    map; `check` only looks whether `read` would. All raise MalformedEventError for a field of a wrong type, length or
+    range; `read` and `check` also for other keys, or keys in another order.
+    """
+
+    version: int
+    show: Callable[[Any], dict[str, Any]]
+    read: Callable[[Any], Any]
+    check: Callable[[Any], None]
+
+
+def shapes_of(classes: Iterable[type]) -> dict[type, Shape]:
+    """Return the shapes of these dataclasses and of all that they hold."""
+    shapes: dict[type, Shape] = {}
+
+    def compile_one(cls: type) -> None:
+        if cls in shapes:
+            return
+        for hint in get_type_hints(cls).values():
+            for part in _dataclasses_in(hint):
+                compile_one(part)
+        shapes[cls] = _compile(cls, shapes)
+
+    for cls in classes:
+        compile_one(cls)
+    return shapes
+
+
+def _compile(cls: type, shapes: dict[type, Shape]) -> Shape:
+    """Write the three functions as source and compile them, as dataclasses does with `__init__`.
+
+    Every event goes through them once or twice; straight code does in 1 us what a loop over the fields does in 4.
+    """
+    hints = get_type_hints(cls)
+    names = sorted(field.name for field in fields(cls))
+    scope: dict[str, Any] = {"cls": cls, "names": tuple(names), "refuse": _refuse}
+    shown, demands = [f"{name} = value.{name}" for name in names], []
+    unpacked = [
+        "if type(held) is not dict or tuple(held) != names:",
+        "    refuse(cls, None)",
+        f"{', '.join(names)}{',' if len(names) == 1 else ''} = held.values()",
+    ]
+    for name in names:
+        condition = _condition(name, name, hints[name], cls, scope)
+        demands += [f"if not ({condition}):", f"    refuse(cls, {name!r})"]
+    built = [line for name in names for line in _parts(name, hints[name], shapes, scope, "read")]
+    looked = [line for name in names for line in _parts(name, hints[name], shapes, scope, "check")]
+    source = _function("show(value)", [*shown, *demands, f"return {{{_pairs(names, '{0!r}: {0}')}}}"])
+    source += _function("read(held)", [*unpacked, *built, *demands, f"return cls({_pairs(names, '{0}={0}')})"])
+    source += _function("check(held)", [*unpacked, *looked, *demands])
+    exec(source, scope)  # noqa: S102 -- the source is made of this program's own field names and nothing else
+    return Shape(version=getattr(cls, "VERSION", 0), show=scope["show"], read=scope["read"], check=scope["check"])
+
+
+def _function(head: str, body: list[str]) -> str:
+    return "".join([f"def {head}:\n", *(f"    {line}\n" for line in body)])
+
+
+def _pairs(names: list[str], form: str) -> str:
+    return ", ".join(form.format(name) for name in names)
+
+
+def _refuse(cls: type, name: str | None) -> None:
+    if name is None:
+        raise MalformedEventError(f"a {cls.__name__} with other fields, or not in their order")
+    raise MalformedEventError(f"{cls.__name__}.{name} has a type, length or range that is not allowed")
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _dataclasses_in(hint: Any) -> Iterable[type]:
+    if is_dataclass(hint) and isinstance(hint, type):
+        yield hint
+    for part in get_args(hint):
+        yield from _dataclasses_in(part)
+
+
+def _condition(value: str, name: str, hint: Any, cls: type, scope: dict[str, Any]) -> str:
+    """Return an expression that is true when the variable `value` fits `hint` and the field's length and range."""
+    return " or ".join(_one_condition(value, name, option, cls, scope) for option in _options(hint))
+
+
+def _one_condition(value: str, name: str, hint: Any, cls: type, scope: dict[str, Any]) -> str:
+    if hint is type(None):
+        return f"{value} is None"
+    if hint is int:
+        low = MIN_INT if name in _SIGNED else int(name in _FROM_ONE)
+        return f"type({value}) is int and {low} <= {value} <= {MAX_INT}"
+    origin = get_origin(hint)
+    if origin is Literal:
+        return f"type({value}) is str and {value} in {get_args(hint)!r}"
+    if origin is tuple:
+        parts = get_args(hint)
+        inner = f"{value}_"
+        each = _condition(inner, name, parts[0], cls, scope)
+        length = "" if parts[-1] is Ellipsis else f" and len({value}) == {len(parts)}"
+        return f"type({value}) is tuple{length} and all({each} for {inner} in {value})"
+    scope[hint.__name__] = hint
+    length = f" and len({value}) == {_LENGTHS[cls, name]}" if (cls, name) in _LENGTHS else ""
+    return f"type({value}) is {hint.__name__}{length}"
+
+
+def _parts(name: str, hint: Any, shapes: dict[type, Shape], scope: dict[str, Any], how: str) -> list[str]:
+    """Return the lines that turn a decoded part into dataclasses, or check that it can be; none if it holds none.
+
+    A checked part is replaced by what stands for a good one, so that the demand on its type holds for both.
+    """
+    for option in _options(hint):
+        part = get_args(option)[0] if get_origin(option) is tuple else option
+        if part not in shapes:
+            continue
+        scope[f"{how}_{name}"] = getattr(shapes[part], how)
+        if part is option:
+            if how == "read":
+                return [f"if {name} is not None:", f"    {name} = read_{name}({name})"]
+            scope[f"good_{name}"] = object.__new__(part)
+            return [f"if {name} is not None:", f"    check_{name}({name})", f"    {name} = good_{name}"]
+        if how == "read":
+            return [f"if type({name}) is tuple:", f"    {name} = tuple(map(read_{name}, {name}))"]
+        return [
+            f"if type({name}) is tuple:",
+            f"    for part in {name}:",
+            f"        check_{name}(part)",
+            f"    {name} = ()",
+        ]
+    return []

@@ -1,0 +1,81 @@
+"""Rows of copies, set aside while a log is read and given back folded and in order, in flat memory."""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from typing import TYPE_CHECKING, BinaryIO
+
+from ledger.rows import DAMAGED, LOST, RELEASED, SOUND, CopyState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ROW = struct.Struct(">32sQQQB")
+_STATES = (SOUND, DAMAGED, LOST, RELEASED)
+_BUCKETS = 256
+
+
+class CopySpill:
+    """What was said of copies, divided by the first byte of their SHA-256; one part at a time is folded in memory."""
+
+    def __init__(self, *, max_bytes: int = 16 << 20) -> None:
+        """Hold at most `max_bytes` in memory, the rest in a temporary file without a name."""
+        self._buckets = [bytearray() for _ in range(_BUCKETS)]
+        self._segments: list[list[tuple[int, int]]] = [[] for _ in range(_BUCKETS)]
+        self._file: BinaryIO | None = None
+        self._max_rows = max_bytes // _ROW.size
+        self._rows = 0
+        self._dropped: set[int] = set()
+
+    def stored(self, sha256: bytes, stream: int, size: int, seq: int) -> None:
+        """Take in that a copy was stored at position `seq`."""
+        self._add(sha256, stream, size, seq, 0)
+
+    def judged(self, sha256: bytes, stream: int, state: str) -> None:
+        """Take in that a copy stored before is now in another state."""
+        self._add(sha256, stream, 0, 0, _STATES.index(state))
+
+    def drop(self, stream: int) -> None:
+        """Forget every copy of this stream, of which nothing will be said any more."""
+        self._dropped.add(stream)
+
+    def states(self) -> Iterator[CopyState]:
+        """Yield the rows that remain, ordered by SHA-256 and stream."""
+        for number in range(_BUCKETS):
+            rows: dict[tuple[bytes, int], CopyState] = {}
+            for sha256, stream, size, seq, state in _ROW.iter_unpack(self._part(number)):
+                named = (sha256, stream)
+                if state == 0:
+                    rows[named] = CopyState(sha256, stream, size, seq, SOUND)
+                elif named in rows:
+                    rows[named] = rows[named]._replace(state=_STATES[state])
+            for named in sorted(rows):
+                if named[1] not in self._dropped:
+                    yield rows[named]
+
+    def _add(self, sha256: bytes, stream: int, size: int, seq: int, state: int) -> None:
+        self._buckets[sha256[0]] += _ROW.pack(sha256, stream, size, seq, state)
+        self._rows += 1
+        if self._rows > self._max_rows:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._file is None:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 -- it lives as long as this does, and has no name
+        at = self._file.seek(0, 2)
+        for number, bucket in enumerate(self._buckets):
+            if bucket:
+                self._file.write(bucket)
+                self._segments[number].append((at, len(bucket)))
+                at += len(bucket)
+                self._buckets[number] = bytearray()
+        self._rows = 0
+
+    def _part(self, number: int) -> bytes:
+        parts = []
+        for at, length in self._segments[number]:
+            if self._file is not None:
+                self._file.seek(at)
+                parts.append(self._file.read(length))
+        return b"".join([*parts, self._buckets[number]])

@@ -1,0 +1,115 @@
+"""The connections of one process: one that writes, held open and used by one thread at a time, and some that read."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ledger.errors import LedgerUnavailableError, ReadOnlyLedgerError
+from ledger.sql.dialects import LOCK_HEAD, reader_engine, writer_engine
+from ledger.sql.errors import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from sqlalchemy import Connection, Executable
+
+    from ledger.sql.dialects import Place
+
+
+class Connections:
+    """Hands out short read pages and write transactions on one database."""
+
+    def __init__(self, place: Place, *, read_only: bool) -> None:
+        """Nothing is connected before it is needed."""
+        self.place = place
+        self.readers = reader_engine(place)
+        self.writers = writer_engine(place)
+        self.kind = self.writers.dialect.name
+        self._driver_errors: tuple[type[Exception], ...] = (SQLAlchemyError, self.writers.dialect.loaded_dbapi.Error)
+        self._read_only = read_only
+        self._lock = threading.RLock()
+        self._writer: Connection | None = None
+
+    def close(self) -> None:
+        """Close all, the writer last: on SQLite it is the last one that folds the write-ahead log into the file."""
+        self.readers.dispose()
+        with self._lock:
+            self._drop_writer()
+            self.writers.dispose()
+
+    def rows(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        """Return all rows of a statement that reads; tried once more on a new connection if the old one was lost."""
+        for last_try in (False, True):
+            try:
+                with translated(self.readers.dialect), self.readers.connect() as connection:
+                    return connection.execute(statement, values or {}).fetchall()
+            except LedgerUnavailableError:
+                if last_try:
+                    raise
+        raise AssertionError("unreachable")
+
+    def raw_rows(self, statement: str, values: Sequence[Any]) -> Sequence[tuple[Any, ...]]:
+        """Return all rows as the driver's own tuples: for scans of millions, where each wrapper would be felt."""
+        for last_try in (False, True):
+            try:
+                with translated(self.readers.dialect), self.readers.connect() as connection:
+                    # psycopg would have bytes written in hexadecimal, and read them back.
+                    how = {"binary": True} if self.kind == "postgresql" else {}
+                    cursor = connection.connection.cursor(**how)
+                    try:
+                        cursor.execute(statement, values)
+                        rows = cursor.fetchall()
+                    except self.readers.dialect.loaded_dbapi.Error:
+                        # This closes the connection, and with it the cursor.
+                        connection.invalidate()
+                        raise
+                    cursor.close()
+                    return rows
+            except LedgerUnavailableError:
+                if last_try:
+                    raise
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Begin a write transaction, commit it at the end; a connection that failed is never used again.
+
+        Raises:
+            ReadOnlyLedgerError: if the store was opened for reading.
+        """
+        if self._read_only:
+            raise ReadOnlyLedgerError(f"the ledger at {self.place} was opened for reading only")
+        with self._lock, translated(self.writers.dialect):
+            connection = self._writer
+            try:
+                if connection is None:
+                    connection = self._writer = self.writers.connect()
+                with connection.begin():
+                    yield connection
+            except self._driver_errors:
+                self._drop_writer()
+                raise
+
+    @contextmanager
+    def head_locked(self) -> Iterator[tuple[Connection, tuple[Any, ...]]]:
+        """Begin a write transaction that no other passes; also give the head row and the database's time."""
+        with self.transaction() as connection:
+            cursor = connection.connection.cursor()
+            try:
+                cursor.execute(LOCK_HEAD.get(self.kind, LOCK_HEAD["mysql"]))
+                row = cursor.fetchone()
+            finally:
+                cursor.close()
+            if row is None:
+                raise LedgerUnavailableError("the ledger has lost its head row")
+            yield connection, tuple(row)
+
+    def _drop_writer(self) -> None:
+        connection, self._writer = self._writer, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()

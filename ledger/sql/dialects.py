@@ -1,0 +1,208 @@
+"""Where the three databases differ: connections, bulk statements, locks and clocks."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine, event, make_url
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.pool import NullPool, QueuePool
+
+from ledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import URL, Engine, Table
+
+BUSY_SECONDS = 30
+"""How long SQLite waits for another process's write before it gives up."""
+
+_DRIVERS = {
+    "sqlite": ("sqlite", "sqlite3", ""),
+    "postgresql": ("postgresql+psycopg", "psycopg", "postgresql"),
+    "mysql": ("mysql+pymysql", "pymysql", "mysql"),
+    "mariadb": ("mariadb+pymysql", "pymysql", "mysql"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A database by its URL; `path` is the absolute file on SQLite. Showing it never shows the password."""
+
+    url: URL
+    path: Path | None
+
+    def __str__(self) -> str:
+        """Return the absolute path, or the URL without password and options."""
+        if self.path is not None:
+            return str(self.path)
+        return self.url.set(query={}, drivername=self.kind).render_as_string(hide_password=True)
+
+    __repr__ = __str__
+
+    @property
+    def kind(self) -> str:
+        """One of "sqlite", "postgresql", "mysql", "mariadb"."""
+        return self.url.get_backend_name()
+
+
+def parse_place(url: str) -> Place:
+    """Return the place that a SQLAlchemy URL names, with the driver that this program brings for it.
+
+    Raises:
+        LedgerError: if it is no such URL, or its driver is not installed; the sentence never shows the password.
+    """
+    try:
+        parsed = make_url(url)
+        kind = parsed.get_backend_name()
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        scheme = url.partition(":")[0] if "://" in url else ""
+        what = f"a URL that begins with {scheme!r}" if scheme.replace("+", "").isalnum() else "that"
+        raise LedgerError(f"{what} names no database; try sqlite:///database.db") from None
+    if kind not in _DRIVERS:
+        raise LedgerError(f"a ledger is kept on sqlite, postgresql, mysql or mariadb, not on {kind!r}")
+    name, module, extra = _DRIVERS[kind]
+    if parsed.drivername not in (kind, name):
+        raise LedgerError(f"the driver {parsed.drivername!r} is not supported; write {kind}://...")
+    try:
+        __import__(module)
+    except ImportError:
+        raise LedgerError(f"the driver for {kind} is missing: pip install 'kropotcli[{extra}]'") from None
+    path = None
+    if kind == "sqlite":
+        if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
+            raise LedgerError("a ledger on SQLite needs a file: sqlite:///database.db, or sqlite:////absolute/path")
+        path = Path(parsed.database).absolute()
+    elif not parsed.database:
+        raise LedgerError(f"the URL names no database: {kind}://user@host/database")
+    return Place(url=parsed.set(drivername=name), path=path)
+
+
+def server_place(place: Place) -> Place:
+    """Return the place of a server where that can be asked without opening one of its databases."""
+    return place if place.kind == "postgresql" else Place(url=place.url.set(database=""), path=None)
+
+
+def writer_engine(place: Place) -> Engine:
+    """Return an engine for the one connection of this process that writes."""
+    if place.path is not None:
+        return _sqlite_engine(place.path, writes=True)
+    return _server_engine(place, reads_only=False)
+
+
+def reader_engine(place: Place) -> Engine:
+    """Return an engine whose connections only read, each statement in a transaction of its own."""
+    if place.path is not None:
+        return _sqlite_engine(place.path, writes=False)
+    return _server_engine(place, reads_only=True)
+
+
+def upsert(engine: Engine, table: Table, *, add: Sequence[str] = ()) -> Any:
+    """Return the INSERT that replaces a row with the same key, or adds to it the columns named in `add`."""
+    keys = [column.name for column in table.primary_key]
+    rest = [column.name for column in table.columns if column.name not in keys]
+    if engine.dialect.name in {"sqlite", "postgresql"}:
+        insert = (sqlite if engine.dialect.name == "sqlite" else postgresql).insert(table)
+        new = insert.excluded
+        values = {name: table.c[name] + new[name] if name in add else new[name] for name in rest}
+        return insert.on_conflict_do_update(index_elements=keys, set_=values)
+    bulk = mysql.insert(table)
+    fresh = bulk.inserted
+    return bulk.on_duplicate_key_update(
+        {name: table.c[name] + fresh[name] if name in add else fresh[name] for name in rest}
+    )
+
+
+LOCK_HEAD = {
+    "sqlite": "SELECT position, recorded_us, streams, frontier, NULL FROM head WHERE id = 1",
+    "postgresql": (
+        "SELECT position, recorded_us, streams, frontier, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        " FROM head WHERE id = 1 FOR UPDATE"
+    ),
+    "mysql": (
+        "SELECT position, recorded_us, streams, frontier, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"
+        " FROM head WHERE id = 1 FOR UPDATE"
+    ),
+}
+"""The head and the database's time; on SQLite BEGIN IMMEDIATE has locked it before."""
+
+NOW = {
+    "postgresql": "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    "mysql": "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)",
+}
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+_POSTGRESQL_OFF = ("sort", "hashjoin", "mergejoin", "bitmapscan", "seqscan")
+
+
+def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
+    def connect() -> sqlite3.Connection:
+        # A name in a URI may hold anything but these three characters, which would end it.
+        name = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+        mode = "rw" if writes else "ro"
+        if not writes and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
+            # Where no file can be made beside it, nobody writes to it either: SQLite need not look for who does.
+            mode = "ro&immutable=1"
+        connection = sqlite3.connect(
+            f"file:{name}?mode={mode}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        connection.execute("PRAGMA cache_size = -65536")
+        if writes:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA recursive_triggers = ON")
+        else:
+            # SQLite before 3.51.3 may lose pages when two connections checkpoint at once: readers never do.
+            connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool if writes else QueuePool)
+    if writes:
+
+        @event.listens_for(engine, "begin")
+        def begin(connection: Any) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _server_engine(place: Place, *, reads_only: bool) -> Engine:
+    options: dict[str, Any] = {"pool_size": 4, "max_overflow": 12}
+    if reads_only:
+        options |= {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
+    else:
+        options = {"poolclass": NullPool, "isolation_level": "READ COMMITTED"}
+    if place.kind == "postgresql":
+        engine = create_engine(place.url, paramstyle="format", connect_args={"connect_timeout": 10}, **options)
+
+        @event.listens_for(engine, "connect")
+        def walk_indexes(connection: Any, _record: Any) -> None:
+            # Every statement here reads a page or a few rows along an index. Without these settings the planner,
+            # which has no statistics of a ledger that is just growing, sorts or hashes whole tables for one page.
+            for setting in _POSTGRESQL_OFF:
+                connection.execute(f"SET enable_{setting} = off")
+            connection.execute("SET max_parallel_workers_per_gather = 0")
+            connection.execute("SET jit = off")
+            connection.commit()
+
+        return engine
+    arguments = {
+        "charset": "utf8mb4",
+        "connect_timeout": 10,
+        "init_command": "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
+        "max_allowed_packet": 1 << 30,
+    }
+    return create_engine(place.url, paramstyle="format", connect_args=arguments, **options)

@@ -1,0 +1,157 @@
+"""Opening a ledger's database: what is there is looked at before anything is written."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import inspect, select, text
+
+from ledger.errors import ForeignDatabaseError, LedgerError, LedgerMissingError, NewerLedgerError
+from ledger.sql.dialects import BUSY_SECONDS, parse_place, reader_engine, writer_engine
+from ledger.sql.errors import translated
+from ledger.sql.schema import REVISION, TABLES, VERSION_TABLE, metadata
+from ledger.sql.store import SqlStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection, Engine
+
+    from ledger.sql.dialects import Place
+
+REVISIONS = ("0001",)
+"""Every schema this version can read or upgrade, the oldest first."""
+
+
+def open_store(url: str, *, create: bool = False, read_only: bool = False) -> SqlStore:
+    """Return the store at this SQLAlchemy URL; with `create`, an empty or absent database becomes an empty ledger.
+
+    Raises:
+        LedgerMissingError: if there is no ledger, and `create` was not given.
+        ForeignDatabaseError: if the database holds another program's tables; nothing was written.
+        NewerLedgerError: if a newer version of this program made the ledger.
+        LedgerUnavailableError: if the database cannot be reached.
+        LedgerError: for a URL that names no database, or one whose driver is not installed.
+    """
+    place = parse_place(url)
+    revision = schema_of(place)
+    if revision is None:
+        if not create or read_only:
+            raise LedgerMissingError(str(place))
+        migrate(place)
+    elif revision != REVISION:
+        raise LedgerError(f"the ledger at {place} has the old schema {revision}: run kropotcli db upgrade")
+    return SqlStore(place, read_only=read_only)
+
+
+def schema_of(place: Place) -> str | None:
+    """Return the revision of the ledger's schema at this place, None where there is no ledger; nothing is written.
+
+    Raises:
+        ForeignDatabaseError: if the database holds another program's tables.
+        NewerLedgerError: if the revision is none that this version knows.
+    """
+    if place.path is not None and (not place.path.exists() or place.path.stat().st_size == 0):
+        return None
+    engine = reader_engine(place)
+    try:
+        with translated(engine.dialect), engine.connect() as connection:
+            return _revision(connection, place)
+    finally:
+        engine.dispose()
+
+
+def migrate(place: Place) -> None:
+    """Bring the database to the newest schema, from nothing if need be; safe when several processes do it at once.
+
+    Raises:
+        ForeignDatabaseError: if the database holds another program's tables.
+        NewerLedgerError: if the revision is none that this version knows.
+    """
+    if place.path is not None:
+        _create_file(place.path)
+    engine = writer_engine(place)
+    try:
+        with translated(engine.dialect), _alone(engine) as connection:
+            revision = _revision(connection, place)  # another process may have been faster
+            if revision is None:
+                _sweep(connection, place)
+            if revision != REVISION:
+                _upgrade(connection)
+    finally:
+        engine.dispose()
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _revision(connection: Connection, place: Place) -> str | None:
+    tables = set(inspect(connection).get_table_names())
+    revision = None
+    if VERSION_TABLE in tables:
+        revision = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+    if revision is None:
+        foreign = sorted(tables - TABLES)
+        if foreign:
+            raise ForeignDatabaseError(str(place), tuple(foreign))
+        return None
+    if revision not in REVISIONS:
+        raise NewerLedgerError(str(place), str(revision))
+    return str(revision)
+
+
+def _create_file(path: Path) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise LedgerError(f"the ledger {path} cannot be created: {error.strerror}") from None
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection in a transaction, while no other process makes or upgrades this database."""
+    with engine.connect() as connection:
+        kind = engine.dialect.name
+        if kind == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('kropotcli ledger'))"))
+        elif kind != "sqlite":
+            got = connection.execute(
+                text("SELECT GET_LOCK(concat('kropotcli ', left(database(), 40)), :patience)"),
+                {"patience": BUSY_SECONDS},
+            ).scalar()
+            if got != 1:
+                raise LedgerError("another process has been making this ledger for too long")
+        yield connection
+        connection.commit()
+
+
+def _sweep(connection: Connection, place: Place) -> None:
+    """Remove what an interrupted creation left behind, on databases that do not undo CREATE TABLE.
+
+    Raises:
+        ForeignDatabaseError: if a table only has the name of one of a ledger's, or already holds something.
+    """
+    inspector = inspect(connection)
+    tables = sorted(set(inspector.get_table_names()) & metadata.tables.keys())
+    for name in tables:
+        table = metadata.tables[name]
+        foreign = {column["name"] for column in inspector.get_columns(name)} != set(table.columns.keys())
+        if foreign or (name != "head" and connection.execute(select(table).limit(1)).first() is not None):
+            raise ForeignDatabaseError(str(place), tuple(tables))
+    for name in [*tables, VERSION_TABLE]:
+        connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+
+
+def _upgrade(connection: Connection) -> None:
+    # Migrations are rare, and importing Alembic takes longer than most commands run.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.attributes["connection"] = connection
+    config.attributes["transactional_ddl"] = connection.dialect.name in {"sqlite", "postgresql"}
+    command.upgrade(config, "head")

@@ -1,0 +1,153 @@
+"""Who may do what in the database: rights of a user who collects and cannot rewrite history (docs/operations.md)."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Literal
+
+from sqlalchemy import text
+
+from ledger.errors import LedgerError
+from ledger.sql.dialects import server_place, writer_engine
+from ledger.sql.errors import translated
+from ledger.sql.schema import VERSION_TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from ledger.sql.dialects import Place
+
+Protection = Literal["triggers", "rights"]
+"""What keeps this user from rewriting history: triggers alone, which stop accidents, or the lack of rights."""
+
+HISTORY = ("event", "stream", "batch", "checkpoint")
+"""Tables that only grow. An erasure changes `event` and `stream`, hence needs the owner."""
+
+STATE = ("source", "entry", "copy", "tally", "snapshot", "snapshot_chunk", "instance", "lease", "claim")
+"""The projection, which can be derived anew, and working state."""
+
+
+def grant(owner: Place, user: Place) -> str:
+    """Give the user of one URL what collecting needs in the ledger that the other's user owns; return their name.
+
+    They may read everything, append to history, move the head, and do anything to projection and working state.
+
+    Raises:
+        LedgerError: if the two URLs name different databases, or the same user.
+    """
+    if owner.kind == "sqlite" or user.kind == "sqlite":
+        raise LedgerError("SQLite knows no users: who can write the file can do anything to it")
+    where = [(place.kind, place.url.host, place.url.port, place.url.database) for place in (owner, user)]
+    if where[0] != where[1]:
+        raise LedgerError(f"{owner} and {user} are not the same database")
+    grantee = _ask(server_place(user), _WHO[user.kind])
+    if grantee == _ask(server_place(owner), _WHO[owner.kind]):
+        raise LedgerError(f"the owner's URL and the collector's name the same user {grantee}")
+    engine = writer_engine(owner)
+    try:
+        with translated(engine.dialect), engine.connect() as connection:
+            for statement in _grants(connection, grantee):
+                connection.exec_driver_sql(statement.replace("%", "%%"))
+            connection.commit()
+    finally:
+        engine.dispose()
+    return grantee
+
+
+def protection(place: Place) -> Protection:
+    """Return what keeps the user of this URL from changing what was written."""
+    if place.kind == "sqlite":
+        return "triggers"
+    engine = writer_engine(place)
+    try:
+        with translated(engine.dialect), engine.connect() as connection:
+            may = _may_rewrite_postgresql if place.kind == "postgresql" else _may_rewrite_mysql
+            return "triggers" if may(connection) else "rights"
+    finally:
+        engine.dispose()
+
+
+def describe_server(place: Place) -> tuple[str, int]:
+    """Return the database's version in its own words, and the bytes that the ledger's tables and indexes take."""
+    engine = writer_engine(place) if place.path is None else None
+    if engine is None:
+        import sqlite3
+
+        with closing(sqlite3.connect(":memory:")) as connection:
+            version = connection.execute("SELECT sqlite_version()").fetchone()[0]
+        files = (place.path.with_name(place.path.name + end) for end in ("", "-wal")) if place.path else ()
+        return f"SQLite {version}", sum(file.stat().st_size for file in files if file.exists())
+    try:
+        with translated(engine.dialect), engine.connect() as connection:
+            version = str(connection.execute(text("SELECT version()")).scalar_one())
+            size = int(connection.execute(text(_SIZE[place.kind])).scalar_one() or 0)
+            return version.partition(" on ")[0], size
+    finally:
+        engine.dispose()
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+_POSTGRESQL_SIZE = (
+    "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+    " WHERE n.nspname = current_schema() AND c.relkind = 'r'"
+)
+_MYSQL_SIZE = "SELECT sum(data_length + index_length) FROM information_schema.tables WHERE table_schema = database()"
+_SIZE = {"postgresql": _POSTGRESQL_SIZE, "mysql": _MYSQL_SIZE, "mariadb": _MYSQL_SIZE}
+_MYSQL_WHO = "SELECT concat('`', replace(current_user(), '@', '`@`'), '`')"
+_WHO = {"postgresql": "SELECT quote_ident(current_user)", "mysql": _MYSQL_WHO, "mariadb": _MYSQL_WHO}
+
+
+def _ask(place: Place, question: str) -> str:
+    engine = writer_engine(place)
+    try:
+        with translated(engine.dialect), engine.connect() as connection:
+            return str(connection.execute(text(question)).scalar_one())
+    finally:
+        engine.dispose()
+
+
+def _grants(connection: Connection, grantee: str) -> Sequence[str]:
+    history = [f"GRANT SELECT, INSERT ON {table} TO {grantee}" for table in HISTORY]
+    state = [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {grantee}" for table in STATE]
+    rest = [f"GRANT SELECT, UPDATE ON head TO {grantee}", f"GRANT SELECT ON {VERSION_TABLE} TO {grantee}"]
+    if connection.dialect.name == "postgresql":
+        schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
+        rest.append(f"GRANT USAGE ON SCHEMA {schema} TO {grantee}")
+    return [*history, *state, *rest]
+
+
+def _may_rewrite_postgresql(connection: Connection) -> bool:
+    """Whether the user owns the events, or could become who does, or was given a right that changes them."""
+    question = """
+        SELECT bool_or(
+            has_table_privilege(c.oid, 'UPDATE') OR has_table_privilege(c.oid, 'DELETE')
+            OR has_table_privilege(c.oid, 'TRUNCATE') OR has_table_privilege(c.oid, 'TRIGGER')
+            OR pg_has_role(c.relowner, 'USAGE')
+        )
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = current_schema() AND c.relname IN ('event', 'stream', 'batch', 'checkpoint')
+    """
+    return bool(connection.execute(text(question)).scalar_one())
+
+
+def _may_rewrite_mysql(connection: Connection) -> bool:
+    """Whether any grant, for the table, the database or everything, lets the user change events or their triggers."""
+    question = """
+        SELECT count(*) FROM (
+            SELECT privilege_type FROM information_schema.user_privileges WHERE grantee = :grantee
+            UNION ALL
+            SELECT privilege_type FROM information_schema.schema_privileges
+            WHERE grantee = :grantee AND database() LIKE table_schema
+            UNION ALL
+            SELECT privilege_type FROM information_schema.table_privileges
+            WHERE grantee = :grantee AND table_schema = database()
+              AND table_name IN ('event', 'stream', 'batch', 'checkpoint')
+        ) held
+        WHERE privilege_type IN ('UPDATE', 'DELETE', 'DROP', 'ALTER', 'TRIGGER', 'SUPER', 'SUPER ADMIN')
+    """
+    user = str(connection.execute(text("SELECT current_user()")).scalar_one())
+    name, _, host = user.rpartition("@")
+    return bool(connection.execute(text(question), {"grantee": f"'{name}'@'{host}'"}).scalar_one())

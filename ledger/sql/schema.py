@@ -1,0 +1,207 @@
+"""The tables of the newest schema, as the statements of this package use them (docs/format.md, "Tables").
+
+The migrations make them; a test holds both against each other. Text is compared bytewise on every database.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table, Text
+
+from sqlalchemy import UniqueConstraint  # isort: skip
+from sqlalchemy.dialects import mysql, postgresql
+
+REVISION = "0001"
+"""The newest migration."""
+
+VERSION_TABLE = "ledger_version"
+"""Where the schema's revision stands; not Alembic's default, which another program's migrations may hold."""
+
+metadata = MetaData()
+
+
+def number() -> BigInteger:
+    """64 bits; on SQLite an INTEGER, since only that can be the row's own number."""
+    return BigInteger().with_variant(Integer, "sqlite")
+
+
+def octets(longest: int) -> LargeBinary:
+    """Bytes, at most `longest` of them."""
+    return LargeBinary().with_variant(mysql.VARBINARY(longest), "mysql", "mariadb")
+
+
+def blob() -> LargeBinary:
+    """Bytes without a limit that matters."""
+    return LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+
+
+def text(longest: int) -> String:
+    """Text of at most `longest` characters, compared byte by byte."""
+    return (
+        String(longest)
+        .with_variant(mysql.VARCHAR(longest, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
+        .with_variant(postgresql.VARCHAR(longest, collation="C"), "postgresql")
+    )
+
+
+stream = Table(
+    "stream",
+    metadata,
+    Column("id", number(), primary_key=True, autoincrement=False),
+    Column("key", octets(600), nullable=True, unique=True),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("seq", number(), primary_key=True, autoincrement=False),
+    Column("stream", number(), nullable=False),
+    Column("stream_version", number(), nullable=False),
+    Column("type", text(64), nullable=False),
+    Column("schema_version", Integer, nullable=False),
+    Column("flags", Integer, nullable=False),
+    Column("recorded_us", number(), nullable=False),
+    Column("observed_us", number(), nullable=False),
+    Column("writer", text(255), nullable=False),
+    Column("header", octets(2048), nullable=False),
+    Column("nonce", octets(16), nullable=True),
+    Column("payload", blob(), nullable=True),
+    Column("leaf", octets(32), nullable=False),
+    UniqueConstraint("stream", "stream_version", name="event_stream_version"),
+)
+
+head = Table(
+    "head",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", number(), nullable=False),
+    Column("recorded_us", number(), nullable=False),
+    Column("streams", number(), nullable=False),
+    Column("frontier", octets(2048), nullable=False),
+)
+
+batch = Table(
+    "batch",
+    metadata,
+    Column("last", number(), primary_key=True, autoincrement=False),
+    Column("first", number(), nullable=False),
+    Column("recorded_us", number(), nullable=False, index=True),
+    Column("batch_key", octets(64), nullable=True, unique=True),
+    Column("frontier", octets(2048), nullable=True),
+)
+
+source = Table(
+    "source",
+    metadata,
+    Column("no", Integer, primary_key=True, autoincrement=False),
+    Column("id", octets(16), nullable=False, unique=True),
+    Column("stream", number(), nullable=False),
+    Column("version", number(), nullable=False),
+    Column("seq", number(), nullable=False),
+)
+
+entry = Table(
+    "entry",
+    metadata,
+    Column("stream", number(), primary_key=True, autoincrement=False),
+    Column("source", Integer, nullable=False),
+    Column("version", number(), nullable=False),
+    Column("seq", number(), nullable=False),
+    Column("state", text(16), nullable=False),
+    Column("due_us", number(), nullable=True),
+    Column("date", number(), nullable=False),
+    Column("claimed", number(), nullable=True),
+    Column("size", number(), nullable=True),
+    Column("sha256", octets(32), nullable=True),
+)
+
+# Only what is wanted is in it, where the database can say so: a replica at rest pays nothing for it.
+entry_due = Index(
+    "entry_due",
+    entry.c.source,
+    entry.c.due_us,
+    entry.c.stream,
+    sqlite_where=entry.c.due_us.is_not(None),
+    postgresql_where=entry.c.due_us.is_not(None),
+)
+
+copy = Table(
+    "copy",
+    metadata,
+    Column("sha256", octets(32), primary_key=True),
+    Column("stream", number(), primary_key=True, autoincrement=False),
+    Column("size", number(), nullable=False),
+    Column("seq", number(), nullable=False),
+    Column("state", text(16), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+tally = Table(
+    "tally",
+    metadata,
+    Column("source", Integer, primary_key=True, autoincrement=False),
+    Column("state", text(16), primary_key=True),
+    Column("elements", number(), nullable=False),
+    Column("bytes", number(), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+snapshot = Table(
+    "snapshot",
+    metadata,
+    Column("kind", text(64), primary_key=True),
+    Column("position", number(), primary_key=True, autoincrement=False),
+    Column("chunks", number(), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+snapshot_chunk = Table(
+    "snapshot_chunk",
+    metadata,
+    Column("kind", text(64), primary_key=True),
+    Column("position", number(), primary_key=True, autoincrement=False),
+    Column("no", number(), primary_key=True, autoincrement=False),
+    Column("data", blob(), nullable=False),
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("id", number(), primary_key=True, autoincrement=False),
+    Column("size", number(), nullable=False),
+    Column("digest", octets(32), nullable=False, unique=True),
+    Column(
+        "note",
+        Text().with_variant(mysql.LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"),
+        nullable=False,
+    ),
+)
+
+instance = Table(
+    "instance",
+    metadata,
+    Column("name", text(255), primary_key=True),
+    Column("session", octets(16), nullable=False),
+    Column("place", text(4096), nullable=False),
+    Column("started_us", number(), nullable=False),
+    Column("beat_us", number(), nullable=False),
+    Column("expires_us", number(), nullable=False),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("stream", number(), primary_key=True, autoincrement=False),
+    Column("session", octets(16), nullable=False, index=True),
+    Column("instance", text(255), nullable=False),
+    Column("expires_us", number(), nullable=False),
+)
+
+claim = Table(
+    "claim",
+    metadata,
+    Column("name", text(255), primary_key=True),
+    Column("session", octets(16), nullable=False),
+    Column("expires_us", number(), nullable=False),
+)
+
+TABLES = frozenset(metadata.tables) | {VERSION_TABLE}

@@ -1,0 +1,143 @@
+"""One write transaction on a SQL database, begun with the head row locked."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ledger.rows import CommitRow, EntryRow, SourceRow, StoredHead, StreamRow
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+
+    from sqlalchemy import Connection
+
+    from ledger.rows import Batch, Changes
+    from ledger.sql.statements import Put, Statements
+
+IN_LIMIT = 500
+"""So many values stand in one IN list."""
+
+COPY_FROM = 16
+"""From so many rows on, PostgreSQL's COPY is worth its own round trips."""
+
+
+def slices(values: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield the values in lists that fit into one IN list."""
+    rest = iter(values)
+    while part := list(islice(rest, IN_LIMIT)):
+        yield part
+
+
+def put_rows(cursor: Any, put: Put, rows: Sequence[Sequence[Any]]) -> None:
+    """Write the rows in the way that this database is fastest at."""
+    if len(rows) == 1:
+        cursor.execute(put.one, rows[0])
+    elif len(rows) >= COPY_FROM and put.copy is not None and put.arrays is not None and "ON CONFLICT" not in put.one:
+        with cursor.copy(put.copy) as stream:
+            stream.set_types(put.types)
+            for row in rows:
+                stream.write_row(row)
+    elif put.arrays is not None and rows:
+        cursor.execute(put.arrays, [list(column) for column in zip(*rows, strict=True)])
+    elif rows:
+        cursor.executemany(put.one, rows)
+
+
+class SqlWriting:
+    """What `ledger.store.Writing` demands, on one connection."""
+
+    def __init__(self, connection: Connection, statements: Statements, locked: Sequence[Any]) -> None:
+        """Take over a transaction and the head row that it has locked, with the database's time after it."""
+        position, recorded_us, streams, frontier, now_us = locked
+        self.head = StoredHead(position, recorded_us, streams, bytes(frontier))
+        self.now_us: int | None = now_us
+        self._statements = statements
+        self._cursor: Any = connection.connection.cursor()
+
+    def commit_of(self, batch_key: bytes) -> CommitRow | None:
+        """Return the commit that carries this idempotency key."""
+        rows = self._rows(
+            "SELECT last, first, recorded_us, batch_key, frontier FROM batch WHERE batch_key = ?", batch_key
+        )
+        return CommitRow(*rows[0]) if rows else None
+
+    def leaf(self, seq: int) -> bytes | None:
+        """Return the leaf hash stored at this position."""
+        rows = self._rows("SELECT leaf FROM event WHERE seq = ?", seq)
+        return rows[0][0] if rows else None
+
+    def streams(self, keys: Collection[bytes]) -> dict[bytes, StreamRow]:
+        """Return the streams that exist among these stored keys."""
+        found: dict[bytes, StreamRow] = {}
+        bare: dict[int, bytes] = {}
+        for part in slices(keys):
+            self._cursor.execute(self._statements.select_streams(len(part)), part)
+            for key, stream, *columns in self._cursor.fetchall():
+                if columns[0] is None:
+                    bare[stream] = key
+                else:
+                    entry = EntryRow._make(columns)
+                    found[key] = StreamRow(stream, entry.version, entry)
+        for part in slices(bare):
+            self._cursor.execute(self._statements.select_versions(len(part)), part)
+            for stream, version in self._cursor.fetchall():
+                found[bare[stream]] = StreamRow(stream, version, None)
+        return found
+
+    def sources(self) -> list[SourceRow]:
+        """Return all sources, in the order in which they began."""
+        return [SourceRow(*row) for row in self._rows("SELECT no, id, stream, version, seq FROM source ORDER BY no")]
+
+    def entries(self, streams: Collection[int]) -> dict[int, EntryRow]:
+        """Return the entries that exist among these streams."""
+        found: dict[int, EntryRow] = {}
+        for part in slices(streams):
+            self._cursor.execute(self._statements.select_entries(len(part)), part)
+            found.update((row[0], EntryRow._make(row)) for row in self._cursor.fetchall())
+        return found
+
+    def write(self, batch: Batch) -> None:
+        """Write the batch: events, erasures, projection, commit row and head."""
+        put_rows(self._cursor, self._statements.insert_stream, batch.streams)
+        put_rows(self._cursor, self._statements.insert_event, batch.events)
+        if batch.erased and self._statements.mark == "?":
+            # SQLite leaves what it frees as it was in the file, unless it is told to overwrite it.
+            self._cursor.execute("PRAGMA secure_delete = ON")
+        for stream, position in batch.erased:
+            self._run("UPDATE event SET payload = NULL, nonce = NULL WHERE stream = ? AND seq < ?", stream, position)
+            self._run(f"UPDATE stream SET {self._statements.key} = NULL WHERE id = ?", stream)
+        if batch.erased:
+            # Snapshots count what is no longer known.
+            self._run("DELETE FROM snapshot")
+            self._run("DELETE FROM snapshot_chunk")
+        self.change(batch.changes)
+        put_rows(self._cursor, self._statements.insert_batch, batch.commits)
+        self._cursor.execute(self._statements.move_head, batch.head)
+
+    def clear_projection(self) -> None:
+        """Remove every row of the projection; not TRUNCATE, which some databases commit and some users may not."""
+        for table in ("entry", "copy", "tally", "source"):
+            self._run(f"DELETE FROM {table}")
+
+    def change(self, changes: Changes) -> None:
+        """Write changes of the projection alone."""
+        put_rows(self._cursor, self._statements.put_source, changes.sources)
+        put_rows(self._cursor, self._statements.put_entry, changes.entries)
+        put_rows(self._cursor, self._statements.put_copy, changes.copies)
+        if changes.judged:
+            self._cursor.executemany(self._statements.judge_copy, changes.judged)
+        for part in slices(changes.dropped):
+            marks = ", ".join("?" * len(part))
+            self._run(f"DELETE FROM entry WHERE stream IN ({marks})", *part)
+            self._run(f"DELETE FROM copy WHERE stream IN ({marks})", *part)
+        put_rows(self._cursor, self._statements.add_tally, changes.tallies)
+
+    # --- helpers ---
+
+    def _run(self, statement: str, *values: Any) -> None:
+        self._cursor.execute(self._statements.marked(statement), values)
+
+    def _rows(self, statement: str, *values: Any) -> Sequence[Sequence[Any]]:
+        self._run(statement, *values)
+        return self._cursor.fetchall()  # type: ignore[no-any-return]

@@ -1,0 +1,172 @@
+"""What is measured of the gateway: scans, pages, and contents pulled over loopback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import time
+from typing import TYPE_CHECKING, Any
+
+import pycurl
+import structlog
+
+from kropot.gateway.catalogue import Catalogue
+from kropot.gateway.entries import Sealings
+from kropot.gateway.keys import MasterKey
+from kropot.gateway.listing import build_page
+from kropot.gateway.server import GatewayServer
+from kropot.gateway.sources import Found, Seen, Tree
+from kropot.gateway.state import open_state
+from kropot.gateway.tokens import TokenBook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SEALED = {"roles": ["securecopy.stream"], "expires": "never", "data": {"secureCopyEncryptionMethod": "aes-256-cbc"}}
+STRETCHED = {
+    **SEALED,
+    "data": {
+        "secureCopyEncryptionKey": "a passphrase of a person",
+        "secureCopyEncryptionMethod": "aes-256-cbc",
+        "secureCopyDigestMethod": "sha512",
+        "secureCopyDigestRounds": 6000,
+        "secureCopyDigestSalt": "salt",
+    },
+}
+CONNECTIONS = 16
+
+
+class MadeUp(Tree):
+    """A folder of any size that takes no disk: 1,000 files in each of its folders."""
+
+    def __init__(self, files: int) -> None:
+        self.files = files
+
+    def walk(self) -> Iterator[Found]:
+        for number in range(self.files):
+            looks = Seen(dev=1, ino=number, size=4096, mtime_ns=number, ctime_ns=number, mode=0o644)
+            yield Found(path=b"folder-%d/file-%d.txt" % divmod(number, 1000), seen=looks)
+
+    def mark(self) -> bytes:
+        return b"made up"
+
+
+def scanned(files: int, place: str) -> dict[str, Any]:
+    """Scan twice, list everything, and tell how long it took and what it held in memory."""
+    state = open_state(f"sqlite:///{place}/{files}.db", create=True)
+    catalogue = Catalogue(state, MadeUp(files), hash_up_to=-1)
+    first, again = timed(catalogue.scan), timed(catalogue.scan)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    book, sealings = TokenBook(state, MasterKey(bytes(32))), Sealings(bytes(16))
+    pages = {}
+    for name, spec in (("made key", SEALED), ("6,000 rounds", STRETCHED)):
+        token = book.create(spec).token
+        pages[name] = timed(
+            lambda token=token: build_page(state, sealings, token, since=None, limit=256, base_url="")  # type: ignore[misc]
+        )
+    middle = state.source().last_date or 0
+    pages["made key, in the middle"] = timed(
+        lambda: build_page(state, sealings, book.all()[0], since=middle - files // 512, limit=256, base_url="")
+    )
+    return {
+        "files": files,
+        "first scan, files/s": round(files / first),
+        "scan again, files/s": round(files / again),
+        "peak memory, MiB": memory,
+        "pages of 256, ms": {name: round(seconds * 1000, 1) for name, seconds in pages.items()},
+    }
+
+
+def served(count: int, size: int, place: Path) -> dict[str, Any]:
+    """Serve real files and pull them all."""
+    folder = place / f"{count}x{size}"
+    for number in range(count):
+        (folder / str(number // 1000)).mkdir(parents=True, exist_ok=True)
+        with (folder / str(number // 1000) / str(number)).open("wb") as file:
+            for at in range(0, size, 1 << 20):
+                file.write(os.urandom(min(1 << 20, size - at)))
+    with GatewayServer(folder, f"sqlite:///{place}/{count}x{size}.db", bytes(32)) as gateway:
+        token, _ = gateway.create_token(SEALED)
+        parent, child = multiprocessing.Pipe()
+        process = multiprocessing.get_context("spawn").Process(target=pull, args=(gateway.url, token, child))
+        process.start()
+        seconds, pulled = parent.recv()
+        process.join()
+    return {
+        "files": count,
+        "bytes each": size,
+        "files/s": round(pulled / seconds, 1),
+        "MB/s": round(pulled * size / seconds / 1e6, 1),
+        "peak memory of the server, MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def pull(url: str, token: str, answer: Any) -> None:
+    """List everything, then fetch every content, CONNECTIONS at a time, and say how long the fetching took."""
+    ids: list[str] = []
+    since = ""
+    while True:
+        page = fetch(f"{url}/secure-copy/file/list?limit=8191&since={since}", token)
+        entries = [json.loads(line) for line in page.partition(b"\n\n")[2].splitlines()]
+        if not entries:
+            break
+        ids += [entry["id"] for entry in entries]
+        since = f"@{entries[-1]['date']}"
+    began = time.perf_counter()
+    multi, waiting, running, done = pycurl.CurlMulti(), list(ids), 0, 0
+    free = [handle(token) for _ in range(CONNECTIONS)]
+    while waiting or running:
+        while waiting and free:
+            one = free.pop()
+            one.setopt(pycurl.URL, f"{url}/secure-copy/file/{waiting.pop()}/content")
+            multi.add_handle(one)
+            running += 1
+        multi.perform()
+        _, finished, failed = multi.info_read()
+        if failed:
+            raise RuntimeError(failed[0][2])
+        for one in finished:
+            if one.getinfo(pycurl.RESPONSE_CODE) != 200:
+                raise RuntimeError(one.getinfo(pycurl.RESPONSE_CODE))
+            multi.remove_handle(one)
+            free.append(one)
+            running -= 1
+            done += 1
+        if not finished:
+            multi.select(1.0)
+    answer.send((time.perf_counter() - began, done))
+
+
+def handle(token: str) -> pycurl.Curl:
+    """Return a handle that throws away what it gets."""
+    one = pycurl.Curl()
+    one.setopt(pycurl.HTTPHEADER, [f"token: {token}"])
+    one.setopt(pycurl.WRITEFUNCTION, lambda _: None)
+    one.setopt(pycurl.BUFFERSIZE, 512 * 1024)
+    return one
+
+
+def fetch(url: str, token: str) -> bytes:
+    """Return one answer."""
+    parts: list[bytes] = []
+    one = handle(token)
+    one.setopt(pycurl.WRITEFUNCTION, parts.append)
+    one.setopt(pycurl.URL, url)
+    one.perform()
+    return b"".join(parts)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that it took."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def quiet() -> None:
+    """Keep the scans' log lines out of the figures."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))

@@ -1,0 +1,73 @@
+"""A replica made for measuring: as many elements as wanted, with objects of one size, or with none at all."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kropot.objects.directory import DirectoryObjects
+from ledger.events import Copy, CopyStored, RemoteObserved, SourceBegan, StreamKey
+from ledger.log import Ledger, New, source_key
+from ledger.sql import open_store
+from tests.ledger.world import element, source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BATCH = 500
+SOURCE = b"\x01" * 16
+
+
+def make(folder: Path, *, count: int, size: int | None) -> None:
+    """Make `ledger.db` and `storage/` in the folder: two events an element; `size` None stores no objects."""
+    rng = random.Random(count)
+    store = open_store(f"sqlite:///{folder}/ledger.db", create=True)
+    ledger = Ledger(store, writer="main")
+    objects = DirectoryObjects(folder / "storage", "main")
+    try:
+        began = SourceBegan(source=source())
+        ledger.append([New(key=source_key(SOURCE), fact=began, observed_us=1)])
+        for start in range(0, count, BATCH):
+            many = min(BATCH, count - start)
+            copies = _made_up(rng, many) if size is None else _store(objects, rng, many, size)
+            form = b'{"encrypted":"' + b"A" * 200 + b'"}'
+            keys = [StreamKey(source=SOURCE, kind="file", id=rng.randbytes(64).hex()) for _ in range(many)]
+            seen = replace(element(start), form=form)
+            ledger.append([New(key=key, fact=RemoteObserved(element=seen), observed_us=1) for key in keys])
+            ledger.append(
+                [
+                    New(key=key, fact=CopyStored(element=replace(seen, copy=copy)), observed_us=1)
+                    for key, copy in zip(keys, copies, strict=True)
+                ]
+            )
+    finally:
+        objects.close()
+        store.close()
+
+
+def _made_up(rng: random.Random, many: int) -> list[Copy]:
+    return [_named(rng.randbytes(32), 4112, rng) for _ in range(many)]
+
+
+def _store(objects: DirectoryObjects, rng: random.Random, many: int, size: int) -> list[Copy]:
+    copies: list[Copy] = []
+    staged = []
+    for _ in range(many):
+        upload = objects.stage()
+        left = size
+        while left:
+            part = rng.randbytes(min(left, 1 << 20))
+            upload.write(part)
+            left -= len(part)
+        staged.append(upload.finish())
+        if size > 1 << 20:
+            objects.publish(staged)
+            copies += [_named(each.sha256, each.size, rng) for each in staged]
+            staged = []
+    objects.publish(staged)
+    return copies + [_named(each.sha256, each.size, rng) for each in staged]
+
+
+def _named(sha256: bytes, size: int, rng: random.Random) -> Copy:
+    return Copy(sha256=sha256, size=size, iv=rng.randbytes(16), revision=1, instance="main")

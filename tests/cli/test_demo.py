@@ -1,0 +1,160 @@
+"""The demonstration as `make run` starts it: it works, it touches nothing of the user's, and its notes are true."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kropot import demo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import RunCli
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory, kropotcli: Path) -> subprocess.CompletedProcess[str]:
+    """Run the demonstration once, in a folder of its own, which is what `args[-1]` of the result is."""
+    folder = tmp_path_factory.mktemp("demo") / "kropot-demo"
+    return subprocess.run(
+        [str(kropotcli), "demo", "--folder", str(folder)], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.fixture
+def home(shown: subprocess.CompletedProcess[str]) -> Path:
+    return Path(shown.args[-1])
+
+
+def noted(home: Path, word: str) -> str:
+    """Return the one command of the notes that holds a word."""
+    lines = (home / "COMMANDS.txt").read_text().splitlines()
+    (line,) = [line for line in lines if f" {word}" in line and not line.startswith("#")]
+    return line
+
+
+def by_hand(home: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the notes as they say, in a shell."""
+    begin = "\n".join((home / "COMMANDS.txt").read_text().splitlines()[:2])
+    return subprocess.run(
+        ["bash", "-c", f"{begin}\n{command}"], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_demonstration_ends_healthy_and_sound(shown: subprocess.CompletedProcess[str]) -> None:
+    assert shown.returncode == 0, shown.stderr
+    assert "healthy" in shown.stderr
+    assert "vanished 2 elements" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_secrets_lie_in_files_that_only_the_owner_can_read(home: Path) -> None:
+    assert home.stat().st_mode & 0o077 == 0
+    for name in ("token", "key-kit.json", "gateway/gateway.db.key", "ledger.db"):
+        assert (home / name).stat().st_mode & 0o077 == 0, name
+    kit = json.loads((home / "key-kit.json").read_text())
+    assert kit["data"]["secureCopyEncryptionKey"]
+
+
+def test_neither_token_nor_key_was_shown(shown: subprocess.CompletedProcess[str], home: Path) -> None:
+    kit = json.loads((home / "key-kit.json").read_text())
+    for secret in ((home / "token").read_text().strip(), kit["data"]["secureCopyEncryptionKey"]):
+        assert secret not in shown.stdout + shown.stderr + (home / "COMMANDS.txt").read_text()
+
+
+def test_the_noted_commands_work(home: Path) -> None:
+    for word in ("status", "ls", "verify"):
+        done = by_hand(home, noted(home, word))
+        assert done.returncode == 0, done.stderr
+
+
+def test_what_is_restored_is_what_was_served(home: Path) -> None:
+    done = by_hand(home, noted(home, "restore"))
+    assert done.returncode == 0, done.stderr
+    served = sorted(path.relative_to(home / "source") for path in (home / "source").rglob("*") if path.is_file())
+    restored = sorted(path.relative_to(home / "restored") for path in (home / "restored").rglob("*") if path.is_file())
+    assert [path for path in restored if path != Path("kropot-manifest.jsonl")] == served
+    same, different, missing = filecmp.cmpfiles(home / "source", home / "restored", served, shallow=False)
+    assert (len(same), different, missing) == (len(served), [], [])
+
+
+@pytest.fixture
+def gateway_by_hand(home: Path) -> Iterator[subprocess.Popen[str]]:
+    command = shlex.split(noted(home, "gateway serve"))
+    begin = "\n".join((home / "COMMANDS.txt").read_text().splitlines()[:2])
+    process = subprocess.Popen(
+        ["bash", "-c", f"{begin}\nexec {shlex.join(command)}"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert "serving" in line, line
+    yield process
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+
+
+@pytest.mark.usefixtures("gateway_by_hand")
+def test_the_gateway_starts_again_and_more_is_collected(home: Path) -> None:
+    (home / "source" / "by-hand.txt").write_text("added by hand\n")
+    deadline = time.monotonic() + 60
+    while True:
+        done = by_hand(home, noted(home, "collect --once"))
+        assert done.returncode == 0, done.stderr
+        if "1 new" in done.stdout or time.monotonic() > deadline:
+            break
+    assert "1 new" in done.stdout
+
+
+def test_a_users_own_folder_is_not_touched(run_cli: RunCli, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for number in range(6):
+        (own / f"{number}.txt").write_text(f"my own {number}\n")
+    (own / "link").symlink_to("0.txt")
+    before = {path.name: (path.lstat().st_mtime_ns, path.read_bytes()) for path in own.iterdir()}
+    done = run_cli("demo", "--source", "own", "--json", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {path.name: (path.lstat().st_mtime_ns, path.read_bytes()) for path in own.iterdir()} == before
+    told = json.loads(done.stdout)
+    assert Path(told["folder"]) == tmp_path / "kropot-demo"
+
+
+def test_a_folder_that_exists_is_never_written_into(tmp_path: Path) -> None:
+    wanted = tmp_path / "kropot-demo"
+    assert [demo.make_folder(wanted).name for _ in range(3)] == ["kropot-demo", "kropot-demo-2", "kropot-demo-3"]
+
+
+def test_secrets_are_not_made_in_the_folder_to_back_up(run_cli: RunCli, tmp_path: Path) -> None:
+    done = run_cli("demo", "--source", ".")
+    assert done.returncode == 2
+    assert "--folder" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sample_is_the_same_every_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        demo.write_sample(tmp_path / name)
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    same, different, missing = filecmp.cmpfiles(tmp_path / "a", tmp_path / "b", files, shallow=False)
+    assert (len(same), different, missing) == (len(files), [], [])
+
+
+def test_what_is_no_file_is_left_out_of_the_copy(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "file").write_text("x")
+    os.mkfifo(tmp_path / "own" / "pipe")
+    demo.copy_folder(tmp_path / "own", tmp_path / "copy")
+    assert [path.name for path in (tmp_path / "copy").iterdir()] == ["file"]

@@ -1,0 +1,52 @@
+"""What reaches stdout and stderr, and what never does."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kropot.cli.output import printable
+from kropot.cli.words import amount, moment, number, span
+from kropot.secret import HIDDEN, Secret, redact
+
+
+@given(st.text(max_size=40), st.text(max_size=20), st.text(max_size=20))
+def test_a_secret_is_blotted_out_of_any_text(end: str, before: str, after: str) -> None:
+    # The wall is never taken down in a process: what other tests print must not look like this.
+    secret = f"only-in-this-test-{end}"
+    Secret(secret)
+    assert secret not in redact(before + secret + after)
+    assert HIDDEN in redact(before + secret + after)
+
+
+@pytest.mark.parametrize("spelling", ['a"secret\\here', "a%22secret%5Chere", 'a\\"secret\\\\here'])
+def test_a_secret_is_blotted_out_in_the_spellings_of_json_and_urls(spelling: str) -> None:
+    Secret('a"secret\\here')
+    assert "secret" not in redact(f"x {spelling} y")
+
+
+def test_a_secret_shows_itself_to_nothing_but_reveal() -> None:
+    secret = Secret("correct-horse")
+    assert "horse" not in f"{secret} {secret!r} {[secret]}"
+    assert secret.reveal() == "correct-horse"
+    assert secret == Secret("correct-horse")
+    assert secret != Secret("battery-staple")
+    assert secret != "correct-horse"
+
+
+@given(st.text())
+def test_a_foreign_name_cannot_steer_the_terminal(text: str) -> None:
+    shown = printable(text)
+    assert all(c.isprintable() or c in "\n\t" for c in shown)
+
+
+def test_amounts_are_written_for_people() -> None:
+    assert amount(1023) == "1023 B"
+    assert amount(1536) == "1.5 KiB"
+    assert span(3_900 * 1_000_000) == "1 h 5 min"
+    assert span(0) == "0 s"
+    assert moment(0) == "1970-01-01T00:00:00Z"
+    assert moment(None) == "-"
+    assert number(1, "element") == "1 element"
+    assert number(1234, "element") == "1,234 elements"

@@ -1,0 +1,296 @@
+"""What is an alarm and what is not; and what is read from the ledger to decide it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kropot.cli.status import as_json, as_text
+from kropot.status import (
+    Alarm,
+    Facts,
+    FailingElement,
+    Limits,
+    SourceFacts,
+    audited_since_us,
+    gather,
+    health,
+)
+from ledger.events import (
+    SOURCE_KIND,
+    AuditRange,
+    Copy,
+    CopyLost,
+    CopyStored,
+    Element,
+    Failure,
+    FetchFailed,
+    Held,
+    ListingAdvanced,
+    RemoteObserved,
+    RemoteVanished,
+    Source,
+    SourceBegan,
+    StreamKey,
+    Surge,
+)
+from ledger.log import Ledger, New
+from ledger.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+NOW = 1_800_000_000 * SECOND
+WHOLE = AuditRange(start=bytes(32), end=b"\xff" * 32, position=9, at_us=NOW)
+ID = bytes(range(16))
+
+
+def a_source(**changes: object) -> Source:
+    source = Source(
+        salt=bytes(32),
+        token_mac=bytes(32),
+        urls=("https://a.example",),
+        opaque=True,
+        zone="UTC",
+        cursor=NOW // SECOND,
+        zone_shifts=(),
+        listed_us=NOW,
+        full_listed_us=NOW,
+        held=None,
+        surge=None,
+        churn=(),
+        unlistable=(),
+    )
+    return replace(source, **changes)  # type: ignore[arg-type]
+
+
+def source_facts(**changes: object) -> SourceFacts:
+    facts = SourceFacts(
+        id=ID,
+        source=a_source(),
+        states={"current": (2, 64)},
+        reasons={},
+        failing=(),
+        failing_since_us=None,
+        beyond_help=0,
+        pending_since_us=None,
+        superseded=False,
+    )
+    return replace(facts, **changes)  # type: ignore[arg-type]
+
+
+def facts(*sources: SourceFacts, **changes: object) -> Facts:
+    found = Facts(position=9, recorded_us=NOW, began_us=NOW - 400 * DAY, sources=sources, audit=(WHOLE,))
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def names(found: Facts, *, now_us: int = NOW, limits: Limits | None = None) -> list[str]:
+    return [alarm.name for alarm in health(now_us, found, limits or Limits())]
+
+
+def failing(since_us: int) -> FailingElement:
+    key = StreamKey(source=ID, kind="file", id="a")
+    return FailingElement(key=key, reason="http_500", attempts=3, since_us=since_us, next_try_us=NOW)
+
+
+def test_a_quiet_replica_is_healthy() -> None:
+    assert names(facts(source_facts())) == []
+
+
+def test_an_empty_ledger_is_not_healthy() -> None:
+    assert names(facts()) == ["never_collected"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "alarm"),
+    [
+        (source_facts(source=a_source(listed_us=None)), "never_listed"),
+        (source_facts(source=a_source(listed_us=NOW - 901 * SECOND)), "listing_stale"),
+        (source_facts(source=a_source(unlistable=(1_700_000_000,))), "unlistable"),
+        (
+            source_facts(source=a_source(held=Held(reason="empty", missing=21, known=21, since_us=NOW))),
+            "vanishing_held",
+        ),
+        (source_facts(source=a_source(surge=Surge(changed=40, known=100, since_us=NOW))), "surge"),
+        (source_facts(beyond_help=1), "beyond_help"),
+        (source_facts(reasons={"http_500": 1}, failing_since_us=NOW - DAY - 1), "failing"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_trouble_is_an_alarm_of_its_own(changed: SourceFacts, alarm: str) -> None:
+    assert names(facts(changed)) == [alarm]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        source_facts(source=a_source(listed_us=NOW - 900 * SECOND)),
+        source_facts(source=a_source(held=Held(reason="accepted", missing=21, known=21, since_us=NOW))),
+        source_facts(reasons={"http_500": 1}, failing_since_us=NOW - DAY),
+        source_facts(source=a_source(listed_us=NOW - 90 * DAY), superseded=True),
+    ],
+    ids=["listed just in time", "accepted", "failing for less than a day", "superseded"],
+)
+def test_what_is_within_its_limits_is_no_alarm(changed: SourceFacts) -> None:
+    assert names(facts(changed)) == []
+
+
+def test_contents_that_nobody_read_for_long_are_an_alarm() -> None:
+    old = replace(WHOLE, at_us=NOW - 31 * DAY)
+    assert names(facts(source_facts(), audit=(old,))) == ["audit_stale"]
+    assert names(facts(source_facts(), audit=())) == ["audit_stale"]
+    assert names(facts(source_facts(), audit=(), began_us=NOW - 29 * DAY)) == []
+    assert names(facts(source_facts(states={}), audit=())) == []
+
+
+@given(st.lists(st.integers(1, 254), max_size=6, unique=True).map(sorted), st.data())
+def test_an_audit_is_as_old_as_its_oldest_part(cuts: list[int], data: st.DataObject) -> None:
+    edges = [0, *cuts, 256]
+    parts = tuple(
+        AuditRange(
+            start=bytes([low]) + bytes(31),
+            end=bytes([high - 1]) + b"\xff" * 31,
+            position=1,
+            at_us=data.draw(st.integers(1, NOW)),
+        )
+        for low, high in pairwise(edges)
+    )
+    found = facts(audit=tuple(data.draw(st.permutations(parts))))
+    assert audited_since_us(found) == min(part.at_us for part in parts)
+    if len(parts) > 1:
+        gone = data.draw(st.sampled_from(parts))
+        missing = replace(found, audit=tuple(part for part in parts if part is not gone))
+        assert audited_since_us(missing) == found.began_us
+
+
+# --- reading it from a ledger ----------------------------------------------------------------------------------------
+
+
+def element(**changes: object) -> Element:
+    found = Element(
+        date=1_700_000_000,
+        tz="UTC",
+        form=b"{}",
+        revision=1,
+        present=True,
+        epoch=0,
+        size=None,
+        etag=None,
+        copy=None,
+        damage=None,
+        failure=None,
+    )
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def a_copy() -> Copy:
+    return Copy(sha256=os.urandom(32), size=32, iv=None, revision=1, instance="main")
+
+
+def key(id_: str, source: bytes = ID) -> StreamKey:
+    return StreamKey(source=source, kind="file", id=id_)
+
+
+def source_key(source: bytes = ID) -> StreamKey:
+    return StreamKey(source=source, kind=SOURCE_KIND, id="")
+
+
+@pytest.fixture
+def clock() -> list[int]:
+    return [NOW]
+
+
+@pytest.fixture
+def ledger(clock: list[int]) -> Ledger:
+    return Ledger(MemoryStore(), clock=lambda: clock[0])
+
+
+@pytest.fixture
+def append(ledger: Ledger, clock: list[int]) -> Callable[..., None]:
+    def append(*facts: tuple[StreamKey, object], at_us: int) -> None:
+        clock[0] = at_us
+        ledger.append([New(key=key_, fact=fact, observed_us=at_us) for key_, fact in facts])  # type: ignore[arg-type]
+
+    return append
+
+
+def test_what_is_gathered_agrees_with_what_was_appended(ledger: Ledger, append: Callable[..., None]) -> None:
+    append((source_key(), SourceBegan(source=a_source(listed_us=None))), at_us=NOW)
+    append((key("waits"), RemoteObserved(element=element())), at_us=NOW + 1 * SECOND)
+    failure = Failure(reason="http_500", attempts=2, since_us=NOW - SECOND, next_try_us=NOW + DAY)
+    append(
+        (key("fails"), RemoteObserved(element=element())),
+        (key("fails"), FetchFailed(element=element(failure=failure))),
+        (key("stored"), RemoteObserved(element=element())),
+        (key("lost"), RemoteObserved(element=element())),
+        at_us=NOW + 2 * SECOND,
+    )
+    copy = a_copy()
+    append(
+        (key("stored"), CopyStored(element=element(copy=a_copy()))),
+        (key("lost"), CopyStored(element=element(copy=copy))),
+        (key("lost"), RemoteVanished(element=element(copy=copy, present=False))),
+        (key("lost"), CopyLost(element=element(copy=copy, present=False, damage="lost"), sha256=copy.sha256)),
+        at_us=NOW + 3 * SECOND,
+    )
+    found = gather(ledger)
+    (each,) = found.sources
+    assert {state: n for state, (n, _) in each.states.items() if n} == {"pending": 2, "current": 1, "lost": 1}
+    assert each.reasons == {"http_500": 1}
+    assert [f.key.id for f in each.failing] == ["fails"]
+    assert each.beyond_help == 1
+    assert each.pending_since_us == NOW - SECOND
+    assert found.began_us == NOW
+
+
+def test_what_never_failed_waits_since_it_was_recorded(ledger: Ledger, append: Callable[..., None]) -> None:
+    append((source_key(), SourceBegan(source=a_source())), at_us=NOW)
+    append((key("a"), RemoteObserved(element=element())), at_us=NOW + 5 * SECOND)
+    append((key("b"), RemoteObserved(element=element())), at_us=NOW + 9 * SECOND)
+    assert gather(ledger).sources[0].pending_since_us == NOW + 5 * SECOND
+
+
+def test_only_the_longest_failing_are_kept_and_all_are_counted(ledger: Ledger, append: Callable[..., None]) -> None:
+    append((source_key(), SourceBegan(source=a_source())), at_us=NOW)
+    for number in range(30):
+        failure = Failure(reason="truncated", attempts=1, since_us=NOW - number, next_try_us=NOW + DAY)
+        append((key(f"{number:02}"), RemoteObserved(element=element(failure=failure))), at_us=NOW)
+    (each,) = gather(ledger, shown=3).sources
+    assert [f.key.id for f in each.failing] == ["29", "28", "27"]
+    assert each.failing_count == 30
+    (none,) = gather(ledger, shown=0).sources
+    assert none.failing == ()
+    assert none.failing_count == 30
+    assert none.failing_since_us == NOW - 29
+
+
+def test_a_new_token_supersedes_the_source_before_it(ledger: Ledger, append: Callable[..., None]) -> None:
+    newer = bytes(reversed(ID))
+    append((source_key(), SourceBegan(source=a_source(listed_us=NOW))), at_us=NOW)
+    append((source_key(newer), SourceBegan(source=a_source(listed_us=None))), at_us=NOW + DAY)
+    assert [each.superseded for each in gather(ledger).sources] == [False, False]
+    append((source_key(newer), ListingAdvanced(source=a_source(listed_us=NOW + DAY))), at_us=NOW + DAY)
+    assert [each.superseded for each in gather(ledger).sources] == [True, False]
+    append((source_key(), ListingAdvanced(source=a_source(listed_us=NOW + 2 * DAY))), at_us=NOW + 2 * DAY)
+    assert [each.superseded for each in gather(ledger).sources] == [False, False]
+
+
+def test_text_and_json_say_the_same_alarms() -> None:
+    found = facts(source_facts(beyond_help=1, reasons={"http_500": 1}, failing=(failing(NOW),)))
+    alarms = [*health(NOW, found, Limits()), Alarm(name="probe", source=None, text="a probe", since_us=NOW)]
+    text = "\n".join(as_text(NOW, found, alarms))
+    shown = json.loads(json.dumps(as_json(NOW, found, alarms)))
+    assert [alarm["name"] for alarm in shown["alarms"]] == ["beyond_help", "probe"]
+    assert shown["healthy"] is False
+    assert shown["sources"][0]["failing"]["longest"][0]["reason"] == "http_500"
+    assert all(alarm["name"] in text and alarm["text"] in text for alarm in shown["alarms"])
+    assert "healthy" in as_text(NOW, facts(source_facts()), [])[-1]

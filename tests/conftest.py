@@ -1,0 +1,124 @@
+"""What all tests share: loopback only, free ports, fresh ledgers, the program as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import hypothesis
+import pytest
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# A busy machine is no reason to call a property false.
+hypothesis.settings.register_profile("kropot", deadline=None)
+hypothesis.settings.load_profile("kropot")
+
+
+class OutsideWorldError(RuntimeError):
+    """A test tried to reach beyond this machine."""
+
+
+def _is_loopback(host: object) -> bool:
+    """Whether a host, as given to a socket or a resolver, is this machine."""
+    if host is None or host in {"", "localhost", b"localhost"}:
+        return True
+    try:
+        return ip_address(host.decode() if isinstance(host, bytes) else str(host)).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_outside(event: str, args: tuple[object, ...]) -> None:
+    """Audit hook: refuse to resolve or connect to anything but loopback."""
+    if event == "socket.getaddrinfo":
+        host = args[0]
+    elif event in {"socket.connect", "socket.sendto"} and isinstance(args[1], tuple):
+        host = args[1][0]
+    else:
+        return
+    if not _is_loopback(host):
+        raise OutsideWorldError(f"tests stay on loopback, and {event} asked for {host!r}")
+
+
+sys.addaudithook(_refuse_outside)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the developer's own settings, and any proxy, away from the tests."""
+    for name in list(os.environ):
+        if (name.startswith("KROPOT_") and not name.startswith("KROPOT_TEST_")) or name.lower().endswith("_proxy"):
+            del os.environ[name]
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+    os.environ["NO_COLOR"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Forget a test's logging with the test: a command run in this process logs to a stream that ends with it."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def ledger_url(tmp_path: Path) -> str:
+    """Return the address of a ledger that does not exist yet."""
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+class RunCli(Protocol):
+    """Runs the program in a process of its own, in the test's folder."""
+
+    def __call__(
+        self,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture(scope="session")
+def kropotcli() -> Path:
+    """Return the installed program."""
+    return Path(sys.executable).with_name("kropotcli")
+
+
+@pytest.fixture
+def run_cli(kropotcli: Path, tmp_path: Path) -> RunCli:
+    """Return a function that runs the program to its end in `tmp_path`."""
+
+    def run(
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        stdin: str | None = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(kropotcli), *args],
+            cwd=tmp_path,
+            env={**os.environ, **(env or {})},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run

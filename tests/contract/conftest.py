@@ -1,0 +1,53 @@
+"""The stores that the contract of the ledger is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ledger.memory import MemoryStore
+from ledger.sql import open_store
+from tests.ledger.databases import KINDS, fresh_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ledger.store import EventStore
+
+
+@dataclass
+class LedgerPlace:
+    """An empty ledger of one kind; each `open` is what another process would hold."""
+
+    kind: str
+    url: str
+    opened: list[EventStore] = field(default_factory=list)
+
+    def open(self) -> EventStore:
+        store = self.opened[0] if self.kind == "memory" and self.opened else self._open()
+        self.opened.append(store)
+        return store
+
+    def _open(self) -> EventStore:
+        return MemoryStore() if self.kind == "memory" else open_store(self.url, create=True)
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LedgerPlace]:
+    kind = request.param
+    if kind == "memory":
+        yield LedgerPlace(kind, "")
+        return
+    with fresh_url(kind, tmp_path) as url:
+        made = LedgerPlace(kind, url)
+        yield made
+        for store in made.opened:
+            store.close()
+
+
+@pytest.fixture
+def store(place: LedgerPlace) -> EventStore:
+    return place.open()

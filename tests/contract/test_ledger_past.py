@@ -1,0 +1,70 @@
+"""Every store shows the past alike: streams in key order, where they stood, and the same state digest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kropot.replay.snapshots import check_snapshots, count_at, take_snapshot
+from kropot.replay.state import digest_at
+from ledger.memory import MemoryStore
+from tests.kropot.replay_world import World, random_life
+
+if TYPE_CHECKING:
+    from ledger.store import EventStore
+
+
+@pytest.fixture
+def world(store: EventStore) -> World:
+    world = World(store, seed=11)
+    random_life(world, 60)
+    return world
+
+
+@pytest.fixture
+def twin() -> World:
+    """The same life in memory."""
+    world = World(MemoryStore(), seed=11)
+    random_life(world, 60)
+    return world
+
+
+def test_streams_come_in_bytewise_key_order(world: World) -> None:
+    named = {stream: key for stream, key in world.store.streams() if key is not None}
+    assert list(world.store.streams_by_key()) == sorted((key, stream) for stream, key in named.items())
+    some = sorted(named.values())[5]
+    assert [key for key, _ in world.store.streams_by_key(after=some)] == sorted(named.values())[6:]
+
+
+def test_erased_streams_have_no_place_in_the_order_of_keys(world: World) -> None:
+    gone = min(world.elements)
+    world.erase(gone)
+    assert gone.stored not in dict(world.store.streams_by_key())
+
+
+@pytest.mark.parametrize("position", [0, 1, 2, 30, 61, 10_000])
+def test_where_streams_stood_is_what_folding_says(world: World, position: int) -> None:
+    stood = {stream: at for at, stream in world.store.pointers(until=min(position, world.ledger.head().position))}
+    assert list(world.store.last_positions(position)) == [(at, stream) for stream, at in sorted(stood.items())]
+    asked = list(range(1, 40))
+    assert world.store.last_at(asked, position) == {stream: at for stream, at in stood.items() if stream in asked}
+    assert world.store.last_at([], position) == {}
+
+
+def test_an_erasure_removes_every_snapshot(world: World) -> None:
+    take_snapshot(world.ledger, 40)
+    assert world.store.list_snapshots()
+    world.erase(min(world.elements))
+    assert world.store.list_snapshots() == []
+    assert list(world.store.load_snapshot("pointers", 40)) == []
+
+
+def test_the_state_digest_is_the_same_on_every_store(world: World, twin: World) -> None:
+    head = world.ledger.head().position
+    for position in (0, 7, head // 2, head):
+        assert digest_at(world.ledger, position) == digest_at(twin.ledger, position)
+        take_snapshot(world.ledger, position)
+        assert digest_at(world.ledger, position) == digest_at(twin.ledger, position)
+        assert count_at(world.ledger, position) == count_at(twin.ledger, position, snapshots=False)
+    assert list(check_snapshots(world.ledger)) == []

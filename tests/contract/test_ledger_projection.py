@@ -1,0 +1,282 @@
+"""What every store promises about the projection: it is what folding the events gives, at every moment."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ledger.errors import UnknownCriticalEventError
+from ledger.events import (
+    Copy,
+    CopyDamaged,
+    CopyLost,
+    CopyReleased,
+    CopyStored,
+    Element,
+    Failure,
+    FetchFailed,
+    RemoteVanished,
+    StreamKey,
+)
+from ledger.log import Ledger, New
+from ledger.memory import MemoryStore
+from ledger.replica import fold
+from ledger.rows import DAMAGED, LOST, RELEASED, SOUND
+from ledger.sql import open_store
+from tests.ledger.databases import fresh_url
+from tests.ledger.world import OTHER, SOURCE, History, began, copied, element, key, observed, sha
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ledger.store import EventStore
+
+
+def lived(store: EventStore, seed: int, counts: tuple[int, ...]) -> Ledger:
+    ledger = Ledger(store)
+    history = History(random.Random(seed))
+    for count in counts:
+        ledger.append(history.batch(count))
+    return ledger
+
+
+def tables(store: EventStore) -> tuple[object, ...]:
+    """Everything that the projection consists of."""
+    return (
+        list(store.projection_rows()),
+        list(store.copy_states()),
+        [row for row in store.tallies() if row.elements],
+        store.sources(),
+    )
+
+
+def check_against_fold(ledger: Ledger) -> None:
+    replica = fold(ledger.records())
+    assert {entry.key: entry for entry in ledger.scan()} == replica.entries
+    assert {one.id: one.source for one in ledger.sources().values()} == replica.sources
+    counted: dict[tuple[bytes, str], list[int]] = {}
+    for entry in replica.entries.values():
+        assert entry.element is not None
+        pair = counted.setdefault((entry.key.source, entry.element.state), [0, 0])
+        pair[0] += 1
+        pair[1] += entry.element.copy.size if entry.element.copy else 0
+    assert {(t.source, t.state): [t.elements, t.bytes] for t in ledger.tallies()} == counted
+    wanted = [e for e in replica.entries.values() if e.element is not None and e.element.is_wanted]
+    assert {entry.key for entry in ledger.due(now_us=1 << 60, limit=10_000)} == {entry.key for entry in wanted}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_projection_is_the_fold_of_the_events(store: EventStore, seed: int) -> None:
+    ledger = lived(store, seed, (1, 5, 60, 9, 120))
+    check_against_fold(ledger)
+
+
+def test_rebuild_brings_back_the_same_rows(store: EventStore) -> None:
+    ledger = lived(store, 5, (3, 200, 40))
+    before = tables(store)
+    report = ledger.rebuild()
+    assert tables(store) == before
+    assert report.events == report.position == ledger.head().position
+    assert report.entries == len(list(ledger.scan()))
+    assert report.skipped == 0
+    ledger.append([observed("after the rebuild")])
+    check_against_fold(ledger)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), counts=st.lists(st.integers(1, 30), min_size=1, max_size=6))
+def test_projection_equals_fold_and_rebuild_in_any_history(tmp_path: Path, seed: int, counts: list[int]) -> None:
+    with fresh_url("sqlite", tmp_path) as url:
+        sql = open_store(url, create=True)
+        memory = MemoryStore()
+        for store in (sql, memory):
+            ledger = lived(store, seed, tuple(counts))
+            check_against_fold(ledger)
+            before = tables(store)
+            ledger.rebuild()
+            assert tables(store) == before
+        sql.close()
+
+
+def test_a_rebuild_stops_at_a_critical_event_it_does_not_know(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = lived(store, 6, (30,))
+    before = tables(store)
+    # An older version of the program is one that does not know the type.
+    from ledger import codec
+
+    ledger.append([copied("x"), New(key=key("x"), fact=_released("x"), observed_us=1)])
+    after = tables(store)
+    monkeypatch.delitem(codec._FACTS, "CopyReleased")
+    with pytest.raises(UnknownCriticalEventError):
+        ledger.rebuild()
+    assert tables(store) == after != before
+
+
+def test_a_rebuild_passes_over_unknown_events_and_counts_them(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(store)
+    ledger.append([began(), observed("x"), observed("y")])
+    failure = Failure(reason="http_500", attempts=1, since_us=1, next_try_us=2)
+    failed = FetchFailed(element=replace(element(), failure=failure))
+    ledger.append([New(key=key("x"), fact=failed, observed_us=1)])
+    from ledger import codec
+
+    monkeypatch.delitem(codec._FACTS, "FetchFailed")
+    assert ledger.rebuild().skipped == 1
+    entry = ledger.entries([key("x")])[key("x")]
+    assert entry.element == element()
+    assert entry.version == 2  # what the next append must expect
+
+
+def _released(name: str) -> CopyReleased:
+    return CopyReleased(element=copied(name).fact.element, sha256=sha(name))  # type: ignore[union-attr]
+
+
+def test_scan_goes_through_all_pages_in_key_order_with_filters(store: EventStore) -> None:
+    ledger = Ledger(store)
+    ledger.append([began(), began(OTHER)])
+    ledger.append([observed(n, (SOURCE, OTHER)[n % 2]) for n in range(2300)])
+    ledger.append([copied(n) for n in range(0, 2300, 4)])
+    ledger.append([New(key=key(2), fact=RemoteVanished(element=replace(element(), present=False)), observed_us=1)])
+    everything = [entry.key for entry in ledger.scan()]
+    assert everything == sorted((key(n, (SOURCE, OTHER)[n % 2]) for n in range(2300)), key=lambda k: k.stored)
+    assert [entry.key for entry in ledger.scan(source=OTHER)] == everything[1150:]
+    assert [entry.key for entry in ledger.scan(source=bytes(15) + b"\x09")] == []
+    assert [entry.key for entry in ledger.scan(after=everything[1700])] == everything[1701:]
+    current = {entry.key for entry in ledger.scan(states=("current",))}
+    assert current == {key(n) for n in range(0, 2300, 4)}
+    assert [entry.key for entry in ledger.scan(states=("vanished", "damaged"))] == [key(2)]
+    assert {entry.key for entry in ledger.scan(source=SOURCE, wanted=False)} == current | {key(2)}
+    assert len(list(ledger.scan(source=SOURCE, wanted=True))) == 1150 - 575 - 1
+
+
+def test_keys_are_told_apart_byte_by_byte(store: EventStore) -> None:
+    names = ["a", "A", "ä", "Ä", "a ", "a\u0301", "ß", "ss", "%", "_", "\\", "'", "\U0001f4be", "\u00e9", "e\u0301"]
+    kinds = ["file", "File", "FILE", "file "]
+    keys = [StreamKey(source=SOURCE, kind=kind, id=name) for kind in kinds for name in names]
+    ledger = Ledger(store)
+    ledger.append([began(), *(replace(observed("x"), key=one) for one in keys)])
+    assert set(ledger.entries(keys)) == set(keys)
+    assert [entry.key for entry in ledger.scan()] == sorted(keys, key=lambda k: k.stored)
+
+
+def test_the_longest_due_comes_first(store: EventStore) -> None:
+    ledger = Ledger(store)
+    ledger.append([began(), began(OTHER)])
+    assert ledger.next_due_us() is None
+    ledger.append([observed(n) for n in range(4)])
+    ledger.append([observed("other", OTHER)])
+    now = ledger.now_us()
+    recorded = ledger.head().recorded_us
+    late = Failure(reason="http_500", attempts=1, since_us=1, next_try_us=recorded + 3_600_000_000)
+    soon = Failure(reason="http_500", attempts=1, since_us=1, next_try_us=5)
+    ledger.append(
+        [
+            New(key=key(0), fact=FetchFailed(element=replace(element(), failure=late)), observed_us=1),
+            New(key=key(1), fact=FetchFailed(element=replace(element(), failure=soon)), observed_us=1),
+        ]
+    )
+    assert [entry.key for entry in ledger.due(now_us=now, limit=3)] == [key(1), key(2), key(3)]
+    assert [entry.key for entry in ledger.due(now_us=0, limit=9)] == [key(1), key(2), key(3), key("other", OTHER)]
+    assert [entry.key for entry in ledger.due(now_us=0, limit=9, source=OTHER)] == [key("other", OTHER)]
+    assert [entry.key for entry in ledger.due(now_us=late.next_try_us, limit=9)][-1] == key(0)
+    assert ledger.due(now_us=0, limit=9, source=bytes(16)) == []
+    assert ledger.next_due_us() == 5
+    assert ledger.next_due_us(OTHER) == recorded
+    assert ledger.next_due_us(bytes(16)) is None
+
+
+def test_every_object_ever_named_is_listed_with_its_state(store: EventStore) -> None:
+    ledger = Ledger(store)
+    ledger.append([began(), *(observed(n) for n in range(5))])
+    ledger.append([copied(n, content=f"object {n}", size=n + 1) for n in range(5)])
+    ledger.append([copied(1, content="object 0", size=1)])  # two elements share an object
+    sound = copied(2, content="object 2", size=3).fact.element  # type: ignore[union-attr]
+    assert isinstance(sound, Element)
+    ledger.append(
+        [
+            New(
+                key=key(2),
+                fact=CopyDamaged(element=replace(sound, damage="damaged"), sha256=sha("object 2")),
+                observed_us=1,
+            ),
+            New(
+                key=key(3), fact=CopyLost(element=replace(sound, damage="lost"), sha256=sha("object 3")), observed_us=1
+            ),
+            New(key=key(1), fact=CopyReleased(element=sound, sha256=sha("object 1")), observed_us=1),
+            New(key=key(4), fact=CopyReleased(element=sound, sha256=sha("never stored")), observed_us=1),
+        ]
+    )
+    ledger.append([copied(3, content="object 3", size=4)])
+    rows = list(ledger.copies())
+    assert [row.sha256 for row in rows] == sorted(row.sha256 for row in rows)
+    assert {(row.sha256, row.key): (row.size, row.position, row.state) for row in rows} == {
+        (sha("object 0"), key(0).stored): (1, 8, SOUND),
+        (sha("object 0"), key(1).stored): (1, 13, SOUND),
+        (sha("object 1"), key(1).stored): (2, 9, RELEASED),
+        (sha("object 2"), key(2).stored): (3, 10, DAMAGED),
+        (sha("object 3"), key(3).stored): (4, 18, SOUND),
+        (sha("object 4"), key(4).stored): (5, 12, SOUND),
+    }
+    middle = rows[2].sha256
+    assert list(ledger.copies(start=middle)) == [row for row in rows if row.sha256 >= middle]
+    assert list(ledger.copies(end=middle)) == [row for row in rows if row.sha256 <= middle]
+    assert LOST not in {row.state for row in rows}
+
+
+def test_many_copies_are_listed_over_all_pages(store: EventStore) -> None:
+    ledger = Ledger(store)
+    ledger.append([began(), *(observed(n) for n in range(1300))])
+    ledger.append([copied(n, content=str(n // 2)) for n in range(1300)])
+    rows = list(ledger.copies())
+    assert len(rows) == 1300
+    assert [(row.sha256, row.position) for row in rows] == sorted((row.sha256, row.position) for row in rows)
+    assert isinstance(copied(1).fact, CopyStored)
+    assert isinstance(copied(1).fact.element.copy, Copy)
+
+
+def test_snapshots_are_kept_whole_and_by_kind(store: EventStore) -> None:
+    assert store.list_snapshots() == []
+    chunks = [bytes([n]) * 70_000 for n in range(5)]
+    store.save_snapshot("pointers", 7, iter(chunks))
+    store.save_snapshot("pointers", 9, [b"x"])
+    store.save_snapshot("other", 7, [])
+    assert list(store.load_snapshot("pointers", 7)) == chunks
+    assert list(store.load_snapshot("other", 7)) == []
+    assert list(store.load_snapshot("pointers", 8)) == []
+    assert store.list_snapshots() == [("other", 7), ("pointers", 7), ("pointers", 9)]
+    store.save_snapshot("pointers", 7, [b"new"])
+    assert list(store.load_snapshot("pointers", 7)) == [b"new"]
+    store.drop_snapshots("pointers", position=9)
+    assert store.list_snapshots() == [("other", 7), ("pointers", 7)]
+    store.drop_snapshots("pointers")
+    assert store.list_snapshots() == [("other", 7)]
+
+
+def test_a_snapshot_that_was_cut_short_is_none(store: EventStore) -> None:
+    def broken() -> object:
+        yield b"one"
+        raise RuntimeError("the power went")
+
+    with pytest.raises(RuntimeError):
+        store.save_snapshot("pointers", 7, broken())  # type: ignore[arg-type]
+    assert store.list_snapshots() == []
+    assert list(store.load_snapshot("pointers", 7)) == []
+    store.save_snapshot("pointers", 7, [b"whole"])
+    assert list(store.load_snapshot("pointers", 7)) == [b"whole"]
+
+
+def test_checkpoints_are_kept_once_and_given_by_size(store: EventStore) -> None:
+    store.save_checkpoint(9, "nine\n— ledger A\n")
+    store.save_checkpoint(4, "four\n")
+    store.save_checkpoint(9, "nine\n— ledger B\n")
+    store.save_checkpoint(9, "nine\n— ledger A\n")
+    assert list(store.checkpoints()) == [(4, "four\n"), (9, "nine\n— ledger A\n"), (9, "nine\n— ledger B\n")]

@@ -1,0 +1,170 @@
+"""What every store promises about working state: who is at work, who fetches what, and who is too late."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ledger.errors import InstanceBusyError
+from ledger.log import Ledger
+from tests.ledger.world import OTHER, SOURCE, began, copied, key, observed
+
+if TYPE_CHECKING:
+    from ledger.events import StreamKey
+    from ledger.replica import Entry
+    from tests.contract.conftest import LedgerPlace
+
+HOUR = 3_600_000_000
+
+
+def collectors(place: LedgerPlace, count: int = 2, elements: int = 10) -> list[Ledger]:
+    """So many processes on one ledger that knows some elements."""
+    ledgers = [Ledger(place.open(), writer=str(n)) for n in range(count)]
+    ledgers[0].append([began(), *(observed(n) for n in range(elements))])
+    return ledgers
+
+
+def keys(entries: list[Entry]) -> list[StreamKey]:
+    return [entry.key for entry in entries]
+
+
+def test_nobody_is_given_what_another_has(place: LedgerPlace) -> None:
+    one, two = collectors(place)
+    first = one.take(instance="one", lease_us=HOUR, limit=6)
+    second = two.take(instance="two", lease_us=HOUR, limit=6)
+    assert keys(first) == [key(n) for n in range(6)]
+    assert keys(second) == [key(n) for n in range(6, 10)]
+    assert one.take(instance="one", lease_us=HOUR) == []
+    assert first[0] == one.entries([key(0)])[key(0)]
+
+
+def test_what_is_given_back_can_be_taken(place: LedgerPlace) -> None:
+    one, two = collectors(place)
+    one.take(instance="one", lease_us=HOUR)
+    two.release("two")
+    two.release("one")
+    assert two.take(instance="two", lease_us=HOUR) == []
+    one.release("one", [key(3), key("unknown")])
+    assert keys(two.take(instance="two", lease_us=HOUR)) == [key(3)]
+    one.release("one")
+    assert len(two.take(instance="two", lease_us=HOUR)) == 9
+
+
+def test_a_lease_that_ran_out_is_taken_over_and_what_is_done_is_not(place: LedgerPlace) -> None:
+    one, two = collectors(place, elements=3)
+    assert len(one.take(instance="one", lease_us=-1)) == 3
+    one.append([copied(1)])
+    assert keys(two.take(instance="two", lease_us=HOUR)) == [key(0), key(2)]
+
+
+def test_a_block_is_bounded_in_bytes_and_a_large_element_stands_alone(place: LedgerPlace) -> None:
+    ledger = Ledger(place.open())
+    sizes = [40, 50, 20, 500, 1, 99, 1]
+    ledger.append([began(), *(observed(n, size=size) for n, size in enumerate(sizes))])
+    blocks = []
+    while block := ledger.take(instance="one", lease_us=HOUR, max_bytes=100):
+        blocks.append([int(entry.key.id) for entry in block])
+    assert blocks == [[0, 1], [2], [3], [4, 5], [6]]
+
+
+def test_work_can_be_taken_from_one_source_alone(place: LedgerPlace) -> None:
+    (ledger,) = collectors(place, count=1, elements=2)
+    ledger.append([began(OTHER), observed("x", OTHER)])
+    assert keys(ledger.take(instance="one", lease_us=HOUR, source=OTHER)) == [key("x", OTHER)]
+    assert keys(ledger.take(instance="one", lease_us=HOUR, source=SOURCE)) == [key(0), key(1)]
+
+
+def test_the_same_name_twice_is_refused_while_the_first_is_alive(place: LedgerPlace) -> None:
+    one, two = collectors(place)
+    one.enroll("main", place="vault:/replica", lease_us=HOUR)
+    one.enroll("main", place="vault:/replica", lease_us=HOUR)
+    with pytest.raises(InstanceBusyError, match="vault:/replica"):
+        two.enroll("main", place="tower:/replica", lease_us=HOUR)
+    with pytest.raises(InstanceBusyError):
+        two.enroll("main", place="tower:/replica", lease_us=HOUR, here=True)
+    with pytest.raises(InstanceBusyError):
+        two.take(instance="main", lease_us=HOUR)
+    two.enroll("second", place="tower:/replica", lease_us=HOUR)
+    assert [(row.name, row.place) for row in one.store.instances()] == [
+        ("main", "vault:/replica"),
+        ("second", "tower:/replica"),
+    ]
+    one.retire("main")
+    two.enroll("main", place="tower:/replica", lease_us=HOUR)
+
+
+def test_a_dead_instance_is_replaced_and_what_it_held_is_free(place: LedgerPlace) -> None:
+    one, two = collectors(place)
+    one.enroll("main", place="vault:/replica", lease_us=-1)
+    one.take(instance="main", lease_us=HOUR)
+    assert one.claim("list", lease_us=HOUR)
+    two.enroll("main", place="tower:/replica", lease_us=HOUR)
+    assert len(two.take(instance="main", lease_us=HOUR)) == 10
+    assert two.claim("list", lease_us=HOUR)
+    with pytest.raises(InstanceBusyError):
+        one.beat("main", lease_us=HOUR)
+    one.release("main")
+    one.retire("main")
+    assert two.take(instance="main", lease_us=HOUR) == []
+    assert [row.place for row in two.store.instances()] == ["tower:/replica"]
+
+
+def test_who_holds_the_lock_on_the_same_place_need_not_wait(place: LedgerPlace) -> None:
+    one, two = collectors(place)
+    one.enroll("main", place="vault:/replica", lease_us=HOUR)
+    two.enroll("main", place="vault:/replica", lease_us=HOUR, here=True)
+    with pytest.raises(InstanceBusyError):
+        one.beat("main", lease_us=HOUR)
+
+
+def test_a_beat_prolongs_leases_and_claims(place: LedgerPlace) -> None:
+    one, two = collectors(place, elements=2)
+    one.enroll("main", place="vault:/replica", lease_us=-1)
+    one.take(instance="main", lease_us=-1)
+    assert one.claim("list", lease_us=-1)
+    one.beat("main", lease_us=HOUR)
+    assert two.take(instance="two", lease_us=HOUR) == []
+    assert not two.claim("list", lease_us=HOUR)
+    with pytest.raises(InstanceBusyError):
+        two.enroll("main", place="tower:/replica", lease_us=HOUR)
+
+
+def test_one_lists_at_a_time(place: LedgerPlace) -> None:
+    one, two = collectors(place)
+    assert one.claim("list", lease_us=HOUR)
+    assert one.claim("list", lease_us=HOUR)
+    assert not two.claim("list", lease_us=HOUR)
+    assert two.claim("audit", lease_us=HOUR)
+    two.unclaim("list")
+    assert not two.claim("list", lease_us=HOUR)
+    one.unclaim("list")
+    assert two.claim("list", lease_us=-1)
+    assert one.claim("list", lease_us=HOUR)
+
+
+def test_many_takers_at_once_share_everything_and_nothing_twice(place: LedgerPlace) -> None:
+    ledgers = collectors(place, count=4, elements=200)
+    taken: list[StreamKey] = []
+    failures: list[BaseException] = []
+    gate = threading.Barrier(4)
+
+    def work(n: int) -> None:
+        gate.wait()
+        try:
+            idle = 0
+            while idle < 3:  # a neighbour's open transaction hides its rows for a moment
+                block = ledgers[n].take(instance=str(n), lease_us=HOUR, limit=7)
+                idle = 0 if block else idle + 1
+                taken.extend(keys(block))
+        except BaseException as error:  # noqa: BLE001  # it is raised again below, in the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(taken) == len(set(taken)) == 200

@@ -1,0 +1,110 @@
+"""What the crash laboratory looks at: what verify finds, what was promised, and what a scenario leads to."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from kropot.errors import Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.faults.scenarios import Scenario
+
+# What differs from run to run and says nothing of the replica.
+PASSING = {"source", "position", "recorded_at"}
+
+
+class Looker:
+    """Looks at one folder; `run` gives a command line in it."""
+
+    def __init__(self, scenario: Scenario, folder: Path, run: Callable[..., tuple[int, str]]) -> None:
+        self._scenario = scenario
+        self._folder = folder
+        self._run = run
+
+    def promises(self, position: int) -> list[str]:
+        """Return a fault where the ledger has lost what was acknowledged."""
+        if not position:
+            return []
+        code, output = self._run("replay", "--no-digest", "--json")
+        if code != Exit.DONE:
+            return [f"position {position} was acknowledged, and replay ends with {code}: {output.strip()[-300:]}"]
+        found = _objects(output)
+        if not found:
+            return [f"position {position} was acknowledged, and replay says nothing but {output!r}"]
+        reached = found[-1]["position"]
+        return [] if reached >= position else [f"position {position} was acknowledged, and {reached} is there"]
+
+    def findings(self, when: str) -> list[str]:
+        """Return what verify has to say, orphans and leftovers aside."""
+        code, output = self._run("verify", "--no-record", "--json")
+        if code == Exit.NO_LEDGER:
+            return self._secrets(when)
+        bad = [line for line in _objects(output) if line.get("severity") not in (None, "note")]
+        if code == Exit.DONE and not bad:
+            return self._secrets(when)
+        shown = "; ".join(f"{line.get('kind')}: {line.get('detail')}" for line in bad[:3]) or output.strip()[-300:]
+        return [f"verify {when}: exit {code}: {shown}"]
+
+    def seen(self) -> Any:
+        """Return what is compared with an undisturbed run."""
+        return [self._entries(), self._beside()]
+
+    def _beside(self) -> Any:
+        match self._scenario.look:
+            case "replica":
+                return None
+            case "tree":
+                return _tree(self._folder / "out")
+            case "copy":
+                return self._entries("--db-string", "sqlite:///copy.db")
+            case "sources":
+                _, output = self._run("source", "list", "--json")
+                return [{"urls": row["urls"], "held": row["held"]} for row in _objects(output)]
+            case "notes":
+                return sorted(path.name for path in (self._folder / "notes").glob("*") if path.is_file())
+            case "tokens":
+                code, output = self._run("gateway", "token", "list", "--json")
+                rows = json.loads(output.splitlines()[0]) if code == Exit.DONE else []
+                return [bool(rows), {(row["status"], row["encrypted"]) for row in rows}]
+
+    def _secrets(self, when: str) -> list[str]:
+        """Return a fault for each token whose key is nowhere: what is pulled with it could never be opened."""
+        if self._scenario.look != "tokens":
+            return []
+        kits = [json.loads(path.read_text()) for path in self._folder.glob("kit-*.json")]
+        code, output = self._run("gateway", "token", "list", "--json")
+        if code == Exit.NO_LEDGER:
+            return []
+        if code != Exit.DONE:
+            return [f"token list {when}: exit {code}: {output.strip()[-300:]}"]
+        tokens = [row["id"] for row in json.loads(output.splitlines()[0])]
+        whole = [kit["id"] for kit in kits if kit["data"]["secureCopyEncryptionKey"]]
+        return [
+            f"{when}: the token {token} has no kit"
+            for token in tokens
+            if not any(kit.startswith(token.rstrip("*.…")[:8]) for kit in whole)
+        ]
+
+    def _entries(self, *more: str) -> list[dict[str, Any]]:
+        code, output = self._run("replay", "--list", "--json", *more)
+        if code != Exit.DONE:
+            return [{"replay": code, "said": output}]
+        rows = [{key: value for key, value in row.items() if key not in PASSING} for row in _objects(output)]
+        # They come by source, whose ids are random.
+        return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
+
+
+def _objects(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+
+
+def _tree(made: Path) -> list[tuple[str, bytes]]:
+    return [
+        (str(path.relative_to(made)), path.read_bytes())
+        for path in sorted(made.rglob("*"))
+        if path.is_file() and not path.is_symlink() and path.suffix not in {".jsonl", ".json"}
+    ]

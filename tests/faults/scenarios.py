@@ -1,0 +1,84 @@
+"""What the crash laboratory disturbs: a folder as it is before a command, the command, and what is done after it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Look = Literal["replica", "tree", "copy", "tokens", "sources", "notes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A command that is disturbed in the folder that `base` names, what follows, and what is compared at the end.
+
+    `before` is whether `verify` must already be content right after the crash. `look` is what is compared beside the
+    replica: the tree of files in `out`, a ledger copied to copy.db, the tokens and their kits, the sources, or the
+    checkpoints in `notes`. `token` and `server` are whom the command speaks to, as whom. With more than one of
+    `processors`, collect moves contents in a process of its own.
+    """
+
+    name: str
+    base: str
+    command: tuple[str, ...]
+    recovery: tuple[tuple[str, ...], ...]
+    before: bool = True
+    look: Look = "replica"
+    token: Literal["sealed", "second", "plain"] = "sealed"
+    server: Literal["few", "many"] = "few"
+    processors: int = 1
+
+
+COLLECT = ("collect", "--once", "--full")
+# The first client's options, in its order; {token} and {url} are filled in.
+FIRST_CLIENT = (
+    "--token={token}",
+    "--server-url={url}",
+    "--storage-path=./storage",
+    "--instance-name=first",
+    "--db-string=sqlite:///database.db",
+    "--log-level=info",
+    "--refresh-time=300",
+    "--http-timeout=7200",
+    "collect",
+    "--once",
+)
+RESTORE = ("restore", "--key", "../kit.json", "--to", "out")
+RESTORE_TWO = ("restore", "--key", "../kit.json", "--key", "../kit2.json", "--to", "out")
+EXPORT = ("replay", "--export", "out")
+SIGN = ("checkpoint", "sign", "--key", "../signer.key", "--to", "notes")
+COPY = ("db", "copy", "sqlite:///database.db", "sqlite:///copy.db")
+MOVE = ("source", "alias", "{source}", "--server-url", "http://127.0.0.1:9/moved")
+TOKEN = ("gateway", "token", "create", "../spec.json")
+
+
+def _same(name: str, base: str, command: tuple[str, ...], look: Look = "replica") -> Scenario:
+    """Return a scenario after which the command is simply given again."""
+    return Scenario(name=name, base=base, command=command, recovery=(command,), look=look)
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    _same("first collect", "empty", COLLECT),
+    Scenario(name="collect by two", base="empty", command=COLLECT, recovery=(COLLECT,), processors=2),
+    _same("collect changes", "collected", COLLECT),
+    Scenario(name="plain collect", base="empty", command=COLLECT, recovery=(COLLECT,), token="plain"),
+    Scenario(name="second token", base="current", command=COLLECT, recovery=(COLLECT,), token="second"),
+    Scenario(name="many files", base="empty", command=COLLECT, recovery=(COLLECT,), server="many", processors=2),
+    _same("verify", "current", ("verify",)),
+    Scenario(name="verify damage", base="damaged", command=("verify",), recovery=(("verify",), COLLECT), before=False),
+    Scenario(
+        name="repair", base="damaged", command=("verify", "--repair"), recovery=(("verify",), COLLECT), before=False
+    ),
+    _same("restore", "current", RESTORE, "tree"),
+    _same("restore two kits", "two", RESTORE_TWO, "tree"),
+    _same("export", "current", EXPORT, "tree"),
+    _same("rebuild", "current", ("rebuild",)),
+    _same("snapshot", "current", ("snapshot",)),
+    _same("checkpoint", "current", SIGN, "notes"),
+    _same("db copy", "current", COPY, "copy"),
+    _same("db init", "empty", ("db", "init")),
+    _same("source alias", "current", MOVE, "sources"),
+    _same("source accept", "held", ("source", "accept"), "sources"),
+    _same("token create", "gateway", TOKEN, "tokens"),
+    Scenario(name="first client", base="empty", command=FIRST_CLIENT, recovery=(FIRST_CLIENT,)),
+)

@@ -1,0 +1,157 @@
+"""A disk that is full: the program says so, loses nothing, and goes on by itself once there is room."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from kropot.demo import token_spec
+from kropot.errors import Exit
+from kropot.gateway.server import GatewayServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FILES, SIZE = 12, 1 << 20
+MOUNTS = os.geteuid() == 0 and Path("/proc/filesystems").exists() and "tmpfs" in Path("/proc/filesystems").read_text()
+needs_mount = pytest.mark.skipif(not MOUNTS, reason="only root may mount a small file system")
+
+
+class Small:
+    """A small file system in memory."""
+
+    def __init__(self, root: Path, size: str) -> None:
+        root.mkdir()
+        self.root = root
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", root], check=True)
+
+    def grow(self, size: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", self.root], check=True)
+
+    def end(self) -> None:
+        subprocess.run(["umount", "--lazy", self.root], check=True)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Small]:
+    disk = Small(tmp_path / "small", "8m")
+    yield disk
+    disk.end()
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    place = tmp_path_factory.mktemp("full")
+    source = place / "source"
+    source.mkdir()
+    for number in range(FILES):
+        (source / f"{number}.bin").write_bytes(os.urandom(SIZE))
+    with GatewayServer(source, f"sqlite:///{place / 'gateway.db'}", os.urandom(32), settle_s=0) as gateway:
+        token, _ = gateway.create_token(token_spec())
+        yield {**os.environ, "KROPOT_TOKEN": token, "KROPOT_SERVER_URL": gateway.url}
+
+
+class Collector:
+    """A collector that runs on and on."""
+
+    def __init__(self, kropotcli: Path, folder: Path, env: dict[str, str], *args: str) -> None:
+        self.log = folder / "log"
+        self._kropotcli, self._env, self._args = kropotcli, env, args
+        self._file = self.log.open("wb")
+        command = [str(kropotcli), "--refresh-time", "1", *args]
+        self.process = subprocess.Popen(command, cwd=folder, env=env, stdout=self._file, stderr=self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._file.close()
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, pattern: str, seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.said()):
+            assert self.process.poll() is None, f"it ended with {self.process.poll()}: {self.said()}"
+            assert time.monotonic() < end, f"{pattern!r} is not in {self.said()}"
+            time.sleep(0.1)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+def current(kropotcli: Path, folder: Path, *args: str) -> int:
+    done = subprocess.run(
+        [str(kropotcli), *args, "status", "--json"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    states = json.loads(done.stdout.splitlines()[0])
+    return sum(source["states"].get("current", {}).get("elements", 0) for source in states["sources"])
+
+
+def until_current(kropotcli: Path, folder: Path, collector: Collector, count: int, *args: str) -> None:
+    end = time.monotonic() + 90
+    while current(kropotcli, folder, *args) < count:
+        assert collector.process.poll() is None, collector.said()
+        assert time.monotonic() < end, collector.said()
+        time.sleep(0.3)
+
+
+@needs_mount
+@pytest.mark.parametrize("ledger", ["elsewhere", "there, too"])
+def test_a_collector_on_a_full_disk_says_so_and_goes_on_by_itself_once_there_is_room(
+    small: Small, tmp_path: Path, kropotcli: Path, env: dict[str, str], ledger: str
+) -> None:
+    database = tmp_path / "ledger.db" if ledger == "elsewhere" else small.root / "ledger.db"
+    where = ("--storage-path", str(small.root / "storage"), "--db-string", f"sqlite:///{database}")
+    with Collector(kropotcli, tmp_path, env, *where, "collect", "--min-free", "0") as collector:
+        collector.wait_for("the storage is full|the disk is full|disk is full")
+        small.grow("64m")
+        until_current(kropotcli, tmp_path, collector, FILES, *where)
+        assert collector.stop() == Exit.DONE
+    assert "Traceback" not in collector.said()
+    verify = subprocess.run(
+        [str(kropotcli), *where, "verify"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert verify.returncode == Exit.DONE, verify.stdout + verify.stderr
+
+
+@needs_mount
+def test_a_single_run_on_a_full_disk_ends_partly_done_and_the_next_one_finishes(
+    small: Small, tmp_path: Path, kropotcli: Path, env: dict[str, str]
+) -> None:
+    where = ("--storage-path", str(small.root / "storage"))
+    command = [str(kropotcli), *where, "collect", "--once", "--min-free", "0"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == Exit.PARTIAL
+    assert "full" in done.stderr
+    assert "Traceback" not in done.stderr
+    small.grow("64m")
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == Exit.DONE, done.stderr
+    assert current(kropotcli, tmp_path, *where) == FILES
+
+
+def test_files_over_the_process_limit_fail_by_name_and_come_once_it_is_lifted(
+    tmp_path: Path, kropotcli: Path, env: dict[str, str]
+) -> None:
+    command = [str(kropotcli), "collect", "--once", "--min-free", "0"]
+    limited = ["sh", "-c", 'ulimit -f "$0" && exec "$@"', str(SIZE // 2 // 512), *command]
+    done = subprocess.run(limited, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode in {Exit.ERROR, Exit.PARTIAL}, done.stderr
+    assert done.stderr.strip()
+    assert "Traceback" not in done.stderr
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == Exit.DONE, done.stderr
+    assert current(kropotcli, tmp_path) == FILES

@@ -1,0 +1,127 @@
+"""A gateway over a folder of the test's own, and a client that asks it as the protocol says."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Self
+
+import requests
+
+from kropot.gateway.server import GatewayServer
+from kropot.securecopy.content import CONTENT_TYPE, IV_HEADER
+from kropot.securecopy.sealing import Kit, open_form, open_stream
+from kropot.securecopy.wire import Page, parse_page
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+SETTLE_S = 0.03
+"""Long beside this machine's time stamps, short beside a test."""
+
+KEY = sha256(b"a master key for tests").digest()
+STREAM = {"roles": ["securecopy.stream"], "expires": "never"}
+SEALED = {**STREAM, "data": {"secureCopyEncryptionMethod": "aes-256-cbc"}}
+PLAIN = {**STREAM, "data": {}}
+ADMIN = {"roles": ["security.administrator"], "expires": "never", "data": {}}
+DOCUMENTED = {
+    "id": "6e2d1b2a-7a0f-4c5e-9d43-0f0d5a6b7c81",
+    "roles": ["securecopy.stream"],
+    "expires": "2130-05-01 01:06:01",
+    "data": {
+        "tags": [],
+        "allowedMimeTypes": [],
+        "maxAllowedFileSize": "0",
+        "allowedIpAddresses": [],
+        "allowedUserAgents": [],
+        "secureCopyEncryptionKey": "golden passphrase: bread and roses",
+        "secureCopyEncryptionMethod": "aes-256-cbc",
+        "secureCopyDigestMethod": "sha512",
+        "secureCopyDigestRounds": 6000,
+        "secureCopyDigestSalt": "golden-salt-1912",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulled:
+    """A content as it came, and as the kit opens it (for plain tokens the same)."""
+
+    response: requests.Response
+    sealed: bytes
+    plain: bytes
+
+    @property
+    def iv(self) -> str | None:
+        return self.response.headers.get(IV_HEADER)
+
+
+class Client:
+    """Asks one gateway with one token."""
+
+    def __init__(self, url: str, token: str, kit: Kit | None) -> None:
+        self.url, self.token, self.kit = url, token, kit
+        self.session = requests.Session()
+        self.session.trust_env = False
+        self.session.headers.update({"token": token, "User-Agent": "test"})
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.session.get(f"{self.url}{path}", timeout=20, **options)
+
+    def page(self, **query: Any) -> Page:
+        answer = self.get("/secure-copy/file/list", params=query)
+        return parse_page(answer.status_code, answer.headers.get("content-type"), answer.content)
+
+    def form(self, entry: Any) -> dict[str, Any]:
+        form = json.loads(entry.form)
+        return dict(form) if self.kit is None else dict(json.loads(open_form(form["encrypted"], self.kit)))
+
+    def ids(self) -> dict[bytes, str]:
+        """Return the ids of all files by their paths, as the forms tell them."""
+        return {b64decode(self.form(entry)["path"]): entry.id for entry in self.page(limit=8191).entries}
+
+    def content(self, element: str, **options: Any) -> Pulled:
+        answer = self.get(f"/secure-copy/file/{element}/content", **options)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == CONTENT_TYPE
+        plain = answer.content
+        if self.kit is not None:
+            iv = bytes.fromhex(answer.headers[IV_HEADER])
+            plain = b"".join(open_stream([answer.content], self.kit.key(iv), iv))
+        return Pulled(response=answer, sealed=answer.content, plain=plain)
+
+
+class Served:
+    """A gateway over `folder`, with the short settling time of tests."""
+
+    def __init__(self, tmp_path: Path, **options: Any) -> None:
+        self.folder = tmp_path / "source"
+        self.folder.mkdir(exist_ok=True)
+        self.state_url = f"sqlite:///{tmp_path / 'state' / 'gateway.db'}"
+        options = {"settle_s": SETTLE_S, **options}
+        self.server = GatewayServer(self.folder, self.state_url, KEY, **options)
+
+    def __enter__(self) -> Self:
+        self.server.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.server.__exit__(kind, error, trace)
+
+    def client(self, spec: dict[str, Any] | None = None) -> Client:
+        token, kit = self.server.create_token(SEALED if spec is None else spec)
+        data = spec["data"] if spec is not None and spec["data"].get("secureCopyEncryptionKey") else None
+        data = kit["data"] if kit is not None else data
+        opener = None
+        if data is not None:
+            opener = Kit(
+                data["secureCopyEncryptionKey"],
+                digest=data["secureCopyDigestMethod"],
+                rounds=data["secureCopyDigestRounds"],
+            )
+        return Client(self.server.url, token, opener)

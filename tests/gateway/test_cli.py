@@ -1,0 +1,169 @@
+"""`kropotcli gateway` as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from base64 import b64encode
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+
+from kropot.cli.main import cli
+from kropot.securecopy.sealing import Kit
+from tests.gateway.serve import DOCUMENTED, PLAIN, SEALED, Client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import RunCli
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(SEALED))
+    return path
+
+
+@contextmanager
+def serving(kropotcli: Path, folder: Path, *args: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run `gateway serve` on a free port; yield its address and its process, which is ended at the end."""
+    process = subprocess.Popen(
+        [str(kropotcli), "gateway", "serve", "--json", "--port", "0", *args],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["url"], process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=20)
+
+
+def test_folder_is_served_from_the_first_command_to_the_last(
+    run_cli: RunCli, kropotcli: Path, tmp_path: Path, spec: Path
+) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "name.txt").write_text("content")
+    made = run_cli("gateway", "token", "create", str(spec), "--json", "--kit", "kit.json")
+    assert made.returncode == 0, made.stderr
+    answer = json.loads(made.stdout)
+    assert answer["kit"] == str(tmp_path / "kit.json")
+    kit = json.loads((tmp_path / "kit.json").read_text())
+    assert kit["id"] == answer["id"]
+    for path in ("kit.json", "gateway.db", "gateway.db.key"):
+        assert (tmp_path / path).stat().st_mode & 0o777 == 0o600
+    assert kit["data"]["secureCopyEncryptionKey"] not in made.stdout + made.stderr
+    data = kit["data"]
+    opener = Kit(
+        data["secureCopyEncryptionKey"], digest=data["secureCopyDigestMethod"], rounds=data["secureCopyDigestRounds"]
+    )
+    with serving(kropotcli, tmp_path, "--source", "files", "--scan-every", "0.2") as (url, process):
+        client = Client(url, answer["id"], opener)
+        deadline = time.monotonic() + 20
+        ids: dict[bytes, str] = {}
+        while not ids and time.monotonic() < deadline:
+            if client.get("/secure-copy/file/list").status_code == 200:
+                ids = client.ids()
+            time.sleep(0.1)
+        assert client.content(ids[b"name.txt"]).plain == b"content"
+        listed = run_cli("gateway", "token", "list", "--json")
+        [row] = json.loads(listed.stdout)
+        assert (row["number"], row["status"], row["encrypted"]) == (1, "active", True)
+        assert answer["id"] not in listed.stdout
+        assert run_cli("gateway", "token", "revoke", "1").returncode == 0
+        time.sleep(1.1)
+        assert client.get("/secure-copy/file/list").status_code == 403
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=20)
+        assert process.returncode == 0
+    assert answer["id"] not in told
+    assert "name.txt" not in told
+    assert "revoked" in run_cli("gateway", "token", "list").stdout
+    assert not (tmp_path / "gateway.db-wal").exists(), "the database was closed"
+
+
+def test_interrupt_ends_it_with_130(kropotcli: Path, tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    with serving(kropotcli, tmp_path, "--source", "files") as (_, process):
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 130
+
+
+def test_given_key_makes_no_kit_and_plain_token_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = CliRunner().invoke(cli, ["gateway", "token", "create", "-", "--json"], input=json.dumps(DOCUMENTED))
+    assert json.loads(given.stdout) == {"id": DOCUMENTED["id"], "number": 1}
+    plain = CliRunner().invoke(cli, ["gateway", "token", "create", "-"], input=json.dumps(PLAIN))
+    assert plain.exit_code == 0
+    assert "plain" in plain.stderr
+    assert not list(tmp_path.glob("kit*"))
+
+
+def test_mistakes_are_one_sentence_and_an_exit_code(
+    tmp_path: Path, spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "bad.json").write_text('{"roles": [], "expires": "never"}')
+    (tmp_path / "no.json").write_text("{")
+    (tmp_path / "kit.json").write_text("mine")
+    taken = socket.create_server(("127.0.0.1", 0))
+    cases = {
+        ("token", "list"): (10, "no gateway database at"),
+        ("token", "create", "nothing.json"): (2, "cannot be read"),
+        ("token", "create", "no.json"): (2, "no JSON"),
+        ("token", "create", "bad.json"): (2, "roles"),
+        ("token", "create", str(spec), "--kit", "kit.json"): (2, "already"),
+        ("serve", "--source", "nothing"): (2, "cannot be served"),
+        ("serve", "--source", "files", "--state", "sqlite:///files/g.db"): (2, "lies in the folder"),
+        ("serve", "--source", "files", "--master-key-file", "files/key"): (2, "lies in the folder"),
+        ("serve", "--source", "files", "--port", str(taken.getsockname()[1])): (1, "cannot listen"),
+        ("token", "revoke", "99"): (2, "no such token"),
+    }
+    for args, (code, sentence) in cases.items():
+        done = CliRunner().invoke(cli, ["gateway", *args])
+        assert (done.exit_code, sentence in done.stderr) == (code, True), (args, done.output)
+        assert done.stderr.count("\n") == 1, done.stderr
+    taken.close()
+    assert (tmp_path / "kit.json").read_text() == "mine"
+    assert not list((tmp_path / "files").iterdir())
+
+
+def test_lost_or_wrong_master_key_is_told(tmp_path: Path, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ask = ["gateway", "token", "list"]
+    assert CliRunner().invoke(cli, ["gateway", "token", "create", str(spec)]).exit_code == 0
+    key = tmp_path / "gateway.db.key"
+    key.rename(tmp_path / "aside")
+    lost = CliRunner().invoke(cli, ask)
+    assert (lost.exit_code, "is missing" in lost.stderr, key.exists()) == (13, True, False)
+    other = {"KROPOT_GATEWAY_MASTER_KEY": b64encode(os.urandom(32)).decode()}
+    wrong = CliRunner().invoke(cli, ask, env=other)
+    assert (wrong.exit_code, "does not belong" in wrong.stderr) == (13, True)
+    right = {"KROPOT_GATEWAY_MASTER_KEY": (tmp_path / "aside").read_text()}
+    assert CliRunner().invoke(cli, ask, env=right).exit_code == 0
+
+
+def test_another_folder_is_not_taken_for_the_same(kropotcli: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with serving(kropotcli, tmp_path, "--source", "one"):
+        pass
+    done = run_cli("gateway", "serve", "--source", "two", "--port", "0")
+    assert (done.returncode, "--moved" in done.stderr) == (2, True)
+    with serving(kropotcli, tmp_path, "--source", "two", "--moved") as (url, _):
+        assert url

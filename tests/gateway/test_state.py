@@ -1,0 +1,152 @@
+"""The gateway's database is the same on every kind of server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kropot.errors import NoLedgerError
+from kropot.gateway.state import NewFile, State, StateError, TokenExistsError, open_state
+from tests.ledger.databases import SQL_KINDS, fresh_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NOW = 1_800_000_000
+
+
+@pytest.fixture(params=SQL_KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with fresh_url(request.param, tmp_path) as fresh:
+        yield fresh
+
+
+@pytest.fixture
+def state(url: str) -> Iterator[State]:
+    opened = open_state(url, create=True)
+    yield opened
+    opened.close()
+
+
+def version(number: int, *, row: int | None = None, old: int | None = None, nonce: int = 0) -> NewFile:
+    return NewFile(
+        id=row,
+        key=number.to_bytes(32, "big"),
+        path=b"\xff\0/%d" % number,
+        identity=b"\0" * 48,
+        mode=0o644,
+        nonce=bytes([nonce]) * 16,
+        sha256=None,
+        old_date=old,
+    )
+
+
+def test_missing_database_is_not_made_by_looking(url: str) -> None:
+    with pytest.raises(NoLedgerError):
+        open_state(url, create=False)
+    open_state(url, create=True).close()
+    open_state(url, create=False).close()
+
+
+def test_catalogue_is_dated_paged_counted_and_forgotten(state: State) -> None:
+    assert state.page(None, 256) == ([], 0, 0)
+    state.add_undated([version(number) for number in range(600)])
+    state.date_undated(NOW)
+    rows, remaining, closed = state.page(None, 300)
+    assert (len(rows), remaining, closed) == (512, 600, NOW)
+    assert Counter(row.date for row in rows) == {NOW - 2: 256, NOW - 1: 256}
+    first = rows[0]
+    assert first.path == b"\xff\0/0"
+    assert state.known([bytes(32), b"x" * 32]) == {bytes(32): first}
+    date = state.announce([version(0, row=first.id, old=first.date, nonce=1), version(1000)], NOW)
+    assert date == NOW + 1
+    assert {row.path for row in state.page(NOW, 256)[0]} == {b"\xff\0/0", b"\xff\0/1000"}
+    assert state.page(None, 1)[1] == 601
+    for since, count in {NOW - 2: 601, NOW - 1: 346, NOW: 90, NOW + 1: 2, NOW + 2: 0}.items():
+        assert state.page(since, 1)[1] == count
+    ids = [row.id for row in state.page(None, 8191)[0]][:500]
+    state.forget(ids)
+    rows, remaining, _ = state.page(None, 8191)
+    assert len(rows) == remaining == 101
+    assert state.count_until(state.last_id()) == 101
+    assert [row[0] for row in state.paths_after(0, 50)] == sorted(row.id for row in rows)[:50]
+
+
+def test_ids_lead_to_files_of_their_token(state: State) -> None:
+    state.add_undated([version(number) for number in range(3)])
+    state.date_undated(NOW)
+    rows = state.page(None, 3)[0]
+    state.give_ids(1, [(bytes([row.id]) * 16, row.id) for row in rows])
+    state.give_ids(1, [(bytes([row.id]) * 16, row.id) for row in rows])
+    assert state.find(1, bytes([rows[0].id]) * 16) == rows[0]
+    assert state.find(2, bytes([rows[0].id]) * 16) is None
+    state.give_ids(1, [(bytes([rows[0].id]) * 16, rows[1].id)])
+    assert state.find(1, bytes([rows[0].id]) * 16) == rows[1]
+    state.forget([rows[1].id])
+    assert state.find(1, bytes([rows[1].id]) * 16) is None
+
+
+def test_only_one_renewal_of_a_nonce_wins(state: State) -> None:
+    state.add_undated([version(1)])
+    state.date_undated(NOW)
+    [row] = state.page(None, 1)[0]
+    assert state.renew(row, identity=b"\1" * 48, mode=0o600, nonce=b"\1" * 16)
+    assert not state.renew(row, identity=b"\2" * 48, mode=0o600, nonce=b"\2" * 16)
+    fresh = state.file(row.id)
+    assert fresh is not None
+    assert (fresh.nonce, fresh.is_due, fresh.date) == (b"\1" * 16, True, row.date)
+
+
+def test_racing_announcements_never_share_a_second(state: State) -> None:
+    state.date_undated(NOW)
+
+    def announce(start: int) -> None:
+        state.announce([version(start + number) for number in range(100)], NOW)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(announce, range(0, 1200, 100)))
+    dates = Counter(row.date for row in state.page(None, 8191)[0])
+    assert sorted(dates.values()) == [100] * 12
+    assert state.page(None, 1)[1:] == (1200, max(date or 0 for date in dates))
+
+
+def test_racing_lists_give_the_same_ids(state: State) -> None:
+    state.add_undated([version(number) for number in range(50)])
+    state.date_undated(NOW)
+    marks = [(row.id.to_bytes(16, "big"), row.id) for row in state.page(None, 50)[0]]
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda _: state.give_ids(1, marks), range(12)))
+    assert all(state.find(1, mark) is not None for mark, _ in marks)
+
+
+def test_tokens_are_kept_once_and_revoked_for_good(state: State) -> None:
+    number = state.add_token(b"l" * 32, b"sealed", NOW)
+    with pytest.raises(TokenExistsError):
+        state.add_token(b"l" * 32, b"other", NOW)
+    state.revoke(number, NOW + 5)
+    state.revoke(number, NOW + 9)
+    row = state.token(b"l" * 32)
+    assert row is not None
+    assert (row.sealed, row.created_s, row.revoked_s) == (b"sealed", NOW, NOW + 5)
+    assert state.tokens() == [row]
+
+
+def test_facts_about_the_folder_are_kept(state: State) -> None:
+    assert (state.key_check(), state.mark(), state.source().root) == (None, None, None)
+    state.keep_key_check(b"check")
+    state.keep_key_check(b"other")
+    state.keep_mark(b"1")
+    state.keep_mark(b"2")
+    state.keep_root(b"/\xff")
+    assert (state.key_check(), state.mark(), state.source().root) == (b"check", b"2", b"/\xff")
+    assert len(state.source().uid) == 16
+
+
+def test_database_that_is_away_is_a_sentence_without_a_password() -> None:
+    with pytest.raises(StateError) as caught:
+        open_state("postgresql://me:sesame@127.0.0.1:1/none?connect_timeout=2", create=True)
+    assert "sesame" not in str(caught.value)

@@ -1,0 +1,294 @@
+"""`kropotcli collect` as it is run, over real HTTP, against the server of 2020."""
+
+from __future__ import annotations
+
+import os
+import signal
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ledger.events import CopyStored, FetchFailed, ListingHeldBack, RemoteVanished, SourceBegan
+from tests.kropot.replicas import Folder, wait_until
+from tests.oldserver import OldServer, Quirks, Status, first_visits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FILES = {f"file number {i}.txt": Random(i).randbytes(i * 37) for i in range(60)}
+
+
+@pytest.fixture
+def server() -> Iterator[OldServer]:
+    with OldServer(FILES) as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path, server: OldServer) -> Folder:
+    return Folder(tmp_path, server)
+
+
+def test_everything_is_collected_and_then_only_what_changed(folder: Folder, server: OldServer) -> None:
+    first = folder.collect()
+    assert (first.code, first.summary["copied"], first.summary["zero_knowledge"]) == (0, 60, True)
+    assert folder.contents() == folder.expected()
+    again = folder.collect()
+    assert (again.code, again.summary["copied"], again.summary["new"]) == (0, 0, 0)
+
+    server.add("later.txt", b"bread")
+    server.replace("file number 3.txt", b"roses")
+    gone = server.id_of("file number 5.txt")
+    server.delete("file number 5.txt")
+    changed = folder.collect("--full")
+    assert changed.code == 0
+    counts = {name: changed.summary[name] for name in ("new", "changed", "vanished", "copied")}
+    assert counts == {"new": 1, "changed": 1, "vanished": 1, "copied": 2}
+    elements = folder.elements()
+    assert elements[gone].state == "vanished"
+    assert elements[gone].copy is not None
+    assert {id_: data for id_, data in folder.contents().items() if id_ != gone} == folder.expected()
+    assert folder.temporary() == []
+
+    status = folder.run("status", "--check")
+    assert status.code == 0, status.out + status.err
+
+
+def test_no_name_and_no_token_reaches_storage_ledger_or_output(folder: Folder, server: OldServer) -> None:
+    server.lose_on_disk("file number 7.txt")
+    ran = folder.collect("--log-format", "json", "--log-level", "debug")
+    assert ran.code == 3
+    secrets = [server.token.encode(), b"file number", server.kit.passphrase.encode()]
+    places = [path for path in folder.path.rglob("*") if path.is_file() and path.name != "token"]
+    texts = [path.read_bytes() + str(path).encode() for path in places] + [ran.out.encode(), ran.err.encode()]
+    assert len(places) > 60
+    assert not [secret for secret in secrets for text in texts if secret in text]
+    modes = {oct(path.stat().st_mode & 0o777) for path in folder.path.rglob("*") if "storage" in path.parts}
+    assert modes <= {"0o600", "0o700"}
+
+
+def test_what_cannot_be_had_is_named_with_its_reason_and_had_once_it_can(folder: Folder, server: OldServer) -> None:
+    server.lose_on_disk("file number 7.txt")
+    server.fail_reading("file number 40.txt", 64)
+    server.poison("file number 20.txt")
+    ran = folder.collect()
+    assert ran.code == 3
+    assert ran.summary["copied"] == 57
+    assert set(ran.summary["reasons"]) == {"http_500", "error_page"}
+    assert ran.summary["unlistable"] == 1
+    failing = {id_: element.failure.reason for id_, element in folder.elements().items() if element.failure is not None}
+    assert failing == {
+        server.id_of("file number 7.txt"): "http_500",
+        server.id_of("file number 40.txt"): "error_page",
+    }
+    server.replace("file number 7.txt", b"found again")
+    server.fail_reading("file number 40.txt", None)
+    server.cure("file number 20.txt")
+    assert folder.collect("--full").code == 0
+    assert folder.contents() == folder.expected()
+
+
+def test_a_fault_that_passes_is_overcome_within_one_run(folder: Folder, server: OldServer) -> None:
+    server.plan = first_visits(1, Status(500))
+    ran = folder.collect()
+    assert ran.code == 0
+    assert folder.contents() == folder.expected()
+    assert {record.fact.element.failure.reason for record in folder.facts(FetchFailed)} == {"http_500"}
+
+
+def test_an_element_that_the_server_denies_is_gone(folder: Folder, server: OldServer) -> None:
+    gone = server.id_of("file number 9.txt")
+    # The first question is the listing; then the file goes, before its content is asked for.
+    server.before(2, lambda: server.delete("file number 9.txt"))
+    ran = folder.collect()
+    assert ran.code == 0
+    assert folder.elements()[gone].state == "vanished"
+    assert [record.key.id for record in folder.facts(RemoteVanished) if record.key is not None] == [gone]
+
+
+def test_a_refused_token_ends_the_run_with_12_and_fails_no_element(folder: Folder, server: OldServer) -> None:
+    folder.collect()
+    server.add("later.txt", b"bread")
+    server.expire_token()
+    ran = folder.collect()
+    assert ran.code == 12
+    assert "does not accept the token" in ran.err
+    server.change_token(expires=None)
+    server.before(len(server.asked()) + 3, server.expire_token)
+    for number in range(80):
+        server.add(f"more {number}.txt", b"roses")
+    assert folder.collect().code == 12
+    assert folder.facts(FetchFailed) == []
+    server.change_token(expires=None)
+    assert folder.collect().code == 0
+    assert folder.contents() == folder.expected()
+
+
+def test_a_server_that_is_not_there_is_an_error_and_fails_no_element(folder: Folder, server: OldServer) -> None:
+    port = server.port
+    server.stop()
+    ran = folder.collect()
+    assert ran.code == 1
+    assert "unreachable" in ran.err
+    server.start(port)
+    assert folder.collect().code == 0
+
+
+def test_a_run_that_was_killed_is_taken_up_where_it_was(folder: Folder, server: OldServer) -> None:
+    server.plan = first_visits(1, Status(500), "list")
+    for number in range(300):
+        server.add(f"more {number}.txt", Random(number).randbytes(20_000))
+    for stored in (5, 150):
+        with folder.collecting() as process:
+            wait_until("copies", lambda stored=stored: stored_objects(folder) > stored)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+    ran = folder.collect()
+    assert ran.code == 0
+    assert folder.contents() == folder.expected()
+    assert folder.temporary() == []
+    revisions = [(record.stream, record.fact.element.revision) for record in folder.facts(CopyStored)]
+    assert len(revisions) == len(set(revisions)) == 360
+
+
+def stored_objects(folder: Folder) -> int:
+    return sum(1 for path in (folder.path / "storage" / "objects").rglob("*") if path.is_file())
+
+
+def test_a_second_process_of_the_same_name_is_refused_while_the_first_lives(folder: Folder) -> None:
+    with folder.collecting() as process:
+        wait_until("copies", lambda: stored_objects(folder) >= 59)
+        second = folder.collect()
+        assert second.code == 11
+        assert "running already" in second.err
+        elsewhere = folder.collect("--storage-path", str(folder.path / "elsewhere"))
+        assert elsewhere.code == 11
+        assert folder.collect("--instance-name", "other").code == 0
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
+        assert folder.collect().code == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_continuous_run_cleanly(
+    folder: Folder, server: OldServer, number: signal.Signals, code: int
+) -> None:
+    with folder.collecting("--refresh-time", "1") as process:
+        wait_until("copies", lambda: stored_objects(folder) >= 59)
+        server.add("later.txt", b"bread")
+        wait_until("the later copy", lambda: stored_objects(folder) >= 60)
+        process.send_signal(number)
+        assert process.wait(20) == code
+    assert folder.temporary() == []
+    with folder.ledger() as ledger:
+        assert ledger.store.instances() == []
+
+
+def test_fetching_rests_while_the_storage_is_low_and_says_so(folder: Folder) -> None:
+    ran = folder.collect("--min-free", "1000TiB")
+    assert ran.code == 3
+    assert "--min-free" in ran.err
+    assert ran.summary["new"] == 60
+    assert ran.summary["copied"] == 0
+    assert folder.facts(FetchFailed) == []
+    assert folder.collect().code == 0
+    assert folder.contents() == folder.expected()
+
+
+def test_a_new_token_begins_a_new_source_and_nothing_is_taken_for_gone(folder: Folder, server: OldServer) -> None:
+    folder.collect()
+    server.use_new_token("11111111-0000-4000-8000-0f0d5a6b7c81")
+    folder.use_token(server.token)
+    ran = folder.collect("--full")
+    assert ran.code == 0
+    assert "this token is new" in ran.err
+    assert len(folder.facts(SourceBegan)) == 2
+    assert folder.facts(RemoteVanished) == []
+    assert {element.state for element in folder.elements().values()} == {"current"}
+
+
+def test_a_server_that_moved_is_asked_about_and_nothing_is_fetched_again(folder: Folder, server: OldServer) -> None:
+    folder.collect()
+    server.stop()
+    server.start()
+    ran = folder.collect()
+    assert ran.code == 2
+    assert "source alias" in ran.err
+    with folder.ledger() as ledger:
+        (source_id,) = ledger.sources()
+    assert folder.run("source", "alias", source_id.hex(), "--server-url", server.url).code == 0
+    moved = folder.collect("--full")
+    assert (moved.code, moved.summary["copied"]) == (0, 0)
+    server.stop()
+    server.start()
+    another = folder.collect("--new-source")
+    assert (another.code, another.summary["copied"]) == (0, 60)
+
+
+def test_a_mass_vanishing_is_held_back_until_a_person_accepts_it(folder: Folder, server: OldServer) -> None:
+    folder.collect()
+    for name in list(FILES)[:30]:
+        server.delete(name)
+    held = folder.collect("--full")
+    assert held.code == 3
+    assert held.summary["held"] is True
+    assert "source accept" in held.err
+    assert folder.facts(RemoteVanished) == []
+    assert len(folder.facts(ListingHeldBack)) == 1
+    assert folder.run("status", "--check").code == 3
+    assert folder.run("source", "accept").code == 0
+    accepted = folder.collect()
+    assert accepted.code == 0
+    assert accepted.summary["vanished"] == 30
+
+
+def test_an_empty_list_is_not_believed(folder: Folder, server: OldServer) -> None:
+    folder.collect()
+    for name in server.names():
+        server.delete(name)
+    held = folder.collect("--full", "--missing-percent", "100")
+    assert held.code == 3
+    assert folder.facts(RemoteVanished) == []
+
+
+def test_files_that_all_change_within_a_day_raise_an_alarm_and_keep_their_old_versions(
+    folder: Folder, server: OldServer
+) -> None:
+    folder.collect()
+    before = {id_: element.copy for id_, element in folder.elements().items()}
+    for name in server.names():
+        server.replace(name, b"encrypted by somebody else")
+    ran = folder.collect()
+    assert ran.code == 0
+    assert "changed within 24 hours" in ran.err
+    assert folder.run("status", "--check").code == 3
+    for copy in before.values():
+        assert copy is not None
+        assert folder.object(copy.sha256)
+
+
+def test_a_change_of_the_servers_zone_is_one_event_and_nothing_is_fetched_again(
+    folder: Folder, server: OldServer
+) -> None:
+    folder.collect()
+    server.set_zone("Asia/Kolkata")
+    ran = folder.collect("--full")
+    assert ran.code == 0
+    assert ran.summary["copied"] == 0
+    assert "zone changed" in ran.err
+    server.add("later.txt", b"bread")
+    later = folder.collect()
+    assert (later.code, later.summary["new"], later.summary["changed"]) == (0, 1, 0)
+
+
+def test_a_plain_token_collects_and_says_that_nothing_is_hidden(tmp_path: Path) -> None:
+    quirks = Quirks(plain_content_fails=False)
+    with OldServer({"a.txt": b"bread", "b.txt": b""}, encrypted=False, quirks=quirks) as server:
+        folder = Folder(tmp_path, server)
+        ran = folder.collect()
+        assert ran.code == 0
+        assert "not zero-knowledge" in ran.err
+        assert ran.summary["zero_knowledge"] is False
+        assert folder.contents() == {"a.txt": b"bread", "b.txt": b""}

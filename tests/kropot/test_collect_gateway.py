@@ -1,0 +1,115 @@
+"""`kropotcli collect` against our own gateway, over real HTTP, which promises more than the old server."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kropot.securecopy.sealing import open_stream
+from ledger.events import RemoteChanged
+from tests.gateway.serve import SETTLE_S, Served
+from tests.kropot.replicas import Folder, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.gateway.serve import Client
+
+FILES = {f"folder {i % 3}/plain name {i}.txt": os.urandom(i * 61) for i in range(30)}
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    gateway = Served(tmp_path)
+    for name, content in FILES.items():
+        path = gateway.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    with gateway:
+        yield gateway
+
+
+@pytest.fixture
+def client(served: Served) -> Client:
+    made = served.client()
+    wait_until("the first scan", lambda: len(made.ids()) == len(FILES))
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path, client: Client) -> Folder:
+    (tmp_path / "replica").mkdir()
+    server: Any = SimpleNamespace(url=client.url, token=client.token, kit=client.kit)
+    return Folder(tmp_path / "replica", server)
+
+
+def test_a_folder_is_collected_sealed_and_followed_as_it_changes(
+    folder: Folder, served: Served, client: Client
+) -> None:
+    first = folder.collect()
+    assert (first.code, first.summary["copied"], first.summary["zero_knowledge"]) == (0, len(FILES), True)
+    ids = {path.decode(): id_ for path, id_ in client.ids().items()}
+    assert {name: folder.contents()[id_] for name, id_ in ids.items()} == FILES
+    for element in folder.elements().values():
+        assert element.copy is not None
+        assert element.size == element.copy.size
+        assert element.etag is not None
+
+    name = "folder 1/plain name 4.txt"
+    (served.folder / name).write_bytes(b"bread and roses")
+    (served.folder / "folder 2/plain name 5.txt").unlink()
+    time.sleep(2 * SETTLE_S)
+    served.server.rescan()
+    wait_until("the change", lambda: len(client.ids()) == len(FILES) - 1 and changed(client, folder, ids[name]))
+    second = folder.collect("--full")
+    assert second.code == 0
+    counts = {key: second.summary[key] for key in ("new", "changed", "vanished", "copied")}
+    assert counts == {"new": 0, "changed": 1, "vanished": 1, "copied": 1}
+    assert folder.contents()[ids[name]] == b"bread and roses"
+    assert folder.collect().summary["seen"] <= len(FILES)
+
+
+def changed(client: Client, folder: Folder, id_: str) -> bool:
+    now = {entry.id: entry.date for entry in client.page(limit=8191).entries}
+    return now[id_] != folder.elements()[id_].date
+
+
+def test_no_name_reaches_the_replica(folder: Folder) -> None:
+    folder.collect()
+    places = [path for path in folder.path.rglob("*") if path.is_file()]
+    assert len(places) > len(FILES)
+    assert not [path for path in places if b"plain name" in path.read_bytes() or "plain name" in str(path)]
+
+
+def test_closed_seconds_are_listed_once_and_new_files_still_found(
+    folder: Folder, served: Served, client: Client
+) -> None:
+    with folder.collecting("--refresh-time", "1") as process:
+        wait_until("the first copies", lambda: len(stored(folder)) >= len(FILES) - 1)
+        before = {record.stream for record in folder.facts(RemoteChanged)}
+        for number in range(5):
+            (served.folder / f"later {number}.txt").write_bytes(os.urandom(1000 + number))
+            time.sleep(2 * SETTLE_S)
+            served.server.rescan()
+        wait_until("the later copies", lambda: len(stored(folder)) >= len(FILES) + 4)
+        process.terminate()
+        assert process.wait(20) == 0
+    assert {record.stream for record in folder.facts(RemoteChanged)} == before
+    kit = client.kit
+    assert kit is not None
+    opened = set()
+    for element in folder.elements().values():
+        copy = element.copy
+        assert copy is not None
+        assert copy.iv is not None
+        opened.add(b"".join(open_stream([folder.object(copy.sha256)], kit.key(copy.iv), copy.iv)))
+    assert opened == {path.read_bytes() for path in served.folder.rglob("*") if path.is_file()}
+
+
+def stored(folder: Folder) -> list[Path]:
+    return [path for path in (folder.path / "storage" / "objects").rglob("*") if path.is_file()]

@@ -1,0 +1,249 @@
+"""The collector's decisions, one happening at a time: no server, no disk, no database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kropot.collect import sources
+from kropot.collect.actions import (
+    Abandon,
+    Action,
+    AskGone,
+    Beat,
+    BeginListing,
+    Fetch,
+    Finish,
+    GiveBack,
+    ListPage,
+    Publish,
+    Record,
+    Say,
+    TakeWork,
+)
+from kropot.collect.asking import Trouble
+from kropot.collect.happenings import (
+    Abandoned,
+    Bad,
+    Fetched,
+    GoneAnswered,
+    Good,
+    Happening,
+    Ousted,
+    PageFailed,
+    PageListed,
+    PageRefused,
+    PublishDone,
+    Recorded,
+    Started,
+    StopRequested,
+    Tick,
+    WorkTaken,
+)
+from kropot.collect.rules import Rules
+from kropot.collect.step import Collector
+from kropot.errors import Exit
+from kropot.objects.store import Published, Staged
+from kropot.securecopy.wire import Page
+from ledger.events import CopyStored, Element, FetchFailed, RemoteVanished, StreamKey
+from ledger.replica import Entry
+
+SOURCE = bytes(range(16))
+NOW = 1_795_414_108_000_000
+RULES = Rules(instance="main", block=2, outstanding=4, min_free=1000)
+NOTHING = Page(entries=(), rejected=(), remaining=0)
+
+
+def an_entry(number: int, position: int = 1) -> Entry:
+    element = Element(
+        date=1,
+        tz="UTC",
+        form=b'{"encrypted":""}',
+        revision=1,
+        present=True,
+        epoch=0,
+        size=None,
+        etag=None,
+        copy=None,
+        damage=None,
+        failure=None,
+    )
+    key = StreamKey(source=SOURCE, kind="file", id=f"e{number}")
+    return Entry(key=key, stream=number, version=1, position=position, element=element)
+
+
+class Told:
+    """A collector that is told one thing after the other."""
+
+    def __init__(self, rules: Rules = RULES) -> None:
+        source = sources.begin(salt=bytes(32), token="t", url="http://one.example").source
+        self.collector = Collector(SOURCE, source, rules)
+        self.actions = self.tell(Started(position=1))
+
+    def tell(self, happened: Happening, now_us: int = NOW) -> list[Action]:
+        self.actions = self.collector.step(now_us, happened)
+        return self.actions
+
+    def kinds(self) -> list[type]:
+        return [type(action) for action in self.actions]
+
+    def take(self, *entries: Entry, free: int | None = None) -> list[Action]:
+        return self.tell(WorkTaken(entries=entries, next_due_us=None, free=free, position=1))
+
+    def facts(self) -> list[object]:
+        return [new.fact for action in self.actions if isinstance(action, Record) for new in action.facts]
+
+
+def test_listing_and_fetching_begin_at_once_and_neither_waits_for_the_other() -> None:
+    assert Told().kinds() == [BeginListing, TakeWork]
+
+
+def test_only_so_much_is_taken_on_as_there_is_room_for() -> None:
+    told = Told()
+    assert [type(a) for a in told.take(an_entry(1), an_entry(2))] == [Fetch, TakeWork]
+    assert [type(a) for a in told.take(an_entry(3), an_entry(4))] == [Fetch]
+    assert told.collector.outstanding == 4
+
+
+def test_a_copy_is_recorded_only_after_it_was_published() -> None:
+    told = Told()
+    entry = an_entry(1)
+    told.take(entry)
+    good = Good(entry=entry, staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
+    told.tell(Fetched(good=(good,)))
+    assert Publish in told.kinds()
+    assert told.facts() == []
+    told.tell(PublishDone(batch=(good,), results=(Published(sha256=bytes(32), size=16),)))
+    (fact,) = told.facts()
+    assert isinstance(fact, CopyStored)
+    assert fact.element.is_current
+
+
+def test_a_copy_that_another_collector_was_faster_to_record_is_not_counted() -> None:
+    told = Told()
+    entry = an_entry(1)
+    told.take(entry)
+    good = Good(entry=entry, staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
+    told.tell(PublishDone(batch=(good,), results=(Published(sha256=bytes(32), size=16),)))
+    record = next(action for action in told.actions if isinstance(action, Record))
+    told.tell(Recorded(about="copies", facts=record.facts, dropped=frozenset({entry.key}), position=5))
+    assert told.collector.tale.copied == 0
+    assert told.collector.outstanding == 0
+
+
+def test_nothing_is_fetched_while_the_disk_is_low_and_that_is_said_once() -> None:
+    told = Told()
+    told.take(free=999)
+    assert [action.event for action in told.actions if isinstance(action, Say)] == ["disk_low"]
+    assert TakeWork not in told.kinds()
+    told.tell(Tick(), NOW + RULES.disk_check_us)
+    assert TakeWork in told.kinds()
+    assert not [action for action in told.take(free=998) if isinstance(action, Say)]
+    told.tell(Tick(), NOW + 3 * RULES.disk_check_us)
+    assert "disk_fine" in [action.event for action in told.take(free=5000) if isinstance(action, Say)]
+
+
+def failed_fetch(status: int | None, *, refused: bool = False) -> Told:
+    told = Told()
+    entry = an_entry(1)
+    told.take(entry)
+    told.tell(Fetched(bad=(Bad(entry=entry, reason=f"http_{status}", status=status, refused=refused),)))
+    return told
+
+
+def test_a_failure_that_may_be_the_servers_is_looked_into_before_it_is_recorded() -> None:
+    for status in (500, 503, 404, None):
+        told = failed_fetch(status)
+        assert [action.check for action in told.actions if isinstance(action, ListPage)] == [True]
+        assert told.facts() == []
+
+
+def test_a_server_that_is_down_fails_no_element_and_gets_a_rest() -> None:
+    told = failed_fetch(None)
+    told.tell(PageFailed(trouble=Trouble(reason="unreachable"), check=True))
+    assert told.facts() == []
+    assert GiveBack in told.kinds()
+    assert TakeWork not in told.kinds()
+    assert told.collector.outstanding == 0
+
+
+def test_a_refused_token_fails_no_element_and_stops_fetching() -> None:
+    told = failed_fetch(403, refused=True)
+    told.tell(PageRefused(check=True))
+    assert told.facts() == []
+    assert told.collector.is_refused
+    assert TakeWork not in told.kinds()
+
+
+def test_one_element_that_is_refused_while_the_token_is_fine_has_failed() -> None:
+    told = failed_fetch(403, refused=True)
+    told.tell(PageListed(page=NOTHING, check=True))
+    (fact,) = told.facts()
+    assert isinstance(fact, FetchFailed)
+    assert not told.collector.is_refused
+
+
+def test_after_a_500_the_server_is_asked_whether_the_element_is_gone() -> None:
+    for gone, kind in ((True, RemoteVanished), (False, FetchFailed), (None, FetchFailed)):
+        told = failed_fetch(500)
+        told.tell(PageListed(page=NOTHING, check=True))
+        (ask,) = [action for action in told.actions if isinstance(action, AskGone)]
+        told.tell(GoneAnswered(bad=ask.bad, gone=gone))
+        assert [type(fact) for fact in told.facts()] == [kind]
+
+
+def test_a_server_that_denies_everything_is_not_believed() -> None:
+    limits = sources.Thresholds(missing_count=3)
+    told = Told(replace(RULES, thresholds=limits))
+    kinds = []
+    for number in range(5):
+        bad = Bad(entry=an_entry(number), reason="http_500", status=500)
+        told.tell(GoneAnswered(bad=bad, gone=True))
+        kinds += [type(fact) for fact in told.facts()]
+    assert kinds == [RemoteVanished] * 3 + [FetchFailed] * 2
+
+
+def test_an_element_that_never_fits_is_given_back_once_and_then_has_failed() -> None:
+    told = Told()
+    entry = an_entry(1)
+    bad = Bad(entry=entry, reason="storage_full", storage=True)
+    told.take(entry)
+    told.tell(Fetched(bad=(bad,)))
+    assert told.facts() == []
+    assert GiveBack in told.kinds()
+    told.tell(Tick(), NOW + RULES.disk_check_us)
+    told.take(entry, free=5000)
+    told.tell(Fetched(bad=(bad,)))
+    assert [type(fact) for fact in told.facts()] == [FetchFailed]
+
+
+def test_a_wish_to_stop_is_granted_when_nothing_is_under_way_any_more() -> None:
+    for how, code in (("term", Exit.DONE), ("int", Exit.INTERRUPTED)):
+        told = Told()
+        told.take(an_entry(1), an_entry(2))
+        told.tell(StopRequested(how=how))  # type: ignore[arg-type]
+        assert told.kinds() == [Abandon]
+        told.tell(Abandoned(entries=(an_entry(1), an_entry(2))))
+        assert [action.code for action in told.actions if isinstance(action, Finish)] == [code]
+        assert told.tell(Tick()) == []
+
+
+def test_a_collector_whose_name_was_taken_over_ends_at_once_and_records_nothing() -> None:
+    told = Told()
+    told.take(an_entry(1))
+    told.tell(Ousted())
+    assert [action.code for action in told.actions if isinstance(action, Finish)] == [Exit.LOCKED]
+    assert told.facts() == []
+
+
+def test_signs_of_life_come_well_before_a_lease_runs_out() -> None:
+    told = Told()
+    assert told.collector.wakes_us <= NOW + RULES.lease_us // 3
+    told.tell(Tick(), NOW + RULES.lease_us // 3)
+    assert Beat in told.kinds()
+
+
+def test_a_full_collector_does_not_wake_up_in_vain() -> None:
+    told = Told()
+    told.take(an_entry(1), an_entry(2))
+    told.take(an_entry(3), an_entry(4))
+    assert told.collector.wakes_us > NOW

@@ -1,0 +1,423 @@
+"""`restore`, `decrypt` and `recipe` on the command line, with what the real server sealed and with our own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kropot.securecopy.sealing import Kit, seal_form, seal_stream
+from kropot.securecopy.wire import canonical_json
+from tests.kropot.replay_world import KIT, OTHER_KIT
+from tests.vectors.load import content_bytes, contents, exchange, forms
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ledger.events import StreamKey
+    from tests.kropot.replay_cli import Run
+    from tests.kropot.replay_world import World
+
+pytest_plugins = ["tests.kropot.replay_cli"]
+
+SHA256_FORM = next(form for form in forms() if form["digest"] == "sha256")
+SHA256_KIT = Kit(SHA256_FORM["passphrase"], digest="sha256", rounds=SHA256_FORM["rounds"])
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> str:
+    """A kit of KIT, as the gateway writes it: the request's JSON with everything under `data`."""
+    path = tmp_path / "kit.json"
+    path.write_text(json.dumps({"roles": ["securecopy.stream"], "data": kit_fields(KIT)}))
+    return str(path)
+
+
+def kit_fields(kit: Kit) -> dict[str, Any]:
+    return {
+        "secureCopyEncryptionKey": kit.passphrase,
+        "secureCopyEncryptionMethod": kit.method,
+        "secureCopyDigestMethod": kit.digest,
+        "secureCopyDigestRounds": kit.rounds,
+        "secureCopyDigestSalt": "pepper",
+    }
+
+
+def files(to: Path) -> dict[str, bytes]:
+    found = {str(path.relative_to(to)): path for path in to.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if name != "kropot-manifest.jsonl"}
+
+
+# --- what the real server sealed -------------------------------------------------------------------------------------
+
+
+def real_replica(world: World) -> dict[str, bytes]:
+    """Fill a replica with everything captured from the real server, under two tokens; return names and contents.
+
+    Contents were captured under the sha512 token. Where a form was captured under that token only the real one is
+    used; the other token's forms are real, and their contents are sealed here.
+    """
+    first, second = world.source(), world.source(OTHER_KIT)
+    real_forms = {(form["digest"], form["file_name"]): form for form in forms()}
+    expected: dict[str, bytes] = {}
+    for vector in contents():
+        plain, sealed = content_bytes(vector["name"])
+        name = vector["file"]
+        form = real_forms.get(("sha512", name))
+        kit = Kit(vector["passphrase"], digest=vector["digest"], rounds=vector["rounds"])
+        text = seal_form(canonical_json({"fileName": name}), kit, os.urandom(16)) if form is None else form["sealed"]
+        made = hashlib.sha512(name.encode()).hexdigest() if form is None else form["id"]
+        world.put_sealed(first, made, canonical_json({"encrypted": text}), sealed, bytes.fromhex(vector["iv"]))
+        expected[name] = plain
+        other = real_forms.get(("sha256", name))
+        if other is not None:
+            iv = os.urandom(16)
+            sealed = b"".join(seal_stream([plain], SHA256_KIT.key(iv), iv))
+            world.put_sealed(second, other["id"], canonical_json({"encrypted": other["sealed"]}), sealed, iv)
+    return expected
+
+
+def test_everything_that_the_real_server_sealed_comes_back(world: World, run: Run, tmp_path: Path) -> None:
+    expected = real_replica(world)
+    kits = []
+    for name in ("create-encrypted", "create-encrypted-sha256"):
+        # The very request that made the token is the kit.
+        (tmp_path / f"{name}.json").write_text(exchange("tokens", name).request_body)
+        kits += ["--key", str(tmp_path / f"{name}.json")]
+    answer = run("restore", *kits, "--to", str(tmp_path / "to"), "--json")
+    assert answer.code == 0, answer.err
+    restored = files(tmp_path / "to")
+    assert {name: restored[name] for name in expected} == expected
+    # The second token knows eight of the files under other ids; they have the same names and are kept apart.
+    twins = {name: content for name, content in restored.items() if name not in expected}
+    assert len(twins) == 8
+    assert set(twins.values()) <= set(expected.values())
+    lines = [json.loads(line) for line in (tmp_path / "to/kropot-manifest.jsonl").read_text().splitlines()]
+    secret = next(line for line in lines if line["name"].endswith("secret.txt"))
+    assert len(secret["form"]["password"]) == 64
+
+
+@pytest.mark.parametrize("number", range(len(contents())))
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_recipes_open_the_real_servers_contents_with_openssl(number: int, step: int, tmp_path: Path) -> None:
+    from kropot.restore.recipe import Stretch, recipes
+
+    vector = contents()[number]
+    plain, sealed = content_bytes(vector["name"])
+    path = tmp_path / "sealed file"
+    path.write_bytes(sealed)
+    steps = list(
+        recipes(
+            iv=bytes.fromhex(vector["iv"]),
+            sealed=str(path),
+            sha256=hashlib.sha256(sealed).digest(),
+            envelope=None,
+            stretch=Stretch(digest=vector["digest"], rounds=vector["rounds"]),
+        )
+    )
+    assert shell(steps[0][1], tmp_path).endswith(b"OK\n")
+    shell(steps[step][1], tmp_path, key=vector["passphrase"])
+    assert (tmp_path / "plain.bin").read_bytes() == plain
+    assert vector["passphrase"] not in "".join(line for _, line in steps)
+
+
+@pytest.mark.parametrize("form", forms(), ids=lambda form: f"{form['digest']}-{form['file_name']}")
+def test_the_recipes_open_the_real_servers_forms_with_openssl(form: dict[str, Any], tmp_path: Path) -> None:
+    from kropot.restore.recipe import Stretch, form_recipe
+
+    line = form_recipe(form["sealed"], Stretch(digest=form["digest"], rounds=form["rounds"]))
+    opened = json.loads(shell(line, tmp_path, key=form["passphrase"]))
+    assert opened["fileName"] == form["file_name"]
+
+
+def shell(line: str, folder: Path, *, key: str = "") -> bytes:
+    assert shutil.which("openssl"), "these tests need the real openssl"
+    ran = subprocess.run(["sh", "-c", line], cwd=folder, env=os.environ | {"KEY": key}, capture_output=True, check=True)
+    return ran.stdout
+
+
+# --- restore ---------------------------------------------------------------------------------------------------------
+
+
+def test_yesterdays_file_comes_back(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    source = world.source()
+    key = world.put_path(source, b"docs/thesis.txt", b"all of it")
+    world.put_path(source, b"docs/other.txt", b"other")
+    yesterday = world.tick(3600)
+    world.tick(3600)
+    world.vanish(key)
+    until = f"@{world.ledger.position_at(yesterday)}"
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--until", until, "docs/thesis*")
+    assert answer.code == 0
+    assert "restored 1 file to" in answer.out
+    assert files(tmp_path / "to") == {"docs/thesis.txt": b"all of it"}
+    again = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--until", until, "--json")
+    assert (again.json["restored"], again.json["existed"], again.json["findings"]) == (1, 1, 0)
+    now = run("restore", "--key", kit, "--to", str(tmp_path / "now"), "--json").json
+    assert (now["restored"], now["vanished"]) == (1, 1)
+
+
+def test_the_wrong_key_writes_nothing_and_ends_in_13(world: World, run: Run, tmp_path: Path) -> None:
+    source = world.source()
+    for number in range(10):
+        world.put(source, f"{number}", b"x")
+    (tmp_path / "wrong.json").write_text(json.dumps(kit_fields(OTHER_KIT)))
+    for how in (["--key", str(tmp_path / "wrong.json")], []):
+        for what in (["--to", str(tmp_path / "to")], ["--list-names"], ["--dry-run", "--to", str(tmp_path / "to")]):
+            answer = run("restore", *how, *what)
+            assert answer.code == 13, answer
+            assert answer.out == ""
+            assert len(answer.err.splitlines()) == 1
+    assert not (tmp_path / "to").exists()
+
+
+def test_findings_are_named_and_end_in_3(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    source = world.source()
+    world.put(source, "good", b"1")
+    bad = world.put(source, "bad", b"2")
+    lose(world, bad, tmp_path)
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--json")
+    assert answer.code == 3
+    assert (answer.lines[0]["problem"], answer.lines[0]["name"]) == ("missing", "bad")
+    assert answer.lines[-1]["findings"] == 1
+    assert files(tmp_path / "to") == {"good": b"1"}
+    plain = run("restore", "--key", kit, "--to", str(tmp_path / "to"))
+    assert plain.code == 3
+    assert "bad: " in plain.err
+
+
+def test_a_source_without_its_kit_is_told_and_ends_in_3(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    world.put(world.source(), "one", b"1")
+    closed = world.source(OTHER_KIT)
+    world.put(closed, "two", b"2")
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--json")
+    assert answer.code == 3
+    assert closed.hex()[:8] in answer.err
+    assert answer.json["locked"] == 1
+    chosen = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--source", closed.hex()[:8])
+    assert chosen.code == 13
+
+
+def test_names_are_listed_with_dates_and_sizes_and_nothing_is_written(
+    world: World, run: Run, kit: str, tmp_path: Path
+) -> None:
+    source = world.source()
+    for size in (0, 1, 15, 16, 17, 5000):
+        world.put(source, f"{size}.bin", b"x" * size)
+    world.put_path(source, b"dir/named", b"12345", mtime_ns=1_600_000_000 * 10**9, size=5)
+    before = sorted(tmp_path.rglob("*"))
+    rows = run("restore", "--key", kit, "--list-names", "--json").lines
+    assert {row["name"]: row["size"] for row in rows[:-1]} == {
+        **{f"{size}.bin": size for size in (0, 1, 15, 16, 17, 5000)},
+        "dir/named": 5,
+    }
+    assert next(row["date"] for row in rows if row.get("name") == "dir/named") == "2020-09-13T12:26:40Z"
+    shown = run("restore", "--key", kit, "--list-names", "dir").out
+    assert shown.split() == ["2020-09-13T12:26:40Z", "5", "dir/named"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    source = world.source()
+    world.put(source, "here", b"1")
+    world.put(source, "new", b"2")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to/here").write_bytes(b"mine")
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--dry-run")
+    assert sorted(answer.out.splitlines())[:2] == ["is there  here", "would restore  new"]
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["here"]
+
+
+def test_portable_names_are_escaped_on_request(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    world.put_path(world.source(), b"aux/a:b.", b"1")
+    run("restore", "--key", kit, "--to", str(tmp_path / "plain"))
+    run("restore", "--key", kit, "--to", str(tmp_path / "portable"), "--portable-names")
+    assert set(files(tmp_path / "plain")) == {"aux/a:b."}
+    assert set(files(tmp_path / "portable")) == {"%61ux/a%3Ab%2E"}
+
+
+def test_an_export_is_restored_without_ledger_and_storage(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    source = world.source()
+    world.put_path(source, b"a/b", b"1")
+    gone = world.put_path(source, b"gone", b"2")
+    world.vanish(gone)
+    run("replay", "--export", str(tmp_path / "export"))
+    (tmp_path / "ledger.db").rename(tmp_path / "away.db")
+    (tmp_path / "storage").rename(tmp_path / "away")
+    answer = run("restore", "--from", str(tmp_path / "export"), "--key", kit, "--to", str(tmp_path / "to"), "--json")
+    assert answer.code == 0
+    assert files(tmp_path / "to") == {"a/b": b"1"}
+    assert answer.json["vanished"] == 1
+    assert run("restore", "--from", str(tmp_path), "--key", kit, "--to", str(tmp_path / "x")).code == 2
+    assert run("restore", "--from", str(tmp_path / "export"), "--until", "@1", "--to", "x").code == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "not json", '{"data": {}}', '{"secureCopyEncryptionKey": 5}', '{"secureCopyEncryptionKey": ""}'],
+)
+def test_a_kit_that_is_none_is_a_usage_error(world: World, run: Run, tmp_path: Path, text: str) -> None:
+    world.put(world.source(), "a", b"1")
+    (tmp_path / "bad.json").write_text(text)
+    answer = run("restore", "--key", str(tmp_path / "bad.json"), "--to", str(tmp_path / "to"))
+    assert answer.code == 2
+    assert "bad.json" in answer.err
+
+
+@pytest.mark.parametrize("change", [{"secureCopyDigestRounds": 0}, {"secureCopyDigestRounds": "6000"}])
+@pytest.mark.parametrize("other", [{}, {"secureCopyDigestMethod": "md5"}, {"secureCopyEncryptionMethod": "rot13"}])
+def test_an_impossible_kit_is_a_usage_error_that_hides_the_key(
+    world: World, run: Run, tmp_path: Path, change: dict[str, Any], other: dict[str, Any]
+) -> None:
+    world.put(world.source(), "a", b"1")
+    (tmp_path / "bad.json").write_text(json.dumps(kit_fields(KIT) | change | other))
+    answer = run("restore", "--key", str(tmp_path / "bad.json"), "--to", str(tmp_path / "to"))
+    assert answer.code == 2
+    assert KIT.passphrase not in answer.out + answer.err
+
+
+def test_a_padded_passphrase_fits_as_the_server_trimmed_it(world: World, run: Run, tmp_path: Path) -> None:
+    world.put(world.source(), "a", b"1")
+    (tmp_path / "kit.json").write_text(
+        json.dumps(kit_fields(KIT) | {"secureCopyEncryptionKey": f" \t{KIT.passphrase}\n"})
+    )
+    assert run("restore", "--key", str(tmp_path / "kit.json"), "--to", str(tmp_path / "to")).code == 0
+
+
+@pytest.mark.parametrize("inside", ["storage", "storage/objects/ab", "link/x"])
+def test_nothing_is_given_back_into_the_storage(world: World, run: Run, kit: str, tmp_path: Path, inside: str) -> None:
+    world.put(world.source(), "a", b"1")
+    (tmp_path / "link").symlink_to(tmp_path / "storage")
+    before = sorted(tmp_path.rglob("*"))
+    for how in (("restore", "--key", kit, "--to"), ("replay", "--export")):
+        answer = run(*how, str(tmp_path / inside))
+        assert answer.code == 2
+        assert "storage" in answer.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_a_folder_or_a_ledger_it_says_what_is_missing(run: Run, kit: str, tmp_path: Path) -> None:
+    assert "--to" in run("restore", "--key", kit).err
+    assert run("restore", "--key", kit, "--to", str(tmp_path / "to")).code == 10
+    assert not (tmp_path / "to").exists()
+
+
+def lose(world: World, key: StreamKey, root: Path) -> None:
+    copy = world.elements[key].copy
+    assert copy is not None
+    (root / "storage/objects" / copy.sha256.hex()[:2] / copy.sha256.hex()).unlink()
+
+
+# --- decrypt ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_element_is_decrypted_as_of_any_moment(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    source = world.source()
+    key = world.put(source, "a", b"first")
+    then = world.ledger.head().position
+    world.see(source, "a", date=1_790_000_100)
+    world.store_copy(key, b"second")
+    assert run("decrypt", key.id, "--key", kit, "-o", str(tmp_path / "out")).code == 0
+    assert (tmp_path / "out").read_bytes() == b"second"
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o600
+    assert run("decrypt", key.id, "--key", kit, "-o", str(tmp_path / "old"), "--until", f"@{then}").code == 0
+    assert (tmp_path / "old").read_bytes() == b"first"
+    taken = run("decrypt", key.id, "--key", kit, "-o", str(tmp_path / "out"))
+    assert taken.code == 2
+    assert (tmp_path / "out").read_bytes() == b"second"
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
+
+
+def test_stdout_gets_the_bytes_as_they_are(world: World, kropotcli: Path, kit: str, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 300
+    key = world.put(world.source(), "a", content)
+    ran = subprocess.run(
+        [kropotcli, "--db-string", "sqlite:///ledger.db", "decrypt", key.id, "--key", kit],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    assert ran.stdout == content
+
+
+def test_loose_files_are_known_by_the_ledger_the_export_or_the_iv(
+    world: World, run: Run, kit: str, tmp_path: Path
+) -> None:
+    key = world.put(world.source(), "a", b"content")
+    copy = world.elements[key].copy
+    assert copy is not None
+    assert copy.iv is not None
+    stored = tmp_path / "storage/objects" / copy.sha256.hex()[:2] / copy.sha256.hex()
+    run("replay", "--export", str(tmp_path / "export"))
+    exported = tmp_path / "export" / key.id[:2] / key.id[2:4] / "v1" / key.id
+    assert run("decrypt", str(stored), "--key", kit, "-o", str(tmp_path / "1")).code == 0
+    (tmp_path / "ledger.db").rename(tmp_path / "away.db")
+    assert run("decrypt", str(exported), "--key", kit, "-o", str(tmp_path / "2")).code == 0
+    assert run("decrypt", str(stored), "--key", kit, "-o", str(tmp_path / "3")).code == 2
+    assert run("decrypt", str(stored), "--key", kit, "-o", str(tmp_path / "3"), "--iv", copy.iv.hex()).code == 0
+    assert [(tmp_path / name).read_bytes() for name in "123"] == [b"content"] * 3
+    assert run("decrypt", str(stored), "--key", kit, "-o", str(tmp_path / "4"), "--iv", "00" * 16).code == 13
+    assert run("decrypt", str(stored), "--key", kit, "-o", str(tmp_path / "4"), "--iv", "xyz").code == 2
+    assert not (tmp_path / "4").exists()
+
+
+def test_a_damaged_object_is_told_and_leaves_nothing(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    key = world.put(world.source(), "a", b"content")
+    copy = world.elements[key].copy
+    assert copy is not None
+    stored = tmp_path / "storage/objects" / copy.sha256.hex()[:2] / copy.sha256.hex()
+    stored.chmod(0o600)
+    stored.write_bytes(b"\x00" * 16)
+    answer = run("decrypt", key.id, "--key", kit, "-o", str(tmp_path / "out"))
+    assert answer.code == 4
+    assert "recorded" in answer.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_wrong_key_decrypts_nothing(world: World, run: Run, tmp_path: Path) -> None:
+    key = world.put(world.source(), "a", b"content")
+    (tmp_path / "wrong.json").write_text(json.dumps(kit_fields(OTHER_KIT)))
+    assert run("decrypt", key.id, "--key", str(tmp_path / "wrong.json"), "-o", str(tmp_path / "out")).code == 13
+    assert not (tmp_path / "out").exists()
+
+
+# --- recipe ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_printed_recipe_opens_the_object(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    key = world.put(world.source(), "name.txt", b"content")
+    answer = run("recipe", key.id, "--key", kit)
+    assert answer.code == 0
+    assert KIT.passphrase not in answer.out + answer.err
+    (tmp_path / "recipe.sh").write_text("set -e\n" + answer.out)
+    ran = shell("sh recipe.sh", tmp_path, key=KIT.passphrase)
+    assert (tmp_path / "plain.bin").read_bytes() == b"content"
+    assert json.loads(ran.splitlines()[-1])["fileName"] == "name.txt"
+    steps = run("recipe", key.id, "--key", kit, "--json").json["steps"]
+    assert [step["command"] for step in steps] == [line for line in answer.out.splitlines() if not line.startswith("#")]
+
+
+def test_without_a_kit_the_recipe_says_what_it_assumes(world: World, run: Run) -> None:
+    key = world.put(world.source(), "name.txt", b"content")
+    answer = run("recipe", key.id)
+    assert "iter:6000" in answer.out
+    assert "6000 rounds" in answer.err
+
+
+def test_a_plain_copy_needs_no_recipe_but_a_check(world: World, run: Run, tmp_path: Path) -> None:
+    key = world.put(world.source(None), "name.txt", b"content")
+    lines = run("recipe", key.id, "--json").json["steps"]
+    for step in lines:
+        shell(step["command"], tmp_path)
+    assert (tmp_path / "plain.bin").read_bytes() == b"content"
+
+
+def test_what_was_never_stored_has_no_recipe(world: World, run: Run) -> None:
+    key = world.see(world.source(), "a")
+    answer = run("recipe", key.id)
+    assert answer.code == 3
+    assert "kropotcli history" in answer.err

@@ -1,0 +1,211 @@
+"""A restore or export that is stopped anywhere leaves only whole files under their names, and a second run goes on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tracemalloc
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import pytest
+
+from kropot.objects.memory import MemoryObjects
+from kropot.replay.fold import walk
+from kropot.replay.snapshots import pointers_at
+from kropot.restore.draft import TreeError
+from kropot.restore.opener import BUFFER, copy_content
+from kropot.restore.tree import WORK
+from kropot.securecopy.sealing import Sealer
+from ledger.sql.opening import open_store
+from tests.kropot.replay_world import KIT, World
+from tests.kropot.test_restore_job import back, files, held_in, send_out
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from kropot.replay.held import Held
+
+KILLED = 77
+CALLS = ("open", "write", "fsync", "link", "unlink", "mkdir", "utime", "fchmod", "ftruncate", "replace")
+
+
+class Trap:
+    """Counts the calls that change the disk, and springs at one of them, once."""
+
+    def __init__(self, patched: pytest.MonkeyPatch, at: int, spring: Callable[[], None]) -> None:
+        self.calls = 0
+        self._at = at
+        self._spring = spring
+        for name in CALLS:
+            patched.setattr(os, name, self._guard(getattr(os, name)))
+
+    def _guard(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **named: Any) -> Any:
+            self.calls += 1
+            if self.calls == self._at:
+                self._spring()
+            return real(*args, **named)
+
+        return call
+
+
+def killed_at(call: int, work: Callable[[], None]) -> bool:
+    """Do the work in a process of its own that ends, without a word, at its n-th call; return whether it came there."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            with pytest.MonkeyPatch.context() as patched:
+                Trap(patched, call, lambda: os._exit(KILLED))
+                work()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in {0, KILLED}
+    return code == KILLED
+
+
+def small_world() -> tuple[World, dict[str, bytes]]:
+    world = World()
+    source = world.source()
+    contents = {f"folder {number % 2}/file {number}.txt": b"%d" % number * 40 for number in range(2)}
+    for name, content in contents.items():
+        world.put_path(source, name.encode(), content, mtime_ns=10**18, mode=0o640)
+    return world, contents
+
+
+def run_out(world: World, to: Path, *, exporting: bool) -> None:
+    if exporting:
+        send_out(world, to)
+    else:
+        back(world, to)
+
+
+def whole(to: Path) -> dict[str, bytes]:
+    """Return what has a name in the folder, its workroom and journals aside."""
+    found = files(to) if to.exists() else {}
+    for name in [*found]:
+        if name.startswith(WORK.decode()) or name in {".kropot-export.jsonl", "manifest.jsonl"}:
+            del found[name]
+    return found
+
+
+@pytest.mark.parametrize("exporting", [False, True])
+def test_a_kill_at_any_moment_leaves_whole_files_and_a_second_run_goes_on(tmp_path: Path, *, exporting: bool) -> None:
+    world, _ = small_world()
+    run_out(world, tmp_path / "undisturbed", exporting=exporting)
+    expected = whole(tmp_path / "undisturbed")
+    assert len(expected) == 2
+    call = 1
+    while killed_at(call, partial(run_out, world, tmp_path / f"{call}", exporting=exporting)):
+        to = tmp_path / f"{call}"
+        assert whole(to).items() <= expected.items()
+        run_out(world, to, exporting=exporting)
+        assert whole(to) == expected
+        assert not (to / WORK.decode()).exists()
+        call += 1
+    assert call > 30
+
+
+@pytest.mark.parametrize("call", range(1, 50, 6))
+def test_a_full_disk_loses_nothing_and_a_second_run_goes_on(tmp_path: Path, call: int) -> None:
+    world, contents = small_world()
+
+    def fill_up() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patched:
+        trap = Trap(patched, call, fill_up)
+        with suppress(OSError, TreeError):
+            back(world, tmp_path / "to")
+    assert trap.calls >= call
+    assert whole(tmp_path / "to").items() <= contents.items()
+    _, findings = back(world, tmp_path / "to")
+    assert findings == []
+    assert whole(tmp_path / "to") == contents
+
+
+def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
+    world, _ = small_world()
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(TreeError, match=r"No space left on device; make room and run the same command again"):
+            back(world, tmp_path / "to")
+    assert whole(tmp_path / "to") == {}
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+class Endless:
+    """A sealed content of zeros, made while it is read."""
+
+    def __init__(self, sealer: Sealer, size: int) -> None:
+        self._sealed = self._seal(sealer, size)
+        self._held = b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        self._held = self._held or next(self._sealed, b"")
+        count = min(len(buffer), len(self._held))
+        buffer[:count], self._held = self._held[:count], self._held[count:]
+        return count
+
+    @staticmethod
+    def _seal(sealer: Sealer, size: int) -> Iterator[bytes]:
+        out = bytearray(Sealer.room(BUFFER))
+        for _ in range(size // BUFFER):
+            yield bytes(memoryview(out)[: sealer.update_into(bytes(BUFFER), out)])
+        yield sealer.finish()
+
+
+def test_a_content_of_any_size_takes_a_few_buffers() -> None:
+    world = World()
+    key = world.put(world.source(), "a", b"")
+    with held_in(world) as helds:
+        held: Held = next(helds)
+    assert held.key == key
+    assert held.iv is not None
+    size, written = 40 << 20, 0
+
+    def write(data: memoryview) -> None:
+        nonlocal written
+        written += len(data)
+
+    source: BinaryIO = Endless(Sealer(KIT.key(held.iv), held.iv), size)  # type: ignore[assignment]  # all that is read of it
+    tracemalloc.start()
+    try:
+        with pytest.raises(Exception, match="not those that were recorded"):
+            copy_content(source, write, held=held, kit=KIT)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size - 16 <= written <= size
+    assert peak < 8 * BUFFER
+
+
+def test_a_walk_takes_no_more_memory_for_more_elements(tmp_path: Path) -> None:
+    def peak(elements: int) -> int:
+        store = open_store(f"sqlite:///{tmp_path / str(elements)}.db", create=True)
+        world = World(store, objects=MemoryObjects())
+        source = world.source(None)
+        world.see_many(source, elements)
+        position = world.ledger.head().position
+        tracemalloc.start()
+        try:
+            with pointers_at(world.ledger, position) as pointers:
+                assert sum(1 for _ in walk(world.ledger, pointers, position)) == elements
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            store.close()
+
+    assert peak(22_000) < 1.3 * peak(11_000)

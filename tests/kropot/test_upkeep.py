@@ -1,0 +1,122 @@
+"""What runs beside the collector: when a chore is done, what its failure does, and when a head is signed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kropot.checkpoints import CheckpointFolder
+from kropot.errors import IntegrityError
+from kropot.objects.store import StorageError
+from kropot.upkeep import Chore, Upkeep, keep_checkpoints
+from ledger.checkpoint import origin_of
+from ledger.events import InstanceBegan
+from ledger.log import Ledger, New, instance_key
+from ledger.memory import MemoryStore
+from ledger.note import SigningKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.crashed: list[Exception] = []
+
+    def upkeep(self, do: Callable[[], object], every_s: float = 0.0) -> Upkeep:
+        chore = Chore(name="chore", every_s=every_s, do=do)
+        return Upkeep(
+            [chore], told=lambda name, error: self.told.append((name, str(error))), crashed=self.crashed.append
+        )
+
+
+def test_a_chore_is_done_again_and_again_and_once_at_the_end() -> None:
+    twice, count = threading.Event(), 0
+
+    def do() -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            twice.set()
+
+    with Heard().upkeep(do):
+        assert twice.wait(10)
+    before = count
+    assert before >= 3
+
+
+def test_a_chore_that_is_never_due_is_still_done_at_the_end() -> None:
+    done: list[int] = []
+    with Heard().upkeep(lambda: done.append(1), every_s=1e9):
+        assert done == []
+    assert done == [1]
+
+
+def test_a_full_disk_is_told_and_the_chore_tried_again() -> None:
+    heard, tries, again = Heard(), 0, threading.Event()
+
+    def do() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise StorageError("no room")
+        again.set()
+
+    with heard.upkeep(do):
+        assert again.wait(10)
+    assert heard.told == [("chore", "no room")]
+    assert heard.crashed == []
+
+
+@pytest.mark.parametrize("error", [IntegrityError("two histories"), RuntimeError("a defect")])
+def test_a_wrong_history_or_a_defect_ends_the_collector(error: Exception) -> None:
+    heard, crashed = Heard(), threading.Event()
+
+    def do() -> None:
+        crashed.set()
+        raise error
+
+    with pytest.raises(type(error), match=str(error)), heard.upkeep(do):
+        assert crashed.wait(10)
+    assert heard.crashed == [error]
+
+
+def test_what_the_loop_already_raised_is_not_hidden_by_the_upkeep() -> None:
+    crashed = threading.Event()
+
+    def do() -> None:
+        crashed.set()
+        raise IntegrityError("two histories")
+
+    def fail_once_it_crashed() -> None:
+        crashed.wait(10)
+        raise KeyError
+
+    with pytest.raises(KeyError), Heard().upkeep(do):
+        fail_once_it_crashed()
+
+
+def test_a_head_is_signed_first_at_once_and_then_after_so_many_events(tmp_path: Path) -> None:
+    ledger = Ledger(MemoryStore(), writer="main")
+    ledger.begin()
+    key = SigningKey.generate(origin_of(ledger.identity().ledger_id), os.urandom)
+    folder = CheckpointFolder(tmp_path / "notes")
+    chore = keep_checkpoints(ledger, key, [folder], every_s=1e9, every_events=3)
+
+    def sizes() -> list[int]:
+        return [size for size, _ in ledger.store.checkpoints()]
+
+    chore.do()
+    assert sizes() == [1]
+    for expected in ([1], [1], [1, 4]):
+        fact = InstanceBegan(program="1", host=str(ledger.head().position))
+        ledger.append([New(key=instance_key("i"), fact=fact, observed_us=1)])
+        chore.do()
+        assert sizes() == expected
+    chore.do()
+    assert len(list(folder.exported())) == 2

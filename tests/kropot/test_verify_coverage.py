@@ -1,0 +1,111 @@
+"""The map of what was read when: whatever is read in whatever order, no part is lost, and the oldest comes first."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kropot.verify.coverage import (
+    FIRST,
+    LAST,
+    MAX_RANGES,
+    advance,
+    after,
+    before,
+    due,
+    oldest_us,
+    read_by_us,
+    runs_left,
+    share,
+)
+from ledger.events import AuditRange
+
+WORDS = st.integers(0, 999)
+
+
+def at(number: int) -> bytes:
+    """A place in the space, `number` thousandths from its beginning."""
+    return (number * ((1 << 256) // 1000)).to_bytes(32, "big")
+
+
+def read(start: int, end: int, at_us: int, position: int = 1) -> AuditRange:
+    return AuditRange(start=at(start), end=LAST if end == 1000 else before(at(end)), position=position, at_us=at_us)
+
+
+def newest_at(ranges: tuple[AuditRange, ...], place: bytes) -> int | None:
+    """What the map says of one place, by looking at every range."""
+    (found,) = [each.at_us for each in ranges if each.start <= place <= each.end] or [None]
+    return found
+
+
+def test_nothing_read_means_everything_is_due() -> None:
+    (whole,) = due(())
+    assert (whole.start, whole.end, whole.at_us) == (FIRST, LAST, None)
+    assert oldest_us(()) is None
+    assert share(FIRST, LAST) == 1.0
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), max_size=12))
+def test_the_map_says_of_every_place_when_it_was_last_read(readings: list[tuple[int, int]]) -> None:
+    ranges: tuple[AuditRange, ...] = ()
+    truth: dict[int, int] = {}
+    for now, (one, two) in enumerate(readings):
+        low, high = min(one, two), max(one, two) + 1
+        ranges = advance(ranges, read(low, high, now))
+        truth |= dict.fromkeys(range(low, high), now)
+    for number in range(0, 1000, 7):
+        assert newest_at(ranges, at(number)) == truth.get(number)
+    assert list(ranges) == sorted(ranges, key=lambda each: (each.at_us, each.start))
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), max_size=12), st.integers(0, 12))
+def test_what_is_due_is_exactly_what_is_too_old(readings: list[tuple[int, int]], limit: int) -> None:
+    ranges: tuple[AuditRange, ...] = ()
+    for now, (one, two) in enumerate(readings):
+        ranges = advance(ranges, read(min(one, two), max(one, two) + 1, now))
+    parts = due(ranges, before_us=limit)
+    for number in range(0, 1000, 13):
+        found = newest_at(ranges, at(number))
+        covering = [part for part in parts if part.start <= at(number) <= part.end]
+        assert len(covering) == (found is None or found < limit)
+    ages = [-1 if part.at_us is None else part.at_us for part in parts]
+    assert ages == sorted(ages)
+    assert abs(sum(share(part.start, part.end) for part in due(ranges)) - 1) < 1e-9
+
+
+@given(st.lists(WORDS, min_size=MAX_RANGES, max_size=3 * MAX_RANGES))
+def test_the_map_stays_small_and_never_claims_a_newer_reading(starts: list[int]) -> None:
+    ranges: tuple[AuditRange, ...] = ()
+    truth: dict[int, tuple[int, int]] = {}
+    for now, start in enumerate(starts):
+        ranges = advance(ranges, read(start, start + 1, now, position=now))
+        truth[start] = (now, now)
+    for each in ranges:
+        inside = [found for number, found in truth.items() if each.start <= at(number) <= each.end]
+        assert all(each.at_us <= moment and each.position <= position for moment, position in inside)
+    touching = sum(1 for start in truth if start + 1 in truth)
+    assert len(ranges) <= max(MAX_RANGES, len(truth) - touching)
+
+
+def test_one_reading_after_the_other_gives_one_range() -> None:
+    ranges: tuple[AuditRange, ...] = ()
+    for number in range(10):
+        ranges = advance(ranges, read(number * 100, number * 100 + 100, 7))
+    assert ranges == (AuditRange(start=FIRST, end=LAST, position=1, at_us=7),) or len(ranges) == 1
+    assert oldest_us(ranges) == 7
+
+
+def test_neighbours_are_counted_by_one() -> None:
+    assert after(before(at(5))) == at(5)
+    assert after(FIRST)[-1] == 1
+
+
+def test_when_the_last_part_will_have_been_read_is_foretold_from_the_last_two_runs() -> None:
+    assert runs_left(0.25, 0.5) == 2
+    assert runs_left(0.3, 0.5) == 2
+    assert runs_left(0.5, 0.0) == 0
+    assert runs_left(0.0, 0.5) is None
+    nightly = (read(0, 250, 1_000),)
+    assert read_by_us(nightly, 1_100, 2) == 1_300
+    assert read_by_us((), 1_100, 2) is None
+    assert read_by_us(nightly, 1_100, None) is None

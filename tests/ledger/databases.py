@@ -1,0 +1,107 @@
+"""Fresh, empty databases of every kind for tests, each dropped when its block ends."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+import psycopg
+import pymysql
+import pytest
+from sqlalchemy import URL, make_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SQL_KINDS = ("sqlite", "postgresql", "mariadb")
+KINDS = ("memory", *SQL_KINDS)
+
+_SERVERS = {
+    "postgresql": ("KROPOT_TEST_POSTGRES_URL", "postgresql://root@127.0.0.1/test"),
+    "mariadb": ("KROPOT_TEST_MYSQL_URL", "mariadb://root@127.0.0.1/test"),
+}
+
+
+@contextmanager
+def fresh_url(kind: str, folder: Path) -> Iterator[str]:
+    """Yield the URL of an empty database of this kind, and drop it in the end; skip where there is no such server.
+
+    On PostgreSQL it is a schema of its own, which the URL makes the only one in sight.
+    """
+    name = f"kropot_{secrets.token_hex(6)}"
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / f'{name}.db'}"
+        return
+    url = server_url(kind)
+    if kind == "postgresql":
+        run_postgresql(url, f"CREATE SCHEMA {name}")
+        try:
+            yield _shown(url.update_query_dict({"options": f"-csearch_path={name}"}))
+        finally:
+            run_postgresql(url, f"DROP SCHEMA {name} CASCADE")
+    else:
+        run_mariadb(url, f"CREATE DATABASE {name}")
+        try:
+            yield _shown(url.set(database=name))
+        finally:
+            run_mariadb(url, f"DROP DATABASE {name}")
+
+
+def server_url(kind: str) -> URL:
+    """Return the server's URL, from the environment or where it usually is; skip or fail when it does not answer."""
+    reason = _unreachable(kind)
+    if reason is not None:
+        if os.environ.get("KROPOT_TEST_REQUIRE_DB"):
+            pytest.fail(f"{reason}, and KROPOT_TEST_REQUIRE_DB says that it must be there")
+        pytest.skip(reason)
+    return _url(kind)
+
+
+def run_postgresql(url: URL, *statements: str) -> None:
+    """Run statements on the server, each in a transaction of its own."""
+    with psycopg.connect(_shown(url.set(drivername="postgresql")), autocommit=True, connect_timeout=5) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def run_mariadb(url: URL, *statements: str) -> None:
+    """Run statements on the server, each in a transaction of its own."""
+    connection = pymysql.connect(
+        host=url.host,
+        port=url.port or 3306,
+        user=url.username,
+        password=url.password or "",
+        connect_timeout=5,
+        autocommit=True,
+    )
+    with connection, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _url(kind: str) -> URL:
+    """Return the server's URL under the name that the tests know its kind by, whichever synonym was given."""
+    variable, local = _SERVERS[kind]
+    return make_url(os.environ.get(variable) or local).set(drivername=kind)
+
+
+@cache
+def _unreachable(kind: str) -> str | None:
+    """Return why the server cannot be used, None if it can; it is asked once a test process."""
+    run = run_postgresql if kind == "postgresql" else run_mariadb
+    try:
+        run(_url(kind), "SELECT 1")
+    except (psycopg.Error, pymysql.Error) as error:
+        return f"no {kind} server: set {_SERVERS[kind][0]} ({type(error).__name__})"
+    return None
+
+
+def _shown(url: URL) -> str:
+    return url.render_as_string(hide_password=False)

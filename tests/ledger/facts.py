@@ -1,0 +1,149 @@
+"""Facts of every type for tests: one fixed sample of each, and a Hypothesis strategy over all that may be written."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from hypothesis import strategies as st
+
+from ledger.events import (
+    AlarmsAccepted,
+    AuditAdvanced,
+    AuditRange,
+    Copy,
+    CopyDamaged,
+    CopyLost,
+    CopyReleased,
+    CopyStored,
+    Element,
+    Fact,
+    Failure,
+    FetchFailed,
+    Held,
+    InstanceBegan,
+    LedgerBegan,
+    Listing,
+    ListingAdvanced,
+    ListingCompleted,
+    ListingHeldBack,
+    PayloadErased,
+    RemoteChanged,
+    RemoteObserved,
+    RemoteReappeared,
+    RemoteVanished,
+    Source,
+    SourceBegan,
+    SourceRenamed,
+    Surge,
+    ZoneChanged,
+)
+
+COPY = Copy(sha256=bytes(range(32)), size=4112, iv=bytes(range(16)), revision=1, instance="main")
+ELEMENT = Element(
+    date=1_795_414_108,
+    tz="Europe/Warsaw",
+    form=b'{"encrypted":"AAAA"}',
+    revision=1,
+    present=True,
+    epoch=0,
+    size=None,
+    etag=None,
+    copy=None,
+    damage=None,
+    failure=None,
+)
+STORED = Element(
+    date=-5,
+    tz="",
+    form=b"{}",
+    revision=2,
+    present=False,
+    epoch=3,
+    size=2**40,
+    etag='"\u017c\u00f3\u0142w"',
+    copy=COPY,
+    damage="damaged",
+    failure=Failure(reason="http_500", attempts=3, since_us=1, next_try_us=2**62),
+)
+SOURCE = Source(
+    salt=bytes(range(32, 64)),
+    token_mac=bytes(range(64, 96)),
+    urls=("http://localhost:8000", "https://backup.example.org/base"),
+    opaque=True,
+    zone="UTC",
+    cursor=1_795_414_108,
+    zone_shifts=((3600, -3600), (900,)),
+    listed_us=1_795_414_109_000_000,
+    full_listed_us=None,
+    held=Held(reason="many_missing", missing=40, known=100, since_us=7),
+    surge=Surge(changed=50, known=100, since_us=8),
+    churn=((498726, 3), (498727, 0)),
+    unlistable=(1_795_414_100,),
+)
+LISTING = Listing(
+    mode="window", since=None, until=1_795_414_108, seen=256, new=3, changed=2, reappeared=1, vanished=0, rejected=1
+)
+SAMPLES: dict[str, Fact] = {
+    "LedgerBegan": LedgerBegan(ledger_id=bytes(range(16)), salt=bytes(range(32)), program="0.1.0"),
+    "InstanceBegan": InstanceBegan(program="0.1.0", host="vault"),
+    "AuditAdvanced": AuditAdvanced(ranges=(AuditRange(start=bytes(32), end=b"\xff" * 32, position=9, at_us=10),)),
+    "AuditAdvanced/empty": AuditAdvanced(ranges=()),
+    "SourceBegan": SourceBegan(source=SOURCE),
+    "SourceRenamed": SourceRenamed(source=SOURCE),
+    "ListingAdvanced": ListingAdvanced(source=SOURCE),
+    "ListingCompleted": ListingCompleted(source=SOURCE, listing=LISTING),
+    "ListingHeldBack": ListingHeldBack(source=SOURCE, listing=LISTING),
+    "AlarmsAccepted": AlarmsAccepted(source=SOURCE),
+    "ZoneChanged": ZoneChanged(source=SOURCE, offsets=(-3600,)),
+    "RemoteObserved": RemoteObserved(element=ELEMENT),
+    "RemoteChanged": RemoteChanged(element=ELEMENT),
+    "RemoteVanished": RemoteVanished(element=STORED),
+    "RemoteReappeared": RemoteReappeared(element=STORED),
+    "CopyStored": CopyStored(element=STORED),
+    "FetchFailed": FetchFailed(element=STORED),
+    "CopyDamaged": CopyDamaged(element=STORED, sha256=bytes(32)),
+    "CopyLost": CopyLost(element=STORED, sha256=bytes(32)),
+    "CopyReleased": CopyReleased(element=STORED, sha256=bytes(32)),
+    "PayloadErased": PayloadErased(reason="request 17"),
+}
+
+_LENGTHS = {"sha256": 32, "iv": 16, "salt": 32, "token_mac": 32, "ledger_id": 16, "start": 32, "end": 32}
+_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+
+
+def facts() -> st.SearchStrategy[Fact]:
+    """All facts that may be written."""
+    return st.one_of([_builds(cls) for cls in get_args(Fact)])
+
+
+def _builds(cls: type) -> st.SearchStrategy[Any]:
+    hints = get_type_hints(cls)
+    return st.builds(cls, **{field.name: _values(field.name, hints[field.name]) for field in fields(cls)})
+
+
+def _values(name: str, hint: Any) -> st.SearchStrategy[Any]:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return st.one_of([_values(name, option) for option in get_args(hint)])
+    if origin is Literal:
+        return st.sampled_from(get_args(hint))
+    if origin is tuple:
+        parts = get_args(hint)
+        if parts[-1] is Ellipsis:
+            return st.lists(_values(name, parts[0]), max_size=3).map(tuple)
+        return st.tuples(*[_values(name, part) for part in parts])
+    return _builds(hint) if is_dataclass(hint) else _plain(name, hint)
+
+
+def _plain(name: str, hint: Any) -> st.SearchStrategy[Any]:
+    signed = name in {"date", "cursor", "since", "until", "unlistable", "zone_shifts", "offsets"}
+    length = _LENGTHS.get(name)
+    return {
+        type(None): st.none(),
+        bool: st.booleans(),
+        int: st.integers(-(2**63) if signed else 1, 2**63 - 1),
+        str: _TEXT,
+        bytes: st.binary(max_size=40) if length is None else st.binary(min_size=length, max_size=length),
+    }[hint]

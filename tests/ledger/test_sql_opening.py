@@ -1,0 +1,321 @@
+"""Opening a database: what is there is looked at first, and said in one sentence with the way out."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+import ledger.sql
+from ledger.errors import (
+    ForeignDatabaseError,
+    LedgerError,
+    LedgerMissingError,
+    LedgerUnavailableError,
+    NewerLedgerError,
+    ReadOnlyLedgerError,
+)
+from ledger.events import PayloadErased, RemoteObserved
+from ledger.log import Ledger, New
+from ledger.sql import open_store
+from ledger.sql.dialects import parse_place, writer_engine
+from ledger.sql.opening import REVISIONS
+from ledger.sql.schema import REVISION, VERSION_TABLE, metadata
+from tests.ledger.databases import SQL_KINDS, fresh_url
+from tests.ledger.world import began, element, key, observed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(params=SQL_KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with fresh_url(request.param, tmp_path) as fresh:
+        yield fresh
+
+
+def run(url: str, *statements: str) -> None:
+    place = parse_place(url)
+    if place.path is not None:
+        place.path.touch()
+    engine = writer_engine(place)
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+        connection.commit()
+    engine.dispose()
+
+
+def test_a_missing_ledger_is_not_made_by_looking(url: str) -> None:
+    for read_only in (False, True):
+        with pytest.raises(LedgerMissingError) as caught:
+            open_store(url, read_only=read_only)
+        assert caught.value.place == str(parse_place(url))
+    with pytest.raises(LedgerMissingError):
+        open_store(url, create=True, read_only=True)
+
+
+def test_a_relative_file_is_named_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LedgerMissingError, match=str(tmp_path / "database.db")):
+        open_store("sqlite:///database.db")
+    assert list(tmp_path.iterdir()) == []
+    open_store("sqlite:///database.db", create=True).close()
+    assert (tmp_path / "database.db").exists()
+
+
+def test_a_ledger_is_opened_again_as_it_was_left(url: str) -> None:
+    store = open_store(url, create=True)
+    Ledger(store).append([began(), observed("x")])
+    store.close()
+    for read_only in (False, True):
+        again = open_store(url, read_only=read_only)
+        assert Ledger(again).head().position == 3
+        again.close()
+    again = open_store(url, create=True)
+    assert Ledger(again).append([observed("y")]).first == 4
+    again.close()
+
+
+def test_a_ledger_opened_for_reading_is_not_written(url: str) -> None:
+    store = open_store(url, create=True)
+    Ledger(store).append([began()])
+    store.close()
+    reading = open_store(url, read_only=True)
+    with pytest.raises(ReadOnlyLedgerError):
+        Ledger(reading).append([observed("x")])
+    assert len(list(Ledger(reading).records())) == 2
+    reading.close()
+
+
+def test_another_programs_database_is_refused_and_left_alone(url: str) -> None:
+    run(url, "CREATE TABLE processed_elements_log (id INTEGER PRIMARY KEY)", "CREATE TABLE event (id INTEGER)")
+    path = parse_place(url).path
+    before = path.read_bytes() if path is not None else b""
+    for create in (False, True):
+        with pytest.raises(ForeignDatabaseError, match="processed_elements_log"):
+            open_store(url, create=create)
+    assert path is None or path.read_bytes() == before
+    run(url, "INSERT INTO event VALUES (1)")
+
+
+def test_a_ledger_with_a_strangers_table_beside_it_is_still_a_ledger(url: str) -> None:
+    open_store(url, create=True).close()
+    run(url, "CREATE TABLE reports (id INTEGER PRIMARY KEY)")
+    open_store(url).close()
+
+
+def test_a_newer_ledger_is_refused_with_its_schema(url: str) -> None:
+    open_store(url, create=True).close()
+    run(url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    for create in (False, True):
+        with pytest.raises(NewerLedgerError) as caught:
+            open_store(url, create=create)
+        assert caught.value.needs == "9999"
+
+
+def test_the_migrations_make_the_tables_that_the_statements_expect(url: str) -> None:
+    open_store(url, create=True).close()
+    engine = writer_engine(parse_place(url))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection, opts={"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+        )
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_every_table_and_column_is_in_the_format_document() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text().partition("## Tables")[2]
+    page = page.partition("\n## ")[0]
+    for table in metadata.tables.values():
+        told = next((line for line in page.split("\n") if line.startswith(f"| `{table.name}` |")), page)
+        missing = [name for name in (table.name, *table.columns.keys()) if f"`{name}`" not in told]
+        assert missing == [], f"docs/format.md does not name {table.name}: {', '.join(missing)}"
+
+
+def test_every_migration_is_known_and_the_last_one_is_the_schema() -> None:
+    script = ScriptDirectory(os.path.join(os.path.dirname(ledger.sql.__file__), "migrations"))  # noqa: PTH118, PTH120  # as alembic takes it
+    assert tuple(reversed([migration.revision for migration in script.walk_revisions()])) == REVISIONS
+    assert REVISIONS[-1] == REVISION
+
+
+def test_many_processes_may_make_the_same_ledger_at_once(url: str) -> None:
+    failures: list[BaseException] = []
+    gate = threading.Barrier(4)
+
+    def make() -> None:
+        gate.wait()
+        try:
+            store = open_store(url, create=True)
+            Ledger(store).begin()
+            store.close()
+        except BaseException as error:  # noqa: BLE001  # it is raised again below, in the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    store = open_store(url)
+    assert Ledger(store).head().position == 1
+    store.close()
+
+
+def test_a_creation_that_was_cut_short_is_done_again(url: str) -> None:
+    open_store(url, create=True).close()
+    run(url, f"DROP TABLE {VERSION_TABLE}", "DROP TABLE tally")
+    with pytest.raises(LedgerMissingError):
+        open_store(url)
+    store = open_store(url, create=True)
+    assert Ledger(store).append([began()]).last == 2
+    store.close()
+
+
+def test_events_without_a_schema_version_are_not_swept_away(url: str) -> None:
+    store = open_store(url, create=True)
+    Ledger(store).append([began()])
+    store.close()
+    run(url, f"CREATE TABLE kept AS SELECT * FROM {VERSION_TABLE}", f"DROP TABLE {VERSION_TABLE}")
+    with pytest.raises(ForeignDatabaseError):
+        open_store(url, create=True)
+    run(url, f"CREATE TABLE {VERSION_TABLE} AS SELECT * FROM kept", "DROP TABLE kept")
+    store = open_store(url)
+    assert Ledger(store).head().position == 2
+    store.close()
+
+
+def test_a_strangers_table_of_the_same_name_is_not_swept_away(url: str) -> None:
+    run(url, "CREATE TABLE snapshot (taken INTEGER)")
+    with pytest.raises(ForeignDatabaseError, match="snapshot"):
+        open_store(url, create=True)
+    run(url, "INSERT INTO snapshot VALUES (1)")
+
+
+def test_the_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "odd name %20 ?#&.db"
+    store = open_store(f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}", create=True)
+    Ledger(store).append([began()])
+    made = [file for file in tmp_path.iterdir() if file.is_file()]
+    assert len(made) >= 2  # the write-ahead log is beside it
+    assert {stat.S_IMODE(file.stat().st_mode) for file in made} == {0o600}
+    store.close()
+
+
+def test_erased_bytes_are_not_left_in_the_file(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'ledger.db'}", create=True)
+    ledger = Ledger(store)
+    form = b'{"fileName":"a secret of somebody"}'
+    seen = RemoteObserved(element=replace(element(), form=form))
+    ledger.append([began(), *(New(key=key(n), fact=seen, observed_us=1) for n in range(9))])
+    store.close()
+    assert form in (tmp_path / "ledger.db").read_bytes()
+    ledger.append([New(key=key(n), fact=PayloadErased(reason="request 17"), observed_us=1) for n in range(9)])
+    store.close()
+    assert form not in (tmp_path / "ledger.db").read_bytes()
+    assert not (tmp_path / "ledger.db-wal").exists()
+
+
+def test_a_ledger_on_a_read_only_medium_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    store = open_store(url, create=True)
+    Ledger(store).append([began()])
+    store.close()
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    reading = open_store(url, read_only=True)
+    assert len(list(Ledger(reading).records())) == 2
+    assert sorted(tmp_path.iterdir()) == before  # nothing was made beside it
+    reading.close()
+
+
+def test_an_empty_file_becomes_a_ledger_and_another_file_does_not(tmp_path: Path) -> None:
+    (tmp_path / "empty.db").touch()
+    open_store(f"sqlite:///{tmp_path / 'empty.db'}", create=True).close()
+    (tmp_path / "letter.txt").write_text("Dear reader, " * 100)
+    with pytest.raises(LedgerError, match="not a database"):
+        open_store(f"sqlite:///{tmp_path / 'letter.txt'}", create=True)
+    assert (tmp_path / "letter.txt").read_text().startswith("Dear reader")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=str(tmp_path / "no" / "ledger.db")):
+        open_store(f"sqlite:///{tmp_path / 'no' / 'ledger.db'}", create=True)
+
+
+def test_a_locked_database_is_unavailable_and_not_waited_for_forever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.sql.dialects.BUSY_SECONDS", 0.05)
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    store = open_store(url, create=True)
+    Ledger(store).append([began()])
+    holder = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerUnavailableError, match="locked"):
+        Ledger(store).append([observed("x")])
+    assert Ledger(store).head().position == 2  # readers do not wait
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert Ledger(store).append([observed("x")]).first == 3
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("database.db", "names no database"),
+        ("", "names no database"),
+        ("sqlite://", "needs a file"),
+        ("sqlite:///:memory:", "needs a file"),
+        ("oracle://scott:tiger@host/db", "not on 'oracle'"),
+        ("nonsense+thing://x/y", "not on 'nonsense'"),
+        ("postgresql+asyncpg://u:secret@h/d", "postgresql://"),
+        ("postgresql://u:secret@h", "names no database"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_explained_without_its_password(url: str, sentence: str) -> None:
+    with pytest.raises(LedgerError, match=sentence) as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value)
+    assert "tiger" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "extra"),
+    [
+        ("postgresql://u:secret@127.0.0.1/d", "psycopg", "kropotcli[postgresql]"),
+        ("mysql://u:secret@127.0.0.1/d", "pymysql", "kropotcli[mysql]"),
+        ("mariadb://u:secret@127.0.0.1/d", "pymysql", "kropotcli[mysql]"),
+    ],
+)
+def test_a_missing_driver_is_named_with_its_extra(
+    url: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(LedgerError) as caught:
+        open_store(url)
+    assert extra in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mariadb"])
+def test_a_server_that_does_not_answer_is_unavailable_and_its_password_unseen(scheme: str, free_port: int) -> None:
+    with pytest.raises(LedgerUnavailableError) as caught:
+        open_store(f"{scheme}://user:secret@127.0.0.1:{free_port}/ledger?password=secret", create=True)
+    shown = f"{caught.value} {parse_place(f'{scheme}://user:secret@h/ledger?password=secret')!r}"
+    assert "secret" not in shown
+    assert f"{scheme}://user:***@h/ledger" in shown

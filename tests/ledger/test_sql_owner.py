@@ -1,0 +1,148 @@
+"""With a separate owner, the collector's user has all it needs, and no right to rewrite what was recorded."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from sqlalchemy import exc, make_url, text
+
+from ledger.errors import LedgerError, ReadOnlyLedgerError
+from ledger.events import PayloadErased
+from ledger.log import Ledger, New
+from ledger.sql import migrate, open_store, parse_place
+from ledger.sql.dialects import writer_engine
+from ledger.sql.rights import HISTORY, describe_server, grant, protection
+from tests.ledger.databases import fresh_url, run_mariadb, run_postgresql, server_url
+from tests.ledger.world import began, copied, key, observed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Urls(NamedTuple):
+    owner: str
+    user: str
+
+
+@contextmanager
+def _user(kind: str) -> Iterator[str]:
+    """Yield a fresh user of the server without any right, who may log in."""
+    name, server = f"kropot_{secrets.token_hex(6)}", server_url(kind)
+    if kind == "postgresql":
+        run_postgresql(server, f"CREATE ROLE {name} LOGIN")
+    else:
+        run_mariadb(server, f"CREATE USER {name}@'%'")
+    try:
+        yield name
+    finally:
+        if kind == "postgresql":
+            run_postgresql(server, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+        else:
+            run_mariadb(server, f"DROP USER {name}@'%'")
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Urls]:
+    with fresh_url(request.param, tmp_path) as owner, _user(request.param) as name:
+        user = make_url(owner).set(username=name, password=None).render_as_string(hide_password=False)
+        migrate(parse_place(owner))
+        grant(parse_place(owner), parse_place(user))
+        yield Urls(owner, user)
+
+
+def test_the_collectors_user_can_do_everything_a_collector_does(urls: Urls) -> None:
+    store = open_store(urls.user, create=True)
+    ledger = Ledger(store)
+    ledger.enroll("main", place="here", lease_us=1_000_000)
+    ledger.append([began(), *(observed(n) for n in range(30))], batch_key=b"one")
+    assert len(ledger.take(instance="main", lease_us=1_000_000)) == 30
+    ledger.append([copied(n) for n in range(30)])
+    ledger.release("main")
+    ledger.beat("main", lease_us=1)
+    assert ledger.claim("list", lease_us=1)
+    store.save_checkpoint(3, "note\n")
+    store.save_snapshot("pointers", 3, [b"x"])
+    store.drop_snapshots("pointers")
+    assert ledger.rebuild().entries == 30
+    ledger.retire("main")
+    assert [row.state for row in ledger.tallies()] == ["current"]
+    store.close()
+
+
+def test_the_collectors_user_cannot_rewrite_history(urls: Urls) -> None:
+    store = open_store(urls.user)
+    Ledger(store).append([began(), observed("x")])
+    store.save_checkpoint(1, "note\n")
+    store.close()
+    column = {"event": "payload", "stream": "id", "batch": "recorded_us", "checkpoint": "size"}
+    statements = [
+        *(f"UPDATE {table} SET {column[table]} = NULL" for table in HISTORY),
+        *(f"DELETE FROM {table}" for table in (*HISTORY, "head")),
+        *(f"TRUNCATE TABLE {table}" for table in (*HISTORY, "head", "entry")),
+        *(f"DROP TABLE {table}" for table in HISTORY),
+        "ALTER TABLE event DROP COLUMN leaf",
+    ]
+    if "mariadb" in urls.user:
+        statements += [f"REPLACE INTO {table} SELECT * FROM {table}" for table in HISTORY]
+        statements += ["DROP TRIGGER event_insert"]
+    else:
+        statements += ["ALTER TABLE event DISABLE TRIGGER ALL", "DROP TRIGGER event_insert ON event"]
+    engine = writer_engine(parse_place(urls.user))
+    with engine.connect() as connection:
+        for statement in statements:
+            with pytest.raises(exc.DBAPIError, match=r"(?i)denied|must be owner"):
+                connection.execute(text(statement))
+            connection.rollback()
+        # The rows that it may insert are still refused anywhere but at the end.
+        with pytest.raises(exc.DBAPIError, match=r"(?i)ledger|duplicate|unique"):
+            connection.execute(text("INSERT INTO event SELECT * FROM event WHERE seq = 2"))
+    engine.dispose()
+
+
+def test_an_erasure_needs_the_owner(urls: Urls) -> None:
+    erasure = New(key=key("x"), fact=PayloadErased(reason="request 17"), observed_us=1)
+    store = open_store(urls.user)
+    ledger = Ledger(store)
+    ledger.append([began(), observed("x")])
+    with pytest.raises(ReadOnlyLedgerError):
+        ledger.append([erasure])
+    assert ledger.head().position == 3
+    owning = open_store(urls.owner)
+    Ledger(owning).append([erasure])
+    assert [event.payload is None for event in ledger.stored(after=2)] == [True, False]
+    owning.close()
+    store.close()
+
+
+def test_it_is_told_what_protects_history(urls: Urls) -> None:
+    assert protection(parse_place(urls.user)) == "rights"
+    assert protection(parse_place(urls.owner)) == "triggers"
+    version, size = describe_server(parse_place(urls.user))
+    assert version
+    assert size > 0
+
+
+def test_one_grant_too_many_is_noticed(urls: Urls) -> None:
+    name, server = make_url(urls.user).username, server_url(make_url(urls.user).get_backend_name())
+    engine = writer_engine(parse_place(urls.owner))
+    with engine.connect() as connection:
+        grantee = f"{name}@'%'" if server.get_backend_name() == "mariadb" else name
+        connection.execute(text(f"GRANT DELETE ON batch TO {grantee}"))
+        connection.commit()
+    engine.dispose()
+    assert protection(parse_place(urls.user)) == "triggers"
+
+
+def test_owner_and_user_are_told_apart(urls: Urls, tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="the same user"):
+        grant(parse_place(urls.owner), parse_place(urls.owner))
+    elsewhere = make_url(urls.user).set(database="elsewhere").render_as_string()
+    with pytest.raises(LedgerError, match="not the same database"):
+        grant(parse_place(urls.owner), parse_place(elsewhere))
+    file = f"sqlite:///{tmp_path / 'x.db'}"
+    with pytest.raises(LedgerError, match="knows no users"):
+        grant(parse_place(file), parse_place(file))

@@ -1,0 +1,287 @@
+"""One simulated collector: the real decisions and the real dealings with the ledger, with unreliable hands."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from kropot.collect.actions import Abandon, AskGone, Fetch, Finish, ListPage, Publish, Record, Say
+from kropot.collect.asking import Trouble
+from kropot.collect.deeds import LEDGER_ACTIONS, LedgerHand
+from kropot.collect.happenings import (
+    Abandoned,
+    Bad,
+    Fetched,
+    GoneAnswered,
+    Good,
+    Ousted,
+    PageFailed,
+    PageListed,
+    PageRefused,
+    PublishDone,
+    Started,
+    StopRequested,
+    Tick,
+)
+from kropot.collect.step import Collector
+from kropot.objects.memory import MemoryObjects
+from kropot.objects.store import PublishError, StorageError, StorageFullError
+from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
+from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
+from ledger.errors import InstanceBusyError
+from ledger.log import Ledger
+from tests.oldserver import Answer, Request
+from tests.simulation.oldlist import list_request
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from kropot.collect.actions import Action
+    from kropot.collect.happenings import Happening
+    from kropot.collect.rules import Rules
+    from ledger.replica import Entry
+    from tests.simulation.world import World
+
+SECOND = 1_000_000
+MILLI = 1000
+OK = 200
+
+
+class Actor:
+    """A collector's process: started, killed, stopped and woken by the world."""
+
+    def __init__(self, *, world: World, rules: Rules, skew_us: int) -> None:
+        self.world = world
+        self.rules = rules
+        self.said: list[Say] = []
+        self.code: int | None = None
+        self._skew_us = skew_us
+        self._life = 0
+        self._asleep_until = 0
+        self._tick = 0
+        self._fetching: dict[int, Entry] = {}
+        self._numbers = count()
+        self._collector: Collector | None = None
+        self._hand: LedgerHand
+        self._objects: MemoryObjects
+
+    @property
+    def rng(self) -> Random:
+        return self.world.rng
+
+    # --- its life ---
+
+    def start(self) -> None:
+        """Begin a new process of this name."""
+        world, rules = self.world, self.rules
+        self._life += 1
+        self._fetching.clear()
+        self._objects = MemoryObjects(rules.instance, world.disk)
+        self._objects.claim()
+        ledger = Ledger(world.store, writer=rules.instance, entropy=self.rng.randbytes)
+        try:
+            ledger.enroll(rules.instance, place=rules.instance, lease_us=rules.lease_us, here=True)
+        except InstanceBusyError:
+            raise AssertionError("the lock on the files is held, so no other process of this name lives") from None
+        self._objects.clean_own_leftovers()
+        self._hand = LedgerHand(
+            ledger=ledger,
+            source_id=world.source_id,
+            instance=rules.instance,
+            lease_us=rules.lease_us,
+            free_bytes=self._objects.free_bytes,
+        )
+        self._collector = Collector(world.source_id, ledger.sources()[world.source_id].source, rules)
+        self._post(0, Started(position=ledger.head().position))
+
+    def kill(self) -> None:
+        """End the process where it stands; the system frees its lock, and nothing else."""
+        self._life += 1
+        self._collector = None
+        self.world.disk.claimed.discard(self.rules.instance)
+        self.world.at(self.rng.randrange(300 * SECOND), self.start)
+
+    def wake(self) -> None:
+        """End a sleep."""
+        self._asleep_until = 0
+
+    def stop(self) -> None:
+        """Ask the process to end."""
+        self._post(0, StopRequested(how="term"))
+
+    # --- what happens to it ---
+
+    def _post(self, delay_us: int, happened: Happening) -> None:
+        life = self._life
+        self.world.at(delay_us, lambda: self._handle(life, happened))
+
+    def _handle(self, life: int, happened: Happening) -> None:
+        world = self.world
+        if life != self._life or self._collector is None:
+            return
+        if world.now_us < self._asleep_until:
+            world.at(self._asleep_until - world.now_us, lambda: self._handle(life, happened))
+            return
+        if not world.is_calm and self.rng.random() < world.plan.pauses:
+            self._asleep_until = world.now_us + self.rng.randrange(400 * SECOND)
+        for action in self._collector.step(world.now_us + self._skew_us, happened):
+            if not world.is_calm and self.rng.random() < world.plan.crashes:
+                self.kill()
+                return
+            if isinstance(action, Finish):
+                self._finish(int(action.code))
+                return
+            self._perform(action)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """Have a tick come when the collector wants one; an earlier wish is forgotten."""
+        if self._collector is None:
+            return
+        self._tick += 1
+        life, tick = self._life, self._tick
+        wait_us = max(self._collector.wakes_us - self._skew_us - self.world.now_us, MILLI)
+
+        def ring() -> None:
+            if tick == self._tick:
+                self._handle(life, Tick())
+
+        self.world.at(wait_us, ring)
+
+    def _finish(self, code: int) -> None:
+        self.code = code
+        self._collector = None
+        self._life += 1
+        self._hand.ledger.retire(self.rules.instance)
+        self._objects.close()
+        if not self.world.is_calm:
+            self.world.at(self.rng.randrange(60 * SECOND), self.start)
+
+    # --- what it does ---
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case _ if isinstance(action, LEDGER_ACTIONS):
+                self._ask_ledger(action)
+            case ListPage():
+                self._post(self._latency(), self._list(action))
+            case AskGone():
+                self._post(self._latency(), self._ask_gone(action))
+            case Fetch():
+                for entry in action.entries:
+                    self._begin_fetch(entry)
+            case Publish():
+                life = self._life
+                self.world.at(self._latency(), lambda: self._publish(life, action))
+            case Abandon():
+                entries = tuple(self._fetching.values())
+                self._fetching.clear()
+                self._post(0, Abandoned(entries=entries))
+            case Say():
+                self.said.append(action)
+            case _:
+                raise TypeError(type(action))
+
+    def _latency(self) -> int:
+        return self.rng.randrange(10 * MILLI, 2 * SECOND)
+
+    def _ask_ledger(self, action: Action) -> None:
+        answer = self._hand.perform(action)  # type: ignore[arg-type]
+        if isinstance(action, Record) and not isinstance(answer, Ousted) and self._is_unlucky("lost_answers"):
+            # The answer to a commit was lost, and the loop asks once more.
+            answer = self._hand.perform(action)
+        if answer is not None:
+            self._post(0, answer)
+
+    def _is_unlucky(self, share: str) -> bool:
+        return not self.world.is_calm and self.rng.random() < getattr(self.world.plan, share)
+
+    def _ask(self, request: Request) -> Answer | None:
+        """Return the server's answer, None where it cannot be reached."""
+        return None if self.world.is_down else self.world.server.respond(request)[0]
+
+    def _list(self, action: ListPage) -> Happening:
+        if self._is_unlucky("page_faults"):
+            reason = self.rng.choice(["timeout", "cut", "http_500"])
+            status = 500 if reason == "http_500" else None
+            return PageFailed(trouble=Trouble(reason=reason, status=status), check=action.check)
+        answer = self._ask(list_request(self.world.server.token, action.ask))
+        if answer is None:
+            return PageFailed(trouble=Trouble(reason="unreachable"), check=action.check)
+        if answer.status == 403:
+            return PageRefused(check=action.check)
+        try:
+            page = parse_page(answer.status, answer.content_type, _whole(answer))
+        except BadPageError as error:
+            return PageFailed(trouble=Trouble(reason=error.reason, status=answer.status), check=action.check)
+        return PageListed(page=page, check=action.check)
+
+    def _request(self, path: str) -> Request:
+        headers = (("token", self.world.server.token), ("User-Agent", "simulated"))
+        return Request(number=0, visit=0, method="GET", path=path, query="", headers=headers)
+
+    def _ask_gone(self, action: AskGone) -> Happening:
+        answer = self._ask(self._request(f"/secure-copy/file/{quote(action.bad.entry.key.id, safe='')}/submitdata"))
+        if answer is None:
+            return GoneAnswered(bad=action.bad, gone=None)
+        try:
+            found = parse_submitdata(answer.status, answer.content_type, _whole(answer))
+        except BadPageError:
+            return GoneAnswered(bad=action.bad, gone=None)
+        return GoneAnswered(bad=action.bad, gone=found is None)
+
+    def _begin_fetch(self, entry: Entry) -> None:
+        life, number = self._life, next(self._numbers)
+        self._fetching[number] = entry
+
+        def end() -> None:
+            if life == self._life and self._fetching.pop(number, None) is not None:
+                self._post(0, self._fetched(entry))
+
+        self.world.at(self._latency(), end)
+
+    def _fetched(self, entry: Entry) -> Fetched:
+        fault = self.rng.choice(["cut", "http_500", "late"]) if self._is_unlucky("content_faults") else ""
+        if fault:
+            status = 500 if fault == "http_500" else None
+            return Fetched(bad=(Bad(entry=entry, reason=fault, status=status),))
+        answer = self._ask(self._request(f"/secure-copy/file/{quote(entry.key.id, safe='')}/content"))
+        if answer is None:
+            return Fetched(bad=(Bad(entry=entry, reason="unreachable"),))
+        try:
+            head = read_content_head(
+                answer.status, (*answer.headers, ("Content-Type", answer.content_type)), opaque=True
+            )
+            body, check = _whole(answer), TailCheck()
+            check.update(body)
+            check.finish(opaque=True)
+        except UnbelievableError as error:
+            refused = answer.status in {401, 403}
+            bad = Bad(entry=entry, reason=error.reason, status=answer.status, refused=refused)
+            return Fetched(bad=(bad,))
+        try:
+            upload = self._objects.stage()
+            upload.write(body)
+            staged = upload.finish()
+        except StorageError as error:
+            return Fetched(bad=(Bad(entry=entry, reason=error.reason, status=OK, storage=True),))
+        return Fetched(good=(Good(entry=entry, staged=staged, iv=head.iv),))
+
+    def _publish(self, life: int, action: Publish) -> None:
+        if life != self._life:
+            return
+        results = []
+        for good in action.batch:
+            staged = good.staged
+            if self._is_unlucky("publish_faults"):
+                self._objects.discard([staged])
+                kind = self.rng.choice([StorageError, StorageFullError])
+                results.append(PublishError(sha256=staged.sha256, size=staged.size, error=kind("simulated")))
+            else:
+                results += self._objects.publish([staged])
+        self._post(0, PublishDone(batch=action.batch, results=tuple(results)))
+
+
+def _whole(answer: Answer) -> bytes:
+    return answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)

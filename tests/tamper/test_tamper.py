@@ -1,0 +1,127 @@
+"""Every tampering in the catalogue is found, called by its kind, and placed; and a clean ledger stays clean."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kropot.objects.directory import DirectoryObjects
+from kropot.verify import Finding, Note, Scope, Summary, Verification
+from kropot.verify import World as RunWorld
+from ledger.events import RemoteChanged
+from ledger.log import Ledger, New
+from ledger.sql import open_store
+from tests.tamper.catalogue import Tamper, catalogue
+from tests.tamper.world import KEY, Places, World, build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.store import EventStore
+
+CATALOGUE = catalogue()
+
+
+class Arena:
+    """One copy of the world that is put back after every mutation; its store stays open, as a service's would."""
+
+    def __init__(self, pristine: World, world: World, places: Places, store: EventStore) -> None:
+        self.pristine = pristine
+        self.world = world
+        self.places = places
+        self.store = store
+
+    def verify(self, *, ranges: bool = False) -> tuple[list[Finding], Summary]:
+        """Verify everything; copies object by object, as over any store, or by ranges, as in a local folder."""
+        notes = tuple(Note(path.name, path.read_bytes()) for path in sorted(self.world.checkpoints.iterdir()))
+        scope = Scope(against=notes, key=KEY.verifier, record=False)
+        objects = DirectoryObjects(self.world.storage, "verify")
+        world = RunWorld(folder=str(self.world.storage)) if ranges else RunWorld()
+        run = Verification(Ledger(self.store), objects, scope, world)
+        return list(run.findings()), run.summary
+
+    def put_back(self, *, files: bool) -> None:
+        with (
+            closing(sqlite3.connect(self.pristine.database)) as sound,
+            closing(sqlite3.connect(self.world.database)) as changed,
+        ):
+            changed.execute("PRAGMA synchronous = OFF")
+            sound.backup(changed)
+        if files:
+            for name in ("storage", "checkpoints"):
+                shutil.rmtree(self.world.folder / name)
+                shutil.copytree(self.pristine.folder / name, self.world.folder / name, symlinks=True)
+
+
+@pytest.fixture(scope="module")
+def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    pristine, places = build(tmp_path_factory.mktemp("pristine"))
+    world = pristine.copy_to(tmp_path_factory.mktemp("arena") / "world")
+    store = open_store(f"sqlite:///{world.database}")
+    yield Arena(pristine, world, places, store)
+    store.close()
+
+
+def test_the_catalogue_holds_at_least_200_distinct_mutations() -> None:
+    assert len({each.name for each in CATALOGUE}) == len(CATALOGUE) >= 200
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+def test_the_untouched_world_is_clean(arena: Arena, *, ranges: bool) -> None:
+    findings, summary = arena.verify(ranges=ranges)
+    assert findings == []
+    assert summary.complete
+    assert summary.covered["checkpoints"]["unsealed_tail"] == 2
+
+
+@pytest.mark.parametrize("tamper", CATALOGUE, ids=lambda each: each.name)
+def test_tampering_is_found_named_and_placed(arena: Arena, tamper: Tamper) -> None:
+    try:
+        tamper.act(arena.world, arena.places)
+        findings, summary = arena.verify()
+        if tamper.object is not None:
+            assert _told(arena.verify(ranges=True)[0]) == _told(findings)
+    finally:
+        arena.put_back(files=tamper.touches_files)
+    assert not summary.sound
+    named = [each for each in findings if each.kind == tamper.kind and each.severity == "error"]
+    assert named, f"found {[(each.kind, each.position) for each in findings]}"
+    if tamper.position is not None:
+        wanted = {-1: arena.places.head, -2: arena.places.head + 1}.get(tamper.position, tamper.position)
+        assert named[0].position == wanted
+        assert min(each.position for each in findings if each.position is not None) >= wanted
+    if tamper.near is not None:
+        near = arena.places.head if tamper.near == -1 else tamper.near
+        assert named[0].position is not None
+        assert near - 20 < named[0].position <= near
+    if tamper.object is not None:
+        assert named[0].object is not None
+        assert arena.places.objects[tamper.object].hex() in {each.object for each in named}
+    assert all(each.detail and each.hint for each in named)
+
+
+def _told(findings: list[Finding]) -> set[tuple[str, str | None, str | None]]:
+    return {(each.kind, each.object, each.element) for each in findings}
+
+
+def test_a_rewrite_behind_the_last_checkpoint_is_consistent_and_only_the_unsealed_tail_tells(arena: Arena) -> None:
+    # What no check can prove: whoever rewrites what was never signed leaves a ledger without a flaw.
+    stage = arena.world.folder / "stages" / "7.db"
+    with closing(sqlite3.connect(stage)) as older, closing(sqlite3.connect(arena.world.database)) as changed:
+        older.backup(changed)
+    try:
+        ledger = Ledger(arena.store, writer="main")
+        entry = ledger.entries([arena.places.current])[arena.places.current]
+        assert entry.element is not None
+        forged = RemoteChanged(element=replace(entry.element, date=1, revision=entry.element.revision + 1))
+        ledger.append([New(key=arena.places.current, fact=forged, observed_us=1)])
+        findings, summary = arena.verify()
+    finally:
+        arena.put_back(files=False)
+    assert findings == []
+    assert summary.covered["checkpoints"]["unsealed_tail"] == 1

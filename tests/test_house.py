@@ -1,0 +1,66 @@
+"""The house's rules that no linter knows: what the ledger may import, and what may stand in no file."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {"msgpack", "sqlalchemy"}
+ALLOWED_HERE = {
+    "ledger/note.py": {"cryptography"},
+    "ledger/sql/migrations": {"alembic"},
+    "ledger/sql/opening.py": {"alembic"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Return the top-level packages that a file imports, the standard library left out."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").partition(".")[0])
+    return found - set(sys.stdlib_module_names)
+
+
+def tracked() -> list[Path]:
+    """Return the files that belong to the project; outside a git checkout, everything but what tools leave."""
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == 0 and done.stdout:
+        paths = [ROOT / name for name in done.stdout.split("\0") if name]
+    else:
+        left = {".venv", ".git", "__pycache__", ".hypothesis", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+        paths = [path for path in ROOT.rglob("*") if not left & set(path.parts)]
+    return [path for path in paths if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "ledger").rglob("*.py")), ids=lambda path: path.relative_to(ROOT).as_posix()
+)
+def test_the_ledger_imports_nothing_beyond_its_few_libraries(path: Path) -> None:
+    name = path.relative_to(ROOT).as_posix()
+    here = {package for place, packages in ALLOWED_HERE.items() if name.startswith(place) for package in packages}
+    assert imported(path) <= ALLOWED | here | {"ledger"}
+
+
+def test_every_module_opens_by_saying_what_it_holds() -> None:
+    for path in (p for p in tracked() if p.suffix == ".py"):
+        tree = ast.parse(path.read_text())
+        assert not tree.body or ast.get_docstring(tree), f"{path.relative_to(ROOT)} says nothing of itself"
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    pattern = re.compile(r"(?:^|[^A-Za-z0-9_.])/(?:work|root|home/[a-z]+)/")
+    for path in tracked():
+        text = path.read_bytes()
+        if b"\0" in text or path == Path(__file__):
+            continue
+        for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
+            assert not pattern.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
