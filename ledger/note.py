@@ -107,8 +107,8 @@ class SigningKey:
 
 
 def is_name(name: str) -> bool:
-    """Whether a key may be called so: not empty, no Unicode white space, no plus sign."""
-    return bool(name) and "+" not in name and not any(char.isspace() for char in name)
+    """Whether a key may be called so: not empty, no Unicode white space, no plus sign, nothing that is no UTF-8."""
+    return bool(name) and "+" not in name and not any(char.isspace() or _is_surrogate(char) for char in name)
 
 
 def sign_note(text: str, key: SigningKey) -> bytes:
@@ -184,6 +184,11 @@ def _signature(line: str) -> tuple[str, bytes]:
 
 def _is_text(text: str) -> bool:
     return text.endswith("\n") and not any(char < " " and char != "\n" for char in text)
+
+
+def _is_surrogate(char: str) -> bool:
+    """Whether this is half a character: what a shell makes of bytes that are no UTF-8."""
+    return "\ud800" <= char <= "\udfff"
 
 
 def _parse_key(text: str, what: str) -> tuple[str, bytes]:

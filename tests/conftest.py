@@ -17,9 +17,11 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# A busy machine is no reason to call a property false.
-hypothesis.settings.register_profile("kropot", deadline=None)
-hypothesis.settings.load_profile("kropot")
+# A busy machine is no reason to call a property false. The test command draws the same examples each time, so that its
+# answer is about the change; what other examples find is looked for with KROPOT_TEST_HYPOTHESIS=wide, and by fuzzing.
+hypothesis.settings.register_profile("kropot", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("wide", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile(os.environ.get("KROPOT_TEST_HYPOTHESIS") or "kropot")
 
 
 class OutsideWorldError(RuntimeError):

@@ -222,7 +222,9 @@ def read_config(path: Path) -> ConfigFile:
             data = tomllib.load(file)
     except OSError as error:
         raise UsageError(f"the configuration file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise UsageError(f"the configuration file {path} is no valid TOML: it is nested too deep") from None
+    except ValueError as error:  # no TOML, no UTF-8, or a number of more digits than Python reads
         raise UsageError(f"the configuration file {path} is no valid TOML: {error}") from error
     spelt = _underscored(data)
     known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}

@@ -71,10 +71,15 @@ def _class(body: str) -> str:
     """Return a character class; one with its ends the wrong way round matches nothing, as shells have it."""
     negated = body[:1] in {"!", "^"}
     inner = body[1:] if negated else body
-    escaped = re.sub(r"([\\\[\]^&~|])", r"\\\1", inner)
+    escaped = "".join(f"{re.escape(low)}-{re.escape(high)}" if high else re.escape(low) for low, high in _spans(inner))
     expression = f"[^/{escaped}]" if negated else f"(?!/)[{escaped}]"
     try:
         re.compile(expression)
     except re.error:
         return "[^/]" if negated else "(?!)"
     return expression
+
+
+def _spans(inner: str) -> list[tuple[str, str]]:
+    """Return the first and last characters of a class's ranges; a character that stands alone has no last."""
+    return [(low, high) for low, high in re.findall(r"(.)(?:-(.))?", inner, re.DOTALL)]

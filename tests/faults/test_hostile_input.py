@@ -36,6 +36,22 @@ def test_its_own_examples_are_taken(name: str) -> None:
             TARGETS[name].parse(example)
 
 
+# What the fuzzers once found, by parser.
+FOUND = [
+    ("verifier key", b"\xb4uzz+d4d89f55+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"),
+    ("signing key", b"PRIVATE+KEY+\xb4+d4d89f55+AQABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"),
+    ("configuration file", b"refresh-time = " + b"9" * 5000),
+    ("configuration file", b"refresh-time = " + b"[" * 5000),
+    ("pattern", b"[a--b&&c||d~~e[f]"),
+]
+
+
+@pytest.mark.parametrize(("name", "data"), FOUND)
+@pytest.mark.filterwarnings("error")
+def test_what_was_found_stays_mended(name: str, data: bytes) -> None:
+    expect_documented(name, data)
+
+
 @pytest.mark.parametrize("name", TARGETS)
 @given(st.binary(max_size=300))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
