@@ -63,7 +63,12 @@ class Wish:
 
 
 @define("collect")
-@click.option("--once", is_flag=True, help="Try everything that is wanted, then end; 3 if something could not be had.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Try everything that is wanted, then end; 3 if something could not be had. While another collector lists the"
+    " server, this one waits for the end of that; what another living one is fetching is left to it.",
+)
 @click.option("--full", is_flag=True, help="Begin with a listing of everything, which also finds what is gone.")
 @click.option("--new-source", is_flag=True, help="The token is known from another server, and this is a different one.")
 @click.option(

@@ -53,6 +53,9 @@ SWEEP = 500
 MAX_CONFLICTS = 20
 ONCE_ATTEMPTS = 3
 
+FOLLOW_US = 2 * SECOND_US
+"""So long a run that is to end waits before it looks again whether another collector's listing is over."""
+
 
 class ListingDesk:
     """Lists one source, again and again."""
@@ -77,6 +80,7 @@ class ListingDesk:
         self._failures = 0
         self._closed: int | None = None
         self._said_plain = False
+        self._followed: tuple[int | None, int | None] | None = None
 
     # --- when to list ---
 
@@ -97,6 +101,9 @@ class ListingDesk:
         self._is_opening = False
         self.source, self.version = happened.source, happened.version
         source = self.source
+        if self._was_done_by_another(source):
+            self.is_over = self.has_news = True
+            return [EndListing()]
         full_us = source.full_listed_us
         is_full = (
             self._wants_full
@@ -123,13 +130,26 @@ class ListingDesk:
         return [*self._say_plain(), *self._talk(now_us, self._run, None)]
 
     def busy(self, now_us: int, happened: ListingBusy) -> list[Action]:
-        """Leave the listing to the other collector for now."""
+        """Leave the listing to the other collector; a run that is to end waits for its end, and fetches meanwhile."""
         self._is_opening = False
         self.source = happened.source
-        self.next_us = now_us + self._rules.refresh_us // 4
-        self.is_over = self._rules.once
         self.has_news = True
-        return []
+        if not self._rules.once:
+            self.next_us = now_us + self._rules.refresh_us // 4
+            return []
+        self.next_us = now_us + FOLLOW_US
+        if self._followed is not None:
+            return []
+        self._followed = self.source.listed_us, self.source.full_listed_us
+        text = "another collector is listing the server: what it finds is fetched here, too, until it is through"
+        return [Say(level="info", event="listing_followed", text=text)]
+
+    def _was_done_by_another(self, source: Source) -> bool:
+        """Whether the listing that this one waited for came to its end, so that this run needs none of its own."""
+        if self._followed is None:
+            return False
+        listed, fully = self._followed
+        return source.full_listed_us != fully if self._rules.full else source.listed_us != listed
 
     # --- pages ---
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from tests.oldserver import OldServer, Quirks, Status, first_visits
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.oldserver import Request
 
 FILES = {f"file number {i}.txt": Random(i).randbytes(i * 37) for i in range(60)}
 
@@ -292,3 +295,26 @@ def test_a_plain_token_collects_and_says_that_nothing_is_hidden(tmp_path: Path) 
         assert "not zero-knowledge" in ran.err
         assert ran.summary["zero_knowledge"] is False
         assert folder.contents() == {"a.txt": b"bread", "b.txt": b""}
+
+
+def test_a_run_that_is_to_end_waits_for_another_collectors_listing_and_leaves_nothing_undone(
+    folder: Folder, server: OldServer
+) -> None:
+    gate, is_listing = threading.Event(), threading.Event()
+
+    def hold_back(request: Request) -> None:
+        if request.kind == "list":
+            is_listing.set()
+            assert gate.wait(60)
+
+    server.plan = hold_back
+    with folder.collecting("--once", "--instance-name", "lister") as lister:
+        assert is_listing.wait(60)
+        with folder.collecting("--once", "--instance-name", "follower") as follower:
+            assert follower.stderr is not None
+            assert any("another collector is listing" in line for line in follower.stderr)
+            assert folder.elements() == {}
+            gate.set()
+            assert (lister.wait(60), follower.wait(60)) == (0, 0)
+    assert folder.contents() == folder.expected()
+    assert len(folder.facts(CopyStored)) == len(FILES)

@@ -11,6 +11,7 @@ from kropot.collect.actions import (
     AskGone,
     Beat,
     BeginListing,
+    EndListing,
     Fetch,
     Finish,
     GiveBack,
@@ -28,6 +29,8 @@ from kropot.collect.happenings import (
     GoneAnswered,
     Good,
     Happening,
+    ListingBegan,
+    ListingBusy,
     Ousted,
     PageFailed,
     PageListed,
@@ -44,7 +47,7 @@ from kropot.collect.step import Collector
 from kropot.errors import Exit
 from kropot.objects.store import Published, Staged
 from kropot.securecopy.wire import Page
-from ledger.events import CopyStored, Element, FetchFailed, RemoteVanished, StreamKey
+from ledger.events import CopyStored, Element, FetchFailed, RemoteVanished, Source, StreamKey
 from ledger.replica import Entry
 
 SOURCE = bytes(range(16))
@@ -247,3 +250,57 @@ def test_a_full_collector_does_not_wake_up_in_vain() -> None:
     told.take(an_entry(1), an_entry(2))
     told.take(an_entry(3), an_entry(4))
     assert told.collector.wakes_us > NOW
+
+
+def begun(listed_us: int | None = None, full_listed_us: int | None = None) -> Source:
+    source = sources.begin(salt=bytes(32), token="t", url="http://one.example").source
+    return replace(source, listed_us=listed_us, full_listed_us=full_listed_us)
+
+
+def test_a_run_that_is_to_end_waits_for_the_end_of_another_collectors_listing() -> None:
+    told = Told(replace(RULES, once=True))
+    told.take()
+    told.tell(ListingBusy(source=begun()))
+    assert [action.event for action in told.actions if isinstance(action, Say)] == ["listing_followed"]
+    now = NOW
+    for _ in range(3):  # what the other has found by now is looked for each time
+        assert TakeWork in told.kinds()
+        told.tell(WorkTaken(entries=(), next_due_us=None, free=None, position=1), now)
+        assert Finish not in told.kinds()
+        now = told.collector.wakes_us
+        told.tell(Tick(), now)
+        assert told.kinds() == [BeginListing]
+        told.tell(ListingBusy(source=begun()), now)
+        assert Say not in told.kinds()
+    told.tell(WorkTaken(entries=(), next_due_us=None, free=None, position=1), now)
+    told.tell(Tick(), told.collector.wakes_us)
+    told.tell(ListingBegan(source=begun(NOW, NOW), version=2, known=1, position=3))
+    assert told.kinds() == [EndListing, TakeWork]
+    told.take(an_entry(1))
+    assert Finish not in told.kinds()
+    good = Good(entry=an_entry(1), staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
+    told.tell(Fetched(good=(good,)))
+    told.tell(PublishDone(batch=(good,), results=(Published(sha256=bytes(32), size=16),)))
+    (record,) = (action for action in told.actions if isinstance(action, Record))
+    told.tell(Recorded(about="copies", facts=record.facts, position=4))
+    told.take()
+    assert [action.code for action in told.actions if isinstance(action, Finish)] == [Exit.DONE]
+
+
+def test_a_listing_that_came_to_nothing_elsewhere_is_taken_over() -> None:
+    told = Told(replace(RULES, once=True))
+    told.take()
+    told.tell(ListingBusy(source=begun(7, 7)))
+    told.tell(Tick(), told.collector.wakes_us)
+    told.tell(ListingBegan(source=begun(7, 7), version=2, known=1, position=3))
+    assert ListPage in told.kinds()
+
+
+def test_a_window_listed_elsewhere_does_not_stand_for_the_full_listing_that_was_asked_for() -> None:
+    for full_listed_us, kind in ((7, ListPage), (8, EndListing)):
+        told = Told(replace(RULES, once=True, full=True))
+        told.take()
+        told.tell(ListingBusy(source=begun(7, 7)))
+        told.tell(Tick(), told.collector.wakes_us)
+        told.tell(ListingBegan(source=begun(8, full_listed_us), version=2, known=1, position=3))
+        assert kind in told.kinds()
