@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 30
 """How long SQLite waits for another process's write before it gives up."""
 
+WRITER_KIB = 16 << 10
+READER_KIB = 8 << 10
+"""What a connection to SQLite keeps of the file: the pages that a batch changes, and the inner pages of the indexes.
+
+Their leaves are met in random order: what would hold them all grows with the ledger, and the system keeps them anyway.
+"""
+
+PAGE_BYTES = 4096
+WAL_PAGES = 16 << 10
+"""How long SQLite's write-ahead log grows before it is carried over into the file: 64 MiB.
+
+Keys and hashes come in random order, so a batch changes a page for almost each of them; the longer the log, the more
+changes of a page are written to its place at once.
+"""
+
 _DRIVERS = {
     "sqlite": ("sqlite", "sqlite3", ""),
     "postgresql": ("postgresql+psycopg", "psycopg", "postgresql"),
@@ -159,9 +174,11 @@ def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
             check_same_thread=False,
             cached_statements=256,
         )
-        connection.execute("PRAGMA cache_size = -65536")
+        connection.execute(f"PRAGMA cache_size = {-(WRITER_KIB if writes else READER_KIB)}")
         if writes:
             connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit = {WAL_PAGES * PAGE_BYTES}")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA recursive_triggers = ON")
         else:
