@@ -1,14 +1,17 @@
 """Whether rate and memory stay as the number of elements grows: python -m tests.bench.scale [COUNT ...] [--events N].
 
-Each size is listed and collected from a server in the same process, through the program's own loop, object store and
-ledger (SQLite); then `kropotcli replay` and `kropotcli verify` run over it, each in a process of its own. `--events`
-adds a ledger alone, without objects.
+Each size is listed and collected from a server that the collector's own process makes up, through the program's own
+loop, object store, ledger (SQLite) and upkeep; then `kropotcli replay` and `kropotcli verify` run over it. `--events`
+adds a ledger alone, without objects: appended, audited, replayed. Each line is a process of its own, printed when it
+ends, with its wall and CPU seconds and its peak memory; how far it is goes to the standard error meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +21,10 @@ from pathlib import Path
 
 KROPOT = str(Path(sys.executable).with_name("kropotcli"))
 SIZES = (10_000, 100_000, 1_000_000)
+
+ELEMENT_BYTES = 8000
+EVENT_BYTES = 1100
+"""What an element, or an event alone, takes on the disk at most: for what is said before it begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +42,12 @@ def run(folder: Path, *command: str) -> Took:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     with (folder / "output").open("ab") as output:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output)
-        _, status, used = os.wait4(process.pid, 0)
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if status != 0:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
@@ -54,35 +66,71 @@ def show(what: str, count: int, took: Took, note: str = "") -> None:
     sys.stdout.flush()
 
 
-def size_of(folder: Path) -> int:
-    """Return the bytes of the ledger's database."""
-    return sum(path.stat().st_size for path in folder.glob("database.db*"))
+def tell(text: str) -> None:
+    """Say how it goes to whoever waits."""
+    print(f"{time.strftime('%H:%M:%S', time.gmtime())}  {text}", file=sys.stderr, flush=True)
+
+
+def size_of(*paths: Path) -> int:
+    """Return the bytes of these files."""
+    return sum(path.stat().st_size for path in paths)
+
+
+def elements(folder: Path, count: int) -> None:
+    """Print the lines of one number of elements."""
+    tell(f"{count:,} elements: list and collect")
+    took = work(folder, "collect", count)
+    ledger = size_of(*folder.glob("database.db*")) / count
+    segments = size_of(*(folder / "storage" / "ledger").iterdir()) / count
+    show("list and collect", count, took, f"an element: ledger {ledger:,.0f} bytes, segments {segments:,.0f}")
+    for what, command in (
+        ("replay", ("replay", "--json")),
+        ("replay --list", ("replay", "--list", "--json")),
+        ("verify", ("verify",)),
+    ):
+        tell(f"{count:,} elements: {what}")
+        show(what, count, run(folder, KROPOT, *command))
+
+
+def events(folder: Path, count: int) -> None:
+    """Print the lines of a ledger alone."""
+    tell(f"{count:,} events: append")
+    took = work(folder, "append", count)
+    show("append", count, took, f"an event: {size_of(*folder.glob('database.db*')) / count:,.0f} bytes")
+    tell(f"{count:,} events: audit")
+    show("audit", count, work(folder, "audit", count))
+    for what, options in (("replay", ()), ("replay --no-digest", ("--no-digest",))):
+        tell(f"{count:,} events: {what}")
+        show(what, count, run(folder, KROPOT, "replay", "--json", *options))
 
 
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
-    parser.add_argument("counts", nargs="*", type=int, default=SIZES, help="so many elements; a line each")
-    parser.add_argument("--events", type=int, default=0, help="also so many events in a ledger alone, e.g. 10000000")
+    parser.add_argument("counts", nargs="*", type=int, help=f"so many elements; {' '.join(map(str, SIZES))} by default")
+    parser.add_argument("--events", type=int, default=0, help="so many events in a ledger alone, e.g. 10000000")
     parser.add_argument("--folder", type=Path, default=None, help="where to work; a temporary folder unless named")
     asked = parser.parse_args()
-    print(f"{'what':<18} {'count':>10} {'seconds':>9} {'CPU s':>9} {'count/s':>11} {'MiB':>8}")
+    counts = asked.counts or (() if asked.events else SIZES)
+    # Whoever stops this gets the disk back, too.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="kropot-scale-", dir=asked.folder) as place:
-        for count in asked.counts:
+        needs = sum(counts) * ELEMENT_BYTES + asked.events * EVENT_BYTES
+        free = shutil.disk_usage(place).free
+        tell(f"at work below {place}, which will take up to {needs / 1e9:.1f} GB of {free / 1e9:.1f} that are free")
+        if needs > free:
+            sys.exit("that is too much: name another place with --folder, or fewer elements")
+        print(f"{'what':<18} {'count':>10} {'seconds':>9} {'CPU s':>9} {'count/s':>11} {'MiB':>8}", flush=True)
+        # Nothing is removed before the end: ext4 makes new files far slower for minutes after that.
+        for count in counts:
             folder = Path(place) / f"elements-{count}"
             folder.mkdir()
-            show("list and collect", count, work(folder, "collect", count))
-            bytes_each = size_of(folder) / count
-            show("replay", count, run(folder, KROPOT, "replay", "--json"), f"ledger {bytes_each:,.0f} bytes an element")
-            show("replay --list", count, run(folder, KROPOT, "replay", "--list", "--json"))
-            show("verify", count, run(folder, KROPOT, "verify"))
+            elements(folder, count)
         if asked.events:
             folder = Path(place) / "events"
             folder.mkdir()
-            show("append", asked.events, work(folder, "events", asked.events))
-            each = size_of(folder) / asked.events
-            show("rebuild", asked.events, run(folder, KROPOT, "rebuild"), f"ledger {each:,.0f} bytes an event")
-            show("replay", asked.events, run(folder, KROPOT, "replay", "--json", "--no-digest"))
+            events(folder, asked.events)
+        tell("done: removing everything")
     return 0
 
 

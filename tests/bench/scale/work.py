@@ -1,11 +1,12 @@
-"""What the bench runs in processes of their own: python -m tests.bench.scale.work collect|events FOLDER COUNT."""
+"""What the bench runs in processes of their own: python -m tests.bench.scale.work collect|append|audit FOLDER COUNT."""
 
 from __future__ import annotations
 
 import queue
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,23 +15,52 @@ from kropot.collect.loop import Loop
 from kropot.collect.rules import Rules
 from kropot.collect.sources import begin, source_key
 from kropot.collect.step import Collector
-from kropot.collect.workers import Control, Inbox, Publisher, Transfer
+from kropot.collect.workers import Control, Crashed, Inbox, Publisher, Transfer
 from kropot.objects.directory import DirectoryObjects
+from kropot.segments import SegmentFolder
+from kropot.upkeep import Upkeep, keep_segments, keep_snapshots
+from ledger.audit import LogAudit
+from ledger.audit_index import IndexAudit
 from ledger.events import Copy, CopyStored, Element, RemoteObserved, StreamKey
 from ledger.log import Ledger, New, utc_now_us
 from ledger.sql import open_store
-from tests.bench.scale.source import FIRST, FORM, Contents, Elements
+from tests.bench.scale.source import FIRST, FORM, SIZE, Contents, Elements
 
 if TYPE_CHECKING:
     from kropot.collect.actions import Say
 
 SOURCE = bytes(range(16))
-PAGE = 1000
+BATCH = 500
+EVERY_S = 10.0
+"""How often it is told how far it is."""
 
 
 @dataclass
-class Silence:
-    """An audience that keeps what went wrong."""
+class Progress:
+    """Tells now and then how far it is, at what rate since the last time, and how much memory is in use."""
+
+    what: str
+    count: int
+    _told: float = field(default_factory=time.monotonic)
+    _done: int = 0
+
+    def at(self, done: int, more: str = "") -> None:
+        """Say it, if it is time."""
+        now = time.monotonic()
+        if now - self._told < EVERY_S:
+            return
+        rate = (done - self._done) / (now - self._told)
+        self._told, self._done = now, done
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        text = f"{self.what} {done:,} of {self.count:,}, {rate:,.0f}/s, {pages * 4096 >> 20} MiB{more}"
+        print(f"          {text}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Audience:
+    """Passes warnings on, and tells how far the collector is."""
+
+    progress: Progress
 
     def hear(self, say: Say) -> None:
         """Pass on warnings."""
@@ -38,7 +68,9 @@ class Silence:
             print(say.text, file=sys.stderr)
 
     def look(self, collector: Collector) -> None:
-        """See nothing."""
+        """Tell now and then how it goes."""
+        tale = collector.tale
+        self.progress.at(tale.copied, f", {tale.new:,} listed")
 
 
 def opened(folder: Path) -> Ledger:
@@ -72,46 +104,78 @@ def collect(folder: Path, count: int) -> int:
         transfer=Transfer(lambda: Contents(objects), inbox),
         publisher=Publisher(objects, inbox),
         inbox=inbox,
-        audience=Silence(),
+        audience=Audience(Progress("copied", count)),
         clock=utc_now_us,
         rest=time.sleep,
     )
-    code = int(loop.run())
+    segments = SegmentFolder(folder / "storage", scratch=folder / "storage" / "tmp" / "main")
+    with Upkeep(
+        [keep_snapshots(ledger), keep_segments(ledger, segments)],
+        told=lambda chore, error: print(f"{chore}: {error}", file=sys.stderr),
+        crashed=lambda error: inbox.put(Crashed(error)),
+    ):
+        code = int(loop.run())
     ledger.retire("main")
     ledger.store.close()
     objects.close()
     return code
 
 
-def events(folder: Path, count: int) -> int:
-    """Append `count` events, two an element, without any object: the ledger alone."""
-    ledger = opened(folder)
-    for start in range(0, count // 2, PAGE // 2):
-        batch: list[New] = []
-        for number in range(start, min(start + PAGE // 2, count // 2)):
-            key = StreamKey(source=SOURCE, kind="file", id=f"{number:064x}")
-            seen = Element(
-                date=FIRST + number,
-                tz="UTC",
-                form=FORM,
-                revision=1,
-                present=True,
-                epoch=0,
-                size=None,
-                etag=None,
-                copy=None,
-                damage=None,
-                failure=None,
-            )
-            name = number.to_bytes(32, "big")
-            copy = Copy(sha256=name, size=48, iv=name[16:], revision=1, instance="main")
-            stored = Element(**{slot: getattr(seen, slot) for slot in seen.__slots__} | {"copy": copy})
-            batch.append(New(key=key, fact=RemoteObserved(element=seen), observed_us=1, expected=0))
-            batch.append(New(key=key, fact=CopyStored(element=stored), observed_us=1, expected=1))
-        ledger.append(batch)
+def append(folder: Path, count: int) -> int:
+    """Append `count` events, two an element, as a collector does; the ledger alone, without any object."""
+    ledger, progress = opened(folder), Progress("appended", count)
+    for start in range(0, count // 2, BATCH):
+        numbers = range(start, min(start + BATCH, count // 2))
+        ledger.append([_observed(number) for number in numbers])
+        ledger.append([_copied(number) for number in numbers])
+        progress.at(2 * numbers.stop)
     ledger.store.close()
     return 0
 
 
+def audit(folder: Path, count: int) -> int:
+    """Audit the log and the index, as `verify` does before it looks at any object; 1 if anything is wrong."""
+    store = open_store(f"sqlite:///{folder / 'database.db'}", read_only=True)
+    log = LogAudit(store)
+    flaws = [*log.flaws(), *IndexAudit(store, log).flaws()]
+    for flaw in flaws:
+        print(flaw, file=sys.stderr)
+    store.close()
+    return int(bool(flaws) or log.position < count)
+
+
+def _observed(number: int) -> New:
+    return New(key=_key(number), fact=RemoteObserved(element=_element(number)), observed_us=1, expected=0)
+
+
+def _copied(number: int) -> New:
+    name = sha256(b"content %d" % number).digest()
+    copy = Copy(sha256=name, size=SIZE, iv=name[16:], revision=1, instance="main")
+    fact = CopyStored(element=replace(_element(number), copy=copy))
+    return New(key=_key(number), fact=fact, observed_us=1, expected=1)
+
+
+def _key(number: int) -> StreamKey:
+    # Names in no order, as they are: an index over ascending ones would cost next to nothing.
+    return StreamKey(source=SOURCE, kind="file", id=sha256(b"%d" % number).hexdigest())
+
+
+def _element(number: int) -> Element:
+    return Element(
+        date=FIRST + number,
+        tz="UTC",
+        form=FORM,
+        revision=1,
+        present=True,
+        epoch=0,
+        size=None,
+        etag=None,
+        copy=None,
+        damage=None,
+        failure=None,
+    )
+
+
 if __name__ == "__main__":
-    raise SystemExit({"collect": collect, "events": events}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3])))
+    works = {"collect": collect, "append": append, "audit": audit}
+    raise SystemExit(works[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3])))
