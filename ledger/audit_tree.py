@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ledger.audit_event import Flaw
 from ledger.audit_rows import commit_fault
 from ledger.merkle import Frontier
-from ledger.rows import FRONTIER_SPAN, CommitRow
+from ledger.rows import CommitRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,13 +93,12 @@ class TreeAudit:
     # --- helpers ---
 
     def _end_commit(self, position: int) -> Iterator[Flaw]:
-        """Compare the frontier that a commit keeps whenever it ends in a new span."""
+        """Compare the frontier that a commit keeps."""
         row = self.commit
         if row is _NO_COMMIT or not self._is_covered:
             return
-        crosses = row.last // FRONTIER_SPAN > (row.first - 1) // FRONTIER_SPAN
-        if crosses != (row.frontier is not None):
-            yield Flaw(kind="commit_mismatch", detail="the commit's frontier is missing or too much", position=row.last)
+        if row.frontier is None:
+            yield Flaw(kind="commit_mismatch", detail="the commit's frontier is missing", position=row.last)
         if row.frontier is None or not self.is_gapless or row.last != position:
             return
         if row.frontier == self.grow().stored:

@@ -34,7 +34,7 @@ from ledger.events import (
 )
 from ledger.merkle import Frontier
 from ledger.projection import Happened, project
-from ledger.rows import FRONTIER_SPAN, Batch, CommitRow, SourceRow, StoredEvent, StoredHead
+from ledger.rows import Batch, CommitRow, SourceRow, StoredEvent, StoredHead
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,14 +178,13 @@ def plan_batch(
     entries = {row.stream: row.entry for row in ground.streams.values() if row.entry is not None}
     frontier = Frontier.parse(head.position, head.frontier).extend(leaves).stored
     first = head.position + 1
-    crosses = seq // FRONTIER_SPAN > head.position // FRONTIER_SPAN
     return Batch(
         head=StoredHead(seq, recorded_us, streams, frontier),
         streams=fresh,
         events=events,
         erased=list(erased.items()),
         changes=project(happened, entries, ground.sources),
-        commits=[CommitRow(seq, first, recorded_us, batch_key, frontier if crosses else None)],
+        commits=[CommitRow(seq, first, recorded_us, batch_key, frontier)],
     )
 
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-FRONTIER_SPAN: Final = 1
-"""A commit row holds the tree's frontier when its batch ends in another span of this many positions than it began."""
-
 SOUND: Final = "sound"
 DAMAGED: Final = "damaged"
 LOST: Final = "lost"
@@ -102,7 +99,7 @@ class CopyRow(NamedTuple):
 
 
 class CommitRow(NamedTuple):
-    """One batch: its positions, time, idempotency key, and the frontier at its end (None within one span)."""
+    """One batch: its positions, time, idempotency key, and the tree's frontier at its end (None: it was lost)."""
 
     last: int
     first: int
