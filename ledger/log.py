@@ -99,9 +99,10 @@ class Ledger(Work):
                     tx.write(plan_batch(first, ground, writer=self.writer, nonces=self._entropy(NONCE_BYTES)))
         return self.identity()
 
-    def append(self, facts: Sequence[New], *, batch_key: bytes | None = None) -> Commit:
+    def append(self, facts: Sequence[New], *, batch_key: bytes | None = None, release: str | None = None) -> Commit:
         """Record the facts in one transaction, all or none, at the positions after the head.
 
+        `release` names an instance of this session whose leases on the facts' streams are given back with it.
         With `batch_key` (at most 64 bytes) the same call may be made again, by any process, when its answer was lost:
         it then returns the first call's commit. A connection lost within this call is tried once more by itself.
 
@@ -127,6 +128,8 @@ class Ledger(Work):
                         facts, self._ground(tx, facts), writer=self.writer, nonces=nonces, batch_key=batch_key
                     )
                     tx.write(planned)
+                    if release is not None:
+                        tx.release(release, self.session, {event.stream for event in planned.events})
             except LedgerUnavailableError:
                 if last_try:
                     raise

@@ -49,6 +49,8 @@ class MemoryStore:
             if tx.commit():
                 # Snapshots count what is no longer known.
                 self._snapshots.clear()
+            for session, stream in tx.released:
+                self._end_lease(session, stream)
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -283,8 +285,7 @@ class MemoryStore:
         with self._lock:
             streams = set(self._leases) if keys is None else {self._tables.streams.get(key, 0) for key in keys}
             for stream in streams:
-                if self._leases.get(stream, (b"", 0))[0] == session:
-                    del self._leases[stream]
+                self._end_lease(session, stream)
 
     def claim(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
         """Take or prolong the claim `name`; False while another session has it."""
@@ -326,6 +327,10 @@ class MemoryStore:
             if row.due_us is not None and row.due_us <= now_us and no in (None, row.source)
         ]
         return [row for _, _, row in sorted(due)]
+
+    def _end_lease(self, session: bytes, stream: int) -> None:
+        if self._leases.get(stream, (b"", 0))[0] == session:
+            del self._leases[stream]
 
     def _let_go(self, session: bytes) -> None:
         self._leases = {stream: held for stream, held in self._leases.items() if held[0] != session}

@@ -56,6 +56,7 @@ class MemoryWriting:
         self._tables = tables
         self._batch: Batch | None = None
         self._fresh: Projection | None = None
+        self.released: list[tuple[bytes, int]] = []
 
     def commit_of(self, batch_key: bytes) -> CommitRow | None:
         """Return the commit that carries this idempotency key."""
@@ -87,6 +88,10 @@ class MemoryWriting:
     def write(self, batch: Batch) -> None:
         """Take the batch, to be written at the end."""
         self._batch = batch
+
+    def release(self, name: str, session: bytes, streams: Collection[int]) -> None:  # noqa: ARG002  # the session says it all
+        """Note leases that are to be given back at the end."""
+        self.released += [(session, stream) for stream in streams]
 
     def clear_projection(self) -> None:
         """Begin a fresh projection, which takes the place of the old one at the end."""

@@ -55,6 +55,9 @@ class Writing(Protocol):
     def write(self, batch: Batch) -> None:
         """Write the batch: events, erasures, projection, commit row and head."""
 
+    def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
+        """Give back the session's leases on these streams, together with what is written."""
+
     def clear_projection(self) -> None:
         """Remove every row of the projection."""
 

@@ -281,6 +281,7 @@ class _Ready:
     def collect(self, began: float) -> Exit:
         """Run the loop to its end, and say what it came to."""
         from kropot.cli.progress import audience_for
+        from kropot.collect.garbage import look_rarely
         from kropot.collect.step import Collector
 
         source = self.ledger.sources()[self.source_id].source
@@ -289,6 +290,7 @@ class _Ready:
         client = self._client()
         with audience_for(self.settings) as audience, closing(self._transfers(client)) as transfers:
             loop = self._loop(rules, collector, client, transfers, audience)
+            look_rarely()
             with _signals(loop), self._upkeep(loop):
                 code = loop.run()
         if self.tell:

@@ -126,10 +126,12 @@ class LedgerHand:
 
     def _record(self, action: Record) -> Happening:
         facts, dropped = action.facts, set[StreamKey]()
+        # What was leased to be fetched is given back in the transaction that says what came of it.
+        release = self.instance if action.about in {"copies", "failures"} else None
         position = 0
         while facts:
             try:
-                position = self.ledger.append(facts).last
+                position = self.ledger.append(facts, release=release).last
                 break
             except ConflictError as error:
                 moved = frozenset(map(StreamKey.parse, error.keys))
@@ -137,8 +139,8 @@ class LedgerHand:
                     return Conflicted(about=action.about, keys=moved)
                 dropped |= moved
                 facts = tuple(new for new in facts if new.key not in moved)
-        if action.about in {"copies", "failures"}:
-            self.ledger.release(self.instance, [new.key for new in action.facts])
+        if release is not None and dropped:
+            self.ledger.release(release, dropped)
         return Recorded(about=action.about, facts=action.facts, dropped=frozenset(dropped), position=position)
 
     def _count_missing(self, action: CountMissing) -> Happening:

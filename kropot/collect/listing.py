@@ -28,6 +28,8 @@ from ledger.batch import New
 from ledger.events import RemoteChanged, RemoteObserved, StreamKey
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from kropot.collect.happenings import (
         Conflicted,
         ListingBegan,
@@ -39,14 +41,14 @@ if TYPE_CHECKING:
     )
     from kropot.collect.rules import Rules
     from kropot.collect.tale import Tale
-    from kropot.securecopy.wire import Page
+    from kropot.securecopy.wire import Listed, Page
     from ledger.events import Source
 
 CHUNK = 1000
 """So many entries are recorded in one transaction at most, so that finished fetches need not wait long for theirs."""
 
-AHEAD = 2
-"""So many chunks may wait to be recorded before no further page is asked for."""
+AHEAD = 2 * CHUNK
+"""So many entries may wait to be recorded before no further page is asked for."""
 
 SWEEP = 500
 
@@ -182,14 +184,14 @@ class ListingDesk:
 
     def _ask_on(self, run: ListingRun) -> list[Action]:
         """Ask for the next page, unless what came is still waiting to be recorded."""
-        if run.ask is None or len(run.backlog) > AHEAD:
+        if run.ask is None or sum(map(len, run.backlog)) > AHEAD:
             return []
         ask, run.ask = run.ask, None
         return [ListPage(ask=ask)]
 
     def _next_chunk(self, now_us: int, run: ListingRun) -> list[Action]:
         if run.backlog:
-            return [LookUp(entries=run.backlog[0])]
+            return [LookUp(entries=_gather(run.backlog))]
         if run.drained is not None:
             return self._settle(now_us, run, run.drained)
         return []
@@ -406,3 +408,15 @@ class ListingDesk:
             " as they are"
         )
         return [Say(level="warning", event="not_zero_knowledge", text=text)]
+
+
+def _gather(backlog: deque[tuple[Listed, ...]]) -> tuple[Listed, ...]:
+    """Make one chunk of what waits, as far as it fits into one, and return it: a transaction costs more than a page."""
+    count = size = 0
+    for waiting in backlog:
+        if count and size + len(waiting) > CHUNK:
+            break
+        count, size = count + 1, size + len(waiting)
+    if count > 1:
+        backlog.appendleft(tuple(entry for _ in range(count) for entry in backlog.popleft()))
+    return backlog[0]

@@ -120,6 +120,21 @@ class Statements:
         """Values: so many positions; rows: StoredEvents."""
         return self.marked(f"SELECT {EVENT_COLUMNS} FROM event WHERE seq IN ({self._marks(count)}) ORDER BY seq")
 
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def select_images(self, count: int) -> str:
+        """Values: so many streams; rows: Images."""
+        return self.marked(f"{self._images} WHERE entry.stream IN ({self._marks(count)})")
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def select_images_by_key(self, count: int) -> str:
+        """Values: so many stored keys; rows: Images."""
+        return self.marked(f"{self._images} WHERE stream.{self.key} IN ({self._marks(count)})")
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def delete_leases(self, count: int) -> str:
+        """Values: session, instance, so many streams."""
+        return self.marked(f"DELETE FROM lease WHERE session = ? AND instance = ? AND stream IN ({self._marks(count)})")
+
     @cached_property
     def page_events(self) -> str:
         """Values: after, until, limit; rows: StoredEvents."""
@@ -154,6 +169,14 @@ class Statements:
     def key(self) -> str:
         """The column `key`, which is a word of MySQL's."""
         return self._engine.dialect.identifier_preparer.quote("key")
+
+    @cached_property
+    def _images(self) -> str:
+        return (
+            f"SELECT stream.{self.key}, entry.stream, entry.version, entry.seq, event.type, event.schema_version,"
+            " event.flags, event.payload FROM stream JOIN entry ON entry.stream = stream.id"
+            " JOIN event ON event.seq = entry.seq"
+        )
 
     def marked(self, statement: str) -> str:
         """Return the statement with the driver's placeholders in the place of question marks."""

@@ -173,9 +173,9 @@ class SqlStore:
     def images(self, keys: Collection[bytes]) -> list[Image]:
         """Return the entries that exist among these stored keys, in no order."""
         return [
-            Image(*row)
+            Image._make(row)
             for part in slices(keys)
-            for row in self._connections.rows(IMAGE.where(t.stream.c.key.in_(part)))
+            for row in self._connections.raw_rows(self._statements.select_images_by_key(len(part)), part)
         ]
 
     def scan(

@@ -117,11 +117,11 @@ class WorkTables:
             cursor: Any = connection.connection.cursor()
             rows = [(stream, lease.session, lease.name, lease.expires_us) for stream in taken]
             put_rows(cursor, self._statements.put_lease, rows)
-            found = {
-                row.stream: Image(*row)
-                for part in slices(taken)
-                for row in connection.execute(IMAGE.where(t.entry.c.stream.in_(part)))
-            }
+            found: dict[int, Image] = {}
+            for part in slices(taken):
+                cursor.execute(self._statements.select_images(len(part)), part)
+                found.update((row[1], Image._make(row)) for row in cursor.fetchall())
+            cursor.close()
             return [found[stream] for stream in taken]
 
     def release(self, name: str, session: bytes, keys: Collection[bytes] | None) -> None:
@@ -167,11 +167,14 @@ class WorkTables:
         """Return (due, stream, size) of what is due and not leased, and lock it against other takers.
 
         A statement sees the leases of when it began, and a neighbour may have written some, committed and unlocked
-        their entries while it ran: only what is still free once it is locked here is free.
+        their entries while it ran: only what is still free once it is locked here is free. SQLite lets nobody write
+        beside this transaction.
         """
         c = t.lease.c
         while True:
             locked = sorted(row for no in numbers for row in self._lock_due(connection, no, lease))
+            if connection.dialect.name == "sqlite":
+                return locked
             held: set[int] = set()
             for part in slices(stream for _, stream, _ in locked):
                 living = select(c.stream).where(c.stream.in_(part), c.expires_us > lease.now_us)
@@ -195,7 +198,7 @@ class WorkTables:
             wanted = wanted.with_for_update(
                 skip_locked=True, of=t.entry if connection.dialect.name == "postgresql" else None
             )
-        return [(row[0], row[1], int(row[2])) for row in connection.execute(wanted)]
+        return [(row[0], row[1], int(row[2])) for row in connection.execute(wanted).fetchall()]
 
 
 def _let_go(connection: Connection, session: bytes) -> None:

@@ -115,6 +115,11 @@ class SqlWriting:
         put_rows(self._cursor, self._statements.insert_batch, batch.commits)
         self._cursor.execute(self._statements.move_head, batch.head)
 
+    def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
+        """Give back the session's leases on these streams, together with what is written."""
+        for part in slices(streams):
+            self._cursor.execute(self._statements.delete_leases(len(part)), [session, name, *part])
+
     def clear_projection(self) -> None:
         """Remove every row of the projection; not TRUNCATE, which some databases commit and some users may not."""
         for table in ("entry", "copy", "tally", "source"):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ledger.errors import InstanceBusyError
-from ledger.log import Ledger
-from tests.ledger.world import OTHER, SOURCE, began, copied, key, observed
+from ledger.errors import ConflictError, InstanceBusyError
+from ledger.events import RemoteChanged
+from ledger.log import Ledger, New
+from tests.ledger.world import OTHER, SOURCE, began, copied, element, key, observed
 
 if TYPE_CHECKING:
     from ledger.events import StreamKey
@@ -50,6 +51,21 @@ def test_what_is_given_back_can_be_taken(place: LedgerPlace) -> None:
     assert keys(two.take(instance="two", lease_us=HOUR)) == [key(3)]
     one.release("one")
     assert len(two.take(instance="two", lease_us=HOUR)) == 9
+
+
+def test_what_an_append_is_about_is_given_back_with_it_and_nothing_else(place: LedgerPlace) -> None:
+    def seen(number: int, expected: int | None = None) -> New:
+        return New(key=key(number), fact=RemoteChanged(element=element()), observed_us=1, expected=expected)
+
+    one, two = collectors(place, elements=4)
+    assert keys(two.take(instance="two", lease_us=HOUR, limit=1)) == [key(0)]
+    assert keys(one.take(instance="one", lease_us=HOUR)) == [key(1), key(2), key(3)]
+    with pytest.raises(ConflictError):
+        one.append([seen(1), seen(2, expected=7)], release="one")
+    assert two.take(instance="two", lease_us=HOUR) == []
+    one.append([seen(0), seen(1)], release="one")
+    one.append([seen(2)])
+    assert keys(two.take(instance="three", lease_us=HOUR)) == [key(1)]
 
 
 def test_a_lease_that_ran_out_is_taken_over_and_what_is_done_is_not(place: LedgerPlace) -> None:

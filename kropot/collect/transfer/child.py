@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from kropot.collect.garbage import look_rarely
 from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.engine import Got, Server
 from kropot.collect.transfer.messages import (
@@ -69,6 +70,7 @@ def main() -> None:
         # The parent says it, in its own sentence.
         sender.send(CRASHED, str(error))
         os._exit(1)
+    look_rarely()
     for message in messages:
         process.obey(message)
     # The parent is gone or wants an end. What is half written is a leftover, which the next start removes.
