@@ -27,13 +27,17 @@ class ForeignDatabaseError(LedgerError):
 
 
 class NewerLedgerError(LedgerError):
-    """A newer version of the program made this ledger; `needs` names the schema revision it has."""
+    """A newer version of the program made this ledger; `needs` names the schema revision it has.
 
-    def __init__(self, place: str, needs: str) -> None:
-        """Remember the place and the schema revision found there."""
-        super().__init__(f"the ledger at {place} was made by a newer version (schema {needs})")
+    `program` is the version that brought it there ("kropotcli 1.2.0"), where the ledger tells.
+    """
+
+    def __init__(self, place: str, needs: str, program: str | None = None) -> None:
+        """Remember the place, and the schema revision and version found there."""
+        super().__init__(f"the ledger at {place} was made by {program or 'a newer version'} (schema {needs})")
         self.place = place
         self.needs = needs
+        self.program = program
 
 
 class ConflictError(LedgerError):

@@ -44,6 +44,7 @@ __all__ = [
     "SourceEntry",
     "Tally",
     "instance_key",
+    "program",
     "source_key",
     "utc_now_us",
 ]
@@ -54,6 +55,14 @@ _PAGE = 1000
 def utc_now_us() -> int:
     """Return the time in microseconds since 1970 UTC."""
     return time.time_ns() // 1000
+
+
+def program() -> str:
+    """Return the name and version of the program that this package came with."""
+    try:
+        return f"kropotcli {importlib.metadata.version('kropotcli')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "kropotcli"
 
 
 class Ledger(Work):
@@ -88,7 +97,7 @@ class Ledger(Work):
     def begin(self) -> LedgerBegan:
         """Return the ledger's identity, and write it as the first event if the ledger is empty."""
         if self.store.head().position == 0:
-            began = LedgerBegan(ledger_id=self._entropy(16), salt=self._entropy(32), program=_program())
+            began = LedgerBegan(ledger_id=self._entropy(16), salt=self._entropy(32), program=program())
             with self._lock, self.store.writing() as tx:
                 if tx.head.position == 0:
                     now = self._now(tx.now_us)
@@ -330,13 +339,6 @@ class Ledger(Work):
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def _program() -> str:
-    try:
-        return f"kropotcli {importlib.metadata.version('kropotcli')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "kropotcli"
 
 
 def _pages(events: Iterator[StoredEvent]) -> Iterator[list[StoredEvent]]:

@@ -94,9 +94,10 @@ def _explain_database(error: LedgerError) -> str:
                 "name another database with --db-string, e.g. sqlite:///ledger.db"
             )
         case NewerLedgerError():
+            program = error.program or "a newer version of this program"
             sentence = (
-                f"the ledger at {error.place} was made by a newer version of this program (schema {error.needs}): "
-                "install that version; nothing was changed"
+                f"the ledger at {error.place} was made by {program} (schema {error.needs}): install "
+                f"{error.program or 'that version'} or a later one; nothing was changed"
             )
         case ConflictError():
             sentence = (

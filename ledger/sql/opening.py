@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import DBAPIError
 
 from ledger.errors import ForeignDatabaseError, LedgerError, LedgerMissingError, NewerLedgerError
+from ledger.log import program
 from ledger.sql.dialects import BUSY_SECONDS, parse_place, reader_engine, writer_engine
 from ledger.sql.errors import translated
 from ledger.sql.schema import REVISION, TABLES, VERSION_TABLE, metadata
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 REVISIONS = ("0001",)
 """Every schema this version can read or upgrade, the oldest first."""
+
+_PROGRAM = re.compile(r"kropotcli [0-9][0-9A-Za-z.+-]{0,40}")
 
 
 def open_store(url: str, *, create: bool = False, read_only: bool = False) -> SqlStore:
@@ -81,6 +86,7 @@ def migrate(place: Place) -> None:
                 _sweep(connection, place)
             if revision != REVISION:
                 _upgrade(connection)
+                connection.execute(text(f"UPDATE {VERSION_TABLE} SET program = :program"), {"program": program()})
     finally:
         engine.dispose()
 
@@ -99,8 +105,17 @@ def _revision(connection: Connection, place: Place) -> str | None:
             raise ForeignDatabaseError(str(place), tuple(foreign))
         return None
     if revision not in REVISIONS:
-        raise NewerLedgerError(str(place), str(revision))
+        raise NewerLedgerError(str(place), str(revision), _made_by(connection))
     return str(revision)
+
+
+def _made_by(connection: Connection) -> str | None:
+    """Return the version of this program that made the schema, None where that is not told."""
+    try:
+        found = connection.execute(text(f"SELECT program FROM {VERSION_TABLE}")).scalar()
+    except DBAPIError:
+        return None
+    return found if isinstance(found, str) and _PROGRAM.fullmatch(found) else None
 
 
 def _create_file(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -27,7 +28,7 @@ from ledger.errors import (
     ReadOnlyLedgerError,
 )
 from ledger.events import PayloadErased, RemoteObserved
-from ledger.log import Ledger, New
+from ledger.log import Ledger, New, program
 from ledger.sql import open_store
 from ledger.sql.dialects import parse_place, writer_engine
 from ledger.sql.opening import REVISIONS
@@ -122,7 +123,28 @@ def test_a_newer_ledger_is_refused_with_its_schema(url: str) -> None:
     for create in (False, True):
         with pytest.raises(NewerLedgerError) as caught:
             open_store(url, create=create)
-        assert caught.value.needs == "9999"
+        assert (caught.value.needs, caught.value.program) == ("9999", program())
+
+
+@pytest.mark.parametrize("told", [None, "kropotcli 7.0.0", "rm -rf /", "kropotcli 7\n\x1b[31m"])
+def test_a_newer_ledger_says_which_version_made_it_where_that_can_be_believed(tmp_path: Path, told: str | None) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    open_store(url, create=True).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+        connection.execute(f"UPDATE {VERSION_TABLE} SET version_num = '0700', program = ?", (told,))
+        connection.commit()
+    with pytest.raises(NewerLedgerError) as caught:
+        open_store(url)
+    assert caught.value.program == (told if told == "kropotcli 7.0.0" else None)
+
+
+def test_a_newer_ledger_that_says_nothing_of_its_version_is_still_refused(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+        connection.execute(f"CREATE TABLE {VERSION_TABLE} (version_num TEXT)")
+        connection.execute(f"INSERT INTO {VERSION_TABLE} VALUES ('0700')")
+        connection.commit()
+    with pytest.raises(NewerLedgerError, match="schema 0700"):
+        open_store(f"sqlite:///{tmp_path / 'ledger.db'}")
 
 
 def test_the_migrations_make_the_tables_that_the_statements_expect(url: str) -> None:

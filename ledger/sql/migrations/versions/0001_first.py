@@ -9,6 +9,7 @@ from sqlalchemy import UniqueConstraint  # isort: skip
 from sqlalchemy.dialects import mysql, postgresql
 
 from ledger.sql.migrations.guards_0001 import GUARDS
+from ledger.sql.schema import VERSION_TABLE
 
 revision = "0001"
 down_revision = None
@@ -209,3 +210,5 @@ def upgrade() -> None:
     connection.execute(head.insert().values(id=1, position=0, recorded_us=0, streams=0, frontier=b""))
     for statement in GUARDS[connection.dialect.name]:
         connection.exec_driver_sql(statement)
+    # Which version made the newest schema: an older one that refuses it can then say what to install.
+    op.add_column(VERSION_TABLE, Column("program", text(64), nullable=True))
