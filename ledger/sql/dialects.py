@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,20 @@ def reader_engine(place: Place) -> Engine:
     if place.path is not None:
         return _sqlite_engine(place.path, writes=False)
     return _server_engine(place, reads_only=True)
+
+
+def roll_back_what_a_crash_left(path: Path) -> None:
+    """Let SQLite undo a transaction that a killed process or a power cut left in the journal beside the file.
+
+    A ledger is kept with a write-ahead log, which readers recover by themselves; but its making begins with a rollback
+    journal, and a connection that only reads refuses a file that needs one. While somebody writes, SQLite leaves the
+    journal alone. What it cannot undo, the next connection complains of.
+    """
+    journal = path.with_name(f"{path.name}-journal")
+    if not journal.exists() or journal.stat().st_size == 0:
+        return
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_schema")
 
 
 def upsert(engine: Engine, table: Table, *, add: Sequence[str] = ()) -> Any:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger.errors import ForeignDatabaseError, LedgerError, LedgerMissingError, NewerLedgerError
 from ledger.log import program
-from ledger.sql.dialects import BUSY_SECONDS, parse_place, reader_engine, writer_engine
+from ledger.sql.dialects import BUSY_SECONDS, parse_place, reader_engine, roll_back_what_a_crash_left, writer_engine
 from ledger.sql.errors import translated
 from ledger.sql.schema import REVISION, TABLES, VERSION_TABLE, metadata
 from ledger.sql.store import SqlStore
@@ -53,7 +53,9 @@ def open_store(url: str, *, create: bool = False, read_only: bool = False) -> Sq
 
 
 def schema_of(place: Place) -> str | None:
-    """Return the revision of the ledger's schema at this place, None where there is no ledger; nothing is written.
+    """Return the revision of the ledger's schema at this place, None where there is no ledger.
+
+    Nothing is written, but for what SQLite itself undoes of a transaction that a crash left unfinished.
 
     Raises:
         ForeignDatabaseError: if the database holds another program's tables.
@@ -61,6 +63,8 @@ def schema_of(place: Place) -> str | None:
     """
     if place.path is not None and (not place.path.exists() or place.path.stat().st_size == 0):
         return None
+    if place.path is not None:
+        roll_back_what_a_crash_left(place.path)
     engine = reader_engine(place)
     try:
         with translated(engine.dialect), engine.connect() as connection:

@@ -179,17 +179,24 @@ class Laboratory:
         faults += looker.promises(position)
         if scenario.before:
             faults += looker.findings("right after it")
-        if ended and scenario.before and looker.seen() != self._reference[scenario.name]:
-            faults.append("it had ended well, and what it did is not all there")
+        if ended and scenario.before:
+            faults += self._differences(scenario, looker, "it had ended well, and what it did is not all there")
         for command in scenario.recovery:
             again, said = self._run(scenario, command, folder, worker)
             if again not in {Exit.DONE, Exit.FINDINGS} or (again == Exit.FINDINGS and scenario.before):
                 faults.append(f"recovery by {command[0]}: exit {again}: {said.strip()[-300:]}")
         faults += looker.findings("after the recovery")
-        if looker.seen() != self._reference[scenario.name]:
-            faults.append("the state is not that of an undisturbed run")
+        faults += self._differences(scenario, looker, "the state is not that of an undisturbed run")
         shutil.rmtree(folder)
         return Outcome(point=point, code=code, faults=tuple(faults), output=output if faults else "")
+
+    def _differences(self, scenario: Scenario, looker: Looker, claim: str) -> list[str]:
+        """Return the claim and where it shows, if what is seen is not what an undisturbed run leads to."""
+        seen, wanted = looker.seen(), self._reference[scenario.name]
+        if seen == wanted:
+            return []
+        rows, others = ({str(row) for row in side[0]} | {str(side[1])} for side in (seen, wanted))
+        return [f"{claim}: {sorted(rows - others)[:1]} instead of {sorted(others - rows)[:1]}"[:2000]]
 
     def _end(self, point: Point, scenario: Scenario, worker: int, mutant: str) -> tuple[Path, int, str, int]:
         """Run the command up to its end; return the folder, exit code, output, and the last position acknowledged."""

@@ -92,7 +92,8 @@ class Looker:
     def _entries(self, *more: str) -> list[dict[str, Any]]:
         code, output = self._run("replay", "--list", "--json", *more)
         if code != Exit.DONE:
-            return [{"replay": code, "said": output}]
+            # Each worker has a folder of its own.
+            return [{"replay": code, "said": output.replace(str(self._folder), "folder")}]
         rows = [{key: value for key, value in row.items() if key not in PASSING} for row in _objects(output)]
         # They come by source, whose ids are random.
         return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,35 +85,71 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         yield {**os.environ, "KROPOT_TOKEN": token, "KROPOT_SERVER_URL": gateway.url}
 
 
+class Replica:
+    """A replica on the volume, whose collector loses its power."""
+
+    def __init__(self, volume: Volume, place: Path, program: list[str], env: dict[str, str]) -> None:
+        self.volume, self._place, self._env = volume, place, env
+        where = ("--storage-path", f"{volume.root}/storage", "--db-string", f"sqlite:///{volume.root}/ledger.db")
+        self._command = [*program, *where]
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        command = [*self._command, *args]
+        return subprocess.run(command, cwd=self._place, env=self._env, capture_output=True, text=True, check=False)
+
+    def collect_until_the_power_is_cut(self, wanted: int) -> None:
+        """Cut it as soon as so many objects have their names, or at the end; bring back what the cut left."""
+        with subprocess.Popen(
+            [*self._command, "collect", "--once", "--min-free", "0"],
+            cwd=self._place,
+            env=self._env,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as collecting:
+            objects = self.volume.root / "storage" / "objects"
+            end = time.monotonic() + 60
+            while collecting.poll() is None and time.monotonic() < end:
+                if sum(1 for _ in objects.glob("??/*")) >= wanted:
+                    break
+                time.sleep(0.005)
+            self.volume.shut_down()
+            # It would go on asking for its database for a while, as it should; without power it does not.
+            collecting.kill()
+            said = collecting.communicate(timeout=60)[1]
+        assert "Traceback" not in said, said
+        self.volume.unmount()
+        self.volume.mount()
+
+
 @pytest.mark.parametrize("cut", range(CUTS))
 def test_after_a_real_power_cut_the_ledger_names_nothing_that_is_lost(
     volume: Volume, tmp_path: Path, kropotcli: Path, env: dict[str, str], cut: int
 ) -> None:
-    where = ("--storage-path", f"{volume.root}/storage", "--db-string", f"sqlite:///{volume.root}/ledger.db")
-    command = [str(kropotcli), *where]
-
-    def run(*args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *args], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-
-    with subprocess.Popen(
-        [*command, "collect", "--once", "--min-free", "0"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
-    ) as collecting:
-        objects = volume.root / "storage" / "objects"
-        wanted = random.Random(cut).choice((1, 20, 150))
-        end = time.monotonic() + 60
-        while collecting.poll() is None and time.monotonic() < end:
-            if sum(1 for _ in objects.glob("??/*")) >= wanted:
-                break
-            time.sleep(0.005)
-        volume.shut_down()
-        said = collecting.communicate(timeout=60)[1]
-    assert collecting.returncode in {int(code) for code in Exit}
-    assert "Traceback" not in said, said
-    volume.unmount()
-    volume.mount()
-    checked = run("verify", "--no-record", "--json")
+    replica = Replica(volume, tmp_path, [str(kropotcli)], env)
+    replica.collect_until_the_power_is_cut(random.Random(cut).choice((1, 20, 150)))
+    checked = replica.run("verify", "--no-record", "--json")
     assert checked.returncode in {Exit.DONE, Exit.NO_LEDGER}, checked.stdout + checked.stderr
-    again = run("collect", "--once", "--min-free", "0")
+    again = replica.run("collect", "--once", "--min-free", "0")
     assert again.returncode == Exit.DONE, again.stderr
-    assert run("verify").returncode == Exit.DONE
-    assert json.loads(run("replay", "--no-digest", "--json").stdout.splitlines()[-1])["current"] == FILES
+    assert replica.run("verify").returncode == Exit.DONE
+    assert json.loads(replica.run("replay", "--no-digest", "--json").stdout.splitlines()[-1])["current"] == FILES
+
+
+MUTANT = """
+import os
+os.cpu_count = lambda: 1  # all in one process: the mutant is nowhere else
+from tests.faults.mutants import MUTANTS
+MUTANTS["no file sync"]()
+from kropot.cli.main import main
+main()
+"""
+
+
+def test_a_program_that_does_not_sync_its_files_loses_them_in_a_real_power_cut(
+    volume: Volume, tmp_path: Path, env: dict[str, str]
+) -> None:
+    program = [sys.executable, "-c", MUTANT]
+    replica = Replica(volume, tmp_path, program, {**env, "PYTHONPATH": str(Path(__file__).parents[2])})
+    replica.collect_until_the_power_is_cut(FILES + 1)
+    checked = replica.run("verify", "--no-record", "--json")
+    assert checked.returncode == Exit.FINDINGS, checked.stdout + checked.stderr

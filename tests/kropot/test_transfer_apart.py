@@ -10,14 +10,17 @@ import sys
 import threading
 import time
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgpack
 import pytest
 
 from kropot.collect.transfer.apart import TransferLostError, TransferProcess
 from kropot.collect.transfer.choose import TransfersHere, open_transfers
 from kropot.collect.transfer.engine import Failed, FetchJob, Got, Server, content_path
+from kropot.collect.transfer.messages import CONFIG
 from kropot.errors import LockedError
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.memory import MemoryObjects
@@ -229,6 +232,23 @@ def test_name_of_a_killed_parent_is_taken_over_at_once_and_its_transfers_are_dea
         assert not _is_running(child)
         assert list(second.leftovers()) == []
         second.close()
+
+
+def test_process_whose_parent_is_gone_before_it_is_ready_ends_without_a_word(store: DirectoryObjects) -> None:
+    lent = store.lend()
+    config = {"server": asdict(server_at("http://127.0.0.1:9")), "keep_free": 0, **asdict(lent)}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", "from kropot.collect.transfer.child import main; main()"],
+        input=msgpack.packb([CONFIG, config]),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        pass_fds=[lent.lock],
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_process_ignores_the_signals_that_are_meant_for_its_parent(store: DirectoryObjects) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import stat
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -262,6 +264,26 @@ def test_a_ledger_on_a_read_only_medium_can_be_read(tmp_path: Path, monkeypatch:
     assert len(list(Ledger(reading).records())) == 2
     assert sorted(tmp_path.iterdir()) == before  # nothing was made beside it
     reading.close()
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_what_a_crash_left_half_written_is_undone_before_the_ledger_is_read(tmp_path: Path, read_only: bool) -> None:  # noqa: FBT001
+    source, left = tmp_path / "ledger.db", tmp_path / "left.db"
+    store = open_store(f"sqlite:///{source}", create=True)
+    Ledger(store).append([began()])
+    store.close()
+    with closing(sqlite3.connect(source, isolation_level=None)) as writing:
+        writing.execute("PRAGMA journal_mode = DELETE")
+        writing.execute("PRAGMA cache_size = 1")  # what is changed reaches the file before the commit
+        writing.execute("BEGIN IMMEDIATE")
+        writing.execute("CREATE TABLE half AS SELECT zeroblob(200000) AS written")
+        for suffix in ("", "-journal"):
+            shutil.copyfile(f"{source}{suffix}", f"{left}{suffix}")
+        writing.execute("ROLLBACK")
+    assert left.stat().st_size > source.stat().st_size
+    opened = open_store(f"sqlite:///{left}", read_only=read_only)
+    assert len(list(Ledger(opened).records())) == 2
+    opened.close()
 
 
 def test_an_empty_file_becomes_a_ledger_and_another_file_does_not(tmp_path: Path) -> None:

@@ -66,9 +66,12 @@ def main() -> None:
     try:
         process = _Process(first[1], sender)
         process.start()
+    except BrokenPipeError:
+        os._exit(0)  # the parent is gone
     except KropotError as error:
         # The parent says it, in its own sentence.
-        sender.send(CRASHED, str(error))
+        with contextlib.suppress(BrokenPipeError):
+            sender.send(CRASHED, str(error))
         os._exit(1)
     look_rarely()
     for message in messages:
