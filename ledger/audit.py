@@ -6,36 +6,34 @@ compares the projection with what was learnt here.
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, get_args
 
-import msgpack
-
-from ledger.audit_event import COMMON, Flaw, examine
+from ledger.audit_event import Flaw, examine
+from ledger.audit_page import copies_in, recognise
 from ledger.audit_rows import read_events, read_head, read_keys
 from ledger.audit_tree import TreeAudit
-from ledger.codec import FORMAT, check_payloads, keyed_digest, leaf_hash
-from ledger.errors import MalformedEventError
+from ledger.codec import keyed_digest, leaf_hash
 from ledger.events import CopyStored, ElementFact, PayloadErased, UnknownFact
 from ledger.replica import evolve_source
-from ledger.rows import DAMAGED, LOST, RELEASED, SourceRow
+from ledger.rows import DAMAGED, LOST, RELEASED, SourceRow, StoredEvent
 from ledger.spill import CopySpill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    import re
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from ledger.audit_rows import Row
     from ledger.events import Fact
     from ledger.merkle import Frontier
-    from ledger.rows import StoredEvent
     from ledger.store import EventStore
 
 __all__ = ["Flaw", "Learnt", "LogAudit"]
 
 _PAGE = 1000
 _NAMES = 20_000
-_NOBODY = (None, None)
 _AT = b"@"
 _JUDGED = {"CopyDamaged": DAMAGED, "CopyLost": LOST, "CopyReleased": RELEASED}
 _ELEMENT = frozenset(cls.TYPE for cls in get_args(ElementFact)) - {PayloadErased.TYPE}
@@ -81,7 +79,8 @@ class LogAudit:
         self._tree = TreeAudit(store, self.head)
         self._erasures: dict[int, tuple[bytes, int]] = {}
         self._lost: set[int] = set()
-        self._names: dict[int, tuple[bytes | None, bytes | None]] = {}
+        self._keys: dict[int, bytes | None] = {}
+        self._digests: dict[int, bytes] = {}
 
     @property
     def frontier(self) -> Frontier:
@@ -123,64 +122,69 @@ class LogAudit:
 
     # --- a page ---
 
-    def _page(self, page: list[StoredEvent]) -> Iterator[Flaw]:
-        """Check what every sound event satisfies in a few operations; look closely at whatever does not."""
-        try:
-            helds = check_payloads(page)
-        except MalformedEventError:
-            helds = [None] * len(page)
-        names = self._named({event[1] for event in page})
-        tree = self._tree
-        sha256, pack, common, at = hashlib.sha256, msgpack.Packer().pack, COMMON, _AT
-        versions, newest, stored = self.learnt.versions, self.learnt.newest, self.learnt.copies.stored
-        for event, held in zip(page, helds, strict=True):
-            seq, stream, version, name, schema, flags, recorded, observed, writer, header, nonce, payload, leaf = event
-            if seq > tree.commit.last:
-                yield from tree.next_commit(event, self.position)
-            if held is not None and nonce is not None and payload is not None and name in common:
-                key, digest = names.get(stream, _NOBODY)
-                fresh = stream == len(versions)
-                digested = sha256(nonce + payload).digest()
-                fields = (FORMAT, seq, digest, version, name, schema, flags, recorded, observed, writer, digested)
-                if (
-                    pack(fields) == header
-                    and sha256(b"\x00" + header).digest() == leaf
-                    and seq == self.position + 1
-                    and recorded == tree.commit.recorded_us >= self._recorded_us
-                    and stream <= len(versions)
-                    and version == (1 if fresh else versions[stream] + 1)
-                    and flags == 0
-                    and key is not None
-                    and key[16:17] != at
-                ):
-                    self.position, self._recorded_us = seq, recorded
-                    tree.leaves.append(leaf)
-                    if fresh:
-                        versions.append(1)
-                        newest.append(seq)
-                    else:
-                        versions[stream] = version
-                        newest[stream] = seq
-                    if name == "CopyStored" and (copy := held["element"]["copy"]) is not None:
-                        stored(copy["sha256"], stream, copy["size"], seq)
+    def _page(self, page: Sequence[Row]) -> Iterator[Flaw]:
+        """Check what every sound event satisfies for all of them at once; look closely at whatever does not."""
+        rest = page
+        while rest:
+            self._name({event[1] for event in rest})
+            matches, salts, at = recognise(rest, self._digests), len(self.learnt.salts), 0
+            # A salt that comes up in between is needed for the digests of those behind it.
+            while at < len(rest) and len(self.learnt.salts) == salts:
+                if rest[at][0] > self._tree.commit.last:
+                    yield from self._tree.next_commit(StoredEvent._make(rest[at]), self.position)
+                if (taken := self._run(rest, matches, at)) > at:
+                    at = taken
                     continue
-            key, _ = names.get(stream, _NOBODY)
-            salts = len(self.learnt.salts)
-            yield from self._closely(event, key, exists=stream in names)
-            if len(self.learnt.salts) > salts:  # the digests of others need it
-                names.clear()
-                names = self._named({event[1] for event in page})
-        tree.grow()
+                event = StoredEvent._make(rest[at])
+                yield from self._closely(event, self._keys.get(event.stream), exists=event.stream in self._keys)
+                at += 1
+            rest = rest[at:]
+        self._tree.grow()
 
-    def _named(self, streams: set[int]) -> dict[int, tuple[bytes | None, bytes | None]]:
-        """Return key and digest of each stream that exists; kept for a while, since what is observed is soon stored."""
-        names, salts = self._names, self.learnt.salts
-        if len(names) > _NAMES:
-            names.clear()
-        for stream, key in read_keys(self._store, streams - names.keys()).items():
-            salt = None if key is None else salts.get(key[:16])
-            names[stream] = (key, None if key is None or salt is None else keyed_digest(salt, key[16:]))
-        return names
+    def _run(self, page: Sequence[Row], matches: list[re.Match[bytes] | None], at: int) -> int:
+        """Take in the recognised events from `at` on that follow one another within a commit; return where they end."""
+        commit, position = self._tree.commit, self.position
+        due_us = commit.recorded_us
+        if due_us < self._recorded_us:
+            return at
+        versions, newest, take_leaf = self.learnt.versions, self.learnt.newest, self._tree.leaves.append
+        streams, first, copies = len(versions), position, []
+        end = min(len(page), at + commit.last - position)
+        for event, match in zip(islice(page, at, end), islice(matches, at, end), strict=True):
+            seq, stream, version, name, _, _, recorded_us, _, _, _, _, _, leaf = event
+            if match is None or seq != position + 1 or recorded_us != due_us:
+                break
+            if 0 < stream < streams:
+                if version != versions[stream] + 1:
+                    break
+                versions[stream] = version
+                newest[stream] = seq
+            elif stream == streams and version == 1:
+                versions.append(1)
+                newest.append(seq)
+                streams += 1
+            else:
+                break
+            position = seq
+            take_leaf(leaf)
+            if name == "CopyStored":
+                copies.append((match, stream, seq))
+        if position > first:
+            self.position, self._recorded_us = position, due_us
+            self.learnt.copies.stored_all(copies_in(copies))
+        return at + position - first
+
+    def _name(self, streams: set[int]) -> None:
+        """Learn the keys of these streams; kept for a while, since what is observed is soon stored."""
+        keys, digests, salts = self._keys, self._digests, self.learnt.salts
+        if len(keys) > _NAMES:
+            keys.clear()
+            digests.clear()
+        for stream, key in read_keys(self._store, streams - digests.keys()).items():
+            keys[stream] = key
+            # The ledger's own subjects are none of those that are recognised.
+            if key is not None and key[16:17] != _AT and (salt := salts.get(key[:16])) is not None:
+                digests[stream] = keyed_digest(salt, key[16:])
 
     def _closely(self, event: StoredEvent, key: bytes | None, *, exists: bool) -> Iterator[Flaw]:
         if event.seq != self.position + 1:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING, cast
 
+from ledger.audit_entry import Plain
 from ledger.audit_event import Flaw
 from ledger.codec import decode_payload
 from ledger.digest import StateDigest
@@ -12,17 +12,18 @@ from ledger.errors import MalformedEventError
 from ledger.events import StreamKey
 from ledger.projection import Happened, entry_row
 from ledger.replica import evolve
-from ledger.rows import TallyRow
+from ledger.rows import EntryRow, TallyRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ledger.audit import LogAudit
+    from ledger.audit_rows import Row
     from ledger.events import ElementFact
-    from ledger.rows import CopyState, EntryRow, StoredEvent
+    from ledger.rows import CopyState, StoredEvent
     from ledger.store import EventStore
 
-_PAGE = 500
+_PAGE = 1000
 
 
 class IndexAudit:
@@ -40,6 +41,8 @@ class IndexAudit:
         self._position = log.position
         self._digest = StateDigest()
         self._numbers = {row.id: row.no for row in log.learnt.sources.values()}
+        self._plain = Plain(self._numbers)
+        self._sums_found: dict[tuple[int, str], list[int]] = {}
         self.rows = 0
         self.moved = 0
 
@@ -61,30 +64,48 @@ class IndexAudit:
     # --- entries ---
 
     def _entries(self) -> Iterator[Flaw]:
-        sums: dict[tuple[int, str], list[int]] = {}
         seen = bytearray(len(self._learnt.newest) // 8 + 1)
-        rows = self._store.projection_rows()
-        while page := list(islice(rows, _PAGE)):
-            strange = [pair for pair in page if not _is_entry(*pair)]
-            for pair in strange:
-                page.remove(pair)
-                yield Flaw(
-                    kind="index_mismatch", detail=f"{pair[1]!r}: a column has another type than it was made with"
-                )
-            events = {event.seq: event for event in self._store.events_at(sorted({row.seq for _, row in page}))}
-            keys = self._store.stream_keys({row.stream for _, row in page})
-            for key, row in page:
-                self.rows += 1
-                if 0 < row.stream < len(self._learnt.newest):
-                    seen[row.stream >> 3] |= 1 << (row.stream & 7)
-                pair_sum = sums.setdefault((row.source, row.state), [0, 0])
-                pair_sum[0] += 1
-                pair_sum[1] += row.size or 0
-                wrong = self._entry(key, row, events.get(row.seq), keys.get(row.stream))
-                if wrong is not None and not self._has_moved(key):
-                    yield Flaw(kind="index_mismatch", detail=wrong, position=row.seq, key=key)
+        after, rows = b"", self._store.projection_page(b"", _PAGE)
+        while rows:
+            after = rows[-1][0]
+            page, strange = _typed(rows)
+            for row in strange:
+                detail = f"{EntryRow._make(row[1:_EVENT])!r}: a column has another type than it was made with"
+                yield Flaw(kind="index_mismatch", detail=detail)
+            yield from self._page(page, seen)
+            rows = self._store.projection_page(after, _PAGE)
         yield from self._missing(seen)
+        sums = self._sums_found
         yield from self._sums([TallyRow(*pair, *sums[pair]) for pair in sorted(sums)])
+
+    def _page(self, page: Sequence[Row], seen: bytearray) -> Iterator[Flaw]:
+        """Compare a page; marks the streams in `seen`, and takes every sound row into the digest."""
+        versions, newest, plain = self._learnt.versions, self._learnt.newest, self._plain.row
+        streams, sums, add_row = len(newest), self._sums_found, self._digest.add_row
+        packed: list[bytes | None] = []
+        for row in page:
+            _, stream, source, version, seq, state, _, _, _, size = row[:_SHA256]
+            pair_sum = sums.get((source, state)) or sums.setdefault((source, state), [0, 0])
+            pair_sum[0] += 1
+            pair_sum[1] += size or 0
+            if 0 < stream < streams:
+                seen[stream >> 3] |= 1 << (stream & 7)
+                if newest[stream] == seq and versions[stream] == version:
+                    packed.append(plain(row))
+                    continue
+            packed.append(None)
+        self.rows += len(page)
+        closely = [row for row, found in zip(page, packed, strict=True) if found is None]
+        events = {event.seq: event for event in self._store.events_at(sorted({row[_SEQ] for row in closely}))}
+        keys = self._store.stream_keys({row[1] for row in closely})
+        for row, found in zip(page, packed, strict=True):
+            if found is not None:
+                add_row(row[0], found)
+                continue
+            key, entry = row[0], EntryRow._make(row[1:_EVENT])
+            wrong = self._entry(key, entry, events.get(entry.seq), keys.get(entry.stream))
+            if wrong is not None and not self._has_moved(key):
+                yield Flaw(kind="index_mismatch", detail=wrong, position=entry.seq, key=key)
 
     def _missing(self, seen: bytearray) -> Iterator[Flaw]:
         for stream, seq in enumerate(self._learnt.newest):
@@ -182,18 +203,30 @@ def _element_fact(event: StoredEvent) -> ElementFact | None:
     return cast("ElementFact", fact) if hasattr(fact, "element") else None
 
 
-_NUMBER_OR_NOT = (int, type(None))
+_SEQ, _SHA256, _EVENT = 4, 10, 11
+"""Where these columns stand in a row of `EventStore.projection_page`; the event's begin at the last."""
+_INT, _BYTES, _NONE = frozenset({int}), frozenset({bytes}), type(None)
+_KINDS = (
+    _BYTES,
+    *(_INT, _INT, _INT, _INT),
+    frozenset({str}),
+    _INT | {_NONE},
+    _INT,
+    *(_INT | {_NONE}, _INT | {_NONE}, _BYTES | {_NONE}),
+)
+"""The types of key and entry, which a tampered database need not give."""
 
 
-def _is_entry(key: object, row: EntryRow) -> bool:
-    """Whether every column has the type that it was made with, which a tampered database need not give."""
-    return (
-        type(key) is bytes
-        and all(type(value) is int for value in (row.stream, row.source, row.version, row.seq, row.date))
-        and all(type(value) in _NUMBER_OR_NOT for value in (row.due_us, row.claimed, row.size))
-        and type(row.state) is str
-        and type(row.sha256) in (bytes, type(None))
-    )
+def _typed(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Row]]:
+    """Divide the rows into those whose columns have the types that they were made with, and the others."""
+    if all(kinds.issuperset(map(type, column)) for kinds, column in zip(_KINDS, zip(*rows, strict=True), strict=False)):
+        return rows, []
+    sound: list[Row] = []
+    strange: list[Row] = []
+    for row in rows:
+        is_sound = all(type(value) in kinds for value, kinds in zip(row, _KINDS, strict=False))
+        (sound if is_sound else strange).append(row)
+    return sound, strange
 
 
 def _sound(rows: Iterator[CopyState], strange: list[CopyState]) -> Iterator[CopyState]:

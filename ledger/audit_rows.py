@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ledger.audit_event import Flaw
 from ledger.errors import LedgerError, LedgerUnavailableError
@@ -13,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from ledger.store import EventStore
+
+    Row = tuple[Any, ...]
+    """The columns of a StoredEvent."""
 
 _INT, _BYTES, _TEXT = frozenset({int}), frozenset({bytes}), frozenset({str})
 _BYTES_OR_NOT = _BYTES | {type(None)}
@@ -33,14 +35,16 @@ def read_head(store: EventStore) -> tuple[StoredHead, Flaw | None]:
     return StoredHead(1 << 62, 0, 0, b""), Flaw(kind="head_mismatch", detail=f"of another type: {', '.join(wrong)}")
 
 
-def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[list[StoredEvent], list[Flaw]]:
+def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[Sequence[Row], list[Flaw]]:
     """Return the next events behind `after`, at most `count`, and flaws of rows that cannot be used.
+
+    The rows are those of `StoredEvent`, not made into one: that would cost as much as hashing them.
 
     Raises:
         LedgerUnavailableError: if the database is away.
     """
     try:
-        page = list(islice(store.stored(after=after, until=until), count))
+        page = store.stored_page(after, until, count)
     except LedgerUnavailableError:
         raise
     except LedgerError as error:
@@ -48,8 +52,8 @@ def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[
     if all(kinds.issuperset(map(type, column)) for kinds, column in zip(_EVENT, zip(*page, strict=True), strict=False)):
         return page, []
     flaws = []
-    sound = []
-    for event in page:
+    sound: list[Row] = []
+    for event in map(StoredEvent._make, page):
         wrong = _wrong(event, _EVENT)
         if wrong:
             flaws.append(_unusable(event.seq, f"of another type: {', '.join(wrong)}"))
@@ -86,9 +90,9 @@ def _wrong(row: StoredEvent | StoredHead | CommitRow, kinds: Sequence[frozenset[
     return [name for name, value, allowed in zip(row._fields, row, kinds, strict=True) if type(value) not in allowed]
 
 
-def _one_by_one(store: EventStore, after: int, until: int, why: str) -> tuple[list[StoredEvent], list[Flaw]]:
+def _one_by_one(store: EventStore, after: int, until: int, why: str) -> tuple[list[Row], list[Flaw]]:
     """Find the rows that break a whole page; what cannot be read is a flaw of its own, and the rest is read on."""
-    events: list[StoredEvent] = []
+    events: list[Row] = []
     flaws: list[Flaw] = []
     for seq in range(after + 1, until + 1):
         try:

@@ -14,10 +14,9 @@ from ledger.events import CRITICAL, Fact, UnknownFact
 from ledger.shape import MAX_INT, MIN_INT, Shape, shapes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from ledger.events import StreamKey
-    from ledger.rows import StoredEvent
 
     Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -158,37 +157,10 @@ def read_payload(type_name: str, schema_version: int, flags: int, payload: bytes
     return Payload(cast("Fact", shape.read(fields)), again == payload)
 
 
-def check_payloads(events: Sequence[StoredEvent]) -> list[Any]:
-    """Return the decoded map of each event's payload, None for erased ones and those of unknown types and schemas.
-
-    The cheap way through an audit: what is wrong with one of them is not told apart, see `read_payload`.
-
-    Raises:
-        MalformedEventError: if any payload could not be read, or is not canonical.
-    """
-    found: list[Any] = []
-    known: list[Any] = []
-    stored: list[bytes] = []
-    unpack, shape_of = _unpacker, _FACTS.get
-    try:
-        for event in events:
-            payload, shape = event[11], shape_of(event[3])
-            if payload is None or shape is None or event[4] != shape.version:
-                if payload is not None and not is_canonical(payload):
-                    raise MalformedEventError("a payload is not canonical")
-                found.append(None)
-                continue
-            held = unpack(payload)
-            shape.check(held)
-            found.append(held)
-            known.append(held)
-            stored.append(payload)
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
-        raise MalformedEventError("a payload is no msgpack") from None
-    # One call packs them all: an array is its length followed by its items, which must be the stored bytes again.
-    if _packer().pack(known) != _packer().pack_array_header(len(known)) + b"".join(stored):
-        raise MalformedEventError("a payload is not canonical")
-    return found
+def is_known(type_name: str, schema_version: int) -> bool:
+    """Whether facts of this type are read here in this very schema, without being raised to another."""
+    shape = _FACTS.get(type_name)
+    return shape is not None and shape.version == schema_version
 
 
 def is_canonical(payload: bytes) -> bool:
@@ -207,7 +179,8 @@ def stream_digest(salt: bytes, key: StreamKey) -> bytes:
 
 def keyed_digest(salt: bytes, name: bytes) -> bytes:
     """Return HMAC-SHA-256(salt, name), where `name` is a stored stream key without its source."""
-    inner, outer = (context.copy() for context in _keyed(salt))
+    inner, outer = _keyed(salt)
+    inner, outer = inner.copy(), outer.copy()
     inner.update(name)
     outer.update(inner.digest())
     return outer.digest()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, bisect_right
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from ledger.memory_tables import MemoryWriting, Tables
 from ledger.rows import CopyRow, Image
@@ -70,6 +71,10 @@ class MemoryStore:
         while after < (self._tables.head.position if until is None else min(until, self._tables.head.position)):
             yield self._tables.events[after]
             after += 1
+
+    def stored_page(self, after: int, until: int, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return the first `count` events in (`after`, `until`] as plain tuples."""
+        return self._tables.events[after : min(until, self._tables.head.position, after + count)]
 
     def pointers(self, *, after: int = 0, until: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield (position, stream) of the events in (`after`, `until`], in order."""
@@ -189,6 +194,20 @@ class MemoryStore:
             for key in sorted(self._tables.streams)
         )
         return ((key, row) for key, row in rows if row is not None)
+
+    def projection_page(self, after: bytes, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return the first `count` entries with keys above `after`, each with the event that it points to."""
+        page = []
+        for key, row in islice((pair for pair in self.projection_rows() if pair[0] > after), count):
+            found = self.events_at([row.seq])
+            event = found[0] if found else None
+            about = (
+                (None,) * 5
+                if event is None
+                else (event.stream, event.type, event.schema_version, event.recorded_us, event.payload)
+            )
+            page.append((key, *row, *about))
+        return page
 
     def copy_states(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
         """Yield copies' rows with `start` <= SHA-256 <= `end`, ordered by SHA-256 and stream."""

@@ -40,14 +40,13 @@ class Shape:
     """One dataclass, compiled.
 
     `show` returns it as a map with sorted keys, its parts untouched; `read` makes it, and all it holds, from such a
-    map; `check` only looks whether `read` would. All raise MalformedEventError for a field of a wrong type, length or
-    range; `read` and `check` also for other keys, or keys in another order.
+    map. Both raise MalformedEventError for a field of a wrong type, length or range; `read` also for other keys, or
+    keys in another order.
     """
 
     version: int
     show: Callable[[Any], dict[str, Any]]
     read: Callable[[Any], Any]
-    check: Callable[[Any], None]
 
 
 def shapes_of(classes: Iterable[type]) -> dict[type, Shape]:
@@ -67,8 +66,18 @@ def shapes_of(classes: Iterable[type]) -> dict[type, Shape]:
     return shapes
 
 
+def least(name: str) -> int:
+    """Return the least value that a number in a field of this name may have; the greatest is MAX_INT."""
+    return MIN_INT if name in _SIGNED else int(name in _FROM_ONE)
+
+
+def fixed_length(cls: type, name: str) -> int | None:
+    """Return how many bytes this field of the class has, None where any number will do."""
+    return _LENGTHS.get((cls, name))
+
+
 def _compile(cls: type, shapes: dict[type, Shape]) -> Shape:
-    """Write the three functions as source and compile them, as dataclasses does with `__init__`.
+    """Write both functions as source and compile them, as dataclasses does with `__init__`.
 
     Every event goes through them once or twice; straight code does in 1 us what a loop over the fields does in 4.
     """
@@ -84,13 +93,11 @@ def _compile(cls: type, shapes: dict[type, Shape]) -> Shape:
     for name in names:
         condition = _condition(name, name, hints[name], cls, scope)
         demands += [f"if not ({condition}):", f"    refuse(cls, {name!r})"]
-    built = [line for name in names for line in _parts(name, hints[name], shapes, scope, "read")]
-    looked = [line for name in names for line in _parts(name, hints[name], shapes, scope, "check")]
+    built = [line for name in names for line in _parts(name, hints[name], shapes, scope)]
     source = _function("show(value)", [*shown, *demands, f"return {{{_pairs(names, '{0!r}: {0}')}}}"])
     source += _function("read(held)", [*unpacked, *built, *demands, f"return cls({_pairs(names, '{0}={0}')})"])
-    source += _function("check(held)", [*unpacked, *looked, *demands])
     exec(source, scope)  # noqa: S102 -- the source is made of this program's own field names and nothing else
-    return Shape(version=getattr(cls, "VERSION", 0), show=scope["show"], read=scope["read"], check=scope["check"])
+    return Shape(version=getattr(cls, "VERSION", 0), show=scope["show"], read=scope["read"])
 
 
 def _function(head: str, body: list[str]) -> str:
@@ -127,8 +134,7 @@ def _one_condition(value: str, name: str, hint: Any, cls: type, scope: dict[str,
     if hint is type(None):
         return f"{value} is None"
     if hint is int:
-        low = MIN_INT if name in _SIGNED else int(name in _FROM_ONE)
-        return f"type({value}) is int and {low} <= {value} <= {MAX_INT}"
+        return f"type({value}) is int and {least(name)} <= {value} <= {MAX_INT}"
     origin = get_origin(hint)
     if origin is Literal:
         return f"type({value}) is str and {value} in {get_args(hint)!r}"
@@ -139,31 +145,19 @@ def _one_condition(value: str, name: str, hint: Any, cls: type, scope: dict[str,
         length = "" if parts[-1] is Ellipsis else f" and len({value}) == {len(parts)}"
         return f"type({value}) is tuple{length} and all({each} for {inner} in {value})"
     scope[hint.__name__] = hint
-    length = f" and len({value}) == {_LENGTHS[cls, name]}" if (cls, name) in _LENGTHS else ""
+    fixed = fixed_length(cls, name)
+    length = "" if fixed is None else f" and len({value}) == {fixed}"
     return f"type({value}) is {hint.__name__}{length}"
 
 
-def _parts(name: str, hint: Any, shapes: dict[type, Shape], scope: dict[str, Any], how: str) -> list[str]:
-    """Return the lines that turn a decoded part into dataclasses, or check that it can be; none if it holds none.
-
-    A checked part is replaced by what stands for a good one, so that the demand on its type holds for both.
-    """
+def _parts(name: str, hint: Any, shapes: dict[type, Shape], scope: dict[str, Any]) -> list[str]:
+    """Return the lines that turn a decoded part into dataclasses; none if it holds none."""
     for option in _options(hint):
         part = get_args(option)[0] if get_origin(option) is tuple else option
         if part not in shapes:
             continue
-        scope[f"{how}_{name}"] = getattr(shapes[part], how)
+        scope[f"read_{name}"] = shapes[part].read
         if part is option:
-            if how == "read":
-                return [f"if {name} is not None:", f"    {name} = read_{name}({name})"]
-            scope[f"good_{name}"] = object.__new__(part)
-            return [f"if {name} is not None:", f"    check_{name}({name})", f"    {name} = good_{name}"]
-        if how == "read":
-            return [f"if type({name}) is tuple:", f"    {name} = tuple(map(read_{name}, {name}))"]
-        return [
-            f"if type({name}) is tuple:",
-            f"    for part in {name}:",
-            f"        check_{name}(part)",
-            f"    {name} = ()",
-        ]
+            return [f"if {name} is not None:", f"    {name} = read_{name}({name})"]
+        return [f"if type({name}) is tuple:", f"    {name} = tuple(map(read_{name}, {name}))"]
     return []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from ledger.rows import DAMAGED, LOST, RELEASED, SOUND, CopyState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _ROW = struct.Struct(">32sQQQB")
 _STATES = (SOUND, DAMAGED, LOST, RELEASED)
@@ -31,6 +31,15 @@ class CopySpill:
     def stored(self, sha256: bytes, stream: int, size: int, seq: int) -> None:
         """Take in that a copy was stored at position `seq`."""
         self._add(sha256, stream, size, seq, 0)
+
+    def stored_all(self, copies: Sequence[tuple[bytes, int, int, int]]) -> None:
+        """Take in many rows (SHA-256, stream, size, position) of copies that were stored."""
+        buckets, pack = self._buckets, _ROW.pack
+        for sha256, stream, size, seq in copies:
+            buckets[sha256[0]] += pack(sha256, stream, size, seq, 0)
+        self._rows += len(copies)
+        if self._rows > self._max_rows:
+            self._flush()
 
     def judged(self, sha256: bytes, stream: int, state: str) -> None:
         """Take in that a copy stored before is now in another state."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -88,6 +88,9 @@ class EventStore(Protocol):
     def stored(self, *, after: int = 0, until: int | None = None) -> Iterator[StoredEvent]:
         """Yield the events at positions in (`after`, `until`], in order."""
 
+    def stored_page(self, after: int, until: int, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return the first `count` events in (`after`, `until`] as plain tuples, for audits that read millions."""
+
     def pointers(self, *, after: int = 0, until: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield (position, stream) of the events in (`after`, `until`], in order."""
 
@@ -148,6 +151,13 @@ class EventStore(Protocol):
 
     def projection_rows(self) -> Iterator[tuple[bytes, EntryRow]]:
         """Yield (stored key, entry) in the order of the keys."""
+
+    def projection_page(self, after: bytes, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return the first `count` entries with keys above `after`, in their order, as plain tuples.
+
+        Stored key, the columns of the EntryRow, and of the event that it points to: stream, type, schema_version,
+        recorded_us and payload; five times None where there is no such event.
+        """
 
     def copy_states(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
         """Yield copies' rows with `start` <= SHA-256 <= `end`, ordered by SHA-256 and stream."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 EVENT_COLUMNS = ", ".join(f"event.{column.name}" for column in schema.event.columns)
 ENTRY_COLUMNS = ", ".join(f"entry.{column.name}" for column in schema.entry.columns)
+COPY_COLUMNS = ", ".join(column.name for column in schema.copy.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,27 @@ class Statements:
         """Values: after, limit; rows: stored key, stream."""
         return self.marked(
             f"SELECT stream.{self.key}, id FROM stream WHERE stream.{self.key} > ? ORDER BY stream.{self.key} LIMIT ?"
+        )
+
+    @cached_property
+    def page_projection(self) -> str:
+        """Values: after, limit; rows: stored key, EntryRow, and five columns of the event that it points to."""
+        # In the order of this join MySQL walks the index of the keys; on its own it would sort every entry.
+        straight = "STRAIGHT_JOIN" if self._engine.dialect.name in {"mysql", "mariadb"} else "JOIN"
+        return self.marked(
+            f"SELECT stream.{self.key}, {ENTRY_COLUMNS}, event.stream, event.type, event.schema_version,"
+            f" event.recorded_us, event.payload FROM stream {straight} entry ON entry.stream = stream.id"
+            f" LEFT JOIN event ON event.seq = entry.seq WHERE stream.{self.key} > ?"
+            f" ORDER BY stream.{self.key} LIMIT ?"
+        )
+
+    @cached_property
+    def page_copies(self) -> str:
+        """Values: SHA-256 and again, the stream there to go on behind, last SHA-256, limit; rows: CopyStates."""
+        # The first condition lets every database begin in the index where the last page ended.
+        return self.marked(
+            f"SELECT {COPY_COLUMNS} FROM copy WHERE sha256 >= ? AND (sha256 > ? OR stream > ?) AND sha256 <= ?"
+            " ORDER BY sha256, stream LIMIT ?"
         )
 
     @cached_property

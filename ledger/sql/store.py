@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 PAGE = 1000
 _END = 1 << 62
+_BELOW, _ABOVE = -1, b"\xff" * 64
+"""Less than every stream number, and more than every SHA-256."""
 
 
 class SqlStore:
@@ -74,6 +76,10 @@ class SqlStore:
         """Yield the events at positions in (`after`, `until`], in order."""
         for page in self._pages(self._statements.page_events, after, until):
             yield from map(StoredEvent._make, page)
+
+    def stored_page(self, after: int, until: int, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return the first `count` events in (`after`, `until`] as plain tuples."""
+        return self._connections.raw_rows(self._statements.page_events, (after, until, count))
 
     def pointers(self, *, after: int = 0, until: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield (position, stream) of the events in (`after`, `until`], in order."""
@@ -236,6 +242,10 @@ class SqlStore:
                 yield key, EntryRow._make(columns)
             after = page[-1].key
 
+    def projection_page(self, after: bytes, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return the first `count` entries with keys above `after`, each with the event that it points to."""
+        return self._connections.raw_rows(self._statements.page_projection, (after, count))
+
     def copy_states(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
         """Yield copies' rows with `start` <= SHA-256 <= `end`, ordered by SHA-256 and stream."""
         for page in self._copy_pages(start, end):
@@ -349,13 +359,8 @@ class SqlStore:
                 return
 
     def _copy_pages(self, start: bytes, end: bytes | None) -> Iterator[list[CopyState]]:
-        c = t.copy.c
-        chosen = select(t.copy).order_by(c.sha256, c.stream).limit(PAGE)
-        if end is not None:
-            chosen = chosen.where(c.sha256 <= end)
-        here = chosen.where(c.sha256 >= start)
-        while page := [CopyState(*row) for row in self._connections.rows(here)]:
-            yield page
-            last = page[-1]
-            # The first condition lets every database begin in the index where the last page ended.
-            here = chosen.where(c.sha256 >= last.sha256, (c.sha256 > last.sha256) | (c.stream > last.stream))
+        last, stream = start, _BELOW
+        highest = _ABOVE if end is None else end
+        while page := self._connections.raw_rows(self._statements.page_copies, (last, last, stream, highest, PAGE)):
+            yield list(map(CopyState._make, page))
+            last, stream = page[-1][:2]

@@ -1,0 +1,119 @@
+"""What nearly every sound row of the projection satisfies, told from the bytes of the payload that it points to.
+
+The row is compared with the event without making a fact of it, and the bytes that the state digest takes are put
+together from those of the payload, since both are canonical msgpack (docs/format.md, "State digest").
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgpack
+
+from ledger.audit_event import COMMON
+from ledger.codec import is_known
+from ledger.events import RemoteObserved
+from ledger.pattern import number, recogniser
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ledger.audit_rows import Row
+
+_FIELDS = (
+    "element_copy",
+    "element_copy_iv",
+    "element_copy_revision",
+    "element_copy_sha256",
+    "element_copy_size",
+    "element_damage",
+    "element_date",
+    "element_failure",
+    "element_failure_next_try_us",
+    "element_present",
+    "element_revision",
+    "element_size",
+    "element_tz",
+    "bytes",
+    "length",
+)
+_ELEMENT = recogniser(RemoteObserved, *_FIELDS)
+_GROUPS = tuple(_ELEMENT.groups[name] for name in _FIELDS)
+_VERSION = RemoteObserved.VERSION
+_NIL, _TRUE = b"\xc0", b"\xc3"
+_HEAD = b"\x9a\xc4\x10"
+_DIGEST = b"\xc4\x20"
+_SHA256_BYTES, _SOURCE_BYTES = 32, 16
+_SHORT, _ONE_BYTE = 32, 256
+
+
+class Plain:
+    """Recognises rows that say what the log says; `numbers` are the sources' numbers by their ids."""
+
+    def __init__(self, numbers: Mapping[bytes, int]) -> None:
+        """Learn which types this version knows."""
+        self._numbers = numbers
+        self._common = frozenset(name for name in COMMON if is_known(name, _VERSION))
+        self._states = {name: msgpack.packb(name) for name in ("current", "pending", "vanished")}
+
+    def row(self, found: Row) -> bytes | None:
+        """Return the element's row in the state digest if its row in the projection is plainly right, else None.
+
+        `found` is one of `EventStore.projection_page`. Which event it had to point to is not looked at.
+        """
+        key, stream, source, _, _, state, due_us, date, claimed, size, sha256, of, name, schema, at_us, payload = found
+        if of != stream or schema != _VERSION or name not in self._common or type(payload) is not bytes:
+            return None
+        match = _ELEMENT.match(payload)
+        if match is None:
+            return None
+        copy, iv, copied, digest, stored, damage, when, failure, next_us, present, revision, claim, tz, form, length = (
+            match.group(*_GROUPS)
+        )
+        if damage != _NIL or int.from_bytes(length[1:], "big") != len(form) or (copy == _NIL) != (sha256 is None):
+            return None
+        wanted, due = "vanished", None
+        if present == _TRUE:
+            wanted = "current" if copied == revision else "pending"
+            if wanted == "pending":
+                due = at_us if failure == _NIL else number(next_us)
+        if sha256 is None:
+            digest, stored, iv, right = _NIL, _NIL, _NIL, size is None
+        else:
+            right = digest[-_SHA256_BYTES:] == sha256 and number(stored) == size
+        if (
+            not right
+            or state != wanted
+            or due_us != due
+            or date != number(when)
+            or claimed != (None if claim == _NIL else number(claim))
+            or source != self._numbers.get(key[:_SOURCE_BYTES])
+        ):
+            return None
+        kind, _, text = key[_SOURCE_BYTES:].partition(b"\x00")
+        parts = (
+            _HEAD,
+            key[:_SOURCE_BYTES],
+            _text(kind),
+            _text(text),
+            when,
+            tz,
+            _DIGEST,
+            hashlib.sha256(form).digest(),
+            self._states[state],
+            digest,
+            stored,
+            iv,
+        )
+        return b"".join(parts)
+
+
+def _text(value: bytes) -> bytes:
+    """Return the msgpack of a string whose UTF-8 this is."""
+    length = len(value)
+    if length < _SHORT:
+        return bytes((0xA0 | length,)) + value
+    if length < _ONE_BYTE:
+        return bytes((0xD9, length)) + value
+    return b"\xda" + length.to_bytes(2, "big") + value
