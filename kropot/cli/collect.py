@@ -378,7 +378,7 @@ class _Ready:
             total_s=settings.http_timeout,
             ca_file=None if settings.ca_file is None else str(settings.ca_file),
         )
-        return open_transfers(server, self.objects, keep_free=self.wish.min_free)
+        return open_transfers(server, self.objects, keep_free=self.wish.min_free, told=warn)
 
     def _loop(
         self, rules: Rules, collector: Collector, client: SecureCopyClient, transfers: Transfers, audience: Audience

@@ -14,7 +14,7 @@ from kropot.collect.actions import Action, AskGone, Fetch, GiveBack, ListPage, P
 from kropot.collect.asking import FAR, Ask
 from kropot.collect.happenings import Bad
 from kropot.collect.plan import SECOND_US, failed, jitter, stored, vanished
-from kropot.objects.store import Published, StorageFullError
+from kropot.objects.store import DiscardedError, Published, StorageFullError
 from kropot.securecopy.wire import wall_clock
 from ledger.batch import New
 
@@ -273,6 +273,7 @@ class FetchingDesk:
         instance = self._rules.instance
         facts: list[New] = []
         bad: list[Bad] = []
+        gone: list[Bad] = []
         for good, result in zip(happened.batch, happened.results, strict=True):
             entry = good.entry
             if entry.element is None:
@@ -282,8 +283,10 @@ class FetchingDesk:
                 facts.append(New(key=entry.key, fact=fact, observed_us=now_us, expected=entry.version))
             else:
                 error = result.error
-                bad.append(Bad(entry=entry, reason=error.reason, storage=True, detail=str(error)))
-        actions: list[Action] = []
+                one = Bad(entry=entry, reason=error.reason, storage=True, detail=str(error))
+                (gone if isinstance(error, DiscardedError) else bad).append(one)
+        # What was lost for the sake of others says nothing of itself: no failed attempt, no pause.
+        actions: list[Action] = [self._give_back(gone)] if gone else []
         if facts:
             actions.append(Record(about="copies", facts=tuple(facts), drop=True))
         if bad:

@@ -194,13 +194,11 @@ class DirectoryObjects:
     def clean_own_leftovers(self) -> int:
         """Empty this instance's own temporary folder, the lock aside."""
         self.claim()
-        names = [name for name in names_in(self._tmp) if name != LOCK]
-        for name in names:
-            try:
-                self._files.unlink(f"{self._tmp}/{name}")
-            except OSError as error:
-                raise storage_error(error, f"removing {self._tmp}/{name}") from error
-        return len(names)
+        return self._clean([name for name in names_in(self._tmp) if name != LOCK])
+
+    def clean_leftovers_of(self, pid: int) -> int:
+        """Remove what a process with this number, which is dead, had staged for this instance; return how much."""
+        return self._clean([name for name in names_in(self._tmp) if name.startswith(f"{pid}-")])
 
     def free_bytes(self) -> int | None:
         """Ask the file system what an ordinary user may still write."""
@@ -302,6 +300,14 @@ class DirectoryObjects:
         # What cannot be removed now is removed as a leftover at the next start.
         with contextlib.suppress(OSError):
             self._files.unlink(staged.path)
+
+    def _clean(self, names: list[str]) -> int:
+        for name in names:
+            try:
+                self._files.unlink(f"{self._tmp}/{name}")
+            except OSError as error:
+                raise storage_error(error, f"removing {self._tmp}/{name}") from error
+        return len(names)
 
     def _sync_folders_above(self) -> None:
         """Sync the names of all folders, of those that were there too: a process that was killed may have made them."""

@@ -45,7 +45,7 @@ from kropot.collect.happenings import (
 from kropot.collect.rules import Rules
 from kropot.collect.step import Collector
 from kropot.errors import Exit
-from kropot.objects.store import Published, Staged
+from kropot.objects.store import DiscardedError, Published, PublishError, Staged
 from kropot.securecopy.wire import Page
 from ledger.events import CopyStored, Element, FetchFailed, RemoteVanished, Source, StreamKey
 from ledger.replica import Entry
@@ -119,6 +119,19 @@ def test_a_copy_is_recorded_only_after_it_was_published() -> None:
     (fact,) = told.facts()
     assert isinstance(fact, CopyStored)
     assert fact.element.is_current
+
+
+def test_what_was_staged_and_lost_is_given_back_and_is_no_failure_of_the_element() -> None:
+    told = Told()
+    told.take(an_entry(1), an_entry(2))
+    staged = Staged(path="", sha256=bytes(32), size=16)
+    batch = tuple(Good(entry=an_entry(number), staged=staged, iv=bytes(16)) for number in (1, 2))
+    lost = PublishError(sha256=bytes(32), size=16, error=DiscardedError("gone"))
+    told.tell(PublishDone(batch=batch, results=(lost, Published(sha256=bytes(32), size=16))))
+    assert [action.keys for action in told.actions if isinstance(action, GiveBack)] == [(an_entry(1).key,)]
+    assert [type(fact) for fact in told.facts()] == [CopyStored]
+    assert told.collector.outstanding == 1
+    assert not any(isinstance(action, Say) for action in told.actions)
 
 
 def test_a_copy_that_another_collector_was_faster_to_record_is_not_counted() -> None:

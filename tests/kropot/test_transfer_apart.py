@@ -21,6 +21,7 @@ from kropot.collect.transfer.apart import TransferLostError, TransferProcess
 from kropot.collect.transfer.choose import TransfersHere, open_transfers
 from kropot.collect.transfer.engine import Failed, FetchJob, Got, Server, content_path
 from kropot.collect.transfer.messages import CONFIG
+from kropot.collect.transfer.surviving import SurvivingTransfers
 from kropot.errors import LockedError
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.memory import MemoryObjects
@@ -273,10 +274,10 @@ def test_working_folder_is_not_where_the_process_comes_from(
 
 def test_one_processor_or_another_store_keeps_transfers_here(store: DirectoryObjects) -> None:
     server = server_at("http://127.0.0.1:9")
-    assert isinstance(open_transfers(server, store, processors=1), TransfersHere)
-    assert isinstance(open_transfers(server, MemoryObjects(), processors=8), TransfersHere)
-    with closing(open_transfers(server, store, processors=2)) as transfers:
-        assert isinstance(transfers, TransferProcess)
+    assert isinstance(open_transfers(server, store, processors=1, told=print), TransfersHere)
+    assert isinstance(open_transfers(server, MemoryObjects(), processors=8, told=print), TransfersHere)
+    with closing(open_transfers(server, store, processors=2, told=print)) as transfers:
+        assert isinstance(transfers, SurvivingTransfers)
 
 
 def test_transfers_here_fetch_and_publish(store: DirectoryObjects) -> None:

@@ -14,7 +14,7 @@ import threading
 from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import kropot
 from kropot.collect.transfer.engine import Got
@@ -36,14 +36,14 @@ from kropot.collect.transfer.messages import (
     receive,
 )
 from kropot.errors import KropotError
-from kropot.objects.store import Staged
+from kropot.objects.store import DiscardedError, PublishError, Staged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kropot.collect.transfer.engine import FetchJob, FetchResult, Server
     from kropot.objects.directory import DirectoryObjects
-    from kropot.objects.store import Published, PublishError
+    from kropot.objects.store import Published
 
 # Not by `-m`, which would look into the working folder first, where anybody may have put anything; what this process
 # was imported from is looked at last.
@@ -55,6 +55,22 @@ STOP_S = 5.0
 
 class TransferLostError(KropotError):
     """The transfer process ended by itself; nothing acknowledged is lost."""
+
+
+class TransferKilledError(TransferLostError):
+    """It ended without a word, as if it was killed: another may fare better; `why` is a clause for a sentence."""
+
+    def __init__(self, why: str) -> None:
+        """Remember why."""
+        super().__init__(f"the transfer process is gone ({why}): nothing acknowledged is lost, start again")
+        self.why = why
+
+
+class _Token(NamedTuple):
+    """What a staged object is called in the process that staged it."""
+
+    of: TransferProcess
+    number: int
 
 
 class TransferProcess:
@@ -92,14 +108,19 @@ class TransferProcess:
         return TransferEngineApart(self)
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
-        """Publish what an engine staged, as `ObjectStore.publish` does. Raises: TransferLostError."""
-        self._send(PUBLISH, [staged.pending for staged in batch])
-        rows = self.take(self._published, None)
-        return [outcome_of_row(row, staged) for row, staged in zip(rows[1], batch, strict=True)]
+        """Publish what an engine staged, as `ObjectStore.publish` does; what another process staged is gone.
+
+        Raises: TransferLostError.
+        """
+        self._send(PUBLISH, self._tokens(batch))
+        rows = self.take(self._published, None)[1]
+        known = iter(rows)
+        is_whole = len(rows) == len(batch)
+        return [outcome_of_row(next(known), each) if is_whole or self._has(each) else gone(each) for each in batch]
 
     def discard(self, batch: Sequence[Staged]) -> None:
         """Forget what an engine staged. Raises: TransferLostError."""
-        self._send(DISCARD, [staged.pending for staged in batch])
+        self._send(DISCARD, self._tokens(batch))
 
     def describe(self) -> tuple[str, str]:
         """Return the engine's name and how files become durable. Raises: TransferLostError."""
@@ -108,6 +129,7 @@ class TransferProcess:
 
     def close(self) -> None:
         """Let the process die, with everything that is in flight."""
+        self._sender.close(STOP_S)
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:
@@ -138,6 +160,13 @@ class TransferProcess:
             raise self._lost()
         return message
 
+    def _tokens(self, batch: Sequence[Staged]) -> list[int]:
+        """Return this process's own names for what it staged of the batch."""
+        return [each.pending.number for each in batch if isinstance(each.pending, _Token) and each.pending.of is self]
+
+    def _has(self, staged: Staged) -> bool:
+        return isinstance(staged.pending, _Token) and staged.pending.of is self
+
     def _send(self, *message: object) -> None:
         try:
             self._sender.send(*message)
@@ -150,12 +179,14 @@ class TransferProcess:
         except subprocess.TimeoutExpired:
             code = None
         if self._last_words:
-            why = self._last_words
-        elif code is not None and code < 0:
+            return TransferLostError(
+                f"the transfer process is gone ({self._last_words}): nothing acknowledged is lost, start again"
+            )
+        if code is not None and code < 0:
             why = f"it was killed by signal {-code}; was the memory used up?"
         else:
             why = f"it ended with {code}"
-        return TransferLostError(f"the transfer process is gone ({why}): nothing acknowledged is lost, start again")
+        return TransferKilledError(why)
 
     def _listen(self) -> None:
         inboxes = {READY: self._ready, RESULTS: self._results, BROKEN_OFF: self._results, PUBLISHED: self._published}
@@ -188,6 +219,11 @@ class TransferEngineApart:
         """Jobs submitted and not yet answered."""
         return len(self._jobs)
 
+    @property
+    def unanswered(self) -> list[FetchJob]:
+        """The jobs in flight, in the order in which they came."""
+        return list(self._jobs.values())
+
     def submit(self, jobs: Sequence[FetchJob]) -> None:
         """Send the jobs over. Raises: TransferLostError."""
         if jobs:
@@ -219,8 +255,15 @@ class TransferEngineApart:
             job = self._jobs.pop(row[0])
             if len(row) == 5:  # noqa: PLR2004 -- five items are a success
                 _, token, sha256, size, iv = row
-                staged = Staged(path="", sha256=sha256, size=size, pending=token)
+                # The next process would count from 1 again: a token alone could name another object there.
+                staged = Staged(path="", sha256=sha256, size=size, pending=_Token(self._process, token))
                 results.append(Got(job=job, staged=staged, iv=iv, size=size))
             else:
                 results.append(failure_of_row(row, job))
         return results
+
+
+def gone(staged: Staged) -> PublishError:
+    """Return what is answered of an object that went with the process that staged it."""
+    error = DiscardedError("what was staged is gone with the transfer process, and is fetched again")
+    return PublishError(sha256=staged.sha256, size=staged.size, error=error)

@@ -82,14 +82,21 @@ class TransfersHere:
 
 
 def open_transfers(
-    server: Server, objects: ObjectStore, *, keep_free: int = 0, processors: int | None = None
+    server: Server,
+    objects: ObjectStore,
+    *,
+    keep_free: int = 0,
+    processors: int | None = None,
+    told: Callable[[str], None],
 ) -> Transfers:
     """Return transfers in a process of their own where there are processors for it, else in this one.
+
+    `told` is told in a sentence when that process died and was started again.
 
     Raises: LockedError, StorageError.
     """
     if (processors or os.cpu_count() or 1) > 1 and isinstance(objects, DirectoryObjects):
-        from kropot.collect.transfer.apart import TransferProcess
+        from kropot.collect.transfer.surviving import SurvivingTransfers
 
-        return TransferProcess(server, objects, keep_free=keep_free)
+        return SurvivingTransfers(server, objects, keep_free=keep_free, told=told)
     return TransfersHere(server, objects, keep_free)

@@ -43,6 +43,13 @@ class Sender:
             while rest:
                 rest = rest[os.write(self._fd, rest) :]
 
+    def close(self, patience_s: float) -> None:
+        """Write nothing more: once the descriptor is closed, its number may be another pipe's."""
+        is_mine = self._lock.acquire(timeout=patience_s)
+        self._fd = -1
+        if is_mine:
+            self._lock.release()
+
 
 def receive(fd: int) -> Iterator[list[Any]]:
     """Yield messages as they come, until the pipe's end."""
