@@ -54,6 +54,11 @@ SWEEP = 500
 
 MAX_CONFLICTS = 20
 ONCE_ATTEMPTS = 3
+WAYS_OUT = {
+    "tls": ": its certificate cannot be trusted; a private authority is named by --ca-file",
+    "redirected": ": it sends to elsewhere, where the token was not sent; if that is the server now, give --server-url",
+}
+"""What only the user can mend is explained, by the reason; what may pass by itself is not."""
 
 FOLLOW_US = 2 * SECOND_US
 """So long a run that is to end waits before it looks again whether another collector's listing is over."""
@@ -386,7 +391,7 @@ class ListingDesk:
         pause_us = self._rules.backoff.delay_us(self._failures, jitter(self.source_id, self._failures))
         self.next_us = now_us + pause_us
         self.is_over = self._rules.once and (self._failures >= ONCE_ATTEMPTS or reason == "refused")
-        text = f"the server could not be listed ({reason})"
+        text = f"the server could not be listed ({reason}{WAYS_OUT.get(reason, '')})"
         text += "" if self.is_over else f"; it is asked again in {pause_us / SECOND_US:.0f} s"
         say = Say(level="warning", event="listing_failed", text=text, fields={"reason": reason})
         return [EndListing(), *([] if reason == "refused" else [say])]
