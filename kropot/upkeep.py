@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 LOOK_S = 0.5
 """How often it is looked whether a chore is due or the end has come, in seconds."""
 
-SEGMENTS_S = 60.0
+SEGMENTS_S = 45.0
+"""The tail is to be written once a minute: this leaves time for the writing, and for the chores before it."""
+
 SNAPSHOTS_S = 30.0
 LAST_PATIENCE_S = 60.0
 """So long the last round at the end may take before the process ends without it; the next start makes up for it."""
@@ -107,6 +109,7 @@ class Upkeep:
 
     def _do(self, chore: Chore) -> bool:
         """Do a chore; False if nothing may go on after what it found."""
+        self._due[chore.name] = self._clock() + chore.every_s
         try:
             chore.do()
         except Exception as error:  # noqa: BLE001 -- whatever it is, the loop raises it where it is seen
@@ -115,7 +118,6 @@ class Upkeep:
                 self._crashed(error)
                 return False
             self._told(chore.name, error)
-        self._due[chore.name] = self._clock() + chore.every_s
         return True
 
 

@@ -151,6 +151,7 @@ def collect(settings: Settings, wish: Wish, *, tell: bool = True) -> Exit:
     began = time.monotonic()
     segments = _segments(settings)
     with (
+        _ended_by_signal(Exit.PARTIAL if wish.once else Exit.DONE),
         open_ledger(settings, create=True) as ledger,
         _claimed(settings) as objects,
         _unforked(segments, ledger),
@@ -207,15 +208,15 @@ def _enrolled(settings: Settings, ledger: Ledger) -> Iterator[None]:
     place = f"{platform.node()}:{settings.storage_path.resolve()}"
     try:
         ledger.enroll(settings.instance_name, place=place, lease_us=LEASE_US, here=True)
+        _record_instance(settings, ledger)
+        yield
     except InstanceBusyError as error:
         raise LockedError(
             f"instance {settings.instance_name} is running already ({error.place}): stop it first, or give this one"
             " another --instance-name"
         ) from error
-    try:
-        _record_instance(settings, ledger)
-        yield
     finally:
+        # Of this session alone: nothing of another process that has the name is touched.
         ledger.retire(settings.instance_name)
 
 
@@ -412,6 +413,29 @@ class _Ready:
         )
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, in the guise that database drivers know how to be interrupted by."""
+
+
+@contextmanager
+def _ended_by_signal(code: Exit) -> Iterator[None]:
+    """Have SIGTERM end the process in order, with this code, while there is no loop yet to be asked.
+
+    It would otherwise leave its name in the ledger as if it lived, for as long as a lease lasts.
+    """
+
+    def end(_number: int, _frame: object) -> None:
+        raise _TerminatedError
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except _TerminatedError:
+        raise SystemExit(int(code)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextmanager
 def _signals(loop: Loop) -> Iterator[None]:
     """Turn SIGTERM and SIGINT into a wish to stop; a second one ends the process as it always would."""
@@ -420,7 +444,7 @@ def _signals(loop: Loop) -> Iterator[None]:
     before: dict[signal.Signals, Any] = {}
 
     def ask(number: int, _frame: object) -> None:
-        signal.signal(number, before[signal.Signals(number)])
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
         loop.request_stop(StopRequested(how="term" if number == signal.SIGTERM else "int"))
 
     for wish in (signal.SIGTERM, signal.SIGINT):

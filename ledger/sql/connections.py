@@ -90,8 +90,10 @@ class Connections:
                     connection = self._writer = self.writers.connect()
                 with connection.begin():
                     yield connection
-            except self._driver_errors:
-                self._drop_writer()
+            except BaseException as error:
+                # Nor is one that was interrupted in the midst of an answer.
+                if isinstance(error, self._driver_errors) or not isinstance(error, Exception):
+                    self._drop_writer()
                 raise
 
     @contextmanager

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import func, select
 
 from kropot.errors import Exit
 from ledger.events import CopyStored
 from ledger.log import Ledger
-from ledger.sql import open_store
+from ledger.sql import open_store, parse_place
+from ledger.sql.dialects import reader_engine
+from ledger.sql.schema import metadata
 from tests.ledger.databases import fresh_url
 from tests.oldserver import OldServer, Status, seeded
 
@@ -112,6 +115,19 @@ def current(url: str) -> int:
         store.close()
 
 
+def left_over(url: str) -> dict[str, int]:
+    """Return how many leases and claims are still there, whoever they belonged to."""
+    engine = reader_engine(parse_place(url))
+    try:
+        with engine.connect() as connection:
+            return {
+                name: connection.execute(select(func.count()).select_from(metadata.tables[name])).scalar_one()
+                for name in ("lease", "claim")
+            }
+    finally:
+        engine.dispose()
+
+
 def test_collectors_that_are_killed_and_stopped_copy_everything_once(
     url: str, kropotcli: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -155,6 +171,7 @@ def test_collectors_that_are_killed_and_stopped_copy_everything_once(
         assert store.instances() == []
     finally:
         store.close()
+    assert left_over(url) == {"lease": 0, "claim": 0}
     checked = subprocess.run(
         [str(kropotcli), "verify"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from random import Random
 from typing import TYPE_CHECKING
@@ -318,3 +320,23 @@ def test_a_run_that_is_to_end_waits_for_another_collectors_listing_and_leaves_no
             assert (lister.wait(60), follower.wait(60)) == (0, 0)
     assert folder.contents() == folder.expected()
     assert len(folder.facts(CopyStored)) == len(FILES)
+
+
+def test_a_signal_before_the_work_begins_leaves_no_name_behind(folder: Folder, server: OldServer) -> None:
+    server.plan = None
+    program = (
+        "import os, signal, sys; import ledger.log\n"
+        "record = ledger.log.Ledger.enroll\n"
+        "def enroll(*args, **options):\n"
+        "    record(*args, **options)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "ledger.log.Ledger.enroll = enroll\n"
+        "from kropot.cli.main import main; sys.argv[0] = 'kropotcli'; sys.exit(main())\n"
+    )
+    for options, code in (((), 0), (("--once",), 3)):
+        line = [sys.executable, "-c", program, *folder.line("collect", *folder.options, *options)[1:]]
+        ended = subprocess.run(line, cwd=folder.path, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode == code, ended.stderr
+        with folder.ledger() as ledger:
+            assert ledger.store.instances() == []
+    assert folder.collect().code == 0
