@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _SHA256 = 32
 _PREFIX = 2
+_HEX = frozenset("0123456789abcdef")
 
 
 class Layout:
@@ -125,4 +126,4 @@ def _is_object(name: str, folder: str) -> bool:
 
 
 def _is_hex(name: str, length: int) -> bool:
-    return len(name) == length and all(c in "0123456789abcdef" for c in name)
+    return len(name) == length and _HEX.issuperset(name)

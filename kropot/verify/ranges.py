@@ -7,12 +7,17 @@ that asked makes findings of them.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
+import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256 as hash_of
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from os import close as close_file
+from os import open as open_file
+from os import readv
+from typing import TYPE_CHECKING, Self
 
 from kropot.verify.reading import BUFFER
 from ledger.errors import BrokenChainError
@@ -32,6 +37,8 @@ _NAME = 64
 _SHA256 = 32
 _SOME = 64
 """So many objects are read between two looks at whether to stop, and as many MiB."""
+
+_SHA256_OF = itemgetter(0)
 
 _GONE: tuple[FaultKind, str] = ("lost", "the object is gone")
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -62,6 +69,7 @@ class RangeReader:
         self._layout = layout
         self._stopped = stopped
         self._buffer = memoryview(bytearray(BUFFER))
+        self._buffers = (self._buffer,)
         self._due = 0
 
     def read(self, start: bytes, end: bytes, copies: Iterable[Row]) -> RangeRead:
@@ -74,30 +82,32 @@ class RangeReader:
             LedgerError: if the copies cannot be read.
         """
         found = RangeRead()
-        groups = groupby(map(_checked, copies), key=itemgetter(0))
+        groups = groupby(map(_checked, copies), key=_SHA256_OF)
         sha256, rows = next(groups, (None, iter(())))
         for first in range(start[0], end[0] + 1):
-            folder, folder_byte = f"{self._layout.objects}/{first:02x}", bytes([first])
-            there = _names(folder, start, end)
-            while sha256 is not None and sha256[:1] == folder_byte:
-                is_there = sha256 in there
-                there.discard(sha256)
-                self._look(sha256, list(rows), folder if is_there else None, found)
-                found.read_to = sha256
-                if self._due >= _SOME:
-                    self._due = 0
-                    if self._stopped():
-                        return found
-                sha256, rows = next(groups, (None, iter(())))
-            for orphan in sorted(there):
-                found.orphans.append((orphan, os.lstat(f"{folder}/{orphan.hex()}").st_size))
+            prefix = bytes((first,))
+            with _Folder(f"{self._layout.objects}/{first:02x}") as folder:
+                there = folder.names()
+                while sha256 is not None and sha256.startswith(prefix):
+                    name = sha256.hex()
+                    is_there = name in there
+                    there.discard(name)
+                    self._look(sha256, name, list(rows), folder if is_there else None, found)
+                    found.read_to = sha256
+                    if self._due >= _SOME:
+                        self._due = 0
+                        if self._stopped():
+                            return found
+                    sha256, rows = next(groups, (None, iter(())))
+                if there:
+                    found.orphans += folder.orphans(there, start, end)
         found.read_to = end
         return found
 
-    def _look(self, sha256: bytes, rows: list[Row], folder: str | None, found: RangeRead) -> None:
+    def _look(self, sha256: bytes, name: str, rows: list[Row], folder: _Folder | None, found: RangeRead) -> None:
         """Look at one object that events name; `folder` is None where it is not there."""
-        size = rows[0][2]
-        if len(rows) > 1 or rows[0][4] != SOUND:
+        _, _, size, _, state = rows[0]
+        if len(rows) > 1 or state != SOUND:
             if all(row[4] == RELEASED for row in rows):
                 return
             if any(row[2] != size for row in rows):
@@ -105,43 +115,47 @@ class RangeReader:
                 found.bad.append((sha256, "damaged", "events name it with different sizes"))
                 return
         found.looked += 1
-        fault = _GONE if folder is None else self._read(f"{folder}/{sha256.hex()}", sha256, size)
+        fault = _GONE if folder is None else self._read(folder, name, sha256, size)
         self._due += 1 + (size >> 20)
         if fault is not None:
             found.bad.append((sha256, *fault))
             return
         found.objects += 1
         found.size += size
-        if rows[0][4] != SOUND and all(row[4] != SOUND for row in rows):
+        if state != SOUND and all(row[4] != SOUND for row in rows):
             found.recovered.append(sha256)
 
-    def _read(self, path: str, sha256: bytes, size: int) -> tuple[FaultKind, str] | None:
+    def _read(self, folder: _Folder, name: str, sha256: bytes, size: int) -> tuple[FaultKind, str] | None:
         """Return what is wrong with a file, None if nothing is."""
-        buffer = self._buffer
+        buffer, buffers = self._buffer, self._buffers
         try:
-            descriptor = os.open(path, _FLAGS)
+            descriptor = open_file(name, _FLAGS, dir_fd=folder.descriptor)
             try:
-                count = os.readv(descriptor, (buffer,))
-                digest = hashlib.sha256(buffer[:count])
-                total = count
+                total = count = readv(descriptor, buffers)
+                digest = hash_of(buffer[:count])
                 while count:
-                    count = os.readv(descriptor, (buffer,))
+                    count = readv(descriptor, buffers)
                     if count:
                         digest.update(buffer[:count])
                         total += count
             finally:
-                os.close(descriptor)
-        except FileNotFoundError:
-            return _GONE
+                close_file(descriptor)
         except OSError as error:
-            if error.errno == errno.EIO:
-                return "damaged", "the disk reports an input/output error while it is read"
-            return "unreadable", f"{path} cannot be read: {error.strerror}"
+            return self._trouble(folder, name, error)
+        if total == size and digest.digest() == sha256:
+            return None
+        if not folder.has(name):
+            return _GONE
         if total != size:
             return "damaged", f"it has {total} bytes, and {size} were stored"
-        if digest.digest() != sha256:
-            return "damaged", f"its bytes have the SHA-256 {digest.hexdigest()}"
-        return None
+        return "damaged", f"its bytes have the SHA-256 {digest.hexdigest()}"
+
+    def _trouble(self, folder: _Folder, name: str, error: OSError) -> tuple[FaultKind, str]:
+        if not folder.has(name):
+            return _GONE
+        if error.errno == errno.EIO:
+            return "damaged", "the disk reports an input/output error while it is read"
+        return "unreadable", f"{folder.path}/{name} cannot be read: {error.strerror}"
 
 
 def parts_of(start: bytes, end: bytes, count: int) -> Iterator[tuple[bytes, bytes]]:
@@ -164,18 +178,43 @@ def _checked(row: Row) -> Row:
     return row
 
 
-def _names(folder: str, low: bytes, high: bytes) -> set[bytes]:
-    """Return the objects in a folder that lie in [low, high]."""
-    prefix = folder[-2:]
-    names: set[bytes] = set()
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if len(name) == _NAME and name.startswith(prefix) and _HEX.issuperset(name):
-                    sha256 = bytes.fromhex(name)
-                    if low <= sha256 <= high and entry.is_file(follow_symlinks=False):
-                        names.add(sha256)
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
-    return names
+class _Folder:
+    """A folder of objects, opened once: a file's path from there is its name, and need not be walked down again."""
+
+    __slots__ = ("descriptor", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.descriptor = -1
+
+    def __enter__(self) -> Self:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self.descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+    def names(self) -> set[str]:
+        """Return what is in the folder, objects or not; nothing if there is no folder."""
+        return set(os.listdir(self.descriptor)) if self.descriptor >= 0 else set()  # noqa: PTH208 -- no Path a file
+
+    def has(self, name: str) -> bool:
+        """Whether there is a regular file of this name; no other is an object."""
+        try:
+            return stat.S_ISREG(os.lstat(name, dir_fd=self.descriptor).st_mode)
+        except FileNotFoundError:
+            return False
+
+    def orphans(self, names: set[str], low: bytes, high: bytes) -> Iterator[tuple[bytes, int]]:
+        """Yield (SHA-256, size) of the objects among these names that lie in [low, high], in order."""
+        prefix = self.path[-2:]
+        for name in sorted(names):
+            if len(name) == _NAME and name.startswith(prefix) and _HEX.issuperset(name):
+                sha256 = bytes.fromhex(name)
+                if low <= sha256 <= high:
+                    with suppress(FileNotFoundError):  # removed since the folder was listed
+                        status = os.lstat(name, dir_fd=self.descriptor)
+                        if stat.S_ISREG(status.st_mode):
+                            yield sha256, status.st_size
