@@ -29,8 +29,8 @@ lint: $(VENV)/.installed-dev ## style, types and the direction of imports
 bench: $(VENV)/.installed-dev ## measure; the numbers in docs/performance.md come from here
 	$(BIN)/python -m tests.bench
 
-faults: $(VENV)/.installed-dev ## kills, full disks and broken networks
-	$(BIN)/python -m tests.faults
+faults: $(VENV)/.installed-dev ## kills, power cuts, full disks, broken networks, fuzzers: half an hour; ends with a table
+	$(BIN)/python -m tests.faults --everything
 
 simulate: $(VENV)/.installed-dev ## the collector under a virtual clock; SEEDS=1000 runs that many histories
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000)

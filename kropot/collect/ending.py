@@ -22,7 +22,7 @@ SHOWN = 5
 def spared(run: ListingRun, drained: Drained, source: Source) -> tuple[tuple[int, int], ...]:
     """Return the ranges of dates in which no element is missed, also of dates known from before a zone change."""
     ways = [abs(way) for ways in known_dates(source).by_epoch for way in ways]
-    widest = max([*ways, *map(abs, run.moved.by_offset)], default=0)
+    widest = max([*ways, *map(abs, run.moved.by_offset), *map(abs, run.offsets)], default=0)
     return tuple((first - widest, last + widest) for first, last in drained.spared)
 
 

@@ -315,6 +315,9 @@ class ListingDesk:
                 if not run.is_kept_whole:
                     self._wants_full = self._believes = True
                 return self._next_chunk(now_us, run)
+        if run.mode == "full" and drained.spared and not run.offsets:
+            # What the server cannot list is known by its date in the old zone, and must be looked for by that.
+            run.offsets = zone.between(self.source.zone, drained.zone, now_us // SECOND_US)
         if run.mode == "window" or run.present >= run.known:
             return self._close(now_us, run)
         run.spared = ending.spared(run, drained, self.source)

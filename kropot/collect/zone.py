@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kropot.collect.asking import FAR, Ask, Trouble
 from kropot.securecopy.wire import wall_clock
+from kropot.securecopy.zones import ahead_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 QUARTER = 900
 FURTHEST = 14 * 3600
+HALF_A_YEAR = 183 * 86400
 
 
 MOST = 0.9
@@ -57,6 +59,21 @@ def changed_by(moves: Moves, *, known: int, before: str | None, after: str | Non
     else:
         is_sure = wall_clock(date - offset, before) == wall_clock(date, after)
     return tuple(sorted(offsets)) if is_sure else ()
+
+
+def between(before: str | None, after: str | None, date: int) -> tuple[int, ...]:
+    """Return by how many seconds dates move where the zone `before` becomes `after`: now and half a year ago.
+
+    () where nothing moves, or one of them is not known. What rows say is better evidence (`changed_by`); this is for
+    elements whose rows cannot be listed.
+    """
+    offsets = set()
+    for moment in (date, date - HALF_A_YEAR):
+        was, now = (None if zone is None else ahead_s(moment, zone) for zone in (before, after))
+        if was is None or now is None:
+            return ()
+        offsets.add(was - now)
+    return tuple(sorted(offsets - {0}))
 
 
 def find_zone(date: int, hints: Iterable[str]) -> Talk[str | None]:

@@ -31,6 +31,15 @@ def wall_clock(date: int, tz: str) -> str:
     return f"{local.year:04d}-{local:%m-%d %H:%M:%S}"
 
 
+def ahead_s(date: int, tz: str) -> int | None:
+    """Return how many seconds the wall of zone `tz` is ahead of UTC at `date`, None for an unknown zone."""
+    zone = _zone(tz)
+    if zone is None:
+        return None
+    offset = datetime.fromtimestamp(min(max(date, 0), MAX_DATE - 86400), zone).utcoffset()
+    return None if offset is None else int(offset.total_seconds())
+
+
 def is_known_zone(tz: str) -> bool:
     """Whether `wall_clock` can read this zone name."""
     return _zone(tz) is not None

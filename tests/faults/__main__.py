@@ -1,4 +1,8 @@
-"""Run the crash laboratory by hand: python -m tests.faults [--per N] [--seed S] [--only NAME], or --report."""
+"""Run the fault laboratory: python -m tests.faults [--per N] [--seed S] [--only NAME], --everything, or --report.
+
+By itself it runs crash points and power cuts, and looks whether broken programs are caught. With --everything the
+fuzzers and the tests of everything else that fails follow (tests/faults/suites.py). What came out is kept as it comes.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from tests.faults.crash import Laboratory, Outcome, tally
+from tests.faults import fuzz
+from tests.faults.crash import Laboratory, Outcome, catches, tally
+from tests.faults.mutants import SHOWN
 from tests.faults.report import report, save
+from tests.faults.suites import run_suites
 
 if TYPE_CHECKING:
     from tests.faults.crash import Point
@@ -49,10 +56,22 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="so many at a time")
     parser.add_argument("--mutant", default="", help="break the program: the name of one of tests/faults/mutants.py")
     parser.add_argument("--report", action="store_true", help="run nothing; print what the runs so far came to")
+    parser.add_argument("--everything", action="store_true", help="then also fuzz, and run the tests that belong here")
+    parser.add_argument("--fuzz-seconds", type=float, default=5, help="with --everything: so long for each parser")
     asked = parser.parse_args()
     if asked.report:
         print(report())
         return 0
+    bad = _crash(asked)
+    if asked.everything:
+        bad += fuzz.main(["--seconds", str(asked.fuzz_seconds), "--seed", str(asked.seed)])
+        bad += run_suites()
+        print(report())
+    return 1 if bad else 0
+
+
+def _crash(asked: argparse.Namespace) -> int:
+    """Return how many points failed, and broken programs passed."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     began = time.monotonic()
     with (
@@ -73,12 +92,27 @@ def main() -> int:
                 _save(outcomes, asked, len(there), time.monotonic() - began)
 
         laboratory.run(points, told, mutant=asked.mutant)
+        passed = [] if asked.mutant or asked.only else _mutants(laboratory, asked.seed)
     for row in tally(outcomes):
         print("{scenario:<18} {disturbance:<22} {points:>7} {failed:>7}".format(**row))
     failed = sum(bool(outcome.faults) for outcome in outcomes)
     print(f"seed {asked.seed}: {len(outcomes)} points, {failed} failed, {time.monotonic() - began:.0f} s")
     _save(outcomes, asked, len(there), time.monotonic() - began)
-    return 1 if failed else 0
+    return failed + len(passed)
+
+
+def _mutants(laboratory: Laboratory, seed: int) -> list[str]:
+    """Return the broken programs that the laboratory has passed."""
+    passed = [mutant for mutant, scenario, how in SHOWN if not catches(laboratory, mutant, scenario, how)]
+    for mutant in passed:
+        print(f"FAILED: a broken program was passed: {mutant}")
+    row = {
+        "tried": "broken programs, each with one sync or one order left out",
+        "count": len(SHOWN),
+        "out": f"{len(SHOWN) - len(passed)} caught",
+    }
+    save("mutants", seed, {"rows": [row]})
+    return passed
 
 
 def _save(outcomes: list[Outcome], asked: argparse.Namespace, there: int, seconds: float) -> None:

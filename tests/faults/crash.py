@@ -286,6 +286,13 @@ class Laboratory:
         return code, output
 
 
+def catches(laboratory: Laboratory, mutant: str, scenario: str, how: str) -> bool:
+    """Whether the laboratory sees what is wrong with a broken program: it shows at some points, most of them late."""
+    points = [point for point in laboratory.points() if point.scenario == scenario and point.how == how]
+    spread = points[:: -max(1, len(points) // 24)]
+    return any(laboratory.run([point], mutant=mutant)[0].faults for point in spread)
+
+
 def tally(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """Return what was tried and what came out, a row a scenario and disturbance."""
     tried: Counter[tuple[str, str]] = Counter()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.faults.targets import Target
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     """Fuzz, print what each target came to; return 1 where anything but a documented error came out."""
     if "--inside" not in sys.argv:
         from tests.faults.targets import TARGETS
@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--guided", action="store_true", help="guided by coverage; needs atheris")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    asked = parser.parse_args(words)
     if asked.inside:
         _guided(TARGETS[asked.target], asked.seconds, asked.seed)
     rows, bad = [], 0

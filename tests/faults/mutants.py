@@ -89,3 +89,13 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "lazy ledger": _lazy_ledger,
     "undocumented exit": _silent_failure,
 }
+
+# What was left out of the program, in which command it shows, and under which disturbance.
+SHOWN = (
+    ("event before object", "first collect", "kill"),
+    ("no file sync", "first collect", "power cut"),
+    ("no folder sync", "first collect", "power cut"),
+    ("lazy ledger", "first collect", "power cut"),
+    ("no restore sync", "restore", "power cut"),
+    ("undocumented exit", "verify", "EIO once"),
+)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 KEPT = Path(__file__).parents[2] / "build" / "faults"
+# In this order they are told; a run of a kind and seed takes the place of the one before.
+KINDS = ("crash", "mutants", "simulation", "fuzz", "fuzz-guided", "suite")
 
 
-def save(kind: str, seed: int, result: dict[str, Any]) -> None:
-    """Keep the result of one run; a later run of the same kind and seed takes its place."""
+def save(kind: str, seed: int | str, result: dict[str, Any]) -> None:
+    """Keep the result of one run, or what it came to so far; a later run of the same kind and seed takes its place."""
     KEPT.mkdir(parents=True, exist_ok=True)
     about = {
         "kind": kind,
@@ -24,7 +26,10 @@ def save(kind: str, seed: int, result: dict[str, Any]) -> None:
         "kernel": platform.release(),
         "platform": sys.platform,
     }
-    (KEPT / f"{kind}-{seed}.json").write_text(json.dumps(about | result, indent=1) + "\n")
+    path = KEPT / f"{kind}-{seed}.json"
+    written = path.with_suffix(".new")
+    written.write_text(json.dumps(about | result, indent=1) + "\n")
+    written.replace(path)
 
 
 def report() -> str:
@@ -32,7 +37,7 @@ def report() -> str:
     runs = [json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))]
     if not runs:
         return f"no run is kept in {KEPT}"
-    return "\n\n".join(part for part in (_crashes(runs), _others(runs)) if part)
+    return "\n\n".join(part for part in (_crashes(runs), _others(runs), _where(runs)) if part)
 
 
 def _crashes(runs: list[dict[str, Any]]) -> str:
@@ -58,9 +63,17 @@ def _crashes(runs: list[dict[str, Any]]) -> str:
 
 
 def _others(runs: list[dict[str, Any]]) -> str:
-    rows = [row for run in runs if run["kind"] != "crash" for row in run["rows"]]
+    ordered = sorted((run for run in runs if run["kind"] != "crash"), key=lambda run: KINDS.index(run["kind"]))
+    rows = [row for run in ordered for row in run["rows"]]
     if not rows:
         return ""
     lines = ["| what was tried | how much | what came out |", "|---|---:|---|"]
     lines += [f"| {row['tried']} | {row['count']} | {row['out']} |" for row in rows]
     return "\n".join(lines)
+
+
+def _where(runs: list[dict[str, Any]]) -> str:
+    days = sorted({run["when"][:10] for run in runs})
+    pythons, kernels = (sorted({run[what] for run in runs}) for what in ("python", "kernel"))
+    span = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return f"Run on {span}, Python {', '.join(pythons)}, kernel {', '.join(kernels)}."

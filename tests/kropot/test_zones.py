@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kropot.collect.zone import between
 from kropot.securecopy.zones import MAX_DATE, MIN_DATE, is_known_zone, wall_clock
 
 FIFTH = 1795414112  # "2026-11-23 06:08:32" on the real server's wall, which was UTC
@@ -52,3 +53,10 @@ def test_every_date_has_a_wall_that_the_server_can_parse(date: int, tz: str) -> 
 @given(tz=st.text(max_size=64), date=st.integers(-(2**70), 2**70))
 def test_no_zone_and_no_date_of_a_server_breaks_the_wall(tz: str, date: int) -> None:
     assert len(wall_clock(date, tz)) == 19
+
+
+def test_how_far_dates_move_when_the_zone_changes() -> None:
+    assert between("Asia/Kolkata", "UTC", FIFTH) == (19800,)
+    assert between("UTC", "Europe/Warsaw", FIFTH) == (-7200, -3600)
+    assert between("Asia/Kolkata", "+05:30", FIFTH) == ()
+    assert between(None, "UTC", FIFTH) == between("UTC", "Nowhere/Land", FIFTH) == ()

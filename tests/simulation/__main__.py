@@ -8,6 +8,8 @@ import sys
 import time
 import traceback
 
+from tests.faults.report import save
+from tests.simulation.invariants import INVARIANTS
 from tests.simulation.run import check
 
 
@@ -18,16 +20,29 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())
     args = parser.parse_args()
     seeds = range(args.first, args.first + args.seeds)
-    began, events, failed = time.monotonic(), 0, list[int]()
+    began, done, events, failed = time.monotonic(), 0, 0, list[int]()
     with multiprocessing.Pool(args.processes) as pool:
         for seed, lived, failure in pool.imap_unordered(_live, seeds, chunksize=4):
             events += lived
             if failure:
                 failed.append(seed)
                 print(f"seed {seed}:\n{failure}", flush=True)
+            done += 1
+            if done % 500 == 0 or done == len(seeds):
+                _save(args.first, done, events, failed)
     took = time.monotonic() - began
     print(f"{len(seeds)} seeds, {events} events recorded, {len(failed)} failed {sorted(failed)}, {took:.0f} s")
     return 1 if failed else 0
+
+
+def _save(first: int, seeds: int, events: int, failed: list[int]) -> None:
+    """Keep what came out, for `python -m tests.faults --report`."""
+    row = {
+        "tried": f"simulated histories (seeds from {first}), {events} events recorded in them",
+        "count": seeds,
+        "out": f"{len(failed)} broke one of {len(INVARIANTS)} invariants",
+    }
+    save("simulation", first, {"rows": [row], "failed": sorted(failed)})
 
 
 def _live(seed: int) -> tuple[int, int, str]:
