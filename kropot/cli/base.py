@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.objects.store import ObjectStore
+    from kropot.securecopy.client import SecureCopyClient
     from ledger.log import Ledger
 
 __all__ = [
@@ -47,11 +49,15 @@ __all__ = [
     "emit",
     "emit_json",
     "group",
+    "open_client",
     "open_ledger",
     "open_objects",
     "say",
     "warn",
 ]
+
+LONGEST_LISTING_S: Final = 600
+"""A page that takes longer is asked for again, in halves."""
 
 _FLAGS = "kropot.flags"
 _FILE = "kropot.file"
@@ -193,6 +199,22 @@ def need_server(settings: Settings) -> tuple[str, Secret]:
     if settings.is_exposed:
         warn(f"{url} is not encrypted on its way: whoever sits between can read the token; use https")
     return url, token
+
+
+def open_client(settings: Settings, *, longest_s: int = LONGEST_LISTING_S) -> SecureCopyClient:
+    """Return who asks the server, and waits for a whole answer so many seconds at the longest.
+
+    Raises: UsageError if server or token is missing or cannot be used.
+    """
+    from kropot.securecopy.client import SecureCopyClient
+
+    return SecureCopyClient(
+        settings.need_server_url(),
+        settings.need_token().reveal(),
+        http_timeout=min(settings.http_timeout, longest_s),
+        user_agent=f"kropotcli/{version('kropotcli')}",
+        ca_file=settings.ca_file,
+    )
 
 
 def _as_click(field: str) -> GlobalClickOption:

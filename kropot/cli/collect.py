@@ -7,7 +7,7 @@ import platform
 import secrets
 import signal
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_ledger, open_objects, say, warn
+from kropot.cli.base import (
+    Exit,
+    Settings,
+    emit,
+    emit_json,
+    need_server,
+    open_client,
+    open_ledger,
+    open_objects,
+    say,
+    warn,
+)
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.cli.words import amount, number
@@ -32,15 +43,14 @@ if TYPE_CHECKING:
     from kropot.collect.step import Collector
     from kropot.collect.transfer.choose import Transfers
     from kropot.objects.store import ObjectStore
-    from kropot.secret import Secret
     from kropot.securecopy.client import SecureCopyClient
     from kropot.segments import SegmentFolder
     from kropot.upkeep import Upkeep
     from ledger.log import Ledger
     from ledger.note import SigningKey
 
-LONGEST_LISTING_S: Final = 600
-"""A page that takes longer is asked for again, in halves."""
+LONGEST_TRIAL_S: Final = 10
+"""A server that is slower to say whether it knows a new token is asked by the collector, which has the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +157,7 @@ def collect(settings: Settings, wish: Wish, *, tell: bool = True) -> Exit:
 
     Raises: LockedError while another living process works under this instance's name, UsageError for a moved server.
     """
-    url, token = need_server(settings)
+    need_server(settings)
     began = time.monotonic()
     segments = _segments(settings)
     with (
@@ -160,7 +170,7 @@ def collect(settings: Settings, wish: Wish, *, tell: bool = True) -> Exit:
         removed = objects.clean_own_leftovers()
         if removed:
             say(f"removed {number(removed, 'unfinished file')} of an earlier run")
-        source_id = _find_source(ledger, url, token, wish)
+        source_id = _find_source(settings, ledger, wish)
         ready = _Ready(
             settings=settings,
             wish=wish,
@@ -234,14 +244,16 @@ def _record_instance(settings: Settings, ledger: Ledger) -> None:
         ledger.append([New(key=key, fact=fact, observed_us=ledger.now_us())])
 
 
-def _find_source(ledger: Ledger, url: str, token: Secret, wish: Wish) -> bytes:
+def _find_source(settings: Settings, ledger: Ledger, wish: Wish) -> bytes:
     """Return the id of the source of this token, which is begun if it is new.
 
-    Raises: UsageError if the token is known, but from another address.
+    Raises: UsageError if the token is known, but from another address; ServerRefusedError if it would begin another
+    source, and the server does not accept it.
     """
     from kropot.collect.sources import begin, match_source, source_key
     from ledger.log import New
 
+    url, token = settings.need_server_url(), settings.need_token()
     known = {entry.id: entry.source for entry in ledger.sources().values()}
     match = match_source(known, token.reveal(), url)
     if match.kind == "known" and match.id is not None:
@@ -253,6 +265,8 @@ def _find_source(ledger: Ledger, url: str, token: Secret, wish: Wish) -> bytes:
             f" `kropotcli source alias {name[:8]} --server-url {url}`, and nothing is fetched again; if it is another"
             " server, collect with --new-source"
         )
+    if known:
+        _try_token(settings)
     source_id = secrets.token_bytes(16)
     fact = begin(salt=secrets.token_bytes(32), token=token.reveal(), url=url)
     new = New(key=source_key(source_id), fact=fact, observed_us=ledger.now_us(), expected=0)
@@ -265,6 +279,17 @@ def _find_source(ledger: Ledger, url: str, token: Secret, wish: Wish) -> bytes:
     if known:
         say(f"this token is new: it begins source {begun.id.hex()}, and nothing of the others is taken for gone")
     return begun.id
+
+
+def _try_token(settings: Settings) -> None:
+    """Ask the server for one entry, for a source is never forgotten, and a mistyped token must not begin one.
+
+    Whatever else the server answers is for the collector to judge. Raises: ServerRefusedError.
+    """
+    from kropot.securecopy.client import ServerTroubleError
+
+    with open_client(settings, longest_s=LONGEST_TRIAL_S) as client, suppress(ServerTroubleError):
+        client.list(None, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +313,7 @@ class _Ready:
         source = self.ledger.sources()[self.source_id].source
         rules = self._rules()
         collector = Collector(self.source_id, source, rules)
-        client = self._client()
+        client = open_client(self.settings)
         with audience_for(self.settings) as audience, closing(self._transfers(client)) as transfers:
             loop = self._loop(rules, collector, client, transfers, audience)
             look_rarely()
@@ -350,19 +375,6 @@ class _Ready:
                 changed_share=wish.surge_percent / 100,
             ),
             min_free=wish.min_free,
-        )
-
-    def _client(self) -> SecureCopyClient:
-        """Return who asks the server."""
-        from kropot.securecopy.client import SecureCopyClient
-
-        settings = self.settings
-        return SecureCopyClient(
-            settings.need_server_url(),
-            settings.need_token().reveal(),
-            http_timeout=min(settings.http_timeout, LONGEST_LISTING_S),
-            user_agent=f"kropotcli/{version('kropotcli')}",
-            ca_file=settings.ca_file,
         )
 
     def _transfers(self, client: SecureCopyClient) -> Transfers:

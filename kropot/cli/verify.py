@@ -6,13 +6,12 @@ import dataclasses
 import gc
 import signal
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_ledger, open_objects, say
+from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_client, open_ledger, open_objects, say
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.cli.words import SECOND_US, amount, number
@@ -116,20 +115,12 @@ def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope
 def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient]:
     """Return the source of the token and a client for it. Raises: UsageError if this token has no source here."""
     from kropot.collect.sources import match_source
-    from kropot.securecopy.client import SecureCopyClient
 
     url, token = need_server(settings)
     match = match_source({entry.id: entry.source for entry in ledger.sources().values()}, token.reveal(), url)
     if match.kind != "known" or match.id is None:
         raise UsageError(f"nothing was ever collected from {url} with this token: there is nothing to compare")
-    client = SecureCopyClient(
-        url,
-        token.reveal(),
-        http_timeout=min(settings.http_timeout, 600),
-        user_agent=f"kropotcli/{version('kropotcli')}",
-        ca_file=settings.ca_file,
-    )
-    return match.id, client
+    return match.id, open_client(settings)
 
 
 def _fetch(settings: Settings) -> None:

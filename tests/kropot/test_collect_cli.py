@@ -214,6 +214,17 @@ def test_a_new_token_begins_a_new_source_and_nothing_is_taken_for_gone(folder: F
     assert {element.state for element in folder.elements().values()} == {"current"}
 
 
+def test_a_mistyped_token_begins_no_source_beside_those_that_there_are(folder: Folder, server: OldServer) -> None:
+    folder.collect()
+    folder.use_token("mistyped")
+    ran = folder.collect()
+    assert ran.code == 12
+    assert "the server refused the token" in ran.err
+    assert len(folder.facts(SourceBegan)) == 1
+    folder.use_token(server.token)
+    assert folder.run("status", "--check").code == 0
+
+
 def test_a_server_that_moved_is_asked_about_and_nothing_is_fetched_again(folder: Folder, server: OldServer) -> None:
     folder.collect()
     server.stop()
