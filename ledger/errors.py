@@ -16,6 +16,10 @@ class LedgerMissingError(LedgerError):
         self.place = place
 
 
+class BadPlaceError(LedgerError):
+    """An address that names no database on which a ledger can be kept; it never shows a password."""
+
+
 class ForeignDatabaseError(LedgerError):
     """The database holds tables that no ledger made; nothing was written."""
 

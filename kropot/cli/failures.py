@@ -9,6 +9,7 @@ import click
 from kropot.errors import Exit, KropotError
 from ledger.errors import (
     BadCheckpointError,
+    BadPlaceError,
     BrokenChainError,
     ClockAheadError,
     ConflictError,
@@ -67,6 +68,8 @@ def _explain_ledger(error: LedgerError) -> tuple[str, Exit]:
         case InstanceBusyError():
             code = Exit.LOCKED
             sentence = f"{error}: stop it, or give this one another name with --instance-name"
+        case BadPlaceError():
+            sentence, code = str(error), Exit.USAGE
         case BadCheckpointError():
             code = Exit.WRONG_KEY if error.kind == "key" else code
             sentence = str(error)
@@ -107,7 +110,10 @@ def _explain_database(error: LedgerError) -> str:
         case ReadOnlyLedgerError():
             sentence = f"the ledger cannot be written: {error}; look at the rights of the database and of its user"
         case LedgerUnavailableError():
-            sentence = f"the ledger cannot be reached just now ({error}): run the command again later"
+            sentence = (
+                f"the ledger cannot be reached just now ({error}): run the command again later, or look at the "
+                "database, its disk and its rights"
+            )
         case ClockAheadError():
             sentence = f"{error}: look at the clock of this machine"
         case _:

@@ -144,6 +144,10 @@ def main() -> None:
 
 def _report(error: BaseException) -> Exit:
     """Tell the user what went wrong in one sentence; the traceback only where it was asked for."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        # Nothing was asked for yet: what can be asked for is the answer.
+        click.echo(error.format_message(), err=True)
+        return Exit.USAGE
     sentence, code = explain(error)
     if is_unexpected(error):
         # Shown only at the level that asks for it.

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, QueuePool
 
-from ledger.errors import LedgerError
+from ledger.errors import BadPlaceError, LedgerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,20 +72,21 @@ def parse_place(url: str) -> Place:
     """Return the place that a SQLAlchemy URL names, with the driver that this program brings for it.
 
     Raises:
-        LedgerError: if it is no such URL, or its driver is not installed; the sentence never shows the password.
+        BadPlaceError: if it is no such URL; the sentence never shows the password.
+        LedgerError: if its driver is not installed.
     """
     try:
         parsed = make_url(url)
         kind = parsed.get_backend_name()
     except (ArgumentError, NoSuchModuleError, ValueError):
         scheme = url.partition(":")[0] if "://" in url else ""
-        what = f"a URL that begins with {scheme!r}" if scheme.replace("+", "").isalnum() else "that"
-        raise LedgerError(f"{what} names no database; try sqlite:///database.db") from None
+        what = f"a URL that begins with {scheme!r}" if scheme.replace("+", "").isalnum() else "the address given"
+        raise BadPlaceError(f"{what} names no database; try sqlite:///database.db") from None
     if kind not in _DRIVERS:
-        raise LedgerError(f"a ledger is kept on sqlite, postgresql, mysql or mariadb, not on {kind!r}")
+        raise BadPlaceError(f"a ledger is kept on sqlite, postgresql, mysql or mariadb, not on {kind!r}")
     name, module, extra = _DRIVERS[kind]
     if parsed.drivername not in (kind, name):
-        raise LedgerError(f"the driver {parsed.drivername!r} is not supported; write {kind}://...")
+        raise BadPlaceError(f"the driver {parsed.drivername!r} is not supported; write {kind}://...")
     try:
         __import__(module)
     except ImportError:
@@ -93,10 +94,10 @@ def parse_place(url: str) -> Place:
     path = None
     if kind == "sqlite":
         if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
-            raise LedgerError("a ledger on SQLite needs a file: sqlite:///database.db, or sqlite:////absolute/path")
+            raise BadPlaceError("a ledger on SQLite needs a file: sqlite:///database.db, or sqlite:////absolute/path")
         path = Path(parsed.database).absolute()
     elif not parsed.database:
-        raise LedgerError(f"the URL names no database: {kind}://user@host/database")
+        raise BadPlaceError(f"the URL names no database: {kind}://user@host/database")
     return Place(url=parsed.set(drivername=name), path=path)
 
 

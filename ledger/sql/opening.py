@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from ledger.sql.dialects import Place
 
+SQLITE_MAGIC = b"SQLite format 3\0"
+"""What every database file of SQLite begins with."""
+
 REVISIONS = ("0001",)
 """Every schema this version can read or upgrade, the oldest first."""
 
@@ -60,10 +63,12 @@ def schema_of(place: Place) -> str | None:
     Raises:
         ForeignDatabaseError: if the database holds another program's tables.
         NewerLedgerError: if the revision is none that this version knows.
+        LedgerError: if a file in the place of an SQLite database is none.
     """
     if place.path is not None and (not place.path.exists() or place.path.stat().st_size == 0):
         return None
     if place.path is not None:
+        _look_at_file(place.path)
         roll_back_what_a_crash_left(place.path)
     engine = reader_engine(place)
     try:
@@ -122,7 +127,20 @@ def _made_by(connection: Connection) -> str | None:
     return found if isinstance(found, str) and _PROGRAM.fullmatch(found) else None
 
 
+def _look_at_file(path: Path) -> None:
+    """Refuse what SQLite would only call an I/O error or no database, without naming it. Raises: LedgerError."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(SQLITE_MAGIC))
+    except OSError as error:
+        raise LedgerError(f"the ledger {path} cannot be read: {error.strerror}") from None
+    if begin != SQLITE_MAGIC:
+        raise LedgerError(f"{path} is not a database of SQLite, and was left as it is: name another one")
+
+
 def _create_file(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise LedgerError(f"the ledger {path} cannot be created: there is no folder {path.parent}, make it first")
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:

@@ -171,6 +171,27 @@ def test_the_first_clients_database_is_refused_and_left_as_it_was(
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("url", "code", "told"),
+    [
+        ("nonsense", 2, "names no database; try sqlite:///"),
+        ("sqlite://", 2, "needs a file"),
+        ("mssql://host/name", 2, "not on 'mssql'"),
+        ("sqlite:///letter.txt", 1, "letter.txt is not a database of SQLite"),
+        ("sqlite:///.", 1, "Is a directory"),
+    ],
+)
+def test_a_database_that_is_none_is_told_in_one_sentence(
+    run_cli: RunCli, tmp_path: Path, url: str, code: int, told: str
+) -> None:
+    (tmp_path / "letter.txt").write_text("Dear reader, " * 100)
+    done = run_cli("--db-string", url, "status")
+    assert done.returncode == code
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
+
+
 @pytest.mark.usefixtures("filled")
 def test_elements_are_listed_and_filtered(run_cli: RunCli) -> None:
     assert listed(run_cli) == ["a1:both", "a1:failing", "a1:pending", "a1:stored", "b2:both"]

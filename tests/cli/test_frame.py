@@ -225,6 +225,15 @@ def test_an_unknown_command_and_an_unknown_option_exit_2() -> None:
     assert "kropotcli probe --help" in result.stderr
 
 
+@pytest.mark.parametrize("words", [(), ("source",), ("gateway", "token")], ids=" ".join)
+def test_no_command_at_all_exits_2_with_the_help_and_no_complaint(words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Usage: ")
+    assert "(see `" not in result.stderr
+
+
 def test_help_shows_the_exit_codes_and_every_command() -> None:
     text = CliRunner().invoke(cli, ["--help"]).stdout
     assert all(f"{code.value}  " in text for code in Exit)

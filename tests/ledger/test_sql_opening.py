@@ -22,6 +22,7 @@ from sqlalchemy import text
 
 import ledger.sql
 from ledger.errors import (
+    BadPlaceError,
     ForeignDatabaseError,
     LedgerError,
     LedgerMissingError,
@@ -290,8 +291,10 @@ def test_an_empty_file_becomes_a_ledger_and_another_file_does_not(tmp_path: Path
     (tmp_path / "empty.db").touch()
     open_store(f"sqlite:///{tmp_path / 'empty.db'}", create=True).close()
     (tmp_path / "letter.txt").write_text("Dear reader, " * 100)
-    with pytest.raises(LedgerError, match="not a database"):
+    with pytest.raises(LedgerError, match=f"{tmp_path / 'letter.txt'} is not a database"):
         open_store(f"sqlite:///{tmp_path / 'letter.txt'}", create=True)
+    with pytest.raises(LedgerError, match=f"{tmp_path} cannot be read: Is a directory"):
+        open_store(f"sqlite:///{tmp_path}")
     assert (tmp_path / "letter.txt").read_text().startswith("Dear reader")
 
 
@@ -332,7 +335,7 @@ def test_a_locked_database_is_unavailable_and_not_waited_for_forever(
     ],
 )
 def test_a_url_that_cannot_be_used_is_explained_without_its_password(url: str, sentence: str) -> None:
-    with pytest.raises(LedgerError, match=sentence) as caught:
+    with pytest.raises(BadPlaceError, match=sentence) as caught:
         open_store(url)
     assert "secret" not in str(caught.value)
     assert "tiger" not in str(caught.value)
