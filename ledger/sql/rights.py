@@ -48,12 +48,23 @@ def grant(owner: Place, user: Place) -> str:
     engine = writer_engine(owner)
     try:
         with translated(engine.dialect), engine.connect() as connection:
-            for statement in _grants(connection, grantee):
+            for statement in grants(connection, grantee):
                 connection.exec_driver_sql(statement.replace("%", "%%"))
             connection.commit()
     finally:
         engine.dispose()
     return grantee
+
+
+def grants(connection: Connection, grantee: str) -> Sequence[str]:
+    """Return the statements that give a user what collecting needs (docs/operations.md lists them)."""
+    history = [f"GRANT SELECT, INSERT ON {table} TO {grantee}" for table in HISTORY]
+    state = [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {grantee}" for table in STATE]
+    rest = [f"GRANT SELECT, UPDATE ON head TO {grantee}", f"GRANT SELECT ON {VERSION_TABLE} TO {grantee}"]
+    if connection.dialect.name == "postgresql":
+        schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
+        rest.append(f"GRANT USAGE ON SCHEMA {schema} TO {grantee}")
+    return [*history, *state, *rest]
 
 
 def protection(place: Place) -> Protection:
@@ -107,16 +118,6 @@ def _ask(place: Place, question: str) -> str:
             return str(connection.execute(text(question)).scalar_one())
     finally:
         engine.dispose()
-
-
-def _grants(connection: Connection, grantee: str) -> Sequence[str]:
-    history = [f"GRANT SELECT, INSERT ON {table} TO {grantee}" for table in HISTORY]
-    state = [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {grantee}" for table in STATE]
-    rest = [f"GRANT SELECT, UPDATE ON head TO {grantee}", f"GRANT SELECT ON {VERSION_TABLE} TO {grantee}"]
-    if connection.dialect.name == "postgresql":
-        schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
-        rest.append(f"GRANT USAGE ON SCHEMA {schema} TO {grantee}")
-    return [*history, *state, *rest]
 
 
 def _may_rewrite_postgresql(connection: Connection) -> bool:

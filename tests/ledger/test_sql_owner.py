@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -14,13 +16,12 @@ from ledger.events import PayloadErased
 from ledger.log import Ledger, New
 from ledger.sql import migrate, open_store, parse_place
 from ledger.sql.dialects import writer_engine
-from ledger.sql.rights import HISTORY, describe_server, grant, protection
+from ledger.sql.rights import HISTORY, describe_server, grant, grants, protection
 from tests.ledger.databases import fresh_url, run_mariadb, run_postgresql, server_url
 from tests.ledger.world import began, copied, key, observed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 class Urls(NamedTuple):
@@ -146,3 +147,25 @@ def test_owner_and_user_are_told_apart(urls: Urls, tmp_path: Path) -> None:
     file = f"sqlite:///{tmp_path / 'x.db'}"
     with pytest.raises(LedgerError, match="knows no users"):
         grant(parse_place(file), parse_place(file))
+
+
+_GRANT = re.compile(r"^GRANT ([A-Z, ]+) ON ([a-z_, ]+) TO collector;$", re.MULTILINE)
+
+
+def test_the_grants_that_are_given_are_the_documented_ones(urls: Urls) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    engine = writer_engine(parse_place(urls.owner))
+    with engine.connect() as connection:
+        given = "\n".join(f"{statement};" for statement in grants(connection, "collector"))
+    engine.dispose()
+    documented, made = (
+        {
+            (right, table)
+            for rights, tables in _GRANT.findall(text)
+            for right in rights.split(", ")
+            for table in tables.split(", ")
+        }
+        for text in (page, given)
+    )
+    assert made == documented
+    assert ("USAGE ON SCHEMA" in given) == ("postgresql" in urls.owner)
