@@ -223,7 +223,7 @@ def _enrolled(settings: Settings, ledger: Ledger) -> Iterator[None]:
     except InstanceBusyError as error:
         raise LockedError(
             f"instance {settings.instance_name} is running already ({error.place}): stop it first, or give this one"
-            " another --instance-name"
+            f" another --instance-name; if it died, its name is free {LEASE_US // 60_000_000} minutes later"
         ) from error
     finally:
         # Of this session alone: nothing of another process that has the name is touched.

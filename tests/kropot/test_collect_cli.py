@@ -14,7 +14,7 @@ import pytest
 
 from ledger.events import CopyStored, FetchFailed, ListingHeldBack, RemoteVanished, SourceBegan
 from tests.kropot.replicas import Folder, wait_until
-from tests.oldserver import OldServer, Quirks, Status, first_visits
+from tests.oldserver import OldServer, Quirks, Status, first_visits, for_ids, stall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,10 +170,22 @@ def test_a_second_process_of_the_same_name_is_refused_while_the_first_lives(fold
         assert "running already" in second.err
         elsewhere = folder.collect("--storage-path", str(folder.path / "elsewhere"))
         assert elsewhere.code == 11
+        assert "free 5 minutes later" in elsewhere.err
         assert folder.collect("--instance-name", "other").code == 0
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
         assert folder.collect().code == 0
+
+
+def test_a_content_that_takes_very_long_does_not_hold_up_the_others(folder: Folder, server: OldServer) -> None:
+    large = server.id_of("file number 59.txt")
+    server.plan = for_ids({large: stall(100, 300)})
+    with folder.collecting() as process:
+        wait_until("the other copies", lambda: stored_objects(folder) == len(FILES) - 1)
+        wait_until("their events", lambda: len(folder.facts(CopyStored)) == len(FILES) - 1)
+        assert process.poll() is None
+        assert folder.elements()[large].state == "pending"
+        assert [request.id for request in server.asked("content")].count(large) == 1
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
