@@ -81,8 +81,9 @@ def command(
     """Open the copies with their kits and give the files their names back.
 
     PATTERN is a glob over the restored names: *.txt means all such files, docs or docs/** all in that folder. What
-    an earlier run has restored is not written again, and a file that is not ours is never overwritten. Findings are
-    named and counted, the rest is restored: exit code 3. Where no kit fits, nothing is written: 13.
+    an earlier run has restored is not written again, and a file that is not ours is never overwritten. Findings, and
+    patterns that match nothing, are named, the rest is restored: exit code 3. Where no kit fits, nothing is written:
+    13.
     """
     from kropot.restore.patterns import Patterns
     from kropot.restore.plan import Tally, Wanted, plan
@@ -116,7 +117,7 @@ def command(
             _dry_run(settings, plans, place, told)
         else:
             _restore(plans, origin.copies, place, pool, told)
-    return told.end(tally, target, is_real=not (dry_run or list_names))
+    return told.end(tally, target, idle=matching.idle, is_real=not (dry_run or list_names))
 
 
 # --- where copies come from ------------------------------------------------------------------------------------------

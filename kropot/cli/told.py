@@ -9,6 +9,7 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, say, warn
 from kropot.cli.words import amount, number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from kropot.restore.job import Restored
@@ -48,8 +49,11 @@ class Told:
             emit_json({"problem": finding.problem} | row, flush=False)
         warn(f"{finding.name or key.id}: {finding.why}")
 
-    def end(self, tally: Tally, target: Path | None, *, is_real: bool) -> Exit:
-        """Tell the sum, return the exit code."""
+    def end(self, tally: Tally, target: Path | None, *, idle: Sequence[str], is_real: bool) -> Exit:
+        """Tell the sum, return the exit code; `idle` are the patterns that matched nothing."""
+        for glob in idle:
+            hint = ", unless it is among what the server no longer had then (--vanished)" if tally.vanished else ""
+            warn(f"nothing at that moment is called {glob}{hint}")
         locked = sum(tally.locked.values())
         for source, elements in tally.locked.items():
             warn(f"no kit opens the {elements:,} elements of source {source.hex()[:8]}: give the kit of its token too")
@@ -62,11 +66,12 @@ class Told:
             "locked": locked,
             "findings": self.findings,
             "problems": self.problems,
+            "unmatched": list(idle),
         }
         if self.settings.json:
             emit_json(summary)
         elif is_real:
-            if not (self.files or self.existed or self.findings or locked):
+            if not (self.files or self.existed or self.findings or locked or idle):
                 say("there was nothing to restore: no element with a copy is meant by this, at this moment")
             emit(f"restored {number(self.files, 'file')} to {target} ({amount(self.bytes)})")
             for count, what in (
@@ -77,4 +82,4 @@ class Told:
             ):
                 if count:
                     emit(f"{count:>8,}  {what}")
-        return Exit.PARTIAL if self.findings or locked else Exit.DONE
+        return Exit.PARTIAL if self.findings or locked or idle else Exit.DONE

@@ -14,11 +14,17 @@ _MAX_PATTERN = 4096
 
 
 class Patterns:
-    """Any number of globs; none of them means everything."""
+    """Any number of globs; none of them means everything. It remembers which of them ever matched."""
 
     def __init__(self, globs: Sequence[str]) -> None:
         """Compile the globs. Raises: UsageError where one makes no sense."""
-        self._compiled = [_compile(glob) for glob in globs]
+        self._compiled = {glob: _compile(glob) for glob in globs}
+        self._idle = set(self._compiled)
+
+    @property
+    def idle(self) -> list[str]:
+        """The globs that have matched nothing so far, in the order in which they were given."""
+        return [glob for glob in self._compiled if glob in self._idle]
 
     def match(self, path: bytes) -> bool:
         """Return whether a restored path (parts joined by `/`) is meant by any of the globs.
@@ -28,7 +34,8 @@ class Patterns:
         if not self._compiled:
             return True
         name = path.decode(errors="surrogateescape")
-        return any(pattern.fullmatch(name) for pattern in self._compiled)
+        self._idle -= {glob for glob in self._idle if self._compiled[glob].fullmatch(name)}
+        return any(pattern.fullmatch(name) for pattern in self._compiled.values())
 
 
 def _compile(glob: str) -> re.Pattern[str]:

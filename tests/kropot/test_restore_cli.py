@@ -221,6 +221,26 @@ def test_names_are_listed_with_dates_and_sizes_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("way", [("--list-names",), ("--dry-run",), ()], ids=["list", "dry", "restore"])
+def test_a_pattern_that_matches_nothing_is_named_and_the_rest_comes_back(
+    world: World, run: Run, kit: str, tmp_path: Path, way: tuple[str, ...]
+) -> None:
+    source = world.source()
+    world.put(source, "here.txt", b"1")
+    place = ("--key", kit, "--to", str(tmp_path / "to"), *way)
+    answer = run("restore", *place, "here.txt", "thesis.txt")
+    assert answer.code == 3
+    assert "nothing at that moment is called thesis.txt" in answer.err
+    assert "here.txt" not in answer.err
+    assert (tmp_path / "to/here.txt").exists() == (way == ())
+    world.vanish(world.put(source, "thesis.txt", b"2"))
+    gone = run("restore", *place, "--json", "thesis.txt")
+    assert gone.code == 3
+    assert gone.json["unmatched"] == ["thesis.txt"]
+    assert "--vanished" in gone.err
+    assert run("restore", *place, "--vanished", "*.txt").code == 0
+
+
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(world: World, run: Run, kit: str, tmp_path: Path) -> None:
     source = world.source()
     world.put(source, "here", b"1")
