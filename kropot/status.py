@@ -267,6 +267,14 @@ def _copy_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Ala
     if oldest_us is not None and now_us - oldest_us > limits.failing_s * SECOND_US:
         text = f"{each.failing_count} elements cannot be fetched, some of them for too long"
         yield Alarm(name="failing", source=each.id, text=text, since_us=oldest_us)
+        return
+    waiting_us = each.pending_since_us
+    if waiting_us is not None and now_us - waiting_us > limits.failing_s * SECOND_US:
+        text = (
+            "some elements have waited for their copies for too long: is the collector running, and is there room in "
+            "its storage (--min-free)?"
+        )
+        yield Alarm(name="waiting", source=each.id, text=text, since_us=waiting_us)
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------

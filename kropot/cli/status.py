@@ -34,7 +34,7 @@ _MISSED_LISTINGS = 3
     type=click.IntRange(min=1),
     default=24,
     show_default=True,
-    help="Elements that fail for longer are an alarm.",
+    help="Elements that fail, or wait for their first fetch, for longer are an alarm.",
 )
 @click.option(
     "--max-audit-days",
@@ -46,9 +46,9 @@ _MISSED_LISTINGS = 3
 def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: int, max_audit_days: int) -> Exit:
     """Show how the replica is, and whether it is healthy.
 
-    Not healthy are: no good listing for three times --refresh-time; elements whose fetches fail for a day; a vanishing
-    that was not believed; a surge of changes; copies that are damaged or lost and gone at the source; seconds that the
-    server cannot list; contents that were not read and compared for a month.
+    Not healthy are: no good listing for three times --refresh-time; elements whose fetches fail, or that wait for one,
+    for a day; a vanishing that was not believed; a surge of changes; copies that are damaged or lost and gone at the
+    source; seconds that the server cannot list; contents that were not read and compared for a month.
     """
     limits = Limits(
         listing_s=_MISSED_LISTINGS * settings.refresh_time,

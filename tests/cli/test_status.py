@@ -123,6 +123,11 @@ def test_an_empty_ledger_is_not_healthy() -> None:
         (source_facts(source=a_source(surge=Surge(changed=40, known=100, since_us=NOW))), "surge"),
         (source_facts(beyond_help=1), "beyond_help"),
         (source_facts(reasons={"http_500": 1}, failing_since_us=NOW - DAY - 1), "failing"),
+        (source_facts(pending_since_us=NOW - DAY - 1), "waiting"),
+        (
+            source_facts(reasons={"http_500": 1}, failing_since_us=NOW - DAY - 1, pending_since_us=NOW - DAY - 1),
+            "failing",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -136,9 +141,10 @@ def test_each_trouble_is_an_alarm_of_its_own(changed: SourceFacts, alarm: str) -
         source_facts(source=a_source(listed_us=NOW - 900 * SECOND)),
         source_facts(source=a_source(held=Held(reason="accepted", missing=21, known=21, since_us=NOW))),
         source_facts(reasons={"http_500": 1}, failing_since_us=NOW - DAY),
+        source_facts(pending_since_us=NOW - DAY),
         source_facts(source=a_source(listed_us=NOW - 90 * DAY), superseded=True),
     ],
-    ids=["listed just in time", "accepted", "failing for less than a day", "superseded"],
+    ids=["listed just in time", "accepted", "failing for less than a day", "waiting for a day", "superseded"],
 )
 def test_what_is_within_its_limits_is_no_alarm(changed: SourceFacts) -> None:
     assert names(facts(changed)) == []
