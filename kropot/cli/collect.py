@@ -102,9 +102,15 @@ class Wish:
     type=click.FloatRange(min=0, max=100),
     default=10,
     show_default=True,
-    help="Hold it back when more than this share of the elements, and more than --missing-count, are gone.",
+    help="Believe no vanishing of more than this share of the elements and of more than --missing-count.",
 )
-@click.option("--missing-count", type=click.IntRange(min=0), default=20, show_default=True, help="See above.")
+@click.option(
+    "--missing-count",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="So many may vanish at once whatever share of the elements they are.",
+)
 @click.option(
     "--surge-percent",
     type=click.FloatRange(min=0, max=100),
@@ -498,5 +504,6 @@ def _summarise(settings: Settings, collector: Collector, source_id: bytes, code:
     text += f"; {tale.new} new, {tale.changed} changed, {tale.vanished} gone"
     if collector.failing:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(tale.reasons.items()))
-        text += f"; {collector.failing} failing ({reasons}): `kropotcli ls --failing` names them"
+        text += f"; {collector.failing} failing, which `kropotcli ls --failing` names"
+        text += f"; {number(tale.failed, 'failed attempt')}: {reasons}"
     emit(text)

@@ -363,3 +363,14 @@ def test_a_signal_before_the_work_begins_leaves_no_name_behind(folder: Folder, s
         with folder.ledger() as ledger:
             assert ledger.store.instances() == []
     assert folder.collect().code == 0
+
+
+def test_the_sentence_at_the_end_tells_failing_elements_from_failed_attempts(folder: Folder, server: OldServer) -> None:
+    server.lose_on_disk("file number 7.txt")
+    ran = folder.run("collect", "--once", *folder.options)
+    assert ran.code == 3
+    attempts = len(folder.facts(FetchFailed))
+    assert attempts > 1
+    assert (
+        f"; 1 failing, which `kropotcli ls --failing` names; {attempts} failed attempts: http_500 {attempts}" in ran.out
+    )

@@ -146,6 +146,14 @@ def test_a_copy_that_another_collector_was_faster_to_record_is_not_counted() -> 
     assert told.collector.outstanding == 0
 
 
+def test_a_full_disk_is_told_in_a_sentence_that_makes_sense_without_a_limit() -> None:
+    told, entry = Told(replace(RULES, min_free=0)), an_entry(1)
+    told.take(entry)
+    told.tell(Fetched(bad=(Bad(entry=entry, reason="storage_full", storage=True),)))
+    said = [action.text for action in told.actions if isinstance(action, Say)]
+    assert said == ["the storage is full: fetching rests until there is room again"]
+
+
 def test_nothing_is_fetched_while_the_disk_is_low_and_that_is_said_once() -> None:
     told = Told()
     told.take(free=999)
