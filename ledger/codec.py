@@ -108,8 +108,11 @@ def encode_payload(fact: Fact) -> bytes:
     Raises:
         MalformedEventError: if a field has a type, length or range that `decode_payload` would refuse.
     """
+    shape = _SHAPES.get(type(fact))
+    if shape is None:
+        raise MalformedEventError(f"a {type(fact).__name__} has no place in a fact")
     try:
-        return cast("bytes", _packer().pack(fact))
+        return cast("bytes", _packer().pack(shape.show(fact)))
     except (TypeError, ValueError, OverflowError) as error:
         raise MalformedEventError(f"a {type(fact).__name__} that cannot be written: {error}") from None
 
@@ -210,15 +213,7 @@ class _Local(threading.local):
     """One packer a thread: making one costs as much as packing a fact."""
 
     def __init__(self) -> None:
-        self.pack = msgpack.Packer(default=_fields_of, use_bin_type=True)
-
-
-def _fields_of(value: object) -> dict[str, Any]:
-    """Give the packer a dataclass of the facts as a map with sorted keys."""
-    shape = _SHAPES.get(type(value))
-    if shape is None:
-        raise MalformedEventError(f"a {type(value).__name__} has no place in a fact")
-    return shape.show(value)
+        self.pack = msgpack.Packer(use_bin_type=True)
 
 
 _local = _Local()

@@ -78,9 +78,12 @@ def evolve(element: Element | None, fact: ElementFact) -> Element | None:  # noq
     post-image cannot be added without every caller being ready for it.
     """
     match fact:
-        case RemoteObserved() | RemoteChanged() | RemoteVanished() | RemoteReappeared():
+        # The two that a ledger is full of come first: each pattern before them costs every append and replay.
+        case CopyStored():
             return fact.element
-        case CopyStored() | FetchFailed():
+        case RemoteObserved():
+            return fact.element
+        case RemoteChanged() | RemoteVanished() | RemoteReappeared() | FetchFailed():
             return fact.element
         case CopyDamaged() | CopyLost() | CopyReleased():
             return fact.element

@@ -39,7 +39,7 @@ _FROM_ONE = frozenset({"revision", "attempts"})
 class Shape:
     """One dataclass, compiled.
 
-    `show` returns it as a map with sorted keys, its parts untouched; `read` makes it, and all it holds, from such a
+    `show` returns it, and all it holds, as maps with sorted keys; `read` makes it, and all it holds, from such a
     map. Both raise MalformedEventError for a field of a wrong type, length or range; `read` also for other keys, or
     keys in another order.
     """
@@ -93,8 +93,9 @@ def _compile(cls: type, shapes: dict[type, Shape]) -> Shape:
     for name in names:
         condition = _condition(name, name, hints[name], cls, scope)
         demands += [f"if not ({condition}):", f"    refuse(cls, {name!r})"]
-    built = [line for name in names for line in _parts(name, hints[name], shapes, scope)]
-    source = _function("show(value)", [*shown, *demands, f"return {{{_pairs(names, '{0!r}: {0}')}}}"])
+    maps = [line for name in names for line in _parts(name, hints[name], shapes, scope, "show")]
+    built = [line for name in names for line in _parts(name, hints[name], shapes, scope, "read")]
+    source = _function("show(value)", [*shown, *demands, *maps, f"return {{{_pairs(names, '{0!r}: {0}')}}}"])
     source += _function("read(held)", [*unpacked, *built, *demands, f"return cls({_pairs(names, '{0}={0}')})"])
     exec(source, scope)  # noqa: S102 -- the source is made of this program's own field names and nothing else
     return Shape(version=getattr(cls, "VERSION", 0), show=scope["show"], read=scope["read"])
@@ -150,14 +151,16 @@ def _one_condition(value: str, name: str, hint: Any, cls: type, scope: dict[str,
     return f"type({value}) is {hint.__name__}{length}"
 
 
-def _parts(name: str, hint: Any, shapes: dict[type, Shape], scope: dict[str, Any]) -> list[str]:
-    """Return the lines that turn a decoded part into dataclasses; none if it holds none."""
+def _parts(
+    name: str, hint: Any, shapes: dict[type, Shape], scope: dict[str, Any], how: Literal["read", "show"]
+) -> list[str]:
+    """Return the lines that turn a decoded part into dataclasses, or such a part into maps; none if it holds none."""
     for option in _options(hint):
         part = get_args(option)[0] if get_origin(option) is tuple else option
         if part not in shapes:
             continue
-        scope[f"read_{name}"] = shapes[part].read
+        scope[f"{how}_{name}"] = getattr(shapes[part], how)
         if part is option:
-            return [f"if {name} is not None:", f"    {name} = read_{name}({name})"]
-        return [f"if type({name}) is tuple:", f"    {name} = tuple(map(read_{name}, {name}))"]
+            return [f"if {name} is not None:", f"    {name} = {how}_{name}({name})"]
+        return [f"if type({name}) is tuple:", f"    {name} = tuple(map({how}_{name}, {name}))"]
     return []

@@ -137,6 +137,25 @@ class Statements:
         return self.marked(f"DELETE FROM lease WHERE session = ? AND instance = ? AND stream IN ({self._marks(count)})")
 
     @cached_property
+    def select_holder(self) -> str:
+        """Values: an instance's name; rows: the session that has it."""
+        return self.marked("SELECT session FROM instance WHERE name = ?")
+
+    @cached_property
+    def lock_due(self) -> str:
+        """Values: source, due at the latest, now, limit; rows: due_us, stream, and the size that is to be expected.
+
+        What others have locked is passed by, where rows can be locked at all.
+        """
+        lock = {"sqlite": "", "postgresql": " FOR UPDATE OF entry SKIP LOCKED"}
+        return self.marked(
+            "SELECT entry.due_us, entry.stream, coalesce(entry.claimed, entry.size, 0) FROM entry"
+            " LEFT JOIN lease ON lease.stream = entry.stream WHERE entry.source = ? AND entry.due_us <= ?"
+            " AND (lease.stream IS NULL OR lease.expires_us <= ?) ORDER BY entry.due_us, entry.stream LIMIT ?"
+            + lock.get(self._engine.dialect.name, " FOR UPDATE SKIP LOCKED")
+        )
+
+    @cached_property
     def page_events(self) -> str:
         """Values: after, until, limit; rows: StoredEvents."""
         return self.marked(f"SELECT {EVENT_COLUMNS} FROM event WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?")

@@ -101,8 +101,10 @@ class WorkTables:
         """Lease due entries that no living session leases; None if another session has the instance's name."""
         numbers = self._numbers(lease.source)
         with self._connections.transaction() as connection:
-            holder = connection.execute(select(t.instance.c.session).where(t.instance.c.name == lease.name)).scalar()
-            if holder is not None and holder != lease.session:
+            cursor: Any = connection.connection.cursor()
+            cursor.execute(self._statements.select_holder, (lease.name,))
+            holder = cursor.fetchone()
+            if holder is not None and holder[0] != lease.session:
                 return None
             free = self._free(connection, numbers, lease)
             taken: list[int] = []
@@ -114,7 +116,6 @@ class WorkTables:
                 taken.append(stream)
             if not taken:
                 return []
-            cursor: Any = connection.connection.cursor()
             rows = [(stream, lease.session, lease.name, lease.expires_us) for stream in taken]
             put_rows(cursor, self._statements.put_lease, rows)
             found: dict[int, Image] = {}
@@ -185,20 +186,11 @@ class WorkTables:
 
     def _lock_due(self, connection: Connection, no: int, lease: LeaseRequest) -> list[tuple[int, int, int]]:
         """Lock what seems free; rows that another transaction has locked are passed by."""
-        c = t.entry.c
-        wanted = (
-            select(c.due_us, c.stream, func.coalesce(c.claimed, c.size, 0))
-            .select_from(t.entry.outerjoin(t.lease, t.lease.c.stream == c.stream))
-            .where(c.source == no, c.due_us <= lease.due_us)
-            .where(or_(t.lease.c.stream.is_(None), t.lease.c.expires_us <= lease.now_us))
-            .order_by(c.due_us, c.stream)
-            .limit(lease.limit)
-        )
-        if connection.dialect.name != "sqlite":
-            wanted = wanted.with_for_update(
-                skip_locked=True, of=t.entry if connection.dialect.name == "postgresql" else None
-            )
-        return [(row[0], row[1], int(row[2])) for row in connection.execute(wanted).fetchall()]
+        cursor: Any = connection.connection.cursor()
+        cursor.execute(self._statements.lock_due, (no, lease.due_us, lease.now_us, lease.limit))
+        found = [(due_us, stream, int(size)) for due_us, stream, size in cursor.fetchall()]
+        cursor.close()
+        return found
 
 
 def _let_go(connection: Connection, session: bytes) -> None:
