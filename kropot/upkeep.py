@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
-from kropot.checkpoints import sign_head
 from kropot.errors import IntegrityError, KropotError
 from kropot.replay.snapshots import maybe_snapshot
 from ledger.errors import LedgerError
@@ -147,5 +146,7 @@ class _Signer:
             return
         is_long_ago = self._signed_at is None or monotonic() - self._signed_at >= self._every_s
         if is_long_ago or position - self._signed >= self._every_events:
+            from kropot.checkpoints import sign_head
+
             self._signed = sign_head(self._ledger, self._key, self._folders).checkpoint.size
             self._signed_at = monotonic()

@@ -353,7 +353,6 @@ class _Ready:
 
         Raises: UsageError if folders are named and there is no key.
         """
-        from kropot.checkpoints import CheckpointFolder, read_signing_key
         from kropot.cli.checkpoint import default_key
 
         file = self.wish.checkpoint_key or default_key(self.ledger)
@@ -361,6 +360,8 @@ class _Ready:
             if self.wish.checkpoint_to:
                 raise UsageError("--checkpoint-to needs a key: make one with `kropotcli checkpoint init`")
             return None
+        from kropot.checkpoints import CheckpointFolder, read_signing_key
+
         return read_signing_key(file), [CheckpointFolder(folder) for folder in self.wish.checkpoint_to]
 
     def _rules(self) -> Rules:

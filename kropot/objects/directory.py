@@ -203,13 +203,19 @@ class DirectoryObjects:
     def free_bytes(self) -> int | None:
         """Ask the file system what an ordinary user may still write."""
         folder = self._layout.root
-        while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
-            folder = os.path.dirname(folder)
-        try:
-            status = os.statvfs(folder)
-        except OSError as error:
-            raise storage_error(error, f"asking for the free space of {folder}") from error
-        return status.f_bavail * status.f_frsize
+        while True:
+            try:
+                status = os.statvfs(folder)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                # Nothing was stored yet: the folder will be made in the one above it.
+                above = os.path.dirname(folder)
+                if above == folder:
+                    raise storage_error(error, f"asking for the free space of {folder}") from error
+                folder = above
+            except OSError as error:
+                raise storage_error(error, f"asking for the free space of {folder}") from error
+            else:
+                return status.f_bavail * status.f_frsize
 
     def close(self) -> None:
         """End the threads, close the descriptor, give the lock back."""

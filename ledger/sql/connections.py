@@ -75,8 +75,11 @@ class Connections:
         raise AssertionError("unreachable")
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, *, fleeting: bool = False) -> Iterator[Connection]:
         """Begin a write transaction, commit it at the end; a connection that failed is never used again.
+
+        What is `fleeting` may be lost with the machine's power, so SQLite need not wait for the disk: its log is in
+        order, so the next transaction that is to stay makes this one stay, too.
 
         Raises:
             ReadOnlyLedgerError: if the store was opened for reading.
@@ -88,7 +91,7 @@ class Connections:
             try:
                 if connection is None:
                     connection = self._writer = self.writers.connect()
-                with connection.begin():
+                with self._hurried(connection, fleeting=fleeting), connection.begin():
                     yield connection
             except BaseException as error:
                 # Nor is one that was interrupted in the midst of an answer.
@@ -109,6 +112,22 @@ class Connections:
             if row is None:
                 raise LedgerUnavailableError("the ledger has lost its head row")
             yield connection, tuple(row)
+
+    @contextmanager
+    def _hurried(self, connection: Connection, *, fleeting: bool) -> Iterator[None]:
+        if not fleeting or self.kind != "sqlite":
+            yield
+            return
+        # Not through SQLAlchemy, which would begin the transaction, in which this cannot be changed.
+        driver: Any = connection.connection.driver_connection
+        driver.execute("PRAGMA synchronous = NORMAL")
+        try:
+            yield
+        except BaseException:
+            # It may be unusable; the next one is set up anew.
+            self._drop_writer()
+            raise
+        driver.execute("PRAGMA synchronous = FULL")
 
     def _drop_writer(self) -> None:
         connection, self._writer = self._writer, None

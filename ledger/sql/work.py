@@ -100,7 +100,7 @@ class WorkTables:
     def take(self, lease: LeaseRequest) -> list[Image] | None:
         """Lease due entries that no living session leases; None if another session has the instance's name."""
         numbers = self._numbers(lease.source)
-        with self._connections.transaction() as connection:
+        with self._connections.transaction(fleeting=True) as connection:
             cursor: Any = connection.connection.cursor()
             cursor.execute(self._statements.select_holder, (lease.name,))
             holder = cursor.fetchone()
@@ -129,7 +129,7 @@ class WorkTables:
         """Give back the session's leases on these stored keys, or all of them."""
         c = t.lease.c
         mine = delete(t.lease).where(c.session == session, c.instance == name)
-        with self._connections.transaction() as connection:
+        with self._connections.transaction(fleeting=True) as connection:
             if keys is None:
                 connection.execute(mine)
                 return
