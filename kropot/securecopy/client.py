@@ -18,6 +18,7 @@ import urllib3
 from kropot.errors import KropotError, ServerRefusedError, UsageError
 from kropot.securecopy.address import checked_base_url, origin_of
 from kropot.securecopy.deadline import DeadlineAdapter, was_hung_up
+from kropot.securecopy.timed import CONNECT_TIMEOUT_S, STALL_TIMEOUT_S
 from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 MAX_PAGE_BYTES = 64 << 20
 MAX_ELEMENT_BYTES = 1 << 20
-CONNECT_TIMEOUT_S = 30.0
-STALL_TIMEOUT_S = 300.0
 MAX_REDIRECTS = 3
 MAX_RETRY_AFTER_S = 24 * 3600
 

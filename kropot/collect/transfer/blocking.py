@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from kropot.objects.store import CHUNK, StorageError
 from kropot.securecopy.content import UnbelievableError
-from kropot.securecopy.deadline import TimedResponse
+from kropot.securecopy.timed import TimedResponse
 
 if TYPE_CHECKING:
     from kropot.collect.transfer.engine import FetchResult, Server

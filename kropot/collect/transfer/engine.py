@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
-from kropot.securecopy.client import CONNECT_TIMEOUT_S, STALL_TIMEOUT_S
+from kropot.securecopy.timed import CONNECT_TIMEOUT_S, STALL_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
