@@ -165,12 +165,14 @@ def collect(settings: Settings, wish: Wish, *, tell: bool = True) -> Exit:
     """
     need_server(settings)
     began = time.monotonic()
-    segments = _segments(settings)
     with (
         _ended_by_signal(Exit.PARTIAL if wish.once else Exit.DONE),
         open_ledger(settings, create=True) as ledger,
         _claimed(settings) as objects,
-        _unforked(segments, ledger),
+        open_client(settings) as client,
+        # Early, since a process of its own starts beside what follows; it touches nothing before it is asked to.
+        closing(_transfers(settings, wish, client, objects)) as transfers,
+        _unforked(settings, ledger) as segments,
         _enrolled(settings, ledger),
     ):
         removed = objects.clean_own_leftovers()
@@ -182,6 +184,8 @@ def collect(settings: Settings, wish: Wish, *, tell: bool = True) -> Exit:
             wish=wish,
             ledger=ledger,
             objects=objects,
+            client=client,
+            transfers=transfers,
             source_id=source_id,
             segments=segments,
             tell=tell,
@@ -200,6 +204,23 @@ def _claimed(settings: Settings) -> Iterator[ObjectStore]:
         objects.close()
 
 
+def _transfers(settings: Settings, wish: Wish, client: SecureCopyClient, objects: ObjectStore) -> Transfers:
+    """Return what moves contents."""
+    from kropot.collect.transfer.choose import choose_engine, open_transfers
+    from kropot.collect.transfer.engine import Server
+
+    choice = choose_engine()
+    if choice.warning:
+        warn(choice.warning)
+    server = Server(
+        base_url=client.base_url,
+        headers=client.headers(),
+        total_s=settings.http_timeout,
+        ca_file=None if settings.ca_file is None else str(settings.ca_file),
+    )
+    return open_transfers(server, objects, keep_free=wish.min_free, told=warn)
+
+
 def _segments(settings: Settings) -> SegmentFolder:
     from kropot.objects.layout import Layout
     from kropot.segments import SegmentFolder
@@ -209,10 +230,11 @@ def _segments(settings: Settings) -> SegmentFolder:
 
 
 @contextmanager
-def _unforked(segments: SegmentFolder, ledger: Ledger) -> Iterator[None]:
+def _unforked(settings: Settings, ledger: Ledger) -> Iterator[SegmentFolder]:
     """Go on only if the storage knows no other history than this ledger's. Raises: IntegrityError."""
+    segments = _segments(settings)
     segments.check(ledger)
-    yield
+    yield segments
 
 
 @contextmanager
@@ -306,6 +328,8 @@ class _Ready:
     wish: Wish
     ledger: Ledger
     objects: ObjectStore
+    client: SecureCopyClient
+    transfers: Transfers
     source_id: bytes
     segments: SegmentFolder
     tell: bool
@@ -319,9 +343,8 @@ class _Ready:
         source = self.ledger.sources()[self.source_id].source
         rules = self._rules()
         collector = Collector(self.source_id, source, rules)
-        client = open_client(self.settings)
-        with audience_for(self.settings) as audience, closing(self._transfers(client)) as transfers:
-            loop = self._loop(rules, collector, client, transfers, audience)
+        with audience_for(self.settings) as audience:
+            loop = self._loop(rules, collector, audience)
             look_rarely()
             with _signals(loop), self._upkeep(loop):
                 code = loop.run()
@@ -384,25 +407,7 @@ class _Ready:
             min_free=wish.min_free,
         )
 
-    def _transfers(self, client: SecureCopyClient) -> Transfers:
-        """Return what moves contents."""
-        from kropot.collect.transfer.choose import choose_engine, open_transfers
-        from kropot.collect.transfer.engine import Server
-
-        settings, choice = self.settings, choose_engine()
-        if choice.warning:
-            warn(choice.warning)
-        server = Server(
-            base_url=client.base_url,
-            headers=client.headers(),
-            total_s=settings.http_timeout,
-            ca_file=None if settings.ca_file is None else str(settings.ca_file),
-        )
-        return open_transfers(server, self.objects, keep_free=self.wish.min_free, told=warn)
-
-    def _loop(
-        self, rules: Rules, collector: Collector, client: SecureCopyClient, transfers: Transfers, audience: Audience
-    ) -> Loop:
+    def _loop(self, rules: Rules, collector: Collector, audience: Audience) -> Loop:
         """Put real hands to the collector's decisions."""
         import queue
 
@@ -422,9 +427,9 @@ class _Ready:
         return Loop(
             collector=collector,
             hand=hand,
-            control=Control(client, inbox),
-            transfer=Transfer(transfers.engine, inbox),
-            publisher=Publisher(transfers, inbox),
+            control=Control(self.client, inbox),
+            transfer=Transfer(self.transfers.engine, inbox),
+            publisher=Publisher(self.transfers, inbox),
             inbox=inbox,
             audience=audience,
             clock=utc_now_us,
