@@ -14,6 +14,8 @@ import hypothesis
 import pytest
 import structlog
 
+from tests.secrets_watch import Watch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -103,8 +105,9 @@ def kropotcli() -> Path:
 
 
 @pytest.fixture
-def run_cli(kropotcli: Path, tmp_path: Path) -> RunCli:
-    """Return a function that runs the program to its end in `tmp_path`."""
+def run_cli(kropotcli: Path, tmp_path: Path) -> Iterator[RunCli]:
+    """Return a function that runs the program to its end in `tmp_path`; no token comes out of it."""
+    watch = Watch(tmp_path)
 
     def run(
         *args: str,
@@ -112,7 +115,8 @@ def run_cli(kropotcli: Path, tmp_path: Path) -> RunCli:
         stdin: str | None = None,
         timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        watch.give(args, env)
+        done = subprocess.run(
             [str(kropotcli), *args],
             cwd=tmp_path,
             env={**os.environ, **(env or {})},
@@ -122,5 +126,8 @@ def run_cli(kropotcli: Path, tmp_path: Path) -> RunCli:
             timeout=timeout,
             check=False,
         )
+        watch.expect_silence(done)
+        return done
 
-    return run
+    yield run
+    watch.expect_nothing_kept()
