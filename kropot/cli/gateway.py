@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +18,7 @@ from kropot.cli import base
 from kropot.cli.base import emit, emit_json, say, warn
 from kropot.cli.masterkey import KEY_ENV, key_path, master_key
 from kropot.errors import Exit, UsageError
+from kropot.securecopy.address import checked_base_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +51,26 @@ _key_file = click.option(
 )
 
 
+def _checked_url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Return an address for URL templates. Raises: click.BadParameter if clients could not reach anything there."""
+    if value is None:
+        return None
+    try:
+        return checked_base_url(value)
+    except UsageError:
+        raise click.BadParameter(f"{value!r} is no address like https://files.example.org") from None
+
+
+def _checked_proxies(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return addresses and networks of proxies. Raises: click.BadParameter for what none can have, e.g. a name."""
+    for value in values:
+        try:
+            ip_network(value)
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is no IP address and no network like 10.0.0.0/8") from None
+    return values
+
+
 @base.group("gateway")
 def command() -> None:
     """Serve a folder as a SecureCopy server that encrypts."""
@@ -68,7 +90,12 @@ def command() -> None:
     metavar="DIR",
     help="Folder for the key kits of tokens made over HTTP. Default: kits, beside the database.",
 )
-@click.option("--base-url", metavar="URL", help="Address under which clients reach this server, for URL templates.")
+@click.option(
+    "--base-url",
+    metavar="URL",
+    callback=_checked_url,
+    help="Address under which clients reach this server, for URL templates.",
+)
 @click.option(
     "--scan-every",
     type=click.FloatRange(min=0.1),
@@ -93,7 +120,8 @@ def command() -> None:
     "trusted_proxies",
     multiple=True,
     metavar="ADDRESS",
-    help="A proxy whose X-Forwarded-For is believed; may be given more than once.",
+    callback=_checked_proxies,
+    help="A proxy (IP address or network) whose X-Forwarded-For is believed; may be given more than once.",
 )
 @click.option("--moved", is_flag=True, help="The folder this database belongs to is now the one of --source.")
 def serve(

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from kropot.errors import NoLedgerError
+from kropot.errors import NoLedgerError, UsageError
 from kropot.gateway.state import tables
 from kropot.gateway.state.rows import StateError
 from kropot.gateway.state.store import State
@@ -28,11 +28,9 @@ def open_state(url: str, *, create: bool, entropy: Any = os.urandom) -> State:
     Raises:
         NoLedgerError: there is none and `create` is not set.
         StateError: it cannot be opened, is another program's, or a newer version's.
+        UsageError: the URL is none.
     """
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
-        raise StateError("the gateway's database is no SQLAlchemy URL: use e.g. sqlite:///gateway.db") from None
+    parsed = _parsed(url)
     parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
     place = parsed.set(drivername=parsed.get_backend_name(), query={}).render_as_string(hide_password=True)
     file = sqlite_file(url)
@@ -78,11 +76,25 @@ def open_state(url: str, *, create: bool, entropy: Any = os.urandom) -> State:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """Return the absolute path of the file behind an SQLite URL, None for another database or one in memory."""
-    parsed = sa.make_url(url)
+    """Return the absolute path of the file behind an SQLite URL, None for another database or one in memory.
+
+    Raises: UsageError if it is no URL.
+    """
+    parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return None
     return Path(parsed.database).absolute()
+
+
+def _parsed(url: str) -> sa.URL:
+    """Return the URL as SQLAlchemy reads it, its password unseen where it cannot be read. Raises: UsageError."""
+    try:
+        parsed = sa.make_url(url)
+    except (sa.exc.ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in {"sqlite", *_DRIVERS}:
+        raise UsageError("--state names no database: it should look like sqlite:///gateway.db")
+    return parsed
 
 
 def _make_file(file: Path, *, create: bool) -> None:
