@@ -47,6 +47,8 @@ def command(settings: Settings, *, element: str, kit: Path | None, until: str | 
     steps = list(
         recipes(iv=held.iv, sealed=sealed, sha256=held.sha256, envelope=sealed_text(held.form), stretch=stretch)
     )
+    if held.iv is not None and kit is None:
+        say(f"assuming {stretch.digest} and {stretch.rounds} rounds: give the kit with --key if its token has others")
     if settings.json:
         emit_json({"object": sealed, "steps": [{"what": what, "command": line} for what, line in steps]})
         return Exit.DONE
@@ -54,6 +56,4 @@ def command(settings: Settings, *, element: str, kit: Path | None, until: str | 
         emit("# KEY is the token's secureCopyEncryptionKey:  export KEY='...'")
     for what, line in steps:
         emit(f"# {what}\n{line}")
-    if held.iv is not None and kit is None:
-        say(f"assuming {stretch.digest} and {stretch.rounds} rounds: give the kit with --key if its token has others")
     return Exit.DONE

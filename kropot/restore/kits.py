@@ -57,8 +57,8 @@ def _fields(text: bytes, name: str) -> dict[str, Any]:
         if isinstance(each, dict) and _KEY in each:
             return each
     raise UsageError(
-        f"the kit {name} has no {_KEY}, neither at its top nor under data: it should be the request "
-        "that made the token, not the server's answer"
+        f"the kit {name} has no {_KEY}, neither at its top nor under data: it should be the request with the key in it "
+        "that made the token, or the kit that the gateway wrote, not a server's answer"
     )
 
 

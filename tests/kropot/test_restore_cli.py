@@ -426,6 +426,7 @@ def test_without_a_kit_the_recipe_says_what_it_assumes(world: World, run: Run) -
     answer = run("recipe", key.id)
     assert "iter:6000" in answer.out
     assert "6000 rounds" in answer.err
+    assert "6000 rounds" in run("recipe", key.id, "--json").err
 
 
 def test_a_plain_copy_needs_no_recipe_but_a_check(world: World, run: Run, tmp_path: Path) -> None:
