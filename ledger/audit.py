@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Flaw", "Learnt", "LogAudit"]
 
 _PAGE = 1000
-_NAMES = 20_000
+_NAMES = 10_000
 _AT = b"@"
 _JUDGED = {"CopyDamaged": DAMAGED, "CopyLost": LOST, "CopyReleased": RELEASED}
 _ELEMENT = frozenset(cls.TYPE for cls in get_args(ElementFact)) - {PayloadErased.TYPE}

@@ -19,7 +19,7 @@ _BUCKETS = 256
 class CopySpill:
     """What was said of copies, divided by the first byte of their SHA-256; one part at a time is folded in memory."""
 
-    def __init__(self, *, max_bytes: int = 16 << 20) -> None:
+    def __init__(self, *, max_bytes: int = 4 << 20) -> None:
         """Hold at most `max_bytes` in memory, the rest in a temporary file without a name."""
         self._buckets = [bytearray() for _ in range(_BUCKETS)]
         self._segments: list[list[tuple[int, int]]] = [[] for _ in range(_BUCKETS)]

@@ -147,7 +147,7 @@ class CopyVerification:
                     self.recorder.stop("so much is missing or damaged that the storage may not be mounted")
                 for verdict in verdicts(self.ledger, self._confirm(outcome)):
                     self.recorder.add(verdict)
-                    if verdict.finding.hint == AGAIN:
+                    if self.scope.repair and verdict.finding.hint == AGAIN:
                         self.wanted[verdict.key] = verdict.finding
                     yield verdict.finding
             case Recovered():
