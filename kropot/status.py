@@ -261,7 +261,8 @@ def _believing_alarms(each: SourceFacts) -> Iterator[Alarm]:
 def _copy_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Alarm]:
     """Yield what is wrong with the copies of a source."""
     if each.beyond_help:
-        text = f"{each.beyond_help} copies are damaged or lost and the source no longer has the elements: they are gone"
+        copies = "1 copy is" if each.beyond_help == 1 else f"{each.beyond_help} copies are"
+        text = f"{copies} damaged or lost, and the source no longer has what they are of: `kropotcli verify` names them"
         yield Alarm(name="beyond_help", source=each.id, text=text)
     oldest_us = each.failing_since_us
     if oldest_us is not None and now_us - oldest_us > limits.failing_s * SECOND_US:

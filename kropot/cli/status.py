@@ -11,10 +11,15 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
 from kropot.cli.words import SECOND_US, amount, moment, number, span
 from kropot.status import Limits, audited_since_us, gather, health
+from kropot.verify.coverage import foreseen_us, never_read, share
 
 if TYPE_CHECKING:
     from kropot.status import Alarm, Facts, SourceFacts
+    from ledger.events import AuditRange
 
+_MOST_RANGES = 16
+_SHOWN = 2
+"""Bytes shown of where a range of SHA-256 begins and ends."""
 _MISSED_LISTINGS = 3
 """So many refresh times may pass without a good listing."""
 
@@ -84,6 +89,7 @@ def as_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any]:
         "position": facts.position,
         "recorded": moment(facts.recorded_us),
         "audited_since": moment(audited_since_us(facts)),
+        "audit": _audit_json(facts.audit),
         "sources": [_source_json(now_us, each) for each in facts.sources],
     }
 
@@ -93,11 +99,57 @@ def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
     lines = [f"ledger   position {facts.position}, last event {moment(facts.recorded_us)}"]
     for each in facts.sources:
         lines += _source_text(now_us, each)
+    if any(size for each in facts.sources for _, size in each.states.values()):
+        lines += ["", *_audit_text(facts.audit)]
     if alarms:
         lines += ["", f"NOT HEALTHY: {number(len(alarms), 'alarm')}"]
         lines += [_alarm_text(alarm) for alarm in alarms]
     else:
         lines += ["", "healthy"]
+    return lines
+
+
+def _audit_json(ranges: tuple[AuditRange, ...]) -> dict[str, Any]:
+    """Return what `verify` read when, as JSON shows it; the oldest first."""
+    by_us = foreseen_us(ranges)
+    return {
+        "ranges": [
+            {
+                "start": each.start.hex(),
+                "end": each.end.hex(),
+                "share": round(share(each.start, each.end), 6),
+                "read": moment(each.at_us),
+                "position": each.position,
+            }
+            for each in ranges
+        ],
+        "never_read": round(never_read(ranges), 6),
+        "all_read_by": None if by_us is None else moment(by_us),
+    }
+
+
+def _audit_text(ranges: tuple[AuditRange, ...]) -> list[str]:
+    """Return what `verify` read when, as lines for people."""
+    if not ranges:
+        return ["contents never read and compared: run `kropotcli verify`"]
+    by_us, never = foreseen_us(ranges), never_read(ranges)
+    oldest = min(each.at_us for each in ranges)
+    if never:
+        lines = [f"contents {1 - never:.1%} read and compared, {never:.1%} never"]
+    else:
+        lines = [f"contents all read and compared since {moment(oldest)}"]
+    if len(ranges) > 1:
+        lines += [
+            f"  {each.start[:_SHOWN].hex()}..{each.end[:_SHOWN].hex()}  {share(each.start, each.end):6.1%}"
+            f"  read {moment(each.at_us)}"
+            for each in ranges[:_MOST_RANGES]
+        ]
+        if len(ranges) > _MOST_RANGES:
+            lines.append(f"  and {number(len(ranges) - _MOST_RANGES, 'part')} more, read later (--json shows them)")
+    if by_us is not None:
+        lines.append(f"  at this pace {'the rest' if never else 'all of it again'} by {moment(by_us)}")
+    elif never:
+        lines.append("  no telling yet by when the rest will be: run `kropotcli verify` again")
     return lines
 
 

@@ -177,8 +177,7 @@ def _lines(summary: Summary) -> Iterator[str]:
     if segments is not None and segments["files"]:
         yield f"history  {number(segments['files'], 'segment')} beside the objects, up to event {segments['reach']}"
     if copies is not None:
-        how = "read and compared" if copies["contents"] else "there, with the right size"
-        yield f"copies   {number(copies['objects'], 'object')} ({amount(copies['bytes'])}) {how}"
+        yield f"copies   {_copies(copies)}"
     for gap in summary.not_covered:
         yield f"not looked at: {gap}"
     if summary.repaired:
@@ -187,6 +186,13 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield "everything that was looked at is sound" if summary.not_covered else "everything is sound"
     else:
         yield f"{number(summary.errors - summary.repaired, 'finding')}: this is not as it should be"
+
+
+def _copies(copies: dict[str, Any]) -> str:
+    if not copies["share_due"]:
+        return "none is due: all were read and compared within --max-age"
+    how = "read and compared" if copies["contents"] else "there, with the right size"
+    return f"{number(copies['objects'], 'object')} ({amount(copies['bytes'])}) {how}"
 
 
 def _notes(places: tuple[Path, ...]) -> Iterator[Note]:

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from ledger.events import StreamKey
     from ledger.log import Ledger
 
+_LEFTOVER = {
+    "temporary": "left by a run that was cut short; it does no harm",
+    "stray": "put there by something else; it does no harm, and may be removed",
+    "quarantined": "set aside by a repair; it may be removed once its element has a sound copy again",
+}
 ADVANCE_S = 300.0
 """How far contents were read is recorded at least so often, so that a kill costs minutes and not the whole run."""
 
@@ -94,7 +99,9 @@ class CopyVerification:
             self.recorder.flush()
         yield from self._leftovers()
         whole = sum(share(part.start, part.end) for part in parts)
-        self._summarise(audit, left, self.world.monotonic() - began)
+        self._summarise(audit, whole, left, self.world.monotonic() - began)
+        if whole - left < 1:
+            self._recall()
         self._foretell(known, read=whole - left, left=left)
 
     def _audit(self) -> CopyAudit | LocalAudit:
@@ -171,20 +178,20 @@ class CopyVerification:
 
     def _leftovers(self) -> Iterator[Finding]:
         for leftover in self.objects.leftovers():
-            harmless = "left by a run that was cut short; it does no harm"
             yield Finding(
                 kind=f"{leftover.kind}_file",
                 severity="note",
                 detail=f"{leftover.path} ({leftover.size} bytes) is no object",
-                hint="" if leftover.kind == "quarantined" else harmless,
+                hint=_LEFTOVER[leftover.kind],
             )
 
-    def _summarise(self, audit: CopyAudit | LocalAudit, left: float, seconds: float) -> None:
+    def _summarise(self, audit: CopyAudit | LocalAudit, whole: float, left: float, seconds: float) -> None:
         self.summary.covered["copies"] = {
             "objects": audit.objects,
             "bytes": audit.bytes,
             "bad": audit.bad,
             "contents": not self.scope.quick,
+            "share_due": round(whole, 6),
             "share_left": round(left, 6),
             "recorded": self.recorder.recorded,
             "not_recorded_because": self.recorder.why_not,
@@ -192,6 +199,16 @@ class CopyVerification:
         }
         if self.scope.quick:
             self.summary.not_covered.append("contents: only names and sizes were looked at (--quick)")
+
+    def _recall(self) -> None:
+        """Say of what earlier runs found that it may not have been looked at in this one."""
+        bad = sum(tally.elements for tally in self.ledger.tallies() if tally.state in {"damaged", "lost"})
+        if bad:
+            elements = "1 element has" if bad == 1 else f"{bad} elements have"
+            self.summary.not_covered.append(
+                f"copies: {elements} a copy that was found damaged or lost and has no sound one since"
+                " (`kropotcli ls --state damaged --state lost`), and not everything was read again"
+            )
 
     def _foretell(self, known: tuple[AuditRange, ...], *, read: float, left: float) -> None:
         """Say when the last object that is due will have been read, should the runs go on as they did."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ledger.events import AuditRange
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 FIRST, LAST = bytes(32), b"\xff" * 32
 MAX_RANGES = 64
 """A map has at most so many ranges; more are joined, each join taking the older reading of two neighbours."""
+
+ONE_RUN_US = 15 * 60 * 1_000_000
+"""A run says how far it came every five minutes, or after a large object: what is closer together is the same run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +105,26 @@ def read_by_us(ranges: Iterable[AuditRange], now_us: int, runs: int | None) -> i
     """
     before_us = max((each.at_us for each in ranges), default=None)
     return None if before_us is None or runs is None else now_us + runs * (now_us - before_us)
+
+
+def never_read(ranges: Iterable[AuditRange]) -> float:
+    """Return which part of all was never read."""
+    return sum(share(each.start, each.end) for each in due(ranges) if each.at_us is None)
+
+
+def foreseen_us(ranges: Iterable[AuditRange]) -> int | None:
+    """Return when the part never read will have been read, or all of it again, if runs go on at the pace so far.
+
+    The pace is that from the first to the last run that the map still shows; None while it shows only one.
+    """
+    known = sorted(ranges, key=lambda each: each.at_us)
+    times = [each.at_us for each in known]
+    # The last moments of the first run and of the last one: what lies close together was one run.
+    ends = [at for at, then in pairwise(times) if then - at > ONE_RUN_US]
+    if not ends:
+        return None
+    read = sum(share(each.start, each.end) for each in known if each.at_us > ends[0])
+    return times[-1] + int((never_read(known) or 1.0) / read * (times[-1] - ends[0]))
 
 
 def after(sha256: bytes) -> bytes:

@@ -167,7 +167,8 @@ class Verification:
             "unsealed_tail": log.position - (checkpoints.sealed_to or 0),
         }
         if checkpoints.key is None and checkpoints.checked:
-            gap = f"signatures of {checkpoints.checked} checkpoints: no --public-key was given"
+            checked = "1 checkpoint" if checkpoints.checked == 1 else f"{checkpoints.checked} checkpoints"
+            gap = f"signatures of {checked}: no --public-key was given"
             self.summary.not_covered.append(gap)
 
     def _segments(self, segments: SegmentAudit, log: LogAudit, *, flawed: bool) -> Iterator[Finding]:

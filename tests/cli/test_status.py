@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kropot.cli.status import as_json, as_text
+from kropot.cli.words import moment
 from kropot.status import (
     Alarm,
     Facts,
@@ -176,6 +177,36 @@ def test_an_audit_is_as_old_as_its_oldest_part(cuts: list[int], data: st.DataObj
         gone = data.draw(st.sampled_from(parts))
         missing = replace(found, audit=tuple(part for part in parts if part is not gone))
         assert audited_since_us(missing) == found.began_us
+
+
+def shown(*parts: tuple[int, int, int]) -> tuple[str, dict[str, object]]:
+    """What status says of an audit of these parts: first byte, last byte, when."""
+    audit = tuple(
+        AuditRange(start=bytes([low]) + bytes(31), end=bytes([high]) + b"\xff" * 31, position=1, at_us=at_us)
+        for low, high, at_us in parts
+    )
+    found = facts(source_facts(), audit=audit)
+    return "\n".join(as_text(NOW, found, [])), as_json(NOW, found, [])["audit"]
+
+
+def test_status_says_when_each_part_was_read_and_when_the_rest_will_be() -> None:
+    text, audit = shown()
+    assert "contents never read and compared: run `kropotcli verify`" in text
+    assert audit == {"ranges": [], "never_read": 1.0, "all_read_by": None}
+    text, audit = shown((0, 255, NOW))
+    assert f"contents all read and compared since {moment(NOW)}" in text
+    assert (audit["never_read"], audit["all_read_by"]) == (0, None)
+    text, audit = shown((0, 63, NOW))
+    assert "contents 25.0% read and compared, 75.0% never\n  no telling yet" in text
+    text, audit = shown((0, 63, NOW), (64, 127, NOW + DAY))
+    assert f"0000..3fff   25.0%  read {moment(NOW)}" in text
+    assert f"at this pace the rest by {moment(NOW + 3 * DAY)}" in text
+    assert audit["all_read_by"] == moment(NOW + 3 * DAY)
+    assert [part["share"] for part in audit["ranges"]] == [0.25, 0.25]  # type: ignore[attr-defined]
+
+
+def test_a_replica_without_copies_has_no_contents_to_speak_of() -> None:
+    assert "contents" not in "\n".join(as_text(NOW, facts(source_facts(states={}), audit=()), []))
 
 
 # --- reading it from a ledger ----------------------------------------------------------------------------------------

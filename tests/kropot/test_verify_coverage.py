@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,10 +10,13 @@ from kropot.verify.coverage import (
     FIRST,
     LAST,
     MAX_RANGES,
+    ONE_RUN_US,
     advance,
     after,
     before,
     due,
+    foreseen_us,
+    never_read,
     oldest_us,
     read_by_us,
     runs_left,
@@ -109,3 +113,19 @@ def test_when_the_last_part_will_have_been_read_is_foretold_from_the_last_two_ru
     assert read_by_us(nightly, 1_100, 2) == 1_300
     assert read_by_us((), 1_100, 2) is None
     assert read_by_us(nightly, 1_100, None) is None
+
+
+def test_one_run_foretells_nothing_however_many_parts_it_recorded() -> None:
+    assert foreseen_us(()) is None
+    assert foreseen_us([read(0, 1000, 5)]) is None
+    assert foreseen_us([read(0, 100, 5), read(100, 200, 5 + ONE_RUN_US)]) is None
+
+
+def test_the_rest_is_foretold_from_the_pace_between_runs() -> None:
+    day = 24 * 3600 * 1_000_000
+    two = [read(0, 250, 0), read(250, 500, day)]
+    assert never_read(two) == pytest.approx(0.5)
+    assert foreseen_us(two) == pytest.approx(3 * day)  # two more runs of a quarter each
+    all_read = [*two, read(500, 750, 2 * day), read(750, 1000, 3 * day)]
+    assert never_read(all_read) == 0
+    assert foreseen_us(all_read) == pytest.approx(7 * day)  # a whole round of four more

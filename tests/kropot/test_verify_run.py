@@ -157,6 +157,16 @@ def test_what_was_read_lately_is_passed_over(place: Place) -> None:
     assert place.verify(max_age_us=hour)[1].covered["copies"]["objects"] == COUNT
 
 
+def test_damage_known_from_before_is_told_of_when_nothing_is_read_again(place: Place) -> None:
+    hour = 3_600_000_000
+    place.path(place.shas[3]).unlink()
+    assert any(each.kind == "lost_object" for each in place.verify()[0])
+    findings, summary = place.verify(max_age_us=hour)
+    assert [each.severity for each in findings if each.severity == "error"] == []
+    assert any("1 element has a copy that was found damaged or lost" in gap for gap in summary.not_covered)
+    assert not any("found damaged or lost" in gap for gap in place.verify()[1].not_covered)
+
+
 @BOTH
 def test_a_run_that_is_killed_has_recorded_how_far_it_came(
     place: Place, monkeypatch: pytest.MonkeyPatch, *, ranges: bool
