@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -55,8 +56,9 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     for number in range(FILES):
         (source / f"{number}.bin").write_bytes(os.urandom(SIZE))
     with GatewayServer(source, f"sqlite:///{place / 'gateway.db'}", os.urandom(32), settle_s=0) as gateway:
-        token, _ = gateway.create_token(token_spec())
-        yield {**os.environ, "KROPOT_TOKEN": token, "KROPOT_SERVER_URL": gateway.url}
+        token, kit = gateway.create_token(token_spec())
+        (place / "kit.json").write_text(json.dumps(kit))
+        yield {**os.environ, "KROPOT_TOKEN": token, "KROPOT_SERVER_URL": gateway.url, "KIT": str(place / "kit.json")}
 
 
 class Collector:
@@ -141,6 +143,44 @@ def test_a_single_run_on_a_full_disk_ends_partly_done_and_the_next_one_finishes(
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == Exit.DONE, done.stderr
     assert current(kropotcli, tmp_path, *where) == FILES
+
+
+@pytest.fixture(scope="module")
+def replica(tmp_path_factory: pytest.TempPathFactory, kropotcli: Path, env: dict[str, str]) -> Path:
+    """A replica on a disk with room, with a key to sign by."""
+    folder = tmp_path_factory.mktemp("replica")
+    for command in (("collect", "--once"), ("checkpoint", "init", "--key", "signer.key")):
+        subprocess.run([str(kropotcli), *command], cwd=folder, env=env, capture_output=True, check=True)
+    return folder
+
+
+@needs_mount
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("restore", "--key", "{kit}", "--to", "{full}/out"),
+        ("replay", "--export", "{full}/out"),
+        ("db", "copy", "sqlite:///database.db", "sqlite:///{full}/copy.db"),
+        ("checkpoint", "sign", "--key", "signer.key", "--to", "{full}"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_full_disk_is_said_in_one_sentence_and_the_command_finishes_once_there_is_room(
+    small: Small, replica: Path, kropotcli: Path, env: dict[str, str], command: tuple[str, ...]
+) -> None:
+    filler = small.root / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    words = [word.format(full=small.root, kit=env["KIT"]) for word in command]
+    done = subprocess.run([str(kropotcli), *words], cwd=replica, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode in {Exit.ERROR, Exit.PARTIAL}, done.stderr
+    assert re.search("No space left|is full", done.stderr), done.stderr
+    assert "Traceback" not in done.stderr
+    filler.unlink()
+    small.grow("64m")
+    done = subprocess.run([str(kropotcli), *words], cwd=replica, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == Exit.DONE, done.stderr
 
 
 def test_files_over_the_process_limit_fail_by_name_and_come_once_it_is_lifted(

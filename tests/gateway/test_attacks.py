@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
 import socket
+import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -198,6 +200,21 @@ def test_more_connections_than_allowed_are_turned_away_and_others_served(served:
         pytest.fail("nobody is served after the crowd has gone")
 
 
+def test_thousands_of_connections_leave_nothing_behind(served: Served) -> None:
+    began = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count
+    words = (b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n", b"POST /auth/token/generate HTTP/1.1\r\n")
+    for number in range(3000):
+        with suppress(OSError), connect(served) as conversation:
+            conversation.sendall(words[number % len(words)])
+            if number % 3 == 0:  # a reset instead of an end
+                conversation.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    deadline = time.monotonic() + 20
+    while len(os.listdir("/proc/self/fd")) > began + 4 and time.monotonic() < deadline:  # noqa: PTH208
+        time.sleep(0.05)
+    assert len(os.listdir("/proc/self/fd")) <= began + 4  # noqa: PTH208
+    assert fine(served)
+
+
 def test_reader_that_takes_nothing_is_cut_off(served: Served) -> None:
     client = served.client()
     element = client.ids()[b"big"]
@@ -304,14 +321,31 @@ NAMES = st.sampled_from(["_token", "since", "limit", "since[]", "limit[a]", "raw
 VALUES = st.sampled_from(["", "0", "-1", "true", "2026-11-23", "@1", "9" * 400, "\0", "'", "%", "\u017c", "\ud800"])
 
 
+class Errors(logging.Handler):
+    """Keeps what the server logs of its own failures, tracebacks above all."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(f"{record.name}: {record.getMessage()} {record.exc_info}")
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, str, str]]:
+    errors = Errors()
     with Served(tmp_path_factory.mktemp("shared")) as gateway:
+        log = logging.getLogger("uvicorn.error")
+        log.setLevel(logging.ERROR)
+        log.addHandler(errors)
         (gateway.folder / "file").write_bytes(b"content")
         gateway.server.rescan()
         stream, admin = gateway.client(), gateway.client(ADMIN)
         stream.page()
         yield gateway, stream.token, admin.token
+    log.removeHandler(errors)
+    assert errors.said == []
 
 
 REQUESTS = st.fixed_dictionaries(

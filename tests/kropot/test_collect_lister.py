@@ -62,6 +62,17 @@ def test_a_second_that_no_page_can_hold_is_reported_and_the_rest_is_listed() -> 
     assert (NOW - 50, NOW - 50) in heard.result.spared
 
 
+def test_a_hundred_thousand_entries_in_one_second_cost_neither_the_rest_nor_much_asking() -> None:
+    count = 100_000
+    server = server_with([NOW - 100] * 3 + [NOW - 50] * count + [NOW - 20] * 5)
+    heard = listen(server)
+    late = {server.id_of(f"file{number:05d}.txt") for number in range(count + 3, count + 8)}
+    assert late <= heard.ids
+    assert heard.result.unlistable in ([], [NOW - 50])
+    assert heard.result.unlistable or heard.ids == all_ids(server)
+    assert len(heard.asked) < 100
+
+
 def test_a_file_that_arrives_in_a_second_already_listed_is_found() -> None:
     server = server_with([NOW - 5000 + 7 * i for i in range(300)])
 
