@@ -46,7 +46,7 @@ COMMANDS: Final[dict[str, str]] = {
 
 EXIT_CODES: Final = """\b
 Exit codes:
-    0  done; also a continuous run that was asked to stop
+    0  done; also asked to stop, or out of budget without findings
     1  an error; the sentence on stderr says what to do
     2  the command line or configuration makes no sense
     3  partly done, or not healthy
