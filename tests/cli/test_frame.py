@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from kropot.cli.base import Exit, Settings, command, emit_json, group
 from kropot.cli.main import COMMANDS, RootGroup, cli
 from kropot.errors import LockedError
-from ledger.errors import ConflictError, ForeignDatabaseError, LedgerMissingError, NewerLedgerError
+from ledger.errors import ConflictError, ForeignDatabaseError, LedgerMissingError, NewerLedgerError, ReadOnlyLedgerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +42,7 @@ def probe(settings: Settings, *, once: bool, min_free: int, shade: str, fail: st
         "newer": NewerLedgerError("/somewhere/database.db", "0007"),
         "newer-by-name": NewerLedgerError("/somewhere/database.db", "0007", "kropotcli 7.1.0"),
         "conflict": ConflictError((b"x",)),
+        "read-only": ReadOnlyLedgerError("the database says: attempt to write a readonly database"),
         "locked": LockedError("somebody else is at work"),
         "full": OSError(28, "No space left on device", "/storage/tmp/x"),
         "bug": ValueError(f"no {settings.token and settings.token.reveal()}"),
@@ -152,6 +153,7 @@ def test_a_returned_exit_code_is_the_exit_code() -> None:
         ("newer", 1, "0007"),
         ("newer-by-name", 1, "install kropotcli 7.1.0 or a later one"),
         ("conflict", 1, "run the command again"),
+        ("read-only", 1, "the files beside it"),
         ("locked", 11, "somebody else is at work"),
         ("full", 1, "/storage/tmp/x"),
         ("bug", 1, "ValueError"),
