@@ -108,7 +108,10 @@ def _explain_database(error: LedgerError) -> str:
                 "run the command again"
             )
         case ReadOnlyLedgerError():
-            sentence = f"the ledger cannot be written: {error}; look at the rights of the database, of the files beside it and of its user"
+            sentence = (
+                f"the ledger cannot be written: {error}; look at the rights of the database, of the files beside it "
+                "and of its user"
+            )
         case LedgerUnavailableError():
             sentence = (
                 f"the ledger cannot be reached just now ({error}): run the command again later, or look at the "
