@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 SETS = {"small": (20_000, 4 << 10), "large": (4, 256 << 20)}
 """Name -> number of objects and bytes of each."""
 
+AUDIT = "audit"
+"""The part that reads no copies."""
+
 SECRET = {"RESTIC_PASSWORD": "bench", "BORG_PASSPHRASE": "bench", "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes"}
 
 
@@ -39,8 +42,10 @@ def main(arguments: Sequence[str]) -> int:
     print(f"# {options.repeat} runs, turn about, files in the page cache; load before: {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for name, (count, size) in SETS.items():
-            _copies(Path(folder) / name, name, count // options.divide or 1, size, options.repeat)
-        _audit(Path(folder) / "audit", options.events // options.divide, options.repeat)
+            if name in options.only:
+                _copies(Path(folder) / name, name, count // options.divide or 1, size, options.repeat)
+        if AUDIT in options.only:
+            _audit(Path(folder) / "audit", options.events // options.divide, options.repeat)
     return 0
 
 
@@ -167,6 +172,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=3, help="runs of each (%(default)s)")
     parser.add_argument("--divide", type=int, default=1, help="make everything so many times smaller (%(default)s)")
     parser.add_argument("--events", type=int, default=400_000, help="events of the larger ledger (%(default)s)")
+    every = [*SETS, AUDIT]
+    parser.add_argument("--only", nargs="+", choices=every, default=every, help="parts to measure (all)")
     parser.add_argument("--folder", help="where to put several GB for the while")
     parser.add_argument("--audit-one", metavar="DATABASE", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
