@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -11,6 +10,7 @@ import click
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, warn
 from kropot.cli.base import command as define
 from kropot.cli.moments import moment_of, until_option
+from kropot.cli.paths import PATH
 from kropot.cli.words import amount
 from kropot.cli.words import moment as clock
 from kropot.errors import UsageError
@@ -18,6 +18,7 @@ from kropot.replay.until import instant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from kropot.replay.diff import Difference
     from kropot.replay.fold import Standing
@@ -36,9 +37,7 @@ if TYPE_CHECKING:
 @click.option("--no-snapshots", is_flag=True, help="Fold the events themselves, whatever snapshots there are.")
 @click.option("--list", "is_list", is_flag=True, help="List the elements as they were, in the order of their keys.")
 @click.option("--diff", "other", metavar="WHEN2", help="What was added, changed, vanished or damaged between the two.")
-@click.option(
-    "--export", "target", type=click.Path(path_type=Path), metavar="DIR", help="Write the encrypted copy there."
-)
+@click.option("--export", "target", type=PATH, metavar="DIR", help="Write the encrypted copy there.")
 @click.option(
     "--links",
     type=click.Choice(["never", "reflink", "hard"]),

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,7 @@ from kropot.cli.base import command as define
 from kropot.cli.element import find_source
 from kropot.cli.giving import WORKERS, check_target, copies_of, end, read_kits
 from kropot.cli.moments import moment_of, until_option
+from kropot.cli.paths import PATH
 from kropot.cli.told import Told
 from kropot.cli.words import moment as clock
 from kropot.errors import UsageError
@@ -24,6 +24,7 @@ from kropot.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Executor
+    from pathlib import Path
 
     from kropot.replay.held import Copies, Held
     from kropot.restore.names import NameGiver
@@ -37,12 +38,12 @@ MANIFEST = b"kropot-manifest.jsonl"
 @click.option(
     "--key",
     "kits",
-    type=click.Path(path_type=Path),
+    type=PATH,
     multiple=True,
     metavar="KIT.json",
     help="The JSON of the request that made the token; once for each token.",
 )
-@click.option("--to", "target", type=click.Path(path_type=Path), metavar="DIR", help="The folder to restore into.")
+@click.option("--to", "target", type=PATH, metavar="DIR", help="The folder to restore into.")
 @until_option
 @click.option(
     "--source",
@@ -54,7 +55,7 @@ MANIFEST = b"kropot-manifest.jsonl"
 @click.option(
     "--from",
     "exported",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="EXPORT",
     help="Restore from a folder that `replay --export` wrote, without ledger and storage.",
 )

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import click
 import platformdirs
 
+from kropot.cli.paths import PATH
 from kropot.errors import UsageError
 from kropot.secret import HIDDEN, Secret, guard
 from kropot.securecopy.address import sends_token_in_clear
@@ -55,13 +56,12 @@ class GlobalOption:
         return f"{ENV_PREFIX}_{self.field.upper()}"
 
 
-_PATH = click.Path(path_type=Path)
 _LEVEL = click.Choice(LOG_LEVELS, case_sensitive=False)
 _FORMAT = click.Choice(LOG_FORMATS, case_sensitive=False)
 
 CONFIG: Final = GlobalOption(
     name="config",
-    kind=_PATH,
+    kind=PATH,
     metavar="FILE",
     help="TOML file with any of these options (default: config.toml in the user's configuration folder).",
 )
@@ -74,7 +74,7 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
         metavar="TOKEN",
         help="The server's access token. Other users can see a command line: prefer --token-file.",
     ),
-    GlobalOption(name="token-file", kind=_PATH, metavar="FILE", help="File that holds the token and nothing else."),
+    GlobalOption(name="token-file", kind=PATH, metavar="FILE", help="File that holds the token and nothing else."),
     GlobalOption(
         name="server-url",
         kind=click.STRING,
@@ -83,7 +83,7 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
     ),
     GlobalOption(
         name="storage-path",
-        kind=_PATH,
+        kind=PATH,
         default=Path("storage"),
         metavar="DIR",
         help="Folder that holds the copies.",
@@ -119,7 +119,7 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
     ),
     GlobalOption(
         name="ca-file",
-        kind=_PATH,
+        kind=PATH,
         metavar="FILE",
         help="PEM file with the authorities to trust instead of the system's.",
     ),

@@ -241,6 +241,21 @@ def test_a_pattern_that_matches_nothing_is_named_and_the_rest_comes_back(
     assert run("restore", *place, "--vanished", "*.txt").code == 0
 
 
+@pytest.mark.parametrize(
+    "line", [("restore", "--to", ""), ("replay", "--export", ""), ("ls", "--storage-path", "")], ids=" ".join
+)
+def test_an_empty_name_is_not_the_working_directory(
+    world: World, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: tuple[str, ...]
+) -> None:
+    world.put(world.source(None), "name.txt", b"content")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    answer = run(*line)
+    assert answer.code == 2
+    assert "it is empty" in answer.err
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(world: World, run: Run, kit: str, tmp_path: Path) -> None:
     source = world.source()
     world.put(source, "here", b"1")
