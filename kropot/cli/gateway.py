@@ -17,6 +17,7 @@ import click
 from kropot.cli import base
 from kropot.cli.base import emit, emit_json, say, warn
 from kropot.cli.masterkey import KEY_ENV, key_path, master_key
+from kropot.cli.paths import PATH
 from kropot.errors import Exit, UsageError
 from kropot.securecopy.address import checked_base_url
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 DEFAULT_STATE: Final = "sqlite:///gateway.db"
 
 _LONGEST_SPEC = 64 * 1024
-_PATH = click.Path(path_type=Path)
 _LOOPBACK = ("127.", "localhost", "::1")
 
 _state = click.option(
@@ -43,7 +43,7 @@ _state = click.option(
 )
 _key_file = click.option(
     "--master-key-file",
-    type=_PATH,
+    type=PATH,
     metavar="FILE",
     envvar="KROPOT_GATEWAY_MASTER_KEY_FILE",
     help="File with the master key, made with mode 0600 if the database is new. Default: beside an SQLite database, "
@@ -77,7 +77,7 @@ def command() -> None:
 
 
 @command.command("serve", cls=base.KropotCommand)
-@click.option("--source", type=_PATH, required=True, metavar="DIR", help="The folder to serve; it is only read.")
+@click.option("--source", type=PATH, required=True, metavar="DIR", help="The folder to serve; it is only read.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0 takes a free one."
@@ -86,7 +86,7 @@ def command() -> None:
 @_key_file
 @click.option(
     "--kits",
-    type=_PATH,
+    type=PATH,
     metavar="DIR",
     help="Folder for the key kits of tokens made over HTTP. Default: kits, beside the database.",
 )
@@ -203,7 +203,7 @@ def token() -> None:
 @_key_file
 @click.option(
     "--kit",
-    type=_PATH,
+    type=PATH,
     metavar="FILE",
     help="New file for the key kit, if the gateway makes the key. Default: one named after the id, in this folder.",
 )
