@@ -202,7 +202,9 @@ def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
             connection.execute("PRAGMA query_only = ON")
         return connection
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool if writes else QueuePool)
+    # The last one given back is used first, so that the caches of the others stay empty.
+    pool: dict[str, Any] = {"poolclass": NullPool} if writes else {"poolclass": QueuePool, "pool_use_lifo": True}
+    engine = create_engine("sqlite://", creator=connect, **pool)
     if writes:
 
         @event.listens_for(engine, "begin")
