@@ -48,10 +48,10 @@ class Crowd:
     asleep: set[str] = field(default_factory=set)
     deeds: Counter[str] = field(default_factory=Counter)
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, *options: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
-                [str(self.program), "--instance-name", name, "--refresh-time", "1", "collect"],
+                [str(self.program), "--instance-name", name, "--refresh-time", "1", "collect", *options],
                 cwd=self.folder,
                 env=self.env,
                 stdout=log,
@@ -88,7 +88,14 @@ class Crowd:
         self.wake_all()
         for process in self.running.values():
             process.terminate()
-        return {name: process.wait(30) for name, process in self.running.items()}
+        codes = {name: process.wait(30) for name, process in self.running.items()}
+        for name, code in codes.items():
+            if code == -signal.SIGTERM:
+                # Started a moment ago, it had not come to where it minds signals. The one before it was killed, and
+                # may have left its name and its leases for the next of its name to clear away.
+                self.start(name, "--once")
+                codes[name] = self.running[name].wait(60)
+        return codes
 
     def log(self, name: str) -> str:
         return f"seed {SEED}, {name}:\n{(self.folder / f'{name}.log').read_text()[-3000:]}"
@@ -155,8 +162,7 @@ def test_collectors_that_are_killed_and_stopped_copy_everything_once(
             codes = crowd.end()
         finally:
             crowd.kill()
-    # One that was started a moment ago may not have come to where it minds signals.
-    assert set(codes.values()) <= {Exit.DONE, -signal.SIGTERM}, [crowd.log(name) for name in crowd.running]
+    assert set(codes.values()) == {Exit.DONE}, [crowd.log(name) for name in crowd.running]
     store = open_store(url, read_only=True)
     try:
         ledger = Ledger(store)
