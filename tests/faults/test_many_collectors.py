@@ -45,10 +45,12 @@ class Crowd:
     count: int
     dice: random.Random
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    started_us: dict[str, int] = field(default_factory=dict)
     asleep: set[str] = field(default_factory=set)
     deeds: Counter[str] = field(default_factory=Counter)
 
     def start(self, name: str, *options: str) -> None:
+        self.started_us[name] = time.time_ns() // 1000
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [str(self.program), "--instance-name", name, "--refresh-time", "1", "collect", *options],
@@ -88,14 +90,17 @@ class Crowd:
         self.wake_all()
         for process in self.running.values():
             process.terminate()
-        codes = {name: process.wait(30) for name, process in self.running.items()}
-        for name, code in codes.items():
-            if code == -signal.SIGTERM:
-                # Started a moment ago, it had not come to where it minds signals. The one before it was killed, and
-                # may have left its name and its leases for the next of its name to clear away.
-                self.start(name, "--once")
-                codes[name] = self.running[name].wait(60)
-        return codes
+        return {name: process.wait(30) for name, process in self.running.items()}
+
+    def clear_up(self, url: str) -> None:
+        """Let the next of its name clear away what a killed one left, where one was ended before it could do so."""
+        store = open_store(url, read_only=True)
+        left = store.instances()
+        store.close()
+        for row in left:
+            assert row.started_us < self.started_us[row.name], f"it ended, and left its name: {self.log(row.name)}"
+            self.start(row.name, "--once")
+            assert self.running[row.name].wait(60) == Exit.DONE, self.log(row.name)
 
     def log(self, name: str) -> str:
         return f"seed {SEED}, {name}:\n{(self.folder / f'{name}.log').read_text()[-3000:]}"
@@ -160,9 +165,11 @@ def test_collectors_that_are_killed_and_stopped_copy_everything_once(
                 assert time.monotonic() < deadline, (current(url), crowd.deeds, *map(crowd.log, crowd.running))
                 time.sleep(0.2)
             codes = crowd.end()
+            crowd.clear_up(url)
         finally:
             crowd.kill()
-    assert set(codes.values()) == {Exit.DONE}, [crowd.log(name) for name in crowd.running]
+    # One that was started a moment ago may not have come to where it minds signals.
+    assert set(codes.values()) <= {Exit.DONE, -signal.SIGTERM}, [crowd.log(name) for name in crowd.running]
     store = open_store(url, read_only=True)
     try:
         ledger = Ledger(store)
