@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"checkpoint-([0-9]{8,})\.txt")
 MAX_BYTES = 1 << 20
+LEFT_S = 24 * 3600
+"""A temporary file of this age has been left behind: writing takes moments, and the clocks of machines may differ."""
+
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
@@ -53,13 +57,14 @@ class CheckpointFolder:
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._sweep()
             temporary = self.folder / f".checkpoint-{os.getpid()}.tmp"
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(note)
-                stream.flush()
-                os.fsync(stream.fileno())
             try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(note)
+                    stream.flush()
+                    os.fsync(stream.fileno())
                 path = self._name(temporary)
             finally:
                 with contextlib.suppress(FileNotFoundError):
@@ -68,6 +73,13 @@ class CheckpointFolder:
         except OSError as error:
             raise KropotError(f"the checkpoint cannot be written to {self.folder}: {error.strerror}") from error
         return path
+
+    def _sweep(self) -> None:
+        """Remove what runs that were killed in the middle of it have left: nothing that may still be in use."""
+        for left in self.folder.glob(".checkpoint-*.tmp"):
+            with contextlib.suppress(OSError):  # another run was faster, or it is somebody else's
+                if time.time() - left.stat().st_mtime > LEFT_S:
+                    left.unlink()
 
     def _name(self, temporary: Path) -> Path:
         """Give the file its number; whoever was faster keeps theirs, and the next one is tried."""

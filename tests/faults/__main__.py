@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--mutant", default="", help="break the program: the name of one of tests/faults/mutants.py")
     parser.add_argument("--report", action="store_true", help="run nothing; print what the runs so far came to")
     parser.add_argument("--everything", action="store_true", help="then also fuzz, and run the tests that belong here")
-    parser.add_argument("--fuzz-seconds", type=float, default=5, help="with --everything: so long for each parser")
+    parser.add_argument("--fuzz-seconds", type=float, default=3, help="with --everything: so long for each parser")
     asked = parser.parse_args()
     if asked.report:
         print(report())

