@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.errors import NoLedgerError
-from kropot.gateway.state import NewFile, State, StateError, TokenExistsError, open_state
+from kropot.gateway.state import NewFile, State, StateError, TokenExistsError, open_state, tables
 from tests.ledger.databases import SQL_KINDS, fresh_url
 
 if TYPE_CHECKING:
@@ -46,6 +46,18 @@ def version(number: int, *, row: int | None = None, old: int | None = None, nonc
 
 
 def test_missing_database_is_not_made_by_looking(url: str) -> None:
+    with pytest.raises(NoLedgerError):
+        open_state(url, create=False)
+    open_state(url, create=True).close()
+    open_state(url, create=False).close()
+
+
+def test_making_that_was_cut_short_is_finished(url: str) -> None:
+    made = open_state(url, create=True)
+    with made.write() as at:
+        for table in (tables.meta, tables.source):
+            at.execute(table.delete())
+    made.close()
     with pytest.raises(NoLedgerError):
         open_state(url, create=False)
     open_state(url, create=True).close()

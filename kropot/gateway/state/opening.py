@@ -50,12 +50,12 @@ def open_state(url: str, *, create: bool, entropy: Any = os.urandom) -> State:
             "own with --state; nothing was written"
         )
     state = State(engine, place)
-    if found >= ours:
-        state_schema = _schema(state)
+    if found >= ours and (state_schema := _schema(state)) is not None:
         if state_schema != tables.SCHEMA:
             state.close()
             raise StateError(f"{place} was made by another version (schema {state_schema.decode()}): install that one")
         return state
+    # What follows also finishes what was cut short: tables without the row that says what they are hold nothing yet.
     if not create:
         state.close()
         raise NoLedgerError(f"there is no gateway database at {place}: `kropotcli gateway serve` makes one")
@@ -131,6 +131,7 @@ def _engine(url: sa.URL) -> sa.Engine:
     return engine
 
 
-def _schema(state: State) -> bytes:
+def _schema(state: State) -> bytes | None:
+    """Return the schema that the database names; None where its making was cut short before it could."""
     with state.read() as at:
-        return at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "schema")) or b"0"
+        return at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "schema"))
