@@ -360,6 +360,8 @@ def test_missing_database_is_made_only_where_that_is_asked_for(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
     open_state(f"sqlite:///{tmp_path / 'sub' / 'new.db'}", create=True).close()
     assert (tmp_path / "sub" / "new.db").stat().st_mode & 0o777 == 0o600
-    for url in ("nonsense", "sqlite:////proc/none/x.db", "unknown://x/y"):
-        with pytest.raises(StateError):
+    with pytest.raises(StateError):
+        open_state("sqlite:////proc/none/x.db", create=True)
+    for url in ("nonsense", "unknown://x/y"):
+        with pytest.raises(UsageError):
             open_state(url, create=True)
