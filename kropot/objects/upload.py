@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from kropot.objects.files import Files
 
 HELD_BACK = 1 << 20
-"""Bytes kept in memory before they are hashed and a file is made, and written at a time from then on.
+"""Bytes kept in memory before they are hashed and a file is made, and hashed at a time from then on."""
 
-Few large writes are far faster than many small ones: the page cache is then filled with large folios.
+WRITTEN_AT_ONCE = 256 << 10
+"""Bytes of one write: fewer cost more calls, more make some systems look for larger pieces of memory than they have.
+
+On a virtual machine with memory to spare, writes of 256 KiB filled the page cache ten times as fast as those of 1 MiB.
 """
 
 START_WRITING = 8 << 20
@@ -106,7 +109,7 @@ class FileUpload:
             self._hash.update(data)
             view = memoryview(data)
             while view:
-                view = view[self._files.write(self._fd, view) :]
+                view = view[self._files.write(self._fd, view[:WRITTEN_AT_ONCE]) :]
             self._written += len(data)
             if self._written - self._started >= START_WRITING:
                 self._files.start_writing(self._fd, self._started, self._written - self._started)
