@@ -18,7 +18,7 @@ HELD_BACK = 1 << 20
 WRITTEN_AT_ONCE = 256 << 10
 """Bytes of one write: fewer cost more calls, more make some systems look for larger pieces of memory than they have.
 
-On a virtual machine with memory to spare, writes of 256 KiB filled the page cache ten times as fast as those of 1 MiB.
+A virtual machine may first have to ask its host for those, which costs far more than the calls that are saved.
 """
 
 START_WRITING = 8 << 20
