@@ -44,11 +44,14 @@ if TYPE_CHECKING:
     from kropot.securecopy.wire import Listed, Page
     from ledger.events import Source
 
-CHUNK = 1000
+CHUNK = 2000
 """So many entries are recorded in one transaction at most, so that finished fetches need not wait long for theirs."""
 
 AHEAD = 2 * CHUNK
 """So many entries may wait to be recorded before no further page is asked for."""
+
+GATHER_US = SECOND_US // 10
+"""So long pages are gathered into one chunk after the last: every transaction waits for the disk."""
 
 SWEEP = 500
 
@@ -96,8 +99,17 @@ class ListingDesk:
         """Whether a listing is under way."""
         return self._run is not None or self._is_opening
 
+    @property
+    def wakes_us(self) -> int | None:
+        """When there may be something to do again, None if only news can tell."""
+        if self._run is not None:
+            return self._run.chunk_us + GATHER_US if self._run.backlog and not self._run.is_recording else None
+        return None if self.is_busy or self.is_over else self.next_us
+
     def tick(self, now_us: int) -> list[Action]:
-        """Begin a listing if one is due."""
+        """Begin a listing if one is due; have recorded what was gathered for long enough."""
+        if self._run is not None:
+            return self._next_chunk(now_us, self._run) if self._run.backlog else []
         if self.is_busy or self.is_over or now_us < self.next_us:
             return []
         self._is_opening = True
@@ -173,7 +185,6 @@ class ListingDesk:
         return self._fail(now_us, "refused")
 
     def _talk(self, now_us: int, run: ListingRun, answer: Page | Trouble | None) -> list[Action]:
-        was_idle = not run.backlog and not run.facts
         try:
             said = run.talk.send(answer)
             while isinstance(said, Brought):
@@ -184,18 +195,24 @@ class ListingDesk:
             run.drained = end.value
         except ListingFailedError as error:
             return self._fail(now_us, error.reason)
-        asking: list[Action] = self._ask_on(run)
-        return asking + (self._next_chunk(now_us, run) if was_idle else [])
+        return [*self._ask_on(run), *self._next_chunk(now_us, run)]
 
     def _ask_on(self, run: ListingRun) -> list[Action]:
         """Ask for the next page, unless what came is still waiting to be recorded."""
-        if run.ask is None or sum(map(len, run.backlog)) > AHEAD:
+        if run.ask is None or _waiting(run) > AHEAD:
             return []
         ask, run.ask = run.ask, None
         return [ListPage(ask=ask)]
 
     def _next_chunk(self, now_us: int, run: ListingRun) -> list[Action]:
+        """Have the next chunk looked up, once there is enough of it; settle when all is recorded."""
+        if run.is_recording:
+            return []
         if run.backlog:
+            is_worth_it = run.drained is not None or run.ask is not None or _waiting(run) >= CHUNK
+            if not is_worth_it and now_us < run.chunk_us + GATHER_US:
+                return []
+            run.is_recording, run.chunk_us = True, now_us
             return [LookUp(entries=_gather(run.backlog))]
         if run.drained is not None:
             return self._settle(now_us, run, run.drained)
@@ -224,6 +241,7 @@ class ListingDesk:
         if run.facts:
             return [Record(about="page", facts=run.facts)]
         run.backlog.popleft()
+        run.is_recording = False
         return [*self._ask_on(run), *self._next_chunk(now_us, run)]
 
     def _about_source(self, now_us: int, fact: sources.SourceFact, *, ahead: int = 0) -> New:
@@ -241,6 +259,7 @@ class ListingDesk:
         run.conflicts = 0
         if happened.about == "page":
             run.facts = ()
+            run.is_recording = False
             run.backlog.popleft()
             self._count(run, happened)
             return [*said, *self._ask_on(run), *self._next_chunk(now_us, run)]
@@ -416,6 +435,10 @@ class ListingDesk:
             " as they are"
         )
         return [Say(level="warning", event="not_zero_knowledge", text=text)]
+
+
+def _waiting(run: ListingRun) -> int:
+    return sum(map(len, run.backlog))
 
 
 def _gather(backlog: deque[tuple[Listed, ...]]) -> tuple[Listed, ...]:

@@ -40,7 +40,7 @@ class Rules:
     lease_us: int = LEASE_US
     block: int = 500
     block_bytes: int = 64 << 20
-    outstanding: int = 2000
+    outstanding: int = 6000
 
     @property
     def backoff(self) -> Backoff:

@@ -35,7 +35,8 @@ class ListingRun:
 
     `position` is the ledger's head when it began, `known` counts the elements that were there then, `present` those of
     them that it has seen, `seen` has their streams. `backlog` holds entries that are still to be recorded, `ask` a
-    question that waits for that. Entries whose dates only `moved` are `kept` aside, unless the listing is `believing`.
+    question that waits for that; `is_recording` while a chunk of it is, and the last one began to be at `chunk_us`.
+    Entries whose dates only `moved` are `kept` aside, unless the listing is `believing`.
     """
 
     mode: ListingMode
@@ -46,6 +47,8 @@ class ListingRun:
     is_believing: bool
     talk: Talk[Drained]
     backlog: deque[tuple[Listed, ...]] = field(default_factory=deque)
+    is_recording: bool = False
+    chunk_us: int = 0
     facts: tuple[New, ...] = ()
     ask: Ask | None = None
     drained: Drained | None = None

@@ -90,11 +90,7 @@ class Collector:
         times = [self._next_beat_us]
         if self._stop is not None:
             return self._next_beat_us
-        if not self._listing.is_busy and not self._listing.is_over:
-            times.append(self._listing.next_us)
-        due_us = self._fetching.wakes_us
-        if due_us is not None:
-            times.append(due_us)
+        times += [due_us for due_us in (self._listing.wakes_us, self._fetching.wakes_us) if due_us is not None]
         return min(times)
 
     def step(self, now_us: int, happened: Happening) -> list[Action]:

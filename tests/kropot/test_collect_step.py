@@ -16,6 +16,7 @@ from kropot.collect.actions import (
     Finish,
     GiveBack,
     ListPage,
+    LookUp,
     Publish,
     Record,
     Say,
@@ -31,6 +32,7 @@ from kropot.collect.happenings import (
     Happening,
     ListingBegan,
     ListingBusy,
+    LookedUp,
     Ousted,
     PageFailed,
     PageListed,
@@ -42,11 +44,12 @@ from kropot.collect.happenings import (
     Tick,
     WorkTaken,
 )
+from kropot.collect.listing import CHUNK, GATHER_US
 from kropot.collect.rules import Rules
 from kropot.collect.step import Collector
 from kropot.errors import Exit
 from kropot.objects.store import DiscardedError, Published, PublishError, Staged
-from kropot.securecopy.wire import Page
+from kropot.securecopy.wire import Listed, Page
 from ledger.events import CopyStored, Element, FetchFailed, RemoteVanished, Source, StreamKey
 from ledger.replica import Entry
 
@@ -325,3 +328,53 @@ def test_a_window_listed_elsewhere_does_not_stand_for_the_full_listing_that_was_
         told.tell(Tick(), told.collector.wakes_us)
         told.tell(ListingBegan(source=begun(8, full_listed_us), version=2, known=1, position=3))
         assert kind in told.kinds()
+
+
+# --- gathering pages ---
+
+
+def a_page(first: int, count: int) -> Page:
+    form = b'{"encrypted":""}'
+    entries = (Listed(type="file", id=f"e{n}", date=n, tz="UTC", form=form) for n in range(first, first + count))
+    return Page(entries=tuple(entries), rejected=(), remaining=count, closed=first + count)
+
+
+def looked_up(told: Told) -> list[str]:
+    return [listed.id for action in told.actions if isinstance(action, LookUp) for listed in action.entries]
+
+
+def listing(page: int) -> Told:
+    """A collector whose first page of so many entries, e0 and after, was recorded at NOW."""
+    told = Told(replace(RULES, page=page))
+    source = told.collector.source
+    told.tell(ListingBegan(source=source, version=1, known=0, position=1))
+    told.tell(PageListed(page=a_page(0, page)))
+    assert len(looked_up(told)) == page
+    told.tell(LookedUp(known={}, source=source, version=1))
+    (record,) = (action for action in told.actions if isinstance(action, Record))
+    told.tell(Recorded(about="page", facts=record.facts, dropped=frozenset(), position=9))
+    return told
+
+
+def test_pages_that_follow_fast_are_recorded_together() -> None:
+    told = listing(2)
+    told.tell(PageListed(page=a_page(2, 2)), NOW + 1)
+    assert looked_up(told) == []
+    told.tell(PageListed(page=a_page(4, 2)), NOW + GATHER_US)
+    assert looked_up(told) == ["e2", "e3", "e4", "e5"]
+
+
+def test_a_page_does_not_wait_for_the_next_that_is_slow_to_come() -> None:
+    told = listing(2)
+    told.tell(PageListed(page=a_page(2, 2)), NOW + 1)
+    assert told.collector.wakes_us == NOW + GATHER_US
+    told.tell(Tick(), NOW + GATHER_US)
+    assert looked_up(told) == ["e2", "e3"]
+    told.tell(Tick(), NOW + GATHER_US)
+    assert looked_up(told) == []
+
+
+def test_a_full_chunk_is_recorded_at_once() -> None:
+    told = listing(CHUNK)
+    told.tell(PageListed(page=a_page(CHUNK, CHUNK)), NOW + 1)
+    assert len(looked_up(told)) == CHUNK
