@@ -12,12 +12,13 @@ from kropot.errors import UsageError
 
 
 @define("check-proof")
-@click.argument("proof", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("proof", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--public-key", metavar="KEY", required=True, help="The signer's public key, as text or file.")
 def command(settings: Settings, *, proof: Path, public_key: str) -> None:
     """Check a PROOF that `prove` or `consistency` made, and say in words what it proves.
 
-    Needs no database, no storage and no key to any content. Exits 4 if it proves nothing.
+    Needs no database, no storage and no key to any content; - reads the proof from standard input. Exits 4 if it
+    proves nothing.
     """
     from kropot.checkpoints import read_verifier_key
     from kropot.proofs import check_proof
@@ -25,7 +26,7 @@ def command(settings: Settings, *, proof: Path, public_key: str) -> None:
 
     key = read_verifier_key(public_key)
     try:
-        with proof.open("rb") as file:
+        with click.open_file(str(proof), "rb") as file:
             document = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"the proof {proof} cannot be read: {error.strerror}") from error

@@ -67,12 +67,16 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     """Sign the ledger's head, unless it does not extend what was signed before.
 
     The checkpoint is printed, kept in the database, and written to each --to as a new numbered file; no file is ever
-    overwritten. Exits 4 and signs nothing if the ledger is not an extension of the last checkpoint in a folder.
+    overwritten. Exits 4 and signs nothing if the ledger is not an extension of the last checkpoint in a folder, or of
+    the history that stands beside the objects in the storage path.
     """
     from kropot.checkpoints import CheckpointFolder, read_signing_key, sign_head
+    from kropot.segments import SegmentFolder
 
     with open_ledger(settings) as ledger:
         key = read_signing_key(key_file or default_key(ledger))
+        # Without a folder that remembers, this is what an older copy of the database is caught by.
+        SegmentFolder(settings.storage_path.absolute()).check(ledger)
         signed = sign_head(ledger, key, [CheckpointFolder(folder) for folder in folders])
     if settings.json:
         checkpoint = signed.checkpoint

@@ -164,8 +164,8 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
 
 
 def _lines(summary: Summary) -> Iterator[str]:
-    parts = ("ledger", "index", "checkpoints", "segments", "copies")
-    ledger, index, seals, segments, copies = (summary.covered.get(part) for part in parts)
+    parts = ("ledger", "index", "checkpoints", "segments", "copies", "source")
+    ledger, index, seals, segments, copies, source = (summary.covered.get(part) for part in parts)
     if ledger is not None:
         yield f"ledger   {number(ledger['events'], 'event')}, root {ledger['root']}"
     if index is not None:
@@ -178,6 +178,9 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"history  {number(segments['files'], 'segment')} beside the objects, up to event {segments['reach']}"
     if copies is not None:
         yield f"copies   {_copies(copies)}"
+    if source is not None:
+        listed = number(source["listed"], "element")
+        yield f"source   {listed} listed, {source['agreeing']} as here, {source['proved']} by content, too"
     for gap in summary.not_covered:
         yield f"not looked at: {gap}"
     if summary.repaired:

@@ -14,6 +14,7 @@ import pytest
 from kropot.cli.failures import explain
 from kropot.cli.main import cli
 from kropot.errors import KropotError
+from kropot.segments import SegmentFolder
 from ledger.errors import LedgerError
 from ledger.log import Ledger
 from ledger.note import VerifierKey
@@ -88,6 +89,22 @@ def test_checkpoints_are_numbered_and_an_old_database_is_not_signed(run: Run, tm
     assert "TRUNCATED OR ROLLED BACK" in shown
 
 
+def test_without_a_folder_the_history_beside_the_objects_tells_an_old_database(run: Run, tmp_path: Path) -> None:
+    signing = str(tmp_path / "k")
+    run("checkpoint", "init", "--key", signing)
+    shutil.copy(tmp_path / "ledger.db", tmp_path / "old.db")
+    grow(tmp_path, 5, 9)
+    store = open_store(f"sqlite:///{tmp_path}/ledger.db")
+    (tmp_path / "storage" / "tmp").mkdir(parents=True)
+    SegmentFolder(tmp_path / "storage", scratch=tmp_path / "storage" / "tmp").write(Ledger(store))
+    store.close()
+    assert run("checkpoint", "sign", "--key", signing)[0] == 0
+    shutil.copy(tmp_path / "old.db", tmp_path / "ledger.db")
+    code, shown, said = run("checkpoint", "sign", "--key", signing)
+    assert (code, shown) == (4, "")
+    assert "rolled back" in said
+
+
 def test_another_key_does_not_sign_on_in_the_same_folder(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     for name in ("one", "two"):
@@ -99,7 +116,9 @@ def test_another_key_does_not_sign_on_in_the_same_folder(run: Run, tmp_path: Pat
     assert "new key needs a new folder" in said
 
 
-def test_a_proof_is_checked_without_database_or_storage(run: Run, tmp_path: Path) -> None:
+def test_a_proof_is_checked_without_database_or_storage(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     signing, folder = str(tmp_path / "k"), tmp_path / "elsewhere"
     run("checkpoint", "init", "--key", signing)
     run("checkpoint", "sign", "--key", signing, "--to", str(folder))
@@ -119,6 +138,8 @@ def test_a_proof_is_checked_without_database_or_storage(run: Run, tmp_path: Path
     assert code == 0
     assert f"Element {key(3).id} " in shown
     assert "16 bytes" in shown
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(proof.read_bytes())))
+    assert run("check-proof", "-", "--public-key", signing + ".pub") == (0, shown, "")
     assert run("check-proof", str(growth), "--public-key", signing + ".pub")[0] == 0
     forged = {**json.loads(proof.read_text()), "id": "another"}
     proof.write_text(json.dumps(forged))

@@ -12,7 +12,9 @@ import pytest
 
 from kropot.cli.failures import explain
 from kropot.cli.main import cli
+from kropot.cli.verify import show_summary
 from kropot.errors import KropotError
+from kropot.verify import Summary
 from ledger.errors import LedgerError
 from tests.oldserver import OldServer, Quirks
 
@@ -199,6 +201,10 @@ def test_the_source_is_compared_without_downloading(backup: Backup) -> None:
     findings, summary = backup.verify("--source", server=True)
     assert findings == []
     assert summary["covered"]["source"]["listed"] == summary["covered"]["source"]["agreeing"] == 12
+    told = io.StringIO()
+    with redirect_stdout(told):
+        show_summary(Summary(covered=summary["covered"]), as_json=False)
+    assert "\nsource   12 elements listed, 12 as here, 0 by content, too\n" in told.getvalue()
     before = len([request for request in backup.server.requests if request.kind == "content"])
     names = list(backup.server.repository.by_name)
     backup.server.repository.delete(names[0])
