@@ -32,6 +32,7 @@ from ledger.events import (
     SourceFact,
     StreamKey,
 )
+from ledger.fast_init import fast_init
 from ledger.merkle import Frontier
 from ledger.projection import Happened, project
 from ledger.rows import Batch, CommitRow, SourceRow, StoredEvent, StoredHead
@@ -61,6 +62,7 @@ def instance_key(name: str) -> StreamKey:
     return StreamKey(source=NO_SOURCE, kind=INSTANCE_KIND, id=name)
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class New:
     """A fact to append: about which stream, observed when, and after which version of it (None: whatever it is).

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ledger.fast_init import fast_init
+
 NO_SOURCE = bytes(16)
 """The source of streams that belong to the ledger as a whole."""
 
@@ -25,6 +27,7 @@ Damage = Literal["damaged", "lost"]
 ListingMode = Literal["window", "full"]
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class StreamKey:
     """What a fact is about: `kind` is an element's type ("file"), or one of the `@` kinds of the ledger itself."""
@@ -53,6 +56,7 @@ class StreamKey:
 # --- the subjects ----------------------------------------------------------------------------------------------------
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
     """A stored copy: the object's SHA-256 (32 bytes), its size in bytes, the 16-byte IV where it is encrypted.
@@ -67,6 +71,7 @@ class Copy:
     instance: str
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """Fetches of the current revision have failed `attempts` times since `since_us`; the next is due at `next_try_us`.
@@ -80,6 +85,7 @@ class Failure:
     next_try_us: int
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Element:
     """Everything known about one element.

@@ -33,6 +33,7 @@ from ledger.events import (
     UnknownFact,
     ZoneChanged,
 )
+from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ledger.events import AuditRange, Fact
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One event as read back: its place, its header's fields, and the fact it holds.
@@ -57,6 +59,7 @@ class Record:
     fact: Fact | UnknownFact | ErasedFact
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """The projection of one element: its newest state, the stream's version, and the position it came from.

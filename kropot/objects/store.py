@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, Protocol
 
 from kropot.errors import IntegrityError, KropotError
+from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,6 +46,7 @@ class ObjectMissingError(IntegrityError):
         self.sha256 = sha256
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
     """A completely written object that has no name yet and may not be durable: its SHA-256 (32 bytes) and size.
@@ -58,6 +60,7 @@ class Staged:
     pending: object = field(default=None, repr=False, compare=False)
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
     """The object is durable under its name, and so is the name: an event may name it now.

@@ -26,6 +26,7 @@ from kropot.securecopy.content import (
     read_content_head,
 )
 from kropot.securecopy.zones import MAX_DATE, MIN_DATE, is_known_zone, wall_clock
+from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,6 +81,7 @@ class BadPageError(KropotError):
         self.reason = reason
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
     """One entry of a list page.

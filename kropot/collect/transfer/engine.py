@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from kropot.securecopy.timed import CONNECT_TIMEOUT_S, STALL_TIMEOUT_S
+from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ MAX_RESUMES = 5
 """How often one job goes on where it broke off, before it fails."""
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchJob:
     """One content to fetch: `number` is the caller's own name for it, `path` begins with a slash (`content_path`).
@@ -35,6 +37,7 @@ class FetchJob:
     etag: str | None = None
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Got:
     """A believable content is staged, `size` bytes of it, with its IV (16 bytes) where it is encrypted."""

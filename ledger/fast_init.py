@@ -1,0 +1,34 @@
+"""A faster `__init__` for the frozen dataclasses that are made by the million."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def fast_init(cls: type[T]) -> type[T]:
+    """Give a frozen dataclass with slots an `__init__` that sets its slots directly; return the class.
+
+    The one that `dataclasses` writes goes by `object.__setattr__`, which looks each name up: for eleven fields that
+    takes 2 us instead of 1. What such an object promises is the same: it cannot be changed once it is made.
+
+    Raises:
+        TypeError: for a class that needs more than its fields to be set.
+    """
+    if not is_dataclass(cls):
+        raise TypeError(f"{cls.__name__} is no dataclass")
+    scope: dict[str, Any] = {}
+    named: list[str] = []
+    for field in fields(cls):
+        if not (field.init and field.kw_only) or field.default_factory is not MISSING or hasattr(cls, "__post_init__"):
+            raise TypeError(f"{cls.__name__} needs more than its fields to be set by keyword")
+        scope[f"set_{field.name}"] = getattr(cls, field.name).__set__
+        scope[f"default_{field.name}"] = field.default
+        named.append(field.name if field.default is MISSING else f"{field.name}=default_{field.name}")
+    body = "".join(f"    set_{field.name}(self, {field.name})\n" for field in fields(cls))
+    # The source is made of this program's own field names and nothing else, as in dataclasses itself.
+    exec(f"def __init__(self, *, {', '.join(named)}):\n{body}", scope)  # noqa: S102
+    cls.__init__ = scope["__init__"]  # type: ignore[method-assign]
+    return cls
