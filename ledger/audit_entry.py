@@ -6,13 +6,11 @@ together from those of the payload, since both are canonical msgpack (docs/forma
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
-
-import msgpack
 
 from ledger.audit_event import COMMON
 from ledger.codec import is_known
+from ledger.digest import head_of, tail_of
 from ledger.events import RemoteObserved
 from ledger.pattern import number, recogniser
 
@@ -42,10 +40,7 @@ _ELEMENT = recogniser(RemoteObserved, *_FIELDS)
 _GROUPS = tuple(_ELEMENT.groups[name] for name in _FIELDS)
 _VERSION = RemoteObserved.VERSION
 _NIL, _TRUE = b"\xc0", b"\xc3"
-_HEAD = b"\x9a\xc4\x10"
-_DIGEST = b"\xc4\x20"
 _SHA256_BYTES, _SOURCE_BYTES = 32, 16
-_SHORT, _ONE_BYTE = 32, 256
 
 
 class Plain:
@@ -55,7 +50,6 @@ class Plain:
         """Learn which types this version knows."""
         self._numbers = numbers
         self._common = frozenset(name for name in COMMON if is_known(name, _VERSION))
-        self._states = {name: msgpack.packb(name) for name in ("current", "pending", "vanished")}
 
     def row(self, found: Row) -> bytes | None:
         """Return the element's row in the state digest if its row in the projection is plainly right, else None.
@@ -91,29 +85,4 @@ class Plain:
             or source != self._numbers.get(key[:_SOURCE_BYTES])
         ):
             return None
-        kind, _, text = key[_SOURCE_BYTES:].partition(b"\x00")
-        parts = (
-            _HEAD,
-            key[:_SOURCE_BYTES],
-            _text(kind),
-            _text(text),
-            when,
-            tz,
-            _DIGEST,
-            hashlib.sha256(form).digest(),
-            self._states[state],
-            digest,
-            stored,
-            iv,
-        )
-        return b"".join(parts)
-
-
-def _text(value: bytes) -> bytes:
-    """Return the msgpack of a string whose UTF-8 this is."""
-    length = len(value)
-    if length < _SHORT:
-        return bytes((0xA0 | length,)) + value
-    if length < _ONE_BYTE:
-        return bytes((0xD9, length)) + value
-    return b"\xda" + length.to_bytes(2, "big") + value
+        return head_of(key) + tail_of(when, tz, form, state, digest, stored, iv)

@@ -13,37 +13,61 @@ from typing import TYPE_CHECKING
 import msgpack
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ledger.events import Element, StreamKey
 
 PREFIX = "sd1:"
 """Names the version of the row and of the hash; another row is another prefix."""
 
+_HEAD = b"\x9a\xc4\x10"
+_DIGEST = b"\xc4\x20"
+_SOURCE_BYTES = 16
+_SHORT, _ONE_BYTE = 32, 256
+
 
 def row(key: StreamKey, element: Element) -> bytes:
     """Return the element's row: an array of ten, the copy's three nil where no copy was ever stored."""
+    return head_of(key.stored) + pack_tail(element)
+
+
+def head_of(stored_key: bytes) -> bytes:
+    """Return how the row begins of the element with this stored key: the array's head, source, type and id."""
+    kind, _, name = stored_key[_SOURCE_BYTES:].partition(b"\x00")
+    return b"".join((_HEAD, stored_key[:_SOURCE_BYTES], text_of(kind), text_of(name)))
+
+
+def tail_of(  # noqa: PLR0917 - the row's own order, for millions of calls
+    date: bytes, tz: bytes, form: bytes, state: str, sha256: bytes, size: bytes, iv: bytes
+) -> bytes:
+    """Return how the row goes on behind its id, from canonical msgpack; `form` is the form itself."""
+    return b"".join((date, tz, _DIGEST, hashlib.sha256(form).digest(), _STATES[state], sha256, size, iv))
+
+
+def pack_tail(element: Element) -> bytes:
+    """Return how the row goes on behind its id, for an element that is there as a whole."""
     copy = element.copy
     stored = (None, None, None) if copy is None else (copy.sha256, copy.size, copy.iv)
-    return pack_row(key.stored, element.date, element.tz, element.form, element.state, *stored)
+    sha256, size, iv = map(_pack, stored)
+    return tail_of(_pack(element.date), _pack(element.tz), element.form, element.state, sha256, size, iv)
 
 
-def pack_row(  # noqa: PLR0917 - the row's own order, for millions of calls
-    stored_key: bytes,
-    date: int,
-    tz: str,
-    form: bytes,
-    state: str,
-    sha256: bytes | None,
-    size: int | None,
-    iv: bytes | None,
-) -> bytes:
-    """Return the row of an element that is known by its fields."""
-    kind, _, name = stored_key[16:].partition(b"\x00")
-    form_digest = hashlib.sha256(form).digest()
-    packed: bytes = msgpack.packb(
-        (stored_key[:16], kind.decode(), name.decode(), date, tz, form_digest, state, sha256, size, iv),
-        use_bin_type=True,
-    )
+def text_of(utf8: bytes) -> bytes:
+    """Return the msgpack of a string whose UTF-8 this is."""
+    length = len(utf8)
+    if length < _SHORT:
+        return bytes((0xA0 | length,)) + utf8
+    if length < _ONE_BYTE:
+        return bytes((0xD9, length)) + utf8
+    return b"\xda" + length.to_bytes(2, "big") + utf8
+
+
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
     return packed
+
+
+_STATES = {state: _pack(state) for state in ("current", "pending", "vanished", "damaged", "lost")}
 
 
 class StateDigest:
@@ -65,10 +89,19 @@ class StateDigest:
             ValueError: the key does not come after the one before it, so the digest would be another.
 
         """
-        if stored_key <= self._last:
-            msg = "rows of a state digest come in bytewise key order, each key once"
-            raise ValueError(msg)
-        self._last = stored_key
+        self.look([stored_key])
+        self._hash.update(packed)
+
+    def look(self, stored_keys: Sequence[bytes]) -> None:
+        """See the keys whose rows come next, which `add_rows` then takes in. Raises: ValueError as `add_row` does."""
+        for key in stored_keys:
+            if key <= self._last:
+                msg = "rows of a state digest come in bytewise key order, each key once"
+                raise ValueError(msg)
+            self._last = key
+
+    def add_rows(self, packed: bytes) -> None:
+        """Take rows in whose keys were seen before, in the order of those."""
         self._hash.update(packed)
 
     @property

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ledger.memory_tables import MemoryWriting, Tables
-from ledger.rows import CopyRow, Image
+from ledger.rows import CopyRow, Image, StoredFact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -87,6 +87,14 @@ class MemoryStore:
     def events_at(self, seqs: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in the order of positions."""
         return [self._tables.events[seq - 1] for seq in sorted(set(seqs)) if 0 < seq <= self._tables.head.position]
+
+    def facts_at(self, seqs: Sequence[int]) -> list[StoredFact]:
+        """Return what a fold reads of the events at these positions, in the order of positions."""
+        return [StoredFact._make(getattr(event, name) for name in StoredFact._fields) for event in self.events_at(seqs)]
+
+    def elsewhere(self) -> None:
+        """Return None: no other process sees this one's memory."""
+        return
 
     def stream_events(self, key: bytes) -> Iterator[StoredEvent]:
         """Yield the events of the stream with this stored key, in order."""

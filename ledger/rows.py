@@ -32,6 +32,19 @@ class StoredEvent(NamedTuple):
     leaf: bytes
 
 
+class StoredFact(NamedTuple):
+    """What a fold reads of an event: a `StoredEvent` without its proof and its circumstances."""
+
+    seq: int
+    stream: int
+    stream_version: int
+    type: str
+    schema_version: int
+    flags: int
+    recorded_us: int
+    payload: bytes | None
+
+
 class StoredHead(NamedTuple):
     """The one head row: last position, its recorded time, streams numbered so far, and the tree's frontier nodes."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from ledger.rows import (
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         LeaseRequest,
         SourceRow,
         StoredEvent,
+        StoredFact,
         StoredHead,
         StreamRow,
         TallyRow,
@@ -99,6 +100,15 @@ class EventStore(Protocol):
 
     def events_at(self, seqs: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in the order of positions."""
+
+    def facts_at(self, seqs: Sequence[int]) -> list[StoredFact]:
+        """Return what a fold reads of the events at these positions, in the order of positions."""
+
+    def elsewhere(self) -> Callable[[], EventStore] | None:
+        """Return what opens this store for reading in a process that is about to be forked, None if none could.
+
+        This one lets go of the connections that it reads with, so that none is inherited.
+        """
 
     def stream_events(self, key: bytes) -> Iterator[StoredEvent]:
         """Yield the events of the stream with this stored key, in order."""

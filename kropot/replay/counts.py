@@ -26,10 +26,10 @@ class Counts:
     copies: int = 0
     bytes: int = 0
 
-    def add(self, element: Element) -> None:
-        """Count an element in."""
+    def add(self, element: Element, times: int = 1) -> None:
+        """Count an element in, or with `times` -1 out."""
         copy = element.copy
-        self.take(element.state, None if copy is None or element.damage is not None else copy.size)
+        self.take(element.state, None if copy is None or element.damage is not None else copy.size, times)
 
     def take(self, state: str, sound: int | None, times: int = 1) -> None:
         """Count an element in, or with `times` -1 out; `sound` is the size of its copy where that is not damaged."""
@@ -48,6 +48,11 @@ class Counts:
         if sound is not None:
             self.copies += times
             self.bytes += times * sound
+
+    def merge(self, other: Counts) -> None:
+        """Count in what `other` has counted."""
+        for name, number in asdict(other).items():
+            setattr(self, name, getattr(self, name) + number)
 
     def plain(self) -> dict[str, int]:
         """Return the counts by name."""

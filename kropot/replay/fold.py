@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kropot.errors import IntegrityError
 from kropot.replay.counts import Counts
-from kropot.replay.glance import MISSED, Glance, glance
+from kropot.replay.glance import MISSED, glance
 from kropot.replay.pointers import Pointers
 from ledger.codec import decode_payload
 from ledger.errors import MalformedEventError, UnknownCriticalEventError
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ledger.log import Ledger
-    from ledger.rows import StoredEvent
+    from ledger.rows import StoredEvent, StoredFact
 
 T = TypeVar("T")
 
 PAGE = 1000
-"""Streams and events read at a time."""
+"""Streams read at a time where what is read of each is kept."""
+
+LARGE_PAGE = 4_000
+"""Streams read at a time where only what a fold reads of each is kept: the more, the nearer events lie together."""
 
 
 class StalePointersError(IntegrityError):
@@ -61,7 +64,7 @@ def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: i
     """
     if base is None or after == 0:
         counts = Counts()
-        for page in pages(ledger.store.last_positions(position), PAGE):
+        for page in pages(ledger.store.last_positions(position), LARGE_PAGE):
             _count(ledger, counts, [at for at, _ in page])
         return counts
     counts = Counts(**base.plain())
@@ -87,7 +90,7 @@ def walk(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[Standing
             yield Standing(key=StreamKey.parse(key), element=element, position=event.seq, recorded_us=event.recorded_us)
 
 
-def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[tuple[bytes, StoredEvent]]:
+def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[tuple[bytes, StoredFact]]:
     """Yield (stored key, last event) of every element known at `position`, in bytewise key order.
 
     `pointers` are those at that position. They prove themselves: each event belongs to one stream and has its number
@@ -98,22 +101,30 @@ def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[t
 
     """
     events_seen = 0
-    for page in pages(ledger.store.streams_by_key(), PAGE):
-        found = {at: (key, stream) for key, stream in page if (at := pointers[stream])}
-        events = {event.seq: event for event in ledger.store.events_at(sorted(found))}
-        for at, (key, stream) in found.items():
-            event = events.get(at)
-            if event is None or event.stream != stream or at > position:
-                raise _stale(position)
-            events_seen += event.stream_version
+    for page in pages(ledger.store.streams_by_key(), LARGE_PAGE):
+        last = [(key, stream, at) for key, stream in page if (at := pointers[stream])]
+        facts = {fact.seq: fact for fact in ledger.store.facts_at([at for _, _, at in last])}
+        for key, stream, at in last:
+            fact = facts.get(at)
+            if fact is None or fact.stream != stream or at > position:
+                raise stale(position)
+            events_seen += fact.stream_version
             # The ledger's own subjects have an "@" where an element has its type.
             if key[16:17] != b"@":
-                yield key, event
-    if events_seen != position and events_seen + _erased(ledger, pointers) != position:
-        raise _stale(position)
+                yield key, fact
+    prove(ledger, pointers, position, events_seen)
 
 
-def image(ledger: Ledger, event: StoredEvent) -> Element | None:
+def prove(ledger: Ledger, pointers: Pointers, position: int, events: int) -> None:
+    """Compare how many events all streams with a key have, by their last events, with the position.
+
+    Raises: StalePointersError if they are not all: the pointers are not those at that position.
+    """
+    if events != position and events + _erased(ledger, pointers) != position:
+        raise stale(position)
+
+
+def image(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
     """Return the element's state after `event`, None where it is about no element or its payload was erased.
 
     An event of an unknown type that may be skipped leaves the state as it was before it.
@@ -146,21 +157,22 @@ def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1) -> None:
     """Count in, or out, what stood after the events at these positions."""
-    for event in ledger.store.events_at(positions):
-        seen = glance(event)
+    for fact in ledger.store.facts_at(positions):
+        seen = glance(fact)
         if seen is MISSED:
-            element = image(ledger, event)
-            seen = None if element is None else Glance.of(element)
-        if seen is not None:
+            element = image(ledger, fact)
+            if element is not None:
+                counts.add(element, times)
+        elif seen is not None:
             counts.take(seen.state, seen.sound, times)
 
 
-def _before(ledger: Ledger, event: StoredEvent) -> Element | None:
+def _before(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
     """Return what stood before an event that cannot be understood; such events are rare."""
     if event.stream_version == 1:
         return None
     earlier = ledger.store.last_at([event.stream], event.seq - 1)
-    found = ledger.store.events_at(list(earlier.values()))
+    found = ledger.store.facts_at(list(earlier.values()))
     return image(ledger, found[0]) if found else None
 
 
@@ -169,11 +181,12 @@ def _erased(ledger: Ledger, pointers: Pointers) -> int:
     total = 0
     keyless = (stream for stream, key in ledger.store.streams() if key is None)
     for page in pages(keyless, PAGE):
-        total += sum(event.stream_version for event in ledger.store.events_at([pointers[stream] for stream in page]))
+        total += sum(fact.stream_version for fact in ledger.store.facts_at([pointers[stream] for stream in page]))
     return total
 
 
-def _stale(position: int) -> StalePointersError:
+def stale(position: int) -> StalePointersError:
+    """Return the error that tells what to do about pointers that are not those at a position."""
     return StalePointersError(
         f"the state at position {position} contradicts the events: run it again with --no-snapshots, "
         "and kropotcli verify to see what was altered"

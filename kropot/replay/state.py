@@ -2,36 +2,95 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import starmap
+from typing import TYPE_CHECKING, NamedTuple
 
+from kropot.replay.apart import apart
 from kropot.replay.counts import Counts
-from kropot.replay.fold import image, last_events
-from kropot.replay.glance import MISSED, Glance, glance
+from kropot.replay.fold import LARGE_PAGE, image, pages, prove, stale
+from kropot.replay.glance import MISSED, glance
 from kropot.replay.snapshots import pointers_at
-from ledger.digest import StateDigest, pack_row
+from ledger.digest import StateDigest, head_of, pack_tail
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from kropot.replay.pointers import Pointers
     from ledger.log import Ledger
 
+MANY_STREAMS = 100_000
+"""From so many on, other processes pay for their start."""
 
-def digest_at(ledger: Ledger, position: int, *, snapshots: bool = True) -> tuple[Counts, str]:
+
+class Last(NamedTuple):
+    """A stream's stored key, its number, and the position of its last event."""
+
+    key: bytes
+    stream: int
+    at: int
+
+
+class Made(NamedTuple):
+    """What a page of streams comes to: the rows of its elements, their counts, and how many events its streams have."""
+
+    rows: bytes
+    counts: Counts
+    events: int
+
+
+def digest_at(
+    ledger: Ledger, position: int, *, snapshots: bool = True, processes: int | None = None
+) -> tuple[Counts, str]:
     """Return counts and state digest at `position`, both taken from the events that every element stands on.
+
+    `processes` make the rows beside this one: by default none for few elements, and as many as there are processors
+    for many.
 
     Raises:
         StalePointersError: a snapshot, or the ledger's own streams, contradict the events.
         UnknownCriticalEventError, MalformedEventError: as `fold.count`.
 
     """
-    counts, digest = Counts(), StateDigest()
+    counts, digest, events = Counts(), StateDigest(), 0
+    if processes is None and ledger.store.head().streams < MANY_STREAMS:
+        processes = 0
     with pointers_at(ledger, position, snapshots=snapshots) as pointers:
-        for key, event in last_events(ledger, pointers, position):
-            seen = glance(event)
-            if seen is MISSED:
-                element = image(ledger, event)
-                seen = None if element is None else Glance.of(element)
-            if seen is None:
-                continue
-            counts.take(seen.state, seen.sound)
-            row = pack_row(key, seen.date, seen.tz, seen.form, seen.state, seen.sha256, seen.size, seen.iv)
-            digest.add_row(key, row)
+
+        def told(page: Sequence[Last]) -> Sequence[Last]:
+            digest.look([last.key for last in page])
+            return page
+
+        for made in apart(make, ledger, position, map(told, _pages(ledger, pointers)), processes=processes):
+            digest.add_rows(made.rows)
+            counts.merge(made.counts)
+            events += made.events
+        prove(ledger, pointers, position, events)
     return counts, digest.text
+
+
+def make(ledger: Ledger, position: int, page: Sequence[Last]) -> Made:
+    """Return what these streams, in bytewise key order, come to at `position`. Raises: as `digest_at`."""
+    counts, events, rows = Counts(), 0, []
+    facts = {fact.seq: fact for fact in ledger.store.facts_at([last.at for last in page])}
+    for key, stream, at in page:
+        fact = facts.get(at)
+        if fact is None or fact.stream != stream or at > position:
+            raise stale(position)
+        events += fact.stream_version
+        if key[16:17] == b"@":
+            continue
+        seen = glance(fact)
+        if seen is MISSED:
+            element = image(ledger, fact)
+            if element is not None:
+                counts.add(element)
+                rows.append(head_of(key) + pack_tail(element))
+        elif seen is not None:
+            counts.take(seen.state, seen.sound)
+            rows.append(head_of(key) + seen.tail)
+    return Made(b"".join(rows), counts, events)
+
+
+def _pages(ledger: Ledger, pointers: Pointers) -> Iterator[list[Last]]:
+    for page in pages(ledger.store.streams_by_key(), LARGE_PAGE):
+        yield list(starmap(Last, ((key, stream, at) for key, stream in page if (at := pointers[stream]))))

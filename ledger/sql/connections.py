@@ -41,6 +41,13 @@ class Connections:
             self._drop_writer()
             self.writers.dispose()
 
+    def let_go(self) -> bool:
+        """Close the connections that read, to be opened anew when needed; False if one that writes is open."""
+        if self._writer is not None:
+            return False
+        self.readers.dispose()
+        return True
+
     def rows(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
         """Return all rows of a statement that reads; tried once more on a new connection if the old one was lost."""
         for last_try in (False, True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import bindparam, insert
 
+from ledger.rows import StoredFact
 from ledger.sql import schema
 from ledger.sql.dialects import upsert
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
 
 EVENT_COLUMNS = ", ".join(f"event.{column.name}" for column in schema.event.columns)
+FACT_COLUMNS = ", ".join(f"event.{name}" for name in StoredFact._fields)
 ENTRY_COLUMNS = ", ".join(f"entry.{column.name}" for column in schema.entry.columns)
 COPY_COLUMNS = ", ".join(column.name for column in schema.copy.columns)
 
@@ -120,6 +122,11 @@ class Statements:
     def select_events(self, count: int) -> str:
         """Values: so many positions; rows: StoredEvents."""
         return self.marked(f"SELECT {EVENT_COLUMNS} FROM event WHERE seq IN ({self._marks(count)}) ORDER BY seq")
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def select_facts(self, count: int) -> str:
+        """Values: so many positions; rows: StoredFacts."""
+        return self.marked(f"SELECT {FACT_COLUMNS} FROM event WHERE seq IN ({self._marks(count)}) ORDER BY seq")
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_images(self, count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, delete, func, insert, select
@@ -16,6 +17,7 @@ from ledger.rows import (
     Image,
     SourceRow,
     StoredEvent,
+    StoredFact,
     StoredHead,
     TallyRow,
 )
@@ -27,7 +29,7 @@ from ledger.sql.work import IMAGE, WorkTables
 from ledger.sql.writing import SqlWriting, slices
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from ledger.rows import InstanceRow, LeaseRequest
     from ledger.sql.dialects import Place
@@ -97,6 +99,20 @@ class SqlStore:
             rows = self._connections.raw_rows(self._statements.select_events(len(part)), part)
             found.extend(map(StoredEvent._make, rows))
         return found
+
+    def facts_at(self, seqs: Sequence[int]) -> list[StoredFact]:
+        """Return what a fold reads of the events at these positions, in the order of positions."""
+        found: list[StoredFact] = []
+        for part in slices(sorted(set(seqs))):
+            rows = self._connections.raw_rows(self._statements.select_facts(len(part)), part)
+            found.extend(map(StoredFact._make, rows))
+        return found
+
+    def elsewhere(self) -> Callable[[], SqlStore] | None:
+        """Return what opens this store for reading in a process that is about to be forked, None while it writes."""
+        if not self._connections.let_go():
+            return None
+        return partial(SqlStore, self.place, read_only=True)
 
     def stream_events(self, key: bytes) -> Iterator[StoredEvent]:
         """Yield the events of the stream with this stored key, in order."""

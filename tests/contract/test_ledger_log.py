@@ -123,6 +123,10 @@ def test_records_are_read_by_range_and_by_stream(store: EventStore) -> None:
     assert list(store.pointers(after=7, until=9)) == [(8, records[7].stream), (9, records[8].stream)]
     assert store.leaves(1, 3) == [event.leaf for event in ledger.stored(after=1, until=3)]
     assert [event.seq for event in store.events_at([9, 2, 99_999, 2])] == [2, 9]
+    facts = store.facts_at([9, 2, 99_999, 2])
+    assert [fact.seq for fact in facts] == [2, 9]
+    for fact, event in zip(facts, store.events_at([2, 9]), strict=True):
+        assert fact == tuple(getattr(event, name) for name in fact._fields)
     assert list(ledger.history(key(5))) == [records[7], records[2102]]
     assert list(ledger.history(key("nothing"))) == []
     newest = store.newest_event(key(5).stored)
