@@ -15,7 +15,7 @@ from ledger.errors import ForeignDatabaseError, LedgerError, LedgerMissingError,
 from ledger.log import program
 from ledger.sql.dialects import BUSY_SECONDS, parse_place, reader_engine, roll_back_what_a_crash_left, writer_engine
 from ledger.sql.errors import translated
-from ledger.sql.schema import REVISION, TABLES, VERSION_TABLE, metadata
+from ledger.sql.schema import REVISION, TABLES, VERSION_TABLE, metadata, version_table
 from ledger.sql.store import SqlStore
 
 if TYPE_CHECKING:
@@ -93,7 +93,8 @@ def migrate(place: Place) -> None:
             revision = _revision(connection, place)  # another process may have been faster
             if revision is None:
                 _sweep(connection, place)
-            if revision != REVISION:
+                _make(connection)
+            elif revision != REVISION:
                 _upgrade(connection)
                 connection.execute(text(f"UPDATE {VERSION_TABLE} SET program = :program"), {"program": program()})
     finally:
@@ -180,6 +181,25 @@ def _sweep(connection: Connection, place: Place) -> None:
             raise ForeignDatabaseError(str(place), tuple(tables))
     for name in [*tables, VERSION_TABLE]:
         connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
+
+
+def _make(connection: Connection) -> None:
+    """Make the newest schema in an empty database at once; a test holds it against what the migrations make.
+
+    Its version comes last: without it there is no ledger, and what is there is swept away by the next who makes one.
+    """
+    # Imported when a ledger is made, which is once; Alembic, which takes longer, is not needed for it.
+    from ledger.sql.migrations.guards_0001 import GUARDS
+
+    metadata.create_all(connection)
+    connection.execute(
+        metadata.tables["head"].insert().values(id=1, position=0, recorded_us=0, streams=0, frontier=b"")
+    )
+    for statement in GUARDS[connection.dialect.name]:
+        connection.exec_driver_sql(statement)
+    version = version_table()
+    version.create(connection)
+    connection.execute(version.insert().values(version_num=REVISION, program=program()))
 
 
 def _upgrade(connection: Connection) -> None:

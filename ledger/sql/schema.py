@@ -1,13 +1,14 @@
 """The tables of the newest schema, as the statements of this package use them (docs/format.md, "Tables").
 
-The migrations make them; a test holds both against each other. Text is compared bytewise on every database.
+A new ledger is made of them at once, an old one is brought to them by the migrations; a test holds both against each
+other. Text is compared bytewise on every database.
 """
 
 from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, SmallInteger, String, Table, Text
 
-from sqlalchemy import UniqueConstraint  # isort: skip
+from sqlalchemy import PrimaryKeyConstraint, UniqueConstraint  # isort: skip
 from sqlalchemy.dialects import mysql, postgresql
 
 REVISION = "0001"
@@ -205,3 +206,14 @@ claim = Table(
 )
 
 TABLES = frozenset(metadata.tables) | {VERSION_TABLE}
+
+
+def version_table() -> Table:
+    """Return the table of the schema's revision, as Alembic makes it, and who made it; it is none of `metadata`'s."""
+    return Table(
+        VERSION_TABLE,
+        MetaData(),
+        Column("version_num", String(32), nullable=False),
+        Column("program", text(64), nullable=True),
+        PrimaryKeyConstraint("version_num", name=f"{VERSION_TABLE}_pkc"),
+    )

@@ -18,7 +18,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 import ledger.sql
 from ledger.errors import (
@@ -32,7 +32,7 @@ from ledger.errors import (
 )
 from ledger.events import PayloadErased, RemoteObserved
 from ledger.log import Ledger, New, program
-from ledger.sql import open_store
+from ledger.sql import open_store, opening
 from ledger.sql.dialects import parse_place, writer_engine
 from ledger.sql.opening import REVISIONS
 from ledger.sql.schema import REVISION, VERSION_TABLE, metadata
@@ -41,6 +41,9 @@ from tests.ledger.world import began, element, key, observed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+    from sqlalchemy.engine.interfaces import ReflectedIndex
 
 
 @pytest.fixture(params=SQL_KINDS)
@@ -159,6 +162,60 @@ def test_the_migrations_make_the_tables_that_the_statements_expect(url: str) -> 
         )
         assert compare_metadata(context, metadata) == []
     engine.dispose()
+
+
+def schema_in(url: str) -> dict[str, object]:
+    """Return everything that a database says of its tables, keys, indexes and triggers."""
+    place = parse_place(url)
+    triggers = {
+        "sqlite": "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'",
+        "postgresql": "SELECT tgname, replace(pg_get_triggerdef(t.oid), current_schema() || '.', '') || p.prosrc"
+        " FROM pg_trigger t JOIN pg_proc p ON p.oid = tgfoid JOIN pg_class c ON c.oid = tgrelid"
+        " WHERE NOT tgisinternal AND c.relnamespace = current_schema()::regnamespace",
+    }
+    told = "SELECT trigger_name, concat(event_manipulation, action_timing, action_statement) FROM"
+    told += " information_schema.triggers WHERE trigger_schema = database()"
+    engine = writer_engine(place)
+    with engine.connect() as connection:
+        looked = inspect(connection)
+        schema: dict[str, object] = {
+            table: (
+                [{**column, "type": repr(column["type"])} for column in looked.get_columns(table)],
+                looked.get_pk_constraint(table),
+                sorted(str({**index, "dialect_options": str_of(index)}) for index in looked.get_indexes(table)),
+                sorted(map(repr, looked.get_unique_constraints(table))),
+            )
+            for table in looked.get_table_names()
+        }
+        found = connection.execute(text(triggers.get(place.kind, told)))
+        schema["triggers"] = sorted(map(tuple, found))
+        schema["rows"] = [
+            [tuple(row) for row in connection.execute(text(f"SELECT * FROM {table}"))]
+            for table in ("head", VERSION_TABLE)
+        ]
+    engine.dispose()
+    return schema
+
+
+def str_of(index: ReflectedIndex) -> dict[str, str]:
+    return {name: str(value) for name, value in index.get("dialect_options", {}).items()}
+
+
+def test_a_ledger_made_at_once_is_what_the_migrations_make(
+    url: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store(url, create=True).close()
+    kind = request.node.callspec.params["url"]
+    (tmp_path / "migrated").mkdir()
+    with fresh_url(kind, tmp_path / "migrated") as other:
+        monkeypatch.setattr(opening, "_make", upgraded)
+        open_store(other, create=True).close()
+        assert schema_in(url) == schema_in(other)
+
+
+def upgraded(connection: Connection) -> None:
+    opening._upgrade(connection)
+    connection.execute(text(f"UPDATE {VERSION_TABLE} SET program = :program"), {"program": program()})
 
 
 def test_every_table_and_column_is_in_the_format_document() -> None:
