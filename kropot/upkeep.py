@@ -30,6 +30,9 @@ SEGMENTS_S = 45.0
 """The tail is to be written once a minute: this leaves time for the writing, and for the chores before it."""
 
 SNAPSHOTS_S = 30.0
+SNAPSHOTS_PATIENCE_S = 10.0
+"""So long a round of snapshots goes on while more are due: a first collecting makes events faster than one a round."""
+
 LAST_PATIENCE_S = 60.0
 """So long the last round at the end may take before the process ends without it; the next start makes up for it."""
 
@@ -48,9 +51,15 @@ def keep_segments(ledger: Ledger, folder: SegmentFolder) -> Chore:
     return Chore(name="segments", every_s=SEGMENTS_S, do=lambda: folder.write(ledger))
 
 
-def keep_snapshots(ledger: Ledger) -> Chore:
+def keep_snapshots(ledger: Ledger, *, clock: Callable[[], float] = monotonic) -> Chore:
     """Return the chore of pinning the state, so that a replay of any past moment answers at once."""
-    return Chore(name="snapshots", every_s=SNAPSHOTS_S, do=lambda: maybe_snapshot(ledger))
+
+    def catch_up() -> None:
+        end = clock() + SNAPSHOTS_PATIENCE_S
+        while maybe_snapshot(ledger) and clock() < end:
+            pass
+
+    return Chore(name="snapshots", every_s=SNAPSHOTS_S, do=catch_up)
 
 
 def keep_checkpoints(

@@ -11,7 +11,7 @@ import pytest
 from kropot.checkpoints import CheckpointFolder
 from kropot.errors import IntegrityError
 from kropot.objects.store import StorageError
-from kropot.upkeep import Chore, Upkeep, keep_checkpoints
+from kropot.upkeep import Chore, Upkeep, keep_checkpoints, keep_snapshots
 from ledger.checkpoint import origin_of
 from ledger.events import InstanceBegan
 from ledger.log import Ledger, New, instance_key
@@ -120,3 +120,19 @@ def test_a_head_is_signed_first_at_once_and_then_after_so_many_events(tmp_path: 
         assert sizes() == expected
     chore.do()
     assert len(list(folder.exported())) == 2
+
+
+def test_snapshots_catch_up_with_a_first_collecting_as_far_as_a_round_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    due, now = [5], [0.0]
+
+    def take(_: Ledger) -> tuple[tuple[str, int], ...]:
+        now[0] += 3
+        due[0] -= 1
+        return (("counts", 50_000),) if due[0] >= 0 else ()
+
+    monkeypatch.setattr("kropot.upkeep.maybe_snapshot", take)
+    chore = keep_snapshots(Ledger(MemoryStore()), clock=lambda: now[0])
+    chore.do()
+    assert due == [1]
+    chore.do()
+    assert due == [-1]
