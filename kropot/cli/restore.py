@@ -62,7 +62,9 @@ MANIFEST = b"kropot-manifest.jsonl"
 @click.option("--vanished", is_flag=True, help="Also what the server no longer had at that moment.")
 @click.option("--list-names", is_flag=True, help="Only print names, dates and sizes.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be written.")
-@click.option("--portable-names", is_flag=True, help="Escape names that Windows cannot hold, wherever this runs.")
+@click.option(
+    "--portable-names", is_flag=True, help="Give names that Windows can hold and tell apart, wherever this runs."
+)
 @click.option("--no-snapshots", is_flag=True, help="Fold the events themselves, whatever snapshots there are.")
 def command(
     settings: Settings,
@@ -201,6 +203,9 @@ class _Place:
             self.journal = self._stack.enter_context(Journal(self.tree, MANIFEST))
             self._stack.callback(end, self._pool, self.tree)
             rules = replace(self.tree.rules, portable=rules.portable or self.tree.rules.portable)
+        if rules.portable:
+            # Where such names are needed, `a` and `A` are one name.
+            rules = replace(rules, fold_case=True)
         return NameGiver(rules, Fingerprints(), (WORK, MANIFEST))
 
 

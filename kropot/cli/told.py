@@ -25,6 +25,7 @@ class Told:
     existed: int = 0
     bytes: int = 0
     older: int = 0
+    numbered: int = 0
     findings: int = 0
     problems: dict[str, int] = field(default_factory=dict)
 
@@ -38,6 +39,7 @@ class Told:
         self.files += not existed
         self.bytes += 0 if existed else size
         self.older += plan.held.is_older
+        self.numbered += plan.numbered
 
     def finding(self, finding: Finding) -> None:
         """Tell of something that could not be given back."""
@@ -62,6 +64,7 @@ class Told:
             "existed": self.existed,
             "bytes": self.bytes,
             "older": self.older,
+            "numbered": self.numbered,
             "vanished": tally.vanished,
             "locked": locked,
             "findings": self.findings,
@@ -77,6 +80,10 @@ class Told:
             for count, what in (
                 (self.existed, "restored before and left as it is"),
                 (self.older, "of an older revision, since the newest was not stored yet at that moment"),
+                (
+                    self.numbered,
+                    "under a numbered name, since another file has theirs (--source takes one source alone)",
+                ),
                 (tally.vanished, "left out, since the server no longer had it then (--vanished restores it too)"),
                 (self.findings + locked, "not restored, as told above"),
             ):

@@ -44,11 +44,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A copy that can be opened, and the path below the folder that it gets."""
+    """A copy that can be opened, and the path below the folder that it gets; `numbered` where its own was taken."""
 
     held: Held
     opened: Opened
     path: tuple[bytes, ...]
+    numbered: bool = False
 
     @property
     def shown(self) -> str:
@@ -108,15 +109,17 @@ def plan(
         yield from forms.succeeded(held)
         if names is None:
             names = giver()
+        own = names.would_give(outcome.claim.path)
         if held.sha256 is None:
             # It takes no name away from what can be given back.
-            if wanted.patterns.match(b"/".join(names.would_give(outcome.claim.path))):
+            if wanted.patterns.match(b"/".join(own)):
                 why = f"no copy was stored of it at that moment ({held.state})"
                 yield Finding(problem="unstored", key=held.key, name=outcome.claim.what, why=why)
             continue
         path = names.give(outcome.claim.path, held.key.stored)
-        if wanted.patterns.match(b"/".join(path)):
-            yield Planned(held=held, opened=outcome, path=path)
+        # Whoever asks for a name means every file that has it, not just the one that came first.
+        if wanted.patterns.match(b"/".join(path)) or (path != own and wanted.patterns.match(b"/".join(own))):
+            yield Planned(held=held, opened=outcome, path=path, numbered=path != own)
     if not tally.opened and tally.locked:
         raise WrongKeyError(
             f"{describe(kits)} the elements: nothing was written; "

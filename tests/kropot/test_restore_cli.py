@@ -268,11 +268,35 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(world: World, run: 
 
 
 def test_portable_names_are_escaped_on_request(world: World, run: Run, kit: str, tmp_path: Path) -> None:
-    world.put_path(world.source(), b"aux/a:b.", b"1")
+    source = world.source()
+    world.put_path(source, b"aux/a:b.", b"1")
+    world.put_path(source, b"README", b"2")
+    world.put_path(source, b"readme", b"3")
     run("restore", "--key", kit, "--to", str(tmp_path / "plain"))
     run("restore", "--key", kit, "--to", str(tmp_path / "portable"), "--portable-names")
-    assert set(files(tmp_path / "plain")) == {"aux/a:b."}
-    assert set(files(tmp_path / "portable")) == {"%61ux/a%3Ab%2E"}
+    assert set(files(tmp_path / "plain")) == {"aux/a:b.", "README", "readme"}
+    portable = files(tmp_path / "portable")
+    assert "%61ux/a%3Ab%2E" in portable
+    assert len({name.lower() for name in portable}) == 3
+    assert sorted(portable.values()) == [b"1", b"2", b"3"]
+
+
+def test_a_file_of_two_tokens_is_found_twice_by_its_name_and_told(
+    world: World, run: Run, kit: str, tmp_path: Path
+) -> None:
+    for content in (b"before the new token", b"after it"):
+        source = world.source()
+        world.put(source, "thesis.txt", content)
+        world.put(source, f"{content[:5].decode()}.txt", b"")
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "thesis.txt")
+    assert answer.code == 0
+    found = files(tmp_path / "to")
+    assert sorted(found.values()) == [b"after it", b"before the new token"]
+    assert "thesis.txt" in found
+    assert "1  under a numbered name" in answer.out
+    again = run("restore", "--key", kit, "--to", str(tmp_path / "one"), "--source", source.hex(), "--json")
+    assert again.json["numbered"] == 0
+    assert files(tmp_path / "one")["thesis.txt"] == b"after it"
 
 
 def test_an_export_is_restored_without_ledger_and_storage(world: World, run: Run, kit: str, tmp_path: Path) -> None:
