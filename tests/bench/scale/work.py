@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import resource
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -35,13 +37,23 @@ EVERY_S = 10.0
 """How often it is told how far it is."""
 
 
+def used() -> tuple[float, int]:
+    """Return the CPU seconds of this process, and the bytes that it has had written."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime, usage.ru_oublock * 512
+
+
 @dataclass
 class Progress:
-    """Tells now and then how far it is, at what rate since the last time, and how much memory is in use."""
+    """Tells now and then how far it is, what each one cost since the last time, and how much memory is in use.
+
+    Beside others on the machine the rate says little; the CPU seconds and the bytes written tell whether it stays.
+    """
 
     what: str
     count: int
     _told: float = field(default_factory=time.monotonic)
+    _used: tuple[float, int] = field(default_factory=used)
     _done: int = 0
 
     def at(self, done: int, more: str = "") -> None:
@@ -49,10 +61,13 @@ class Progress:
         now = time.monotonic()
         if now - self._told < EVERY_S:
             return
-        rate = (done - self._done) / (now - self._told)
-        self._told, self._done = now, done
+        fresh = max(1, done - self._done)
+        rate = fresh / (now - self._told)
+        cpu, written = (after - before for after, before in zip(used(), self._used, strict=True))
+        self._told, self._used, self._done = now, used(), done
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        text = f"{self.what} {done:,} of {self.count:,}, {rate:,.0f}/s, {pages * 4096 >> 20} MiB{more}"
+        cost = f"each {1e6 * cpu / fresh:,.0f} us of CPU and {written / fresh / 1024:,.1f} KiB written"
+        text = f"{self.what} {done:,} of {self.count:,}, {rate:,.0f}/s, {cost}; {pages * 4096 >> 20} MiB{more}"
         print(f"          {text}", file=sys.stderr, flush=True)
 
 
@@ -73,9 +88,14 @@ class Audience:
         self.progress.at(tale.copied, f", {tale.new:,} listed")
 
 
+def place(folder: Path) -> str:
+    """Return the URL of the ledger: the one that the environment names, as for the program, or a file in the folder."""
+    return os.environ.get("KROPOT_DB_STRING") or f"sqlite:///{folder / 'database.db'}"
+
+
 def opened(folder: Path) -> Ledger:
-    """Return the ledger in the folder, with its one source begun."""
-    ledger = Ledger(open_store(f"sqlite:///{folder / 'database.db'}", create=True), writer="main")
+    """Return the ledger, with its one source begun."""
+    ledger = Ledger(open_store(place(folder), create=True), writer="main")
     ledger.begin()
     if not ledger.sources():
         fact = begin(salt=bytes(32), token="made up", url="http://127.0.0.1")
@@ -135,7 +155,7 @@ def append(folder: Path, count: int) -> int:
 
 def audit(folder: Path, count: int) -> int:
     """Audit the log and the index, as `verify` does before it looks at any object; 1 if anything is wrong."""
-    store = open_store(f"sqlite:///{folder / 'database.db'}", read_only=True)
+    store = open_store(place(folder), read_only=True)
     log = LogAudit(store)
     flaws = [*log.flaws(), *IndexAudit(store, log).flaws()]
     for flaw in flaws:
