@@ -201,7 +201,11 @@ class Ledger(Work):
 
     def now_us(self) -> int:
         """Return the ledger's time: the database's where it has one, else the clock's, never before the head's."""
-        return max(self._now(self.store.now_us()), self.store.head().recorded_us)
+        return max(self.clock_us(), self.store.head().recorded_us)
+
+    def clock_us(self) -> int:
+        """Return the database's clock where it has one, else this machine's."""
+        return self._now(self.store.now_us())
 
     def stored(self, *, after: int = 0, until: int | None = None) -> Iterator[StoredEvent]:
         """Yield the raw events at positions in (`after`, `until`], in order."""

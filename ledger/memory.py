@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ledger.memory_tables import MemoryWriting, Tables
-from ledger.rows import CopyRow, Image, StoredFact
+from ledger.rows import FORGOTTEN_US, CopyRow, Image, StoredFact, is_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -261,10 +261,11 @@ class MemoryStore:
         with self._lock:
             holder = self._instances.get(row.name)
             if holder is not None and holder.session != row.session:
-                if holder.expires_us > now_us and not (here and holder.place == row.place):
+                if is_held(holder.expires_us, now_us) and not (here and holder.place == row.place):
                     return holder
                 self._let_go(holder.session)
             self._instances[row.name] = row
+            self._sweep(now_us)
             return None
 
     def beat(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
@@ -276,6 +277,7 @@ class MemoryStore:
             self._instances[name] = holder._replace(beat_us=now_us, expires_us=expires_us)
             self._leases |= {s: (owner, expires_us) for s, (owner, _) in self._leases.items() if owner == session}
             self._claims |= {n: (owner, expires_us) for n, (owner, _) in self._claims.items() if owner == session}
+            self._sweep(now_us)
             return True
 
     def retire(self, name: str, session: bytes) -> None:
@@ -318,7 +320,7 @@ class MemoryStore:
         """Take or prolong the claim `name`; False while another session has it."""
         with self._lock:
             owner, until_us = self._claims.get(name, (session, 0))
-            if owner != session and until_us > now_us:
+            if owner != session and is_held(until_us, now_us):
                 return False
             self._claims[name] = (session, expires_us)
             return True
@@ -330,6 +332,12 @@ class MemoryStore:
                 del self._claims[name]
 
     # --- helpers ---
+
+    def _sweep(self, now_us: int) -> None:
+        self._leases = {s: lease for s, lease in self._leases.items() if is_held(lease[1], now_us)}
+        self._claims = {n: claim for n, claim in self._claims.items() if is_held(claim[1], now_us)}
+        living = {n: row for n, row in self._instances.items() if row.expires_us > now_us - FORGOTTEN_US}
+        self._instances = living
 
     def _image(self, row: EntryRow) -> Image:
         event = self._tables.events[row.seq - 1]

@@ -154,6 +154,18 @@ class InstanceRow(NamedTuple):
     expires_us: int
 
 
+LONGEST_US = 86_400_000_000
+"""No lease, claim or name is ever taken for longer: one that ends later was taken by a clock far ahead."""
+
+FORGOTTEN_US = 30 * LONGEST_US
+"""So long after its last lease ended, an instance that never came back is no longer told of."""
+
+
+def is_held(until_us: int, now_us: int) -> bool:
+    """Return whether what was taken until then is still somebody's."""
+    return now_us < until_us <= now_us + LONGEST_US
+
+
 class LeaseRequest(NamedTuple):
     """A wish for work: at most `limit` entries due at `due_us` and `max_bytes` together, a larger one alone.
 

@@ -209,11 +209,15 @@ class EventStore(Protocol):
         """Register an instance; return the living one that holds its name, or None when registered.
 
         One whose time has run out is replaced, and with `here` one of the same place too: who asks holds the lock on
-        that place's files.
+        that place's files. What the dead have left is swept away.
         """
 
     def beat(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
-        """Move the expiry of the instance and of its leases; False if the name is no longer this session's."""
+        """Move the expiry of the instance and of its leases; False if the name is no longer this session's.
+
+        Leases and claims whose time has run out are swept away, and instances that have been dead for a month: nobody
+        else may ever ask for what those held.
+        """
 
     def retire(self, name: str, session: bytes) -> None:
         """Remove the instance with its leases and claims."""

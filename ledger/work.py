@@ -26,6 +26,13 @@ class Work:
         """Return the ledger's time in microseconds since 1970 UTC."""
         raise NotImplementedError
 
+    def clock_us(self) -> int:
+        """Return what the clock says that the ledger's time is taken from.
+
+        Leases run by it. The ledger's time stands still after a clock was set back, and no lease would ever end.
+        """
+        raise NotImplementedError
+
     def enroll(self, instance: str, *, place: str, lease_us: int, here: bool = False) -> None:
         """Register this session as the living collector `instance` for `lease_us`, renewed by `beat`.
 
@@ -35,7 +42,7 @@ class Work:
         Raises:
             InstanceBusyError: if another living session has the name.
         """
-        now = self.now_us()
+        now = self.clock_us()
         row = InstanceRow(instance, self.session, place, now, now, now + lease_us)
         busy = self.store.enroll(row, now_us=now, here=here)
         if busy is not None:
@@ -47,7 +54,7 @@ class Work:
         Raises:
             InstanceBusyError: if another session has taken over the name; this one MUST stop.
         """
-        now = self.now_us()
+        now = self.clock_us()
         if not self.store.beat(instance, self.session, now_us=now, expires_us=now + lease_us):
             raise InstanceBusyError(instance, "")
 
@@ -73,8 +80,8 @@ class Work:
         Raises:
             InstanceBusyError: if another session has taken over the name; this one MUST stop.
         """
-        now = self.now_us() if now_us is None else max(now_us, self.store.head().recorded_us)
-        due = now if due_us is None else due_us
+        now = self.clock_us() if now_us is None else now_us
+        due = max(now, self.store.head().recorded_us) if due_us is None else due_us
         images = self.store.take(
             LeaseRequest(instance, self.session, now, now + lease_us, limit, max_bytes, source, due)
         )
@@ -89,7 +96,7 @@ class Work:
 
     def claim(self, name: str, *, lease_us: int) -> bool:
         """Take or prolong the claim `name` (one lister among many collectors); False while another session has it."""
-        now = self.now_us()
+        now = self.clock_us()
         return self.store.claim(name, self.session, now_us=now, expires_us=now + lease_us)
 
     def unclaim(self, name: str) -> None:

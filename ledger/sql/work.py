@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, or_, select, update
 
-from ledger.rows import Image, InstanceRow
+from ledger.rows import FORGOTTEN_US, LONGEST_US, Image, InstanceRow, is_held
 from ledger.sql import schema as t
 from ledger.sql.writing import put_rows, slices
 
@@ -73,11 +73,12 @@ class WorkTables:
             found = connection.execute(select(t.instance).where(t.instance.c.name == row.name)).first()
             holder = None if found is None else InstanceRow(*found)
             if holder is not None and holder.session != row.session:
-                if holder.expires_us > now_us and not (here and holder.place == row.place):
+                if is_held(holder.expires_us, now_us) and not (here and holder.place == row.place):
                     return holder
                 _let_go(connection, holder.session)
             connection.execute(delete(t.instance).where(t.instance.c.name == row.name))
             connection.execute(t.instance.insert().values(row._asdict()))
+            _sweep(connection, now_us)
             return None
 
     def beat(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
@@ -89,6 +90,7 @@ class WorkTables:
                 return False
             for table in (t.lease, t.claim):
                 connection.execute(update(table).where(table.c.session == session).values(expires_us=expires_us))
+            _sweep(connection, now_us)
             return True
 
     def retire(self, name: str, session: bytes) -> None:
@@ -142,7 +144,7 @@ class WorkTables:
         """Take or prolong the claim `name`; False while another session has it."""
         c = t.claim.c
         with self._connections.head_locked() as (connection, _):
-            free = or_(c.session == session, c.expires_us <= now_us)
+            free = or_(c.session == session, c.expires_us <= now_us, c.expires_us > now_us + LONGEST_US)
             moved = update(t.claim).where(c.name == name, free).values(session=session, expires_us=expires_us)
             if connection.execute(moved).rowcount:
                 return True
@@ -196,3 +198,13 @@ class WorkTables:
 def _let_go(connection: Connection, session: bytes) -> None:
     for table in (t.lease, t.claim):
         connection.execute(delete(table).where(table.c.session == session))
+
+
+def _sweep(connection: Connection, now_us: int) -> None:
+    """Remove what nobody holds any more; what another transaction has locked is left to the next sweep."""
+    for table, name in ((t.lease, t.lease.c.stream), (t.claim, t.claim.c.name)):
+        over = or_(table.c.expires_us <= now_us, table.c.expires_us > now_us + LONGEST_US)
+        found = connection.execute(select(name).where(over).with_for_update(skip_locked=True))
+        for part in slices(found.scalars().all()):
+            connection.execute(delete(table).where(name.in_(part)))
+    connection.execute(delete(t.instance).where(t.instance.c.expires_us <= now_us - FORGOTTEN_US))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ledger.store import EventStore
+    from ledger.store import EventStore, Writing
 
 
 @dataclass
@@ -33,6 +34,25 @@ class LedgerPlace:
 
     def _open(self) -> EventStore:
         return MemoryStore() if self.kind == "memory" else open_store(self.url, create=True)
+
+
+class OwnTime:
+    """A store that has no clock of its own, so that two of different kinds record the same times."""
+
+    def __init__(self, store: EventStore) -> None:
+        self.store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def now_us(self) -> None:
+        return None
+
+    @contextmanager
+    def writing(self) -> Iterator[Writing]:
+        with self.store.writing() as tx:
+            tx.now_us = None  # type: ignore[misc]
+            yield tx
 
 
 @pytest.fixture(params=KINDS)

@@ -25,6 +25,7 @@ from ledger.events import (
 from ledger.log import AUDIT_KEY, LEDGER_KEY, Ledger, New, instance_key, source_key
 from ledger.merkle import Frontier
 from ledger.replica import fold
+from tests.contract.conftest import OwnTime
 from tests.ledger.world import OTHER, SOURCE, History, began, copied, element, key, observed, source
 
 if TYPE_CHECKING:
@@ -358,25 +359,6 @@ def test_two_writers_that_expect_the_same_version_cannot_both_pass(place: Ledger
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["conflict"] * 3 + ["recorded"]
-
-
-class OwnTime:
-    """A store that has no clock of its own, so that two of different kinds record the same times."""
-
-    def __init__(self, store: EventStore) -> None:
-        self.store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)
-
-    def now_us(self) -> None:
-        return None
-
-    @contextmanager
-    def writing(self) -> Iterator[Writing]:
-        with self.store.writing() as tx:
-            tx.now_us = None  # type: ignore[misc]
-            yield tx
 
 
 def told(store: EventStore) -> Ledger:

@@ -6,10 +6,16 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import func, select
 
 from ledger.errors import ConflictError, InstanceBusyError
 from ledger.events import RemoteChanged
 from ledger.log import Ledger, New
+from ledger.memory import MemoryStore
+from ledger.sql import parse_place
+from ledger.sql.dialects import reader_engine
+from ledger.sql.schema import metadata
+from tests.contract.conftest import OwnTime
 from tests.ledger.world import OTHER, SOURCE, began, copied, element, key, observed
 
 if TYPE_CHECKING:
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
     from tests.contract.conftest import LedgerPlace
 
 HOUR = 3_600_000_000
+DAY = 24 * HOUR
 
 
 def collectors(place: LedgerPlace, count: int = 2, elements: int = 10) -> list[Ledger]:
@@ -29,6 +36,21 @@ def collectors(place: LedgerPlace, count: int = 2, elements: int = 10) -> list[L
 
 def keys(entries: list[Entry]) -> list[StreamKey]:
     return [entry.key for entry in entries]
+
+
+def kept(place: LedgerPlace) -> tuple[int, ...]:
+    """Return how many instances, leases and claims are there, whoever they belong to."""
+    store = place.open()
+    if isinstance(store, MemoryStore):
+        return len(store.instances()), len(store._leases), len(store._claims)
+    engine = reader_engine(parse_place(place.url))
+    try:
+        with engine.connect() as connection:
+            tables = (metadata.tables[name] for name in ("instance", "lease", "claim"))
+            counts = [select(func.count()).select_from(table) for table in tables]
+            return tuple(connection.execute(count).scalar_one() for count in counts)
+    finally:
+        engine.dispose()
 
 
 def test_nobody_is_given_what_another_has(place: LedgerPlace) -> None:
@@ -158,6 +180,56 @@ def test_one_lists_at_a_time(place: LedgerPlace) -> None:
     one.unclaim("list")
     assert two.claim("list", lease_us=-1)
     assert one.claim("list", lease_us=HOUR)
+
+
+def test_what_the_dead_held_is_swept_away_by_whoever_lives(place: LedgerPlace) -> None:
+    one, two = collectors(place, elements=4)
+    one.enroll("one", place="vault:/replica", lease_us=HOUR)
+    two.enroll("two", place="tower:/replica", lease_us=HOUR)
+    one.take(instance="one", lease_us=-1, limit=3)
+    two.take(instance="two", lease_us=HOUR, limit=1, due_us=two.now_us() + HOUR)
+    assert one.claim("list", lease_us=-1)
+    # Whatever becomes of the elements, nobody takes them again who would put his lease in the place of the old one.
+    two.append([copied(n) for n in range(1, 4)])
+    two.beat("two", lease_us=HOUR)
+    assert kept(place) == (2, 1, 0)
+    one.take(instance="one", lease_us=-1)
+    Ledger(place.open()).enroll("three", place="attic:/replica", lease_us=HOUR)
+    assert kept(place) == (3, 1, 0)
+
+
+def test_an_instance_that_never_came_back_is_forgotten_after_a_month(place: LedgerPlace) -> None:
+    one, two = collectors(place)
+    one.enroll("one", place="vault:/replica", lease_us=-29 * DAY)
+    two.enroll("two", place="tower:/replica", lease_us=HOUR)
+    assert [row.name for row in two.store.instances()] == ["one", "two"]
+    one.enroll("one", place="vault:/replica", lease_us=-31 * DAY)
+    two.beat("two", lease_us=HOUR)
+    assert [row.name for row in two.store.instances()] == ["two"]
+
+
+def test_a_name_or_a_lease_that_a_clock_far_ahead_took_is_nobodys(place: LedgerPlace) -> None:
+    one, two = collectors(place)
+    one.enroll("main", place="vault:/replica", lease_us=3 * DAY)
+    assert one.claim("list", lease_us=3 * DAY)
+    one.take(instance="main", lease_us=3 * DAY)
+    assert two.claim("list", lease_us=HOUR)
+    two.enroll("main", place="tower:/replica", lease_us=HOUR)
+    assert len(two.take(instance="main", lease_us=HOUR)) == 10
+
+
+def test_leases_end_also_while_the_ledgers_time_stands_still(place: LedgerPlace) -> None:
+    now = 10 * DAY
+    one, two = (Ledger(OwnTime(place.open()), writer=str(n), clock=lambda: now) for n in range(2))  # type: ignore[arg-type]
+    one.append([began(), *(observed(n) for n in range(3))])
+    now -= 5 * DAY  # the clock was far ahead, and was set right
+    assert one.now_us() == 10 * DAY
+    assert len(one.take(instance="one", lease_us=HOUR)) == 3
+    assert one.claim("list", lease_us=HOUR)
+    assert two.take(instance="two", lease_us=HOUR) == []
+    now += 2 * HOUR
+    assert len(two.take(instance="two", lease_us=HOUR)) == 3
+    assert two.claim("list", lease_us=HOUR)
 
 
 def test_many_takers_at_once_share_everything_and_nothing_twice(place: LedgerPlace) -> None:
