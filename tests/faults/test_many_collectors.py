@@ -13,16 +13,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import DBAPIError
 
 from kropot.errors import Exit
 from ledger.events import CopyStored
 from ledger.log import Ledger
 from ledger.sql import open_store, parse_place
-from ledger.sql.dialects import reader_engine
+from ledger.sql.dialects import reader_engine, writer_engine
 from ledger.sql.schema import metadata
 from tests.ledger.databases import fresh_url
-from tests.oldserver import OldServer, Status, seeded
+from tests.oldserver import OldServer, Status, seeded, slow_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,18 +31,30 @@ if TYPE_CHECKING:
 
 TOKEN = "a-token-that-nobody-else-may-see"
 SEED = int(os.environ.get("KROPOT_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
-FILES = 400
+FILES = 600
 PATIENCE_S = 120
 COLLECTORS = {"sqlite": 2, "postgresql": 4, "mariadb": 4}
+FAULTS = [Status(500), Status(503), *(slow_start(seconds) for seconds in (0.5, 0.5, 1, 1, 2, 2))]
+"""It takes its time, so that whoever is stopped has something in its hands."""
+
+LEASE_US = 300_000_000
+BRIEF = {
+    "sqlite": "PRAGMA busy_timeout = 300",
+    "postgresql": "SET lock_timeout = 300",
+    "mysql": "SET innodb_lock_wait_timeout = 1",
+    "mariadb": "SET innodb_lock_wait_timeout = 1",
+}
+"""How not to wait for what a stopped collector has locked."""
 
 
 @dataclass
 class Crowd:
-    """Collectors at work; `upset` kills, stops, or wakes one of them."""
+    """Collectors at work; `upset` kills, stops or wakes one, or lets the time of one that is stopped run out."""
 
     program: Path
     folder: Path
     env: dict[str, str]
+    url: str
     count: int
     dice: random.Random
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -68,7 +81,7 @@ class Crowd:
         name = self.dice.choice(sorted(self.running))
         process = self.running[name]
         assert process.poll() is None, self.log(name)
-        deed = "wake" if name in self.asleep else self.dice.choice(("kill", "stop", "stop"))
+        deed = self.dice.choice(("wake", "outlast") if name in self.asleep else ("kill", "stop", "stop"))
         self.deeds[deed] += 1
         if deed == "kill":
             process.kill()
@@ -77,6 +90,8 @@ class Crowd:
         elif deed == "stop":
             process.send_signal(signal.SIGSTOP)
             self.asleep.add(name)
+        elif deed == "outlast":
+            self.deeds["outlasted"] += outlast(self.url, name)
         else:
             process.send_signal(signal.SIGCONT)
             self.asleep.discard(name)
@@ -127,6 +142,29 @@ def current(url: str) -> int:
         store.close()
 
 
+def outlast(url: str, name: str) -> int:
+    """Let the leases and claims of an instance run out, as if it had been stopped for five minutes.
+
+    Return how many leases that were; none where it was stopped in the middle of a transaction.
+    """
+    instance, lease, claim = (metadata.tables[table] for table in ("instance", "lease", "claim"))
+    engine = writer_engine(parse_place(url))
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(BRIEF[engine.dialect.name])
+            session = connection.execute(select(instance.c.session).where(instance.c.name == name)).scalar()
+            count = 0
+            for table in (instance, claim, lease):
+                ended = update(table).where(table.c.session == session)
+                count = connection.execute(ended.values(expires_us=table.c.expires_us - LEASE_US)).rowcount
+            connection.commit()
+            return count
+    except DBAPIError:
+        return 0
+    finally:
+        engine.dispose()
+
+
 def left_over(url: str) -> dict[str, int]:
     """Return how many leases and claims are still there, whoever they belonged to."""
     engine = reader_engine(parse_place(url))
@@ -148,17 +186,18 @@ def test_collectors_that_are_killed_and_stopped_copy_everything_once(
     kind = request.node.callspec.params["url"]
     files = {f"plain-name-{number:04}.bin": dice.randbytes(dice.randrange(4000)) for number in range(FILES)}
     env = {**os.environ, "KROPOT_TOKEN": TOKEN, "KROPOT_DB_STRING": url}
-    with OldServer(files, token=TOKEN, plan=seeded(SEED, 0.03, [Status(500), Status(503)])) as server:
-        crowd = Crowd(kropotcli, tmp_path, {**env, "KROPOT_SERVER_URL": server.url}, COLLECTORS[kind], dice)
+    with OldServer(files, token=TOKEN, plan=seeded(SEED, 0.3, FAULTS)) as server:
+        crowd = Crowd(kropotcli, tmp_path, {**env, "KROPOT_SERVER_URL": server.url}, url, COLLECTORS[kind], dice)
         try:
             crowd.start_all()
             deadline = time.monotonic() + PATIENCE_S
             while not (tmp_path / "storage" / "objects").exists():
                 assert time.monotonic() < deadline, crowd.log("c0")
                 time.sleep(0.05)
-            for _ in range(3 * crowd.count):
+            for _ in range(4 * crowd.count):
                 time.sleep(dice.uniform(0.05, 0.6))
                 crowd.upset()
+            print(dict(crowd.deeds), f"{current(url)} of {FILES} copied meanwhile")
             crowd.wake_all()
             server.plan = None
             while current(url) < FILES:
