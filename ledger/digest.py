@@ -23,7 +23,8 @@ PREFIX = "sd1:"
 _HEAD = b"\x9a\xc4\x10"
 _DIGEST = b"\xc4\x20"
 _SOURCE_BYTES = 16
-_SHORT, _ONE_BYTE = 32, 256
+_SHORT, _ONE_BYTE, _TWO_BYTES = 32, 1 << 8, 1 << 16
+_LONGEST_KEY = 600
 
 
 def row(key: StreamKey, element: Element) -> bytes:
@@ -34,7 +35,9 @@ def row(key: StreamKey, element: Element) -> bytes:
 def head_of(stored_key: bytes) -> bytes:
     """Return how the row begins of the element with this stored key: the array's head, source, type and id."""
     kind, _, name = stored_key[_SOURCE_BYTES:].partition(b"\x00")
-    return b"".join((_HEAD, stored_key[:_SOURCE_BYTES], text_of(kind), text_of(name)))
+    if len(stored_key) > _LONGEST_KEY:  # nothing that this program writes
+        return b"".join((_HEAD, stored_key[:_SOURCE_BYTES], _lead(len(kind)), kind, _lead(len(name)), name))
+    return b"".join((_HEAD, stored_key[:_SOURCE_BYTES], _LEADS[len(kind)], kind, _LEADS[len(name)], name))
 
 
 def tail_of(  # noqa: PLR0917 - the row's own order, for millions of calls
@@ -52,14 +55,13 @@ def pack_tail(element: Element) -> bytes:
     return tail_of(_pack(element.date), _pack(element.tz), element.form, element.state, sha256, size, iv)
 
 
-def text_of(utf8: bytes) -> bytes:
-    """Return the msgpack of a string whose UTF-8 this is."""
-    length = len(utf8)
+def _lead(length: int) -> bytes:
+    """Return what stands before a string of so many bytes in msgpack."""
     if length < _SHORT:
-        return bytes((0xA0 | length,)) + utf8
+        return bytes((0xA0 | length,))
     if length < _ONE_BYTE:
-        return bytes((0xD9, length)) + utf8
-    return b"\xda" + length.to_bytes(2, "big") + utf8
+        return bytes((0xD9, length))
+    return b"\xda" + length.to_bytes(2, "big") if length < _TWO_BYTES else b"\xdb" + length.to_bytes(4, "big")
 
 
 def _pack(value: object) -> bytes:
@@ -67,6 +69,7 @@ def _pack(value: object) -> bytes:
     return packed
 
 
+_LEADS = tuple(map(_lead, range(_LONGEST_KEY + 1)))
 _STATES = {state: _pack(state) for state in ("current", "pending", "vanished", "damaged", "lost")}
 
 

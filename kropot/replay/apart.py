@@ -27,6 +27,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_PROCESSES = 8
+MANY_STREAMS = 100_000
+"""From so many streams on, other processes pay for their start."""
+
 PATIENCE_S = 5.0
 
 
@@ -40,9 +43,9 @@ def apart(
 ) -> Iterator[R]:
     """Yield `work(ledger, position, page)` of each page in order, worked out by several processes where that can be.
 
-    `processes` is how many; as many as there are processors where it is None. In this process alone it goes where the
-    system cannot fork or other threads run, which a fork would leave behind, and where nothing but this process sees
-    the ledger.
+    `processes` is how many; where it is None, none for few streams, and for many as many as there are processors. In
+    this process alone it goes where the system cannot fork or other threads run, which a fork would leave behind, and
+    where nothing but this process sees the ledger.
 
     Raises: whatever `work` raises, at its page's turn.
     """
@@ -73,7 +76,9 @@ def _started(
     work: Callable[[Ledger, int, T], R], ledger: Ledger, position: int, processes: int | None
 ) -> Iterator[list[Connection]]:
     """Start the processes; give the ends to talk to them, none where they would be of no use or cannot be."""
-    wanted = processors() if processes is None else processes
+    wanted = processes
+    if wanted is None:
+        wanted = processors() if ledger.store.head().streams >= MANY_STREAMS else 0
     alone = sys.platform == "linux" and threading.active_count() == 1
     useful = wanted > (1 if processes is None else 0)
     elsewhere = ledger.store.elsewhere() if alone and useful else None

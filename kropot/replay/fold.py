@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from kropot.errors import IntegrityError
+from kropot.replay.apart import apart
 from kropot.replay.counts import Counts
 from kropot.replay.glance import MISSED, glance
 from kropot.replay.pointers import Pointers
@@ -64,8 +65,9 @@ def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: i
     """
     if base is None or after == 0:
         counts = Counts()
-        for page in pages(ledger.store.last_positions(position), LARGE_PAGE):
-            _count(ledger, counts, [at for at, _ in page])
+        found = pages((at for at, _ in ledger.store.last_positions(position)), LARGE_PAGE)
+        for part in apart(_count_page, ledger, position, found):
+            counts.merge(part)
         return counts
     counts = Counts(**base.plain())
     with pointers_for(ledger) as moved:
@@ -153,6 +155,13 @@ def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
     source = iter(items)
     while page := list(islice(source, size)):
         yield page
+
+
+def _count_page(ledger: Ledger, _: int, positions: list[int]) -> Counts:
+    """Return the counts of what stood after the events at these positions."""
+    counts = Counts()
+    _count(ledger, counts, positions)
+    return counts
 
 
 def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1) -> None:

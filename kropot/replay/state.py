@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import starmap
 from typing import TYPE_CHECKING, NamedTuple
 
 from kropot.replay.apart import apart
@@ -18,16 +17,9 @@ if TYPE_CHECKING:
     from kropot.replay.pointers import Pointers
     from ledger.log import Ledger
 
-MANY_STREAMS = 100_000
-"""From so many on, other processes pay for their start."""
 
-
-class Last(NamedTuple):
-    """A stream's stored key, its number, and the position of its last event."""
-
-    key: bytes
-    stream: int
-    at: int
+Last = tuple[bytes, int, int]
+"""A stream's stored key, its number, and the position of its last event; a plain tuple travels fastest."""
 
 
 class Made(NamedTuple):
@@ -52,12 +44,10 @@ def digest_at(
 
     """
     counts, digest, events = Counts(), StateDigest(), 0
-    if processes is None and ledger.store.head().streams < MANY_STREAMS:
-        processes = 0
     with pointers_at(ledger, position, snapshots=snapshots) as pointers:
 
         def told(page: Sequence[Last]) -> Sequence[Last]:
-            digest.look([last.key for last in page])
+            digest.look([key for key, _, _ in page])
             return page
 
         for made in apart(make, ledger, position, map(told, _pages(ledger, pointers)), processes=processes):
@@ -71,7 +61,7 @@ def digest_at(
 def make(ledger: Ledger, position: int, page: Sequence[Last]) -> Made:
     """Return what these streams, in bytewise key order, come to at `position`. Raises: as `digest_at`."""
     counts, events, rows = Counts(), 0, []
-    facts = {fact.seq: fact for fact in ledger.store.facts_at([last.at for last in page])}
+    facts = {fact.seq: fact for fact in ledger.store.facts_at([at for _, _, at in page])}
     for key, stream, at in page:
         fact = facts.get(at)
         if fact is None or fact.stream != stream or at > position:
@@ -93,4 +83,4 @@ def make(ledger: Ledger, position: int, page: Sequence[Last]) -> Made:
 
 def _pages(ledger: Ledger, pointers: Pointers) -> Iterator[list[Last]]:
     for page in pages(ledger.store.streams_by_key(), LARGE_PAGE):
-        yield list(starmap(Last, ((key, stream, at) for key, stream in page if (at := pointers[stream]))))
+        yield [(key, stream, at) for key, stream in page if (at := pointers[stream])]

@@ -50,8 +50,13 @@ class Unexported:
     """A copy that could not be exported, and why."""
 
     flaw: Flaw
-    key: StreamKey
+    held: Held
     why: str
+
+    @property
+    def key(self) -> StreamKey:
+        """Whose copy it is."""
+        return self.held.key
 
 
 def place_of(element_id: str) -> tuple[bytes, ...]:
@@ -86,11 +91,8 @@ def export(
     try:
         tasks = (job.prepare(held, names.give(place_of(held.key.id), held.key.stored)) for held in helds)
         for outcome in in_order(pool, job.work, tasks, window=64):
-            if isinstance(outcome, Unexported):
-                yield outcome
-                continue
-            done, found = outcome
-            if found is not None:
+            done, found = (outcome, None) if isinstance(outcome, Unexported) else outcome
+            if isinstance(done, Exported) and found is not None:
                 journal.wrote(done.path, done.held.identity, found, {})
             line = _line(done)
             digest.update(line)
@@ -148,7 +150,7 @@ class _Job:
         if found is None:
             return _Task(held, path, None, is_ours=False)
         if not stat.S_ISREG(found.st_mode):
-            return Unexported(flaw="in_the_way", key=held.key, why="a folder, link or device is in the way")
+            return Unexported(flaw="in_the_way", held=held, why="a folder, link or device is in the way")
         if self._journal.is_done(path, held.identity, found):
             return Exported(held=held, path=path, existed=True), None
         return _Task(held, path, found, is_ours=self._journal.is_ours(path, found))
@@ -168,7 +170,7 @@ class _Job:
             self._tree.place(draft, task.path, replace=task.is_ours)
         except (ObjectMissingError, DamagedError, StorageError, InTheWayError, UnplaceableError) as error:
             flaw = next(name for kind, name in _FLAWS.items() if isinstance(error, kind))
-            return Unexported(flaw=flaw, key=task.held.key, why=str(error))
+            return Unexported(flaw=flaw, held=task.held, why=str(error))
         else:
             return Exported(held=task.held, path=task.path, existed=False), found
         finally:
@@ -196,7 +198,7 @@ class _Job:
                 copy_content(file, lambda _: None, held=task.held, kit=None)
         except (OSError, DamagedError):
             return Unexported(
-                flaw="in_the_way", key=task.held.key, why="a file with another content is in the way; it was left alone"
+                flaw="in_the_way", held=task.held, why="a file with another content is in the way; it was left alone"
             )
         return Exported(held=task.held, path=task.path, existed=True), found
 
@@ -218,11 +220,16 @@ def _descriptor(source: BinaryIO) -> int | None:
         return None
 
 
-def _line(done: Exported) -> bytes:
-    """Return the manifest's line about one file; the form stands in it as the JSON that was listed."""
-    held, name = done.held, done.path[-1]
-    true = held.key.id.encode()
-    escape = None if name == true else "percent" if unquote_to_bytes(name) == true else "renamed"
-    line: dict[str, Any] = show_name("file", b"/".join(done.path)) | {"escaped": escape} | held_json(held)
-    line |= {"is_older": held.is_older, "form": json.loads(held.form)}
+def _line(done: Exported | Unexported) -> bytes:
+    """Return the manifest's line about one copy; the form stands in it as the JSON that was listed."""
+    held = done.held
+    line: dict[str, Any]
+    if isinstance(done, Unexported):
+        # Whoever restores from the export alone MUST learn that there was more.
+        line = {"file": None, "problem": done.flaw}
+    else:
+        name, true = done.path[-1], held.key.id.encode()
+        escape = None if name == true else "percent" if unquote_to_bytes(name) == true else "renamed"
+        line = show_name("file", b"/".join(done.path)) | {"escaped": escape}
+    line |= held_json(held) | {"is_older": held.is_older, "form": json.loads(held.form)}
     return json.dumps(line, ensure_ascii=True).encode() + b"\n"

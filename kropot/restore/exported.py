@@ -68,8 +68,8 @@ class ExportedCopies:
 
 def _held(line: dict[str, Any]) -> Held:
     """Return what a line says. Raises: ValueError, TypeError, KeyError, AttributeError."""
-    parts = tuple(read_name("file", line).split(b"/"))
-    if not parts or any(part in {b"", b".", b".."} for part in parts):
+    parts = None if "problem" in line else tuple(read_name("file", line).split(b"/"))
+    if parts is not None and any(part in {b"", b".", b".."} for part in parts):
         raise ValueError(parts)
     iv = line["iv"]
     return Held(

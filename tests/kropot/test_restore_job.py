@@ -520,7 +520,22 @@ def test_damaged_objects_are_not_exported(tmp_path: Path, links: Links) -> None:
     done, findings = send_out(world, tmp_path, links=links)
     assert [outcome.held.key for outcome in done] == [good]
     assert {(finding.key, finding.flaw) for finding in findings} == {(bad, "damaged"), (gone, "missing")}
-    assert len((tmp_path / "manifest.jsonl").read_text().splitlines()) == 1
+    lines = [json.loads(line) for line in (tmp_path / "manifest.jsonl").read_text().splitlines()]
+    assert {line["id"]: line.get("problem") for line in lines} == {good.id: None, bad.id: "damaged", gone.id: "missing"}
+    assert [line["id"] for line in lines if line["file"] is not None] == [good.id]
+
+
+def test_a_restore_from_an_export_tells_what_the_export_lacks(tmp_path: Path) -> None:
+    world = World()
+    source = world.source()
+    world.put(source, "good", b"1")
+    world.spoil(world.store_copy(world.see(source, "bad"), b"2"))
+    send_out(world, tmp_path / "export")
+    copies = ExportedCopies(tmp_path / "export")
+    done, findings = give_back(copies.helds(), copies, tmp_path / "to", [KIT])
+    copies.close()
+    assert set(done) == {"good"}
+    assert [(finding.name, finding.problem) for finding in findings] == [("bad", "missing")]
 
 
 def test_rules_of_the_file_system_are_found_out_by_trying(tmp_path: Path) -> None:

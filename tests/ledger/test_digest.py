@@ -48,6 +48,12 @@ def test_a_row_is_the_msgpack_that_the_format_describes(element: Element, name: 
     assert row(key, element).startswith(head_of(key.stored))
 
 
+@pytest.mark.parametrize("length", [1, 31, 32, 255, 256, 599, 600, 65_535, 65_536])
+def test_a_row_begins_as_it_does_in_msgpack_however_long_the_id_is(length: int) -> None:
+    stored = bytes(16) + b"file\x00" + b"x" * length
+    assert head_of(stored) == b"\x9a" + b"".join(map(msgpack.packb, (bytes(16), "file", "x" * length)))
+
+
 def test_keys_seen_out_of_order_are_refused() -> None:
     digest = StateDigest()
     digest.look([b"a", b"b"])
