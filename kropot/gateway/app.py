@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from kropot.gateway.access import Access
+    from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.contents import Contents, RecentFiles
     from kropot.gateway.entries import Sealings
-    from kropot.gateway.sources import Tree
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.tokens import TokenBook
 
@@ -55,7 +55,7 @@ class Gateway:
         self,
         *,
         state: State,
-        tree: Tree,
+        catalogue: Catalogue,
         book: TokenBook,
         sealings: Sealings,
         access: Access,
@@ -68,7 +68,7 @@ class Gateway:
     ) -> None:
         """Put the routes together; lists are made in the pool `lists`, kits of made keys go to `keep_kit`."""
         self._state = state
-        self._tree = tree
+        self._catalogue = catalogue
         self._book = book
         self._sealings = sealings
         self._access = access
@@ -139,7 +139,7 @@ class Gateway:
 
         def work() -> bytes | None:
             row = None if mark is None else self._state.find(token.scope, mark)
-            if row is None or element_of(token, row.path) != element or not self._is_there(row.path):
+            if row is None or element_of(token, row.path) != element or self._catalogue.is_gone(row.path):
                 return None
             return encode_entry(self._sealings.entry(token, row)).rstrip(b"\n")
 
@@ -188,13 +188,6 @@ class Gateway:
         if created.kit_path is not None:
             made["kit"] = str(created.kit_path)
         return answer(made, 201)
-
-    def _is_there(self, path: bytes) -> bool:
-        """Whether a file is there; one that cannot be looked at is."""
-        try:
-            return self._tree.look(path) is not None
-        except OSError:
-            return True
 
     def _base(self, request: Request) -> str:
         """Return the address that URL templates begin with: the configured one, else the one that was asked."""

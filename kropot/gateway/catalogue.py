@@ -51,7 +51,7 @@ class ScanReport:
     """What a scan found: counts of files, of new, changed and vanished ones, of those too young, of unreadable folders.
 
     `young` are paths of files that changed within the settling time, at most 10,000 of them. `misplaced` is an empty
-    folder where another one with files was: nothing was declared gone.
+    folder where another one with files was, or one that was exchanged during the scan: nothing more is declared gone.
     """
 
     files: int = 0
@@ -102,6 +102,7 @@ class Catalogue:
             OSError: the folder itself cannot be read; nothing is declared gone.
         """
         report = ScanReport()
+        mark = self._tree.mark()
         first = not self.is_ready
         last_id = self._state.last_id()
         present = Bits()
@@ -127,10 +128,10 @@ class Catalogue:
             return report
         if first:
             self._state.date_undated(self._now_s())
-        if not self._is_same_folder(report):
+        if self._is_same_folder(mark, report):
+            self._forget_missing(present, last_id, report, lambda: stop() or not self._is_still(mark, report))
+        else:
             report.misplaced = True
-            return report
-        report.gone = self._forget_missing(present, last_id, report, stop)
         return report
 
     def revisit(self, paths: Iterable[bytes]) -> ScanReport:
@@ -223,13 +224,24 @@ class Catalogue:
             self._state.announce(pending, self._now_s())
         return []
 
-    def _forget_missing(self, present: Bits, last_id: int, report: ScanReport, stop: Callable[[], bool]) -> int:
-        """Take off the list what the walk did not meet, after a second look at each; return how many."""
+    def is_gone(self, path: bytes) -> bool:
+        """Whether there is certainly no such file, and not merely the whole folder away."""
+        return self._is_gone(path) and not self.is_away()
+
+    def is_away(self) -> bool:
+        """Whether the folder is not there, or not the one in which files were last seen: say when it is not mounted."""
+        try:
+            return self._state.mark() not in {None, self._tree.mark()}
+        except OSError:
+            return True
+
+    def _forget_missing(self, present: Bits, last_id: int, report: ScanReport, stop: Callable[[], bool]) -> None:
+        """Take off the list what the walk did not meet, after a second look at each, and count it."""
         if report.unreadable_count > len(report.unreadable) or present.count == self._state.count_until(last_id):
-            return 0
+            return
         blind = tuple(b"" if each.path == b"" else each.path.rstrip(b"/") + b"/" for each in report.unreadable)
-        gone, after = 0, 0
-        while after < last_id and not stop():
+        after = 0
+        while after < last_id:
             rows = self._state.paths_after(after, _LOOKED_UP_AT_ONCE * 10)
             if not rows:
                 break
@@ -242,20 +254,34 @@ class Catalogue:
                 and not (path + b"/").startswith(blind)
                 and self._is_gone(path)
             ]
+            if stop():
+                # Asked between the second look and what follows from it: a disk that went away meanwhile shows here.
+                break
             for start in range(0, len(missing), _LOOKED_UP_AT_ONCE):
                 self._state.forget(missing[start : start + _LOOKED_UP_AT_ONCE])
-            gone += len(missing)
-        return gone
+            report.gone += len(missing)
 
-    def _is_same_folder(self, report: ScanReport) -> bool:
+    def _is_same_folder(self, mark: bytes, report: ScanReport) -> bool:
         """Whether this is the folder in which files were seen before: an empty one may be the mount point of it.
 
-        As long as it is another one and has no file, nothing is declared gone.
+        `mark` is the folder's at the beginning of the walk. As long as it is another one and has no file, or was
+        exchanged during the walk, nothing is declared gone.
         """
-        mark, known = self._tree.mark(), self._state.mark()
+        known = self._state.mark()
+        if not self._is_still(mark, report):
+            return False
         if report.files and mark != known:
             self._state.keep_mark(mark)
         return bool(report.files) or known in {None, mark}
+
+    def _is_still(self, mark: bytes, report: ScanReport) -> bool:
+        """Whether the folder still is the one of this mark; says so in the report if it is not."""
+        try:
+            still = self._tree.mark() == mark
+        except OSError:
+            still = False
+        report.misplaced |= not still
+        return still
 
     def _is_gone(self, path: bytes) -> bool:
         """Whether there is certainly no such file: a folder renamed while it was walked can hide what is there."""

@@ -7,7 +7,7 @@ import os
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
-from errno import errorcode
+from errno import ENOENT, errorcode
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -20,7 +20,7 @@ from kropot.gateway.entries import element_of, mark_of
 from kropot.gateway.guard import ABORT
 from kropot.gateway.ranges import Span, wanted_span
 from kropot.gateway.serving import ChangedError, can_begin, plain_chunks, sealed_chunks, small_body
-from kropot.gateway.sources import NotServedError
+from kropot.gateway.sources import FolderAwayError, NotServedError
 from kropot.gateway.tokenspec import STREAM_ROLE
 from kropot.securecopy.sealing import sealed_size
 from kropot.securecopy.wire import CONTENT_TYPE, IV_HEADER
@@ -138,7 +138,7 @@ class Contents:
         token = await self._access.admit(scope, STREAM_ROLE)
         row = await self._find(token, element)
         for attempt in range(_TRIES):
-            descriptor, looks = self._tree.open(row.path)
+            descriptor, looks = await self._open(row.path)
             try:
                 if row.identity != looks.identity:
                     row = await in_pool(self._pool, self._catalogue.renewed, row, looks)
@@ -154,6 +154,15 @@ class Contents:
                 os.close(descriptor)
                 raise
         raise AssertionError("every attempt returns or raises")
+
+    async def _open(self, path: bytes) -> tuple[int, Seen]:
+        """Open a file. Raises: as `Tree.open` does; what is missing in an unmounted folder is not gone."""
+        try:
+            return self._tree.open(path)
+        except NotServedError:
+            if await in_pool(self._pool, self._catalogue.is_away):
+                raise FolderAwayError(ENOENT, os.strerror(ENOENT)) from None
+            raise
 
     async def _find(self, token: Token, element: str) -> FileRow:
         """Return the file that an id of this token stands for. Raises: NotServedError if there is none."""
@@ -269,6 +278,8 @@ def _failed(error: KropotError | OSError) -> Response:
         case KropotError():
             log.warning("content_failed", reason=type(error).__name__)
             return failure("The server cannot answer just now", 503, {"retry-after": "10"})
+        case FolderAwayError():
+            return failure("The folder that is served is not there just now", 503, {"retry-after": "10"})
         case _:
             log.warning("content_unreadable", reason=errorcode.get(error.errno or 0, "EIO"))
             return failure("The file cannot be read", 500)

@@ -117,7 +117,7 @@ class Service:
         )
         self.app = Gateway(
             state=self.state,
-            tree=self.tree,
+            catalogue=self.catalogue,
             book=self.book,
             sealings=sealings,
             access=access,

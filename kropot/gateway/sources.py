@@ -38,6 +38,10 @@ class NotServedError(KropotError):
     http_status = 404
 
 
+class FolderAwayError(OSError):
+    """The folder itself is not there, or another one is in its place: nothing can be said about what is in it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """A regular file as the file system describes it; times are nanoseconds since 1970, `mode` the permission bits."""
@@ -161,10 +165,13 @@ class Tree:
 
         Raises:
             NotServedError: it leads to no regular file inside the folder.
+            FolderAwayError: there is no folder, so that nobody can tell.
             OSError: it is there and cannot be read.
         """
         try:
             descriptor = self._resolve(path)
+        except FolderAwayError:
+            raise
         except OSError as error:
             if error.errno in _GONE:
                 raise NotServedError("there is no such file") from None
@@ -193,8 +200,15 @@ class Tree:
         return found
 
     def _open_root(self) -> int:
-        """Open the root itself; that one may be named through symlinks, since its owner named it."""
-        return os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        """Open the root itself; that one may be named through symlinks, since its owner named it.
+
+        Raises:
+            FolderAwayError: it cannot be had.
+        """
+        try:
+            return os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise FolderAwayError(error.errno, error.strerror) from error
 
     def _look(self, entry: os.DirEntry[str], folder: int, path: bytes) -> Found | Unreadable | int | None:
         """Return what a walk makes of an entry: a file, a folder it cannot read, one it can (open), or nothing."""

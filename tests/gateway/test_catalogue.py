@@ -196,6 +196,29 @@ def test_empty_folder_in_the_place_of_another_takes_nothing_off(world: World) ->
     assert (report.misplaced, report.gone) == (False, 10), "the same folder, really emptied"
 
 
+def test_folder_that_is_unmounted_while_it_is_scanned_takes_nothing_off(world: World) -> None:
+    fill(world, 1200)
+    world.catalogue.scan()
+    files = dict(world.tree.files)
+    # The walk met the first thousand before the disk went away.
+    world.tree.files = dict(list(files.items())[:1000])
+
+    def unmount() -> bool:
+        world.tree.files, world.tree.device = {}, 2
+        return False
+
+    report = world.catalogue.scan(stop=unmount)
+    assert (report.misplaced, report.gone, len(world.all())) == (True, 0, 1200)
+    world.tree.files, world.tree.device = files, 1
+    report = world.catalogue.scan()
+    assert (report.misplaced, report.gone) == (False, 0)
+    assert not world.catalogue.is_gone(b"f7")
+    del world.tree.files[b"f7"]
+    assert world.catalogue.is_gone(b"f7")
+    world.tree.device = 2
+    assert not world.catalogue.is_gone(b"f7")
+
+
 def test_stopped_scan_declares_nothing_gone(world: World) -> None:
     fill(world, 1200)
     world.catalogue.scan()

@@ -321,6 +321,22 @@ def test_gone_file_is_gone_before_the_next_scan(served: Served) -> None:
     assert client.content(element).plain == b"back again"
 
 
+def test_nothing_is_gone_while_the_folder_is_not_mounted(served: Served) -> None:
+    client = served.client()
+    element = client.ids()[b"one"]
+    away = served.folder.rename(served.folder.with_name("away"))
+    for in_its_place in ("nothing", "an empty mount point"):
+        answer = client.get(f"/secure-copy/file/{element}/content")
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10"), in_its_place
+        assert client.get(f"/secure-copy/file/{element}/submitdata").status_code == 200, in_its_place
+        served.folder.mkdir(exist_ok=True)
+    served.folder.rmdir()
+    away.rename(served.folder)
+    assert client.content(element).plain == FILES[b"one"]
+    (served.folder / "one").unlink()
+    assert client.get(f"/secure-copy/file/{element}/submitdata").status_code == 404, "the folder is back, it is gone"
+
+
 def test_token_is_made_over_http_as_documented(served: Served) -> None:
     admin = served.client(ADMIN)
     answer = admin.session.post(f"{admin.url}/auth/token/generate", json=DOCUMENTED, timeout=20)
