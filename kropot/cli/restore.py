@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -20,6 +20,7 @@ from kropot.cli.paths import PATH
 from kropot.cli.told import Told
 from kropot.cli.words import moment as clock
 from kropot.errors import UsageError
+from kropot.restore.below import look_below
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -178,6 +179,15 @@ def _pool() -> Iterator[Executor]:
 # --- where files go --------------------------------------------------------------------------------------------------
 
 
+_Would = Literal["restore", "replace", "keep", "leave"]
+_WOULD: dict[_Would, str] = {
+    "restore": "would restore",
+    "replace": "would replace",
+    "keep": "is there",
+    "leave": "is not ours",
+}
+
+
 class _Place:
     """The folder to restore into, made when the first form was opened and not before."""
 
@@ -193,7 +203,7 @@ class _Place:
         from dataclasses import replace
 
         from kropot.restore.fingerprints import Fingerprints
-        from kropot.restore.journal import Journal
+        from kropot.restore.journal import Journal, written_in
         from kropot.restore.names import NameGiver, Rules
         from kropot.restore.tree import WORK, Tree
 
@@ -203,10 +213,24 @@ class _Place:
             self.journal = self._stack.enter_context(Journal(self.tree, MANIFEST))
             self._stack.callback(end, self._pool, self.tree)
             rules = replace(self.tree.rules, portable=rules.portable or self.tree.rules.portable)
+        elif self.target is not None:
+            self.written = self._stack.enter_context(written_in(self.target, MANIFEST))
         if rules.portable:
             # Where such names are needed, `a` and `A` are one name.
             rules = replace(rules, fold_case=True)
         return NameGiver(rules, Fingerprints(), (WORK, MANIFEST))
+
+    def foresee(self, plan: Planned) -> _Would:
+        """Return what a restore would do with what has the name now; nothing is written.
+
+        What is not ours is left alone, but taken for done where it holds just what would be written.
+        """
+        found = None if self.target is None else look_below(self.target, plan.path)
+        if found is None:
+            return "restore"
+        if self.written.is_done(plan.path, plan.held.identity, found):
+            return "keep"
+        return "replace" if self.written.is_ours(plan.path, found) else "leave"
 
 
 def _restore(plans: Iterator[Planned | Finding], copies: Copies, place: _Place, pool: Executor, told: Told) -> None:
@@ -232,12 +256,12 @@ def _dry_run(settings: Settings, plans: Iterable[Planned | Finding], place: _Pla
         if isinstance(plan, Finding):
             told.finding(plan)
             continue
-        there = place.target is not None and os.path.lexists(b"/".join((os.fsencode(place.target), *plan.path)))
-        told.counted(plan, existed=there, size=plan.held.size)
+        would = place.foresee(plan)
+        told.counted(plan, existed=would not in {"restore", "replace"}, size=plan.held.size)
         if settings.json:
-            emit_json({"would": "keep" if there else "restore", **_row(plan)}, flush=False)
+            emit_json({"would": would, **_row(plan)}, flush=False)
         else:
-            emit(f"{'is there' if there else 'would restore'}  {plan.shown}", flush=False)
+            emit(f"{_WOULD[would]}  {plan.shown}", flush=False)
 
 
 def _list_names(settings: Settings, plans: Iterable[Planned | Finding], copies: Copies, told: Told) -> None:

@@ -40,6 +40,21 @@ def descend(root: int, path: Parts, *, make: bool) -> int:
     return fd
 
 
+def look_below(root: Path, path: Parts) -> os.stat_result | None:
+    """Return what has this name below a folder, through no link; None where nothing has, or the folder is missing."""
+    fd = folder = None
+    try:
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = descend(fd, path[:-1], make=False)
+        return os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return None
+    finally:
+        for each in (fd, folder):
+            if each is not None:
+                os.close(each)
+
+
 def make_root(root: Path) -> None:
     """Make the folder, and those above it, durably; one that is there may be from a run that was cut off just then."""
     if not root.is_dir():

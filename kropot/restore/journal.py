@@ -17,6 +17,8 @@ from kropot.restore.draft import TreeError
 from kropot.restore.fingerprints import FINGERPRINT, Fingerprints
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kropot.restore.below import Parts
     from kropot.restore.tree import Tree
 
@@ -24,31 +26,20 @@ _FLUSH_BYTES = 1 << 16
 _BEGINNING = b'{"file"'
 
 
-class Journal:
-    """An append-only file of lines in the top folder of a tree, with a memory of flat size of what it says."""
+class Written:
+    """What a journal says was written, in a memory of flat size."""
 
-    def __init__(self, tree: Tree, name: bytes) -> None:
-        """Read the file, made where it is missing; what a kill or a power cut left half-written is cut off.
-
-        Raises: UsageError where a file of that name holds something else; InTheWayError, TreeError.
-        """
-        self._place = f"{tree.root}/{os.fsdecode(name)}"
+    def __init__(self, place: str) -> None:
+        """Begin with nothing; `place` is the journal's, for messages."""
+        self._place = place
         self._known = Fingerprints()
-        self._waiting: list[bytes] = []
-        self._size = 0
-        self._fd = tree.open_log(name)
-        try:
-            self._read()
-        except BaseException:
-            self.close()
-            raise
 
     def __enter__(self) -> Self:
-        """Return the journal itself; the block's end lets go of the file."""
+        """Return itself; the block's end lets go of what was open."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the file."""
+        """Let go of what was open."""
         self.close()
 
     def is_done(self, path: Parts, identity: bytes, found: os.stat_result) -> bool:
@@ -58,6 +49,67 @@ class Journal:
     def is_ours(self, path: Parts, found: os.stat_result) -> bool:
         """Return whether the file was written by us, from whatever, and looks as it did then."""
         return self._mark(b"ours", path, b"", found.st_size, found.st_mtime_ns) in self._known
+
+    def has_content(self, path: Parts, sha256: bytes) -> bool:
+        """Return whether a file of this content (SHA-256) was written by us under this name."""
+        return self._mark(b"done", path, sha256, 0, 0) in self._known
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._known.close()
+
+    def read(self, fd: int) -> int:
+        """Learn what a journal's whole lines say, return where they end. Raises: UsageError for one that is none."""
+        end = 0
+        with os.fdopen(os.dup(fd), "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n") or _is_torn(line):
+                    break
+                self._take(line, number)
+                end += len(line)
+        return end
+
+    def _take(self, line: bytes, number: int) -> None:
+        try:
+            held = json.loads(line)
+            path = tuple(read_name("file", held).split(b"/"))
+            size, mtime_ns, identity = held["file_size"], held["file_mtime_ns"], bytes.fromhex(held["identity"])
+            self._learn(path, identity, int(size), int(mtime_ns))
+        except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
+            raise UsageError(
+                f"line {number} of {self._place} was not written by this program: move the file away, "
+                "or name another folder"
+            ) from None
+
+    def _learn(self, path: Parts, identity: bytes, size: int, mtime_ns: int) -> None:
+        self._known.add(self._mark(b"done", path, identity, size, mtime_ns))
+        self._known.add(self._mark(b"ours", path, b"", size, mtime_ns))
+
+    @staticmethod
+    def _mark(what: bytes, path: Parts, identity: bytes, size: int, mtime_ns: int) -> bytes:
+        said = b"\x00".join((what, b"/".join(path), identity.hex().encode(), b"%d %d" % (size, mtime_ns)))
+        return hashlib.sha256(said).digest()[:FINGERPRINT]
+
+
+class Journal(Written):
+    """An append-only file of such lines in the top folder of a tree."""
+
+    def __init__(self, tree: Tree, name: bytes) -> None:
+        """Read the file, made where it is missing; what a kill or a power cut left half-written is cut off.
+
+        Raises: UsageError where a file of that name holds something else; InTheWayError, TreeError.
+        """
+        super().__init__(f"{tree.root}/{os.fsdecode(name)}")
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._fd = tree.open_log(name)
+        try:
+            end = self.read(self._fd)
+            if end != os.fstat(self._fd).st_size:
+                os.ftruncate(self._fd, end)
+        except BaseException:
+            self.close()
+            raise
 
     def wrote(self, path: Parts, identity: bytes, found: os.stat_result, details: dict[str, Any]) -> None:
         """Record a placed file; the line is on disk at the latest when `sync` returns. Raises: TreeError."""
@@ -77,10 +129,6 @@ class Journal:
         line = show_name("file", b"/".join(path)) | {"file_size": 0, "file_mtime_ns": 0, "identity": sha256.hex()}
         self._waiting.append(json.dumps(line, ensure_ascii=True).encode() + b"\n")
         self._learn(path, sha256, 0, 0)
-
-    def has_content(self, path: Parts, sha256: bytes) -> bool:
-        """Return whether a file of this content (SHA-256) was written by us under this name."""
-        return self._mark(b"done", path, sha256, 0, 0) in self._known
 
     def sync(self) -> None:
         """Make every line durable. Raises: TreeError."""
@@ -107,37 +155,32 @@ class Journal:
         except OSError as error:
             raise TreeError(f"writing {self._place}: {error.strerror}; make room and run it again") from None
 
-    def _read(self) -> None:
-        end = 0
-        with os.fdopen(os.dup(self._fd), "rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n") or _is_torn(line):
-                    break
-                self._take(line, number)
-                end += len(line)
-        if end != os.fstat(self._fd).st_size:
-            os.ftruncate(self._fd, end)
 
-    def _take(self, line: bytes, number: int) -> None:
-        try:
-            held = json.loads(line)
-            path = tuple(read_name("file", held).split(b"/"))
-            size, mtime_ns, identity = held["file_size"], held["file_mtime_ns"], bytes.fromhex(held["identity"])
-            self._learn(path, identity, int(size), int(mtime_ns))
-        except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
-            raise UsageError(
-                f"line {number} of {self._place} was not written by this program: move the file away, "
-                "or name another folder"
-            ) from None
+def written_in(root: Path, name: bytes) -> Written:
+    """Return what the journal of that name in a folder says, nothing where there is none; nothing is written.
 
-    def _learn(self, path: Parts, identity: bytes, size: int, mtime_ns: int) -> None:
-        self._known.add(self._mark(b"done", path, identity, size, mtime_ns))
-        self._known.add(self._mark(b"ours", path, b"", size, mtime_ns))
-
-    @staticmethod
-    def _mark(what: bytes, path: Parts, identity: bytes, size: int, mtime_ns: int) -> bytes:
-        said = b"\x00".join((what, b"/".join(path), identity.hex().encode(), b"%d %d" % (size, mtime_ns)))
-        return hashlib.sha256(said).digest()[:FINGERPRINT]
+    Raises: UsageError where it cannot be read, or holds something else.
+    """
+    place = root / os.fsdecode(name)
+    written = Written(str(place))
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return written
+    except OSError as error:
+        written.close()
+        raise UsageError(f"{place} cannot be read: {error.strerror}") from None
+    try:
+        written.read(fd)
+    except OSError as error:
+        written.close()
+        raise UsageError(f"{place} cannot be read: {error.strerror}") from None
+    except UsageError:
+        written.close()
+        raise
+    finally:
+        os.close(fd)
+    return written
 
 
 def _is_torn(line: bytes) -> bool:

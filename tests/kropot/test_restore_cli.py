@@ -263,8 +263,33 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(world: World, run: 
     (tmp_path / "to").mkdir()
     (tmp_path / "to/here").write_bytes(b"mine")
     answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--dry-run")
-    assert sorted(answer.out.splitlines())[:2] == ["is there  here", "would restore  new"]
+    assert sorted(answer.out.splitlines())[:2] == ["is not ours  here", "would restore  new"]
     assert [path.name for path in (tmp_path / "to").iterdir()] == ["here"]
+
+
+def test_a_dry_run_tells_what_is_done_from_what_would_be_replaced(
+    world: World, run: Run, kit: str, tmp_path: Path
+) -> None:
+    source = world.source()
+    for name in ("done", "changed", "touched", "gone"):
+        world.put(source, name, name.encode())
+    line = ("restore", "--key", kit, "--to", str(tmp_path / "to"))
+    assert run(*line).code == 0
+    world.put(source, "changed", b"again", date=1_790_000_100)
+    (tmp_path / "to/touched").write_bytes(b"by somebody")
+    (tmp_path / "to/gone").unlink()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()}
+    rows = run(*line, "--dry-run", "--json").lines
+    assert {row["name"]: row["would"] for row in rows[:-1]} == {
+        "done": "keep",
+        "changed": "replace",
+        "touched": "leave",
+        "gone": "restore",
+    }
+    assert {path.name: path.read_bytes() for path in (tmp_path / "to").iterdir()} == before
+    assert run(*line).code == 3
+    assert (tmp_path / "to/changed").read_bytes() == b"again"
+    assert (tmp_path / "to/touched").read_bytes() == b"by somebody"
 
 
 def test_portable_names_are_escaped_on_request(world: World, run: Run, kit: str, tmp_path: Path) -> None:
