@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         LeaseRequest,
         SourceRow,
         StoredEvent,
-        StoredFact,
         StoredHead,
         StreamRow,
         TallyRow,
@@ -101,8 +100,8 @@ class EventStore(Protocol):
     def events_at(self, seqs: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in the order of positions."""
 
-    def facts_at(self, seqs: Sequence[int]) -> list[StoredFact]:
-        """Return what a fold reads of the events at these positions, in the order of positions."""
+    def facts_at(self, seqs: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Return StoredFacts of the events at these positions, in their order; plain tuples, for folds of millions."""
 
     def elsewhere(self) -> Callable[[], EventStore] | None:
         """Return what opens this store for reading in a process that is about to be forked, None if none could.

@@ -18,12 +18,13 @@ from kropot.replay.pointers import Pointers
 from ledger.codec import decode_payload
 from ledger.errors import MalformedEventError, UnknownCriticalEventError
 from ledger.events import Element, StreamKey, UnknownFact
+from ledger.rows import StoredFact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ledger.log import Ledger
-    from ledger.rows import StoredEvent, StoredFact
+    from ledger.rows import StoredEvent
 
 T = TypeVar("T")
 
@@ -105,7 +106,7 @@ def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[t
     events_seen = 0
     for page in pages(ledger.store.streams_by_key(), LARGE_PAGE):
         last = [(key, stream, at) for key, stream in page if (at := pointers[stream])]
-        facts = {fact.seq: fact for fact in ledger.store.facts_at([at for _, _, at in last])}
+        facts = {fact.seq: fact for fact in _facts_at(ledger, [at for _, _, at in last])}
         for key, stream, at in last:
             fact = facts.get(at)
             if fact is None or fact.stream != stream or at > position:
@@ -167,13 +168,14 @@ def _count_page(ledger: Ledger, _: int, positions: list[int]) -> Counts:
 def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1) -> None:
     """Count in, or out, what stood after the events at these positions."""
     for fact in ledger.store.facts_at(positions):
-        seen = glance(fact)
+        _, _, _, kind, version, _, _, payload = fact
+        seen = glance(kind, version, payload)
         if seen is MISSED:
-            element = image(ledger, fact)
+            element = image(ledger, StoredFact._make(fact))
             if element is not None:
                 counts.add(element, times)
         elif seen is not None:
-            counts.take(seen.state, seen.sound, times)
+            counts.take(seen[0], seen[1], times)
 
 
 def _before(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
@@ -181,8 +183,12 @@ def _before(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
     if event.stream_version == 1:
         return None
     earlier = ledger.store.last_at([event.stream], event.seq - 1)
-    found = ledger.store.facts_at(list(earlier.values()))
+    found = _facts_at(ledger, list(earlier.values()))
     return image(ledger, found[0]) if found else None
+
+
+def _facts_at(ledger: Ledger, positions: list[int]) -> list[StoredFact]:
+    return list(map(StoredFact._make, ledger.store.facts_at(positions)))
 
 
 def _erased(ledger: Ledger, pointers: Pointers) -> int:
@@ -190,7 +196,7 @@ def _erased(ledger: Ledger, pointers: Pointers) -> int:
     total = 0
     keyless = (stream for stream, key in ledger.store.streams() if key is None)
     for page in pages(keyless, PAGE):
-        total += sum(fact.stream_version for fact in ledger.store.facts_at([pointers[stream] for stream in page]))
+        total += sum(fact.stream_version for fact in _facts_at(ledger, [pointers[stream] for stream in page]))
     return total
 
 

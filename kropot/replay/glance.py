@@ -7,14 +7,10 @@ bytes (ledger/pattern.py) is missed here, and then read with all checks.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Final, NamedTuple, get_args
+from typing import Final, get_args
 
-from ledger.digest import tail_of
 from ledger.events import ElementFact, RemoteObserved
 from ledger.pattern import number, recogniser
-
-if TYPE_CHECKING:
-    from ledger.rows import StoredEvent, StoredFact
 
 _QUICK: Final = {
     (fact.TYPE, fact.VERSION) for fact in get_args(ElementFact) if [field.name for field in fields(fact)] == ["element"]
@@ -35,48 +31,41 @@ _FIELDS: Final = (
     "element_revision",
 )
 _RECOGNISED: Final = recogniser(RemoteObserved, *_FIELDS)
+_match: Final = _RECOGNISED.match
 _GROUPS: Final = tuple(_RECOGNISED.groups[name] for name in _FIELDS)
 _NIL, _FALSE = b"\xc0", b"\xc2"
 _DAMAGES: Final = {b"\xa7damaged": "damaged", b"\xa4lost": "lost"}
 
 
-class Glance(NamedTuple):
-    """What is seen of an element: its state, its copy's size where that is sound, and what its row is made of.
+Glance = tuple[str, int | None, bytes, bytes, bytes, bytes, bytes, bytes]
+"""What is seen of an element: its state, its copy's size where that is sound, and what its row is made of.
 
-    `sound` is None where there is no copy, or it is known to be damaged or lost. `made_of` are date, zone, form, and
-    the copy's SHA-256, size and IV, as their bytes stand in the payload; the form without its head.
-    """
+The size is None where there is no copy, or it is known to be damaged or lost. The row is made of date, zone, form, and
+the copy's SHA-256, size and IV, as their bytes stand in the payload; of the form without its head. A plain tuple, for
+millions of them.
+"""
 
-    state: str
-    sound: int | None
-    made_of: tuple[bytes, bytes, bytes, bytes | None, bytes | None, bytes | None]
-
-    @property
-    def tail(self) -> bytes:
-        """What the element's row in the state digest has behind its key."""
-        date, tz, form, sha256, size, iv = self.made_of
-        return tail_of(date, tz, form, self.state, sha256 or _NIL, size or _NIL, iv or _NIL)
-
-
-MISSED: Final = Glance("", None, (b"", b"", b"", None, None, None))
+MISSED: Final[Glance] = ("", None, b"", b"", b"", b"", b"", b"")
 """Nothing can be said at a glance: the event must be read with all checks."""
 
 
-def glance(event: StoredFact | StoredEvent) -> Glance | None:
-    """Return what is seen after `event`, None where its payload was erased, `MISSED` where a glance is not enough."""
-    payload = event.payload
+def glance(kind: str, version: int, payload: bytes | None) -> Glance | None:
+    """Return what is seen after an event of this type, schema version and payload.
+
+    None where the payload was erased, `MISSED` where a glance is not enough.
+    """
     if payload is None:
         return None
-    if (event.type, event.schema_version) not in _QUICK:
-        return MISSED
     # Whoever tampers with the database may put anything into a column.
-    match = _RECOGNISED.match(payload) if type(payload) is bytes else None
+    match = _match(payload) if type(payload) is bytes and (kind, version) in _QUICK else None
     if match is None:
         return MISSED
     date, tz, length, form, copied, sha256, size, iv, damage, present, revision = match.group(*_GROUPS)
     if int.from_bytes(length[1:], "big") != len(form):
         return MISSED
     if damage != _NIL:
-        return Glance(_DAMAGES[damage], None, (date, tz, form, sha256, size, iv))
+        return _DAMAGES[damage], None, date, tz, form, sha256 or _NIL, size or _NIL, iv or _NIL
     state = "vanished" if present == _FALSE else "current" if copied == revision else "pending"
-    return Glance(state, None if size is None else number(size), (date, tz, form, sha256, size, iv))
+    if size is None:
+        return state, None, date, tz, form, _NIL, _NIL, _NIL
+    return state, number(size), date, tz, form, sha256, size, iv

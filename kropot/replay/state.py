@@ -9,7 +9,8 @@ from kropot.replay.counts import Counts
 from kropot.replay.fold import LARGE_PAGE, image, pages, prove, stale
 from kropot.replay.glance import MISSED, glance
 from kropot.replay.snapshots import pointers_at
-from ledger.digest import StateDigest, head_of, pack_tail
+from ledger.digest import StateDigest, head_of, pack_tail, tail_of
+from ledger.rows import StoredFact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,23 +62,27 @@ def digest_at(
 def make(ledger: Ledger, position: int, page: Sequence[Last]) -> Made:
     """Return what these streams, in bytewise key order, come to at `position`. Raises: as `digest_at`."""
     counts, events, rows = Counts(), 0, []
-    facts = {fact.seq: fact for fact in ledger.store.facts_at([at for _, _, at in page])}
+    facts = {fact[0]: fact for fact in ledger.store.facts_at([at for _, _, at in page])}
     for key, stream, at in page:
         fact = facts.get(at)
-        if fact is None or fact.stream != stream or at > position:
+        if fact is None or at > position:
             raise stale(position)
-        events += fact.stream_version
+        _, of, version, kind, schema, _, _, payload = fact
+        if of != stream:
+            raise stale(position)
+        events += version
         if key[16:17] == b"@":
             continue
-        seen = glance(fact)
+        seen = glance(kind, schema, payload)
         if seen is MISSED:
-            element = image(ledger, fact)
+            element = image(ledger, StoredFact._make(fact))
             if element is not None:
                 counts.add(element)
                 rows.append(head_of(key) + pack_tail(element))
         elif seen is not None:
-            counts.take(seen.state, seen.sound)
-            rows.append(head_of(key) + seen.tail)
+            state, sound, date, tz, form, sha256, size, iv = seen
+            counts.take(state, sound)
+            rows += (head_of(key), tail_of(date, tz, form, state, sha256, size, iv))
     return Made(b"".join(rows), counts, events)
 
 

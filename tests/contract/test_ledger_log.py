@@ -25,6 +25,7 @@ from ledger.events import (
 from ledger.log import AUDIT_KEY, LEDGER_KEY, Ledger, New, instance_key, source_key
 from ledger.merkle import Frontier
 from ledger.replica import fold
+from ledger.rows import StoredFact
 from tests.contract.conftest import OwnTime
 from tests.ledger.world import OTHER, SOURCE, History, began, copied, element, key, observed, source
 
@@ -125,9 +126,9 @@ def test_records_are_read_by_range_and_by_stream(store: EventStore) -> None:
     assert store.leaves(1, 3) == [event.leaf for event in ledger.stored(after=1, until=3)]
     assert [event.seq for event in store.events_at([9, 2, 99_999, 2])] == [2, 9]
     facts = store.facts_at([9, 2, 99_999, 2])
-    assert [fact.seq for fact in facts] == [2, 9]
+    assert [fact[0] for fact in facts] == [2, 9]
     for fact, event in zip(facts, store.events_at([2, 9]), strict=True):
-        assert fact == tuple(getattr(event, name) for name in fact._fields)
+        assert tuple(fact) == tuple(getattr(event, name) for name in StoredFact._fields)
     assert list(ledger.history(key(5))) == [records[7], records[2102]]
     assert list(ledger.history(key("nothing"))) == []
     newest = store.newest_event(key(5).stored)
