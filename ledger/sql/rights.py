@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import text
 
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, ReadOnlyLedgerError
 from ledger.sql.dialects import server_place, writer_engine
 from ledger.sql.errors import translated
 from ledger.sql.schema import VERSION_TABLE
@@ -35,7 +35,7 @@ def grant(owner: Place, user: Place) -> str:
     They may read everything, append to history, move the head, and do anything to projection and working state.
 
     Raises:
-        LedgerError: if the two URLs name different databases, or the same user.
+        LedgerError: if the two URLs name different databases, or the same user, or the owner may not grant.
     """
     if owner.kind == "sqlite" or user.kind == "sqlite":
         raise LedgerError("SQLite knows no users: who can write the file can do anything to it")
@@ -51,6 +51,13 @@ def grant(owner: Place, user: Place) -> str:
             for statement in grants(connection, grantee):
                 connection.exec_driver_sql(statement.replace("%", "%%"))
             connection.commit()
+    except ReadOnlyLedgerError as error:
+        # On PostgreSQL it is enough to own the tables.
+        need = "" if owner.kind == "postgresql" else ", on MySQL and MariaDB WITH GRANT OPTION"
+        raise LedgerError(
+            f"the owner {owner.url.username} may not give {grantee} what collecting needs ({error}): the "
+            f"ledger's tables are made, but give the owner all rights of this database{need}, and run this again"
+        ) from None
     finally:
         engine.dispose()
     return grantee

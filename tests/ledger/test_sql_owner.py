@@ -152,6 +152,19 @@ def test_owner_and_user_are_told_apart(urls: Urls, tmp_path: Path) -> None:
 _GRANT = re.compile(r"^GRANT ([A-Z, ]+) ON ([a-z_, ]+) TO collector;$", re.MULTILINE)
 
 
+def test_an_owner_who_may_not_grant_is_told_what_is_missing(tmp_path: Path) -> None:
+    with fresh_url("mariadb", tmp_path) as url, _user("mariadb") as owner, _user("mariadb") as user:
+        place, server = make_url(url), server_url("mariadb")
+        run_mariadb(server, f"GRANT ALL ON {place.database}.* TO {owner}@'%'")
+        mine, theirs = (parse_place(place.set(username=name).render_as_string()) for name in (owner, user))
+        migrate(mine)
+        with pytest.raises(LedgerError, match="WITH GRANT OPTION, and run this again"):
+            grant(mine, theirs)
+        run_mariadb(server, f"GRANT ALL ON {place.database}.* TO {owner}@'%' WITH GRANT OPTION")
+        grant(mine, theirs)
+        assert protection(theirs) == "rights"
+
+
 def test_the_grants_that_are_given_are_the_documented_ones(urls: Urls) -> None:
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     engine = writer_engine(parse_place(urls.owner))
