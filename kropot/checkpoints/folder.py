@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kropot.errors import KropotError
+from kropot.restore.below import make_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +57,7 @@ class CheckpointFolder:
         Raises: KropotError if it cannot be written; then no file of that number exists, or a whole one.
         """
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_root(self.folder)
             self._sweep()
             temporary = self.folder / f".checkpoint-{os.getpid()}.tmp"
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -73,6 +74,17 @@ class CheckpointFolder:
         except OSError as error:
             raise KropotError(f"the checkpoint cannot be written to {self.folder}: {error.strerror}") from error
         return path
+
+    def settle(self) -> None:
+        """Make durable what is there: a run that was killed may have given a name and not synced it.
+
+        Raises: KropotError if that cannot be done.
+        """
+        try:
+            make_root(self.folder)
+            self._sync()
+        except OSError as error:
+            raise KropotError(f"the checkpoints in {self.folder} cannot be synced: {error.strerror}") from error
 
     def _sweep(self) -> None:
         """Remove what runs that were killed in the middle of it have left: nothing that may still be in use."""

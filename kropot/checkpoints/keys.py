@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from kropot.errors import UsageError
+from kropot.newfile import settle, write_new
 from kropot.secret import guard
 from ledger.errors import BadCheckpointError
 from ledger.note import SigningKey, VerifierKey
@@ -13,26 +14,37 @@ from ledger.note import SigningKey, VerifierKey
 _LONGEST = 4096
 
 
-def write_signing_key(path: Path, key: SigningKey) -> Path:
-    """Write a new signing key, 0600, and beside it the verifier key as `<path>.pub`; return the latter's path.
+def write_signing_key(path: Path, key: SigningKey) -> tuple[Path, SigningKey]:
+    """Write a new signing key, 0600, and beside it the verifier key as `<path>.pub`; return that file and the key.
+
+    A signing key of the same name that has no such file beside it is one that was being made when this was cut short:
+    it is finished, and returned.
 
     Raises:
         UsageError: if either file exists, for a key is never replaced, or if they cannot be written.
     """
     public = path.with_name(path.name + ".pub")
-    for file, text, mode in ((path, key.text, 0o600), (public, key.verifier.text, 0o644)):
+    begun = None if os.path.lexists(public) else _begun(path)
+    if begun is not None and begun.name == key.name:
+        key = begun
+        settle(path)
+    files = ((path, key.text, 0o600), (public, key.verifier.text, 0o644))
+    for file, text, mode in files[1:] if key is begun else files:
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-            with os.fdopen(descriptor, "w") as stream:
-                stream.write(f"{text}\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+            write_new(file, f"{text}\n".encode(), mode=mode)
         except FileExistsError:
             raise UsageError(f"{file} exists: a key is never replaced; name another file with --key") from None
         except OSError as error:
             raise UsageError(f"the key cannot be written to {file}: {error.strerror}") from error
-    return public
+    return public, key
+
+
+def _begun(path: Path) -> SigningKey | None:
+    """Return the signing key that is there, None if there is none or something else."""
+    try:
+        return read_signing_key(path)
+    except UsageError:
+        return None
 
 
 def read_signing_key(path: Path) -> SigningKey:

@@ -47,6 +47,9 @@ def sign_head(ledger: Ledger, key: SigningKey, folders: Sequence[CheckpointFolde
         if before is None or before.size < checkpoint.size:
             lacking.append(folder)
     note = sign_checkpoint(checkpoint, key)
+    for folder in folders:
+        if folder not in lacking:
+            folder.settle()
     paths = tuple(folder.write(note) for folder in lacking)
     if not stored or stored[0][0] < checkpoint.size:
         ledger.store.save_checkpoint(checkpoint.size, note.decode())

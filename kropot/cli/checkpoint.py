@@ -52,7 +52,7 @@ def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None
         key = SigningKey.generate(name, os.urandom)
     except BadCheckpointError as error:
         raise UsageError(error.why) from None
-    public = write_signing_key(key_file, key)
+    public, key = write_signing_key(key_file, key)
     if settings.json:
         emit_json({"verifier_key": key.verifier.text, "key_file": str(key_file), "public_key_file": str(public)})
         return

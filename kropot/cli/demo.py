@@ -45,7 +45,7 @@ def command(settings: Settings, *, source: Path | None, folder: Path) -> Exit:
     changed and deleted; what changed is collected; status and a short check are shown. The folder stays, with the
     commands to go on by hand.
     """
-    from kropot.gateway.keys import write_private
+    from kropot.newfile import write_new
 
     began = time.monotonic()
     if settings.origins.get("log_level") == "default":
@@ -56,7 +56,7 @@ def command(settings: Settings, *, source: Path | None, folder: Path) -> Exit:
     show = _Show(places, quiet=settings.json)
     port = _round(places, show, may_change=may_change)
     lines = _notes(places, port)
-    write_private(places.notes, ("\n".join(lines) + "\n").encode())
+    write_new(places.notes, ("\n".join(lines) + "\n").encode())
     took = time.monotonic() - began
     if settings.json:
         emit_json({"folder": str(home), "commands": str(places.notes), "seconds": round(took, 1)})
@@ -125,8 +125,9 @@ def _prepare(home: Path, source: Path | None) -> tuple[demo.Places, bool]:
 
 def _round(places: demo.Places, show: _Show, *, may_change: bool) -> int:
     """Go through the whole round; return the gateway's port."""
-    from kropot.gateway.keys import write_new_key, write_private
+    from kropot.gateway.keys import write_new_key
     from kropot.gateway.server import GatewayServer
+    from kropot.newfile import write_new
 
     places.state.parent.mkdir(mode=0o700)
     show.title("A gateway serves a folder, sealing every file for the token that asks")
@@ -134,9 +135,9 @@ def _round(places: demo.Places, show: _Show, *, may_change: bool) -> int:
         token, kit = gateway.create_token(demo.token_spec())
         if kit is None:
             raise KropotError("the gateway made no key for the demonstration's token")
-        write_private(places.token, f"{token}\n".encode())
-        write_private(places.kit, demo.kit_text(kit).encode())
-        write_private(places.config, demo.config_text(gateway.url).encode())
+        write_new(places.token, f"{token}\n".encode())
+        write_new(places.kit, demo.kit_text(kit).encode())
+        write_new(places.config, demo.config_text(gateway.url).encode())
         show.line(f"{places.source} is served at {gateway.url}.")
         show.line(
             f"The token is in {places.token.name}; the key, which the collector never sees, in {places.kit.name}."

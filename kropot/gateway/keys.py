@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import binascii
-import errno
 import os
-import secrets
 from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kropot.errors import UsageError, WrongKeyError
 from kropot.gateway.ivs import labelled
+from kropot.newfile import settle, write_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +78,7 @@ def read_key(path: Path) -> bytes:
         if os.fstat(descriptor).st_mode & 0o077:
             raise UsageError(f"other users can read the master key {path}: chmod 600 it")
         text = file.read(_LONGEST_FILE)
+    settle(path)
     return parse_key(text, f"the file {path}")
 
 
@@ -106,45 +106,5 @@ def write_new_key(path: Path, *, entropy: Callable[[int], bytes] = os.urandom) -
         FileExistsError: there is a file of this name.
     """
     key = entropy(KEY_BYTES)
-    write_private(path, b64encode(key) + b"\n")
+    write_new(path, b64encode(key) + b"\n")
     return key
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a new durable file of mode 0600; nobody ever sees half of it.
-
-    Raises:
-        FileExistsError: there is a file of this name.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        _name(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _name(draft: Path, path: Path) -> None:
-    """Give a finished draft its name. Raises: FileExistsError if there is a file of this name."""
-    try:
-        # A link, and not a rename: that would replace a file that is there.
-        path.hardlink_to(draft)
-    except FileExistsError:
-        raise
-    except OSError as error:
-        # Memory sticks have no links; there, looking first has to do.
-        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
-            raise
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-        draft.rename(path)

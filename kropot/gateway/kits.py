@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kropot.errors import UsageError
-from kropot.gateway.keys import write_private
+from kropot.newfile import write_new
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +32,7 @@ def write_kit(kit: Mapping[str, Any], path: Path) -> Path:
     Raises:
         FileExistsError: there is a file of this name.
     """
-    write_private(path, json.dumps(kit, indent=2).encode() + b"\n")
+    write_new(path, json.dumps(kit, indent=2).encode() + b"\n")
     return path
 
 

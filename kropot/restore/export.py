@@ -103,6 +103,7 @@ def export(
         journal.wrote_content((MANIFEST,), digest.digest())
         journal.sync()
         tree.place(manifest, (MANIFEST,), replace=replace)
+        tree.settle()
     finally:
         manifest.drop()
 

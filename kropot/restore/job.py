@@ -80,6 +80,7 @@ def restore(
         else:
             yield outcome
     journal.sync()
+    tree.settle()
 
 
 @dataclass(frozen=True, slots=True)

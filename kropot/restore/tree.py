@@ -10,11 +10,13 @@ import errno
 import fcntl
 import os
 import re
+import sys
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from kropot.errors import LockedError
+from kropot.objects.files import OsFiles
 from kropot.restore.below import descend, make_root, open_below, open_folder, open_regular
 from kropot.restore.draft import STOPS, Draft, InTheWayError, TreeError, UnplaceableError, trouble
 from kropot.restore.names import Rules
@@ -45,6 +47,7 @@ class Tree:
         self._lock = threading.Lock()
         self._drafts = 0
         self._stopping = threading.Event()
+        self._was_there = root.is_dir()
         try:
             make_root(root)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -139,6 +142,21 @@ class Tree:
     def sync(self) -> None:
         """Make the names in the top folder durable."""
         os.fsync(self._fd)
+
+    def settle(self) -> None:
+        """Make durable what an earlier run may have left without: a name that it gave just before it was killed.
+
+        Nothing tells such a name from others, so the whole volume is synced, once. Raises: TreeError.
+        """
+        if not self._was_there:
+            return
+        try:
+            if sys.platform.startswith("linux"):
+                OsFiles().sync_volume(self._fd)
+            else:
+                os.sync()
+        except OSError as error:
+            raise trouble(error, f"syncing {self.root}") from None
 
     # --- helpers ---
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,11 +35,15 @@ class Connections:
         self._read_only = read_only
         self._lock = threading.RLock()
         self._writer: Connection | None = None
+        self._has_hole = False
 
     def close(self) -> None:
         """Close all, the writer last: on SQLite it is the last one that folds the write-ahead log into the file."""
         self.readers.dispose()
         with self._lock:
+            if self._has_hole:
+                with suppress(*self._driver_errors, LedgerUnavailableError):
+                    self._connect_writer()
             self._drop_writer()
             self.writers.dispose()
 
@@ -97,13 +103,14 @@ class Connections:
             connection = self._writer
             try:
                 if connection is None:
-                    connection = self._writer = self.writers.connect()
+                    connection = self._connect_writer()
                 with self._hurried(connection, fleeting=fleeting), connection.begin():
                     yield connection
             except BaseException as error:
                 # Nor is one that was interrupted in the midst of an answer.
                 if isinstance(error, self._driver_errors) or not isinstance(error, Exception):
                     self._drop_writer()
+                self._has_hole = self._has_hole or _is_io_error(error)
                 raise
 
     @contextmanager
@@ -134,10 +141,54 @@ class Connections:
             # It may be unusable; the next one is set up anew.
             self._drop_writer()
             raise
-        driver.execute("PRAGMA synchronous = FULL")
+        driver.execute("PRAGMA synchronous = EXTRA")
+
+    def _connect_writer(self) -> Connection:
+        """Open the connection that writes, and fold SQLite's log if a sync of it has failed.
+
+        After that the system takes for written what is not, and never tries it again. The transaction that failed is
+        written anew, but a fleeting one before it is not: behind the hole that it leaves nothing would be found after
+        a power cut. In the database, whose sync can be believed, everything is whole, and the log begins anew.
+
+        Raises: LedgerUnavailableError, or the driver's error, while that cannot be done.
+        """
+        connection = self.writers.connect()
+        if self._has_hole:
+            try:
+                self._fold_log(connection.connection.driver_connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._has_hole = False
+        self._writer = connection
+        return connection
+
+    def _fold_log(self, driver: Any) -> None:
+        """Put SQLite's log into the database and empty it, durably. Raises: as `_connect_writer` does."""
+        is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise LedgerUnavailableError("the database is busy, and its log is to be folded first")
+        path = self.place.path
+        log = None if path is None else path.with_name(f"{path.name}-wal")
+        if log is None or not log.exists():
+            return
+        try:
+            fd = os.open(log, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise LedgerUnavailableError(f"the database's log cannot be synced: {error.strerror}") from error
 
     def _drop_writer(self) -> None:
         connection, self._writer = self._writer, None
         if connection is not None:
             connection.invalidate()
             connection.close()
+
+
+def _is_io_error(error: BaseException) -> bool:
+    """Whether this is SQLite's word that the disk could not read, write or sync."""
+    cause = getattr(error, "orig", error)
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR

@@ -192,10 +192,13 @@ def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
         )
         connection.execute(f"PRAGMA cache_size = {-(WRITER_KIB if writes else READER_KIB)}")
         if writes:
+            # First: the change of mode below is a transaction of its own. EXTRA is FULL, and where there is no
+            # write-ahead log (a file system without shared memory, an error just now) it also makes the end of a
+            # transaction durable, which a power cut could undo else.
+            connection.execute("PRAGMA synchronous = EXTRA")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_PAGES * PAGE_BYTES}")
-            connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA recursive_triggers = ON")
         else:
             # SQLite before 3.51.3 may lose pages when two connections checkpoint at once: readers never do.

@@ -68,6 +68,21 @@ def test_a_key_is_its_owners_alone_and_never_replaced(run: Run, tmp_path: Path) 
     assert path.read_text().strip() == secret
 
 
+def test_a_key_whose_making_was_cut_short_is_finished(run: Run, tmp_path: Path) -> None:
+    path, public = tmp_path / "signing.key", tmp_path / "signing.key.pub"
+    assert run("checkpoint", "init", "--key", str(path))[0] == 0
+    secret, verifier = path.read_text(), public.read_text()
+    public.unlink()
+    code, shown, _ = run("checkpoint", "init", "--key", str(path))
+    assert (code, shown) == (0, verifier)
+    assert (path.read_text(), public.read_text()) == (secret, verifier)
+    public.unlink()
+    assert run("checkpoint", "init", "--key", str(path), "--name", "another")[0] == 2
+    path.write_text("no key at all")
+    assert run("checkpoint", "init", "--key", str(path))[0] == 2
+    assert not public.exists()
+
+
 def test_checkpoints_are_numbered_and_an_old_database_is_not_signed(run: Run, tmp_path: Path) -> None:
     signing, folder = str(tmp_path / "k"), tmp_path / "elsewhere"
     run("checkpoint", "init", "--key", signing)

@@ -20,6 +20,7 @@ import structlog
 
 from tests.faults import fuzz
 from tests.faults.crash import Laboratory, Outcome, catches, tally
+from tests.faults.mutants import DEAR as DEAR_MUTANTS
 from tests.faults.mutants import SHOWN
 from tests.faults.report import report, save
 from tests.faults.suites import run_suites
@@ -103,13 +104,14 @@ def _crash(asked: argparse.Namespace) -> int:
 
 def _mutants(laboratory: Laboratory, seed: int) -> list[str]:
     """Return the broken programs that the laboratory has passed."""
-    passed = [mutant for mutant, scenario, how in SHOWN if not catches(laboratory, mutant, scenario, how)]
+    shown = (*SHOWN, *DEAR_MUTANTS)
+    passed = [mutant for mutant, scenario, how in shown if not catches(laboratory, mutant, scenario, how)]
     for mutant in passed:
         print(f"FAILED: a broken program was passed: {mutant}")
     row = {
-        "tried": "broken programs, each with one sync or one order left out",
-        "count": len(SHOWN),
-        "out": f"{len(SHOWN) - len(passed)} caught",
+        "tried": "broken programs, each with one sync, one order or one error left out",
+        "count": len(shown),
+        "out": f"{len(shown) - len(passed)} caught",
     }
     save("mutants", seed, {"rows": [row]})
     return passed

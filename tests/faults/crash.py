@@ -1,19 +1,20 @@
 """The crash laboratory: end, tear or fail a command at every operation on its files, cut its power, and look.
 
 The operations are counted by the shim (tests/faults/shim.c), not listed by hand. After every crash: nothing that the
-ledger names is missing or half-written, and every position that was acknowledged is there; after the recovery: `verify`
-finds nothing, and the state is that of an undisturbed run.
+ledger names is missing or half-written, every position that was acknowledged is there, and where the command said that
+it had done its work, it has; after the recovery: `verify` finds nothing, and the state is that of an undisturbed run.
 """
 
 from __future__ import annotations
 
 import errno
 import random
+import re
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WRITES = {"write", "pwrite", "writev", "copy_file_range", "sendfile"}
+SYNCS = {"fsync", "fdatasync", "syncfs"}
 GROWING = WRITES | {"create", "mkdir", "ftruncate", "link", "rename", "symlink"}
 FOREVER = 1 << 40
+# An error of the system, and not a word of what it met.
+NAMELESS = re.compile(r"^error: (Input/output error|No space left on device)", re.MULTILINE)
 DOCUMENTED = {int(code) for code in Exit}
 
 
@@ -44,6 +48,8 @@ class How(StrEnum):
     EIO = "EIO once"
     ENOSPC = "ENOSPC from there on"
     POWER = "power cut"
+    SYNC = "failed sync, power cut"
+    AGAIN = "kill, again, power cut"
 
 
 KINDS = {
@@ -52,7 +58,12 @@ KINDS = {
     How.TORN: Kind.TORN,
     How.EIO: Kind.FAIL,
     How.ENOSPC: Kind.FAIL,
+    How.SYNC: Kind.FAIL,
+    How.AGAIN: Kind.KILL_BEFORE,
 }
+ENDED_BY_THE_KERNEL = {How.KILL, How.KILL_ONE, How.TORN, How.AGAIN}
+# A seed decides what these leave.
+CUT = {How.POWER, How.SYNC, How.AGAIN}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -66,7 +77,7 @@ class Point:
 
     def __str__(self) -> str:
         """Name the point so that it can be run again alone."""
-        return f"{self.scenario} / {self.how} / {self.at}" + (f" / {self.seed}" if self.how == How.POWER else "")
+        return f"{self.scenario} / {self.how} / {self.at}" + (f" / {self.seed}" if self.how in CUT else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +104,7 @@ class Laboratory:
     _world: World | None = None
     _reference: dict[str, Any] = field(default_factory=dict)
     _operations: dict[str, list[str]] = field(default_factory=dict)
+    _recorded: dict[str, list[str]] = field(default_factory=dict)
     _recordings: dict[tuple[str, str, int], tuple[Path, list[Record]]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -123,8 +135,7 @@ class Laboratory:
         code, output = self._run(scenario, scenario.command, folder, log=log)
         if code not in ({Exit.DONE} if scenario.before else {Exit.DONE, Exit.FINDINGS}):
             raise AssertionError(f"{scenario.name} undisturbed: exit {code}: {output}")
-        lines = [line.split()[1] for line in log.read_text(errors="replace").splitlines()]
-        self._operations[scenario.name] = [line for line in lines if line != "mark"]
+        self._operations[scenario.name] = _operations(log)
         for command in scenario.recovery:
             self._run(scenario, command, folder)
         self._reference[scenario.name] = self._looker(scenario, folder, 0).seen()
@@ -146,7 +157,18 @@ class Laboratory:
             _, records = self._recording(scenario, 0, "")
             places = range(1, len(cuts(records)) + 1)
             found += [Point(scenario=name, how=How.POWER, at=at, seed=self.seed) for at in places]
+            for at, operation in enumerate(self._recorded[name], start=1):
+                found.append(Point(scenario=name, how=How.AGAIN, at=at, seed=self.seed))
+                if operation in SYNCS:
+                    found.append(Point(scenario=name, how=How.SYNC, at=at, seed=self.seed))
         return found
+
+    def operation(self, point: Point) -> str:
+        """Return the name of the operation at which the point is, "power cut" for one that is behind it."""
+        if point.how == How.POWER:
+            return "power cut"
+        operations = self._recorded if point.how in CUT else self._operations
+        return operations[point.scenario][point.at - 1]
 
     def run(
         self, points: list[Point], told: Callable[[Outcome], None] = lambda _: None, mutant: str = ""
@@ -168,12 +190,16 @@ class Laboratory:
 
     def _disturb(self, point: Point, worker: int, mutant: str) -> Outcome:
         scenario = next(one for one in self.scenarios if one.name == point.scenario)
-        if point.how == How.POWER:
-            code, output = 0, ""
-            folder, position, ended = self._cut_power(point, scenario, worker, mutant)
-        else:
-            folder, code, output, position = self._end(point, scenario, worker, mutant)
-            ended = False
+        match point.how:
+            case How.POWER:
+                code, output = 0, ""
+                folder, position, ended = self._cut_power(point, scenario, worker, mutant)
+            case How.SYNC | How.AGAIN:
+                folder, code, output, position = self._end_and_cut_power(point, scenario, worker, mutant)
+                ended = code == Exit.DONE or (scenario.is_once and point.how == How.AGAIN)
+            case _:
+                folder, code, output, position = self._end(point, scenario, worker, mutant)
+                ended = code == Exit.DONE
         faults = list(self._judge(point, code, output))
         looker = self._looker(scenario, folder, worker)
         faults += looker.promises(position)
@@ -183,7 +209,8 @@ class Laboratory:
             faults += self._differences(scenario, looker, "it had ended well, and what it did is not all there")
         for command in scenario.recovery:
             again, said = self._run(scenario, command, folder, worker)
-            if again not in {Exit.DONE, Exit.FINDINGS} or (again == Exit.FINDINGS and scenario.before):
+            fine = {Exit.DONE, Exit.USAGE if scenario.is_once else Exit.DONE}
+            if again not in (fine if scenario.before else {*fine, Exit.FINDINGS}):
                 faults.append(f"recovery by {command[0]}: exit {again}: {said.strip()[-300:]}")
         faults += looker.findings("after the recovery")
         faults += self._differences(scenario, looker, "the state is not that of an undisturbed run")
@@ -217,6 +244,32 @@ class Laboratory:
         marks = [line.split()[3] for line in log.read_text(errors="replace").splitlines() if " mark " in line]
         return folder, code, output, int(marks[-1]) if marks else 0
 
+    def _end_and_cut_power(
+        self, point: Point, scenario: Scenario, worker: int, mutant: str
+    ) -> tuple[Path, int, str, int]:
+        """Run the command up to its end, again if it was killed, and cut the power once it is over.
+
+        Returns the folder that is left, the last exit code and output, and the last position acknowledged.
+        """
+        folder = self._fresh(scenario, worker)
+        path = folder.with_suffix(".cut")
+        disk, position = Disk(self.root / scenario.base, folder), 0
+        runs: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+            (scenario.command, {"kind": KINDS[point.how], "at": point.at, "error": errno.EIO})
+        ]
+        if point.how == How.AGAIN:
+            runs += [(command, {}) for command in scenario.recovery]
+        for command, how in runs:
+            path.unlink(missing_ok=True)
+            code, output = self._run(scenario, command, folder, worker, recording=path, mutant=mutant, **how)
+            records = read_recording(path)
+            disk.replay(records)
+            position = max(position, promised(records, len(records)))
+        path.unlink()
+        shutil.rmtree(folder)
+        disk.lose_power(folder, random.Random(f"{point.seed} {point.at}"))
+        return folder, code, output, position
+
     def _cut_power(self, point: Point, scenario: Scenario, worker: int, mutant: str) -> tuple[Path, int, bool]:
         """Build the disk as a cut in the recorded run would have left it.
 
@@ -241,16 +294,19 @@ class Laboratory:
             folder = self._fresh(scenario, worker)
             path = folder.with_suffix(".recording")
             path.unlink(missing_ok=True)
-            code, output = self._run(scenario, scenario.command, folder, worker, recording=path, mutant=mutant)
+            log = folder.with_suffix(".log")
+            code, output = self._run(scenario, scenario.command, folder, worker, log=log, recording=path, mutant=mutant)
             if code not in {Exit.DONE, Exit.FINDINGS}:
                 raise AssertionError(f"{scenario.name} recorded: exit {code}: {output}")
+            if not mutant:
+                self._recorded.setdefault(scenario.name, _operations(log))
             self._recordings[scenario.name, mutant, worker] = (folder, read_recording(path))
             path.unlink()
         return self._recordings[scenario.name, mutant, worker]
 
     @staticmethod
     def _judge(point: Point, code: int, output: str) -> Iterator[str]:
-        if point.how in {How.KILL, How.KILL_ONE, How.TORN}:
+        if point.how in ENDED_BY_THE_KERNEL:
             return  # the kernel ended it; where it ran on another path past its last operation, it ended by itself
         if code not in DOCUMENTED:
             yield f"exit {code} is not documented"
@@ -258,6 +314,8 @@ class Laboratory:
             yield "a traceback"
         if code != 0 and not output.strip():
             yield "it failed without a word"
+        if NAMELESS.search(output):
+            yield f"its sentence names nothing: {output.strip()[-200:]}"
 
     # --- running ---
 
@@ -286,10 +344,24 @@ class Laboratory:
         return code, output
 
 
+def _operations(log: Path) -> list[str]:
+    """Return the operations that were logged, in their order."""
+    lines = [line.split()[1] for line in log.read_text(errors="replace").splitlines()]
+    return [line for line in lines if line != "mark"]
+
+
 def catches(laboratory: Laboratory, mutant: str, scenario: str, how: str) -> bool:
-    """Whether the laboratory sees what is wrong with a broken program: it shows at some points, most of them late."""
+    """Whether the laboratory sees what is wrong with a broken program: it shows at some points, most of them late.
+
+    Where there are few points, what a power cut leaves is tried with several seeds. A run that is given again is of
+    interest where the first one was killed before a sync.
+    """
     points = [point for point in laboratory.points() if point.scenario == scenario and point.how == how]
+    if how == How.AGAIN:
+        points = [point for point in points if laboratory.operation(point) in SYNCS]
     spread = points[:: -max(1, len(points) // 24)]
+    if how in CUT:
+        spread += [replace(point, seed=seed) for seed in range(100, 100 + 48 // len(spread)) for point in spread]
     return any(laboratory.run([point], mutant=mutant)[0].faults for point in spread)
 
 

@@ -6,6 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from kropot.errors import Exit
+from ledger.errors import BadCheckpointError
+from ledger.note import SigningKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 # What differs from run to run and says nothing of the replica.
 PASSING = {"source", "position", "recorded_at"}
+# What tells when files were written, and in which order.
+DATED = {"kropot-manifest.jsonl"}
 
 
 class Looker:
@@ -54,23 +58,39 @@ class Looker:
         return [self._entries(), self._beside()]
 
     def _beside(self) -> Any:
-        match self._scenario.look:
-            case "replica":
-                return None
-            case "tree":
-                return _tree(self._folder / "out")
-            case "copy":
-                return self._entries("--db-string", "sqlite:///copy.db")
-            case "sources":
-                _, output = self._run("source", "list", "--json")
-                return [{"urls": row["urls"], "held": row["held"]} for row in _objects(output)]
-            case "notes":
-                # What a kill leaves under a temporary name harms nobody, and is removed in time.
-                return sorted(path.name for path in (self._folder / "notes").glob("checkpoint-*") if path.is_file())
-            case "tokens":
-                code, output = self._run("gateway", "token", "list", "--json")
-                rows = json.loads(output.splitlines()[0]) if code == Exit.DONE else []
-                return [bool(rows), {(row["status"], row["encrypted"]) for row in rows}]
+        look: dict[str, Callable[[], Any]] = {
+            "replica": lambda: None,
+            "tree": lambda: _tree(self._folder / "out"),
+            "copy": lambda: self._entries("--db-string", "sqlite:///copy.db"),
+            "sources": self._sources,
+            # What a kill leaves under a temporary name harms nobody, and is removed in time.
+            "notes": lambda: sorted(_held(self._folder / "notes", "checkpoint-*")),
+            # Each damaged object once or more, by its digest, and whatever was left of its bytes.
+            "quarantine": lambda: sorted(
+                {(name.partition(".")[0], held) for name, held in _held(self._folder / "storage" / "quarantine", "*")}
+            ),
+            "tokens": self._tokens,
+            "key": self._key,
+        }
+        return look[self._scenario.look]()
+
+    def _sources(self) -> Any:
+        _, output = self._run("source", "list", "--json")
+        return [{"urls": row["urls"], "held": row["held"]} for row in _objects(output)]
+
+    def _key(self) -> Any:
+        """Whether there is a whole key to sign by, and beside it the one to verify with."""
+        held = dict(_held(self._folder / "keys", "signer.key*"))
+        try:
+            key = SigningKey.parse(held["signer.key"].decode())
+        except (KeyError, BadCheckpointError):
+            return sorted(held)
+        return [sorted(held), key.verifier.text == held.get("signer.key.pub", b"").decode().strip()]
+
+    def _tokens(self) -> Any:
+        code, output = self._run("gateway", "token", "list", "--json")
+        rows = json.loads(output.splitlines()[0]) if code == Exit.DONE else []
+        return [bool(rows), {(row["status"], row["encrypted"]) for row in rows}]
 
     def _secrets(self, when: str) -> list[str]:
         """Return a fault for each token whose key is nowhere: what is pulled with it could never be opened."""
@@ -104,9 +124,13 @@ def _objects(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
+def _held(folder: Path, names: str) -> list[tuple[str, bytes]]:
+    return [(path.name, path.read_bytes()) for path in folder.glob(names) if path.is_file()]
+
+
 def _tree(made: Path) -> list[tuple[str, bytes]]:
     return [
         (str(path.relative_to(made)), path.read_bytes())
         for path in sorted(made.rglob("*"))
-        if path.is_file() and not path.is_symlink() and path.suffix not in {".jsonl", ".json"}
+        if path.is_file() and not path.is_symlink() and not path.name.startswith(".") and path.name not in DATED
     ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 
 def _event_before_object() -> None:
@@ -66,8 +70,121 @@ def _lazy_ledger() -> None:
         cursor.close()
 
 
+def _two_commits() -> None:
+    """Commit events apart from the projection and the head."""
+    from ledger.sql.writing import SqlWriting
+
+    change = SqlWriting.change
+
+    def apart(self: SqlWriting, changes: Any) -> None:
+        self._cursor.execute("COMMIT")
+        self._cursor.execute("BEGIN IMMEDIATE")
+        change(self, changes)
+
+    SqlWriting.change = apart  # type: ignore[method-assign]
+
+
+def _deaf_to_sync_errors() -> None:
+    """Take a sync that failed for one that was done."""
+    from kropot.objects.files import OsFiles
+
+    for name in ("sync_file", "sync_folder", "sync_volume"):
+        setattr(OsFiles, name, _deaf(getattr(OsFiles, name)))
+
+
+def _deaf(sync: Callable[..., None]) -> Callable[..., None]:
+    def deaf(*args: Any) -> None:
+        with contextlib.suppress(OSError):
+            sync(*args)
+
+    return deaf
+
+
+def _believed_names() -> None:
+    """Take names that an earlier run gave for durable, though it was killed."""
+    from kropot.checkpoints.folder import CheckpointFolder
+    from kropot.restore.tree import Tree
+
+    Tree.settle = lambda _self: None  # type: ignore[method-assign]
+    CheckpointFolder.settle = lambda _self: None  # type: ignore[method-assign]
+
+
+def _unfolded_log() -> None:
+    """Go on behind a hole in SQLite's log."""
+    from ledger.sql.connections import Connections
+
+    Connections._fold_log = lambda _self, _driver: None  # type: ignore[method-assign]
+
+
+def _repair_removes() -> None:
+    """Remove a damaged object instead of setting it aside."""
+    from kropot.objects.directory import DirectoryObjects
+
+    def remove(self: DirectoryObjects, sha256: bytes) -> str:
+        path = self._layout.object(sha256)
+        os.unlink(path)  # noqa: PTH108 -- as the store does it
+        return path
+
+    DirectoryObjects.set_aside = remove  # type: ignore[method-assign]
+
+
+def _unsynced_segments() -> None:
+    """Write the ledger's own copy in the storage without making its bytes durable."""
+    from kropot.segments import SegmentFolder
+
+    write = SegmentFolder._write
+
+    def lazily(self: SegmentFolder, *args: Any) -> Any:
+        self._files.sync_file = lambda fd: os.fstat(fd) and None  # type: ignore[assignment, method-assign, return-value]
+        return write(self, *args)
+
+    SegmentFolder._write = lazily  # type: ignore[method-assign]
+
+
+def _unsynced_checkpoint() -> None:
+    """Give a checkpoint its name without making its bytes durable."""
+    from kropot.checkpoints import folder
+
+    folder.os = _without_fsync()  # type: ignore[attr-defined]
+
+
+def _unsynced_names() -> None:
+    """Give files back without making their names durable."""
+    from kropot.restore import tree
+
+    tree.os = _without_fsync()  # type: ignore[attr-defined]
+
+
+def _without_fsync() -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(os), "fsync": os.fstat})
+
+
+def _token_before_kit() -> None:
+    """Make the token first, and keep its key then."""
+    from kropot.gateway.tokens import TokenBook
+
+    create = TokenBook.create
+
+    def hastily(self: TokenBook, value: Any, keep_kit: Callable[[dict[str, Any]], Path] | None = None) -> Any:
+        created = create(self, value)
+        if created.kit is None or keep_kit is None:
+            return created
+        return replace(created, kit_path=keep_kit(created.kit))
+
+    TokenBook.create = hastily  # type: ignore[method-assign]
+
+
 def _silent_failure() -> None:
+    """End with a code that nobody documented, whatever happened."""
+    _ending(lambda code: 77 if code else 0)
+
+
+def _always_fine() -> None:
     """End well, whatever happened."""
+    _ending(lambda _: 0)
+
+
+def _ending(changed: Callable[[Any], int]) -> None:
     from kropot.cli import main
 
     inner = main.cli.main
@@ -76,7 +193,7 @@ def _silent_failure() -> None:
         try:
             inner(*args, **kwargs)
         except SystemExit as ending:
-            raise SystemExit(77 if ending.code else 0) from None
+            raise SystemExit(changed(ending.code)) from None
 
     main.cli.main = fine  # type: ignore[method-assign]
 
@@ -88,6 +205,16 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "no restore sync": _no_restore_sync,
     "lazy ledger": _lazy_ledger,
     "undocumented exit": _silent_failure,
+    "two commits": _two_commits,
+    "deaf to sync errors": _deaf_to_sync_errors,
+    "believed names": _believed_names,
+    "unfolded log": _unfolded_log,
+    "repair removes": _repair_removes,
+    "unsynced segments": _unsynced_segments,
+    "unsynced checkpoint": _unsynced_checkpoint,
+    "unsynced names": _unsynced_names,
+    "token before kit": _token_before_kit,
+    "always fine": _always_fine,
 }
 
 # What was left out of the program, in which command it shows, and under which disturbance.
@@ -98,4 +225,16 @@ SHOWN = (
     ("lazy ledger", "first collect", "power cut"),
     ("no restore sync", "restore", "power cut"),
     ("undocumented exit", "verify", "EIO once"),
+    ("two commits", "first collect", "kill"),
+    ("deaf to sync errors", "first collect", "failed sync, power cut"),
+    ("believed names", "restore", "kill, again, power cut"),
+    ("repair removes", "repair", "kill"),
+    ("unsynced segments", "first collect", "power cut"),
+    ("unsynced checkpoint", "checkpoint", "power cut"),
+    ("unsynced names", "restore", "power cut"),
+    ("token before kit", "token create", "kill"),
+    ("always fine", "restore", "ENOSPC from there on"),
 )
+
+# Those that show at so few points that only `make faults` has the time to find one.
+DEAR = (("unfolded log", "collect changes", "failed sync, power cut"),)

@@ -3,7 +3,8 @@
 The shim (tests/faults/shim.c) records each operation with its bytes. Here they are done again, up to a cut, on a model
 of the disk in which a file's bytes are durable once it, or its volume, was synced, and a name once its folder was. Of
 what was not, a seed decides what is kept: nothing, everything, a beginning, or any part in any order, torn at any
-sector. This is harsher than the file systems in use and no harsher than POSIX allows. SQLite's files get no mercy.
+sector. Bytes whose sync failed are gone for good, though a later sync of the same file succeeds, as on Linux. This is
+harsher than the file systems in use and no harsher than POSIX allows. SQLite's files get no mercy.
 """
 
 from __future__ import annotations
@@ -83,6 +84,10 @@ class _File:
         if self.pending:
             self.durable = _written(self.durable, self.pending)
             self.pending.clear()
+
+    def fail(self) -> None:
+        """Lose what was to be synced: the system takes it for written after that, and tries it never again."""
+        self.pending.clear()
 
     def kept(self, dice: random.Random) -> bytes:
         """Return what is found after the cut."""
@@ -186,11 +191,11 @@ class Disk:
     def _sync(self, record: Record) -> None:
         node = self._fds.get((record.pid, record.fd))
         if node is not None:  # else of something outside
-            node.sync()
+            _sync_one(node, failed=bool(record.size))
 
-    def _sync_volume(self, _: Record) -> None:
+    def _sync_volume(self, record: Record) -> None:
         for node in _all(self._root):
-            node.sync()
+            _sync_one(node, failed=bool(record.size))
 
     def _open(self, record: Record) -> None:
         if record.path == self._prefix:
@@ -245,6 +250,14 @@ class Disk:
                 raise TypeError(f"{each} in {path} is no folder")
             node = below
         return node, name
+
+
+def _sync_one(node: _File | _Folder, *, failed: bool) -> None:
+    """Make a node durable; where that failed, a file loses its bytes, and names may still be kept or not."""
+    if not failed:
+        node.sync()
+    elif isinstance(node, _File):
+        node.fail()
 
 
 def _as_file(node: _File | _Folder | _Link) -> _File:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Look = Literal["replica", "tree", "copy", "tokens", "sources", "notes"]
+Look = Literal["replica", "tree", "copy", "tokens", "sources", "notes", "quarantine", "key"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,9 +13,10 @@ class Scenario:
     """A command that is disturbed in the folder that `base` names, what follows, and what is compared at the end.
 
     `before` is whether `verify` must already be content right after the crash. `look` is what is compared beside the
-    replica: the tree of files in `out`, a ledger copied to copy.db, the tokens and their kits, the sources, or the
-    checkpoints in `notes`. `token` and `server` are whom the command speaks to, as whom. With more than one of
-    `processors`, collect moves contents in a process of its own.
+    replica: the tree of files in `out`, a ledger copied to copy.db, the tokens and their kits, the sources, the
+    checkpoints in `notes`, what was set aside as damaged, or a key to sign by. `token` and `server` are whom the
+    command speaks to, as whom. With more than one of `processors`, collect moves contents in a process of its own.
+    What is done `is_once` is refused when it was done already.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Scenario:
     token: Literal["sealed", "second", "plain"] = "sealed"
     server: Literal["few", "many"] = "few"
     processors: int = 1
+    is_once: bool = False
 
 
 COLLECT = ("collect", "--once", "--full")
@@ -47,6 +49,7 @@ RESTORE = ("restore", "--key", "../kit.json", "--to", "out")
 RESTORE_TWO = ("restore", "--key", "../kit.json", "--key", "../kit2.json", "--to", "out")
 EXPORT = ("replay", "--export", "out")
 SIGN = ("checkpoint", "sign", "--key", "../signer.key", "--to", "notes")
+INIT = ("checkpoint", "init", "--key", "keys/signer.key")
 COPY = ("db", "copy", "sqlite:///database.db", "sqlite:///copy.db")
 MOVE = ("source", "alias", "{source}", "--server-url", "http://127.0.0.1:9/moved")
 TOKEN = ("gateway", "token", "create", "../spec.json")
@@ -67,7 +70,12 @@ SCENARIOS: tuple[Scenario, ...] = (
     _same("verify", "current", ("verify",)),
     Scenario(name="verify damage", base="damaged", command=("verify",), recovery=(("verify",), COLLECT), before=False),
     Scenario(
-        name="repair", base="damaged", command=("verify", "--repair"), recovery=(("verify",), COLLECT), before=False
+        name="repair",
+        base="damaged",
+        command=("verify", "--repair"),
+        recovery=(("verify", "--repair"), COLLECT),
+        before=False,
+        look="quarantine",
     ),
     _same("restore", "current", RESTORE, "tree"),
     _same("restore two kits", "two", RESTORE_TWO, "tree"),
@@ -75,6 +83,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     _same("rebuild", "current", ("rebuild",)),
     _same("snapshot", "current", ("snapshot",)),
     _same("checkpoint", "current", SIGN, "notes"),
+    Scenario(name="checkpoint init", base="collected", command=INIT, recovery=(INIT,), look="key", is_once=True),
     _same("db copy", "current", COPY, "copy"),
     _same("db init", "empty", ("db", "init")),
     _same("source alias", "current", MOVE, "sources"),

@@ -95,7 +95,8 @@ struct record {
 static int record_fd = -1;
 
 static void hold(void) {
-    if (record_fd >= 0) pthread_mutex_lock(&all->recording);
+    /* The one that held it may have been killed: by `end` alone, and that is between two operations. */
+    if (record_fd >= 0 && pthread_mutex_lock(&all->recording) == EOWNERDEAD) pthread_mutex_consistent(&all->recording);
 }
 
 static void release(void) {
@@ -132,8 +133,9 @@ static void note(long number, const char *what, const char *path) {
     if (length > 0) syscall(SYS_write, log_fd, line, (size_t)length);
 }
 
-/* End the process, or with `everyone` its whole group. */
+/* End the process, or with `everyone` its whole group; where it is recorded, nobody is between deed and record then. */
 static void end(int everyone) {
+    hold();
     syscall(SYS_kill, everyone ? 0 : (pid_t)syscall(SYS_getpid), SIGKILL);
     for (;;) pause();
 }
@@ -205,6 +207,7 @@ static void share(const char *path) {
     pthread_mutexattr_t kind;
     pthread_mutexattr_init(&kind);
     pthread_mutexattr_setpshared(&kind, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&kind, PTHREAD_MUTEX_ROBUST);
     pthread_mutex_init(&all->recording, &kind);
 }
 
@@ -413,9 +416,24 @@ ssize_t sendfile64(int to, int from, off64_t *at, size_t size) {
         return done;                                                           \
     }
 
-PLAIN_FD(fsync, "fsync", 's', 0, (int fd), (fd), int)
-PLAIN_FD(fdatasync, "fdatasync", 's', 0, (int fd), (fd), int)
-PLAIN_FD(syncfs, "syncfs", 'S', 0, (int fd), (fd), int)
+/* What is synced is counted, recorded and made to fail, and not waited for: a killed process loses nothing that the kernel
+ * has, and what a power cut would take is read from the recording. A sync that failed is recorded with a size of 1. */
+#define SYNC_FD(name, mark)                                                    \
+    int name(int fd) {                                                         \
+        REAL(int, #name, int);                                                 \
+        if (!is_watched_fd(fd)) return real(fd);                               \
+        int kind = enter(#name, NULL), failed = FAILING(kind);                 \
+        hold();                                                                \
+        record(mark, fd, 0, failed, NULL, NULL, NULL, 0);                      \
+        release();                                                             \
+        if (!failed) leave(kind);                                              \
+        if (failed) errno = all->armed_errno;                                  \
+        return failed ? -1 : 0;                                                \
+    }
+
+SYNC_FD(fsync, 's')
+SYNC_FD(fdatasync, 's')
+SYNC_FD(syncfs, 'S')
 PLAIN_FD(ftruncate, "ftruncate", 't', size, (int fd, off_t size), (fd, size), int, off_t)
 PLAIN_FD(ftruncate64, "ftruncate", 't', size, (int fd, off64_t size), (fd, size), int, off64_t)
 

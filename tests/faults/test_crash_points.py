@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +22,7 @@ SEED = int(os.environ.get("KROPOT_TEST_SEED", "7"))
 REQUIRED = os.environ.get("KROPOT_TEST_REQUIRE_SHIM") == "1"
 # These run thousands of operations, or start a process: `make faults` has the time for them.
 DEAR = {"many files"}
+SORTS = ({How.KILL, How.KILL_ONE, How.TORN}, {How.EIO, How.ENOSPC}, {How.POWER}, {How.SYNC}, {How.AGAIN})
 CHOSEN = tuple(scenario for scenario in SCENARIOS if scenario.name not in DEAR)
 
 pytestmark = [
@@ -46,11 +49,43 @@ def test_there_are_thousands_of_points_of_every_kind(laboratory: Laboratory) -> 
 
 @pytest.mark.parametrize("scenario", [scenario.name for scenario in CHOSEN])
 def test_disturbed_anywhere_it_loses_nothing_and_converges(laboratory: Laboratory, scenario: str) -> None:
+    """One point of each sort, whatever the scenario does there."""
     dice = random.Random(f"{SEED} {scenario}")
     points = [point for point in laboratory.points() if point.scenario == scenario]
-    cuts = [point for point in points if point.how == How.POWER]
-    chosen = [dice.choice([point for point in points if point.how != How.POWER]), dice.choice(cuts)]
+    there = [[point for point in points if point.how in hows] for hows in SORTS]
+    chosen = [dice.choice(some) for some in there if some]
     failed = [told(outcome) for outcome in laboratory.run(chosen) if outcome.faults]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize("operation", ["create", "write", "pwrite", "fsync", "fdatasync", "syncfs", "rename", "link"])
+def test_killed_at_an_operation_of_each_kind_it_loses_nothing(laboratory: Laboratory, operation: str) -> None:
+    """In each kind of command that does it: writing objects, segments, the database, restored files, checkpoints."""
+    dice = random.Random(f"{SEED} {operation}")
+    points = [p for p in laboratory.points() if p.how == How.KILL and laboratory.operation(p) == operation]
+    assert points, f"nothing does a {operation}"
+    failed = [told(outcome) for outcome in laboratory.run(dice.sample(points, 2)) if outcome.faults]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize("scenario", ["restore", "export", "checkpoint", "token create"])
+def test_what_a_killed_run_has_named_is_durable_once_the_command_was_given_again(
+    laboratory: Laboratory, scenario: str
+) -> None:
+    """The second run finds it and has nothing to do: it MUST still sync the name that the first one could not."""
+    points = [p for p in laboratory.points() if p.scenario == scenario and p.how == How.AGAIN]
+    named = [after for before, after in pairwise(points) if laboratory.operation(before) in {"link", "rename"}]
+    unsynced = [replace(point, at=point.at + 1, seed=seed) for point in named[-1:] for seed in range(6)]
+    failed = [told(outcome) for outcome in laboratory.run([*named[-1:], *unsynced]) if outcome.faults]
+    assert named
+    assert not failed, "\n".join(failed)
+
+
+def test_a_failed_sync_of_the_ledger_takes_nothing_with_it_that_was_acknowledged(laboratory: Laboratory) -> None:
+    """A lease before it, which waits for no disk, once left a hole in SQLite's log, and what followed was lost."""
+    points = [p for p in laboratory.points() if p.scenario == "collect changes" and p.how == How.SYNC]
+    ledgers = [point for point in points if laboratory.operation(point) == "fdatasync"]
+    failed = [told(outcome) for outcome in laboratory.run(ledgers) if outcome.faults]
     assert not failed, "\n".join(failed)
 
 

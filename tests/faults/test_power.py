@@ -59,6 +59,16 @@ def test_a_name_is_lost_without_its_folder_whatever_its_bytes(tmp_path: Path) ->
     assert left(tmp_path, [CREATE, WRITE, record("s")]) == {None, b"x" * 2000}
 
 
+def test_bytes_whose_sync_failed_are_lost_whatever_follows_and_new_ones_are_not(tmp_path: Path) -> None:
+    named = [FOLDER, record("s", fd=4)]
+    failed, second = record("s", size=1), record("w", at=2000, data=b"y" * 8)
+    assert left(tmp_path, [CREATE, WRITE, *named, failed, record("s")]) == {b""}
+    assert left(tmp_path, [CREATE, WRITE, *named, failed, second, record("s")]) == {bytes(2000) + b"y" * 8}
+    assert left(tmp_path, [CREATE, WRITE, *named, failed, WRITE, record("s")]) == {b"x" * 2000}
+    assert left(tmp_path, [CREATE, WRITE, *named, record("S", fd=4, size=1)]) == {b""}
+    assert left(tmp_path, [CREATE, WRITE, record("s"), FOLDER, record("s", fd=4, size=1)]) == {None, b"x" * 2000}
+
+
 def test_a_rename_within_a_folder_happens_or_not(tmp_path: Path) -> None:
     made = [CREATE, WRITE, record("s"), FOLDER, record("s", fd=4)]
     second = [record("o", "/seen/new", fd=5, size=os.O_CREAT), record("w", fd=5, data=b"new"), record("s", fd=5)]

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kropot.errors import NoLedgerError, UsageError, WrongKeyError
-from kropot.gateway.keys import MasterKey, read_key, write_new_key, write_private
+from kropot.gateway.keys import MasterKey, read_key, write_new_key
 from kropot.gateway.state import StateError, TokenExistsError, open_state
 from kropot.gateway.tokens import REMEMBERED_S, ROUNDS_OF_MADE_KEYS, TokenBook, shown_token
 from kropot.gateway.tokenspec import SpecError, parse_spec
+from kropot.newfile import write_new
 from tests.gateway.serve import DOCUMENTED, KEY, PLAIN, SEALED, STREAM
 
 if TYPE_CHECKING:
@@ -334,10 +335,10 @@ def test_kit_can_be_written_where_there_are_no_links(tmp_path: Path, monkeypatch
         raise PermissionError(1, "Operation not permitted", str(self), None, str(target))
 
     monkeypatch.setattr("pathlib.Path.hardlink_to", no_links)
-    write_private(tmp_path / "kit", b"kit")
+    write_new(tmp_path / "kit", b"kit")
     assert (tmp_path / "kit").read_bytes() == b"kit"
     with pytest.raises(FileExistsError):
-        write_private(tmp_path / "kit", b"other")
+        write_new(tmp_path / "kit", b"other")
     assert [path.name for path in tmp_path.iterdir()] == ["kit"]
 
 

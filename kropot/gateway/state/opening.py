@@ -119,7 +119,7 @@ def _engine(url: sa.URL) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
-        for pragma in ("synchronous=FULL", "cache_size=-8192", "recursive_triggers=ON"):
+        for pragma in ("synchronous=EXTRA", "cache_size=-8192", "recursive_triggers=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
