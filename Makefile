@@ -14,8 +14,8 @@ PYTHON ?= $(shell for each in python3 python3.11 python3.12 python3.13 python3.1
 help: ## say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
-run: $(VENV)/.installed ## show the whole round on a sample folder, or on one named by SOURCE=/some/folder
-	@$(BIN)/kropotcli demo $(if $(SOURCE),--source "$(SOURCE)")
+run: $(VENV)/.installed ## show the whole round on a sample folder, or on SOURCE=/some/folder; FOLDER=/new/one is made for it
+	@$(BIN)/kropotcli demo $(if $(SOURCE),--source "$$SOURCE") $(if $(FOLDER),--folder "$$FOLDER")
 
 test: lint ## every check: style, types, imports, tests
 	$(BIN)/python -m pytest -n auto

@@ -110,14 +110,26 @@ def is_small(folder: Path) -> bool:
     return True
 
 
-def copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder, links as links; what is no file, link or folder is left out."""
-    shutil.copytree(source, target, symlinks=True, ignore=_no_specials)
+def copy_folder(source: Path, target: Path) -> list[str]:
+    """Copy a folder, links as links; return what could not be read, as paths.
+
+    What is no file, link or folder is left out.
+    """
+    try:
+        shutil.copytree(source, target, symlinks=True, ignore=_no_specials)
+    except shutil.Error as error:
+        # It has gone on with the rest.
+        return sorted(str(name) for name, *_ in error.args[0])
+    finally:
+        if target.is_dir():
+            # The copy is changed afterwards, whether or not the folder itself may be.
+            target.chmod(0o700)
+    return []
 
 
 def change(folder: Path) -> list[str]:
     """Change, delete and add some files in the folder; return what was done, a line each."""
-    files = sorted(path for path in _files(folder) if not path.is_symlink())
+    files = sorted(path for path in _files(folder) if not path.is_symlink() and _may_change(path))
     done = []
     for path in files[:2]:
         path.write_bytes(b"rewritten after the first collect\n")
@@ -172,6 +184,11 @@ def _files(folder: Path) -> Iterator[Path]:
     for place, _, names in os.walk(folder):
         for name in names:
             yield folder.__class__(place, name)
+
+
+def _may_change(path: Path) -> bool:
+    """Return whether a file may be written to and deleted: a copied one is as read-only as the one it was made of."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
 
 
 def _no_specials(place: str, names: list[str]) -> list[str]:

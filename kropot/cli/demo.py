@@ -19,6 +19,8 @@ from kropot.cli.base import command as define
 from kropot.cli.output import configure_logging
 from kropot.errors import KropotError, UsageError
 
+_NAMED: Final = 3
+
 _SECOND: Final = 1.1
 """The protocol's dates are full seconds: a file that changes again within one would not be seen as changed."""
 
@@ -52,7 +54,7 @@ def command(settings: Settings, *, source: Path | None, folder: Path) -> Exit:
         # What the gateway in this process logs would only part the commands from their results.
         configure_logging("warning", settings.log_format)
     home = demo.make_folder(folder.absolute())
-    places, may_change = _prepare(home, None if source is None else source.resolve())
+    places, may_change = _prepare(home, None if source is None else source.resolve(), quiet=settings.json)
     show = _Show(places, quiet=settings.json)
     port = _round(places, show, may_change=may_change)
     lines = _notes(places, port)
@@ -86,8 +88,11 @@ class _Show:
         if not self._quiet:
             say(text)
 
-    def run(self, *args: str) -> None:
-        """Run a command in the demonstration's folder. Raises: KropotError if it fails."""
+    def run(self, *args: str, partly: bool = False) -> None:
+        """Run a command in the demonstration's folder; with `partly`, it may leave out some of what it is about.
+
+        Raises: KropotError if it fails.
+        """
         shared = ("--config", self._places.config.name)
         self.line(f"$ {shlex.join(('kropotcli', *shared, *args))}")
         done = subprocess.run(  # noqa: S603 - this very program
@@ -97,14 +102,16 @@ class _Show:
             stdout=subprocess.DEVNULL if self._quiet else sys.stderr,
             check=False,
         )
-        if done.returncode != 0:
+        if partly and done.returncode == Exit.PARTIAL:
+            self.line("Not all of it could be collected; that is what exit code 3 says, and the rest goes on.")
+        elif done.returncode != 0:
             raise KropotError(
                 f"`kropotcli {args[0]}` ended with exit code {done.returncode}; what was made so far is in "
                 f"{self._places.folder}"
             )
 
 
-def _prepare(home: Path, source: Path | None) -> tuple[demo.Places, bool]:
+def _prepare(home: Path, source: Path | None, *, quiet: bool) -> tuple[demo.Places, bool]:
     """Return the places, with a folder to serve, and whether files in it may be changed.
 
     Raises: UsageError if the folder to serve would hold the demonstration's own secrets.
@@ -118,7 +125,10 @@ def _prepare(home: Path, source: Path | None) -> tuple[demo.Places, bool]:
         home.rmdir()
         raise UsageError(f"{home} would lie in the folder to back up: name another place with --folder")
     if demo.is_small(source):
-        demo.copy_folder(source, served)
+        unreadable = demo.copy_folder(source, served)
+        if unreadable and not quiet:
+            names = ", ".join(map(repr, unreadable[:_NAMED])) + (", ..." if len(unreadable) > _NAMED else "")
+            say(f"left out, since it cannot be read: {names} ({len(unreadable)} in all)")
         return demo.Places(folder=home, source=served), True
     return demo.Places(folder=home, source=source), False
 
@@ -144,7 +154,7 @@ def _round(places: demo.Places, show: _Show, *, may_change: bool) -> int:
         )
 
         show.title("Collect everything: only ciphertext comes, and names are hashes")
-        show.run("collect", "--once")
+        show.run("collect", "--once", partly=not may_change)
 
         if may_change:
             show.title("Some files change, some are deleted")
@@ -156,7 +166,7 @@ def _round(places: demo.Places, show: _Show, *, may_change: bool) -> int:
             show.title("This folder is too large to be copied, and is yours: nothing in it is changed")
 
         show.title("Collect again: only what is new; what is gone keeps its copies (--full finds that it is gone)")
-        show.run("collect", "--once", "--full")
+        show.run("collect", "--once", "--full", partly=not may_change)
 
     show.title("How is the replica?")
     show.run("status")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import json
 import os
@@ -15,10 +16,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot import demo
+from kropot.cli.main import cli
+from kropot.gateway.sources import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kropot.gateway.sources import Seen
     from tests.conftest import RunCli
 
 
@@ -141,6 +145,53 @@ def test_secrets_are_not_made_in_the_folder_to_back_up(run_cli: RunCli, tmp_path
     assert done.returncode == 2
     assert "--folder" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_read_is_left_out_of_the_copy_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "own"
+    (own / "sub").mkdir(parents=True)
+    for name in ("a", "b", "sub/c"):
+        (own / name).write_text(name)
+    # Root can read everything, but nobody can read what is gone.
+    monkeypatch.setattr(demo, "_no_specials", lambda _place, _names: (own / "b").unlink(missing_ok=True) or [])
+    assert demo.copy_folder(own, tmp_path / "copy") == [str(own / "b")]
+    assert sorted(path.name for path in (tmp_path / "copy").rglob("*")) == ["a", "c", "sub"]
+
+
+def test_files_that_may_not_be_written_are_not_the_ones_that_are_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}").write_text("as it was")
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path).name not in {"0", "1"})
+    done = demo.change(tmp_path)
+    assert [line.split()[1] for line in done[:-1]] == ["2", "3", "4", "5"]
+    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == "as it was"
+
+
+def test_a_large_folder_that_cannot_be_read_to_its_end_is_shown_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in ("open", "shut"):
+        (own / name).write_text(name)
+    whole = Tree.open
+
+    def refuse(tree: Tree, path: bytes) -> tuple[int, Seen]:
+        if path == b"shut":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return whole(tree, path)
+
+    monkeypatch.setattr(Tree, "open", refuse)
+    monkeypatch.setattr(demo, "COPY_FILES", 0)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["demo", "--source", str(own), "--folder", str(tmp_path / "home")], prog_name="kropotcli")
+    told = capfd.readouterr().err
+    assert ended.value.code == 0, told
+    assert "exit code 3" in told
+    assert (tmp_path / "home" / "COMMANDS.txt").exists()
+    assert (own / "open").read_text() == "open"
 
 
 def test_a_sample_is_the_same_every_time(tmp_path: Path) -> None:
