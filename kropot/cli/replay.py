@@ -11,7 +11,7 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, w
 from kropot.cli.base import command as define
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.paths import PATH
-from kropot.cli.words import amount
+from kropot.cli.words import amount, one_line
 from kropot.cli.words import moment as clock
 from kropot.errors import UsageError
 from kropot.replay.until import instant
@@ -162,7 +162,7 @@ def _shown(key: StreamKey, element: Element) -> dict[str, Any]:
 
 def _line(key: StreamKey, element: Element) -> str:
     """Return an element as a line for people and for `cut`: fields are parted by two blanks."""
-    fields = [f"{key.source.hex()[:8]}:{key.id}", element.state, clock(element.date * 1_000_000)]
+    fields = [f"{key.source.hex()[:8]}:{one_line(key.id)}", element.state, clock(element.date * 1_000_000)]
     if element.copy is not None:
         fields += [str(element.copy.size), element.copy.sha256.hex()]
     return "  ".join(fields)
@@ -248,7 +248,7 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
                         "why": outcome.why,
                     }
                 )
-            warn(f"{outcome.key.id}: {outcome.why}")
+            warn(f"{one_line(outcome.key.id)}: {outcome.why}")
     total = {name: seen[name] for name in ("exported", "existed", "unstored", "findings")}
     if settings.json:
         emit_json(_place(moment) | total | {"bytes": size})

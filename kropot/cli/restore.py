@@ -19,6 +19,7 @@ from kropot.cli.moments import moment_of, until_option
 from kropot.cli.paths import PATH
 from kropot.cli.told import Told
 from kropot.cli.words import moment as clock
+from kropot.cli.words import one_line
 from kropot.errors import UsageError
 from kropot.restore.below import look_below
 
@@ -261,7 +262,7 @@ def _dry_run(settings: Settings, plans: Iterable[Planned | Finding], place: _Pla
         if settings.json:
             emit_json({"would": would, **_row(plan)}, flush=False)
         else:
-            emit(f"{_WOULD[would]}  {plan.shown}", flush=False)
+            emit(f"{_WOULD[would]}  {one_line(plan.shown)}", flush=False)
 
 
 def _list_names(settings: Settings, plans: Iterable[Planned | Finding], copies: Copies, told: Told) -> None:
@@ -285,7 +286,7 @@ def _list_names(settings: Settings, plans: Iterable[Planned | Finding], copies: 
             emit_json(_row(plan) | {"size": size}, flush=False)
         else:
             shown = "-" if size is None else str(size)
-            emit(f"{clock(_time_us(plan))}  {shown:>12}  {plan.shown}", flush=False)
+            emit(f"{clock(_time_us(plan))}  {shown:>12}  {one_line(plan.shown)}", flush=False)
 
 
 def _row(plan: Planned) -> dict[str, Any]:

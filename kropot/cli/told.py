@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, say, warn
-from kropot.cli.words import amount, number
+from kropot.cli.words import amount, number, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +49,7 @@ class Told:
         if self.settings.json:
             row = {"source": key.source.hex(), "type": key.kind, "id": key.id, "name": finding.name, "why": finding.why}
             emit_json({"problem": finding.problem} | row, flush=False)
-        warn(f"{finding.name or key.id}: {finding.why}")
+        warn(f"{one_line(finding.name or key.id)}: {finding.why}")
 
     def end(self, tally: Tally, target: Path | None, *, idle: Sequence[str], is_real: bool) -> Exit:
         """Tell the sum, return the exit code; `idle` are the patterns that matched nothing."""

@@ -39,6 +39,11 @@ def amount(size: int) -> str:
     return f"{size} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
 
 
+def one_line(name: str) -> str:
+    """Return a foreign name as it stands within a line: its own line breaks and tabs would make it look like more."""
+    return name.replace("\n", "\\n").replace("\t", "\\t")
+
+
 def number(value: int, noun: str) -> str:
     """Return a count with its noun in the right form, e.g. `1 element`, `2 elements`."""
     return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"

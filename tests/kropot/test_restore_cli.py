@@ -221,6 +221,13 @@ def test_names_are_listed_with_dates_and_sizes_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("way", ["--list-names", "--dry-run"])
+def test_a_name_with_line_breaks_is_one_line(world: World, run: Run, kit: str, tmp_path: Path, way: str) -> None:
+    world.put(world.source(), "a\nwould restore\tb\x1b[2J", b"1")
+    (line,) = run("restore", "--key", kit, "--to", str(tmp_path / "to"), way).out.splitlines()
+    assert line.endswith(r"  a\nwould restore\tb\x1b[2J")
+
+
 @pytest.mark.parametrize("way", [("--list-names",), ("--dry-run",), ()], ids=["list", "dry", "restore"])
 def test_a_pattern_that_matches_nothing_is_named_and_the_rest_comes_back(
     world: World, run: Run, kit: str, tmp_path: Path, way: tuple[str, ...]
