@@ -82,9 +82,11 @@ def migrate(place: Place) -> None:
     """Bring the database to the newest schema, from nothing if need be; safe when several processes do it at once.
 
     Raises:
-        ForeignDatabaseError: if the database holds another program's tables.
+        ForeignDatabaseError: if the database holds another program's tables; nothing was written.
         NewerLedgerError: if the revision is none that this version knows.
     """
+    # Read-only at first: a connection that writes changes the journal of a file whoever it belongs to.
+    schema_of(place)
     if place.path is not None:
         _create_file(place.path)
     engine = writer_engine(place)

@@ -153,7 +153,18 @@ def test_a_missing_ledger_exits_10_with_its_absolute_path_and_is_not_made(
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("args", [["ls"], ["status"], ["collect", "--once", "--server-url", "http://127.0.0.1:1"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["ls"],
+        ["status"],
+        ["collect", "--once", "--server-url", "http://127.0.0.1:1"],
+        ["db", "init"],
+        ["db", "upgrade"],
+        ["rebuild"],
+    ],
+    ids=lambda args: " ".join(args[:2]),
+)
 def test_the_first_clients_database_is_refused_and_left_as_it_was(
     run_cli: RunCli, tmp_path: Path, args: list[str]
 ) -> None:

@@ -34,7 +34,7 @@ from ledger.events import PayloadErased, RemoteObserved
 from ledger.log import Ledger, New, program
 from ledger.sql import open_store, opening
 from ledger.sql.dialects import parse_place, writer_engine
-from ledger.sql.opening import REVISIONS
+from ledger.sql.opening import REVISIONS, migrate
 from ledger.sql.schema import REVISION, VERSION_TABLE, metadata
 from tests.ledger.databases import SQL_KINDS, fresh_url
 from tests.ledger.world import began, element, key, observed
@@ -113,6 +113,8 @@ def test_another_programs_database_is_refused_and_left_alone(url: str) -> None:
     for create in (False, True):
         with pytest.raises(ForeignDatabaseError, match="processed_elements_log"):
             open_store(url, create=create)
+    with pytest.raises(ForeignDatabaseError, match="processed_elements_log"):
+        migrate(parse_place(url))
     assert path is None or path.read_bytes() == before
     run(url, "INSERT INTO event VALUES (1)")
 
