@@ -22,7 +22,7 @@ SHOWN = 5
 def spared(run: ListingRun, drained: Drained, source: Source) -> tuple[tuple[int, int], ...]:
     """Return the ranges of dates in which no element is missed, also of dates known from before a zone change."""
     ways = [abs(way) for ways in known_dates(source).by_epoch for way in ways]
-    widest = max([*ways, *map(abs, run.moved.by_offset), *map(abs, run.offsets)], default=0)
+    widest = max(run.moved.furthest, max(ways, default=0) + max(map(abs, run.offsets), default=0))
     return tuple((first - widest, last + widest) for first, last in drained.spared)
 
 
@@ -102,6 +102,7 @@ def tell(run: ListingRun, drained: Drained) -> list[Say]:
         text = f"{run.rejected} lines of the list are no entries that could be taken in"
         said.append(Say(level="warning", event="rejected", text=text))
     if run.offsets:
-        text = f"the server's zone changed: dates moved by {run.offsets} seconds, and nothing else did"
+        seconds = " or ".join(map(str, run.offsets))
+        text = f"the server's zone changed: dates moved by {seconds} seconds, and nothing else did"
         said.append(Say(level="warning", event="zone_changed", text=text, fields={"offsets": run.offsets}))
     return said

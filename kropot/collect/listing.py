@@ -318,7 +318,7 @@ class ListingDesk:
 
     def _settle(self, now_us: int, run: ListingRun, drained: Drained) -> list[Action]:
         """Decide what moved dates mean; then look for what is gone."""
-        if not run.is_settled and run.moved.total:
+        if not run.is_settled and run.moved.strange:
             run.is_settled = True
             offsets = zone.changed_by(run.moved, known=run.present, before=self.source.zone, after=drained.zone)
             if run.mode == "full":

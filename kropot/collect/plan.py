@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SECOND_US = 1_000_000
 
+_UNMOVED = frozenset({0})
+
 Observation = RemoteObserved | RemoteChanged | RemoteReappeared
 
 
@@ -48,7 +50,11 @@ class Dates:
     def agree(self, element: Element, date: int) -> bool:
         """Whether the element's date, seen now as `date`, is still the same moment on the server's wall."""
         moved = date - element.date
-        return moved == 0 or (element.epoch < len(self.by_epoch) and moved in self.by_epoch[element.epoch])
+        return moved == 0 or moved in self.ways(element)
+
+    def ways(self, element: Element) -> frozenset[int]:
+        """Return how far the element's date may have moved up to now, without anything having changed."""
+        return self.by_epoch[element.epoch] if element.epoch < len(self.by_epoch) else _UNMOVED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,9 +140,12 @@ class _Sighted:
             is_first = run.seen.add(entry.stream)
             run.present += is_first and element.present
         is_strange = element is not None and not run.is_believing and not self.dates.agree(element, listed.date)
+        if element is not None and is_first and not is_strange and self.dates.epoch:
+            # It moved before, or did not then: either way it may have moved back or on now.
+            run.moved.add(listed.date - element.date, self.dates.ways(element), listed.date, is_strange=False)
         if element is not None and is_strange and is_only_moved(element, listed):
             if is_first:
-                run.moved.add(listed.date - element.date, listed.date)
+                run.moved.add(listed.date - element.date, self.dates.ways(element), listed.date)
             if len(run.kept) < MAX_MOVED:
                 run.kept.append(listed)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from kropot.collect.asking import FAR, Ask, Trouble
@@ -22,25 +23,32 @@ HALF_A_YEAR = 183 * 86400
 
 MOST = 0.9
 FEW = 10
+LIKELY = 8
+WIDEST = 26 * 3600
 
 
 @dataclass(slots=True)
 class Moves:
-    """Dates of known elements that moved by quarter hours: how often by how much, and the newest one of them."""
+    """How the dates of known elements moved, each by any of the shifts that would explain it, and the newest of them.
 
-    by_offset: Counter[int] = field(default_factory=Counter)
-    newest: tuple[int, int] | None = None
+    An element that has not changed since earlier changes of the zone may have gone through them one way or another, so
+    its date as it is known leaves open by how much it moved this time. `strange` counts those that did move this time,
+    whichever way that was; `furthest` is how far a date is from where it was known.
+    """
 
-    @property
-    def total(self) -> int:
-        """How many dates moved."""
-        return self.by_offset.total()
+    by_shifts: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    newest: tuple[int, tuple[int, ...]] | None = None
+    strange: int = 0
+    furthest: int = 0
 
-    def add(self, offset: int, date: int) -> None:
-        """Count a date that moved by `offset` seconds and is `date` now."""
-        self.by_offset[offset] += 1
+    def add(self, moved: int, ways: Iterable[int], date: int, *, is_strange: bool = True) -> None:
+        """Count a date that is `moved` seconds from where it was known, where `ways` led before, and is `date` now."""
+        shifts = tuple(sorted({moved - way for way in ways}))
+        self.by_shifts[shifts] += 1
+        self.strange += is_strange
+        self.furthest = max(self.furthest, abs(moved))
         if self.newest is None or date >= self.newest[0]:
-            self.newest = (date, offset)
+            self.newest = (date, shifts)
 
 
 def changed_by(moves: Moves, *, known: int, before: str | None, after: str | None) -> tuple[int, ...]:
@@ -50,15 +58,32 @@ def changed_by(moves: Moves, *, known: int, before: str | None, after: str | Non
     zone and `after` in the new: files that were all put in anew, an hour later to the second, read differently. Where
     the old zone is not known, ten dates are enough to tell.
     """
-    offsets = [offset for offset, _ in moves.by_offset.most_common(2)]
-    if moves.newest is None or sum(moves.by_offset[offset] for offset in offsets) < MOST * known:
+    if not moves.strange:
         return ()
-    date, offset = moves.newest
+    by_offset: Counter[int] = Counter()
+    for shifts, number in moves.by_shifts.items():
+        for shift in shifts:
+            if shift and shift % QUARTER == 0 and abs(shift) <= WIDEST:
+                by_offset[shift] += number
+    likely = [offset for offset, _ in by_offset.most_common(LIKELY)]
+    found: tuple[int, ...] = ()
+    most = 0
+    for offsets in (*((one,) for one in likely), *combinations(likely, 2)):
+        explained = sum(number for shifts, number in moves.by_shifts.items() if not set(offsets).isdisjoint(shifts))
+        if explained > most and _reads_the_same(moves, offsets, known=known, before=before, after=after):
+            found, most = offsets, explained
+    return tuple(sorted(found)) if most >= MOST * known else ()
+
+
+def _reads_the_same(
+    moves: Moves, offsets: tuple[int, ...], *, known: int, before: str | None, after: str | None
+) -> bool:
+    """Whether the server's wall clock reads as before at the newest date, if it moved by one of the offsets."""
     if before is None or after is None:
-        is_sure = known >= FEW
-    else:
-        is_sure = wall_clock(date - offset, before) == wall_clock(date, after)
-    return tuple(sorted(offsets)) if is_sure else ()
+        return known >= FEW
+    date, shifts = moves.newest or (0, ())
+    wall = wall_clock(date, after)
+    return any(offset in shifts and wall_clock(date - offset, before) == wall for offset in offsets)
 
 
 def between(before: str | None, after: str | None, date: int) -> tuple[int, ...]:

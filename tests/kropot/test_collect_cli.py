@@ -311,6 +311,17 @@ def test_a_change_of_the_servers_zone_is_one_event_and_nothing_is_fetched_again(
     assert (later.code, later.summary["new"], later.summary["changed"]) == (0, 1, 0)
 
 
+def test_a_zone_that_changes_again_and_back_fetches_nothing_again(folder: Folder, server: OldServer) -> None:
+    folder.collect()
+    for number, zone in enumerate(["America/New_York", "Asia/Kathmandu", "UTC"]):
+        server.set_zone(zone)
+        ran = folder.collect("--full")
+        assert (ran.code, ran.summary["copied"], ran.summary["changed"]) == (0, 0, 0), zone
+        server.add(f"later-{number}.txt", b"bread")
+        later = folder.collect("--full")
+        assert (later.code, later.summary["new"], later.summary["changed"]) == (0, 1, 0), zone
+
+
 def test_a_plain_token_collects_and_says_that_nothing_is_hidden(tmp_path: Path) -> None:
     quirks = Quirks(plain_content_fails=False)
     with OldServer({"a.txt": b"bread", "b.txt": b""}, encrypted=False, quirks=quirks) as server:

@@ -169,7 +169,7 @@ def test_a_date_agrees_after_any_way_through_the_zone_changes_it_has_not_seen(
 def moves_of(*offsets: int) -> zone.Moves:
     moves = zone.Moves()
     for number, offset in enumerate(offsets):
-        moves.add(offset, DATE + number)
+        moves.add(offset, {0}, DATE + number)
     return moves
 
 
@@ -180,6 +180,24 @@ def test_nine_dates_in_ten_that_moved_alike_are_a_change_of_zone() -> None:
 def test_two_offsets_are_a_change_of_zone_since_summer_is_in_it() -> None:
     moves = moves_of(*[-7200] * 5, *[-3600] * 5)
     assert zone.changed_by(moves, known=10, before="UTC", after="+01:00") == (-7200, -3600)
+
+
+def test_a_second_change_of_zone_is_told_from_what_the_first_one_moved() -> None:
+    moves = zone.Moves()
+    for number in range(8):
+        moves.add(-20700, {0, 18000}, DATE + number)  # known since before the server went to New York
+    for number in range(8, 12):
+        moves.add(-38700, {0}, DATE + number)  # came while it was there
+    assert zone.changed_by(moves, known=12, before="-05:00", after="+05:45") == (-38700,)
+
+
+def test_a_zone_that_was_changed_back_moves_only_what_came_meanwhile() -> None:
+    moves = zone.Moves()
+    for number in range(8):
+        moves.add(0, {0, 18000}, DATE + number, is_strange=False)
+    for number in range(8, 12):
+        moves.add(-18000, {0}, DATE + number)
+    assert zone.changed_by(moves, known=12, before="-05:00", after="UTC") == (-18000,)
 
 
 @pytest.mark.parametrize(
