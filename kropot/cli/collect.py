@@ -65,6 +65,7 @@ class Wish:
     missing_percent: float = 10
     missing_count: int = 20
     surge_percent: float = 30
+    surge_count: int = 5
     segments: bool = True
     checkpoint_key: Path | None = None
     checkpoint_to: tuple[Path, ...] = ()
@@ -76,8 +77,9 @@ class Wish:
 @click.option(
     "--once",
     is_flag=True,
-    help="Try everything that is wanted, then end; 3 if something could not be had. While another collector lists the"
-    " server, this one waits for the end of that; what another living one is fetching is left to it.",
+    help="Try everything that is wanted, then end; 3 if something could not be had or was not believed. While another"
+    " collector lists the server, this one waits for the end of that; what another living one is fetching is left to"
+    " it.",
 )
 @click.option("--full", is_flag=True, help="Begin with a listing of everything, which also finds what is gone.")
 @click.option("--new-source", is_flag=True, help="The token is known from another server, and this is a different one.")
@@ -116,7 +118,14 @@ class Wish:
     type=click.FloatRange(min=0, max=100),
     default=30,
     show_default=True,
-    help="Raise an alarm when more than this share of the elements changes within 24 hours.",
+    help="Raise an alarm when more than this share of the elements and more than --surge-count change within 24 hours.",
+)
+@click.option(
+    "--surge-count",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    help="So many may change within 24 hours whatever share of the elements they are.",
 )
 @click.option(
     "--segments/--no-segments",
@@ -403,6 +412,7 @@ class _Ready:
                 missing_share=wish.missing_percent / 100,
                 missing_count=wish.missing_count,
                 changed_share=wish.surge_percent / 100,
+                changed_count=wish.surge_count,
             ),
             min_free=wish.min_free,
         )
@@ -502,6 +512,7 @@ def _summarise(settings: Settings, collector: Collector, source_id: bytes, code:
                 "reasons": tale.reasons,
                 "zero_knowledge": source.opaque,
                 "held": source.held is not None and not source.held.is_accepted,
+                "surge": source.surge is not None,
                 "seconds": round(took, 3),
             }
         )

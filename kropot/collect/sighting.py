@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SLACK_S = 300
 """A date so far ahead of our clock is still believed; a later one is, but the cursor does not follow it."""
 
+DAY_S = 86400
+
 MAX_MOVED = 1000
 """So many entries whose dates only moved are kept in mind until it is known whether the server's zone changed."""
 
@@ -104,6 +106,7 @@ def sight(
     found = sources.Found(
         new=sighted.new,
         changed=sighted.changed,
+        afresh=sighted.afresh,
         reappeared=sighted.reappeared,
         cursor=cursor,
         opaque=is_opaque if chunk else None,
@@ -123,6 +126,7 @@ class _Sighted:
     facts: list[New] = field(default_factory=list)
     new: int = 0
     changed: int = 0
+    afresh: int = 0
     reappeared: int = 0
     again: dict[StreamKey, tuple[Element, int]] = field(default_factory=dict)
 
@@ -158,7 +162,13 @@ class _Sighted:
             self.new += 1
         elif isinstance(fact, RemoteChanged):
             self.changed += 1
+            self.afresh += not self._changed_lately(element)
         else:
             self.reappeared += 1
         self.facts.append(New(key=key, fact=fact, observed_us=self.now_us, expected=version))
         self.again[key] = (fact.element, version + 1)
+
+    def _changed_lately(self, element: Element | None) -> bool:
+        """Whether what is known of the element is itself a change of the last 24 hours, by the server's own dates."""
+        now_s = self.now_us // SECOND_US
+        return element is not None and element.revision > 1 and now_s - DAY_S < element.date <= now_s + SLACK_S

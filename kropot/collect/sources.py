@@ -45,13 +45,14 @@ class Thresholds:
     """How much may go missing or change before it is not believed: shares of the known elements, and numbers of them.
 
     Vanishing is held back above `missing_share` and more than `missing_count`; a surge is more than `changed_share`
-    and more than `changed_count` within 24 hours.
+    and more than `changed_count` within 24 hours. The number is small: who has few files
+    wants to hear of it, too.
     """
 
     missing_share: float = 0.1
     missing_count: int = 20
     changed_share: float = 0.3
-    changed_count: int = 20
+    changed_count: int = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +68,14 @@ class Match:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What one page of a listing brought: counts of entries, and the newest second of it that can be believed."""
+    """What one page of a listing brought: counts of entries, and the newest second of it that can be believed.
+
+    `afresh` counts the changed ones that had not changed within the last 24 hours already.
+    """
 
     new: int = 0
     changed: int = 0
+    afresh: int = 0
     reappeared: int = 0
     cursor: int | None = None
     opaque: bool | None = None
@@ -131,14 +136,14 @@ def begin(*, salt: bytes, token: str, url: str) -> SourceBegan:
 def advance(source: Source, found: Found, *, known: int, now_us: int, thresholds: Thresholds) -> ListingAdvanced | None:
     """Return the fact that a page was taken in, None where it brought nothing; `known` counts the elements before it.
 
-    Changes of the last 24 hours are counted here, and a surge of them is noticed.
+    Elements that changed within the last 24 hours are counted here, each once, and a surge of them is noticed.
     """
     cursor = _later(source.cursor, found.cursor)
     opaque = source.opaque if found.opaque is None else found.opaque
-    churn = _churn(source.churn, found.changed, now_us)
+    churn = _churn(source.churn, found.afresh, now_us)
     changed = sum(number for _, number in churn)
     surge = source.surge
-    if found.changed and changed > thresholds.changed_count and changed > thresholds.changed_share * known:
+    if found.afresh and changed > thresholds.changed_count and changed > thresholds.changed_share * known:
         since_us = now_us if surge is None else surge.since_us
         surge = Surge(changed=changed, known=known, since_us=since_us)
     nothing = not (found.new or found.changed or found.reappeared)

@@ -247,6 +247,7 @@ class Collector:
             or fetching.has_given_up
             or self.tale.rejected > 0
             or bool(listing.source.unlistable)
+            or listing.source.surge is not None
             or (listing.source.held is not None and not listing.source.held.is_accepted)
         )
         return Exit.PARTIAL if is_partial else Exit.DONE

@@ -289,12 +289,23 @@ def test_files_that_all_change_within_a_day_raise_an_alarm_and_keep_their_old_ve
     for name in server.names():
         server.replace(name, b"encrypted by somebody else")
     ran = folder.collect()
-    assert ran.code == 0
+    assert (ran.code, ran.summary["copied"], ran.summary["surge"]) == (3, len(before), True)
     assert "changed within 24 hours" in ran.err
     assert folder.run("status", "--check").code == 3
+    assert folder.run("source", "accept").code == 0
+    assert folder.collect().code == 0
     for copy in before.values():
         assert copy is not None
         assert folder.object(copy.sha256)
+
+
+def test_a_few_files_that_change_all_the_time_are_no_surge(folder: Folder, server: OldServer) -> None:
+    folder.collect()
+    name = server.names()[0]
+    for number in range(8):
+        server.replace(name, b"line after line %d" % number, at=server.now() - 20 + number)
+        ran = folder.collect("--surge-count", "2", "--surge-percent", "5")
+        assert (ran.code, ran.summary["changed"], ran.summary["surge"]) == (0, 1, False)
 
 
 def test_a_change_of_the_servers_zone_is_one_event_and_nothing_is_fetched_again(

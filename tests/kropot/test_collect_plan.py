@@ -313,33 +313,43 @@ def test_a_cursor_never_goes_back() -> None:
 def test_a_surge_of_changes_is_noticed_once_it_is_more_than_both_thresholds() -> None:
     source = a_source()
     for changed, is_surge in ((30, False), (1, True)):
-        found = sources.Found(changed=changed)
+        found = sources.Found(changed=changed, afresh=changed)
         fact = sources.advance(source, found, known=100, now_us=NOW, thresholds=LIMITS)
         assert fact is not None
         source = fact.source
         assert (source.surge is not None) is is_surge
-    few = sources.advance(a_source(), sources.Found(changed=19), known=20, now_us=NOW, thresholds=LIMITS)
+    few = sources.advance(a_source(), sources.Found(changed=19, afresh=19), known=20, now_us=NOW, thresholds=LIMITS)
     assert few is not None
     assert few.source.surge is None
 
 
 def test_changes_are_forgotten_after_a_day() -> None:
-    first = sources.advance(a_source(), sources.Found(changed=30), known=100, now_us=NOW, thresholds=LIMITS)
+    first = sources.advance(a_source(), sources.Found(changed=30, afresh=30), known=100, now_us=NOW, thresholds=LIMITS)
     assert first is not None
     later = NOW + 25 * 3600 * 10**6
-    second = sources.advance(first.source, sources.Found(changed=30), known=100, now_us=later, thresholds=LIMITS)
+    second = sources.advance(
+        first.source, sources.Found(changed=30, afresh=30), known=100, now_us=later, thresholds=LIMITS
+    )
     assert second is not None
     assert second.source.surge is None
     assert sum(number for _, number in second.source.churn) == 30
 
 
+def test_elements_that_changed_lately_already_are_no_surge() -> None:
+    again = sources.Found(changed=50)
+    fact = sources.advance(a_source(), again, known=100, now_us=NOW, thresholds=LIMITS)
+    assert fact is not None
+    assert fact.source.surge is None
+    assert fact.source.churn == ()
+
+
 def test_accepting_a_surge_begins_the_count_anew() -> None:
-    first = sources.advance(a_source(), sources.Found(changed=50), known=100, now_us=NOW, thresholds=LIMITS)
+    first = sources.advance(a_source(), sources.Found(changed=50, afresh=50), known=100, now_us=NOW, thresholds=LIMITS)
     assert first is not None
     fact = sources.accept(first.source)
     assert fact is not None
     assert fact.source.surge is None
-    again = sources.advance(fact.source, sources.Found(changed=1), known=100, now_us=NOW, thresholds=LIMITS)
+    again = sources.advance(fact.source, sources.Found(changed=1, afresh=1), known=100, now_us=NOW, thresholds=LIMITS)
     assert again is not None
     assert again.source.surge is None
 
