@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, get_args
 
 from ledger.audit_event import Flaw, examine
 from ledger.audit_page import copies_in, recognise
-from ledger.audit_rows import read_events, read_head, read_keys
+from ledger.audit_rows import read_events, read_head, read_keys, row_fault
 from ledger.audit_tree import TreeAudit
 from ledger.codec import keyed_digest, leaf_hash
 from ledger.events import CopyStored, ElementFact, PayloadErased, UnknownFact
@@ -22,10 +21,10 @@ from ledger.rows import DAMAGED, LOST, RELEASED, SourceRow, StoredEvent
 from ledger.spill import CopySpill
 
 if TYPE_CHECKING:
-    import re
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from ledger.audit_rows import Row
+    from ledger.audit_page import Page
+    from ledger.audit_rows import Columns
     from ledger.events import Fact
     from ledger.merkle import Frontier
     from ledger.store import EventStore
@@ -34,6 +33,7 @@ __all__ = ["Flaw", "Learnt", "LogAudit"]
 
 _PAGE = 1000
 _NAMES = 10_000
+_SOURCE = 16
 _AT = b"@"
 _JUDGED = {"CopyDamaged": DAMAGED, "CopyLost": LOST, "CopyReleased": RELEASED}
 _ELEMENT = frozenset(cls.TYPE for cls in get_args(ElementFact)) - {PayloadErased.TYPE}
@@ -101,12 +101,12 @@ class LogAudit:
     def _flaws(self) -> Iterator[Flaw]:
         until, count = self.head.position, self._mark()
         while self.position < until:
-            page, unusable = read_events(self._store, self.position, until, count)
-            if not page and not unusable:
+            columns, unusable = read_events(self._store, self.position, until, count)
+            if not columns and not unusable:
                 break
             yield from unusable
             self._lost.update(flaw.position for flaw in unusable if flaw.position is not None)
-            yield from self._page(page)
+            yield from self._page(columns)
             # Rows that could not be used at the end of a page are behind it all the same.
             self.position = max([self.position, *self._lost])
             count = self._mark()
@@ -122,57 +122,77 @@ class LogAudit:
 
     # --- a page ---
 
-    def _page(self, page: Sequence[Row]) -> Iterator[Flaw]:
+    def _page(self, columns: Columns) -> Iterator[Flaw]:
         """Check what every sound event satisfies for all of them at once; look closely at whatever does not."""
-        rest = page
-        while rest:
-            self._name({event[1] for event in rest})
-            matches, salts, at = recognise(rest, self._digests), len(self.learnt.salts), 0
+        rest = columns
+        while rest and rest[0]:
+            self._name(set(rest[1]))
+            page, salts, at = recognise(rest, self._digests), len(self.learnt.salts), 0
             # A salt that comes up in between is needed for the digests of those behind it.
-            while at < len(rest) and len(self.learnt.salts) == salts:
-                if rest[at][0] > self._tree.commit.last:
-                    yield from self._tree.next_commit(StoredEvent._make(rest[at]), self.position)
-                if (taken := self._run(rest, matches, at)) > at:
+            while at < len(page.seqs) and len(self.learnt.salts) == salts:
+                event = _event(rest, at)
+                if not page.sound[at] and (fault := row_fault(event)) is not None:
+                    yield fault
+                    self._lost.add(event.seq)
+                    at += 1
+                    continue
+                if event.seq > self._tree.commit.last:
+                    yield from self._tree.next_commit(event, self.position)
+                if (taken := self._run(page, at)) > at:
                     at = taken
                     continue
-                event = StoredEvent._make(rest[at])
                 yield from self._closely(event, self._keys.get(event.stream), exists=event.stream in self._keys)
                 at += 1
-            rest = rest[at:]
+            rest = tuple(column[at:] for column in rest)
         self._tree.grow()
 
-    def _run(self, page: Sequence[Row], matches: list[re.Match[bytes] | None], at: int) -> int:
+    def _run(self, page: Page, at: int) -> int:
         """Take in the recognised events from `at` on that follow one another within a commit; return where they end."""
         commit, position = self._tree.commit, self.position
         due_us = commit.recorded_us
         if due_us < self._recorded_us:
             return at
-        versions, newest, take_leaf = self.learnt.versions, self.learnt.newest, self._tree.leaves.append
-        streams, first, copies = len(versions), position, []
-        end = min(len(page), at + commit.last - position)
-        for event, match in zip(islice(page, at, end), islice(matches, at, end), strict=True):
-            seq, stream, version, name, _, _, recorded_us, _, _, _, _, _, leaf = event
-            if match is None or seq != position + 1 or recorded_us != due_us:
-                break
-            if 0 < stream < streams:
+        end = min(len(page.seqs), at + commit.last - position)
+        strange = page.sound.find(0, at, end)
+        end = end if strange < 0 else strange
+        if (
+            page.seqs[at:end] != tuple(range(position + 1, position + 1 + end - at))
+            or page.recorded[at:end].count(due_us) != end - at
+        ):
+            fitting = at
+            while fitting < end and (page.seqs[fitting], page.recorded[fitting]) == (position + 1, due_us):
+                fitting, position = fitting + 1, position + 1
+            end = fitting
+        end = self._count(page, at, end)
+        if end > at:
+            self.position += end - at
+            self._recorded_us = due_us
+            self._tree.leaves.extend(page.leaves[at:end])
+            self.learnt.copies.stored_all(copies_in(page, at, end))
+        return end
+
+    def _count(self, page: Page, at: int, end: int) -> int:
+        """Count events in their streams as long as each is the next of its stream; return where the first is not."""
+        versions, newest = self.learnt.versions, self.learnt.newest
+        streams, first = page.streams[at:end], len(versions)
+        if streams == tuple(range(first, first + end - at)) and page.versions[at:end].count(1) == end - at:
+            versions.extend(page.versions[at:end])
+            newest.extend(page.seqs[at:end])
+            return end
+        for stream, version, seq in zip(streams, page.versions[at:end], page.seqs[at:end], strict=True):
+            if 0 < stream < first:
                 if version != versions[stream] + 1:
-                    break
+                    return at
                 versions[stream] = version
                 newest[stream] = seq
-            elif stream == streams and version == 1:
+            elif stream == first and version == 1:
                 versions.append(1)
                 newest.append(seq)
-                streams += 1
+                first += 1
             else:
-                break
-            position = seq
-            take_leaf(leaf)
-            if name == "CopyStored":
-                copies.append((match, stream, seq))
-        if position > first:
-            self.position, self._recorded_us = position, due_us
-            self.learnt.copies.stored_all(copies_in(copies))
-        return at + position - first
+                return at
+            at += 1
+        return end
 
     def _name(self, streams: set[int]) -> None:
         """Learn the keys of these streams; kept for a while, since what is observed is soon stored."""
@@ -180,11 +200,18 @@ class LogAudit:
         if len(keys) > _NAMES:
             keys.clear()
             digests.clear()
-        for stream, key in read_keys(self._store, streams - digests.keys()).items():
-            keys[stream] = key
-            # The ledger's own subjects are none of those that are recognised.
-            if key is not None and key[16:17] != _AT and (salt := salts.get(key[:16])) is not None:
-                digests[stream] = keyed_digest(salt, key[16:])
+        found = read_keys(self._store, streams - digests.keys())
+        keys.update(found)
+        # The ledger's own subjects are none of those that are recognised.
+        digests.update(
+            {
+                stream: keyed_digest(salt, key[_SOURCE:])
+                for stream, key in found.items()
+                if key is not None
+                and (salt := salts.get(key[:_SOURCE])) is not None
+                and key[_SOURCE : _SOURCE + 1] != _AT
+            }
+        )
 
     def _closely(self, event: StoredEvent, key: bytes | None, *, exists: bool) -> Iterator[Flaw]:
         if event.seq != self.position + 1:
@@ -307,3 +334,7 @@ class LogAudit:
 
     def _flaw(self, event: StoredEvent, kind: str, detail: str) -> Flaw:
         return Flaw(kind=kind, detail=detail, position=event.seq)
+
+
+def _event(columns: Columns, at: int) -> StoredEvent:
+    return StoredEvent._make(column[at] for column in columns)

@@ -12,7 +12,7 @@ from ledger.audit_event import COMMON
 from ledger.codec import is_known
 from ledger.digest import head_of, tail_of
 from ledger.events import RemoteObserved
-from ledger.pattern import number, recogniser
+from ledger.pattern import is_whole, number, recogniser
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +34,7 @@ _FIELDS = (
     "element_size",
     "element_tz",
     "bytes",
-    "length",
+    "long",
 )
 _ELEMENT = recogniser(RemoteObserved, *_FIELDS)
 _GROUPS = tuple(_ELEMENT.groups[name] for name in _FIELDS)
@@ -62,10 +62,10 @@ class Plain:
         match = _ELEMENT.match(payload)
         if match is None:
             return None
-        copy, iv, copied, digest, stored, damage, when, failure, next_us, present, revision, claim, tz, form, length = (
+        copy, iv, copied, digest, stored, damage, when, failure, next_us, present, revision, claim, tz, form, long = (
             match.group(*_GROUPS)
         )
-        if damage != _NIL or int.from_bytes(length[1:], "big") != len(form) or (copy == _NIL) != (sha256 is None):
+        if damage != _NIL or not is_whole(match) or (copy == _NIL) != (sha256 is None):
             return None
         wanted, due = "vanished", None
         if present == _TRUE:
@@ -85,4 +85,4 @@ class Plain:
             or source != self._numbers.get(key[:_SOURCE_BYTES])
         ):
             return None
-        return head_of(key) + tail_of(when, tz, form, state, digest, stored, iv)
+        return head_of(key) + tail_of(when, tz, long if form is None else form, state, digest, stored, iv)

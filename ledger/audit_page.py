@@ -4,39 +4,54 @@ from __future__ import annotations
 
 import hashlib
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
 from ledger.audit_event import COMMON
 from ledger.codec import FORMAT, is_known
-from ledger.events import RemoteObserved
-from ledger.pattern import number, recogniser
+from ledger.events import CopyStored, RemoteObserved
+from ledger.pattern import is_whole, recogniser
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Mapping, Sequence
 
-    from ledger.audit_rows import Row
+    from ledger.audit_rows import Columns
 
 _ELEMENT = recogniser(RemoteObserved, "element_copy_sha256", "element_copy_size")
 """All common types hold an element and nothing else, and have the same schema version."""
 _VERSION = RemoteObserved.VERSION
-_LENGTH, _BYTES = _ELEMENT.groups["length"], _ELEMENT.groups["bytes"]
+_BYTES = _ELEMENT.groups["bytes"]
 _SHA256, _SIZE = _ELEMENT.groups["element_copy_sha256"], _ELEMENT.groups["element_copy_size"]
-_SHA256_BYTES = 32
+_TYPED = 2
+"""Bytes of msgpack in front of a SHA-256."""
 
 
-def recognise(page: Sequence[Row], digests: Mapping[int, bytes]) -> list[re.Match[bytes] | None]:
-    """Return, for each event, its payload as recognised, or None, of which nothing follows.
+class Page(NamedTuple):
+    """Events column by column; `sound` has a byte for each, 1 where its payload was recognised, as `matches` has it."""
+
+    seqs: Sequence[int]
+    streams: Sequence[int]
+    versions: Sequence[int]
+    types: Sequence[str]
+    recorded: Sequence[int]
+    leaves: Sequence[bytes]
+    matches: Sequence[re.Match[bytes] | None]
+    sound: bytes
+
+
+def recognise(columns: Columns, digests: Mapping[int, bytes]) -> Page:
+    """Return the page, with what of it was recognised; of what was not, nothing follows.
 
     What is recognised agrees with itself: it is of a common type, its payload is a good and canonical one, the header
     holds exactly its columns, the digest of payload and nonce and that of its stream (`digests`, by stream number),
-    and the leaf is the header's hash. How it stands to other events is not looked at. The columns MUST have the types
-    that they were made with.
+    and the leaf is the header's hash. How it stands to other events is not looked at. The columns MUST be as
+    `read_events` gives them; values of other types than were written make other bytes of a header, and are not
+    recognised.
     """
     seqs, streams, versions, names, schemas, flags, recorded, observed, writers, headers, nonces, payloads, leaves = (
-        zip(*page, strict=True)
+        columns
     )
     if None in nonces or None in payloads:
         pairs: Any = [
@@ -46,47 +61,72 @@ def recognise(page: Sequence[Row], digests: Mapping[int, bytes]) -> list[re.Matc
         nonces, payloads = zip(*pairs, strict=True)
     sha256, pack = hashlib.sha256, msgpack.Packer(use_bin_type=True).pack
     digested = [sha256(nonce + payload).digest() for nonce, payload in zip(nonces, payloads, strict=True)]
-    packed = map(
-        pack,
-        zip(
-            repeat(FORMAT),
-            seqs,
-            map(digests.get, streams),
-            versions,
-            names,
-            schemas,
-            flags,
-            recorded,
-            observed,
-            writers,
-            digested,
-            strict=False,
-        ),
+    headed = zip(
+        repeat(FORMAT),
+        seqs,
+        map(digests.get, streams),
+        versions,
+        names,
+        schemas,
+        flags,
+        recorded,
+        observed,
+        writers,
+        digested,
+        strict=False,
     )
-    hashed = [sha256(b"\x00" + header).digest() for header in headers]
-    matches = list(map(_ELEMENT.match, payloads))
+    try:
+        packed = tuple(map(pack, headed))
+    except (TypeError, ValueError, OverflowError):
+        packed = (b"",) * len(headers)  # somewhere stands what no header can hold: each is looked at closely
+    hashed = tuple([sha256(b"\x00" + header).digest() for header in headers])
+    matches: list[re.Match[bytes] | None] = list(map(_ELEMENT.match, payloads))
     common = frozenset(name for name in COMMON if is_known(name, _VERSION))
     if not common.issuperset(names) or flags.count(0) != len(flags) or schemas.count(_VERSION) != len(schemas):
         matches = [
             match if name in common and schema == _VERSION and flag == 0 else None
             for match, name, schema, flag in zip(matches, names, schemas, flags, strict=True)
         ]
-    length, body, claimed = _LENGTH, _BYTES, int.from_bytes
-    return [
-        match
-        if match is not None
-        and wanted == header
-        and leaf == digest
-        and claimed(match[length][1:], "big") == match.end(body) - match.start(body)
-        else None
-        for match, wanted, header, leaf, digest in zip(matches, packed, headers, leaves, hashed, strict=True)
+    if packed == headers and hashed == leaves and None not in matches:
+        # The form is as long as it says: its last byte of length stands in front of it, and most are short.
+        sound = bytes(
+            [
+                payload[start - 1] == stop - start if start > 0 else is_whole(match)  # type: ignore[arg-type]
+                for (start, stop), match, payload in zip(
+                    [match.span(_BYTES) for match in matches],  # type: ignore[union-attr]
+                    matches,
+                    payloads,
+                    strict=True,
+                )
+            ]
+        )
+    else:
+        sound = bytes(
+            [
+                match is not None and wanted == header and leaf == digest and is_whole(match)
+                for match, wanted, header, leaf, digest in zip(matches, packed, headers, leaves, hashed, strict=True)
+            ]
+        )
+    return Page(seqs, streams, versions, names, recorded, leaves, matches, sound)
+
+
+def copies_in(page: Page, start: int, stop: int) -> list[tuple[bytes, int, int, int]]:
+    """Return SHA-256, stream, size and position of the copies that events from `start` to before `stop` say are stored.
+
+    They MUST have been recognised.
+    """
+    part = slice(start, stop)
+    if CopyStored.TYPE not in page.types[part]:
+        return []
+    found = [
+        (match.group(_SHA256, _SIZE), stream, seq)  # type: ignore[union-attr]
+        for match, stream, seq, name in zip(
+            page.matches[part], page.streams[part], page.seqs[part], page.types[part], strict=True
+        )
+        if name == CopyStored.TYPE
     ]
-
-
-def copies_in(found: Sequence[tuple[re.Match[bytes], int, int]]) -> list[tuple[bytes, int, int, int]]:
-    """Return SHA-256, stream, size and position of the copies named by recognised payloads, given with the last two."""
     return [
-        (sha256[-_SHA256_BYTES:], stream, number(size), seq)
-        for (sha256, size), stream, seq in ((match.group(_SHA256, _SIZE), stream, seq) for match, stream, seq in found)
+        (sha256[_TYPED:], stream, size[0] if len(size) == 1 else int.from_bytes(size[1:], "big"), seq)
+        for (sha256, size), stream, seq in found
         if sha256 is not None
     ]

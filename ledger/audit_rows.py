@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
     Row = tuple[Any, ...]
     """The columns of a StoredEvent."""
+    Columns = tuple[tuple[Any, ...], ...]
+    """A column for each of them, each with a value for every event."""
 
 _INT, _BYTES, _TEXT = frozenset({int}), frozenset({bytes}), frozenset({str})
 _BYTES_OR_NOT = _BYTES | {type(None)}
 _EVENT = (_INT, _INT, _INT, _TEXT, _INT, _INT, _INT, _INT, _TEXT, _BYTES, _BYTES_OR_NOT, _BYTES_OR_NOT, _BYTES)
+_BARE = (1, 9, 10, 11, 12)
+"""The columns of an event that its header does not repeat: no comparison of bytes tells their types."""
 _HEAD = (_INT, _INT, _INT, _BYTES)
 _COMMIT = (_INT, _INT, _INT, _BYTES_OR_NOT, _BYTES_OR_NOT)
 
@@ -35,10 +39,11 @@ def read_head(store: EventStore) -> tuple[StoredHead, Flaw | None]:
     return StoredHead(1 << 62, 0, 0, b""), Flaw(kind="head_mismatch", detail=f"of another type: {', '.join(wrong)}")
 
 
-def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[Sequence[Row], list[Flaw]]:
+def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[Columns, list[Flaw]]:
     """Return the next events behind `after`, at most `count`, and flaws of rows that cannot be used.
 
-    The rows are those of `StoredEvent`, not made into one: that would cost as much as hashing them.
+    The events come column by column: making a `StoredEvent` of each would cost as much as hashing them. There are no
+    columns where there are no events. Values that a header repeats may still be of another type (`row_fault`).
 
     Raises:
         LedgerUnavailableError: if the database is away.
@@ -48,18 +53,20 @@ def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[
     except LedgerUnavailableError:
         raise
     except LedgerError as error:
-        return _one_by_one(store, after, min(until, after + count), str(error))
-    if all(kinds.issuperset(map(type, column)) for kinds, column in zip(_EVENT, zip(*page, strict=True), strict=False)):
-        return page, []
-    flaws = []
-    sound: list[Row] = []
-    for event in map(StoredEvent._make, page):
-        wrong = _wrong(event, _EVENT)
-        if wrong:
-            flaws.append(_unusable(event.seq, f"of another type: {', '.join(wrong)}"))
-        else:
-            sound.append(event)
-    return sound, flaws
+        rows, flaws = _one_by_one(store, after, min(until, after + count), str(error))
+        return tuple(zip(*rows, strict=True)), flaws
+    columns: Columns = tuple(zip(*page, strict=True))
+    if not columns or all(_EVENT[at].issuperset(map(type, columns[at])) for at in _BARE):
+        return columns, []
+    faults = [row_fault(event) for event in map(StoredEvent._make, page)]
+    sound = [event for event, fault in zip(page, faults, strict=True) if fault is None]
+    return tuple(zip(*sound, strict=True)), [fault for fault in faults if fault is not None]
+
+
+def row_fault(event: StoredEvent) -> Flaw | None:
+    """Return the flaw of a row whose columns have not the types that they were made with."""
+    wrong = _wrong(event, _EVENT)
+    return _unusable(event.seq, f"of another type: {', '.join(wrong)}") if wrong else None
 
 
 def read_keys(store: EventStore, streams: Collection[int]) -> dict[int, bytes | None]:

@@ -28,9 +28,9 @@ _FIXED_MAP = 16
 
 _LARGER = (
     rb"\xcc[\x80-\xff]"
-    rb"|\xcd(?!\x00)[\x00-\xff]{2}"
-    rb"|\xce(?!\x00\x00)[\x00-\xff]{4}"
-    rb"|\xcf(?!\x00{4})[\x00-\x7f][\x00-\xff]{7}"
+    rb"|\xcd[^\x00]."
+    rb"|\xce(?:[^\x00].{3}|\x00[^\x00].{2})"
+    rb"|\xcf(?!\x00{4})[\x00-\x7f].{7}"
 )
 """The shortest form of every number from 128 to the greatest of 64 bits with a sign."""
 
@@ -52,7 +52,7 @@ class Recogniser:
 def recogniser(cls: type, *groups: str) -> Recogniser:
     """Return the recogniser of this class with the fields in `groups` captured, named by their path ("copy_sha256").
 
-    The byte string of any length, of which a class may hold one, is captured as "bytes", its stored length as "length".
+    The byte string of any length, of which a class may hold one, is captured as "bytes", from 256 bytes on as "long".
 
     Raises:
         TypeError: if a field's type cannot be recognised, or no field is as long as it likes.
@@ -65,7 +65,10 @@ def recogniser(cls: type, *groups: str) -> Recogniser:
 def is_whole(match: re.Match[bytes]) -> bool:
     """Whether the byte string of any length is as long as its length says."""
     start, stop = match.span("bytes")
-    return int.from_bytes(match["length"][1:], "big") == stop - start
+    if start > 0:
+        return bool(match.string[start - 1] == stop - start)
+    start, stop = match.span("long")
+    return int.from_bytes(match.string[start - 2 : start], "big") == stop - start
 
 
 def number(stored: bytes) -> int:
@@ -95,7 +98,9 @@ def _map(cls: type, path: str, groups: frozenset[str]) -> bytes:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    """Return the alternatives of a type; None, which is common and told by one byte, is tried first."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return tuple(sorted(options, key=lambda option: option is not type(None)))
 
 
 def _value(hint: Any, name: str, cls: type, path: str, groups: frozenset[str]) -> bytes:
@@ -106,8 +111,8 @@ def _value(hint: Any, name: str, cls: type, path: str, groups: frozenset[str]) -
     if hint is bytes:
         length = fixed_length(cls, name)
         if length is None:
-            return rb"(?P<length>\xc4.|\xc5(?!\x00)..)(?P<bytes>.*)"
-        return rb"\xc4%s[\x00-\xff]{%d}" % (re.escape(bytes([length])), length)
+            return rb"\xc4.(?P<bytes>.*)|\xc5[^\x00].(?P<long>.*)"
+        return rb"\xc4%s.{%d}" % (re.escape(bytes([length])), length)
     if get_origin(hint) is Literal:
         return b"|".join(map(_packed, get_args(hint)))
     if is_dataclass(hint) and isinstance(hint, type):

@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Final, get_args
 
 from ledger.events import ElementFact, RemoteObserved
-from ledger.pattern import number, recogniser
+from ledger.pattern import is_whole, number, recogniser
 
 _QUICK: Final = {
     (fact.TYPE, fact.VERSION) for fact in get_args(ElementFact) if [field.name for field in fields(fact)] == ["element"]
@@ -20,8 +20,8 @@ _QUICK: Final = {
 _FIELDS: Final = (
     "element_date",
     "element_tz",
-    "length",
     "bytes",
+    "long",
     "element_copy_revision",
     "element_copy_sha256",
     "element_copy_size",
@@ -58,11 +58,10 @@ def glance(kind: str, version: int, payload: bytes | None) -> Glance | None:
         return None
     # Whoever tampers with the database may put anything into a column.
     match = _match(payload) if type(payload) is bytes and (kind, version) in _QUICK else None
-    if match is None:
+    if match is None or not is_whole(match):
         return MISSED
-    date, tz, length, form, copied, sha256, size, iv, damage, present, revision = match.group(*_GROUPS)
-    if int.from_bytes(length[1:], "big") != len(form):
-        return MISSED
+    date, tz, short, long, copied, sha256, size, iv, damage, present, revision = match.group(*_GROUPS)
+    form = long if short is None else short
     if damage != _NIL:
         return _DAMAGES[damage], None, date, tz, form, sha256 or _NIL, size or _NIL, iv or _NIL
     state = "vanished" if present == _FALSE else "current" if copied == revision else "pending"

@@ -118,6 +118,11 @@ class Statements:
         """Values: so many streams; rows: id and stored key."""
         return self.marked(f"SELECT id, {self.key} FROM stream WHERE id IN ({self._marks(count)})")
 
+    @cached_property
+    def page_numbered(self) -> str:
+        """Values: first stream, last stream; rows: id and stored key."""
+        return self.marked(f"SELECT id, {self.key} FROM stream WHERE id >= ? AND id <= ?")
+
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_events(self, count: int) -> str:
         """Values: so many positions; rows: StoredEvents."""
