@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256 as hash_of
@@ -38,6 +39,7 @@ _SHA256 = 32
 _SOME = 64
 """So many objects are read between two looks at whether to stop, and as many MiB."""
 
+_LAST_FOLDER = 0xFF
 _SHA256_OF = itemgetter(0)
 
 _GONE: tuple[FaultKind, str] = ("lost", "the object is gone")
@@ -75,80 +77,97 @@ class RangeReader:
     def read(self, start: bytes, end: bytes, copies: Iterable[Row]) -> RangeRead:
         """Read every object in [start, end] that must be there, until it is stopped.
 
-        `copies` are the rows of the range in the order of SHA-256.
+        `copies` are the rows of the range.
 
         Raises:
             OSError: if a folder cannot be listed.
             LedgerError: if the copies cannot be read.
         """
         found = RangeRead()
-        groups = groupby(map(_checked, copies), key=_SHA256_OF)
-        sha256, rows = next(groups, (None, iter(())))
+        rows = list(copies)
+        if not _are_copies(rows):
+            rows = list(map(_checked, rows))
+        rows.sort(key=_SHA256_OF)
+        at = 0
         for first in range(start[0], end[0] + 1):
-            prefix = bytes((first,))
+            behind = bisect_left(rows, bytes((first + 1,)), at, key=_SHA256_OF) if first < _LAST_FOLDER else len(rows)
+            part, at, before = rows[at:behind], behind, len(found.bad)
             with _Folder(f"{self._layout.objects}/{first:02x}") as folder:
                 there = folder.names()
-                while sha256 is not None and sha256.startswith(prefix):
-                    name = sha256.hex()
-                    is_there = name in there
-                    there.discard(name)
-                    self._look(sha256, name, list(rows), folder if is_there else None, found)
-                    found.read_to = sha256
-                    if self._due >= _SOME:
-                        self._due = 0
-                        if self._stopped():
-                            return found
-                    sha256, rows = next(groups, (None, iter(())))
-                if there:
-                    found.orphans += folder.orphans(there, start, end)
+                plain = folder.descriptor >= 0 and _are_plain(part)
+                if not (self._run(part, folder, found) if plain else self._each(part, folder, found)):
+                    return found
+                # As many as there should be, and none of them lost: then nothing else is there.
+                if not plain or len(there) != len(part) or len(found.bad) != before:
+                    orphans = set(there).difference([row[0].hex() for row in part])
+                    found.orphans += folder.orphans(orphans, start, end)
         found.read_to = end
         return found
 
-    def _look(self, sha256: bytes, name: str, rows: list[Row], folder: _Folder | None, found: RangeRead) -> None:
-        """Look at one object that events name; `folder` is None where it is not there."""
-        _, _, size, _, state = rows[0]
-        if len(rows) > 1 or state != SOUND:
-            if all(row[4] == RELEASED for row in rows):
-                return
-            if any(row[2] != size for row in rows):
+    def _run(self, rows: list[Row], folder: _Folder, found: RangeRead) -> bool:
+        """Read the objects of rows that each name one of their own; return whether nobody stopped it."""
+        buffer, buffers, inside, due = self._buffer, self._buffers, folder.descriptor, self._due
+        for sha256, _, size, _, _ in rows:
+            try:
+                descriptor = open_file(name := sha256.hex(), _FLAGS, dir_fd=inside)
+                try:
+                    total = count = readv(descriptor, buffers)
+                    digest = hash_of(buffer[:count])
+                    while count:
+                        count = readv(descriptor, buffers)
+                        if count:
+                            digest.update(buffer[:count])
+                            total += count
+                finally:
+                    close_file(descriptor)
+            except OSError as error:
+                found.bad.append((sha256, *self._trouble(folder, name, error)))
+            else:
+                if total == size and digest.digest() == sha256:
+                    found.objects += 1
+                    found.size += size
+                else:
+                    found.bad.append((sha256, *self._differing(folder, name, size, total, digest.hexdigest())))
+            found.looked += 1
+            found.read_to = sha256
+            due += 1 + (size >> 20)
+            if due >= _SOME:
+                due = 0
+                if self._stopped():
+                    self._due = due
+                    return False
+        self._due = due
+        return True
+
+    def _each(self, rows: list[Row], folder: _Folder, found: RangeRead) -> bool:
+        """As `_run`, for rows of any kind, and also where there is no folder."""
+        for sha256, group in groupby(rows, key=_SHA256_OF):
+            named = list(group)
+            states = {row[4] for row in named}
+            found.read_to = sha256
+            if states == {RELEASED}:
+                continue
+            before, whole = len(found.bad), True
+            if len({row[2] for row in named}) > 1:
                 found.looked += 1
                 found.bad.append((sha256, "damaged", "events name it with different sizes"))
-                return
-        found.looked += 1
-        fault = _GONE if folder is None else self._read(folder, name, sha256, size)
-        self._due += 1 + (size >> 20)
-        if fault is not None:
-            found.bad.append((sha256, *fault))
-            return
-        found.objects += 1
-        found.size += size
-        if state != SOUND and all(row[4] != SOUND for row in rows):
-            found.recovered.append(sha256)
+            elif folder.descriptor < 0:
+                found.looked += 1
+                found.bad.append((sha256, *_GONE))
+            else:
+                whole = self._run(named[:1], folder, found)
+            if SOUND not in states and len(found.bad) == before:
+                found.recovered.append(sha256)
+            if not whole:
+                return False
+        return True
 
-    def _read(self, folder: _Folder, name: str, sha256: bytes, size: int) -> tuple[FaultKind, str] | None:
-        """Return what is wrong with a file, None if nothing is."""
-        buffer, buffers = self._buffer, self._buffers
-        try:
-            descriptor = open_file(name, _FLAGS, dir_fd=folder.descriptor)
-            try:
-                total = count = readv(descriptor, buffers)
-                digest = hash_of(buffer[:count])
-                while count:
-                    count = readv(descriptor, buffers)
-                    if count:
-                        digest.update(buffer[:count])
-                        total += count
-            finally:
-                close_file(descriptor)
-        except OSError as error:
-            return self._trouble(folder, name, error)
-        if total == size and digest.digest() == sha256:
-            return None
+    def _differing(self, folder: _Folder, name: str, size: int, total: int, digest: str) -> tuple[FaultKind, str]:
         if not folder.has(name):
             return _GONE
         if total != size:
             return "damaged", f"it has {total} bytes, and {size} were stored"
-        return "damaged", f"its bytes have the SHA-256 {digest.hexdigest()}"
+        return "damaged", f"its bytes have the SHA-256 {digest}"
 
     def _trouble(self, folder: _Folder, name: str, error: OSError) -> tuple[FaultKind, str]:
         if not folder.has(name):
@@ -169,6 +188,19 @@ def parts_of(start: bytes, end: bytes, count: int) -> Iterator[tuple[bytes, byte
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _are_copies(rows: list[Row]) -> bool:
+    """Whether each row can be a copy's."""
+    if not rows:
+        return True
+    hashes, _, sizes, _, _ = zip(*rows, strict=True)
+    return set(map(type, hashes)) == {bytes} and set(map(len, hashes)) == {_SHA256} and set(map(type, sizes)) == {int}
+
+
+def _are_plain(rows: list[Row]) -> bool:
+    """Whether the rows name each an object of its own, and each calls it sound."""
+    return len({row[0] for row in rows}) == len(rows) == sum(1 for row in rows if row[4] == SOUND)
 
 
 def _checked(row: Row) -> Row:
@@ -196,9 +228,9 @@ class _Folder:
         if self.descriptor >= 0:
             os.close(self.descriptor)
 
-    def names(self) -> set[str]:
+    def names(self) -> list[str]:
         """Return what is in the folder, objects or not; nothing if there is no folder."""
-        return set(os.listdir(self.descriptor)) if self.descriptor >= 0 else set()  # noqa: PTH208 -- no Path a file
+        return os.listdir(self.descriptor) if self.descriptor >= 0 else []  # noqa: PTH208 -- no Path a file
 
     def has(self, name: str) -> bool:
         """Whether there is a regular file of this name; no other is an object."""

@@ -49,15 +49,16 @@ class RangeWorkers:
             theirs.close()
             self._links.append(ours)
             self._processes.append(process)
-        self._idle = deque(self._links)
-        self._busy: dict[Connection, int] = {}
+        # Each has its next range at hand when it is through with one.
+        self._idle = deque(self._links * 2)
+        self._busy: dict[Connection, deque[int]] = {link: deque() for link in self._links}
         self._answers: dict[int, RangeRead] = {}
         self._sent = 0
         self._taken = 0
 
     @property
     def is_free(self) -> bool:
-        """Whether a process has nothing to do."""
+        """Whether a process has less than two ranges to read."""
         return bool(self._idle)
 
     @property
@@ -69,7 +70,7 @@ class RangeWorkers:
         """Have a range read. Raises: IndexError unless `is_free`."""
         link = self._idle.popleft()
         link.send((start, end, copies))
-        self._busy[link] = self._sent
+        self._busy[link].append(self._sent)
         self._sent += 1
 
     def result(self) -> RangeRead | None:
@@ -80,7 +81,7 @@ class RangeWorkers:
             KropotError: if the store could not be looked through, or a process is gone.
         """
         if self._taken not in self._answers:
-            for link in wait(list(self._busy)):
+            for link in wait([link for link, ranges in self._busy.items() if ranges]):
                 self._receive(link)  # type: ignore[arg-type]  # they are the connections that went in
         answer = self._answers.pop(self._taken, None)
         self._taken += answer is not None
@@ -109,7 +110,7 @@ class RangeWorkers:
             raise LedgerError(answer)
         if kind == "storage":
             raise KropotError(answer)
-        self._answers[self._busy.pop(link)] = answer
+        self._answers[self._busy[link].popleft()] = answer
         self._idle.append(link)
 
 
