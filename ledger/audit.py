@@ -7,24 +7,29 @@ compares the projection with what was learnt here.
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
+from ledger.audit_apart import Stretch, StretchReader
 from ledger.audit_event import Flaw, examine
+from ledger.audit_names import Names
 from ledger.audit_page import copies_in, recognise
-from ledger.audit_rows import read_events, read_head, read_keys, row_fault
+from ledger.audit_rows import read_events, read_head, row_fault
 from ledger.audit_tree import TreeAudit
-from ledger.codec import keyed_digest, leaf_hash
+from ledger.codec import leaf_hash
 from ledger.events import CopyStored, ElementFact, PayloadErased, UnknownFact
 from ledger.replica import evolve_source
 from ledger.rows import DAMAGED, LOST, RELEASED, SourceRow, StoredEvent
 from ledger.spill import CopySpill
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
+    from ledger.audit_apart import Spread, Told
     from ledger.audit_page import Page
-    from ledger.audit_rows import Columns
+    from ledger.audit_rows import Columns, Row
     from ledger.events import Fact
     from ledger.merkle import Frontier
     from ledger.store import EventStore
@@ -32,9 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Flaw", "Learnt", "LogAudit"]
 
 _PAGE = 1000
-_NAMES = 10_000
-_SOURCE = 16
-_AT = b"@"
 _JUDGED = {"CopyDamaged": DAMAGED, "CopyLost": LOST, "CopyReleased": RELEASED}
 _ELEMENT = frozenset(cls.TYPE for cls in get_args(ElementFact)) - {PayloadErased.TYPE}
 
@@ -61,10 +63,13 @@ class LogAudit:
     count events that were proved and not understood, `first_flaw` is the first bad position.
     """
 
-    def __init__(self, store: EventStore, *, marks: Iterable[int] = ()) -> None:
+    def __init__(
+        self, store: EventStore, *, marks: Iterable[int] = (), spread: Spread | None = None, page: int = _PAGE
+    ) -> None:
         """Pin the present head; what is appended meanwhile is not looked at.
 
         `marks` are the sizes at which `roots` shall have the tree's root, as far as the log can be followed to there.
+        With `spread`, what can be said of a stretch of the log alone is said by others; in stretches of `page` events.
         """
         self._store = store
         self.head, self._head_flaw = read_head(store)
@@ -79,8 +84,9 @@ class LogAudit:
         self._tree = TreeAudit(store, self.head)
         self._erasures: dict[int, tuple[bytes, int]] = {}
         self._lost: set[int] = set()
-        self._keys: dict[int, bytes | None] = {}
-        self._digests: dict[int, bytes] = {}
+        self._names = Names()
+        self._spread = spread
+        self._page_events = page
 
     @property
     def frontier(self) -> Frontier:
@@ -100,15 +106,16 @@ class LogAudit:
 
     def _flaws(self) -> Iterator[Flaw]:
         until, count = self.head.position, self._mark()
+        if self._spread is not None and self._head_flaw is None:
+            yield from self._read(0, until, count)  # it brings salts, without which others recognise nothing
+            self._mark()
+            yield from self._apart(self._spread)
+            count = self._mark()
         while self.position < until:
-            columns, unusable = read_events(self._store, self.position, until, count)
-            if not columns and not unusable:
+            before = self.position
+            yield from self._read(before, until, count)
+            if self.position == before:
                 break
-            yield from unusable
-            self._lost.update(flaw.position for flaw in unusable if flaw.position is not None)
-            yield from self._page(columns)
-            # Rows that could not be used at the end of a page are behind it all the same.
-            self.position = max([self.position, *self._lost])
             count = self._mark()
         yield from self._end()
 
@@ -118,33 +125,99 @@ class LogAudit:
             size = self._marks.pop()
             if size == self.position and self._tree.is_gapless:
                 self.roots[size] = self.frontier.root
-        return min(_PAGE, self._marks[-1] - self.position) if self._marks else _PAGE
+        return min(self._page_events, self._marks[-1] - self.position) if self._marks else self._page_events
+
+    # --- stretches read apart ---
+
+    def _apart(self, spread: Spread) -> Iterator[Flaw]:
+        """Go on as long as there are events, with what others say of each stretch; what they cannot is done here."""
+        sent: deque[Stretch] = deque()
+        for told in spread(StretchReader().read, self._stretches(sent)):
+            stretch = sent.popleft()
+            if told is None or len(self.learnt.salts) != len(stretch.salts):
+                yield from self._read(stretch.after, stretch.until, stretch.until - stretch.after)
+            elif told.page.seqs:
+                page = told.page
+                taken = yield from self._take(page, partial(self._row_of, told))
+                self._tree.grow()
+                self._pass_lost()
+                if taken < len(page.seqs):
+                    yield from self._read(page.seqs[taken] - 1, stretch.until, stretch.until - page.seqs[taken] + 1)
+            else:
+                return  # the log has a gap here, or ends
+            self._mark()
+
+    def _row_of(self, told: Told, at: int) -> Row | None:
+        """Return an event's row, None if it is no longer there; one that was recognised has to be read again."""
+        if at not in told.strange:
+            seqs = told.page.seqs
+            places = {seq: place for place, seq in enumerate(seqs)}
+            rows = self._store.stored_page(seqs[at] - 1, seqs[-1], len(seqs))
+            told.strange.update({places[row[0]]: row for row in rows if row[0] in places})
+        return told.strange.get(at)
+
+    def _stretches(self, sent: deque[Stretch]) -> Iterator[Stretch]:
+        """Yield what is to be read, each with the salts that are known when it is asked for, and keep it in `sent`."""
+        after, marks = self.position, list(self._marks)
+        while after < self.head.position:
+            while marks and marks[-1] <= after:
+                marks.pop()
+            until = min(after + self._page_events, self.head.position, *marks[-1:])
+            sent.append(Stretch(after, until, dict(self.learnt.salts)))
+            yield sent[-1]
+            after = until
 
     # --- a page ---
+
+    def _read(self, after: int, until: int, count: int) -> Iterator[Flaw]:
+        """Read and check the next `count` events; `position` has moved if there were any."""
+        columns, unusable = read_events(self._store, after, until, count)
+        yield from unusable
+        self._lost.update(flaw.position for flaw in unusable if flaw.position is not None)
+        yield from self._page(columns)
+        self._pass_lost()
+
+    def _pass_lost(self) -> None:
+        """Rows that could not be used at the end of a page are behind it all the same."""
+        self.position = max([self.position, *self._lost])
 
     def _page(self, columns: Columns) -> Iterator[Flaw]:
         """Check what every sound event satisfies for all of them at once; look closely at whatever does not."""
         rest = columns
         while rest and rest[0]:
-            self._name(set(rest[1]))
-            page, salts, at = recognise(rest, self._digests), len(self.learnt.salts), 0
-            # A salt that comes up in between is needed for the digests of those behind it.
-            while at < len(page.seqs) and len(self.learnt.salts) == salts:
-                event = _event(rest, at)
-                if not page.sound[at] and (fault := row_fault(event)) is not None:
+            self._names.learn(self._store, set(rest[1]), self.learnt.salts)
+            page = recognise(rest, self._names.digests)
+            taken = yield from self._take(page, partial(_row, rest))
+            # A salt that came up in between is needed for the digests of those behind it.
+            rest = tuple(column[taken:] for column in rest)
+        self._tree.grow()
+
+    def _take(self, page: Page, row: Callable[[int], Row | None]) -> Generator[Flaw, None, int]:
+        """Take in a page's events, `row` giving those that are to be looked at closely; return where it ended.
+
+        That is before the end behind an event that brings a salt, and where there is no such row.
+        """
+        salts, at = len(self.learnt.salts), 0
+        while at < len(page.seqs) and len(self.learnt.salts) == salts:
+            if not page.sound[at] and (stored := row(at)) is not None:
+                fault = row_fault(StoredEvent._make(stored))
+                if fault is not None:
                     yield fault
-                    self._lost.add(event.seq)
+                    self._lost.add(page.seqs[at])
                     at += 1
                     continue
-                if event.seq > self._tree.commit.last:
-                    yield from self._tree.next_commit(event, self.position)
-                if (taken := self._run(page, at)) > at:
-                    at = taken
-                    continue
-                yield from self._closely(event, self._keys.get(event.stream), exists=event.stream in self._keys)
-                at += 1
-            rest = tuple(column[at:] for column in rest)
-        self._tree.grow()
+            if page.seqs[at] > self._tree.commit.last:
+                yield from self._tree.next_commit(page.seqs[at], page.recorded[at], self.position)
+            if (taken := self._run(page, at)) > at:
+                at = taken
+                continue
+            if (stored := row(at)) is None:
+                break
+            event = StoredEvent._make(stored)
+            key, exists = self._names.find(self._store, event.stream)
+            yield from self._closely(event, key, exists=exists)
+            at += 1
+        return at
 
     def _run(self, page: Page, at: int) -> int:
         """Take in the recognised events from `at` on that follow one another within a commit; return where they end."""
@@ -193,25 +266,6 @@ class LogAudit:
                 return at
             at += 1
         return end
-
-    def _name(self, streams: set[int]) -> None:
-        """Learn the keys of these streams; kept for a while, since what is observed is soon stored."""
-        keys, digests, salts = self._keys, self._digests, self.learnt.salts
-        if len(keys) > _NAMES:
-            keys.clear()
-            digests.clear()
-        found = read_keys(self._store, streams - digests.keys())
-        keys.update(found)
-        # The ledger's own subjects are none of those that are recognised.
-        digests.update(
-            {
-                stream: keyed_digest(salt, key[_SOURCE:])
-                for stream, key in found.items()
-                if key is not None
-                and (salt := salts.get(key[:_SOURCE])) is not None
-                and key[_SOURCE : _SOURCE + 1] != _AT
-            }
-        )
 
     def _closely(self, event: StoredEvent, key: bytes | None, *, exists: bool) -> Iterator[Flaw]:
         if event.seq != self.position + 1:
@@ -336,5 +390,5 @@ class LogAudit:
         return Flaw(kind=kind, detail=detail, position=event.seq)
 
 
-def _event(columns: Columns, at: int) -> StoredEvent:
-    return StoredEvent._make(column[at] for column in columns)
+def _row(columns: Columns, at: int) -> Row:
+    return tuple(column[at] for column in columns)

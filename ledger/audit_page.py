@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
@@ -26,19 +28,22 @@ _BYTES = _ELEMENT.groups["bytes"]
 _SHA256, _SIZE = _ELEMENT.groups["element_copy_sha256"], _ELEMENT.groups["element_copy_size"]
 _TYPED = 2
 """Bytes of msgpack in front of a SHA-256."""
+_PLACE = itemgetter(0)
 
 
 class Page(NamedTuple):
-    """Events column by column; `sound` has a byte for each, 1 where its payload was recognised, as `matches` has it."""
+    """Events column by column; `sound` has a byte for each, 1 where it was recognised.
+
+    `copies` are place, SHA-256 and size of each copy that a recognised event says is stored, in the order of places.
+    """
 
     seqs: Sequence[int]
     streams: Sequence[int]
     versions: Sequence[int]
-    types: Sequence[str]
     recorded: Sequence[int]
     leaves: Sequence[bytes]
-    matches: Sequence[re.Match[bytes] | None]
     sound: bytes
+    copies: list[tuple[int, bytes, int]]
 
 
 def recognise(columns: Columns, digests: Mapping[int, bytes]) -> Page:
@@ -107,26 +112,26 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> Page:
                 for match, wanted, header, leaf, digest in zip(matches, packed, headers, leaves, hashed, strict=True)
             ]
         )
-    return Page(seqs, streams, versions, names, recorded, leaves, matches, sound)
+    return Page(seqs, streams, versions, recorded, leaves, sound, _copies(names, matches, sound))
 
 
 def copies_in(page: Page, start: int, stop: int) -> list[tuple[bytes, int, int, int]]:
-    """Return SHA-256, stream, size and position of the copies that events from `start` to before `stop` say are stored.
+    """Return SHA-256, stream, size and position of the copies in events from `start` to before `stop`."""
+    streams, seqs, copies = page.streams, page.seqs, page.copies
+    first, last = bisect_left(copies, start, key=_PLACE), bisect_left(copies, stop, key=_PLACE)
+    return [(sha256, streams[at], size, seqs[at]) for at, sha256, size in copies[first:last]]
 
-    They MUST have been recognised.
-    """
-    part = slice(start, stop)
-    if CopyStored.TYPE not in page.types[part]:
-        return []
+
+def _copies(
+    names: Sequence[str], matches: Sequence[re.Match[bytes] | None], sound: bytes
+) -> list[tuple[int, bytes, int]]:
     found = [
-        (match.group(_SHA256, _SIZE), stream, seq)  # type: ignore[union-attr]
-        for match, stream, seq, name in zip(
-            page.matches[part], page.streams[part], page.seqs[part], page.types[part], strict=True
-        )
-        if name == CopyStored.TYPE
+        (at, match.group(_SHA256, _SIZE))  # type: ignore[union-attr]
+        for at, (name, match, is_sound) in enumerate(zip(names, matches, sound, strict=True))
+        if is_sound and name == CopyStored.TYPE
     ]
     return [
-        (sha256[_TYPED:], stream, size[0] if len(size) == 1 else int.from_bytes(size[1:], "big"), seq)
-        for (sha256, size), stream, seq in found
+        (at, sha256[_TYPED:], size[0] if len(size) == 1 else int.from_bytes(size[1:], "big"))
+        for at, (sha256, size) in found
         if sha256 is not None
     ]

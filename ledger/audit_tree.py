@@ -48,20 +48,20 @@ class TreeAudit:
         """Whether the commit row says something of this event: a row that begins later is of another commit."""
         return self.commit.first <= event.seq <= self.commit.last
 
-    def next_commit(self, event: StoredEvent, position: int) -> Iterator[Flaw]:
-        """End the commit that `position` was in, and begin the one that this event must be the first of."""
+    def next_commit(self, seq: int, recorded_us: int, position: int) -> Iterator[Flaw]:
+        """End the commit that `position` was in, and begin the one that the event at `seq` must be the first of."""
         yield from self._end_commit(position)
         self.commit = next(self._commits, _NO_COMMIT)
         fault = commit_fault(self.commit)
         if fault is not None or self.commit is _NO_COMMIT:
             detail = "no commit covers it and what follows" if fault is None else f"its commit is {fault}"
-            yield Flaw(kind="commit_mismatch", detail=detail, position=event.seq)
+            yield Flaw(kind="commit_mismatch", detail=detail, position=seq)
             # Said once: the rest is taken for one commit of each event's own time.
-            self.commit = CommitRow(self._head.position, event.seq, event.recorded_us, None, None)
+            self.commit = CommitRow(self._head.position, seq, recorded_us, None, None)
             self._is_covered = False
-        elif self.commit.first != event.seq or self.commit.last < event.seq:
+        elif self.commit.first != seq or self.commit.last < seq:
             detail = f"the commit that should begin with it covers {self.commit.first} to {self.commit.last}"
-            yield Flaw(kind="commit_mismatch", detail=detail, position=event.seq)
+            yield Flaw(kind="commit_mismatch", detail=detail, position=seq)
 
     def end(self, position: int, *, is_whole: bool, first_flaw: int | None) -> Iterator[Flaw]:
         """Compare what was read up to `position` with the head; `is_whole` says that every row could be used."""

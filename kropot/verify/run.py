@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kropot.replay.apart import apart
 from kropot.replay.snapshots import check_snapshots
 from kropot.verify.checkpoints import CheckpointAudit, Note
 from kropot.verify.contents import CopyVerification, World
@@ -18,11 +19,12 @@ from ledger.errors import LedgerError, LedgerUnavailableError
 from ledger.events import NO_SOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from kropot.errors import KropotError
     from kropot.objects.store import ObjectStore
     from kropot.verify.scope import Scope
+    from ledger.audit_apart import Read, Stretch, Told
     from ledger.events import StreamKey
     from ledger.log import Ledger
 
@@ -84,7 +86,7 @@ class Verification:
         checkpoints = CheckpointAudit([*self._scope.against, *self._stored_notes()], self._scope.key)
         segments = None if self._scope.segments is None else SegmentAudit(self._scope.segments)
         marks = checkpoints.sizes | (set() if segments is None else segments.sizes)
-        log = LogAudit(self._ledger.store, marks=marks)
+        log = LogAudit(self._ledger.store, marks=marks, spread=self._spread)
         yield from self._log(log)
         flawed = not self.summary.sound
         if flawed:
@@ -104,6 +106,10 @@ class Verification:
                 raise
             self.summary.miss(f"copies: the flawed ledger does not tell them all ({error})")
         yield from self._source(flawed=flawed)
+
+    def _spread(self, read: Read, stretches: Iterable[Stretch]) -> Iterator[Told | None]:
+        """Read a long log on every processor."""
+        return apart(lambda ledger, _, stretch: read(ledger.store, stretch), self._ledger, 0, stretches)
 
     def _log(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.objects.directory import DirectoryObjects
+from kropot.replay.apart import apart
 from kropot.verify import Finding, Note, Scope, Summary, Verification
 from kropot.verify import World as RunWorld
+from ledger.audit import LogAudit
 from ledger.events import RemoteChanged
 from ledger.log import Ledger, New
 from ledger.sql import open_store
@@ -20,8 +22,10 @@ from tests.tamper.catalogue import Tamper, catalogue
 from tests.tamper.world import KEY, Places, World, build
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from ledger.audit import Flaw
+    from ledger.audit_apart import Read, Stretch, Told
     from ledger.store import EventStore
 
 CATALOGUE = catalogue()
@@ -84,6 +88,7 @@ def test_tampering_is_found_named_and_placed(arena: Arena, tamper: Tamper) -> No
     try:
         tamper.act(arena.world, arena.places)
         findings, summary = arena.verify()
+        assert _apart(arena.store) == list(LogAudit(arena.store).flaws())
         if tamper.object is not None:
             assert _told(arena.verify(ranges=True)[0]) == _told(findings)
     finally:
@@ -103,6 +108,31 @@ def test_tampering_is_found_named_and_placed(arena: Arena, tamper: Tamper) -> No
         assert named[0].object is not None
         assert arena.places.objects[tamper.object].hex() in {each.object for each in named}
     assert all(each.detail and each.hint for each in named)
+
+
+def _apart(store: EventStore, processes: int = 1) -> list[Flaw]:
+    """Audit the log in short stretches that are read apart, in this process or in others."""
+
+    def spread(read: Read, stretches: Iterable[Stretch]) -> Iterator[Told | None]:
+        return apart(lambda ledger, _, each: read(ledger.store, each), Ledger(store), 0, stretches, processes=processes)
+
+    audit = LogAudit(store, spread=spread, page=7)
+    flaws = list(audit.flaws())
+    assert flaws or audit.frontier.stored == store.head().frontier
+    return flaws
+
+
+def test_processes_find_what_one_finds(arena: Arena) -> None:
+    assert _apart(arena.store, processes=2) == []
+    for name in ("payload flipped at 40", "event 150 dropped", "time moved on at 151, consistently"):
+        tamper = next(each for each in CATALOGUE if each.name == name)
+        try:
+            tamper.act(arena.world, arena.places)
+            found = _apart(arena.store, processes=2)
+            assert found == list(LogAudit(arena.store).flaws())
+            assert found
+        finally:
+            arena.put_back(files=False)
 
 
 def _told(findings: list[Finding]) -> set[tuple[str, str | None, str | None]]:

@@ -1,0 +1,53 @@
+"""The digests by which headers name streams, worked out from the streams' keys and kept for a while."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ledger.audit_rows import read_keys
+from ledger.codec import keyed_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ledger.store import EventStore
+
+_MOST = 10_000
+_SOURCE = 16
+_AT = b"@"
+
+
+class Names:
+    """What is known of streams by their numbers: `digests` of elements' streams, and every stream's key.
+
+    They are kept for a while, since what is observed is soon stored.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self.digests: dict[int, bytes] = {}
+        self._keys: dict[int, bytes | None] = {}
+
+    def learn(self, store: EventStore, streams: set[int], salts: Mapping[bytes, bytes]) -> None:
+        """Learn the names of these streams, as far as the salts of their sources (by source id) are known."""
+        if len(self._keys) > _MOST:
+            self._keys.clear()
+            self.digests.clear()
+        found = read_keys(store, streams - self.digests.keys())
+        self._keys.update(found)
+        # The ledger's own subjects are none of those that are recognised.
+        self.digests.update(
+            {
+                stream: keyed_digest(salt, key[_SOURCE:])
+                for stream, key in found.items()
+                if key is not None
+                and (salt := salts.get(key[:_SOURCE])) is not None
+                and key[_SOURCE : _SOURCE + 1] != _AT
+            }
+        )
+
+    def find(self, store: EventStore, stream: int) -> tuple[bytes | None, bool]:
+        """Return a stream's key, None where it is erased, and whether there is such a stream at all."""
+        if stream not in self._keys:
+            self._keys.update(read_keys(store, (stream,)))
+        return self._keys.get(stream), stream in self._keys
