@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 SUITES: dict[str, tuple[str, ...]] = {
     "a server that does everything wrong": (
         "tests/faults/test_hostile_server.py",
+        "tests/faults/test_quirks.py",
         "tests/kropot/test_client.py",
         "tests/kropot/test_transfer.py",
         "tests/kropot/test_transfer_oldserver.py",
