@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kropot.replay import state
 from kropot.replay.snapshots import check_snapshots, count_at, take_snapshot
 from kropot.replay.state import digest_at
+from ledger.log import Ledger
 from ledger.memory import MemoryStore
+from ledger.sql.store import SqlStore
 from tests.kropot.replay_world import World, random_life
 
 if TYPE_CHECKING:
@@ -68,3 +71,16 @@ def test_the_state_digest_is_the_same_on_every_store(world: World, twin: World) 
         assert digest_at(world.ledger, position) == digest_at(twin.ledger, position)
         assert count_at(world.ledger, position) == count_at(twin.ledger, position, snapshots=False)
     assert list(check_snapshots(world.ledger)) == []
+
+
+def test_other_processes_make_the_same_digest_on_every_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "LARGE_PAGE", 3)
+    head = world.ledger.head().position
+    expected = digest_at(world.ledger, head, processes=0)
+    assert world.store.elsewhere() is None  # it writes, or nobody else sees it
+    if isinstance(world.store, SqlStore):
+        reader = SqlStore(world.store.place, read_only=True)
+        assert reader.elsewhere() is not None
+        assert digest_at(Ledger(reader), head, processes=2) == expected
+        assert reader.head().position == head
+        reader.close()
