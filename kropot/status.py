@@ -234,7 +234,10 @@ def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[
     if listed_us is None:
         yield Alarm(name="never_listed", source=each.id, text="no listing of the server ever came to its end")
     elif now_us - listed_us > limits.listing_s * SECOND_US:
-        text = "the server was not listed for too long: is the collector running, and is the server there?"
+        text = (
+            "the server was not listed for too long: is the collector running, is the server there, and does it still "
+            "accept the token?"
+        )
         yield Alarm(name="listing_stale", source=each.id, text=text, since_us=listed_us)
     if each.source.unlistable:
         text = f"the server cannot list {len(each.source.unlistable)} of its seconds: files in them are not backed up"

@@ -205,10 +205,15 @@ def collect(settings: Settings, wish: Wish, *, tell: bool = True) -> Exit:
 @contextmanager
 def _claimed(settings: Settings) -> Iterator[ObjectStore]:
     """Hold the instance's name in the storage. Raises: LockedError while another living process holds it."""
+    from kropot.objects.store import StorageError
+
     objects = open_objects(settings)
     objects.claim()
     try:
         yield objects
+        # Nobody moves contents any more: what was broken off is not left for the next start, which may be long to come.
+        with suppress(StorageError):
+            objects.clean_own_leftovers()
     finally:
         objects.close()
 
@@ -284,8 +289,8 @@ def _record_instance(settings: Settings, ledger: Ledger) -> None:
 def _find_source(settings: Settings, ledger: Ledger, wish: Wish) -> bytes:
     """Return the id of the source of this token, which is begun if it is new.
 
-    Raises: UsageError if the token is known, but from another address; ServerRefusedError if it would begin another
-    source, and the server does not accept it.
+    Raises: UsageError if the token is known, but from another address; ServerRefusedError if it would begin a source,
+    and the server does not accept it.
     """
     from kropot.collect.sources import begin, match_source, source_key
     from ledger.log import New
@@ -302,8 +307,7 @@ def _find_source(settings: Settings, ledger: Ledger, wish: Wish) -> bytes:
             f" `kropotcli source alias {name[:8]} --server-url {url}`, and nothing is fetched again; if it is another"
             " server, collect with --new-source"
         )
-    if known:
-        _try_token(settings)
+    _try_token(settings)
     source_id = secrets.token_bytes(16)
     fact = begin(salt=secrets.token_bytes(32), token=token.reveal(), url=url)
     new = New(key=source_key(source_id), fact=fact, observed_us=ledger.now_us(), expected=0)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import click
 import orjson
 import structlog
 
@@ -60,7 +59,10 @@ def say(text: str, *, level: str = "info") -> None:
     else:
         mark = {"warning": "warning: ", "error": "error: ", "critical": "error: "}.get(level, "")
         line = mark + printable(text)
-    click.echo(redact(line), err=True)
+    # Not by click, which writes to the file behind a stream that a progress bar has put itself before.
+    if sys.stderr is not None:
+        sys.stderr.write(f"{redact(line)}\n")
+        sys.stderr.flush()
 
 
 def warn(text: str) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kropot.cli.output import is_terminal, log, say
+from kropot.cli.settings import LOG_LEVELS
 from kropot.cli.words import amount
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Audience:
     def __init__(self, settings: Settings, bar: Progress | None) -> None:
         """Tell by log lines, or beside a bar."""
         self._is_json = settings.log_format == "json"
+        self._least = LOG_LEVELS.index(settings.log_level)
         self._is_plain = self._is_json or bar is None
         self._bar = bar
         self._task = None if bar is None else bar.add_task("collect", total=None, bytes="0 B", rate="0", failed=0)
@@ -45,7 +47,7 @@ class Audience:
                 tell(message.event, message=message.text, **message.fields)
             else:
                 tell(message.text)
-        elif message.level != "debug":
+        elif LOG_LEVELS.index(message.level) >= self._least:
             say(message.text, level=message.level)
 
     def look(self, collector: Collector) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ledger.events import AuditRange
 
 _MOST_RANGES = 16
+_MOST_SECONDS = 5
 _SHOWN = 2
 """Bytes shown of where a range of SHA-256 begins and ends."""
 _MISSED_LISTINGS = 3
@@ -87,7 +88,7 @@ def as_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any]:
             for alarm in alarms
         ],
         "position": facts.position,
-        "recorded": moment(facts.recorded_us),
+        "recorded": None if not facts.position else moment(facts.recorded_us),
         "audited_since": moment(audited_since_us(facts)),
         "audit": _audit_json(facts.audit),
         "sources": [_source_json(now_us, each) for each in facts.sources],
@@ -96,7 +97,7 @@ def as_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any]:
 
 def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
     """Return the status as lines for people."""
-    lines = [f"ledger   position {facts.position}, last event {moment(facts.recorded_us)}"]
+    lines = [f"ledger   position {facts.position}, last event {moment(facts.recorded_us or None)}"]
     for each in facts.sources:
         lines += _source_text(now_us, each)
     if any(size for each in facts.sources for _, size in each.states.values()):
@@ -201,6 +202,10 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
     lines.append(f"  cursor   {cursor}")
     lag = "" if source.listed_us is None else f", {span(now_us - source.listed_us)} ago"
     lines.append(f"  listed   {moment(source.listed_us)}{lag} (in full {moment(source.full_listed_us)})")
+    if source.unlistable:
+        shown = ", ".join(moment(second * SECOND_US) for second in source.unlistable[:_MOST_SECONDS])
+        more = len(source.unlistable) - _MOST_SECONDS
+        lines.append(f"  unlisted {shown}{f' and {more} more (--json shows them)' if more > 0 else ''}")
     if each.pending_since_us is not None:
         lines.append(f"  waiting  the longest since {moment(each.pending_since_us)}")
     if each.failing_count:

@@ -155,7 +155,7 @@ class FetchingDesk:
         self.is_disk_low = True
         room = "the storage is full" if free is None else f"only {free >> 20} MiB are free in the storage"
         enough = f"are {self._rules.min_free >> 20} MiB again (--min-free)" if self._rules.min_free else "is room again"
-        text = f"{room}: fetching rests until there {enough}"
+        text = f"{room}: {'nothing more is fetched' if self._rules.once else 'fetching rests'} until there {enough}"
         return [Say(level="warning", event="disk_low", text=text, fields={"free": free})]
 
     def _disk_fine(self) -> list[Action]:

@@ -75,9 +75,9 @@ class Collector:
 
     @property
     def wanted(self) -> int:
-        """How many copies this run will have made in the end, as far as is known by now."""
+        """How many copies this run will have made in the end, as far as is known by now; a second try counts once."""
         tale = self.tale
-        return max(tale.taken, tale.new + tale.changed)
+        return max(tale.taken - tale.failed, tale.new + tale.changed)
 
     @property
     def is_listing(self) -> bool:

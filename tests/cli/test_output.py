@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from rich.progress import Progress
 
-from kropot.cli.output import printable
+from kropot.cli.output import printable, say
+from kropot.cli.progress import Audience
+from kropot.cli.settings import Settings
 from kropot.cli.words import amount, moment, number, span
+from kropot.collect.actions import Say
 from kropot.secret import HIDDEN, Secret, redact
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @given(st.text(max_size=40), st.text(max_size=20), st.text(max_size=20))
@@ -50,3 +62,28 @@ def test_amounts_are_written_for_people() -> None:
     assert moment(None) == "-"
     assert number(1, "element") == "1 element"
     assert number(1234, "element") == "1,234 elements"
+
+
+def test_a_message_is_written_above_a_progress_bar_and_not_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (tmp_path / "terminal").open("w+") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with Progress(console=Console(stderr=True, force_terminal=True, width=80), auto_refresh=False) as bar:
+            bar.add_task("collect", total=3)
+            bar.refresh()
+            say("listed the server")
+            bar.refresh()
+        terminal.seek(0)
+        lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", line) for line in terminal]
+    said = "".join(lines).replace("\r", "\n").split("\n")
+    assert "listed the server" in [line.strip() for line in said]
+
+
+@pytest.mark.parametrize(("level", "is_told"), [("info", True), ("error", False)])
+def test_the_log_level_holds_beside_a_progress_bar_too(
+    level: str, capsys: pytest.CaptureFixture[str], *, is_told: bool
+) -> None:
+    audience = Audience(Settings(log_level=level), Progress())
+    audience.hear(Say(level="warning", event="surge", text="much has changed"))
+    assert ("much has changed" in capsys.readouterr().err) is is_told

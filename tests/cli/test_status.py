@@ -331,3 +331,17 @@ def test_text_and_json_say_the_same_alarms() -> None:
     assert shown["sources"][0]["failing"]["longest"][0]["reason"] == "http_500"
     assert all(alarm["name"] in text and alarm["text"] in text for alarm in shown["alarms"])
     assert "healthy" in as_text(NOW, facts(source_facts()), [])[-1]
+
+
+def test_status_names_the_seconds_that_the_server_cannot_list() -> None:
+    seven = source_facts(source=a_source(unlistable=tuple(range(1795898543, 1795898550))))
+    lines = as_text(NOW, facts(seven), [])
+    told = next(line for line in lines if line.startswith("  unlisted"))
+    assert told.startswith("  unlisted 2026-11-28T20:42:23Z, 2026-11-28T20:42:24Z")
+    assert told.endswith("and 2 more (--json shows them)")
+
+
+def test_an_empty_ledger_has_no_last_event() -> None:
+    empty = facts(position=0, recorded_us=0)
+    assert as_text(NOW, empty, [])[0] == "ledger   position 0, last event -"
+    assert as_json(NOW, empty, [])["recorded"] is None

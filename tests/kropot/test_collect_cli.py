@@ -105,8 +105,8 @@ def test_a_fault_that_passes_is_overcome_within_one_run(folder: Folder, server: 
 
 def test_an_element_that_the_server_denies_is_gone(folder: Folder, server: OldServer) -> None:
     gone = server.id_of("file number 9.txt")
-    # The first question is the listing; then the file goes, before its content is asked for.
-    server.before(2, lambda: server.delete("file number 9.txt"))
+    # First the token is tried, then comes the listing; then the file goes, before its content is asked for.
+    server.before(3, lambda: server.delete("file number 9.txt"))
     ran = folder.collect()
     assert ran.code == 0
     assert folder.elements()[gone].state == "vanished"
@@ -196,6 +196,7 @@ def test_a_signal_ends_a_continuous_run_cleanly(
         wait_until("copies", lambda: stored_objects(folder) >= 59)
         server.add("later.txt", b"bread")
         wait_until("the later copy", lambda: stored_objects(folder) >= 60)
+        (folder.path / "storage" / "tmp" / "main" / "1-1").write_bytes(b"what a transfer that was broken off left")
         process.send_signal(number)
         assert process.wait(20) == code
     assert folder.temporary() == []
@@ -224,6 +225,18 @@ def test_a_new_token_begins_a_new_source_and_nothing_is_taken_for_gone(folder: F
     assert len(folder.facts(SourceBegan)) == 2
     assert folder.facts(RemoteVanished) == []
     assert {element.state for element in folder.elements().values()} == {"current"}
+
+
+def test_a_mistyped_token_is_not_where_a_ledger_begins(folder: Folder, server: OldServer) -> None:
+    folder.use_token("mistyped")
+    ran = folder.collect()
+    assert ran.code == 12
+    assert "the server refused the token" in ran.err
+    assert folder.facts(SourceBegan) == []
+    folder.use_token(server.token)
+    ran = folder.collect()
+    assert ran.code == 0
+    assert "this token is new" not in ran.err
 
 
 def test_a_mistyped_token_begins_no_source_beside_those_that_there_are(folder: Folder, server: OldServer) -> None:

@@ -157,6 +157,15 @@ def test_a_full_disk_is_told_in_a_sentence_that_makes_sense_without_a_limit() ->
     assert said == ["the storage is full: fetching rests until there is room again"]
 
 
+def test_a_second_try_is_no_second_copy_in_what_is_wanted() -> None:
+    told = Told()
+    told.take(an_entry(1), an_entry(2))
+    assert told.collector.wanted == 2
+    told.collector.tale.failed += 1
+    told.take(an_entry(2))
+    assert told.collector.wanted == 2
+
+
 def test_nothing_is_fetched_while_the_disk_is_low_and_that_is_said_once() -> None:
     told = Told()
     told.take(free=999)
