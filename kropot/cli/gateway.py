@@ -149,9 +149,14 @@ def serve(
     from kropot.gateway.kits import refuse_inside
     from kropot.gateway.listening import address_of, listen
     from kropot.gateway.server import GatewayOptions, Service
+    from kropot.gateway.sources import Tree
+    from kropot.gateway.state import sqlite_file
 
     key_file = key_path(state_url, master_key_file)
-    refuse_inside(Path(os.path.realpath(source)), key_file)
+    root = Path(os.path.realpath(source))
+    # Before anything is made: a database for a folder that is not there, or one in the folder, would stay behind.
+    Tree(os.fsencode(root))
+    refuse_inside(root, key_file, sqlite_file(state_url), kits)
     options = GatewayOptions(
         kits=kits or _beside(state_url, "kits"),
         base_url=base_url,
@@ -228,6 +233,8 @@ def create(settings: Settings, *, spec: Path, state_url: str, master_key_file: P
         emit_json({"id": created.token.id, "number": created.token.number} | where)
     else:
         emit(created.token.id)
+    if created.token.expires_s <= time.time():
+        warn("this token has expired already: nobody can use it")
     if created.kit_path is not None:
         say(f"the key is in {created.kit_path}: move it off-line, copies open only with it")
     elif created.token.kit is None:

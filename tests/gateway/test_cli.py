@@ -95,6 +95,25 @@ def test_folder_is_served_from_the_first_command_to_the_last(
     assert not (tmp_path / "gateway.db-wal").exists(), "the database was closed"
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--source", "nothing"],
+        ["--source", "files", "--state", "sqlite:///files/g.db", "--master-key-file", "key"],
+        ["--source", "files", "--kits", "files/kits"],
+    ],
+    ids=["no folder", "database inside", "kits inside"],
+)
+def test_a_refused_start_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "files").mkdir()
+    done = CliRunner().invoke(cli, ["gateway", "serve", *args])
+    assert done.exit_code == 2, done.stderr
+    assert list(tmp_path.rglob("*")) == [tmp_path / "files"]
+
+
 def test_interrupt_ends_it_with_130(kropotcli: Path, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     with serving(kropotcli, tmp_path, "--source", "files") as (_, process):
@@ -111,6 +130,11 @@ def test_given_key_makes_no_kit_and_plain_token_warns(tmp_path: Path, monkeypatc
     assert plain.exit_code == 0
     assert "plain" in plain.stderr
     assert not list(tmp_path.glob("kit*"))
+    late = CliRunner().invoke(
+        cli, ["gateway", "token", "create", "-"], input=json.dumps({**PLAIN, "expires": "2020-05-01 01:06:01"})
+    )
+    assert late.exit_code == 0
+    assert "expired already" in late.stderr
 
 
 def test_mistakes_are_one_sentence_and_an_exit_code(
