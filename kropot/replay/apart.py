@@ -82,12 +82,15 @@ def _started(
     alone = sys.platform == "linux" and threading.active_count() == 1
     useful = wanted > (1 if processes is None else 0)
     elsewhere = ledger.store.elsewhere() if alone and useful else None
+    if elsewhere is None:
+        yield []
+        return
     # The children never touch the database connections that they inherit, and end without tidying up.
     context = multiprocessing.get_context("fork")
     links: list[Connection] = []
     started = []
     try:
-        for _ in range(wanted if elsewhere else 0):
+        for _ in range(wanted):
             ours, theirs = context.Pipe()
             # A child that kept our ends open would keep itself and the others alive with them.
             inherited = [*links, ours]
