@@ -99,7 +99,12 @@ def tell(run: ListingRun, drained: Drained) -> list[Say]:
         )
         said.append(Say(level="warning", event="unlistable", text=text, fields={"seconds": drained.unlistable[:SHOWN]}))
     if run.rejected:
-        text = f"{run.rejected} lines of the list are no entries that could be taken in"
+        lines = (
+            "1 line of the list is no entry"
+            if run.rejected == 1
+            else f"{run.rejected} lines of the list are no entries"
+        )
+        text = f"{lines} that could be taken in"
         said.append(Say(level="warning", event="rejected", text=text))
     if run.offsets:
         seconds = " or ".join(map(str, run.offsets))
