@@ -82,6 +82,7 @@ MAY_HOLD = {
     "gateway.db*": "the gateway's catalogue knows its own files by name; tokens and keys are in it sealed",
     "restored/*": "restored output: it is what the user asked for",
     "restored/*/*": "the same",
+    "decrypted": "the same, of one file",
 }
 # Which command may say one, with the reason.
 MAY_SAY = {
@@ -99,6 +100,9 @@ ls --json; ls; history; source list; source accept; status --check; verify --jso
 checkpoint init --key signer.key; checkpoint sign --key signer.key --to notes; checkpoint list notes
 replay --list --json; replay --export exported; snapshot; rebuild; recipe; db info; config show --json
 restore --key {kit} --to restored --json; db copy sqlite:///database.db sqlite:///copy.db
+prove {element}; history {element}; history {element} --json; decrypt {element} --key {kit} -o decrypted
+consistency notes/checkpoint-00000001.txt notes/checkpoint-00000001.txt; db upgrade
+--db-string sqlite:///recovered.db db recover --from-storage; --db-string sqlite:///empty.db db init
 gateway token list; gateway token revoke {start}; collect --once; --db-string nonsense://u:{token}@h/d status
 """
 
@@ -158,9 +162,15 @@ def test_a_round_of_every_command_tells_no_secret(
         through.run("collect", "--once", "--full", "--json")
     damaged = next(path for path in (tmp_path / "storage" / "objects").rglob("*") if path.is_file())
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    for command in COMMANDS.format(kit=kit.name, start=token[:8], token=token).replace("\n", ";").split(";"):
+    listed = [json.loads(line) for line in through.run("replay", "--list", "--json").splitlines()]
+    current = (entry for entry in listed if entry.get("state") == "current")
+    element = next(entry["id"] for entry in current if entry["sha256"] != damaged.name)
+    filled = COMMANDS.format(kit=kit.name, start=token[:8], token=token, element=element)
+    for command in filled.replace("\n", ";").split(";"):
         if command.strip():
             through.run(*command.split())
+    assert b"unmistakable" in (tmp_path / "decrypted").read_bytes(), through.told
+    assert (tmp_path / "recovered.db").exists()
     assert b"unmistakable" in b"".join(path.read_bytes() for path in (tmp_path / "restored").rglob("*.txt"))
     key = json.loads(kit.read_text())["data"]["secureCopyEncryptionKey"]
     secrets = {"the token": token, "the key": key, NAME: NAME, "a content": CONTENT[:30].decode()}
