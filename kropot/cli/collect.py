@@ -362,8 +362,14 @@ class _Ready:
             with _signals(loop), self._upkeep(loop):
                 code = loop.run()
         if self.tell:
-            _summarise(self.settings, collector, self.source_id, code, time.monotonic() - began)
+            took = time.monotonic() - began
+            _summarise(self.settings, collector, self.source_id, code, pending=self._pending(), took=took)
         return code
+
+    def _pending(self) -> int:
+        """Return how many elements of the source wait for their copies, failing or not."""
+        tallies = self.ledger.tallies()
+        return sum(each.elements for each in tallies if each.source == self.source_id and each.state == "pending")
 
     def _upkeep(self, loop: Loop) -> Upkeep:
         """Put what is done for the ledger beside the loop."""
@@ -494,7 +500,9 @@ def _signals(loop: Loop) -> Iterator[None]:
             signal.signal(wish, handler)
 
 
-def _summarise(settings: Settings, collector: Collector, source_id: bytes, code: Exit, took: float) -> None:
+def _summarise(
+    settings: Settings, collector: Collector, source_id: bytes, code: Exit, *, pending: int, took: float
+) -> None:
     """Say what the run came to: one JSON object, or a sentence."""
     tale, source = collector.tale, collector.source
     if settings.json:
@@ -513,6 +521,7 @@ def _summarise(settings: Settings, collector: Collector, source_id: bytes, code:
                 "copied": tale.copied,
                 "bytes": tale.bytes,
                 "failed": collector.failing,
+                "pending": pending,
                 "reasons": tale.reasons,
                 "zero_knowledge": source.opaque,
                 "held": source.held is not None and not source.held.is_accepted,
@@ -523,6 +532,8 @@ def _summarise(settings: Settings, collector: Collector, source_id: bytes, code:
         return
     text = f"copied {number(tale.copied, 'file')} ({amount(tale.bytes)}) in {took:.1f} s"
     text += f"; {tale.new} new, {tale.changed} changed, {tale.vanished} gone"
+    if pending > collector.failing:
+        text += f"; {pending - collector.failing} still to be copied"
     if collector.failing:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(tale.reasons.items()))
         text += f"; {collector.failing} failing, which `kropotcli ls --failing` names"

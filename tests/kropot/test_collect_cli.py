@@ -80,7 +80,7 @@ def test_what_cannot_be_had_is_named_with_its_reason_and_had_once_it_can(folder:
     server.poison("file number 20.txt")
     ran = folder.collect()
     assert ran.code == 3
-    assert ran.summary["copied"] == 57
+    assert (ran.summary["copied"], ran.summary["pending"]) == (57, 2)
     assert set(ran.summary["reasons"]) == {"http_500", "error_page"}
     assert ran.summary["unlistable"] == 1
     failing = {id_: element.failure.reason for id_, element in folder.elements().items() if element.failure is not None}
@@ -124,7 +124,12 @@ def test_a_refused_token_ends_the_run_with_12_and_fails_no_element(folder: Folde
     server.before(len(server.asked()) + 3, server.expire_token)
     for number in range(80):
         server.add(f"more {number}.txt", b"roses")
-    assert folder.collect().code == 12
+    ran = folder.collect()
+    assert (ran.code, ran.summary["pending"]) == (
+        12,
+        sum(each.state == "pending" for each in folder.elements().values()),
+    )
+    assert ran.summary["pending"] > 0
     assert folder.facts(FetchFailed) == []
     server.change_token(expires=None)
     assert folder.collect().code == 0
