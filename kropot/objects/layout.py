@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _SHA256 = 32
 _PREFIX = 2
 _HEX = frozenset("0123456789abcdef")
+_OBJECT = re.compile("[0-9a-f]{64}").fullmatch
 
 
 class Layout:
@@ -83,9 +85,8 @@ class Layout:
             if not _is_hex(folder, _PREFIX):
                 yield self._leftover("stray", f"objects/{folder}", None)
                 continue
-            for name in names_in(f"{self.objects}/{folder}"):
-                if not _is_object(name, folder):
-                    yield self._leftover("stray", f"objects/{folder}/{name}", None)
+            for name in names_in(f"{self.objects}/{folder}", but=folder):
+                yield self._leftover("stray", f"objects/{folder}/{name}", None)
 
     def _leftover(
         self, kind: Literal["temporary", "stray", "quarantined"], path: str, instance: str | None
@@ -99,10 +100,14 @@ class Layout:
         return Leftover(kind=kind, path=path, size=size, instance=instance)
 
 
-def names_in(folder: str) -> list[str]:
-    """Return the names in a folder, in order; none where the folder is missing. Raises: StorageError."""
+def names_in(folder: str, *, but: str | None = None) -> list[str]:
+    """Return the names in a folder, in order, without those of objects beginning with `but`; none if it is missing.
+
+    Raises: StorageError.
+    """
     try:
-        return sorted(os.listdir(folder))
+        names = os.listdir(folder)
+        return sorted(names if but is None else [name for name in names if not _is_object(name, but)])
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -122,7 +127,7 @@ def _objects_in(folder: str, prefix: str) -> list[bytes]:
 
 
 def _is_object(name: str, folder: str) -> bool:
-    return name.startswith(folder) and _is_hex(name, 2 * _SHA256)
+    return name.startswith(folder) and _OBJECT(name) is not None
 
 
 def _is_hex(name: str, length: int) -> bool:
