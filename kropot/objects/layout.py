@@ -73,24 +73,26 @@ class Layout:
                     if size is not None:
                         yield sha256, size
 
-    def leftovers(self) -> Iterator[Leftover]:
-        """Yield everything that is no object, other instances' uploads too. Raises: StorageError."""
+    def leftovers(self, *, among: bool = True) -> Iterator[Leftover]:
+        """Yield everything that is no object, other instances' uploads too; `among` the objects or only elsewhere.
+
+        Raises: StorageError.
+        """
         for instance in names_in(self.temporary):
             for name in names_in(f"{self.temporary}/{instance}"):
                 if name != LOCK:
-                    yield self._leftover("temporary", f"tmp/{instance}/{name}", instance)
+                    yield self.leftover("temporary", f"tmp/{instance}/{name}", instance)
         for name in names_in(self.quarantine):
-            yield self._leftover("quarantined", f"quarantine/{name}", None)
+            yield self.leftover("quarantined", f"quarantine/{name}", None)
         for folder in names_in(self.objects):
             if not _is_hex(folder, _PREFIX):
-                yield self._leftover("stray", f"objects/{folder}", None)
-                continue
-            for name in names_in(f"{self.objects}/{folder}", but=folder):
-                yield self._leftover("stray", f"objects/{folder}/{name}", None)
+                yield self.leftover("stray", f"objects/{folder}", None)
+            elif among:
+                for name in names_in(f"{self.objects}/{folder}", but=folder):
+                    yield self.leftover("stray", f"objects/{folder}/{name}", None)
 
-    def _leftover(
-        self, kind: Literal["temporary", "stray", "quarantined"], path: str, instance: str | None
-    ) -> Leftover:
+    def leftover(self, kind: Literal["temporary", "stray", "quarantined"], path: str, instance: str | None) -> Leftover:
+        """Return what stands at a path below the root, as a leftover; of size 0 if it is gone. Raises: StorageError."""
         try:
             size = os.lstat(f"{self.root}/{path}").st_size
         except FileNotFoundError:
@@ -107,7 +109,7 @@ def names_in(folder: str, *, but: str | None = None) -> list[str]:
     """
     try:
         names = os.listdir(folder)
-        return sorted(names if but is None else [name for name in names if not _is_object(name, but)])
+        return sorted(names if but is None else [name for name in names if not is_object(name, but)])
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -117,7 +119,7 @@ def names_in(folder: str, *, but: str | None = None) -> list[str]:
 def _objects_in(folder: str, prefix: str) -> list[bytes]:
     try:
         with os.scandir(folder) as entries:
-            found = [bytes.fromhex(entry.name) for entry in entries if _is_object(entry.name, prefix)]
+            found = [bytes.fromhex(entry.name) for entry in entries if is_object(entry.name, prefix)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
@@ -126,7 +128,8 @@ def _objects_in(folder: str, prefix: str) -> list[bytes]:
     return found
 
 
-def _is_object(name: str, folder: str) -> bool:
+def is_object(name: str, folder: str) -> bool:
+    """Whether a name is an object's, in the folder of this name."""
     return name.startswith(folder) and _OBJECT(name) is not None
 
 

@@ -97,8 +97,8 @@ class CopyVerification:
         finally:
             audit.close()
             self.recorder.flush()
-        yield from self._leftovers()
         whole = sum(share(part.start, part.end) for part in parts)
+        yield from self._leftovers(audit, everywhere=whole - left >= 1)
         self._summarise(audit, whole, left, self.world.monotonic() - began)
         if whole - left < 1:
             self._recall()
@@ -176,8 +176,8 @@ class CopyVerification:
             return BadCopy(named=named, fault=replace(again, detail=f"{again.detail}; it was set aside as {place}"))
         return BadCopy(named=named, fault=again)
 
-    def _leftovers(self) -> Iterator[Finding]:
-        for leftover in self.objects.leftovers():
+    def _leftovers(self, audit: CopyAudit | LocalAudit, *, everywhere: bool) -> Iterator[Finding]:
+        for leftover in audit.leftovers() if isinstance(audit, LocalAudit) and everywhere else self.objects.leftovers():
             yield Finding(
                 kind=f"{leftover.kind}_file",
                 severity="note",

@@ -17,6 +17,7 @@ from kropot.verify.workers import RangeWorkers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from kropot.objects.store import Leftover
     from kropot.verify.copies import Outcome
     from kropot.verify.ranges import RangeRead, Row
     from ledger.log import Ledger
@@ -30,6 +31,8 @@ MANY_BYTES = 256 << 20
 _PART_OBJECTS = 2_500
 _PART_BYTES = 256 << 20
 _MOST_PARTS = 1 << 16
+_MOST_STRAYS = 10_000
+"""So many are held in memory; where there are more, they are looked for again."""
 
 
 class LocalAudit:
@@ -45,7 +48,9 @@ class LocalAudit:
         self._parts = min(1 << (wanted - 1).bit_length(), _MOST_PARTS)
         root = os.path.abspath(storage)  # noqa: PTH100 -- the layout's paths are strings
         self._workers = RangeWorkers(root) if count >= MANY_OBJECTS or size >= MANY_BYTES else None
-        self._reader = RangeReader(Layout(root), stopped)
+        self._layout = Layout(root)
+        self._reader = RangeReader(self._layout, stopped)
+        self._strays: list[str] = []
         self.objects = 0
         self.bytes = 0
         self.bad = 0
@@ -67,6 +72,16 @@ class LocalAudit:
             yield Tick()
             if read.read_to != last:
                 break
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Yield all that is no object, if everything was walked: folders that were listed are not listed again.
+
+        Raises:
+            StorageError: if the store cannot be looked through.
+        """
+        known = len(self._strays) < _MOST_STRAYS
+        yield from self._layout.leftovers(among=not known)
+        yield from (self._layout.leftover("stray", path, None) for path in self._strays if known)
 
     def close(self) -> None:
         """End the processes."""
@@ -116,6 +131,7 @@ class LocalAudit:
         self.objects += read.objects
         self.bytes += read.size
         self.looked += read.looked
+        self._strays += read.strays[: _MOST_STRAYS - len(self._strays)]
         for sha256, kind, detail in read.bad:
             self.bad += 1
             for named in named_objects(self._ledger, sha256, sha256):

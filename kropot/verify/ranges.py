@@ -20,6 +20,7 @@ from os import open as open_file
 from os import readv
 from typing import TYPE_CHECKING, Self
 
+from kropot.objects.layout import is_object
 from kropot.verify.reading import BUFFER
 from ledger.errors import BrokenChainError
 from ledger.rows import RELEASED, SOUND
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     Row = tuple[bytes, int, int, int, str]
     """A `ledger.rows.CopyState`, as a plain tuple where it comes from another process."""
 
-_HEX = frozenset("0123456789abcdef")
-_NAME = 64
 _SHA256 = 32
 _SOME = 64
 """So many objects are read between two looks at whether to stop, and as many MiB."""
@@ -51,7 +50,8 @@ class RangeRead:
     """What came of a range: `objects` sound objects of `size` bytes together, of `looked` that had to be there.
 
     `bad` are (SHA-256, "damaged", "lost" or "unreadable", detail), `orphans` (SHA-256, size), `recovered` are sound
-    again. `read_to` is how far everything was read: the range's end, if nobody stopped it.
+    again, `strays` are paths of what is no object, in the folders that begin in the range. `read_to` is how far
+    everything was read: the range's end, if nobody stopped it.
     """
 
     objects: int = 0
@@ -60,6 +60,7 @@ class RangeRead:
     bad: list[tuple[bytes, FaultKind, str]] = field(default_factory=list)
     orphans: list[tuple[bytes, int]] = field(default_factory=list)
     recovered: list[bytes] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
     read_to: bytes | None = None
 
 
@@ -99,8 +100,10 @@ class RangeReader:
                     return found
                 # As many as there should be, and none of them lost: then nothing else is there.
                 if not plain or len(there) != len(part) or len(found.bad) != before:
-                    orphans = set(there).difference([row[0].hex() for row in part])
-                    found.orphans += folder.orphans(orphans, start, end)
+                    others = set(there).difference([row[0].hex() for row in part])
+                    found.orphans += folder.orphans(others, start, end)
+                    if start <= bytes((first,)).ljust(_SHA256, b"\x00"):
+                        found.strays += folder.strays(others)
         found.read_to = end
         return found
 
@@ -239,11 +242,16 @@ class _Folder:
         except FileNotFoundError:
             return False
 
+    def strays(self, names: set[str]) -> Iterator[str]:
+        """Yield, in order, the paths of what has none of an object's names here, as a `Leftover` has them."""
+        prefix = self.path[-2:]
+        return (f"objects/{prefix}/{name}" for name in sorted(names) if not is_object(name, prefix))
+
     def orphans(self, names: set[str], low: bytes, high: bytes) -> Iterator[tuple[bytes, int]]:
         """Yield (SHA-256, size) of the objects among these names that lie in [low, high], in order."""
         prefix = self.path[-2:]
         for name in sorted(names):
-            if len(name) == _NAME and name.startswith(prefix) and _HEX.issuperset(name):
+            if is_object(name, prefix):
                 sha256 = bytes.fromhex(name)
                 if low <= sha256 <= high:
                     with suppress(FileNotFoundError):  # removed since the folder was listed

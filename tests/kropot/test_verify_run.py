@@ -243,6 +243,25 @@ def test_what_no_event_names_is_a_note(place: Place, *, ranges: bool) -> None:
     assert summary.sound
 
 
+@pytest.mark.parametrize("most", [0, 10_000])
+def test_every_stray_is_told_once_however_much_is_read(
+    place: Place, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    from kropot.verify import local
+
+    monkeypatch.setattr(local, "_PART_OBJECTS", 1)  # several parts a folder
+    monkeypatch.setattr(local, "_MOST_STRAYS", most)
+    sha256 = place.shas[7]
+    names = {f"{sha256.hex()[:2]}/notes", f"{sha256.hex()[:2]}/{'0' * 64}", "README"}
+    for name in names:
+        (place.folder / "objects" / name).write_bytes(b"stray")
+    place.path(sha256).unlink()  # as many files in the folder as there should be, and one more
+    for scope in ({}, {"max_age_us": 10**12}, {"quick": True}):
+        findings, _ = place.verify(record=not scope, **scope)
+        told = [each.detail for each in findings if each.kind == "stray_file"]
+        assert sorted(told) == sorted(f"objects/{name} (5 bytes) is no object" for name in names)
+
+
 class Awkward(MemoryObjects):
     """A store whose disk has its moods: `fails` says what opening an object does instead."""
 
