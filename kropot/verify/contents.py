@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kropot.replay.until import instant
-from kropot.verify.copies import BadCopy, CopyAudit, Orphan, Recovered, Tick
+from kropot.verify.copies import BLOCK_BYTES, BadCopy, CopyAudit, Orphan, Recovered, Tick
 from kropot.verify.coverage import Due, due, read_by_us, runs_left, share
 from kropot.verify.findings import Finding
 from kropot.verify.local import LocalAudit
@@ -112,7 +112,9 @@ class CopyVerification:
             return LocalAudit(self.ledger, self.world.folder, stopped=self._ends)
         throttle = Throttle(self.scope.rate, sleep=self.world.sleep, monotonic=self.world.monotonic)
         reading = ThreadReading(self.objects, throttle=throttle, stopped=self._ends)
-        return CopyAudit(self.ledger, self.objects, reading, stopped=self._ends)
+        # A second's worth at a time: else whoever stops it would wait for what is already handed out.
+        block_bytes = BLOCK_BYTES if self.scope.rate is None else min(self.scope.rate, BLOCK_BYTES)
+        return CopyAudit(self.ledger, self.objects, reading, stopped=self._ends, block_bytes=block_bytes)
 
     # --- ranges ---
 

@@ -9,7 +9,7 @@ from kropot.verify.inventory import Named, placed_objects
 from kropot.verify.reading import Fault, Wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Iterator
 
     from kropot.objects.store import ObjectStore
     from kropot.verify.inventory import Placed
@@ -60,14 +60,22 @@ class CopyAudit:
     """
 
     def __init__(
-        self, ledger: Ledger, objects: ObjectStore, reading: Reading | None, *, stopped: Callable[[], bool]
+        self,
+        ledger: Ledger,
+        objects: ObjectStore,
+        reading: Reading | None,
+        *,
+        stopped: Callable[[], bool],
+        block_bytes: int = BLOCK_BYTES,
     ) -> None:
-        """Nothing is read yet."""
+        """Nothing is read yet; when it is stopped, blocks of about `block_bytes` are still read to their end."""
         self._ledger = ledger
         self._store = objects
         self._reading = reading
         self._stopped = stopped
+        self._block_bytes = block_bytes
         self._blocks: list[dict[bytes, Named]] = []
+        self._is_whole = True
         self.objects = 0
         self.bytes = 0
         self.bad = 0
@@ -85,7 +93,7 @@ class CopyAudit:
         self.read_to = None
         block: dict[bytes, Named] = {}
         size = 0
-        whole = True
+        whole, self._is_whole = True, True
         for placed in placed_objects(self._ledger, self._store, start, end):
             if self._stopped():
                 whole = False
@@ -96,14 +104,14 @@ class CopyAudit:
             elif self._reading is not None and placed.named is not None and placed.named.is_retained:
                 block[placed.sha256] = placed.named
                 size += placed.named.size
-                if len(block) >= BLOCK_OBJECTS or size >= BLOCK_BYTES:
+                if len(block) >= BLOCK_OBJECTS or size >= self._block_bytes:
                     yield from self._submit(block)
                     block, size = {}, 0
         if block and whole:
             yield from self._submit(block)
         while self._blocks:
-            whole = (yield from self._take()) and whole
-        if whole:
+            yield from self._take()
+        if whole and self._is_whole:
             self.read_to = end
 
     def close(self) -> None:
@@ -147,12 +155,13 @@ class CopyAudit:
         while len(self._blocks) > MAX_WAITING:
             yield from self._take()
 
-    def _take(self) -> Generator[Outcome, None, bool]:
-        """Take the oldest block's result; return whether it was read to its end."""
+    def _take(self) -> Iterator[Outcome]:
+        """Take the oldest block's result."""
         block = self._blocks.pop(0)
         faults = None if self._reading is None else self._reading.result()
         if faults is None:
-            return False
+            self._is_whole = False
+            return
         bad = {fault.sha256: fault for fault in faults}
         for sha256, named in block.items():
             fault = bad.get(sha256)
@@ -164,6 +173,6 @@ class CopyAudit:
             self.bytes += named.size
             if named.is_known_bad:
                 yield Recovered(named=named)
-        self.read_to = next(reversed(block))
+        if self._is_whole:  # a block may be through while one before it was broken off
+            self.read_to = next(reversed(block))
         yield Tick()
-        return True

@@ -18,6 +18,7 @@ from kropot.objects.layout import Layout
 from kropot.objects.memory import MemoryObjects
 from kropot.objects.store import storage_error
 from kropot.verify import Finding, Scope, Summary, Verification, World
+from kropot.verify.copies import CopyAudit, Tick
 from kropot.verify.coverage import FIRST, LAST, due
 from kropot.verify.ranges import RangeReader, parts_of
 from kropot.verify.reading import Throttle
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.objects.store import ObjectStore
+    from kropot.verify.reading import Fault, Wanted
 
 COUNT = 700
 
@@ -193,6 +195,43 @@ def test_the_rate_is_kept(place: Place) -> None:
     time = Time()
     place.verify(time=time, rate=10_000)
     assert COUNT * 100 / 10_000 - 2 <= time.slept <= COUNT * 100 / 10_000 + 2
+
+
+def test_a_slow_reading_ends_soon_after_it_is_told_to(place: Place) -> None:
+    time = Time()
+    _, summary = place.verify(time=time, rate=1000, budget_s=10)  # all of it would take 70 s
+    assert not summary.complete
+    assert time.slept < 25
+    assert summary.covered["copies"]["objects"] > 0
+    assert place.ledger.audit()
+
+
+class Broken:
+    """Reads every block but one, which is broken off, as an endless object in it would be."""
+
+    def __init__(self, which: int) -> None:
+        self.which = which
+        self.blocks = 0
+        self.waiting = 0
+
+    def submit(self, _block: list[Wanted]) -> None:
+        self.waiting += 1
+
+    def result(self) -> list[Fault] | None:
+        self.blocks += 1
+        self.waiting -= 1
+        return None if self.blocks == self.which else []
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("which", [1, 3, 70])
+def test_nothing_behind_a_block_that_was_broken_off_counts_as_read(place: Place, which: int) -> None:
+    audit = CopyAudit(place.ledger, place.objects, Broken(which), stopped=lambda: False, block_bytes=1000)
+    assert all(isinstance(each, Tick) for each in audit.walk(FIRST, LAST))
+    behind = sorted(place.shas)[(which - 1) * 10 :]
+    assert audit.read_to is None if which == 1 else audit.read_to is not None and audit.read_to < behind[0]
 
 
 def test_a_throttle_saves_up_no_more_than_a_second() -> None:
