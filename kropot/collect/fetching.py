@@ -14,6 +14,7 @@ from kropot.collect.actions import Action, AskGone, Fetch, GiveBack, ListPage, P
 from kropot.collect.asking import FAR, Ask
 from kropot.collect.happenings import Bad
 from kropot.collect.plan import SECOND_US, failed, jitter, stored, vanished
+from kropot.collect.window import Window
 from kropot.objects.store import DiscardedError, Published, StorageFullError
 from kropot.securecopy.wire import wall_clock
 from ledger.batch import New
@@ -57,6 +58,7 @@ class FetchingDesk:
         self.known = 0
         self._rules = rules
         self._tale = tale
+        self._window = Window(least=rules.outstanding, most=max(rules.outstanding, rules.most_outstanding))
         self._is_taking = False
         self._is_checking = False
         self._is_asking = False
@@ -87,7 +89,7 @@ class FetchingDesk:
 
     @property
     def _has_room(self) -> bool:
-        return not self._accused and self._rules.outstanding - self.outstanding >= self._rules.block
+        return not self._accused and self._window.size - self.outstanding >= self._rules.block
 
     def open(self, position: int) -> None:
         """Begin to take work; `position` is the ledger's head."""
@@ -296,10 +298,11 @@ class FetchingDesk:
             actions += self._judge(now_us, tuple(bad))
         return actions
 
-    def recorded(self, happened: Recorded) -> None:
+    def recorded(self, now_us: int, happened: Recorded) -> None:
         """Count what is in the ledger now."""
         tale = self._tale
         self.outstanding -= len(happened.facts)
+        self._window.passed(len(happened.facts), now_us)
         self.position = max(self.position, happened.position)
         for new in happened.facts:
             if new.key in happened.dropped:

@@ -18,9 +18,10 @@ class Rules:
     """How one collector works. `_us` are microseconds, `_s` seconds.
 
     `once` ends it when everything wanted was tried, `tries` times where it failed; `full` has it begin with a full
-    listing. A window reaches `overlap_s` back before the cursor, and a full listing is due every `full_every_us`. At
-    most `outstanding` elements are being fetched or recorded at a time, taken in blocks of `block` elements or
-    `block_bytes`; nothing is taken while less than `min_free` bytes are free. Leases last `lease_us` unless prolonged.
+    listing. A window reaches `overlap_s` back before the cursor, and a full listing is due every `full_every_us`.
+    `outstanding` elements are being fetched or recorded at a time, up to `most_outstanding` where that is quick
+    (kropot/collect/window.py), taken in blocks of `block` elements or `block_bytes`; nothing is taken while less
+    than `min_free` bytes are free. Leases last `lease_us` unless prolonged.
     """
 
     instance: str
@@ -40,7 +41,8 @@ class Rules:
     lease_us: int = LEASE_US
     block: int = 500
     block_bytes: int = 64 << 20
-    outstanding: int = 6000
+    outstanding: int = 2000
+    most_outstanding: int = 6000
 
     @property
     def backoff(self) -> Backoff:

@@ -127,7 +127,7 @@ class Collector:
             case LookedUp():
                 actions = listing.looked_up(now_us, happened)
             case Recorded(about="copies" | "failures"):
-                fetching.recorded(happened)
+                fetching.recorded(now_us, happened)
                 actions = []
             case Recorded():
                 actions = listing.recorded(now_us, happened)

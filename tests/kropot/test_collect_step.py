@@ -47,6 +47,7 @@ from kropot.collect.happenings import (
 from kropot.collect.listing import CHUNK, GATHER_US
 from kropot.collect.rules import Rules
 from kropot.collect.step import Collector
+from kropot.collect.window import FAST_US, SLOW_US, Window
 from kropot.errors import Exit
 from kropot.objects.store import DiscardedError, Published, PublishError, Staged
 from kropot.securecopy.wire import Listed, Page
@@ -337,6 +338,46 @@ def test_a_window_listed_elsewhere_does_not_stand_for_the_full_listing_that_was_
         told.tell(Tick(), told.collector.wakes_us)
         told.tell(ListingBegan(source=begun(8, full_listed_us), version=2, known=1, position=3))
         assert kind in told.kinds()
+
+
+# --- how much is taken on ---
+
+
+def test_a_quick_collector_takes_on_more_up_to_a_bound() -> None:
+    window = Window(least=4, most=10)
+    sizes = [window.size]
+    for number in range(1, 8):
+        window.passed(window.size, NOW + number * FAST_US)
+        sizes.append(window.size)
+    # The first one through says nothing yet of how long it took.
+    assert sizes == [4, 4, 8, 10, 10, 10, 10, 10]
+
+
+def test_a_slow_collector_leaves_work_to_others() -> None:
+    window = Window(least=4, most=16)
+    for number in range(1, 5):
+        window.passed(window.size, NOW + number * FAST_US)
+    assert window.size == 16
+    for number in range(1, 5):
+        window.passed(window.size, NOW + number * SLOW_US + 5 * FAST_US)
+    assert window.size == 4
+
+
+def test_work_is_taken_by_the_window() -> None:
+    told = Told(replace(RULES, outstanding=4, most_outstanding=8))
+    for moment in range(1, 3):
+        entries = [an_entry(number) for number in range(4)]
+        told.take(*entries)
+        goods = tuple(
+            Good(entry=entry, staged=Staged(path="", sha256=bytes(32), size=16), iv=None) for entry in entries
+        )
+        told.tell(Fetched(good=goods))
+        results = tuple(Published(sha256=bytes(32), size=16) for _ in goods)
+        (record,) = (a for a in told.tell(PublishDone(batch=goods, results=results)) if isinstance(a, Record))
+        recorded = Recorded(about="copies", facts=record.facts, dropped=frozenset(), position=9)
+        told.tell(recorded, NOW + moment * FAST_US)
+    told.take(*[an_entry(number) for number in range(6)])
+    assert TakeWork in told.kinds()
 
 
 # --- gathering pages ---

@@ -1,0 +1,41 @@
+"""How many elements a collector takes on at a time: the faster it is done with them, the more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kropot.collect.plan import SECOND_US
+
+FAST_US = SECOND_US
+SLOW_US = 4 * SECOND_US
+"""A window that is through sooner than the one grows; one that takes longer than the other shrinks."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Window:
+    """A bound between `least` and `most`: wide enough that nothing waits for the ledger, where all is fast.
+
+    What one collector has taken on, no other can fetch; with a slow server it must not be an hour's work.
+    """
+
+    least: int
+    most: int
+    size: int = field(init=False)
+    _done: int = 0
+    _since_us: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin narrow."""
+        self.size = self.least
+
+    def passed(self, count: int, now_us: int) -> None:
+        """Hear that so many elements are through."""
+        self._done += count
+        if self._done < self.size:
+            return
+        took_us = now_us - self._since_us
+        self._done, self._since_us = 0, now_us
+        if took_us <= FAST_US:
+            self.size = min(2 * self.size, self.most)
+        elif took_us >= SLOW_US:
+            self.size = max(self.size // 2, self.least)
