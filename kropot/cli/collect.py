@@ -177,7 +177,7 @@ def collect(settings: Settings, wish: Wish, *, tell: bool = True) -> Exit:
     with (
         _ended_by_signal(Exit.PARTIAL if wish.once else Exit.DONE),
         open_ledger(settings, create=True) as ledger,
-        _claimed(settings) as objects,
+        _claimed(settings, ledger) as objects,
         open_client(settings) as client,
         # Early, since a process of its own starts beside what follows; it touches nothing before it is asked to.
         closing(_transfers(settings, wish, client, objects)) as transfers,
@@ -203,10 +203,15 @@ def collect(settings: Settings, wish: Wish, *, tell: bool = True) -> Exit:
 
 
 @contextmanager
-def _claimed(settings: Settings) -> Iterator[ObjectStore]:
-    """Hold the instance's name in the storage. Raises: LockedError while another living process holds it."""
+def _claimed(settings: Settings, ledger: Ledger) -> Iterator[ObjectStore]:
+    """Hold the instance's name in the storage, and leave nothing unfinished there.
+
+    Raises: LockedError while another living process holds it, StorageAwayError where the ledger's objects are away.
+    """
+    from kropot.objects.absent import demand_objects
     from kropot.objects.store import StorageError
 
+    demand_objects(settings.storage_path, ledger)
     objects = open_objects(settings)
     objects.claim()
     try:

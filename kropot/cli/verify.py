@@ -109,6 +109,7 @@ def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope
         source=source,
         client=client,
         segments=SegmentFolder(settings.storage_path.absolute()),
+        storage=settings.storage_path,
     )
 
 
@@ -181,14 +182,21 @@ def _lines(summary: Summary) -> Iterator[str]:
     if source is not None:
         listed = number(source["listed"], "element")
         yield f"source   {listed} listed, {source['agreeing']} as here, {source['proved']} by content, too"
-    for gap in summary.not_covered:
-        yield f"not looked at: {gap}"
+    yield from _gaps(summary)
     if summary.repaired:
         yield f"repaired {number(summary.repaired, 'copy').replace('copys', 'copies')}"
     if summary.sound:
         yield "everything that was looked at is sound" if summary.not_covered else "everything is sound"
     else:
         yield f"{number(summary.errors - summary.repaired, 'finding')}: this is not as it should be"
+
+
+def _gaps(summary: Summary) -> Iterator[str]:
+    copies = summary.covered.get("copies")
+    if copies is not None and copies["bad"] and copies["not_recorded_because"]:
+        yield f"not recorded: {copies['not_recorded_because']}"
+    for gap in summary.not_covered:
+        yield f"not looked at: {gap}"
 
 
 def _copies(copies: dict[str, Any]) -> str:

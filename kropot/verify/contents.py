@@ -59,6 +59,12 @@ class World:
     folder: str | None = None
 
 
+TOO_MUCH = (
+    "so much is missing or damaged that the storage may not be mounted, or be another one; if it is the right one,"
+    " --repair records what is wrong and has it fetched again"
+)
+
+
 @dataclass(slots=True, kw_only=True)
 class CopyVerification:
     """The copies' part of a run, pinned to the ledger's `position`; `wanted` are copies that can be fetched again."""
@@ -153,7 +159,7 @@ class CopyVerification:
                 yield of_orphan(outcome)
             case BadCopy():
                 if not self.scope.repair and audit.bad > MASS_COUNT and audit.bad > MASS_SHARE * audit.looked:
-                    self.recorder.stop("so much is missing or damaged that the storage may not be mounted")
+                    self.recorder.stop(TOO_MUCH)
                 for verdict in verdicts(self.ledger, self._confirm(outcome)):
                     self.recorder.add(verdict)
                     if self.scope.repair and verdict.finding.hint == AGAIN:

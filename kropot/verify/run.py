@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kropot.objects.absent import StorageAwayError, demand_objects
 from kropot.replay.apart import apart
 from kropot.replay.snapshots import check_snapshots
 from kropot.verify.checkpoints import CheckpointAudit, Note
@@ -193,6 +194,13 @@ class Verification:
         }
 
     def _copies(self, position: int) -> Iterator[Finding]:
+        if self._scope.storage is not None:
+            try:
+                demand_objects(self._scope.storage, self._ledger)
+            except StorageAwayError as error:
+                self.trouble = error
+                self.summary.miss("copies: the folder of objects is not there")
+                return
         why_not = None if self._scope.record else "it was asked not to record"
         if not self.summary.sound:
             why_not = "nothing is recorded in a ledger that has flaws itself"
@@ -218,8 +226,8 @@ class Verification:
         began = self._world.monotonic()
         audit = SourceAudit(self._ledger, self._scope.source, self._scope.client)
         yield from audit.findings()
-        self.trouble = audit.trouble
         if audit.trouble is not None:
+            self.trouble = audit.trouble
             self.summary.miss(f"source: {audit.trouble}")
         self.summary.covered["source"] = {
             "source": self._scope.source.hex(),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kropot.segments import SegmentFolder
     from kropot.verify.checkpoints import Note
     from kropot.verify.source import Lists
@@ -20,7 +22,8 @@ class Scope:
     what was read less than so long ago, `rate` is in bytes a second. `record` is whether findings about copies, and how
     far contents were read, go into the ledger. `against` are checkpoints that the user brings, beside those in the
     database, and `key` is what all of them are verified with. `repair` sets damaged objects aside. `source` is whose
-    listing is compared with the index, by asking `client`. `segments` is where the history beside the objects is.
+    listing is compared with the index, by asking `client`. `segments` is where the history beside the objects is, and
+    `storage` the local folder in which they are.
     """
 
     quick: bool = False
@@ -34,3 +37,4 @@ class Scope:
     source: bytes | None = None
     client: Lists | None = None
     segments: SegmentFolder | None = None
+    storage: Path | None = None

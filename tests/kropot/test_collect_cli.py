@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ledger.events import CopyStored, FetchFailed, ListingHeldBack, RemoteVanished, SourceBegan
+from ledger.events import CopyLost, CopyStored, FetchFailed, ListingHeldBack, RemoteVanished, SourceBegan
 from tests.kropot.replicas import Folder, wait_until
 from tests.oldserver import OldServer, Quirks, Status, first_visits, for_ids, stall
 
@@ -146,6 +146,38 @@ def test_a_server_that_is_not_there_is_an_error_and_fails_no_element(folder: Fol
     assert folder.collect().code == 0
 
 
+def test_a_disk_that_is_not_mounted_is_not_taken_for_a_loss(folder: Folder, server: OldServer) -> None:
+    folder.collect()
+    storage, away = folder.path / "storage", folder.path / "away"
+    storage.rename(away)
+    storage.mkdir()
+    before = len(folder.facts(object))
+    server.add("later.txt", b"bread")
+    for command in (("verify",), ("verify", "--repair"), ("collect", "--once")):
+        ran = folder.run(*command)
+        assert (ran.code, "is the disk mounted" in ran.err) == (1, True), ran.out + ran.err
+    assert list(storage.iterdir()) == []
+    assert len(folder.facts(object)) == before
+    storage.rmdir()
+    away.rename(storage)
+    assert folder.collect().code == 0
+    assert folder.run("verify").code == 0
+    assert folder.contents() == folder.expected()
+
+
+def test_a_storage_that_is_lost_for_good_is_fetched_again_once_a_person_says_so(folder: Folder) -> None:
+    assert folder.collect().code == 0
+    (folder.path / "storage").rename(folder.path / "lost")
+    (folder.path / "storage" / "objects").mkdir(parents=True)
+    looked = folder.run("verify")
+    assert looked.code == 4
+    assert "not recorded: so much is missing" in looked.out
+    assert folder.facts(CopyLost) == []
+    assert folder.run("verify", "--repair").code == 0
+    assert len(folder.facts(CopyLost)) == len(folder.elements())
+    assert folder.contents() == folder.expected()
+
+
 def test_a_run_that_was_killed_is_taken_up_where_it_was(folder: Folder, server: OldServer) -> None:
     server.plan = first_visits(1, Status(500), "list")
     for number in range(300):
@@ -173,6 +205,7 @@ def test_a_second_process_of_the_same_name_is_refused_while_the_first_lives(fold
         second = folder.collect()
         assert second.code == 11
         assert "running already" in second.err
+        (folder.path / "elsewhere" / "objects").mkdir(parents=True)
         elsewhere = folder.collect("--storage-path", str(folder.path / "elsewhere"))
         assert elsewhere.code == 11
         assert "free 5 minutes later" in elsewhere.err
