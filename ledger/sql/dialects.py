@@ -128,7 +128,7 @@ def roll_back_what_a_crash_left(path: Path) -> None:
     journal alone. What it cannot undo, the next connection complains of.
     """
     journal = path.with_name(f"{path.name}-journal")
-    if not journal.exists() or journal.stat().st_size == 0:
+    if not path.exists() or not journal.exists() or journal.stat().st_size == 0:
         return
     with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         connection.execute("SELECT count(*) FROM sqlite_schema")

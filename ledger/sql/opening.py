@@ -65,11 +65,12 @@ def schema_of(place: Place) -> str | None:
         NewerLedgerError: if the revision is none that this version knows.
         LedgerError: if a file in the place of an SQLite database is none.
     """
-    if place.path is not None and (not place.path.exists() or place.path.stat().st_size == 0):
-        return None
     if place.path is not None:
-        _look_at_file(place.path)
+        # First, for a crash that cut short the very first transaction leaves a file that is no database without this.
         roll_back_what_a_crash_left(place.path)
+        if not place.path.exists() or place.path.stat().st_size == 0:
+            return None
+        _look_at_file(place.path)
     engine = reader_engine(place)
     try:
         with translated(engine.dialect), engine.connect() as connection:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import struct
 import sys
 import threading
 from contextlib import closing
@@ -218,6 +219,25 @@ def test_a_ledger_made_at_once_is_what_the_migrations_make(
 def upgraded(connection: Connection) -> None:
     opening._upgrade(connection)
     connection.execute(text(f"UPDATE {VERSION_TABLE} SET program = :program"), {"program": program()})
+
+
+def test_a_ledger_whose_first_page_a_power_cut_tore_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(bytes(4096))
+    # A journal of SQLite's, whose header says that the file was empty before: https://sqlite.org/fileformat.html
+    header = bytes.fromhex("d9d505f920a163d7") + struct.pack(">IIIII", 0, 1, 0, 512, 4096)
+    path.with_name("ledger.db-journal").write_bytes(header.ljust(512, b"\0"))
+    with pytest.raises(LedgerMissingError):
+        open_store(f"sqlite:///{path}")
+    open_store(f"sqlite:///{path}", create=True).close()
+    assert path.read_bytes()[:15] == b"SQLite format 3"
+
+
+def test_a_journal_without_its_ledger_makes_none(tmp_path: Path) -> None:
+    tmp_path.joinpath("ledger.db-journal").write_bytes(b"x" * 600)
+    with pytest.raises(LedgerMissingError):
+        open_store(f"sqlite:///{tmp_path / 'ledger.db'}")
+    assert not (tmp_path / "ledger.db").exists()
 
 
 def test_every_table_and_column_is_in_the_format_document() -> None:
