@@ -129,8 +129,13 @@ def _held(folder: Path, names: str) -> list[tuple[str, bytes]]:
 
 
 def _tree(made: Path) -> list[tuple[str, bytes]]:
+    """Return what was made, by its path below `made`, but for what is hidden: a leftover there harms nobody."""
+    there = ((path.relative_to(made), path) for path in sorted(made.rglob("*")))
     return [
-        (str(path.relative_to(made)), path.read_bytes())
-        for path in sorted(made.rglob("*"))
-        if path.is_file() and not path.is_symlink() and not path.name.startswith(".") and path.name not in DATED
+        (str(name), path.read_bytes())
+        for name, path in there
+        if path.is_file()
+        and not path.is_symlink()
+        and not any(part.startswith(".") for part in name.parts)
+        and path.name not in DATED
     ]
