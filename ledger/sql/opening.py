@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
-from ledger.errors import ForeignDatabaseError, LedgerError, LedgerMissingError, NewerLedgerError
+from ledger.errors import (
+    ForeignDatabaseError,
+    LedgerError,
+    LedgerMissingError,
+    LedgerUnavailableError,
+    NewerLedgerError,
+)
 from ledger.log import program
 from ledger.sql.dialects import BUSY_SECONDS, parse_place, reader_engine, roll_back_what_a_crash_left, writer_engine
 from ledger.sql.errors import translated
@@ -30,6 +37,8 @@ SQLITE_MAGIC = b"SQLite format 3\0"
 
 REVISIONS = ("0001",)
 """Every schema this version can read or upgrade, the oldest first."""
+
+_NO_SYNC_OF_FOLDERS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM})
 
 _PROGRAM = re.compile(r"kropotcli [0-9][0-9A-Za-z.+-]{0,40}")
 
@@ -52,6 +61,8 @@ def open_store(url: str, *, create: bool = False, read_only: bool = False) -> Sq
         migrate(place)
     elif revision != REVISION:
         raise LedgerError(f"the ledger at {place} has the old schema {revision}: run kropotcli db upgrade")
+    if place.path is not None and not read_only:
+        _settle(place.path)
     return SqlStore(place, read_only=read_only)
 
 
@@ -140,6 +151,25 @@ def _look_at_file(path: Path) -> None:
         raise LedgerError(f"the ledger {path} cannot be read: {error.strerror}") from None
     if begin != SQLITE_MAGIC:
         raise LedgerError(f"{path} is not a database of SQLite, and was left as it is: name another one")
+
+
+def _settle(path: Path) -> None:
+    """Make durable what a process that was killed had written to SQLite's log, and was just about to sync.
+
+    Whoever finds it there takes it for done, and would say so; a power cut could still undo it. Raises: LedgerError.
+    """
+    try:
+        for each, how in ((path.with_name(f"{path.name}-wal"), os.O_RDWR), (path.parent, os.O_RDONLY)):
+            with suppress(FileNotFoundError):
+                fd = os.open(each, how | os.O_CLOEXEC)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+    except OSError as error:
+        if error.errno in _NO_SYNC_OF_FOLDERS:
+            return
+        raise LedgerUnavailableError(f"the log of the ledger {path} cannot be synced: {error.strerror}") from error
 
 
 def _create_file(path: Path) -> None:
