@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import sqlite3
@@ -445,3 +446,36 @@ def test_a_server_that_does_not_answer_is_unavailable_and_its_password_unseen(sc
     shown = f"{caught.value} {parse_place(f'{scheme}://user:secret@h/ledger?password=secret')!r}"
     assert "secret" not in shown
     assert f"{scheme}://user:***@h/ledger" in shown
+
+
+def test_what_a_killed_process_was_about_to_sync_is_synced_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    living = open_store(url, create=True)
+    Ledger(living).append([began()])
+    synced: list[tuple[int, int]] = []
+
+    def sync(fd: int) -> None:
+        found = os.fstat(fd)
+        synced.append((found.st_dev, found.st_ino))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    open_store(url, read_only=True).close()
+    assert synced == []
+    open_store(url).close()
+    there = [path.stat() for path in (tmp_path / "ledger.db-wal", tmp_path)]
+    assert [(found.st_dev, found.st_ino) for found in there] == synced[:2]
+    living.close()
+
+
+def test_a_log_that_cannot_be_synced_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    open_store(url, create=True).close()
+
+    def fail(_fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(LedgerUnavailableError, match="cannot be synced"):
+        open_store(url)
