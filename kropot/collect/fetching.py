@@ -139,6 +139,7 @@ class FetchingDesk:
         if not fresh:
             return said
         self.outstanding += len(fresh)
+        self._window.entered(now_us)
         self._tale.taken += len(fresh)
         return [*said, Fetch(entries=fresh)]
 

@@ -42,7 +42,7 @@ class Rules:
     block: int = 500
     block_bytes: int = 64 << 20
     outstanding: int = 2000
-    most_outstanding: int = 6000
+    most_outstanding: int = 10000
 
     @property
     def backoff(self) -> Backoff:

@@ -22,16 +22,21 @@ class Window:
     most: int
     size: int = field(init=False)
     _done: int = 0
-    _since_us: int = 0
+    _since_us: int | None = None
 
     def __post_init__(self) -> None:
         """Begin narrow."""
         self.size = self.least
 
+    def entered(self, now_us: int) -> None:
+        """Hear that elements were taken on."""
+        if self._since_us is None:
+            self._since_us = now_us
+
     def passed(self, count: int, now_us: int) -> None:
         """Hear that so many elements are through."""
         self._done += count
-        if self._done < self.size:
+        if self._done < self.size or self._since_us is None:
             return
         took_us = now_us - self._since_us
         self._done, self._since_us = 0, now_us

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kropot.securecopy.wire import Listed, Page
     from ledger.replica import Entry
 
-BATCH = 2000
+BATCH = 1000
 BATCH_BYTES = 64 << 20
 BATCH_S = 0.5
 """What was fetched is published in batches: so many, so large, or after so long, whichever comes first."""
