@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kropot.errors import KropotError
+from kropot.objects.layout import Layout
 from ledger.rows import RELEASED
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ledger.log import Ledger
 
 
@@ -25,8 +25,8 @@ def demand_objects(storage: Path, ledger: Ledger) -> None:
 
     Raises: StorageAwayError.
     """
-    folder = storage.absolute() / "objects"
-    if folder.is_dir() or all(row.state == RELEASED for row in ledger.copies()):
+    folder = Layout(str(storage.absolute())).objects
+    if Path(folder).is_dir() or all(row.state == RELEASED for row in ledger.copies()):
         return
     raise StorageAwayError(
         f"there is no folder {folder}, and the ledger names objects in it: is the disk mounted, and --storage-path the"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from contextlib import contextmanager, suppress
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger.errors import LedgerUnavailableError, ReadOnlyLedgerError
-from ledger.sql.dialects import LOCK_HEAD, reader_engine, writer_engine
+from ledger.sql.dialects import LOCK_HEAD, reader_engine, sync, writer_engine
 from ledger.sql.errors import translated
 
 if TYPE_CHECKING:
@@ -169,15 +168,10 @@ class Connections:
         if is_busy:
             raise LedgerUnavailableError("the database is busy, and its log is to be folded first")
         path = self.place.path
-        log = None if path is None else path.with_name(f"{path.name}-wal")
-        if log is None or not log.exists():
+        if path is None:
             return
         try:
-            fd = os.open(log, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync(path.with_name(f"{path.name}-wal"))
         except OSError as error:
             raise LedgerUnavailableError(f"the database's log cannot be synced: {error.strerror}") from error
 

@@ -134,6 +134,16 @@ def roll_back_what_a_crash_left(path: Path) -> None:
         connection.execute("SELECT count(*) FROM sqlite_schema")
 
 
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a folder's names, durable; nothing where there is none. Raises: OSError."""
+    with suppress(FileNotFoundError):
+        fd = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def upsert(engine: Engine, table: Table, *, add: Sequence[str] = ()) -> Any:
     """Return the INSERT that replaces a row with the same key, or adds to it the columns named in `add`."""
     keys = [column.name for column in table.primary_key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,14 @@ from ledger.errors import (
     NewerLedgerError,
 )
 from ledger.log import program
-from ledger.sql.dialects import BUSY_SECONDS, parse_place, reader_engine, roll_back_what_a_crash_left, writer_engine
+from ledger.sql.dialects import (
+    BUSY_SECONDS,
+    parse_place,
+    reader_engine,
+    roll_back_what_a_crash_left,
+    sync,
+    writer_engine,
+)
 from ledger.sql.errors import translated
 from ledger.sql.schema import REVISION, TABLES, VERSION_TABLE, metadata, version_table
 from ledger.sql.store import SqlStore
@@ -159,13 +166,8 @@ def _settle(path: Path) -> None:
     Whoever finds it there takes it for done, and would say so; a power cut could still undo it. Raises: LedgerError.
     """
     try:
-        for each, how in ((path.with_name(f"{path.name}-wal"), os.O_RDWR), (path.parent, os.O_RDONLY)):
-            with suppress(FileNotFoundError):
-                fd = os.open(each, how | os.O_CLOEXEC)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
+        sync(path.with_name(f"{path.name}-wal"))
+        sync(path.parent)
     except OSError as error:
         if error.errno in _NO_SYNC_OF_FOLDERS:
             return
