@@ -68,6 +68,29 @@ def run_postgresql(url: URL, *statements: str) -> None:
             connection.execute(statement)
 
 
+def run_postgresql_script(url: str, script: str, *, schema: str) -> None:
+    """Run a dump's statements, in the schema that `url` names instead of `schema`."""
+    name = make_url(url).query["options"]
+    target = str(name).removeprefix("-csearch_path=")
+    with psycopg.connect(_shown(make_url(url)), autocommit=True, connect_timeout=5) as connection:
+        connection.execute(script.replace(f"{schema}.", f"{target}."))
+
+
+def run_mariadb_script(url: str, script: str) -> None:
+    """Run a dump's statements, which may change their delimiter to hold a trigger's body, in the database of `url`."""
+    statements, delimiter, lines = [], ";", list[str]()
+    for line in script.splitlines():
+        if line.startswith("DELIMITER "):
+            delimiter = line.removeprefix("DELIMITER ").strip()
+            continue
+        lines.append(line)
+        if line.rstrip().endswith(delimiter):
+            statements.append("\n".join(lines).rstrip().removesuffix(delimiter))
+            lines = []
+    address = make_url(url)
+    run_mariadb(address, f"USE {address.database}", *statements)
+
+
 def run_mariadb(url: URL, *statements: str) -> None:
     """Run statements on the server, each in a transaction of its own."""
     connection = pymysql.connect(

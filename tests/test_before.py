@@ -1,0 +1,87 @@
+"""A replica of the first version: its ledger in each database, its storage and its kit must go on working.
+
+The first version of the program made `tests/vectors/replicas/0001/`. It served a folder and collected it twice (one
+file changed, one vanished, one came late), then verified it, took a snapshot and signed a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kropot.errors import Exit
+from tests.ledger.databases import SQL_KINDS, fresh_url, run_mariadb_script, run_postgresql_script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.conftest import RunCli
+
+FOLDER = Path(__file__).parent / "vectors" / "replicas" / "0001"
+
+
+@pytest.fixture(params=SQL_KINDS)
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Yield the URL of the old ledger in each kind of database, not upgraded yet."""
+    kind = str(request.param)
+    script = (FOLDER / f"ledger.{kind}.sql").read_text()
+    with fresh_url(kind, tmp_path) as url:
+        if kind == "sqlite":
+            with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+                connection.executescript(script)
+        elif kind == "postgresql":
+            run_postgresql_script(url, script, schema="first_version")
+        else:
+            run_mariadb_script(url, script)
+        yield url
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """Return a copy of the old storage; git keeps no empty folders, so these are made again."""
+    path = tmp_path / "storage"
+    shutil.copytree(FOLDER / "storage", path)
+    for name in ("quarantine", "tmp"):
+        (path / name).mkdir(exist_ok=True)
+    return path
+
+
+def test_an_old_replica_is_upgraded_verified_and_restored(
+    ledger: str, storage: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    where = ("--db-string", ledger, "--storage-path", str(storage))
+    upgraded = run_cli("db", "upgrade", *where)
+    assert upgraded.returncode == Exit.DONE, upgraded.stderr
+
+    replayed = run_cli("replay", "--json", *where)
+    assert replayed.returncode == Exit.DONE, replayed.stderr
+    expected = json.loads((FOLDER / "replay.json").read_text())
+    assert {name: json.loads(replayed.stdout)[name] for name in expected} == expected
+
+    public = (FOLDER / "checkpoint.public").read_text().strip()
+    verified = run_cli("verify", "--public-key", public, *where)
+    assert verified.returncode == Exit.DONE, verified.stdout + verified.stderr
+
+    restored = run_cli("restore", "--key", str(FOLDER / "key-kit.json"), "--to", str(tmp_path / "restored"), *where)
+    assert restored.returncode == Exit.DONE, restored.stderr
+    digests = {
+        path.relative_to(tmp_path / "restored").as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (tmp_path / "restored").rglob("*")
+        if path.is_file() and path.name != "kropot-manifest.jsonl"
+    }
+    assert digests == json.loads((FOLDER / "restored.json").read_text())
+
+
+def test_an_old_ledger_comes_back_from_its_storage_alone(storage: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    url = f"sqlite:///{tmp_path / 'recovered.db'}"
+    recovered = run_cli("db", "recover", "--from-storage", "--storage-path", str(storage), "--db-string", url)
+    assert recovered.returncode == Exit.DONE, recovered.stderr
+    verified = run_cli("verify", "--db-string", url, "--storage-path", str(storage))
+    assert verified.returncode == Exit.DONE, verified.stdout + verified.stderr
