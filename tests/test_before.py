@@ -6,40 +6,29 @@ file changed, one vanished, one came late), then verified it, took a snapshot an
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
-import sqlite3
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kropot.errors import Exit
-from tests.ledger.databases import SQL_KINDS, fresh_url, run_mariadb_script, run_postgresql_script
+from tests.ledger.databases import FIRST_VERSION, SQL_KINDS, fresh_url, load_first_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.conftest import RunCli
-
-FOLDER = Path(__file__).parent / "vectors" / "replicas" / "0001"
 
 
 @pytest.fixture(params=SQL_KINDS)
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Yield the URL of the old ledger in each kind of database, not upgraded yet."""
     kind = str(request.param)
-    script = (FOLDER / f"ledger.{kind}.sql").read_text()
     with fresh_url(kind, tmp_path) as url:
-        if kind == "sqlite":
-            with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-                connection.executescript(script)
-        elif kind == "postgresql":
-            run_postgresql_script(url, script, schema="first_version")
-        else:
-            run_mariadb_script(url, script)
+        load_first_version(kind, url)
         yield url
 
 
@@ -47,7 +36,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def storage(tmp_path: Path) -> Path:
     """Return a copy of the old storage; git keeps no empty folders, so these are made again."""
     path = tmp_path / "storage"
-    shutil.copytree(FOLDER / "storage", path)
+    shutil.copytree(FIRST_VERSION / "storage", path)
     for name in ("quarantine", "tmp"):
         (path / name).mkdir(exist_ok=True)
     return path
@@ -62,21 +51,23 @@ def test_an_old_replica_is_upgraded_verified_and_restored(
 
     replayed = run_cli("replay", "--json", *where)
     assert replayed.returncode == Exit.DONE, replayed.stderr
-    expected = json.loads((FOLDER / "replay.json").read_text())
+    expected = json.loads((FIRST_VERSION / "replay.json").read_text())
     assert {name: json.loads(replayed.stdout)[name] for name in expected} == expected
 
-    public = (FOLDER / "checkpoint.public").read_text().strip()
+    public = (FIRST_VERSION / "checkpoint.public").read_text().strip()
     verified = run_cli("verify", "--public-key", public, *where)
     assert verified.returncode == Exit.DONE, verified.stdout + verified.stderr
 
-    restored = run_cli("restore", "--key", str(FOLDER / "key-kit.json"), "--to", str(tmp_path / "restored"), *where)
+    restored = run_cli(
+        "restore", "--key", str(FIRST_VERSION / "key-kit.json"), "--to", str(tmp_path / "restored"), *where
+    )
     assert restored.returncode == Exit.DONE, restored.stderr
     digests = {
         path.relative_to(tmp_path / "restored").as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in (tmp_path / "restored").rglob("*")
         if path.is_file() and path.name != "kropot-manifest.jsonl"
     }
-    assert digests == json.loads((FOLDER / "restored.json").read_text())
+    assert digests == json.loads((FIRST_VERSION / "restored.json").read_text())
 
 
 def test_an_old_ledger_comes_back_from_its_storage_alone(storage: Path, tmp_path: Path, run_cli: RunCli) -> None:

@@ -29,6 +29,7 @@ from ledger.sql.dialects import (
     writer_engine,
 )
 from ledger.sql.errors import translated
+from ledger.sql.guards import GUARDS
 from ledger.sql.schema import REVISION, TABLES, VERSION_TABLE, metadata, version_table
 from ledger.sql.store import SqlStore
 
@@ -219,13 +220,10 @@ def _sweep(connection: Connection, place: Place) -> None:
 
 
 def _make(connection: Connection) -> None:
-    """Make the newest schema in an empty database at once; a test holds it against what the migrations make.
+    """Make the newest schema in an empty database; a test compares it with what an upgrade of old ledgers gives.
 
-    Its version comes last: without it there is no ledger, and what is there is swept away by the next who makes one.
+    The version is written last. Without it there is no ledger yet, and whoever makes one next removes the rest.
     """
-    # Imported when a ledger is made, which is once; Alembic, which takes longer, is not needed for it.
-    from ledger.sql.migrations.guards_0001 import GUARDS
-
     metadata.create_all(connection)
     connection.execute(
         metadata.tables["head"].insert().values(id=1, position=0, recorded_us=0, streams=0, frontier=b"")

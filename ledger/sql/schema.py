@@ -1,7 +1,7 @@
-"""The tables of the newest schema, as the statements of this package use them (docs/format.md, "Tables").
+"""The tables of the newest schema (docs/format.md, "Tables"); the triggers are in `guards.py`.
 
-A new ledger is made of them at once, an old one is brought to them by the migrations; a test holds both against each
-other. Text is compared bytewise on every database.
+This is the only place that describes the schema. A new ledger is made from it and stamped with `REVISION`. The
+migrations only ALTER older ledgers, and a test compares the two. Every database compares text byte by byte.
 """
 
 from __future__ import annotations

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import sqlite3
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -15,10 +18,12 @@ from sqlalchemy import URL, make_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SQL_KINDS = ("sqlite", "postgresql", "mariadb")
 KINDS = ("memory", *SQL_KINDS)
+
+FIRST_VERSION = Path(__file__).parents[1] / "vectors" / "replicas" / "0001"
+"""A whole replica that the first version of the program made."""
 
 _SERVERS = {
     "postgresql": ("KROPOT_TEST_POSTGRES_URL", "postgresql://root@127.0.0.1/test"),
@@ -66,6 +71,18 @@ def run_postgresql(url: URL, *statements: str) -> None:
     with psycopg.connect(_shown(url.set(drivername="postgresql")), autocommit=True, connect_timeout=5) as connection:
         for statement in statements:
             connection.execute(statement)
+
+
+def load_first_version(kind: str, url: str) -> None:
+    """Fill the empty database of this kind at `url` with the ledger that the first version made."""
+    script = (FIRST_VERSION / f"ledger.{kind}.sql").read_text()
+    if kind == "sqlite":
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            connection.executescript(script)
+    elif kind == "postgresql":
+        run_postgresql_script(url, script, schema="first_version")
+    else:
+        run_mariadb_script(url, script)
 
 
 def run_postgresql_script(url: str, script: str, *, schema: str) -> None:

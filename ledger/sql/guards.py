@@ -1,8 +1,8 @@
-"""The triggers of schema 0001: what was written stays, whoever has the same password and an accident.
+"""The triggers of the newest schema: they protect history from accidents of anyone who has the password.
 
-An event is appended after the last one, or refused; it is never changed but by an erasure, which its own PayloadErased
-announces; it is never removed. Streams, batches and checkpoints likewise. REPLACE on SQLite removes rows without
-asking the DELETE triggers (unless `recursive_triggers` is on), so there the INSERT triggers refuse whatever is there.
+An event is appended after the last one. Only an erasure changes it, announced by a later PayloadErased. Nothing removes
+it. The same holds for streams, batches and checkpoints. On SQLite, REPLACE removes rows without asking the DELETE
+triggers (unless `recursive_triggers` is on), so the INSERT triggers refuse rows that exist already.
 """
 
 from __future__ import annotations
