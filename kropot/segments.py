@@ -21,7 +21,7 @@ from ledger.segments import SEGMENT_EVENTS, encode, reach_of, read
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kropot.objects.files import Files
+    from kropot.objects.files import FileSystem
     from ledger.log import Ledger
     from ledger.rows import StoredEvent
     from ledger.segments import Reach
@@ -48,13 +48,13 @@ class SegmentFolder:
     """The segments below `root`, the storage path; `scratch` is the writer's own folder for temporary files."""
 
     def __init__(
-        self, root: Path, *, scratch: Path | None = None, files: Files | None = None, span: int = SEGMENT_EVENTS
+        self, root: Path, *, scratch: Path | None = None, files: FileSystem | None = None, span: int = SEGMENT_EVENTS
     ) -> None:
         """Look at nothing yet. Without `scratch` nothing can be written; `span` is the events of a full segment."""
         self.folder = root / FOLDER
         self._span = span
         self._scratch = scratch
-        self._files: Files = OsFiles() if files is None else files
+        self._files: FileSystem = OsFiles() if files is None else files
 
     def found(self) -> list[SegmentFile]:
         """Return the segments that are there, by how far they reach. Raises: StorageError."""

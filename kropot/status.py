@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ledger.events import AuditRange, Element, Source
     from ledger.log import Ledger
-    from ledger.replica import Entry, Record
+    from ledger.replica import Entry, Event
 
 SECOND_US: Final = 1_000_000
 
@@ -108,7 +108,7 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
     return Facts(
         position=head.position,
         recorded_us=head.recorded_us,
-        began_us=_recorded_us(ledger.records(until=1)),
+        began_us=_recorded_us(ledger.events(until=1)),
         sources=tuple(
             SourceFacts(
                 id=id_,
@@ -207,10 +207,10 @@ def _waiting_since(ledger: Ledger, troubles: _Troubles) -> int | None:
     first = troubles.first_waiting
     if first is None:
         return troubles.first_failing_us
-    return _least(troubles.first_failing_us, _recorded_us(ledger.records(after=first - 1, until=first)))
+    return _least(troubles.first_failing_us, _recorded_us(ledger.events(after=first - 1, until=first)))
 
 
-def _recorded_us(records: Iterable[Record]) -> int:
+def _recorded_us(records: Iterable[Event]) -> int:
     """Return when the first of the records was recorded, 0 if there is none."""
     return next((record.recorded_us for record in records), 0)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
-from ledger.audit_apart import Stretch, StretchReader
+from ledger.audit_apart import EventRange, StretchReader
 from ledger.audit_event import Flaw, examine
 from ledger.audit_names import Names
 from ledger.audit_page import copies_in, recognise
@@ -27,8 +27,8 @@ from ledger.spill import CopySpill
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-    from ledger.audit_apart import Spread, Told
-    from ledger.audit_page import Page
+    from ledger.audit_apart import RangeAudit, Spread
+    from ledger.audit_page import EventPage
     from ledger.audit_rows import Columns, Row
     from ledger.events import Fact
     from ledger.merkle import Frontier
@@ -131,7 +131,7 @@ class LogAudit:
 
     def _apart(self, spread: Spread) -> Iterator[Flaw]:
         """Go on as long as there are events, with what others say of each stretch; what they cannot is done here."""
-        sent: deque[Stretch] = deque()
+        sent: deque[EventRange] = deque()
         for told in spread(StretchReader().read, self._stretches(sent)):
             stretch = sent.popleft()
             if told is None or len(self.learnt.salts) != len(stretch.salts):
@@ -147,7 +147,7 @@ class LogAudit:
                 return  # the log has a gap here, or ends
             self._mark()
 
-    def _row_of(self, told: Told, at: int) -> Row | None:
+    def _row_of(self, told: RangeAudit, at: int) -> Row | None:
         """Return an event's row, None if it is no longer there; one that was recognised has to be read again."""
         if at not in told.strange:
             seqs = told.page.seqs
@@ -156,14 +156,14 @@ class LogAudit:
             told.strange.update({places[row[0]]: row for row in rows if row[0] in places})
         return told.strange.get(at)
 
-    def _stretches(self, sent: deque[Stretch]) -> Iterator[Stretch]:
+    def _stretches(self, sent: deque[EventRange]) -> Iterator[EventRange]:
         """Yield what is to be read, each with the salts that are known when it is asked for, and keep it in `sent`."""
         after, marks = self.position, list(self._marks)
         while after < self.head.position:
             while marks and marks[-1] <= after:
                 marks.pop()
             until = min(after + self._page_events, self.head.position, *marks[-1:])
-            sent.append(Stretch(after, until, dict(self.learnt.salts)))
+            sent.append(EventRange(after, until, dict(self.learnt.salts)))
             yield sent[-1]
             after = until
 
@@ -192,7 +192,7 @@ class LogAudit:
             rest = tuple(column[taken:] for column in rest)
         self._tree.grow()
 
-    def _take(self, page: Page, row: Callable[[int], Row | None]) -> Generator[Flaw, None, int]:
+    def _take(self, page: EventPage, row: Callable[[int], Row | None]) -> Generator[Flaw, None, int]:
         """Take in a page's events, `row` giving those that are to be looked at closely; return where it ended.
 
         That is before the end behind an event that brings a salt, and where there is no such row.
@@ -219,7 +219,7 @@ class LogAudit:
             at += 1
         return at
 
-    def _run(self, page: Page, at: int) -> int:
+    def _run(self, page: EventPage, at: int) -> int:
         """Take in the recognised events from `at` on that follow one another within a commit; return where they end."""
         commit, position = self._tree.commit, self.position
         due_us = commit.recorded_us
@@ -244,7 +244,7 @@ class LogAudit:
             self.learnt.copies.stored_all(copies_in(page, at, end))
         return end
 
-    def _count(self, page: Page, at: int, end: int) -> int:
+    def _count(self, page: EventPage, at: int, end: int) -> int:
         """Count events in their streams as long as each is the next of its stream; return where the first is not."""
         versions, newest = self.learnt.versions, self.learnt.newest
         streams, first = page.streams[at:end], len(versions)

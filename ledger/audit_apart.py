@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ledger.audit_names import Names
-from ledger.audit_page import Page, recognise
+from ledger.audit_page import EventPage, recognise
 from ledger.audit_rows import read_events
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ledger.store import EventStore
 
 
-class Stretch(NamedTuple):
+class EventRange(NamedTuple):
     """The positions in (`after`, `until`], and the salts that are known before them, by source id."""
 
     after: int
@@ -23,19 +23,19 @@ class Stretch(NamedTuple):
     salts: Mapping[bytes, bytes]
 
 
-class Told(NamedTuple):
+class RangeAudit(NamedTuple):
     """What was found in a stretch: its events, and the rows of those that were not recognised, by their places."""
 
-    page: Page
+    page: EventPage
     strange: dict[int, Row]
 
 
 if TYPE_CHECKING:
-    Read = Callable[[EventStore, Stretch], Told | None]
-    Spread = Callable[[Read, Iterable[Stretch]], Iterator[Told | None]]
+    Read = Callable[[EventStore, EventRange], RangeAudit | None]
+    Spread = Callable[[Read, Iterable[EventRange]], Iterator[RangeAudit | None]]
     """Carries out the reading of stretches, in their order, each on a store of its own or the same."""
 
-NOTHING = Told(Page((), (), (), (), (), b"", []), {})
+NOTHING = RangeAudit(EventPage((), (), (), (), (), b"", []), {})
 
 
 class StretchReader:
@@ -45,7 +45,7 @@ class StretchReader:
         """Nothing is read yet."""
         self._names = Names()
 
-    def read(self, store: EventStore, stretch: Stretch) -> Told | None:
+    def read(self, store: EventStore, stretch: EventRange) -> RangeAudit | None:
         """Return what stands in the stretch; None where rows cannot be used, which the audit MUST look at itself.
 
         Raises:
@@ -59,4 +59,4 @@ class StretchReader:
         self._names.learn(store, set(columns[1]), stretch.salts)
         page = recognise(columns, self._names.digests)
         strange = [at for at, is_sound in enumerate(page.sound) if not is_sound] if 0 in page.sound else []
-        return Told(page, {at: tuple(column[at] for column in columns) for at in strange})
+        return RangeAudit(page, {at: tuple(column[at] for column in columns) for at in strange})

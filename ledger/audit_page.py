@@ -31,7 +31,7 @@ _TYPED = 2
 _PLACE = itemgetter(0)
 
 
-class Page(NamedTuple):
+class EventPage(NamedTuple):
     """Events column by column; `sound` has a byte for each, 1 where it was recognised.
 
     `copies` are place, SHA-256 and size of each copy that a recognised event says is stored, in the order of places.
@@ -46,7 +46,7 @@ class Page(NamedTuple):
     copies: list[tuple[int, bytes, int]]
 
 
-def recognise(columns: Columns, digests: Mapping[int, bytes]) -> Page:
+def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
     """Return the page, with what of it was recognised; of what was not, nothing follows.
 
     What is recognised agrees with itself: it is of a common type, its payload is a good and canonical one, the header
@@ -112,10 +112,10 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> Page:
                 for match, wanted, header, leaf, digest in zip(matches, packed, headers, leaves, hashed, strict=True)
             ]
         )
-    return Page(seqs, streams, versions, recorded, leaves, sound, _copies(names, matches, sound))
+    return EventPage(seqs, streams, versions, recorded, leaves, sound, _copies(names, matches, sound))
 
 
-def copies_in(page: Page, start: int, stop: int) -> list[tuple[bytes, int, int, int]]:
+def copies_in(page: EventPage, start: int, stop: int) -> list[tuple[bytes, int, int, int]]:
     """Return SHA-256, stream, size and position of the copies in events from `start` to before `stop`."""
     streams, seqs, copies = page.streams, page.seqs, page.copies
     first, last = bisect_left(copies, start, key=_PLACE), bisect_left(copies, stop, key=_PLACE)

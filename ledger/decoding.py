@@ -8,7 +8,7 @@ from ledger.codec import decode_payload
 from ledger.errors import BrokenChainError, MalformedEventError
 from ledger.events import NO_SOURCE, ErasedFact, StreamKey
 from ledger.projection import Happened
-from ledger.replica import Entry, Record, evolve
+from ledger.replica import Entry, Event, evolve
 
 if TYPE_CHECKING:
     from ledger.events import ElementFact, Fact, UnknownFact
@@ -36,9 +36,9 @@ def fact_of(event: StoredEvent) -> Fact | UnknownFact | ErasedFact:
         raise MalformedEventError(error.why, position=event.seq) from None
 
 
-def record_of(event: StoredEvent, key: StreamKey | None) -> Record:
+def record_of(event: StoredEvent, key: StreamKey | None) -> Event:
     """Return a stored event as a record of the stream with this key."""
-    return Record(
+    return Event(
         position=event.seq,
         stream=event.stream,
         key=key,

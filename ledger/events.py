@@ -128,7 +128,7 @@ class Element:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldListing:
     """A vanishing that was not believed: `missing` of `known` elements, since `since_us`, for `reason`.
 
     The reason is "empty", "missing", "misordered", or "accepted" once a person has looked at it.
@@ -192,7 +192,7 @@ class Source:
     zone_shifts: tuple[tuple[int, ...], ...]
     listed_us: int | None
     full_listed_us: int | None
-    held: Held | None
+    held: HeldListing | None
     surge: Surge | None
     churn: tuple[tuple[int, int], ...]
     unlistable: tuple[int, ...]

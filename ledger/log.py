@@ -13,7 +13,16 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from ledger.answers import Commit, Head, RebuildReport, SourceEntry, Tally
-from ledger.batch import AUDIT_KEY, LEDGER_KEY, Ground, New, check_writer, instance_key, plan_batch, source_key
+from ledger.append import (
+    AUDIT_KEY,
+    LEDGER_KEY,
+    AppendContext,
+    NewFact,
+    check_writer,
+    instance_key,
+    plan_batch,
+    source_key,
+)
 from ledger.codec import NONCE_BYTES
 from ledger.decoding import entry_of, fact_of, happened, key_of, record_of
 from ledger.errors import BrokenChainError, LedgerError, LedgerUnavailableError
@@ -28,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from ledger.events import AuditRange, StreamKey
-    from ledger.replica import Entry, Record
+    from ledger.replica import Entry, Event
     from ledger.rows import Batch, CopyRow, SourceRow, StoredEvent
     from ledger.store import Writing
 
@@ -39,7 +48,7 @@ __all__ = [
     "EventStore",
     "Head",
     "Ledger",
-    "New",
+    "NewFact",
     "RebuildReport",
     "SourceEntry",
     "Tally",
@@ -101,14 +110,14 @@ class Ledger(Work):
             with self._lock, self.store.writing() as tx:
                 if tx.head.position == 0:
                     now = self._now(tx.now_us)
-                    ground = Ground(
+                    ground = AppendContext(
                         head=tx.head, recorded_us=now, keys=[LEDGER_KEY.stored], streams={}, sources={}, salts={}
                     )
-                    first = [New(key=LEDGER_KEY, fact=began, observed_us=now)]
+                    first = [NewFact(key=LEDGER_KEY, fact=began, observed_us=now)]
                     tx.write(plan_batch(first, ground, writer=self.writer, nonces=self._entropy(NONCE_BYTES)))
         return self.identity()
 
-    def append(self, facts: Sequence[New], *, batch_key: bytes | None = None, release: str | None = None) -> Commit:
+    def append(self, facts: Sequence[NewFact], *, batch_key: bytes | None = None, release: str | None = None) -> Commit:
         """Record the facts in one transaction, all or none, at the positions after the head.
 
         `release` names an instance of this session whose leases on the facts' streams are given back with it.
@@ -211,14 +220,14 @@ class Ledger(Work):
         """Yield the raw events at positions in (`after`, `until`], in order."""
         return self.store.stored(after=after, until=until)
 
-    def records(self, *, after: int = 0, until: int | None = None) -> Iterator[Record]:
+    def events(self, *, after: int = 0, until: int | None = None) -> Iterator[Event]:
         """Yield the events at positions in (`after`, `until`], decoded, in order."""
         for page in _pages(self.store.stored(after=after, until=until)):
             keys = self.store.stream_keys({event.stream for event in page})
             for event in page:
                 yield record_of(event, key_of(keys.get(event.stream)))
 
-    def history(self, key: StreamKey) -> Iterator[Record]:
+    def history(self, key: StreamKey) -> Iterator[Event]:
         """Yield the events of one stream, in order."""
         for event in self.store.stream_events(key.stored):
             yield record_of(event, key)
@@ -315,14 +324,14 @@ class Ledger(Work):
                 commit = planned.commits[-1]
         return None if commit is None else Commit(first=commit.first, last=commit.last, recorded_us=commit.recorded_us)
 
-    def _ground(self, tx: Writing, facts: Sequence[New]) -> Ground:
+    def _ground(self, tx: Writing, facts: Sequence[NewFact]) -> AppendContext:
         """Read what planning these facts needs, under the head's lock."""
         keys = [new.key.stored for new in facts]
         ids = {new.key.source for new in facts}
         if not self._salts.keys() >= ids:
             # Known ones never change number or salt; a source that is not known here may have begun elsewhere.
             self._learn(tx)
-        return Ground(
+        return AppendContext(
             head=tx.head,
             recorded_us=max(tx.head.recorded_us, self._now(tx.now_us)),
             keys=keys,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Event:
     """One event as read back: its place, its header's fields, and the fact it holds.
 
     `key` is None once the stream's payloads are erased; `stream` is the store's small integer for the stream.
@@ -125,7 +125,7 @@ class Replica:
     audit: tuple[AuditRange, ...] = ()
     skipped: int = 0
 
-    def apply(self, record: Record) -> None:
+    def apply(self, record: Event) -> None:
         """Take one record in; records MUST come in the order of their positions."""
         self.position = record.position
         self.recorded_us = record.recorded_us
@@ -166,7 +166,7 @@ class Replica:
                     )
 
 
-def fold(records: Iterable[Record]) -> Replica:
+def fold(records: Iterable[Event]) -> Replica:
     """Fold records, in the order of their positions, into the state they lead to."""
     replica = Replica()
     for record in records:

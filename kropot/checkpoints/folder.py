@@ -26,7 +26,7 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class KeptCheckpoint:
     """An exported checkpoint: its number in its folder, its file, and the signed note in it."""
 
     number: int
@@ -41,15 +41,15 @@ class CheckpointFolder:
         """Nothing is touched yet."""
         self.folder = folder
 
-    def exported(self) -> Iterator[Exported]:
+    def exported(self) -> Iterator[KeptCheckpoint]:
         """Yield what was exported here, in the order of the numbers. Raises: KropotError if it cannot be read."""
         for number, path in sorted(self._numbered()):
-            yield Exported(number=number, path=path, note=read_note(path))
+            yield KeptCheckpoint(number=number, path=path, note=read_note(path))
 
-    def newest(self) -> Exported | None:
+    def newest(self) -> KeptCheckpoint | None:
         """Return what was exported last."""
         last = max(self._numbered(), default=None)
-        return None if last is None else Exported(number=last[0], path=last[1], note=read_note(last[1]))
+        return None if last is None else KeptCheckpoint(number=last[0], path=last[1], note=read_note(last[1]))
 
     def write(self, note: bytes) -> Path:
         """Write a note under the next number, durably; return its path.

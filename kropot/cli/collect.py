@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kropot.checkpoints import CheckpointFolder
-    from kropot.cli.progress import Audience
+    from kropot.cli.progress import ProgressDisplay
     from kropot.collect.loop import Loop
-    from kropot.collect.rules import Rules
+    from kropot.collect.rules import CollectRules
     from kropot.collect.step import Collector
     from kropot.collect.transfer.choose import Transfers
     from kropot.objects.store import ObjectStore
@@ -280,7 +280,7 @@ def _enrolled(settings: Settings, ledger: Ledger) -> Iterator[None]:
 def _record_instance(settings: Settings, ledger: Ledger) -> None:
     """Record that this instance runs here with this version, unless that was so the last time."""
     from ledger.events import InstanceBegan
-    from ledger.log import New, instance_key
+    from ledger.log import NewFact, instance_key
 
     key = instance_key(settings.instance_name)
     fact = InstanceBegan(program=f"kropotcli {version('kropotcli')}", host=platform.node())
@@ -288,7 +288,7 @@ def _record_instance(settings: Settings, ledger: Ledger) -> None:
     for record in ledger.history(key):
         last = record.fact
     if last != fact:
-        ledger.append([New(key=key, fact=fact, observed_us=ledger.now_us())])
+        ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.now_us())])
 
 
 def _find_source(settings: Settings, ledger: Ledger, wish: Wish) -> bytes:
@@ -298,7 +298,7 @@ def _find_source(settings: Settings, ledger: Ledger, wish: Wish) -> bytes:
     and the server does not accept it.
     """
     from kropot.collect.sources import begin, match_source, source_key
-    from ledger.log import New
+    from ledger.log import NewFact
 
     url, token = settings.need_server_url(), settings.need_token()
     known = {entry.id: entry.source for entry in ledger.sources().values()}
@@ -315,7 +315,7 @@ def _find_source(settings: Settings, ledger: Ledger, wish: Wish) -> bytes:
     _try_token(settings)
     source_id = secrets.token_bytes(16)
     fact = begin(salt=secrets.token_bytes(32), token=token.reveal(), url=url)
-    new = New(key=source_key(source_id), fact=fact, observed_us=ledger.now_us(), expected=0)
+    new = NewFact(key=source_key(source_id), fact=fact, observed_us=ledger.now_us(), expected=0)
     # Several collectors may meet a new token at the same moment: the first one's append counts for all of them.
     once = hmac.digest(ledger.identity().salt, b"begin\0" + token.reveal().encode() + b"\0" + url.encode(), "sha256")
     ledger.append([new], batch_key=once)
@@ -411,13 +411,13 @@ class _Ready:
 
         return read_signing_key(file), [CheckpointFolder(folder) for folder in self.wish.checkpoint_to]
 
-    def _rules(self) -> Rules:
+    def _rules(self) -> CollectRules:
         from kropot.collect.plan import SECOND_US
-        from kropot.collect.rules import Rules
+        from kropot.collect.rules import CollectRules
         from kropot.collect.sources import Thresholds
 
         wish = self.wish
-        return Rules(
+        return CollectRules(
             instance=self.settings.instance_name,
             once=wish.once,
             full=wish.full,
@@ -432,17 +432,17 @@ class _Ready:
             min_free=wish.min_free,
         )
 
-    def _loop(self, rules: Rules, collector: Collector, audience: Audience) -> Loop:
+    def _loop(self, rules: CollectRules, collector: Collector, audience: ProgressDisplay) -> Loop:
         """Put real hands to the collector's decisions."""
         import queue
 
-        from kropot.collect.deeds import LedgerHand
+        from kropot.collect.deeds import LedgerEffects
         from kropot.collect.loop import Loop
         from kropot.collect.workers import Control, Inbox, Publisher, Transfer
         from ledger.log import utc_now_us
 
         inbox: Inbox = queue.SimpleQueue()
-        hand = LedgerHand(
+        hand = LedgerEffects(
             ledger=self.ledger,
             source_id=self.source_id,
             instance=rules.instance,

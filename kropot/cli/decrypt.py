@@ -20,7 +20,7 @@ from kropot.errors import PartialError, UsageError, WrongKeyError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kropot.replay.held import Held
+    from kropot.replay.held import HeldCopy
     from kropot.securecopy.sealing import Kit
 
 
@@ -75,7 +75,7 @@ def command(
         return _open(settings, held, source, kit, output)
 
 
-def _open(settings: Settings, held: Held, source: BinaryIO, kit: Kit | None, output: Path | None) -> Exit:
+def _open(settings: Settings, held: HeldCopy, source: BinaryIO, kit: Kit | None, output: Path | None) -> Exit:
     from kropot.restore.one import new_file
     from kropot.restore.opener import copy_content
 
@@ -93,7 +93,7 @@ def _open(settings: Settings, held: Held, source: BinaryIO, kit: Kit | None, out
     return Exit.DONE
 
 
-def _of_file(settings: Settings, path: Path, iv_text: str | None) -> Held:
+def _of_file(settings: Settings, path: Path, iv_text: str | None) -> HeldCopy:
     """Return what is known of a file. Raises: UsageError where its IV is not."""
     from kropot.restore.loose import hash_of, in_export, in_ledger, unknown
     from kropot.securecopy.iv import parse_iv
@@ -120,7 +120,7 @@ def _of_file(settings: Settings, path: Path, iv_text: str | None) -> Held:
     return held
 
 
-def _of_element(settings: Settings, stack: ExitStack, what: str, until: str | None) -> tuple[Held, BinaryIO]:
+def _of_element(settings: Settings, stack: ExitStack, what: str, until: str | None) -> tuple[HeldCopy, BinaryIO]:
     """Return what was held of an element, and its object. Raises: PartialError where nothing was."""
     from kropot.restore.one import held_of
 
@@ -133,7 +133,7 @@ def _of_element(settings: Settings, stack: ExitStack, what: str, until: str | No
     return held, stack.enter_context(copies.open(held))
 
 
-def _fitting(held: Held, source: BinaryIO, kits: Sequence[Kit]) -> Kit | None:
+def _fitting(held: HeldCopy, source: BinaryIO, kits: Sequence[Kit]) -> Kit | None:
     """Return the kit that opens this copy, None where it is not encrypted. Raises: WrongKeyError where none does."""
     from kropot.restore.claims import sealed_text
     from kropot.restore.opener import NoKitError, open_claim, plain_size

@@ -149,13 +149,13 @@ def serve(
     from kropot.gateway.kits import refuse_inside
     from kropot.gateway.listening import address_of, listen
     from kropot.gateway.server import GatewayOptions, Service
-    from kropot.gateway.sources import Tree
+    from kropot.gateway.sources import FolderSource
     from kropot.gateway.state import sqlite_file
 
     key_file = key_path(state_url, master_key_file)
     root = Path(os.path.realpath(source))
     # Before anything is made: a database for a folder that is not there, or one in the folder, would stay behind.
-    Tree(os.fsencode(root))
+    FolderSource(os.fsencode(root))
     refuse_inside(root, key_file, sqlite_file(state_url), kits)
     options = GatewayOptions(
         kits=kits or _beside(state_url, "kits"),

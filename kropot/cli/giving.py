@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kropot.cli.settings import Settings
     from kropot.replay.held import StoredCopies
-    from kropot.restore.tree import Tree
+    from kropot.restore.tree import TargetFolder
     from kropot.securecopy.sealing import Kit
 
 WORKERS: Final = 8
@@ -39,7 +39,7 @@ def copies_of(settings: Settings) -> Iterator[StoredCopies]:
 
 
 @contextmanager
-def workers(tree: Tree) -> Iterator[Executor]:
+def workers(tree: TargetFolder) -> Iterator[Executor]:
     """Start threads that work on this tree; at the block's end they are gone, in haste where it ended badly."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -50,7 +50,7 @@ def workers(tree: Tree) -> Iterator[Executor]:
         end(pool, tree)
 
 
-def end(pool: Executor, tree: Tree) -> None:
+def end(pool: Executor, tree: TargetFolder) -> None:
     """End threads before the tree is closed that they work on: a descriptor may then mean another file."""
     tree.stop()
     pool.shutdown(cancel_futures=True)

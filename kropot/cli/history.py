@@ -14,7 +14,7 @@ from kropot.replay.until import instant
 from ledger.events import Element, ErasedFact, UnknownFact
 
 if TYPE_CHECKING:
-    from ledger.replica import Record
+    from ledger.replica import Event
 
 
 @define("history")
@@ -33,7 +33,7 @@ def command(settings: Settings, *, element: str) -> Exit:
     return Exit.DONE
 
 
-def as_json(record: Record) -> dict[str, Any]:
+def as_json(record: Event) -> dict[str, Any]:
     """Return one event as JSON shows it; of an erased or unknown one there is no state."""
     row: dict[str, Any] = {
         "position": record.position,
@@ -65,7 +65,7 @@ def as_json(record: Record) -> dict[str, Any]:
     return row | ({"object": named.hex()} if isinstance(named, bytes) else {})
 
 
-def as_text(record: Record) -> str:
+def as_text(record: Event) -> str:
     """Return one event as a line for people."""
     fields = [str(record.position), clock(record.recorded_us), _name(record)]
     element = _element(record)
@@ -79,7 +79,7 @@ def as_text(record: Record) -> str:
     return "  ".join(fields)
 
 
-def _name(record: Record) -> str:
+def _name(record: Event) -> str:
     fact = record.fact
     if isinstance(fact, UnknownFact):
         return f"{fact.type_name} (unknown to this version)"
@@ -88,6 +88,6 @@ def _name(record: Record) -> str:
     return fact.TYPE
 
 
-def _element(record: Record) -> Element | None:
+def _element(record: Event) -> Element | None:
     element: object = getattr(record.fact, "element", None)
     return element if isinstance(element, Element) else None

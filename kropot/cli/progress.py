@@ -25,7 +25,7 @@ TELL_S = 30.0
 RATE_S = 2.0
 
 
-class Audience:
+class ProgressDisplay:
     """Hears messages and looks at progress; the loop calls it often, so that it mostly does nothing."""
 
     def __init__(self, settings: Settings, bar: Progress | None) -> None:
@@ -82,10 +82,10 @@ class Audience:
 
 
 @contextmanager
-def audience_for(settings: Settings) -> Iterator[Audience]:
+def audience_for(settings: Settings) -> Iterator[ProgressDisplay]:
     """Yield the audience that suits the place where stderr goes."""
     if settings.log_format == "json" or not is_terminal(sys.stderr):
-        yield Audience(settings, None)
+        yield ProgressDisplay(settings, None)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -101,4 +101,4 @@ def audience_for(settings: Settings) -> Iterator[Audience]:
         TextColumn("failed {task.fields[failed]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=5) as bar:
-        yield Audience(settings, bar)
+        yield ProgressDisplay(settings, bar)

@@ -32,12 +32,12 @@ def command(settings: Settings, *, element: str, kit: Path | None, until: str | 
     from kropot.objects.layout import Layout
     from kropot.restore.claims import sealed_text
     from kropot.restore.one import held_of
-    from kropot.restore.recipe import Stretch, recipes
+    from kropot.restore.recipe import ByteRange, recipes
 
-    stretch = Stretch()
+    stretch = ByteRange()
     if kit is not None:
         known = read_kits([kit])[0]
-        stretch = Stretch(digest=known.digest, rounds=known.rounds)
+        stretch = ByteRange(digest=known.digest, rounds=known.rounds)
     with open_ledger(settings, read_only=True) as ledger:
         key = find_element(ledger, element)
         held = held_of(ledger, key, moment_of(ledger, until).position)

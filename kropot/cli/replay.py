@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from kropot.replay.diff import Difference
     from kropot.replay.fold import Standing
-    from kropot.replay.held import Held
+    from kropot.replay.held import HeldCopy
     from kropot.replay.moment import Moment
     from kropot.restore.export import Links
     from ledger.events import Element, StreamKey
@@ -200,7 +200,7 @@ def _differing(difference: Difference) -> dict[str, Any]:
 # --- the export ------------------------------------------------------------------------------------------------------
 
 
-def _stored(helds: Iterable[Held], seen: Counter[str]) -> Iterator[Held]:
+def _stored(helds: Iterable[HeldCopy], seen: Counter[str]) -> Iterator[HeldCopy]:
     """Yield what has a copy, and count what has none."""
     for held in helds:
         if held.sha256 is None:
@@ -218,14 +218,14 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
     from kropot.restore.fingerprints import Fingerprints
     from kropot.restore.journal import Journal
     from kropot.restore.names import NameGiver
-    from kropot.restore.tree import WORK, Tree
+    from kropot.restore.tree import WORK, TargetFolder
 
     check_target(settings, target)
     seen: Counter[str] = Counter()
     size = 0
     with (
         copies_of(settings) as copies,
-        Tree(target) as tree,
+        TargetFolder(target) as tree,
         Journal(tree, JOURNAL) as journal,
         pointers_at(ledger, moment.position, snapshots=snapshots) as pointers,
         workers(tree) as pool,

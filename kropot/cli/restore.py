@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from kropot.replay.held import Copies, Held
+    from kropot.replay.held import Copies, HeldCopy
     from kropot.restore.names import NameGiver
-    from kropot.restore.plan import Finding, Planned
+    from kropot.restore.plan import Planned, RestoreProblem
 
 MANIFEST = b"kropot-manifest.jsonl"
 
@@ -91,13 +91,13 @@ def command(
     13.
     """
     from kropot.restore.patterns import Patterns
-    from kropot.restore.plan import Tally, Wanted, plan
+    from kropot.restore.plan import RestoreCounts, Selection, plan
 
     if target is None and not list_names:
         raise UsageError("say where the files shall go with --to DIR, or look first with --list-names")
     if target is not None:
         check_target(settings, target)
-    tally, told = Tally(), Told(settings)
+    tally, told = RestoreCounts(), Told(settings)
     with ExitStack() as stack:
         matching = Patterns(patterns)
         pool = stack.enter_context(_pool())
@@ -110,7 +110,7 @@ def command(
         plans = plan(
             origin.helds,
             kits=read_kits(kits),
-            wanted=Wanted(patterns=matching, sources=origin.wanted, vanished=vanished),
+            wanted=Selection(patterns=matching, sources=origin.wanted, vanished=vanished),
             giver=place.giver,
             pool=pool,
             tally=tally,
@@ -132,7 +132,7 @@ def command(
 class _Origin:
     """What was held and where its bytes are; `sources` is how many sources there are, None where that is not known."""
 
-    helds: Iterable[Held]
+    helds: Iterable[HeldCopy]
     copies: Copies
     wanted: frozenset[bytes]
     sources: int | None
@@ -205,12 +205,12 @@ class _Place:
 
         from kropot.restore.fingerprints import Fingerprints
         from kropot.restore.journal import Journal, written_in
-        from kropot.restore.names import NameGiver, Rules
-        from kropot.restore.tree import WORK, Tree
+        from kropot.restore.names import NameGiver, NameRules
+        from kropot.restore.tree import WORK, TargetFolder
 
-        rules = Rules(portable=self._portable or os.name == "nt")
+        rules = NameRules(portable=self._portable or os.name == "nt")
         if self._is_real and self.target is not None:
-            self.tree = self._stack.enter_context(Tree(self.target))
+            self.tree = self._stack.enter_context(TargetFolder(self.target))
             self.journal = self._stack.enter_context(Journal(self.tree, MANIFEST))
             self._stack.callback(end, self._pool, self.tree)
             rules = replace(self.tree.rules, portable=rules.portable or self.tree.rules.portable)
@@ -234,12 +234,14 @@ class _Place:
         return "replace" if self.written.is_ours(plan.path, found) else "leave"
 
 
-def _restore(plans: Iterator[Planned | Finding], copies: Copies, place: _Place, pool: Executor, told: Told) -> None:
+def _restore(
+    plans: Iterator[Planned | RestoreProblem], copies: Copies, place: _Place, pool: Executor, told: Told
+) -> None:
     from kropot.restore.job import Restored, restore
-    from kropot.restore.plan import Finding
+    from kropot.restore.plan import RestoreProblem
 
     for first in plans:
-        if isinstance(first, Finding):
+        if isinstance(first, RestoreProblem):
             told.finding(first)
             continue
         outcomes = restore(chain([first], plans), copies=copies, tree=place.tree, journal=place.journal, pool=pool)
@@ -250,11 +252,11 @@ def _restore(plans: Iterator[Planned | Finding], copies: Copies, place: _Place, 
                 told.finding(outcome)
 
 
-def _dry_run(settings: Settings, plans: Iterable[Planned | Finding], place: _Place, told: Told) -> None:
-    from kropot.restore.plan import Finding
+def _dry_run(settings: Settings, plans: Iterable[Planned | RestoreProblem], place: _Place, told: Told) -> None:
+    from kropot.restore.plan import RestoreProblem
 
     for plan in plans:
-        if isinstance(plan, Finding):
+        if isinstance(plan, RestoreProblem):
             told.finding(plan)
             continue
         would = place.foresee(plan)
@@ -265,13 +267,13 @@ def _dry_run(settings: Settings, plans: Iterable[Planned | Finding], place: _Pla
             emit(f"{_WOULD[would]}  {one_line(plan.shown)}", flush=False)
 
 
-def _list_names(settings: Settings, plans: Iterable[Planned | Finding], copies: Copies, told: Told) -> None:
+def _list_names(settings: Settings, plans: Iterable[Planned | RestoreProblem], copies: Copies, told: Told) -> None:
     from kropot.objects.store import ObjectMissingError, StorageError
     from kropot.restore.opener import plain_size
-    from kropot.restore.plan import Finding
+    from kropot.restore.plan import RestoreProblem
 
     for plan in plans:
-        if isinstance(plan, Finding):
+        if isinstance(plan, RestoreProblem):
             told.finding(plan)
             continue
         size = plan.opened.claim.size

@@ -141,7 +141,7 @@ class ConfigFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class SettingValue:
     """A value and where it came from: `rank` 3 flag, 2 environment, 1 file, 0 default; `origin` says it in words."""
 
     value: Any
@@ -324,17 +324,17 @@ def _find(
     flags: Mapping[str, object],
     environ: Mapping[str, str],
     file: ConfigFile | None,
-) -> Found:
+) -> SettingValue:
     """Return the option's value from the strongest place that has one."""
     if option.field in flags:
-        return Found(value=flags[option.field], rank=3, origin=option.flag)
+        return SettingValue(value=flags[option.field], rank=3, origin=option.flag)
     if environ.get(option.env):
         text = environ[option.env]
-        return Found(value=_converted(option, text, option.env), rank=2, origin=option.env)
+        return SettingValue(value=_converted(option, text, option.env), rank=2, origin=option.env)
     if file is not None and option.field in file.values:
         origin = f"{option.name} in {file.path}"
-        return Found(value=_converted(option, file.values[option.field], origin), rank=1, origin=origin)
-    return Found(value=option.default, rank=0, origin="default")
+        return SettingValue(value=_converted(option, file.values[option.field], origin), rank=1, origin=origin)
+    return SettingValue(value=option.default, rank=0, origin="default")
 
 
 def _converted(option: GlobalOption, value: object, origin: str) -> Any:
@@ -356,7 +356,7 @@ def _checked_token(text: str, origin: str) -> str:
     return text
 
 
-def _checked_url(found: Found) -> str:
+def _checked_url(found: SettingValue) -> str:
     """Return the server's address without a trailing slash. Raises: UsageError if it is no address of a server."""
     text = str(found.value).strip()
     hint = "it should look like https://files.example.org"
@@ -373,7 +373,7 @@ def _checked_url(found: Found) -> str:
     return text.rstrip("/")
 
 
-def _checked_name(found: Found) -> None:
+def _checked_name(found: SettingValue) -> None:
     """Refuse an instance name that could not be a folder's name. Raises: UsageError."""
     name = str(found.value)
     if not name or len(name) > 64 or name in {".", ".."} or not all(c.isalnum() or c in "._-" for c in name):  # noqa: PLR2004 - the limit is told in the next line

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.restore.job import Restored
-    from kropot.restore.plan import Finding, Planned, Tally
+    from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Told:
         self.older += plan.held.is_older
         self.numbered += plan.numbered
 
-    def finding(self, finding: Finding) -> None:
+    def finding(self, finding: RestoreProblem) -> None:
         """Tell of something that could not be given back."""
         self.findings += 1
         self.problems[finding.problem] = self.problems.get(finding.problem, 0) + 1
@@ -51,7 +51,7 @@ class Told:
             emit_json({"problem": finding.problem} | row, flush=False)
         warn(f"{one_line(finding.name or key.id)}: {finding.why}")
 
-    def end(self, tally: Tally, target: Path | None, *, idle: Sequence[str], is_real: bool) -> Exit:
+    def end(self, tally: RestoreCounts, target: Path | None, *, idle: Sequence[str], is_real: bool) -> Exit:
         """Tell the sum, return the exit code; `idle` are the patterns that matched nothing."""
         for glob in idle:
             hint = ", unless it is among what the server no longer had then (--vanished)" if tally.vanished else ""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kropot.collect.happenings import About, Bad, Good
     from kropot.errors import Exit
     from kropot.securecopy.wire import Listed
-    from ledger.batch import New
+    from ledger.append import NewFact
     from ledger.events import StreamKey
     from ledger.replica import Entry
 
@@ -47,7 +47,7 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class RecordFacts:
     """Append the facts in one transaction: `Recorded` or `Conflicted`.
 
     With `drop` the facts about streams that have moved on are left out instead, and `Recorded` names them. Leases on
@@ -55,7 +55,7 @@ class Record:
     """
 
     about: About
-    facts: tuple[New, ...]
+    facts: tuple[NewFact, ...]
     drop: bool = False
 
 
@@ -156,7 +156,7 @@ Action = (
     | EndListing
     | ListPage
     | LookUp
-    | Record
+    | RecordFacts
     | CountMissing
     | FindMissing
     | TakeWork

@@ -17,7 +17,7 @@ from kropot.collect.actions import (
     FindMissing,
     GiveBack,
     LookUp,
-    Record,
+    RecordFacts,
     TakeWork,
 )
 from kropot.collect.happenings import (
@@ -49,12 +49,14 @@ STRETCH = 5000
 PRESENT = ("current", "damaged", "lost", "pending")
 HORIZON_US = 10 * 366 * 24 * 3600 * 1_000_000
 
-LedgerAction = BeginListing | EndListing | LookUp | Record | CountMissing | FindMissing | TakeWork | GiveBack | Beat
-LEDGER_ACTIONS = (BeginListing, EndListing, LookUp, Record, CountMissing, FindMissing, TakeWork, GiveBack, Beat)
+LedgerAction = (
+    BeginListing | EndListing | LookUp | RecordFacts | CountMissing | FindMissing | TakeWork | GiveBack | Beat
+)
+LEDGER_ACTIONS = (BeginListing, EndListing, LookUp, RecordFacts, CountMissing, FindMissing, TakeWork, GiveBack, Beat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerHand:
+class LedgerEffects:
     """Carries out what concerns the ledger, for one instance and one source.
 
     `free_bytes` tells how much room the storage has, None where that is not known; `place` names this instance's files.
@@ -85,7 +87,7 @@ class LedgerHand:
                 self.ledger.unclaim(self._claim)
             case LookUp():
                 answer = self._look_up(action)
-            case Record():
+            case RecordFacts():
                 answer = self._record(action)
             case CountMissing():
                 answer = self._count_missing(action)
@@ -124,7 +126,7 @@ class LedgerHand:
             known={(key.kind, key.id): entry for key, entry in found.items()}, source=source, version=version
         )
 
-    def _record(self, action: Record) -> Happening:
+    def _record(self, action: RecordFacts) -> Happening:
         facts, dropped = action.facts, set[StreamKey]()
         # What was leased to be fetched is given back in the transaction that says what came of it.
         release = self.instance if action.about in {"copies", "failures"} else None

@@ -10,20 +10,20 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from kropot.collect.actions import Action, AskGone, Fetch, GiveBack, ListPage, Publish, Record, Say, TakeWork
+from kropot.collect.actions import Action, AskGone, Fetch, GiveBack, ListPage, Publish, RecordFacts, Say, TakeWork
 from kropot.collect.asking import FAR, Ask
 from kropot.collect.happenings import Bad
 from kropot.collect.plan import SECOND_US, failed, jitter, stored, vanished
 from kropot.collect.window import Window
 from kropot.objects.store import DiscardedError, Published, StorageFullError
 from kropot.securecopy.wire import wall_clock
-from ledger.batch import New
+from ledger.append import NewFact
 
 if TYPE_CHECKING:
     from kropot.collect.asking import Trouble
     from kropot.collect.happenings import Fetched, GoneAnswered, PublishDone, Recorded, WorkTaken
-    from kropot.collect.rules import Rules
-    from kropot.collect.tale import Tale
+    from kropot.collect.rules import CollectRules
+    from kropot.collect.tale import Progress
     from ledger.events import StreamKey
     from ledger.replica import Entry
 
@@ -43,10 +43,10 @@ OUTAGES = 3
 """So often in a row a run that is to end finds the server down before it ends."""
 
 
-class FetchingDesk:
+class FetchController:
     """Fetches what is wanted of one source."""
 
-    def __init__(self, rules: Rules, tale: Tale) -> None:
+    def __init__(self, rules: CollectRules, tale: Progress) -> None:
         """Prepare; `tale` is kept up to date."""
         self.outstanding = 0
         self.failing = 0
@@ -208,15 +208,15 @@ class FetchingDesk:
         self.is_dry = False
         return GiveBack(keys=tuple(one.entry.key for one in bad))
 
-    def _fail(self, now_us: int, bad: list[Bad]) -> Record:
-        return Record(about="failures", facts=tuple(self._failure(now_us, one) for one in bad), drop=True)
+    def _fail(self, now_us: int, bad: list[Bad]) -> RecordFacts:
+        return RecordFacts(about="failures", facts=tuple(self._failure(now_us, one) for one in bad), drop=True)
 
-    def _failure(self, now_us: int, bad: Bad) -> New:
+    def _failure(self, now_us: int, bad: Bad) -> NewFact:
         entry = bad.entry
         if entry.element is None:
             raise TypeError("work is never taken on an erased element")
         fact = failed(entry.key, entry.element, reason=bad.reason, now_us=now_us, backoff=self._rules.fetch_backoff)
-        return New(key=entry.key, fact=fact, observed_us=now_us, expected=entry.version)
+        return NewFact(key=entry.key, fact=fact, observed_us=now_us, expected=entry.version)
 
     # --- is it the server? ---
 
@@ -266,8 +266,8 @@ class FetchingDesk:
         is_believable = self._gone < max(limits.missing_count, limits.missing_share * self.known)
         if happened.gone and is_believable and entry.element is not None:
             self._gone += 1
-            new = New(key=entry.key, fact=vanished(entry.element), observed_us=now_us, expected=entry.version)
-            return [Record(about="failures", facts=(new,), drop=True), *self._ask_next()]
+            new = NewFact(key=entry.key, fact=vanished(entry.element), observed_us=now_us, expected=entry.version)
+            return [RecordFacts(about="failures", facts=(new,), drop=True), *self._ask_next()]
         return [self._fail(now_us, [bad]), *self._ask_next()]
 
     # --- copies ---
@@ -275,7 +275,7 @@ class FetchingDesk:
     def published(self, now_us: int, happened: PublishDone) -> list[Action]:
         """Record the copies that are durable now."""
         instance = self._rules.instance
-        facts: list[New] = []
+        facts: list[NewFact] = []
         bad: list[Bad] = []
         gone: list[Bad] = []
         for good, result in zip(happened.batch, happened.results, strict=True):
@@ -284,7 +284,7 @@ class FetchingDesk:
                 raise TypeError("work is never taken on an erased element")
             if isinstance(result, Published):
                 fact = stored(entry.element, sha256=result.sha256, size=result.size, iv=good.iv, instance=instance)
-                facts.append(New(key=entry.key, fact=fact, observed_us=now_us, expected=entry.version))
+                facts.append(NewFact(key=entry.key, fact=fact, observed_us=now_us, expected=entry.version))
             else:
                 error = result.error
                 one = Bad(entry=entry, reason=error.reason, storage=True, detail=str(error))
@@ -292,7 +292,7 @@ class FetchingDesk:
         # What was lost for the sake of others says nothing of itself: no failed attempt, no pause.
         actions: list[Action] = [self._give_back(gone)] if gone else []
         if facts:
-            actions.append(Record(about="copies", facts=tuple(facts), drop=True))
+            actions.append(RecordFacts(about="copies", facts=tuple(facts), drop=True))
         if bad:
             text = f"{len(bad)} objects could not be made durable, and are fetched again: {bad[0].detail}"
             actions.append(Say(level="error", event="not_durable", text=text, fields={"objects": len(bad)}))

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from kropot.collect.asking import Trouble
     from kropot.objects.store import Published, PublishError, Staged
     from kropot.securecopy.wire import Page
-    from ledger.batch import New
+    from ledger.append import NewFact
     from ledger.events import Source, StreamKey
     from ledger.replica import Entry
 
@@ -100,7 +100,7 @@ class Recorded:
     """
 
     about: About
-    facts: tuple[New, ...]
+    facts: tuple[NewFact, ...]
     dropped: frozenset[StreamKey] = frozenset()
     position: int = 0
 

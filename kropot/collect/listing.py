@@ -17,14 +17,14 @@ from kropot.collect.actions import (
     FindMissing,
     ListPage,
     LookUp,
-    Record,
+    RecordFacts,
     Say,
 )
 from kropot.collect.asking import Brought, Drained, ListingFailedError, Trouble
 from kropot.collect.lister import Range, drain
 from kropot.collect.plan import SECOND_US, jitter, vanished
 from kropot.collect.sighting import ListingRun, sight
-from ledger.batch import New
+from ledger.append import NewFact
 from ledger.events import RemoteChanged, RemoteObserved, StreamKey
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
         MissingFound,
         Recorded,
     )
-    from kropot.collect.rules import Rules
-    from kropot.collect.tale import Tale
+    from kropot.collect.rules import CollectRules
+    from kropot.collect.tale import Progress
     from kropot.securecopy.wire import Listed, Page
     from ledger.events import Source
 
@@ -67,10 +67,10 @@ FOLLOW_US = 2 * SECOND_US
 """So long a run that is to end waits before it looks again whether another collector's listing is over."""
 
 
-class ListingDesk:
+class ListingController:
     """Lists one source, again and again."""
 
-    def __init__(self, source_id: bytes, source: Source, rules: Rules, tale: Tale) -> None:
+    def __init__(self, source_id: bytes, source: Source, rules: CollectRules, tale: Progress) -> None:
         """Prepare; `tale` is kept up to date."""
         self.source_id = source_id
         self.source = source
@@ -239,14 +239,14 @@ class ListingDesk:
             facts.append(self._about_source(now_us, advanced))
         run.facts = tuple(facts)
         if run.facts:
-            return [Record(about="page", facts=run.facts)]
+            return [RecordFacts(about="page", facts=run.facts)]
         run.backlog.popleft()
         run.is_recording = False
         return [*self._ask_on(run), *self._next_chunk(now_us, run)]
 
-    def _about_source(self, now_us: int, fact: sources.SourceFact, *, ahead: int = 0) -> New:
+    def _about_source(self, now_us: int, fact: sources.SourceFact, *, ahead: int = 0) -> NewFact:
         key = sources.source_key(self.source_id)
-        return New(key=key, fact=fact, observed_us=now_us, expected=self.version + ahead)
+        return NewFact(key=key, fact=fact, observed_us=now_us, expected=self.version + ahead)
 
     # --- what was recorded ---
 
@@ -365,11 +365,11 @@ class ListingDesk:
         if run is None:
             return []
         facts = tuple(
-            New(key=entry.key, fact=vanished(entry.element), observed_us=now_us, expected=entry.version)
+            NewFact(key=entry.key, fact=vanished(entry.element), observed_us=now_us, expected=entry.version)
             for entry in happened.entries
             if entry.element is not None
         )
-        actions: list[Action] = [Record(about="sweep", facts=facts, drop=True)] if facts else []
+        actions: list[Action] = [RecordFacts(about="sweep", facts=facts, drop=True)] if facts else []
         if happened.after is not None:
             return [*actions, self._find(run, happened.after)]
         return [*actions, LookUp(entries=())]
@@ -384,7 +384,7 @@ class ListingDesk:
             self._wants_full = True
         facts = ending.closing_facts(run, drained, self.source, now_us)
         news = tuple(self._about_source(now_us, fact, ahead=n) for n, fact in enumerate(facts))
-        return [Record(about="listing", facts=news)]
+        return [RecordFacts(about="listing", facts=news)]
 
     def _over(self, now_us: int, run: ListingRun) -> list[Action]:
         """Rest until the next listing is due."""

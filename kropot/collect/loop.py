@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kropot.collect.actions import Action
-    from kropot.collect.deeds import LedgerAction, LedgerHand
+    from kropot.collect.deeds import LedgerAction, LedgerEffects
     from kropot.collect.step import Collector
     from kropot.collect.workers import Control, Inbox, Publisher, Transfer
     from kropot.errors import Exit
@@ -29,7 +29,7 @@ LONGEST_WAIT_S = 1.0
 LEDGER_TRIES = 10
 
 
-class Audience(Protocol):
+class ProgressListener(Protocol):
     """Who is told how it goes."""
 
     def hear(self, say: Say) -> None:
@@ -46,12 +46,12 @@ class Loop:
     """One collector at work. `clock` gives microseconds since 1970, `rest` sleeps so many seconds."""
 
     collector: Collector
-    hand: LedgerHand
+    hand: LedgerEffects
     control: Control
     transfer: Transfer
     publisher: Publisher
     inbox: Inbox
-    audience: Audience
+    audience: ProgressListener
     clock: Callable[[], int]
     rest: Callable[[float], None]
     _is_stopping: bool = False

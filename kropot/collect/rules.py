@@ -14,7 +14,7 @@ LEASE_US = 300 * SECOND_US
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class CollectRules:
     """How one collector works. `_us` are microseconds, `_s` seconds.
 
     `once` ends it when everything wanted was tried, `tries` times where it failed; `full` has it begin with a full

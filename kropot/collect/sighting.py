@@ -10,7 +10,7 @@ from kropot.collect import sources, zone
 from kropot.collect.bitmap import Bitmap
 from kropot.collect.plan import SECOND_US, Dates, is_only_moved, known_dates, observe
 from kropot.securecopy.wire import is_sealed_form
-from ledger.batch import New
+from ledger.append import NewFact
 from ledger.events import Element, RemoteChanged, RemoteObserved, StreamKey
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ListingRun:
     backlog: deque[tuple[Listed, ...]] = field(default_factory=deque)
     is_recording: bool = False
     chunk_us: int = 0
-    facts: tuple[New, ...] = ()
+    facts: tuple[NewFact, ...] = ()
     ask: Ask | None = None
     drained: Drained | None = None
     seen: Bitmap = field(default_factory=Bitmap)
@@ -86,7 +86,7 @@ def sight(
     *,
     now_us: int,
     thresholds: Thresholds,
-) -> tuple[list[New], sources.SourceFact | None]:
+) -> tuple[list[NewFact], sources.SourceFact | None]:
     """Return the facts about elements that this chunk tells, and the one about their source if there is any news.
 
     `known` has the entries that the ledger knows, by type and id.
@@ -123,7 +123,7 @@ class _Sighted:
     source_id: bytes
     now_us: int
     dates: Dates
-    facts: list[New] = field(default_factory=list)
+    facts: list[NewFact] = field(default_factory=list)
     new: int = 0
     changed: int = 0
     afresh: int = 0
@@ -165,7 +165,7 @@ class _Sighted:
             self.afresh += not self._changed_lately(element)
         else:
             self.reappeared += 1
-        self.facts.append(New(key=key, fact=fact, observed_us=self.now_us, expected=version))
+        self.facts.append(NewFact(key=key, fact=fact, observed_us=self.now_us, expected=version))
         self.again[key] = (fact.element, version + 1)
 
     def _changed_lately(self, element: Element | None) -> bool:

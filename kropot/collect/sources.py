@@ -14,7 +14,7 @@ from kropot.collect.plan import SECOND_US
 from ledger.events import (
     SOURCE_KIND,
     AlarmsAccepted,
-    Held,
+    HeldListing,
     ListingAdvanced,
     ListingCompleted,
     ListingHeldBack,
@@ -187,7 +187,7 @@ def hold_back(
         zone=source.zone if zone is None else zone,
         listed_us=now_us,
         full_listed_us=now_us,
-        held=Held(reason=hold.reason, missing=hold.missing, known=hold.known, since_us=since_us),
+        held=HeldListing(reason=hold.reason, missing=hold.missing, known=hold.known, since_us=since_us),
         unlistable=tuple(sorted(set(unlistable))[-MAX_UNLISTABLE:]),
     )
     return ListingHeldBack(source=after, listing=listing)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from kropot.collect.actions import Abandon, Action, Beat, Finish, Say
-from kropot.collect.fetching import FetchingDesk
+from kropot.collect.fetching import FetchController
 from kropot.collect.happenings import (
     Abandoned,
     Conflicted,
@@ -32,26 +32,26 @@ from kropot.collect.happenings import (
     Tick,
     WorkTaken,
 )
-from kropot.collect.listing import ListingDesk
-from kropot.collect.tale import Tale
+from kropot.collect.listing import ListingController
+from kropot.collect.tale import Progress
 from kropot.errors import Exit
 
 if TYPE_CHECKING:
-    from kropot.collect.rules import Rules
+    from kropot.collect.rules import CollectRules
     from ledger.events import Source
 
 
 class Collector:
     """The decisions of one collector for one source, from its start to its end."""
 
-    def __init__(self, source_id: bytes, source: Source, rules: Rules) -> None:
+    def __init__(self, source_id: bytes, source: Source, rules: CollectRules) -> None:
         """Prepare; nothing happens before `Started`."""
-        self.tale = Tale()
+        self.tale = Progress()
         self.is_finished = False
         self.is_refused = False
         self._rules = rules
-        self._listing = ListingDesk(source_id, source, rules, self.tale)
-        self._fetching = FetchingDesk(rules, self.tale)
+        self._listing = ListingController(source_id, source, rules, self.tale)
+        self._fetching = FetchController(rules, self.tale)
         self._stop: Literal["term", "int"] | None = None
         self._is_abandoned = False
         self._round = 1

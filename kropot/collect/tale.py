@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True, kw_only=True)
-class Tale:
+class Progress:
     """Counts of one run, as they grow: what progress bars show and the summary says."""
 
     listings: int = 0

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 from kropot.errors import KropotError
 from kropot.gateway.bits import Bits
 from kropot.gateway.ivs import NONCE_BYTES
-from kropot.gateway.sources import Found, Unreadable, path_key, seen
+from kropot.gateway.sources import ScannedFile, Unreadable, path_key, seen
 from kropot.gateway.state import PER_SECOND, NewFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from kropot.gateway.sources import Seen, Tree
+    from kropot.gateway.sources import FolderSource, Seen
     from kropot.gateway.state import FileRow, State
 
 SETTLE_NS: Final = 2_000_000_000
@@ -72,7 +72,7 @@ class Catalogue:
     def __init__(
         self,
         state: State,
-        tree: Tree,
+        tree: FolderSource,
         *,
         clock_ns: Callable[[], int] = time.time_ns,
         settle_ns: int = SETTLE_NS,
@@ -106,7 +106,7 @@ class Catalogue:
         first = not self.is_ready
         last_id = self._state.last_id()
         present = Bits()
-        batch: list[Found] = []
+        batch: list[ScannedFile] = []
         pending: list[NewFile] = []
         for item in self._tree.walk():
             if isinstance(item, Unreadable):
@@ -145,7 +145,7 @@ class Catalogue:
                 # The next scan meets it again, and reports it.
                 continue
             if looks is not None:
-                found.append(Found(path=path, seen=looks))
+                found.append(ScannedFile(path=path, seen=looks))
         pending: list[NewFile] = []
         for start in range(0, len(found), _LOOKED_UP_AT_ONCE):
             chunk = found[start : start + _LOOKED_UP_AT_ONCE]
@@ -177,7 +177,9 @@ class Catalogue:
             at = self._state.file(row.id)
         raise UnsettledError(1.0)
 
-    def _compare(self, batch: Sequence[Found], report: ScanReport, present: Bits, *, first: bool) -> list[NewFile]:
+    def _compare(
+        self, batch: Sequence[ScannedFile], report: ScanReport, present: Bits, *, first: bool
+    ) -> list[NewFile]:
         """Return the versions to be written down among these files."""
         if not batch:
             return []
@@ -290,7 +292,7 @@ class Catalogue:
         except OSError:
             return False
 
-    def _digest(self, found: Found) -> bytes | None:
+    def _digest(self, found: ScannedFile) -> bytes | None:
         """Return the SHA-256 of a small file, None if it is a big one or did not hold still."""
         if found.seen.size > self._hash_up_to:
             return None

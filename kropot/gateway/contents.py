@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.entries import Sealings
     from kropot.gateway.serving import Blocks
-    from kropot.gateway.sources import Seen, Tree
+    from kropot.gateway.sources import FolderSource, Seen
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.tokens import Token
 
@@ -95,7 +95,7 @@ class Contents:
         self,
         *,
         state: State,
-        tree: Tree,
+        tree: FolderSource,
         catalogue: Catalogue,
         sealings: Sealings,
         blocks: Blocks,

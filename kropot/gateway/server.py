@@ -25,7 +25,7 @@ from kropot.gateway.keys import MasterKey
 from kropot.gateway.kits import keep_kit, refuse_inside
 from kropot.gateway.listening import QuietServer, address_of, listen
 from kropot.gateway.serving import Blocks
-from kropot.gateway.sources import Tree
+from kropot.gateway.sources import FolderSource
 from kropot.gateway.state import open_state, sqlite_file
 from kropot.gateway.tokens import TokenBook
 
@@ -80,7 +80,7 @@ class Service:
             StateError, WrongKeyError: see `open_state` and `TokenBook`.
         """
         root = Path(os.path.realpath(source))
-        self.tree = Tree(os.fsencode(root))
+        self.tree = FolderSource(os.fsencode(root))
         refuse_inside(root, sqlite_file(state_url), options.kits)
         self.state = open_state(state_url, create=True, entropy=entropy)
         try:

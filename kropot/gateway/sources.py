@@ -69,7 +69,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class ScannedFile:
     """One file of a walk: its path (bytes, relative to the folder) and how it looked."""
 
     path: bytes
@@ -96,7 +96,7 @@ def path_key(path: bytes) -> bytes:
     return hashlib.sha256(folder).digest()[:8] + hashlib.sha256(path).digest()[:24]
 
 
-class Tree:
+class FolderSource:
     """A folder on this machine."""
 
     def __init__(self, root: bytes) -> None:
@@ -126,7 +126,7 @@ class Tree:
             os.close(root)
         return struct.pack(">QQ", found.st_dev, found.st_ino)
 
-    def walk(self) -> Iterator[Found | Unreadable]:
+    def walk(self) -> Iterator[ScannedFile | Unreadable]:
         """Yield every regular file below the root, in no particular order, holding one open folder a level.
 
         A symlink to a regular file inside the folder is yielded as a file; other symlinks, and what is neither file nor
@@ -210,7 +210,7 @@ class Tree:
         except OSError as error:
             raise FolderAwayError(error.errno, error.strerror) from error
 
-    def _look(self, entry: os.DirEntry[str], folder: int, path: bytes) -> Found | Unreadable | int | None:
+    def _look(self, entry: os.DirEntry[str], folder: int, path: bytes) -> ScannedFile | Unreadable | int | None:
         """Return what a walk makes of an entry: a file, a folder it cannot read, one it can (open), or nothing."""
         if len(path) > MAX_PATH:
             return Unreadable(path=path, reason="ENAMETOOLONG")
@@ -224,7 +224,7 @@ class Tree:
                 looks = seen(os.stat(entry.name, dir_fd=folder, follow_symlinks=False))
         except OSError as error:
             return None if error.errno in _GONE else Unreadable(path=path, reason=_reason(error))
-        return None if looks is None else Found(path=path, seen=looks)
+        return None if looks is None else ScannedFile(path=path, seen=looks)
 
     def _resolve(self, path: bytes) -> int:
         """Open a path component by component; symlinks are read and followed by hand, and never above the root."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.objects.durability import Choice
-    from kropot.objects.files import Files
+    from kropot.objects.files import FileSystem
     from kropot.objects.store import Leftover
 
 
@@ -63,7 +63,7 @@ class DirectoryObjects:
         root: Path,
         instance: str,
         *,
-        files: Files | None = None,
+        files: FileSystem | None = None,
         choice: Choice | None = None,
         lock: int | None = None,
         held_back: int = HELD_BACK,
@@ -77,7 +77,7 @@ class DirectoryObjects:
         """
         self._layout = Layout(os.path.abspath(root))
         self._tmp = self._layout.instance(instance)
-        self._files: Files = OsFiles() if files is None else files
+        self._files: FileSystem = OsFiles() if files is None else files
         self._lock = InstanceLock(self._tmp, instance, fd=lock)
         self._instance = instance
         self._held_back = held_back

@@ -20,7 +20,7 @@ from kropot.objects.store import DiscardedError, StorageError, storage_error
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kropot.objects.files import Files
+    from kropot.objects.files import FileSystem
 
 Method = Literal["syncfs", "fsync"]
 
@@ -90,7 +90,7 @@ class Durability:
     After a failed `syncfs` it goes on with an fsync for each file, which tells the sound ones from the others.
     """
 
-    def __init__(self, root: str, files: Files, method: Method) -> None:
+    def __init__(self, root: str, files: FileSystem, method: Method) -> None:
         """Prepare; nothing is opened before the first `begin`."""
         self._root = root
         self._files = files

@@ -11,7 +11,7 @@ import sys
 from typing import Protocol
 
 
-class Files(Protocol):
+class FileSystem(Protocol):
     """Everything that changes or syncs files; each call is one step, after which a crash may come.
 
     All methods raise OSError. Paths are absolute.

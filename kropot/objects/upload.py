@@ -10,7 +10,7 @@ from kropot.objects.store import Staged, StorageError, storage_error
 
 if TYPE_CHECKING:
     from kropot.objects.durability import Durability
-    from kropot.objects.files import Files
+    from kropot.objects.files import FileSystem
 
 HELD_BACK = 1 << 20
 """Bytes kept in memory before they are hashed and a file is made, and hashed at a time from then on."""
@@ -43,7 +43,7 @@ class FileUpload:
         "size",
     )
 
-    def __init__(self, path: str, files: Files, writer: Durability, held_back: int = HELD_BACK) -> None:
+    def __init__(self, path: str, files: FileSystem, writer: Durability, held_back: int = HELD_BACK) -> None:
         """Begin; no file is made yet."""
         self._path = path
         self._files = files

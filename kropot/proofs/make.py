@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ledger.checkpoint import Checkpoint
     from ledger.events import StreamKey
     from ledger.log import Ledger
-    from ledger.replica import Record
+    from ledger.replica import Event
 
 INCLUSION = "kropotcli-inclusion-proof-v1"
 CONSISTENCY = "kropotcli-consistency-proof-v1"
@@ -93,8 +93,8 @@ def prove_consistency(ledger: Ledger, old: tuple[Checkpoint, bytes], new: tuple[
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _state_at(ledger: Ledger, key: StreamKey, until: int) -> Record:
-    found: Record | None = None
+def _state_at(ledger: Ledger, key: StreamKey, until: int) -> Event:
+    found: Event | None = None
     for record in ledger.history(key):
         if record.position > until:
             break

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldCopy:
     """An element's copy and what is needed to open it: the form and date are those of the copy's own revision.
 
     `sha256`, `size` and `iv` are the stored bytes'; `sha256` is None where nothing was stored yet. `is_older` says that
@@ -49,7 +49,7 @@ class Held:
 class Copies(Protocol):
     """Where copies are read from."""
 
-    def open(self, held: Held) -> BinaryIO:
+    def open(self, held: HeldCopy) -> BinaryIO:
         """Open the stored bytes of a copy. Raises: ObjectMissingError, StorageError."""
         ...
 
@@ -61,14 +61,14 @@ class StoredCopies:
         """Read from this store."""
         self._objects = objects
 
-    def open(self, held: Held) -> BinaryIO:
+    def open(self, held: HeldCopy) -> BinaryIO:
         """Open the copy's object. Raises: ObjectMissingError, StorageError."""
         if held.sha256 is None:
             raise ObjectMissingError(b"")
         return self._objects.open(held.sha256)
 
 
-def held_at(ledger: Ledger, standings: Iterable[Standing]) -> Iterator[Held]:
+def held_at(ledger: Ledger, standings: Iterable[Standing]) -> Iterator[HeldCopy]:
     """Yield what was held of each element, in the order of `standings`."""
     for standing in standings:
         element, copy = standing.element, standing.element.copy
@@ -76,7 +76,7 @@ def held_at(ledger: Ledger, standings: Iterable[Standing]) -> Iterator[Held]:
             form, date, tz = _of_revision(ledger, standing, copy)
         else:
             form, date, tz = element.form, element.date, element.tz
-        yield Held(
+        yield HeldCopy(
             key=standing.key,
             form=form,
             date=date,
@@ -89,7 +89,7 @@ def held_at(ledger: Ledger, standings: Iterable[Standing]) -> Iterator[Held]:
         )
 
 
-def held_json(held: Held) -> dict[str, Any]:
+def held_json(held: HeldCopy) -> dict[str, Any]:
     """Return what JSON shows of the copy itself, in exports' manifests and in findings."""
     return {
         "source": held.key.source.hex(),

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from typing import BinaryIO
 
-    from kropot.replay.held import Copies, Held
+    from kropot.replay.held import Copies, HeldCopy
     from kropot.restore.draft import Draft
     from kropot.restore.journal import Journal
     from kropot.restore.names import NameGiver
-    from kropot.restore.tree import Tree
+    from kropot.restore.tree import TargetFolder
     from ledger.events import StreamKey
 
 MANIFEST = b"manifest.jsonl"
@@ -40,7 +40,7 @@ Flaw = Literal["missing", "damaged", "unreadable", "in_the_way", "unplaceable"]
 class Exported:
     """A copy is in the export under its path; `existed` says that an earlier run had put it there."""
 
-    held: Held
+    held: HeldCopy
     path: tuple[bytes, ...]
     existed: bool
 
@@ -50,7 +50,7 @@ class Unexported:
     """A copy that could not be exported, and why."""
 
     flaw: Flaw
-    held: Held
+    held: HeldCopy
     why: str
 
     @property
@@ -67,10 +67,10 @@ def place_of(element_id: str) -> tuple[bytes, ...]:
 
 
 def export(
-    helds: Iterable[Held],
+    helds: Iterable[HeldCopy],
     *,
     copies: Copies,
-    tree: Tree,
+    tree: TargetFolder,
     journal: Journal,
     names: NameGiver,
     pool: Executor,
@@ -115,14 +115,14 @@ _Done = tuple[Exported, os.stat_result | None]
 class _Task:
     """A copy to be written under a path; `replace` where an older file of ours has it."""
 
-    held: Held
+    held: HeldCopy
     path: tuple[bytes, ...]
     found: os.stat_result | None
     is_ours: bool
 
 
 class _Job:
-    def __init__(self, copies: Copies, tree: Tree, journal: Journal, links: Links) -> None:
+    def __init__(self, copies: Copies, tree: TargetFolder, journal: Journal, links: Links) -> None:
         self._copies = copies
         self._tree = tree
         self._journal = journal
@@ -145,7 +145,7 @@ class _Job:
         except OSError:
             return False
 
-    def prepare(self, held: Held, path: tuple[bytes, ...]) -> _Task | _Done | Unexported:
+    def prepare(self, held: HeldCopy, path: tuple[bytes, ...]) -> _Task | _Done | Unexported:
         """Look at what has the name already; called in one thread, in order."""
         found = self._tree.look(path)
         if found is None:
@@ -178,7 +178,7 @@ class _Job:
             if draft is not None:
                 draft.drop()
 
-    def _fill(self, draft: Draft, source: BinaryIO, held: Held) -> None:
+    def _fill(self, draft: Draft, source: BinaryIO, held: HeldCopy) -> None:
         """Bring the object's bytes into the draft, shared or copied, and prove them. Raises: DamagedError."""
         fd = _descriptor(source)
         shared = fd is not None and (

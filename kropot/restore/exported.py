@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kropot.errors import UsageError
 from kropot.objects.store import ObjectMissingError, storage_error
-from kropot.replay.held import Held
+from kropot.replay.held import HeldCopy
 from kropot.restore.below import open_below
 from kropot.restore.export import MANIFEST
 from kropot.restore.journal import read_name
@@ -40,7 +40,7 @@ class ExportedCopies:
         """Let go of the folder."""
         os.close(self._fd)
 
-    def open(self, held: Held) -> BinaryIO:
+    def open(self, held: HeldCopy) -> BinaryIO:
         """Open the copy's file. Raises: ObjectMissingError, StorageError."""
         if held.file is None or held.sha256 is None:
             raise ObjectMissingError(held.sha256 or b"")
@@ -51,7 +51,7 @@ class ExportedCopies:
         except OSError as error:
             raise storage_error(error, f"reading {self.root}/{os.fsdecode(b'/'.join(held.file))}") from None
 
-    def helds(self) -> Iterator[Held]:
+    def helds(self) -> Iterator[HeldCopy]:
         """Yield what the manifest lists, in its order. Raises: UsageError where it is no manifest."""
         place = self.root / os.fsdecode(MANIFEST)
         try:
@@ -66,13 +66,13 @@ class ExportedCopies:
                     raise UsageError(f"line {number} of {place} is no line of an export's manifest") from None
 
 
-def _held(line: dict[str, Any]) -> Held:
+def _held(line: dict[str, Any]) -> HeldCopy:
     """Return what a line says. Raises: ValueError, TypeError, KeyError, AttributeError."""
     parts = None if "problem" in line else tuple(read_name("file", line).split(b"/"))
     if parts is not None and any(part in {b"", b".", b".."} for part in parts):
         raise ValueError(parts)
     iv = line["iv"]
-    return Held(
+    return HeldCopy(
         key=StreamKey(source=_octets(line["source"], _SOURCE), kind=_text(line["type"]), id=_text(line["id"])),
         form=canonical_json(line["form"]),
         date=int(line["date"]),

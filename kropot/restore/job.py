@@ -14,7 +14,7 @@ from kropot.restore.draft import InTheWayError, UnplaceableError
 from kropot.restore.journal import show_name
 from kropot.restore.opener import BUFFER, Content, DamagedError, copy_content
 from kropot.restore.parallel import in_order
-from kropot.restore.plan import Finding, Planned, Problem
+from kropot.restore.plan import Planned, Problem, RestoreProblem
 from kropot.securecopy.sealing import BadSealError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kropot.replay.held import Copies
     from kropot.restore.draft import Draft
     from kropot.restore.journal import Journal
-    from kropot.restore.tree import Tree
+    from kropot.restore.tree import TargetFolder
 
 _NS = 1_000_000_000
 _PROBLEMS: dict[type[KropotError], Problem] = {
@@ -60,8 +60,8 @@ class _Written:
 
 
 def restore(
-    plans: Iterable[Planned | Finding], *, copies: Copies, tree: Tree, journal: Journal, pool: Executor
-) -> Iterator[Restored | Finding]:
+    plans: Iterable[Planned | RestoreProblem], *, copies: Copies, tree: TargetFolder, journal: Journal, pool: Executor
+) -> Iterator[Restored | RestoreProblem]:
     """Write what is planned, several at a time; yield what became of each, in order.
 
     What an earlier run finished is not written again. A file that is not ours is left alone unless it holds just what
@@ -93,14 +93,14 @@ class _Task:
 
 
 class _Job:
-    def __init__(self, copies: Copies, tree: Tree, journal: Journal) -> None:
+    def __init__(self, copies: Copies, tree: TargetFolder, journal: Journal) -> None:
         self._copies = copies
         self._tree = tree
         self._journal = journal
 
-    def prepare(self, plan: Planned | Finding) -> _Task | Restored | Finding:
+    def prepare(self, plan: Planned | RestoreProblem) -> _Task | Restored | RestoreProblem:
         """Look at what has the name already; called in one thread, in order."""
-        if isinstance(plan, Finding):
+        if isinstance(plan, RestoreProblem):
             return plan
         held, found = plan.held, self._tree.look(plan.path)
         if held.iv is not None and plan.opened.kit is None:
@@ -111,7 +111,7 @@ class _Job:
             return _finding("in_the_way", plan, "a folder, link or device is in the way; it was left alone")
         return self._judge(plan, found)
 
-    def work(self, task: _Task | Restored | Finding) -> _Written | Restored | Finding:
+    def work(self, task: _Task | Restored | RestoreProblem) -> _Written | Restored | RestoreProblem:
         """Do what was prepared; called by several threads."""
         if not isinstance(task, _Task):
             return task
@@ -132,7 +132,7 @@ class _Job:
         ours = self._journal.is_ours(plan.path, found)
         return _Task(plan, replace=ours, compare=not ours)
 
-    def _write(self, task: _Task, draft: Draft) -> _Written | Finding:
+    def _write(self, task: _Task, draft: Draft) -> _Written | RestoreProblem:
         plan = task.planned
         held, claim = plan.held, plan.opened.claim
         with self._copies.open(held) as source:
@@ -152,7 +152,7 @@ class _Job:
         self._tree.place(draft, plan.path, replace=task.replace)
         return _Written(planned=plan, content=content, found=found, existed=False)
 
-    def _adopt(self, plan: Planned, content: Content) -> _Written | Finding:
+    def _adopt(self, plan: Planned, content: Content) -> _Written | RestoreProblem:
         """Take a file for ours that holds just what would be written: an earlier run was cut short behind it."""
         try:
             with os.fdopen(self._tree.read(plan.path), "rb", buffering=0) as file:
@@ -167,8 +167,8 @@ class _Job:
         return _Written(planned=plan, content=content, found=found, existed=True)
 
 
-def _finding(problem: Problem, plan: Planned, why: str) -> Finding:
-    return Finding(problem=problem, key=plan.held.key, name=plan.shown, why=why)
+def _finding(problem: Problem, plan: Planned, why: str) -> RestoreProblem:
+    return RestoreProblem(problem=problem, key=plan.held.key, name=plan.shown, why=why)
 
 
 def _details(plan: Planned, content: Content) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.restore.below import Parts
-    from kropot.restore.tree import Tree
+    from kropot.restore.tree import TargetFolder
 
 _FLUSH_BYTES = 1 << 16
 _BEGINNING = b'{"file"'
@@ -94,7 +94,7 @@ class Written:
 class Journal(Written):
     """An append-only file of such lines in the top folder of a tree."""
 
-    def __init__(self, tree: Tree, name: bytes) -> None:
+    def __init__(self, tree: TargetFolder, name: bytes) -> None:
         """Read the file, made where it is missing; what a kill or a power cut left half-written is cut off.
 
         Raises: UsageError where a file of that name holds something else; InTheWayError, TreeError.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kropot.errors import UsageError
 from kropot.replay.fold import Standing, image
-from kropot.replay.held import Held, held_at
+from kropot.replay.held import HeldCopy, held_at
 from kropot.restore.export import MANIFEST
 from kropot.restore.exported import ExportedCopies
 from kropot.restore.opener import BUFFER
@@ -37,7 +37,7 @@ def hash_of(path: Path) -> tuple[bytes, int]:
     return digest.digest(), size
 
 
-def in_export(path: Path) -> Held | None:
+def in_export(path: Path) -> HeldCopy | None:
     """Return what the manifest says of a file, if it lies in an export. Raises: UsageError for a broken manifest."""
     whole = path.resolve()
     for root in list(whole.parents)[:_DEPTH]:
@@ -52,7 +52,7 @@ def in_export(path: Path) -> Held | None:
     return None
 
 
-def in_ledger(ledger: Ledger, sha256: bytes) -> Held | None:
+def in_ledger(ledger: Ledger, sha256: bytes) -> HeldCopy | None:
     """Return the copy that the ledger recorded with this SHA-256, as it was when it was stored; None if none was."""
     row = next(ledger.copies(start=sha256, end=sha256), None)
     if row is None:
@@ -66,9 +66,9 @@ def in_ledger(ledger: Ledger, sha256: bytes) -> Held | None:
     return next(held_at(ledger, [standing]))
 
 
-def unknown(path: Path, sha256: bytes, size: int, iv: bytes | None) -> Held:
+def unknown(path: Path, sha256: bytes, size: int, iv: bytes | None) -> HeldCopy:
     """Return a file of which nothing is known but its bytes, and an IV if one was given."""
-    return Held(
+    return HeldCopy(
         key=StreamKey(source=bytes(16), kind="file", id=path.name or "-"),
         form=b"{}",
         date=0,

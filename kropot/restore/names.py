@@ -44,7 +44,7 @@ _FINGERPRINT = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class NameRules:
     """What the target's file system can hold.
 
     `portable`: names that Windows cannot hold are escaped too. `fold_case`, `fold_unicode`: names that differ only in
@@ -62,7 +62,7 @@ def split_path(path: bytes) -> tuple[bytes, ...]:
     return tuple(part for part in path.split(b"/") if part not in {b"", b"."})
 
 
-def safe_component(true: bytes, rules: Rules) -> bytes:
+def safe_component(true: bytes, rules: NameRules) -> bytes:
     """Return a name for one file or folder: never empty, `.` or `..`, without separator or NUL, at most 255 bytes."""
     if _is_safe(true, rules):
         return true
@@ -70,7 +70,7 @@ def safe_component(true: bytes, rules: Rules) -> bytes:
     return escaped if len(escaped) <= COMPONENT_BYTES else _shorten(escaped, true)
 
 
-def safe_path(components: tuple[bytes, ...], rules: Rules) -> tuple[bytes, ...]:
+def safe_path(components: tuple[bytes, ...], rules: NameRules) -> tuple[bytes, ...]:
     """Return safe components for a claimed path, at least one; too long or deep a path becomes `%long/<hash>/name`."""
     safe = tuple(safe_component(part, rules) for part in components) or (safe_component(b"", rules),)
     if sum(len(part) + 1 for part in safe) <= PATH_BYTES and len(safe) <= DEPTH:
@@ -84,7 +84,7 @@ class NameGiver:
     A file never gets the name of another file or of a folder, and a folder never that of a file.
     """
 
-    def __init__(self, rules: Rules, claims: Claims, reserved: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, rules: NameRules, claims: Claims, reserved: tuple[bytes, ...] = ()) -> None:
         """Take the target's rules, an empty set for claims, and names of the top folder not to be given."""
         self._rules = rules
         self._claims = claims
@@ -121,7 +121,7 @@ class NameGiver:
         return hashlib.sha256(what + joined).digest()[:_FINGERPRINT]
 
 
-def _is_safe(name: bytes, rules: Rules) -> bool:
+def _is_safe(name: bytes, rules: NameRules) -> bool:
     if name in {b"", b".", b".."} or len(name) > COMPONENT_BYTES or b"/" in name or b"\x00" in name:
         return False
     if rules.portable and (not _WINDOWS_ILLEGAL.isdisjoint(name) or name[-1:] in b". " or _RESERVED.fullmatch(name)):
@@ -137,7 +137,7 @@ def _is_text(name: bytes) -> bool:
     return True
 
 
-def _escape(name: bytes, rules: Rules) -> bytes:
+def _escape(name: bytes, rules: NameRules) -> bytes:
     """Return the name with each offending byte, and `%`, as `%XX`."""
     if name in {b"", b".", b".."}:
         return name.replace(b".", b"%2E") or b"%00"
@@ -184,7 +184,7 @@ def _alternatives(name: bytes, identity: bytes) -> Iterator[bytes]:
         attempt += 1
 
 
-def _folded(name: bytes, rules: Rules) -> bytes:
+def _folded(name: bytes, rules: NameRules) -> bytes:
     """Return what the file system compares: names that fold alike are one name there."""
     if not (rules.fold_case or rules.fold_unicode or rules.portable):
         return name

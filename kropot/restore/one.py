@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from kropot.replay.held import Held
+    from kropot.replay.held import HeldCopy
     from ledger.events import StreamKey
     from ledger.log import Ledger
 
 
-def held_of(ledger: Ledger, key: StreamKey, position: int) -> Held | None:
+def held_of(ledger: Ledger, key: StreamKey, position: int) -> HeldCopy | None:
     """Return what was held of one element at `position`, None where it was not known then: one index probe."""
     standing = None
     for event in ledger.store.stream_events(key.stored):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
-    from kropot.replay.held import Held
+    from kropot.replay.held import HeldCopy
     from kropot.securecopy.sealing import Kit
 
 BUFFER = 1 << 18
@@ -47,7 +47,7 @@ class Content:
     size: int
 
 
-def open_claim(held: Held, kits: Sequence[Kit]) -> Opened:
+def open_claim(held: HeldCopy, kits: Sequence[Kit]) -> Opened:
     """Return the opened form of a held copy.
 
     Raises:
@@ -69,7 +69,9 @@ def open_claim(held: Held, kits: Sequence[Kit]) -> Opened:
     raise NoKitError("the form is sealed with another key" if kits else "it is encrypted: give its kit with --key")
 
 
-def copy_content(source: BinaryIO, write: Callable[[memoryview], object], *, held: Held, kit: Kit | None) -> Content:
+def copy_content(
+    source: BinaryIO, write: Callable[[memoryview], object], *, held: HeldCopy, kit: Kit | None
+) -> Content:
     """Read a stored object to its end, open it with `kit`, pass the plain bytes on to `write`; return what they were.
 
     What was written is worth nothing if this raises. Without a kit the stored bytes are passed on as they are.
@@ -103,7 +105,7 @@ def copy_content(source: BinaryIO, write: Callable[[memoryview], object], *, hel
     return Content(sha256=plain.digest(), size=sizes[1])
 
 
-def plain_size(source: BinaryIO, *, held: Held, kit: Kit | None) -> int | None:
+def plain_size(source: BinaryIO, *, held: HeldCopy, kit: Kit | None) -> int | None:
     """Return how long the content will be, from its last block alone; None where that block does not fit the key.
 
     Nothing is proved by it: the object is not read as a whole.
@@ -134,5 +136,5 @@ def _fill(source: BinaryIO, buffer: memoryview) -> int:
     return count
 
 
-def _hex(held: Held) -> str:
+def _hex(held: HeldCopy) -> str:
     return "" if held.sha256 is None else held.sha256.hex()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
-    from kropot.replay.held import Held
+    from kropot.replay.held import HeldCopy
     from kropot.restore.names import NameGiver
     from kropot.restore.patterns import Patterns
     from kropot.securecopy.sealing import Kit
@@ -33,7 +33,7 @@ Problem = Literal[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class RestoreProblem:
     """Something that could not be given back: what it is, its name where that is known, and why in words."""
 
     problem: Problem
@@ -46,7 +46,7 @@ class Finding:
 class Planned:
     """A copy that can be opened, and the path below the folder that it gets; `numbered` where its own was taken."""
 
-    held: Held
+    held: HeldCopy
     opened: Opened
     path: tuple[bytes, ...]
     numbered: bool = False
@@ -58,7 +58,7 @@ class Planned:
 
 
 @dataclass(slots=True)
-class Tally:
+class RestoreCounts:
     """What went by: copies left out since the source had let go of them, and those of sources that no kit opens."""
 
     vanished: int = 0
@@ -67,7 +67,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Selection:
     """What is to be given back: names that match, sources (ids of 16 bytes; none means all), vanished ones or not."""
 
     patterns: Patterns
@@ -76,15 +76,15 @@ class Wanted:
 
 
 def plan(
-    helds: Iterable[Held],
+    helds: Iterable[HeldCopy],
     *,
     kits: Sequence[Kit],
-    wanted: Wanted,
+    wanted: Selection,
     giver: Callable[[], NameGiver],
     pool: Executor,
-    tally: Tally,
+    tally: RestoreCounts,
     sources: int | None = None,
-) -> Iterator[Planned | Finding]:
+) -> Iterator[Planned | RestoreProblem]:
     """Yield what each held copy becomes; forms are opened several at a time, names are given in order.
 
     `giver` is asked for only when a form was opened: until then nothing needs to be written. `sources` is how many
@@ -103,7 +103,7 @@ def plan(
                 break
             continue
         if isinstance(outcome, BadFormError):
-            yield Finding(problem="bad_form", key=held.key, name=None, why=str(outcome))
+            yield RestoreProblem(problem="bad_form", key=held.key, name=None, why=str(outcome))
             continue
         tally.opened += 1
         yield from forms.succeeded(held)
@@ -114,7 +114,7 @@ def plan(
             # It takes no name away from what can be given back.
             if wanted.patterns.match(b"/".join(own)):
                 why = f"no copy was stored of it at that moment ({held.state})"
-                yield Finding(problem="unstored", key=held.key, name=outcome.claim.what, why=why)
+                yield RestoreProblem(problem="unstored", key=held.key, name=outcome.claim.what, why=why)
             continue
         path = names.give(outcome.claim.path, held.key.stored)
         # Whoever asks for a name means every file that has it, not just the one that came first.
@@ -132,15 +132,15 @@ def plan(
 class _Forms:
     """Opens forms, and remembers for each source which kit fits or that none does."""
 
-    def __init__(self, kits: Sequence[Kit], tally: Tally) -> None:
+    def __init__(self, kits: Sequence[Kit], tally: RestoreCounts) -> None:
         self._kits = tuple(kits)
         self._fitting: dict[bytes, Kit] = {}
         self._failures: dict[bytes, int] = {}
         self._open: set[bytes] = set()
-        self._early: dict[bytes, list[Finding]] = {}
+        self._early: dict[bytes, list[RestoreProblem]] = {}
         self._tally = tally
 
-    def open(self, held: Held) -> tuple[Held, Opened | NoKitError | BadFormError]:
+    def open(self, held: HeldCopy) -> tuple[HeldCopy, Opened | NoKitError | BadFormError]:
         """Return the opened form, or why it cannot be opened; called by several threads."""
         source = held.key.source
         if source not in self._fitting and self._failures.get(source, 0) >= TRIES:
@@ -155,11 +155,11 @@ class _Forms:
             self._fitting[source] = opened.kit
         return held, opened
 
-    def failed(self, held: Held, error: NoKitError) -> Iterator[Finding]:
+    def failed(self, held: HeldCopy, error: NoKitError) -> Iterator[RestoreProblem]:
         """Take note of a form that no kit opened; a finding of its own where others of its source were opened."""
         source = held.key.source
         self._failures[source] = self._failures.get(source, 0) + 1
-        finding = Finding(problem="unopened", key=held.key, name=None, why=str(error))
+        finding = RestoreProblem(problem="unopened", key=held.key, name=None, why=str(error))
         if source in self._open:
             yield finding
             return
@@ -167,7 +167,7 @@ class _Forms:
         if len(early := self._early.setdefault(source, [])) < EARLY:
             early.append(finding)
 
-    def succeeded(self, held: Held) -> Iterator[Finding]:
+    def succeeded(self, held: HeldCopy) -> Iterator[RestoreProblem]:
         """Take note of an opened form; what failed before it of the same source are findings after all."""
         source = held.key.source
         if source not in self._open:
@@ -176,7 +176,7 @@ class _Forms:
             yield from self._early.pop(source, ())
 
 
-def _chosen(helds: Iterable[Held], wanted: Wanted, tally: Tally) -> Iterator[Held]:
+def _chosen(helds: Iterable[HeldCopy], wanted: Selection, tally: RestoreCounts) -> Iterator[HeldCopy]:
     for held in helds:
         if wanted.sources and held.key.source not in wanted.sources:
             continue

@@ -19,26 +19,26 @@ _PADDING = "00" * KEY_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class ByteRange:
     """How a token's keys are derived from its passphrase: digest and rounds, which its kit names."""
 
     digest: str = "sha512"
     rounds: int = 6000
 
 
-def content_recipe(*, iv: bytes, sealed: str, plain: str, stretch: Stretch) -> str:
+def content_recipe(*, iv: bytes, sealed: str, plain: str, stretch: ByteRange) -> str:
     """Return the command line that opens the file `sealed` into the file `plain`, for openssl 3."""
     key = _openssl_kdf(iv, stretch)
     return f"{_enc(key, iv)} -in {shlex.quote(sealed)} -out {shlex.quote(plain)}"
 
 
-def content_recipe_python(*, iv: bytes, sealed: str, plain: str, stretch: Stretch) -> str:
+def content_recipe_python(*, iv: bytes, sealed: str, plain: str, stretch: ByteRange) -> str:
     """Return the same with the key derived by Python, for an openssl without `kdf`; KEY must be exported."""
     key = _python_kdf(iv, stretch)
     return f"{_enc(key, iv)} -in {shlex.quote(sealed)} -out {shlex.quote(plain)}"
 
 
-def form_recipe(envelope: str, stretch: Stretch) -> str:
+def form_recipe(envelope: str, stretch: ByteRange) -> str:
     """Return the command line that prints the opened form: the file's name, its time, and whatever the server knew.
 
     Raises:
@@ -56,7 +56,7 @@ def digest_recipe(*, sealed: str, sha256: bytes) -> str:
 
 
 def recipes(
-    *, iv: bytes | None, sealed: str, sha256: bytes, envelope: str | None, stretch: Stretch, plain: str = "plain.bin"
+    *, iv: bytes | None, sealed: str, sha256: bytes, envelope: str | None, stretch: ByteRange, plain: str = "plain.bin"
 ) -> Iterator[tuple[str, str]]:
     """Yield (what it does, command line) for one copy: prove it, open its content, open its form."""
     yield "is the object the one that was recorded?", digest_recipe(sealed=sealed, sha256=sha256)
@@ -75,7 +75,7 @@ def _enc(key: str, iv: bytes) -> str:
     return f'openssl enc -d -aes-256-cbc -K "{key}{_PADDING}" -iv {iv.hex()}'
 
 
-def _openssl_kdf(iv: bytes, stretch: Stretch) -> str:
+def _openssl_kdf(iv: bytes, stretch: ByteRange) -> str:
     """Return the shell's way to the key: PBKDF2, salted with the text of the IV's hexadecimal digits."""
     return (
         f'$(openssl kdf -keylen {KEY_BYTES} -kdfopt digest:{stretch.digest.upper()} -kdfopt pass:"$KEY" '
@@ -83,7 +83,7 @@ def _openssl_kdf(iv: bytes, stretch: Stretch) -> str:
     )
 
 
-def _python_kdf(iv: bytes, stretch: Stretch) -> str:
+def _python_kdf(iv: bytes, stretch: ByteRange) -> str:
     return (
         f'$(python3 -c \'import hashlib, os; print(hashlib.pbkdf2_hmac("{stretch.digest}", '
         f'os.environb[b"KEY"], b"{iv.hex()}", {stretch.rounds}, {KEY_BYTES}).hex())\')'

@@ -19,7 +19,7 @@ from kropot.errors import LockedError
 from kropot.objects.files import OsFiles
 from kropot.restore.below import descend, make_root, open_below, open_folder, open_regular
 from kropot.restore.draft import STOPS, Draft, InTheWayError, TreeError, UnplaceableError, trouble
-from kropot.restore.names import Rules
+from kropot.restore.names import NameRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ _OURS = re.compile("[0-9]+\\.part(\\.link)?|kropot[:-](probe\\??|\u00e9|\udcff)"
 _IMPOSSIBLE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 
-class Tree:
+class TargetFolder:
     """A folder open for giving files back; any number of threads may draft and place at once."""
 
     def __init__(self, root: Path) -> None:
@@ -191,9 +191,9 @@ class Tree:
             with suppress(OSError):
                 os.unlink(name, dir_fd=self._room)
 
-    def _probe(self) -> Rules:
+    def _probe(self) -> NameRules:
         """Return what this file system can hold, found out by trying in the workroom."""
-        return Rules(
+        return NameRules(
             portable=not self._holds(b"kropot:probe?"),
             fold_case=self._holds(b"kropot-probe", b"KROPOT-Probe"),
             fold_unicode=self._holds("kropot-\u00e9".encode(), "kropot-e\u0301".encode()),

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kropot.replay.until import instant
-from kropot.verify.copies import BLOCK_BYTES, BadCopy, CopyAudit, Orphan, Recovered, Tick
+from kropot.verify.copies import BLOCK_BYTES, BadCopy, CopyAudit, Orphan, ReadProgress, Recovered
 from kropot.verify.coverage import Due, due, read_by_us, runs_left, share
 from kropot.verify.findings import Finding
 from kropot.verify.local import LocalAudit
-from kropot.verify.reading import BUFFER, ThreadReading, Throttle, Wanted, read_object
+from kropot.verify.reading import BUFFER, ReadRequest, ThreadReading, Throttle, read_object
 from kropot.verify.recording import MASS_COUNT, MASS_SHARE
 from kropot.verify.verdicts import AGAIN, of_orphan, recoveries, verdicts
 from ledger.events import AuditRange
@@ -153,7 +153,7 @@ class CopyVerification:
 
     def _judge(self, audit: CopyAudit | LocalAudit, outcome: Outcome) -> Iterator[Finding]:
         match outcome:
-            case Tick():
+            case ReadProgress():
                 self.world.progress(audit.objects, audit.bytes)
             case Orphan():
                 yield of_orphan(outcome)
@@ -175,7 +175,7 @@ class CopyVerification:
         fault, named = bad.fault, bad.named
         if fault.kind != "damaged" or self.scope.quick:
             return bad
-        again = read_object(self.objects, Wanted(named.sha256, named.size), memoryview(bytearray(BUFFER)))
+        again = read_object(self.objects, ReadRequest(named.sha256, named.size), memoryview(bytearray(BUFFER)))
         if again is None:
             detail = f"{fault.detail}; read once more it was sound: look at disk, cables and memory"
             return BadCopy(named=named, fault=replace(fault, kind="unreadable", detail=detail))

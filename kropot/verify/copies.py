@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kropot.verify.inventory import Named, placed_objects
-from kropot.verify.reading import Fault, Wanted
+from kropot.verify.reading import Fault, ReadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,11 +45,11 @@ class Orphan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
+class ReadProgress:
     """Another block was read to its end; `read_to` and the counts have moved."""
 
 
-Outcome = BadCopy | Recovered | Orphan | Tick
+Outcome = BadCopy | Recovered | Orphan | ReadProgress
 
 
 class CopyAudit:
@@ -151,7 +151,7 @@ class CopyAudit:
         if self._reading is None:
             return
         self._blocks.append(block)
-        self._reading.submit([Wanted(named.sha256, named.size) for named in block.values()])
+        self._reading.submit([ReadRequest(named.sha256, named.size) for named in block.values()])
         while len(self._blocks) > MAX_WAITING:
             yield from self._take()
 
@@ -175,4 +175,4 @@ class CopyAudit:
                 yield Recovered(named=named)
         if self._is_whole:  # a block may be through while one before it was broken off
             self.read_to = next(reversed(block))
-        yield Tick()
+        yield ReadProgress()

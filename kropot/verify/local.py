@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kropot.objects.layout import Layout
 from kropot.objects.store import storage_error
-from kropot.verify.copies import BadCopy, Orphan, Recovered, Tick
+from kropot.verify.copies import BadCopy, Orphan, ReadProgress, Recovered
 from kropot.verify.inventory import named_objects
 from kropot.verify.ranges import RangeReader, parts_of
 from kropot.verify.reading import Fault
@@ -69,7 +69,7 @@ class LocalAudit:
         for last, read in reads:
             yield from self._outcomes(read)
             self.read_to = read.read_to or self.read_to
-            yield Tick()
+            yield ReadProgress()
             if read.read_to != last:
                 break
 

@@ -31,7 +31,7 @@ THREADS = 2
 FaultKind = Literal["damaged", "lost", "unreadable"]
 
 
-class Wanted(NamedTuple):
+class ReadRequest(NamedTuple):
     """An object that should be there, and what it should be."""
 
     sha256: bytes
@@ -50,7 +50,7 @@ class Fault:
 class Reading(Protocol):
     """Reads blocks of objects; results come in the order in which the blocks went in."""
 
-    def submit(self, block: list[Wanted]) -> None:
+    def submit(self, block: list[ReadRequest]) -> None:
         """Begin to read a block; waits while enough is under way."""
         ...
 
@@ -99,7 +99,7 @@ class Throttle:
 
 def read_object(
     objects: ObjectStore,
-    wanted: Wanted,
+    wanted: ReadRequest,
     buffer: memoryview,
     *,
     throttle: Throttle | None = None,
@@ -147,7 +147,7 @@ class ThreadReading:
         self._local = threading.local()
         self._under_way: deque[Future[list[Fault] | None]] = deque()
 
-    def submit(self, block: list[Wanted]) -> None:
+    def submit(self, block: list[ReadRequest]) -> None:
         """Hand the block to a thread."""
         self._under_way.append(self._pool.submit(self._read, block))
 
@@ -165,7 +165,7 @@ class ThreadReading:
         self._closing = True
         self._pool.shutdown(cancel_futures=True)
 
-    def _read(self, block: list[Wanted]) -> list[Fault] | None:
+    def _read(self, block: list[ReadRequest]) -> list[Fault] | None:
         buffer = getattr(self._local, "buffer", None)
         if buffer is None:
             buffer = self._local.buffer = memoryview(bytearray(BUFFER))

@@ -9,7 +9,7 @@ from kropot.verify.coverage import advance
 from kropot.verify.verdicts import fact_of
 from ledger.errors import ConflictError, ReadOnlyLedgerError
 from ledger.events import AuditAdvanced, AuditRange
-from ledger.log import AUDIT_KEY, New
+from ledger.log import AUDIT_KEY, NewFact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ class Recorder:
     def _advance(self, read: AuditRange) -> None:
         ranges = advance(self._ledger.audit(), read)
         now = self._ledger.now_us()
-        self._ledger.append([New(key=AUDIT_KEY, fact=AuditAdvanced(ranges=ranges), observed_us=now)])
+        self._ledger.append([NewFact(key=AUDIT_KEY, fact=AuditAdvanced(ranges=ranges), observed_us=now)])
 
     def _append(self, batch: list[Verdict]) -> None:
         now = self._ledger.now_us()
@@ -86,7 +86,7 @@ class Recorder:
             element = elements.get(key)
             fact = None if element is None else fact_of(verdict, element)
             if fact is not None:
-                facts.append(New(key=key, fact=fact, observed_us=now, expected=versions[key]))
+                facts.append(NewFact(key=key, fact=fact, observed_us=now, expected=versions[key]))
                 elements[key] = fact.element
                 versions[key] += 1
         if facts:

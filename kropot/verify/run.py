@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kropot.errors import KropotError
     from kropot.objects.store import ObjectStore
     from kropot.verify.scope import Scope
-    from ledger.audit_apart import Read, Stretch, Told
+    from ledger.audit_apart import EventRange, RangeAudit, Read
     from ledger.events import StreamKey
     from ledger.log import Ledger
 
@@ -108,7 +108,7 @@ class Verification:
             self.summary.miss(f"copies: the flawed ledger does not tell them all ({error})")
         yield from self._source(flawed=flawed)
 
-    def _spread(self, read: Read, stretches: Iterable[Stretch]) -> Iterator[Told | None]:
+    def _spread(self, read: Read, stretches: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
         """Read a long log on every processor."""
         return apart(lambda ledger, _, stretch: read(ledger.store, stretch), self._ledger, 0, stretches)
 

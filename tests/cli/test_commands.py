@@ -17,7 +17,7 @@ from ledger.events import (
     Element,
     Failure,
     FetchFailed,
-    Held,
+    HeldListing,
     Listing,
     ListingHeldBack,
     RemoteObserved,
@@ -25,7 +25,7 @@ from ledger.events import (
     SourceBegan,
     StreamKey,
 )
-from ledger.log import Ledger, New
+from ledger.log import Ledger, NewFact
 from ledger.sql import open_store
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def filled(tmp_path: Path) -> Path:
         (element("both"), RemoteObserved(element=ELEMENT)),
         (element("both", TWO), RemoteObserved(element=ELEMENT)),
     ]
-    ledger.append([New(key=key, fact=fact, observed_us=NOW) for key, fact in facts])
+    ledger.append([NewFact(key=key, fact=fact, observed_us=NOW) for key, fact in facts])
     store.close()
     return path
 
@@ -270,9 +270,9 @@ def test_what_was_held_back_is_accepted_once(run_cli: RunCli, filled: Path) -> N
     assert "nothing was held back" in run_cli("source", "accept").stdout
     store = open_store(f"sqlite:///{filled}")
     ledger = Ledger(store, clock=lambda: NOW)
-    held = replace(SOURCE, held=Held(reason="missing", missing=30, known=100, since_us=NOW))
+    held = replace(SOURCE, held=HeldListing(reason="missing", missing=30, known=100, since_us=NOW))
     fact = ListingHeldBack(source=held, listing=NO_LISTING)
-    ledger.append([New(key=source_key(ONE), fact=fact, observed_us=NOW)])
+    ledger.append([NewFact(key=source_key(ONE), fact=fact, observed_us=NOW)])
     store.close()
     alarms = json.loads(run_cli("status", "--json").stdout)["alarms"]
     assert "vanishing_held" in [alarm["name"] for alarm in alarms]
@@ -298,7 +298,7 @@ def test_status_check_exits_0_when_all_is_well(run_cli: RunCli, tmp_path: Path) 
     store = open_store(f"sqlite:///{tmp_path / 'database.db'}", create=True)
     now = time.time_ns() // 1000
     fact = SourceBegan(source=replace(SOURCE, listed_us=now))
-    Ledger(store).append([New(key=source_key(ONE), fact=fact, observed_us=now)])
+    Ledger(store).append([NewFact(key=source_key(ONE), fact=fact, observed_us=now)])
     store.close()
     done = run_cli("status", "--check")
     assert done.returncode == 0
@@ -308,7 +308,7 @@ def test_status_check_exits_0_when_all_is_well(run_cli: RunCli, tmp_path: Path) 
 def test_status_check_exits_3_when_a_source_was_never_listed(run_cli: RunCli, tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path / 'database.db'}", create=True)
     fact = SourceBegan(source=replace(SOURCE, listed_us=None))
-    Ledger(store).append([New(key=source_key(ONE), fact=fact, observed_us=NOW)])
+    Ledger(store).append([NewFact(key=source_key(ONE), fact=fact, observed_us=NOW)])
     store.close()
     done = run_cli("status", "--check")
     assert done.returncode == 3

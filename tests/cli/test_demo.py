@@ -17,7 +17,7 @@ import pytest
 
 from kropot import demo
 from kropot.cli.main import cli
-from kropot.gateway.sources import Tree
+from kropot.gateway.sources import FolderSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,14 +176,14 @@ def test_a_large_folder_that_cannot_be_read_to_its_end_is_shown_all_the_same(
     own.mkdir()
     for name in ("open", "shut"):
         (own / name).write_text(name)
-    whole = Tree.open
+    whole = FolderSource.open
 
-    def refuse(tree: Tree, path: bytes) -> tuple[int, Seen]:
+    def refuse(tree: FolderSource, path: bytes) -> tuple[int, Seen]:
         if path == b"shut":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return whole(tree, path)
 
-    monkeypatch.setattr(Tree, "open", refuse)
+    monkeypatch.setattr(FolderSource, "open", refuse)
     monkeypatch.setattr(demo, "COPY_FILES", 0)
     with pytest.raises(SystemExit) as ended:
         cli.main(["demo", "--source", str(own), "--folder", str(tmp_path / "home")], prog_name="kropotcli")

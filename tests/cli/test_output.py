@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from kropot.cli.output import printable, say
-from kropot.cli.progress import Audience
+from kropot.cli.progress import ProgressDisplay
 from kropot.cli.settings import Settings
 from kropot.cli.words import amount, moment, number, span
 from kropot.collect.actions import Say
@@ -84,6 +84,6 @@ def test_a_message_is_written_above_a_progress_bar_and_not_into_it(
 def test_the_log_level_holds_beside_a_progress_bar_too(
     level: str, capsys: pytest.CaptureFixture[str], *, is_told: bool
 ) -> None:
-    audience = Audience(Settings(log_level=level), Progress())
+    audience = ProgressDisplay(Settings(log_level=level), Progress())
     audience.hear(Say(level="warning", event="surge", text="much has changed"))
     assert ("much has changed" in capsys.readouterr().err) is is_told

@@ -33,7 +33,7 @@ from ledger.events import (
     Element,
     Failure,
     FetchFailed,
-    Held,
+    HeldListing,
     ListingAdvanced,
     RemoteObserved,
     RemoteVanished,
@@ -42,7 +42,7 @@ from ledger.events import (
     StreamKey,
     Surge,
 )
-from ledger.log import Ledger, New
+from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def test_an_empty_ledger_is_not_healthy() -> None:
         (source_facts(source=a_source(listed_us=NOW - 901 * SECOND)), "listing_stale"),
         (source_facts(source=a_source(unlistable=(1_700_000_000,))), "unlistable"),
         (
-            source_facts(source=a_source(held=Held(reason="empty", missing=21, known=21, since_us=NOW))),
+            source_facts(source=a_source(held=HeldListing(reason="empty", missing=21, known=21, since_us=NOW))),
             "vanishing_held",
         ),
         (source_facts(source=a_source(surge=Surge(changed=40, known=100, since_us=NOW))), "surge"),
@@ -140,7 +140,7 @@ def test_each_trouble_is_an_alarm_of_its_own(changed: SourceFacts, alarm: str) -
     "changed",
     [
         source_facts(source=a_source(listed_us=NOW - 900 * SECOND)),
-        source_facts(source=a_source(held=Held(reason="accepted", missing=21, known=21, since_us=NOW))),
+        source_facts(source=a_source(held=HeldListing(reason="accepted", missing=21, known=21, since_us=NOW))),
         source_facts(reasons={"http_500": 1}, failing_since_us=NOW - DAY),
         source_facts(pending_since_us=NOW - DAY),
         source_facts(source=a_source(listed_us=NOW - 90 * DAY), superseded=True),
@@ -255,7 +255,7 @@ def ledger(clock: list[int]) -> Ledger:
 def append(ledger: Ledger, clock: list[int]) -> Callable[..., None]:
     def append(*facts: tuple[StreamKey, object], at_us: int) -> None:
         clock[0] = at_us
-        ledger.append([New(key=key_, fact=fact, observed_us=at_us) for key_, fact in facts])  # type: ignore[arg-type]
+        ledger.append([NewFact(key=key_, fact=fact, observed_us=at_us) for key_, fact in facts])  # type: ignore[arg-type]
 
     return append
 

@@ -13,7 +13,7 @@ from ledger.audit import LogAudit
 from ledger.audit_index import IndexAudit
 from ledger.digest import StateDigest
 from ledger.events import AuditAdvanced, AuditRange, Failure, FetchFailed, InstanceBegan, PayloadErased
-from ledger.log import AUDIT_KEY, Ledger, New, instance_key
+from ledger.log import AUDIT_KEY, Ledger, NewFact, instance_key
 from ledger.merkle import Frontier
 from ledger.rows import DAMAGED, SOUND, CopyState
 from ledger.spill import CopySpill
@@ -33,9 +33,9 @@ def lived(store: EventStore, seed: int, batches: int) -> Ledger:
         ledger.append(history.batch(history.rng.randrange(1, 40)))
         if number % 3 == 0:
             fact = InstanceBegan(program=f"test {number}", host="vault")
-            ledger.append([New(key=instance_key("main"), fact=fact, observed_us=1)])
+            ledger.append([NewFact(key=instance_key("main"), fact=fact, observed_us=1)])
             whole = AuditRange(start=bytes(32), end=b"\xff" * 32, position=1, at_us=number)
-            ledger.append([New(key=AUDIT_KEY, fact=AuditAdvanced(ranges=(whole,)), observed_us=1)])
+            ledger.append([NewFact(key=AUDIT_KEY, fact=AuditAdvanced(ranges=(whole,)), observed_us=1)])
     return ledger
 
 
@@ -93,8 +93,8 @@ def test_what_is_appended_between_log_and_index_is_left_to_the_next_audit(store:
     assert list(log.flaws()) == []
     failed = FetchFailed(element=replace(element(), failure=Failure(reason="x", attempts=1, since_us=1, next_try_us=2)))
     ledger.append([observed("new"), copied("new"), copied(3, content="another")])
-    ledger.append([New(key=key(4), fact=failed, observed_us=1)])
-    ledger.append([New(key=key(5), fact=PayloadErased(reason="a request"), observed_us=1)])
+    ledger.append([NewFact(key=key(4), fact=failed, observed_us=1)])
+    ledger.append([NewFact(key=key(5), fact=PayloadErased(reason="a request"), observed_us=1)])
     index = IndexAudit(store, log)
     assert list(index.flaws()) == []
     assert index.moved > 0
@@ -106,7 +106,7 @@ def test_unknown_events_are_proved_and_counted(store: EventStore, monkeypatch: p
 
     ledger = Ledger(store)
     ledger.append([began(), observed("x"), observed("y"), copied("x")])
-    ledger.append([New(key=key("x"), fact=FetchFailed(element=element()), observed_us=1)])
+    ledger.append([NewFact(key=key("x"), fact=FetchFailed(element=element()), observed_us=1)])
     monkeypatch.delitem(codec._FACTS, "FetchFailed")
     log = LogAudit(store)
     assert list(log.flaws()) == []
@@ -121,7 +121,7 @@ def test_an_unknown_critical_event_is_a_flaw(store: EventStore, monkeypatch: pyt
     from ledger import codec
 
     ledger = Ledger(store)
-    ledger.append([began(), observed("x"), New(key=key("x"), fact=PayloadErased(reason="r"), observed_us=1)])
+    ledger.append([began(), observed("x"), NewFact(key=key("x"), fact=PayloadErased(reason="r"), observed_us=1)])
     monkeypatch.delitem(codec._FACTS, "PayloadErased")
     assert [(flaw.kind, flaw.position) for flaw in LogAudit(store).flaws()] == [("unknown_critical", 4)]
 

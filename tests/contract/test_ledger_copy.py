@@ -10,7 +10,7 @@ import pytest
 from ledger.copying import PAGE, copy_ledger
 from ledger.errors import BrokenChainError, LedgerError
 from ledger.events import PayloadErased
-from ledger.log import Ledger, New
+from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
 from tests.ledger.world import History, began, copied, key, observed
 
@@ -71,8 +71,8 @@ def test_a_copy_goes_on_where_it_stopped(store: EventStore) -> None:
     stopped = ledger.head().position
     assert 0 < stopped < original.head().position
     # What is erased meanwhile is erased in what was copied before, too.
-    known = next(record.key for record in original.records(after=100) if record.key and record.key.is_element)
-    original.append([New(key=known, fact=PayloadErased(reason="r"), observed_us=1)])
+    known = next(record.key for record in original.events(after=100) if record.key and record.key.is_element)
+    original.append([NewFact(key=known, fact=PayloadErased(reason="r"), observed_us=1)])
     report = copy_ledger(original.store, store)
     assert report.events == original.head().position - stopped
     assert contents(store) == contents(original.store)

@@ -22,7 +22,7 @@ from ledger.events import (
     RemoteObserved,
     StreamKey,
 )
-from ledger.log import AUDIT_KEY, LEDGER_KEY, Ledger, New, instance_key, source_key
+from ledger.log import AUDIT_KEY, LEDGER_KEY, Ledger, NewFact, instance_key, source_key
 from ledger.merkle import Frontier
 from ledger.replica import fold
 from ledger.rows import StoredFact
@@ -45,7 +45,7 @@ def filled(store: EventStore, count: int = 3) -> Ledger:
 def test_first_append_begins_the_ledger(store: EventStore) -> None:
     ledger = Ledger(store)
     commit = ledger.append([began()])
-    first, second = ledger.records()
+    first, second = ledger.events()
     assert isinstance(first.fact, LedgerBegan)
     assert first.key == LEDGER_KEY
     assert (len(first.fact.ledger_id), len(first.fact.salt)) == (16, 32)
@@ -56,7 +56,7 @@ def test_first_append_begins_the_ledger(store: EventStore) -> None:
 def test_a_ledger_without_events_has_no_identity(store: EventStore) -> None:
     ledger = Ledger(store)
     assert ledger.head().position == 0
-    assert list(ledger.records()) == []
+    assert list(ledger.events()) == []
     assert ledger.sources() == {}
     with pytest.raises(LedgerError, match="nothing was recorded"):
         ledger.identity()
@@ -119,9 +119,9 @@ def test_commits_cover_every_position_once(store: EventStore) -> None:
 def test_records_are_read_by_range_and_by_stream(store: EventStore) -> None:
     ledger = filled(store, 2100)  # more than two pages
     ledger.append([copied(5)])
-    records = list(ledger.records())
+    records = list(ledger.events())
     assert [record.position for record in records] == list(range(1, 2104))
-    assert list(ledger.records(after=1000, until=2050)) == records[1000:2050]
+    assert list(ledger.events(after=1000, until=2050)) == records[1000:2050]
     assert list(store.pointers(after=7, until=9)) == [(8, records[7].stream), (9, records[8].stream)]
     assert store.leaves(1, 3) == [event.leaf for event in ledger.stored(after=1, until=3)]
     assert [event.seq for event in store.events_at([9, 2, 99_999, 2])] == [2, 9]
@@ -142,7 +142,7 @@ def test_records_are_read_by_range_and_by_stream(store: EventStore) -> None:
 def test_a_stream_that_moved_on_is_a_conflict_and_nothing_is_written(store: EventStore) -> None:
     ledger = filled(store)
     before = ledger.head()
-    moved = [New(key=key(n), fact=RemoteObserved(element=element(2)), observed_us=1, expected=n) for n in range(3)]
+    moved = [NewFact(key=key(n), fact=RemoteObserved(element=element(2)), observed_us=1, expected=n) for n in range(3)]
     with pytest.raises(ConflictError) as caught:
         ledger.append([began(OTHER), *moved])
     assert caught.value.keys == (key(0).stored, key(2).stored)
@@ -155,7 +155,7 @@ def test_a_stream_that_moved_on_is_a_conflict_and_nothing_is_written(store: Even
 def test_expected_versions_count_within_a_batch(store: EventStore) -> None:
     ledger = filled(store, 0)
     fact = RemoteObserved(element=element())
-    ledger.append([New(key=key("x"), fact=fact, observed_us=1, expected=version) for version in range(3)])
+    ledger.append([NewFact(key=key("x"), fact=fact, observed_us=1, expected=version) for version in range(3)])
     assert [record.stream_version for record in ledger.history(key("x"))] == [1, 2, 3]
 
 
@@ -172,7 +172,7 @@ def test_a_fact_that_does_not_belong_on_its_stream_is_refused(store: EventStore)
     ]
     for where, fact in misplaced:
         with pytest.raises(LedgerError):
-            ledger.append([observed("good"), New(key=where, fact=fact, observed_us=1)])
+            ledger.append([observed("good"), NewFact(key=where, fact=fact, observed_us=1)])
         assert ledger.head().position == 2
         assert ledger.entries([key("good")]) == {}
 
@@ -181,9 +181,9 @@ def test_a_fact_that_cannot_be_written_leaves_nothing_behind(store: EventStore) 
     ledger = filled(store)
     bad = Element(**{name: getattr(element(), name) for name in Element.__slots__} | {"date": "yesterday"})
     with pytest.raises(MalformedEventError):
-        ledger.append([copied(0), New(key=key("bad"), fact=RemoteObserved(element=bad), observed_us=1)])
+        ledger.append([copied(0), NewFact(key=key("bad"), fact=RemoteObserved(element=bad), observed_us=1)])
     assert ledger.head().position == 5
-    assert fold(ledger.records()).entries == {entry.key: entry for entry in ledger.scan()}
+    assert fold(ledger.events()).entries == {entry.key: entry for entry in ledger.scan()}
 
 
 def test_the_same_batch_key_gives_the_first_commit(place: LedgerPlace) -> None:
@@ -243,7 +243,7 @@ def test_recorded_times_never_decrease_and_cut_prefixes(store: EventStore) -> No
     assert times == sorted(times)
     if store.now_us() is None:
         assert times == [5_000_000, 5_000_000, 6_000_000, 6_000_000]
-    recorded = [record.recorded_us for record in ledger.records()]
+    recorded = [record.recorded_us for record in ledger.events()]
     for moment in {0, *recorded, *(us + 1 for us in recorded), 1 << 60}:
         assert ledger.position_at(moment) == sum(us < moment for us in recorded)
 
@@ -252,22 +252,22 @@ def test_a_claim_days_ahead_of_the_ledgers_time_is_refused(store: EventStore) ->
     ledger = filled(store)
     ahead = ledger.now_us() + 25 * 3600 * 1_000_000
     with pytest.raises(ClockAheadError):
-        ledger.append([New(key=key("x"), fact=RemoteObserved(element=element()), observed_us=ahead)])
+        ledger.append([NewFact(key=key("x"), fact=RemoteObserved(element=element()), observed_us=ahead)])
     assert ledger.head().position == 5
     hour = ledger.now_us() + 3600 * 1_000_000
-    ledger.append([New(key=key("x"), fact=RemoteObserved(element=element()), observed_us=hour)])
+    ledger.append([NewFact(key=key("x"), fact=RemoteObserved(element=element()), observed_us=hour)])
 
 
 def test_erased_payloads_are_gone_and_the_proof_stays(store: EventStore) -> None:
     ledger = filled(store)
     ledger.append([copied(0), copied(1)])
     leaves = [event.leaf for event in ledger.stored()]
-    ledger.append([New(key=key(0), fact=PayloadErased(reason="request 17"), observed_us=1)])
+    ledger.append([NewFact(key=key(0), fact=PayloadErased(reason="request 17"), observed_us=1)])
     events = [event for event in ledger.stored() if event.stream == 3]
     assert [event.payload is None and event.nonce is None for event in events] == [True, True, False]
     assert ledger.head().frontier == Frontier().extend([*leaves, events[-1].leaf])
     assert all(leaf_hash(event.header) == event.leaf for event in ledger.stored())
-    assert [record.key for record in ledger.records() if record.stream == 3] == [None] * 3
+    assert [record.key for record in ledger.events() if record.stream == 3] == [None] * 3
     assert store.stream_keys({3}) == {3: None}
     assert ledger.entries([key(0)]) == {}
     assert [row.key for row in ledger.copies()] == [key(1).stored]
@@ -280,7 +280,7 @@ def test_erased_payloads_are_gone_and_the_proof_stays(store: EventStore) -> None
 def test_nothing_follows_an_erasure_within_its_batch(store: EventStore) -> None:
     ledger = filled(store)
     with pytest.raises(LedgerError, match="follows the erasure"):
-        ledger.append([New(key=key(0), fact=PayloadErased(reason="r"), observed_us=1), copied(0)])
+        ledger.append([NewFact(key=key(0), fact=PayloadErased(reason="r"), observed_us=1), copied(0)])
     assert ledger.head().position == 5
 
 
@@ -288,14 +288,14 @@ def test_sources_and_audits_are_what_was_said_last(store: EventStore) -> None:
     ledger = filled(store, 0)
     assert ledger.audit() == ()
     ranges = (AuditRange(start=bytes(32), end=b"\xff" * 32, position=2, at_us=3),)
-    ledger.append([began(OTHER), New(key=AUDIT_KEY, fact=AuditAdvanced(ranges=ranges), observed_us=1)])
-    ledger.append([New(key=instance_key("main"), fact=InstanceBegan(program="1", host="h"), observed_us=1)])
+    ledger.append([began(OTHER), NewFact(key=AUDIT_KEY, fact=AuditAdvanced(ranges=ranges), observed_us=1)])
+    ledger.append([NewFact(key=instance_key("main"), fact=InstanceBegan(program="1", host="h"), observed_us=1)])
     found = ledger.sources()
     assert list(found) == [SOURCE, OTHER]
     assert found[OTHER].source == source(OTHER.hex())
     assert found[OTHER].version == 1
     assert ledger.audit() == ranges
-    assert [record.key for record in ledger.records(after=2)] == [source_key(OTHER), AUDIT_KEY, instance_key("main")]
+    assert [record.key for record in ledger.events(after=2)] == [source_key(OTHER), AUDIT_KEY, instance_key("main")]
     assert AUDIT_KEY.source == NO_SOURCE
 
 
@@ -336,7 +336,7 @@ def test_concurrent_writers_leave_no_gap_and_readers_never_skip(place: LedgerPla
     assert failures == []
     assert seen == list(range(1, 3 + writers * batches * size))
     assert reader.head().frontier == Frontier().extend([event.leaf for event in reader.stored()])
-    by_writer = [record.writer for record in reader.records(after=2)]
+    by_writer = [record.writer for record in reader.events(after=2)]
     assert {by_writer.count(str(n)) for n in range(writers)} == {batches * size}
 
 
@@ -349,7 +349,7 @@ def test_two_writers_that_expect_the_same_version_cannot_both_pass(place: Ledger
     def write(ledger: Ledger) -> None:
         gate.wait()
         try:
-            ledger.append([New(key=key(0), fact=RemoteObserved(element=element(2)), observed_us=1, expected=1)])
+            ledger.append([NewFact(key=key(0), fact=RemoteObserved(element=element(2)), observed_us=1, expected=1)])
             outcomes.append("recorded")
         except ConflictError:
             outcomes.append("conflict")

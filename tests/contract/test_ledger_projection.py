@@ -23,7 +23,7 @@ from ledger.events import (
     RemoteVanished,
     StreamKey,
 )
-from ledger.log import Ledger, New
+from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
 from ledger.replica import fold
 from ledger.rows import DAMAGED, LOST, RELEASED, SOUND
@@ -56,7 +56,7 @@ def tables(store: EventStore) -> tuple[object, ...]:
 
 
 def check_against_fold(ledger: Ledger) -> None:
-    replica = fold(ledger.records())
+    replica = fold(ledger.events())
     assert {entry.key: entry for entry in ledger.scan()} == replica.entries
     assert {one.id: one.source for one in ledger.sources().values()} == replica.sources
     counted: dict[tuple[bytes, str], list[int]] = {}
@@ -111,7 +111,7 @@ def test_a_rebuild_stops_at_a_critical_event_it_does_not_know(
     # An older version of the program is one that does not know the type.
     from ledger import codec
 
-    ledger.append([copied("x"), New(key=key("x"), fact=_released("x"), observed_us=1)])
+    ledger.append([copied("x"), NewFact(key=key("x"), fact=_released("x"), observed_us=1)])
     after = tables(store)
     monkeypatch.delitem(codec._FACTS, "CopyReleased")
     with pytest.raises(UnknownCriticalEventError):
@@ -126,7 +126,7 @@ def test_a_rebuild_passes_over_unknown_events_and_counts_them(
     ledger.append([began(), observed("x"), observed("y")])
     failure = Failure(reason="http_500", attempts=1, since_us=1, next_try_us=2)
     failed = FetchFailed(element=replace(element(), failure=failure))
-    ledger.append([New(key=key("x"), fact=failed, observed_us=1)])
+    ledger.append([NewFact(key=key("x"), fact=failed, observed_us=1)])
     from ledger import codec
 
     monkeypatch.delitem(codec._FACTS, "FetchFailed")
@@ -145,7 +145,7 @@ def test_scan_goes_through_all_pages_in_key_order_with_filters(store: EventStore
     ledger.append([began(), began(OTHER)])
     ledger.append([observed(n, (SOURCE, OTHER)[n % 2]) for n in range(2300)])
     ledger.append([copied(n) for n in range(0, 2300, 4)])
-    ledger.append([New(key=key(2), fact=RemoteVanished(element=replace(element(), present=False)), observed_us=1)])
+    ledger.append([NewFact(key=key(2), fact=RemoteVanished(element=replace(element(), present=False)), observed_us=1)])
     everything = [entry.key for entry in ledger.scan()]
     assert everything == sorted((key(n, (SOURCE, OTHER)[n % 2]) for n in range(2300)), key=lambda k: k.stored)
     assert [entry.key for entry in ledger.scan(source=OTHER)] == everything[1150:]
@@ -180,8 +180,8 @@ def test_the_longest_due_comes_first(store: EventStore) -> None:
     soon = Failure(reason="http_500", attempts=1, since_us=1, next_try_us=5)
     ledger.append(
         [
-            New(key=key(0), fact=FetchFailed(element=replace(element(), failure=late)), observed_us=1),
-            New(key=key(1), fact=FetchFailed(element=replace(element(), failure=soon)), observed_us=1),
+            NewFact(key=key(0), fact=FetchFailed(element=replace(element(), failure=late)), observed_us=1),
+            NewFact(key=key(1), fact=FetchFailed(element=replace(element(), failure=soon)), observed_us=1),
         ]
     )
     assert [entry.key for entry in ledger.due(now_us=now, limit=3)] == [key(1), key(2), key(3)]
@@ -203,16 +203,16 @@ def test_every_object_ever_named_is_listed_with_its_state(store: EventStore) -> 
     assert isinstance(sound, Element)
     ledger.append(
         [
-            New(
+            NewFact(
                 key=key(2),
                 fact=CopyDamaged(element=replace(sound, damage="damaged"), sha256=sha("object 2")),
                 observed_us=1,
             ),
-            New(
+            NewFact(
                 key=key(3), fact=CopyLost(element=replace(sound, damage="lost"), sha256=sha("object 3")), observed_us=1
             ),
-            New(key=key(1), fact=CopyReleased(element=sound, sha256=sha("object 1")), observed_us=1),
-            New(key=key(4), fact=CopyReleased(element=sound, sha256=sha("never stored")), observed_us=1),
+            NewFact(key=key(1), fact=CopyReleased(element=sound, sha256=sha("object 1")), observed_us=1),
+            NewFact(key=key(4), fact=CopyReleased(element=sound, sha256=sha("never stored")), observed_us=1),
         ]
     )
     ledger.append([copied(3, content="object 3", size=4)])

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from ledger.errors import ConflictError, InstanceBusyError
 from ledger.events import RemoteChanged
-from ledger.log import Ledger, New
+from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
 from ledger.sql import parse_place
 from ledger.sql.dialects import reader_engine
@@ -76,8 +76,8 @@ def test_what_is_given_back_can_be_taken(place: LedgerPlace) -> None:
 
 
 def test_what_an_append_is_about_is_given_back_with_it_and_nothing_else(place: LedgerPlace) -> None:
-    def seen(number: int, expected: int | None = None) -> New:
-        return New(key=key(number), fact=RemoteChanged(element=element()), observed_us=1, expected=expected)
+    def seen(number: int, expected: int | None = None) -> NewFact:
+        return NewFact(key=key(number), fact=RemoteChanged(element=element()), observed_us=1, expected=expected)
 
     one, two = collectors(place, elements=4)
     assert keys(two.take(instance="two", lease_us=HOUR, limit=1)) == [key(0)]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.objects.durability import Method
-    from kropot.objects.files import Files
+    from kropot.objects.files import FileSystem
 
 BATCHES = [
     [b"a", b"bb", bytes(2_300), b"a"],
@@ -53,7 +53,7 @@ def choice(method: Method) -> Choice:
     return Choice(method=method, why="the test says so")
 
 
-def prepare(root: Path, files: Files) -> None:
+def prepare(root: Path, files: FileSystem) -> None:
     """Leave what an earlier run and a bad disk left: one object, one damaged object, one unfinished upload."""
     store = DirectoryObjects(root, "one", files=files, choice=choice("syncfs"), held_back=1000)
     store.claim()
@@ -223,7 +223,7 @@ def assert_survives(folder: Path, method: Method, at: int, chance: random.Random
     assert_recovers(survivors)
 
 
-def die_at(root: Path, disk: Files, method: Method, at: int) -> set[bytes]:
+def die_at(root: Path, disk: FileSystem, method: Method, at: int) -> set[bytes]:
     """Run until step `at` on a disk, and return what was acknowledged by then."""
     files = WatchedFiles(disk, killed_at(at))
     store = DirectoryObjects(root, "one", files=files, choice=choice(method), held_back=1000)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from kropot.objects.files import Files
+    from kropot.objects.files import FileSystem
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class UnsyncedFiles(OsFiles):
 class WatchedFiles:
     """Passes every step on, in order, and notes it; `before` is called ahead of each and may raise instead."""
 
-    def __init__(self, inner: Files, before: Callable[[int, str], None] | None = None) -> None:
+    def __init__(self, inner: FileSystem, before: Callable[[int, str], None] | None = None) -> None:
         self._inner = inner
         self._before = before
         self._lock = threading.RLock()

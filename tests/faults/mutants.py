@@ -103,9 +103,9 @@ def _deaf(sync: Callable[..., None]) -> Callable[..., None]:
 def _believed_names() -> None:
     """Take names that an earlier run gave for durable, though it was killed."""
     from kropot.checkpoints.folder import CheckpointFolder
-    from kropot.restore.tree import Tree
+    from kropot.restore.tree import TargetFolder
 
-    Tree.settle = lambda _self: None  # type: ignore[method-assign]
+    TargetFolder.settle = lambda _self: None  # type: ignore[method-assign]
     CheckpointFolder.settle = lambda _self: None  # type: ignore[method-assign]
 
 

@@ -29,7 +29,7 @@ from kropot.restore.exported import ExportedCopies
 from kropot.restore.journal import Journal
 from kropot.restore.kits import read_kit
 from kropot.restore.patterns import Patterns
-from kropot.restore.tree import Tree
+from kropot.restore.tree import TargetFolder
 from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
 from kropot.securecopy.sealing import BadSealError, Kit, open_form, open_stream, seal_form
 from kropot.securecopy.wire import BadPageError, Listed, encode_page, parse_page, parse_submitdata
@@ -208,7 +208,7 @@ def _config(data: bytes) -> None:
 
 
 def _journal(data: bytes) -> None:
-    with _file("journal", data) as path, Tree(path.parent) as tree, Journal(tree, b"journal") as journal:
+    with _file("journal", data) as path, TargetFolder(path.parent) as tree, Journal(tree, b"journal") as journal:
         journal.wrote((b"x",), bytes(32), path.stat(), {})
 
 

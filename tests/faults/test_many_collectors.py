@@ -215,7 +215,7 @@ def test_collectors_that_are_killed_and_stopped_copy_everything_once(
         ledger = Ledger(store)
         copied = Counter(
             (record.key, record.fact.element.revision)
-            for record in ledger.records()
+            for record in ledger.events()
             if isinstance(record.fact, CopyStored)
         )
         assert len(ledger.sources()) == 1

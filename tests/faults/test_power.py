@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.restore.journal import Journal
-from kropot.restore.tree import Tree
+from kropot.restore.tree import TargetFolder
 from tests.faults.power import Disk, Record, cuts, promised
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def test_a_journal_that_lost_sectors_keeps_what_was_whole_and_goes_on(tmp_path: 
     """XFS, for one, may show a file's new length without its bytes."""
     dice = random.Random(seed)
     state = tmp_path.stat()
-    with Tree(tmp_path / "tree") as tree, Journal(tree, b"journal") as journal:
+    with TargetFolder(tmp_path / "tree") as tree, Journal(tree, b"journal") as journal:
         for number in range(20):
             journal.wrote((b"%d" % number,), bytes(32), state, {})
     path = tmp_path / "tree/journal"
@@ -102,7 +102,7 @@ def test_a_journal_that_lost_sectors_keeps_what_was_whole_and_goes_on(tmp_path: 
     data[lost : lost + dice.choice((512, 1024))] = bytes(len(data[lost : lost + 512]))
     path.write_bytes(data)
     whole = bytes(data[:lost]).count(b"\n")
-    with Tree(tmp_path / "tree") as tree, Journal(tree, b"journal") as journal:
+    with TargetFolder(tmp_path / "tree") as tree, Journal(tree, b"journal") as journal:
         assert [number for number in range(20) if journal.is_ours((b"%d" % number,), state)] == list(range(whole))
         journal.wrote((b"new",), bytes(32), state, {})
         journal.sync()

@@ -89,7 +89,7 @@ def test_writers_outlive_a_server_that_is_stopped_and_started_again(database: Pr
             is_up.set()
         for one in running:
             one.result()
-    records = list(Ledger(stores[0]).records(after=2))
+    records = list(Ledger(stores[0]).events(after=2))
     assert [record.position for record in records] == list(range(3, 3 + WRITERS * EVENTS))
     named = Counter(record.key.id for record in records if record.key)
     assert named == Counter(f"{n} {i}" for n in range(WRITERS) for i in range(EVENTS))
@@ -132,7 +132,7 @@ def test_a_collector_outlives_a_server_that_is_stopped_and_started_again(
             process.kill()
             process.wait()
     store = open_store(database.url, read_only=True)
-    copied = Counter(record.key for record in Ledger(store).records() if isinstance(record.fact, CopyStored))
+    copied = Counter(record.key for record in Ledger(store).events() if isinstance(record.fact, CopyStored))
     assert len(copied) == FILES
     assert set(copied.values()) == {1}
     assert store.instances() == []

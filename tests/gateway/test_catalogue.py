@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from kropot.gateway.catalogue import Bits, Catalogue, UnsettledError
-from kropot.gateway.sources import Found, NotServedError, Seen, Tree, Unreadable, path_key
+from kropot.gateway.sources import FolderSource, NotServedError, ScannedFile, Seen, Unreadable, path_key
 from kropot.gateway.state import PER_SECOND, State, next_second, open_state
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ START = 1_800_000_000 * SECOND
 
 
 @dataclass
-class FakeTree(Tree):
+class FakeTree(FolderSource):
     """A folder in memory whose time stamps are as coarse as a real one's."""
 
     now: int = START
@@ -42,12 +42,12 @@ class FakeTree(Tree):
         seen = Seen(dev=self.device, ino=crc32(path), size=size, mtime_ns=stamp, ctime_ns=stamp, mode=0o644)
         self.files[path] = (seen, self.writes)
 
-    def walk(self) -> Iterator[Found | Unreadable]:
+    def walk(self) -> Iterator[ScannedFile | Unreadable]:
         for path in self.unreadable:
             yield Unreadable(path=path, reason="EACCES")
         for path, (seen, _) in list(self.files.items()):
             if not any((path + b"/").startswith(blind + b"/") for blind in self.unreadable):
-                yield Found(path=path, seen=seen)
+                yield ScannedFile(path=path, seen=seen)
 
     def look(self, path: bytes) -> Seen | None:
         return self.files[path][0] if path in self.files else None
@@ -468,7 +468,7 @@ def test_small_files_are_hashed_and_big_ones_are_not(tmp_path: Path) -> None:
     for size in (0, 9, 10, 11):
         (tmp_path / "source" / str(size)).write_bytes(b"x" * size)
     state = open_state(f"sqlite:///{tmp_path / 'gateway.db'}", create=True)
-    Catalogue(state, Tree(os.fsencode(tmp_path / "source")), settle_ns=0, hash_up_to=10).scan()
+    Catalogue(state, FolderSource(os.fsencode(tmp_path / "source")), settle_ns=0, hash_up_to=10).scan()
     hashes = {row.path: row.sha256 for row in state.page(None, 10)[0]}
     assert hashes == {b"%d" % size: sha256(b"x" * size).digest() if size < 11 else None for size in (0, 9, 10, 11)}
     state.close()

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kropot.errors import UsageError
-from kropot.gateway.sources import Found, NotServedError, Tree, Unreadable, identity_parts, path_key
+from kropot.gateway.sources import FolderSource, NotServedError, ScannedFile, Unreadable, identity_parts, path_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,12 +34,12 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def tree(root: Path) -> Tree:
-    return Tree(os.fsencode(root))
+def tree(root: Path) -> FolderSource:
+    return FolderSource(os.fsencode(root))
 
 
 def found(root: Path) -> set[bytes]:
-    return {item.path for item in tree(root).walk() if isinstance(item, Found)}
+    return {item.path for item in tree(root).walk() if isinstance(item, ScannedFile)}
 
 
 def read(root: Path, path: bytes) -> bytes:
@@ -191,7 +191,7 @@ def test_swapping_a_folder_for_a_symlink_never_gives_what_lies_outside(root: Pat
     assert SECRET not in outcomes
     assert b"inside" in outcomes
     assert None in outcomes, "the swap was never met: this shows nothing"
-    assert not [item for item in walked if isinstance(item, Found) and item.seen.size == len(SECRET)]
+    assert not [item for item in walked if isinstance(item, ScannedFile) and item.seen.size == len(SECRET)]
 
 
 def test_folder_that_vanishes_under_a_walk_is_passed_over(root: Path) -> None:
@@ -204,7 +204,7 @@ def test_folder_that_vanishes_under_a_walk_is_passed_over(root: Path) -> None:
             if (root / f"d{number}").exists():
                 (root / f"d{number}" / "f").unlink()
                 (root / f"d{number}").rmdir()
-        if isinstance(item, Found):
+        if isinstance(item, ScannedFile):
             paths.add(item.path)
     assert paths >= {b"file"}
 
@@ -233,7 +233,7 @@ def test_folder_that_cannot_be_read_is_told() -> None:
         finally:
             (root / "sub").chmod(0o755)
     assert [item for item in items if isinstance(item, Unreadable)] == [Unreadable(path=b"sub", reason="EACCES")]
-    assert [item.path for item in items if isinstance(item, Found)] == [b"file"]
+    assert [item.path for item in items if isinstance(item, ScannedFile)] == [b"file"]
 
 
 def test_walk_opens_no_more_than_one_folder_a_level(root: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from kropot.gateway import serving
 from kropot.gateway.ranges import Span, wanted_span
 from kropot.gateway.serving import STEP, Blocks, ChangedError, can_begin, plain_chunks, sealed_chunks, small_body
-from kropot.gateway.sources import Tree
+from kropot.gateway.sources import FolderSource
 from kropot.securecopy.sealing import Kit, open_stream, seal_stream, sealed_size
 from tests.gateway.serve import DOCUMENTED, PLAIN, Client, Served
 
@@ -154,7 +154,7 @@ def test_any_part_of_a_ciphertext_is_that_part(
         # The same arithmetic with steps and chunks that a small file has many of.
         patch.setattr(serving, "STEP", 64)
         patch.setattr(serving, "CHUNK", 32)
-        descriptor, looks = Tree(os.fsencode(folder)).open(b"part")
+        descriptor, looks = FolderSource(os.fsencode(folder)).open(b"part")
         blocks = Blocks()
         everything = Span(start=0, stop=len(whole))
         assert b"".join(sealed_chunks(descriptor, looks, everything, iv=iv, key=key, blocks=blocks)) == whole
@@ -360,7 +360,7 @@ def test_key_is_derived_once_a_version(served: Served, monkeypatch: pytest.Monke
 
 def test_file_that_shrinks_or_fails_is_an_error_and_not_a_short_body(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 100)
-    descriptor, looks = Tree(os.fsencode(tmp_path)).open(b"file")
+    descriptor, looks = FolderSource(os.fsencode(tmp_path)).open(b"file")
     os.truncate(tmp_path / "file", 50)
     with pytest.raises(ChangedError):
         list(plain_chunks(descriptor, looks, Span(start=0, stop=100)))

@@ -30,7 +30,7 @@ from ledger.events import (
     SourceBegan,
     StreamKey,
 )
-from ledger.log import Ledger, New, source_key
+from ledger.log import Ledger, NewFact, source_key
 from ledger.memory import MemoryStore
 from ledger.replica import damaged
 
@@ -89,7 +89,7 @@ class World:
             )
         )
         self.kits[source] = kit
-        self.ledger.append([New(key=source_key(source), fact=fact, observed_us=self.now_us)])
+        self.ledger.append([NewFact(key=source_key(source), fact=fact, observed_us=self.now_us)])
         return source
 
     def tick(self, seconds: float = 1) -> int:
@@ -122,7 +122,7 @@ class World:
         for start in range(0, count, 1000):
             self.ledger.append(
                 [
-                    New(
+                    NewFact(
                         key=StreamKey(source=source, kind="file", id=f"{number:08}"),
                         fact=RemoteObserved(element=EMPTY),
                         observed_us=self.now_us,
@@ -199,7 +199,7 @@ class World:
         del self.objects.disk.objects[sha256]
 
     def _append(self, key: StreamKey, fact: ElementFact) -> None:
-        self.ledger.append([New(key=key, fact=fact, observed_us=self.now_us)])
+        self.ledger.append([NewFact(key=key, fact=fact, observed_us=self.now_us)])
         if not isinstance(fact, PayloadErased):
             self.elements[key] = fact.element
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ledger.events import Element
-    from ledger.replica import Record
+    from ledger.replica import Event
     from tests.oldserver import OldServer
 
 PROGRAM = Path(sys.executable).with_name("kropotcli")
@@ -118,9 +118,9 @@ class Folder:
         with self.ledger() as ledger:
             return {entry.key.id: entry.element for entry in ledger.scan() if entry.element is not None}
 
-    def facts(self, *kinds: type) -> list[Record]:
+    def facts(self, *kinds: type) -> list[Event]:
         with self.ledger() as ledger:
-            return [record for record in ledger.records() if isinstance(record.fact, kinds)]
+            return [record for record in ledger.events() if isinstance(record.fact, kinds)]
 
     def object(self, sha256: bytes) -> bytes:
         """Return an object's bytes, which are what their name says."""

@@ -16,7 +16,7 @@ from ledger.events import (
     Copy,
     Element,
     Failure,
-    Held,
+    HeldListing,
     Listing,
     RemoteChanged,
     RemoteObserved,
@@ -288,7 +288,7 @@ def test_a_vanishing_is_believed_up_to_both_thresholds(missing: int, known: int,
 
 
 def test_what_a_person_accepted_is_believed_and_not_much_more() -> None:
-    held = Held(reason="missing", missing=500, known=1000, since_us=1)
+    held = HeldListing(reason="missing", missing=500, known=1000, since_us=1)
     fact = sources.accept(a_source(held=held))
     assert fact is not None
     assert fact.source.held is not None
@@ -355,7 +355,7 @@ def test_accepting_a_surge_begins_the_count_anew() -> None:
 
 
 def test_a_full_listing_lifts_a_hold_and_a_window_does_not() -> None:
-    held = a_source(held=Held(reason="missing", missing=50, known=100, since_us=1))
+    held = a_source(held=HeldListing(reason="missing", missing=50, known=100, since_us=1))
     for mode, is_held in (("window", True), ("full", False)):
         listing = replace(LISTING, mode=mode)
         fact = sources.complete(held, listing, now_us=NOW, zone="UTC", cursor=5, unlistable=())
@@ -378,4 +378,4 @@ def test_a_hold_remembers_since_when() -> None:
     first = sources.hold_back(a_source(), LISTING, empty, now_us=NOW, zone=None, unlistable=())
     many = sources.Hold(reason="missing", missing=6, known=6)
     again = sources.hold_back(first.source, LISTING, many, now_us=NOW + 9, zone=None, unlistable=())
-    assert again.source.held == Held(reason="missing", missing=6, known=6, since_us=NOW)
+    assert again.source.held == HeldListing(reason="missing", missing=6, known=6, since_us=NOW)

@@ -18,7 +18,7 @@ from kropot.collect.actions import (
     ListPage,
     LookUp,
     Publish,
-    Record,
+    RecordFacts,
     Say,
     TakeWork,
 )
@@ -45,7 +45,7 @@ from kropot.collect.happenings import (
     WorkTaken,
 )
 from kropot.collect.listing import CHUNK, GATHER_US
-from kropot.collect.rules import Rules
+from kropot.collect.rules import CollectRules
 from kropot.collect.step import Collector
 from kropot.collect.window import FAST_US, SLOW_US, Window
 from kropot.errors import Exit
@@ -56,7 +56,7 @@ from ledger.replica import Entry
 
 SOURCE = bytes(range(16))
 NOW = 1_795_414_108_000_000
-RULES = Rules(instance="main", block=2, outstanding=4, min_free=1000)
+RULES = CollectRules(instance="main", block=2, outstanding=4, min_free=1000)
 NOTHING = Page(entries=(), rejected=(), remaining=0)
 
 
@@ -81,7 +81,7 @@ def an_entry(number: int, position: int = 1) -> Entry:
 class Told:
     """A collector that is told one thing after the other."""
 
-    def __init__(self, rules: Rules = RULES) -> None:
+    def __init__(self, rules: CollectRules = RULES) -> None:
         source = sources.begin(salt=bytes(32), token="t", url="http://one.example").source
         self.collector = Collector(SOURCE, source, rules)
         self.actions = self.tell(Started(position=1))
@@ -97,7 +97,7 @@ class Told:
         return self.tell(WorkTaken(entries=entries, next_due_us=None, free=free, position=1))
 
     def facts(self) -> list[object]:
-        return [new.fact for action in self.actions if isinstance(action, Record) for new in action.facts]
+        return [new.fact for action in self.actions if isinstance(action, RecordFacts) for new in action.facts]
 
 
 def test_listing_and_fetching_begin_at_once_and_neither_waits_for_the_other() -> None:
@@ -144,7 +144,7 @@ def test_a_copy_that_another_collector_was_faster_to_record_is_not_counted() -> 
     told.take(entry)
     good = Good(entry=entry, staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
     told.tell(PublishDone(batch=(good,), results=(Published(sha256=bytes(32), size=16),)))
-    record = next(action for action in told.actions if isinstance(action, Record))
+    record = next(action for action in told.actions if isinstance(action, RecordFacts))
     told.tell(Recorded(about="copies", facts=record.facts, dropped=frozenset({entry.key}), position=5))
     assert told.collector.tale.copied == 0
     assert told.collector.outstanding == 0
@@ -315,7 +315,7 @@ def test_a_run_that_is_to_end_waits_for_the_end_of_another_collectors_listing() 
     good = Good(entry=an_entry(1), staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
     told.tell(Fetched(good=(good,)))
     told.tell(PublishDone(batch=(good,), results=(Published(sha256=bytes(32), size=16),)))
-    (record,) = (action for action in told.actions if isinstance(action, Record))
+    (record,) = (action for action in told.actions if isinstance(action, RecordFacts))
     told.tell(Recorded(about="copies", facts=record.facts, position=4))
     told.take()
     assert [action.code for action in told.actions if isinstance(action, Finish)] == [Exit.DONE]
@@ -374,7 +374,7 @@ def test_work_is_taken_by_the_window() -> None:
         )
         told.tell(Fetched(good=goods))
         results = tuple(Published(sha256=bytes(32), size=16) for _ in goods)
-        (record,) = (a for a in told.tell(PublishDone(batch=goods, results=results)) if isinstance(a, Record))
+        (record,) = (a for a in told.tell(PublishDone(batch=goods, results=results)) if isinstance(a, RecordFacts))
         recorded = Recorded(about="copies", facts=record.facts, dropped=frozenset(), position=9)
         told.tell(recorded, NOW + moment * FAST_US)
     told.take(*[an_entry(number) for number in range(6)])
@@ -402,7 +402,7 @@ def listing(page: int) -> Told:
     told.tell(PageListed(page=a_page(0, page)))
     assert len(looked_up(told)) == page
     told.tell(LookedUp(known={}, source=source, version=1))
-    (record,) = (action for action in told.actions if isinstance(action, Record))
+    (record,) = (action for action in told.actions if isinstance(action, RecordFacts))
     told.tell(Recorded(about="page", facts=record.facts, dropped=frozenset(), position=9))
     return told
 

@@ -48,7 +48,7 @@ def test_replay_says_what_the_replica_was(world: World, run: Run) -> None:
 
 def test_every_form_of_when_leads_to_the_same_moment(world: World, run: Run, tmp_path: Path) -> None:
     random_life(world, 40)
-    records = [record for record in world.ledger.records() if record.recorded_us > world.ledger.head().recorded_us // 2]
+    records = [record for record in world.ledger.events() if record.recorded_us > world.ledger.head().recorded_us // 2]
     at = records[len(records) // 2].recorded_us
     position = max(record.position for record in records if record.recorded_us < at)
     key = SigningKey.generate("test", os.urandom)

@@ -46,7 +46,7 @@ def lived(seed: int, steps: int = 60) -> World:
 
 def naive(ledger: Ledger, position: int) -> tuple[Counts, str]:
     """Fold in memory, with nothing but the ledger's own fold."""
-    replica = fold(ledger.records(until=position))
+    replica = fold(ledger.events(until=position))
     counts, digest = Counts(), StateDigest()
     for key in sorted(replica.entries, key=lambda key: key.stored):
         element = replica.entries[key].element
@@ -101,7 +101,7 @@ def test_any_until_is_a_prefix(seed: int, hours: int) -> None:
     ledger = lived(seed).ledger
     us = START_US + hours * 1_800_000_000
     moment = resolve(ledger, At(us=us), now_us=START_US * 2)
-    expected = [record.position for record in ledger.records() if record.recorded_us < us]
+    expected = [record.position for record in ledger.events() if record.recorded_us < us]
     assert list(range(1, moment.position + 1)) == expected
     assert moment.root == ledger.frontier_at(moment.position).root
     if expected:

@@ -104,7 +104,7 @@ def test_everything_that_the_real_server_sealed_comes_back(world: World, run: Ru
 @pytest.mark.parametrize("number", range(len(contents())))
 @pytest.mark.parametrize("step", [1, 2])
 def test_the_recipes_open_the_real_servers_contents_with_openssl(number: int, step: int, tmp_path: Path) -> None:
-    from kropot.restore.recipe import Stretch, recipes
+    from kropot.restore.recipe import ByteRange, recipes
 
     vector = contents()[number]
     plain, sealed = content_bytes(vector["name"])
@@ -116,7 +116,7 @@ def test_the_recipes_open_the_real_servers_contents_with_openssl(number: int, st
             sealed=str(path),
             sha256=hashlib.sha256(sealed).digest(),
             envelope=None,
-            stretch=Stretch(digest=vector["digest"], rounds=vector["rounds"]),
+            stretch=ByteRange(digest=vector["digest"], rounds=vector["rounds"]),
         )
     )
     assert shell(steps[0][1], tmp_path).endswith(b"OK\n")
@@ -127,9 +127,9 @@ def test_the_recipes_open_the_real_servers_contents_with_openssl(number: int, st
 
 @pytest.mark.parametrize("form", forms(), ids=lambda form: f"{form['digest']}-{form['file_name']}")
 def test_the_recipes_open_the_real_servers_forms_with_openssl(form: dict[str, Any], tmp_path: Path) -> None:
-    from kropot.restore.recipe import Stretch, form_recipe
+    from kropot.restore.recipe import ByteRange, form_recipe
 
-    line = form_recipe(form["sealed"], Stretch(digest=form["digest"], rounds=form["rounds"]))
+    line = form_recipe(form["sealed"], ByteRange(digest=form["digest"], rounds=form["rounds"]))
     opened = json.loads(shell(line, tmp_path, key=form["passphrase"]))
     assert opened["fileName"] == form["file_name"]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from kropot.replay.held import Held
+    from kropot.replay.held import HeldCopy
 
 KILLED = 77
 CALLS = ("open", "write", "fsync", "link", "unlink", "mkdir", "utime", "fchmod", "ftruncate", "replace")
@@ -171,7 +171,7 @@ def test_a_content_of_any_size_takes_a_few_buffers() -> None:
     world = World()
     key = world.put(world.source(), "a", b"")
     with held_in(world) as helds:
-        held: Held = next(helds)
+        held: HeldCopy = next(helds)
     assert held.key == key
     assert held.iv is not None
     size, written = 40 << 20, 0

@@ -24,17 +24,17 @@ from kropot.restore.exported import ExportedCopies
 from kropot.restore.fingerprints import Fingerprints
 from kropot.restore.job import Restored, restore
 from kropot.restore.journal import Journal
-from kropot.restore.names import NameGiver, Rules
+from kropot.restore.names import NameGiver, NameRules
 from kropot.restore.patterns import Patterns
-from kropot.restore.plan import Finding, Planned, Tally, Wanted, plan
-from kropot.restore.tree import WORK, Tree
+from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem, Selection, plan
+from kropot.restore.tree import WORK, TargetFolder
 from tests.kropot.replay_world import KIT, OTHER_KIT, World
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from kropot.replay.held import Copies, Held
+    from kropot.replay.held import Copies, HeldCopy
     from kropot.securecopy.sealing import Kit
     from ledger.events import StreamKey
 
@@ -42,36 +42,36 @@ MANIFEST = b"kropot-manifest.jsonl"
 
 
 @contextmanager
-def held_in(world: World, until: int | None = None) -> Iterator[Iterator[Held]]:
+def held_in(world: World, until: int | None = None) -> Iterator[Iterator[HeldCopy]]:
     position = world.ledger.head().position if until is None else until
     with pointers_at(world.ledger, position) as pointers:
         yield held_at(world.ledger, walk(world.ledger, pointers, position))
 
 
 def give_back(
-    helds: Iterator[Held],
+    helds: Iterator[HeldCopy],
     copies: Copies,
     to: Path,
     kits: list[Kit],
     *,
     patterns: tuple[str, ...] = (),
     vanished: bool = False,
-    tally: Tally | None = None,
-) -> tuple[dict[str, Restored], list[Finding]]:
+    tally: RestoreCounts | None = None,
+) -> tuple[dict[str, Restored], list[RestoreProblem]]:
     """Restore, and return what became of it by name."""
     done: dict[str, Restored] = {}
-    findings: list[Finding] = []
+    findings: list[RestoreProblem] = []
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(3))
-        opened: list[tuple[Tree, Journal]] = []
+        opened: list[tuple[TargetFolder, Journal]] = []
 
         def giver() -> NameGiver:
-            tree = stack.enter_context(Tree(to))
+            tree = stack.enter_context(TargetFolder(to))
             opened.append((tree, stack.enter_context(Journal(tree, MANIFEST))))
             return NameGiver(tree.rules, Fingerprints(), (WORK, MANIFEST))
 
-        wanted = Wanted(patterns=Patterns(patterns), vanished=vanished)
-        plans = list(plan(helds, kits=kits, wanted=wanted, giver=giver, pool=pool, tally=tally or Tally()))
+        wanted = Selection(patterns=Patterns(patterns), vanished=vanished)
+        plans = list(plan(helds, kits=kits, wanted=wanted, giver=giver, pool=pool, tally=tally or RestoreCounts()))
         if opened:
             tree, journal = opened[0]
             for outcome in restore(plans, copies=copies, tree=tree, journal=journal, pool=pool):
@@ -80,7 +80,7 @@ def give_back(
                 else:
                     findings.append(outcome)
         else:
-            findings += [each for each in plans if isinstance(each, Finding)]
+            findings += [each for each in plans if isinstance(each, RestoreProblem)]
     return done, findings
 
 
@@ -192,7 +192,7 @@ def test_sources_that_no_kit_opens_are_counted_and_the_rest_comes_back(tmp_path:
     closed = world.source(OTHER_KIT)
     for number in range(5):
         world.put(closed, f"{number}.txt", b"2")
-    tally = Tally()
+    tally = RestoreCounts()
     back(world, tmp_path / "to", tally=tally)
     assert files(tmp_path / "to") == {"one.txt": b"1"}
     assert tally.locked == {closed: 5}
@@ -314,8 +314,8 @@ def test_another_moment_replaces_our_own_files_only(tmp_path: Path) -> None:
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
-    with Tree(tmp_path / "to"), pytest.raises(LockedError):
-        Tree(tmp_path / "to")
+    with TargetFolder(tmp_path / "to"), pytest.raises(LockedError):
+        TargetFolder(tmp_path / "to")
 
 
 def test_a_manifest_that_is_not_ours_is_refused_and_kept(tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_a_foreign_file_with_the_very_content_is_taken_for_done(tmp_path: Path) 
 def test_a_foreign_workroom_keeps_its_files(tmp_path: Path) -> None:
     (tmp_path / WORK.decode()).mkdir()
     (tmp_path / WORK.decode() / "precious").write_bytes(b"mine")
-    with Tree(tmp_path):
+    with TargetFolder(tmp_path):
         pass
     assert (tmp_path / WORK.decode() / "precious").read_bytes() == b"mine"
 
@@ -408,7 +408,7 @@ def send_out(
     done, findings = [], []
     with (
         held_in(world, until) as helds,
-        Tree(to) as tree,
+        TargetFolder(to) as tree,
         Journal(tree, JOURNAL) as journal,
         ThreadPoolExecutor(3) as pool,
     ):
@@ -485,7 +485,7 @@ def test_export_then_restore_is_restore(tmp_path_factory: pytest.TempPathFactory
     assert (files(root / "around") if around else {}) == (files(root / "straight") if straight else {})
 
 
-def told(findings: list[Finding]) -> set[tuple[StreamKey, str]]:
+def told(findings: list[RestoreProblem]) -> set[tuple[StreamKey, str]]:
     return {(finding.key, finding.problem) for finding in findings}
 
 
@@ -539,24 +539,24 @@ def test_a_restore_from_an_export_tells_what_the_export_lacks(tmp_path: Path) ->
 
 
 def test_rules_of_the_file_system_are_found_out_by_trying(tmp_path: Path) -> None:
-    with Tree(tmp_path) as tree:
+    with TargetFolder(tmp_path) as tree:
         found = tree.rules
     (tmp_path / "Case").touch()
     assert found.fold_case == (tmp_path / "cASE").exists()
-    assert found == Rules(fold_case=found.fold_case, fold_unicode=found.fold_unicode, utf8_only=found.utf8_only)
+    assert found == NameRules(fold_case=found.fold_case, fold_unicode=found.fold_unicode, utf8_only=found.utf8_only)
     assert [path.name for path in tmp_path.iterdir()] == ["Case"]
 
 
-def planned(world: World, kits: list[Kit]) -> list[Planned | Finding]:
+def planned(world: World, kits: list[Kit]) -> list[Planned | RestoreProblem]:
     with held_in(world) as helds, ThreadPoolExecutor(2) as pool:
         return list(
             plan(
                 helds,
                 kits=kits,
-                wanted=Wanted(patterns=Patterns(())),
-                giver=lambda: NameGiver(Rules(), Fingerprints()),
+                wanted=Selection(patterns=Patterns(())),
+                giver=lambda: NameGiver(NameRules(), Fingerprints()),
                 pool=pool,
-                tally=Tally(),
+                tally=RestoreCounts(),
             )
         )
 
@@ -569,5 +569,5 @@ def test_one_form_that_no_kit_opens_is_a_finding_of_its_own(seed: int) -> None:
         world.put(source, f"{number} {seed}", b"")
     world.kits[source] = OTHER_KIT
     odd = world.put(source, f"odd {seed}", b"")
-    findings = [each for each in planned(world, [KIT]) if isinstance(each, Finding)]
+    findings = [each for each in planned(world, [KIT]) if isinstance(each, RestoreProblem)]
     assert [(finding.key, finding.problem) for finding in findings] == [(odd, "unopened")]

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kropot.restore.names import COMPONENT_BYTES, NameGiver, Rules, safe_component, safe_path, split_path
+from kropot.restore.names import COMPONENT_BYTES, NameGiver, NameRules, safe_component, safe_path, split_path
 
-UNIX = Rules()
-PORTABLE = Rules(portable=True)
-FOLDING = Rules(fold_case=True, fold_unicode=True)
+UNIX = NameRules()
+PORTABLE = NameRules(portable=True)
+FOLDING = NameRules(fold_case=True, fold_unicode=True)
 
 RULES = st.builds(
-    Rules, portable=st.booleans(), fold_case=st.booleans(), fold_unicode=st.booleans(), utf8_only=st.booleans()
+    NameRules, portable=st.booleans(), fold_case=st.booleans(), fold_unicode=st.booleans(), utf8_only=st.booleans()
 )
 NASTY = st.sampled_from(
     [
@@ -30,7 +30,7 @@ NASTY = st.sampled_from(
 COMPONENT = NASTY | st.binary(max_size=300) | st.text(max_size=40).map(lambda text: text.encode(errors="replace"))
 
 
-def giver(rules: Rules, reserved: tuple[bytes, ...] = ()) -> NameGiver:
+def giver(rules: NameRules, reserved: tuple[bytes, ...] = ()) -> NameGiver:
     return NameGiver(rules, Claimed(), reserved)
 
 
@@ -43,7 +43,7 @@ class Claimed(set[bytes]):
         return new
 
 
-def assert_safe(part: bytes, rules: Rules) -> None:
+def assert_safe(part: bytes, rules: NameRules) -> None:
     assert part not in {b"", b".", b".."}
     assert b"/" not in part
     assert b"\x00" not in part
@@ -58,12 +58,12 @@ def assert_safe(part: bytes, rules: Rules) -> None:
 
 @given(COMPONENT, RULES)
 @example(b"nul" + b"." * 300, PORTABLE)
-def test_every_component_is_legal(true: bytes, rules: Rules) -> None:
+def test_every_component_is_legal(true: bytes, rules: NameRules) -> None:
     assert_safe(safe_component(true, rules), rules)
 
 
 @given(COMPONENT, RULES)
-def test_a_safe_name_is_left_alone(true: bytes, rules: Rules) -> None:
+def test_a_safe_name_is_left_alone(true: bytes, rules: NameRules) -> None:
     safe = safe_component(true, rules)
     assert safe_component(safe, rules) == safe
 
@@ -83,11 +83,11 @@ def test_a_safe_name_is_left_alone(true: bytes, rules: Rules) -> None:
         (b"100%", UNIX, b"100%"),
         (b"end.", PORTABLE, b"end%2E"),
         (b"\xffx", UNIX, b"\xffx"),
-        (b"\xffx", Rules(utf8_only=True), b"%FFx"),
+        (b"\xffx", NameRules(utf8_only=True), b"%FFx"),
         ("zażółć".encode(), PORTABLE, "zażółć".encode()),
     ],
 )
-def test_escapes_are_as_documented(true: bytes, rules: Rules, safe: bytes) -> None:
+def test_escapes_are_as_documented(true: bytes, rules: NameRules, safe: bytes) -> None:
     assert safe_component(true, rules) == safe
 
 
@@ -103,7 +103,7 @@ def test_an_overlong_name_keeps_its_beginning_and_ending() -> None:
 @example((b"..",) * 20, UNIX)
 @example((b"d" * 200,) * 30, UNIX)
 @example((), PORTABLE)
-def test_every_path_is_short_legal_and_inside(components: tuple[bytes, ...], rules: Rules) -> None:
+def test_every_path_is_short_legal_and_inside(components: tuple[bytes, ...], rules: NameRules) -> None:
     safe = safe_path(components, rules)
     assert 1 <= len(safe) <= 100
     assert sum(map(len, safe)) <= 2_000
@@ -122,7 +122,7 @@ def test_a_claimed_path_can_never_leave_the_folder(claimed: bytes) -> None:
 @example([(b"a",), (b"a", b"b"), (b"a", b"c"), (b"A",), (b"A", b"b")], FOLDING)
 @example([("é".encode(),), ("e\u0301".encode(),), ("É".encode(),)], FOLDING)
 @example([(b"a", b"b"), (b"a",)], UNIX)
-def test_no_two_files_meet_and_no_file_meets_a_folder(claims: list[tuple[bytes, ...]], rules: Rules) -> None:
+def test_no_two_files_meet_and_no_file_meets_a_folder(claims: list[tuple[bytes, ...]], rules: NameRules) -> None:
     names = giver(rules, (b"manifest",))
     given_paths = [names.give(claim, b"%d" % number) for number, claim in enumerate(claims)]
 
@@ -146,7 +146,9 @@ def test_no_two_files_meet_and_no_file_meets_a_folder(claims: list[tuple[bytes, 
 
 
 @given(st.lists(st.lists(COMPONENT, max_size=4).map(tuple), max_size=20), RULES)
-def test_the_same_claims_in_the_same_order_get_the_same_names(claims: list[tuple[bytes, ...]], rules: Rules) -> None:
+def test_the_same_claims_in_the_same_order_get_the_same_names(
+    claims: list[tuple[bytes, ...]], rules: NameRules
+) -> None:
     first, second = giver(rules), giver(rules)
     for number, claim in enumerate(claims):
         assert first.give(claim, b"%d" % number) == second.give(claim, b"%d" % number)

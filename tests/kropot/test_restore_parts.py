@@ -18,7 +18,7 @@ from kropot.restore.fingerprints import Fingerprints
 from kropot.restore.journal import Journal, read_name, show_name
 from kropot.restore.parallel import in_order
 from kropot.restore.patterns import Patterns
-from kropot.restore.tree import Tree
+from kropot.restore.tree import TargetFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +99,7 @@ def found(size: int, mtime_ns: int, root: Path) -> os.stat_result:
 
 def test_a_journal_remembers_what_was_written_and_how_it_looked(tmp_path: Path) -> None:
     one, other = found(3, 10**18, tmp_path), found(4, 10**18, tmp_path)
-    with Tree(tmp_path / "tree") as tree:
+    with TargetFolder(tmp_path / "tree") as tree:
         with Journal(tree, b"journal") as journal:
             journal.wrote((b"a", b"\xff"), bytes(32), one, {"more": "ż"})
             assert journal.is_done((b"a", b"\xff"), bytes(32), one)
@@ -116,7 +116,7 @@ def test_a_journal_remembers_what_was_written_and_how_it_looked(tmp_path: Path) 
 def test_a_journal_cut_anywhere_keeps_its_whole_lines(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     root = tmp_path_factory.mktemp("cut")
     state = found(3, 10**18, root)
-    with Tree(root / "tree") as tree:
+    with TargetFolder(root / "tree") as tree:
         with Journal(tree, b"journal") as journal:
             for number in range(3):
                 journal.wrote((b"%d" % number,), bytes(32), state, {})
@@ -133,7 +133,7 @@ def test_a_journal_cut_anywhere_keeps_its_whole_lines(tmp_path_factory: pytest.T
 @pytest.mark.parametrize("line", [b"{}\n", b"[]\n", b'{"file": 5}\n', b'{"file": "a", "file_size": "x"}\n', b"\xff\n"])
 def test_a_foreign_journal_is_refused(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "journal").write_bytes(line)
-    with Tree(tmp_path) as tree, pytest.raises(UsageError, match="line 1"):
+    with TargetFolder(tmp_path) as tree, pytest.raises(UsageError, match="line 1"):
         Journal(tree, b"journal")
     assert (tmp_path / "journal").read_bytes() == line
 
@@ -141,7 +141,7 @@ def test_a_foreign_journal_is_refused(tmp_path: Path, line: bytes) -> None:
 def test_a_journal_is_never_followed_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/journal").symlink_to(tmp_path / "elsewhere")
-    with Tree(tmp_path / "tree") as tree, pytest.raises(InTheWayError):
+    with TargetFolder(tmp_path / "tree") as tree, pytest.raises(InTheWayError):
         Journal(tree, b"journal")
     assert not (tmp_path / "elsewhere").exists()
 
@@ -150,7 +150,7 @@ def test_a_journal_is_never_followed_through_a_link(tmp_path: Path) -> None:
 
 
 def test_a_name_given_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
-    with Tree(tmp_path) as tree:
+    with TargetFolder(tmp_path) as tree:
         draft = tree.draft()
         draft.write(b"ours")
         draft.sync()
@@ -166,7 +166,7 @@ def test_without_hard_links_a_name_is_still_given_once(tmp_path: Path, monkeypat
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "no links here")
 
-    with Tree(tmp_path) as tree:
+    with TargetFolder(tmp_path) as tree:
         monkeypatch.setattr(os, "link", refuse)
         for content in (b"first", b"second"):
             draft = tree.draft()
@@ -182,7 +182,7 @@ def test_without_hard_links_a_name_is_still_given_once(tmp_path: Path, monkeypat
 
 
 def test_a_stopped_tree_takes_nothing_more(tmp_path: Path) -> None:
-    with Tree(tmp_path) as tree:
+    with TargetFolder(tmp_path) as tree:
         draft = tree.draft()
         draft.write(b"half")
         tree.stop()

@@ -15,7 +15,7 @@ from kropot.errors import IntegrityError
 from kropot.segments import SegmentFolder
 from ledger.errors import LedgerError, MalformedSegmentError
 from ledger.events import InstanceBegan, StreamKey
-from ledger.log import Ledger, New, instance_key, source_key
+from ledger.log import Ledger, NewFact, instance_key, source_key
 from ledger.memory import MemoryStore
 from ledger.merkle import Frontier
 from ledger.recovering import recover_ledger
@@ -37,7 +37,7 @@ def began(ledger: Ledger, count: int) -> None:
     for _ in range(count):
         at = ledger.head().position
         fact = InstanceBegan(program=f"{at}", host="vault")
-        ledger.append([New(key=instance_key(f"i{at % 3}"), fact=fact, observed_us=1)])
+        ledger.append([NewFact(key=instance_key(f"i{at % 3}"), fact=fact, observed_us=1)])
 
 
 def new_ledger(count: int) -> Ledger:
@@ -217,10 +217,10 @@ def test_a_recovery_that_was_cut_short_goes_on(tmp_path: Path) -> None:
 
 def test_an_erased_stream_is_recovered_as_one_stream(tmp_path: Path) -> None:
     ledger = new_ledger(2)
-    ledger.append([New(key=source_key(b"s" * 16), fact=SAMPLES["SourceBegan"], observed_us=1)])
+    ledger.append([NewFact(key=source_key(b"s" * 16), fact=SAMPLES["SourceBegan"], observed_us=1)])
     element = StreamKey(source=b"s" * 16, kind="file", id="a")
     for fact in ("RemoteObserved", "CopyStored", "PayloadErased"):
-        ledger.append([New(key=element, fact=SAMPLES[fact], observed_us=1)])
+        ledger.append([NewFact(key=element, fact=SAMPLES[fact], observed_us=1)])
     folder(tmp_path).write(ledger)
     store = MemoryStore()
     with pytest.raises(ConnectionError):

@@ -14,7 +14,7 @@ from kropot.objects.store import StorageError
 from kropot.upkeep import Chore, Upkeep, keep_checkpoints, keep_snapshots
 from ledger.checkpoint import origin_of
 from ledger.events import InstanceBegan
-from ledger.log import Ledger, New, instance_key
+from ledger.log import Ledger, NewFact, instance_key
 from ledger.memory import MemoryStore
 from ledger.note import SigningKey
 
@@ -115,7 +115,7 @@ def test_a_head_is_signed_first_at_once_and_then_after_so_many_events(tmp_path: 
     assert sizes() == [1]
     for expected in ([1], [1], [1, 4]):
         fact = InstanceBegan(program="1", host=str(ledger.head().position))
-        ledger.append([New(key=instance_key("i"), fact=fact, observed_us=1)])
+        ledger.append([NewFact(key=instance_key("i"), fact=fact, observed_us=1)])
         chore.do()
         assert sizes() == expected
     chore.do()

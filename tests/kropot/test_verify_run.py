@@ -18,14 +18,14 @@ from kropot.objects.layout import Layout
 from kropot.objects.memory import MemoryObjects
 from kropot.objects.store import storage_error
 from kropot.verify import Finding, Scope, Summary, Verification, World
-from kropot.verify.copies import CopyAudit, Tick
+from kropot.verify.copies import CopyAudit, ReadProgress
 from kropot.verify.coverage import FIRST, LAST, due
 from kropot.verify.ranges import RangeReader, parts_of
 from kropot.verify.reading import Throttle
 from kropot.verify.workers import RangeWorkers
 from ledger.errors import ReadOnlyLedgerError
 from ledger.events import Copy, CopyStored
-from ledger.log import Ledger, New
+from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
 from tests.ledger.world import began, element, key, observed
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.objects.store import ObjectStore
-    from kropot.verify.reading import Fault, Wanted
+    from kropot.verify.reading import Fault, ReadRequest
 
 COUNT = 700
 
@@ -52,7 +52,7 @@ def fill(ledger: Ledger, objects: ObjectStore, count: int = COUNT) -> list[bytes
     facts = []
     for number, each in enumerate(staged):
         copy = Copy(sha256=each.sha256, size=each.size, iv=None, revision=1, instance="main")
-        facts.append(New(key=key(number), fact=CopyStored(element=replace(element(), copy=copy)), observed_us=1))
+        facts.append(NewFact(key=key(number), fact=CopyStored(element=replace(element(), copy=copy)), observed_us=1))
     ledger.append(facts)
     return [each.sha256 for each in staged]
 
@@ -214,7 +214,7 @@ class Broken:
         self.blocks = 0
         self.waiting = 0
 
-    def submit(self, _block: list[Wanted]) -> None:
+    def submit(self, _block: list[ReadRequest]) -> None:
         self.waiting += 1
 
     def result(self) -> list[Fault] | None:
@@ -229,7 +229,7 @@ class Broken:
 @pytest.mark.parametrize("which", [1, 3, 70])
 def test_nothing_behind_a_block_that_was_broken_off_counts_as_read(place: Place, which: int) -> None:
     audit = CopyAudit(place.ledger, place.objects, Broken(which), stopped=lambda: False, block_bytes=1000)
-    assert all(isinstance(each, Tick) for each in audit.walk(FIRST, LAST))
+    assert all(isinstance(each, ReadProgress) for each in audit.walk(FIRST, LAST))
     behind = sorted(place.shas)[(which - 1) * 10 :]
     assert audit.read_to is None if which == 1 else audit.read_to is not None and audit.read_to < behind[0]
 

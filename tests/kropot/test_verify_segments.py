@@ -8,7 +8,7 @@ from kropot.objects.memory import MemoryObjects
 from kropot.segments import SegmentFolder
 from kropot.verify import Scope, Verification
 from ledger.events import InstanceBegan
-from ledger.log import Ledger, New, instance_key
+from ledger.log import Ledger, NewFact, instance_key
 from ledger.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ SPAN = 4
 def grown(ledger: Ledger, count: int) -> Ledger:
     for _ in range(count):
         fact = InstanceBegan(program="1", host=str(ledger.head().position))
-        ledger.append([New(key=instance_key("i"), fact=fact, observed_us=1)])
+        ledger.append([NewFact(key=instance_key("i"), fact=fact, observed_us=1)])
     return ledger
 
 

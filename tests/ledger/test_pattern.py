@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ledger.audit_event import COMMON
 from ledger.codec import encode_payload, read_payload
 from ledger.errors import MalformedEventError
-from ledger.events import Copy, CopyStored, Element, Fact, Failure, Held, RemoteObserved, Source
+from ledger.events import Copy, CopyStored, Element, Fact, Failure, HeldListing, RemoteObserved, Source
 from ledger.pattern import is_whole, number, recogniser
 from tests.ledger.facts import COPY, ELEMENT, facts
 
@@ -104,7 +104,7 @@ def test_the_length_of_the_form_counts() -> None:
     assert not recognised(msgpack.packb(held, use_bin_type=True) + b"\x00")
 
 
-@pytest.mark.parametrize("cls", [Source, Held, Copy])
+@pytest.mark.parametrize("cls", [Source, HeldListing, Copy])
 def test_a_class_that_cannot_be_recognised_says_so_or_is(cls: type) -> None:
     """Nothing is passed over in silence: a field of an unknown kind is an error when the pattern is made."""
     if cls is Source:

@@ -54,7 +54,7 @@ def test_killed_writers_leave_whole_batches_in_gapless_order(kind: str, tmp_path
         Ledger(store).append([began()])
         running = [pool.submit(run_until_done, url, name, random.Random(f"{seed} {name}")) for name in ("a", "b")]
         acknowledged = [line for one in running for line in one.result()]
-        records = list(Ledger(store).records(after=2))
+        records = list(Ledger(store).events(after=2))
         names = [record.key.id for record in records if record.key is not None]
         assert [record.position for record in records] == list(range(3, 3 + 2 * COUNT))
         assert sorted(names) == sorted(f"{name} {n}" for name in ("a", "b") for n in range(COUNT))

@@ -33,7 +33,7 @@ from ledger.errors import (
     ReadOnlyLedgerError,
 )
 from ledger.events import PayloadErased, RemoteObserved
-from ledger.log import Ledger, New, program
+from ledger.log import Ledger, NewFact, program
 from ledger.sql import open_store
 from ledger.sql.dialects import parse_place, writer_engine
 from ledger.sql.opening import REVISIONS, migrate
@@ -103,7 +103,7 @@ def test_a_ledger_opened_for_reading_is_not_written(url: str) -> None:
     reading = open_store(url, read_only=True)
     with pytest.raises(ReadOnlyLedgerError):
         Ledger(reading).append([observed("x")])
-    assert len(list(Ledger(reading).records())) == 2
+    assert len(list(Ledger(reading).events())) == 2
     reading.close()
 
 
@@ -316,10 +316,10 @@ def test_erased_bytes_are_not_left_in_the_file(tmp_path: Path) -> None:
     ledger = Ledger(store)
     form = b'{"fileName":"a secret of somebody"}'
     seen = RemoteObserved(element=replace(element(), form=form))
-    ledger.append([began(), *(New(key=key(n), fact=seen, observed_us=1) for n in range(9))])
+    ledger.append([began(), *(NewFact(key=key(n), fact=seen, observed_us=1) for n in range(9))])
     store.close()
     assert form in (tmp_path / "ledger.db").read_bytes()
-    ledger.append([New(key=key(n), fact=PayloadErased(reason="request 17"), observed_us=1) for n in range(9)])
+    ledger.append([NewFact(key=key(n), fact=PayloadErased(reason="request 17"), observed_us=1) for n in range(9)])
     store.close()
     assert form not in (tmp_path / "ledger.db").read_bytes()
     assert not (tmp_path / "ledger.db-wal").exists()
@@ -333,7 +333,7 @@ def test_a_ledger_on_a_read_only_medium_can_be_read(tmp_path: Path, monkeypatch:
     before = sorted(tmp_path.iterdir())
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)
     reading = open_store(url, read_only=True)
-    assert len(list(Ledger(reading).records())) == 2
+    assert len(list(Ledger(reading).events())) == 2
     assert sorted(tmp_path.iterdir()) == before  # nothing was made beside it
     reading.close()
 
@@ -354,7 +354,7 @@ def test_what_a_crash_left_half_written_is_undone_before_the_ledger_is_read(tmp_
         writing.execute("ROLLBACK")
     assert left.stat().st_size > source.stat().st_size
     opened = open_store(f"sqlite:///{left}", read_only=read_only)
-    assert len(list(Ledger(opened).records())) == 2
+    assert len(list(Ledger(opened).events())) == 2
     opened.close()
 
 

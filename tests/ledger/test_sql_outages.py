@@ -134,7 +134,7 @@ def test_a_database_that_is_away_is_said_to_be_and_used_again_when_it_is_back(ki
         proxy.let_in()
         assert ledger.append([observed("x")], batch_key=b"one").last == 3
         assert ledger.append([observed("x")], batch_key=b"one").last == 3
-        assert len(list(ledger.records())) == 3
+        assert len(list(ledger.events())) == 3
         store.close()
 
 
@@ -188,7 +188,7 @@ def test_sessions_killed_in_mid_write_lose_and_double_nothing(kind: str, tmp_pat
             kill_sessions(kind, url)
         for one in running:
             one.result()
-        records = list(Ledger(stores[2]).records(after=2))
+        records = list(Ledger(stores[2]).events(after=2))
         assert [record.position for record in records] == list(range(3, 53))
         assert {record.key.id for record in records if record.key} == {f"{n} {i}" for n in range(2) for i in range(25)}
         for store in stores:

@@ -13,7 +13,7 @@ from sqlalchemy import exc, make_url, text
 
 from ledger.errors import LedgerError, ReadOnlyLedgerError
 from ledger.events import PayloadErased
-from ledger.log import Ledger, New
+from ledger.log import Ledger, NewFact
 from ledger.sql import migrate, open_store, parse_place
 from ledger.sql.dialects import writer_engine
 from ledger.sql.rights import HISTORY, describe_server, grant, grants, protection
@@ -105,7 +105,7 @@ def test_the_collectors_user_cannot_rewrite_history(urls: Urls) -> None:
 
 
 def test_an_erasure_needs_the_owner(urls: Urls) -> None:
-    erasure = New(key=key("x"), fact=PayloadErased(reason="request 17"), observed_us=1)
+    erasure = NewFact(key=key("x"), fact=PayloadErased(reason="request 17"), observed_us=1)
     store = open_store(urls.user)
     ledger = Ledger(store)
     ledger.append([began(), observed("x")])

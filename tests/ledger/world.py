@@ -25,7 +25,7 @@ from ledger.events import (
     SourceBegan,
     StreamKey,
 )
-from ledger.log import New, source_key
+from ledger.log import NewFact, source_key
 from ledger.replica import damaged
 
 SOURCE = b"\x01" * 16
@@ -74,19 +74,19 @@ def key(name: object, owner: bytes = SOURCE) -> StreamKey:
     return StreamKey(source=owner, kind="file", id=str(name))
 
 
-def began(owner: bytes = SOURCE) -> New:
+def began(owner: bytes = SOURCE) -> NewFact:
     fact = SourceBegan(source=source(owner.hex()))
-    return New(key=source_key(owner), fact=fact, observed_us=1, expected=0)
+    return NewFact(key=source_key(owner), fact=fact, observed_us=1, expected=0)
 
 
-def observed(name: object, owner: bytes = SOURCE, *, size: int | None = None) -> New:
+def observed(name: object, owner: bytes = SOURCE, *, size: int | None = None) -> NewFact:
     fact = RemoteObserved(element=element(size=size))
-    return New(key=key(name, owner), fact=fact, observed_us=1, expected=0)
+    return NewFact(key=key(name, owner), fact=fact, observed_us=1, expected=0)
 
 
-def copied(name: object, owner: bytes = SOURCE, *, content: str = "", size: int = 16) -> New:
+def copied(name: object, owner: bytes = SOURCE, *, content: str = "", size: int = 16) -> NewFact:
     copy = Copy(sha256=sha(content or str(name)), size=size, iv=bytes(16), revision=1, instance="main")
-    return New(key=key(name, owner), fact=CopyStored(element=replace(element(), copy=copy)), observed_us=1)
+    return NewFact(key=key(name, owner), fact=CopyStored(element=replace(element(), copy=copy)), observed_us=1)
 
 
 @dataclass(slots=True)
@@ -99,16 +99,16 @@ class History:
     sources: dict[bytes, Source] = field(default_factory=dict)
     stored: dict[StreamKey, list[bytes]] = field(default_factory=dict)
 
-    def batch(self, count: int) -> list[New]:
+    def batch(self, count: int) -> list[NewFact]:
         """Return the next `count` facts, or fewer: an erasure ends a batch."""
-        facts: list[New] = []
+        facts: list[NewFact] = []
         while len(facts) < count:
             facts.append(self._next())
             if isinstance(facts[-1].fact, PayloadErased):
                 break
         return facts
 
-    def _next(self) -> New:
+    def _next(self) -> NewFact:
         owner = self.rng.choice((SOURCE, OTHER))
         if owner not in self.sources:
             new = began(owner)
@@ -117,10 +117,10 @@ class History:
         if self.rng.random() < 0.1:
             advanced = replace(self.sources[owner], cursor=self.rng.randrange(1000))
             self.sources[owner] = advanced
-            return New(key=source_key(owner), fact=ListingAdvanced(source=advanced), observed_us=1)
+            return NewFact(key=source_key(owner), fact=ListingAdvanced(source=advanced), observed_us=1)
         return self._about(key(self.rng.randrange(self.names), owner))
 
-    def _about(self, at: StreamKey) -> New:
+    def _about(self, at: StreamKey) -> NewFact:
         rng, was = self.rng, self.elements.get(at)
         if was is None:
             now = element(rng.randrange(1000), size=rng.choice((None, rng.randrange(100))))
@@ -142,7 +142,7 @@ class History:
             self.stored.pop(at, None)
         else:
             self.elements[at] = fact.element
-        return New(key=at, fact=fact, observed_us=rng.randrange(1000))
+        return NewFact(key=at, fact=fact, observed_us=rng.randrange(1000))
 
     def _changed(self, _: StreamKey, was: Element) -> RemoteChanged:
         date = was.date + self.rng.randrange(1, 9)

@@ -6,9 +6,9 @@ from itertools import count
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from kropot.collect.actions import Abandon, AskGone, Fetch, Finish, ListPage, Publish, Record, Say
+from kropot.collect.actions import Abandon, AskGone, Fetch, Finish, ListPage, Publish, RecordFacts, Say
 from kropot.collect.asking import Trouble
-from kropot.collect.deeds import LEDGER_ACTIONS, LedgerHand
+from kropot.collect.deeds import LEDGER_ACTIONS, LedgerEffects
 from kropot.collect.happenings import (
     Abandoned,
     Bad,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from kropot.collect.actions import Action
     from kropot.collect.happenings import Happening
-    from kropot.collect.rules import Rules
+    from kropot.collect.rules import CollectRules
     from ledger.replica import Entry
     from tests.simulation.world import World
 
@@ -51,7 +51,7 @@ OK = 200
 class Actor:
     """A collector's process: started, killed, stopped and woken by the world."""
 
-    def __init__(self, *, world: World, rules: Rules, skew_us: int) -> None:
+    def __init__(self, *, world: World, rules: CollectRules, skew_us: int) -> None:
         self.world = world
         self.rules = rules
         self.said: list[Say] = []
@@ -63,7 +63,7 @@ class Actor:
         self._fetching: dict[int, Entry] = {}
         self._numbers = count()
         self._collector: Collector | None = None
-        self._hand: LedgerHand
+        self._hand: LedgerEffects
         self._objects: MemoryObjects
 
     @property
@@ -85,7 +85,7 @@ class Actor:
         except InstanceBusyError:
             raise AssertionError("the lock on the files is held, so no other process of this name lives") from None
         self._objects.clean_own_leftovers()
-        self._hand = LedgerHand(
+        self._hand = LedgerEffects(
             ledger=ledger,
             source_id=world.source_id,
             instance=rules.instance,
@@ -188,7 +188,7 @@ class Actor:
 
     def _ask_ledger(self, action: Action) -> None:
         answer = self._hand.perform(action)  # type: ignore[arg-type]
-        if isinstance(action, Record) and not isinstance(answer, Ousted) and self._is_unlucky("lost_answers"):
+        if isinstance(action, RecordFacts) and not isinstance(answer, Ousted) and self._is_unlucky("lost_answers"):
             # The answer to a commit was lost, and the loop asks once more.
             answer = self._hand.perform(action)
         if answer is not None:

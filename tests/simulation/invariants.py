@@ -13,7 +13,7 @@ from ledger.replica import fold
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ledger.replica import Record
+    from ledger.replica import Event
     from tests.simulation.world import World
 
 HOUR = 3600 * 1_000_000
@@ -26,8 +26,8 @@ def elements(world: World) -> Iterator[tuple[StreamKey, Element]]:
         yield entry.key, entry.element
 
 
-def records(world: World) -> Iterator[Record]:
-    return world.ledger.records()
+def records(world: World) -> Iterator[Event]:
+    return world.ledger.events()
 
 
 # --- the replica comes to what the server has ---

@@ -76,7 +76,7 @@ def test_a_seed_lives_the_same_life_in_every_process() -> None:
 def test_the_chaos_is_real() -> None:
     """Each kind of trouble is met within a few seeds, and each is got over, or the invariants would not hold."""
     worlds = [check(seed) for seed in range(10)]
-    facts = Counter(type(record.fact) for world in worlds for record in world.ledger.records())
+    facts = Counter(type(record.fact) for world in worlds for record in world.ledger.events())
     actors = [actor for world in worlds for actor in world.actors]
     said = Counter(say.event for actor in actors for say in actor.said)
     assert facts[FetchFailed] > 20

@@ -16,11 +16,11 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from kropot.collect.plan import Backoff
-from kropot.collect.rules import Rules
+from kropot.collect.rules import CollectRules
 from kropot.collect.sources import begin, source_key
 from kropot.objects.memory import MemoryDisk
 from ledger.events import CopyDamaged, CopyLost
-from ledger.log import Ledger, New
+from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
 from ledger.replica import damaged
 from tests.oldserver import OldServer
@@ -110,13 +110,13 @@ class World:
         ledger = self.ledger = Ledger(self.store, writer="", entropy=self.rng.randbytes)
         self.source_id = self.rng.randbytes(16)
         began = begin(salt=self.rng.randbytes(32), token=self.server.token, url="http://server.example")
-        ledger.append([New(key=source_key(self.source_id), fact=began, observed_us=self.now_us, expected=0)])
+        ledger.append([NewFact(key=source_key(self.source_id), fact=began, observed_us=self.now_us, expected=0)])
         for _ in range(self.plan.files):
             self._add(self.now_us // SECOND - self.rng.randrange(5 * 3600))
         self.actors = [self._make_actor(number) for number in range(self.plan.collectors)]
 
     def _make_actor(self, number: int) -> Actor:
-        rules = Rules(
+        rules = CollectRules(
             instance=f"collector{number}",
             refresh_us=600 * SECOND,
             full_every_us=HOUR,
@@ -301,5 +301,5 @@ class World:
             self.disk.quarantine[f"quarantine/{sha256.hex()}"] = bytes(data)
         kind = CopyLost if is_lost else CopyDamaged
         fact = kind(element=damaged(element, sha256, lost=is_lost), sha256=sha256)
-        self.ledger.append([New(key=entry.key, fact=fact, observed_us=self.now_us, expected=entry.version)])
+        self.ledger.append([NewFact(key=entry.key, fact=fact, observed_us=self.now_us, expected=entry.version)])
         self.has_flipped = True

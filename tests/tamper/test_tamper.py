@@ -16,7 +16,7 @@ from kropot.verify import Finding, Note, Scope, Summary, Verification
 from kropot.verify import World as RunWorld
 from ledger.audit import LogAudit
 from ledger.events import RemoteChanged
-from ledger.log import Ledger, New
+from ledger.log import Ledger, NewFact
 from ledger.sql import open_store
 from tests.tamper.catalogue import Tamper, catalogue
 from tests.tamper.world import KEY, Places, World, build
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ledger.audit import Flaw
-    from ledger.audit_apart import Read, Stretch, Told
+    from ledger.audit_apart import EventRange, RangeAudit, Read
     from ledger.store import EventStore
 
 CATALOGUE = catalogue()
@@ -113,7 +113,7 @@ def test_tampering_is_found_named_and_placed(arena: Arena, tamper: Tamper) -> No
 def _apart(store: EventStore, processes: int = 1) -> list[Flaw]:
     """Audit the log in short stretches that are read apart, in this process or in others."""
 
-    def spread(read: Read, stretches: Iterable[Stretch]) -> Iterator[Told | None]:
+    def spread(read: Read, stretches: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
         return apart(lambda ledger, _, each: read(ledger.store, each), Ledger(store), 0, stretches, processes=processes)
 
     audit = LogAudit(store, spread=spread, page=7)
@@ -149,7 +149,7 @@ def test_a_rewrite_behind_the_last_checkpoint_is_consistent_and_only_the_unseale
         entry = ledger.entries([arena.places.current])[arena.places.current]
         assert entry.element is not None
         forged = RemoteChanged(element=replace(entry.element, date=1, revision=entry.element.revision + 1))
-        ledger.append([New(key=arena.places.current, fact=forged, observed_us=1)])
+        ledger.append([NewFact(key=arena.places.current, fact=forged, observed_us=1)])
         findings, summary = arena.verify()
     finally:
         arena.put_back(files=False)

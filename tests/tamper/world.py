@@ -35,7 +35,7 @@ from ledger.events import (
     SourceBegan,
     StreamKey,
 )
-from ledger.log import AUDIT_KEY, Ledger, New, instance_key, source_key
+from ledger.log import AUDIT_KEY, Ledger, NewFact, instance_key, source_key
 from ledger.note import SigningKey
 from ledger.sql import open_store
 
@@ -252,7 +252,7 @@ def _append(ledger: Ledger, key: StreamKey, fact: object) -> None:
 
 
 def _append_all(ledger: Ledger, facts: list[tuple[StreamKey, object]]) -> None:
-    ledger.append([New(key=key, fact=fact, observed_us=1) for key, fact in facts])  # type: ignore[arg-type]
+    ledger.append([NewFact(key=key, fact=fact, observed_us=1) for key, fact in facts])  # type: ignore[arg-type]
 
 
 def _store(objects: ObjectStore, content: bytes, revision: int, rng: random.Random) -> Copy:

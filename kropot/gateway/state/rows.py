@@ -65,7 +65,7 @@ class TokenRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRow:
+class ServedSourceRow:
     """The folder that is served: a random id (16 bytes), where it is, its last dated second, whether lists are ready.
 
     `last_date` is None until something was dated.

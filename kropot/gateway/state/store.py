@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from kropot.gateway.state import tables
 from kropot.gateway.state.files import Files
-from kropot.gateway.state.rows import SourceRow, TokenExistsError, TokenRow
+from kropot.gateway.state.rows import ServedSourceRow, TokenExistsError, TokenRow
 
 
 class State(Files):
@@ -30,11 +30,11 @@ class State(Files):
             if at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "key_check")) is None:
                 at.execute(tables.meta.insert().values(name="key_check", value=check))
 
-    def source(self) -> SourceRow:
+    def source(self) -> ServedSourceRow:
         """Return the source as it stands."""
         with self.read() as at:
             row = at.execute(sa.select(tables.source).where(tables.source.c.number == 1)).one()
-        return SourceRow(uid=row.uid, root=row.root, last_date=row.last_date, is_ready=row.is_ready)
+        return ServedSourceRow(uid=row.uid, root=row.root, last_date=row.last_date, is_ready=row.is_ready)
 
     def keep_root(self, root: bytes) -> None:
         """Write down where the source is."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ledger.events import Copy, CopyStored, Element, RemoteObserved, StreamKey
-from ledger.log import Ledger, New
+from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
 from tests.ledger.world import SOURCE, began
 
@@ -22,7 +22,7 @@ FORM_BYTES = 300
 """An encrypted listing form of the real server, in base64, is about this long."""
 
 
-def batches(writer: int, events: int, size: int) -> list[list[New]]:
+def batches(writer: int, events: int, size: int) -> list[list[NewFact]]:
     """Return batches of `size` facts, `events` in all: the first half sights, the second half the copies of these."""
     rng = random.Random(writer)
     count = events // 2
@@ -44,8 +44,8 @@ def batches(writer: int, events: int, size: int) -> list[list[New]]:
         )
         copy = Copy(sha256=rng.randbytes(32), size=4112, iv=rng.randbytes(16), revision=1, instance=f"writer-{writer}")
         stored = CopyStored(element=replace(element, copy=copy))
-        observed.append(New(key=key, fact=RemoteObserved(element=element), observed_us=1, expected=0))
-        copied.append(New(key=key, fact=stored, observed_us=1, expected=1))
+        observed.append(NewFact(key=key, fact=RemoteObserved(element=element), observed_us=1, expected=0))
+        copied.append(NewFact(key=key, fact=stored, observed_us=1, expected=1))
     return [half[at : at + size] for half in (observed, copied) for at in range(0, count, size)]
 
 

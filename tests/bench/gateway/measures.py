@@ -18,7 +18,7 @@ from kropot.gateway.entries import Sealings
 from kropot.gateway.keys import MasterKey
 from kropot.gateway.listing import build_page
 from kropot.gateway.server import GatewayServer
-from kropot.gateway.sources import Found, Seen, Tree
+from kropot.gateway.sources import FolderSource, ScannedFile, Seen
 from kropot.gateway.state import open_state
 from kropot.gateway.tokens import TokenBook
 
@@ -40,16 +40,16 @@ STRETCHED = {
 CONNECTIONS = 16
 
 
-class MadeUp(Tree):
+class MadeUp(FolderSource):
     """A folder of any size that takes no disk: 1,000 files in each of its folders."""
 
     def __init__(self, files: int) -> None:
         self.files = files
 
-    def walk(self) -> Iterator[Found]:
+    def walk(self) -> Iterator[ScannedFile]:
         for number in range(self.files):
             looks = Seen(dev=1, ino=number, size=4096, mtime_ns=number, ctime_ns=number, mode=0o644)
-            yield Found(path=b"folder-%d/file-%d.txt" % divmod(number, 1000), seen=looks)
+            yield ScannedFile(path=b"folder-%d/file-%d.txt" % divmod(number, 1000), seen=looks)
 
     def mark(self) -> bytes:
         return b"made up"

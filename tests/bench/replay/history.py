@@ -19,7 +19,7 @@ from ledger.events import (
     SourceBegan,
     StreamKey,
 )
-from ledger.log import Ledger, New, source_key
+from ledger.log import Ledger, NewFact, source_key
 from ledger.sql import open_store
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ def make(path: Path, events: int, *, say: Callable[[str], None]) -> None:
             unlistable=(),
         )
     )
-    ledger.append([New(key=source_key(source), fact=began, observed_us=START_US)])
+    ledger.append([NewFact(key=source_key(source), fact=began, observed_us=START_US)])
     facts = _life(source, draw)
     written = 2
     while written < events:
         count = min(BATCH, events - written)
         now[0] += 1_000_000
         ledger.append(
-            [New(key=key, fact=fact, observed_us=now[0]) for key, fact in (next(facts) for _ in range(count))]
+            [NewFact(key=key, fact=fact, observed_us=now[0]) for key, fact in (next(facts) for _ in range(count))]
         )
         written += count
         if written % 500_000 < BATCH:

@@ -12,9 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kropot.collect.deeds import LedgerHand
+from kropot.collect.deeds import LedgerEffects
 from kropot.collect.loop import Loop
-from kropot.collect.rules import Rules
+from kropot.collect.rules import CollectRules
 from kropot.collect.sources import begin, source_key
 from kropot.collect.step import Collector
 from kropot.collect.workers import Control, Crashed, Inbox, Publisher, Transfer
@@ -24,7 +24,7 @@ from kropot.upkeep import Upkeep, keep_segments, keep_snapshots
 from ledger.audit import LogAudit
 from ledger.audit_index import IndexAudit
 from ledger.events import Copy, CopyStored, Element, RemoteObserved, StreamKey
-from ledger.log import Ledger, New, utc_now_us
+from ledger.log import Ledger, NewFact, utc_now_us
 from ledger.sql import open_store
 from tests.bench.scale.source import FIRST, FORM, SIZE, Contents, Elements
 
@@ -99,7 +99,7 @@ def opened(folder: Path) -> Ledger:
     ledger.begin()
     if not ledger.sources():
         fact = begin(salt=bytes(32), token="made up", url="http://127.0.0.1")
-        ledger.append([New(key=source_key(SOURCE), fact=fact, observed_us=ledger.now_us(), expected=0)])
+        ledger.append([NewFact(key=source_key(SOURCE), fact=fact, observed_us=ledger.now_us(), expected=0)])
     return ledger
 
 
@@ -107,13 +107,13 @@ def collect(folder: Path, count: int) -> int:
     """Run one whole collect --once over `count` elements; return the exit code."""
     ledger = opened(folder)
     inbox: Inbox = queue.SimpleQueue()
-    rules = Rules(instance="main", once=True, full=True)
+    rules = CollectRules(instance="main", once=True, full=True)
     objects = DirectoryObjects(folder / "storage", "main")
     objects.claim()
     ledger.enroll("main", place="bench", lease_us=rules.lease_us, here=True)
     loop = Loop(
         collector=Collector(SOURCE, ledger.sources()[SOURCE].source, rules),
-        hand=LedgerHand(
+        hand=LedgerEffects(
             ledger=ledger,
             source_id=SOURCE,
             instance="main",
@@ -164,15 +164,15 @@ def audit(folder: Path, count: int) -> int:
     return int(bool(flaws) or log.position < count)
 
 
-def _observed(number: int) -> New:
-    return New(key=_key(number), fact=RemoteObserved(element=_element(number)), observed_us=1, expected=0)
+def _observed(number: int) -> NewFact:
+    return NewFact(key=_key(number), fact=RemoteObserved(element=_element(number)), observed_us=1, expected=0)
 
 
-def _copied(number: int) -> New:
+def _copied(number: int) -> NewFact:
     name = sha256(b"content %d" % number).digest()
     copy = Copy(sha256=name, size=SIZE, iv=name[16:], revision=1, instance="main")
     fact = CopyStored(element=replace(_element(number), copy=copy))
-    return New(key=_key(number), fact=fact, observed_us=1, expected=1)
+    return NewFact(key=_key(number), fact=fact, observed_us=1, expected=1)
 
 
 def _key(number: int) -> StreamKey:

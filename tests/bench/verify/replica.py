@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kropot.objects.directory import DirectoryObjects
 from ledger.events import Copy, CopyStored, RemoteObserved, SourceBegan, StreamKey
-from ledger.log import Ledger, New, source_key
+from ledger.log import Ledger, NewFact, source_key
 from ledger.sql import open_store
 from tests.ledger.world import element, source
 
@@ -27,17 +27,17 @@ def make(folder: Path, *, count: int, size: int | None) -> None:
     objects = DirectoryObjects(folder / "storage", "main")
     try:
         began = SourceBegan(source=source())
-        ledger.append([New(key=source_key(SOURCE), fact=began, observed_us=1)])
+        ledger.append([NewFact(key=source_key(SOURCE), fact=began, observed_us=1)])
         for start in range(0, count, BATCH):
             many = min(BATCH, count - start)
             copies = _made_up(rng, many) if size is None else _store(objects, rng, many, size)
             form = b'{"encrypted":"' + b"A" * 200 + b'"}'
             keys = [StreamKey(source=SOURCE, kind="file", id=rng.randbytes(64).hex()) for _ in range(many)]
             seen = replace(element(start), form=form)
-            ledger.append([New(key=key, fact=RemoteObserved(element=seen), observed_us=1) for key in keys])
+            ledger.append([NewFact(key=key, fact=RemoteObserved(element=seen), observed_us=1) for key in keys])
             ledger.append(
                 [
-                    New(key=key, fact=CopyStored(element=replace(seen, copy=copy)), observed_us=1)
+                    NewFact(key=key, fact=CopyStored(element=replace(seen, copy=copy)), observed_us=1)
                     for key, copy in zip(keys, copies, strict=True)
                 ]
             )

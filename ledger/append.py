@@ -64,7 +64,7 @@ def instance_key(name: str) -> StreamKey:
 
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
-class New:
+class NewFact:
     """A fact to append: about which stream, observed when, and after which version of it (None: whatever it is).
 
     `expected` counts the stream's events: 0 says that there is none yet.
@@ -77,7 +77,7 @@ class New:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
+class AppendContext:
     """What an append stands on, all of it read under the head's lock.
 
     `keys` are the facts' stored keys, in their order; `streams` has a row for each of them that exists. `sources` and
@@ -93,7 +93,7 @@ class Ground:
 
 
 def plan_batch(
-    facts: Sequence[New], ground: Ground, *, writer: str, nonces: bytes, batch_key: bytes | None = None
+    facts: Sequence[NewFact], ground: AppendContext, *, writer: str, nonces: bytes, batch_key: bytes | None = None
 ) -> Batch:
     """Return everything that appending `facts` writes; `nonces` holds 16 random bytes a fact.
 
