@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ledger.audit import LogAudit
-from ledger.audit_index import IndexAudit
+from ledger.audit import IndexAudit, LogAudit
 from ledger.decoding import happened
 from ledger.errors import BrokenChainError, LedgerError
 from ledger.events import PayloadErased
@@ -18,7 +17,7 @@ from ledger.rows import Batch, StoredHead
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ledger.audit import Flaw
+    from ledger.audit import Finding
     from ledger.rows import CommitRow, StoredEvent
     from ledger.store import EventStore
 
@@ -65,11 +64,11 @@ def verify_copy(target: EventStore, head: StoredHead, begun: int) -> CopyReport:
     Raises: BrokenChainError at the first thing that is wrong.
     """
     log = LogAudit(target)
-    _demand_none(log.flaws())
+    _demand_none(log.findings())
     if log.position != head.position or log.frontier.stored != head.frontier:
         raise BrokenChainError(head.position, "the copied events do not lead to the source's root")
     index = IndexAudit(target, log)
-    _demand_none(index.flaws())
+    _demand_none(index.findings())
     return CopyReport(events=head.position - begun, position=head.position, root=log.frontier.root, state=index.digest)
 
 
@@ -136,6 +135,6 @@ def _write(source: EventStore, target: EventStore, commits: list[CommitRow]) -> 
         )
 
 
-def _demand_none(flaws: Iterator[Flaw]) -> None:
+def _demand_none(flaws: Iterator[Finding]) -> None:
     for flaw in islice(flaws, 1):
         raise BrokenChainError(flaw.position or 0, f"{flaw.kind}: {flaw.detail}")

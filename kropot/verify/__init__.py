@@ -2,8 +2,9 @@
 
 from kropot.verify.checkpoints import Note
 from kropot.verify.contents import World
-from kropot.verify.findings import Finding, Summary
+from kropot.verify.findings import Summary
 from kropot.verify.run import Verification
 from kropot.verify.scope import Scope
+from ledger.audit import Finding
 
 __all__ = ["Finding", "Note", "Scope", "Summary", "Verification", "World"]

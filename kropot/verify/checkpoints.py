@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from kropot.verify.findings import Finding
+from ledger.audit import Finding
 from ledger.checkpoint import Checkpoint, open_checkpoint, origin_of, unverified_checkpoint
 from ledger.errors import BadCheckpointError
 
@@ -92,11 +92,11 @@ class CheckpointAudit:
                     severity="error",
                     detail=f"{each.where} cannot be compared: events before position {checkpoint.size} are missing",
                     hint="see the findings about the log",
-                    position=log.first_flaw,
+                    position=log.first_bad,
                 )
             elif log.roots[checkpoint.size] != checkpoint.root:
                 # Where the log's own flaws say where they part, that is nearer than between two checkpoints.
-                flaw = log.first_flaw
+                flaw = log.first_bad
                 first = flaw if flaw is not None and agreed < flaw <= checkpoint.size else agreed + 1
                 yield Finding(
                     kind="fork",

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from kropot.replay.until import instant
 from kropot.verify.copies import BLOCK_BYTES, BadCopy, CopyAudit, Orphan, ReadProgress, Recovered
 from kropot.verify.coverage import Due, due, read_by_us, runs_left, share
-from kropot.verify.findings import Finding
 from kropot.verify.local import LocalAudit
 from kropot.verify.reading import BUFFER, ReadRequest, ThreadReading, Throttle, read_object
 from kropot.verify.recording import MASS_COUNT, MASS_SHARE
 from kropot.verify.verdicts import AGAIN, of_orphan, recoveries, verdicts
+from ledger.audit import Finding
 from ledger.events import AuditRange
 
 if TYPE_CHECKING:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-from ledger.events import StreamKey
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ledger.audit import Flaw
-
-Severity = Literal["error", "note"]
+    from ledger.audit import Finding
 
 RESTORE_LEDGER = (
     "keep this database as it is, compare it with an older backup and with signed checkpoints kept elsewhere; "
@@ -21,26 +17,11 @@ REBUILD = "the events are sound: `kropotcli rebuild` derives the index from them
 _INDEX = frozenset({"index_mismatch", "index_missing", "tally_mismatch", "copies_mismatch", "source_mismatch"})
 _HINTS = {
     "unknown_critical": "install the version of this program that wrote it",
-    "not_erased": "run the erasure again: what should be gone still stands in the database",
+    "not_erased": (
+        "the log says that this was erased, but the database still holds it: the database was changed since; "
+        "compare it with a backup made after the erasure"
+    ),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was found: an "error" is not as it should be, a "note" is worth knowing.
-
-    `kind` is a stable word. `element` is an element's id and `source` its source (hexadecimal), `object` the SHA-256
-    of an object (hexadecimal), `position` the first bad position of the log; each None where it does not apply.
-    """
-
-    kind: str
-    severity: Severity
-    detail: str
-    hint: str = ""
-    source: str | None = None
-    element: str | None = None
-    object: str | None = None
-    position: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,22 +58,6 @@ class Summary:
         return finding
 
 
-def of_flaw(flaw: Flaw) -> Finding:
-    """Return the finding for a flaw of the ledger or its index."""
-    key = _readable(flaw.key)
-    return Finding(
-        kind=flaw.kind,
-        severity="error",
-        detail=flaw.detail,
-        hint=REBUILD if flaw.kind in _INDEX else _HINTS.get(flaw.kind, RESTORE_LEDGER),
-        source=None if key is None or not key.is_element else key.source.hex(),
-        element=None if key is None or not key.is_element else key.id,
-        position=flaw.position,
-    )
-
-
-def _readable(stored: bytes | None) -> StreamKey | None:
-    try:
-        return None if stored is None else StreamKey.parse(stored)
-    except UnicodeDecodeError:
-        return None  # the key itself was tampered with; the position says where
+def with_hint(finding: Finding) -> Finding:
+    """Return the finding of a ledger's audit with a hint: what to do now with this program."""
+    return replace(finding, hint=REBUILD if finding.kind in _INDEX else _HINTS.get(finding.kind, RESTORE_LEDGER))

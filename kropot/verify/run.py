@@ -10,12 +10,11 @@ from kropot.replay.apart import apart
 from kropot.replay.snapshots import check_snapshots
 from kropot.verify.checkpoints import CheckpointAudit, Note
 from kropot.verify.contents import CopyVerification, World
-from kropot.verify.findings import REBUILD, Finding, Summary, of_flaw
+from kropot.verify.findings import REBUILD, Summary, with_hint
 from kropot.verify.recording import Recorder
 from kropot.verify.segments import SegmentAudit
 from kropot.verify.source import SourceAudit
-from ledger.audit import LogAudit
-from ledger.audit_index import IndexAudit
+from ledger.audit import Finding, IndexAudit, LogAudit
 from ledger.errors import LedgerError, LedgerUnavailableError
 from ledger.events import NO_SOURCE
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from kropot.errors import KropotError
     from kropot.objects.store import ObjectStore
     from kropot.verify.scope import Scope
-    from ledger.audit_apart import EventRange, RangeAudit, Read
+    from ledger.audit.fast.ranges import EventRange, RangeAudit, ReadRange
     from ledger.events import StreamKey
     from ledger.log import Ledger
 
@@ -87,7 +86,7 @@ class Verification:
         checkpoints = CheckpointAudit([*self._scope.against, *self._stored_notes()], self._scope.key)
         segments = None if self._scope.segments is None else SegmentAudit(self._scope.segments)
         marks = checkpoints.sizes | (set() if segments is None else segments.sizes)
-        log = LogAudit(self._ledger.store, marks=marks, spread=self._spread)
+        log = LogAudit(self._ledger.store, root_sizes=marks, run_ranges=self._run_ranges)
         yield from self._log(log)
         flawed = not self.summary.sound
         if flawed:
@@ -108,14 +107,13 @@ class Verification:
             self.summary.miss(f"copies: the flawed ledger does not tell them all ({error})")
         yield from self._source(flawed=flawed)
 
-    def _spread(self, read: Read, stretches: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
+    def _run_ranges(self, read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
         """Read a long log on every processor."""
-        return apart(lambda ledger, _, stretch: read(ledger.store, stretch), self._ledger, 0, stretches)
+        return apart(lambda ledger, _, part: read(ledger.store, part), self._ledger, 0, ranges)
 
     def _log(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()
-        for flaw in log.flaws():
-            yield of_flaw(flaw)
+        yield from map(with_hint, log.findings())
         if log.unknown:
             detail = f"{log.unknown} events of types that this version does not know were proved and not understood"
             yield Finding(kind="unknown_events", severity="note", detail=detail, hint="a newer version wrote them")
@@ -131,8 +129,7 @@ class Verification:
         began = self._world.monotonic()
         index = IndexAudit(self._ledger.store, log)
         try:
-            for flaw in index.flaws():
-                yield of_flaw(flaw)
+            yield from map(with_hint, index.findings())
         except LedgerUnavailableError:
             raise
         except LedgerError as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kropot.objects.store import storage_error
 from kropot.verify.checkpoints import FORKED, ROLLED_BACK
-from kropot.verify.findings import Finding
+from ledger.audit import Finding
 from ledger.errors import MalformedSegmentError
 from ledger.events import NO_SOURCE
 from ledger.segments import reach_of, read

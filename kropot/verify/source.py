@@ -15,7 +15,7 @@ from kropot.collect.lister import Range, drain
 from kropot.collect.plan import known_dates, observe
 from kropot.errors import KropotError, ServerRefusedError
 from kropot.securecopy.client import ServerTroubleError
-from kropot.verify.findings import Finding
+from ledger.audit import Finding
 from ledger.events import Element, RemoteObserved, RemoteReappeared, StreamKey
 
 if TYPE_CHECKING:

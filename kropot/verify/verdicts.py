@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from kropot.verify.findings import Finding
+from ledger.audit import Finding
 from ledger.events import CopyDamaged, CopyLost, CopyStored, StreamKey
 from ledger.replica import damaged
 from ledger.rows import DAMAGED, LOST, RELEASED

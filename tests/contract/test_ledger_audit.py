@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ledger.audit import LogAudit
-from ledger.audit_index import IndexAudit
+from ledger.audit import IndexAudit, LogAudit
+from ledger.audit.copies import FoldedCopies
 from ledger.digest import StateDigest
 from ledger.events import AuditAdvanced, AuditRange, Failure, FetchFailed, InstanceBegan, PayloadErased
 from ledger.log import AUDIT_KEY, Ledger, NewFact, instance_key
 from ledger.merkle import Frontier
 from ledger.rows import DAMAGED, SOUND, CopyState
-from ledger.spill import CopySpill
 from tests.ledger.world import History, began, copied, element, key, observed, sha
 
 if TYPE_CHECKING:
-    from ledger.audit_event import Flaw
+    from ledger.audit import Finding
     from ledger.store import EventStore
 
 
@@ -39,11 +38,11 @@ def lived(store: EventStore, seed: int, batches: int) -> Ledger:
     return ledger
 
 
-def audited(store: EventStore, **extra: object) -> tuple[LogAudit, IndexAudit, list[Flaw]]:
+def audited(store: EventStore, **extra: object) -> tuple[LogAudit, IndexAudit, list[Finding]]:
     log = LogAudit(store, **extra)  # type: ignore[arg-type]
-    flaws = list(log.flaws())
+    flaws = list(log.findings())
     index = IndexAudit(store, log)
-    return log, index, flaws + list(index.flaws())
+    return log, index, flaws + list(index.findings())
 
 
 def test_an_empty_ledger_is_clean(store: EventStore) -> None:
@@ -81,7 +80,7 @@ def test_roots_are_taken_at_every_mark(store: EventStore) -> None:
     ledger = lived(store, 3, 8)
     head = ledger.head().position
     sizes = [0, 1, 7, 64, head // 2, head, head + 1]
-    log, _, flaws = audited(store, marks=sizes)
+    log, _, flaws = audited(store, root_sizes=sizes)
     assert flaws == []
     assert log.roots == {size: ledger.frontier_at(size).root for size in sizes if size <= head}
 
@@ -90,13 +89,13 @@ def test_what_is_appended_between_log_and_index_is_left_to_the_next_audit(store:
     ledger = Ledger(store)
     ledger.append([began(), *(observed(number) for number in range(20)), *(copied(number) for number in range(20))])
     log = LogAudit(store)
-    assert list(log.flaws()) == []
+    assert list(log.findings()) == []
     failed = FetchFailed(element=replace(element(), failure=Failure(reason="x", attempts=1, since_us=1, next_try_us=2)))
     ledger.append([observed("new"), copied("new"), copied(3, content="another")])
     ledger.append([NewFact(key=key(4), fact=failed, observed_us=1)])
     ledger.append([NewFact(key=key(5), fact=PayloadErased(reason="a request"), observed_us=1)])
     index = IndexAudit(store, log)
-    assert list(index.flaws()) == []
+    assert list(index.findings()) == []
     assert index.moved > 0
     assert audited(store)[2] == []
 
@@ -109,7 +108,7 @@ def test_unknown_events_are_proved_and_counted(store: EventStore, monkeypatch: p
     ledger.append([NewFact(key=key("x"), fact=FetchFailed(element=element()), observed_us=1)])
     monkeypatch.delitem(codec._FACTS, "FetchFailed")
     log = LogAudit(store)
-    assert list(log.flaws()) == []
+    assert list(log.findings()) == []
     assert log.unknown == 1
     ledger.rebuild()  # as the version that does not know the type would have projected it
     log, _, flaws = audited(store)
@@ -123,19 +122,19 @@ def test_an_unknown_critical_event_is_a_flaw(store: EventStore, monkeypatch: pyt
     ledger = Ledger(store)
     ledger.append([began(), observed("x"), NewFact(key=key("x"), fact=PayloadErased(reason="r"), observed_us=1)])
     monkeypatch.delitem(codec._FACTS, "PayloadErased")
-    assert [(flaw.kind, flaw.position) for flaw in LogAudit(store).flaws()] == [("unknown_critical", 4)]
+    assert [(flaw.kind, flaw.position) for flaw in LogAudit(store).findings()] == [("unknown_critical", 4)]
 
 
 def test_copies_that_do_not_fit_into_memory_fold_the_same() -> None:
     rng = random.Random(1)
-    small, large = CopySpill(max_bytes=1000), CopySpill()
+    small, large = FoldedCopies(max_bytes=1000), FoldedCopies()
     for seq in range(1, 2000):
         content, stream = sha(str(rng.randrange(300))), rng.randrange(1, 20)
         for spill in (small, large):
             if seq % 5:
                 spill.stored(content, stream, seq, seq)
             else:
-                spill.judged(content, stream, DAMAGED)
+                spill.changed(content, stream, DAMAGED)
     for spill in (small, large):
         spill.drop(7)
     rows = list(small.states())

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from kropot.verify.findings import Finding, Summary
+    from kropot.verify.findings import Summary
+    from ledger.audit import Finding
 
 SPAN = 4
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.audit_entry import Plain
+from ledger.audit.fast.entry import EntryRecogniser
 from ledger.codec import encode_payload
 from ledger.digest import row as digest_row
 from ledger.events import CopyStored, Element, Failure, StreamKey
@@ -39,7 +39,7 @@ def projected(element: Element, key: StreamKey = KEY) -> tuple[object, ...]:
 @pytest.mark.parametrize("length", [1, 31, 32, 255, 256, 512])
 def test_a_right_row_gives_the_bytes_of_the_state_digest(element: Element, length: int) -> None:
     key = replace(KEY, id="ä" * (length // 2) + "x" * (length % 2))
-    assert Plain({SOURCE: 1}).row(projected(element, key)) == digest_row(key, element)
+    assert EntryRecogniser({SOURCE: 1}).digest_row(projected(element, key)) == digest_row(key, element)
 
 
 @pytest.mark.parametrize("element", ELEMENTS)
@@ -54,10 +54,10 @@ def test_a_row_that_differs_in_any_column_is_not_plain(element: Element, data: s
         )
     )
     if row[at] != projected(element)[at]:
-        assert Plain({SOURCE: 1}).row(tuple(row)) is None
+        assert EntryRecogniser({SOURCE: 1}).digest_row(tuple(row)) is None
 
 
 def test_a_damaged_copy_is_looked_at_closely() -> None:
     element = replace(ELEMENT, copy=COPY, damage="lost")
-    assert Plain({SOURCE: 1}).row(projected(element)) is None
-    assert Plain({}).row(projected(ELEMENT)) is None
+    assert EntryRecogniser({SOURCE: 1}).digest_row(projected(element)) is None
+    assert EntryRecogniser({}).digest_row(projected(ELEMENT)) is None

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.audit_event import COMMON
+from ledger.audit.event import COMMON
 from ledger.codec import encode_payload, read_payload
 from ledger.errors import MalformedEventError
 from ledger.events import Copy, CopyStored, Element, Fact, Failure, HeldListing, RemoteObserved, Source

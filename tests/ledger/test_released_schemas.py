@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.errors import Exit
-from ledger.audit import LogAudit
-from ledger.audit_index import IndexAudit
+from ledger.audit import IndexAudit, LogAudit
 from ledger.log import Ledger
 from ledger.sql import open_store
 from ledger.sql.opening import REVISIONS
@@ -60,7 +59,7 @@ def test_it_says_what_it_said_when_it_was_made(revision: str, url: str, run_cli:
 def test_nothing_in_it_is_found_wrong(url: str) -> None:
     store = open_store(url, read_only=True)
     log = LogAudit(store)
-    assert [*log.flaws(), *IndexAudit(store, log).flaws()] == []
+    assert [*log.findings(), *IndexAudit(store, log).findings()] == []
     assert log.unknown == 0
     assert [size for size, _ in store.checkpoints()] == [3]
     assert [row.name for row in store.instances()] == ["main"]

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger.audit import LogAudit
-from ledger.audit_index import IndexAudit
+from ledger.audit import IndexAudit, LogAudit
 from ledger.log import Ledger
 from ledger.sql import open_store
 from tests.ledger.databases import SQL_KINDS, fresh_url
@@ -62,6 +61,6 @@ def test_killed_writers_leave_whole_batches_in_gapless_order(kind: str, tmp_path
         for at in range(0, len(names), 5):
             assert len({name.partition(" ")[0] for name in names[at : at + 5]}) == 1
         log = LogAudit(store)
-        assert list(log.flaws()) == []
-        assert list(IndexAudit(store, log).flaws()) == []
+        assert list(log.findings()) == []
+        assert list(IndexAudit(store, log).findings()) == []
         store.close()

@@ -24,8 +24,8 @@ from tests.tamper.world import KEY, Places, World, build
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ledger.audit import Flaw
-    from ledger.audit_apart import EventRange, RangeAudit, Read
+    from ledger.audit import Finding
+    from ledger.audit.fast.ranges import EventRange, RangeAudit, ReadRange
     from ledger.store import EventStore
 
 CATALOGUE = catalogue()
@@ -88,7 +88,7 @@ def test_tampering_is_found_named_and_placed(arena: Arena, tamper: Tamper) -> No
     try:
         tamper.act(arena.world, arena.places)
         findings, summary = arena.verify()
-        assert _apart(arena.store) == list(LogAudit(arena.store).flaws())
+        assert _apart(arena.store) == list(LogAudit(arena.store).findings())
         if tamper.object is not None:
             assert _told(arena.verify(ranges=True)[0]) == _told(findings)
     finally:
@@ -110,14 +110,14 @@ def test_tampering_is_found_named_and_placed(arena: Arena, tamper: Tamper) -> No
     assert all(each.detail and each.hint for each in named)
 
 
-def _apart(store: EventStore, processes: int = 1) -> list[Flaw]:
-    """Audit the log in short stretches that are read apart, in this process or in others."""
+def _apart(store: EventStore, processes: int = 1) -> list[Finding]:
+    """Audit the log in short ranges that are read apart, in this process or in others."""
 
-    def spread(read: Read, stretches: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
-        return apart(lambda ledger, _, each: read(ledger.store, each), Ledger(store), 0, stretches, processes=processes)
+    def run_ranges(read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
+        return apart(lambda ledger, _, each: read(ledger.store, each), Ledger(store), 0, ranges, processes=processes)
 
-    audit = LogAudit(store, spread=spread, page=7)
-    flaws = list(audit.flaws())
+    audit = LogAudit(store, run_ranges=run_ranges, page_events=7)
+    flaws = list(audit.findings())
     assert flaws or audit.frontier.stored == store.head().frontier
     return flaws
 
@@ -129,7 +129,7 @@ def test_processes_find_what_one_finds(arena: Arena) -> None:
         try:
             tamper.act(arena.world, arena.places)
             found = _apart(arena.store, processes=2)
-            assert found == list(LogAudit(arena.store).flaws())
+            assert found == list(LogAudit(arena.store).findings())
             assert found
         finally:
             arena.put_back(files=False)

@@ -21,8 +21,7 @@ from kropot.collect.workers import Control, Crashed, Inbox, Publisher, Transfer
 from kropot.objects.directory import DirectoryObjects
 from kropot.segments import SegmentFolder
 from kropot.upkeep import Upkeep, keep_segments, keep_snapshots
-from ledger.audit import LogAudit
-from ledger.audit_index import IndexAudit
+from ledger.audit import IndexAudit, LogAudit
 from ledger.events import Copy, CopyStored, Element, RemoteObserved, StreamKey
 from ledger.log import Ledger, NewFact, utc_now_us
 from ledger.sql import open_store
@@ -157,7 +156,7 @@ def audit(folder: Path, count: int) -> int:
     """Audit the log and the index, as `verify` does before it looks at any object; 1 if anything is wrong."""
     store = open_store(place(folder), read_only=True)
     log = LogAudit(store)
-    flaws = [*log.flaws(), *IndexAudit(store, log).flaws()]
+    flaws = [*log.findings(), *IndexAudit(store, log).findings()]
     for flaw in flaws:
         print(flaw, file=sys.stderr)
     store.close()

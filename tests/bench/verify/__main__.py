@@ -150,8 +150,7 @@ def _audit_one(database: str) -> None:
     import gc
 
     from kropot.replay.apart import apart, processors
-    from ledger.audit import LogAudit
-    from ledger.audit_index import IndexAudit
+    from ledger.audit import IndexAudit, LogAudit
     from ledger.log import Ledger
     from ledger.sql import open_store
 
@@ -159,19 +158,19 @@ def _audit_one(database: str) -> None:
     store = open_store(f"sqlite:///{database}", read_only=True)
     began, cpu = time.perf_counter(), time.process_time()
     log = LogAudit(store)
-    flaws = list(log.flaws())
+    flaws = list(log.findings())
     wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     began = time.perf_counter()
     index = IndexAudit(store, log)
-    flaws += index.flaws()
+    flaws += index.findings()
     ledger, began, rows_s = Ledger(store), time.perf_counter(), time.perf_counter() - began
     again = LogAudit(
         store,
-        spread=lambda read, stretches: apart(
+        run_ranges=lambda read, stretches: apart(
             lambda there, _, each: read(there.store, each), ledger, 0, stretches, processes=processors()
         ),
     )
-    flaws += again.flaws()
+    flaws += again.findings()
     everywhere_s = time.perf_counter() - began
     if flaws or again.frontier != log.frontier:
         raise RuntimeError(flaws[:3])

@@ -1,11 +1,11 @@
-"""The audit of the projection: the stored rows are those that folding the log gives, row by row (docs/format.md)."""
+"""The rule of the projection: each stored row is the one that folding the log gives (docs/format.md)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from ledger.audit_entry import Plain
-from ledger.audit_event import Flaw
+from ledger.audit.fast.entry import EntryRecogniser
+from ledger.audit.finding import Finding, finding_in
 from ledger.codec import decode_payload
 from ledger.digest import StateDigest
 from ledger.errors import MalformedEventError
@@ -17,8 +17,8 @@ from ledger.rows import EntryRow, TallyRow
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ledger.audit import LogAudit
-    from ledger.audit_rows import Row
+    from ledger.audit.log import LogAudit
+    from ledger.audit.rows import Row
     from ledger.events import ElementFact
     from ledger.rows import CopyState, StoredEvent
     from ledger.store import EventStore
@@ -27,31 +27,31 @@ _PAGE = 1000
 
 
 class IndexAudit:
-    """Compares the projection with what a `LogAudit` without flaws learnt.
+    """Compares the projection with what a `LogAudit` without findings learnt.
 
     Others may append meanwhile: a stream that has moved since the log was read is left to the next audit, and counted
     in `moved`. `rows` counts the rows compared, `digest` is their state digest, which nothing else has while `moved`
-    is not 0. All are right once `flaws` is exhausted.
+    is not 0. All are right once `findings` is exhausted.
     """
 
     def __init__(self, store: EventStore, log: LogAudit) -> None:
-        """Nothing is read yet."""
+        """Begin before the first row."""
         self._store = store
         self._learnt = log.learnt
         self._position = log.position
         self._digest = StateDigest()
         self._numbers = {row.id: row.no for row in log.learnt.sources.values()}
-        self._plain = Plain(self._numbers)
+        self._recognise = EntryRecogniser(self._numbers).digest_row
         self._sums_found: dict[tuple[int, str], list[int]] = {}
         self.rows = 0
         self.moved = 0
 
     @property
     def digest(self) -> str:
-        """The state digest of the stored rows, which are the fold's when there is no flaw."""
+        """The state digest of the stored rows, which are the fold's when there is no finding."""
         return self._digest.text
 
-    def flaws(self) -> Iterator[Flaw]:
+    def findings(self) -> Iterator[Finding]:
         """Yield what does not fit: entries and their sums, then copies and sources.
 
         Raises:
@@ -63,24 +63,25 @@ class IndexAudit:
 
     # --- entries ---
 
-    def _entries(self) -> Iterator[Flaw]:
+    def _entries(self) -> Iterator[Finding]:
         seen = bytearray(len(self._learnt.newest) // 8 + 1)
         after, rows = b"", self._store.projection_page(b"", _PAGE)
         while rows:
             after = rows[-1][0]
-            page, strange = _typed(rows)
-            for row in strange:
+            page, untyped = _typed(rows)
+            for row in untyped:
                 detail = f"{EntryRow._make(row[1:_EVENT])!r}: a column has another type than it was made with"
-                yield Flaw(kind="index_mismatch", detail=detail)
+                yield Finding(kind="index_mismatch", detail=detail)
             yield from self._page(page, seen)
             rows = self._store.projection_page(after, _PAGE)
         yield from self._missing(seen)
         sums = self._sums_found
         yield from self._sums([TallyRow(*pair, *sums[pair]) for pair in sorted(sums)])
 
-    def _page(self, page: Sequence[Row], seen: bytearray) -> Iterator[Flaw]:
+    def _page(self, page: Sequence[Row], seen: bytearray) -> Iterator[Finding]:
         """Compare a page; marks the streams in `seen`, and takes every sound row into the digest."""
-        versions, newest, plain = self._learnt.versions, self._learnt.newest, self._plain.row
+        versions, newest = self._learnt.versions, self._learnt.newest
+        recognise = self._recognise
         streams, sums, add_row = len(newest), self._sums_found, self._digest.add_row
         packed: list[bytes | None] = []
         for row in page:
@@ -91,7 +92,7 @@ class IndexAudit:
             if 0 < stream < streams:
                 seen[stream >> 3] |= 1 << (stream & 7)
                 if newest[stream] == seq and versions[stream] == version:
-                    packed.append(plain(row))
+                    packed.append(recognise(row))
                     continue
             packed.append(None)
         self.rows += len(page)
@@ -105,20 +106,20 @@ class IndexAudit:
             key, entry = row[0], EntryRow._make(row[1:_EVENT])
             wrong = self._entry(key, entry, events.get(entry.seq), keys.get(entry.stream))
             if wrong is not None and not self._has_moved(key):
-                yield Flaw(kind="index_mismatch", detail=wrong, position=entry.seq, key=key)
+                yield finding_in(key, kind="index_mismatch", detail=wrong, position=entry.seq)
 
-    def _missing(self, seen: bytearray) -> Iterator[Flaw]:
+    def _missing(self, seen: bytearray) -> Iterator[Finding]:
         for stream, seq in enumerate(self._learnt.newest):
             if seq and not seen[stream >> 3] >> (stream & 7) & 1:
                 key = self._store.stream_keys({stream}).get(stream)
                 if not self._has_moved(key):
-                    yield Flaw(kind="index_missing", detail="the element has no row", position=seq, key=key)
+                    yield finding_in(key, kind="index_missing", detail="the element has no row", position=seq)
 
-    def _sums(self, tallies: list[TallyRow]) -> Iterator[Flaw]:
+    def _sums(self, tallies: list[TallyRow]) -> Iterator[Finding]:
         if self.moved or tallies == [row for row in self._store.tallies() if row.elements or row.bytes]:
             return
         if self._store.head().position == self._position:
-            yield Flaw(kind="tally_mismatch", detail="the maintained sums are not those of the rows")
+            yield Finding(kind="tally_mismatch", detail="the maintained sums are not those of the rows")
         else:
             self.moved += 1
 
@@ -136,18 +137,18 @@ class IndexAudit:
             return "the row points to an event that does not say what its element is"
         name = StreamKey.parse(key)
         happened = Happened(event.seq, event.stream, version, event.recorded_us, name.source, fact)
-        wanted = entry_row(happened, self._numbers.get(name.source, 0), element)
-        if row != wanted:
-            return f"not what the log says: {_differing(row, wanted)}"
+        due = entry_row(happened, self._numbers.get(name.source, 0), element)
+        if row != due:
+            return f"not what the log says: {_differing(row, due)}"
         self._digest.add(name, element)
         return None
 
     # --- copies and sources ---
 
-    def _copies(self) -> Iterator[Flaw]:
+    def _copies(self) -> Iterator[Finding]:
         """Merge both sides, which come ordered by SHA-256 and stream."""
-        strange: list[CopyState] = []
-        stored, folded = _sound(self._store.copy_states(), strange), self._learnt.copies.states()
+        untyped: list[CopyState] = []
+        stored, folded = _sound(self._store.copy_states(), untyped), self._learnt.copies.states()
         left, right = next(stored, None), next(folded, None)
         while left is not None or right is not None:
             if right is None or (left is not None and left[:2] < right[:2]):
@@ -160,26 +161,27 @@ class IndexAudit:
                 if left != right:
                     yield from self._copy(right, f"not what the log says: {_differing(left, right)}")
                 left, right = next(stored, None), next(folded, None)
-        for row in strange:
-            yield Flaw(kind="copies_mismatch", detail=f"{row!r}: a column has another type than it was made with")
+        for row in untyped:
+            yield Finding(kind="copies_mismatch", detail=f"{row!r}: a column has another type than it was made with")
 
-    def _copy(self, row: CopyState | None, detail: str) -> Iterator[Flaw]:
+    def _copy(self, row: CopyState | None, detail: str) -> Iterator[Finding]:
         if row is not None:
             key = self._store.stream_keys({row.stream}).get(row.stream)
             if not self._has_moved(key):
-                yield Flaw(kind="copies_mismatch", detail=f"{row.sha256.hex()}: {detail}", position=row.seq, key=key)
+                detail = f"{row.sha256.hex()}: {detail}"
+                yield finding_in(key, kind="copies_mismatch", detail=detail, position=row.seq)
 
-    def _sources(self) -> Iterator[Flaw]:
+    def _sources(self) -> Iterator[Finding]:
         stored = {row.id: row for row in self._store.sources()}
         for row in self._learnt.sources.values():
             found = stored.pop(row.id, None)
             if found != row and not (found is not None and type(found.seq) is int and found.seq > self._position):
                 detail = f"the source {row.id.hex()} is not what the log says"
-                yield Flaw(kind="source_mismatch", detail=detail, position=row.seq)
+                yield Finding(kind="source_mismatch", detail=detail, position=row.seq)
         for row in stored.values():
             if type(row.seq) is not int or row.seq <= self._position:
                 detail = f"the log knows no source {row.id!r}"
-                yield Flaw(kind="source_mismatch", detail=detail)
+                yield Finding(kind="source_mismatch", detail=detail)
 
     # --- helpers ---
 
@@ -222,22 +224,22 @@ def _typed(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Row]]:
     if all(kinds.issuperset(map(type, column)) for kinds, column in zip(_KINDS, zip(*rows, strict=True), strict=False)):
         return rows, []
     sound: list[Row] = []
-    strange: list[Row] = []
+    untyped: list[Row] = []
     for row in rows:
         is_sound = all(type(value) in kinds for value, kinds in zip(row, _KINDS, strict=False))
-        (sound if is_sound else strange).append(row)
-    return sound, strange
+        (sound if is_sound else untyped).append(row)
+    return sound, untyped
 
 
-def _sound(rows: Iterator[CopyState], strange: list[CopyState]) -> Iterator[CopyState]:
-    """Yield the rows whose columns have their types; the others go into `strange`."""
+def _sound(rows: Iterator[CopyState], untyped: list[CopyState]) -> Iterator[CopyState]:
+    """Yield the rows whose columns have their types; the others go into `untyped`."""
     for row in rows:
         if tuple(map(type, row)) == (bytes, int, int, int, str):
             yield row
         else:
-            strange.append(row)
+            untyped.append(row)
 
 
-def _differing(found: EntryRow | CopyState, wanted: EntryRow | CopyState) -> str:
-    pairs = zip(found._fields, found, wanted, strict=True)
+def _differing(found: EntryRow | CopyState, due: EntryRow | CopyState) -> str:
+    pairs = zip(found._fields, found, due, strict=True)
     return ", ".join(f"{name} is {left!r} and not {right!r}" for name, left, right in pairs if left != right)

@@ -1,10 +1,10 @@
-"""One stored event against itself: header, columns, payload, stream and type, each fault named (docs/format.md)."""
+"""The rule of one stored event by itself: header, columns, payload, stream and type (docs/format.md)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
+from ledger.audit.finding import finding_in
 from ledger.codec import decode_header, flags_of, keyed_digest, leaf_hash, payload_digest, read_payload
 from ledger.errors import MalformedEventError
 from ledger.events import (
@@ -25,6 +25,7 @@ from ledger.replica import evolve_source
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ledger.audit.finding import Finding
     from ledger.codec import Header
     from ledger.rows import StoredEvent
 
@@ -49,23 +50,10 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flaw:
-    """Something in the ledger that is not as it was written.
-
-    `kind` is a stable word. `position` is the first bad position where there is one, `key` the stored stream key.
-    """
-
-    kind: str
-    detail: str
-    position: int | None = None
-    key: bytes | None = None
-
-
 class Examined(NamedTuple):
-    """What a close look at an event found: its flaws, the fact if it could be read, the header if it could."""
+    """What a close look at an event found: its findings, the fact if it could be read, the header if it could."""
 
-    flaws: list[Flaw]
+    findings: list[Finding]
     fact: Fact | UnknownFact | None
     header: Header | None
 
@@ -93,8 +81,8 @@ def examine(event: StoredEvent, key: bytes | None, salts: dict[bytes, bytes], *,
         except MalformedEventError as error:
             faults.append(("bad_payload", f"the payload cannot be read: {error.why}"))
     faults += _stream_faults(event, key, header, fact, salts, exists=exists)
-    flaws = [Flaw(kind=kind, detail=detail, position=event.seq, key=key) for kind, detail in faults]
-    return Examined(flaws, fact, header)
+    findings = [finding_in(key, kind=kind, detail=detail, position=event.seq) for kind, detail in faults]
+    return Examined(findings, fact, header)
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What nearly every sound event satisfies, asked of a whole page at once, column by column (docs/format.md)."""
+"""Recognises sound events by their bytes, a whole page at once, column by column (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
-from ledger.audit_event import COMMON
+from ledger.audit.event import COMMON
 from ledger.codec import FORMAT, is_known
 from ledger.events import CopyStored, RemoteObserved
 from ledger.pattern import is_whole, recogniser
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import re
     from collections.abc import Mapping, Sequence
 
-    from ledger.audit_rows import Columns
+    from ledger.audit.rows import Columns
 
 _ELEMENT = recogniser(RemoteObserved, "element_copy_sha256", "element_copy_size")
 """All common types hold an element and nothing else, and have the same schema version."""
@@ -47,12 +47,12 @@ class EventPage(NamedTuple):
 
 
 def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
-    """Return the page, with what of it was recognised; of what was not, nothing follows.
+    """Return the page and which of its events were recognised; the others need not be wrong.
 
-    What is recognised agrees with itself: it is of a common type, its payload is a good and canonical one, the header
+    A recognised event agrees with itself: its type is a common one, its payload is valid and canonical, the header
     holds exactly its columns, the digest of payload and nonce and that of its stream (`digests`, by stream number),
-    and the leaf is the header's hash. How it stands to other events is not looked at. The columns MUST be as
-    `read_events` gives them; values of other types than were written make other bytes of a header, and are not
+    and the leaf is the header's hash. How it stands to other events is not checked here. The columns MUST be as
+    `read_events` gives them; a value of another type than was written makes other bytes of a header, so it is not
     recognised.
     """
     seqs, streams, versions, names, schemas, flags, recorded, observed, writers, headers, nonces, payloads, leaves = (
@@ -83,7 +83,7 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
     try:
         packed = tuple(map(pack, headed))
     except (TypeError, ValueError, OverflowError):
-        packed = (b"",) * len(headers)  # somewhere stands what no header can hold: each is looked at closely
+        packed = (b"",) * len(headers)  # a value that no header can hold: the plain rule looks at each event
     hashed = tuple([sha256(b"\x00" + header).digest() for header in headers])
     matches: list[re.Match[bytes] | None] = list(map(_ELEMENT.match, payloads))
     common = frozenset(name for name in COMMON if is_known(name, _VERSION))
@@ -108,8 +108,8 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
     else:
         sound = bytes(
             [
-                match is not None and wanted == header and leaf == digest and is_whole(match)
-                for match, wanted, header, leaf, digest in zip(matches, packed, headers, leaves, hashed, strict=True)
+                match is not None and expected == header and leaf == digest and is_whole(match)
+                for match, expected, header, leaf, digest in zip(matches, packed, headers, leaves, hashed, strict=True)
             ]
         )
     return EventPage(seqs, streams, versions, recorded, leaves, sound, _copies(names, matches, sound))

@@ -1,10 +1,10 @@
-"""Rows as a database gives them to an audit, which trusts no column to have the type that it was made with."""
+"""Reading rows from a database that is not trusted: no column need have the type that it was made with."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ledger.audit_event import Flaw
+from ledger.audit.finding import Finding
 from ledger.errors import LedgerError, LedgerUnavailableError
 from ledger.rows import CommitRow, StoredEvent, StoredHead
 
@@ -27,20 +27,20 @@ _HEAD = (_INT, _INT, _INT, _BYTES)
 _COMMIT = (_INT, _INT, _INT, _BYTES_OR_NOT, _BYTES_OR_NOT)
 
 NO_KEY = b""
-"""Stands for a stream's key that is no byte string: it belongs to no source."""
+"""Stands for a stream's key that is not a byte string: it belongs to no source."""
 
 
-def read_head(store: EventStore) -> tuple[StoredHead, Flaw | None]:
-    """Return the head, and what is wrong with its types; then every event there is will be read."""
+def read_head(store: EventStore) -> tuple[StoredHead, Finding | None]:
+    """Return the head, and what is wrong with its types; if anything is, the whole table of events is read."""
     head = store.head()
     wrong = _wrong(head, _HEAD)
     if not wrong:
         return head, None
-    return StoredHead(1 << 62, 0, 0, b""), Flaw(kind="head_mismatch", detail=f"of another type: {', '.join(wrong)}")
+    return StoredHead(1 << 62, 0, 0, b""), Finding(kind="head_mismatch", detail=f"of another type: {', '.join(wrong)}")
 
 
-def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[Columns, list[Flaw]]:
-    """Return the next events behind `after`, at most `count`, and flaws of rows that cannot be used.
+def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[Columns, list[Finding]]:
+    """Return the next events behind `after`, at most `count`, and findings about rows that cannot be used.
 
     The events come column by column: making a `StoredEvent` of each would cost as much as hashing them. There are no
     columns where there are no events. Values that a header repeats may still be of another type (`row_fault`).
@@ -53,8 +53,8 @@ def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[
     except LedgerUnavailableError:
         raise
     except LedgerError as error:
-        rows, flaws = _one_by_one(store, after, min(until, after + count), str(error))
-        return tuple(zip(*rows, strict=True)), flaws
+        rows, findings = _one_by_one(store, after, min(until, after + count), str(error))
+        return tuple(zip(*rows, strict=True)), findings
     columns: Columns = tuple(zip(*page, strict=True))
     if not columns or all(_EVENT[at].issuperset(map(type, columns[at])) for at in _BARE):
         return columns, []
@@ -63,14 +63,14 @@ def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[
     return tuple(zip(*sound, strict=True)), [fault for fault in faults if fault is not None]
 
 
-def row_fault(event: StoredEvent) -> Flaw | None:
-    """Return the flaw of a row whose columns have not the types that they were made with."""
+def row_fault(event: StoredEvent) -> Finding | None:
+    """Return the finding about a row whose columns do not have the types that they were made with."""
     wrong = _wrong(event, _EVENT)
     return _unusable(event.seq, f"of another type: {', '.join(wrong)}") if wrong else None
 
 
 def read_keys(store: EventStore, streams: Collection[int]) -> dict[int, bytes | None]:
-    """Return the keys of those streams that exist; `NO_KEY` for what is no byte string."""
+    """Return the keys of those streams that exist; `NO_KEY` for one that is not a byte string."""
     try:
         found = store.stream_keys(streams)
     except LedgerUnavailableError:
@@ -97,19 +97,19 @@ def _wrong(row: StoredEvent | StoredHead | CommitRow, kinds: Sequence[frozenset[
     return [name for name, value, allowed in zip(row._fields, row, kinds, strict=True) if type(value) not in allowed]
 
 
-def _one_by_one(store: EventStore, after: int, until: int, why: str) -> tuple[list[Row], list[Flaw]]:
-    """Find the rows that break a whole page; what cannot be read is a flaw of its own, and the rest is read on."""
+def _one_by_one(store: EventStore, after: int, until: int, why: str) -> tuple[list[Row], list[Finding]]:
+    """Find the rows that break a whole page; each that cannot be read gets a finding of its own; read the others."""
     events: list[Row] = []
-    flaws: list[Flaw] = []
+    findings: list[Finding] = []
     for seq in range(after + 1, until + 1):
         try:
             events += [event for event in store.events_at([seq]) if not _wrong(event, _EVENT)]
         except LedgerUnavailableError:
             raise
         except LedgerError:
-            flaws.append(_unusable(seq, f"its row cannot be read: {why}"))
-    return events, flaws
+            findings.append(_unusable(seq, f"its row cannot be read: {why}"))
+    return events, findings
 
 
-def _unusable(seq: int, detail: str) -> Flaw:
-    return Flaw(kind="unreadable_row", detail=detail, position=seq)
+def _unusable(seq: int, detail: str) -> Finding:
+    return Finding(kind="unreadable_row", detail=detail, position=seq)

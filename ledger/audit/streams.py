@@ -1,10 +1,10 @@
-"""The digests by which headers name streams, worked out from the streams' keys and kept for a while."""
+"""The digests by which headers name streams: computed from the streams' keys, and kept for a while."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ledger.audit_rows import read_keys
+from ledger.audit.rows import read_keys
 from ledger.codec import keyed_digest
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ _SOURCE = 16
 _AT = b"@"
 
 
-class Names:
-    """What is known of streams by their numbers: `digests` of elements' streams, and every stream's key.
+class StreamNames:
+    """The names of streams by their numbers: `digests` of elements' streams, and every stream's key.
 
-    They are kept for a while, since what is observed is soon stored.
+    It keeps them for a while, since an element's observation and its copy lie close together.
     """
 
     def __init__(self) -> None:
-        """Nothing is known yet."""
+        """Begin without any name."""
         self.digests: dict[int, bytes] = {}
         self._keys: dict[int, bytes | None] = {}
 
@@ -35,7 +35,7 @@ class Names:
             self.digests.clear()
         found = read_keys(store, streams - self.digests.keys())
         self._keys.update(found)
-        # The ledger's own subjects are none of those that are recognised.
+        # The fast path never recognises events about the ledger's own subjects.
         self.digests.update(
             {
                 stream: keyed_digest(salt, key[_SOURCE:])

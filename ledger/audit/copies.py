@@ -1,4 +1,4 @@
-"""Rows of copies, set aside while a log is read and given back folded and in order, in flat memory."""
+"""The state of every copy, folded from what the log says; memory stays flat, the rest goes to a temporary file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _STATES = (SOUND, DAMAGED, LOST, RELEASED)
 _BUCKETS = 256
 
 
-class CopySpill:
-    """What was said of copies, divided by the first byte of their SHA-256; one part at a time is folded in memory."""
+class FoldedCopies:
+    """What the log says of copies, divided by the first byte of their SHA-256; memory folds one part at a time."""
 
     def __init__(self, *, max_bytes: int = 4 << 20) -> None:
         """Hold at most `max_bytes` in memory, the rest in a temporary file without a name."""
@@ -41,12 +41,12 @@ class CopySpill:
         if self._rows > self._max_rows:
             self._flush()
 
-    def judged(self, sha256: bytes, stream: int, state: str) -> None:
-        """Take in that a copy stored before is now in another state."""
+    def changed(self, sha256: bytes, stream: int, state: str) -> None:
+        """Take in that a copy stored before is now in another `state`."""
         self._add(sha256, stream, 0, 0, _STATES.index(state))
 
     def drop(self, stream: int) -> None:
-        """Forget every copy of this stream, of which nothing will be said any more."""
+        """Forget every copy of this stream; the log says nothing of it afterwards."""
         self._dropped.add(stream)
 
     def states(self) -> Iterator[CopyState]:
@@ -54,14 +54,14 @@ class CopySpill:
         for number in range(_BUCKETS):
             rows: dict[tuple[bytes, int], CopyState] = {}
             for sha256, stream, size, seq, state in _ROW.iter_unpack(self._part(number)):
-                named = (sha256, stream)
+                key = (sha256, stream)
                 if state == 0:
-                    rows[named] = CopyState(sha256, stream, size, seq, SOUND)
-                elif named in rows:
-                    rows[named] = rows[named]._replace(state=_STATES[state])
-            for named in sorted(rows):
-                if named[1] not in self._dropped:
-                    yield rows[named]
+                    rows[key] = CopyState(sha256, stream, size, seq, SOUND)
+                elif key in rows:
+                    rows[key] = rows[key]._replace(state=_STATES[state])
+            for key in sorted(rows):
+                if key[1] not in self._dropped:
+                    yield rows[key]
 
     def _add(self, sha256: bytes, stream: int, size: int, seq: int, state: int) -> None:
         self._buckets[sha256[0]] += _ROW.pack(sha256, stream, size, seq, state)

@@ -1,4 +1,4 @@
-"""What nearly every sound row of the projection satisfies, told from the bytes of the payload that it points to.
+"""Recognises sound rows of the projection by the bytes of the payload that each points to.
 
 The row is compared with the event without making a fact of it, and the bytes that the state digest takes are put
 together from those of the payload, since both are canonical msgpack (docs/format.md, "State digest").
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ledger.audit_event import COMMON
+from ledger.audit.event import COMMON
 from ledger.codec import is_known
 from ledger.digest import head_of, tail_of
 from ledger.events import RemoteObserved
@@ -17,7 +17,7 @@ from ledger.pattern import is_whole, number, recogniser
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ledger.audit_rows import Row
+    from ledger.audit.rows import Row
 
 _FIELDS = (
     "element_copy",
@@ -43,18 +43,18 @@ _NIL, _TRUE = b"\xc0", b"\xc3"
 _SHA256_BYTES, _SOURCE_BYTES = 32, 16
 
 
-class Plain:
-    """Recognises rows that say what the log says; `numbers` are the sources' numbers by their ids."""
+class EntryRecogniser:
+    """Recognises rows that say what the log says."""
 
     def __init__(self, numbers: Mapping[bytes, int]) -> None:
-        """Learn which types this version knows."""
+        """Learn which types this version knows; `numbers` are the sources' numbers by their ids."""
         self._numbers = numbers
         self._common = frozenset(name for name in COMMON if is_known(name, _VERSION))
 
-    def row(self, found: Row) -> bytes | None:
-        """Return the element's row in the state digest if its row in the projection is plainly right, else None.
+    def digest_row(self, found: Row) -> bytes | None:
+        """Return the element's row in the state digest if its row in the projection is recognised, else None.
 
-        `found` is one of `EventStore.projection_page`. Which event it had to point to is not looked at.
+        `found` is one of `EventStore.projection_page`. The caller has checked which event it points to.
         """
         key, stream, source, _, _, state, due_us, date, claimed, size, sha256, of, name, schema, at_us, payload = found
         if of != stream or schema != _VERSION or name not in self._common or type(payload) is not bytes:
@@ -67,10 +67,10 @@ class Plain:
         )
         if damage != _NIL or not is_whole(match) or (copy == _NIL) != (sha256 is None):
             return None
-        wanted, due = "vanished", None
+        expected, due = "vanished", None
         if present == _TRUE:
-            wanted = "current" if copied == revision else "pending"
-            if wanted == "pending":
+            expected = "current" if copied == revision else "pending"
+            if expected == "pending":
                 due = at_us if failure == _NIL else number(next_us)
         if sha256 is None:
             digest, stored, iv, right = _NIL, _NIL, _NIL, size is None
@@ -78,7 +78,7 @@ class Plain:
             right = digest[-_SHA256_BYTES:] == sha256 and number(stored) == size
         if (
             not right
-            or state != wanted
+            or state != expected
             or due_us != due
             or date != number(when)
             or claimed != (None if claim == _NIL else number(claim))

@@ -1,0 +1,62 @@
+"""Ranges of the log that other processes read and recognise on behalf of the audit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from ledger.audit.fast.page import EventPage, recognise
+from ledger.audit.rows import read_events
+from ledger.audit.streams import StreamNames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from ledger.audit.rows import Row
+    from ledger.store import EventStore
+
+
+class EventRange(NamedTuple):
+    """The positions in (`after`, `until`], and the salts that are known before them, by source id."""
+
+    after: int
+    until: int
+    salts: Mapping[bytes, bytes]
+
+
+class RangeAudit(NamedTuple):
+    """What stands in a range: its events, and by their places the rows of those that were not recognised."""
+
+    page: EventPage
+    unrecognised: dict[int, Row]
+
+
+if TYPE_CHECKING:
+    ReadRange = Callable[[EventStore, EventRange], RangeAudit | None]
+    RunRanges = Callable[[ReadRange, Iterable[EventRange]], Iterator[RangeAudit | None]]
+    """Reads ranges and gives the answers in the same order; each read may have a store of its own."""
+
+_NOTHING = RangeAudit(EventPage((), (), (), (), (), b"", []), {})
+
+
+class RangeReader:
+    """Reads ranges on behalf of an audit."""
+
+    def __init__(self) -> None:
+        """Begin without any stream's name."""
+        self._names = StreamNames()
+
+    def read(self, store: EventStore, part: EventRange) -> RangeAudit | None:
+        """Return what stands in the range; None where a row cannot be used, so that the audit must read it itself.
+
+        Raises:
+            LedgerUnavailableError: if the database is away.
+        """
+        columns, unusable = read_events(store, part.after, part.until, part.until - part.after)
+        if unusable:
+            return None
+        if not columns:
+            return _NOTHING
+        self._names.learn(store, set(columns[1]), part.salts)
+        page = recognise(columns, self._names.digests)
+        places = [at for at, is_sound in enumerate(page.sound) if not is_sound] if 0 in page.sound else []
+        return RangeAudit(page, {at: tuple(column[at] for column in columns) for at in places})

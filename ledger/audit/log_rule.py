@@ -1,0 +1,183 @@
+"""The rule of the log: how each event must stand to the events before it, and how the log must end."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, get_args
+
+from ledger.audit.copies import FoldedCopies
+from ledger.audit.event import examine
+from ledger.audit.finding import Finding
+from ledger.audit.tree import TreeAudit
+from ledger.codec import leaf_hash
+from ledger.events import CopyStored, ElementFact, PayloadErased, UnknownFact
+from ledger.replica import evolve_source
+from ledger.rows import DAMAGED, LOST, RELEASED, SourceRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ledger.events import Fact
+    from ledger.rows import StoredEvent, StoredHead
+    from ledger.store import EventStore
+
+_MOST_NEW_STREAMS = 1000
+"""At most this many streams are allocated beyond those known: a number past that is made up."""
+_COPY_STATES = {"CopyDamaged": DAMAGED, "CopyLost": LOST, "CopyReleased": RELEASED}
+_ELEMENT = frozenset(cls.TYPE for cls in get_args(ElementFact)) - {PayloadErased.TYPE}
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What the log says of each stream, by stream number (no stream has the number 0), for the audit of the index.
+
+    `versions` counts a stream's events. `newest` is the position of its newest event that says what its element is,
+    0 for none. `copies` holds a row for each copy; `sources` and `salts` are by source id.
+    """
+
+    versions: array[int] = field(default_factory=lambda: array("Q", [0]))
+    newest: array[int] = field(default_factory=lambda: array("Q", [0]))
+    copies: FoldedCopies = field(default_factory=FoldedCopies)
+    sources: dict[bytes, SourceRow] = field(default_factory=dict)
+    salts: dict[bytes, bytes] = field(default_factory=dict)
+
+
+class LogRule:
+    """Applies the rule to events in the order in which they are read; `position` and `recorded_us` are the last one's.
+
+    `unusable` holds the positions of rows that could not be read, each with a finding of its own already.
+    """
+
+    def __init__(self, store: EventStore, head: StoredHead) -> None:
+        """Begin before the first event."""
+        self.head = head
+        self.position = 0
+        self.recorded_us = 0
+        self.learnt = Learnt()
+        self.tree = TreeAudit(store, head)
+        self.unusable: set[int] = set()
+        self.unknown = 0
+        self.erased = 0
+        self._erasures: dict[int, tuple[bytes, int]] = {}
+
+    def check(self, event: StoredEvent, key: bytes | None, *, exists: bool) -> Iterator[Finding]:
+        """Yield what is wrong with the next event; `key` is its stream's, None where erased or where none `exists`."""
+        if event.seq != self.position + 1:
+            yield from self._gap(event.seq)
+        self.position = event.seq
+        faults, fact, header = examine(event, key, self.learnt.salts, exists=exists)
+        yield from faults
+        yield from self._erasure(event, key, None if header is None else header.stream_digest, exists=exists)
+        yield from self._time(event)
+        yield from self._version(event, sound=not faults)
+        self.tree.leaves.append(leaf_hash(event.header))
+        self._learn(event, fact, key)
+
+    def pass_unusable(self) -> None:
+        """Move past rows that could not be read at the end of a page."""
+        self.position = max([self.position, *self.unusable])
+
+    def end(self, first_bad: int | None) -> Iterator[Finding]:
+        """Yield what does not fit at the end: the head and the erasures. `first_bad` is the first bad position."""
+        head, streams = self.head, len(self.learnt.versions) - 1
+        if self.position < head.position:
+            yield from self._gap(head.position + 1)
+        yield from self.tree.end(self.position, is_whole=not self.unusable, first_bad=first_bad)
+        if head.recorded_us != self.recorded_us:
+            yield _error("head_mismatch", "the head's time is not the last event's", head.position)
+        if head.streams != streams:
+            detail = f"the head counts {head.streams} streams, and the events have {streams}"
+            yield _error("head_mismatch", detail, head.position)
+        for stream, (_, since) in self._erasures.items():
+            if since:
+                detail = f"the payloads of stream {stream} are gone, and no event says that they were erased"
+                yield _error("payload_missing", detail, since)
+
+    # --- the parts of the rule -------------------------------------------------------------------------------------
+
+    def _gap(self, seq: int) -> Iterator[Finding]:
+        """Yield what is missing before `seq`, which does not follow the last position."""
+        first, last = self.position + 1, seq - 1
+        self.tree.is_gapless = False
+        while first in self.unusable:  # these have a finding already
+            first += 1
+        if seq < self.position + 1:
+            yield _error("disorder", "it stands twice, or out of its order", seq)
+        elif first <= last:
+            span = f"the event at position {first} is" if first == last else f"the events {first} to {last} are"
+            yield _error("missing_event", f"{span} missing", first)
+
+    def _time(self, event: StoredEvent) -> Iterator[Finding]:
+        """Demand that recorded time never goes back, and is the same for all events of a commit."""
+        if event.recorded_us < self.recorded_us:
+            yield _error("time_reversed", "it was recorded before the event at the position before it", event.seq)
+        elif event.recorded_us != self.tree.commit.recorded_us and self.tree.covers(event):
+            yield _error("commit_mismatch", "its recorded time is not that of its commit", event.seq)
+        self.recorded_us = max(event.recorded_us, self.recorded_us)
+
+    def _version(self, event: StoredEvent, *, sound: bool) -> Iterator[Finding]:
+        """Demand streams numbered, and their events counted, without gaps; after a gap in the log only order counts."""
+        versions, stream, found = self.learnt.versions, event.stream, event.stream_version
+        # Every stream has an event, so no true number is larger; allocate nothing for a made-up one.
+        if stream < 1 or stream > min(max(len(versions), self.head.streams), len(versions) + _MOST_NEW_STREAMS):
+            yield _error("bad_version", f"no stream has the number {stream}", event.seq)
+            return
+        if stream > len(versions) and self.tree.is_gapless and sound:
+            yield _error("bad_version", f"its stream {stream} has a number that was not due yet", event.seq)
+        while stream >= len(versions):
+            versions.append(0)
+            self.learnt.newest.append(0)
+        due = versions[stream] + 1
+        if found != due and (self.tree.is_gapless or found < due):
+            detail = f"the stream's event {found} stands where its event {due} is due"
+            yield _error("bad_version", detail, event.seq)
+        if sound or found == due:
+            versions[stream] = max(found, versions[stream])
+
+    def _erasure(
+        self, event: StoredEvent, key: bytes | None, digest: bytes | None, *, exists: bool
+    ) -> Iterator[Finding]:
+        """Allow a payload to be missing only where an event of the same stream erased the whole stream."""
+        if not exists:
+            return
+        if event.payload is None:
+            self.erased += 1
+        if key is not None:
+            if event.payload is None:
+                detail = "the payload is gone, and nothing says that it was erased"
+                yield _error("payload_missing", detail, event.seq)
+            return
+        first, since = self._erasures.setdefault(event.stream, (digest or b"", event.seq))
+        if digest is not None and digest != first:
+            detail = "the header commits to another stream than those before it"
+            yield _error("stream_mismatch", detail, event.seq)
+        if event.type == PayloadErased.TYPE:
+            self._erasures[event.stream] = (first, 0)
+        elif event.payload is not None:
+            yield _error("not_erased", "its stream was erased, and the payload still stands", event.seq)
+        elif since == 0:
+            yield _error("payload_missing", "it follows the erasure of its stream", event.seq)
+
+    def _learn(self, event: StoredEvent, fact: Fact | UnknownFact | None, key: bytes | None) -> None:
+        """Keep what the index must say. An index is compared only with a sound log, so bad events do not matter."""
+        stream, learnt = event.stream, self.learnt
+        if isinstance(fact, UnknownFact):
+            self.unknown += 1
+        elif isinstance(fact, PayloadErased) and stream < len(learnt.newest):
+            learnt.newest[stream] = 0
+            learnt.copies.drop(stream)
+        elif fact is not None and event.type in _ELEMENT and stream < len(learnt.newest):
+            learnt.newest[stream] = event.seq
+            if isinstance(fact, CopyStored) and fact.element.copy is not None:
+                learnt.copies.stored(fact.element.copy.sha256, stream, fact.element.copy.size, event.seq)
+            elif event.type in _COPY_STATES:
+                learnt.copies.changed(getattr(fact, "sha256", b""), stream, _COPY_STATES[event.type])
+        elif key is not None and evolve_source(fact) is not None:
+            known = learnt.sources.get(key[:16])
+            no = len(learnt.sources) + 1 if known is None else known.no
+            learnt.sources[key[:16]] = SourceRow(no, key[:16], stream, event.stream_version, event.seq)
+
+
+def _error(kind: str, detail: str, position: int) -> Finding:
+    return Finding(kind=kind, detail=detail, position=position)
