@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
     from kropot.checkpoints import CheckpointFolder
     from kropot.cli.progress import ProgressDisplay
-    from kropot.collect.loop import Loop
-    from kropot.collect.rules import CollectRules
-    from kropot.collect.step import Collector
+    from kropot.collect.decide.rules import CollectRules
+    from kropot.collect.decide.step import Collector
+    from kropot.collect.run.loop import Loop
     from kropot.collect.transfer.choose import Transfers
     from kropot.objects.store import ObjectStore
     from kropot.securecopy.client import SecureCopyClient
@@ -259,7 +259,7 @@ def _unforked(settings: Settings, ledger: Ledger) -> Iterator[SegmentFolder]:
 @contextmanager
 def _enrolled(settings: Settings, ledger: Ledger) -> Iterator[None]:
     """Hold the instance's name in the ledger. Raises: LockedError while another living process holds it."""
-    from kropot.collect.rules import LEASE_US
+    from kropot.collect.decide.rules import LEASE_US
 
     ledger.begin()
     place = f"{platform.node()}:{settings.storage_path.resolve()}"
@@ -297,7 +297,7 @@ def _find_source(settings: Settings, ledger: Ledger, wish: Wish) -> bytes:
     Raises: UsageError if the token is known, but from another address; ServerRefusedError if it would begin a source,
     and the server does not accept it.
     """
-    from kropot.collect.sources import begin, match_source, source_key
+    from kropot.collect.decide.sources import begin, match_source, source_key
     from ledger.log import NewFact
 
     url, token = settings.need_server_url(), settings.need_token()
@@ -355,8 +355,8 @@ class _Ready:
     def collect(self, began: float) -> Exit:
         """Run the loop to its end, and say what it came to."""
         from kropot.cli.progress import audience_for
-        from kropot.collect.garbage import look_rarely
-        from kropot.collect.step import Collector
+        from kropot.collect.decide.step import Collector
+        from kropot.collect.run.garbage import look_rarely
 
         source = self.ledger.sources()[self.source_id].source
         rules = self._rules()
@@ -378,7 +378,7 @@ class _Ready:
 
     def _upkeep(self, loop: Loop) -> Upkeep:
         """Put what is done for the ledger beside the loop."""
-        from kropot.collect.workers import Crashed
+        from kropot.collect.run.workers import Crashed
         from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
 
         wish, chores = self.wish, [keep_snapshots(self.ledger)]
@@ -412,9 +412,9 @@ class _Ready:
         return read_signing_key(file), [CheckpointFolder(folder) for folder in self.wish.checkpoint_to]
 
     def _rules(self) -> CollectRules:
-        from kropot.collect.plan import SECOND_US
-        from kropot.collect.rules import CollectRules
-        from kropot.collect.sources import Thresholds
+        from kropot.collect.decide.plan import SECOND_US
+        from kropot.collect.decide.rules import CollectRules
+        from kropot.collect.decide.sources import Thresholds
 
         wish = self.wish
         return CollectRules(
@@ -436,9 +436,9 @@ class _Ready:
         """Put real hands to the collector's decisions."""
         import queue
 
-        from kropot.collect.deeds import LedgerEffects
-        from kropot.collect.loop import Loop
-        from kropot.collect.workers import Control, Inbox, Publisher, Transfer
+        from kropot.collect.run.effects import LedgerEffects
+        from kropot.collect.run.loop import Loop
+        from kropot.collect.run.workers import Control, Inbox, Publisher, Transfer
         from ledger.log import utc_now_us
 
         inbox: Inbox = queue.SimpleQueue()
@@ -488,7 +488,7 @@ def _ended_by_signal(code: Exit) -> Iterator[None]:
 @contextmanager
 def _signals(loop: Loop) -> Iterator[None]:
     """Turn SIGTERM and SIGINT into a wish to stop; a second one ends the process as it always would."""
-    from kropot.collect.happenings import StopRequested
+    from kropot.collect.decide.inputs import StopRequested
 
     before: dict[signal.Signals, Any] = {}
 
@@ -509,25 +509,25 @@ def _summarise(
     settings: Settings, collector: Collector, source_id: bytes, code: Exit, *, pending: int, took: float
 ) -> None:
     """Say what the run came to: one JSON object, or a sentence."""
-    tale, source = collector.tale, collector.source
+    progress, source = collector.progress, collector.source
     if settings.json:
         emit_json(
             {
                 "source": source_id.hex(),
                 "exit": int(code),
-                "listings": tale.listings,
-                "seen": tale.seen,
-                "new": tale.new,
-                "changed": tale.changed,
-                "reappeared": tale.reappeared,
-                "vanished": tale.vanished,
-                "rejected": tale.rejected,
+                "listings": progress.listings,
+                "seen": progress.seen,
+                "new": progress.new,
+                "changed": progress.changed,
+                "reappeared": progress.reappeared,
+                "vanished": progress.vanished,
+                "rejected": progress.rejected,
                 "unlistable": len(source.unlistable),
-                "copied": tale.copied,
-                "bytes": tale.bytes,
+                "copied": progress.copied,
+                "bytes": progress.bytes,
                 "failed": collector.failing,
                 "pending": pending,
-                "reasons": tale.reasons,
+                "reasons": progress.reasons,
                 "zero_knowledge": source.opaque,
                 "held": source.held is not None and not source.held.is_accepted,
                 "surge": source.surge is not None,
@@ -535,12 +535,12 @@ def _summarise(
             }
         )
         return
-    text = f"copied {number(tale.copied, 'file')} ({amount(tale.bytes)}) in {took:.1f} s"
-    text += f"; {tale.new} new, {tale.changed} changed, {tale.vanished} gone"
+    text = f"copied {number(progress.copied, 'file')} ({amount(progress.bytes)}) in {took:.1f} s"
+    text += f"; {progress.new} new, {progress.changed} changed, {progress.vanished} gone"
     if pending > collector.failing:
         text += f"; {pending - collector.failing} still to be copied"
     if collector.failing:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(tale.reasons.items()))
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(progress.reasons.items()))
         text += f"; {collector.failing} failing, which `kropotcli ls --failing` names"
-        text += f"; {number(tale.failed, 'failed attempt')}: {reasons}"
+        text += f"; {number(progress.failed, 'failed attempt')}: {reasons}"
     emit(text)

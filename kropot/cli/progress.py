@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from kropot.cli.settings import Settings
-    from kropot.collect.actions import Say
-    from kropot.collect.step import Collector
+    from kropot.collect.decide.actions import Say
+    from kropot.collect.decide.step import Collector
 
 LOOK_S = 0.2
 TELL_S = 30.0
@@ -56,22 +56,24 @@ class ProgressDisplay:
         if now < self._next:
             return
         self._next = now + LOOK_S
-        tale = collector.tale
+        progress = collector.progress
         if self._bar is not None and self._task is not None:
             self._bar.update(
                 self._task,
-                completed=tale.copied,
-                total=max(collector.wanted, tale.copied) or None,
-                bytes=amount(tale.bytes),
-                rate=f"{self._rate(now, tale.copied):,.0f}",
-                failed=tale.failed,
+                completed=progress.copied,
+                total=max(collector.wanted, progress.copied) or None,
+                bytes=amount(progress.bytes),
+                rate=f"{self._rate(now, progress.copied):,.0f}",
+                failed=progress.failed,
             )
             return
         copied, at = self._told
-        if now - at >= TELL_S and tale.copied != copied:
-            rate = (tale.copied - copied) / (now - at)
-            log.info("progress", copied=tale.copied, bytes=tale.bytes, failed=tale.failed, rate=round(rate, 1))
-            self._told = (tale.copied, now)
+        if now - at >= TELL_S and progress.copied != copied:
+            rate = (progress.copied - copied) / (now - at)
+            log.info(
+                "progress", copied=progress.copied, bytes=progress.bytes, failed=progress.failed, rate=round(rate, 1)
+            )
+            self._told = (progress.copied, now)
 
     def _rate(self, now: float, copied: int) -> float:
         """Return the files a second of the last moments."""

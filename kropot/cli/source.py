@@ -10,8 +10,8 @@ import click
 from kropot.cli.base import Settings, emit, emit_json, group, open_ledger
 from kropot.cli.element import find_source
 from kropot.cli.words import SECOND_US, moment, number
-from kropot.collect.sources import accept as accept_alarms
-from kropot.collect.sources import source_key
+from kropot.collect.decide.sources import accept as accept_alarms
+from kropot.collect.decide.sources import source_key
 from kropot.errors import UsageError
 from ledger.events import SourceRenamed
 from ledger.log import NewFact

@@ -115,7 +115,7 @@ def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope
 
 def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient]:
     """Return the source of the token and a client for it. Raises: UsageError if this token has no source here."""
-    from kropot.collect.sources import match_source
+    from kropot.collect.decide.sources import match_source
 
     url, token = need_server(settings)
     match = match_source({entry.id: entry.source for entry in ledger.sources().values()}, token.reveal(), url)

@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from kropot.bitmap import Bitmap
 from kropot.errors import KropotError
-from kropot.gateway.bits import Bits
 from kropot.gateway.ivs import NONCE_BYTES
 from kropot.gateway.sources import ScannedFile, Unreadable, path_key, seen
 from kropot.gateway.state import PER_SECOND, NewFile
@@ -105,7 +105,7 @@ class Catalogue:
         mark = self._tree.mark()
         first = not self.is_ready
         last_id = self._state.last_id()
-        present = Bits()
+        present = Bitmap()
         batch: list[ScannedFile] = []
         pending: list[NewFile] = []
         for item in self._tree.walk():
@@ -149,7 +149,7 @@ class Catalogue:
         pending: list[NewFile] = []
         for start in range(0, len(found), _LOOKED_UP_AT_ONCE):
             chunk = found[start : start + _LOOKED_UP_AT_ONCE]
-            pending += self._compare(chunk, report, Bits(), first=False)
+            pending += self._compare(chunk, report, Bitmap(), first=False)
         self._write(pending, first=False, least=1)
         return report
 
@@ -178,7 +178,7 @@ class Catalogue:
         raise UnsettledError(1.0)
 
     def _compare(
-        self, batch: Sequence[ScannedFile], report: ScanReport, present: Bits, *, first: bool
+        self, batch: Sequence[ScannedFile], report: ScanReport, present: Bitmap, *, first: bool
     ) -> list[NewFile]:
         """Return the versions to be written down among these files."""
         if not batch:
@@ -237,7 +237,7 @@ class Catalogue:
         except OSError:
             return True
 
-    def _forget_missing(self, present: Bits, last_id: int, report: ScanReport, stop: Callable[[], bool]) -> None:
+    def _forget_missing(self, present: Bitmap, last_id: int, report: ScanReport, stop: Callable[[], bool]) -> None:
         """Take off the list what the walk did not meet, after a second look at each, and count it."""
         if report.unreadable_count > len(report.unreadable) or present.count == self._state.count_until(last_id):
             return

@@ -9,11 +9,11 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from kropot.collect.asking import Ask, Brought, ListingFailedError, Trouble
-from kropot.collect.bitmap import Bitmap
-from kropot.collect.lister import Range, drain
-from kropot.collect.plan import known_dates, observe
+from kropot.bitmap import Bitmap
+from kropot.collect.decide.plan import known_dates, observe
 from kropot.errors import KropotError, ServerRefusedError
+from kropot.lister.conversation import ListingFailedError, NewEntries, PageRequest, Trouble
+from kropot.lister.drain import Range, drain
 from kropot.securecopy.client import ServerTroubleError
 from ledger.audit import Finding
 from ledger.events import Element, RemoteObserved, RemoteReappeared, StreamKey
@@ -21,7 +21,7 @@ from ledger.events import Element, RemoteObserved, RemoteReappeared, StreamKey
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kropot.collect.asking import Drained
+    from kropot.lister.conversation import ListingResult
     from kropot.securecopy.wire import Listed, Page
     from ledger.events import Source
     from ledger.log import Ledger
@@ -77,12 +77,12 @@ class SourceAudit:
                 said = talk.send(answer)
                 answer = None
                 match said:
-                    case Ask():
+                    case PageRequest():
                         answer = self._ask(said)
-                    case Brought():
+                    case NewEntries():
                         yield from self._compare(said, source)
         except StopIteration as stop:
-            drained: Drained = stop.value
+            drained: ListingResult = stop.value
         except ListingFailedError as error:
             self.trouble = KropotError(f"the source cannot be listed just now ({error.reason}): verify it again later")
             return
@@ -91,13 +91,13 @@ class SourceAudit:
             return
         yield from self._unlisted(drained)
 
-    def _ask(self, ask: Ask) -> Page | Trouble:
+    def _ask(self, ask: PageRequest) -> Page | Trouble:
         try:
             return self._client.list(ask.since, ask.limit)
         except ServerTroubleError as error:
             return Trouble(reason=error.reason, status=error.status)
 
-    def _compare(self, brought: Brought, source: Source) -> Iterator[Finding]:
+    def _compare(self, brought: NewEntries, source: Source) -> Iterator[Finding]:
         for row in brought.rejected:
             detail = f"line {row.line} of a page of the list is no entry: {row.why}"
             yield Finding(kind="unreadable_entry", severity="error", detail=detail, source=self._id.hex())
@@ -149,14 +149,14 @@ class SourceAudit:
         elif listed.etag is not None and listed.etag == element.etag:
             self.proved += 1
 
-    def _unlisted(self, drained: Drained) -> Iterator[Finding]:
+    def _unlisted(self, drained: ListingResult) -> Iterator[Finding]:
         entries = self._ledger.scan(source=self._id, states=_PRESENT)
         while page := list(islice(entries, _PAGE)):
             for entry in page:
                 element = entry.element
                 if element is None or not element.present or entry.stream in self._seen:
                     continue
-                if any(first <= element.date <= last for first, last in drained.spared):
+                if any(first <= element.date <= last for first, last in drained.exempt):
                     continue
                 yield Finding(
                     kind="vanished_at_source",

@@ -16,7 +16,7 @@ from kropot.cli.output import printable, say
 from kropot.cli.progress import ProgressDisplay
 from kropot.cli.settings import Settings
 from kropot.cli.words import amount, moment, number, span
-from kropot.collect.actions import Say
+from kropot.collect.decide.actions import Say
 from kropot.secret import HIDDEN, Secret, redact
 
 if TYPE_CHECKING:

@@ -164,7 +164,7 @@ def main() -> None:
 
     for name in COMMANDS:
         importlib.import_module(f"kropot.cli.{name.replace('-', '_')}")
-    for name in ("kropot.collect.loop", "kropot.collect.transfer.curl", "ledger.sql", "sqlite3", "alembic.command"):
+    for name in ("kropot.collect.run.loop", "kropot.collect.transfer.curl", "ledger.sql", "sqlite3", "alembic.command"):
         importlib.import_module(name)
     shim = Shim()
     for line in sys.stdin:

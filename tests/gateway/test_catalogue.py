@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from kropot.gateway.catalogue import Bits, Catalogue, UnsettledError
+from kropot.gateway.catalogue import Bitmap, Catalogue, UnsettledError
 from kropot.gateway.sources import FolderSource, NotServedError, ScannedFile, Seen, Unreadable, path_key
 from kropot.gateway.state import PER_SECOND, State, next_second, open_state
 
@@ -453,7 +453,7 @@ TestCursors.settings = settings(
 
 @given(numbers=st.sets(st.integers(0, 1 << 20), max_size=200), other=st.integers(0, 1 << 20))
 def test_bits_are_a_set(numbers: set[int], other: int) -> None:
-    bits = Bits()
+    bits = Bitmap()
     for number in [*numbers, *numbers]:
         bits.add(number)
     assert bits.count == len(numbers)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kropot.collect.asking import Ask, ListingFailedError, Trouble
-from kropot.collect.lister import Range
+from kropot.lister.conversation import ListingFailedError, PageRequest, Trouble
+from kropot.lister.drain import Range
 from kropot.securecopy.wire import Listed, Page, Rejected
 from tests.oldserver import OldServer, Quirks
 from tests.simulation.oldlist import ask_page, listen
@@ -59,7 +59,7 @@ def test_a_second_that_no_page_can_hold_is_reported_and_the_rest_is_listed() -> 
     assert late <= heard.ids
     assert len(heard.ids) == 3 + 2048 + 5
     assert heard.result.unlistable == [NOW - 50]
-    assert (NOW - 50, NOW - 50) in heard.result.spared
+    assert (NOW - 50, NOW - 50) in heard.result.exempt
 
 
 def test_a_hundred_thousand_entries_in_one_second_cost_neither_the_rest_nor_much_asking() -> None:
@@ -76,7 +76,7 @@ def test_a_hundred_thousand_entries_in_one_second_cost_neither_the_rest_nor_much
 def test_a_file_that_arrives_in_a_second_already_listed_is_found() -> None:
     server = server_with([NOW - 5000 + 7 * i for i in range(300)])
 
-    def add(number: int, _ask: Ask) -> None:
+    def add(number: int, _ask: PageRequest) -> None:
         if number == 2:
             server.add("late.txt", b"x", at=NOW - 5000 + 7 * 255)
 
@@ -132,7 +132,7 @@ def test_a_summer_time_change_in_the_list_is_no_hindrance() -> None:
 def test_an_entry_deleted_between_two_pages_changes_nothing_else() -> None:
     server = server_with([NOW - 5000 + 7 * i for i in range(600)])
 
-    def delete(number: int, _ask: Ask) -> None:
+    def delete(number: int, _ask: PageRequest) -> None:
         if number == 2:
             server.delete("file00255.txt")
 
@@ -157,7 +157,7 @@ def test_a_poison_row_is_passed_and_named_and_everything_else_is_listed(place: i
     heard = listen(server)
     assert heard.ids == all_ids(server) - {server.id_of(f"file{place:05d}.txt")}
     assert heard.result.unlistable == [dates[place]]
-    assert any(first <= dates[place] <= last for first, last in heard.result.spared)
+    assert any(first <= dates[place] <= last for first, last in heard.result.exempt)
 
 
 def test_rows_that_share_the_second_of_a_poison_row_are_listed_up_to_it() -> None:
@@ -184,10 +184,10 @@ def test_whatever_the_bad_rows_nothing_is_missed_outside_the_ranges_that_are_rep
     for name in poisoned:
         server.poison(name)
     heard = listen(server)
-    spared = heard.result.spared
+    exempt = heard.result.exempt
     for name, id_ in server.ids().items():
         date = dates[int(name[4:9])]
-        assert (id_ in heard.ids) or any(first <= date <= last for first, last in spared)
+        assert (id_ in heard.ids) or any(first <= date <= last for first, last in exempt)
     assert set(heard.result.unlistable) <= {dates[int(name[4:9])] for name in poisoned}
 
 
@@ -221,7 +221,7 @@ def test_a_server_that_goes_down_in_the_middle_ends_the_listing_as_failed() -> N
     server = server_with([NOW - 5000 + 7 * i for i in range(700)])
     count = 0
 
-    def answer(ask: Ask) -> Page | Trouble:
+    def answer(ask: PageRequest) -> Page | Trouble:
         nonlocal count
         count += 1
         return Trouble(reason="timeout") if count > 2 else ask_page(server, ask)
@@ -233,7 +233,7 @@ def test_a_server_that_goes_down_in_the_middle_ends_the_listing_as_failed() -> N
 def test_a_page_that_is_too_much_for_the_server_is_halved() -> None:
     server = server_with([NOW - 5000 + 7 * i for i in range(700)])
 
-    def answer(ask: Ask) -> Page | Trouble:
+    def answer(ask: PageRequest) -> Page | Trouble:
         return Trouble(reason="timeout") if ask.limit > 50 else ask_page(server, ask)
 
     heard = listen(server, answer=answer)
@@ -248,7 +248,7 @@ def test_a_server_that_fails_now_and_then_is_still_listed_outside_the_seconds_it
     dates = [NOW - 50_000 + 7 * i for i in range(700)]
     server = server_with(dates)
 
-    def answer(ask: Ask) -> Page | Trouble:
+    def answer(ask: PageRequest) -> Page | Trouble:
         return Trouble(reason="http_500", status=500) if rng.random() < 0.1 else ask_page(server, ask)
 
     try:
@@ -256,25 +256,25 @@ def test_a_server_that_fails_now_and_then_is_still_listed_outside_the_seconds_it
     except ListingFailedError:
         return
     missed = {dates[int(name[4:9])] for name, id_ in server.ids().items() if id_ not in heard.ids}
-    assert all(any(first <= date <= last for first, last in heard.result.spared) for date in missed)
+    assert all(any(first <= date <= last for first, last in heard.result.exempt) for date in missed)
 
 
 def test_a_server_that_cuts_pages_shorter_than_asked_is_drained() -> None:
     server = server_with([NOW - 5000 + 7 * i for i in range(700)])
-    heard = listen(server, answer=lambda ask: ask_page(server, Ask(since=ask.since, limit=min(ask.limit, 100))))
+    heard = listen(server, answer=lambda ask: ask_page(server, PageRequest(since=ask.since, limit=min(ask.limit, 100))))
     assert heard.ids == all_ids(server)
 
 
 def test_a_server_that_pays_no_heed_to_since_or_limit_is_listed_once() -> None:
     server = server_with([NOW - 5000 + 7 * i for i in range(700)])
-    heard = listen(server, answer=lambda _ask: ask_page(server, Ask(since=None, limit=8000)))
+    heard = listen(server, answer=lambda _ask: ask_page(server, PageRequest(since=None, limit=8000)))
     assert heard.ids == all_ids(server)
     assert len(heard.asked) == 2
 
 
 def test_a_server_that_pays_no_heed_to_since_alone_does_not_keep_the_listing_for_ever() -> None:
     server = server_with([NOW - 5000 + 7 * i for i in range(700)])
-    heard = listen(server, answer=lambda ask: ask_page(server, Ask(since=None, limit=ask.limit)), most=200)
+    heard = listen(server, answer=lambda ask: ask_page(server, PageRequest(since=None, limit=ask.limit)), most=200)
     assert heard.ids <= all_ids(server)
 
 
@@ -296,14 +296,14 @@ def test_lines_that_are_no_entries_are_counted_and_spare_their_whole_page() -> N
     )
     heard = listen(server_with([]), answer=lambda _ask: page)
     assert heard.result.rejected == 2
-    assert any(first <= NOW - 75 <= last for first, last in heard.result.spared)
+    assert any(first <= NOW - 75 <= last for first, last in heard.result.exempt)
 
 
 def test_a_page_of_lines_that_are_none_does_not_end_the_list() -> None:
     server = server_with([NOW - 5000 + 7 * i for i in range(700)])
     bad = {NOW - 5000 + 7 * i for i in range(400)}
 
-    def answer(ask: Ask) -> Page | Trouble:
+    def answer(ask: PageRequest) -> Page | Trouble:
         page = ask_page(server, ask)
         assert isinstance(page, Page)
         lines = enumerate(page.entries, 1)
@@ -320,8 +320,8 @@ def test_a_page_of_lines_that_are_none_does_not_end_the_list() -> None:
 def closing(server: OldServer, closed: int) -> object:
     """Return answers as the gateway gives them: closed seconds only, whole seconds, and says which were closed."""
 
-    def answer(ask: Ask) -> Page | Trouble:
-        page = ask_page(server, Ask(since=ask.since, limit=8000))
+    def answer(ask: PageRequest) -> Page | Trouble:
+        page = ask_page(server, PageRequest(since=ask.since, limit=8000))
         assert isinstance(page, Page)
         entries = [one for one in page.entries if one.date <= closed]
         if len(entries) > ask.limit:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kropot.collect import plan, sources, zone
-from kropot.collect.bitmap import Bitmap
-from kropot.collect.plan import Backoff, Dates, known_dates, observe
+from kropot.bitmap import Bitmap
+from kropot.collect.decide import plan, sources, zone_change
+from kropot.collect.decide.plan import Backoff, Dates, known_dates, observe
 from kropot.securecopy.wire import Listed
 from ledger.events import (
     Copy,
@@ -166,38 +166,38 @@ def test_a_date_agrees_after_any_way_through_the_zone_changes_it_has_not_seen(
     assert not dates.agree(element, DATE + moved + 1)
 
 
-def moves_of(*offsets: int) -> zone.Moves:
-    moves = zone.Moves()
+def moves_of(*offsets: int) -> zone_change.Moves:
+    moves = zone_change.Moves()
     for number, offset in enumerate(offsets):
         moves.add(offset, {0}, DATE + number)
     return moves
 
 
 def test_nine_dates_in_ten_that_moved_alike_are_a_change_of_zone() -> None:
-    assert zone.changed_by(moves_of(*[3600] * 9), known=10, before="+01:00", after="UTC") == (3600,)
+    assert zone_change.changed_by(moves_of(*[3600] * 9), known=10, before="+01:00", after="UTC") == (3600,)
 
 
 def test_two_offsets_are_a_change_of_zone_since_summer_is_in_it() -> None:
     moves = moves_of(*[-7200] * 5, *[-3600] * 5)
-    assert zone.changed_by(moves, known=10, before="UTC", after="+01:00") == (-7200, -3600)
+    assert zone_change.changed_by(moves, known=10, before="UTC", after="+01:00") == (-7200, -3600)
 
 
 def test_a_second_change_of_zone_is_told_from_what_the_first_one_moved() -> None:
-    moves = zone.Moves()
+    moves = zone_change.Moves()
     for number in range(8):
         moves.add(-20700, {0, 18000}, DATE + number)  # known since before the server went to New York
     for number in range(8, 12):
         moves.add(-38700, {0}, DATE + number)  # came while it was there
-    assert zone.changed_by(moves, known=12, before="-05:00", after="+05:45") == (-38700,)
+    assert zone_change.changed_by(moves, known=12, before="-05:00", after="+05:45") == (-38700,)
 
 
 def test_a_zone_that_was_changed_back_moves_only_what_came_meanwhile() -> None:
-    moves = zone.Moves()
+    moves = zone_change.Moves()
     for number in range(8):
         moves.add(0, {0, 18000}, DATE + number, is_strange=False)
     for number in range(8, 12):
         moves.add(-18000, {0}, DATE + number)
-    assert zone.changed_by(moves, known=12, before="-05:00", after="UTC") == (-18000,)
+    assert zone_change.changed_by(moves, known=12, before="-05:00", after="UTC") == (-18000,)
 
 
 @pytest.mark.parametrize(
@@ -205,11 +205,11 @@ def test_a_zone_that_was_changed_back_moves_only_what_came_meanwhile() -> None:
     [([3600] * 8, 10), ([900, 1800, 2700] * 4, 12), ([], 5), ([3600], 2)],
 )
 def test_dates_that_moved_otherwise_are_no_change_of_zone(offsets: list[int], known: int) -> None:
-    assert zone.changed_by(moves_of(*offsets), known=known, before="+01:00", after="UTC") == ()
+    assert zone_change.changed_by(moves_of(*offsets), known=known, before="+01:00", after="UTC") == ()
 
 
 def test_files_put_in_anew_an_hour_later_to_the_second_are_no_change_of_zone() -> None:
-    assert zone.changed_by(moves_of(*[3600] * 50), known=50, before="UTC", after="UTC") == ()
+    assert zone_change.changed_by(moves_of(*[3600] * 50), known=50, before="UTC", after="UTC") == ()
 
 
 @pytest.mark.parametrize(
@@ -233,11 +233,11 @@ def an_entry(position: int = 5, **fields: object) -> Entry:
 
 
 def test_an_entry_to_which_nothing_happened_since_the_listing_began_is_missing() -> None:
-    assert plan.is_missing(an_entry(), before=5, spared=())
-    assert not plan.is_missing(an_entry(position=6), before=5, spared=())
-    assert not plan.is_missing(an_entry(present=False), before=5, spared=())
-    assert not plan.is_missing(an_entry(), before=5, spared=((DATE - 1, DATE + 1),))
-    assert plan.is_missing(an_entry(), before=5, spared=((DATE + 1, DATE + 9),))
+    assert plan.is_missing(an_entry(), before=5, exempt=())
+    assert not plan.is_missing(an_entry(position=6), before=5, exempt=())
+    assert not plan.is_missing(an_entry(present=False), before=5, exempt=())
+    assert not plan.is_missing(an_entry(), before=5, exempt=((DATE - 1, DATE + 1),))
+    assert plan.is_missing(an_entry(), before=5, exempt=((DATE + 1, DATE + 9),))
 
 
 @given(st.lists(st.integers(0, 5000)))

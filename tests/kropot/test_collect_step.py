@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from kropot.collect import sources
-from kropot.collect.actions import (
+from kropot.collect.decide import sources
+from kropot.collect.decide.actions import (
     Abandon,
     Action,
     AskGone,
@@ -22,14 +22,14 @@ from kropot.collect.actions import (
     Say,
     TakeWork,
 )
-from kropot.collect.asking import Trouble
-from kropot.collect.happenings import (
+from kropot.collect.decide.in_flight import FAST_US, SLOW_US, InFlightLimit
+from kropot.collect.decide.inputs import (
     Abandoned,
     Bad,
     Fetched,
     GoneAnswered,
     Good,
-    Happening,
+    Input,
     ListingBegan,
     ListingBusy,
     LookedUp,
@@ -44,11 +44,11 @@ from kropot.collect.happenings import (
     Tick,
     WorkTaken,
 )
-from kropot.collect.listing import CHUNK, GATHER_US
-from kropot.collect.rules import CollectRules
-from kropot.collect.step import Collector
-from kropot.collect.window import FAST_US, SLOW_US, Window
+from kropot.collect.decide.listing import CHUNK, GATHER_US
+from kropot.collect.decide.rules import CollectRules
+from kropot.collect.decide.step import Collector
 from kropot.errors import Exit
+from kropot.lister.conversation import Trouble
 from kropot.objects.store import DiscardedError, Published, PublishError, Staged
 from kropot.securecopy.wire import Listed, Page
 from ledger.events import CopyStored, Element, FetchFailed, RemoteVanished, Source, StreamKey
@@ -86,7 +86,7 @@ class Told:
         self.collector = Collector(SOURCE, source, rules)
         self.actions = self.tell(Started(position=1))
 
-    def tell(self, happened: Happening, now_us: int = NOW) -> list[Action]:
+    def tell(self, happened: Input, now_us: int = NOW) -> list[Action]:
         self.actions = self.collector.step(now_us, happened)
         return self.actions
 
@@ -146,7 +146,7 @@ def test_a_copy_that_another_collector_was_faster_to_record_is_not_counted() -> 
     told.tell(PublishDone(batch=(good,), results=(Published(sha256=bytes(32), size=16),)))
     record = next(action for action in told.actions if isinstance(action, RecordFacts))
     told.tell(Recorded(about="copies", facts=record.facts, dropped=frozenset({entry.key}), position=5))
-    assert told.collector.tale.copied == 0
+    assert told.collector.progress.copied == 0
     assert told.collector.outstanding == 0
 
 
@@ -162,7 +162,7 @@ def test_a_second_try_is_no_second_copy_in_what_is_wanted() -> None:
     told = Told()
     told.take(an_entry(1), an_entry(2))
     assert told.collector.wanted == 2
-    told.collector.tale.failed += 1
+    told.collector.progress.failed += 1
     told.take(an_entry(2))
     assert told.collector.wanted == 2
 
@@ -344,7 +344,7 @@ def test_a_window_listed_elsewhere_does_not_stand_for_the_full_listing_that_was_
 
 
 def test_a_quick_collector_takes_on_more_up_to_a_bound() -> None:
-    window = Window(least=4, most=10)
+    window = InFlightLimit(least=4, most=10)
     window.entered(NOW)
     sizes = [window.size]
     for number in range(1, 5):
@@ -354,7 +354,7 @@ def test_a_quick_collector_takes_on_more_up_to_a_bound() -> None:
 
 
 def test_a_slow_collector_leaves_work_to_others() -> None:
-    window = Window(least=4, most=16)
+    window = InFlightLimit(least=4, most=16)
     window.entered(NOW)
     for number in range(1, 5):
         window.passed(window.size, NOW + number * FAST_US)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kropot.collect.zone import between
+from kropot.collect.decide.zone_change import between
 from kropot.securecopy.zones import MAX_DATE, MIN_DATE, is_known_zone, wall_clock
 
 FIFTH = 1795414112  # "2026-11-23 06:08:32" on the real server's wall, which was UTC

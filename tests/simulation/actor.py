@@ -6,10 +6,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from kropot.collect.actions import Abandon, AskGone, Fetch, Finish, ListPage, Publish, RecordFacts, Say
-from kropot.collect.asking import Trouble
-from kropot.collect.deeds import LEDGER_ACTIONS, LedgerEffects
-from kropot.collect.happenings import (
+from kropot.collect.decide.actions import Abandon, AskGone, Fetch, Finish, ListPage, Publish, RecordFacts, Say
+from kropot.collect.decide.inputs import (
     Abandoned,
     Bad,
     Fetched,
@@ -24,7 +22,9 @@ from kropot.collect.happenings import (
     StopRequested,
     Tick,
 )
-from kropot.collect.step import Collector
+from kropot.collect.decide.step import Collector
+from kropot.collect.run.effects import LEDGER_ACTIONS, LedgerEffects
+from kropot.lister.conversation import Trouble
 from kropot.objects.memory import MemoryObjects
 from kropot.objects.store import PublishError, StorageError, StorageFullError
 from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
@@ -37,9 +37,9 @@ from tests.simulation.oldlist import list_request
 if TYPE_CHECKING:
     from random import Random
 
-    from kropot.collect.actions import Action
-    from kropot.collect.happenings import Happening
-    from kropot.collect.rules import CollectRules
+    from kropot.collect.decide.actions import Action
+    from kropot.collect.decide.inputs import Input
+    from kropot.collect.decide.rules import CollectRules
     from ledger.replica import Entry
     from tests.simulation.world import World
 
@@ -112,11 +112,11 @@ class Actor:
 
     # --- what happens to it ---
 
-    def _post(self, delay_us: int, happened: Happening) -> None:
+    def _post(self, delay_us: int, happened: Input) -> None:
         life = self._life
         self.world.at(delay_us, lambda: self._handle(life, happened))
 
-    def _handle(self, life: int, happened: Happening) -> None:
+    def _handle(self, life: int, happened: Input) -> None:
         world = self.world
         if life != self._life or self._collector is None:
             return
@@ -201,7 +201,7 @@ class Actor:
         """Return the server's answer, None where it cannot be reached."""
         return None if self.world.is_down else self.world.server.respond(request)[0]
 
-    def _list(self, action: ListPage) -> Happening:
+    def _list(self, action: ListPage) -> Input:
         if self._is_unlucky("page_faults"):
             reason = self.rng.choice(["timeout", "cut", "http_500"])
             status = 500 if reason == "http_500" else None
@@ -221,7 +221,7 @@ class Actor:
         headers = (("token", self.world.server.token), ("User-Agent", "simulated"))
         return Request(number=0, visit=0, method="GET", path=path, query="", headers=headers)
 
-    def _ask_gone(self, action: AskGone) -> Happening:
+    def _ask_gone(self, action: AskGone) -> Input:
         answer = self._ask(self._request(f"/secure-copy/file/{quote(action.bad.entry.key.id, safe='')}/submitdata"))
         if answer is None:
             return GoneAnswered(bad=action.bad, gone=None)

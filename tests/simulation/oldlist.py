@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from kropot.collect.asking import Ask, Brought, Drained, Trouble
-from kropot.collect.lister import Range, drain
+from kropot.lister.conversation import ListingResult, NewEntries, PageRequest, Trouble
+from kropot.lister.drain import Range, drain
 from kropot.securecopy.wire import BadPageError, Listed, Page, parse_page
 from tests.oldserver import OldServer, Request
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 AGENT = ("User-Agent", "test")
 
 
-def list_request(token: str, ask: Ask) -> Request:
+def list_request(token: str, ask: PageRequest) -> Request:
     """Return a question as the request that the client makes of it."""
     query = {"limit": str(ask.limit)} if ask.since is None else {"since": ask.since, "limit": str(ask.limit)}
     return Request(
@@ -30,7 +30,7 @@ def list_request(token: str, ask: Ask) -> Request:
     )
 
 
-def ask_page(server: OldServer, ask: Ask) -> Page | Trouble:
+def ask_page(server: OldServer, ask: PageRequest) -> Page | Trouble:
     """Return the server's answer to a question, read as the client reads it."""
     answer, _ = server.respond(list_request(server.token, ask))
     body = answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
@@ -45,16 +45,16 @@ class Listening:
     """What a listing handed on, and every question that it asked."""
 
     entries: list[Listed] = field(default_factory=list)
-    asked: list[Ask] = field(default_factory=list)
+    asked: list[PageRequest] = field(default_factory=list)
     rejected: int = 0
-    drained: Drained | None = None
+    drained: ListingResult | None = None
 
     @property
     def ids(self) -> set[str]:
         return {entry.id for entry in self.entries}
 
     @property
-    def result(self) -> Drained:
+    def result(self) -> ListingResult:
         assert self.drained is not None
         return self.drained
 
@@ -63,8 +63,8 @@ def listen(
     server: OldServer,
     wanted: Range | None = None,
     *,
-    before: Callable[[int, Ask], None] = lambda _number, _ask: None,
-    answer: Callable[[Ask], Page | Trouble] | None = None,
+    before: Callable[[int, PageRequest], None] = lambda _number, _ask: None,
+    answer: Callable[[PageRequest], Page | Trouble] | None = None,
     most: int = 5000,
 ) -> Listening:
     """Drain a list; `before` is called with the number of each question (from 1) before it is answered.
@@ -80,7 +80,7 @@ def listen(
         except StopIteration as end:
             heard.drained = end.value
             return heard
-        if isinstance(said, Brought):
+        if isinstance(said, NewEntries):
             heard.entries += said.entries
             heard.rejected += len(said.rejected)
             sent = None

@@ -1,9 +1,9 @@
 """A world in one thread: a virtual clock, a server, a storage, a ledger and some collectors, all of them unreliable.
 
-The collectors are the real ones (kropot/collect/step.py and what carries out their dealings with the ledger); around
-them everything is drawn from one seed, so a run repeats exactly. First comes a time of chaos: files come, change and
-go, the server fails, disks fill, bits flip, clocks differ, collectors are killed, stopped and woken late. Then a calm
-in which all is expected to come right (tests/simulation/invariants.py).
+The collectors make the real decisions and have the real effects on the ledger. One seed draws everything around them,
+so a run repeats exactly. First comes chaos: files come, change and go, the server fails, disks fill, bits flip, clocks
+differ, and collectors are killed, stopped and woken late. Then comes calm, in which everything must come right
+(tests/simulation/invariants.py).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from itertools import count
 from random import Random
 from typing import TYPE_CHECKING
 
-from kropot.collect.plan import Backoff
-from kropot.collect.rules import CollectRules
-from kropot.collect.sources import begin, source_key
+from kropot.collect.decide.plan import Backoff
+from kropot.collect.decide.rules import CollectRules
+from kropot.collect.decide.sources import begin, source_key
 from kropot.objects.memory import MemoryDisk
 from ledger.events import CopyDamaged, CopyLost
 from ledger.log import Ledger, NewFact

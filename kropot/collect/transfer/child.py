@@ -17,7 +17,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from kropot.collect.garbage import look_rarely
+from kropot.collect.run.garbage import look_rarely
 from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.engine import Got, Server
 from kropot.collect.transfer.messages import (

@@ -12,12 +12,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kropot.collect.deeds import LedgerEffects
-from kropot.collect.loop import Loop
-from kropot.collect.rules import CollectRules
-from kropot.collect.sources import begin, source_key
-from kropot.collect.step import Collector
-from kropot.collect.workers import Control, Crashed, Inbox, Publisher, Transfer
+from kropot.collect.decide.rules import CollectRules
+from kropot.collect.decide.sources import begin, source_key
+from kropot.collect.decide.step import Collector
+from kropot.collect.run.effects import LedgerEffects
+from kropot.collect.run.loop import Loop
+from kropot.collect.run.workers import Control, Crashed, Inbox, Publisher, Transfer
 from kropot.objects.directory import DirectoryObjects
 from kropot.segments import SegmentFolder
 from kropot.upkeep import Upkeep, keep_segments, keep_snapshots
@@ -28,7 +28,7 @@ from ledger.sql import open_store
 from tests.bench.scale.source import FIRST, FORM, SIZE, Contents, Elements
 
 if TYPE_CHECKING:
-    from kropot.collect.actions import Say
+    from kropot.collect.decide.actions import Say
 
 SOURCE = bytes(range(16))
 BATCH = 500
@@ -83,8 +83,8 @@ class Audience:
 
     def look(self, collector: Collector) -> None:
         """Tell now and then how it goes."""
-        tale = collector.tale
-        self.progress.at(tale.copied, f", {tale.new:,} listed")
+        progress = collector.progress
+        self.progress.at(progress.copied, f", {progress.new:,} listed")
 
 
 def place(folder: Path) -> str:

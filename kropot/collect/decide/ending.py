@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kropot.collect import sources
-from kropot.collect.actions import Say
-from kropot.collect.plan import SECOND_US, known_dates
-from kropot.collect.sighting import SLACK_S
+from kropot.collect.decide import sources
+from kropot.collect.decide.actions import Say
+from kropot.collect.decide.observation import SLACK_S
+from kropot.collect.decide.plan import SECOND_US, known_dates
 from ledger.events import Listing
 
 if TYPE_CHECKING:
-    from kropot.collect.asking import Drained
-    from kropot.collect.sighting import ListingRun
-    from kropot.collect.sources import SourceFact, Thresholds
+    from kropot.collect.decide.observation import ListingRun
+    from kropot.collect.decide.sources import SourceFact, Thresholds
+    from kropot.lister.conversation import ListingResult
     from ledger.events import Source
 
 SHOWN = 5
 
 
-def spared(run: ListingRun, drained: Drained, source: Source) -> tuple[tuple[int, int], ...]:
+def exempt(run: ListingRun, drained: ListingResult, source: Source) -> tuple[tuple[int, int], ...]:
     """Return the ranges of dates in which no element is missed, also of dates known from before a zone change."""
     ways = [abs(way) for ways in known_dates(source).by_epoch for way in ways]
     widest = max(run.moved.furthest, max(ways, default=0) + max(map(abs, run.offsets), default=0))
-    return tuple((first - widest, last + widest) for first, last in drained.spared)
+    return tuple((first - widest, last + widest) for first, last in drained.exempt)
 
 
-def reason_to_hold(run: ListingRun, drained: Drained, source: Source, thresholds: Thresholds) -> str:
+def reason_to_hold(run: ListingRun, drained: ListingResult, source: Source, thresholds: Thresholds) -> str:
     """Return why the missing elements are not believed to be gone (a stable word), "" if they are."""
     is_accepted = source.held is not None and source.held.is_accepted
     if drained.is_misordered:
@@ -38,7 +38,7 @@ def reason_to_hold(run: ListingRun, drained: Drained, source: Source, thresholds
     return ""
 
 
-def closing_facts(run: ListingRun, drained: Drained, source: Source, now_us: int) -> list[SourceFact]:
+def closing_facts(run: ListingRun, drained: ListingResult, source: Source, now_us: int) -> list[SourceFact]:
     """Return the facts with which a listing ends, in their order."""
     facts: list[SourceFact] = []
     zone = drained.zone
@@ -72,7 +72,7 @@ def closing_facts(run: ListingRun, drained: Drained, source: Source, now_us: int
     return facts
 
 
-def tell(run: ListingRun, drained: Drained) -> list[Say]:
+def tell(run: ListingRun, drained: ListingResult) -> list[Say]:
     """Return what the user is told about a listing that came to its end."""
     fields: dict[str, object] = {
         "mode": run.mode,

@@ -1,16 +1,16 @@
-"""What a collector is told to be: every number that its decisions use, in one place."""
+"""The rules of one collector: every number that its decisions use, in one place."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kropot.collect.plan import SECOND_US, Backoff
-from kropot.collect.sources import Thresholds
+from kropot.collect.decide.plan import SECOND_US, Backoff
+from kropot.collect.decide.sources import Thresholds
 
 GIB = 1 << 30
 
 LEASE_US = 300 * SECOND_US
-"""So long a collector may be silent before another takes over its work."""
+"""How long a collector may be silent before another one takes over its work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +19,9 @@ class CollectRules:
 
     `once` ends it when everything wanted was tried, `tries` times where it failed; `full` has it begin with a full
     listing. A window reaches `overlap_s` back before the cursor, and a full listing is due every `full_every_us`.
-    `outstanding` elements are being fetched or recorded at a time, up to `most_outstanding` where that is quick
-    (kropot/collect/window.py), taken in blocks of `block` elements or `block_bytes`; nothing is taken while less
-    than `min_free` bytes are free. Leases last `lease_us` unless prolonged.
+    A collector holds `outstanding` elements at a time, and up to `most_outstanding` where they pass quickly
+    (kropot/collect/decide/in_flight.py). It leases them in blocks of `block` elements or `block_bytes`, and leases
+    nothing while less than `min_free` bytes are free. Leases last `lease_us` unless prolonged.
     """
 
     instance: str

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kropot.collect.asking import Trouble
+    from kropot.lister.conversation import Trouble
     from kropot.objects.store import Published, PublishError, Staged
     from kropot.securecopy.wire import Page
     from ledger.append import NewFact
@@ -198,7 +198,7 @@ class Abandoned:
     entries: tuple[Entry, ...]
 
 
-Happening = (
+Input = (
     Started
     | Tick
     | StopRequested

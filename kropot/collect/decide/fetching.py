@@ -1,8 +1,7 @@
-"""The fetching half of a collector's decisions: what to take on, what to believe, what a failure means, when to rest.
+"""Decides about fetching: what to take on, what to believe, what a failure means, when to pause.
 
-Pure: told what happened, it answers with actions (kropot/collect/actions.py). A failure that could be the server's or
-the token's fault is not held against an element before a look at the server: a server that is down would otherwise
-fail every element it has.
+A failure may be the fault of the server or the token. The collector then checks the server before it counts the failure
+against an element. Otherwise a server that is down would fail every element it has.
 """
 
 from __future__ import annotations
@@ -10,20 +9,30 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from kropot.collect.actions import Action, AskGone, Fetch, GiveBack, ListPage, Publish, RecordFacts, Say, TakeWork
-from kropot.collect.asking import FAR, Ask
-from kropot.collect.happenings import Bad
-from kropot.collect.plan import SECOND_US, failed, jitter, stored, vanished
-from kropot.collect.window import Window
+from kropot.collect.decide.actions import (
+    Action,
+    AskGone,
+    Fetch,
+    GiveBack,
+    ListPage,
+    Publish,
+    RecordFacts,
+    Say,
+    TakeWork,
+)
+from kropot.collect.decide.in_flight import InFlightLimit
+from kropot.collect.decide.inputs import Bad
+from kropot.collect.decide.plan import SECOND_US, failed, jitter, stored, vanished
+from kropot.lister.conversation import FAR, PageRequest
 from kropot.objects.store import DiscardedError, Published, StorageFullError
 from kropot.securecopy.wire import wall_clock
 from ledger.append import NewFact
 
 if TYPE_CHECKING:
-    from kropot.collect.asking import Trouble
-    from kropot.collect.happenings import Fetched, GoneAnswered, PublishDone, Recorded, WorkTaken
-    from kropot.collect.rules import CollectRules
-    from kropot.collect.tale import Progress
+    from kropot.collect.decide.inputs import Fetched, GoneAnswered, PublishDone, Recorded, WorkTaken
+    from kropot.collect.decide.progress import Progress
+    from kropot.collect.decide.rules import CollectRules
+    from kropot.lister.conversation import Trouble
     from ledger.events import StreamKey
     from ledger.replica import Entry
 
@@ -46,8 +55,8 @@ OUTAGES = 3
 class FetchController:
     """Fetches what is wanted of one source."""
 
-    def __init__(self, rules: CollectRules, tale: Progress) -> None:
-        """Prepare; `tale` is kept up to date."""
+    def __init__(self, rules: CollectRules, progress: Progress) -> None:
+        """Prepare; `progress` is kept up to date."""
         self.outstanding = 0
         self.failing = 0
         self.is_dry = False
@@ -57,8 +66,8 @@ class FetchController:
         self.position = 0
         self.known = 0
         self._rules = rules
-        self._tale = tale
-        self._window = Window(least=rules.outstanding, most=max(rules.outstanding, rules.most_outstanding))
+        self._progress = progress
+        self._window = InFlightLimit(least=rules.outstanding, most=max(rules.outstanding, rules.most_outstanding))
         self._is_taking = False
         self._is_checking = False
         self._is_asking = False
@@ -140,7 +149,7 @@ class FetchController:
             return said
         self.outstanding += len(fresh)
         self._window.entered(now_us)
-        self._tale.taken += len(fresh)
+        self._progress.taken += len(fresh)
         return [*said, Fetch(entries=fresh)]
 
     def _was_tried(self, entry: Entry) -> bool:
@@ -193,7 +202,7 @@ class FetchController:
             self._accused += accused
             if not self._is_checking:
                 self._is_checking = True
-                actions.append(ListPage(ask=Ask(since=wall_clock(FAR, "UTC"), limit=1), check=True))
+                actions.append(ListPage(ask=PageRequest(since=wall_clock(FAR, "UTC"), limit=1), check=True))
         return actions
 
     def _is_new(self, bad: Bad) -> bool:
@@ -301,7 +310,7 @@ class FetchController:
 
     def recorded(self, now_us: int, happened: Recorded) -> None:
         """Count what is in the ledger now."""
-        tale = self._tale
+        progress = self._progress
         self.outstanding -= len(happened.facts)
         self._window.passed(len(happened.facts), now_us)
         self.position = max(self.position, happened.position)
@@ -312,17 +321,17 @@ class FetchController:
                 continue
             element = getattr(new.fact, "element", None)
             if happened.about == "copies" and element is not None:
-                tale.copied += 1
-                tale.bytes += element.copy.size
+                progress.copied += 1
+                progress.bytes += element.copy.size
             elif element is not None and element.failure is not None:
                 self.failing += 1
-                tale.failed += 1
+                progress.failed += 1
                 reason = element.failure.reason
-                tale.reasons[reason] = tale.reasons.get(reason, 0) + 1
+                progress.reasons[reason] = progress.reasons.get(reason, 0) + 1
                 due_us = element.failure.next_try_us
                 self._due_us = due_us if self._due_us is None else min(self._due_us, due_us)
             else:
-                tale.vanished += 1
+                progress.vanished += 1
 
     def abandoned(self, entries: tuple[Entry, ...]) -> None:
         """Forget the fetches that were broken off, and those that were still to be judged."""

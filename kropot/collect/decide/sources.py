@@ -10,7 +10,7 @@ import hmac
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from kropot.collect.plan import SECOND_US
+from kropot.collect.decide.plan import SECOND_US
 from ledger.events import (
     SOURCE_KIND,
     AlarmsAccepted,

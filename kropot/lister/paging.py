@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from kropot.collect.asking import Ask
+from kropot.lister.conversation import PageRequest
 from kropot.securecopy.wire import wall_clock
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ class Paging:
     furthest: int | None = None
     stale: int = 0
 
-    def ask(self, zone: str) -> Ask:
+    def ask(self, zone: str) -> PageRequest:
         """Return the question for the next page, on the wall of this zone."""
-        return Ask(since=None if self.since is None else wall_clock(self.since, zone), limit=self.limit)
+        return PageRequest(since=None if self.since is None else wall_clock(self.since, zone), limit=self.limit)
 
     def restart(self, since: int | None) -> None:
         """Begin behind this second, and expect nothing."""

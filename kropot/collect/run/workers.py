@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from kropot.collect.actions import Abandon, AskGone, Fetch, ListPage, Publish
-from kropot.collect.asking import Trouble
-from kropot.collect.happenings import (
+from kropot.collect.decide.actions import Abandon, AskGone, Fetch, ListPage, Publish
+from kropot.collect.decide.inputs import (
     Abandoned,
     Bad,
     Fetched,
     GoneAnswered,
     Good,
-    Happening,
+    Input,
     PageFailed,
     PageListed,
     PageRefused,
@@ -28,6 +27,7 @@ from kropot.collect.happenings import (
 )
 from kropot.collect.transfer.engine import FetchJob, Got, content_path
 from kropot.errors import ServerRefusedError
+from kropot.lister.conversation import Trouble
 from kropot.securecopy.client import ServerTroubleError
 from kropot.securecopy.wire import is_sealed_form
 
@@ -47,7 +47,7 @@ BATCH_S = 0.5
 POLL_S = 0.05
 
 
-class Asking(Protocol):
+class ListClient(Protocol):
     """What the control thread needs of a client."""
 
     def list(self, since: str | None, limit: int) -> Page:
@@ -66,7 +66,7 @@ class Crashed:
     error: BaseException
 
 
-Inbox = queue.SimpleQueue[Happening | Crashed]
+Inbox = queue.SimpleQueue[Input | Crashed]
 
 
 class Worker:
@@ -100,7 +100,7 @@ class Worker:
         while (action := self.todo.get()) is not None:
             self.inbox.put(self.perform(action))
 
-    def perform(self, action: object) -> Happening:
+    def perform(self, action: object) -> Input:
         """Carry one action out."""
         raise NotImplementedError
 
@@ -108,13 +108,13 @@ class Worker:
 class Control(Worker):
     """Asks the server for pages and single elements."""
 
-    def __init__(self, client: Asking, inbox: Inbox) -> None:
+    def __init__(self, client: ListClient, inbox: Inbox) -> None:
         """Prepare."""
         super().__init__("control", inbox)
         self._client = client
 
-    def perform(self, action: object) -> Happening:
-        """Ask, and say what came."""
+    def perform(self, action: object) -> Input:
+        """PageRequest, and say what came."""
         if isinstance(action, AskGone):
             return self._ask_gone(action.bad)
         if not isinstance(action, ListPage):
@@ -128,7 +128,7 @@ class Control(Worker):
             return PageFailed(trouble=Trouble(reason=error.reason, status=error.status), check=action.check)
         return PageListed(page=page, check=action.check)
 
-    def _ask_gone(self, bad: Bad) -> Happening:
+    def _ask_gone(self, bad: Bad) -> Input:
         try:
             found = self._client.submitdata(bad.entry.key.id)
         except (ServerRefusedError, ServerTroubleError):
@@ -136,7 +136,7 @@ class Control(Worker):
         return GoneAnswered(bad=bad, gone=found is None)
 
 
-class Publishing(Protocol):
+class ObjectPublisher(Protocol):
     """What the publisher needs: an object store, or whoever stands before one."""
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
@@ -147,12 +147,12 @@ class Publishing(Protocol):
 class Publisher(Worker):
     """Makes batches of contents durable."""
 
-    def __init__(self, objects: Publishing, inbox: Inbox) -> None:
+    def __init__(self, objects: ObjectPublisher, inbox: Inbox) -> None:
         """Prepare."""
         super().__init__("publisher", inbox)
         self._objects = objects
 
-    def perform(self, action: object) -> Happening:
+    def perform(self, action: object) -> Input:
         """Publish a batch."""
         if not isinstance(action, Publish):
             raise TypeError(type(action))

@@ -1,8 +1,7 @@
-"""How a list is drained page after page, as a conversation: it asks for pages, is told what came, and hands on entries.
+"""Drains a list page after page: a pure generator that asks for pages and hands on their entries.
 
-Pure: a generator that yields `Ask` (and is sent a `Page` or `Trouble`) and `Brought` (and is sent None). What it knows
-of the server of 2020 stands in docs/protocol.md: `since` is a wall clock, seconds are the finest grain, a full second
-is cut by `limit`, one bad row breaks every page that holds it, and a cursor without an overlap loses files.
+docs/protocol.md explains what the server of 2020 does to it: `since` is a wall clock, dates have whole seconds,
+`limit` can cut a second in two, one bad row breaks every page that holds it, and a cursor without overlap loses files.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kropot.collect.asking import FAR, Ask, Brought, Drained, ListingFailedError, Trouble
-from kropot.collect.paging import PAGE, Paging
-from kropot.collect.rows import pass_bad_row
-from kropot.collect.zone import find_zone
+from kropot.lister.bad_rows import pass_bad_row
+from kropot.lister.conversation import FAR, ListingFailedError, ListingResult, NewEntries, PageRequest, Trouble
+from kropot.lister.find_zone import find_zone
+from kropot.lister.paging import PAGE, Paging
 from kropot.securecopy.wire import is_known_zone, is_sealed_form, wall_clock
 
 if TYPE_CHECKING:
-    from kropot.collect.asking import Talk
+    from kropot.lister.conversation import Conversation
     from kropot.securecopy.wire import Listed, Page
 
 WIDE = 26 * 3600
@@ -48,7 +47,7 @@ class Range:
     page: int = PAGE
 
 
-def drain(wanted: Range) -> Talk[Drained]:
+def drain(wanted: Range) -> Conversation[ListingResult]:
     """List everything in the range; return what it came to. Raises: ListingFailedError."""
     return (yield from _Drain(wanted=wanted, paging=Paging(normal=wanted.page)).run())
 
@@ -68,9 +67,9 @@ class _Drain:
     saw_cursor: bool = False
     is_encrypted: bool = False
     closed: int | None = None
-    result: Drained = field(default_factory=Drained)
+    result: ListingResult = field(default_factory=ListingResult)
 
-    def run(self) -> Talk[Drained]:
+    def run(self) -> Conversation[ListingResult]:
         """Drain the list, again and wider where its beginning turns out to be in doubt."""
         self.zone = self.wanted.zone or ""
         self.paging.restart(self.wanted.start)
@@ -83,7 +82,7 @@ class _Drain:
         result.closed = self.closed
         return result
 
-    def _pages(self) -> Talk[None]:
+    def _pages(self) -> Conversation[None]:
         paging = self.paging
         while True:
             answer = yield paging.ask(self.zone or "UTC")
@@ -100,7 +99,7 @@ class _Drain:
             if paging.is_stuck(page):
                 raise ListingFailedError("no_progress")
             if fresh or page.rejected:
-                yield Brought(entries=fresh, rejected=page.rejected)
+                yield NewEntries(entries=fresh, rejected=page.rejected)
             if self._is_over(page, fresh, size):
                 return
 
@@ -140,22 +139,22 @@ class _Drain:
                 result.is_misordered = result.is_misordered or entry.date < newest - MISORDER
         for row in page.rejected:
             if row.date is not None:
-                _spare(result, row.date, row.date)
+                _exempt(result, row.date, row.date)
             else:
                 # A line that cannot be read may be any element of this page: none of them is missed for it.
                 dates = [entry.date for entry in entries]
-                _spare(result, min(dates, default=self.paging.since or 0), max(dates, default=FAR))
+                _exempt(result, min(dates, default=self.paging.since or 0), max(dates, default=FAR))
 
     def _jump(self, first: int, last: int) -> None:
         """Leave the seconds from `first` to `last` behind: the server cannot list (all of) them."""
         self.result.unlistable.append(last)
         margin = WIDE if self.is_doubtful else 0
-        _spare(self.result, first - margin, last + margin)
+        _exempt(self.result, first - margin, last + margin)
         self.paging.restart(last)
 
     # --- pages that did not come ---
 
-    def _shrink(self, trouble: Trouble) -> Talk[Page | None]:
+    def _shrink(self, trouble: Trouble) -> Conversation[Page | None]:
         """Make the page smaller, or pass a row that breaks even the smallest; return a page if one came after all.
 
         Raises: ListingFailedError if the server cannot even list nothing: it is down, and no row is to blame.
@@ -171,10 +170,10 @@ class _Drain:
         yield from self._pass()
         return None
 
-    def _pass(self) -> Talk[None]:
+    def _pass(self) -> Conversation[None]:
         """Leave a row behind that breaks every page that holds it.
 
-        How far that leads depends on the server's wall clock: where nothing vouches for its zone, far more is spared,
+        How far that leads depends on the server's wall clock: where nothing vouches for its zone, far more is exempt,
         and the next row is asked (`_is_out_of_step`).
         """
         paging, zone = self.paging, None
@@ -191,14 +190,14 @@ class _Drain:
         self.is_doubtful = self.is_doubtful or zone is None
         self._jump(min(first, last), last)
 
-    def _prove_alive(self, trouble: Trouble) -> Talk[None]:
-        nothing = yield Ask(since=wall_clock(FAR, "UTC"), limit=1)
+    def _prove_alive(self, trouble: Trouble) -> Conversation[None]:
+        nothing = yield PageRequest(since=wall_clock(FAR, "UTC"), limit=1)
         if isinstance(nothing, Trouble):
             raise ListingFailedError(trouble.reason)
 
     # --- the server's wall clock ---
 
-    def _is_out_of_step(self, page: Page, fresh: tuple[Listed, ...], size: int) -> Talk[bool]:
+    def _is_out_of_step(self, page: Page, fresh: tuple[Listed, ...], size: int) -> Conversation[bool]:
         """Whether the page begins elsewhere than it was asked to, and is to be asked for again."""
         paging = self.paging
         if page.closed is not None or paging.since is None or size > paging.limit:
@@ -227,7 +226,7 @@ class _Drain:
             paging.restart(last.date - WIDE)
         return True
 
-    def _is_early(self, page: Page, last: Listed, since: int, *, is_stuck: bool) -> Talk[bool]:
+    def _is_early(self, page: Page, last: Listed, since: int, *, is_stuck: bool) -> Conversation[bool]:
         """Whether to ask again because the page began too early: that loses nothing, but may lead nowhere."""
         if self.was_early or all(entry.date > since for entry in page.entries):
             return False
@@ -242,7 +241,7 @@ class _Drain:
             self.paging.resize()
         return is_stuck
 
-    def _is_beginning_in_doubt(self) -> Talk[bool]:
+    def _is_beginning_in_doubt(self) -> Conversation[bool]:
         """Whether the window may have begun too late, and is to be listed once more from further back."""
         wanted = self.wanted
         if wanted.start is None or wanted.cursor is None or wanted.is_closed or self.closed is not None:
@@ -283,16 +282,16 @@ class _Drain:
 
 def _page(answer: Page | Trouble | None) -> Page:
     if answer is None or isinstance(answer, Trouble):
-        raise TypeError("an Ask is answered by a Page")
+        raise TypeError("an PageRequest is answered by a Page")
     return answer
 
 
-def _spare(result: Drained, first: int, last: int) -> None:
+def _exempt(result: ListingResult, first: int, last: int) -> None:
     """Remember that the elements dated `first` to `last` cannot be missed; too many ranges become one wide range."""
-    spared = result.spared
-    if spared and spared[-1][0] <= first <= spared[-1][1] + 1:
-        spared[-1] = (spared[-1][0], max(last, spared[-1][1]))
+    exempt = result.exempt
+    if exempt and exempt[-1][0] <= first <= exempt[-1][1] + 1:
+        exempt[-1] = (exempt[-1][0], max(last, exempt[-1][1]))
         return
-    spared.append((first, last))
-    if len(spared) > MAX_RANGES:
-        result.spared = [(min(one for one, _ in spared), max(two for _, two in spared))]
+    exempt.append((first, last))
+    if len(exempt) > MAX_RANGES:
+        result.exempt = [(min(one for one, _ in exempt), max(two for _, two in exempt))]

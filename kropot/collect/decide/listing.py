@@ -1,15 +1,15 @@
-"""The listing half of a collector's decisions: when to list, what the entries mean, what is gone, when it is complete.
+"""Decides about listing: when to list, what the entries mean, what is gone, when the listing is complete.
 
-Pure: told what happened, it answers with actions (kropot/collect/actions.py). Entries are taken in by chunks, each
-recorded together with the cursor, while the next page is already asked for.
+The controller takes entries in by chunks. It records each chunk together with the cursor, and asks for the next page
+meanwhile.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kropot.collect import ending, sources, zone
-from kropot.collect.actions import (
+from kropot.collect.decide import ending, sources, zone_change
+from kropot.collect.decide.actions import (
     Action,
     BeginListing,
     CountMissing,
@@ -20,17 +20,17 @@ from kropot.collect.actions import (
     RecordFacts,
     Say,
 )
-from kropot.collect.asking import Brought, Drained, ListingFailedError, Trouble
-from kropot.collect.lister import Range, drain
-from kropot.collect.plan import SECOND_US, jitter, vanished
-from kropot.collect.sighting import ListingRun, sight
+from kropot.collect.decide.observation import ListingRun, observe_chunk
+from kropot.collect.decide.plan import SECOND_US, jitter, vanished
+from kropot.lister.conversation import ListingFailedError, ListingResult, NewEntries, Trouble
+from kropot.lister.drain import Range, drain
 from ledger.append import NewFact
 from ledger.events import RemoteChanged, RemoteObserved, StreamKey
 
 if TYPE_CHECKING:
     from collections import deque
 
-    from kropot.collect.happenings import (
+    from kropot.collect.decide.inputs import (
         Conflicted,
         ListingBegan,
         ListingBusy,
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
         MissingFound,
         Recorded,
     )
-    from kropot.collect.rules import CollectRules
-    from kropot.collect.tale import Progress
+    from kropot.collect.decide.progress import Progress
+    from kropot.collect.decide.rules import CollectRules
     from kropot.securecopy.wire import Listed, Page
     from ledger.events import Source
 
@@ -70,8 +70,8 @@ FOLLOW_US = 2 * SECOND_US
 class ListingController:
     """Lists one source, again and again."""
 
-    def __init__(self, source_id: bytes, source: Source, rules: CollectRules, tale: Progress) -> None:
-        """Prepare; `tale` is kept up to date."""
+    def __init__(self, source_id: bytes, source: Source, rules: CollectRules, progress: Progress) -> None:
+        """Prepare; `progress` is kept up to date."""
         self.source_id = source_id
         self.source = source
         self.version = 0
@@ -82,7 +82,7 @@ class ListingController:
         self.has_news = False
         self.reason = ""
         self._rules = rules
-        self._tale = tale
+        self._progress = progress
         self._run: ListingRun | None = None
         self._is_opening = False
         self._wants_full = rules.full
@@ -187,7 +187,7 @@ class ListingController:
     def _talk(self, now_us: int, run: ListingRun, answer: Page | Trouble | None) -> list[Action]:
         try:
             said = run.talk.send(answer)
-            while isinstance(said, Brought):
+            while isinstance(said, NewEntries):
                 run.backlog.extend(said.entries[i : i + CHUNK] for i in range(0, len(said.entries), CHUNK))
                 said = run.talk.send(None)
             run.ask = said
@@ -226,7 +226,7 @@ class ListingController:
         self.source, self.version = happened.source, happened.version
         if not run.backlog:
             return self._close(now_us, run)
-        facts, advanced = sight(
+        facts, advanced = observe_chunk(
             run,
             self.source_id,
             self.source,
@@ -266,7 +266,7 @@ class ListingController:
         if happened.about == "sweep":
             gone = len(happened.facts) - len(happened.dropped)
             run.vanished += gone
-            self._tale.vanished += gone
+            self._progress.vanished += gone
             return said
         return [*said, *self._over(now_us, run)]
 
@@ -298,29 +298,29 @@ class ListingController:
         return said
 
     def _count(self, run: ListingRun, happened: Recorded) -> None:
-        tale = self._tale
+        progress = self._progress
         for new in happened.facts:
             fact = new.fact
             if isinstance(fact, RemoteObserved):
                 run.new += 1
-                tale.new += 1
+                progress.new += 1
             elif isinstance(fact, RemoteChanged):
                 run.changed += 1
-                tale.changed += 1
+                progress.changed += 1
             elif new.key.is_element:
                 run.reappeared += 1
-                tale.reappeared += 1
+                progress.reappeared += 1
             else:
                 continue
             self.has_news = True
 
     # --- the end of a listing ---
 
-    def _settle(self, now_us: int, run: ListingRun, drained: Drained) -> list[Action]:
+    def _settle(self, now_us: int, run: ListingRun, drained: ListingResult) -> list[Action]:
         """Decide what moved dates mean; then look for what is gone."""
         if not run.is_settled and run.moved.strange:
             run.is_settled = True
-            offsets = zone.changed_by(run.moved, known=run.present, before=self.source.zone, after=drained.zone)
+            offsets = zone_change.changed_by(run.moved, known=run.present, before=self.source.zone, after=drained.zone)
             if run.mode == "full":
                 run.offsets = offsets
             elif offsets:
@@ -334,14 +334,14 @@ class ListingController:
                 if not run.is_kept_whole:
                     self._wants_full = self._believes = True
                 return self._next_chunk(now_us, run)
-        if run.mode == "full" and drained.spared and not run.offsets:
+        if run.mode == "full" and drained.exempt and not run.offsets:
             # What the server cannot list is known by its date in the old zone, and must be looked for by that.
-            run.offsets = zone.between(self.source.zone, drained.zone, now_us // SECOND_US)
+            run.offsets = zone_change.between(self.source.zone, drained.zone, now_us // SECOND_US)
         if run.mode == "window" or run.present >= run.known:
             return self._close(now_us, run)
-        run.spared = ending.spared(run, drained, self.source)
+        run.exempt = ending.exempt(run, drained, self.source)
         run.known = 0
-        return [CountMissing(seen=run.seen, before=run.position, spared=run.spared, after=None)]
+        return [CountMissing(seen=run.seen, before=run.position, exempt=run.exempt, after=None)]
 
     def counted(self, now_us: int, happened: MissingCounted) -> list[Action]:
         """Believe that the missing elements are gone, or hold that back."""
@@ -351,7 +351,7 @@ class ListingController:
         run.missing += happened.missing
         run.known += happened.known
         if happened.after is not None:
-            return [CountMissing(seen=run.seen, before=run.position, spared=run.spared, after=happened.after)]
+            return [CountMissing(seen=run.seen, before=run.position, exempt=run.exempt, after=happened.after)]
         if run.missing == 0:
             return self._close(now_us, run)
         run.hold = ending.reason_to_hold(run, run.drained, self.source, self._rules.thresholds)
@@ -375,11 +375,11 @@ class ListingController:
         return [*actions, LookUp(entries=())]
 
     def _find(self, run: ListingRun, after: StreamKey | None) -> FindMissing:
-        return FindMissing(seen=run.seen, before=run.position, spared=run.spared, after=after, limit=SWEEP)
+        return FindMissing(seen=run.seen, before=run.position, exempt=run.exempt, after=after, limit=SWEEP)
 
     def _close(self, now_us: int, run: ListingRun) -> list[Action]:
         """Have the end of the listing recorded."""
-        drained = run.drained or Drained()
+        drained = run.drained or ListingResult()
         if run.mode == "window" and self.source.zone not in {None, drained.zone}:
             self._wants_full = True
         facts = ending.closing_facts(run, drained, self.source, now_us)
@@ -388,15 +388,15 @@ class ListingController:
 
     def _over(self, now_us: int, run: ListingRun) -> list[Action]:
         """Rest until the next listing is due."""
-        drained = run.drained or Drained()
+        drained = run.drained or ListingResult()
         self._run = None
         self._closed = drained.closed
         self._failures = 0
         self.has_failed = False
-        tale = self._tale
-        tale.listings += 1
-        tale.seen += drained.seen
-        tale.rejected += run.rejected
+        progress = self._progress
+        progress.listings += 1
+        progress.seen += drained.seen
+        progress.rejected += run.rejected
         self.next_us = now_us if self._wants_full else max(now_us, run.began_us + self._rules.refresh_us)
         self.is_over = self._rules.once and not self._wants_full
         return [EndListing(), *ending.tell(run, drained)]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kropot.collect.asking import FAR, Ask, Trouble
+from kropot.lister.conversation import FAR, PageRequest, Trouble
 from kropot.securecopy.wire import wall_clock
 
 if TYPE_CHECKING:
-    from kropot.collect.asking import Talk
+    from kropot.lister.conversation import Conversation
 
 SAMPLES = 8
 ROUNDS = 4
 
 
-def pass_bad_row(since: int, zone: str) -> Talk[int]:
+def pass_bad_row(since: int, zone: str) -> Conversation[int]:
     """Return the smallest second found behind which a page of one row comes; behind `since` none does.
 
     That is the bad row's own second where no other bad row is near. What lies behind one bad row may lie before the
@@ -37,7 +37,7 @@ def pass_bad_row(since: int, zone: str) -> Talk[int]:
     return good
 
 
-def _narrow(bad: int, good: int, zone: str) -> Talk[int]:
+def _narrow(bad: int, good: int, zone: str) -> Conversation[int]:
     while good - bad > 1:
         middle = (bad + good) // 2
         if (yield from _comes(middle, zone)):
@@ -47,7 +47,7 @@ def _narrow(bad: int, good: int, zone: str) -> Talk[int]:
     return good
 
 
-def _earlier(since: int, good: int, zone: str) -> Talk[tuple[int, int] | None]:
+def _earlier(since: int, good: int, zone: str) -> Conversation[tuple[int, int] | None]:
     """Return the first (bad, good) pair of seconds found among samples between `since` and `good`, None if all fail.
 
     Files come in bursts, so the samples are the denser the closer they are to `good`; the second just before it is
@@ -64,10 +64,10 @@ def _earlier(since: int, good: int, zone: str) -> Talk[tuple[int, int] | None]:
     return None
 
 
-def _comes(second: int, zone: str) -> Talk[bool]:
+def _comes(second: int, zone: str) -> Conversation[bool]:
     """Whether a page of one row behind this second comes, asked twice before it is denied."""
     for _ in range(2):
-        answer = yield Ask(since=wall_clock(second, zone), limit=1)
+        answer = yield PageRequest(since=wall_clock(second, zone), limit=1)
         if not isinstance(answer, Trouble):
             return True
     return False

@@ -6,9 +6,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kropot.collect import sources, zone
-from kropot.collect.bitmap import Bitmap
-from kropot.collect.plan import SECOND_US, Dates, is_only_moved, known_dates, observe
+from kropot.bitmap import Bitmap
+from kropot.collect.decide import sources, zone_change
+from kropot.collect.decide.plan import SECOND_US, Dates, is_only_moved, known_dates, observe
 from kropot.securecopy.wire import is_sealed_form
 from ledger.append import NewFact
 from ledger.events import Element, RemoteChanged, RemoteObserved, StreamKey
@@ -16,8 +16,8 @@ from ledger.events import Element, RemoteChanged, RemoteObserved, StreamKey
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kropot.collect.asking import Ask, Drained, Talk
-    from kropot.collect.sources import Thresholds
+    from kropot.collect.decide.sources import Thresholds
+    from kropot.lister.conversation import Conversation, ListingResult, PageRequest
     from kropot.securecopy.wire import Listed
     from ledger.events import ListingMode, Source
     from ledger.replica import Entry
@@ -47,21 +47,21 @@ class ListingRun:
     known: int
     began_us: int
     is_believing: bool
-    talk: Talk[Drained]
+    talk: Conversation[ListingResult]
     backlog: deque[tuple[Listed, ...]] = field(default_factory=deque)
     is_recording: bool = False
     chunk_us: int = 0
     facts: tuple[NewFact, ...] = ()
-    ask: Ask | None = None
-    drained: Drained | None = None
+    ask: PageRequest | None = None
+    drained: ListingResult | None = None
     seen: Bitmap = field(default_factory=Bitmap)
     present: int = 0
-    moved: zone.Moves = field(default_factory=zone.Moves)
+    moved: zone_change.Moves = field(default_factory=zone_change.Moves)
     kept: list[Listed] = field(default_factory=list)
     is_kept_whole: bool = True
     is_settled: bool = False
     offsets: tuple[int, ...] = ()
-    spared: tuple[tuple[int, int], ...] = ()
+    exempt: tuple[tuple[int, int], ...] = ()
     missing: int = 0
     hold: str = ""
     conflicts: int = 0
@@ -77,7 +77,7 @@ class ListingRun:
         return self.refused + (0 if self.drained is None else self.drained.rejected)
 
 
-def sight(
+def observe_chunk(
     run: ListingRun,
     source_id: bytes,
     source: Source,
@@ -92,7 +92,7 @@ def sight(
     `known` has the entries that the ledger knows, by type and id.
     """
     is_opaque = source.opaque or (source.opaque is None and any(is_sealed_form(one.form) for one in chunk))
-    sighted = _Sighted(run=run, source_id=source_id, now_us=now_us, dates=known_dates(source))
+    sighted = _Observed(run=run, source_id=source_id, now_us=now_us, dates=known_dates(source))
     horizon = now_us // SECOND_US + SLACK_S
     cursor: int | None = None
     for listed in chunk:
@@ -116,7 +116,7 @@ def sight(
 
 
 @dataclass(slots=True, kw_only=True)
-class _Sighted:
+class _Observed:
     """Entries of one chunk as they are observed; an id that is listed twice builds on its first sight."""
 
     run: ListingRun

@@ -152,16 +152,16 @@ def vanished(element: Element) -> RemoteVanished:
     return RemoteVanished(element=replace(element, present=False, failure=None))
 
 
-def is_missing(entry: Entry, *, before: int, spared: Sequence[tuple[int, int]]) -> bool:
+def is_missing(entry: Entry, *, before: int, exempt: Sequence[tuple[int, int]]) -> bool:
     """Whether an entry that a full listing did not show is gone from the source.
 
     It is not if anything happened to it since the listing began, after position `before`, nor if its date lies in one
-    of the `spared` ranges (first and last second): the listing could not look there.
+    of the `exempt` ranges (first and last second): the listing could not look there.
     """
     element = entry.element
     if element is None or not element.present or entry.position > before:
         return False
-    return not any(first <= element.date <= last for first, last in spared)
+    return not any(first <= element.date <= last for first, last in exempt)
 
 
 def jitter(salt: bytes, number: int) -> float:

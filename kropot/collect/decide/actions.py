@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kropot.collect.asking import Ask
-    from kropot.collect.bitmap import Bitmap
-    from kropot.collect.happenings import About, Bad, Good
+    from kropot.bitmap import Bitmap
+    from kropot.collect.decide.inputs import About, Bad, Good
     from kropot.errors import Exit
+    from kropot.lister.conversation import PageRequest
     from kropot.securecopy.wire import Listed
     from ledger.append import NewFact
     from ledger.events import StreamKey
@@ -35,7 +35,7 @@ class EndListing:
 class ListPage:
     """Ask the server for a page: `PageListed`, `PageFailed` or `PageRefused`, with the same `check`."""
 
-    ask: Ask
+    ask: PageRequest
     check: bool = False
 
 
@@ -68,7 +68,7 @@ class CountMissing:
 
     seen: Bitmap
     before: int
-    spared: tuple[tuple[int, int], ...]
+    exempt: tuple[tuple[int, int], ...]
     after: StreamKey | None
 
 
@@ -78,7 +78,7 @@ class FindMissing:
 
     seen: Bitmap
     before: int
-    spared: tuple[tuple[int, int], ...]
+    exempt: tuple[tuple[int, int], ...]
     after: StreamKey | None
     limit: int
 

@@ -7,19 +7,19 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from kropot.collect.actions import Abandon, AskGone, Fetch, Finish, ListPage, Publish, Say
-from kropot.collect.deeds import LEDGER_ACTIONS
-from kropot.collect.happenings import Happening, Started, StopRequested, Tick
-from kropot.collect.workers import Crashed
+from kropot.collect.decide.actions import Abandon, AskGone, Fetch, Finish, ListPage, Publish, Say
+from kropot.collect.decide.inputs import Input, Started, StopRequested, Tick
+from kropot.collect.run.effects import LEDGER_ACTIONS
+from kropot.collect.run.workers import Crashed
 from ledger.errors import LedgerUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kropot.collect.actions import Action
-    from kropot.collect.deeds import LedgerAction, LedgerEffects
-    from kropot.collect.step import Collector
-    from kropot.collect.workers import Control, Inbox, Publisher, Transfer
+    from kropot.collect.decide.actions import Action
+    from kropot.collect.decide.step import Collector
+    from kropot.collect.run.effects import LedgerAction, LedgerEffects
+    from kropot.collect.run.workers import Control, Inbox, Publisher, Transfer
     from kropot.errors import Exit
 
 PATIENCE_S = 2.0
@@ -76,7 +76,7 @@ class Loop:
         self.inbox.put(happened)
 
     def _run(self) -> Exit:
-        happened: deque[Happening] = deque([Started(position=self.hand.ledger.head().position)])
+        happened: deque[Input] = deque([Started(position=self.hand.ledger.head().position)])
         while True:
             self._receive(happened)
             now_us = self.clock()
@@ -89,7 +89,7 @@ class Loop:
                     happened.append(answer)
             self.audience.look(self.collector)
 
-    def _receive(self, happened: deque[Happening]) -> None:
+    def _receive(self, happened: deque[Input]) -> None:
         """Put what the threads have to say behind what has happened; wait for it if nothing has."""
         wait_s = 0.0
         if not happened:
@@ -104,7 +104,7 @@ class Loop:
         except queue.Empty:
             pass
 
-    def _perform(self, action: Action) -> Happening | None:
+    def _perform(self, action: Action) -> Input | None:
         match action:
             case ListPage() | AskGone():
                 self.control.todo.put(action)
@@ -120,7 +120,7 @@ class Loop:
                 raise TypeError(type(action))
         return None
 
-    def _ask_ledger(self, action: LedgerAction) -> Happening | None:
+    def _ask_ledger(self, action: LedgerAction) -> Input | None:
         """Have the ledger's part done, patiently: a database may be away or busy for a while."""
         for attempt in range(LEDGER_TRIES):
             try:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, assert_never
 
-from kropot.collect.actions import Abandon, Action, Beat, Finish, Say
-from kropot.collect.fetching import FetchController
-from kropot.collect.happenings import (
+from kropot.collect.decide.actions import Abandon, Action, Beat, Finish, Say
+from kropot.collect.decide.fetching import FetchController
+from kropot.collect.decide.inputs import (
     Abandoned,
     Conflicted,
     Fetched,
     GoneAnswered,
-    Happening,
+    Input,
     ListingBegan,
     ListingBusy,
     LookedUp,
@@ -32,12 +32,12 @@ from kropot.collect.happenings import (
     Tick,
     WorkTaken,
 )
-from kropot.collect.listing import ListingController
-from kropot.collect.tale import Progress
+from kropot.collect.decide.listing import ListingController
+from kropot.collect.decide.progress import Progress
 from kropot.errors import Exit
 
 if TYPE_CHECKING:
-    from kropot.collect.rules import CollectRules
+    from kropot.collect.decide.rules import CollectRules
     from ledger.events import Source
 
 
@@ -46,12 +46,12 @@ class Collector:
 
     def __init__(self, source_id: bytes, source: Source, rules: CollectRules) -> None:
         """Prepare; nothing happens before `Started`."""
-        self.tale = Progress()
+        self.progress = Progress()
         self.is_finished = False
         self.is_refused = False
         self._rules = rules
-        self._listing = ListingController(source_id, source, rules, self.tale)
-        self._fetching = FetchController(rules, self.tale)
+        self._listing = ListingController(source_id, source, rules, self.progress)
+        self._fetching = FetchController(rules, self.progress)
         self._stop: Literal["term", "int"] | None = None
         self._is_abandoned = False
         self._round = 1
@@ -76,8 +76,8 @@ class Collector:
     @property
     def wanted(self) -> int:
         """How many copies this run will have made in the end, as far as is known by now; a second try counts once."""
-        tale = self.tale
-        return max(tale.taken - tale.failed, tale.new + tale.changed)
+        progress = self.progress
+        return max(progress.taken - progress.failed, progress.new + progress.changed)
 
     @property
     def is_listing(self) -> bool:
@@ -93,7 +93,7 @@ class Collector:
         times += [due_us for due_us in (self._listing.wakes_us, self._fetching.wakes_us) if due_us is not None]
         return min(times)
 
-    def step(self, now_us: int, happened: Happening) -> list[Action]:
+    def step(self, now_us: int, happened: Input) -> list[Action]:
         """Return what is to be done, in this order, now that this happened at `now_us`."""
         if self.is_finished:
             return []
@@ -101,7 +101,7 @@ class Collector:
         return actions + self._go_on(now_us)
 
     def _react(  # noqa: C901, PLR0912, PLR0915 - one case a happening: the type checker names the missing one
-        self, now_us: int, happened: Happening
+        self, now_us: int, happened: Input
     ) -> list[Action]:
         listing, fetching = self._listing, self._fetching
         actions: list[Action]
@@ -238,14 +238,14 @@ class Collector:
             return Exit.DONE
         if self.is_refused:
             return Exit.REFUSED
-        if self._stop is None and listing.has_failed and not listing.has_answered and self.tale.copied == 0:
+        if self._stop is None and listing.has_failed and not listing.has_answered and self.progress.copied == 0:
             return Exit.ERROR
         is_partial = (
             self._stop is not None
             or listing.has_failed
             or bool(fetching.failing)
             or fetching.has_given_up
-            or self.tale.rejected > 0
+            or self.progress.rejected > 0
             or bool(listing.source.unlistable)
             or listing.source.surge is not None
             or (listing.source.held is not None and not listing.source.held.is_accepted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kropot.collect.plan import SECOND_US
+from kropot.collect.decide.plan import SECOND_US
 
 FAST_US = SECOND_US
 SLOW_US = 4 * SECOND_US
@@ -12,7 +12,7 @@ SLOW_US = 4 * SECOND_US
 
 
 @dataclass(slots=True, kw_only=True)
-class Window:
+class InFlightLimit:
     """A bound between `least` and `most`: wide enough that nothing waits for the ledger, where all is fast.
 
     What one collector has taken on, no other can fetch; with a slow server it must not be an hour's work.

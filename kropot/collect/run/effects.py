@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from kropot.collect.actions import (
+from kropot.collect.decide.actions import (
     Beat,
     BeginListing,
     CountMissing,
@@ -20,9 +20,9 @@ from kropot.collect.actions import (
     RecordFacts,
     TakeWork,
 )
-from kropot.collect.happenings import (
+from kropot.collect.decide.inputs import (
     Conflicted,
-    Happening,
+    Input,
     ListingBegan,
     ListingBusy,
     LookedUp,
@@ -32,7 +32,7 @@ from kropot.collect.happenings import (
     Recorded,
     WorkTaken,
 )
-from kropot.collect.plan import is_missing
+from kropot.collect.decide.plan import is_missing
 from ledger.errors import ConflictError, InstanceBusyError
 from ledger.events import StreamKey
 
@@ -68,7 +68,7 @@ class LedgerEffects:
     lease_us: int
     free_bytes: Callable[[], int | None]
 
-    def perform(self, action: LedgerAction) -> Happening | None:
+    def perform(self, action: LedgerAction) -> Input | None:
         """Carry an action out and return what happened, None where nothing answers.
 
         Raises: LedgerError, StorageError.
@@ -78,8 +78,8 @@ class LedgerEffects:
         except InstanceBusyError:
             return Ousted()
 
-    def _perform(self, action: LedgerAction) -> Happening | None:
-        answer: Happening | None = None
+    def _perform(self, action: LedgerAction) -> Input | None:
+        answer: Input | None = None
         match action:
             case BeginListing():
                 answer = self._begin_listing()
@@ -109,7 +109,7 @@ class LedgerEffects:
         found = self.ledger.sources()[self.source_id]
         return found.source, found.version
 
-    def _begin_listing(self) -> Happening:
+    def _begin_listing(self) -> Input:
         ledger = self.ledger
         is_mine = ledger.claim(self._claim, lease_us=self.lease_us)
         source, version = self._source()
@@ -118,7 +118,7 @@ class LedgerEffects:
         known = sum(t.elements for t in ledger.tallies() if t.source == self.source_id and t.state != "vanished")
         return ListingBegan(source=source, version=version, known=known, position=ledger.head().position)
 
-    def _look_up(self, action: LookUp) -> Happening:
+    def _look_up(self, action: LookUp) -> Input:
         keys = {StreamKey(source=self.source_id, kind=one.type, id=one.id) for one in action.entries}
         found = self.ledger.entries(keys) if keys else {}
         source, version = self._source()
@@ -126,7 +126,7 @@ class LedgerEffects:
             known={(key.kind, key.id): entry for key, entry in found.items()}, source=source, version=version
         )
 
-    def _record(self, action: RecordFacts) -> Happening:
+    def _record(self, action: RecordFacts) -> Input:
         facts, dropped = action.facts, set[StreamKey]()
         # What was leased to be fetched is given back in the transaction that says what came of it.
         release = self.instance if action.about in {"copies", "failures"} else None
@@ -145,7 +145,7 @@ class LedgerEffects:
             self.ledger.release(release, dropped)
         return Recorded(about=action.about, facts=action.facts, dropped=frozenset(dropped), position=position)
 
-    def _count_missing(self, action: CountMissing) -> Happening:
+    def _count_missing(self, action: CountMissing) -> Input:
         known = missing = 0
         stretch = self._stretch(action.after)
         for entry in stretch:
@@ -153,15 +153,15 @@ class LedgerEffects:
             if element is None or not element.present:
                 continue
             known += 1
-            if entry.stream not in action.seen and is_missing(entry, before=action.before, spared=action.spared):
+            if entry.stream not in action.seen and is_missing(entry, before=action.before, exempt=action.exempt):
                 missing += 1
         return MissingCounted(missing=missing, known=known, after=_end(stretch))
 
-    def _find_missing(self, action: FindMissing) -> Happening:
+    def _find_missing(self, action: FindMissing) -> Input:
         stretch = self._stretch(action.after)
         found: list[Entry] = []
         for entry in stretch:
-            if entry.stream not in action.seen and is_missing(entry, before=action.before, spared=action.spared):
+            if entry.stream not in action.seen and is_missing(entry, before=action.before, exempt=action.exempt):
                 found.append(entry)
                 if len(found) == action.limit:
                     return MissingFound(entries=tuple(found), after=entry.key)
@@ -170,7 +170,7 @@ class LedgerEffects:
     def _stretch(self, after: StreamKey | None) -> list[Entry]:
         return list(islice(self.ledger.scan(source=self.source_id, states=PRESENT, after=after), STRETCH))
 
-    def _take(self, action: TakeWork) -> Happening:
+    def _take(self, action: TakeWork) -> Input:
         ledger = self.ledger
         free = self.free_bytes()
         position = ledger.head().position
