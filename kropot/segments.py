@@ -196,7 +196,7 @@ class SegmentFolder:
                 fd = files.create(temporary)
             try:
                 events = ledger.stored(after=start.size, until=last)
-                for chunk in encode(ledger.identity().ledger_id, events, ledger.store.stream_keys, start):
+                for chunk in encode(ledger.identity().ledger_id, events, ledger.log.streams, start):
                     view = memoryview(chunk)
                     while view:
                         view = view[files.write(fd, view) :]

@@ -150,7 +150,7 @@ class _Signer:
 
     def look(self) -> None:
         """Sign the head if it is time; the first look always does, the rest when there is something new."""
-        position = self._ledger.store.head().position
+        position = self._ledger.log.head().position
         if position == self._signed:
             return
         is_long_ago = self._signed_at is None or monotonic() - self._signed_at >= self._every_s

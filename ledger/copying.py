@@ -13,13 +13,14 @@ from ledger.events import PayloadErased
 from ledger.merkle import Frontier
 from ledger.projection import project
 from ledger.rows import Batch, StoredHead
+from ledger.stores import stored_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ledger.audit import Finding
     from ledger.rows import CommitRow, StoredEvent
-    from ledger.store import EventStore
+    from ledger.stores import LedgerStore
 
 PAGE = 1000
 """At least so many events are written in one transaction, if there are so many; a batch is never split."""
@@ -36,7 +37,7 @@ class CopyReport:
 
 
 def copy_ledger(
-    source: EventStore, target: EventStore, *, progress: Callable[[int, int], None] = lambda _done, _all: None
+    source: LedgerStore, target: LedgerStore, *, progress: Callable[[int, int], None] = lambda _done, _all: None
 ) -> CopyReport:
     """Copy every event, commit and checkpoint of `source` up to its present head, and check the result.
 
@@ -47,23 +48,23 @@ def copy_ledger(
         LedgerError: if the target holds events that are not the source's first ones; nothing was written.
         BrokenChainError: if the copy is not the source, or the source is not what its own hashes say.
     """
-    head = source.head()
-    begun = target.head().position
+    head = source.log.head()
+    begun = target.log.head().position
     _demand_prefix(source, target)
-    for commits in _pages(source.commits(after=begun), head.position):
+    for commits in _pages(source.log.commits(after=begun), head.position):
         _write(source, target, commits)
         progress(commits[-1].last, head.position)
-    for size, note in source.checkpoints():
-        target.save_checkpoint(size, note)
+    for size, note in source.blobs.checkpoints():
+        target.blobs.save_checkpoint(size, note)
     return verify_copy(target, head, begun)
 
 
-def verify_copy(target: EventStore, head: StoredHead, begun: int) -> CopyReport:
+def verify_copy(target: LedgerStore, head: StoredHead, begun: int) -> CopyReport:
     """Re-read the target and hold it against itself and the source's head; `begun` is where this run went on.
 
     Raises: BrokenChainError at the first thing that is wrong.
     """
-    log = LogAudit(target)
+    log = LogAudit(target.log)
     _demand_none(log.findings())
     if log.position != head.position or log.frontier.stored != head.frontier:
         raise BrokenChainError(head.position, "the copied events do not lead to the source's root")
@@ -80,13 +81,13 @@ def erasures(events: list[StoredEvent]) -> list[tuple[int, int]]:
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _demand_prefix(source: EventStore, target: EventStore) -> None:
+def _demand_prefix(source: LedgerStore, target: LedgerStore) -> None:
     """Refuse a target that holds anything but the beginning of the source."""
-    theirs, mine = target.head(), source.head()
+    theirs, mine = target.log.head(), source.log.head()
     if theirs.position == 0:
         return
-    last = {event.seq: event.leaf for event in source.events_at([1, theirs.position])}
-    same = {event.seq: event.leaf for event in target.events_at([1, theirs.position])}
+    last = {event.seq: event.leaf for event in source.log.events_at([1, theirs.position])}
+    same = {event.seq: event.leaf for event in target.log.events_at([1, theirs.position])}
     if theirs.position > mine.position or last != same:
         raise LedgerError("the target holds another ledger, or a longer one: copy into an empty database")
 
@@ -105,13 +106,13 @@ def _pages(commits: Iterator[CommitRow], until: int) -> Iterator[list[CommitRow]
         yield page
 
 
-def _write(source: EventStore, target: EventStore, commits: list[CommitRow]) -> None:
+def _write(source: LedgerStore, target: LedgerStore, commits: list[CommitRow]) -> None:
     first, last = commits[0].first, commits[-1].last
-    events = list(source.stored(after=first - 1, until=last))
+    events = list(stored_events(source.log, after=first - 1, until=last))
     if [event.seq for event in events] != list(range(first, last + 1)):
         raise BrokenChainError(first, f"the events of the batches up to position {last} are not all there")
     numbers = {event.stream for event in events}
-    keys = source.stream_keys(numbers)
+    keys = dict(source.log.streams(numbers))
     with target.writing() as tx:
         head = tx.head
         if head.position != first - 1:

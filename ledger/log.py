@@ -1,6 +1,6 @@
-"""The ledger: append facts, read them back, project, rebuild and audit them, over any EventStore.
+"""The ledger: append facts, read events back, read the projection and rebuild it, over any LedgerStore.
 
-What a store must promise stands in `ledger/store.py` and is tested by `tests/contract/`.
+`ledger/stores.py` says what a store must promise, and `tests/contract/` tests it.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ from ledger.events import NO_SOURCE, AuditAdvanced, LedgerBegan, UnknownFact
 from ledger.merkle import Frontier
 from ledger.projection import project
 from ledger.replica import evolve_source
-from ledger.store import EventStore
-from ledger.work import Work
+from ledger.rows import CopyRow
+from ledger.stores import LedgerStore, stored_events
+from ledger.work import WorkSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from ledger.events import AuditRange, StreamKey
     from ledger.replica import Entry, Event
-    from ledger.rows import Batch, CopyRow, SourceRow, StoredEvent
-    from ledger.store import Writing
+    from ledger.rows import Batch, SourceRow, StoredEvent
+    from ledger.stores import Writing
 
 __all__ = [
     "AUDIT_KEY",
     "LEDGER_KEY",
     "Commit",
-    "EventStore",
     "Head",
     "Ledger",
+    "LedgerStore",
     "NewFact",
     "RebuildReport",
     "SourceEntry",
@@ -74,8 +75,11 @@ def program() -> str:
         return "kropotcli"
 
 
-class Ledger(Work):
-    """The one way to the events: facts go in by `append`, everything else reads.
+class Ledger:
+    """Facts go in by `append`; everything else reads.
+
+    Its parts are for consumers that need only one of them: `log`, `projection` and `blobs` of its store, and `work`,
+    this process's session at the work queue.
 
     `writer` is the name that this process's events carry. `clock` gives microseconds since 1970 UTC where the store
     has no clock of its own; `entropy` gives random bytes.
@@ -83,7 +87,7 @@ class Ledger(Work):
 
     def __init__(
         self,
-        store: EventStore,
+        store: LedgerStore,
         *,
         writer: str = "",
         clock: Callable[[], int] = utc_now_us,
@@ -93,7 +97,10 @@ class Ledger(Work):
         check_writer(writer)
         self.store = store
         self.writer = writer
-        self.session = entropy(16)
+        self.log = store.log
+        self.projection = store.projection
+        self.blobs = store.blobs
+        self.work = WorkSession(store, entropy(16), self.clock_us)
         self._clock = clock
         self._entropy = entropy
         self._identity: LedgerBegan | None = None
@@ -105,7 +112,7 @@ class Ledger(Work):
 
     def begin(self) -> LedgerBegan:
         """Return the ledger's identity, and write it as the first event if the ledger is empty."""
-        if self.store.head().position == 0:
+        if self.log.head().position == 0:
             began = LedgerBegan(ledger_id=self._entropy(16), salt=self._entropy(32), program=program())
             with self._lock, self.store.writing() as tx:
                 if tx.head.position == 0:
@@ -147,7 +154,7 @@ class Ledger(Work):
                     )
                     tx.write(planned)
                     if release is not None:
-                        tx.release(release, self.session, {event.stream for event in planned.events})
+                        tx.release(release, self.work.id, {event.stream for event in planned.events})
             except LedgerUnavailableError:
                 if last_try:
                     raise
@@ -168,8 +175,8 @@ class Ledger(Work):
         with self._lock, self.store.writing() as tx:
             position = tx.head.position
             tx.clear_projection()
-            for page in _pages(self.store.stored(until=position)):
-                keys = self.store.stream_keys({event.stream for event in page})
+            for page in _pages(stored_events(self.log, until=position)):
+                keys = dict(self.log.streams({event.stream for event in page}))
                 taken = [happened(event, keys[event.stream]) for event in page]
                 sources = {row.id: row for row in tx.sources()}
                 changes = project(taken, tx.entries({event.stream for event in page}), sources)
@@ -189,7 +196,7 @@ class Ledger(Work):
             BrokenChainError: if the first event is something else.
         """
         if self._identity is None:
-            first = self.store.events_at([1])
+            first = self.log.events_at([1])
             if not first:
                 raise LedgerError("nothing was recorded in this ledger yet")
             fact = fact_of(first[0])
@@ -201,7 +208,7 @@ class Ledger(Work):
 
     def head(self) -> Head:
         """Return the end of the log."""
-        head = self.store.head()
+        head = self.log.head()
         return Head(
             position=head.position,
             recorded_us=head.recorded_us,
@@ -210,7 +217,7 @@ class Ledger(Work):
 
     def now_us(self) -> int:
         """Return the ledger's time: the database's where it has one, else the clock's, never before the head's."""
-        return max(self.clock_us(), self.store.head().recorded_us)
+        return max(self.clock_us(), self.log.head().recorded_us)
 
     def clock_us(self) -> int:
         """Return the database's clock where it has one, else this machine's."""
@@ -218,23 +225,23 @@ class Ledger(Work):
 
     def stored(self, *, after: int = 0, until: int | None = None) -> Iterator[StoredEvent]:
         """Yield the raw events at positions in (`after`, `until`], in order."""
-        return self.store.stored(after=after, until=until)
+        return stored_events(self.log, after=after, until=until)
 
     def events(self, *, after: int = 0, until: int | None = None) -> Iterator[Event]:
         """Yield the events at positions in (`after`, `until`], decoded, in order."""
-        for page in _pages(self.store.stored(after=after, until=until)):
-            keys = self.store.stream_keys({event.stream for event in page})
+        for page in _pages(stored_events(self.log, after=after, until=until)):
+            keys = dict(self.log.streams({event.stream for event in page}))
             for event in page:
                 yield record_of(event, key_of(keys.get(event.stream)))
 
     def history(self, key: StreamKey) -> Iterator[Event]:
         """Yield the events of one stream, in order."""
-        for event in self.store.stream_events(key.stored):
+        for event in self.log.stream_events(key.stored):
             yield record_of(event, key)
 
     def position_at(self, us: int) -> int:
         """Return the last position recorded before `us` (microseconds since 1970 UTC, exclusive), 0 if none was."""
-        return self.store.position_before(us)
+        return self.log.position_before(us)
 
     def frontier_at(self, position: int) -> Frontier:
         """Return the tree's frontier over the first `position` events.
@@ -242,10 +249,13 @@ class Ledger(Work):
         Raises:
             LedgerError: if the log is not that long.
         """
-        at, nodes = self.store.frontier_before(position)
-        frontier = Frontier.parse(at, nodes)
+        frontier = Frontier.parse(0, b"")
+        for commit in self.log.commits(until=position, newest_first=True):
+            if commit.frontier is not None:
+                frontier = Frontier.parse(commit.last, commit.frontier)
+                break
         while frontier.size < position:
-            leaves = self.store.leaves(frontier.size, min(position, frontier.size + _PAGE))
+            leaves = self.log.leaves(frontier.size, min(position, frontier.size + _PAGE))
             if not leaves:
                 raise LedgerError(f"the ledger ends at position {frontier.size}, before {position}")
             frontier = frontier.extend(leaves)
@@ -255,7 +265,7 @@ class Ledger(Work):
 
     def entries(self, keys: Iterable[StreamKey]) -> dict[StreamKey, Entry]:
         """Return the entries that exist among these keys."""
-        found = (entry_of(image) for image in self.store.images([key.stored for key in keys]))
+        found = (entry_of(image) for image in self.projection.images([key.stored for key in keys]))
         return {entry.key: entry for entry in found}
 
     def scan(
@@ -268,21 +278,16 @@ class Ledger(Work):
     ) -> Iterator[Entry]:
         """Yield entries in the order of their stored keys, those after `after` that match every given filter."""
         start = None if after is None else after.stored
-        return map(entry_of, self.store.scan(source=source, states=states, after=start, wanted=wanted))
-
-    def due(self, *, now_us: int, limit: int, source: bytes | None = None) -> list[Entry]:
-        """Return wanted entries whose next try has come at `now_us` or the head's time, the longest due first."""
-        now = max(now_us, self.store.head().recorded_us)
-        return [entry_of(image) for image in self.store.due(now_us=now, limit=limit, source=source)]
+        return map(entry_of, self.projection.scan(source=source, states=states, after=start, wanted=wanted))
 
     def next_due_us(self, source: bytes | None = None) -> int | None:
-        """Return the moment at which the next wanted entry is due (perhaps past), None when nothing is wanted."""
-        return self.store.next_due_us(source)
+        """Return when the next wanted entry is due (perhaps in the past), None when nothing is wanted."""
+        return self.projection.next_due_us(source)
 
     def sources(self) -> dict[bytes, SourceEntry]:
         """Return all sources by id, in the order in which they began."""
-        rows = self.store.sources()
-        events = {event.seq: event for event in self.store.events_at(sorted(row.seq for row in rows))}
+        rows = self.projection.sources()
+        events = {event.seq: event for event in self.log.events_at(sorted(row.seq for row in rows))}
         found = {}
         for row in rows:
             source = evolve_source(fact_of(events[row.seq]))
@@ -293,19 +298,25 @@ class Ledger(Work):
 
     def tallies(self) -> list[Tally]:
         """Return how many elements of which source are in which state; maintained, not counted."""
-        ids = {row.no: row.id for row in self.store.sources()}
+        ids = {row.no: row.id for row in self.projection.sources()}
         return [
             Tally(source=ids[row.source], state=row.state, elements=row.elements, bytes=row.bytes)
-            for row in self.store.tallies()
+            for row in self.projection.tallies()
         ]
 
     def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyRow]:
         """Yield every object that any event names with `start` <= SHA-256 <= `end`, in that order."""
-        return self.store.copies(start=start, end=end)
+        rows = self.projection.copies(start=start, end=end)
+        while page := list(islice(rows, _PAGE)):
+            keys = dict(self.log.streams({row.stream for row in page}))
+            for row in page:
+                key = keys.get(row.stream)
+                if key is not None:
+                    yield CopyRow(row.sha256, row.size, key, row.seq, row.state)
 
     def audit(self) -> tuple[AuditRange, ...]:
         """Return the map of what was last read when, as the last audit left it."""
-        event = self.store.newest_event(AUDIT_KEY.stored)
+        event = next(self.log.stream_events(AUDIT_KEY.stored, newest_first=True), None)
         fact = None if event is None else fact_of(event)
         return fact.ranges if isinstance(fact, AuditAdvanced) else ()
 
@@ -343,7 +354,7 @@ class Ledger(Work):
     def _learn(self, tx: Writing) -> None:
         for row in tx.sources():
             if row.id not in self._salts:
-                (event,) = self.store.events_at([row.seq])
+                (event,) = self.log.events_at([row.seq])
                 source = evolve_source(fact_of(event))
                 if source is None:
                     raise BrokenChainError(row.seq, "the projection takes it for an event of a source")

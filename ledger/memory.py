@@ -1,4 +1,4 @@
-"""A store in lists and dictionaries: a working one, for tests and simulations, that forgets everything in the end."""
+"""A LedgerStore in lists and dictionaries, for tests and simulations; it forgets everything when the process ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ledger.memory_tables import MemoryWriting, Tables
-from ledger.rows import FORGOTTEN_US, CopyRow, Image, StoredFact, is_held
+from ledger.rows import FORGOTTEN_US, Image, StoredFact, is_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -28,132 +28,129 @@ if TYPE_CHECKING:
 
 
 class MemoryStore:
-    """An EventStore in memory: one process, any number of threads."""
+    """A LedgerStore in memory: one process, any number of threads."""
 
     def __init__(self, now_us: Callable[[], int] | None = None) -> None:
         """Begin empty; `now_us` plays the part of a database's own clock."""
         self._clock = now_us
         self._lock = threading.RLock()
         self._tables = Tables()
-        self._snapshots: dict[tuple[str, int], list[bytes]] = {}
-        self._checkpoints: dict[tuple[int, str], None] = {}
-        self._instances: dict[str, InstanceRow] = {}
-        self._leases: dict[int, tuple[bytes, int]] = {}
-        self._claims: dict[str, tuple[bytes, int]] = {}
+        self.log = MemoryLog(self._tables)
+        self.projection = MemoryProjection(self._tables, self._lock)
+        self.work = MemoryWorkQueue(self._tables, self._lock)
+        self.blobs = MemoryBlobs()
 
     @contextmanager
     def writing(self) -> Iterator[MemoryWriting]:
-        """Lock the head and begin; nothing is changed before the block ends well."""
+        """Lock the head and begin; nothing changes before the block ends well."""
         with self._lock:
             tx = MemoryWriting(self._tables, self.now_us())
             yield tx
             if tx.commit():
-                # Snapshots count what is no longer known.
-                self._snapshots.clear()
-            for session, stream in tx.released:
-                self._end_lease(session, stream)
-
-    def close(self) -> None:
-        """Nothing is held open."""
+                self.blobs.forget_snapshots()
+            for session, streams in tx.released:
+                self.work.end_leases(session, streams)
 
     def now_us(self) -> int | None:
         """Return the time of the clock that was passed in, if one was."""
         return None if self._clock is None else self._clock()
 
-    # --- the log ---
+    def reopener(self) -> None:
+        """Return None: no other process sees this one's memory."""
+        return
+
+    def close(self) -> None:
+        """Do nothing: there are no connections."""
+
+
+class MemoryLog:
+    """The events, their streams and their commits."""
+
+    def __init__(self, tables: Tables) -> None:
+        """Read these tables."""
+        self._tables = tables
 
     def head(self) -> StoredHead:
         """Return the head; position 0 before the first event."""
         return self._tables.head
 
-    def stored(self, *, after: int = 0, until: int | None = None) -> Iterator[StoredEvent]:
-        """Yield the events at positions in (`after`, `until`], in order."""
-        while after < (self._tables.head.position if until is None else min(until, self._tables.head.position)):
-            yield self._tables.events[after]
-            after += 1
-
-    def stored_page(self, after: int, until: int, count: int) -> Sequence[tuple[Any, ...]]:
-        """Return the first `count` events in (`after`, `until`] as plain tuples."""
-        return self._tables.events[after : min(until, self._tables.head.position, after + count)]
+    def page(self, after: int, until: int | None, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return the first `count` events in (`after`, `until`] with the columns of a StoredEvent, in order."""
+        return self._tables.events[after : min(self._until(until), after + count)]
 
     def pointers(self, *, after: int = 0, until: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield (position, stream) of the events in (`after`, `until`], in order."""
-        return ((event.seq, event.stream) for event in self.stored(after=after, until=until))
+        while after < self._until(until):
+            event = self._tables.events[after]
+            yield event.seq, event.stream
+            after += 1
 
     def leaves(self, after: int, until: int) -> list[bytes]:
         """Return the leaf hashes of the events in (`after`, `until`], in order."""
         return [event.leaf for event in self._tables.events[after : max(after, until)]]
 
-    def events_at(self, seqs: Sequence[int]) -> list[StoredEvent]:
-        """Return the events at these positions, in the order of positions."""
-        return [self._tables.events[seq - 1] for seq in sorted(set(seqs)) if 0 < seq <= self._tables.head.position]
+    def events_at(self, positions: Sequence[int]) -> list[StoredEvent]:
+        """Return the events at these positions, in order."""
+        return [self._tables.events[at - 1] for at in sorted(set(positions)) if 0 < at <= self._tables.head.position]
 
-    def facts_at(self, seqs: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Return StoredFacts of the events at these positions, in their order; plain tuples, for folds of millions."""
-        return [tuple(getattr(event, name) for name in StoredFact._fields) for event in self.events_at(seqs)]
+    def facts_at(self, positions: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Return what folds of millions need of the events at these positions: the columns of a StoredFact."""
+        return [tuple(getattr(event, name) for name in StoredFact._fields) for event in self.events_at(positions)]
 
-    def elsewhere(self) -> None:
-        """Return None: no other process sees this one's memory."""
-        return
-
-    def stream_events(self, key: bytes) -> Iterator[StoredEvent]:
-        """Yield the events of the stream with this stored key, in order."""
+    def stream_events(self, key: bytes, *, newest_first: bool = False) -> Iterator[StoredEvent]:
+        """Yield the events of the stream with this stored key, in order or in reverse order."""
         stream = self._tables.streams.get(key)
-        return (
-            iter(()) if stream is None else (self._tables.events[seq - 1] for seq in self._tables.by_stream[stream - 1])
-        )
+        positions = [] if stream is None else self._tables.by_stream[stream - 1]
+        return (self._tables.events[at - 1] for at in (positions[::-1] if newest_first else positions))
 
-    def newest_event(self, key: bytes) -> StoredEvent | None:
-        """Return the last event of the stream with this stored key."""
-        stream = self._tables.streams.get(key)
-        return None if stream is None else self._tables.events[self._tables.by_stream[stream - 1][-1] - 1]
-
-    def stream_keys(self, streams: Collection[int]) -> dict[int, bytes | None]:
-        """Return the stored key of each stream that exists, None once it is erased."""
-        return {stream: self._tables.keys[stream - 1] for stream in streams if 0 < stream <= len(self._tables.keys)}
-
-    def streams(self, *, after: int = 0) -> Iterator[tuple[int, bytes | None]]:
-        """Yield (number, stored key) of every stream numbered above `after`, in order."""
-        return ((stream, self._tables.keys[stream - 1]) for stream in range(after + 1, len(self._tables.keys) + 1))
+    def streams(self, numbers: Collection[int] | None = None, *, after: int = 0) -> Iterator[tuple[int, bytes | None]]:
+        """Yield (number, stored key) of every stream numbered above `after`, or of those among `numbers`."""
+        keys = self._tables.keys
+        wanted = range(after + 1, len(keys) + 1) if numbers is None else numbers
+        return ((stream, keys[stream - 1]) for stream in wanted if 0 < stream <= len(keys))
 
     def streams_by_key(self, *, after: bytes = b"") -> Iterator[tuple[bytes, int]]:
         """Yield (stored key, number) of every stream that has a key above `after`, in bytewise order of the keys."""
         return iter(sorted(pair for pair in self._tables.streams.items() if pair[0] > after))
 
-    def last_at(self, streams: Collection[int], position: int) -> dict[int, int]:
-        """Return the position of each stream's last event up to `position`, for those that have one."""
+    def last_positions(self, until: int, streams: Collection[int] | None = None) -> Iterator[tuple[int, int]]:
+        """Yield (position, stream) of the last event up to `until` of every stream, or of those among `streams`."""
         known = self._tables.by_stream
-        held = {stream: known[stream - 1] for stream in streams if 0 < stream <= len(known)}
-        found = {stream: bisect_right(positions, position) for stream, positions in held.items()}
-        return {stream: held[stream][at - 1] for stream, at in found.items() if at}
+        for stream in range(1, len(known) + 1) if streams is None else streams:
+            positions = known[stream - 1] if 0 < stream <= len(known) else []
+            at = bisect_right(positions, until)
+            if at:
+                yield positions[at - 1], stream
 
-    def last_positions(self, position: int) -> Iterator[tuple[int, int]]:
-        """Yield (position, stream) of every stream's last event up to `position`, in the order of streams."""
-        found = self.last_at(range(1, len(self._tables.by_stream) + 1), position)
-        return ((at, stream) for stream, at in sorted(found.items()))
-
-    def commits(self, *, after: int = 0) -> Iterator[CommitRow]:
-        """Yield the commit rows of batches that end above position `after`, in order."""
-        return iter(self._tables.commits[bisect_right(self._tables.commits, after, key=lambda row: row.last) :])
+    def commits(self, *, after: int = 0, until: int | None = None, newest_first: bool = False) -> Iterator[CommitRow]:
+        """Yield the commit rows of the batches that end in (`after`, `until`], in order or in reverse order."""
+        rows = self._tables.commits
+        end = len(rows) if until is None else bisect_right(rows, until, key=lambda row: row.last)
+        found = rows[bisect_right(rows, after, key=lambda row: row.last) : end]
+        return reversed(found) if newest_first else iter(found)
 
     def position_before(self, us: int) -> int:
         """Return the last position whose recorded time is before `us`; 0 if there is none."""
         at = bisect_left(self._tables.commits, us, key=lambda row: row.recorded_us)
         return self._tables.commits[at - 1].last if at else 0
 
-    def frontier_before(self, position: int) -> tuple[int, bytes]:
-        """Return the last kept (position, frontier nodes) at or before `position`; (0, b"") if there is none."""
-        at = bisect_right(self._tables.commits, position, key=lambda row: row.last)
-        kept = ((row.last, row.frontier) for row in reversed(self._tables.commits[:at]) if row.frontier is not None)
-        return next(kept, (0, b""))
+    def _until(self, until: int | None) -> int:
+        return self._tables.head.position if until is None else min(until, self._tables.head.position)
 
-    # --- the projection ---
+
+class MemoryProjection:
+    """The rows that folding the events gives: entries, copies, sources and sums."""
+
+    def __init__(self, tables: Tables, lock: threading.RLock) -> None:
+        """Read these tables, under the store's lock."""
+        self._tables = tables
+        self._lock = lock
 
     def images(self, keys: Collection[bytes]) -> list[Image]:
-        """Return the entries that exist among these stored keys, in no order."""
+        """Return the entries that exist among these stored keys, in any order."""
         with self._lock:
             rows = [self._tables.projection.entries.get(self._tables.streams.get(key, 0)) for key in keys]
-            return [self._image(row) for row in rows if row is not None]
+            return [self._tables.image(row) for row in rows if row is not None]
 
     def scan(
         self, *, source: bytes | None, states: Collection[str] | None, after: bytes | None, wanted: bool | None
@@ -164,21 +161,25 @@ class MemoryStore:
             if row is None or (after is not None and key <= after) or (source is not None and key[:16] != source):
                 continue
             if (states is None or row.state in states) and (wanted is None or wanted == (row.due_us is not None)):
-                yield self._image(row)
+                yield self._tables.image(row)
 
-    def due(self, *, now_us: int, limit: int, source: bytes | None) -> list[Image]:
-        """Return entries due at `now_us`, the longest due first, at most `limit`."""
-        with self._lock:
-            return [self._image(row) for row in self._due(now_us, source)[:limit]]
+    def page(self, after: bytes, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return the first `count` entries with keys above `after`, each with the event that it points to."""
+        page = []
+        for key, row in islice(((key, row) for key, row in self._rows() if key > after), count):
+            event = self._tables.events[row.seq - 1] if 0 < row.seq <= len(self._tables.events) else None
+            about = (
+                (None,) * 5
+                if event is None
+                else (event.stream, event.type, event.schema_version, event.recorded_us, event.payload)
+            )
+            page.append((key, *row, *about))
+        return page
 
     def next_due_us(self, source: bytes | None) -> int | None:
-        """Return the earliest moment at which an entry is due, None when nothing is wanted."""
-        no = self._no(source)
+        """Return the earliest time at which an entry is due, None when nothing is wanted."""
         with self._lock:
-            rows = self._tables.projection.entries.values()
-            return min(
-                (row.due_us for row in rows if row.due_us is not None and no in (None, row.source)), default=None
-            )
+            return min((row.due_us for row in self._tables.wanted(source) if row.due_us is not None), default=None)
 
     def sources(self) -> list[SourceRow]:
         """Return all sources, in the order in which they began."""
@@ -188,72 +189,32 @@ class MemoryStore:
         """Return the maintained sums in the order of source and state, without empty ones."""
         return [row for _, row in sorted(self._tables.projection.tallies.items()) if row.elements]
 
-    def copies(self, *, start: bytes, end: bytes | None) -> Iterator[CopyRow]:
-        """Yield copies with `start` <= SHA-256 <= `end`, ordered by SHA-256 and stream."""
-        for row in self.copy_states(start=start, end=end):
-            key = self._tables.keys[row.stream - 1]
-            if key is not None:
-                yield CopyRow(row.sha256, row.size, key, row.seq, row.state)
-
-    def projection_rows(self) -> Iterator[tuple[bytes, EntryRow]]:
-        """Yield (stored key, entry) in the order of the keys."""
-        rows = (
-            (key, self._tables.projection.entries.get(self._tables.streams[key]))
-            for key in sorted(self._tables.streams)
-        )
-        return ((key, row) for key, row in rows if row is not None)
-
-    def projection_page(self, after: bytes, count: int) -> Sequence[tuple[Any, ...]]:
-        """Return the first `count` entries with keys above `after`, each with the event that it points to."""
-        page = []
-        for key, row in islice((pair for pair in self.projection_rows() if pair[0] > after), count):
-            found = self.events_at([row.seq])
-            event = found[0] if found else None
-            about = (
-                (None,) * 5
-                if event is None
-                else (event.stream, event.type, event.schema_version, event.recorded_us, event.payload)
-            )
-            page.append((key, *row, *about))
-        return page
-
-    def copy_states(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
-        """Yield copies' rows with `start` <= SHA-256 <= `end`, ordered by SHA-256 and stream."""
+    def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
+        """Yield the copies with `start` <= SHA-256 <= `end`, in the order of SHA-256 and stream."""
         for _, row in sorted(self._tables.projection.copies.items()):
             if start <= row.sha256 and (end is None or row.sha256 <= end):
                 yield row
 
-    # --- what others keep beside the log ---
+    def _rows(self) -> Iterator[tuple[bytes, EntryRow]]:
+        for key in sorted(self._tables.streams):
+            row = self._tables.projection.entries.get(self._tables.streams[key])
+            if row is not None:
+                yield key, row
 
-    def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes]) -> None:
-        """Keep an opaque snapshot of `kind` at `position`, in the place of an earlier one there."""
-        self._snapshots[kind, position] = list(chunks)
 
-    def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:
-        """Yield the chunks of a snapshot, in order; none if there is no such snapshot."""
-        return iter(self._snapshots.get((kind, position), ()))
+class MemoryWorkQueue:
+    """Instances, their leases on due entries, and reserved names."""
 
-    def list_snapshots(self) -> list[tuple[str, int]]:
-        """Return (kind, position) of every complete snapshot, in that order."""
-        return sorted(self._snapshots)
-
-    def drop_snapshots(self, kind: str, *, position: int | None = None) -> None:
-        """Remove all snapshots of a kind, or the one at `position`."""
-        for pair in [pair for pair in self._snapshots if pair[0] == kind and position in (None, pair[1])]:
-            del self._snapshots[pair]
-
-    def save_checkpoint(self, size: int, note: str) -> None:
-        """Keep a signed note about the tree of this size; the same note twice is kept once."""
-        self._checkpoints[size, note] = None
-
-    def checkpoints(self) -> Iterator[tuple[int, str]]:
-        """Yield (size, note), the smallest trees first, and in the order in which they were kept."""
-        return iter(sorted(self._checkpoints, key=lambda pair: pair[0]))
-
-    # --- working state ---
+    def __init__(self, tables: Tables, lock: threading.RLock) -> None:
+        """Lease entries of these tables, under the store's lock."""
+        self._tables = tables
+        self._lock = lock
+        self._instances: dict[str, InstanceRow] = {}
+        self._leases: dict[int, tuple[bytes, int]] = {}
+        self._reservations: dict[str, tuple[bytes, int]] = {}
 
     def instances(self) -> list[InstanceRow]:
-        """Return the instances at work, by name."""
+        """Return the registered instances, by name."""
         return [row for _, row in sorted(self._instances.items())]
 
     def enroll(self, row: InstanceRow, *, now_us: int, here: bool) -> InstanceRow | None:
@@ -269,19 +230,21 @@ class MemoryStore:
             return None
 
     def beat(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
-        """Move the expiry of the instance and of its leases; False if the name is no longer this session's."""
+        """Prolong the instance, its leases and its reservations; False if another session has the name."""
         with self._lock:
             holder = self._instances.get(name)
             if holder is None or holder.session != session:
                 return False
             self._instances[name] = holder._replace(beat_us=now_us, expires_us=expires_us)
             self._leases |= {s: (owner, expires_us) for s, (owner, _) in self._leases.items() if owner == session}
-            self._claims |= {n: (owner, expires_us) for n, (owner, _) in self._claims.items() if owner == session}
+            self._reservations |= {
+                n: (owner, expires_us) for n, (owner, _) in self._reservations.items() if owner == session
+            }
             self._sweep(now_us)
             return True
 
     def retire(self, name: str, session: bytes) -> None:
-        """Remove the instance with its leases and claims."""
+        """Remove the instance with its leases and reservations."""
         with self._lock:
             holder = self._instances.get(name)
             if holder is not None and holder.session == session:
@@ -307,66 +270,86 @@ class MemoryStore:
                 total += size
                 taken.append(row)
             self._leases |= {row.stream: (lease.session, lease.expires_us) for row in taken}
-            return [self._image(row) for row in taken]
+            return [self._tables.image(row) for row in taken]
 
     def release(self, name: str, session: bytes, keys: Collection[bytes] | None) -> None:  # noqa: ARG002  # the session says it all
         """Give back the session's leases on these stored keys, or all of them."""
         with self._lock:
             streams = set(self._leases) if keys is None else {self._tables.streams.get(key, 0) for key in keys}
-            for stream in streams:
-                self._end_lease(session, stream)
+            self.end_leases(session, streams)
 
-    def claim(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
-        """Take or prolong the claim `name`; False while another session has it."""
+    def reserve(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
+        """Reserve `name`, or prolong its reservation; False while another session has it."""
         with self._lock:
-            owner, until_us = self._claims.get(name, (session, 0))
+            owner, until_us = self._reservations.get(name, (session, 0))
             if owner != session and is_held(until_us, now_us):
                 return False
-            self._claims[name] = (session, expires_us)
+            self._reservations[name] = (session, expires_us)
             return True
 
-    def unclaim(self, name: str, session: bytes) -> None:
-        """Give the claim back, if it is this session's."""
+    def unreserve(self, name: str, session: bytes) -> None:
+        """Give the reservation back, if it is this session's."""
         with self._lock:
-            if self._claims.get(name, (b"", 0))[0] == session:
-                del self._claims[name]
+            if self._reservations.get(name, (b"", 0))[0] == session:
+                del self._reservations[name]
+
+    def end_leases(self, session: bytes, streams: Iterable[int]) -> None:
+        """Give back those of these leases that are the session's."""
+        for stream in streams:
+            if self._leases.get(stream, (b"", 0))[0] == session:
+                del self._leases[stream]
 
     # --- helpers ---
 
+    def _due(self, now_us: int, source: bytes | None) -> list[EntryRow]:
+        wanted = self._tables.wanted(source)
+        due = [(row.due_us, row.stream, row) for row in wanted if row.due_us is not None and row.due_us <= now_us]
+        return [row for _, _, row in sorted(due)]
+
     def _sweep(self, now_us: int) -> None:
         self._leases = {s: lease for s, lease in self._leases.items() if is_held(lease[1], now_us)}
-        self._claims = {n: claim for n, claim in self._claims.items() if is_held(claim[1], now_us)}
+        self._reservations = {n: held for n, held in self._reservations.items() if is_held(held[1], now_us)}
         living = {n: row for n, row in self._instances.items() if row.expires_us > now_us - FORGOTTEN_US}
         self._instances = living
 
-    def _image(self, row: EntryRow) -> Image:
-        event = self._tables.events[row.seq - 1]
-        key = self._tables.keys[row.stream - 1]
-        if key is None or event.payload is None:
-            raise AssertionError("an erased stream has no entry")
-        return Image(
-            key, row.stream, row.version, row.seq, event.type, event.schema_version, event.flags, event.payload
-        )
-
-    def _no(self, source: bytes | None) -> int | None:
-        """Return the number of a source, None for all of them, 0 for one that does not exist."""
-        if source is None:
-            return None
-        return next((row.no for row in self._tables.projection.sources.values() if row.id == source), 0)
-
-    def _due(self, now_us: int, source: bytes | None) -> list[EntryRow]:
-        no = self._no(source)
-        due = [
-            (row.due_us, row.stream, row)
-            for row in self._tables.projection.entries.values()
-            if row.due_us is not None and row.due_us <= now_us and no in (None, row.source)
-        ]
-        return [row for _, _, row in sorted(due)]
-
-    def _end_lease(self, session: bytes, stream: int) -> None:
-        if self._leases.get(stream, (b"", 0))[0] == session:
-            del self._leases[stream]
-
     def _let_go(self, session: bytes) -> None:
         self._leases = {stream: held for stream, held in self._leases.items() if held[0] != session}
-        self._claims = {name: held for name, held in self._claims.items() if held[0] != session}
+        self._reservations = {name: held for name, held in self._reservations.items() if held[0] != session}
+
+
+class MemoryBlobs:
+    """Snapshots and checkpoint notes."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._snapshots: dict[tuple[str, int], list[bytes]] = {}
+        self._checkpoints: dict[tuple[int, str], None] = {}
+
+    def forget_snapshots(self) -> None:
+        """Remove every snapshot: they were made from what an erasure has removed."""
+        self._snapshots.clear()
+
+    def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes]) -> None:
+        """Keep an opaque snapshot of `kind` at `position`, in the place of an earlier one there."""
+        self._snapshots[kind, position] = list(chunks)
+
+    def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:
+        """Yield the chunks of a snapshot, in order; none if there is no such snapshot."""
+        return iter(self._snapshots.get((kind, position), ()))
+
+    def list_snapshots(self) -> list[tuple[str, int]]:
+        """Return (kind, position) of every complete snapshot, in that order."""
+        return sorted(self._snapshots)
+
+    def drop_snapshots(self, kind: str, *, position: int | None = None) -> None:
+        """Remove all snapshots of a kind, or the one at `position`."""
+        for pair in [pair for pair in self._snapshots if pair[0] == kind and position in (None, pair[1])]:
+            del self._snapshots[pair]
+
+    def save_checkpoint(self, size: int, note: str) -> None:
+        """Keep a signed note about the tree of this size; the same note twice is kept once."""
+        self._checkpoints[size, note] = None
+
+    def checkpoints(self) -> Iterator[tuple[int, str]]:
+        """Yield (size, note), the smallest trees first, and in the order in which they were kept."""
+        return iter(sorted(self._checkpoints, key=lambda pair: pair[0]))

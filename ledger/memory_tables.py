@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ledger.rows import StoredHead, StreamRow, TallyRow
+from ledger.rows import Image, StoredHead, StreamRow, TallyRow
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
     from ledger.rows import Batch, Changes, CommitRow, CopyState, EntryRow, SourceRow, StoredEvent
 
@@ -35,6 +35,20 @@ class Tables:
     commits: list[CommitRow] = field(default_factory=list)
     projection: Projection = field(default_factory=Projection)
 
+    def image(self, row: EntryRow) -> Image:
+        """Return the entry joined with the event that it points to."""
+        event, key = self.events[row.seq - 1], self.keys[row.stream - 1]
+        if key is None or event.payload is None:
+            raise AssertionError("an erased stream has no entry")
+        return Image(
+            key, row.stream, row.version, row.seq, event.type, event.schema_version, event.flags, event.payload
+        )
+
+    def wanted(self, source: bytes | None) -> Iterator[EntryRow]:
+        """Yield the entries that are to be fetched, of the source with this id or of all sources."""
+        numbers = {row.no for row in self.projection.sources.values() if source in (None, row.id)}
+        return (row for row in self.projection.entries.values() if row.due_us is not None and row.source in numbers)
+
     def erase(self, stream: int, position: int) -> None:
         """Forget the stream's key, and the payload of its events before `position`."""
         key = self.keys[stream - 1]
@@ -56,15 +70,15 @@ class MemoryWriting:
         self._tables = tables
         self._batch: Batch | None = None
         self._fresh: Projection | None = None
-        self.released: list[tuple[bytes, int]] = []
+        self.released: list[tuple[bytes, Collection[int]]] = []
 
     def commit_of(self, batch_key: bytes) -> CommitRow | None:
         """Return the commit that carries this idempotency key."""
         return next((row for row in self._tables.commits if row.batch_key == batch_key), None)
 
-    def leaf(self, seq: int) -> bytes | None:
+    def leaf(self, position: int) -> bytes | None:
         """Return the leaf hash stored at this position."""
-        return self._tables.events[seq - 1].leaf if 0 < seq <= len(self._tables.events) else None
+        return self._tables.events[position - 1].leaf if 0 < position <= len(self._tables.events) else None
 
     def streams(self, keys: Collection[bytes]) -> dict[bytes, StreamRow]:
         """Return the streams that exist among these stored keys."""
@@ -91,7 +105,7 @@ class MemoryWriting:
 
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:  # noqa: ARG002  # the session says it all
         """Note leases that are to be given back at the end."""
-        self.released += [(session, stream) for stream in streams]
+        self.released.append((session, streams))
 
     def clear_projection(self) -> None:
         """Begin a fresh projection, which takes the place of the old one at the end."""

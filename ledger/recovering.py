@@ -12,11 +12,12 @@ from ledger.errors import BrokenChainError, LedgerError
 from ledger.merkle import Frontier
 from ledger.projection import project
 from ledger.rows import Batch, CommitRow, StoredEvent, StoredHead
+from ledger.stores import stored_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from ledger.store import EventStore
+    from ledger.stores import LedgerStore
 
 Told = tuple[StoredEvent, bytes | None]
 """An event whose `stream` is not known yet, and its stream's stored key (None once erased)."""
@@ -26,7 +27,7 @@ PAGE = 1000
 
 def recover_ledger(
     events: Iterable[Told],
-    target: EventStore,
+    target: LedgerStore,
     *,
     progress: Callable[[int], None] = lambda _position: None,
     page: int = PAGE,
@@ -40,13 +41,13 @@ def recover_ledger(
         LedgerError: if the target holds events that are not the first of these, or there are no events.
         BrokenChainError: if what was written is not a sound ledger.
     """
-    begun = target.head().position
+    begun = target.log.head().position
     rest = _behind(iter(events), target, begun)
     erased = _erased(target) if begun else {}
     while some := list(islice(rest, page)):
         _append(target, some, erased)
         progress(some[-1][0].seq)
-    head = target.head()
+    head = target.log.head()
     if head.position == 0:
         raise LedgerError("there are no events to recover from")
     return verify_copy(target, head, begun)
@@ -55,11 +56,11 @@ def recover_ledger(
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _behind(events: Iterator[Told], target: EventStore, begun: int) -> Iterator[Told]:
+def _behind(events: Iterator[Told], target: LedgerStore, begun: int) -> Iterator[Told]:
     """Return the events behind the target's last, which MUST stand among them with the same leaf."""
     if begun == 0:
         return events
-    mine = {event.seq: event.leaf for event in target.events_at([begun])}
+    mine = {event.seq: event.leaf for event in target.log.events_at([begun])}
     for event, _ in events:
         if event.seq == begun:
             if event.leaf != mine.get(begun):
@@ -68,17 +69,19 @@ def _behind(events: Iterator[Told], target: EventStore, begun: int) -> Iterator[
     raise LedgerError("the target holds another ledger, or a longer one: recover into an empty database")
 
 
-def _erased(target: EventStore) -> dict[bytes, int]:
+def _erased(target: LedgerStore) -> dict[bytes, int]:
     """Return the numbers of the streams that have lost their keys, by their digests."""
-    numbers = {number for number, key in target.streams() if key is None}
+    numbers = {number for number, key in target.log.streams() if key is None}
     if not numbers:
         return {}
     return {
-        decode_header(event.header).stream_digest: event.stream for event in target.stored() if event.stream in numbers
+        decode_header(event.header).stream_digest: event.stream
+        for event in stored_events(target.log)
+        if event.stream in numbers
     }
 
 
-def _append(target: EventStore, page: list[Told], erased: dict[bytes, int]) -> None:
+def _append(target: LedgerStore, page: list[Told], erased: dict[bytes, int]) -> None:
     with target.writing() as tx:
         head = tx.head
         known = tx.streams({key for _, key in page if key is not None})

@@ -20,7 +20,10 @@ from ledger.merkle import Frontier
 from ledger.rows import StoredEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
+
+    Streams = Callable[[set[int]], Iterable[tuple[int, bytes | None]]]
+    """Gives (number, stored key) of streams, as `EventLog.streams` does."""
 
 SEGMENT_EVENTS: Final = 65_536
 MAGIC: Final = b"kropot-segment-1\n"
@@ -59,10 +62,10 @@ def bounds(index: int) -> tuple[int, int]:
 def encode(
     ledger_id: bytes,
     events: Iterable[StoredEvent],
-    keys: Callable[[set[int]], Mapping[int, bytes | None]],
+    streams: Streams,
     start: Frontier,
 ) -> Iterator[bytes]:
-    """Yield a segment's bytes in chunks; `events` begin after `start`, `keys` gives the stored keys of streams.
+    """Yield a segment's bytes in chunks; `events` begin after `start`, `streams` gives the stored keys of streams.
 
     Every leaf is computed from the stored header, hence the frontier at the end commits to what the segment holds.
     """
@@ -70,7 +73,7 @@ def encode(
     digest = hashlib.sha256()
     frontier = start
     first = start.size + 1
-    for chunk in _chunks(MAGIC + pack([ledger_id, first]), events, keys, pack):
+    for chunk in _chunks(MAGIC + pack([ledger_id, first]), events, streams, pack):
         data, leaves = chunk
         digest.update(data)
         frontier = frontier.extend(leaves)
@@ -132,7 +135,7 @@ def read(file: BinaryIO, start: Frontier) -> Iterator[tuple[StoredEvent, bytes |
 def _chunks(
     head: bytes,
     events: Iterable[StoredEvent],
-    keys: Callable[[set[int]], Mapping[int, bytes | None]],
+    streams: Streams,
     pack: Callable[[Any], bytes],
 ) -> Iterator[tuple[bytes, list[bytes]]]:
     page: list[StoredEvent] = []
@@ -140,18 +143,18 @@ def _chunks(
     for event in events:
         page.append(event)
         if len(page) == _PAGE:
-            yield _joined(page, held, keys, pack)
+            yield _joined(page, held, streams, pack)
             page, held = [], []
-    yield _joined(page, held, keys, pack)
+    yield _joined(page, held, streams, pack)
 
 
 def _joined(
     page: list[StoredEvent],
     held: list[bytes],
-    keys: Callable[[set[int]], Mapping[int, bytes | None]],
+    streams: Streams,
     pack: Callable[[Any], bytes],
 ) -> tuple[bytes, list[bytes]]:
-    names = keys({event.stream for event in page}) if page else {}
+    names = dict(streams({event.stream for event in page}))
     held += [pack([names.get(event.stream), event.header, event.nonce, event.payload]) for event in page]
     return b"".join(held), [leaf_hash(event.header) for event in page]
 

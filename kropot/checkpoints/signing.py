@@ -37,7 +37,7 @@ def sign_head(ledger: Ledger, key: SigningKey, folders: Sequence[CheckpointFolde
     """
     head = ledger.head()
     checkpoint = Checkpoint(origin=origin_of(ledger.identity().ledger_id), size=head.position, root=head.frontier.root)
-    stored = list(ledger.store.checkpoints())[-1:]
+    stored = list(ledger.blobs.checkpoints())[-1:]
     for _, kept in stored:
         _extends(ledger, checkpoint, kept.encode(), None, "the newest checkpoint in the database")
     lacking = []
@@ -52,7 +52,7 @@ def sign_head(ledger: Ledger, key: SigningKey, folders: Sequence[CheckpointFolde
             folder.settle()
     paths = tuple(folder.write(note) for folder in lacking)
     if not stored or stored[0][0] < checkpoint.size:
-        ledger.store.save_checkpoint(checkpoint.size, note.decode())
+        ledger.blobs.save_checkpoint(checkpoint.size, note.decode())
     return Signed(checkpoint=checkpoint, note=note, paths=paths)
 
 

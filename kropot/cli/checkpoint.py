@@ -107,7 +107,7 @@ def list_(settings: Settings, *, public_key: str | None, folders: tuple[Path, ..
         notes = [(str(each.path), each.note) for folder in folders for each in CheckpointFolder(folder).exported()]
     else:
         with open_ledger(settings, read_only=True) as ledger:
-            notes = [("database", note.encode()) for _, note in ledger.store.checkpoints()]
+            notes = [("database", note.encode()) for _, note in ledger.blobs.checkpoints()]
     for row in _rows(notes, key):
         if settings.json:
             emit_json(row)

@@ -264,7 +264,7 @@ def _enrolled(settings: Settings, ledger: Ledger) -> Iterator[None]:
     ledger.begin()
     place = f"{platform.node()}:{settings.storage_path.resolve()}"
     try:
-        ledger.enroll(settings.instance_name, place=place, lease_us=LEASE_US, here=True)
+        ledger.work.enroll(settings.instance_name, place=place, lease_us=LEASE_US, here=True)
         _record_instance(settings, ledger)
         yield
     except InstanceBusyError as error:
@@ -274,7 +274,7 @@ def _enrolled(settings: Settings, ledger: Ledger) -> Iterator[None]:
         ) from error
     finally:
         # Of this session alone: nothing of another process that has the name is touched.
-        ledger.retire(settings.instance_name)
+        ledger.work.retire(settings.instance_name)
 
 
 def _record_instance(settings: Settings, ledger: Ledger) -> None:

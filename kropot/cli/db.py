@@ -185,7 +185,7 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     try:
         tell = _progress()
         report = recover_ledger(folder.events(), store, progress=lambda position: tell(position, reach.last))
-        until = moment(store.head().recorded_us)
+        until = moment(store.log.head().recorded_us)
         place = store.place
     finally:
         store.close()

@@ -41,7 +41,7 @@ def command(settings: Settings, *, element: str, until: str | None, files: tuple
         if files:
             notes = [read_checkpoint(path) for path in files]
         else:
-            notes = [parse_note(note.encode(), "the database") for _, note in ledger.store.checkpoints()]
+            notes = [parse_note(note.encode(), "the database") for _, note in ledger.blobs.checkpoints()]
         document = prove_event(ledger, key, until=position, checkpoints=notes)
     emit_json(document)
 

@@ -28,7 +28,7 @@ def command(settings: Settings, *, drop: bool, check: bool) -> Exit:
             _tell(settings, f"{number(dropped, 'snapshot')} removed", {"dropped": dropped})
             return Exit.DONE
         if check:
-            kept, unsound = len(ledger.store.list_snapshots()), 0
+            kept, unsound = len(ledger.blobs.list_snapshots()), 0
             for finding in check_snapshots(ledger):
                 unsound += 1
                 _tell(

@@ -43,8 +43,8 @@ def prove_event(
         )
     checkpoint, note = min(covering, key=lambda pair: pair[0].size)
     _covers(ledger, checkpoint)
-    event = ledger.store.events_at([record.position])[0]
-    path = inclusion_path(event.seq - 1, checkpoint.size, ledger.store.leaves, ledger.frontier_at)
+    event = ledger.log.events_at([record.position])[0]
+    path = inclusion_path(event.seq - 1, checkpoint.size, ledger.log.leaves, ledger.frontier_at)
     if not verify_inclusion(event.leaf, event.seq - 1, checkpoint.size, path, checkpoint.root):
         raise IntegrityError(f"the event at position {event.seq} is not in the signed tree: {_MENDING}")
     if event.payload is None or event.nonce is None:
@@ -76,7 +76,7 @@ def prove_consistency(ledger: Ledger, old: tuple[Checkpoint, bytes], new: tuple[
     if before.size > after.size:
         raise UsageError(f"the first checkpoint ({before.size} events) is newer than the second ({after.size})")
     _covers(ledger, after)
-    path = consistency_path(before.size, after.size, ledger.store.leaves, ledger.frontier_at)
+    path = consistency_path(before.size, after.size, ledger.log.leaves, ledger.frontier_at)
     if not verify_consistency(before.size, after.size, before.root, after.root, path):
         raise IntegrityError(
             f"the first {before.size} events of this history are not those that the older checkpoint vouches for: "

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from multiprocessing.connection import Connection
 
-    from ledger.store import EventStore
+    from ledger.stores import LedgerStore
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,10 +78,10 @@ def _started(
     """Start the processes; give the ends to talk to them, none where they would be of no use or cannot be."""
     wanted = processes
     if wanted is None:
-        wanted = processors() if ledger.store.head().streams >= MANY_STREAMS else 0
+        wanted = processors() if ledger.log.head().streams >= MANY_STREAMS else 0
     alone = sys.platform == "linux" and threading.active_count() == 1
     useful = wanted > (1 if processes is None else 0)
-    elsewhere = ledger.store.elsewhere() if alone and useful else None
+    elsewhere = ledger.store.reopener() if alone and useful else None
     if elsewhere is None:
         yield []
         return
@@ -133,7 +133,7 @@ def _serve(
     link: Connection,
     inherited: list[Connection],
     work: Callable[[Ledger, int, Any], Any],
-    elsewhere: Callable[[], EventStore],
+    elsewhere: Callable[[], LedgerStore],
     position: int,
 ) -> None:
     """Answer the pages that come, until the other end is closed: that is also how the parent's death is noticed."""

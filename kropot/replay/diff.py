@@ -45,13 +45,13 @@ def diff(ledger: Ledger, earlier: int, later: int) -> Iterator[Difference]:
 
     """
     with pointers_for(ledger) as moved:
-        moved.fill(ledger.store.pointers(after=earlier, until=later))
-        keyed = ((key, stream) for key, stream in ledger.store.streams_by_key() if moved[stream])
+        moved.fill(ledger.log.pointers(after=earlier, until=later))
+        keyed = ((key, stream) for key, stream in ledger.log.streams_by_key() if moved[stream])
         for page in pages(keyed, PAGE):
             streams = [stream for _, stream in page]
-            was = ledger.store.last_at(streams, earlier)
+            was = {stream: at for at, stream in ledger.log.last_positions(earlier, streams)}
             wanted = sorted([*was.values(), *(moved[stream] for stream in streams)])
-            events = {event.seq: event for event in ledger.store.events_at(wanted)}
+            events = {event.seq: event for event in ledger.log.events_at(wanted)}
             if len(events) < len(set(wanted)):
                 raise StalePointersError("events are missing that others point to: run kropotcli verify")
             for stored, stream in page:

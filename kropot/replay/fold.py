@@ -51,7 +51,7 @@ class Standing:
 
 def pointers_for(ledger: Ledger) -> Pointers:
     """Return empty pointers with room for every stream that the ledger has now."""
-    return Pointers(ledger.store.head().streams)
+    return Pointers(ledger.log.head().streams)
 
 
 def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: int = 0) -> Counts:
@@ -66,17 +66,17 @@ def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: i
     """
     if base is None or after == 0:
         counts = Counts()
-        found = pages((at for at, _ in ledger.store.last_positions(position)), LARGE_PAGE)
+        found = pages((at for at, _ in ledger.log.last_positions(position)), LARGE_PAGE)
         for part in apart(_count_page, ledger, position, found):
             counts.merge(part)
         return counts
     counts = Counts(**base.plain())
     with pointers_for(ledger) as moved:
-        moved.fill(ledger.store.pointers(after=after, until=position))
+        moved.fill(ledger.log.pointers(after=after, until=position))
         for page in pages(moved.known(), PAGE):
             _count(ledger, counts, [at for _, at in page])
-            before = ledger.store.last_at([stream for stream, _ in page], after)
-            _count(ledger, counts, sorted(before.values()), -1)
+            before = ledger.log.last_positions(after, [stream for stream, _ in page])
+            _count(ledger, counts, sorted(at for at, _ in before), -1)
     return counts
 
 
@@ -104,7 +104,7 @@ def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[t
 
     """
     events_seen = 0
-    for page in pages(ledger.store.streams_by_key(), LARGE_PAGE):
+    for page in pages(ledger.log.streams_by_key(), LARGE_PAGE):
         last = [(key, stream, at) for key, stream in page if (at := pointers[stream])]
         facts = {fact.seq: fact for fact in _facts_at(ledger, [at for _, _, at in last])}
         for key, stream, at in last:
@@ -167,7 +167,7 @@ def _count_page(ledger: Ledger, _: int, positions: list[int]) -> Counts:
 
 def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1) -> None:
     """Count in, or out, what stood after the events at these positions."""
-    for fact in ledger.store.facts_at(positions):
+    for fact in ledger.log.facts_at(positions):
         _, _, _, kind, version, _, _, payload = fact
         seen = glance(kind, version, payload)
         if seen is MISSED:
@@ -182,19 +182,19 @@ def _before(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
     """Return what stood before an event that cannot be understood; such events are rare."""
     if event.stream_version == 1:
         return None
-    earlier = ledger.store.last_at([event.stream], event.seq - 1)
-    found = _facts_at(ledger, list(earlier.values()))
+    earlier = ledger.log.last_positions(event.seq - 1, [event.stream])
+    found = _facts_at(ledger, [at for at, _ in earlier])
     return image(ledger, found[0]) if found else None
 
 
 def _facts_at(ledger: Ledger, positions: list[int]) -> list[StoredFact]:
-    return list(map(StoredFact._make, ledger.store.facts_at(positions)))
+    return list(map(StoredFact._make, ledger.log.facts_at(positions)))
 
 
 def _erased(ledger: Ledger, pointers: Pointers) -> int:
     """Return how many events the erased streams have up to the position of `pointers`: those have no key any more."""
     total = 0
-    keyless = (stream for stream, key in ledger.store.streams() if key is None)
+    keyless = (stream for stream, key in ledger.log.streams() if key is None)
     for page in pages(keyless, PAGE):
         total += sum(fact.stream_version for fact in _facts_at(ledger, [pointers[stream] for stream in page]))
     return total

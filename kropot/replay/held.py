@@ -107,7 +107,7 @@ def held_json(held: HeldCopy) -> dict[str, Any]:
 def _of_revision(ledger: Ledger, standing: Standing, copy: Copy) -> tuple[bytes, int, str]:
     """Return form, date and zone of the revision that the copy is of, as they stood when the copy was stored."""
     found: Element = standing.element
-    for event in ledger.store.stream_events(standing.key.stored):
+    for event in ledger.log.stream_events(standing.key.stored):
         if event.seq > standing.position:
             break
         element = image(ledger, event)

@@ -82,5 +82,5 @@ def _vouched(ledger: Ledger, checkpoint: Checkpoint, head: Head) -> int:
 
 
 def _recorded_us(ledger: Ledger, position: int) -> int | None:
-    events = ledger.store.events_at([position]) if position else []
+    events = ledger.log.events_at([position]) if position else []
     return events[0].recorded_us if events else None

@@ -78,7 +78,7 @@ def maybe_snapshot(
     Snapshots stand at whole multiples of their distance. Called again until it returns nothing, it catches up with a
     long history; called now and then while collecting, it costs a second every `counts_every` events.
     """
-    head = ledger.store.head().position
+    head = ledger.log.head().position
     taken: list[tuple[str, int]] = []
     for kind, every, save in ((COUNTS, counts_every, _save_counts), (POINTERS, pointers_every, _save_pointers)):
         if head < every:
@@ -93,26 +93,26 @@ def maybe_snapshot(
 
 def drop_snapshots(ledger: Ledger) -> int:
     """Forget every snapshot, return how many there were; no answer changes."""
-    kept = ledger.store.list_snapshots()
+    kept = ledger.blobs.list_snapshots()
     for kind in {kind for kind, _ in kept}:
-        ledger.store.drop_snapshots(kind)
+        ledger.blobs.drop_snapshots(kind)
     return len(kept)
 
 
 def check_snapshots(ledger: Ledger) -> Iterator[SnapshotFinding]:
     """Fold the whole ledger again, without any snapshot, and yield a finding for each snapshot that differs."""
-    kept = sorted(ledger.store.list_snapshots(), key=lambda pair: pair[1])
+    kept = sorted(ledger.blobs.list_snapshots(), key=lambda pair: pair[1])
     counts, counted, pointed = Counts(), 0, 0
     with pointers_for(ledger) as pointers:
         for kind, position in kept:
-            if position > ledger.store.head().position:
+            if position > ledger.log.head().position:
                 yield SnapshotFinding(kind=kind, position=position, why="it lies beyond the ledger's end")
             elif kind == COUNTS:
                 counts, counted = count(ledger, position, base=counts, after=counted), position
                 if _load_counts(ledger, position) != counts:
                     yield SnapshotFinding(kind=kind, position=position, why="its counts are not those of the events")
             elif kind == POINTERS:
-                pointers.fill(ledger.store.pointers(after=pointed, until=position))
+                pointers.fill(ledger.log.pointers(after=pointed, until=position))
                 pointed = position
                 if not _is_same(ledger, position, pointers):
                     yield SnapshotFinding(kind=kind, position=position, why="its pointers are not those of the events")
@@ -135,12 +135,12 @@ def _save_counts(ledger: Ledger, position: int) -> None:
     """Keep the counts at `position`, made without what may be kept there already."""
     body = msgpack.packb(dict(sorted(_count(ledger, position, position - 1).plain().items())))
     seal = _Seal(ledger, COUNTS, position)
-    ledger.store.save_snapshot(COUNTS, position, [seal.close(0, body)])
+    ledger.blobs.save_snapshot(COUNTS, position, [seal.close(0, body)])
 
 
 def _load_counts(ledger: Ledger, position: int) -> Counts | None:
     """Return the counts of a snapshot, None where it is unsound."""
-    chunks = list(ledger.store.load_snapshot(COUNTS, position))
+    chunks = list(ledger.blobs.load_snapshot(COUNTS, position))
     body = _Seal(ledger, COUNTS, position).open(0, chunks[0]) if len(chunks) == 1 else None
     try:
         fields = None if body is None else msgpack.unpackb(body)
@@ -164,16 +164,16 @@ def _point(ledger: Ledger, position: int, limit: int) -> Pointers:
             break
         pointers.clear()
     if position - after <= position // _DELTA_SHARE:
-        pointers.fill(ledger.store.pointers(after=after, until=position))
+        pointers.fill(ledger.log.pointers(after=after, until=position))
     else:
-        pointers.fill(ledger.store.last_positions(position))
+        pointers.fill(ledger.log.last_positions(position))
     return pointers
 
 
 def _save_pointers(ledger: Ledger, position: int) -> None:
     """Keep the pointers at `position`, made without what may be kept there already."""
     with _point(ledger, position, position - 1) as pointers:
-        ledger.store.save_snapshot(POINTERS, position, _pack(_Seal(ledger, POINTERS, position), pointers))
+        ledger.blobs.save_snapshot(POINTERS, position, _pack(_Seal(ledger, POINTERS, position), pointers))
 
 
 def _pack(seal: _Seal, pointers: Pointers) -> Iterator[bytes]:
@@ -210,7 +210,7 @@ def _is_same(ledger: Ledger, position: int, pointers: Pointers) -> bool:
 def _unpack(ledger: Ledger, position: int) -> Iterator[tuple[int, bytes | None]]:
     """Yield each chunk as (first stream, slots as bytes), with None (and no more) for one that is unsound."""
     seal = _Seal(ledger, POINTERS, position)
-    chunks = ledger.store.load_snapshot(POINTERS, position)
+    chunks = ledger.blobs.load_snapshot(POINTERS, position)
     head = seal.open(0, next(chunks, b""))
     slots = -1 if head is None else int.from_bytes(head, "big")
     start = 0
@@ -250,7 +250,7 @@ def _kept(ledger: Ledger, kind: str, limit: int) -> list[int]:
     """Return the positions of the snapshots of a kind up to `limit`, the newest first."""
     if limit == 0:
         return []
-    return sorted((at for each, at in ledger.store.list_snapshots() if each == kind and 0 < at <= limit), reverse=True)
+    return sorted((at for each, at in ledger.blobs.list_snapshots() if each == kind and 0 < at <= limit), reverse=True)
 
 
 class _Seal:

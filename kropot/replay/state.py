@@ -62,7 +62,7 @@ def digest_at(
 def make(ledger: Ledger, position: int, page: Sequence[Last]) -> Made:
     """Return what these streams, in bytewise key order, come to at `position`. Raises: as `digest_at`."""
     counts, events, rows = Counts(), 0, []
-    facts = {fact[0]: fact for fact in ledger.store.facts_at([at for _, _, at in page])}
+    facts = {fact[0]: fact for fact in ledger.log.facts_at([at for _, _, at in page])}
     for key, stream, at in page:
         fact = facts.get(at)
         if fact is None or at > position:
@@ -87,5 +87,5 @@ def make(ledger: Ledger, position: int, page: Sequence[Last]) -> Made:
 
 
 def _pages(ledger: Ledger, pointers: Pointers) -> Iterator[list[Last]]:
-    for page in pages(ledger.store.streams_by_key(), LARGE_PAGE):
+    for page in pages(ledger.log.streams_by_key(), LARGE_PAGE):
         yield [(key, stream, at) for key, stream in page if (at := pointers[stream])]

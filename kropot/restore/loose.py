@@ -57,7 +57,7 @@ def in_ledger(ledger: Ledger, sha256: bytes) -> HeldCopy | None:
     row = next(ledger.copies(start=sha256, end=sha256), None)
     if row is None:
         return None
-    event = ledger.store.events_at([row.position])[0]
+    event = ledger.log.events_at([row.position])[0]
     element = image(ledger, event)
     if element is None:
         return None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def held_of(ledger: Ledger, key: StreamKey, position: int) -> HeldCopy | None:
     """Return what was held of one element at `position`, None where it was not known then: one index probe."""
     standing = None
-    for event in ledger.store.stream_events(key.stored):
+    for event in ledger.log.stream_events(key.stored):
         if event.seq > position:
             break
         element = image(ledger, event)

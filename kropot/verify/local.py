@@ -91,7 +91,7 @@ class LocalAudit:
     # --- helpers ---
 
     def _rows(self, part: Part) -> Iterator[Row]:
-        return map(tuple, self._ledger.store.copy_states(start=part[0], end=part[1]))  # type: ignore[arg-type]
+        return map(tuple, self._ledger.projection.copies(start=part[0], end=part[1]))  # type: ignore[arg-type]
 
     def _inline(self, parts: Iterator[Part]) -> Iterator[tuple[bytes, RangeRead]]:
         for part in parts:

@@ -86,7 +86,7 @@ class Verification:
         checkpoints = CheckpointAudit([*self._scope.against, *self._stored_notes()], self._scope.key)
         segments = None if self._scope.segments is None else SegmentAudit(self._scope.segments)
         marks = checkpoints.sizes | (set() if segments is None else segments.sizes)
-        log = LogAudit(self._ledger.store, root_sizes=marks, run_ranges=self._run_ranges)
+        log = LogAudit(self._ledger.log, root_sizes=marks, run_ranges=self._run_ranges)
         yield from self._log(log)
         flawed = not self.summary.sound
         if flawed:
@@ -109,7 +109,7 @@ class Verification:
 
     def _run_ranges(self, read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
         """Read a long log on every processor."""
-        return apart(lambda ledger, _, part: read(ledger.store, part), self._ledger, 0, ranges)
+        return apart(lambda ledger, _, part: read(ledger.log, part), self._ledger, 0, ranges)
 
     def _log(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()
@@ -151,11 +151,11 @@ class Verification:
                 hint="snapshots can be made again at any time: `kropotcli snapshot --help` tells how to drop this one",
                 position=found.position,
             )
-        kept = len(self._ledger.store.list_snapshots())
+        kept = len(self._ledger.blobs.list_snapshots())
         self.summary.covered["snapshots"] = {"compared": kept, "seconds": self._since(began)}
 
     def _stored_notes(self) -> Iterator[Note]:
-        for size, note in self._ledger.store.checkpoints():
+        for size, note in self._ledger.blobs.checkpoints():
             # Whoever tampers with the database may put anything into a column.
             kept = str(note).encode(errors="replace")
             yield Note(f"the checkpoint of size {size} in the database", kept, size)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ledger.audit.rows import Row
     from ledger.events import ElementFact
     from ledger.rows import CopyState, StoredEvent
-    from ledger.store import EventStore
+    from ledger.stores import LedgerStore
 
 _PAGE = 1000
 
@@ -34,7 +34,7 @@ class IndexAudit:
     is not 0. All are right once `findings` is exhausted.
     """
 
-    def __init__(self, store: EventStore, log: LogAudit) -> None:
+    def __init__(self, store: LedgerStore, log: LogAudit) -> None:
         """Begin before the first row."""
         self._store = store
         self._learnt = log.learnt
@@ -65,7 +65,7 @@ class IndexAudit:
 
     def _entries(self) -> Iterator[Finding]:
         seen = bytearray(len(self._learnt.newest) // 8 + 1)
-        after, rows = b"", self._store.projection_page(b"", _PAGE)
+        after, rows = b"", self._store.projection.page(b"", _PAGE)
         while rows:
             after = rows[-1][0]
             page, untyped = _typed(rows)
@@ -73,7 +73,7 @@ class IndexAudit:
                 detail = f"{EntryRow._make(row[1:_EVENT])!r}: a column has another type than it was made with"
                 yield Finding(kind="index_mismatch", detail=detail)
             yield from self._page(page, seen)
-            rows = self._store.projection_page(after, _PAGE)
+            rows = self._store.projection.page(after, _PAGE)
         yield from self._missing(seen)
         sums = self._sums_found
         yield from self._sums([TallyRow(*pair, *sums[pair]) for pair in sorted(sums)])
@@ -97,8 +97,8 @@ class IndexAudit:
             packed.append(None)
         self.rows += len(page)
         closely = [row for row, found in zip(page, packed, strict=True) if found is None]
-        events = {event.seq: event for event in self._store.events_at(sorted({row[_SEQ] for row in closely}))}
-        keys = self._store.stream_keys({row[1] for row in closely})
+        events = {event.seq: event for event in self._store.log.events_at(sorted({row[_SEQ] for row in closely}))}
+        keys = dict(self._store.log.streams({row[1] for row in closely}))
         for row, found in zip(page, packed, strict=True):
             if found is not None:
                 add_row(row[0], found)
@@ -111,14 +111,14 @@ class IndexAudit:
     def _missing(self, seen: bytearray) -> Iterator[Finding]:
         for stream, seq in enumerate(self._learnt.newest):
             if seq and not seen[stream >> 3] >> (stream & 7) & 1:
-                key = self._store.stream_keys({stream}).get(stream)
+                key = dict(self._store.log.streams({stream})).get(stream)
                 if not self._has_moved(key):
                     yield finding_in(key, kind="index_missing", detail="the element has no row", position=seq)
 
     def _sums(self, tallies: list[TallyRow]) -> Iterator[Finding]:
-        if self.moved or tallies == [row for row in self._store.tallies() if row.elements or row.bytes]:
+        if self.moved or tallies == [row for row in self._store.projection.tallies() if row.elements or row.bytes]:
             return
-        if self._store.head().position == self._position:
+        if self._store.log.head().position == self._position:
             yield Finding(kind="tally_mismatch", detail="the maintained sums are not those of the rows")
         else:
             self.moved += 1
@@ -148,7 +148,7 @@ class IndexAudit:
     def _copies(self) -> Iterator[Finding]:
         """Merge both sides, which come ordered by SHA-256 and stream."""
         untyped: list[CopyState] = []
-        stored, folded = _sound(self._store.copy_states(), untyped), self._learnt.copies.states()
+        stored, folded = _sound(self._store.projection.copies(), untyped), self._learnt.copies.states()
         left, right = next(stored, None), next(folded, None)
         while left is not None or right is not None:
             if right is None or (left is not None and left[:2] < right[:2]):
@@ -166,13 +166,13 @@ class IndexAudit:
 
     def _copy(self, row: CopyState | None, detail: str) -> Iterator[Finding]:
         if row is not None:
-            key = self._store.stream_keys({row.stream}).get(row.stream)
+            key = dict(self._store.log.streams({row.stream})).get(row.stream)
             if not self._has_moved(key):
                 detail = f"{row.sha256.hex()}: {detail}"
                 yield finding_in(key, kind="copies_mismatch", detail=detail, position=row.seq)
 
     def _sources(self) -> Iterator[Finding]:
-        stored = {row.id: row for row in self._store.sources()}
+        stored = {row.id: row for row in self._store.projection.sources()}
         for row in self._learnt.sources.values():
             found = stored.pop(row.id, None)
             if found != row and not (found is not None and type(found.seq) is int and found.seq > self._position):
@@ -187,9 +187,9 @@ class IndexAudit:
 
     def _has_moved(self, key: bytes | None) -> bool:
         """Whether the stream has an event behind those that were audited; an erased one may have, too."""
-        if self._store.head().position == self._position:
+        if self._store.log.head().position == self._position:
             return False
-        event = None if key is None else self._store.newest_event(key)
+        event = None if key is None else next(self._store.log.stream_events(key, newest_first=True), None)
         moved = key is None or (event is not None and event.seq > self._position)
         self.moved += moved
         return moved
@@ -206,7 +206,7 @@ def _element_fact(event: StoredEvent) -> ElementFact | None:
 
 
 _SEQ, _SHA256, _EVENT = 4, 10, 11
-"""Where these columns stand in a row of `EventStore.projection_page`; the event's begin at the last."""
+"""Where these columns stand in a row of `ProjectionStore.page`; the event's begin at the last."""
 _INT, _BYTES, _NONE = frozenset({int}), frozenset({bytes}), type(None)
 _KINDS = (
     _BYTES,

@@ -17,6 +17,7 @@ from ledger.audit.log_rule import LogRule
 from ledger.audit.rows import read_events, read_head, row_fault
 from ledger.audit.streams import StreamNames
 from ledger.rows import StoredEvent
+from ledger.stores import stored_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from ledger.audit.rows import Columns, Row
     from ledger.merkle import Frontier
     from ledger.rows import StoredHead
-    from ledger.store import EventStore
+    from ledger.stores import EventLog
 
 _PAGE = 1000
 
@@ -41,7 +42,7 @@ class LogAudit:
 
     def __init__(
         self,
-        store: EventStore,
+        log: EventLog,
         *,
         root_sizes: Iterable[int] = (),
         run_ranges: RunRanges | None = None,
@@ -51,9 +52,9 @@ class LogAudit:
 
         With `run_ranges`, other processes read the log, in ranges of `page_events` events, and recognise what they can.
         """
-        self._store = store
-        head, self._head_finding = read_head(store)
-        self._rule = LogRule(store, head)
+        self._log = log
+        head, self._head_finding = read_head(log)
+        self._rule = LogRule(log, head)
         self._names = StreamNames()
         self._root_sizes = sorted({size for size in root_sizes if size <= head.position}, reverse=True)
         self._run_ranges = run_ranges
@@ -134,9 +135,9 @@ class LogAudit:
     def _beyond(self) -> Iterator[Finding]:
         """Look past the pinned head: whatever stands there was appended since, and the present head must cover it."""
         streams = len(self.learnt.versions) - 1
-        event = next(self._store.stored(after=self.head.position), None)
-        stream = next(self._store.streams(after=streams), None)
-        now = self._store.head()
+        event = next(stored_events(self._log, after=self.head.position), None)
+        stream = next(self._log.streams(after=streams), None)
+        now = self._log.head()
         if event is not None and event.seq > now.position:
             detail = "it stands behind the head, which does not know it"
             yield Finding(kind="beyond_head", detail=detail, position=event.seq)
@@ -148,12 +149,12 @@ class LogAudit:
 
     def _read(self, after: int, until: int, count: int) -> Iterator[Finding]:
         """Read and check the next `count` events; `position` has moved if there were any."""
-        columns, unusable = read_events(self._store, after, until, count)
+        columns, unusable = read_events(self._log, after, until, count)
         yield from unusable
         self._rule.unusable.update(finding.position for finding in unusable if finding.position is not None)
         rest = columns
         while rest and rest[0]:
-            self._names.learn(self._store, set(rest[1]), self.learnt.salts)
+            self._names.learn(self._log, set(rest[1]), self.learnt.salts)
             taken = yield from self._take(recognise(rest, self._names.digests), partial(_row, rest))
             # The events after a new salt need it for the digests of their streams.
             rest = tuple(column[taken:] for column in rest)
@@ -183,7 +184,7 @@ class LogAudit:
             if (stored := row(at)) is None:
                 break
             event = StoredEvent._make(stored)
-            key, exists = self._names.find(self._store, event.stream)
+            key, exists = self._names.find(self._log, event.stream)
             yield from rule.check(event, key, exists=exists)
             at += 1
         return at
@@ -213,7 +214,7 @@ class LogAudit:
         if at not in answer.unrecognised:
             seqs = answer.page.seqs
             places = {seq: place for place, seq in enumerate(seqs)}
-            rows = self._store.stored_page(seqs[at] - 1, seqs[-1], len(seqs))
+            rows = self._log.page(seqs[at] - 1, seqs[-1], len(seqs))
             answer.unrecognised.update({places[row[0]]: row for row in rows if row[0] in places})
         return answer.unrecognised.get(at)
 

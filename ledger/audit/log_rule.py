@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ledger.events import Fact
     from ledger.rows import StoredEvent, StoredHead
-    from ledger.store import EventStore
+    from ledger.stores import EventLog
 
 _MOST_NEW_STREAMS = 1000
 """At most this many streams are allocated beyond those known: a number past that is made up."""
@@ -49,13 +49,13 @@ class LogRule:
     `unusable` holds the positions of rows that could not be read, each with a finding of its own already.
     """
 
-    def __init__(self, store: EventStore, head: StoredHead) -> None:
+    def __init__(self, log: EventLog, head: StoredHead) -> None:
         """Begin before the first event."""
         self.head = head
         self.position = 0
         self.recorded_us = 0
         self.learnt = Learnt()
-        self.tree = TreeAudit(store, head)
+        self.tree = TreeAudit(log, head)
         self.unusable: set[int] = set()
         self.unknown = 0
         self.erased = 0

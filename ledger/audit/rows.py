@@ -11,7 +11,7 @@ from ledger.rows import CommitRow, StoredEvent, StoredHead
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ledger.store import EventStore
+    from ledger.stores import EventLog
 
     Row = tuple[Any, ...]
     """The columns of a StoredEvent."""
@@ -30,16 +30,16 @@ NO_KEY = b""
 """Stands for a stream's key that is not a byte string: it belongs to no source."""
 
 
-def read_head(store: EventStore) -> tuple[StoredHead, Finding | None]:
+def read_head(log: EventLog) -> tuple[StoredHead, Finding | None]:
     """Return the head, and what is wrong with its types; if anything is, the whole table of events is read."""
-    head = store.head()
+    head = log.head()
     wrong = _wrong(head, _HEAD)
     if not wrong:
         return head, None
     return StoredHead(1 << 62, 0, 0, b""), Finding(kind="head_mismatch", detail=f"of another type: {', '.join(wrong)}")
 
 
-def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[Columns, list[Finding]]:
+def read_events(log: EventLog, after: int, until: int, count: int) -> tuple[Columns, list[Finding]]:
     """Return the next events behind `after`, at most `count`, and findings about rows that cannot be used.
 
     The events come column by column: making a `StoredEvent` of each would cost as much as hashing them. There are no
@@ -49,11 +49,11 @@ def read_events(store: EventStore, after: int, until: int, count: int) -> tuple[
         LedgerUnavailableError: if the database is away.
     """
     try:
-        page = store.stored_page(after, until, count)
+        page = log.page(after, until, count)
     except LedgerUnavailableError:
         raise
     except LedgerError as error:
-        rows, findings = _one_by_one(store, after, min(until, after + count), str(error))
+        rows, findings = _one_by_one(log, after, min(until, after + count), str(error))
         return tuple(zip(*rows, strict=True)), findings
     columns: Columns = tuple(zip(*page, strict=True))
     if not columns or all(_EVENT[at].issuperset(map(type, columns[at])) for at in _BARE):
@@ -69,10 +69,10 @@ def row_fault(event: StoredEvent) -> Finding | None:
     return _unusable(event.seq, f"of another type: {', '.join(wrong)}") if wrong else None
 
 
-def read_keys(store: EventStore, streams: Collection[int]) -> dict[int, bytes | None]:
+def read_keys(log: EventLog, streams: Collection[int]) -> dict[int, bytes | None]:
     """Return the keys of those streams that exist; `NO_KEY` for one that is not a byte string."""
     try:
-        found = store.stream_keys(streams)
+        found = dict(log.streams(streams))
     except LedgerUnavailableError:
         raise
     except LedgerError:
@@ -80,7 +80,7 @@ def read_keys(store: EventStore, streams: Collection[int]) -> dict[int, bytes | 
             return dict.fromkeys(streams, NO_KEY)
         found = {}
         for stream in streams:
-            found |= read_keys(store, (stream,))
+            found |= read_keys(log, (stream,))
     return {stream: key if key is None or type(key) is bytes else NO_KEY for stream, key in found.items()}
 
 
@@ -97,13 +97,13 @@ def _wrong(row: StoredEvent | StoredHead | CommitRow, kinds: Sequence[frozenset[
     return [name for name, value, allowed in zip(row._fields, row, kinds, strict=True) if type(value) not in allowed]
 
 
-def _one_by_one(store: EventStore, after: int, until: int, why: str) -> tuple[list[Row], list[Finding]]:
+def _one_by_one(log: EventLog, after: int, until: int, why: str) -> tuple[list[Row], list[Finding]]:
     """Find the rows that break a whole page; each that cannot be read gets a finding of its own; read the others."""
     events: list[Row] = []
     findings: list[Finding] = []
     for seq in range(after + 1, until + 1):
         try:
-            events += [event for event in store.events_at([seq]) if not _wrong(event, _EVENT)]
+            events += [event for event in log.events_at([seq]) if not _wrong(event, _EVENT)]
         except LedgerUnavailableError:
             raise
         except LedgerError:

@@ -10,7 +10,7 @@ from ledger.codec import keyed_digest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ledger.store import EventStore
+    from ledger.stores import EventLog
 
 _MOST = 10_000
 _SOURCE = 16
@@ -28,12 +28,12 @@ class StreamNames:
         self.digests: dict[int, bytes] = {}
         self._keys: dict[int, bytes | None] = {}
 
-    def learn(self, store: EventStore, streams: set[int], salts: Mapping[bytes, bytes]) -> None:
+    def learn(self, log: EventLog, streams: set[int], salts: Mapping[bytes, bytes]) -> None:
         """Learn the names of these streams, as far as the salts of their sources (by source id) are known."""
         if len(self._keys) > _MOST:
             self._keys.clear()
             self.digests.clear()
-        found = read_keys(store, streams - self.digests.keys())
+        found = read_keys(log, streams - self.digests.keys())
         self._keys.update(found)
         # The fast path never recognises events about the ledger's own subjects.
         self.digests.update(
@@ -46,8 +46,8 @@ class StreamNames:
             }
         )
 
-    def find(self, store: EventStore, stream: int) -> tuple[bytes | None, bool]:
+    def find(self, log: EventLog, stream: int) -> tuple[bytes | None, bool]:
         """Return a stream's key, None where it is erased, and whether there is such a stream at all."""
         if stream not in self._keys:
-            self._keys.update(read_keys(store, (stream,)))
+            self._keys.update(read_keys(log, (stream,)))
         return self._keys.get(stream), stream in self._keys

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ledger.rows import StoredEvent, StoredHead
-    from ledger.store import EventStore
+    from ledger.stores import EventLog
 
 _NO_COMMIT = CommitRow(0, 0, 0, None, None)
 _MOST_SUSPECTS = 1000
@@ -26,9 +26,9 @@ class TreeAudit:
     whether the leaves or that frontier are wrong: until then it is a suspect.
     """
 
-    def __init__(self, store: EventStore, head: StoredHead) -> None:
+    def __init__(self, log: EventLog, head: StoredHead) -> None:
         """Begin before the first commit."""
-        self._commits = store.commits()
+        self._commits = log.commits()
         self._head = head
         self._fitting = 0
         self._suspects: list[int] = []

@@ -15,6 +15,12 @@ from ledger.sql.dialects import upsert
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
 
+PAGE = 1000
+"""At most this many rows are read at a time."""
+
+LARGE_PAGE = 10 * PAGE
+"""At most this many rows of two small columns are read at a time."""
+
 EVENT_COLUMNS = ", ".join(f"event.{column.name}" for column in schema.event.columns)
 FACT_COLUMNS = ", ".join(f"event.{name}" for name in StoredFact._fields)
 ENTRY_COLUMNS = ", ".join(f"entry.{column.name}" for column in schema.entry.columns)

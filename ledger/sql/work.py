@@ -1,13 +1,14 @@
-"""Who is doing what just now: instances, leases and claims, and the queue they take from; none of it is history."""
+"""The work queue in a SQL database: instances, leases and reservations. This is working state and not history."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import delete, or_, select, update
 
 from ledger.rows import FORGOTTEN_US, LONGEST_US, Image, InstanceRow, is_held
 from ledger.sql import schema as t
+from ledger.sql.projection import source_numbers
 from ledger.sql.writing import put_rows, slices
 
 if TYPE_CHECKING:
@@ -19,52 +20,17 @@ if TYPE_CHECKING:
     from ledger.sql.connections import Connections
     from ledger.sql.statements import Statements
 
-IMAGE = (
-    select(
-        t.stream.c.key,
-        t.entry.c.stream,
-        t.entry.c.version,
-        t.entry.c.seq,
-        t.event.c.type,
-        t.event.c.schema_version,
-        t.event.c.flags,
-        t.event.c.payload,
-    )
-    .select_from(t.stream)
-    .join(t.entry, t.entry.c.stream == t.stream.c.id)
-    .join(t.event, t.event.c.seq == t.entry.c.seq)
-)
-"""The columns of an `Image`."""
 
-
-class WorkTables:
-    """The tables `instance`, `lease` and `claim`, and the entries that are due."""
+class SqlWorkQueue:
+    """The tables `instance`, `lease` and `claim` (which holds reservations), and the entries that are due."""
 
     def __init__(self, connections: Connections, statements: Statements) -> None:
         """Share the store's connections."""
         self._connections = connections
         self._statements = statements
 
-    def due(self, *, now_us: int, limit: int, source: bytes | None) -> list[Image]:
-        """Return entries due at `now_us`, the longest due first, at most `limit`."""
-        c = t.entry.c
-        found: list[Any] = []
-        for no in self._numbers(source):
-            wanted = IMAGE.add_columns(c.due_us).where(c.source == no, c.due_us <= now_us)
-            wanted = wanted.order_by(c.due_us, c.stream).limit(limit)
-            found.extend(self._connections.rows(wanted))
-        found.sort(key=lambda row: (row.due_us, row.stream))
-        return [Image(*row[:-1]) for row in found[:limit]]
-
-    def next_due_us(self, source: bytes | None) -> int | None:
-        """Return the earliest moment at which an entry is due, None when nothing is wanted."""
-        c = t.entry.c
-        wanted = select(func.min(c.due_us))
-        found = [self._connections.rows(wanted.where(c.source == no))[0][0] for no in self._numbers(source)]
-        return min((us for us in found if us is not None), default=None)
-
     def instances(self) -> list[InstanceRow]:
-        """Return the instances at work, by name."""
+        """Return the registered instances, by name."""
         return [InstanceRow(*row) for row in self._connections.rows(select(t.instance).order_by(t.instance.c.name))]
 
     def enroll(self, row: InstanceRow, *, now_us: int, here: bool) -> InstanceRow | None:
@@ -82,7 +48,7 @@ class WorkTables:
             return None
 
     def beat(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
-        """Move the expiry of the instance and of its leases; False if the name is no longer this session's."""
+        """Prolong the instance, its leases and its reservations; False if another session has the name."""
         c = t.instance.c
         with self._connections.transaction() as connection:
             mine = update(t.instance).where(c.name == name, c.session == session)
@@ -94,14 +60,14 @@ class WorkTables:
             return True
 
     def retire(self, name: str, session: bytes) -> None:
-        """Remove the instance with its leases and claims."""
+        """Remove the instance with its leases and reservations."""
         with self._connections.transaction() as connection:
             connection.execute(delete(t.instance).where(t.instance.c.name == name, t.instance.c.session == session))
             _let_go(connection, session)
 
     def take(self, lease: LeaseRequest) -> list[Image] | None:
         """Lease due entries that no living session leases; None if another session has the instance's name."""
-        numbers = self._numbers(lease.source)
+        numbers = source_numbers(self._connections, lease.source)
         with self._connections.transaction(fleeting=True) as connection:
             cursor: Any = connection.connection.cursor()
             cursor.execute(self._statements.select_holder, (lease.name,))
@@ -140,8 +106,8 @@ class WorkTables:
                 numbers = [row[0] for row in connection.execute(streams)]
                 connection.execute(mine.where(c.stream.in_(numbers)))
 
-    def claim(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
-        """Take or prolong the claim `name`; False while another session has it."""
+    def reserve(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
+        """Reserve `name`, or prolong its reservation; False while another session has it."""
         c = t.claim.c
         with self._connections.head_locked() as (connection, _):
             free = or_(c.session == session, c.expires_us <= now_us, c.expires_us > now_us + LONGEST_US)
@@ -153,18 +119,12 @@ class WorkTables:
             connection.execute(t.claim.insert().values(name=name, session=session, expires_us=expires_us))
             return True
 
-    def unclaim(self, name: str, session: bytes) -> None:
-        """Give the claim back, if it is this session's."""
+    def unreserve(self, name: str, session: bytes) -> None:
+        """Give the reservation back, if it is this session's."""
         with self._connections.transaction() as connection:
             connection.execute(delete(t.claim).where(t.claim.c.name == name, t.claim.c.session == session))
 
     # --- helpers ---
-
-    def _numbers(self, source: bytes | None) -> list[int]:
-        c = t.source.c
-        wanted = select(c.no).order_by(c.no)
-        rows = self._connections.rows(wanted if source is None else wanted.where(c.id == source))
-        return [row[0] for row in rows]
 
     def _free(self, connection: Connection, numbers: list[int], lease: LeaseRequest) -> list[tuple[int, int, int]]:
         """Return (due, stream, size) of what is due and not leased, and lock it against other takers.

@@ -45,7 +45,7 @@ def put_rows(cursor: Any, put: Put, rows: Sequence[Sequence[Any]]) -> None:
 
 
 class SqlWriting:
-    """What `ledger.store.Writing` demands, on one connection."""
+    """What `ledger.stores.Writing` demands, on one connection."""
 
     def __init__(self, connection: Connection, statements: Statements, locked: Sequence[Any]) -> None:
         """Take over a transaction and the head row that it has locked, with the database's time after it."""
@@ -62,9 +62,9 @@ class SqlWriting:
         )
         return CommitRow(*rows[0]) if rows else None
 
-    def leaf(self, seq: int) -> bytes | None:
+    def leaf(self, position: int) -> bytes | None:
         """Return the leaf hash stored at this position."""
-        rows = self._rows("SELECT leaf FROM event WHERE seq = ?", seq)
+        rows = self._rows("SELECT leaf FROM event WHERE seq = ?", position)
         return rows[0][0] if rows else None
 
     def streams(self, keys: Collection[bytes]) -> dict[bytes, StreamRow]:

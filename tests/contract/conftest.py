@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ledger.store import EventStore, Writing
+    from ledger.stores import LedgerStore, Writing
 
 
 @dataclass
@@ -25,21 +25,21 @@ class LedgerPlace:
 
     kind: str
     url: str
-    opened: list[EventStore] = field(default_factory=list)
+    opened: list[LedgerStore] = field(default_factory=list)
 
-    def open(self) -> EventStore:
+    def open(self) -> LedgerStore:
         store = self.opened[0] if self.kind == "memory" and self.opened else self._open()
         self.opened.append(store)
         return store
 
-    def _open(self) -> EventStore:
+    def _open(self) -> LedgerStore:
         return MemoryStore() if self.kind == "memory" else open_store(self.url, create=True)
 
 
 class OwnTime:
     """A store that has no clock of its own, so that two of different kinds record the same times."""
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(self, store: LedgerStore) -> None:
         self.store = store
 
     def __getattr__(self, name: str) -> Any:
@@ -69,5 +69,5 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LedgerPlac
 
 
 @pytest.fixture
-def store(place: LedgerPlace) -> EventStore:
+def store(place: LedgerPlace) -> LedgerStore:
     return place.open()

@@ -20,10 +20,10 @@ from tests.ledger.world import History, began, copied, element, key, observed, s
 
 if TYPE_CHECKING:
     from ledger.audit import Finding
-    from ledger.store import EventStore
+    from ledger.stores import LedgerStore
 
 
-def lived(store: EventStore, seed: int, batches: int) -> Ledger:
+def lived(store: LedgerStore, seed: int, batches: int) -> Ledger:
     """Return a ledger after a random life, with the ledger's own events among those of elements."""
     clock = itertools.count(1_795_000_000_000_000, 997)
     ledger = Ledger(store, writer="main", clock=lambda: next(clock))
@@ -38,21 +38,21 @@ def lived(store: EventStore, seed: int, batches: int) -> Ledger:
     return ledger
 
 
-def audited(store: EventStore, **extra: object) -> tuple[LogAudit, IndexAudit, list[Finding]]:
-    log = LogAudit(store, **extra)  # type: ignore[arg-type]
+def audited(store: LedgerStore, **extra: object) -> tuple[LogAudit, IndexAudit, list[Finding]]:
+    log = LogAudit(store.log, **extra)  # type: ignore[arg-type]
     flaws = list(log.findings())
     index = IndexAudit(store, log)
     return log, index, flaws + list(index.findings())
 
 
-def test_an_empty_ledger_is_clean(store: EventStore) -> None:
+def test_an_empty_ledger_is_clean(store: LedgerStore) -> None:
     log, index, flaws = audited(store)
     assert flaws == []
     assert (log.position, index.rows, log.frontier) == (0, 0, Frontier())
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_any_life_is_clean(store: EventStore, seed: int) -> None:
+def test_any_life_is_clean(store: LedgerStore, seed: int) -> None:
     ledger = lived(store, seed, 7)
     log, index, flaws = audited(store)
     assert flaws == []
@@ -62,7 +62,7 @@ def test_any_life_is_clean(store: EventStore, seed: int) -> None:
     assert log.erased == sum(1 for event in ledger.stored() if event.payload is None)
 
 
-def test_the_digest_is_that_of_the_elements(store: EventStore) -> None:
+def test_the_digest_is_that_of_the_elements(store: LedgerStore) -> None:
     ledger = lived(store, 9, 6)
     digest = StateDigest()
     for entry in ledger.scan():
@@ -71,12 +71,12 @@ def test_the_digest_is_that_of_the_elements(store: EventStore) -> None:
     assert audited(store)[1].digest == digest.text
 
 
-def test_a_rebuilt_index_is_clean(store: EventStore) -> None:
+def test_a_rebuilt_index_is_clean(store: LedgerStore) -> None:
     lived(store, 2, 5).rebuild()
     assert audited(store)[2] == []
 
 
-def test_roots_are_taken_at_every_mark(store: EventStore) -> None:
+def test_roots_are_taken_at_every_mark(store: LedgerStore) -> None:
     ledger = lived(store, 3, 8)
     head = ledger.head().position
     sizes = [0, 1, 7, 64, head // 2, head, head + 1]
@@ -85,10 +85,10 @@ def test_roots_are_taken_at_every_mark(store: EventStore) -> None:
     assert log.roots == {size: ledger.frontier_at(size).root for size in sizes if size <= head}
 
 
-def test_what_is_appended_between_log_and_index_is_left_to_the_next_audit(store: EventStore) -> None:
+def test_what_is_appended_between_log_and_index_is_left_to_the_next_audit(store: LedgerStore) -> None:
     ledger = Ledger(store)
     ledger.append([began(), *(observed(number) for number in range(20)), *(copied(number) for number in range(20))])
-    log = LogAudit(store)
+    log = LogAudit(store.log)
     assert list(log.findings()) == []
     failed = FetchFailed(element=replace(element(), failure=Failure(reason="x", attempts=1, since_us=1, next_try_us=2)))
     ledger.append([observed("new"), copied("new"), copied(3, content="another")])
@@ -100,14 +100,14 @@ def test_what_is_appended_between_log_and_index_is_left_to_the_next_audit(store:
     assert audited(store)[2] == []
 
 
-def test_unknown_events_are_proved_and_counted(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_events_are_proved_and_counted(store: LedgerStore, monkeypatch: pytest.MonkeyPatch) -> None:
     from ledger import codec
 
     ledger = Ledger(store)
     ledger.append([began(), observed("x"), observed("y"), copied("x")])
     ledger.append([NewFact(key=key("x"), fact=FetchFailed(element=element()), observed_us=1)])
     monkeypatch.delitem(codec._FACTS, "FetchFailed")
-    log = LogAudit(store)
+    log = LogAudit(store.log)
     assert list(log.findings()) == []
     assert log.unknown == 1
     ledger.rebuild()  # as the version that does not know the type would have projected it
@@ -116,13 +116,13 @@ def test_unknown_events_are_proved_and_counted(store: EventStore, monkeypatch: p
     assert log.unknown == 1
 
 
-def test_an_unknown_critical_event_is_a_flaw(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_critical_event_is_a_flaw(store: LedgerStore, monkeypatch: pytest.MonkeyPatch) -> None:
     from ledger import codec
 
     ledger = Ledger(store)
     ledger.append([began(), observed("x"), NewFact(key=key("x"), fact=PayloadErased(reason="r"), observed_us=1)])
     monkeypatch.delitem(codec._FACTS, "PayloadErased")
-    assert [(flaw.kind, flaw.position) for flaw in LogAudit(store).findings()] == [("unknown_critical", 4)]
+    assert [(flaw.kind, flaw.position) for flaw in LogAudit(store.log).findings()] == [("unknown_critical", 4)]
 
 
 def test_copies_that_do_not_fit_into_memory_fold_the_same() -> None:

@@ -12,10 +12,11 @@ from ledger.errors import BrokenChainError, LedgerError
 from ledger.events import PayloadErased
 from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
+from ledger.stores import stored_events
 from tests.ledger.world import History, began, copied, key, observed
 
 if TYPE_CHECKING:
-    from ledger.store import EventStore
+    from ledger.stores import LedgerStore
 
 
 def lived(counts: tuple[int, ...] = (1, 60, 5, 700, 1, 1, 90)) -> Ledger:
@@ -25,25 +26,25 @@ def lived(counts: tuple[int, ...] = (1, 60, 5, 700, 1, 1, 90)) -> Ledger:
     for count in counts:
         for _ in range(count // 40 + 1):
             ledger.append(history.batch(min(count, 40)), batch_key=history.rng.randbytes(8))
-    ledger.store.save_checkpoint(7, "a note\n")
+    ledger.blobs.save_checkpoint(7, "a note\n")
     return ledger
 
 
-def contents(store: EventStore) -> tuple[object, ...]:
+def contents(store: LedgerStore) -> tuple[object, ...]:
     return (
-        store.head(),
-        list(store.stored()),
-        list(store.streams()),
-        list(store.commits()),
-        list(store.projection_rows()),
-        list(store.copy_states()),
-        store.sources(),
-        [row for row in store.tallies() if row.elements],
-        list(store.checkpoints()),
+        store.log.head(),
+        list(stored_events(store.log)),
+        list(store.log.streams()),
+        list(store.log.commits()),
+        list(store.projection.page(b"", 1 << 30)),
+        list(store.projection.copies()),
+        store.projection.sources(),
+        [row for row in store.projection.tallies() if row.elements],
+        list(store.blobs.checkpoints()),
     )
 
 
-def test_a_copy_holds_the_same_rows_and_goes_on_as_the_original_would(store: EventStore) -> None:
+def test_a_copy_holds_the_same_rows_and_goes_on_as_the_original_would(store: LedgerStore) -> None:
     original = lived()
     told: list[tuple[int, int]] = []
     report = copy_ledger(original.store, store, progress=lambda done, whole: told.append((done, whole)))
@@ -54,7 +55,7 @@ def test_a_copy_holds_the_same_rows_and_goes_on_as_the_original_would(store: Eve
     assert Ledger(store).append([observed("after the move")]).first == report.position + 1
 
 
-def test_a_copy_goes_on_where_it_stopped(store: EventStore) -> None:
+def test_a_copy_goes_on_where_it_stopped(store: LedgerStore) -> None:
     original = lived()
     ledger = Ledger(store)
 
@@ -79,7 +80,7 @@ def test_a_copy_goes_on_where_it_stopped(store: EventStore) -> None:
     assert copy_ledger(original.store, store).events == 0
 
 
-def test_another_ledger_is_not_overwritten(store: EventStore) -> None:
+def test_another_ledger_is_not_overwritten(store: LedgerStore) -> None:
     other = Ledger(store)
     other.append([began(), observed("x")])
     before = contents(store)
@@ -88,7 +89,7 @@ def test_another_ledger_is_not_overwritten(store: EventStore) -> None:
     assert contents(store) == before
 
 
-def test_a_copy_that_has_gone_its_own_way_is_not_continued(store: EventStore) -> None:
+def test_a_copy_that_has_gone_its_own_way_is_not_continued(store: LedgerStore) -> None:
     original = lived((3, 20))
     copy_ledger(original.store, store)
     Ledger(store).append([observed("here alone")])
@@ -99,7 +100,7 @@ def test_a_copy_that_has_gone_its_own_way_is_not_continued(store: EventStore) ->
         copy_ledger(original.store, store)
 
 
-def test_a_source_that_was_tampered_with_does_not_pass_for_a_copy(store: EventStore) -> None:
+def test_a_source_that_was_tampered_with_does_not_pass_for_a_copy(store: LedgerStore) -> None:
     source = MemoryStore()
     ledger = Ledger(source)
     ledger.append([began(), observed(0), observed(1)])

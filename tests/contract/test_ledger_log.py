@@ -32,17 +32,17 @@ from tests.ledger.world import OTHER, SOURCE, History, began, copied, element, k
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ledger.store import EventStore, Writing
+    from ledger.stores import LedgerStore, Writing
     from tests.contract.conftest import LedgerPlace
 
 
-def filled(store: EventStore, count: int = 3) -> Ledger:
+def filled(store: LedgerStore, count: int = 3) -> Ledger:
     ledger = Ledger(store, writer="main")
     ledger.append([began(), *(observed(name) for name in range(count))])
     return ledger
 
 
-def test_first_append_begins_the_ledger(store: EventStore) -> None:
+def test_first_append_begins_the_ledger(store: LedgerStore) -> None:
     ledger = Ledger(store)
     commit = ledger.append([began()])
     first, second = ledger.events()
@@ -53,7 +53,7 @@ def test_first_append_begins_the_ledger(store: EventStore) -> None:
     assert Ledger(store).identity() == ledger.identity() == first.fact
 
 
-def test_a_ledger_without_events_has_no_identity(store: EventStore) -> None:
+def test_a_ledger_without_events_has_no_identity(store: LedgerStore) -> None:
     ledger = Ledger(store)
     assert ledger.head().position == 0
     assert list(ledger.events()) == []
@@ -62,7 +62,7 @@ def test_a_ledger_without_events_has_no_identity(store: EventStore) -> None:
         ledger.identity()
 
 
-def test_a_stored_event_is_what_its_header_says(store: EventStore) -> None:
+def test_a_stored_event_is_what_its_header_says(store: LedgerStore) -> None:
     ledger = filled(store)
     salt = source(SOURCE.hex()).salt
     for event in ledger.stored(after=2):
@@ -80,7 +80,7 @@ def test_a_stored_event_is_what_its_header_says(store: EventStore) -> None:
     assert len({event.nonce for event in ledger.stored()}) == ledger.head().position
 
 
-def test_the_head_commits_to_every_leaf(store: EventStore) -> None:
+def test_the_head_commits_to_every_leaf(store: LedgerStore) -> None:
     ledger = filled(store, 700)
     ledger.append([copied(name) for name in range(9)])
     leaves = [event.leaf for event in ledger.stored()]
@@ -92,7 +92,7 @@ def test_the_head_commits_to_every_leaf(store: EventStore) -> None:
         ledger.frontier_at(712)
 
 
-def test_positions_and_versions_count_without_gaps(store: EventStore) -> None:
+def test_positions_and_versions_count_without_gaps(store: LedgerStore) -> None:
     ledger = Ledger(store)
     history = History(random.Random(1))
     for count in (1, 40, 3, 150):
@@ -106,40 +106,43 @@ def test_positions_and_versions_count_without_gaps(store: EventStore) -> None:
     assert sorted(versions) == list(range(1, len(versions) + 1))
 
 
-def test_commits_cover_every_position_once(store: EventStore) -> None:
+def test_commits_cover_every_position_once(store: LedgerStore) -> None:
     ledger = filled(store, 300)
     ledger.append([copied(0)])
     ledger.append([copied(1), copied(2)])
-    commits = list(store.commits())
+    commits = list(store.log.commits())
     assert [(row.first, row.last) for row in commits] == [(1, 1), (2, 302), (303, 303), (304, 305)]
     assert [row.frontier for row in commits] == [ledger.frontier_at(row.last).stored for row in commits]
-    assert list(store.commits(after=302)) == commits[2:]
+    assert list(store.log.commits(after=302)) == commits[2:]
+    assert list(store.log.commits(after=1, until=303)) == commits[1:3]
+    assert list(store.log.commits(until=303, newest_first=True)) == commits[2::-1]
 
 
-def test_records_are_read_by_range_and_by_stream(store: EventStore) -> None:
+def test_records_are_read_by_range_and_by_stream(store: LedgerStore) -> None:
     ledger = filled(store, 2100)  # more than two pages
     ledger.append([copied(5)])
     records = list(ledger.events())
     assert [record.position for record in records] == list(range(1, 2104))
     assert list(ledger.events(after=1000, until=2050)) == records[1000:2050]
-    assert list(store.pointers(after=7, until=9)) == [(8, records[7].stream), (9, records[8].stream)]
-    assert store.leaves(1, 3) == [event.leaf for event in ledger.stored(after=1, until=3)]
-    assert [event.seq for event in store.events_at([9, 2, 99_999, 2])] == [2, 9]
-    facts = store.facts_at([9, 2, 99_999, 2])
+    assert list(store.log.pointers(after=7, until=9)) == [(8, records[7].stream), (9, records[8].stream)]
+    assert store.log.leaves(1, 3) == [event.leaf for event in ledger.stored(after=1, until=3)]
+    assert [event.seq for event in store.log.events_at([9, 2, 99_999, 2])] == [2, 9]
+    facts = store.log.facts_at([9, 2, 99_999, 2])
     assert [fact[0] for fact in facts] == [2, 9]
-    for fact, event in zip(facts, store.events_at([2, 9]), strict=True):
+    for fact, event in zip(facts, store.log.events_at([2, 9]), strict=True):
         assert tuple(fact) == tuple(getattr(event, name) for name in StoredFact._fields)
     assert list(ledger.history(key(5))) == [records[7], records[2102]]
     assert list(ledger.history(key("nothing"))) == []
-    newest = store.newest_event(key(5).stored)
+    assert [event.seq for event in store.log.stream_events(key(5).stored, newest_first=True)] == [2103, 8]
+    newest = next(store.log.stream_events(key(5).stored, newest_first=True), None)
     assert newest is not None
     assert newest.seq == 2103
-    assert store.newest_event(key("nothing").stored) is None
-    assert list(store.streams(after=2)) == [(n + 3, key(n).stored) for n in range(2100)]
-    assert store.stream_keys({3, 99_999}) == {3: key(0).stored}
+    assert next(store.log.stream_events(key("nothing").stored, newest_first=True), None) is None
+    assert list(store.log.streams(after=2)) == [(n + 3, key(n).stored) for n in range(2100)]
+    assert dict(store.log.streams({3, 99_999})) == {3: key(0).stored}
 
 
-def test_a_stream_that_moved_on_is_a_conflict_and_nothing_is_written(store: EventStore) -> None:
+def test_a_stream_that_moved_on_is_a_conflict_and_nothing_is_written(store: LedgerStore) -> None:
     ledger = filled(store)
     before = ledger.head()
     moved = [NewFact(key=key(n), fact=RemoteObserved(element=element(2)), observed_us=1, expected=n) for n in range(3)]
@@ -152,14 +155,14 @@ def test_a_stream_that_moved_on_is_a_conflict_and_nothing_is_written(store: Even
     assert ledger.entries([key(1)])[key(1)].version == 2
 
 
-def test_expected_versions_count_within_a_batch(store: EventStore) -> None:
+def test_expected_versions_count_within_a_batch(store: LedgerStore) -> None:
     ledger = filled(store, 0)
     fact = RemoteObserved(element=element())
     ledger.append([NewFact(key=key("x"), fact=fact, observed_us=1, expected=version) for version in range(3)])
     assert [record.stream_version for record in ledger.history(key("x"))] == [1, 2, 3]
 
 
-def test_a_fact_that_does_not_belong_on_its_stream_is_refused(store: EventStore) -> None:
+def test_a_fact_that_does_not_belong_on_its_stream_is_refused(store: LedgerStore) -> None:
     ledger = filled(store, 0)
     misplaced: list[tuple[StreamKey, Any]] = [
         (key("x", OTHER), RemoteObserved(element=element())),
@@ -177,7 +180,7 @@ def test_a_fact_that_does_not_belong_on_its_stream_is_refused(store: EventStore)
         assert ledger.entries([key("good")]) == {}
 
 
-def test_a_fact_that_cannot_be_written_leaves_nothing_behind(store: EventStore) -> None:
+def test_a_fact_that_cannot_be_written_leaves_nothing_behind(store: LedgerStore) -> None:
     ledger = filled(store)
     bad = Element(**{name: getattr(element(), name) for name in Element.__slots__} | {"date": "yesterday"})
     with pytest.raises(MalformedEventError):
@@ -198,7 +201,7 @@ def test_the_same_batch_key_gives_the_first_commit(place: LedgerPlace) -> None:
 class LosesAnswers:
     """A store whose next commits are made, or not, and whose answers are then lost on the way."""
 
-    def __init__(self, store: EventStore, *, committed: bool, times: int) -> None:
+    def __init__(self, store: LedgerStore, *, committed: bool, times: int) -> None:
         self.store, self.committed, self.times = store, committed, times
 
     def __getattr__(self, name: str) -> Any:
@@ -217,7 +220,7 @@ class LosesAnswers:
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_an_append_whose_answer_was_lost_is_recorded_once(store: EventStore, *, committed: bool) -> None:
+def test_an_append_whose_answer_was_lost_is_recorded_once(store: LedgerStore, *, committed: bool) -> None:
     filled(store)
     ledger = Ledger(LosesAnswers(store, committed=committed, times=1))  # type: ignore[arg-type]
     commit = ledger.append([copied(0), copied(1)])
@@ -227,7 +230,7 @@ def test_an_append_whose_answer_was_lost_is_recorded_once(store: EventStore, *, 
 
 
 @pytest.mark.parametrize("committed", [True, False])
-def test_a_database_that_stays_away_is_the_callers_to_wait_for(store: EventStore, *, committed: bool) -> None:
+def test_a_database_that_stays_away_is_the_callers_to_wait_for(store: LedgerStore, *, committed: bool) -> None:
     filled(store)
     ledger = Ledger(LosesAnswers(store, committed=committed, times=2))  # type: ignore[arg-type]
     with pytest.raises(LedgerUnavailableError):
@@ -236,7 +239,7 @@ def test_a_database_that_stays_away_is_the_callers_to_wait_for(store: EventStore
     assert ledger.head().position == 7
 
 
-def test_recorded_times_never_decrease_and_cut_prefixes(store: EventStore) -> None:
+def test_recorded_times_never_decrease_and_cut_prefixes(store: LedgerStore) -> None:
     clock = iter([1_000_000, 5_000_000, 2_000_000, *[6_000_000] * 9])
     ledger = Ledger(store, clock=lambda: next(clock))
     times = [ledger.append([new]).recorded_us for new in (began(), observed(1), observed(2), observed(3))]
@@ -248,7 +251,7 @@ def test_recorded_times_never_decrease_and_cut_prefixes(store: EventStore) -> No
         assert ledger.position_at(moment) == sum(us < moment for us in recorded)
 
 
-def test_a_claim_days_ahead_of_the_ledgers_time_is_refused(store: EventStore) -> None:
+def test_a_claim_days_ahead_of_the_ledgers_time_is_refused(store: LedgerStore) -> None:
     ledger = filled(store)
     ahead = ledger.now_us() + 25 * 3600 * 1_000_000
     with pytest.raises(ClockAheadError):
@@ -258,7 +261,7 @@ def test_a_claim_days_ahead_of_the_ledgers_time_is_refused(store: EventStore) ->
     ledger.append([NewFact(key=key("x"), fact=RemoteObserved(element=element()), observed_us=hour)])
 
 
-def test_erased_payloads_are_gone_and_the_proof_stays(store: EventStore) -> None:
+def test_erased_payloads_are_gone_and_the_proof_stays(store: LedgerStore) -> None:
     ledger = filled(store)
     ledger.append([copied(0), copied(1)])
     leaves = [event.leaf for event in ledger.stored()]
@@ -268,7 +271,7 @@ def test_erased_payloads_are_gone_and_the_proof_stays(store: EventStore) -> None
     assert ledger.head().frontier == Frontier().extend([*leaves, events[-1].leaf])
     assert all(leaf_hash(event.header) == event.leaf for event in ledger.stored())
     assert [record.key for record in ledger.events() if record.stream == 3] == [None] * 3
-    assert store.stream_keys({3}) == {3: None}
+    assert dict(store.log.streams({3})) == {3: None}
     assert ledger.entries([key(0)]) == {}
     assert [row.key for row in ledger.copies()] == [key(1).stored]
     assert {(tally.state, tally.elements) for tally in ledger.tallies()} == {("current", 1), ("pending", 1)}
@@ -277,14 +280,14 @@ def test_erased_payloads_are_gone_and_the_proof_stays(store: EventStore) -> None
     assert ledger.entries([key(0)])[key(0)].stream == 6
 
 
-def test_nothing_follows_an_erasure_within_its_batch(store: EventStore) -> None:
+def test_nothing_follows_an_erasure_within_its_batch(store: LedgerStore) -> None:
     ledger = filled(store)
     with pytest.raises(LedgerError, match="follows the erasure"):
         ledger.append([NewFact(key=key(0), fact=PayloadErased(reason="r"), observed_us=1), copied(0)])
     assert ledger.head().position == 5
 
 
-def test_sources_and_audits_are_what_was_said_last(store: EventStore) -> None:
+def test_sources_and_audits_are_what_was_said_last(store: LedgerStore) -> None:
     ledger = filled(store, 0)
     assert ledger.audit() == ()
     ranges = (AuditRange(start=bytes(32), end=b"\xff" * 32, position=2, at_us=3),)
@@ -362,7 +365,7 @@ def test_two_writers_that_expect_the_same_version_cannot_both_pass(place: Ledger
     assert sorted(outcomes) == ["conflict"] * 3 + ["recorded"]
 
 
-def told(store: EventStore) -> Ledger:
+def told(store: LedgerStore) -> Ledger:
     """Record one and the same history: same facts, same clock, same randomness."""
     clock = iter(range(1_000_000, 2_000_000))
     rng = random.Random(7)
@@ -373,12 +376,12 @@ def told(store: EventStore) -> Ledger:
     return ledger
 
 
-def test_the_same_history_has_the_same_leaves_on_every_store(store: EventStore) -> None:
+def test_the_same_history_has_the_same_leaves_on_every_store(store: LedgerStore) -> None:
     from ledger.memory import MemoryStore
 
     mine, reference = told(store), told(MemoryStore())
     assert [e.leaf for e in mine.stored()] == [e.leaf for e in reference.stored()]
     assert mine.head() == reference.head()
     assert list(mine.stored()) == list(reference.stored())
-    assert list(mine.store.projection_rows()) == list(reference.store.projection_rows())
-    assert list(mine.store.copy_states()) == list(reference.store.copy_states())
+    assert list(mine.store.projection.page(b"", 1 << 30)) == list(reference.store.projection.page(b"", 1 << 30))
+    assert list(mine.store.projection.copies()) == list(reference.store.projection.copies())

@@ -15,11 +15,11 @@ from ledger.sql.store import SqlStore
 from tests.kropot.replay_world import World, random_life
 
 if TYPE_CHECKING:
-    from ledger.store import EventStore
+    from ledger.stores import LedgerStore
 
 
 @pytest.fixture
-def world(store: EventStore) -> World:
+def world(store: LedgerStore) -> World:
     world = World(store, seed=11)
     random_life(world, 60)
     return world
@@ -34,33 +34,34 @@ def twin() -> World:
 
 
 def test_streams_come_in_bytewise_key_order(world: World) -> None:
-    named = {stream: key for stream, key in world.store.streams() if key is not None}
-    assert list(world.store.streams_by_key()) == sorted((key, stream) for stream, key in named.items())
+    named = {stream: key for stream, key in world.store.log.streams() if key is not None}
+    assert list(world.store.log.streams_by_key()) == sorted((key, stream) for stream, key in named.items())
     some = sorted(named.values())[5]
-    assert [key for key, _ in world.store.streams_by_key(after=some)] == sorted(named.values())[6:]
+    assert [key for key, _ in world.store.log.streams_by_key(after=some)] == sorted(named.values())[6:]
 
 
 def test_erased_streams_have_no_place_in_the_order_of_keys(world: World) -> None:
     gone = min(world.elements)
     world.erase(gone)
-    assert gone.stored not in dict(world.store.streams_by_key())
+    assert gone.stored not in dict(world.store.log.streams_by_key())
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 30, 61, 10_000])
 def test_where_streams_stood_is_what_folding_says(world: World, position: int) -> None:
-    stood = {stream: at for at, stream in world.store.pointers(until=min(position, world.ledger.head().position))}
-    assert list(world.store.last_positions(position)) == [(at, stream) for stream, at in sorted(stood.items())]
+    stood = {stream: at for at, stream in world.store.log.pointers(until=min(position, world.ledger.head().position))}
+    assert list(world.store.log.last_positions(position)) == [(at, stream) for stream, at in sorted(stood.items())]
     asked = list(range(1, 40))
-    assert world.store.last_at(asked, position) == {stream: at for stream, at in stood.items() if stream in asked}
-    assert world.store.last_at([], position) == {}
+    found = list(world.store.log.last_positions(position, asked))
+    assert sorted(found) == sorted((at, stream) for stream, at in stood.items() if stream in asked)
+    assert list(world.store.log.last_positions(position, [])) == []
 
 
 def test_an_erasure_removes_every_snapshot(world: World) -> None:
     take_snapshot(world.ledger, 40)
-    assert world.store.list_snapshots()
+    assert world.store.blobs.list_snapshots()
     world.erase(min(world.elements))
-    assert world.store.list_snapshots() == []
-    assert list(world.store.load_snapshot("pointers", 40)) == []
+    assert world.store.blobs.list_snapshots() == []
+    assert list(world.store.blobs.load_snapshot("pointers", 40)) == []
 
 
 def test_the_state_digest_is_the_same_on_every_store(world: World, twin: World) -> None:
@@ -77,10 +78,10 @@ def test_other_processes_make_the_same_digest_on_every_database(world: World, mo
     monkeypatch.setattr(state, "LARGE_PAGE", 3)
     head = world.ledger.head().position
     expected = digest_at(world.ledger, head, processes=0)
-    assert world.store.elsewhere() is None  # it writes, or nobody else sees it
+    assert world.store.reopener() is None  # it writes, or nobody else sees it
     if isinstance(world.store, SqlStore):
         reader = SqlStore(world.store.place, read_only=True)
-        assert reader.elsewhere() is not None
+        assert reader.reopener() is not None
         assert digest_at(Ledger(reader), head, processes=2) == expected
-        assert reader.head().position == head
+        assert reader.log.head().position == head
         reader.close()

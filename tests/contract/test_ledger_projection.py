@@ -34,10 +34,11 @@ from tests.ledger.world import OTHER, SOURCE, History, began, copied, element, k
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ledger.store import EventStore
+    from ledger.replica import Entry
+    from ledger.stores import LedgerStore
 
 
-def lived(store: EventStore, seed: int, counts: tuple[int, ...]) -> Ledger:
+def lived(store: LedgerStore, seed: int, counts: tuple[int, ...]) -> Ledger:
     ledger = Ledger(store)
     history = History(random.Random(seed))
     for count in counts:
@@ -45,14 +46,21 @@ def lived(store: EventStore, seed: int, counts: tuple[int, ...]) -> Ledger:
     return ledger
 
 
-def tables(store: EventStore) -> tuple[object, ...]:
+def tables(store: LedgerStore) -> tuple[object, ...]:
     """Everything that the projection consists of."""
     return (
-        list(store.projection_rows()),
-        list(store.copy_states()),
-        [row for row in store.tallies() if row.elements],
-        store.sources(),
+        list(store.projection.page(b"", 1 << 30)),
+        list(store.projection.copies()),
+        [row for row in store.projection.tallies() if row.elements],
+        store.projection.sources(),
     )
+
+
+def due(ledger: Ledger, *, now_us: int, limit: int, source: bytes | None = None) -> list[Entry]:
+    """Return what a collector would be given at `now_us`."""
+    taken = ledger.work.take(instance="main", lease_us=1, now_us=now_us, limit=limit, max_bytes=1 << 60, source=source)
+    ledger.work.release("main")
+    return taken
 
 
 def check_against_fold(ledger: Ledger) -> None:
@@ -67,16 +75,16 @@ def check_against_fold(ledger: Ledger) -> None:
         pair[1] += entry.element.copy.size if entry.element.copy else 0
     assert {(t.source, t.state): [t.elements, t.bytes] for t in ledger.tallies()} == counted
     wanted = [e for e in replica.entries.values() if e.element is not None and e.element.is_wanted]
-    assert {entry.key for entry in ledger.due(now_us=1 << 60, limit=10_000)} == {entry.key for entry in wanted}
+    assert {entry.key for entry in due(ledger, now_us=1 << 60, limit=10_000)} == {entry.key for entry in wanted}
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_projection_is_the_fold_of_the_events(store: EventStore, seed: int) -> None:
+def test_projection_is_the_fold_of_the_events(store: LedgerStore, seed: int) -> None:
     ledger = lived(store, seed, (1, 5, 60, 9, 120))
     check_against_fold(ledger)
 
 
-def test_rebuild_brings_back_the_same_rows(store: EventStore) -> None:
+def test_rebuild_brings_back_the_same_rows(store: LedgerStore) -> None:
     ledger = lived(store, 5, (3, 200, 40))
     before = tables(store)
     report = ledger.rebuild()
@@ -104,7 +112,7 @@ def test_projection_equals_fold_and_rebuild_in_any_history(tmp_path: Path, seed:
 
 
 def test_a_rebuild_stops_at_a_critical_event_it_does_not_know(
-    store: EventStore, monkeypatch: pytest.MonkeyPatch
+    store: LedgerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = lived(store, 6, (30,))
     before = tables(store)
@@ -120,7 +128,7 @@ def test_a_rebuild_stops_at_a_critical_event_it_does_not_know(
 
 
 def test_a_rebuild_passes_over_unknown_events_and_counts_them(
-    store: EventStore, monkeypatch: pytest.MonkeyPatch
+    store: LedgerStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(store)
     ledger.append([began(), observed("x"), observed("y")])
@@ -140,7 +148,7 @@ def _released(name: str) -> CopyReleased:
     return CopyReleased(element=copied(name).fact.element, sha256=sha(name))  # type: ignore[union-attr]
 
 
-def test_scan_goes_through_all_pages_in_key_order_with_filters(store: EventStore) -> None:
+def test_scan_goes_through_all_pages_in_key_order_with_filters(store: LedgerStore) -> None:
     ledger = Ledger(store)
     ledger.append([began(), began(OTHER)])
     ledger.append([observed(n, (SOURCE, OTHER)[n % 2]) for n in range(2300)])
@@ -158,7 +166,7 @@ def test_scan_goes_through_all_pages_in_key_order_with_filters(store: EventStore
     assert len(list(ledger.scan(source=SOURCE, wanted=True))) == 1150 - 575 - 1
 
 
-def test_keys_are_told_apart_byte_by_byte(store: EventStore) -> None:
+def test_keys_are_told_apart_byte_by_byte(store: LedgerStore) -> None:
     names = ["a", "A", "ä", "Ä", "a ", "a\u0301", "ß", "ss", "%", "_", "\\", "'", "\U0001f4be", "\u00e9", "e\u0301"]
     kinds = ["file", "File", "FILE", "file "]
     keys = [StreamKey(source=SOURCE, kind=kind, id=name) for kind in kinds for name in names]
@@ -168,7 +176,7 @@ def test_keys_are_told_apart_byte_by_byte(store: EventStore) -> None:
     assert [entry.key for entry in ledger.scan()] == sorted(keys, key=lambda k: k.stored)
 
 
-def test_the_longest_due_comes_first(store: EventStore) -> None:
+def test_the_longest_due_comes_first(store: LedgerStore) -> None:
     ledger = Ledger(store)
     ledger.append([began(), began(OTHER)])
     assert ledger.next_due_us() is None
@@ -184,17 +192,17 @@ def test_the_longest_due_comes_first(store: EventStore) -> None:
             NewFact(key=key(1), fact=FetchFailed(element=replace(element(), failure=soon)), observed_us=1),
         ]
     )
-    assert [entry.key for entry in ledger.due(now_us=now, limit=3)] == [key(1), key(2), key(3)]
-    assert [entry.key for entry in ledger.due(now_us=0, limit=9)] == [key(1), key(2), key(3), key("other", OTHER)]
-    assert [entry.key for entry in ledger.due(now_us=0, limit=9, source=OTHER)] == [key("other", OTHER)]
-    assert [entry.key for entry in ledger.due(now_us=late.next_try_us, limit=9)][-1] == key(0)
-    assert ledger.due(now_us=0, limit=9, source=bytes(16)) == []
+    assert [entry.key for entry in due(ledger, now_us=now, limit=3)] == [key(1), key(2), key(3)]
+    assert [entry.key for entry in due(ledger, now_us=0, limit=9)] == [key(1), key(2), key(3), key("other", OTHER)]
+    assert [entry.key for entry in due(ledger, now_us=0, limit=9, source=OTHER)] == [key("other", OTHER)]
+    assert [entry.key for entry in due(ledger, now_us=late.next_try_us, limit=9)][-1] == key(0)
+    assert due(ledger, now_us=0, limit=9, source=bytes(16)) == []
     assert ledger.next_due_us() == 5
     assert ledger.next_due_us(OTHER) == recorded
     assert ledger.next_due_us(bytes(16)) is None
 
 
-def test_every_object_ever_named_is_listed_with_its_state(store: EventStore) -> None:
+def test_every_object_ever_named_is_listed_with_its_state(store: LedgerStore) -> None:
     ledger = Ledger(store)
     ledger.append([began(), *(observed(n) for n in range(5))])
     ledger.append([copied(n, content=f"object {n}", size=n + 1) for n in range(5)])
@@ -232,7 +240,7 @@ def test_every_object_ever_named_is_listed_with_its_state(store: EventStore) -> 
     assert LOST not in {row.state for row in rows}
 
 
-def test_many_copies_are_listed_over_all_pages(store: EventStore) -> None:
+def test_many_copies_are_listed_over_all_pages(store: LedgerStore) -> None:
     ledger = Ledger(store)
     ledger.append([began(), *(observed(n) for n in range(1300))])
     ledger.append([copied(n, content=str(n // 2)) for n in range(1300)])
@@ -243,40 +251,40 @@ def test_many_copies_are_listed_over_all_pages(store: EventStore) -> None:
     assert isinstance(copied(1).fact.element.copy, Copy)
 
 
-def test_snapshots_are_kept_whole_and_by_kind(store: EventStore) -> None:
-    assert store.list_snapshots() == []
+def test_snapshots_are_kept_whole_and_by_kind(store: LedgerStore) -> None:
+    assert store.blobs.list_snapshots() == []
     chunks = [bytes([n]) * 70_000 for n in range(5)]
-    store.save_snapshot("pointers", 7, iter(chunks))
-    store.save_snapshot("pointers", 9, [b"x"])
-    store.save_snapshot("other", 7, [])
-    assert list(store.load_snapshot("pointers", 7)) == chunks
-    assert list(store.load_snapshot("other", 7)) == []
-    assert list(store.load_snapshot("pointers", 8)) == []
-    assert store.list_snapshots() == [("other", 7), ("pointers", 7), ("pointers", 9)]
-    store.save_snapshot("pointers", 7, [b"new"])
-    assert list(store.load_snapshot("pointers", 7)) == [b"new"]
-    store.drop_snapshots("pointers", position=9)
-    assert store.list_snapshots() == [("other", 7), ("pointers", 7)]
-    store.drop_snapshots("pointers")
-    assert store.list_snapshots() == [("other", 7)]
+    store.blobs.save_snapshot("pointers", 7, iter(chunks))
+    store.blobs.save_snapshot("pointers", 9, [b"x"])
+    store.blobs.save_snapshot("other", 7, [])
+    assert list(store.blobs.load_snapshot("pointers", 7)) == chunks
+    assert list(store.blobs.load_snapshot("other", 7)) == []
+    assert list(store.blobs.load_snapshot("pointers", 8)) == []
+    assert store.blobs.list_snapshots() == [("other", 7), ("pointers", 7), ("pointers", 9)]
+    store.blobs.save_snapshot("pointers", 7, [b"new"])
+    assert list(store.blobs.load_snapshot("pointers", 7)) == [b"new"]
+    store.blobs.drop_snapshots("pointers", position=9)
+    assert store.blobs.list_snapshots() == [("other", 7), ("pointers", 7)]
+    store.blobs.drop_snapshots("pointers")
+    assert store.blobs.list_snapshots() == [("other", 7)]
 
 
-def test_a_snapshot_that_was_cut_short_is_none(store: EventStore) -> None:
+def test_a_snapshot_that_was_cut_short_is_none(store: LedgerStore) -> None:
     def broken() -> object:
         yield b"one"
         raise RuntimeError("the power went")
 
     with pytest.raises(RuntimeError):
-        store.save_snapshot("pointers", 7, broken())  # type: ignore[arg-type]
-    assert store.list_snapshots() == []
-    assert list(store.load_snapshot("pointers", 7)) == []
-    store.save_snapshot("pointers", 7, [b"whole"])
-    assert list(store.load_snapshot("pointers", 7)) == [b"whole"]
+        store.blobs.save_snapshot("pointers", 7, broken())  # type: ignore[arg-type]
+    assert store.blobs.list_snapshots() == []
+    assert list(store.blobs.load_snapshot("pointers", 7)) == []
+    store.blobs.save_snapshot("pointers", 7, [b"whole"])
+    assert list(store.blobs.load_snapshot("pointers", 7)) == [b"whole"]
 
 
-def test_checkpoints_are_kept_once_and_given_by_size(store: EventStore) -> None:
-    store.save_checkpoint(9, "nine\n— ledger A\n")
-    store.save_checkpoint(4, "four\n")
-    store.save_checkpoint(9, "nine\n— ledger B\n")
-    store.save_checkpoint(9, "nine\n— ledger A\n")
-    assert list(store.checkpoints()) == [(4, "four\n"), (9, "nine\n— ledger A\n"), (9, "nine\n— ledger B\n")]
+def test_checkpoints_are_kept_once_and_given_by_size(store: LedgerStore) -> None:
+    store.blobs.save_checkpoint(9, "nine\n— ledger A\n")
+    store.blobs.save_checkpoint(4, "four\n")
+    store.blobs.save_checkpoint(9, "nine\n— ledger B\n")
+    store.blobs.save_checkpoint(9, "nine\n— ledger A\n")
+    assert list(store.blobs.checkpoints()) == [(4, "four\n"), (9, "nine\n— ledger A\n"), (9, "nine\n— ledger B\n")]

@@ -120,9 +120,7 @@ def _ledger() -> Ledger:
 
 def _segment() -> list[bytes]:
     ledger = _ledger()
-    return [
-        b"".join(segments.encode(ledger.identity().ledger_id, ledger.stored(), ledger.store.stream_keys, Frontier()))
-    ]
+    return [b"".join(segments.encode(ledger.identity().ledger_id, ledger.stored(), ledger.log.streams, Frontier()))]
 
 
 def _payload(data: bytes) -> None:

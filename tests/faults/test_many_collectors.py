@@ -110,7 +110,7 @@ class Crowd:
     def clear_up(self, url: str) -> None:
         """Let the next of its name clear away what a killed one left, where one was ended before it could do so."""
         store = open_store(url, read_only=True)
-        left = store.instances()
+        left = store.work.instances()
         store.close()
         for row in left:
             assert row.started_us < self.started_us[row.name], f"it ended, and left its name: {self.log(row.name)}"
@@ -221,7 +221,7 @@ def test_collectors_that_are_killed_and_stopped_copy_everything_once(
         assert len(ledger.sources()) == 1
         assert len(copied) == FILES
         assert set(copied.values()) == {1}
-        assert store.instances() == []
+        assert store.work.instances() == []
     finally:
         store.close()
     assert left_over(url) == {"lease": 0, "claim": 0}

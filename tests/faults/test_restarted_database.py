@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ledger.store import EventStore
+    from ledger.stores import LedgerStore
     from tests.oldserver import Fault, Request
 
 TOKEN = "a-token-that-nobody-else-may-see"
@@ -60,7 +60,7 @@ class Milestones:
             assert self._changed.wait_for(lambda: self._count >= count, PATIENCE_S)
 
 
-def write_patiently(store: EventStore, writer: str, done: Milestones, *, is_up: threading.Event) -> None:
+def write_patiently(store: LedgerStore, writer: str, done: Milestones, *, is_up: threading.Event) -> None:
     """Append one element after another, each as often as it takes."""
     ledger = Ledger(store, writer=writer)
     for number in range(EVENTS):
@@ -135,7 +135,7 @@ def test_a_collector_outlives_a_server_that_is_stopped_and_started_again(
     copied = Counter(record.key for record in Ledger(store).events() if isinstance(record.fact, CopyStored))
     assert len(copied) == FILES
     assert set(copied.values()) == {1}
-    assert store.instances() == []
+    assert store.work.instances() == []
     store.close()
     checked = subprocess.run(
         [str(kropotcli), "verify"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False

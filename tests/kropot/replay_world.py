@@ -35,7 +35,7 @@ from ledger.memory import MemoryStore
 from ledger.replica import damaged
 
 if TYPE_CHECKING:
-    from ledger.store import EventStore
+    from ledger.stores import LedgerStore
 
 START_US = 1_790_000_000_000_000
 SECOND = 1_000_000
@@ -59,7 +59,9 @@ EMPTY = Element(
 class World:
     """A ledger whose clock is set by hand, and the objects of its copies; every event is an append of its own."""
 
-    def __init__(self, store: EventStore | None = None, *, seed: int = 0, objects: MemoryObjects | None = None) -> None:
+    def __init__(
+        self, store: LedgerStore | None = None, *, seed: int = 0, objects: MemoryObjects | None = None
+    ) -> None:
         self.random = random.Random(seed)
         self.now_us = START_US
         self.store = MemoryStore() if store is None else store

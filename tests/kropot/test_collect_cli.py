@@ -239,7 +239,7 @@ def test_a_signal_ends_a_continuous_run_cleanly(
         assert process.wait(20) == code
     assert folder.temporary() == []
     with folder.ledger() as ledger:
-        assert ledger.store.instances() == []
+        assert ledger.store.work.instances() == []
 
 
 def test_fetching_rests_while_the_storage_is_low_and_says_so(folder: Folder) -> None:
@@ -434,7 +434,7 @@ def test_a_signal_before_the_work_begins_leaves_no_name_behind(folder: Folder, s
         ended = subprocess.run(line, cwd=folder.path, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode == code, ended.stderr
         with folder.ledger() as ledger:
-            assert ledger.store.instances() == []
+            assert ledger.store.work.instances() == []
     assert folder.collect().code == 0
 
 

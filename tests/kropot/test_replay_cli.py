@@ -129,19 +129,19 @@ def test_snapshots_change_no_answer(world: World, run: Run) -> None:
     random_life(world, 60)
     before = [run("replay", "--json", "--until", f"@{at}").out for at in (20, 50, 60)]
     assert run("snapshot", "--json").json["taken"]
-    assert world.store.list_snapshots()
+    assert world.store.blobs.list_snapshots()
     assert [run("replay", "--json", "--until", f"@{at}").out for at in (20, 50, 60)] == before
     assert [run("replay", "--json", "--no-snapshots", "--until", f"@{at}").out for at in (20, 50, 60)] == before
     assert run("snapshot", "--check").code == 0
     assert run("snapshot", "--drop").code == 0
-    assert world.store.list_snapshots() == []
+    assert world.store.blobs.list_snapshots() == []
 
 
 def test_an_unsound_snapshot_is_found_by_the_check(world: World, run: Run) -> None:
     random_life(world, 30)
     run("snapshot")
-    kind, position = world.store.list_snapshots()[0]
-    world.store.save_snapshot(kind, position, [b"nonsense"])
+    kind, position = world.store.blobs.list_snapshots()[0]
+    world.store.blobs.save_snapshot(kind, position, [b"nonsense"])
     answer = run("snapshot", "--check", "--json")
     assert answer.code == 4
     assert answer.lines[0]["kind"] == kind
@@ -290,15 +290,18 @@ def test_history_tells_every_event_oldest_first(world: World, run: Run) -> None:
 
 
 def test_history_is_one_index_probe(world: World, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ledger.sql.store import SqlStore
+    from ledger.sql.log import SqlLog
+    from ledger.sql.projection import SqlProjection
 
     key = world.put(world.source(), "a.txt", b"1")
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a history must not scan")
 
-    for name in ("stored", "pointers", "scan", "streams", "streams_by_key"):
-        monkeypatch.setattr(SqlStore, name, refuse)
+    for name in ("page", "pointers", "streams", "streams_by_key", "last_positions"):
+        monkeypatch.setattr(SqlLog, name, refuse)
+    for name in ("scan", "page"):
+        monkeypatch.setattr(SqlProjection, name, refuse)
     assert len(run("history", key.id).out.splitlines()) == 2
 
 

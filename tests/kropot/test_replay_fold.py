@@ -216,7 +216,7 @@ def test_dropping_snapshots_changes_no_answer() -> None:
     take_snapshot(ledger, 50)
     before = [walked(ledger, position) for position in range(40, 100, 9)]
     assert drop_snapshots(ledger) == 2
-    assert ledger.store.list_snapshots() == []
+    assert ledger.blobs.list_snapshots() == []
     assert [walked(ledger, position) for position in range(40, 100, 9)] == before
 
 
@@ -227,7 +227,7 @@ def test_a_damaged_snapshot_changes_no_answer_and_is_found(data: st.DataObject) 
     take_snapshot(ledger, 50)
     expected = walked(ledger, 70, snapshots=False)
     kind = data.draw(st.sampled_from([COUNTS, POINTERS]))
-    chunks = list(ledger.store.load_snapshot(kind, 50))
+    chunks = list(ledger.blobs.load_snapshot(kind, 50))
     number = data.draw(st.integers(0, len(chunks) - 1))
     how = data.draw(st.sampled_from(["flip", "cut", "drop", "swap", "double"]))
     if how == "flip":
@@ -241,7 +241,7 @@ def test_a_damaged_snapshot_changes_no_answer_and_is_found(data: st.DataObject) 
         chunks.reverse()
     else:
         chunks.append(chunks[number])
-    ledger.store.save_snapshot(kind, 50, chunks)
+    ledger.blobs.save_snapshot(kind, 50, chunks)
     assert walked(ledger, 70) == expected
     assert count_at(ledger, 70) == expected[0]
     assert [(finding.kind, finding.position) for finding in check_snapshots(ledger)] == [(kind, 50)]
@@ -251,7 +251,7 @@ def test_a_snapshot_of_another_history_is_left_aside() -> None:
     ledger, other = lived(5, 80).ledger, lived(6, 80).ledger
     take_snapshot(other, 50)
     for kind in (COUNTS, POINTERS):
-        ledger.store.save_snapshot(kind, 50, other.store.load_snapshot(kind, 50))
+        ledger.blobs.save_snapshot(kind, 50, other.store.blobs.load_snapshot(kind, 50))
     assert walked(ledger, 60) == naive(ledger, 60)
     assert count_at(ledger, 60) == naive(ledger, 60)[0]
     assert len(list(check_snapshots(ledger))) == 2
@@ -261,8 +261,8 @@ def test_forged_pointers_with_a_right_checksum_cannot_pass_a_walk(monkeypatch: p
     ledger = lived(7, 80).ledger
     with pointers_at(ledger, 50) as pointers:
         known = list(pointers.known())
-    moved = next(stream for stream, at in known if ledger.store.events_at([at])[0].stream_version > 1)
-    forge(ledger, monkeypatch, moved, ledger.store.last_at([moved], dict(known)[moved] - 1)[moved])
+    moved = next(stream for stream, at in known if ledger.log.events_at([at])[0].stream_version > 1)
+    forge(ledger, monkeypatch, moved, next(ledger.log.last_positions(dict(known)[moved] - 1, [moved]))[0])
     with pytest.raises(StalePointersError, match="--no-snapshots"):
         walked(ledger, 50)
     assert walked(ledger, 50, snapshots=False) == naive(ledger, 50)
@@ -280,7 +280,7 @@ def forge(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, stream: int, position
     """Keep a snapshot at 50 whose pointer for a stream is another one, and whose seal is right."""
     with monkeypatch.context() as patched:
         for name in ("pointers", "last_positions"):
-            patched.setattr(ledger.store, name, lying(getattr(ledger.store, name), stream, position))
+            patched.setattr(ledger.log, name, lying(getattr(ledger.log, name), stream, position))
         take_snapshot(ledger, 50)
 
 
@@ -323,7 +323,7 @@ def test_a_delta_reads_only_what_came_after(monkeypatch: pytest.MonkeyPatch) -> 
     expected = count(ledger, 110)
     base = count(ledger, 100)
     read: list[int] = []
-    honest = ledger.store.facts_at
-    monkeypatch.setattr(ledger.store, "facts_at", lambda seqs: read.extend(seqs) or honest(seqs))
+    honest = ledger.log.facts_at
+    monkeypatch.setattr(ledger.log, "facts_at", lambda seqs: read.extend(seqs) or honest(seqs))
     assert count(ledger, 110, base=base, after=100) == expected
     assert len(read) <= 2 * 10

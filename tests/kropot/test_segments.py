@@ -20,6 +20,7 @@ from ledger.memory import MemoryStore
 from ledger.merkle import Frontier
 from ledger.recovering import recover_ledger
 from ledger.segments import encode, reach_of, read
+from ledger.stores import stored_events
 from tests.ledger.facts import SAMPLES
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def test_full_segments_and_the_tail_hold_the_whole_history(tmp_path: Path) -> No
     stored = [event._replace(stream=0) for event in ledger.stored()]
     read_back = list(folder(tmp_path).events())
     assert [event for event, _ in read_back] == stored
-    keys = ledger.store.stream_keys({event.stream for event in ledger.stored()})
+    keys = dict(ledger.log.streams({event.stream for event in ledger.stored()}))
     assert [key for _, key in read_back] == [keys[event.stream] for event in ledger.stored()]
 
 
@@ -145,7 +146,7 @@ def test_a_damaged_newest_file_still_speaks_by_its_name(tmp_path: Path) -> None:
 
 def segment_bytes() -> bytes:
     ledger = new_ledger(6)
-    return b"".join(encode(ledger.identity().ledger_id, ledger.stored(), ledger.store.stream_keys, Frontier()))
+    return b"".join(encode(ledger.identity().ledger_id, ledger.stored(), ledger.log.streams, Frontier()))
 
 
 SEGMENT = segment_bytes()
@@ -200,8 +201,8 @@ def test_a_ledger_comes_back_from_its_segments_alone(tmp_path: Path) -> None:
     store = MemoryStore()
     report = recovered(tmp_path, store)
     assert (report.position, report.root) == (21, ledger.head().frontier.root)
-    assert list(store.stored()) == list(ledger.stored())
-    assert list(store.streams()) == list(ledger.store.streams())
+    assert list(stored_events(store.log)) == list(ledger.stored())
+    assert list(store.log.streams()) == list(ledger.log.streams())
     assert Ledger(store).frontier_at(13) == ledger.frontier_at(13)
 
 
@@ -212,7 +213,7 @@ def test_a_recovery_that_was_cut_short_goes_on(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError):
         recover_ledger(cut_short(folder(tmp_path).events(), 10), store, page=5)
     assert recovered(tmp_path, store).events == 11
-    assert list(store.stored()) == list(ledger.stored())
+    assert list(stored_events(store.log)) == list(ledger.stored())
 
 
 def test_an_erased_stream_is_recovered_as_one_stream(tmp_path: Path) -> None:
@@ -225,10 +226,10 @@ def test_an_erased_stream_is_recovered_as_one_stream(tmp_path: Path) -> None:
     store = MemoryStore()
     with pytest.raises(ConnectionError):
         recover_ledger(cut_short(folder(tmp_path).events(), 5), store, page=2)
-    assert store.head().position == 4
+    assert store.log.head().position == 4
     recovered(tmp_path, store)
-    assert list(store.stored()) == list(ledger.stored())
-    assert list(store.streams()) == list(ledger.store.streams())
+    assert list(stored_events(store.log)) == list(ledger.stored())
+    assert list(store.log.streams()) == list(ledger.log.streams())
 
 
 def test_a_ledger_is_not_recovered_over_another(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_a_head_is_signed_first_at_once_and_then_after_so_many_events(tmp_path: 
     chore = keep_checkpoints(ledger, key, [folder], every_s=1e9, every_events=3)
 
     def sizes() -> list[int]:
-        return [size for size, _ in ledger.store.checkpoints()]
+        return [size for size, _ in ledger.blobs.checkpoints()]
 
     chore.do()
     assert sizes() == [1]

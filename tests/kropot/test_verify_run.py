@@ -386,7 +386,7 @@ def test_processes_find_what_one_finds(place: Place) -> None:
             place.path(sha256).unlink()
         else:
             place.path(sha256).write_bytes(b"x" * 100)
-    rows = [tuple(row) for row in place.store.copy_states()]
+    rows = [tuple(row) for row in place.store.projection.copies()]
     alone = RangeReader(Layout(str(place.folder)), lambda: False).read(FIRST, LAST, rows)
     workers = RangeWorkers(str(place.folder), processes=2)
     try:
@@ -409,7 +409,7 @@ def test_processes_find_what_one_finds(place: Place) -> None:
 
 
 def test_processes_stop_where_they_are(place: Place) -> None:
-    rows = [tuple(row) for row in place.store.copy_states()]
+    rows = [tuple(row) for row in place.store.projection.copies()]
     workers = RangeWorkers(str(place.folder), processes=1)
     try:
         workers.stop()

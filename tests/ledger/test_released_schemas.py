@@ -58,11 +58,11 @@ def test_it_says_what_it_said_when_it_was_made(revision: str, url: str, run_cli:
 
 def test_nothing_in_it_is_found_wrong(url: str) -> None:
     store = open_store(url, read_only=True)
-    log = LogAudit(store)
+    log = LogAudit(store.log)
     assert [*log.findings(), *IndexAudit(store, log).findings()] == []
     assert log.unknown == 0
-    assert [size for size, _ in store.checkpoints()] == [3]
-    assert [row.name for row in store.instances()] == ["main"]
+    assert [size for size, _ in store.blobs.checkpoints()] == [3]
+    assert [row.name for row in store.work.instances()] == ["main"]
     store.close()
 
 

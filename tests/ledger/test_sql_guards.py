@@ -71,7 +71,7 @@ def connection(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Conne
         ledger = Ledger(store)
         ledger.append([began(), *(observed(n) for n in range(3))])
         ledger.append([copied(0)])
-        store.save_checkpoint(6, "a note\n")
+        store.blobs.save_checkpoint(6, "a note\n")
         engine = writer_engine(parse_place(url))
         with engine.connect() as connection:
             if request.param == "sqlite":

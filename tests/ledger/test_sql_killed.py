@@ -60,7 +60,7 @@ def test_killed_writers_leave_whole_batches_in_gapless_order(kind: str, tmp_path
         assert set(acknowledged) <= set(names)
         for at in range(0, len(names), 5):
             assert len({name.partition(" ")[0] for name in names[at : at + 5]}) == 1
-        log = LogAudit(store)
+        log = LogAudit(store.log)
         assert list(log.findings()) == []
         assert list(IndexAudit(store, log).findings()) == []
         store.close()

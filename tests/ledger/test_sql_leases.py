@@ -41,10 +41,10 @@ def test_a_lease_does_not_wait_for_the_disk_and_the_next_append_does(store: SqlS
     assert waits(store) == FULL
     assert waits(store, fleeting=True) == NORMAL
     assert waits(store) == FULL
-    assert len(ledger.take(instance="one", lease_us=HOUR)) == 2
+    assert len(ledger.work.take(instance="one", lease_us=HOUR)) == 2
     assert waits(store) == FULL
     ledger.append([copied(1)], release="one")
-    ledger.release("one")
+    ledger.work.release("one")
     assert waits(store) == FULL
 
 
@@ -52,7 +52,7 @@ def test_behind_a_sync_that_failed_nothing_is_written_before_the_log_was_folded(
     """A lease before it may be lost on the disk by then, and what follows it in the log would be lost with it."""
     ledger = Ledger(store)
     ledger.append([began(), observed(1), observed(2)])
-    assert len(ledger.take(instance="one", lease_us=HOUR)) == 2
+    assert len(ledger.work.take(instance="one", lease_us=HOUR)) == 2
     path = store._connections.place.path
     assert path is not None
     log = path.with_name(f"{path.name}-wal")
@@ -90,7 +90,7 @@ def test_a_lease_that_fails_leaves_nothing_behind_that_does_not_wait(store: SqlS
     with closing(sqlite3.connect(str(store._connections.place.path))) as other:
         other.execute("ALTER TABLE lease RENAME TO gone")
         with pytest.raises((LedgerError, sqlite3.Error)):
-            ledger.take(instance="one", lease_us=HOUR)
+            ledger.work.take(instance="one", lease_us=HOUR)
         other.execute("ALTER TABLE gone RENAME TO lease")
     assert waits(store) == FULL
-    assert len(ledger.take(instance="one", lease_us=HOUR)) == 1
+    assert len(ledger.work.take(instance="one", lease_us=HOUR)) == 1

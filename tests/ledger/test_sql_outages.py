@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ledger.store import EventStore
+    from ledger.stores import LedgerStore
 
 SERVERS = ("postgresql", "mariadb")
 
@@ -130,7 +130,7 @@ def test_a_database_that_is_away_is_said_to_be_and_used_again_when_it_is_back(ki
             with pytest.raises(LedgerUnavailableError):
                 ledger.head()
             with pytest.raises(LedgerUnavailableError):
-                ledger.take(instance="main", lease_us=1, now_us=1)
+                ledger.work.take(instance="main", lease_us=1, now_us=1)
         proxy.let_in()
         assert ledger.append([observed("x")], batch_key=b"one").last == 3
         assert ledger.append([observed("x")], batch_key=b"one").last == 3
@@ -164,7 +164,7 @@ def kill_sessions(kind: str, url: str) -> None:
         )
 
 
-def write_patiently(store: EventStore, writer: str, count: int) -> None:
+def write_patiently(store: LedgerStore, writer: str, count: int) -> None:
     """Append one element after another, each as often as it takes."""
     ledger = Ledger(store, writer=writer)
     for number in range(count):

@@ -58,18 +58,18 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Urls]:
 def test_the_collectors_user_can_do_everything_a_collector_does(urls: Urls) -> None:
     store = open_store(urls.user, create=True)
     ledger = Ledger(store)
-    ledger.enroll("main", place="here", lease_us=1_000_000)
+    ledger.work.enroll("main", place="here", lease_us=1_000_000)
     ledger.append([began(), *(observed(n) for n in range(30))], batch_key=b"one")
-    assert len(ledger.take(instance="main", lease_us=1_000_000)) == 30
+    assert len(ledger.work.take(instance="main", lease_us=1_000_000)) == 30
     ledger.append([copied(n) for n in range(30)])
-    ledger.release("main")
-    ledger.beat("main", lease_us=1)
-    assert ledger.claim("list", lease_us=1)
-    store.save_checkpoint(3, "note\n")
-    store.save_snapshot("pointers", 3, [b"x"])
-    store.drop_snapshots("pointers")
+    ledger.work.release("main")
+    ledger.work.beat("main", lease_us=1)
+    assert ledger.work.reserve("list", lease_us=1)
+    store.blobs.save_checkpoint(3, "note\n")
+    store.blobs.save_snapshot("pointers", 3, [b"x"])
+    store.blobs.drop_snapshots("pointers")
     assert ledger.rebuild().entries == 30
-    ledger.retire("main")
+    ledger.work.retire("main")
     assert [row.state for row in ledger.tallies()] == ["current"]
     store.close()
 
@@ -77,7 +77,7 @@ def test_the_collectors_user_can_do_everything_a_collector_does(urls: Urls) -> N
 def test_the_collectors_user_cannot_rewrite_history(urls: Urls) -> None:
     store = open_store(urls.user)
     Ledger(store).append([began(), observed("x")])
-    store.save_checkpoint(1, "note\n")
+    store.blobs.save_checkpoint(1, "note\n")
     store.close()
     column = {"event": "payload", "stream": "id", "batch": "recorded_us", "checkpoint": "size"}
     statements = [

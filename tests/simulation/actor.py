@@ -81,7 +81,7 @@ class Actor:
         self._objects.claim()
         ledger = Ledger(world.store, writer=rules.instance, entropy=self.rng.randbytes)
         try:
-            ledger.enroll(rules.instance, place=rules.instance, lease_us=rules.lease_us, here=True)
+            ledger.work.enroll(rules.instance, place=rules.instance, lease_us=rules.lease_us, here=True)
         except InstanceBusyError:
             raise AssertionError("the lock on the files is held, so no other process of this name lives") from None
         self._objects.clean_own_leftovers()
@@ -153,7 +153,7 @@ class Actor:
         self.code = code
         self._collector = None
         self._life += 1
-        self._hand.ledger.retire(self.rules.instance)
+        self._hand.ledger.work.retire(self.rules.instance)
         self._objects.close()
         if not self.world.is_calm:
             self.world.at(self.rng.randrange(60 * SECOND), self.start)

@@ -141,9 +141,9 @@ def the_tallies_are_the_counts(world: World) -> None:
 
 def nobody_holds_a_lease_or_a_name_any_more(world: World) -> None:
     assert [actor.code for actor in world.actors] == [0] * len(world.actors)
-    assert world.store.instances() == []
-    assert not world.store._leases
-    assert not world.store._claims
+    assert world.store.work.instances() == []
+    assert not world.store.work._leases
+    assert not world.store.work._reservations
     assert not world.disk.claimed
     assert not world.disk.temporary
 

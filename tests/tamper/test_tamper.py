@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ledger.audit import Finding
     from ledger.audit.fast.ranges import EventRange, RangeAudit, ReadRange
-    from ledger.store import EventStore
+    from ledger.stores import LedgerStore
 
 CATALOGUE = catalogue()
 
@@ -34,7 +34,7 @@ CATALOGUE = catalogue()
 class Arena:
     """One copy of the world that is put back after every mutation; its store stays open, as a service's would."""
 
-    def __init__(self, pristine: World, world: World, places: Places, store: EventStore) -> None:
+    def __init__(self, pristine: World, world: World, places: Places, store: LedgerStore) -> None:
         self.pristine = pristine
         self.world = world
         self.places = places
@@ -88,7 +88,7 @@ def test_tampering_is_found_named_and_placed(arena: Arena, tamper: Tamper) -> No
     try:
         tamper.act(arena.world, arena.places)
         findings, summary = arena.verify()
-        assert _apart(arena.store) == list(LogAudit(arena.store).findings())
+        assert _apart(arena.store) == list(LogAudit(arena.store.log).findings())
         if tamper.object is not None:
             assert _told(arena.verify(ranges=True)[0]) == _told(findings)
     finally:
@@ -110,15 +110,15 @@ def test_tampering_is_found_named_and_placed(arena: Arena, tamper: Tamper) -> No
     assert all(each.detail and each.hint for each in named)
 
 
-def _apart(store: EventStore, processes: int = 1) -> list[Finding]:
+def _apart(store: LedgerStore, processes: int = 1) -> list[Finding]:
     """Audit the log in short ranges that are read apart, in this process or in others."""
 
     def run_ranges(read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
-        return apart(lambda ledger, _, each: read(ledger.store, each), Ledger(store), 0, ranges, processes=processes)
+        return apart(lambda ledger, _, each: read(ledger.log, each), Ledger(store), 0, ranges, processes=processes)
 
-    audit = LogAudit(store, run_ranges=run_ranges, page_events=7)
+    audit = LogAudit(store.log, run_ranges=run_ranges, page_events=7)
     flaws = list(audit.findings())
-    assert flaws or audit.frontier.stored == store.head().frontier
+    assert flaws or audit.frontier.stored == store.log.head().frontier
     return flaws
 
 
@@ -129,7 +129,7 @@ def test_processes_find_what_one_finds(arena: Arena) -> None:
         try:
             tamper.act(arena.world, arena.places)
             found = _apart(arena.store, processes=2)
-            assert found == list(LogAudit(arena.store).findings())
+            assert found == list(LogAudit(arena.store.log).findings())
             assert found
         finally:
             arena.put_back(files=False)

@@ -243,7 +243,7 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
 def proof_of(world: World, key: StreamKey) -> dict[str, object]:
     """Return a proof of the element against the newest checkpoint."""
     with world.opened() as ledger:
-        notes = [(unverified_checkpoint(note.encode()), note.encode()) for _, note in ledger.store.checkpoints()]
+        notes = [(unverified_checkpoint(note.encode()), note.encode()) for _, note in ledger.blobs.checkpoints()]
         return prove_event(ledger, key, until=ledger.head().position, checkpoints=notes[-1:])
 
 

@@ -84,7 +84,7 @@ class LedgerEffects:
             case BeginListing():
                 answer = self._begin_listing()
             case EndListing():
-                self.ledger.unclaim(self._claim)
+                self.ledger.work.unreserve(self._list)
             case LookUp():
                 answer = self._look_up(action)
             case RecordFacts():
@@ -96,13 +96,13 @@ class LedgerEffects:
             case TakeWork():
                 answer = self._take(action)
             case GiveBack():
-                self.ledger.release(self.instance, action.keys)
+                self.ledger.work.release(self.instance, action.keys)
             case Beat():
-                self.ledger.beat(self.instance, lease_us=self.lease_us)
+                self.ledger.work.beat(self.instance, lease_us=self.lease_us)
         return answer
 
     @property
-    def _claim(self) -> str:
+    def _list(self) -> str:
         return f"list:{self.source_id.hex()}"
 
     def _source(self) -> tuple[Source, int]:
@@ -111,7 +111,7 @@ class LedgerEffects:
 
     def _begin_listing(self) -> Input:
         ledger = self.ledger
-        is_mine = ledger.claim(self._claim, lease_us=self.lease_us)
+        is_mine = ledger.work.reserve(self._list, lease_us=self.lease_us)
         source, version = self._source()
         if not is_mine:
             return ListingBusy(source=source)
@@ -142,7 +142,7 @@ class LedgerEffects:
                 dropped |= moved
                 facts = tuple(new for new in facts if new.key not in moved)
         if release is not None and dropped:
-            self.ledger.release(release, dropped)
+            self.ledger.work.release(release, dropped)
         return Recorded(about=action.about, facts=action.facts, dropped=frozenset(dropped), position=position)
 
     def _count_missing(self, action: CountMissing) -> Input:
@@ -176,7 +176,7 @@ class LedgerEffects:
         position = ledger.head().position
         if free is not None and free < action.min_free:
             return WorkTaken(entries=(), next_due_us=None, free=free, position=position)
-        entries = ledger.take(
+        entries = ledger.work.take(
             instance=self.instance,
             lease_us=self.lease_us,
             limit=action.limit,

@@ -54,7 +54,7 @@ class EntryRecogniser:
     def digest_row(self, found: Row) -> bytes | None:
         """Return the element's row in the state digest if its row in the projection is recognised, else None.
 
-        `found` is one of `EventStore.projection_page`. The caller has checked which event it points to.
+        `found` is one of `ProjectionStore.page`. The caller has checked which event it points to.
         """
         key, stream, source, _, _, state, due_us, date, claimed, size, sha256, of, name, schema, at_us, payload = found
         if of != stream or schema != _VERSION or name not in self._common or type(payload) is not bytes:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ledger.audit.rows import Row
-    from ledger.store import EventStore
+    from ledger.stores import EventLog
 
 
 class EventRange(NamedTuple):
@@ -31,9 +31,9 @@ class RangeAudit(NamedTuple):
 
 
 if TYPE_CHECKING:
-    ReadRange = Callable[[EventStore, EventRange], RangeAudit | None]
+    ReadRange = Callable[[EventLog, EventRange], RangeAudit | None]
     RunRanges = Callable[[ReadRange, Iterable[EventRange]], Iterator[RangeAudit | None]]
-    """Reads ranges and gives the answers in the same order; each read may have a store of its own."""
+    """Reads ranges and gives the answers in the same order; each read may have a connection of its own."""
 
 _NOTHING = RangeAudit(EventPage((), (), (), (), (), b"", []), {})
 
@@ -45,18 +45,18 @@ class RangeReader:
         """Begin without any stream's name."""
         self._names = StreamNames()
 
-    def read(self, store: EventStore, part: EventRange) -> RangeAudit | None:
+    def read(self, log: EventLog, part: EventRange) -> RangeAudit | None:
         """Return what stands in the range; None where a row cannot be used, so that the audit must read it itself.
 
         Raises:
             LedgerUnavailableError: if the database is away.
         """
-        columns, unusable = read_events(store, part.after, part.until, part.until - part.after)
+        columns, unusable = read_events(log, part.after, part.until, part.until - part.after)
         if unusable:
             return None
         if not columns:
             return _NOTHING
-        self._names.learn(store, set(columns[1]), part.salts)
+        self._names.learn(log, set(columns[1]), part.salts)
         page = recognise(columns, self._names.digests)
         places = [at for at, is_sound in enumerate(page.sound) if not is_sound] if 0 in page.sound else []
         return RangeAudit(page, {at: tuple(column[at] for column in columns) for at in places})

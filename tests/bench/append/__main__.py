@@ -64,7 +64,7 @@ def _run(kind: str, folder: Path, task: Task) -> float:
             gate = manager.Barrier(task.writers)
             spans = pool.starmap(run, [(task, url, writer, gate) for writer in range(task.writers)], chunksize=1)
         store = open_store(url, read_only=True)
-        position = store.head().position
+        position = store.log.head().position
         store.close()
     if position != 2 + task.events:
         raise RuntimeError(f"{position} events are there, and {2 + task.events} should be")

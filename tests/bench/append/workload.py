@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ledger.rows import Batch
-    from ledger.store import Writing
+    from ledger.stores import Writing
 
 FORM_BYTES = 300
 """An encrypted listing form of the real server, in base64, is about this long."""

@@ -109,7 +109,7 @@ def collect(folder: Path, count: int) -> int:
     rules = CollectRules(instance="main", once=True, full=True)
     objects = DirectoryObjects(folder / "storage", "main")
     objects.claim()
-    ledger.enroll("main", place="bench", lease_us=rules.lease_us, here=True)
+    ledger.work.enroll("main", place="bench", lease_us=rules.lease_us, here=True)
     loop = Loop(
         collector=Collector(SOURCE, ledger.sources()[SOURCE].source, rules),
         hand=LedgerEffects(
@@ -134,7 +134,7 @@ def collect(folder: Path, count: int) -> int:
         crashed=lambda error: inbox.put(Crashed(error)),
     ):
         code = int(loop.run())
-    ledger.retire("main")
+    ledger.work.retire("main")
     ledger.store.close()
     objects.close()
     return code
@@ -155,7 +155,7 @@ def append(folder: Path, count: int) -> int:
 def audit(folder: Path, count: int) -> int:
     """Audit the log and the index, as `verify` does before it looks at any object; 1 if anything is wrong."""
     store = open_store(place(folder), read_only=True)
-    log = LogAudit(store)
+    log = LogAudit(store.log)
     flaws = [*log.findings(), *IndexAudit(store, log).findings()]
     for flaw in flaws:
         print(flaw, file=sys.stderr)

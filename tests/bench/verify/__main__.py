@@ -157,7 +157,7 @@ def _audit_one(database: str) -> None:
     gc.set_threshold(50_000, 20, 50)
     store = open_store(f"sqlite:///{database}", read_only=True)
     began, cpu = time.perf_counter(), time.process_time()
-    log = LogAudit(store)
+    log = LogAudit(store.log)
     flaws = list(log.findings())
     wall_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
     began = time.perf_counter()

@@ -1,0 +1,81 @@
+"""Snapshots and checkpoint notes in a SQL database."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, func, insert, select
+
+from ledger.sql import schema as t
+from ledger.sql.statements import PAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ledger.sql.connections import Connections
+
+
+class SqlBlobs:
+    """The tables `snapshot`, `snapshot_chunk` and `checkpoint`."""
+
+    def __init__(self, connections: Connections) -> None:
+        """Share the store's connections."""
+        self._connections = connections
+
+    def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes]) -> None:
+        """Keep an opaque snapshot of `kind` at `position`, in the place of an earlier one there.
+
+        A chunk is a transaction, so that a large snapshot does not hold up writers; the row that makes it complete
+        comes last.
+        """
+        self.drop_snapshots(kind, position=position)
+        count = 0
+        for count, data in enumerate(chunks, start=1):
+            with self._connections.transaction() as connection:
+                values = {"kind": kind, "position": position, "no": count, "data": data}
+                connection.execute(insert(t.snapshot_chunk).values(values))
+        with self._connections.transaction() as connection:
+            connection.execute(insert(t.snapshot).values(kind=kind, position=position, chunks=count))
+
+    def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:
+        """Yield the chunks of a snapshot, in order; none if there is no such snapshot."""
+        c = t.snapshot_chunk.c
+        if (kind, position) not in self.list_snapshots():
+            return
+        wanted = select(c.data).where(c.kind == kind, c.position == position)
+        no = 1
+        while rows := self._connections.rows(wanted.where(c.no == no)):
+            yield rows[0][0]
+            no += 1
+
+    def list_snapshots(self) -> list[tuple[str, int]]:
+        """Return (kind, position) of every complete snapshot, in that order."""
+        c = t.snapshot.c
+        return [
+            (row[0], row[1]) for row in self._connections.rows(select(c.kind, c.position).order_by(c.kind, c.position))
+        ]
+
+    def drop_snapshots(self, kind: str, *, position: int | None = None) -> None:
+        """Remove all snapshots of a kind, or the one at `position`."""
+        with self._connections.transaction() as connection:
+            for table in (t.snapshot, t.snapshot_chunk):
+                gone = delete(table).where(table.c.kind == kind)
+                connection.execute(gone if position is None else gone.where(table.c.position == position))
+
+    def save_checkpoint(self, size: int, note: str) -> None:
+        """Keep a signed note about the tree of this size; the same note twice is kept once."""
+        digest = hashlib.sha256(note.encode()).digest()
+        c = t.checkpoint.c
+        with self._connections.head_locked() as (connection, _):
+            if connection.execute(select(c.id).where(c.digest == digest)).scalar() is None:
+                last = connection.execute(select(func.coalesce(func.max(c.id), 0))).scalar_one()
+                connection.execute(insert(t.checkpoint).values(id=last + 1, size=size, digest=digest, note=note))
+
+    def checkpoints(self) -> Iterator[tuple[int, str]]:
+        """Yield (size, note), the smallest trees first, and in the order in which they were kept."""
+        c, at = t.checkpoint.c, (-1, 0)
+        wanted = select(c.size, c.note, c.id).order_by(c.size, c.id).limit(PAGE)
+        while page := self._connections.rows(wanted.where((c.size > at[0]) | ((c.size == at[0]) & (c.id > at[1])))):
+            yield from ((row.size, row.note) for row in page)
+            at = (page[-1].size, page[-1].id)

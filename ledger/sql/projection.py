@@ -1,0 +1,115 @@
+"""The projection of a ledger in a SQL database: entries, copies, sources and sums."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, func, select
+
+from ledger.rows import CopyState, Image, SourceRow, TallyRow
+from ledger.sql import schema as t
+from ledger.sql.statements import PAGE
+from ledger.sql.writing import slices
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from ledger.sql.connections import Connections
+    from ledger.sql.statements import Statements
+
+_BELOW, _ABOVE = -1, b"\xff" * 64
+"""Less than every stream number, and more than every SHA-256."""
+
+IMAGE = (
+    select(
+        t.stream.c.key,
+        t.entry.c.stream,
+        t.entry.c.version,
+        t.entry.c.seq,
+        t.event.c.type,
+        t.event.c.schema_version,
+        t.event.c.flags,
+        t.event.c.payload,
+    )
+    .select_from(t.stream)
+    .join(t.entry, t.entry.c.stream == t.stream.c.id)
+    .join(t.event, t.event.c.seq == t.entry.c.seq)
+)
+"""The columns of an `Image`."""
+
+
+def source_numbers(connections: Connections, source: bytes | None) -> list[int]:
+    """Return the number of the source with this id, or of all sources."""
+    c = t.source.c
+    wanted = select(c.no).order_by(c.no)
+    rows = connections.rows(wanted if source is None else wanted.where(c.id == source))
+    return [row[0] for row in rows]
+
+
+class SqlProjection:
+    """The tables `entry`, `copy`, `source` and `tally`."""
+
+    def __init__(self, connections: Connections, statements: Statements) -> None:
+        """Share the store's connections."""
+        self._connections = connections
+        self._statements = statements
+
+    def images(self, keys: Collection[bytes]) -> list[Image]:
+        """Return the entries that exist among these stored keys, in no order."""
+        return [
+            Image._make(row)
+            for part in slices(keys)
+            for row in self._connections.raw_rows(self._statements.select_images_by_key(len(part)), part)
+        ]
+
+    def scan(
+        self, *, source: bytes | None, states: Collection[str] | None, after: bytes | None, wanted: bool | None
+    ) -> Iterator[Image]:
+        """Yield entries in the order of their stored keys, those after `after` that match every given filter."""
+        # In key order by walking the index of the keys: sorting the whole replica for a page would be absurd.
+        chosen: Select[Any] = IMAGE
+        for name in ("mysql", "mariadb"):
+            chosen = chosen.prefix_with("STRAIGHT_JOIN", dialect=name)
+        if source is not None:
+            chosen = chosen.where(t.stream.c.key >= source, t.stream.c.key < source + b"\xff")
+        if states is not None:
+            chosen = chosen.where(t.entry.c.state.in_(sorted(states)))
+        if wanted is not None:
+            chosen = chosen.where(t.entry.c.due_us.is_not(None) if wanted else t.entry.c.due_us.is_(None))
+        while True:
+            here = chosen if after is None else chosen.where(t.stream.c.key > after)
+            page = self._connections.rows(here.order_by(t.stream.c.key).limit(PAGE))
+            yield from (Image(*row) for row in page)
+            if len(page) < PAGE:
+                return
+            after = page[-1].key
+
+    def sources(self) -> list[SourceRow]:
+        """Return all sources, in the order in which they began."""
+        return [SourceRow(*row) for row in self._connections.rows(select(t.source).order_by(t.source.c.no))]
+
+    def tallies(self) -> list[TallyRow]:
+        """Return the maintained sums in the order of source and state, without empty ones."""
+        c = t.tally.c
+        rows = self._connections.rows(select(t.tally).where(c.elements != 0).order_by(c.source, c.state))
+        return [TallyRow(*row) for row in rows]
+
+    def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
+        """Yield the copies with `start` <= SHA-256 <= `end`, in the order of SHA-256 and stream."""
+        last, stream = start, _BELOW
+        highest = _ABOVE if end is None else end
+        while page := self._connections.raw_rows(self._statements.page_copies, (last, last, stream, highest, PAGE)):
+            yield from map(CopyState._make, page)
+            last, stream = page[-1][:2]
+
+    def page(self, after: bytes, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return the first `count` entries with keys above `after`, each with the event that it points to."""
+        return self._connections.raw_rows(self._statements.page_projection, (after, count))
+
+    def next_due_us(self, source: bytes | None) -> int | None:
+        """Return the earliest time at which an entry is due, None when nothing is wanted."""
+        c = t.entry.c
+        wanted = select(func.min(c.due_us))
+        numbers = source_numbers(self._connections, source)
+        found = [self._connections.rows(wanted.where(c.source == no))[0][0] for no in numbers]
+        return min((us for us in found if us is not None), default=None)

@@ -1,0 +1,274 @@
+"""What a `Ledger` needs from a database, in four small protocols: log, projection, work queue and blobs.
+
+`tests/contract/` has a suite for each of them and runs it over every implementation: `ledger/memory.py` and
+`ledger/sql/`. Every method may raise LedgerUnavailableError.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ledger.rows import StoredEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from ledger.rows import (
+        Batch,
+        Changes,
+        CommitRow,
+        CopyState,
+        EntryRow,
+        Image,
+        InstanceRow,
+        LeaseRequest,
+        SourceRow,
+        StoredHead,
+        StreamRow,
+        TallyRow,
+    )
+
+
+class LedgerStore(Protocol):
+    """A whole database of a ledger: its four parts, and the transactions that write to several of them at once."""
+
+    @property
+    def log(self) -> EventLog:
+        """The events."""
+
+    @property
+    def projection(self) -> ProjectionStore:
+        """The rows that folding the events gives."""
+
+    @property
+    def work(self) -> WorkQueue:
+        """The collectors and what they are doing."""
+
+    @property
+    def blobs(self) -> BlobStore:
+        """Snapshots and checkpoint notes."""
+
+    def writing(self) -> AbstractContextManager[Writing]:
+        """Lock the head and begin a transaction; commit when the block ends, undo everything when it raises.
+
+        What the block wrote becomes durable and visible as a whole, or not at all.
+        """
+
+    def now_us(self) -> int | None:
+        """Return the database's own time, None where it has no clock."""
+
+    def reopener(self) -> Callable[[], LedgerStore] | None:
+        """Return a function that opens this store for reading in a process about to be forked, None if none can.
+
+        This store first closes the connections that it reads with, so that the process inherits none.
+        """
+
+    def close(self) -> None:
+        """Close every connection."""
+
+
+class Writing(Protocol):
+    """One write transaction. It holds the head, so no other writer comes between its reads and its writes."""
+
+    @property
+    def head(self) -> StoredHead:
+        """The head as it was when the transaction began."""
+
+    @property
+    def now_us(self) -> int | None:
+        """The database's own time, None where it has no clock."""
+
+    def commit_of(self, batch_key: bytes) -> CommitRow | None:
+        """Return the commit that carries this idempotency key."""
+
+    def leaf(self, position: int) -> bytes | None:
+        """Return the leaf hash stored at this position."""
+
+    def streams(self, keys: Collection[bytes]) -> dict[bytes, StreamRow]:
+        """Return the streams that exist among these stored keys."""
+
+    def sources(self) -> list[SourceRow]:
+        """Return all sources, in the order in which they began."""
+
+    def entries(self, streams: Collection[int]) -> dict[int, EntryRow]:
+        """Return the entries that exist among these streams."""
+
+    def write(self, batch: Batch) -> None:
+        """Write the batch: events, erasures, projection, commit row and head.
+
+        A batch with erasures removes every snapshot too: they were made from what the erasure removes.
+        """
+
+    def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
+        """Give back the session's leases on these streams in the same transaction."""
+
+    def clear_projection(self) -> None:
+        """Remove every row of the projection."""
+
+    def change(self, changes: Changes) -> None:
+        """Write changes of the projection alone."""
+
+
+class EventLog(Protocol):
+    """The events, their streams and their commits.
+
+    Every reader sees events in the order of their positions and without gaps, at every moment. Iterators read page by
+    page, each page in a short transaction of its own.
+    """
+
+    def head(self) -> StoredHead:
+        """Return the head; position 0 before the first event."""
+
+    def page(self, after: int, until: int | None, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return the first `count` events in (`after`, `until`] with the columns of a StoredEvent, in order.
+
+        They are plain tuples because audits read millions of them.
+        """
+
+    def pointers(self, *, after: int = 0, until: int | None = None) -> Iterator[tuple[int, int]]:
+        """Yield (position, stream) of the events in (`after`, `until`], in order."""
+
+    def leaves(self, after: int, until: int) -> list[bytes]:
+        """Return the leaf hashes of the events in (`after`, `until`], in order."""
+
+    def events_at(self, positions: Sequence[int]) -> list[StoredEvent]:
+        """Return the events at these positions, in order."""
+
+    def facts_at(self, positions: Sequence[int]) -> list[tuple[Any, ...]]:
+        """Return what folds of millions need of the events at these positions: the columns of a StoredFact."""
+
+    def stream_events(self, key: bytes, *, newest_first: bool = False) -> Iterator[StoredEvent]:
+        """Yield the events of the stream with this stored key, in order or in reverse order."""
+
+    def streams(self, numbers: Collection[int] | None = None, *, after: int = 0) -> Iterator[tuple[int, bytes | None]]:
+        """Yield (number, stored key) of every stream numbered above `after`, in order; of erased ones the key is None.
+
+        With `numbers`, yield only those among them that exist, in any order.
+        """
+
+    def streams_by_key(self, *, after: bytes = b"") -> Iterator[tuple[bytes, int]]:
+        """Yield (stored key, number) of every stream that has a key above `after`, in bytewise order of the keys."""
+
+    def last_positions(self, until: int, streams: Collection[int] | None = None) -> Iterator[tuple[int, int]]:
+        """Yield (position, stream) of every stream's last event up to position `until`, in the order of streams.
+
+        With `streams`, yield only those among them that have such an event, in any order.
+        """
+
+    def commits(self, *, after: int = 0, until: int | None = None, newest_first: bool = False) -> Iterator[CommitRow]:
+        """Yield the commit rows of the batches that end in (`after`, `until`], in order or in reverse order."""
+
+    def position_before(self, us: int) -> int:
+        """Return the last position whose recorded time is before `us`; 0 if there is none."""
+
+
+class ProjectionStore(Protocol):
+    """The rows that folding the events gives: entries, copies, sources and sums."""
+
+    def images(self, keys: Collection[bytes]) -> list[Image]:
+        """Return the entries that exist among these stored keys, in any order."""
+
+    def scan(
+        self,
+        *,
+        source: bytes | None,
+        states: Collection[str] | None,
+        after: bytes | None,
+        wanted: bool | None,
+    ) -> Iterator[Image]:
+        """Yield the entries after the stored key `after` that match every given filter, in the order of the keys."""
+
+    def page(self, after: bytes, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return the first `count` entries with keys above `after`, in the order of the keys, as plain tuples.
+
+        A tuple holds the stored key, the columns of the EntryRow, and of the event that it points to: stream, type,
+        schema_version, recorded_us and payload, or five times None where there is no such event.
+        """
+
+    def next_due_us(self, source: bytes | None) -> int | None:
+        """Return the earliest time at which an entry is due, None when nothing is wanted."""
+
+    def sources(self) -> list[SourceRow]:
+        """Return all sources, in the order in which they began."""
+
+    def tallies(self) -> list[TallyRow]:
+        """Return the maintained sums in the order of source and state, without empty ones."""
+
+    def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
+        """Yield the copies with `start` <= SHA-256 <= `end`, in the order of SHA-256 and stream."""
+
+
+class WorkQueue(Protocol):
+    """Instances, their leases on due entries, and reserved names. This is working state and not history."""
+
+    def instances(self) -> list[InstanceRow]:
+        """Return the registered instances, by name."""
+
+    def enroll(self, row: InstanceRow, *, now_us: int, here: bool) -> InstanceRow | None:
+        """Register an instance; return the living one that holds its name, or None when registered.
+
+        An instance whose time has run out is replaced. With `here`, so is one of the same place: the caller holds the
+        lock on that place's files. Enrolling also removes what instances that stopped have left.
+        """
+
+    def beat(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
+        """Prolong the instance, its leases and its reservations; False if another session has the name.
+
+        This also removes leases and reservations whose time has run out, and instances that stopped a month ago:
+        nobody else may ever ask for what they held.
+        """
+
+    def retire(self, name: str, session: bytes) -> None:
+        """Remove the instance with its leases and reservations."""
+
+    def take(self, lease: LeaseRequest) -> list[Image] | None:
+        """Lease due entries that no living session leases, the longest due first.
+
+        Returns None if another session has the instance's name.
+        """
+
+    def release(self, name: str, session: bytes, keys: Collection[bytes] | None) -> None:
+        """Give back the session's leases on these stored keys, or all of them."""
+
+    def reserve(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
+        """Reserve `name`, or prolong its reservation; False while another session has it."""
+
+    def unreserve(self, name: str, session: bytes) -> None:
+        """Give the reservation back, if it is this session's."""
+
+
+class BlobStore(Protocol):
+    """What others keep beside the log: snapshots, which are opaque here, and signed checkpoint notes."""
+
+    def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes]) -> None:
+        """Keep a snapshot of `kind` at `position`, in the place of an earlier one there."""
+
+    def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:
+        """Yield the chunks of a snapshot, in order; none if there is no such snapshot."""
+
+    def list_snapshots(self) -> list[tuple[str, int]]:
+        """Return (kind, position) of every complete snapshot, in that order."""
+
+    def drop_snapshots(self, kind: str, *, position: int | None = None) -> None:
+        """Remove all snapshots of a kind, or the one at `position`."""
+
+    def save_checkpoint(self, size: int, note: str) -> None:
+        """Keep a signed note about the tree of this size; the same note twice is kept once."""
+
+    def checkpoints(self) -> Iterator[tuple[int, str]]:
+        """Yield (size, note), the smallest trees first, and in the order in which they were kept."""
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+_PAGE = 1000
+
+
+def stored_events(log: EventLog, *, after: int = 0, until: int | None = None) -> Iterator[StoredEvent]:
+    """Yield the events at positions in (`after`, `until`], in order."""
+    while page := log.page(after, until, _PAGE):
+        yield from map(StoredEvent._make, page)
+        if len(page) < _PAGE:
+            return
+        after = page[-1][0]
