@@ -16,7 +16,7 @@ from kropot.objects.files import OsFiles
 from kropot.objects.store import storage_error
 from ledger.errors import LedgerError, MalformedSegmentError
 from ledger.merkle import Frontier
-from ledger.segments import SEGMENT_EVENTS, encode, reach_of, read
+from ledger.transfer.segments import SEGMENT_EVENTS, encode, reach_of, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kropot.objects.files import FileSystem
     from ledger.log import Ledger
     from ledger.rows import StoredEvent
-    from ledger.segments import Reach
+    from ledger.transfer.segments import Reach
 
 FOLDER = "ledger"
 _NAME = re.compile(r"(\d{8})\.(?:segment|partial-(\d+))")

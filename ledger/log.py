@@ -186,6 +186,11 @@ class Ledger:
                 entries += sum(row.elements for row in changes.tallies)
         return RebuildReport(position=position, events=events, entries=entries, skipped=skipped)
 
+    def reopener(self) -> Callable[[], Ledger] | None:
+        """Return a function that opens this ledger for reading in a process about to be forked, None if none can."""
+        reopen = self.store.reopener()
+        return None if reopen is None else lambda: Ledger(reopen())
+
     # --- reading: the log ---
 
     def identity(self) -> LedgerBegan:

@@ -126,8 +126,8 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
     TO must be empty, or hold the beginning of the same ledger: a copy that was cut short goes on. Nobody should collect
     into FROM meanwhile, or what they record is missing until the command is run again.
     """
-    from ledger.copying import copy_ledger
     from ledger.sql import open_store
+    from ledger.transfer.copy import copy_ledger
 
     for url in (source, target):
         guard(database_password(url) or "")
@@ -171,8 +171,8 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     and the next `collect` finds it out again. A recovery that was cut short goes on.
     """
     from kropot.segments import SegmentFolder
-    from ledger.recovering import recover_ledger
     from ledger.sql import open_store
+    from ledger.transfer.recover import recover_ledger
 
     folder = SegmentFolder(settings.storage_path.absolute())
     reach = folder.newest()

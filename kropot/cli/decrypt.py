@@ -20,7 +20,7 @@ from kropot.errors import PartialError, UsageError, WrongKeyError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kropot.replay.held import HeldCopy
+    from kropot.replay.copies import HeldCopy
     from kropot.securecopy.sealing import Kit
 
 

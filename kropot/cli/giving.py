@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.cli.settings import Settings
-    from kropot.replay.held import StoredCopies
+    from kropot.replay.copies import StoredCopies
     from kropot.restore.tree import TargetFolder
     from kropot.securecopy.sealing import Kit
 
@@ -27,7 +27,7 @@ _KIT_BYTES: Final = 1 << 20
 @contextmanager
 def copies_of(settings: Settings) -> Iterator[StoredCopies]:
     """Open the copies that the settings name, for reading. Raises: UsageError where there is no such storage."""
-    from kropot.replay.held import StoredCopies
+    from kropot.replay.copies import StoredCopies
 
     if not settings.storage_path.is_dir():
         raise UsageError(f"there is no storage at {settings.storage_path.absolute()}: name it with --storage-path")

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from kropot.replay.copies import HeldCopy
     from kropot.replay.diff import Difference
     from kropot.replay.fold import Standing
-    from kropot.replay.held import HeldCopy
     from kropot.replay.moment import Moment
     from kropot.restore.export import Links
     from ledger.events import Element, StreamKey
@@ -211,8 +211,8 @@ def _stored(helds: Iterable[HeldCopy], seen: Counter[str]) -> Iterator[HeldCopy]
 
 def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *, snapshots: bool, links: Links) -> Exit:
     from kropot.cli.giving import check_target, copies_of, workers
+    from kropot.replay.copies import held_at
     from kropot.replay.fold import walk
-    from kropot.replay.held import held_at
     from kropot.replay.snapshots import pointers_at
     from kropot.restore.export import JOURNAL, MANIFEST, Exported, export
     from kropot.restore.fingerprints import Fingerprints

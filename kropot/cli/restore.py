@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from kropot.replay.held import Copies, HeldCopy
+    from kropot.replay.copies import Copies, HeldCopy
     from kropot.restore.names import NameGiver
     from kropot.restore.plan import Planned, RestoreProblem
 
@@ -142,8 +142,8 @@ class _Origin:
 def _from_ledger(
     settings: Settings, until: str | None, source_names: tuple[str, ...], *, snapshots: bool
 ) -> Iterator[_Origin]:
+    from kropot.replay.copies import held_at
     from kropot.replay.fold import walk
-    from kropot.replay.held import held_at
     from kropot.replay.snapshots import pointers_at
 
     with open_ledger(settings, read_only=True) as ledger, copies_of(settings) as copies:

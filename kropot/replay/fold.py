@@ -11,10 +11,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from kropot.errors import IntegrityError
-from kropot.replay.apart import apart
 from kropot.replay.counts import Counts
 from kropot.replay.glance import MISSED, glance
 from kropot.replay.pointers import Pointers
+from kropot.replay.processes import in_processes
 from ledger.codec import decode_payload
 from ledger.errors import MalformedEventError, UnknownCriticalEventError
 from ledger.events import Element, StreamKey, UnknownFact
@@ -67,7 +67,7 @@ def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: i
     if base is None or after == 0:
         counts = Counts()
         found = pages((at for at, _ in ledger.log.last_positions(position)), LARGE_PAGE)
-        for part in apart(_count_page, ledger, position, found):
+        for part in in_processes(_count_page, ledger, position, found):
             counts.merge(part)
         return counts
     counts = Counts(**base.plain())

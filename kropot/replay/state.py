@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from kropot.replay.apart import apart
 from kropot.replay.counts import Counts
 from kropot.replay.fold import LARGE_PAGE, image, pages, prove, stale
 from kropot.replay.glance import MISSED, glance
+from kropot.replay.processes import in_processes
 from kropot.replay.snapshots import pointers_at
 from ledger.digest import StateDigest, head_of, pack_tail, tail_of
 from ledger.rows import StoredFact
@@ -51,7 +51,7 @@ def digest_at(
             digest.look([key for key, _, _ in page])
             return page
 
-        for made in apart(make, ledger, position, map(told, _pages(ledger, pointers)), processes=processes):
+        for made in in_processes(make, ledger, position, map(told, _pages(ledger, pointers)), processes=processes):
             digest.add_rows(made.rows)
             counts.merge(made.counts)
             events += made.events

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote_to_bytes
 
 from kropot.objects.store import ObjectMissingError, StorageError
-from kropot.replay.held import held_json
+from kropot.replay.copies import held_json
 from kropot.restore.draft import InTheWayError, UnplaceableError
 from kropot.restore.journal import show_name
 from kropot.restore.opener import DamagedError, copy_content
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from typing import BinaryIO
 
-    from kropot.replay.held import Copies, HeldCopy
+    from kropot.replay.copies import Copies, HeldCopy
     from kropot.restore.draft import Draft
     from kropot.restore.journal import Journal
     from kropot.restore.names import NameGiver

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kropot.errors import UsageError
 from kropot.objects.store import ObjectMissingError, storage_error
-from kropot.replay.held import HeldCopy
+from kropot.replay.copies import HeldCopy
 from kropot.restore.below import open_below
 from kropot.restore.export import MANIFEST
 from kropot.restore.journal import read_name

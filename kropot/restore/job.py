@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kropot.objects.store import ObjectMissingError, StorageError
-from kropot.replay.held import held_json
+from kropot.replay.copies import held_json
 from kropot.restore.draft import InTheWayError, UnplaceableError
 from kropot.restore.journal import show_name
 from kropot.restore.opener import BUFFER, Content, DamagedError, copy_content
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from kropot.errors import KropotError
-    from kropot.replay.held import Copies
+    from kropot.replay.copies import Copies
     from kropot.restore.draft import Draft
     from kropot.restore.journal import Journal
     from kropot.restore.tree import TargetFolder

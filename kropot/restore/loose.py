@@ -7,8 +7,8 @@ import os
 from typing import TYPE_CHECKING
 
 from kropot.errors import UsageError
+from kropot.replay.copies import HeldCopy, held_at
 from kropot.replay.fold import Standing, image
-from kropot.replay.held import HeldCopy, held_at
 from kropot.restore.export import MANIFEST
 from kropot.restore.exported import ExportedCopies
 from kropot.restore.opener import BUFFER

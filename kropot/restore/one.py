@@ -7,14 +7,14 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from kropot.errors import UsageError
+from kropot.replay.copies import held_at
 from kropot.replay.fold import Standing, image
-from kropot.replay.held import held_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from kropot.replay.held import HeldCopy
+    from kropot.replay.copies import HeldCopy
     from ledger.events import StreamKey
     from ledger.log import Ledger
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
-    from kropot.replay.held import HeldCopy
+    from kropot.replay.copies import HeldCopy
     from kropot.securecopy.sealing import Kit
 
 BUFFER = 1 << 18

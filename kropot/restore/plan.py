@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor
 
-    from kropot.replay.held import HeldCopy
+    from kropot.replay.copies import HeldCopy
     from kropot.restore.names import NameGiver
     from kropot.restore.patterns import Patterns
     from kropot.securecopy.sealing import Kit

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kropot.objects.absent import StorageAwayError, demand_objects
-from kropot.replay.apart import apart
+from kropot.replay.processes import in_processes
 from kropot.replay.snapshots import check_snapshots
 from kropot.verify.checkpoints import CheckpointAudit, Note
 from kropot.verify.contents import CopyVerification, World
@@ -109,7 +109,7 @@ class Verification:
 
     def _run_ranges(self, read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
         """Read a long log on every processor."""
-        return apart(lambda ledger, _, part: read(ledger.log, part), self._ledger, 0, ranges)
+        return in_processes(lambda ledger, _, part: read(ledger.log, part), self._ledger, 0, ranges)
 
     def _log(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()

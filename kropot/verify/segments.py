@@ -10,7 +10,7 @@ from kropot.verify.checkpoints import FORKED, ROLLED_BACK
 from ledger.audit import Finding
 from ledger.errors import MalformedSegmentError
 from ledger.events import NO_SOURCE
-from ledger.segments import reach_of, read
+from ledger.transfer.segments import reach_of, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kropot.segments import SegmentFile, SegmentFolder
     from ledger.audit import LogAudit
     from ledger.log import Ledger
-    from ledger.segments import Reach
+    from ledger.transfer.segments import Reach
 
 AGAIN = "the ledger is not affected: move the file out of the storage path, and the next `collect` writes it again"
 

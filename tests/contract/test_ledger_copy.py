@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ledger.copying import PAGE, copy_ledger
 from ledger.errors import BrokenChainError, LedgerError
 from ledger.events import PayloadErased
 from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
 from ledger.stores import stored_events
+from ledger.transfer.copy import PAGE, copy_ledger
 from tests.ledger.world import History, began, copied, key, observed
 
 if TYPE_CHECKING:

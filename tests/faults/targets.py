@@ -33,7 +33,6 @@ from kropot.restore.tree import TargetFolder
 from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
 from kropot.securecopy.sealing import BadSealError, Kit, open_form, open_stream, seal_form
 from kropot.securecopy.wire import BadPageError, Listed, encode_page, parse_page, parse_submitdata
-from ledger import segments
 from ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from ledger.codec import decode_header, encode_payload, read_payload
 from ledger.errors import BadCheckpointError, LedgerError, MalformedEventError, MalformedSegmentError
@@ -42,6 +41,7 @@ from ledger.memory import MemoryStore
 from ledger.merkle import Frontier
 from ledger.note import SigningKey, VerifierKey
 from ledger.sql.dialects import parse_place
+from ledger.transfer import segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

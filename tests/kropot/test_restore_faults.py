@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from kropot.replay.held import HeldCopy
+    from kropot.replay.copies import HeldCopy
 
 KILLED = 77
 CALLS = ("open", "write", "fsync", "link", "unlink", "mkdir", "utime", "fchmod", "ftruncate", "replace")

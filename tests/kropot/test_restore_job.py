@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kropot.errors import LockedError, UsageError, WrongKeyError
+from kropot.replay.copies import StoredCopies, held_at
 from kropot.replay.fold import walk
-from kropot.replay.held import StoredCopies, held_at
 from kropot.replay.snapshots import pointers_at
 from kropot.restore.export import JOURNAL, Exported, Links, Unexported, export, place_of
 from kropot.restore.export import MANIFEST as EXPORT_MANIFEST
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from kropot.replay.held import Copies, HeldCopy
+    from kropot.replay.copies import Copies, HeldCopy
     from kropot.securecopy.sealing import Kit
     from ledger.events import StreamKey
 

@@ -18,17 +18,17 @@ from ledger.events import InstanceBegan, StreamKey
 from ledger.log import Ledger, NewFact, instance_key, source_key
 from ledger.memory import MemoryStore
 from ledger.merkle import Frontier
-from ledger.recovering import recover_ledger
-from ledger.segments import encode, reach_of, read
 from ledger.stores import stored_events
+from ledger.transfer.recover import recover_ledger
+from ledger.transfer.segments import encode, reach_of, read
 from tests.ledger.facts import SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ledger.copying import CopyReport
-    from ledger.recovering import Told
+    from ledger.transfer.copy import CopyReport
+    from ledger.transfer.recover import Told
 
 SPAN = 8
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.objects.directory import DirectoryObjects
-from kropot.replay.apart import apart
+from kropot.replay.processes import in_processes
 from kropot.verify import Finding, Note, Scope, Summary, Verification
 from kropot.verify import World as RunWorld
 from ledger.audit import LogAudit
@@ -114,7 +114,9 @@ def _apart(store: LedgerStore, processes: int = 1) -> list[Finding]:
     """Audit the log in short ranges that are read apart, in this process or in others."""
 
     def run_ranges(read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
-        return apart(lambda ledger, _, each: read(ledger.log, each), Ledger(store), 0, ranges, processes=processes)
+        return in_processes(
+            lambda ledger, _, each: read(ledger.log, each), Ledger(store), 0, ranges, processes=processes
+        )
 
     audit = LogAudit(store.log, run_ranges=run_ranges, page_events=7)
     flaws = list(audit.findings())

@@ -84,7 +84,7 @@ class LedgerEffects:
             case BeginListing():
                 answer = self._begin_listing()
             case EndListing():
-                self.ledger.work.unreserve(self._list)
+                self.ledger.work.unreserve(self._reservation)
             case LookUp():
                 answer = self._look_up(action)
             case RecordFacts():
@@ -102,7 +102,7 @@ class LedgerEffects:
         return answer
 
     @property
-    def _list(self) -> str:
+    def _reservation(self) -> str:
         return f"list:{self.source_id.hex()}"
 
     def _source(self) -> tuple[Source, int]:
@@ -111,7 +111,7 @@ class LedgerEffects:
 
     def _begin_listing(self) -> Input:
         ledger = self.ledger
-        is_mine = ledger.work.reserve(self._list, lease_us=self.lease_us)
+        is_mine = ledger.work.reserve(self._reservation, lease_us=self.lease_us)
         source, version = self._source()
         if not is_mine:
             return ListingBusy(source=source)

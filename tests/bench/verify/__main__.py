@@ -149,7 +149,7 @@ def _audit_one(database: str) -> None:
     """Audit one ledger in this process, and again on every processor; print what it took as JSON."""
     import gc
 
-    from kropot.replay.apart import apart, processors
+    from kropot.replay.processes import in_processes, processors
     from ledger.audit import IndexAudit, LogAudit
     from ledger.log import Ledger
     from ledger.sql import open_store
@@ -166,7 +166,7 @@ def _audit_one(database: str) -> None:
     ledger, began, rows_s = Ledger(store), time.perf_counter(), time.perf_counter() - began
     again = LogAudit(
         store,
-        run_ranges=lambda read, stretches: apart(
+        run_ranges=lambda read, stretches: in_processes(
             lambda there, _, each: read(there.store, each), ledger, 0, stretches, processes=processors()
         ),
     )

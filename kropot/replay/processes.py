@@ -1,7 +1,8 @@
-"""Pages of a fold made by other processes, each with a connection of its own to the ledger's database.
+"""Work on pages of a ledger in several processes, each with its own connection to the database.
 
-A fold over millions of elements is bound by one processor, and nothing in it depends on what came before. Whatever
-goes wrong in another process is done again in this one, where the error belongs.
+One processor limits a fold over millions of elements, and no page depends on another. When a page fails in another
+process, this one does it again, so that the error is raised here. The processes are not a pool of `concurrent.futures`:
+they must end as soon as their parent dies, however it dies, and the closed pipe tells them.
 """
 
 from __future__ import annotations
@@ -15,25 +16,26 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ledger.log import Ledger
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from multiprocessing.connection import Connection
 
-    from ledger.stores import LedgerStore
+    from ledger.log import Ledger
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_PROCESSES = 8
+"""At most this many processes are started."""
+
 MANY_STREAMS = 100_000
-"""From so many streams on, other processes pay for their start."""
+"""Starting other processes pays off from this many streams on."""
 
 PATIENCE_S = 5.0
+"""How long to wait for a process to end before it is killed."""
 
 
-def apart(
+def in_processes(
     work: Callable[[Ledger, int, T], R],
     ledger: Ledger,
     position: int,
@@ -41,13 +43,13 @@ def apart(
     *,
     processes: int | None = None,
 ) -> Iterator[R]:
-    """Yield `work(ledger, position, page)` of each page in order, worked out by several processes where that can be.
+    """Yield `work(ledger, position, page)` for each page, in order, using several processes where that is possible.
 
-    `processes` is how many; where it is None, none for few streams, and for many as many as there are processors. In
-    this process alone it goes where the system cannot fork or other threads run, which a fork would leave behind, and
-    where nothing but this process sees the ledger.
+    `processes` is how many. By default a ledger with few streams uses none, and a large one as many as there are
+    processors. This process does all the work alone where the system cannot fork, where other threads run (a fork would
+    leave them behind), and where no other process can open the ledger.
 
-    Raises: whatever `work` raises, at its page's turn.
+    Raises: whatever `work` raises, when it is that page's turn.
     """
     with _started(work, ledger, position, processes) as links:
         waiting: list[tuple[T, Connection | None]] = []
@@ -66,7 +68,7 @@ def apart(
 
 
 def processors() -> int:
-    """Return how many processors this process may use, at most as many as are of use here."""
+    """Return how many processors this process may use, at most `MOST_PROCESSES`."""
     count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min(count, MOST_PROCESSES)
 
@@ -75,14 +77,14 @@ def processors() -> int:
 def _started(
     work: Callable[[Ledger, int, T], R], ledger: Ledger, position: int, processes: int | None
 ) -> Iterator[list[Connection]]:
-    """Start the processes; give the ends to talk to them, none where they would be of no use or cannot be."""
+    """Start the processes and give the connections to them; none where they would not help or cannot be started."""
     wanted = processes
     if wanted is None:
         wanted = processors() if ledger.log.head().streams >= MANY_STREAMS else 0
     alone = sys.platform == "linux" and threading.active_count() == 1
     useful = wanted > (1 if processes is None else 0)
-    elsewhere = ledger.store.reopener() if alone and useful else None
-    if elsewhere is None:
+    reopen = ledger.reopener() if alone and useful else None
+    if reopen is None:
         yield []
         return
     # The children never touch the database connections that they inherit, and end without tidying up.
@@ -94,7 +96,7 @@ def _started(
             ours, theirs = context.Pipe()
             # A child that kept our ends open would keep itself and the others alive with them.
             inherited = [*links, ours]
-            process = context.Process(target=_serve, args=(theirs, inherited, work, elsewhere, position), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, inherited, work, reopen, position), daemon=True)
             process.start()
             theirs.close()
             links.append(ours)
@@ -111,7 +113,7 @@ def _started(
 
 
 def _sent(link: Connection | None, page: object) -> Connection | None:
-    """Send a page, return where its answer will come from; None where the process is gone."""
+    """Send a page and return the connection that its answer will come from; None if the process has ended."""
     if link is None:
         return None
     with suppress(OSError):
@@ -121,7 +123,7 @@ def _sent(link: Connection | None, page: object) -> Connection | None:
 
 
 def _received(link: Connection | None) -> Any:
-    """Return an answer, None where there is none."""
+    """Return the answer, None if the process has failed or ended."""
     if link is None:
         return None
     with suppress(EOFError, OSError):
@@ -133,18 +135,18 @@ def _serve(
     link: Connection,
     inherited: list[Connection],
     work: Callable[[Ledger, int, Any], Any],
-    elsewhere: Callable[[], LedgerStore],
+    reopen: Callable[[], Ledger],
     position: int,
 ) -> None:
-    """Answer the pages that come, until the other end is closed: that is also how the parent's death is noticed."""
+    """Answer pages until the parent closes its end, or dies."""
     for each in inherited:
         each.close()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # Nothing here is circular, and looking for it costs a tenth of the time.
+    # There are no reference cycles here, and looking for them takes a tenth of the time.
     gc.disable()
     gc.freeze()
-    ledger = Ledger(elsewhere())
+    ledger = reopen()
     with suppress(EOFError, OSError):
         while True:
             page = link.recv()

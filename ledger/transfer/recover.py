@@ -6,13 +6,13 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from ledger.codec import decode_header
-from ledger.copying import CopyReport, erasures, verify_copy
 from ledger.decoding import happened
 from ledger.errors import BrokenChainError, LedgerError
 from ledger.merkle import Frontier
 from ledger.projection import project
 from ledger.rows import Batch, CommitRow, StoredEvent, StoredHead
 from ledger.stores import stored_events
+from ledger.transfer.copy import CopyReport, erasures, verify_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

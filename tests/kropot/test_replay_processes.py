@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.replay import state
-from kropot.replay.apart import apart
 from kropot.replay.fold import StalePointersError
+from kropot.replay.processes import in_processes
 from kropot.replay.state import digest_at
 from ledger.errors import MalformedEventError
 from ledger.log import Ledger
@@ -47,7 +47,7 @@ def where(_: Ledger, __: int, page: Sequence[int]) -> tuple[int, int]:
 
 
 def test_pages_come_back_in_order_from_several_processes(ledger: Ledger) -> None:
-    made = list(apart(where, ledger, 0, [[number] for number in range(50)], processes=3))
+    made = list(in_processes(where, ledger, 0, [[number] for number in range(50)], processes=3))
     assert [number for number, _ in made] == list(range(50))
     assert len({pid for _, pid in made}) == 3
     assert os.getpid() not in {pid for _, pid in made}
@@ -56,7 +56,7 @@ def test_pages_come_back_in_order_from_several_processes(ledger: Ledger) -> None
 @pytest.mark.parametrize("pages", [0, 1, 2, 3, 7])
 def test_no_page_is_forgotten_however_few_there_are(ledger: Ledger, pages: int) -> None:
     for processes in (0, 2):
-        made = apart(where, ledger, 0, [[number] for number in range(pages)], processes=processes)
+        made = in_processes(where, ledger, 0, [[number] for number in range(pages)], processes=processes)
         assert [number for number, _ in made] == list(range(pages))
 
 
@@ -70,7 +70,7 @@ def test_what_only_this_process_sees_is_folded_here() -> None:
     world = World(MemoryStore(), seed=5)
     random_life(world, 80)
     at = world.ledger.head().position
-    assert list(apart(where, world.ledger, at, [[1]], processes=2)) == [(1, os.getpid())]
+    assert list(in_processes(where, world.ledger, at, [[1]], processes=2)) == [(1, os.getpid())]
     assert digest_at(world.ledger, at, processes=3) == digest_at(world.ledger, at, processes=0)
 
 
@@ -81,7 +81,7 @@ def dies(_: Ledger, __: int, page: Sequence[int]) -> int:
 
 
 def test_a_process_that_is_killed_loses_nothing(ledger: Ledger) -> None:
-    assert list(apart(dies, ledger, 0, [[number] for number in range(20)], processes=2)) == list(range(20))
+    assert list(in_processes(dies, ledger, 0, [[number] for number in range(20)], processes=2)) == list(range(20))
 
 
 def refuses(_: Ledger, __: int, page: Sequence[int]) -> int:
@@ -91,7 +91,7 @@ def refuses(_: Ledger, __: int, page: Sequence[int]) -> int:
 
 
 def test_an_error_is_raised_here_with_all_it_says(ledger: Ledger) -> None:
-    made = apart(refuses, ledger, 0, [[number] for number in range(20)], processes=2)
+    made = in_processes(refuses, ledger, 0, [[number] for number in range(20)], processes=2)
     assert [next(made) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(MalformedEventError) as caught:
         next(made)
@@ -107,7 +107,7 @@ def test_a_position_that_the_pointers_are_not_of_is_found(ledger: Ledger, monkey
 
 
 def test_processes_end_with_the_walk_that_they_served(ledger: Ledger) -> None:
-    made = apart(where, ledger, 0, [[number] for number in range(50)], processes=2)
+    made = in_processes(where, ledger, 0, [[number] for number in range(50)], processes=2)
     pids = {next(made)[1], next(made)[1]}
     made.close()  # type: ignore[attr-defined]  # it is a generator
     for pid in pids:

@@ -1,0 +1,1 @@
+"""Taking a whole ledger elsewhere: into another database, into a storage as segments, and back."""
