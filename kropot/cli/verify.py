@@ -71,7 +71,7 @@ def command(settings: Settings, **options: Any) -> Exit:
         scope = _scope(settings, ledger, options)
         # Millions of short-lived tuples are no garbage to look for: that would cost a sixth of the time.
         gc.set_threshold(50_000, 20, 50)
-        world = World(stopped=lambda: bool(caught), folder=str(settings.storage_path))
+        world = World(stopped=lambda: bool(caught))
         run = Verification(ledger, open_objects(settings), scope, world)
         for finding in run.findings():
             show(finding, as_json=settings.json)

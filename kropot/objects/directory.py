@@ -32,9 +32,10 @@ from kropot.objects.store import (
 from kropot.objects.upload import HELD_BACK, FileUpload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from kropot.objects.bulk.protocol import BulkReader
     from kropot.objects.durability import Choice
     from kropot.objects.files import FileSystem
     from kropot.objects.store import Leftover
@@ -169,6 +170,12 @@ class DirectoryObjects:
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
         """Walk folder by folder; memory holds the names of one folder, a 256th of all."""
         return self._layout.walk(start, end)
+
+    def bulk_reader(self, *, objects: int, size: int, stopped: Callable[[], bool]) -> BulkReader:
+        """Return what reads many objects by whole ranges, in several processes where there are many."""
+        from kropot.objects.bulk.folder import FolderReader
+
+        return FolderReader(self._layout, objects=objects, size=size, stopped=stopped)
 
     def set_aside(self, sha256: bytes) -> str:
         """Rename the object to `quarantine/<sha256>.<number>`."""

@@ -6,21 +6,23 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from kropot.objects.bulk.any_store import BLOCK_BYTES, StoreReader
+from kropot.objects.bulk.protocol import BulkReadable
+from kropot.objects.bulk.reading import BUFFER, ReadRequest, ThreadReading, Throttle, read_object
 from kropot.replay.until import instant
-from kropot.verify.copies import BLOCK_BYTES, BadCopy, CopyAudit, Orphan, ReadProgress, Recovered
+from kropot.verify.copies import CopyAudit
+from kropot.verify.copy_findings import AGAIN, copy_findings, orphan_finding
 from kropot.verify.coverage import Due, due, read_by_us, runs_left, share
-from kropot.verify.local import LocalAudit
-from kropot.verify.reading import BUFFER, ReadRequest, ThreadReading, Throttle, read_object
 from kropot.verify.recording import MASS_COUNT, MASS_SHARE
-from kropot.verify.verdicts import AGAIN, of_orphan, recoveries, verdicts
 from ledger.audit import Finding
 from ledger.events import AuditRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from kropot.objects.bulk.protocol import BulkReader
     from kropot.objects.store import ObjectStore
-    from kropot.verify.copies import Outcome
+    from kropot.verify.copies import ObjectReport
     from kropot.verify.findings import Summary
     from kropot.verify.recording import Recorder
     from kropot.verify.scope import Scope
@@ -33,7 +35,7 @@ _LEFTOVER = {
     "quarantined": "set aside by a repair; it may be removed once its element has a sound copy again",
 }
 ADVANCE_S = 300.0
-"""How far contents were read is recorded at least so often, so that a kill costs minutes and not the whole run."""
+"""How often to record how far contents were read, so that a kill costs minutes and not the whole run."""
 
 
 def never() -> bool:
@@ -47,16 +49,12 @@ def nobody(_objects: int, _bytes: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What a run needs from outside: time, sleep, the wish to stop, and who is told how many objects and bytes.
-
-    `folder` is where the objects are if that is a local folder: reading it by ranges is faster than object by object.
-    """
+    """What a run needs from outside: time, sleep, the wish to stop, and who hears how much was read."""
 
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
     stopped: Callable[[], bool] = never
     progress: Callable[[int, int], None] = nobody
-    folder: str | None = None
 
 
 TOO_MUCH = (
@@ -67,7 +65,7 @@ TOO_MUCH = (
 
 @dataclass(slots=True, kw_only=True)
 class CopyVerification:
-    """The copies' part of a run, pinned to the ledger's `position`; `wanted` are copies that can be fetched again."""
+    """The copies' part of a run, pinned to the ledger's `position`; `to_fetch` are copies that can be fetched again."""
 
     ledger: Ledger
     objects: ObjectStore
@@ -77,7 +75,7 @@ class CopyVerification:
     summary: Summary
     position: int
     spent_at: float | None
-    wanted: dict[StreamKey, Finding] = field(default_factory=dict)
+    to_fetch: dict[StreamKey, Finding] = field(default_factory=dict)
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is not as it should be, the ranges read longest ago first.
@@ -86,7 +84,7 @@ class CopyVerification:
             StorageError: if the store cannot be looked through.
         """
         began = self.world.monotonic()
-        audit = self._audit()
+        audit = CopyAudit(self.ledger, self._reader())
         known = self.ledger.audit()
         parts = self._due()
         left = 0.0
@@ -104,23 +102,25 @@ class CopyVerification:
             audit.close()
             self.recorder.flush()
         whole = sum(share(part.start, part.end) for part in parts)
-        yield from self._leftovers(audit, everywhere=whole - left >= 1)
+        yield from self._leftovers(audit, read_all=whole - left >= 1)
         self._summarise(audit, whole, left, self.world.monotonic() - began)
         if whole - left < 1:
             self._recall()
         self._foretell(known, read=whole - left, left=left)
 
-    def _audit(self) -> CopyAudit | LocalAudit:
+    def _reader(self) -> BulkReader:
         """Return the fastest way to read what is asked for."""
         if self.scope.quick:
-            return CopyAudit(self.ledger, self.objects, None, stopped=self._ends)
-        if self.world.folder is not None and self.scope.rate is None:
-            return LocalAudit(self.ledger, self.world.folder, stopped=self._ends)
+            return StoreReader(self.objects, None, stopped=self._ends)
+        if isinstance(self.objects, BulkReadable) and self.scope.rate is None:
+            tallies = self.ledger.tallies()
+            count, size = sum(each.elements for each in tallies), sum(each.bytes for each in tallies)
+            return self.objects.bulk_reader(objects=count, size=size, stopped=self._ends)
         throttle = Throttle(self.scope.rate, sleep=self.world.sleep, monotonic=self.world.monotonic)
         reading = ThreadReading(self.objects, throttle=throttle, stopped=self._ends)
-        # A second's worth at a time: else whoever stops it would wait for what is already handed out.
+        # One second's worth at a time: otherwise a stop would wait for everything that is already handed out.
         block_bytes = BLOCK_BYTES if self.scope.rate is None else min(self.scope.rate, BLOCK_BYTES)
-        return CopyAudit(self.ledger, self.objects, reading, stopped=self._ends, block_bytes=block_bytes)
+        return StoreReader(self.objects, reading, stopped=self._ends, block_bytes=block_bytes)
 
     # --- ranges ---
 
@@ -130,11 +130,13 @@ class CopyVerification:
         age = self.scope.max_age_us
         return due(self.ledger.audit(), before_us=None if age is None else self.ledger.now_us() - age)
 
-    def _walk(self, audit: CopyAudit | LocalAudit, part: Due) -> Iterator[Finding]:
+    def _walk(self, audit: CopyAudit, part: Due) -> Iterator[Finding]:
         """Walk one range, recording now and then how far contents were read."""
         since = self.world.monotonic()
-        for outcome in audit.walk(part.start, part.end):
-            yield from self._judge(audit, outcome)
+        for reports in audit.walk(part.start, part.end):
+            for report in reports:
+                yield from self._findings_of(audit, report)
+            self.world.progress(audit.objects, audit.bytes)
             if audit.read_to is not None and self.world.monotonic() - since > ADVANCE_S:
                 self._reached(part.start, audit.read_to)
                 since = self.world.monotonic()
@@ -149,43 +151,40 @@ class CopyVerification:
     def _ends(self) -> bool:
         return self.world.stopped() or (self.spent_at is not None and self.world.monotonic() >= self.spent_at)
 
-    # --- outcomes ---
+    # --- findings ---
 
-    def _judge(self, audit: CopyAudit | LocalAudit, outcome: Outcome) -> Iterator[Finding]:
-        match outcome:
-            case ReadProgress():
-                self.world.progress(audit.objects, audit.bytes)
-            case Orphan():
-                yield of_orphan(outcome)
-            case BadCopy():
-                if not self.scope.repair and audit.bad > MASS_COUNT and audit.bad > MASS_SHARE * audit.looked:
-                    self.recorder.stop(TOO_MUCH)
-                for verdict in verdicts(self.ledger, self._confirm(outcome)):
-                    self.recorder.add(verdict)
-                    if self.scope.repair and verdict.finding.hint == AGAIN:
-                        self.wanted[verdict.key] = verdict.finding
-                    yield verdict.finding
-            case Recovered():
-                for verdict in recoveries(self.ledger, outcome):
-                    self.recorder.add(verdict)
-                    yield verdict.finding
+    def _findings_of(self, audit: CopyAudit, report: ObjectReport) -> Iterator[Finding]:
+        if report.state == "orphan":
+            yield orphan_finding(report)
+            return
+        if report.state != "recovered":
+            if not self.scope.repair and audit.bad > MASS_COUNT and audit.bad > MASS_SHARE * audit.looked:
+                self.recorder.stop(TOO_MUCH)
+            report = self._confirm(report)
+        for finding, key, state in copy_findings(self.ledger, report):
+            if state is not None:
+                self.recorder.add(key, report.sha256, state)
+            if self.scope.repair and finding.hint == AGAIN:
+                self.to_fetch[key] = finding
+            yield finding
 
-    def _confirm(self, bad: BadCopy) -> BadCopy:
-        """Read a damaged object once more before it is called so; with `repair`, put it where it does no harm."""
-        fault, named = bad.fault, bad.named
-        if fault.kind != "damaged" or self.scope.quick:
-            return bad
-        again = read_object(self.objects, ReadRequest(named.sha256, named.size), memoryview(bytearray(BUFFER)))
+    def _confirm(self, report: ObjectReport) -> ObjectReport:
+        """Read a damaged object once more before calling it so; with `repair`, put it where it does no harm."""
+        if report.state != "damaged" or self.scope.quick or not report.copies:
+            return report
+        request = ReadRequest(report.sha256, report.copies[0].size)
+        again = read_object(self.objects, request, memoryview(bytearray(BUFFER)))
         if again is None:
-            detail = f"{fault.detail}; read once more it was sound: look at disk, cables and memory"
-            return BadCopy(named=named, fault=replace(fault, kind="unreadable", detail=detail))
-        if again.kind == "damaged" and self.scope.repair and self.recorder.why_not is None:
-            place = self.objects.set_aside(named.sha256)
-            return BadCopy(named=named, fault=replace(again, detail=f"{again.detail}; it was set aside as {place}"))
-        return BadCopy(named=named, fault=again)
+            detail = f"{report.detail}; read once more it was sound: look at disk, cables and memory"
+            return replace(report, state="unreadable", detail=detail)
+        _, state, detail = again
+        if state == "damaged" and self.scope.repair and self.recorder.why_not is None:
+            place = self.objects.set_aside(report.sha256)
+            detail = f"{detail}; it was set aside as {place}"
+        return replace(report, state=state, detail=detail)
 
-    def _leftovers(self, audit: CopyAudit | LocalAudit, *, everywhere: bool) -> Iterator[Finding]:
-        for leftover in audit.leftovers() if isinstance(audit, LocalAudit) and everywhere else self.objects.leftovers():
+    def _leftovers(self, audit: CopyAudit, *, read_all: bool) -> Iterator[Finding]:
+        for leftover in audit.leftovers(read_all=read_all):
             yield Finding(
                 kind=f"{leftover.kind}_file",
                 severity="note",
@@ -193,7 +192,7 @@ class CopyVerification:
                 hint=_LEFTOVER[leftover.kind],
             )
 
-    def _summarise(self, audit: CopyAudit | LocalAudit, whole: float, left: float, seconds: float) -> None:
+    def _summarise(self, audit: CopyAudit, whole: float, left: float, seconds: float) -> None:
         self.summary.covered["copies"] = {
             "objects": audit.objects,
             "bytes": audit.bytes,
@@ -225,7 +224,11 @@ class CopyVerification:
         by_us = read_by_us(known, now, runs)
         self.summary.covered["copies"] |= {"runs_left": runs, "all_read_by_us": by_us}
         if left > 0:
-            more = "no telling when the rest will be" if runs is None else f"{runs} more runs like this read the rest"
+            more = (
+                "too early to estimate when the rest will be read"
+                if runs is None
+                else f"{runs} more runs like this read the rest"
+            )
             when = "" if by_us is None else f", by {instant(by_us)} if they come as far apart as the last two"
             self.summary.miss(
                 f"copies: {left:.1%} of all is due and still to be read (the time is spent); {more}{when}"

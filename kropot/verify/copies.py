@@ -1,178 +1,145 @@
-"""The audit of the copies: every object that an event names is there, has its size and, when read, its SHA-256."""
+"""The audit of the copies: every object that events name is in the store, and is what its name says."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Literal
 
-from kropot.verify.inventory import Named, placed_objects
-from kropot.verify.reading import Fault, ReadRequest
+from ledger.errors import BrokenChainError
+from ledger.rows import RELEASED, SOUND
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
 
-    from kropot.objects.store import ObjectStore
-    from kropot.verify.inventory import Placed
-    from kropot.verify.reading import Reading
+    from kropot.objects.bulk.protocol import BulkReader, ExpectedObject, RangeRead
+    from kropot.objects.store import Leftover
     from ledger.log import Ledger
+    from ledger.rows import CopyRow, CopyState
 
-BLOCK_OBJECTS = 256
-BLOCK_BYTES = 16 << 20
-MAX_WAITING = 8
+_SHA256 = 32
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BadCopy:
-    """An object that events name and that is not what it should be."""
-
-    named: Named
-    fault: Fault
+ObjectState = Literal["damaged", "lost", "unreadable", "recovered", "orphan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recovered:
-    """An object that was recorded as damaged or lost, and that was read and is sound."""
+class ObjectReport:
+    """An object that is worth a finding, and the `copies` that name it.
 
-    named: Named
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Orphan:
-    """An object that no event names, of `size` bytes."""
+    "recovered" was recorded as damaged or lost and is sound now; "orphan" has no copies, and `size` bytes.
+    """
 
     sha256: bytes
-    size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadProgress:
-    """Another block was read to its end; `read_to` and the counts have moved."""
-
-
-Outcome = BadCopy | Recovered | Orphan | ReadProgress
+    state: ObjectState
+    detail: str = ""
+    size: int = 0
+    copies: tuple[CopyRow, ...] = ()
 
 
 class CopyAudit:
-    """Walks ranges of the store in order; `reading` is None when only names and sizes are looked at.
+    """Tells a reader what to read, and reports what came of it.
 
     `objects` and `bytes` count the sound objects that were read (or, when none are, looked at), `bad` those that are
-    not, and `looked` all whose name and size were looked at.
+    not, and `looked` all that had to be there and were looked at.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        objects: ObjectStore,
-        reading: Reading | None,
-        *,
-        stopped: Callable[[], bool],
-        block_bytes: int = BLOCK_BYTES,
-    ) -> None:
-        """Nothing is read yet; when it is stopped, blocks of about `block_bytes` are still read to their end."""
+    def __init__(self, ledger: Ledger, reader: BulkReader) -> None:
+        """Begin with nothing read."""
         self._ledger = ledger
-        self._store = objects
-        self._reading = reading
-        self._stopped = stopped
-        self._block_bytes = block_bytes
-        self._blocks: list[dict[bytes, Named]] = []
-        self._is_whole = True
+        self._reader = reader
+        self._known_bad: deque[bytes] = deque()
+        self._conflicting: deque[bytes] = deque()
         self.objects = 0
         self.bytes = 0
         self.bad = 0
         self.looked = 0
         self.read_to: bytes | None = None
 
-    def walk(self, start: bytes, end: bytes) -> Iterator[Outcome]:
-        """Yield what is not as it should be with start <= SHA-256 <= end.
+    def walk(self, start: bytes, end: bytes) -> Iterator[list[ObjectReport]]:
+        """Yield, piece by piece, what is not as it should be with start <= SHA-256 <= end.
 
-        Afterwards `read_to` is how far everything was read: `end` unless `stopped` broke it off, None for not at all.
+        Afterwards `read_to` is how far everything was read: `end` unless the reader was stopped, None for not at all.
 
         Raises:
             StorageError: if the store cannot be looked through.
+            BrokenChainError: at a row of the index that cannot be a copy.
         """
         self.read_to = None
-        block: dict[bytes, Named] = {}
-        size = 0
-        whole, self._is_whole = True, True
-        for placed in placed_objects(self._ledger, self._store, start, end):
-            if self._stopped():
-                whole = False
-                break
-            outcome = self._look(placed)
-            if outcome is not None:
-                yield outcome
-            elif self._reading is not None and placed.named is not None and placed.named.is_retained:
-                block[placed.sha256] = placed.named
-                size += placed.named.size
-                if len(block) >= BLOCK_OBJECTS or size >= self._block_bytes:
-                    yield from self._submit(block)
-                    block, size = {}, 0
-        if block and whole:
-            yield from self._submit(block)
-        while self._blocks:
-            yield from self._take()
-        if whole and self._is_whole:
-            self.read_to = end
+        self._known_bad.clear()
+        self._conflicting.clear()
+        for found in self._reader.read(start, end, self._expected):
+            self.objects += found.objects
+            self.bytes += found.size
+            self.looked += found.looked
+            self.read_to = found.read_to or self.read_to
+            yield list(self._reports(found))
+
+    def leftovers(self, *, read_all: bool) -> Iterator[Leftover]:
+        """Yield every file that is not an object. Raises: StorageError."""
+        return self._reader.leftovers(read_all=read_all)
 
     def close(self) -> None:
         """Stop reading."""
-        if self._reading is not None:
-            self._reading.close()
+        self._reader.close()
 
-    def _look(self, placed: Placed) -> Outcome | None:
-        """Decide what can be decided without reading."""
-        named = placed.named
-        if named is None:
-            return self._orphan(placed)
-        if not named.is_retained:
-            return None
-        self.looked += 1
-        if placed.size is None:
-            fault = Fault(sha256=named.sha256, kind="lost", detail="the object is gone")
-        elif placed.size != named.size or any(copy.size != named.size for copy in named.copies):
-            stored = ", ".join(sorted({str(copy.size) for copy in named.copies}))
-            detail = f"it has {placed.size} bytes, and {stored} were stored"
-            fault = Fault(sha256=named.sha256, kind="damaged", detail=detail)
-        else:
-            if self._reading is None:
-                self.objects += 1
-                self.bytes += named.size
-            return None
-        self.bad += 1
-        return BadCopy(named=named, fault=fault)
+    # --- what to read ------------------------------------------------------------------------------------------------
 
-    def _orphan(self, placed: Placed) -> Outcome | None:
-        """Look again before calling it an orphan: its event may have come after the page that was read."""
-        if next(self._ledger.copies(start=placed.sha256, end=placed.sha256), None) is not None:
-            return None
-        return Orphan(sha256=placed.sha256, size=placed.size or 0)
+    def _expected(self, start: bytes, end: bytes) -> Iterable[ExpectedObject]:
+        rows = list(self._ledger.projection.copies(start=start, end=end))
+        if not rows:
+            return ()
+        hashes, _, sizes, seqs, states = zip(*rows, strict=True)
+        if set(map(type, hashes)) != {bytes} or set(map(len, hashes)) != {_SHA256} or set(map(type, sizes)) != {int}:
+            bad = next(seq for sha256, size, seq in zip(hashes, sizes, seqs, strict=True) if not _is_copy(sha256, size))
+            raise BrokenChainError(bad, "the index has a copy there that can be none")
+        if len(set(hashes)) == len(rows) == states.count(SOUND):
+            return zip(hashes, sizes, strict=True)
+        return self._grouped(rows)
 
-    def _submit(self, block: dict[bytes, Named]) -> Iterator[Outcome]:
-        if self._reading is None:
-            return
-        self._blocks.append(block)
-        self._reading.submit([ReadRequest(named.sha256, named.size) for named in block.values()])
-        while len(self._blocks) > MAX_WAITING:
-            yield from self._take()
-
-    def _take(self) -> Iterator[Outcome]:
-        """Take the oldest block's result."""
-        block = self._blocks.pop(0)
-        faults = None if self._reading is None else self._reading.result()
-        if faults is None:
-            self._is_whole = False
-            return
-        bad = {fault.sha256: fault for fault in faults}
-        for sha256, named in block.items():
-            fault = bad.get(sha256)
-            if fault is not None:
-                self.bad += 1
-                yield BadCopy(named=named, fault=fault)
+    def _grouped(self, rows: list[CopyState]) -> Iterator[ExpectedObject]:
+        """Yield each object once; remember what its copies say of it besides."""
+        for sha256, group in groupby(rows, key=lambda row: row.sha256):
+            copies = list(group)
+            states = {row.state for row in copies}
+            if states == {RELEASED}:
+                yield sha256, None
                 continue
-            self.objects += 1
-            self.bytes += named.size
-            if named.is_known_bad:
-                yield Recovered(named=named)
-        if self._is_whole:  # a block may be through while one before it was broken off
-            self.read_to = next(reversed(block))
-        yield ReadProgress()
+            if SOUND not in states:
+                self._known_bad.append(sha256)
+            if len({row.size for row in copies}) > 1:
+                self._conflicting.append(sha256)
+                yield sha256, None
+            else:
+                yield sha256, copies[0].size
+
+    # --- what came of it ---------------------------------------------------------------------------------------------
+
+    def _reports(self, found: RangeRead) -> Iterator[ObjectReport]:
+        bad = {sha256: (kind, detail) for sha256, kind, detail in found.bad}
+        if found.read_to is not None:
+            for sha256 in _up_to(found.read_to, self._conflicting):
+                self.looked += 1
+                bad[sha256] = ("damaged", "events name it with different sizes")
+        self.bad += len(bad)
+        for sha256, (kind, detail) in sorted(bad.items()):
+            copies = tuple(self._ledger.copies(start=sha256, end=sha256))
+            yield ObjectReport(sha256=sha256, state=kind, detail=detail, copies=copies)
+        if found.read_to is not None:
+            for sha256 in _up_to(found.read_to, self._known_bad):
+                if sha256 not in bad:
+                    copies = tuple(self._ledger.copies(start=sha256, end=sha256))
+                    yield ObjectReport(sha256=sha256, state="recovered", copies=copies)
+        for sha256, size in found.orphans:
+            # Its event may have come after its range was read.
+            if next(self._ledger.copies(start=sha256, end=sha256), None) is None:
+                yield ObjectReport(sha256=sha256, state="orphan", size=size)
+
+
+def _is_copy(sha256: object, size: object) -> bool:
+    return type(sha256) is bytes and len(sha256) == _SHA256 and type(size) is int
+
+
+def _up_to(last: bytes, waiting: deque[bytes]) -> Iterator[bytes]:
+    while waiting and waiting[0] <= last:
+        yield waiting.popleft()

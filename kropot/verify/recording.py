@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kropot.errors import PartialError
+from kropot.verify.copy_findings import fact_of
 from kropot.verify.coverage import advance
-from kropot.verify.verdicts import fact_of
 from ledger.errors import ConflictError, ReadOnlyLedgerError
 from ledger.events import AuditAdvanced, AuditRange
 from ledger.log import AUDIT_KEY, NewFact
@@ -14,8 +14,12 @@ from ledger.log import AUDIT_KEY, NewFact
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kropot.verify.verdicts import Verdict
+    from kropot.verify.copy_findings import NewState
+    from ledger.events import StreamKey
     from ledger.log import Ledger
+
+    Change = tuple[StreamKey, bytes, NewState]
+    """An element, the SHA-256 of one of its copies, and what to record of that copy."""
 
 BATCH = 500
 TRIES = 8
@@ -33,7 +37,7 @@ class Recorder:
     def __init__(self, ledger: Ledger, *, why_not: str | None = None) -> None:
         """Begin; with `why_not` nothing is ever recorded."""
         self._ledger = ledger
-        self._waiting: list[Verdict] = []
+        self._waiting: list[Change] = []
         self.why_not = why_not
         self.recorded = 0
 
@@ -42,10 +46,10 @@ class Recorder:
         self.why_not = self.why_not or why
         self._waiting.clear()
 
-    def add(self, verdict: Verdict) -> None:
-        """Take a verdict that has something to record; it is appended with the next batch."""
-        if self.why_not is None and verdict.judgement is not None:
-            self._waiting.append(verdict)
+    def add(self, key: StreamKey, sha256: bytes, state: NewState) -> None:
+        """Take a copy's new state; it is appended with the next batch."""
+        if self.why_not is None:
+            self._waiting.append((key, sha256, state))
             if len(self._waiting) >= BATCH:
                 self.flush()
 
@@ -75,16 +79,15 @@ class Recorder:
         now = self._ledger.now_us()
         self._ledger.append([NewFact(key=AUDIT_KEY, fact=AuditAdvanced(ranges=ranges), observed_us=now)])
 
-    def _append(self, batch: list[Verdict]) -> None:
+    def _append(self, batch: list[Change]) -> None:
         now = self._ledger.now_us()
-        entries = self._ledger.entries({verdict.key for verdict in batch})
+        entries = self._ledger.entries({key for key, _, _ in batch})
         elements = {key: entry.element for key, entry in entries.items()}
         versions = {key: entry.version for key, entry in entries.items()}
         facts = []
-        for verdict in batch:
-            key = verdict.key
+        for key, sha256, state in batch:
             element = elements.get(key)
-            fact = None if element is None else fact_of(verdict, element)
+            fact = None if element is None else fact_of(element, sha256, state)
             if fact is not None:
                 facts.append(NewFact(key=key, fact=fact, observed_us=now, expected=versions[key]))
                 elements[key] = fact.element

@@ -43,7 +43,7 @@ class Verification:
         self._world = World() if world is None else world
         budget = scope.budget_s
         self._spent_at = None if budget is None else self._world.monotonic() + budget
-        self._wanted: dict[StreamKey, Finding] = {}
+        self._to_fetch: dict[StreamKey, Finding] = {}
         self.summary = Summary()
         self.trouble: KropotError | None = None
 
@@ -60,11 +60,11 @@ class Verification:
     @property
     def is_fetch_due(self) -> bool:
         """Whether there are copies that a collector can fetch again."""
-        return bool(self._wanted)
+        return bool(self._to_fetch)
 
     def repaired(self) -> Iterator[Finding]:
         """Yield what became of the copies that had to be fetched again, after a collector was at work."""
-        for key, finding in self._wanted.items():
+        for key, finding in self._to_fetch.items():
             entry = self._ledger.entries([key]).get(key)
             element = None if entry is None else entry.element
             copy = None if element is None or not element.is_current else element.copy
@@ -210,7 +210,7 @@ class Verification:
             summary=self.summary,
             position=position,
             spent_at=self._spent_at,
-            wanted=self._wanted,
+            to_fetch=self._to_fetch,
         )
         yield from part.findings()
 

@@ -13,28 +13,31 @@ from typing import TYPE_CHECKING, BinaryIO
 import pytest
 
 from kropot.errors import KropotError
+from kropot.objects.bulk.any_store import StoreReader
+from kropot.objects.bulk.folder_ranges import RangeReader
+from kropot.objects.bulk.processes import RangeWorkers
+from kropot.objects.bulk.protocol import parts_of
+from kropot.objects.bulk.reading import Throttle
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.layout import Layout
 from kropot.objects.memory import MemoryObjects
 from kropot.objects.store import storage_error
 from kropot.verify import Finding, Scope, Summary, Verification, World
-from kropot.verify.copies import CopyAudit, ReadProgress
+from kropot.verify.copies import CopyAudit
 from kropot.verify.coverage import FIRST, LAST, due
-from kropot.verify.ranges import RangeReader, parts_of
-from kropot.verify.reading import Throttle
-from kropot.verify.workers import RangeWorkers
 from ledger.errors import ReadOnlyLedgerError
 from ledger.events import Copy, CopyStored
 from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
+from tests.kropot.bulk_stores import InParts, OneByOne
 from tests.ledger.world import began, element, key, observed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from kropot.objects.bulk.reading import Bad, ReadRequest
     from kropot.objects.store import ObjectStore
-    from kropot.verify.reading import Fault, ReadRequest
 
 COUNT = 700
 
@@ -90,12 +93,17 @@ class Place:
         return self.clock_us
 
     def verify(
-        self, *, ranges: bool = True, time: Time | None = None, **scope: object
+        self, *, ranges: bool = True, time: Time | None = None, parts: dict[str, int] | None = None, **scope: object
     ) -> tuple[list[Finding], Summary]:
         clock = time or Time()
-        world = World(monotonic=clock.monotonic, sleep=clock.sleep, folder=str(self.folder) if ranges else None)
-        run = Verification(self.ledger, self.objects, Scope(**scope), world)  # type: ignore[arg-type]
+        world = World(monotonic=clock.monotonic, sleep=clock.sleep)
+        run = Verification(self.ledger, self.store_with(parts, ranges=ranges), Scope(**scope), world)  # type: ignore[arg-type]
         return list(run.findings()), run.summary
+
+    def store_with(self, parts: dict[str, int] | None = None, *, ranges: bool = True) -> ObjectStore:
+        if not ranges:
+            return OneByOne(self.objects)  # type: ignore[return-value]  # it passes everything on
+        return self.objects if parts is None else InParts(self.objects, self.folder, parts)  # type: ignore[return-value]
 
     def path(self, sha256: bytes) -> Path:
         return self.folder / "objects" / sha256.hex()[:2] / sha256.hex()
@@ -170,16 +178,11 @@ def test_damage_known_from_before_is_told_of_when_nothing_is_read_again(place: P
 
 
 @BOTH
-def test_a_run_that_is_killed_has_recorded_how_far_it_came(
-    place: Place, monkeypatch: pytest.MonkeyPatch, *, ranges: bool
-) -> None:
-    from kropot.verify import local
-
-    monkeypatch.setattr(local, "_PART_OBJECTS", 100)
+def test_a_run_that_is_killed_has_recorded_how_far_it_came(place: Place, *, ranges: bool) -> None:
     for sha256 in sorted(place.shas)[::100]:
         place.path(sha256).write_bytes(bytes(100))
-    world = World(monotonic=Time(400.0).monotonic, folder=str(place.folder) if ranges else None)
-    run = Verification(place.ledger, place.objects, Scope(), world)
+    world = World(monotonic=Time(400.0).monotonic)
+    run = Verification(place.ledger, place.store_with({"part_objects": 100}, ranges=ranges), Scope(), world)
     findings = run.findings()
     for _ in range(6):
         next(findings)
@@ -212,14 +215,12 @@ class Broken:
     def __init__(self, which: int) -> None:
         self.which = which
         self.blocks = 0
-        self.waiting = 0
 
     def submit(self, _block: list[ReadRequest]) -> None:
-        self.waiting += 1
+        pass
 
-    def result(self) -> list[Fault] | None:
+    def result(self) -> list[Bad] | None:
         self.blocks += 1
-        self.waiting -= 1
         return None if self.blocks == self.which else []
 
     def close(self) -> None:
@@ -228,8 +229,9 @@ class Broken:
 
 @pytest.mark.parametrize("which", [1, 3, 70])
 def test_nothing_behind_a_block_that_was_broken_off_counts_as_read(place: Place, which: int) -> None:
-    audit = CopyAudit(place.ledger, place.objects, Broken(which), stopped=lambda: False, block_bytes=1000)
-    assert all(isinstance(each, ReadProgress) for each in audit.walk(FIRST, LAST))
+    reader = StoreReader(place.objects, Broken(which), stopped=lambda: False, block_bytes=1000)
+    audit = CopyAudit(place.ledger, reader)
+    assert all(reports == [] for reports in audit.walk(FIRST, LAST))
     behind = sorted(place.shas)[(which - 1) * 10 :]
     assert audit.read_to is None if which == 1 else audit.read_to is not None and audit.read_to < behind[0]
 
@@ -283,20 +285,15 @@ def test_what_no_event_names_is_a_note(place: Place, *, ranges: bool) -> None:
 
 
 @pytest.mark.parametrize("most", [0, 10_000])
-def test_every_stray_is_told_once_however_much_is_read(
-    place: Place, monkeypatch: pytest.MonkeyPatch, most: int
-) -> None:
-    from kropot.verify import local
-
-    monkeypatch.setattr(local, "_PART_OBJECTS", 1)  # several parts a folder
-    monkeypatch.setattr(local, "_MOST_STRAYS", most)
+def test_every_stray_is_reported_once_however_much_is_read(place: Place, most: int) -> None:
+    parts = {"part_objects": 1, "most_strays": most}  # several parts a folder
     sha256 = place.shas[7]
     names = {f"{sha256.hex()[:2]}/notes", f"{sha256.hex()[:2]}/{'0' * 64}", "README"}
     for name in names:
         (place.folder / "objects" / name).write_bytes(b"stray")
     place.path(sha256).unlink()  # as many files in the folder as there should be, and one more
     for scope in ({}, {"max_age_us": 10**12}, {"quick": True}):
-        findings, _ = place.verify(record=not scope, **scope)
+        findings, _ = place.verify(record=not scope, parts=parts, **scope)
         told = [each.detail for each in findings if each.kind == "stray_file"]
         assert sorted(told) == sorted(f"objects/{name} (5 bytes) is no object" for name in names)
 
@@ -386,7 +383,7 @@ def test_processes_find_what_one_finds(place: Place) -> None:
             place.path(sha256).unlink()
         else:
             place.path(sha256).write_bytes(b"x" * 100)
-    rows = [tuple(row) for row in place.store.projection.copies()]
+    rows = [(row.sha256, row.size) for row in place.store.projection.copies()]
     alone = RangeReader(Layout(str(place.folder)), lambda: False).read(FIRST, LAST, rows)
     workers = RangeWorkers(str(place.folder), processes=2)
     try:
@@ -409,7 +406,7 @@ def test_processes_find_what_one_finds(place: Place) -> None:
 
 
 def test_processes_stop_where_they_are(place: Place) -> None:
-    rows = [tuple(row) for row in place.store.projection.copies()]
+    rows = [(row.sha256, row.size) for row in place.store.projection.copies()]
     workers = RangeWorkers(str(place.folder), processes=1)
     try:
         workers.stop()
@@ -449,14 +446,11 @@ def test_processes_end_with_their_parent(place: Place) -> None:
     assert (first.exitcode, second.exitcode) == (0, 0)
 
 
-def test_many_copies_are_read_in_processes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kropot.verify import local
-
-    monkeypatch.setattr(local, "MANY_OBJECTS", 10)
-    monkeypatch.setattr(local, "_PART_OBJECTS", 50)
+def test_many_copies_are_read_in_processes(place: Place) -> None:
+    parts = {"many_objects": 10, "part_objects": 50}
     place.path(place.shas[3]).write_bytes(b"x" * 100)
-    findings, summary = place.verify()
+    findings, summary = place.verify(parts=parts)
     assert [each.object for each in findings] == [place.shas[3].hex()]
     assert summary.covered["copies"]["objects"] == COUNT - 1
-    findings, summary = place.verify(time=Time(1.0), budget_s=3)
+    findings, summary = place.verify(parts=parts, time=Time(1.0), budget_s=3)
     assert not summary.complete

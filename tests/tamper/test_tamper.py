@@ -13,11 +13,11 @@ import pytest
 from kropot.objects.directory import DirectoryObjects
 from kropot.replay.processes import in_processes
 from kropot.verify import Finding, Note, Scope, Summary, Verification
-from kropot.verify import World as RunWorld
 from ledger.audit import LogAudit
 from ledger.events import RemoteChanged
 from ledger.log import Ledger, NewFact
 from ledger.sql import open_store
+from tests.kropot.bulk_stores import OneByOne
 from tests.tamper.catalogue import Tamper, catalogue
 from tests.tamper.world import KEY, Places, World, build
 
@@ -45,8 +45,7 @@ class Arena:
         notes = tuple(Note(path.name, path.read_bytes()) for path in sorted(self.world.checkpoints.iterdir()))
         scope = Scope(against=notes, key=KEY.verifier, record=False)
         objects = DirectoryObjects(self.world.storage, "verify")
-        world = RunWorld(folder=str(self.world.storage)) if ranges else RunWorld()
-        run = Verification(Ledger(self.store), objects, scope, world)
+        run = Verification(Ledger(self.store), objects if ranges else OneByOne(objects), scope)  # type: ignore[arg-type]
         return list(run.findings()), run.summary
 
     def put_back(self, *, files: bool) -> None:

@@ -1,4 +1,4 @@
-"""Processes that read ranges of objects for one verification: files alone, never the ledger's database."""
+"""Processes that read ranges of a folder's objects: files alone, never a database."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 from kropot.errors import KropotError
+from kropot.objects.bulk.folder_ranges import RangeReader
 from kropot.objects.layout import Layout
-from kropot.verify.ranges import RangeRead, RangeReader
-from ledger.errors import LedgerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.synchronize import Event
 
-    from kropot.verify.ranges import Row
+    from kropot.objects.bulk.protocol import ExpectedObject, RangeRead
 
 MOST_PROCESSES = 8
 PATIENCE_S = 5.0
@@ -49,7 +48,7 @@ class RangeWorkers:
             theirs.close()
             self._links.append(ours)
             self._processes.append(process)
-        # Each has its next range at hand when it is through with one.
+        # Each process has its next range at hand when it ends one.
         self._idle = deque(self._links * 2)
         self._busy: dict[Connection, deque[int]] = {link: deque() for link in self._links}
         self._answers: dict[int, RangeRead] = {}
@@ -66,19 +65,18 @@ class RangeWorkers:
         """How many ranges went in whose results were not taken."""
         return self._sent - self._taken
 
-    def submit(self, start: bytes, end: bytes, copies: Sequence[Row]) -> None:
+    def submit(self, start: bytes, end: bytes, rows: Sequence[ExpectedObject]) -> None:
         """Have a range read. Raises: IndexError unless `is_free`."""
         link = self._idle.popleft()
-        link.send((start, end, copies))
+        link.send((start, end, rows))
         self._busy[link].append(self._sent)
         self._sent += 1
 
     def result(self) -> RangeRead | None:
-        """Return what came of the oldest range; None if first another process has become free.
+        """Return what came of the oldest range; None if another process became free first.
 
         Raises:
-            LedgerError: if a row of the ledger was none.
-            KropotError: if the store could not be looked through, or a process is gone.
+            KropotError: if the store could not be looked through, or a process has ended.
         """
         if self._taken not in self._answers:
             for link in wait([link for link, ranges in self._busy.items() if ranges]):
@@ -105,9 +103,7 @@ class RangeWorkers:
         try:
             kind, answer = link.recv()
         except EOFError:
-            raise KropotError("a process that read objects has ended: is there enough memory?") from None
-        if kind == "ledger":
-            raise LedgerError(answer)
+            raise KropotError("a process that read objects has ended: free some memory, then verify again") from None
         if kind == "storage":
             raise KropotError(answer)
         self._answers[self._busy[link].popleft()] = answer
@@ -115,7 +111,7 @@ class RangeWorkers:
 
 
 def _serve(link: Connection, inherited: list[Connection], storage: str, stop: Event) -> None:
-    """Read the ranges that come, until the other end is closed: that is also how the parent's death is noticed."""
+    """Read the ranges that come until the other end closes, which also happens when the parent dies."""
     for each in inherited:
         each.close()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -123,12 +119,10 @@ def _serve(link: Connection, inherited: list[Connection], storage: str, stop: Ev
     reader = RangeReader(Layout(storage), stop.is_set)
     with suppress(EOFError, OSError):
         while True:
-            start, end, copies = link.recv()
+            start, end, rows = link.recv()
             answer: tuple[str, object]
             try:
-                answer = ("read", reader.read(start, end, copies))
-            except LedgerError as error:
-                answer = ("ledger", str(error))
+                answer = ("read", reader.read(start, end, rows))
             except OSError as error:
                 answer = ("storage", f"the storage cannot be looked through: {error}")
             link.send(answer)

@@ -8,9 +8,9 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from kropot.objects.bulk.protocol import FaultKind
 from kropot.objects.store import ObjectMissingError, StorageError
 
 if TYPE_CHECKING:
@@ -22,13 +22,10 @@ BUFFER = 256 << 10
 """Bytes read at a time; larger buffers and memory maps were no faster."""
 
 LARGE = 64 << 20
-"""Only reading a larger object is broken off when the time is up; smaller ones are read to their end."""
+"""A stop breaks off only the reading of an object larger than this; smaller ones are read to their end."""
 
 THREADS = 2
 """While one thread hashes the other reads; more were no faster on two cores."""
-
-
-FaultKind = Literal["damaged", "lost", "unreadable"]
 
 
 class ReadRequest(NamedTuple):
@@ -38,13 +35,8 @@ class ReadRequest(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """An object that is not what its name says: "damaged", "lost", or "unreadable" (then it is not known which)."""
-
-    sha256: bytes
-    kind: FaultKind
-    detail: str
+Bad = tuple[bytes, FaultKind, str]
+"""SHA-256 of an object that is not what its name says, what is wrong, and the detail."""
 
 
 class Reading(Protocol):
@@ -54,17 +46,12 @@ class Reading(Protocol):
         """Begin to read a block; waits while enough is under way."""
         ...
 
-    def result(self) -> list[Fault] | None:
-        """Return the faults of the oldest block, None if reading was stopped within it. Raises: IndexError if none."""
-        ...
-
-    @property
-    def waiting(self) -> int:
-        """How many blocks went in whose results were not taken."""
+    def result(self) -> list[Bad] | None:
+        """Return the bad objects of the oldest block, None if reading stopped within it. Raises: IndexError if none."""
         ...
 
     def close(self) -> None:
-        """Stop reading and let go of everything."""
+        """Stop reading and release everything."""
         ...
 
 
@@ -99,12 +86,12 @@ class Throttle:
 
 def read_object(
     objects: ObjectStore,
-    wanted: ReadRequest,
+    request: ReadRequest,
     buffer: memoryview,
     *,
     throttle: Throttle | None = None,
     stopped: Callable[[], bool] | None = None,
-) -> Fault | None:
+) -> Bad | None:
     """Read one object to its end; return what is wrong with it, None if nothing is.
 
     Raises:
@@ -113,24 +100,24 @@ def read_object(
     digest = hashlib.sha256()
     size = 0
     try:
-        with objects.open(wanted.sha256) as file:
+        with objects.open(request.sha256) as file:
             while count := file.readinto(buffer):  # type: ignore[attr-defined]  # objects are opened unbuffered
                 digest.update(buffer[:count])
                 size += count
                 if throttle is not None:
                     throttle.take(count)
-                if stopped is not None and wanted.size > LARGE and stopped():
+                if stopped is not None and request.size > LARGE and stopped():
                     raise InterruptedError
     except ObjectMissingError:
-        return Fault(sha256=wanted.sha256, kind="lost", detail="the object is gone")
+        return request.sha256, "lost", "the object is gone"
     except (StorageError, OSError) as error:
         if isinstance(error, InterruptedError):
             raise
-        return _unreadable(wanted.sha256, error)
-    if size != wanted.size:
-        return Fault(sha256=wanted.sha256, kind="damaged", detail=f"it has {size} bytes, and {wanted.size} were stored")
-    if digest.digest() != wanted.sha256:
-        return Fault(sha256=wanted.sha256, kind="damaged", detail=f"its bytes have the SHA-256 {digest.hexdigest()}")
+        return _unreadable(request.sha256, error)
+    if size != request.size:
+        return request.sha256, "damaged", f"it has {size} bytes, and {request.size} were stored"
+    if digest.digest() != request.sha256:
+        return request.sha256, "damaged", f"its bytes have the SHA-256 {digest.hexdigest()}"
     return None
 
 
@@ -145,47 +132,42 @@ class ThreadReading:
         self._closing = False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="verify")
         self._local = threading.local()
-        self._under_way: deque[Future[list[Fault] | None]] = deque()
+        self._under_way: deque[Future[list[Bad] | None]] = deque()
 
     def submit(self, block: list[ReadRequest]) -> None:
         """Hand the block to a thread."""
         self._under_way.append(self._pool.submit(self._read, block))
 
-    def result(self) -> list[Fault] | None:
+    def result(self) -> list[Bad] | None:
         """Wait for the oldest block."""
         return self._under_way.popleft().result()
-
-    @property
-    def waiting(self) -> int:
-        """How many blocks went in whose results were not taken."""
-        return len(self._under_way)
 
     def close(self) -> None:
         """End both threads at their next buffer."""
         self._closing = True
         self._pool.shutdown(cancel_futures=True)
 
-    def _read(self, block: list[ReadRequest]) -> list[Fault] | None:
+    def _read(self, block: list[ReadRequest]) -> list[Bad] | None:
         buffer = getattr(self._local, "buffer", None)
         if buffer is None:
             buffer = self._local.buffer = memoryview(bytearray(BUFFER))
-        faults = []
-        for wanted in block:
+        bad = []
+        for request in block:
             try:
-                fault = read_object(self._objects, wanted, buffer, throttle=self._throttle, stopped=self._is_stopped)
+                found = read_object(self._objects, request, buffer, throttle=self._throttle, stopped=self._is_stopped)
             except InterruptedError:
                 return None
-            if fault is not None:
-                faults.append(fault)
-        return faults
+            if found is not None:
+                bad.append(found)
+        return bad
 
     def _is_stopped(self) -> bool:
         return self._closing or self._stopped()
 
 
-def _unreadable(sha256: bytes, error: Exception) -> Fault:
-    """Take an input/output error for damage; a missing right, say, is the operator's to mend."""
+def _unreadable(sha256: bytes, error: Exception) -> Bad:
+    """Treat an input/output error as damage; the operator can mend a missing right, say."""
     cause = error.__cause__ if isinstance(error, StorageError) else error
     if isinstance(cause, OSError) and cause.errno == errno.EIO:
-        return Fault(sha256=sha256, kind="damaged", detail="the disk reports an input/output error while it is read")
-    return Fault(sha256=sha256, kind="unreadable", detail=str(error))
+        return sha256, "damaged", "the disk reports an input/output error while it is read"
+    return sha256, "unreadable", str(error)
