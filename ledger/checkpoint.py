@@ -41,23 +41,25 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> Checkpoint:
-        """Undo `text`; further lines, which others may add, are not looked at.
+        """Undo `text`; ignores further lines, which others may add.
 
         Raises:
             BadCheckpointError: of kind "malformed".
         """
         lines = text.split("\n")
         if len(lines) < 4 or lines[-1] or not all(lines[:-1]):  # noqa: PLR2004 -- three lines and what ends the last
-            raise BadCheckpointError("this is no checkpoint: origin, size and root on lines of their own are wanted")
+            raise BadCheckpointError(
+                "this is not a checkpoint: it must have origin, size and root on lines of their own"
+            )
         origin, size, encoded = lines[:3]
         if not (size.isascii() and size.isdigit() and len(size) <= _MAX_DIGITS) or (size[0] == "0" and size != "0"):
-            raise BadCheckpointError("this is no checkpoint: its second line is no size")
+            raise BadCheckpointError("this is not a checkpoint: its second line is not a size")
         try:
             root = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError):
             root = b""
         if len(root) != HASH_BYTES or base64.b64encode(root).decode() != encoded:
-            raise BadCheckpointError("this is no checkpoint: its third line is no root hash")
+            raise BadCheckpointError("this is not a checkpoint: its third line is not a root hash")
         return cls(origin=origin, size=int(size), root=root)
 
 
@@ -81,7 +83,7 @@ def open_checkpoint(note: bytes, key: VerifierKey) -> Checkpoint:
 
 
 def unverified_checkpoint(note: bytes) -> Checkpoint:
-    """Return what a note says, whoever signed it: it proves nothing, but a contradiction to it is worth knowing.
+    """Return what a note says without checking who signed it: it proves nothing, but contradicting it is worth knowing.
 
     Raises:
         BadCheckpointError: of kind "malformed".

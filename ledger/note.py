@@ -75,7 +75,9 @@ class SigningKey:
             BadCheckpointError: of kind "key", if the name is empty or holds white space or a plus sign.
         """
         if not is_name(name):
-            raise BadCheckpointError(f"{name!r} is no key name: no spaces, no plus signs, and not empty", kind="key")
+            raise BadCheckpointError(
+                f"{name!r} is not a key name: use at least one character, no spaces and no plus signs", kind="key"
+            )
         return cls(name=name, seed=entropy(SEED_BYTES))
 
     @property
@@ -98,7 +100,7 @@ class SigningKey:
         """
         stripped = text.strip()
         if not stripped.startswith(_PRIVATE):
-            raise BadCheckpointError("this is no signing key: it does not begin with PRIVATE+KEY+", kind="key")
+            raise BadCheckpointError("this is not a signing key: it does not begin with PRIVATE+KEY+", kind="key")
         name, seed = _parse_key(stripped.removeprefix(_PRIVATE), "signing key")
         key = cls(name=name, seed=seed)
         if key.text != stripped:
@@ -107,7 +109,7 @@ class SigningKey:
 
 
 def is_name(name: str) -> bool:
-    """Whether a key may be called so: not empty, no Unicode white space, no plus sign, nothing that is no UTF-8."""
+    """Whether a key may be called so: not empty, no Unicode white space, no plus sign, only UTF-8."""
     return bool(name) and "+" not in name and not any(char.isspace() or _is_surrogate(char) for char in name)
 
 
@@ -131,9 +133,9 @@ def open_note(note: bytes, key: VerifierKey) -> str:
             what stands there as its signature is none.
     """
     text, signatures = _split(note)
-    wanted = key.key_id
+    key_id = key.key_id
     for name, held in signatures:
-        if name == key.name and held[:_KEY_ID_BYTES] == wanted:
+        if name == key.name and held[:_KEY_ID_BYTES] == key_id:
             try:
                 Ed25519PublicKey.from_public_bytes(key.public).verify(held[_KEY_ID_BYTES:], text.encode())
             except (InvalidSignature, ValueError):
@@ -142,11 +144,11 @@ def open_note(note: bytes, key: VerifierKey) -> str:
                 ) from None
             return text
     signers = ", ".join(sorted({name for name, _ in signatures}))
-    raise BadCheckpointError(f"signed by {signers}, and not with the key {key.name}+{wanted.hex()}", kind="key")
+    raise BadCheckpointError(f"signed by {signers}, and not with the key {key.name}+{key_id.hex()}", kind="key")
 
 
 def unverified_text(note: bytes) -> str:
-    """Return the text of a note whoever signed it: it proves nothing.
+    """Return the text of a note without checking who signed it: it proves nothing.
 
     Raises:
         BadCheckpointError: of kind "malformed" if this is no note.
@@ -159,15 +161,15 @@ def unverified_text(note: bytes) -> str:
 
 def _split(note: bytes) -> tuple[str, list[tuple[str, bytes]]]:
     if len(note) > MAX_NOTE_BYTES:
-        raise BadCheckpointError("a note of more than 1 MiB is not read")
+        raise BadCheckpointError("the note has more than 1 MiB, which is too much to read")
     try:
         whole = note.decode()
     except UnicodeDecodeError:
-        raise BadCheckpointError("this is no signed note: it is not UTF-8") from None
+        raise BadCheckpointError("this is not a signed note: it is not UTF-8") from None
     head, blank, tail = whole.rpartition("\n\n")
     text = head + "\n"
     if not blank or not _is_text(text) or not tail.endswith("\n"):
-        raise BadCheckpointError("this is no signed note: text, a blank line, then signatures are wanted")
+        raise BadCheckpointError("this is not a signed note: it must have text, a blank line, then signatures")
     lines = tail[:-1].split("\n")
     if len(lines) > _MAX_SIGNATURES:
         raise BadCheckpointError(f"a note of more than {_MAX_SIGNATURES} signatures is not read")
@@ -178,7 +180,7 @@ def _signature(line: str) -> tuple[str, bytes]:
     name, space, encoded = line.removeprefix(_DASH).partition(" ")
     held = _decode(encoded)
     if not line.startswith(_DASH) or not space or not is_name(name) or held is None or len(held) <= _KEY_ID_BYTES:
-        raise BadCheckpointError("this is no signed note: a line after the blank one is no signature")
+        raise BadCheckpointError("this is not a signed note: a line after the blank one is not a signature")
     return name, held
 
 
@@ -187,7 +189,7 @@ def _is_text(text: str) -> bool:
 
 
 def _is_surrogate(char: str) -> bool:
-    """Whether this is half a character: what a shell makes of bytes that are no UTF-8."""
+    """Whether this is half a character: what a shell makes of bytes that are not UTF-8."""
     return "\ud800" <= char <= "\udfff"
 
 
@@ -196,7 +198,7 @@ def _parse_key(text: str, what: str) -> tuple[str, bytes]:
     _, _, encoded = rest.partition("+")
     held = _decode(encoded)
     if not is_name(name) or held is None:
-        raise BadCheckpointError(f"this is no {what}: name+keyid+base64 on one line is wanted", kind="key")
+        raise BadCheckpointError(f"this is not a {what}: it must be name+keyid+base64 on one line", kind="key")
     if held[:1] != _ED25519 or len(held) != 1 + SEED_BYTES:
         raise BadCheckpointError(f"this {what} is of another kind than Ed25519", kind="key")
     return name, held[1:]

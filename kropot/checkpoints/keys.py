@@ -83,4 +83,4 @@ def _read(path: Path, what: str, hint: str) -> str:
     except OSError as error:
         raise UsageError(f"the {what} {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is no {what}") from None
+        raise UsageError(f"{path} is not a {what}") from None

@@ -1,4 +1,4 @@
-"""`kropotcli check-proof`: what a proof proves, told in words, with nothing but the signer's public key."""
+"""`kropotcli check-proof`: what a proof proves, in words, with nothing but the signer's public key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def command(settings: Settings, *, proof: Path, public_key: str) -> None:
     except OSError as error:
         raise UsageError(f"the proof {proof} cannot be read: {error.strerror}") from error
     if len(document) > MAX_BYTES:
-        raise UsageError(f"{proof} has more than {MAX_BYTES >> 20} MiB: that is no proof")
+        raise UsageError(f"{proof} has more than {MAX_BYTES >> 20} MiB: that is too much for a proof")
     proved = check_proof(document, key)
     if settings.json:
         emit_json(proved.facts)

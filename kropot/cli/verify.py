@@ -31,7 +31,7 @@ class Rate(click.ParamType[int, Any]):
     name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return bytes a second. Raises: click.BadParameter if it is none, or not above 0."""
+        """Return bytes a second. Raises: click.BadParameter if it is not a rate above 0."""
         text = str(value).strip().removesuffix("/s")
         rate = value if isinstance(value, int) else SIZE.convert(text, param, ctx)
         if rate < 1:
@@ -40,10 +40,12 @@ class Rate(click.ParamType[int, Any]):
 
 
 @define("verify")
-@click.option("--quick", is_flag=True, help="Look at names and sizes of the copies, and read none of them.")
-@click.option("--budget", type=SPAN, help="Stop reading contents after so long, e.g. 2h; the next run goes on.")
-@click.option("--max-age", type=SPAN, help="Pass over contents that were read less than so long ago, e.g. 30d.")
-@click.option("--limit-rate", type=Rate(), help="Read at most so much a second, e.g. 50MiB/s.")
+@click.option("--quick", is_flag=True, help="Compare only names and sizes of the copies, and read none of them.")
+@click.option(
+    "--budget", type=SPAN, help="Stop reading contents after this time, e.g. 2h; the next run goes on from there."
+)
+@click.option("--max-age", type=SPAN, help="Skip contents that were read more recently than this, e.g. 30d.")
+@click.option("--limit-rate", type=Rate(), help="Read at most this much a second, e.g. 50MiB/s.")
 @click.option(
     "--against",
     type=click.Path(exists=True, path_type=Path),
@@ -69,7 +71,7 @@ def command(settings: Settings, **options: Any) -> Exit:
         raise UsageError("--repair has to record what it repairs: leave out --no-record")
     with _stopping() as caught, open_ledger(settings) as ledger:
         scope = _scope(settings, ledger, options)
-        # Millions of short-lived tuples are no garbage to look for: that would cost a sixth of the time.
+        # Looking for cycles among millions of short-lived tuples would cost a sixth of the time.
         gc.set_threshold(50_000, 20, 50)
         world = World(stopped=lambda: bool(caught))
         run = Verification(ledger, open_objects(settings), scope, world)
@@ -120,7 +122,9 @@ def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient
     url, token = need_server(settings)
     match = match_source({entry.id: entry.source for entry in ledger.sources().values()}, token.reveal(), url)
     if match.kind != "known" or match.id is None:
-        raise UsageError(f"nothing was ever collected from {url} with this token: there is nothing to compare")
+        raise UsageError(
+            f"nothing was ever collected from {url} with this token, so there is nothing to compare: collect first"
+        )
     return match.id, open_client(settings)
 
 
@@ -129,12 +133,12 @@ def _fetch(settings: Settings) -> None:
     from kropot.cli.collect import Wish, collect
 
     if settings.server_url is None or settings.token is None:
-        say("what is damaged or lost is wanted again: the next `kropotcli collect` fetches it")
+        say("the next `kropotcli collect` fetches again what is damaged or lost")
         return
     try:
         collect(settings, Wish(once=True), tell=False)
     except LockedError as error:
-        say(f"{error}; that collector fetches what was damaged by itself")
+        say(f"{error}; that collector fetches again what was damaged")
 
 
 def show(finding: Finding, *, as_json: bool) -> None:
@@ -228,7 +232,7 @@ def _stopping() -> Iterator[set[int]]:
         if number_ in caught:
             raise KeyboardInterrupt
         caught.add(number_)
-        say("stopping, and recording how far it came; once more to stop at once")
+        say("stopping after recording how far verify came; press again to stop at once")
 
     before: dict[int, Callable[..., object] | int | None] = {}
     try:

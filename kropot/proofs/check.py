@@ -40,7 +40,7 @@ def check_proof(document: bytes, key: VerifierKey) -> Proved:
     try:
         proof = json.loads(document)
     except (ValueError, RecursionError):
-        raise IntegrityError("this is no proof: it is not JSON") from None
+        raise IntegrityError("this is not a proof: it is not JSON") from None
     kind = proof.get("format") if isinstance(proof, dict) else None
     try:
         if kind == INCLUSION:
@@ -48,12 +48,12 @@ def check_proof(document: bytes, key: VerifierKey) -> Proved:
         if kind == CONSISTENCY:
             return _consistency(proof, key)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise IntegrityError(f"this is no proof: a field is missing or malformed ({error})") from None
+        raise IntegrityError(f"this is not a proof: a field is missing or malformed ({error})") from None
     except BadCheckpointError as error:
         raise IntegrityError(f"the checkpoint in the proof cannot be believed: {error.why}") from None
     except MalformedEventError as error:
         raise IntegrityError(f"the event in the proof cannot be read: {error.why}") from None
-    raise IntegrityError(f"this is no proof that this version knows (format {kind!r})")
+    raise IntegrityError(f"this version does not know this kind of proof (format {kind!r})")
 
 
 def _inclusion(proof: dict[str, Any], key: VerifierKey) -> Proved:
@@ -145,7 +145,7 @@ def _words(facts: dict[str, Any]) -> list[str]:
 def _text(proof: dict[str, Any], name: str) -> str:
     value = proof[name]
     if not isinstance(value, str):
-        raise TypeError(f"{name} is no text")
+        raise TypeError(f"{name} is not a text")
     return value
 
 
@@ -159,5 +159,5 @@ def _hex(proof: dict[str, Any], name: str, length: int) -> bytes:
 def _path(proof: dict[str, Any]) -> tuple[bytes, ...]:
     path = proof["path"]
     if not isinstance(path, list) or len(path) > 128:  # noqa: PLR2004 -- twice the depth of any tree there can be
-        raise TypeError("the path is no list of hashes")
+        raise TypeError("the path is not a list of hashes")
     return tuple(bytes.fromhex(node) for node in path)

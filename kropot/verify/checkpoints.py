@@ -49,7 +49,7 @@ class CheckpointAudit:
     """
 
     def __init__(self, notes: Iterable[Note], key: VerifierKey | None) -> None:
-        """Open every note; what cannot be believed is found at once."""
+        """Open every note; whatever cannot be believed becomes a finding at once."""
         self.key = key
         self.sealed: list[Sealed] = []
         self.findings: list[Finding] = []
@@ -95,9 +95,9 @@ class CheckpointAudit:
                     position=log.first_bad,
                 )
             elif log.roots[checkpoint.size] != checkpoint.root:
-                # Where the log's own flaws say where they part, that is nearer than between two checkpoints.
-                flaw = log.first_bad
-                first = flaw if flaw is not None and agreed < flaw <= checkpoint.size else agreed + 1
+                # A finding about the log says more exactly where they part than two checkpoints can.
+                bad = log.first_bad
+                first = bad if bad is not None and agreed < bad <= checkpoint.size else agreed + 1
                 yield Finding(
                     kind="fork",
                     severity="error",
@@ -121,7 +121,7 @@ class CheckpointAudit:
                     kind=_KINDS[error.kind],
                     severity="error",
                     detail=f"{note.where}: {error.why}",
-                    hint="a checkpoint that is not signed by the given key vouches for nothing; look who put it there",
+                    hint="a checkpoint that is not signed by the given key vouches for nothing; find who put it there",
                 )
             )
             return

@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 _LEFTOVER = {
     "temporary": "left by a run that was cut short; it does no harm",
-    "stray": "put there by something else; it does no harm, and may be removed",
-    "quarantined": "set aside by a repair; it may be removed once its element has a sound copy again",
+    "stray": "another program put it there; it does no harm, and you can remove it",
+    "quarantined": "set aside by a repair; you can remove it once its element has a sound copy again",
 }
 ADVANCE_S = 300.0
 """How often to record how far contents were read, so that a kill costs minutes and not the whole run."""
 
 
 def never() -> bool:
-    """Return that nobody wants to stop."""
+    """Return False: nobody asks to stop."""
     return False
 
 
 def nobody(_objects: int, _bytes: int) -> None:
-    """Tell nobody how far it is."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +208,7 @@ class CopyVerification:
             self.summary.not_covered.append("contents: only names and sizes were looked at (--quick)")
 
     def _recall(self) -> None:
-        """Say of what earlier runs found that it may not have been looked at in this one."""
+        """Say that this run may not have checked what earlier runs found."""
         bad = sum(tally.elements for tally in self.ledger.tallies() if tally.state in {"damaged", "lost"})
         if bad:
             elements = "1 element has" if bad == 1 else f"{bad} elements have"
@@ -218,7 +218,7 @@ class CopyVerification:
             )
 
     def _foretell(self, known: tuple[AuditRange, ...], *, read: float, left: float) -> None:
-        """Say when the last object that is due will have been read, should the runs go on as they did."""
+        """Estimate when the last object that is due will have been read, if runs go on as before."""
         runs = runs_left(read, left)
         now = self.ledger.now_us()
         by_us = read_by_us(known, now, runs)

@@ -27,7 +27,7 @@ OLD = (
     "this is an older version, which the source no longer offers, so it cannot be fetched again: look for the object "
     "in another backup and put it back under its name"
 )
-REPLACED = "the same version was fetched again and is sound; nothing is to be done"
+REPLACED = "the same version was fetched again and is sound; nothing needs doing"
 
 NewState = Literal["damaged", "lost", "sound"]
 """What to record of a copy."""
@@ -108,7 +108,7 @@ def _finding(ledger: Ledger, copy: CopyRow, key: StreamKey, element: Element, re
         kind=f"{report.state}_object" if severity == "error" else "replaced_object",
         severity=severity,
         detail=f"{report.detail}{known}",
-        hint=hint if report.state != "unreadable" else "mend what keeps it from being read, then verify again",
+        hint=hint if report.state != "unreadable" else "repair whatever keeps it from being read, then verify again",
         source=key.source.hex(),
         element=key.id,
         object=copy.sha256.hex(),
@@ -117,7 +117,7 @@ def _finding(ledger: Ledger, copy: CopyRow, key: StreamKey, element: Element, re
 
 
 def _way_out(ledger: Ledger, copy: CopyRow, key: StreamKey, element: Element) -> tuple[Severity, str]:
-    """Return severity and hint: what became of an older version is told by whether its revision has a sound copy."""
+    """Return severity and hint: an older version matters only if its revision has no sound copy."""
     newest = element.copy
     if newest is not None and newest.sha256 == copy.sha256:
         return "error", AGAIN if element.present else GONE

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 FIRST, LAST = bytes(32), b"\xff" * 32
 MAX_RANGES = 64
-"""A map has at most so many ranges; more are joined, each join taking the older reading of two neighbours."""
+"""A map has at most this many ranges; joining two neighbours keeps the older of their times."""
 
 ONE_RUN_US = 15 * 60 * 1_000_000
-"""A run says how far it came every five minutes, or after a large object: what is closer together is the same run."""
+"""Readings closer together than this belong to one run, which records every five minutes or after a large object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +40,9 @@ def advance(ranges: Iterable[AuditRange], read: AuditRange) -> tuple[AuditRange,
             kept.append(replace(old, end=min(old.end, before(read.start))))
         if old.end > read.end:
             kept.append(replace(old, start=max(old.start, after(read.end))))
-    placed = sorted(kept, key=lambda each: each.start)
+    in_order = sorted(kept, key=lambda each: each.start)
     joined: list[AuditRange] = []
-    for each in placed:
+    for each in in_order:
         last = joined[-1] if joined else None
         if last is not None and _touch(last, each) and (last.at_us, last.position) == (each.at_us, each.position):
             joined[-1] = replace(last, end=each.end)
@@ -66,10 +66,10 @@ def due(ranges: Iterable[AuditRange], *, before_us: int | None = None) -> list[D
 
     With `before_us`, what was read at that moment or later is not due.
     """
-    placed = sorted(ranges, key=lambda each: each.start)
+    in_order = sorted(ranges, key=lambda each: each.start)
     found: list[Due] = []
     at: bytes | None = FIRST
-    for each in placed:
+    for each in in_order:
         if at is not None and each.start > at:
             found.append(Due(start=at, end=before(each.start), at_us=None))
         if before_us is None or each.at_us < before_us:
@@ -141,7 +141,7 @@ def _touch(left: AuditRange, right: AuditRange) -> bool:
     return left.end != LAST and after(left.end) == right.start
 
 
-def _closest(placed: list[AuditRange]) -> int | None:
-    """Return the place of the neighbours whose readings lie closest in time, None if there are no neighbours."""
-    pairs = [at for at in range(len(placed) - 1) if _touch(placed[at], placed[at + 1])]
-    return min(pairs, key=lambda at: abs(placed[at].at_us - placed[at + 1].at_us), default=None)
+def _closest(in_order: list[AuditRange]) -> int | None:
+    """Return the index of the neighbours whose readings lie closest in time, None if there are no neighbours."""
+    pairs = [at for at in range(len(in_order) - 1) if _touch(in_order[at], in_order[at + 1])]
+    return min(pairs, key=lambda at: abs(in_order[at].at_us - in_order[at + 1].at_us), default=None)

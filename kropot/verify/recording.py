@@ -25,7 +25,7 @@ BATCH = 500
 TRIES = 8
 MASS_SHARE = 0.1
 MASS_COUNT = 20
-"""When more than both of what was looked at is bad, the storage is more likely not mounted than rotten."""
+"""If more objects are bad than both of these, the storage is more likely not mounted than rotten."""
 
 
 class Recorder:
@@ -64,7 +64,9 @@ class Recorder:
             except ConflictError:
                 continue
             return
-        raise PartialError("the ledger is so busy that findings could not be recorded: run verify again")
+        raise PartialError(
+            "findings could not be recorded, because others kept writing to the ledger: run verify again"
+        )
 
     def reached(self, read: AuditRange) -> None:
         """Record that a range was read."""

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 class Verification:
     """One run; `summary` is whole once `findings` is exhausted.
 
-    `trouble` is why a part that was asked for could not be looked at at all, None if nothing stood in the way.
+    `trouble` is why a part that was asked for could not be checked at all, None if every part could.
     """
 
     def __init__(self, ledger: Ledger, objects: ObjectStore, scope: Scope, world: World | None = None) -> None:
-        """Nothing is read yet; the budget counts from here."""
+        """Begin with nothing read; the budget counts from here."""
         self._ledger = ledger
         self._objects = objects
         self._scope = scope
@@ -88,15 +88,15 @@ class Verification:
         marks = checkpoints.sizes | (set() if segments is None else segments.sizes)
         log = LogAudit(self._ledger.log, root_sizes=marks, run_ranges=self._run_ranges)
         yield from self._log(log)
-        flawed = not self.summary.sound
-        if flawed:
-            self.summary.miss("index: it must agree with the log, and the log has flaws")
+        has_errors = not self.summary.sound
+        if has_errors:
+            self.summary.miss("index: it must agree with the log, and the log has errors")
         else:
             yield from self._index(log)
             yield from self._snapshots()
         yield from self._checkpoints(checkpoints, log)
         if segments is not None:
-            yield from self._segments(segments, log, flawed=flawed)
+            yield from self._segments(segments, log, has_errors=has_errors)
         try:
             yield from self._copies(log.head.position)
         except LedgerUnavailableError:
@@ -104,8 +104,8 @@ class Verification:
         except LedgerError as error:
             if self.summary.sound:
                 raise
-            self.summary.miss(f"copies: the flawed ledger does not tell them all ({error})")
-        yield from self._source(flawed=flawed)
+            self.summary.miss(f"copies: a ledger with errors does not name them all ({error})")
+        yield from self._source(has_errors=has_errors)
 
     def _run_ranges(self, read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
         """Read a long log on every processor."""
@@ -148,7 +148,7 @@ class Verification:
                 kind="bad_snapshot",
                 severity="error",
                 detail=f"the snapshot of {found.kind} at position {found.position}: {found.why}",
-                hint="snapshots can be made again at any time: `kropotcli snapshot --help` tells how to drop this one",
+                hint="snapshots can be made again at any time: `kropotcli snapshot --help` says how to drop this one",
                 position=found.position,
             )
         kept = len(self._ledger.blobs.list_snapshots())
@@ -175,12 +175,12 @@ class Verification:
             gap = f"signatures of {checked}: no --public-key was given"
             self.summary.not_covered.append(gap)
 
-    def _segments(self, segments: SegmentAudit, log: LogAudit, *, flawed: bool) -> Iterator[Finding]:
+    def _segments(self, segments: SegmentAudit, log: LogAudit, *, has_errors: bool) -> Iterator[Finding]:
         began = self._world.monotonic()
-        deep = not (self._scope.quick or flawed)
+        deep = not (self._scope.quick or has_errors)
         yield from segments.compare(log, self._ledger, deep=deep)
-        if flawed and segments.files:
-            self.summary.miss("segments: only their ends were compared, since the log has flaws")
+        if has_errors and segments.files:
+            self.summary.miss("segments: only their ends were compared, since the log has errors")
         elif not deep and segments.files:
             self.summary.not_covered.append("segments: --quick compares their ends and does not read their events")
         self.summary.covered["segments"] = {
@@ -200,7 +200,7 @@ class Verification:
                 return
         why_not = None if self._scope.record else "it was asked not to record"
         if not self.summary.sound:
-            why_not = "nothing is recorded in a ledger that has flaws itself"
+            why_not = "verify records nothing in a ledger that has errors itself"
         part = CopyVerification(
             ledger=self._ledger,
             objects=self._objects,
@@ -214,11 +214,11 @@ class Verification:
         )
         yield from part.findings()
 
-    def _source(self, *, flawed: bool) -> Iterator[Finding]:
+    def _source(self, *, has_errors: bool) -> Iterator[Finding]:
         if self._scope.source is None or self._scope.client is None:
             return
-        if flawed:
-            self.summary.miss("source: the flawed ledger is nothing to compare it with")
+        if has_errors:
+            self.summary.miss("source: it cannot be compared with a ledger that has errors")
             return
         began = self._world.monotonic()
         audit = SourceAudit(self._ledger, self._scope.source, self._scope.client)

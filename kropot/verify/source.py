@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 BEHIND = 2 * 3600
-"""A date so many seconds before the newest one listed is behind whatever an ordinary listing looks at again."""
+"""How many seconds before the newest listed date an element must lie so that no ordinary listing asks for it again."""
 
 _PAGE = 500
 _PRESENT = ("current", "pending", "damaged", "lost")
@@ -52,7 +52,7 @@ class SourceAudit:
     """
 
     def __init__(self, ledger: Ledger, source_id: bytes, client: Lists) -> None:
-        """Nothing is asked yet."""
+        """Begin without asking the source."""
         self._ledger = ledger
         self._id = source_id
         self._client = client

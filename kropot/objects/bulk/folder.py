@@ -46,8 +46,8 @@ class FolderReader:
     ) -> None:
         """Start processes if there are `many_objects` or more; a part has about `part_objects`."""
         self._stopped = stopped
-        wanted = max(objects // part_objects, size // _PART_BYTES, 1)
-        self._parts = min(1 << (wanted - 1).bit_length(), _MOST_PARTS)
+        parts = max(objects // part_objects, size // _PART_BYTES, 1)
+        self._parts = min(1 << (parts - 1).bit_length(), _MOST_PARTS)
         self._workers = RangeWorkers(layout.root) if objects >= many_objects or size >= MANY_BYTES else None
         self._layout = layout
         self._reader = RangeReader(layout, stopped)
