@@ -1,7 +1,7 @@
-"""The ledger's own copy in the storage path: segments of events beside the objects, written as the ledger grows.
+"""Segments of the ledger's events, kept as files beside the objects and written as the ledger grows.
 
-Written with what the objects are written with: a temporary file, synced, then renamed, then the folder synced. The
-bytes are the same whoever writes them, so that any number of collectors may.
+Each is written to a temporary file, synced and renamed, and then the folder is synced. Every collector writes the same
+bytes, so any number of them may do it.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class SegmentFolder:
     def __init__(
         self, root: Path, *, scratch: Path | None = None, files: FileSystem | None = None, span: int = SEGMENT_EVENTS
     ) -> None:
-        """Look at nothing yet. Without `scratch` nothing can be written; `span` is the events of a full segment."""
+        """Read nothing yet. Without `scratch` this cannot write. A full segment has `span` events."""
         self.folder = root / FOLDER
         self._span = span
         self._scratch = scratch
         self._files: FileSystem = OsFiles() if files is None else files
 
     def found(self) -> list[SegmentFile]:
-        """Return the segments that are there, by how far they reach. Raises: StorageError."""
+        """Return the segments that exist, ordered by how far they reach. Raises: StorageError."""
         try:
             names = sorted(path.name for path in self.folder.iterdir())
         except (FileNotFoundError, NotADirectoryError):
@@ -67,7 +67,7 @@ class SegmentFolder:
         return sorted(file for name in names if (file := self._file(name)) is not None)
 
     def newest(self) -> Reach | None:
-        """Return how far the stored history reaches; files whose ends are damaged are passed over.
+        """Return how far the stored history reaches, ignoring files with damaged ends.
 
         Raises: StorageError.
         """
@@ -76,22 +76,22 @@ class SegmentFolder:
                 with file.path.open("rb") as opened:
                     return reach_of(opened)
             except (MalformedSegmentError, FileNotFoundError):
-                continue  # `verify` names the damaged one; one that is gone was replaced by a longer one
+                continue  # `verify` reports damaged files; a file that is gone was replaced by a longer one
             except OSError as error:
                 raise storage_error(error, f"reading {file.path}") from error
         return None
 
     def check(self, ledger: Ledger | None) -> None:
-        """Return if the stored history is this ledger's own, and no longer than it; None stands for a new ledger.
+        """Check that the stored history belongs to this ledger and is not longer; None stands for a new ledger.
 
-        MUST be called before a collector's first append, and before a segment is written: a database that was put
-        back to an older copy would otherwise begin a second history.
+        This MUST happen before a collector's first append and before a segment is written. A database that was
+        restored from an older copy would otherwise begin a second history.
 
         Raises:
-            IntegrityError: if the storage knows events that the ledger does not, or others.
+            IntegrityError: if the storage has events that the ledger does not have, or different ones.
             StorageError: if the storage cannot be read.
         """
-        there = self.found()  # before the head: whoever wrote a segment had committed its events
+        there = self.found()  # read before the head: a segment's events were committed before it was written
         reach = self.newest()
         if reach is None:
             return
@@ -106,7 +106,7 @@ class SegmentFolder:
                 f"{self.folder} holds the history of ledger {reach.ledger_id.hex()}, and the database is ledger "
                 f"{ledger.identity().ledger_id.hex()}. {_WAY_OUT}"
             )
-        claimed = max(reach.last, there[-1].last if there else 0)  # a damaged file's name still speaks
+        claimed = max(reach.last, there[-1].last if there else 0)  # even if the file is damaged, its name tells its end
         if claimed > head.position:
             raise IntegrityError(
                 f"the database was rolled back: it ends at event {head.position}, and {self.folder} holds its history "
@@ -119,7 +119,7 @@ class SegmentFolder:
             )
 
     def write(self, ledger: Ledger, *, tail: bool = True) -> list[Path]:
-        """Write the segments that are full and not there yet, with `tail` the partial one too; return their paths.
+        """Write the full segments that are missing, with `tail` the partial one too; return their paths.
 
         Raises:
             IntegrityError: as `check` does; nothing was written.
@@ -165,7 +165,7 @@ class SegmentFolder:
                 raise storage_error(error, f"reading {file.path}") from error
 
     def _chain(self) -> list[SegmentFile]:
-        """Return the files that together hold the most: full segments from the first on, then the longest partial."""
+        """Return the files that hold the longest history: full segments from the first on, then the longest partial."""
         there = self.found()
         full = {file.index: file for file in there if not file.partial}
         chain: list[SegmentFile] = []
@@ -192,7 +192,7 @@ class SegmentFolder:
             try:
                 fd = files.create(temporary)
             except FileExistsError:
-                files.unlink(temporary)  # of an earlier try that an error cut short; the folder is this writer's own
+                files.unlink(temporary)  # an earlier attempt failed and left it; only this writer uses the folder
                 fd = files.create(temporary)
             try:
                 events = ledger.stored(after=start.size, until=last)

@@ -33,7 +33,7 @@ class StoredEvent(NamedTuple):
 
 
 class StoredFact(NamedTuple):
-    """What a fold reads of an event: a `StoredEvent` without its proof and its circumstances."""
+    """What a fold reads of an event: a `StoredEvent` without its proof, observation time and writer."""
 
     seq: int
     stream: int
@@ -46,7 +46,7 @@ class StoredFact(NamedTuple):
 
 
 class StoredHead(NamedTuple):
-    """The one head row: last position, its recorded time, streams numbered so far, and the tree's frontier nodes."""
+    """The head row: last position, its recorded time, the last stream number, and the nodes of the tree's frontier."""
 
     position: int
     recorded_us: int
@@ -74,7 +74,7 @@ class EntryRow(NamedTuple):
 
 
 class StreamRow(NamedTuple):
-    """What an append must know of a stream: its number, its version, and its entry if it is an element's."""
+    """What an append needs to know of a stream: its number, its version, and its entry if it is about an element."""
 
     stream: int
     version: int
@@ -122,7 +122,7 @@ class CommitRow(NamedTuple):
 
 
 class TallyRow(NamedTuple):
-    """How many elements of a source are in a state, and the bytes of their copies; or by how much that changed."""
+    """How many elements of a source are in a state, and the bytes of their copies; or how much both change."""
 
     source: int
     state: str
@@ -144,7 +144,7 @@ class Image(NamedTuple):
 
 
 class InstanceRow(NamedTuple):
-    """A collector that is at work under `name`: `session` tells two of them apart, `place` is where its files are."""
+    """A collector registered under `name`; `session` tells two processes apart, `place` is where its files are."""
 
     name: str
     session: bytes
@@ -155,19 +155,19 @@ class InstanceRow(NamedTuple):
 
 
 LONGEST_US = 86_400_000_000
-"""No lease, claim or name is ever taken for longer: one that ends later was taken by a clock far ahead."""
+"""No lease or reservation lasts longer. One that ends later was taken by a clock that was far ahead."""
 
 FORGOTTEN_US = 30 * LONGEST_US
-"""So long after its last lease ended, an instance that never came back is no longer told of."""
+"""How long after its last lease an instance that never came back is forgotten."""
 
 
 def is_held(until_us: int, now_us: int) -> bool:
-    """Return whether what was taken until then is still somebody's."""
+    """Return whether a lease or reservation until then still holds."""
     return now_us < until_us <= now_us + LONGEST_US
 
 
 class LeaseRequest(NamedTuple):
-    """A wish for work: at most `limit` entries due at `due_us` and `max_bytes` together, a larger one alone.
+    """A request for work: at most `limit` entries due at `due_us`, of at most `max_bytes` together or one larger one.
 
     Sizes are what the server claims, or the last copy's; `source` is an id, None for every source. Leases of others
     that end after `now_us` are respected.

@@ -1,4 +1,4 @@
-"""What a replica held at a moment: each element's newest stored copy, with the form that belongs to that copy."""
+"""The copies that a replica had at a moment: each element's newest one, with the form that belongs to it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class HeldCopy:
 
 
 class Copies(Protocol):
-    """Where copies are read from."""
+    """A place to read copies from."""
 
     def open(self, held: HeldCopy) -> BinaryIO:
         """Open the stored bytes of a copy. Raises: ObjectMissingError, StorageError."""
@@ -69,7 +69,7 @@ class StoredCopies:
 
 
 def held_at(ledger: Ledger, standings: Iterable[Standing]) -> Iterator[HeldCopy]:
-    """Yield what was held of each element, in the order of `standings`."""
+    """Yield the newest copy of each element, in the order of `standings`."""
     for standing in standings:
         element, copy = standing.element, standing.element.copy
         if copy is not None and copy.revision != element.revision:
@@ -90,7 +90,7 @@ def held_at(ledger: Ledger, standings: Iterable[Standing]) -> Iterator[HeldCopy]
 
 
 def held_json(held: HeldCopy) -> dict[str, Any]:
-    """Return what JSON shows of the copy itself, in exports' manifests and in findings."""
+    """Return the copy as JSON shows it, in the manifests of exports and in findings."""
     return {
         "source": held.key.source.hex(),
         "type": held.key.kind,
@@ -105,7 +105,7 @@ def held_json(held: HeldCopy) -> dict[str, Any]:
 
 
 def _of_revision(ledger: Ledger, standing: Standing, copy: Copy) -> tuple[bytes, int, str]:
-    """Return form, date and zone of the revision that the copy is of, as they stood when the copy was stored."""
+    """Return form, date and zone of the copy's revision, as they were when the copy was stored."""
     found: Element = standing.element
     for event in ledger.log.stream_events(standing.key.stored):
         if event.seq > standing.position:

@@ -1,4 +1,4 @@
-"""Counts of a state: how many elements and copies there are, and in which condition; pure."""
+"""Counts elements and copies by their state; pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """What a replica holds. Every element is in one of the five states, whose numbers add up to `elements`.
+    """What a replica holds. Every element is in one of the five states, and their numbers add up to `elements`.
 
     `copies` are elements with a stored copy that is not known to be damaged or lost, be it of the newest revision or
     of an older one; `bytes` are those copies' stored bytes.
@@ -27,12 +27,12 @@ class Counts:
     bytes: int = 0
 
     def add(self, element: Element, times: int = 1) -> None:
-        """Count an element in, or with `times` -1 out."""
+        """Add an element; with `times` -1 subtract it."""
         copy = element.copy
         self.take(element.state, None if copy is None or element.damage is not None else copy.size, times)
 
     def take(self, state: str, sound: int | None, times: int = 1) -> None:
-        """Count an element in, or with `times` -1 out; `sound` is the size of its copy where that is not damaged."""
+        """Add an element; with `times` -1 subtract it. `sound` is the size of its copy, None if damaged or lost."""
         self.elements += times
         match state:
             case "current":
@@ -50,7 +50,7 @@ class Counts:
             self.bytes += times * sound
 
     def merge(self, other: Counts) -> None:
-        """Count in what `other` has counted."""
+        """Add the counts of `other`."""
         for name, number in asdict(other).items():
             setattr(self, name, getattr(self, name) + number)
 

@@ -1,4 +1,4 @@
-"""What happened to each element between two moments: only streams that moved are read."""
+"""What happened to each element between two moments; this reads only the streams that changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GRAVE: dict[str, Change] = {"vanished": "vanished", "damaged": "damaged", "lost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One element that is not what it was: its state at the earlier moment (None: not known then) and at the later.
+    """An element that has changed: its state at the earlier moment (None: not known then) and at the later one.
 
     `position` is that of the last event between the two.
     """
@@ -37,7 +37,7 @@ class Difference:
 
 
 def diff(ledger: Ledger, earlier: int, later: int) -> Iterator[Difference]:
-    """Yield what differs at position `later` from position `earlier`, in bytewise key order.
+    """Yield what changed between the positions `earlier` and `later`, in bytewise key order.
 
     Raises:
         StalePointersError: an event is missing that another one points to.
@@ -60,13 +60,13 @@ def diff(ledger: Ledger, earlier: int, later: int) -> Iterator[Difference]:
                 if not key.is_element or after is None:
                     continue
                 before = image(ledger, events[was[stream]]) if stream in was else None
-                change = judge(key, before, after)
+                change = classify(key, before, after)
                 if change is not None:
                     yield Difference(change=change, key=key, before=before, after=after, position=moved[stream])
 
 
-def judge(key: StreamKey, before: Element | None, after: Element) -> Change | None:
-    """Return the gravest word for what happened to an element; None where its row in the state digest is the same."""
+def classify(key: StreamKey, before: Element | None, after: Element) -> Change | None:
+    """Return the gravest change of an element, None if its row in the state digest is the same."""
     if before is None:
         return "vanished" if after.state == "vanished" else "added"
     if row(key, before) == row(key, after):

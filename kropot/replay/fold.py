@@ -1,7 +1,7 @@
-"""Fold a ledger up to a position: pointers first, then the events that they point to, in batches and flat memory.
+"""Folds a ledger up to a position: first the pointers, then the events that they point to, in constant memory.
 
-Facts are post-images, so the state of a stream is its last event. A fold therefore reads of each event only its
-position and stream, and then of each stream one whole event.
+Each fact carries the whole state of its stream, so the last event of a stream is its state. A fold reads only position
+and stream of every event, and then one whole event for each stream.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PAGE = 1000
-"""Streams read at a time where what is read of each is kept."""
+"""How many streams to read at a time when the whole events are kept."""
 
 LARGE_PAGE = 4_000
-"""Streams read at a time where only what a fold reads of each is kept: the more, the nearer events lie together."""
+"""How many streams to read at a time when only what a fold needs is kept; larger pages touch fewer database pages."""
 
 
 class StalePointersError(IntegrityError):
-    """Pointers do not point to every stream's last event: a snapshot lies, or the ledger's streams were altered."""
+    """Some pointer is not to its stream's last event: a snapshot is wrong, or the ledger's streams were altered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """One element as it stood: its state, and the position and time of the event that brought it there."""
+    """An element's state at a position, and the position and time of the event that gave it that state."""
 
     key: StreamKey
     element: Element
@@ -55,9 +55,9 @@ def pointers_for(ledger: Ledger) -> Pointers:
 
 
 def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: int = 0) -> Counts:
-    """Return the counts at `position`; `base` are those at the position `after`, if they are known.
+    """Return the counts at `position`; `base` are the known counts at the position `after`.
 
-    Reads only what was recorded between the two, and what stood there before of the streams that moved.
+    With `base`, this reads only the events between the two, and the earlier states of the streams that changed.
 
     Raises:
         UnknownCriticalEventError: an event that must not be skipped is of a type unknown here.
@@ -81,7 +81,7 @@ def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: i
 
 
 def walk(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[Standing]:
-    """Yield every element that stood at `position`, in bytewise key order; `pointers` are those at that position.
+    """Yield the state of every element at `position`, in bytewise key order; `pointers` are those at that position.
 
     Raises:
         StalePointersError, UnknownCriticalEventError, MalformedEventError: as `last_events` and `image`.
@@ -96,8 +96,8 @@ def walk(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[Standing
 def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[tuple[bytes, StoredFact]]:
     """Yield (stored key, last event) of every element known at `position`, in bytewise key order.
 
-    `pointers` are those at that position. They prove themselves: each event belongs to one stream and has its number
-    there, so the numbers of all streams' last events add up to the position, and those of any other events to less.
+    `pointers` are those at that position. They prove themselves: each event has its number in its
+    stream, so the numbers of all streams' last events add up to the position, and those of other events to less.
 
     Raises:
         StalePointersError: at the latest at the end, if `pointers` are not those at that position.
@@ -112,7 +112,7 @@ def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[t
             if fact is None or fact.stream != stream or at > position:
                 raise stale(position)
             events_seen += fact.stream_version
-            # The ledger's own subjects have an "@" where an element has its type.
+            # The ledger's own streams have an "@" where an element has its type.
             if key[16:17] != b"@":
                 yield key, fact
     prove(ledger, pointers, position, events_seen)
@@ -128,9 +128,9 @@ def prove(ledger: Ledger, pointers: Pointers, position: int, events: int) -> Non
 
 
 def image(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
-    """Return the element's state after `event`, None where it is about no element or its payload was erased.
+    """Return the element's state after `event`, None if it is not about an element or its payload was erased.
 
-    An event of an unknown type that may be skipped leaves the state as it was before it.
+    An event of an unknown type that may be skipped does not change the state.
 
     Raises:
         UnknownCriticalEventError: an event that must not be skipped is of a type unknown here.
@@ -159,14 +159,14 @@ def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def _count_page(ledger: Ledger, _: int, positions: list[int]) -> Counts:
-    """Return the counts of what stood after the events at these positions."""
+    """Return the counts of the states that the events at these positions gave."""
     counts = Counts()
     _count(ledger, counts, positions)
     return counts
 
 
 def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1) -> None:
-    """Count in, or out, what stood after the events at these positions."""
+    """Add the states that the events at these positions gave; with `times` -1 subtract them."""
     for fact in ledger.log.facts_at(positions):
         _, _, _, kind, version, _, _, payload = fact
         seen = glance(kind, version, payload)
@@ -179,7 +179,7 @@ def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1)
 
 
 def _before(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
-    """Return what stood before an event that cannot be understood; such events are rare."""
+    """Return the state before an event of an unknown type; such events are rare."""
     if event.stream_version == 1:
         return None
     earlier = ledger.log.last_positions(event.seq - 1, [event.stream])
@@ -192,7 +192,7 @@ def _facts_at(ledger: Ledger, positions: list[int]) -> list[StoredFact]:
 
 
 def _erased(ledger: Ledger, pointers: Pointers) -> int:
-    """Return how many events the erased streams have up to the position of `pointers`: those have no key any more."""
+    """Return how many events the erased streams, which have no key, have up to the position of `pointers`."""
     total = 0
     keyless = (stream for stream, key in ledger.log.streams() if key is None)
     for page in pages(keyless, PAGE):
@@ -201,7 +201,7 @@ def _erased(ledger: Ledger, pointers: Pointers) -> int:
 
 
 def stale(position: int) -> StalePointersError:
-    """Return the error that tells what to do about pointers that are not those at a position."""
+    """Return the error for pointers that are not those at this position."""
     return StalePointersError(
         f"the state at position {position} contradicts the events: run it again with --no-snapshots, "
         "and kropotcli verify to see what was altered"

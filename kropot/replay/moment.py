@@ -1,4 +1,4 @@
-"""Resolve WHEN against a ledger: which position it is, what was recorded there, and the Merkle root over it."""
+"""Finds the position in a ledger that WHEN means, when it was recorded, and the Merkle root there."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Moment:
     """A past state of the ledger: what the events up to `position` say.
 
-    `until` is what was asked for (an exclusive time in UTC, `@position`), None for now. `recorded_us` is when the last
-    of the events was recorded, None where there is none. `root` is the Merkle root (32 bytes) over the events. `notes`
-    are sentences that the user should read.
+    `until` is the request (an exclusive time in UTC, or `@position`), None for now. `recorded_us` is when the last of
+    these events was recorded, None if there are none. `root` is the Merkle root (32 bytes) over them. `notes` are
+    sentences for the user.
     """
 
     until: str | None
@@ -30,7 +30,7 @@ class Moment:
 
 
 def resolve(ledger: Ledger, when: When | None, *, now_us: int) -> Moment:
-    """Return the moment that `when` means in this ledger; None means now, and what lies ahead is now too.
+    """Return the moment that `when` means in this ledger; None means now, and so does a time in the future.
 
     Raises:
         IntegrityError: a checkpoint is of another ledger, or vouches for a history that this ledger does not have.

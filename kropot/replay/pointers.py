@@ -1,4 +1,4 @@
-"""Pointers: for each stream the position of its last event, in a file that the system may page out."""
+"""Pointers: the position of each stream's last event, in a file that the system can page out."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _PAGE = 1 << 13
 class Pointers:
     """An array by stream number, eight bytes a stream; 0 stands for no event.
 
-    It lies in a temporary file, whose room is reserved at once, so that ten million streams cost 80 MB of disk cache
-    and no memory of this process's own.
+    It is in a temporary file whose space is reserved at once. Ten million streams take 80 MB of disk cache and no
+    memory of this process.
     """
 
     def __init__(self, streams: int) -> None:
@@ -31,11 +31,11 @@ class Pointers:
         self._slots = memoryview(self._map).cast("Q")
 
     def __enter__(self) -> Self:
-        """Return the array itself; the block's end lets go of the file."""
+        """Return the array itself; the end of the block closes the file."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.close()
 
     def __len__(self) -> int:
@@ -43,11 +43,11 @@ class Pointers:
         return self._size
 
     def __getitem__(self, stream: int) -> int:
-        """Return the stream's last position, 0 where it has none or no slot."""
+        """Return the stream's last position, 0 if it has no event or no slot."""
         return self._slots[stream] if stream < self._size else 0
 
     def fill(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Take in (position, stream) pairs in the order of positions."""
+        """Store (position, stream) pairs, given in the order of positions."""
         slots = self._slots
         for position, stream in pairs:
             slots[stream] = position
@@ -78,6 +78,6 @@ class Pointers:
                     yield stream, position
 
     def close(self) -> None:
-        """Let go of the file; doing so twice is no error."""
+        """Close the file; closing it twice is allowed."""
         self._slots.release()
         self._map.close()

@@ -1,7 +1,8 @@
-"""Snapshots: a state's pointers and counts at a position, so that a later fold reads only what came after.
+"""Snapshots keep a state's pointers and counts at a position, so that a later fold reads only the events after it.
 
-They are disposable and never trusted alone: each carries a checksum and the Merkle root at its position, an unsound
-one is left aside, a walk proves its pointers, and `check_snapshots` folds everything again and compares.
+They can be removed at any time and are never trusted alone. Each has a checksum over itself and the Merkle root at its
+position; an unsound one is ignored. A walk proves its pointers, and `check_snapshots` folds everything again and
+compares.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ if TYPE_CHECKING:
 COUNTS = "counts"
 POINTERS = "pointers"
 COUNTS_EVERY = 50_000
-"""Events between two snapshots of counts: reading that many takes well under a second or two."""
+"""How many events lie between two snapshots of counts: reading that many takes about a second."""
 
 POINTERS_EVERY = 1_000_000
-"""Events between two snapshots of pointers, which grow with the number of elements."""
+"""How many events lie between two snapshots of pointers, which grow with the number of elements."""
 
 _CHUNK = 1 << 16
 _DELTA_SHARE = 3
-"""Reading the events since a snapshot costs about three times what asking each stream for its last one does."""
+"""Reading an event since a snapshot costs about three times as much as asking a stream for its last event."""
 
 _SUM_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotFinding:
-    """A snapshot that is not what its position says: `why` it is unsound."""
+    """A snapshot that is unsound, and why."""
 
     kind: str
     position: int
@@ -73,10 +74,10 @@ def take_snapshot(ledger: Ledger, position: int) -> tuple[str, ...]:
 def maybe_snapshot(
     ledger: Ledger, *, counts_every: int = COUNTS_EVERY, pointers_every: int = POINTERS_EVERY
 ) -> tuple[tuple[str, int], ...]:
-    """Take the next snapshot that is due, one of each kind at most; return what was taken as (kind, position).
+    """Take the next snapshot of each kind that is due; return those that were taken as (kind, position).
 
-    Snapshots stand at whole multiples of their distance. Called again until it returns nothing, it catches up with a
-    long history; called now and then while collecting, it costs a second every `counts_every` events.
+    Snapshots are taken at whole multiples of their distance. To catch up with a long history, call this until it
+    returns nothing. While collecting, it costs about a second every `counts_every` events.
     """
     head = ledger.log.head().position
     taken: list[tuple[str, int]] = []
@@ -92,7 +93,7 @@ def maybe_snapshot(
 
 
 def drop_snapshots(ledger: Ledger) -> int:
-    """Forget every snapshot, return how many there were; no answer changes."""
+    """Remove every snapshot and return how many there were; no result changes."""
     kept = ledger.blobs.list_snapshots()
     for kind in {kind for kind, _ in kept}:
         ledger.blobs.drop_snapshots(kind)
@@ -132,16 +133,16 @@ def _count(ledger: Ledger, position: int, limit: int) -> Counts:
 
 
 def _save_counts(ledger: Ledger, position: int) -> None:
-    """Keep the counts at `position`, made without what may be kept there already."""
+    """Keep the counts at `position`, computed without a snapshot that may already be there."""
     body = msgpack.packb(dict(sorted(_count(ledger, position, position - 1).plain().items())))
-    seal = _Seal(ledger, COUNTS, position)
-    ledger.blobs.save_snapshot(COUNTS, position, [seal.close(0, body)])
+    sums = _Checksums(ledger, COUNTS, position)
+    ledger.blobs.save_snapshot(COUNTS, position, [sums.sign(0, body)])
 
 
 def _load_counts(ledger: Ledger, position: int) -> Counts | None:
-    """Return the counts of a snapshot, None where it is unsound."""
+    """Return the counts of a snapshot, None if it is unsound."""
     chunks = list(ledger.blobs.load_snapshot(COUNTS, position))
-    body = _Seal(ledger, COUNTS, position).open(0, chunks[0]) if len(chunks) == 1 else None
+    body = _Checksums(ledger, COUNTS, position).check(0, chunks[0]) if len(chunks) == 1 else None
     try:
         fields = None if body is None else msgpack.unpackb(body)
         counts = Counts(**fields) if isinstance(fields, dict) else None
@@ -171,25 +172,25 @@ def _point(ledger: Ledger, position: int, limit: int) -> Pointers:
 
 
 def _save_pointers(ledger: Ledger, position: int) -> None:
-    """Keep the pointers at `position`, made without what may be kept there already."""
+    """Keep the pointers at `position`, computed without a snapshot that may already be there."""
     with _point(ledger, position, position - 1) as pointers:
-        ledger.blobs.save_snapshot(POINTERS, position, _pack(_Seal(ledger, POINTERS, position), pointers))
+        ledger.blobs.save_snapshot(POINTERS, position, _pack(_Checksums(ledger, POINTERS, position), pointers))
 
 
-def _pack(seal: _Seal, pointers: Pointers) -> Iterator[bytes]:
-    """Yield sealed chunks: first the number of slots, then 65,536 slots each.
+def _pack(sums: _Checksums, pointers: Pointers) -> Iterator[bytes]:
+    """Yield chunks with their checksums: first the number of slots, then 65,536 slots each.
 
     Bytes of the same weight lie together, where they compress well.
     """
-    yield seal.close(0, len(pointers).to_bytes(SLOT, "big"))
+    yield sums.sign(0, len(pointers).to_bytes(SLOT, "big"))
     for number, start in enumerate(range(0, len(pointers), _CHUNK), 1):
         data = pointers.chunk(start, start + _CHUNK)
         shuffled = b"".join(data[weight::SLOT] for weight in range(SLOT))
-        yield seal.close(number, zlib.compress(shuffled, 1))
+        yield sums.sign(number, zlib.compress(shuffled, 1))
 
 
 def _load_pointers(ledger: Ledger, position: int, pointers: Pointers) -> bool:
-    """Write a snapshot's pointers into `pointers`; False where it is unsound, and then they hold nothing of use."""
+    """Write a snapshot's pointers into `pointers`; False if it is unsound, and then `pointers` is useless."""
     for start, data in _unpack(ledger, position):
         if data is None:
             return False
@@ -209,13 +210,13 @@ def _is_same(ledger: Ledger, position: int, pointers: Pointers) -> bool:
 
 def _unpack(ledger: Ledger, position: int) -> Iterator[tuple[int, bytes | None]]:
     """Yield each chunk as (first stream, slots as bytes), with None (and no more) for one that is unsound."""
-    seal = _Seal(ledger, POINTERS, position)
+    sums = _Checksums(ledger, POINTERS, position)
     chunks = ledger.blobs.load_snapshot(POINTERS, position)
-    head = seal.open(0, next(chunks, b""))
+    head = sums.check(0, next(chunks, b""))
     slots = -1 if head is None else int.from_bytes(head, "big")
     start = 0
     for number, chunk in enumerate(chunks, 1):
-        data = _expand(seal.open(number, chunk), min(_CHUNK, slots - start))
+        data = _expand(sums.check(number, chunk), min(_CHUNK, slots - start))
         if data is None:
             yield start, None
             return
@@ -243,7 +244,7 @@ def _expand(body: bytes | None, slots: int) -> bytes | None:
     return bytes(data)
 
 
-# --- seals -----------------------------------------------------------------------------------------------------------
+# --- checksums -------------------------------------------------------------------------------------------------------
 
 
 def _kept(ledger: Ledger, kind: str, limit: int) -> list[int]:
@@ -253,20 +254,20 @@ def _kept(ledger: Ledger, kind: str, limit: int) -> list[int]:
     return sorted((at for each, at in ledger.blobs.list_snapshots() if each == kind and 0 < at <= limit), reverse=True)
 
 
-class _Seal:
+class _Checksums:
     """Checksums over chunks and what they belong to: the kind, the position, the Merkle root there, their number."""
 
     def __init__(self, ledger: Ledger, kind: str, position: int) -> None:
         root = ledger.frontier_at(position).root
         self._label = b"kropot snapshot 1\x00" + kind.encode() + b"\x00" + position.to_bytes(SLOT, "big") + root
 
-    def close(self, number: int, body: bytes) -> bytes:
+    def sign(self, number: int, body: bytes) -> bytes:
         """Return the body behind its checksum."""
         return hashlib.sha256(self._label + number.to_bytes(SLOT, "big") + body).digest() + body
 
-    def open(self, number: int, chunk: object) -> bytes | None:
-        """Return the body, None where it is not what was closed for this place in this history."""
+    def check(self, number: int, chunk: object) -> bytes | None:
+        """Return the body, None if its checksum is not that of this chunk, snapshot and history."""
         if not isinstance(chunk, bytes):  # whoever tampers with the database may put anything into a column
             return None
         body = chunk[_SUM_BYTES:]
-        return body if chunk == self.close(number, body) else None
+        return body if chunk == self.sign(number, body) else None

@@ -1,4 +1,4 @@
-"""The state digest at a position, and the counts that come with it for nothing."""
+"""The state digest at a position, and the counts, which cost nothing extra."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 Last = tuple[bytes, int, int]
-"""A stream's stored key, its number, and the position of its last event; a plain tuple travels fastest."""
+"""A stream's stored key, its number, and the position of its last event; a plain tuple is fastest to send."""
 
 
-class Made(NamedTuple):
-    """What a page of streams comes to: the rows of its elements, their counts, and how many events its streams have."""
+class DigestedPage(NamedTuple):
+    """The result of a page of streams: the rows of its elements, their counts, and how many events its streams have."""
 
     rows: bytes
     counts: Counts
@@ -34,10 +34,10 @@ class Made(NamedTuple):
 def digest_at(
     ledger: Ledger, position: int, *, snapshots: bool = True, processes: int | None = None
 ) -> tuple[Counts, str]:
-    """Return counts and state digest at `position`, both taken from the events that every element stands on.
+    """Return counts and state digest at `position`, both computed from each element's last event.
 
-    `processes` make the rows beside this one: by default none for few elements, and as many as there are processors
-    for many.
+    `processes` is how many other processes make the rows. By default few elements use none, and many elements use as
+    many as there are processors.
 
     Raises:
         StalePointersError: a snapshot, or the ledger's own streams, contradict the events.
@@ -47,11 +47,11 @@ def digest_at(
     counts, digest, events = Counts(), StateDigest(), 0
     with pointers_at(ledger, position, snapshots=snapshots) as pointers:
 
-        def told(page: Sequence[Last]) -> Sequence[Last]:
+        def looked(page: Sequence[Last]) -> Sequence[Last]:
             digest.look([key for key, _, _ in page])
             return page
 
-        for made in in_processes(make, ledger, position, map(told, _pages(ledger, pointers)), processes=processes):
+        for made in in_processes(make, ledger, position, map(looked, _pages(ledger, pointers)), processes=processes):
             digest.add_rows(made.rows)
             counts.merge(made.counts)
             events += made.events
@@ -59,8 +59,8 @@ def digest_at(
     return counts, digest.text
 
 
-def make(ledger: Ledger, position: int, page: Sequence[Last]) -> Made:
-    """Return what these streams, in bytewise key order, come to at `position`. Raises: as `digest_at`."""
+def make(ledger: Ledger, position: int, page: Sequence[Last]) -> DigestedPage:
+    """Return the result of these streams, in bytewise key order, at `position`. Raises: as `digest_at`."""
     counts, events, rows = Counts(), 0, []
     facts = {fact[0]: fact for fact in ledger.log.facts_at([at for _, _, at in page])}
     for key, stream, at in page:
@@ -83,7 +83,7 @@ def make(ledger: Ledger, position: int, page: Sequence[Last]) -> Made:
             state, sound, date, tz, form, sha256, size, iv = seen
             counts.take(state, sound)
             rows += (head_of(key), tail_of(date, tz, form, state, sha256, size, iv))
-    return Made(b"".join(rows), counts, events)
+    return DigestedPage(b"".join(rows), counts, events)
 
 
 def _pages(ledger: Ledger, pointers: Pointers) -> Iterator[list[Last]]:

@@ -1,6 +1,6 @@
-"""The grammar of WHEN: a date or time, an age, a position or a checkpoint, read into one of three values; pure.
+"""The grammar of WHEN: a date or time, an age, a position or a checkpoint, parsed into one of three values; pure.
 
-Time cuts a prefix of the ledger and is exclusive: the state at a moment is made of what was recorded before it.
+A time selects a prefix of the ledger and is exclusive: the state at a moment contains what was recorded before it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORMS = (
 """The accepted forms, for messages and help."""
 
 EARLIEST_US = -62_135_596_800_000_000
-"""Year 1; every age that reaches further back means this."""
+"""Year 1; an age that reaches further back means this."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -41,7 +41,7 @@ _NOTE_LIMIT = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class At:
-    """A moment in microseconds since 1970, exclusive; `naive` where no offset was given and UTC was taken."""
+    """A time in microseconds since 1970, exclusive; `naive` if no offset was given and UTC is assumed."""
 
     us: int
     naive: bool = False
@@ -61,8 +61,8 @@ When = At | Position | Checkpoint
 def parse_when(text: str, *, now_us: int, read: Callable[[str], bytes | None]) -> When:
     """Return what `text` means.
 
-    `now_us` is the moment that ages count back from. `read` returns the content of a file of that name, None where
-    there is none; it is asked only for text of no other form (`./7d` names a file called 7d).
+    `now_us` is the time that ages count back from. `read` returns the content of the file with that name, None if there
+    is none. It is called only for text that has none of the other forms (`./7d` names a file called 7d).
 
     Raises:
         UsageError: the text is none of the accepted forms, which it lists.
@@ -81,13 +81,12 @@ def parse_when(text: str, *, now_us: int, read: Callable[[str], bytes | None]) -
 
 
 def parse_note(note: bytes, *, name: str) -> Checkpoint:
-    """Return what a checkpoint's note says; its signatures are not looked at.
+    """Return what a checkpoint's note says, without checking its signatures.
 
-    The ledger's own root at that size is compared with it, which is what a replay needs; `kropotcli verify` is what
-    checks signatures.
+    A replay compares the ledger's own root at that size with it; `kropotcli verify` checks signatures.
 
     Raises:
-        UsageError: the file is no checkpoint.
+        UsageError: the file is not a checkpoint.
 
     """
     try:
@@ -100,7 +99,7 @@ def parse_note(note: bytes, *, name: str) -> Checkpoint:
 
 
 def instant(us: int) -> str:
-    """Return a moment as ISO 8601 in UTC: `2026-05-01T12:30:00Z`, with microseconds where there are any."""
+    """Return a time as ISO 8601 in UTC: `2026-05-01T12:30:00Z`, with microseconds if there are any."""
     try:
         moment = _EPOCH + us * _MICROSECOND
     except OverflowError:
@@ -109,7 +108,7 @@ def instant(us: int) -> str:
 
 
 def _parse_time(text: str, match: re.Match[str]) -> At:
-    """Return the moment; offsets are applied as integers, so no year is too near to its end."""
+    """Return the time; offsets are applied as integers, so the first and last years work too."""
     day, clock, zone = match["day"], match["clock"] or "00:00", match["zone"]
     try:
         wall = datetime.fromisoformat(f"{day}T{clock.replace(',', '.')}+00:00")

@@ -1,4 +1,4 @@
-"""The connections of one process: one that writes, held open and used by one thread at a time, and some that read."""
+"""The connections of one process: one that writes, kept open and used by one thread at a time, and some that read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Connections:
     """Hands out short read pages and write transactions on one database."""
 
     def __init__(self, place: Place, *, read_only: bool) -> None:
-        """Nothing is connected before it is needed."""
+        """Connect to nothing yet."""
         self.place = place
         self.readers = reader_engine(place)
         self.writers = writer_engine(place)
@@ -65,11 +65,11 @@ class Connections:
         raise AssertionError("unreachable")
 
     def raw_rows(self, statement: str, values: Sequence[Any]) -> Sequence[tuple[Any, ...]]:
-        """Return all rows as the driver's own tuples: for scans of millions, where each wrapper would be felt."""
+        """Return all rows as the driver's own tuples: for scans of millions of rows, where wrappers cost time."""
         for last_try in (False, True):
             try:
                 with translated(self.readers.dialect), self.readers.connect() as connection:
-                    # psycopg would have bytes written in hexadecimal, and read them back.
+                    # Without this, PostgreSQL sends bytes as hexadecimal text.
                     how = {"binary": True} if self.kind == "postgresql" else {}
                     cursor = connection.connection.cursor(**how)
                     try:
@@ -90,8 +90,8 @@ class Connections:
     def transaction(self, *, fleeting: bool = False) -> Iterator[Connection]:
         """Begin a write transaction, commit it at the end; a connection that failed is never used again.
 
-        What is `fleeting` may be lost with the machine's power, so SQLite need not wait for the disk: its log is in
-        order, so the next transaction that is to stay makes this one stay, too.
+        A power cut may lose a `fleeting` transaction, so SQLite does not wait for the disk. Its log is in order, so the
+        next transaction that is not fleeting makes this one durable too.
 
         Raises:
             ReadOnlyLedgerError: if the store was opened for reading.
@@ -106,7 +106,7 @@ class Connections:
                 with self._hurried(connection, fleeting=fleeting), connection.begin():
                     yield connection
             except BaseException as error:
-                # Nor is one that was interrupted in the midst of an answer.
+                # This also covers a connection that was interrupted in the middle of an answer.
                 if isinstance(error, self._driver_errors) or not isinstance(error, Exception):
                     self._drop_writer()
                 self._has_hole = self._has_hole or _is_io_error(error)
@@ -145,9 +145,10 @@ class Connections:
     def _connect_writer(self) -> Connection:
         """Open the connection that writes, and fold SQLite's log if a sync of it has failed.
 
-        After that the system takes for written what is not, and never tries it again. The transaction that failed is
-        written anew, but a fleeting one before it is not: behind the hole that it leaves nothing would be found after
-        a power cut. In the database, whose sync can be believed, everything is whole, and the log begins anew.
+        After a failed sync the system believes that the data was written, and never tries again. The transaction that
+        failed is written again, but a fleeting one before it is not. It leaves a hole in the log, and after a power
+        cut nothing behind the hole would be found. Folding the log puts everything into the database file, whose sync
+        can be trusted, and starts an empty log.
 
         Raises: LedgerUnavailableError, or the driver's error, while that cannot be done.
         """
@@ -183,6 +184,6 @@ class Connections:
 
 
 def _is_io_error(error: BaseException) -> bool:
-    """Whether this is SQLite's word that the disk could not read, write or sync."""
+    """Return whether SQLite says that the disk could not read, write or sync."""
     cause = getattr(error, "orig", error)
     return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Engine, Table
 
 BUSY_SECONDS = 30
-"""How long SQLite waits for another process's write before it gives up."""
+"""How long SQLite waits for another process's write before it fails."""
 
 WRITER_KIB = 16 << 10
 READER_KIB = 8 << 10
-"""What a connection to SQLite keeps of the file: the pages that a batch changes, and the inner pages of the indexes.
+"""How much of the file a connection to SQLite caches: the pages that a batch changes and the inner index pages.
 
-Their leaves are met in random order: what would hold them all grows with the ledger, and the system keeps them anyway.
+Index leaves are read in random order. A cache for all of them would grow with the ledger, and the system has one.
 """
 
 PAGE_BYTES = 4096
@@ -123,9 +123,9 @@ def reader_engine(place: Place) -> Engine:
 def roll_back_what_a_crash_left(path: Path) -> None:
     """Let SQLite undo a transaction that a killed process or a power cut left in the journal beside the file.
 
-    A ledger is kept with a write-ahead log, which readers recover by themselves; but its making begins with a rollback
-    journal, and a connection that only reads refuses a file that needs one. While somebody writes, SQLite leaves the
-    journal alone. What it cannot undo, the next connection complains of.
+    A ledger uses a write-ahead log, which readers recover by themselves. But creating it begins with a rollback
+    journal, and a read-only connection refuses a file with one. SQLite ignores the journal while another process
+    writes. If SQLite cannot undo it, the next connection fails.
     """
     journal = path.with_name(f"{path.name}-journal")
     if not path.exists() or not journal.exists() or journal.stat().st_size == 0:
@@ -190,7 +190,7 @@ def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
         name = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         mode = "rw" if writes else "ro"
         if not writes and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
-            # Where no file can be made beside it, nobody writes to it either: SQLite need not look for who does.
+            # If no file can be created beside it, nobody writes to it either, and SQLite need not check for writers.
             mode = "ro&immutable=1"
         connection = sqlite3.connect(
             f"file:{name}?mode={mode}",

@@ -1,4 +1,4 @@
-"""What a driver's exceptions mean to a caller of the ledger."""
+"""Translates exceptions of SQLAlchemy and the drivers into the ledger's own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MYSQL_CLIENT = range(2000, 3000)
 
 @contextmanager
 def translated(dialect: Dialect) -> Iterator[None]:
-    """Raise what the ledger's callers act on in the place of a driver's or SQLAlchemy's error.
+    """Raise the ledger's errors, which callers can act on, instead of those of the driver or SQLAlchemy.
 
     Raises:
         LedgerUnavailableError: if the database is away or busy; the same call may succeed later.
@@ -55,7 +55,7 @@ def _meaning(dialect: Dialect, error: BaseException) -> LedgerError:
 
 
 def _sentence(error: BaseException) -> str:
-    """Return the first line: what follows in a driver's message may quote statements and values."""
+    """Return the first line only: the rest of a driver's message may quote statements and values."""
     words = error.args[1] if len(error.args) > 1 and isinstance(error.args[0], int) else error
     return (str(words).strip().splitlines() or [type(error).__name__])[0]
 

@@ -1,4 +1,4 @@
-"""Opening a ledger's database: what is there is looked at before anything is written."""
+"""Opens a ledger's database; checks what it contains before anything is written."""
 
 from __future__ import annotations
 
@@ -77,15 +77,15 @@ def open_store(url: str, *, create: bool = False, read_only: bool = False) -> Sq
 def schema_of(place: Place) -> str | None:
     """Return the revision of the ledger's schema at this place, None where there is no ledger.
 
-    Nothing is written, but for what SQLite itself undoes of a transaction that a crash left unfinished.
+    Nothing is written, except that SQLite itself undoes a transaction that a crash left unfinished.
 
     Raises:
         ForeignDatabaseError: if the database holds another program's tables.
-        NewerLedgerError: if the revision is none that this version knows.
-        LedgerError: if a file in the place of an SQLite database is none.
+        NewerLedgerError: if this version does not know the revision.
+        LedgerError: if the file is not an SQLite database.
     """
     if place.path is not None:
-        # First, for a crash that cut short the very first transaction leaves a file that is no database without this.
+        # First: after a crash within the very first transaction, the file is not a database before this.
         roll_back_what_a_crash_left(place.path)
         if not place.path.exists() or place.path.stat().st_size == 0:
             return None
@@ -103,9 +103,9 @@ def migrate(place: Place) -> None:
 
     Raises:
         ForeignDatabaseError: if the database holds another program's tables; nothing was written.
-        NewerLedgerError: if the revision is none that this version knows.
+        NewerLedgerError: if this version does not know the revision.
     """
-    # Read-only at first: a connection that writes changes the journal of a file whoever it belongs to.
+    # Read-only at first: a writing connection changes the journal mode of a file, even of another program.
     schema_of(place)
     if place.path is not None:
         _create_file(place.path)
@@ -142,7 +142,7 @@ def _revision(connection: Connection, place: Place) -> str | None:
 
 
 def _made_by(connection: Connection) -> str | None:
-    """Return the version of this program that made the schema, None where that is not told."""
+    """Return the version of this program that made the schema, None if the database does not say."""
     try:
         found = connection.execute(text(f"SELECT program FROM {VERSION_TABLE}")).scalar()
     except DBAPIError:
@@ -151,7 +151,7 @@ def _made_by(connection: Connection) -> str | None:
 
 
 def _look_at_file(path: Path) -> None:
-    """Refuse what SQLite would only call an I/O error or no database, without naming it. Raises: LedgerError."""
+    """Refuse files that SQLite would refuse with an unclear error. Raises: LedgerError."""
     try:
         with path.open("rb") as file:
             begin = file.read(len(SQLITE_MAGIC))
@@ -162,9 +162,9 @@ def _look_at_file(path: Path) -> None:
 
 
 def _settle(path: Path) -> None:
-    """Make durable what a process that was killed had written to SQLite's log, and was just about to sync.
+    """Sync what a killed process wrote to SQLite's log and had not synced yet.
 
-    Whoever finds it there takes it for done, and would say so; a power cut could still undo it. Raises: LedgerError.
+    Readers of the log treat it as done, but a power cut could still undo it. Raises: LedgerError.
     """
     try:
         sync(path.with_name(f"{path.name}-wal"))
@@ -186,7 +186,7 @@ def _create_file(path: Path) -> None:
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection in a transaction, while no other process makes or upgrades this database."""
+    """Yield a connection in a transaction that excludes other processes that create or upgrade this database."""
     with engine.connect() as connection:
         kind = engine.dialect.name
         if kind == "postgresql":
@@ -203,7 +203,7 @@ def _alone(engine: Engine) -> Iterator[Connection]:
 
 
 def _sweep(connection: Connection, place: Place) -> None:
-    """Remove what an interrupted creation left behind, on databases that do not undo CREATE TABLE.
+    """Remove what an interrupted creation left, on databases that do not undo CREATE TABLE.
 
     Raises:
         ForeignDatabaseError: if a table only has the name of one of a ledger's, or already holds something.

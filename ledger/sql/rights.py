@@ -1,4 +1,4 @@
-"""Who may do what in the database: rights of a user who collects and cannot rewrite history (docs/operations.md)."""
+"""Database rights for a user who can collect but cannot rewrite history (docs/operations.md)."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from ledger.sql.dialects import Place
 
 Protection = Literal["triggers", "rights"]
-"""What keeps this user from rewriting history: triggers alone, which stop accidents, or the lack of rights."""
+"""What stops this user from rewriting history: only triggers, which stop accidents, or missing rights."""
 
 HISTORY = ("event", "stream", "batch", "checkpoint")
 """Tables that only grow. An erasure changes `event` and `stream`, hence needs the owner."""
 
 STATE = ("source", "entry", "copy", "tally", "snapshot", "snapshot_chunk", "instance", "lease", "claim")
-"""The projection, which can be derived anew, and working state."""
+"""The projection, which can be rebuilt, and working state."""
 
 
 def grant(owner: Place, user: Place) -> str:

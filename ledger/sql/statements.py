@@ -1,4 +1,4 @@
-"""The hot statements, compiled once a process: the driver gets their text and plain tuples, hundreds at a time."""
+"""The hot statements as text, compiled once for each process, so that the driver gets plain tuples."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Statements:
 
     @lru_cache(maxsize=4096)  # noqa: B019  # one Statements lives as long as its store
     def select_streams(self, count: int) -> str:
-        """Values: so many stored keys; rows: key, id, and the columns of the entry, null where there is none."""
+        """Values: `count` stored keys; rows: key, id, and the columns of the entry, null where there is none."""
         return self.marked(
             f"SELECT stream.{self.key}, stream.id, {ENTRY_COLUMNS} FROM stream"
             f" LEFT JOIN entry ON entry.stream = stream.id WHERE stream.{self.key} IN ({self._marks(count)})"
@@ -109,19 +109,19 @@ class Statements:
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_versions(self, count: int) -> str:
-        """Values: so many streams; rows: stream and its newest version."""
+        """Values: `count` streams; rows: stream and its newest version."""
         return self.marked(
             f"SELECT stream, max(stream_version) FROM event WHERE stream IN ({self._marks(count)}) GROUP BY stream"
         )
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_entries(self, count: int) -> str:
-        """Values: so many streams; rows: the columns of their entries."""
+        """Values: `count` streams; rows: the columns of their entries."""
         return self.marked(f"SELECT {ENTRY_COLUMNS} FROM entry WHERE stream IN ({self._marks(count)})")
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_keys(self, count: int) -> str:
-        """Values: so many streams; rows: id and stored key."""
+        """Values: `count` streams; rows: id and stored key."""
         return self.marked(f"SELECT id, {self.key} FROM stream WHERE id IN ({self._marks(count)})")
 
     @cached_property
@@ -131,27 +131,27 @@ class Statements:
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_events(self, count: int) -> str:
-        """Values: so many positions; rows: StoredEvents."""
+        """Values: `count` positions; rows: StoredEvents."""
         return self.marked(f"SELECT {EVENT_COLUMNS} FROM event WHERE seq IN ({self._marks(count)}) ORDER BY seq")
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_facts(self, count: int) -> str:
-        """Values: so many positions; rows: StoredFacts."""
+        """Values: `count` positions; rows: StoredFacts."""
         return self.marked(f"SELECT {FACT_COLUMNS} FROM event WHERE seq IN ({self._marks(count)}) ORDER BY seq")
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_images(self, count: int) -> str:
-        """Values: so many streams; rows: Images."""
+        """Values: `count` streams; rows: Images."""
         return self.marked(f"{self._images} WHERE entry.stream IN ({self._marks(count)})")
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_images_by_key(self, count: int) -> str:
-        """Values: so many stored keys; rows: Images."""
+        """Values: `count` stored keys; rows: Images."""
         return self.marked(f"{self._images} WHERE stream.{self.key} IN ({self._marks(count)})")
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def delete_leases(self, count: int) -> str:
-        """Values: session, instance, so many streams."""
+        """Values: session, instance, `count` streams."""
         return self.marked(f"DELETE FROM lease WHERE session = ? AND instance = ? AND stream IN ({self._marks(count)})")
 
     @cached_property
@@ -161,9 +161,9 @@ class Statements:
 
     @cached_property
     def lock_due(self) -> str:
-        """Values: source, due at the latest, now, limit; rows: due_us, stream, and the size that is to be expected.
+        """Values: source, due at the latest, now, limit; rows: due_us, stream, and the expected size.
 
-        What others have locked is passed by, where rows can be locked at all.
+        Skips rows that others have locked, on databases that lock rows.
         """
         lock = {"sqlite": "", "postgresql": " FOR UPDATE OF entry SKIP LOCKED"}
         return self.marked(
@@ -205,7 +205,7 @@ class Statements:
     @cached_property
     def page_copies(self) -> str:
         """Values: SHA-256 and again, the stream there to go on behind, last SHA-256, limit; rows: CopyStates."""
-        # The first condition lets every database begin in the index where the last page ended.
+        # The first condition lets every database start in the index where the last page ended.
         return self.marked(
             f"SELECT {COPY_COLUMNS} FROM copy WHERE sha256 >= ? AND (sha256 > ? OR stream > ?) AND sha256 <= ?"
             " ORDER BY sha256, stream LIMIT ?"

@@ -127,11 +127,11 @@ class SqlWorkQueue:
     # --- helpers ---
 
     def _free(self, connection: Connection, numbers: list[int], lease: LeaseRequest) -> list[tuple[int, int, int]]:
-        """Return (due, stream, size) of what is due and not leased, and lock it against other takers.
+        """Return (due, stream, size) of entries that are due and not leased, and lock them against other takers.
 
-        A statement sees the leases of when it began, and a neighbour may have written some, committed and unlocked
-        their entries while it ran: only what is still free once it is locked here is free. SQLite lets nobody write
-        beside this transaction.
+        A statement sees the leases that existed when it began. Another collector may have written leases, committed
+        and unlocked their entries while it ran, so this checks again once the entries are locked. On SQLite nobody
+        else can write during this transaction.
         """
         c = t.lease.c
         while True:
@@ -147,7 +147,7 @@ class SqlWorkQueue:
                 return free
 
     def _lock_due(self, connection: Connection, no: int, lease: LeaseRequest) -> list[tuple[int, int, int]]:
-        """Lock what seems free; rows that another transaction has locked are passed by."""
+        """Lock entries that seem free, skipping rows that another transaction has locked."""
         cursor: Any = connection.connection.cursor()
         cursor.execute(self._statements.lock_due, (no, lease.due_us, lease.now_us, lease.limit))
         found = [(due_us, stream, int(size)) for due_us, stream, size in cursor.fetchall()]
@@ -161,7 +161,7 @@ def _let_go(connection: Connection, session: bytes) -> None:
 
 
 def _sweep(connection: Connection, now_us: int) -> None:
-    """Remove what nobody holds any more; what another transaction has locked is left to the next sweep."""
+    """Remove expired leases and reservations; rows that another transaction has locked wait for the next sweep."""
     for table, name in ((t.lease, t.lease.c.stream), (t.claim, t.claim.c.name)):
         over = or_(table.c.expires_us <= now_us, table.c.expires_us > now_us + LONGEST_US)
         found = connection.execute(select(name).where(over).with_for_update(skip_locked=True))

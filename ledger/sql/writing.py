@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from ledger.sql.statements import Put, Statements
 
 IN_LIMIT = 500
-"""So many values stand in one IN list."""
+"""At most this many values are in one IN list."""
 
 COPY_FROM = 16
-"""From so many rows on, PostgreSQL's COPY is worth its own round trips."""
+"""PostgreSQL's COPY pays for its extra round trips from this many rows on."""
 
 
 def slices(values: Iterable[Any]) -> Iterator[list[Any]]:
@@ -30,7 +30,7 @@ def slices(values: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def put_rows(cursor: Any, put: Put, rows: Sequence[Sequence[Any]]) -> None:
-    """Write the rows in the way that this database is fastest at."""
+    """Write the rows in the way that is fastest on this database."""
     if len(rows) == 1:
         cursor.execute(put.one, rows[0])
     elif len(rows) >= COPY_FROM and put.copy is not None and put.arrays is not None and "ON CONFLICT" not in put.one:
@@ -108,7 +108,7 @@ class SqlWriting:
             self._run("UPDATE event SET payload = NULL, nonce = NULL WHERE stream = ? AND seq < ?", stream, position)
             self._run(f"UPDATE stream SET {self._statements.key} = NULL WHERE id = ?", stream)
         if batch.erased:
-            # Snapshots count what is no longer known.
+            # Snapshots were made from what the erasure removes.
             self._run("DELETE FROM snapshot")
             self._run("DELETE FROM snapshot_chunk")
         self.change(batch.changes)

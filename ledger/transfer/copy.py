@@ -1,4 +1,4 @@
-"""Moving a ledger between stores: the events byte by byte, the projection folded anew, and both compared at the end."""
+"""Copies a ledger to another database: events byte by byte; the projection is folded again and checked at the end."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from ledger.stores import LedgerStore
 
 PAGE = 1000
-"""At least so many events are written in one transaction, if there are so many; a batch is never split."""
+"""About this many events are written in one transaction; a batch is never split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyReport:
-    """What a copy did: events written in this run, and the position, root and state digest that both ledgers have."""
+    """What a copy did: events written in this run, and the position, root and state digest that both ledgers share."""
 
     events: int
     position: int
@@ -41,8 +41,9 @@ def copy_ledger(
 ) -> CopyReport:
     """Copy every event, commit and checkpoint of `source` up to its present head, and check the result.
 
-    Cut short, it goes on where it stopped. The target's events are then re-read: their hashes, tree, commits and
-    projection MUST be what the log says, and the root the source's. `progress` is told (copied, to copy).
+    A copy that was interrupted continues where it stopped. At the end this reads the target's events again: hashes,
+    tree, commits and projection MUST agree with the log, and the root with the source's. `progress` is called with
+    (position reached, last position).
 
     Raises:
         LedgerError: if the target holds events that are not the source's first ones; nothing was written.
@@ -60,7 +61,7 @@ def copy_ledger(
 
 
 def verify_copy(target: LedgerStore, head: StoredHead, begun: int) -> CopyReport:
-    """Re-read the target and hold it against itself and the source's head; `begun` is where this run went on.
+    """Read the target again and check it against itself and the source's head; `begun` is where this run started.
 
     Raises: BrokenChainError at the first thing that is wrong.
     """
@@ -74,7 +75,7 @@ def verify_copy(target: LedgerStore, head: StoredHead, begun: int) -> CopyReport
 
 
 def erasures(events: list[StoredEvent]) -> list[tuple[int, int]]:
-    """Return (stream, position) of erasures: what an earlier run copied before the source erased it goes here, too."""
+    """Return (stream, position) of the erasures: they also apply to events that an earlier run copied before them."""
     return list({event.stream: event.seq for event in events if event.type == PayloadErased.TYPE}.items())
 
 
@@ -82,7 +83,7 @@ def erasures(events: list[StoredEvent]) -> list[tuple[int, int]]:
 
 
 def _demand_prefix(source: LedgerStore, target: LedgerStore) -> None:
-    """Refuse a target that holds anything but the beginning of the source."""
+    """Refuse a target that holds anything other than the first events of the source."""
     theirs, mine = target.log.head(), source.log.head()
     if theirs.position == 0:
         return
@@ -93,7 +94,7 @@ def _demand_prefix(source: LedgerStore, target: LedgerStore) -> None:
 
 
 def _pages(commits: Iterator[CommitRow], until: int) -> Iterator[list[CommitRow]]:
-    """Yield runs of whole batches of about `PAGE` events, none beyond `until`."""
+    """Yield whole batches, about `PAGE` events at a time, none beyond `until`."""
     page: list[CommitRow] = []
     for row in commits:
         if row.last > until:

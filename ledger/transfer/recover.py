@@ -1,4 +1,4 @@
-"""Making a ledger anew from its events alone, as its segments give them; it is believed once its own audit agrees."""
+"""Rebuilds a ledger from its events alone, as its segments hold them, and audits the result before it is trusted."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ if TYPE_CHECKING:
 
     from ledger.stores import LedgerStore
 
-Told = tuple[StoredEvent, bytes | None]
-"""An event whose `stream` is not known yet, and its stream's stored key (None once erased)."""
+KeyedEvent = tuple[StoredEvent, bytes | None]
+"""An event whose stream number is not known yet, and its stream's stored key (None once erased)."""
 
 PAGE = 1000
 
 
 def recover_ledger(
-    events: Iterable[Told],
+    events: Iterable[KeyedEvent],
     target: LedgerStore,
     *,
     progress: Callable[[int], None] = lambda _position: None,
     page: int = PAGE,
 ) -> CopyReport:
-    """Append `events`, which begin with the first of a ledger, to the empty `target`, and check what came of it.
+    """Append `events`, which begin with the first of a ledger, to the empty `target`, and check the result.
 
-    Cut short, it goes on where it stopped. Batches are not known any more: consecutive events of one recorded time
-    become one. `progress` is told the position reached; `page` events are written in one transaction.
+    A recovery that was interrupted continues where it stopped. Segments do not know batches: consecutive events with
+    the same recorded time become one batch. `progress` is called with the position reached; `page` events are written
+    in one transaction.
 
     Raises:
         LedgerError: if the target holds events that are not the first of these, or there are no events.
-        BrokenChainError: if what was written is not a sound ledger.
+        BrokenChainError: if the result is not a sound ledger.
     """
     begun = target.log.head().position
     rest = _behind(iter(events), target, begun)
@@ -56,8 +57,8 @@ def recover_ledger(
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _behind(events: Iterator[Told], target: LedgerStore, begun: int) -> Iterator[Told]:
-    """Return the events behind the target's last, which MUST stand among them with the same leaf."""
+def _behind(events: Iterator[KeyedEvent], target: LedgerStore, begun: int) -> Iterator[KeyedEvent]:
+    """Return the events after the target's last one, which MUST be among them with the same leaf."""
     if begun == 0:
         return events
     mine = {event.seq: event.leaf for event in target.log.events_at([begun])}
@@ -70,7 +71,7 @@ def _behind(events: Iterator[Told], target: LedgerStore, begun: int) -> Iterator
 
 
 def _erased(target: LedgerStore) -> dict[bytes, int]:
-    """Return the numbers of the streams that have lost their keys, by their digests."""
+    """Return the numbers of the erased streams, by the digests in their headers."""
     numbers = {number for number, key in target.log.streams() if key is None}
     if not numbers:
         return {}
@@ -81,14 +82,14 @@ def _erased(target: LedgerStore) -> dict[bytes, int]:
     }
 
 
-def _append(target: LedgerStore, page: list[Told], erased: dict[bytes, int]) -> None:
+def _append(target: LedgerStore, page: list[KeyedEvent], erased: dict[bytes, int]) -> None:
     with target.writing() as tx:
         head = tx.head
         known = tx.streams({key for _, key in page if key is not None})
         numbers = {key: row.stream for key, row in known.items()}
         streams, fresh, events, keys = head.streams, list[tuple[int, bytes | None]](), list[StoredEvent](), {}
         for event, key in page:
-            # An erased stream has lost its key; its digest in the header still tells it from the others.
+            # An erased stream has lost its key; the digest in the header still identifies it.
             name = key if key is not None else decode_header(event.header).stream_digest
             among = numbers if key is not None else erased
             number = among.get(name)

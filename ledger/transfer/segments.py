@@ -1,7 +1,7 @@
-"""Segments: a run of events as one immutable byte string, so that a ledger outlives its database (docs/format.md).
+"""The bytes of segments: runs of events kept as files, so that a ledger outlives its database (docs/format.md).
 
 Segment k (from 0) holds the events 65,536 k + 1 to 65,536 (k + 1); the newest is partial until it is full. The same
-events give the same bytes, whoever writes them.
+events always give the same bytes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def encode(
 ) -> Iterator[bytes]:
     """Yield a segment's bytes in chunks; `events` begin after `start`, `streams` gives the stored keys of streams.
 
-    Every leaf is computed from the stored header, hence the frontier at the end commits to what the segment holds.
+    Every leaf is computed from the stored header, so the frontier at the end commits to what the segment holds.
     """
     pack = msgpack.Packer(use_bin_type=True).pack
     digest = hashlib.sha256()
@@ -83,7 +83,7 @@ def encode(
 
 
 def reach_of(file: BinaryIO) -> Reach:
-    """Return what a segment says that it reaches, from its ends alone: its events are not looked at.
+    """Return how far a segment reaches, as its two ends say; this does not read its events.
 
     Raises:
         MalformedSegmentError: if these are not the ends of a segment.
@@ -99,8 +99,8 @@ def reach_of(file: BinaryIO) -> Reach:
 def read(file: BinaryIO, start: Frontier) -> Iterator[tuple[StoredEvent, bytes | None]]:
     """Yield (event, stored key) of a segment that begins after `start`; `stream` of the events is 0.
 
-    Everything is checked: positions, leaves against the frontier at the end, payloads against their headers, and the
-    digest over all bytes. Nothing may be believed before the iterator has come to its end.
+    This checks positions, leaves against the frontier at the end, payloads against their headers, and the digest over
+    all bytes. Trust nothing before the iterator has come to its end.
 
     Raises:
         MalformedSegmentError: at the first thing that is wrong; it names the position where it is known.
@@ -160,7 +160,7 @@ def _joined(
 
 
 class _Body:
-    """The bytes before the trailer, read item by item while they are hashed; one item has at most a mebibyte."""
+    """Reads the bytes before the trailer item by item and hashes them; an item has at most 1 MiB."""
 
     def __init__(self, file: BinaryIO, end: int) -> None:
         self._file = file

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ledger.transfer.copy import CopyReport
-    from ledger.transfer.recover import Told
+    from ledger.transfer.recover import KeyedEvent
 
 SPAN = 8
 
@@ -190,7 +190,7 @@ def recovered(root: Path, store: MemoryStore) -> CopyReport:
     return recover_ledger(folder(root).events(), store)
 
 
-def cut_short(events: Iterator[Told], count: int) -> Iterator[Told]:
+def cut_short(events: Iterator[KeyedEvent], count: int) -> Iterator[KeyedEvent]:
     yield from itertools.islice(events, count)
     raise ConnectionError
 
