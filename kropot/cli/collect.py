@@ -7,7 +7,7 @@ import platform
 import secrets
 import signal
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,14 +34,14 @@ from kropot.errors import LockedError, UsageError
 from ledger.errors import InstanceBusyError, LedgerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kropot.checkpoints import CheckpointFolder
     from kropot.cli.progress import ProgressDisplay
     from kropot.collect.decide.rules import CollectRules
     from kropot.collect.decide.step import Collector
     from kropot.collect.run.loop import Loop
-    from kropot.collect.transfer.choose import Transfers
+    from kropot.collect.transfer.engine import TransferEngine
     from kropot.objects.store import ObjectStore
     from kropot.securecopy.client import SecureCopyClient
     from kropot.segments import SegmentFolder
@@ -179,8 +179,6 @@ def collect(settings: Settings, wish: Wish, *, tell: bool = True) -> Exit:
         open_ledger(settings, create=True) as ledger,
         _claimed(settings, ledger) as objects,
         open_client(settings) as client,
-        # Early, since a process of its own starts beside what follows; it touches nothing before it is asked to.
-        closing(_transfers(settings, wish, client, objects)) as transfers,
         _unforked(settings, ledger) as segments,
         _enrolled(settings, ledger),
     ):
@@ -194,7 +192,7 @@ def collect(settings: Settings, wish: Wish, *, tell: bool = True) -> Exit:
             ledger=ledger,
             objects=objects,
             client=client,
-            transfers=transfers,
+            engine=_engine(settings, wish, client, objects),
             source_id=source_id,
             segments=segments,
             tell=tell,
@@ -223,9 +221,11 @@ def _claimed(settings: Settings, ledger: Ledger) -> Iterator[ObjectStore]:
         objects.close()
 
 
-def _transfers(settings: Settings, wish: Wish, client: SecureCopyClient, objects: ObjectStore) -> Transfers:
-    """Return what moves contents."""
-    from kropot.collect.transfer.choose import choose_engine, open_transfers
+def _engine(
+    settings: Settings, wish: Wish, client: SecureCopyClient, objects: ObjectStore
+) -> Callable[[], TransferEngine]:
+    """Return what makes the engine that moves contents."""
+    from kropot.collect.transfer.choose import choose_engine
     from kropot.collect.transfer.engine import Server
 
     choice = choose_engine()
@@ -237,7 +237,7 @@ def _transfers(settings: Settings, wish: Wish, client: SecureCopyClient, objects
         total_s=settings.http_timeout,
         ca_file=None if settings.ca_file is None else str(settings.ca_file),
     )
-    return open_transfers(server, objects, keep_free=wish.min_free, told=warn)
+    return lambda: choice.make(server, objects, keep_free=wish.min_free)
 
 
 def _segments(settings: Settings) -> SegmentFolder:
@@ -347,7 +347,7 @@ class _Ready:
     ledger: Ledger
     objects: ObjectStore
     client: SecureCopyClient
-    transfers: Transfers
+    engine: Callable[[], TransferEngine]
     source_id: bytes
     segments: SegmentFolder
     tell: bool
@@ -453,8 +453,8 @@ class _Ready:
             collector=collector,
             hand=hand,
             control=Control(self.client, inbox),
-            transfer=Transfer(self.transfers.engine, inbox),
-            publisher=Publisher(self.transfers, inbox),
+            transfer=Transfer(self.engine, inbox),
+            publisher=Publisher(self.objects, inbox),
             inbox=inbox,
             audience=audience,
             clock=utc_now_us,

@@ -17,7 +17,7 @@ SOURCE = Path(__file__).with_name("shim.c")
 class Kind(IntEnum):
     """What happens at an armed operation: nothing, the end before or after it, half of it, an error.
 
-    The end is that of the whole process group, but for KILL_ONE.
+    The end is that of the whole process group.
     """
 
     COUNT = 0
@@ -25,7 +25,6 @@ class Kind(IntEnum):
     KILL_AFTER = 2
     TORN = 3
     FAIL = 4
-    KILL_ONE = 5
 
 
 def compiler() -> str | None:

@@ -136,8 +136,6 @@ def test_after_a_real_power_cut_the_ledger_names_nothing_that_is_lost(
 
 
 MUTANT = """
-import os
-os.cpu_count = lambda: 1  # all in one process: the mutant is nowhere else
 from tests.faults.mutants import MUTANTS
 MUTANTS["no file sync"]()
 from kropot.cli.main import main

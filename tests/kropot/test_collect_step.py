@@ -25,19 +25,19 @@ from kropot.collect.decide.actions import (
 from kropot.collect.decide.in_flight import FAST_US, SLOW_US, InFlightLimit
 from kropot.collect.decide.inputs import (
     Abandoned,
-    Bad,
     Fetched,
     GoneAnswered,
-    Good,
     Input,
     ListingBegan,
     ListingBusy,
     LookedUp,
+    NotReceived,
     Ousted,
     PageFailed,
     PageListed,
     PageRefused,
     PublishDone,
+    Received,
     Recorded,
     Started,
     StopRequested,
@@ -115,8 +115,8 @@ def test_a_copy_is_recorded_only_after_it_was_published() -> None:
     told = Told()
     entry = an_entry(1)
     told.take(entry)
-    good = Good(entry=entry, staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
-    told.tell(Fetched(good=(good,)))
+    good = Received(entry=entry, staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
+    told.tell(Fetched(received=(good,)))
     assert Publish in told.kinds()
     assert told.facts() == []
     told.tell(PublishDone(batch=(good,), results=(Published(sha256=bytes(32), size=16),)))
@@ -129,7 +129,7 @@ def test_what_was_staged_and_lost_is_given_back_and_is_no_failure_of_the_element
     told = Told()
     told.take(an_entry(1), an_entry(2))
     staged = Staged(path="", sha256=bytes(32), size=16)
-    batch = tuple(Good(entry=an_entry(number), staged=staged, iv=bytes(16)) for number in (1, 2))
+    batch = tuple(Received(entry=an_entry(number), staged=staged, iv=bytes(16)) for number in (1, 2))
     lost = PublishError(sha256=bytes(32), size=16, error=DiscardedError("gone"))
     told.tell(PublishDone(batch=batch, results=(lost, Published(sha256=bytes(32), size=16))))
     assert [action.keys for action in told.actions if isinstance(action, GiveBack)] == [(an_entry(1).key,)]
@@ -142,7 +142,7 @@ def test_a_copy_that_another_collector_was_faster_to_record_is_not_counted() -> 
     told = Told()
     entry = an_entry(1)
     told.take(entry)
-    good = Good(entry=entry, staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
+    good = Received(entry=entry, staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
     told.tell(PublishDone(batch=(good,), results=(Published(sha256=bytes(32), size=16),)))
     record = next(action for action in told.actions if isinstance(action, RecordFacts))
     told.tell(Recorded(about="copies", facts=record.facts, dropped=frozenset({entry.key}), position=5))
@@ -153,7 +153,7 @@ def test_a_copy_that_another_collector_was_faster_to_record_is_not_counted() -> 
 def test_a_full_disk_is_told_in_a_sentence_that_makes_sense_without_a_limit() -> None:
     told, entry = Told(replace(RULES, min_free=0)), an_entry(1)
     told.take(entry)
-    told.tell(Fetched(bad=(Bad(entry=entry, reason="storage_full", storage=True),)))
+    told.tell(Fetched(failed=(NotReceived(entry=entry, reason="storage_full", storage=True),)))
     said = [action.text for action in told.actions if isinstance(action, Say)]
     assert said == ["the storage is full: fetching rests until there is room again"]
 
@@ -183,7 +183,7 @@ def failed_fetch(status: int | None, *, refused: bool = False) -> Told:
     told = Told()
     entry = an_entry(1)
     told.take(entry)
-    told.tell(Fetched(bad=(Bad(entry=entry, reason=f"http_{status}", status=status, refused=refused),)))
+    told.tell(Fetched(failed=(NotReceived(entry=entry, reason=f"http_{status}", status=status, refused=refused),)))
     return told
 
 
@@ -224,7 +224,7 @@ def test_after_a_500_the_server_is_asked_whether_the_element_is_gone() -> None:
         told = failed_fetch(500)
         told.tell(PageListed(page=NOTHING, check=True))
         (ask,) = [action for action in told.actions if isinstance(action, AskGone)]
-        told.tell(GoneAnswered(bad=ask.bad, gone=gone))
+        told.tell(GoneAnswered(failed=ask.failed, gone=gone))
         assert [type(fact) for fact in told.facts()] == [kind]
 
 
@@ -233,8 +233,8 @@ def test_a_server_that_denies_everything_is_not_believed() -> None:
     told = Told(replace(RULES, thresholds=limits))
     kinds = []
     for number in range(5):
-        bad = Bad(entry=an_entry(number), reason="http_500", status=500)
-        told.tell(GoneAnswered(bad=bad, gone=True))
+        bad = NotReceived(entry=an_entry(number), reason="http_500", status=500)
+        told.tell(GoneAnswered(failed=bad, gone=True))
         kinds += [type(fact) for fact in told.facts()]
     assert kinds == [RemoteVanished] * 3 + [FetchFailed] * 2
 
@@ -242,14 +242,14 @@ def test_a_server_that_denies_everything_is_not_believed() -> None:
 def test_an_element_that_never_fits_is_given_back_once_and_then_has_failed() -> None:
     told = Told()
     entry = an_entry(1)
-    bad = Bad(entry=entry, reason="storage_full", storage=True)
+    bad = NotReceived(entry=entry, reason="storage_full", storage=True)
     told.take(entry)
-    told.tell(Fetched(bad=(bad,)))
+    told.tell(Fetched(failed=(bad,)))
     assert told.facts() == []
     assert GiveBack in told.kinds()
     told.tell(Tick(), NOW + RULES.disk_check_us)
     told.take(entry, free=5000)
-    told.tell(Fetched(bad=(bad,)))
+    told.tell(Fetched(failed=(bad,)))
     assert [type(fact) for fact in told.facts()] == [FetchFailed]
 
 
@@ -312,8 +312,8 @@ def test_a_run_that_is_to_end_waits_for_the_end_of_another_collectors_listing() 
     assert told.kinds() == [EndListing, TakeWork]
     told.take(an_entry(1))
     assert Finish not in told.kinds()
-    good = Good(entry=an_entry(1), staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
-    told.tell(Fetched(good=(good,)))
+    good = Received(entry=an_entry(1), staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
+    told.tell(Fetched(received=(good,)))
     told.tell(PublishDone(batch=(good,), results=(Published(sha256=bytes(32), size=16),)))
     (record,) = (action for action in told.actions if isinstance(action, RecordFacts))
     told.tell(Recorded(about="copies", facts=record.facts, position=4))
@@ -370,9 +370,9 @@ def test_work_is_taken_by_the_window() -> None:
         entries = [an_entry(number) for number in range(4)]
         told.take(*entries)
         goods = tuple(
-            Good(entry=entry, staged=Staged(path="", sha256=bytes(32), size=16), iv=None) for entry in entries
+            Received(entry=entry, staged=Staged(path="", sha256=bytes(32), size=16), iv=None) for entry in entries
         )
-        told.tell(Fetched(good=goods))
+        told.tell(Fetched(received=goods))
         results = tuple(Published(sha256=bytes(32), size=16) for _ in goods)
         (record,) = (a for a in told.tell(PublishDone(batch=goods, results=results)) if isinstance(a, RecordFacts))
         recorded = Recorded(about="copies", facts=record.facts, dropped=frozenset(), position=9)

@@ -17,23 +17,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from kropot.collect.decide.inputs import NotReceived, Receipt, Received
 from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.curl import CurlEngine
-from kropot.collect.transfer.engine import (
-    Failed,
-    FetchJob,
-    FetchResult,
-    Got,
-    Server,
-    TransferEngine,
-    content_path,
-)
+from kropot.collect.transfer.engine import FetchJob, Server, TransferEngine, content_path
 from kropot.collect.transfer.plain import PlainEngine
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.durability import Choice
 from kropot.objects.memory import MemoryDisk, MemoryObjects
 from kropot.objects.store import ObjectStore, Published
 from tests.faults.files import UnsyncedFiles, WatchedFiles
+from tests.kropot.jobs import fetch_job
 from tests.kropot.scripted import Asked, Hang, ScriptedServer, Wait, chunked, head, measured
 
 if TYPE_CHECKING:
@@ -88,39 +82,39 @@ def store(tmp_path: Path) -> Iterator[DirectoryObjects]:
     store.close()
 
 
-def run(engine: TransferEngine, *jobs: FetchJob, patience_s: float = 20) -> list[FetchResult]:
+def run(engine: TransferEngine, *jobs: FetchJob, patience_s: float = 20) -> list[Receipt]:
     """Fetch all jobs and return the results in the order of their numbers."""
     engine.submit(jobs)
-    results: list[FetchResult] = []
+    results: list[Receipt] = []
     deadline = time.monotonic() + patience_s
     while engine.in_flight and time.monotonic() < deadline:
         results += engine.poll(1.0)
     assert engine.in_flight == 0
-    return sorted(results, key=lambda result: result.job.number)
+    return sorted(results, key=lambda result: result.entry.stream)
 
 
 def job(number: int = 0, *, opaque: bool | None = True, size: int | None = None, etag: str | None = None) -> FetchJob:
-    return FetchJob(number=number, path=content_path(f"id-{number}"), opaque=opaque, size=size, etag=etag)
+    return fetch_job(number, f"id-{number}", opaque=opaque, size=size, etag=etag)
 
 
-def fetch(make: MakeEngine, store: ObjectStore, *parts: Part, **claims: object) -> FetchResult:
+def fetch(make: MakeEngine, store: ObjectStore, *parts: Part, **claims: object) -> Receipt:
     """Fetch one content that is served as `parts`."""
     with ScriptedServer(lambda _: parts) as server:
         return run(make(server.url, store), job(**claims))[0]  # type: ignore[arg-type]
 
 
-def assert_failed(result: FetchResult, store: ObjectStore, reason: str, status: int | None = 200) -> None:
-    assert isinstance(result, Failed)
+def assert_failed(result: Receipt, store: ObjectStore, reason: str, status: int | None = 200) -> None:
+    assert isinstance(result, NotReceived)
     assert (result.reason, result.status) == (reason, status)
     assert result.refused == (status in {401, 403})
-    assert not result.is_storage
+    assert not result.storage
     assert list(store.leftovers()) == []
     assert list(store.walk()) == []
 
 
-def assert_got(result: FetchResult, store: ObjectStore, content: bytes, iv: bytes | None = IV) -> None:
-    assert isinstance(result, Got), result
-    assert (result.iv, result.size) == (iv, len(content))
+def assert_got(result: Receipt, store: ObjectStore, content: bytes, iv: bytes | None = IV) -> None:
+    assert isinstance(result, Received), result
+    assert (result.iv, result.staged.size) == (iv, len(content))
     published = store.publish([result.staged])[0]
     assert isinstance(published, Published)
     assert published.sha256 == hashlib.sha256(content).digest()
@@ -200,7 +194,7 @@ def test_connections_are_kept_for_many_contents(make: MakeEngine, store: Directo
     with ScriptedServer(lambda asked: [measured(bodies[asked.path])]) as server:
         results = run(make(server.url, store), *(job(number) for number in range(200)))
         assert server.connections <= connections
-    assert [result.staged.sha256 for result in results if isinstance(result, Got)] == [
+    assert [result.staged.sha256 for result in results if isinstance(result, Received)] == [
         hashlib.sha256(bodies[content_path(f"id-{number}")]).digest() for number in range(200)
     ]
 
@@ -266,7 +260,7 @@ def test_unbelievable_answer_is_a_failure_with_a_stable_reason(
     answer, reason = UNBELIEVABLE[case]
     result = fetch(make, store, answer, Hang())
     # Where two headers contradict each other, libcurl refuses some before we see them; it is a failure all the same.
-    if reason in {"ambiguous_head", "bad_length"} and isinstance(result, Failed) and result.reason != reason:
+    if reason in {"ambiguous_head", "bad_length"} and isinstance(result, NotReceived) and result.reason != reason:
         assert result.reason in {"not_http", "cut", "bad_length"}
         reason = result.reason
     assert_failed(result, store, reason, result.status)  # type: ignore[union-attr]
@@ -292,7 +286,7 @@ def test_chunks_without_their_end_are_cut(make: MakeEngine, store: DirectoryObje
 
 def test_chunks_that_are_none_are_a_failure(make: MakeEngine, store: DirectoryObjects) -> None:
     result = fetch(make, store, chunked(sealed(64), end=b"nonsense\r\n"), Hang())
-    assert isinstance(result, Failed)
+    assert isinstance(result, NotReceived)
     assert result.reason in {"cut", "not_http"}
     assert list(store.leftovers()) == []
 
@@ -300,7 +294,7 @@ def test_chunks_that_are_none_are_a_failure(make: MakeEngine, store: DirectoryOb
 @pytest.mark.parametrize("cut", [0, 1, 9, 40, 100])
 def test_head_that_is_cut_is_a_failure(make: MakeEngine, store: DirectoryObjects, cut: int) -> None:
     result = fetch(make, store, measured(sealed(16))[:cut], Hang())
-    assert isinstance(result, Failed)
+    assert isinstance(result, NotReceived)
     assert result.reason in {"cut", "not_http", "close_delimited", "not_octet_stream", "iv_missing", "iv_not_hex"}
     assert list(store.leftovers()) == []
 
@@ -310,7 +304,7 @@ def test_server_that_speaks_something_else_is_a_failure(
     make: MakeEngine, store: DirectoryObjects, greeting: bytes
 ) -> None:
     result = fetch(make, store, greeting, Hang())
-    assert isinstance(result, Failed)
+    assert isinstance(result, NotReceived)
     assert result.reason in {"not_http", "cut"}
 
 
@@ -469,7 +463,7 @@ def test_rest_of_another_content_is_refused(
 
     with ScriptedServer(script) as server:
         result = run(make(server.url, store), job())[0]
-    assert isinstance(result, Failed)
+    assert isinstance(result, NotReceived)
     assert result.reason in {"changed_midway", "bad_range", "iv_missing"}
     assert list(store.leftovers()) == []
 
@@ -497,8 +491,8 @@ def test_server_that_always_breaks_off_is_given_up(make: MakeEngine, store: Dire
 def test_full_storage_is_told_as_such_and_leaves_nothing(make: MakeEngine) -> None:
     store = MemoryObjects("one", MemoryDisk(capacity=100_000))
     result = fetch(make, store, measured(sealed(200_000)))
-    assert isinstance(result, Failed)
-    assert (result.reason, result.is_storage, result.refused) == ("storage_full", True, False)
+    assert isinstance(result, NotReceived)
+    assert (result.reason, result.storage, result.refused) == ("storage_full", True, False)
     assert "full" in result.detail
     assert store.disk.used == 0
 
@@ -507,9 +501,9 @@ def test_room_that_is_to_stay_free_is_not_written_into(make: MakeEngine) -> None
     store = MemoryObjects("one", MemoryDisk(capacity=300_000))
     with ScriptedServer(lambda _: [measured(sealed(200_000))]) as server:
         result = run(make(server.url, store, keep_free=200_000), job())[0]
-        assert isinstance(result, Failed)
+        assert isinstance(result, NotReceived)
         assert result.reason == "storage_full"
-        assert isinstance(run(make(server.url, store, keep_free=50_000), job())[0], Got)
+        assert isinstance(run(make(server.url, store, keep_free=50_000), job())[0], Received)
 
 
 def test_disk_error_is_told_as_the_storages_own(make: MakeEngine, tmp_path: Path) -> None:
@@ -521,8 +515,8 @@ def test_disk_error_is_told_as_the_storages_own(make: MakeEngine, tmp_path: Path
     store = DirectoryObjects(tmp_path / "bad", "one", files=files, choice=Choice(method="syncfs", why="test"))
     store.claim()
     result = fetch(make, store, measured(sealed(64)))
-    assert isinstance(result, Failed)
-    assert (result.reason, result.is_storage) == ("storage_error", True)
+    assert isinstance(result, NotReceived)
+    assert (result.reason, result.storage) == ("storage_error", True)
     assert "input/output" in result.detail
     assert list(store.leftovers()) == []
     store.close()

@@ -12,13 +12,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from kropot.collect.decide.inputs import NotReceived, Received
 from kropot.collect.transfer.curl import CurlEngine
-from kropot.collect.transfer.engine import Failed, FetchJob, Got, Server, TransferEngine, content_path
+from kropot.collect.transfer.engine import Server, TransferEngine
 from kropot.collect.transfer.plain import PlainEngine
 from kropot.objects.memory import MemoryObjects
 from kropot.objects.store import Published
 from kropot.securecopy.sealing import open_stream
 from tests.gateway.serve import Served
+from tests.kropot.jobs import fetch_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,10 +99,10 @@ def test_cut_transfer_from_the_gateway_is_continued(maker: Callable[..., Transfe
     with CuttingProxy(served.server.url, 1 << 20) as proxy:
         headers = {"token": client.token, "User-Agent": "test"}
         engine = maker(Server(base_url=proxy.url, headers=headers, total_s=30, stall_s=10), store)
-        engine.submit([FetchJob(number=1, path=content_path(entry.id), opaque=True, size=entry.size, etag=entry.etag)])
+        engine.submit([fetch_job(1, entry.id, size=entry.size, etag=entry.etag)])
         result = engine.poll(30)[0]
         engine.close()
-    assert isinstance(result, Got), result
+    assert isinstance(result, Received), result
     ranged = [head for head in proxy.heads if "\r\nrange:" in head]
     assert len(ranged) >= 3
     assert all("\r\nif-range:" in head for head in ranged)
@@ -122,9 +124,9 @@ def test_file_that_changes_between_two_parts_is_never_mixed(
         proxy.on_cut = lambda: (served.folder / "big").write_bytes(changed)
         headers = {"token": client.token, "User-Agent": "test"}
         engine = maker(Server(base_url=proxy.url, headers=headers, total_s=30, stall_s=10), store)
-        engine.submit([FetchJob(number=1, path=content_path(entry.id), opaque=True, size=entry.size, etag=entry.etag)])
+        engine.submit([fetch_job(1, entry.id, size=entry.size, etag=entry.etag)])
         result = engine.poll(30)[0]
         engine.close()
     # The listing's claim is of the old version: what comes now is another one, or cut again.
-    assert isinstance(result, Failed), result
+    assert isinstance(result, NotReceived), result
     assert store.disk.used == 0

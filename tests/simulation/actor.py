@@ -9,15 +9,15 @@ from urllib.parse import quote
 from kropot.collect.decide.actions import Abandon, AskGone, Fetch, Finish, ListPage, Publish, RecordFacts, Say
 from kropot.collect.decide.inputs import (
     Abandoned,
-    Bad,
     Fetched,
     GoneAnswered,
-    Good,
+    NotReceived,
     Ousted,
     PageFailed,
     PageListed,
     PageRefused,
     PublishDone,
+    Received,
     Started,
     StopRequested,
     Tick,
@@ -222,14 +222,14 @@ class Actor:
         return Request(number=0, visit=0, method="GET", path=path, query="", headers=headers)
 
     def _ask_gone(self, action: AskGone) -> Input:
-        answer = self._ask(self._request(f"/secure-copy/file/{quote(action.bad.entry.key.id, safe='')}/submitdata"))
+        answer = self._ask(self._request(f"/secure-copy/file/{quote(action.failed.entry.key.id, safe='')}/submitdata"))
         if answer is None:
-            return GoneAnswered(bad=action.bad, gone=None)
+            return GoneAnswered(failed=action.failed, gone=None)
         try:
             found = parse_submitdata(answer.status, answer.content_type, _whole(answer))
         except BadPageError:
-            return GoneAnswered(bad=action.bad, gone=None)
-        return GoneAnswered(bad=action.bad, gone=found is None)
+            return GoneAnswered(failed=action.failed, gone=None)
+        return GoneAnswered(failed=action.failed, gone=found is None)
 
     def _begin_fetch(self, entry: Entry) -> None:
         life, number = self._life, next(self._numbers)
@@ -245,10 +245,10 @@ class Actor:
         fault = self.rng.choice(["cut", "http_500", "late"]) if self._is_unlucky("content_faults") else ""
         if fault:
             status = 500 if fault == "http_500" else None
-            return Fetched(bad=(Bad(entry=entry, reason=fault, status=status),))
+            return Fetched(failed=(NotReceived(entry=entry, reason=fault, status=status),))
         answer = self._ask(self._request(f"/secure-copy/file/{quote(entry.key.id, safe='')}/content"))
         if answer is None:
-            return Fetched(bad=(Bad(entry=entry, reason="unreachable"),))
+            return Fetched(failed=(NotReceived(entry=entry, reason="unreachable"),))
         try:
             head = read_content_head(
                 answer.status, (*answer.headers, ("Content-Type", answer.content_type)), opaque=True
@@ -258,15 +258,15 @@ class Actor:
             check.finish(opaque=True)
         except UnbelievableError as error:
             refused = answer.status in {401, 403}
-            bad = Bad(entry=entry, reason=error.reason, status=answer.status, refused=refused)
-            return Fetched(bad=(bad,))
+            bad = NotReceived(entry=entry, reason=error.reason, status=answer.status, refused=refused)
+            return Fetched(failed=(bad,))
         try:
             upload = self._objects.stage()
             upload.write(body)
             staged = upload.finish()
         except StorageError as error:
-            return Fetched(bad=(Bad(entry=entry, reason=error.reason, status=OK, storage=True),))
-        return Fetched(good=(Good(entry=entry, staged=staged, iv=head.iv),))
+            return Fetched(failed=(NotReceived(entry=entry, reason=error.reason, status=OK, storage=True),))
+        return Fetched(received=(Received(entry=entry, staged=staged, iv=head.iv),))
 
     def _publish(self, life: int, action: Publish) -> None:
         if life != self._life:

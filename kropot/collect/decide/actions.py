@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kropot.bitmap import Bitmap
-    from kropot.collect.decide.inputs import About, Bad, Good
+    from kropot.collect.decide.inputs import About, NotReceived, Received
     from kropot.errors import Exit
     from kropot.lister.conversation import PageRequest
     from kropot.securecopy.wire import Listed
@@ -114,14 +114,14 @@ class Fetch:
 class Publish:
     """Make these contents durable under their names: `PublishDone`."""
 
-    batch: tuple[Good, ...]
+    batch: tuple[Received, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskGone:
     """Ask the server whether this element is gone: `GoneAnswered`."""
 
-    bad: Bad
+    failed: NotReceived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from kropot.collect.decide.actions import (
     TakeWork,
 )
 from kropot.collect.decide.in_flight import InFlightLimit
-from kropot.collect.decide.inputs import Bad
+from kropot.collect.decide.inputs import NotReceived
 from kropot.collect.decide.plan import SECOND_US, failed, jitter, stored, vanished
 from kropot.lister.conversation import FAR, PageRequest
 from kropot.objects.store import DiscardedError, Published, StorageFullError
@@ -71,8 +71,8 @@ class FetchController:
         self._is_taking = False
         self._is_checking = False
         self._is_asking = False
-        self._accused: list[Bad] = []
-        self._to_ask: deque[Bad] = deque()
+        self._accused: list[NotReceived] = []
+        self._to_ask: deque[NotReceived] = deque()
         self._round = 0
         self._next_us = 0
         self._due_us: int | None = None
@@ -181,14 +181,14 @@ class FetchController:
     def fetched(self, now_us: int, happened: Fetched) -> list[Action]:
         """Have good contents published; look into the bad."""
         actions: list[Action] = []
-        if happened.good:
+        if happened.received:
             self._outages = 0
-            actions.append(Publish(batch=happened.good))
-        if happened.bad:
-            actions += self._judge(now_us, happened.bad)
+            actions.append(Publish(batch=happened.received))
+        if happened.failed:
+            actions += self._judge(now_us, happened.failed)
         return actions
 
-    def _judge(self, now_us: int, bad: tuple[Bad, ...]) -> list[Action]:
+    def _judge(self, now_us: int, bad: tuple[NotReceived, ...]) -> list[Action]:
         full = [one for one in bad if one.storage and one.reason == StorageFullError.reason and self._is_new(one)]
         accused = [one for one in bad if not one.storage and _may_be_the_server(one)]
         guilty = [one for one in bad if one not in full and one not in accused]
@@ -205,22 +205,22 @@ class FetchController:
                 actions.append(ListPage(ask=PageRequest(since=wall_clock(FAR, "UTC"), limit=1), check=True))
         return actions
 
-    def _is_new(self, bad: Bad) -> bool:
+    def _is_new(self, bad: NotReceived) -> bool:
         """Whether there was room for this element so far; one that never fits must not keep the others waiting."""
         if bad.entry.key in self._too_large or len(self._too_large) >= MAX_TOO_LARGE:
             return False
         self._too_large.add(bad.entry.key)
         return True
 
-    def _give_back(self, bad: list[Bad]) -> GiveBack:
+    def _give_back(self, bad: list[NotReceived]) -> GiveBack:
         self.outstanding -= len(bad)
         self.is_dry = False
         return GiveBack(keys=tuple(one.entry.key for one in bad))
 
-    def _fail(self, now_us: int, bad: list[Bad]) -> RecordFacts:
+    def _fail(self, now_us: int, bad: list[NotReceived]) -> RecordFacts:
         return RecordFacts(about="failures", facts=tuple(self._failure(now_us, one) for one in bad), drop=True)
 
-    def _failure(self, now_us: int, bad: Bad) -> NewFact:
+    def _failure(self, now_us: int, bad: NotReceived) -> NewFact:
         entry = bad.entry
         if entry.element is None:
             raise TypeError("work is never taken on an erased element")
@@ -262,7 +262,7 @@ class FetchController:
         if self._is_asking or not self._to_ask:
             return []
         self._is_asking = True
-        return [AskGone(bad=self._to_ask.popleft())]
+        return [AskGone(failed=self._to_ask.popleft())]
 
     def gone_answered(self, now_us: int, happened: GoneAnswered) -> list[Action]:
         """Record that an element is gone, or that fetching it failed.
@@ -270,7 +270,7 @@ class FetchController:
         Only as many are believed gone as a listing may miss: a server that denies everything is not believed.
         """
         self._is_asking = False
-        bad, limits = happened.bad, self._rules.thresholds
+        bad, limits = happened.failed, self._rules.thresholds
         entry = bad.entry
         is_believable = self._gone < max(limits.missing_count, limits.missing_share * self.known)
         if happened.gone and is_believable and entry.element is not None:
@@ -285,8 +285,8 @@ class FetchController:
         """Record the copies that are durable now."""
         instance = self._rules.instance
         facts: list[NewFact] = []
-        bad: list[Bad] = []
-        gone: list[Bad] = []
+        bad: list[NotReceived] = []
+        gone: list[NotReceived] = []
         for good, result in zip(happened.batch, happened.results, strict=True):
             entry = good.entry
             if entry.element is None:
@@ -296,7 +296,7 @@ class FetchController:
                 facts.append(NewFact(key=entry.key, fact=fact, observed_us=now_us, expected=entry.version))
             else:
                 error = result.error
-                one = Bad(entry=entry, reason=error.reason, storage=True, detail=str(error))
+                one = NotReceived(entry=entry, reason=error.reason, storage=True, detail=str(error))
                 (gone if isinstance(error, DiscardedError) else bad).append(one)
         # What was lost for the sake of others says nothing of itself: no failed attempt, no pause.
         actions: list[Action] = [self._give_back(gone)] if gone else []
@@ -341,6 +341,6 @@ class FetchController:
         self._is_asking = False
 
 
-def _may_be_the_server(bad: Bad) -> bool:
+def _may_be_the_server(bad: NotReceived) -> bool:
     """Whether a failure says more about server or token than about the element."""
     return bad.refused or bad.status is None or bad.status >= SERVER_ERROR or bad.status in {NOT_FOUND, GONE, BUSY}

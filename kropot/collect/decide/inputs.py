@@ -1,4 +1,7 @@
-"""What a collector is told: each thing that can happen to it; which action it answers stands beside the action."""
+"""The inputs of a collector's decisions: everything that can happen to it.
+
+kropot/collect/decide/actions.py says which input answers which action.
+"""
 
 from __future__ import annotations
 
@@ -147,8 +150,8 @@ class WorkTaken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Good:
-    """A believable content of an entry, staged but not yet durable; `iv` where it is encrypted."""
+class Received:
+    """The receipt for a content that nothing speaks against. It is staged but not durable yet; `iv` if it is sealed."""
 
     entry: Entry
     staged: Staged
@@ -156,8 +159,13 @@ class Good:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bad:
-    """A fetch that came to nothing: why (a stable word), the HTTP status, and whether token or storage are to blame."""
+class NotReceived:
+    """The receipt for a fetch that failed; nothing of it is left behind.
+
+    `reason` is a stable word without names or secrets, and `status` the HTTP status if the server answered. `refused`
+    says that the server refused the token (401, 403). `storage` says that the object store failed: then `detail` is a
+    sentence for the log, and the failure does not count against the element.
+    """
 
     entry: Entry
     reason: str
@@ -167,19 +175,22 @@ class Bad:
     detail: str = ""
 
 
+Receipt = Received | NotReceived
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
     """Fetches that ended."""
 
-    good: tuple[Good, ...] = ()
-    bad: tuple[Bad, ...] = ()
+    received: tuple[Received, ...] = ()
+    failed: tuple[NotReceived, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishDone:
     """What became of a batch of staged contents, in its order."""
 
-    batch: tuple[Good, ...]
+    batch: tuple[Received, ...]
     results: tuple[Published | PublishError, ...]
 
 
@@ -187,7 +198,7 @@ class PublishDone:
 class GoneAnswered:
     """Whether the server says that an element is gone; None where it cannot be told."""
 
-    bad: Bad
+    failed: NotReceived
     gone: bool | None
 
 

@@ -1,7 +1,7 @@
-"""The threads that do what takes time: one asks the server, one moves contents, one makes them durable.
+"""The threads for what takes time: one asks the server, one moves contents, one makes them durable.
 
-Each takes actions from a queue of its own and puts what happened into the loop's inbox; a thread that meets something
-unforeseen puts that in, too, and the loop raises it.
+Each thread takes actions from its own queue and puts what happened into the loop's inbox. An exception that a thread
+did not expect goes into the inbox, too, and the loop raises it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Protocol
 from kropot.collect.decide.actions import Abandon, AskGone, Fetch, ListPage, Publish
 from kropot.collect.decide.inputs import (
     Abandoned,
-    Bad,
     Fetched,
     GoneAnswered,
-    Good,
     Input,
+    NotReceived,
     PageFailed,
     PageListed,
     PageRefused,
     PublishDone,
+    Received,
 )
-from kropot.collect.transfer.engine import FetchJob, Got, content_path
+from kropot.collect.transfer.engine import FetchJob, content_path
 from kropot.errors import ServerRefusedError
 from kropot.lister.conversation import Trouble
 from kropot.securecopy.client import ServerTroubleError
@@ -34,9 +34,11 @@ from kropot.securecopy.wire import is_sealed_form
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kropot.collect.transfer.engine import FetchResult, TransferEngine
+    from kropot.collect.decide.inputs import Receipt
+    from kropot.collect.transfer.engine import TransferEngine
     from kropot.objects.store import Published, PublishError, Staged
     from kropot.securecopy.wire import Listed, Page
+    from ledger.events import StreamKey
     from ledger.replica import Entry
 
 BATCH = 1000
@@ -116,7 +118,7 @@ class Control(Worker):
     def perform(self, action: object) -> Input:
         """PageRequest, and say what came."""
         if isinstance(action, AskGone):
-            return self._ask_gone(action.bad)
+            return self._ask_gone(action.failed)
         if not isinstance(action, ListPage):
             raise TypeError(type(action))
         ask = action.ask
@@ -128,12 +130,12 @@ class Control(Worker):
             return PageFailed(trouble=Trouble(reason=error.reason, status=error.status), check=action.check)
         return PageListed(page=page, check=action.check)
 
-    def _ask_gone(self, bad: Bad) -> Input:
+    def _ask_gone(self, failed: NotReceived) -> Input:
         try:
-            found = self._client.submitdata(bad.entry.key.id)
+            found = self._client.submitdata(failed.entry.key.id)
         except (ServerRefusedError, ServerTroubleError):
-            return GoneAnswered(bad=bad, gone=None)
-        return GoneAnswered(bad=bad, gone=found is None)
+            return GoneAnswered(failed=failed, gone=None)
+        return GoneAnswered(failed=failed, gone=found is None)
 
 
 class ObjectPublisher(Protocol):
@@ -156,28 +158,27 @@ class Publisher(Worker):
         """Publish a batch."""
         if not isinstance(action, Publish):
             raise TypeError(type(action))
-        results = self._objects.publish([good.staged for good in action.batch])
+        results = self._objects.publish([receipt.staged for receipt in action.batch])
         return PublishDone(batch=action.batch, results=tuple(results))
 
 
 class Transfer(Worker):
-    """Moves contents through an engine, and hands them on in batches."""
+    """Moves contents through an engine, and hands their receipts on in batches."""
 
     def __init__(self, make: Callable[[], TransferEngine], inbox: Inbox) -> None:
         """Prepare; `make` makes an engine, again after it was closed."""
         super().__init__("transfer", inbox)
         self._make = make
         self._engine: TransferEngine | None = None
-        self._numbers = 0
-        self._entries: dict[int, Entry] = {}
+        self._waiting: dict[StreamKey, Entry] = {}
 
     def work(self) -> None:
-        """Feed the engine and gather its results until None comes; what is in flight then is broken off."""
-        good: list[Good] = []
-        bad: list[Bad] = []
+        """Feed the engine and gather its receipts until None comes; then break off what is in flight."""
+        received: list[Received] = []
+        failed: list[NotReceived] = []
         size, since = 0, monotonic()
         while True:
-            is_resting = not self._entries and not good and not bad
+            is_resting = not self._waiting and not received and not failed
             try:
                 action = self.todo.get(block=is_resting)
             except queue.Empty:
@@ -188,23 +189,23 @@ class Transfer(Worker):
                 self._submit(action.entries)
                 continue
             if isinstance(action, Abandon):
-                self._hand_on(good, bad)
-                good, bad, size = [], [], 0
+                self._hand_on(received, failed)
+                received, failed, size = [], [], 0
                 self.inbox.put(self._abandon())
                 continue
-            for result in self._poll():
-                if not good and not bad:
+            for receipt in self._poll():
+                if not received and not failed:
                     since = monotonic()
-                entry = self._entries.pop(result.job.number)
-                if isinstance(result, Got):
-                    good.append(Good(entry=entry, staged=result.staged, iv=result.iv))
-                    size += result.size
+                del self._waiting[receipt.entry.key]
+                if isinstance(receipt, Received):
+                    received.append(receipt)
+                    size += receipt.staged.size
                 else:
-                    bad.append(_bad(entry, result))
-            is_full = len(good) + len(bad) >= BATCH or size >= BATCH_BYTES
-            if is_full or ((good or bad) and (not self._entries or monotonic() - since >= BATCH_S)):
-                self._hand_on(good, bad)
-                good, bad, size = [], [], 0
+                    failed.append(receipt)
+            is_full = len(received) + len(failed) >= BATCH or size >= BATCH_BYTES
+            if is_full or ((received or failed) and (not self._waiting or monotonic() - since >= BATCH_S)):
+                self._hand_on(received, failed)
+                received, failed, size = [], [], 0
         self._close()
 
     def _submit(self, entries: tuple[Entry, ...]) -> None:
@@ -212,12 +213,11 @@ class Transfer(Worker):
         for entry in entries:
             element = entry.element
             if element is None:
-                raise TypeError("work is never taken on an erased element")
-            self._numbers += 1
-            self._entries[self._numbers] = entry
+                raise TypeError("an erased element cannot be fetched")
+            self._waiting[entry.key] = entry
             jobs.append(
                 FetchJob(
-                    number=self._numbers,
+                    entry=entry,
                     path=content_path(entry.key.id),
                     opaque=is_sealed_form(element.form),
                     size=element.size,
@@ -228,33 +228,20 @@ class Transfer(Worker):
             self._engine = self._make()
         self._engine.submit(jobs)
 
-    def _poll(self) -> list[FetchResult]:
+    def _poll(self) -> list[Receipt]:
         return [] if self._engine is None else self._engine.poll(POLL_S)
 
-    def _hand_on(self, good: list[Good], bad: list[Bad]) -> None:
-        if good or bad:
-            self.inbox.put(Fetched(good=tuple(good), bad=tuple(bad)))
+    def _hand_on(self, received: list[Received], failed: list[NotReceived]) -> None:
+        if received or failed:
+            self.inbox.put(Fetched(received=tuple(received), failed=tuple(failed)))
 
     def _abandon(self) -> Abandoned:
         self._close()
-        entries = tuple(self._entries.values())
-        self._entries.clear()
+        entries = tuple(self._waiting.values())
+        self._waiting.clear()
         return Abandoned(entries=entries)
 
     def _close(self) -> None:
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
-
-
-def _bad(entry: Entry, result: FetchResult) -> Bad:
-    if isinstance(result, Got):
-        raise TypeError("a good result")
-    return Bad(
-        entry=entry,
-        reason=result.reason,
-        status=result.status,
-        refused=result.refused,
-        storage=result.is_storage,
-        detail=result.detail,
-    )

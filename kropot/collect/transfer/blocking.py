@@ -17,8 +17,9 @@ from kropot.securecopy.content import UnbelievableError
 from kropot.securecopy.timed import TimedResponse
 
 if TYPE_CHECKING:
-    from kropot.collect.transfer.engine import FetchResult, Server
-    from kropot.collect.transfer.intake import Intake
+    from kropot.collect.decide.inputs import Receipt
+    from kropot.collect.transfer.engine import Server
+    from kropot.collect.transfer.receive import ContentReceiver
 
 _FEW_BYTES = 64 << 10
 
@@ -40,18 +41,18 @@ class BlockingFetcher:
         self._sock: socket.socket | None = None
         self._closed = threading.Event()
 
-    def fetch(self, intake: Intake) -> FetchResult:
+    def fetch(self, receiver: ContentReceiver) -> Receipt:
         """Fetch one content to its end, going on where it breaks off if that can be done soundly."""
         deadline = monotonic() + self._server.total_s
         extra: dict[str, str] = {}
         while True:
-            reason = self._attempt(intake, extra, deadline)
+            reason = self._attempt(receiver, extra, deadline)
             if not isinstance(reason, str):
                 return reason
             self._disconnect()
-            again = None if self._closed.is_set() or monotonic() >= deadline else intake.resume_headers()
+            again = None if self._closed.is_set() or monotonic() >= deadline else receiver.resume_headers()
             if again is None:
-                return intake.failed(reason)
+                return receiver.failed(reason)
             extra = again
 
     def close(self) -> None:
@@ -64,30 +65,30 @@ class BlockingFetcher:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    def _attempt(self, intake: Intake, extra: dict[str, str], deadline: float) -> FetchResult | str:
+    def _attempt(self, receiver: ContentReceiver, extra: dict[str, str], deadline: float) -> Receipt | str:
         """Return the result, or the reason of a transfer that broke off."""
         try:
-            answer = self._ask(intake.job.path, extra, deadline)
-            return "unreachable" if answer is None else self._take(intake, answer)
+            answer = self._ask(receiver.job.path, extra, deadline)
+            return "unreachable" if answer is None else self._take(receiver, answer)
         except (UnbelievableError, StorageError) as error:
             self._disconnect()
-            return intake.failed(error)
+            return receiver.failed(error)
         except (http.client.HTTPException, OSError, ValueError) as error:
             return _reason(error, is_late=monotonic() >= deadline)
 
-    def _take(self, intake: Intake, answer: http.client.HTTPResponse) -> FetchResult | str:
-        """Feed an answer to the intake. Raises: what both raise."""
+    def _take(self, receiver: ContentReceiver, answer: http.client.HTTPResponse) -> Receipt | str:
+        """Feed an answer to the receiver. Raises: what both raise."""
         try:
             headers = [(name.lower(), value) for name, value in answer.getheaders()]
-            intake.begin(answer.status, answer.version, headers)
+            receiver.begin(answer.status, answer.version, headers)
         except UnbelievableError as error:
             self._leave(answer)
-            return intake.failed(error)
+            return receiver.failed(error)
         while count := answer.readinto(self._buffer):
-            intake.write(self._buffer[:count])
-        if intake.missing or (isinstance(answer, TimedResponse) and answer.was_hung_up):
+            receiver.write(self._buffer[:count])
+        if receiver.missing or (isinstance(answer, TimedResponse) and answer.was_hung_up):
             return "cut"
-        return intake.finish()
+        return receiver.finish()
 
     def _ask(self, path: str, extra: dict[str, str], deadline: float) -> http.client.HTTPResponse | None:
         """Send a request and return the answer's head; a connection that was kept may be dead, then a new one is made.

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING
 
 import pycurl
 
-from kropot.collect.transfer.engine import Got, refusal_in
-from kropot.collect.transfer.intake import Intake
+from kropot.collect.decide.inputs import Received
+from kropot.collect.transfer.connection import CurlConnection
+from kropot.collect.transfer.engine import refusal_in
 from kropot.collect.transfer.plain import PlainEngine
-from kropot.collect.transfer.slot import CurlSlot
+from kropot.collect.transfer.receive import ContentReceiver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kropot.collect.transfer.engine import FetchJob, FetchResult, Server
+    from kropot.collect.decide.inputs import Receipt
+    from kropot.collect.transfer.engine import FetchJob, Server
     from kropot.objects.store import ObjectStore
 
 HANDLES = 16
@@ -65,18 +67,18 @@ class CurlEngine:
         self._waiting: deque[FetchJob] = deque()
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, handles)
-        self._slots = [CurlSlot(server, large) for _ in range(handles)]
-        self._idle = list(self._slots)
-        self._busy: dict[pycurl.Curl, CurlSlot] = {}
+        self._connections = [CurlConnection(server, large) for _ in range(handles)]
+        self._idle = list(self._connections)
+        self._busy: dict[pycurl.Curl, CurlConnection] = {}
         self._large = PlainEngine(server, store, keep_free=keep_free, threads=LARGE_THREADS)
         self._finishers = ThreadPoolExecutor(FINISHERS, thread_name_prefix="finish")
         self._look_at = 0.0
-        self._finishing: set[Future[FetchResult]] = set()
+        self._finishing: set[Future[Receipt]] = set()
 
     @property
     def name(self) -> str:
         """Which engine this is."""
-        return f"libcurl multi with {len(self._slots)} handles"
+        return f"libcurl multi with {len(self._connections)} handles"
 
     @property
     def in_flight(self) -> int:
@@ -88,10 +90,10 @@ class CurlEngine:
         self._waiting.extend(job for job in jobs if (job.size or 0) < self._known_large)
         self._large.submit([job for job in jobs if (job.size or 0) >= self._known_large])
 
-    def poll(self, timeout_s: float) -> list[FetchResult]:
+    def poll(self, timeout_s: float) -> list[Receipt]:
         """Turn libcurl's wheel until something has ended."""
         deadline = monotonic() + timeout_s
-        results: list[FetchResult] = []
+        results: list[Receipt] = []
         while True:
             self._fill()
             while self._multi.perform()[0] == pycurl.E_CALL_MULTI_PERFORM:
@@ -100,7 +102,7 @@ class CurlEngine:
             self._gather(results)
             refusal = refusal_in(results)
             if refusal is not None:
-                results += [replace(refusal, job=job) for job in self._waiting]
+                results += [replace(refusal, entry=job.entry) for job in self._waiting]
                 self._waiting.clear()
             left = deadline - monotonic()
             if results or not self.in_flight or left <= 0:
@@ -112,21 +114,21 @@ class CurlEngine:
     def close(self) -> None:
         """Break off everything; libcurl closes its connections."""
         self._waiting.clear()
-        for curl, slot in self._busy.items():
+        for curl, connection in self._busy.items():
             self._multi.remove_handle(curl)
-            slot.abort()
+            connection.abort()
         self._busy.clear()
-        for slot in self._slots:
-            slot.curl.close()
-        self._slots.clear()
+        for connection in self._connections:
+            connection.curl.close()
+        self._connections.clear()
         self._multi.close()
         self._large.close()
         self._finishers.shutdown(wait=True)
-        results: list[FetchResult] = []
+        results: list[Receipt] = []
         self._gather(results)
-        self._store.discard([result.staged for result in results if isinstance(result, Got)])
+        self._store.discard([result.staged for result in results if isinstance(result, Received)])
 
-    def _wait(self, seconds: float, results: list[FetchResult]) -> None:
+    def _wait(self, seconds: float, results: list[Receipt]) -> None:
         """Sleep until something may have happened; what others do beside libcurl does not wake it."""
         if self._busy:
             is_alone = not self._finishing and not self._large.in_flight
@@ -138,13 +140,13 @@ class CurlEngine:
 
     def _fill(self) -> None:
         # What waits for the finishers is held in memory: no more of it than there are handles.
-        while self._waiting and self._idle and len(self._finishing) < len(self._slots):
-            slot = self._idle.pop()
-            slot.start(Intake(self._waiting.popleft(), self._store, self._keep_free))
-            self._busy[slot.curl] = slot
-            self._multi.add_handle(slot.curl)
+        while self._waiting and self._idle and len(self._finishing) < len(self._connections):
+            connection = self._idle.pop()
+            connection.start(ContentReceiver(self._waiting.popleft(), self._store, self._keep_free))
+            self._busy[connection.curl] = connection
+            self._multi.add_handle(connection.curl)
 
-    def _reap(self, results: list[FetchResult]) -> bool:
+    def _reap(self, results: list[Receipt]) -> bool:
         """Take what libcurl is done with; return whether there was anything."""
         ended = 0
         queued = 1
@@ -157,37 +159,37 @@ class CurlEngine:
             ended += len(done) + len(broken)
         return ended > 0
 
-    def _give_up_silent(self, results: list[FetchResult]) -> bool:
+    def _give_up_silent(self, results: list[Receipt]) -> bool:
         """End transfers that have been silent for too long; return whether there were any."""
         now = monotonic()
         if now < self._look_at:
             return False
         self._look_at = now + _LOOK_S
-        silent = [curl for curl, slot in self._busy.items() if slot.is_silent(now)]
+        silent = [curl for curl, connection in self._busy.items() if connection.is_silent(now)]
         for curl in silent:
             self._end(curl, pycurl.E_OPERATION_TIMEDOUT, results)
         return bool(silent)
 
-    def _end(self, curl: pycurl.Curl, code: int, results: list[FetchResult]) -> None:
+    def _end(self, curl: pycurl.Curl, code: int, results: list[Receipt]) -> None:
         self._multi.remove_handle(curl)
-        slot = self._busy.pop(curl)
-        if slot.is_large:
-            self._large.submit([slot.abort()])
-        elif slot.resume(code):
-            self._busy[curl] = slot
+        connection = self._busy.pop(curl)
+        if connection.is_large:
+            self._large.submit([connection.abort()])
+        elif connection.resume(code):
+            self._busy[curl] = connection
             self._multi.add_handle(curl)
             return
         else:
-            ended = slot.end(code)
-            if not isinstance(ended, Intake):
+            ended = connection.end(code)
+            if not isinstance(ended, ContentReceiver):
                 results.append(ended)
             elif ended.received < self._aside:
                 results.append(ended.conclude())
             else:
                 self._finishing.add(self._finishers.submit(ended.conclude))
-        self._idle.append(slot)
+        self._idle.append(connection)
 
-    def _gather(self, results: list[FetchResult]) -> None:
+    def _gather(self, results: list[Receipt]) -> None:
         """Take what finishers and blocking readers are done with."""
         if self._finishing:
             done = {future for future in self._finishing if future.done()}

@@ -1,4 +1,4 @@
-"""What a transfer engine is asked, what it answers, and what it needs to know about the server."""
+"""What a transfer engine is asked to do, and what it needs to know about the server; it answers with receipts."""
 
 from __future__ import annotations
 
@@ -6,69 +6,35 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
+from kropot.collect.decide.inputs import NotReceived
 from kropot.securecopy.timed import CONNECT_TIMEOUT_S, STALL_TIMEOUT_S
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from kropot.objects.store import ObjectStore, Staged
-
-STORAGE_REASONS = frozenset({"storage_error", "storage_full", "storage_discarded"})
-"""Reasons that are the object store's own: they say nothing against the element or the server."""
+    from kropot.collect.decide.inputs import Receipt
+    from kropot.objects.store import ObjectStore
+    from ledger.replica import Entry
 
 MAX_RESUMES = 5
-"""How often one job goes on where it broke off, before it fails."""
+"""How often one job resumes where it broke off before it fails."""
 
 
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchJob:
-    """One content to fetch: `number` is the caller's own name for it, `path` begins with a slash (`content_path`).
+    """One content to fetch, for this entry; `path` begins with a slash (`content_path`).
 
-    `opaque` is whether the source's contents are encrypted, None where that is not known; `size` in bytes and `etag`
-    are the listing's claims, None where it makes none.
+    `opaque` says whether the source's contents are sealed, None if that is not known. `size` in bytes and `etag` are
+    the listing's claims, None if it makes none.
     """
 
-    number: int
+    entry: Entry
     path: str
     opaque: bool | None = None
     size: int | None = None
     etag: str | None = None
-
-
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Got:
-    """A believable content is staged, `size` bytes of it, with its IV (16 bytes) where it is encrypted."""
-
-    job: FetchJob
-    staged: Staged
-    iv: bytes | None
-    size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
-    """Nothing believable came, and nothing is left behind.
-
-    `reason` is a stable word without names or secrets, `status` the HTTP status where one came. `refused` says that it
-    is the token (401, 403). `detail` is a sentence for a log where the object store failed.
-    """
-
-    job: FetchJob
-    reason: str
-    status: int | None = None
-    refused: bool = False
-    detail: str = ""
-
-    @property
-    def is_storage(self) -> bool:
-        """Whether the object store failed, not the server: no attempt of the element's."""
-        return self.reason in STORAGE_REASONS
-
-
-FetchResult = Got | Failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +53,9 @@ class Server:
     ca_file: str | None = None
 
 
-def refusal_in(results: Sequence[FetchResult]) -> Failed | None:
-    """Return the first result that says that the token is refused: what still waits MUST then not be sent."""
-    return next((each for each in results if isinstance(each, Failed) and each.refused), None)
+def refusal_in(receipts: Sequence[Receipt]) -> NotReceived | None:
+    """Return the first receipt that says that the token is refused: jobs that still wait MUST then not be sent."""
+    return next((each for each in receipts if isinstance(each, NotReceived) and each.refused), None)
 
 
 class TransferEngine(Protocol):
@@ -109,10 +75,10 @@ class TransferEngine(Protocol):
         """Take more jobs; they begin as earlier ones end."""
         ...
 
-    def poll(self, timeout_s: float) -> list[FetchResult]:
+    def poll(self, timeout_s: float) -> list[Receipt]:
         """Return what has ended, as soon as anything has, after `timeout_s` at the latest; nothing in flight: at once.
 
-        Whoever takes a `Got` publishes or discards what is staged.
+        Whoever takes a `Received` publishes or discards what it staged.
         """
         ...
 

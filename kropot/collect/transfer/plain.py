@@ -7,14 +7,16 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kropot.collect.decide.inputs import Received
 from kropot.collect.transfer.blocking import BlockingFetcher
-from kropot.collect.transfer.engine import Got, refusal_in
-from kropot.collect.transfer.intake import Intake
+from kropot.collect.transfer.engine import refusal_in
+from kropot.collect.transfer.receive import ContentReceiver
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kropot.collect.transfer.engine import Failed, FetchJob, FetchResult, Server
+    from kropot.collect.decide.inputs import NotReceived, Receipt
+    from kropot.collect.transfer.engine import FetchJob, Server
     from kropot.objects.store import ObjectStore
 
 THREADS = 4
@@ -30,7 +32,7 @@ class PlainEngine:
         self._keep_free = keep_free
         self._wanted = threads
         self._jobs: queue.SimpleQueue[FetchJob | None] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[FetchResult | BaseException] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Receipt | BaseException] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._fetchers: list[BlockingFetcher] = []
         self._closed = threading.Event()
@@ -53,9 +55,9 @@ class PlainEngine:
                 self._threads.append(thread)
                 thread.start()
 
-    def poll(self, timeout_s: float) -> list[FetchResult]:
+    def poll(self, timeout_s: float) -> list[Receipt]:
         """Wait for the first result, then take all that are there."""
-        results: list[FetchResult] = []
+        results: list[Receipt] = []
         try:
             while self.in_flight:
                 result = self._results.get(block=not results, timeout=timeout_s)
@@ -68,13 +70,13 @@ class PlainEngine:
         refusal = refusal_in(results)
         return results if refusal is None else results + self._refuse_waiting(refusal)
 
-    def _refuse_waiting(self, refusal: Failed) -> list[FetchResult]:
+    def _refuse_waiting(self, refusal: NotReceived) -> list[Receipt]:
         """Answer every job that no thread has taken as the refused one was answered."""
-        refused: list[FetchResult] = []
+        refused: list[Receipt] = []
         try:
             while (job := self._jobs.get_nowait()) is not None:
                 self.in_flight -= 1
-                refused.append(replace(refusal, job=job))
+                refused.append(replace(refusal, entry=job.entry))
         except queue.Empty:
             pass
         return refused
@@ -90,13 +92,13 @@ class PlainEngine:
             thread.join()
         while not self._results.empty():
             result = self._results.get()
-            if isinstance(result, Got):
+            if isinstance(result, Received):
                 self._store.discard([result.staged])
         self.in_flight = 0
 
     def _work(self, fetcher: BlockingFetcher) -> None:
         while (job := self._jobs.get()) is not None and not self._closed.is_set():
             try:
-                self._results.put(fetcher.fetch(Intake(job, self._store, self._keep_free)))
+                self._results.put(fetcher.fetch(ContentReceiver(job, self._store, self._keep_free)))
             except BaseException as error:  # noqa: BLE001 -- a thread has nobody to tell: poll raises it
                 self._results.put(error)

@@ -9,12 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kropot.collect.decide.inputs import Received
 from kropot.collect.transfer.curl import CurlEngine
-from kropot.collect.transfer.engine import FetchJob, Got, Server, content_path
+from kropot.collect.transfer.engine import Server
 from kropot.collect.transfer.plain import PlainEngine
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.store import Published
 from tests.bench.collect.dataset import SETS
+from tests.kropot.jobs import fetch_job
 
 if TYPE_CHECKING:
     from kropot.collect.transfer.engine import TransferEngine
@@ -43,7 +45,7 @@ def main(kind: str, name: str, url: str, out: Path) -> int:
 
     publisher = threading.Thread(target=publish)
     publisher.start()
-    jobs = (FetchJob(number=n, path=content_path(data.id_of(n)), opaque=True) for n in range(data.files))
+    jobs = (fetch_job(n, data.id_of(n)) for n in range(data.files))
     batch: list[Staged] = []
     size = 0
     while True:
@@ -52,9 +54,9 @@ def main(kind: str, name: str, url: str, out: Path) -> int:
         if not engine.in_flight:
             break
         for result in engine.poll(1.0):
-            if isinstance(result, Got):
+            if isinstance(result, Received):
                 batch.append(result.staged)
-                size += result.size
+                size += result.staged.size
         if len(batch) >= BATCH or size >= BATCH_BYTES:
             todo.put(batch)
             batch, size = [], 0

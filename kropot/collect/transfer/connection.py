@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import pycurl
 
-from kropot.collect.transfer.intake import HEADERS_THAT_MATTER, Intake
+from kropot.collect.transfer.receive import HEADERS_THAT_MATTER, ContentReceiver
 from kropot.objects.store import StorageError
 from kropot.securecopy.content import UnbelievableError
 
 if TYPE_CHECKING:
-    from kropot.collect.transfer.engine import Failed, FetchJob, Server
+    from kropot.collect.decide.inputs import NotReceived
+    from kropot.collect.transfer.engine import FetchJob, Server
 
 _FEW_BYTES = 64 << 10
 
@@ -30,7 +31,7 @@ _REASONS = {
 }
 
 
-class CurlSlot:
+class CurlConnection:
     """A handle and what is known of its content; it keeps its connection for the next."""
 
     def __init__(self, server: Server, large: int) -> None:
@@ -39,7 +40,7 @@ class CurlSlot:
         self._large_from = large
         self._fields = [f"{name}: {value}" for name, value in server.headers.items()]
         self._lines: list[bytes] = []
-        self._intake: Intake | None = None
+        self._receiver: ContentReceiver | None = None
         self._error: UnbelievableError | StorageError | None = None
         self._broken: BaseException | None = None
         self._begun = False
@@ -63,12 +64,12 @@ class CurlSlot:
         curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
 
-    def start(self, intake: Intake) -> None:
+    def start(self, receiver: ContentReceiver) -> None:
         """Prepare the handle for a content."""
-        self._intake = intake
+        self._receiver = receiver
         self.is_large = False
         self._deadline = monotonic() + self._server.total_s
-        self.curl.setopt(pycurl.URL, self._server.base_url + intake.job.path)
+        self.curl.setopt(pycurl.URL, self._server.base_url + receiver.job.path)
         self._prepare({})
 
     def is_silent(self, now: float) -> bool:
@@ -85,32 +86,32 @@ class CurlSlot:
         self._prepare(extra)
         return True
 
-    def end(self, code: int) -> Intake | Failed:
+    def end(self, code: int) -> ContentReceiver | NotReceived:
         """Return the content, which came to its proper end and is to be finished, or its failure.
 
         The handle is free again.
         """
-        intake, self._intake = self._running, None
+        receiver, self._receiver = self._running, None
         if self._broken is not None:
             raise self._broken
         if not self._begun and (code == 0 or (self._lines and not self._lines[-1].strip())):
             # A head without a body, or one that came whole before the transfer broke off: a refusal must not be missed.
-            self._begin(intake)
+            self._begin(receiver)
         if self._error is not None:
-            return intake.failed(self._error)
-        return intake if code == 0 else intake.failed(self._reason(code))
+            return receiver.failed(self._error)
+        return receiver if code == 0 else receiver.failed(self._reason(code))
 
     def abort(self) -> FetchJob:
         """Forget what came of the content, and return its job."""
-        intake, self._intake = self._running, None
-        intake.abort()
-        return intake.job
+        receiver, self._receiver = self._running, None
+        receiver.abort()
+        return receiver.job
 
     @property
-    def _running(self) -> Intake:
-        if self._intake is None:
+    def _running(self) -> ContentReceiver:
+        if self._receiver is None:
             raise RuntimeError("this handle fetches nothing")
-        return self._intake
+        return self._receiver
 
     def _prepare(self, extra: dict[str, str]) -> None:
         self._lines.clear()
@@ -133,10 +134,10 @@ class CurlSlot:
             self._broken = error
             return -1
 
-    def _take(self, intake: Intake, chunk: bytes) -> int | None:
+    def _take(self, receiver: ContentReceiver, chunk: bytes) -> int | None:
         if not self._begun:
-            self._begin(intake)
-            if self._error is None and intake.received == 0 and (intake.missing or 0) >= self._large_from:
+            self._begin(receiver)
+            if self._error is None and receiver.received == 0 and (receiver.missing or 0) >= self._large_from:
                 self.is_large = True
         if self.is_large:
             return -1
@@ -145,16 +146,16 @@ class CurlSlot:
             self._unwanted += len(chunk)
             return None if self._unwanted <= _FEW_BYTES else -1
         try:
-            intake.write(chunk)
+            receiver.write(chunk)
         except (UnbelievableError, StorageError) as error:
             self._error = error
             return -1
         return None
 
-    def _begin(self, intake: Intake) -> None:
+    def _begin(self, receiver: ContentReceiver) -> None:
         self._begun = True
         try:
-            intake.begin(*_parse_head(self._lines))
+            receiver.begin(*_parse_head(self._lines))
         except (UnbelievableError, StorageError) as error:
             self._error = error
 

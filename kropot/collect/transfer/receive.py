@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kropot.collect.transfer.engine import MAX_RESUMES, Failed, Got
+from kropot.collect.decide.inputs import NotReceived, Received
+from kropot.collect.transfer.engine import MAX_RESUMES
 from kropot.objects.store import StorageError, StorageFullError
 from kropot.securecopy.content import IV_HEADER, ContentHead, TailCheck, UnbelievableError, read_content_head
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kropot.collect.transfer.engine import FetchJob, FetchResult
+    from kropot.collect.decide.inputs import Receipt
+    from kropot.collect.transfer.engine import FetchJob
     from kropot.objects.store import ObjectStore, Upload
 
 HEADERS_THAT_MATTER = frozenset(
@@ -38,7 +40,7 @@ _OK = 200
 _HTTP_1_1 = 11
 
 
-class Intake:
+class ContentReceiver:
     """What is known of one job's content so far. `begin`, `write` and `finish` raise what `failed` translates."""
 
     __slots__ = (
@@ -108,7 +110,7 @@ class Intake:
         self._tail.update(chunk)
         self._upload.write(chunk)
 
-    def finish(self) -> Got:
+    def finish(self) -> Received:
         """Judge the whole content, which came to its proper end, and stage it.
 
         Raises:
@@ -122,9 +124,9 @@ class Intake:
         self._tail.finish(opaque=opaque, expected=expected)
         staged = self._upload.finish()
         self._upload = None
-        return Got(job=self.job, staged=staged, iv=self.head.iv, size=staged.size)
+        return Received(entry=self.job.entry, staged=staged, iv=self.head.iv)
 
-    def conclude(self) -> FetchResult:
+    def conclude(self) -> Receipt:
         """Finish, and return what came of it; any thread may do so."""
         try:
             return self.finish()
@@ -142,14 +144,16 @@ class Intake:
         self._resumes += 1
         return {"Range": f"bytes={self._received}-", "If-Range": head.etag}
 
-    def failed(self, error: UnbelievableError | StorageError | str) -> Failed:
+    def failed(self, error: UnbelievableError | StorageError | str) -> NotReceived:
         """Forget the content, and say why."""
         self.abort()
         if isinstance(error, StorageError):
-            return Failed(job=self.job, reason=error.reason, status=self.status, detail=str(error))
+            return NotReceived(
+                entry=self.job.entry, reason=error.reason, status=self.status, storage=True, detail=str(error)
+            )
         reason = error if isinstance(error, str) else error.reason
         refused = self.status in _REFUSALS
-        return Failed(job=self.job, reason=reason, status=self.status, refused=refused)
+        return NotReceived(entry=self.job.entry, reason=reason, status=self.status, refused=refused)
 
     def abort(self) -> None:
         """Remove what is here; a later `begin` starts anew."""
