@@ -93,7 +93,7 @@ class Ledger:
         clock: Callable[[], int] = utc_now_us,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Take over a store; nothing is read yet."""
+        """Use this store; nothing is read yet."""
         check_writer(writer)
         self.store = store
         self.writer = writer
@@ -128,13 +128,13 @@ class Ledger:
         """Record the facts in one transaction, all or none, at the positions after the head.
 
         `release` names an instance of this session whose leases on the facts' streams are given back with it.
-        With `batch_key` (at most 64 bytes) the same call may be made again, by any process, when its answer was lost:
-        it then returns the first call's commit. A connection lost within this call is tried once more by itself.
+        With `batch_key` (at most 64 bytes) any process can repeat the call when its answer was lost: it then returns
+        the first call's commit. If the connection is lost during the call, this tries once more by itself.
 
         Raises:
             ConflictError: if an `expected` version is not the stream's; nothing was written.
             ClockAheadError: if a fact claims a time more than a day ahead; nothing was written.
-            LedgerUnavailableError: if the database is away; without `batch_key` or `expected` it is then not known
+            LedgerUnavailableError: if the database is away; without `batch_key` or `expected` it is unknown
                 whether the facts were recorded.
         """
         if not facts:
@@ -164,9 +164,9 @@ class Ledger:
         raise AssertionError("unreachable")
 
     def rebuild(self) -> RebuildReport:
-        """Drop the projection and fold all events into it again, in one transaction and with flat memory.
+        """Drop the projection and fold all events into it again, in one transaction and with constant memory.
 
-        Writers wait meanwhile; readers see the old projection until it is done.
+        Writers wait until it is done; readers see the old projection until then.
 
         Raises:
             UnknownCriticalEventError: if an event of an unknown type MUST NOT be skipped; the projection is unchanged.
@@ -206,7 +206,7 @@ class Ledger:
                 raise LedgerError("nothing was recorded in this ledger yet")
             fact = fact_of(first[0])
             if not isinstance(fact, LedgerBegan):
-                raise BrokenChainError(1, "the first event is no LedgerBegan")
+                raise BrokenChainError(1, "the first event is not a LedgerBegan")
             self._salts[NO_SOURCE] = fact.salt
             self._identity = fact
         return self._identity

@@ -67,7 +67,10 @@ def resolve(ledger: Ledger, when: When | None, *, now_us: int) -> Moment:
 def _vouched(ledger: Ledger, checkpoint: Checkpoint, head: Head) -> int:
     """Return the checkpoint's size, if this ledger has the history that it vouches for."""
     if head.position and checkpoint.origin != origin_of(ledger.identity().ledger_id):
-        raise IntegrityError(f"the checkpoint is of another ledger: its origin is {checkpoint.origin}")
+        raise IntegrityError(
+            f"the checkpoint belongs to another ledger, whose origin is {checkpoint.origin}: "
+            "give a checkpoint of this one"
+        )
     if checkpoint.size > head.position:
         raise IntegrityError(
             f"the checkpoint vouches for {checkpoint.size} events and the ledger has {head.position}: "

@@ -232,7 +232,7 @@ def _expand(body: bytes | None, slots: int) -> bytes | None:
         return None
     stream = zlib.decompressobj()
     try:
-        # What claims to expand to more than that is no snapshot of ours.
+        # Data that expands to more than that did not come from this program.
         shuffled = stream.decompress(body, slots * SLOT)
     except zlib.error:
         return None
@@ -267,7 +267,7 @@ class _Checksums:
 
     def check(self, number: int, chunk: object) -> bytes | None:
         """Return the body, None if its checksum is not that of this chunk, snapshot and history."""
-        if not isinstance(chunk, bytes):  # whoever tampers with the database may put anything into a column
+        if not isinstance(chunk, bytes):  # a column of a tampered database can hold anything
             return None
         body = chunk[_SUM_BYTES:]
         return body if chunk == self.sign(number, body) else None

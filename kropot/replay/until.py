@@ -94,7 +94,8 @@ def parse_note(note: bytes, *, name: str) -> Checkpoint:
         return Checkpoint.parse(text + "\n" if blank else text)
     except (UnicodeDecodeError, BadCheckpointError):
         raise UsageError(
-            f"the file {_shown(name)} is no checkpoint (origin, size and root on its first lines): give {FORMS}"
+            f"the file {_shown(name)} is not a checkpoint, which has origin, size and root on its first lines: "
+            f"give {FORMS}"
         ) from None
 
 
@@ -130,7 +131,7 @@ def _offset(zone: str) -> timedelta:
 
 
 def _nonsense(text: str) -> UsageError:
-    return UsageError(f"{_shown(text)} is no moment: give {FORMS}")
+    return UsageError(f"{_shown(text)} is not a point in time: give {FORMS}")
 
 
 def _shown(text: str) -> str:

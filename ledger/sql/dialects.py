@@ -72,7 +72,7 @@ def parse_place(url: str) -> Place:
     """Return the place that a SQLAlchemy URL names, with the driver that this program brings for it.
 
     Raises:
-        BadPlaceError: if it is no such URL; the sentence never shows the password.
+        BadPlaceError: if it is not such a URL; the message never shows the password.
         LedgerError: if its driver is not installed.
     """
     try:

@@ -177,7 +177,9 @@ def _settle(path: Path) -> None:
 
 def _create_file(path: Path) -> None:
     if not path.parent.is_dir():
-        raise LedgerError(f"the ledger {path} cannot be created: there is no folder {path.parent}, make it first")
+        raise LedgerError(
+            f"the ledger {path} cannot be created because there is no folder {path.parent}: make it first"
+        )
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:

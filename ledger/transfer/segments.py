@@ -187,7 +187,9 @@ class _Body:
                 except msgpack.BufferFull:
                     raise MalformedSegmentError("an event is larger than any can be", position=position) from None
             except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-                raise MalformedSegmentError(f"no msgpack ({type(error).__name__})", position=position) from None
+                raise MalformedSegmentError(
+                    f"it is not msgpack here ({type(error).__name__})", position=position
+                ) from None
 
     def left(self) -> bool:
         try:
@@ -213,7 +215,7 @@ def _head(start: bytes, body: _Body | None = None) -> tuple[bytes, int]:
         try:
             fields = unpacker.unpack()
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
-            raise MalformedSegmentError("its first line is no msgpack") from None
+            raise MalformedSegmentError("its first line is not msgpack") from None
     match fields:
         case [bytes(ledger_id), int(first)] if len(ledger_id) == 16 and first >= 1:  # noqa: PLR2004 -- an id's bytes
             return ledger_id, first
@@ -234,7 +236,7 @@ def _trailer(file: BinaryIO, size: int) -> tuple[tuple[int, bytes, bytes], int]:
     try:
         fields = msgpack.unpackb(data[-_LENGTH.size - length : -_LENGTH.size], raw=False)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
-        raise MalformedSegmentError("its end is no msgpack") from None
+        raise MalformedSegmentError("its end is not msgpack") from None
     match fields:
         case [int(last), bytes(nodes), bytes(digest)]:
             return (last, nodes, digest), size - _LENGTH.size - length

@@ -130,5 +130,5 @@ def test_a_file_is_asked_for_only_when_the_text_has_no_other_form() -> None:
 
 @given(st.binary(max_size=200) | st.sampled_from([NOTE[:30], NOTE.replace(b"120411", b"-4"), b"\n1\n" + b"A" * 44]))
 def test_only_usage_errors_come_out_of_any_file(note: bytes) -> None:
-    with pytest.raises(UsageError, match="no checkpoint"):
+    with pytest.raises(UsageError, match="is not a checkpoint"):
         parse("cp.txt", {"cp.txt": note})
