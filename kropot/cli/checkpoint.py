@@ -41,13 +41,14 @@ def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None
     The signing key is readable by its owner alone (0600); the public key also goes into a file of its name with .pub.
     """
     from kropot.checkpoints import write_signing_key
+    from kropot.checkpoints.keys import default_key_path
     from ledger.errors import BadCheckpointError
     from ledger.note import SigningKey
 
     if name is None or key_file is None:
         with open_ledger(settings, read_only=True) as ledger:
             name = name or _origin(ledger)
-            key_file = key_file or default_key(ledger)
+            key_file = key_file or default_key_path(ledger.identity().ledger_id)
     try:
         key = SigningKey.generate(name, os.urandom)
     except BadCheckpointError as error:
@@ -71,10 +72,11 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     the history that stands beside the objects in the storage path.
     """
     from kropot.checkpoints import CheckpointFolder, read_signing_key, sign_head
+    from kropot.checkpoints.keys import default_key_path
     from kropot.segments import SegmentFolder
 
     with open_ledger(settings) as ledger:
-        key = read_signing_key(key_file or default_key(ledger))
+        key = read_signing_key(key_file or default_key_path(ledger.identity().ledger_id))
         # Without a folder that remembers, this is what an older copy of the database is caught by.
         SegmentFolder(settings.storage_path.absolute()).check(ledger)
         signed = sign_head(ledger, key, [CheckpointFolder(folder) for folder in folders])
@@ -116,13 +118,6 @@ def list_(settings: Settings, *, public_key: str | None, folders: tuple[Path, ..
             emit(f"{shown}  {row['signature']}  {row['where']}")
     if not notes and not settings.json:
         emit("no checkpoints yet")
-
-
-def default_key(ledger: Ledger) -> Path:
-    """Return where the signing key of this ledger is kept unless another place is named: never in the database."""
-    import platformdirs
-
-    return platformdirs.user_config_path("kropotcli") / f"checkpoint-{ledger.identity().ledger_id.hex()}.key"
 
 
 def _origin(ledger: Ledger) -> str:

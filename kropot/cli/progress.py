@@ -84,8 +84,8 @@ class ProgressDisplay:
 
 
 @contextmanager
-def audience_for(settings: Settings) -> Iterator[ProgressDisplay]:
-    """Yield the audience that suits the place where stderr goes."""
+def progress_display(settings: Settings) -> Iterator[ProgressDisplay]:
+    """Yield the display that suits the place where stderr goes."""
     if settings.log_format == "json" or not is_terminal(sys.stderr):
         yield ProgressDisplay(settings, None)
         return

@@ -130,13 +130,13 @@ def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient
 
 def _fetch(settings: Settings) -> None:
     """Collect once, so that what was damaged is fetched again; say what to do where that cannot be done here."""
-    from kropot.cli.collect import Wish, collect
+    from kropot.cli.collect import collect
 
     if settings.server_url is None or settings.token is None:
         say("the next `kropotcli collect` fetches again what is damaged or lost")
         return
     try:
-        collect(settings, Wish(once=True), tell=False)
+        collect(settings, once=True)
     except LockedError as error:
         say(f"{error}; that collector fetches again what was damaged")
 

@@ -421,12 +421,12 @@ def test_a_run_that_is_to_end_waits_for_another_collectors_listing_and_leaves_no
 def test_a_signal_before_the_work_begins_leaves_no_name_behind(folder: Folder, server: OldServer) -> None:
     server.plan = None
     program = (
-        "import os, signal, sys; import ledger.log\n"
-        "record = ledger.log.Ledger.enroll\n"
+        "import os, signal, sys; import ledger.work\n"
+        "record = ledger.work.WorkSession.enroll\n"
         "def enroll(*args, **options):\n"
         "    record(*args, **options)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "ledger.log.Ledger.enroll = enroll\n"
+        "ledger.work.WorkSession.enroll = enroll\n"
         "from kropot.cli.main import main; sys.argv[0] = 'kropotcli'; sys.exit(main())\n"
     )
     for options, code in (((), 0), (("--once",), 3)):

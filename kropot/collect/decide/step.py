@@ -46,6 +46,7 @@ class Collector:
 
     def __init__(self, source_id: bytes, source: Source, rules: CollectRules) -> None:
         """Prepare; nothing happens before `Started`."""
+        self.source_id = source_id
         self.progress = Progress()
         self.is_finished = False
         self.is_refused = False

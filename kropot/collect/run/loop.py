@@ -46,12 +46,12 @@ class Loop:
     """One collector at work. `clock` gives microseconds since 1970, `rest` sleeps so many seconds."""
 
     collector: Collector
-    hand: LedgerEffects
+    effects: LedgerEffects
     control: Control
     transfer: Transfer
     publisher: Publisher
     inbox: Inbox
-    audience: ProgressListener
+    listener: ProgressListener
     clock: Callable[[], int]
     rest: Callable[[float], None]
     _is_stopping: bool = False
@@ -76,18 +76,18 @@ class Loop:
         self.inbox.put(happened)
 
     def _run(self) -> Exit:
-        happened: deque[Input] = deque([Started(position=self.hand.ledger.head().position)])
+        happened: deque[Input] = deque([Started(position=self.effects.ledger.head().position)])
         while True:
             self._receive(happened)
             now_us = self.clock()
             for action in self.collector.step(now_us, happened.popleft() if happened else Tick()):
                 if isinstance(action, Finish):
-                    self.audience.look(self.collector)
+                    self.listener.look(self.collector)
                     return action.code
                 answer = self._perform(action)
                 if answer is not None:
                     happened.append(answer)
-            self.audience.look(self.collector)
+            self.listener.look(self.collector)
 
     def _receive(self, happened: deque[Input]) -> None:
         """Put what the threads have to say behind what has happened; wait for it if nothing has."""
@@ -113,7 +113,7 @@ class Loop:
             case Publish():
                 self.publisher.todo.put(action)
             case Say():
-                self.audience.hear(action)
+                self.listener.hear(action)
             case _ if isinstance(action, LEDGER_ACTIONS):
                 return self._ask_ledger(action)
             case _:
@@ -124,11 +124,11 @@ class Loop:
         """Have the ledger's part done, patiently: a database may be away or busy for a while."""
         for attempt in range(LEDGER_TRIES):
             try:
-                return self.hand.perform(action)
+                return self.effects.perform(action)
             except LedgerUnavailableError as error:
                 if attempt + 1 == LEDGER_TRIES or self._is_stopping:
                     raise
                 text = f"the ledger's database is away or busy ({error}); it is tried again"
-                self.audience.hear(Say(level="warning", event="ledger_unavailable", text=text))
+                self.listener.hear(Say(level="warning", event="ledger_unavailable", text=text))
                 self.rest(min(0.5 * 2**attempt, 30))
         raise AssertionError("unreachable")

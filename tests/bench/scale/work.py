@@ -112,7 +112,7 @@ def collect(folder: Path, count: int) -> int:
     ledger.work.enroll("main", place="bench", lease_us=rules.lease_us, here=True)
     loop = Loop(
         collector=Collector(SOURCE, ledger.sources()[SOURCE].source, rules),
-        hand=LedgerEffects(
+        effects=LedgerEffects(
             ledger=ledger,
             source_id=SOURCE,
             instance="main",
@@ -123,7 +123,7 @@ def collect(folder: Path, count: int) -> int:
         transfer=Transfer(lambda: Contents(objects), inbox),
         publisher=Publisher(objects, inbox),
         inbox=inbox,
-        audience=Audience(Progress("copied", count)),
+        listener=Audience(Progress("copied", count)),
         clock=utc_now_us,
         rest=time.sleep,
     )

@@ -1,0 +1,353 @@
+"""Puts a collector together and runs it: the ledger, the storage, the server, the decisions and the upkeep beside them.
+
+`collect` is the only entry. The command line, `verify --repair` and the demonstration all use it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import platform
+import queue
+import secrets
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+from kropot.checkpoints import CheckpointFolder, read_signing_key
+from kropot.checkpoints.keys import default_key_path
+from kropot.collect.decide.plan import SECOND_US
+from kropot.collect.decide.rules import LEASE_US, CollectRules
+from kropot.collect.decide.sources import Thresholds, begin, match_source, source_key
+from kropot.collect.decide.step import Collector
+from kropot.collect.run.effects import LedgerEffects
+from kropot.collect.run.garbage import look_rarely
+from kropot.collect.run.loop import Loop
+from kropot.collect.run.signals import stopped_by_signals
+from kropot.collect.run.workers import Control, Crashed, Publisher, Transfer
+from kropot.collect.transfer.choose import choose_engine
+from kropot.collect.transfer.engine import Server
+from kropot.errors import LockedError, UsageError
+from kropot.objects.absent import demand_objects
+from kropot.objects.directory import DirectoryObjects
+from kropot.objects.layout import Layout
+from kropot.objects.store import StorageError
+from kropot.securecopy.client import SecureCopyClient, ServerTroubleError
+from kropot.segments import SegmentFolder
+from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
+from ledger.append import NewFact
+from ledger.errors import InstanceBusyError, LedgerError
+from ledger.events import InstanceBegan
+from ledger.log import instance_key, utc_now_us
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from kropot.collect.decide.progress import Progress
+    from kropot.collect.run.loop import ProgressListener
+    from kropot.collect.run.workers import Inbox
+    from kropot.collect.transfer.engine import TransferEngine
+    from kropot.errors import Exit
+    from kropot.objects.store import ObjectStore
+    from kropot.secret import Secret
+    from ledger.events import Source
+    from ledger.log import Ledger
+    from ledger.note import SigningKey
+
+LONGEST_LISTING_S: Final = 600
+"""How long one page may take before the collector asks for it again, in halves."""
+
+LONGEST_TRIAL_S: Final = 10
+"""How long the server may take to say whether it knows a new token. After that the collector itself finds out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectOptions:
+    """What to collect, from where, into what, and how. Sizes are in bytes, times in seconds, shares in percent."""
+
+    server_url: str
+    token: Secret
+    storage_path: Path
+    instance: str
+    ca_file: Path | None = None
+    http_timeout: int = 7200
+    refresh_time: int = 300
+    once: bool = False
+    full: bool = False
+    new_source: bool = False
+    min_free: int = 1 << 30
+    full_every: int = 86_400
+    missing_percent: float = 10
+    missing_count: int = 20
+    surge_percent: float = 30
+    surge_count: int = 5
+    segments: bool = True
+    checkpoint_key: Path | None = None
+    checkpoint_to: tuple[Path, ...] = ()
+    checkpoint_every: int = 3600
+    checkpoint_events: int = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a run did: its exit code, its counts, the source as it is now, and how many elements still wait or fail."""
+
+    code: Exit
+    source_id: bytes
+    source: Source
+    progress: Progress
+    pending: int
+    failing: int
+
+
+def collect(
+    ledger: Ledger,
+    options: CollectOptions,
+    *,
+    show: Callable[[], AbstractContextManager[ProgressListener]],
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Outcome:
+    """Run a collector until it is done or is asked to stop.
+
+    `show` opens what displays the progress; `say` and `warn` take a sentence for the user.
+
+    Raises:
+        LockedError: another living process works under this instance's name.
+        UsageError: the token is known from another server, or an option makes no sense.
+        ServerRefusedError: the token is new, and the server refuses it.
+        StorageAwayError: the ledger names objects, and the storage has no folder for them.
+        IntegrityError: the storage holds another history than the ledger.
+    """
+    with (
+        _locked_storage(options, ledger) as objects,
+        _client(options, LONGEST_LISTING_S) as client,
+    ):
+        segments = _segments(options)
+        segments.check(ledger)
+        with _enrolled(options, ledger):
+            removed = objects.clean_own_leftovers()
+            if removed:
+                say(f"removed {removed:,} unfinished file{'' if removed == 1 else 's'} of an earlier run")
+            source_id = _find_source(options, ledger, say)
+            rules = _rules(options)
+            collector = Collector(source_id, ledger.sources()[source_id].source, rules)
+            with show() as listener:
+                engine = _engine(options, client, objects, warn)
+                loop = _loop(
+                    collector, rules, ledger=ledger, client=client, objects=objects, engine=engine, listener=listener
+                )
+                look_rarely()
+                with stopped_by_signals(loop), _upkeep(options, ledger, segments, loop, warn):
+                    code = loop.run()
+            return Outcome(
+                code=code,
+                source_id=source_id,
+                source=collector.source,
+                progress=collector.progress,
+                pending=_pending(ledger, source_id),
+                failing=collector.failing,
+            )
+
+
+# --- what a collector stands on --------------------------------------------------------------------------------------
+
+
+def _client(options: CollectOptions, longest_s: int) -> SecureCopyClient:
+    """Return the client for lists and single elements; a whole answer may take `longest_s`."""
+    return SecureCopyClient(
+        options.server_url,
+        options.token.reveal(),
+        http_timeout=min(options.http_timeout, longest_s),
+        user_agent=f"kropotcli/{version('kropotcli')}",
+        ca_file=options.ca_file,
+    )
+
+
+def _engine(
+    options: CollectOptions, client: SecureCopyClient, objects: ObjectStore, warn: Callable[[str], None]
+) -> Callable[[], TransferEngine]:
+    """Return what makes the engine that moves contents."""
+    choice = choose_engine()
+    if choice.warning:
+        warn(choice.warning)
+    server = Server(
+        base_url=client.base_url,
+        headers=client.headers(),
+        total_s=options.http_timeout,
+        ca_file=None if options.ca_file is None else str(options.ca_file),
+    )
+    return lambda: choice.make(server, objects, keep_free=options.min_free)
+
+
+@contextmanager
+def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectStore]:
+    """Hold the instance's name in the storage, and leave nothing unfinished there."""
+    demand_objects(options.storage_path, ledger)
+    objects = DirectoryObjects(options.storage_path, options.instance)
+    objects.claim()
+    try:
+        yield objects
+        # No transfer runs any more. Remove what was broken off now: the next start may be far away.
+        with suppress(StorageError):
+            objects.clean_own_leftovers()
+    finally:
+        objects.close()
+
+
+def _segments(options: CollectOptions) -> SegmentFolder:
+    folder = options.storage_path.absolute()
+    return SegmentFolder(folder, scratch=folder / Layout(str(folder)).instance(options.instance))
+
+
+@contextmanager
+def _enrolled(options: CollectOptions, ledger: Ledger) -> Iterator[None]:
+    """Hold the instance's name in the ledger. Raises: LockedError while another living process holds it."""
+    ledger.begin()
+    place = f"{platform.node()}:{options.storage_path.resolve()}"
+    try:
+        ledger.work.enroll(options.instance, place=place, lease_us=LEASE_US, here=True)
+        _record_instance(options, ledger)
+        yield
+    except InstanceBusyError as error:
+        raise LockedError(
+            f"instance {options.instance} is running already ({error.place}): stop it first, or give this one another"
+            f" --instance-name; if it died, its name is free {LEASE_US // 60_000_000} minutes later"
+        ) from error
+    finally:
+        # This ends this session alone: another process that has the name keeps it.
+        ledger.work.retire(options.instance)
+
+
+def _record_instance(options: CollectOptions, ledger: Ledger) -> None:
+    """Record that this instance runs here with this version, unless its last run said the same."""
+    key = instance_key(options.instance)
+    fact = InstanceBegan(program=f"kropotcli {version('kropotcli')}", host=platform.node())
+    last = None
+    for event in ledger.history(key):
+        last = event.fact
+    if last != fact:
+        ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.now_us())])
+
+
+# --- which source this is --------------------------------------------------------------------------------------------
+
+
+def _find_source(options: CollectOptions, ledger: Ledger, say: Callable[[str], None]) -> bytes:
+    """Return the id of this token's source, and begin the source if the token is new."""
+    url, token = options.server_url, options.token.reveal()
+    known = {entry.id: entry.source for entry in ledger.sources().values()}
+    match = match_source(known, token, url)
+    if match.kind == "known" and match.id is not None:
+        return match.id
+    if match.kind == "moved" and match.id is not None and not options.new_source:
+        name = match.id.hex()
+        raise UsageError(
+            f"this token is known from {known[match.id].url}, not from {url}: if the server moved, say so with"
+            f" `kropotcli source alias {name[:8]} --server-url {url}`, and nothing is fetched again; if it is another"
+            " server, collect with --new-source"
+        )
+    # The ledger never forgets a source, so a mistyped token must not begin one.
+    with _client(options, LONGEST_TRIAL_S) as client, suppress(ServerTroubleError):
+        client.list(None, 1)
+    source_id = secrets.token_bytes(16)
+    fact = begin(salt=secrets.token_bytes(32), token=token, url=url)
+    new = NewFact(key=source_key(source_id), fact=fact, observed_us=ledger.now_us(), expected=0)
+    # Several collectors may meet a new token at the same moment: the first one's append counts for all of them.
+    once = hmac.digest(ledger.identity().salt, b"begin\0" + token.encode() + b"\0" + url.encode(), "sha256")
+    ledger.append([new], batch_key=once)
+    begun = match_source({entry.id: entry.source for entry in ledger.sources().values()}, token, url)
+    if begun.kind != "known" or begun.id is None:
+        raise LedgerError("the ledger does not show a source that was begun a moment ago")
+    if known:
+        say(f"this token is new: it begins source {begun.id.hex()}, and nothing of the others is taken for gone")
+    return begun.id
+
+
+def _pending(ledger: Ledger, source_id: bytes) -> int:
+    """Return how many elements of the source wait for their copies, failing or not."""
+    tallies = ledger.tallies()
+    return sum(each.elements for each in tallies if each.source == source_id and each.state == "pending")
+
+
+# --- the collector and what runs beside it ---------------------------------------------------------------------------
+
+
+def _rules(options: CollectOptions) -> CollectRules:
+    return CollectRules(
+        instance=options.instance,
+        once=options.once,
+        full=options.full,
+        refresh_us=options.refresh_time * SECOND_US,
+        full_every_us=options.full_every * SECOND_US,
+        thresholds=Thresholds(
+            missing_share=options.missing_percent / 100,
+            missing_count=options.missing_count,
+            changed_share=options.surge_percent / 100,
+            changed_count=options.surge_count,
+        ),
+        min_free=options.min_free,
+    )
+
+
+def _loop(
+    collector: Collector,
+    rules: CollectRules,
+    *,
+    ledger: Ledger,
+    client: SecureCopyClient,
+    objects: ObjectStore,
+    engine: Callable[[], TransferEngine],
+    listener: ProgressListener,
+) -> Loop:
+    inbox: Inbox = queue.SimpleQueue()
+    effects = LedgerEffects(
+        ledger=ledger,
+        source_id=collector.source_id,
+        instance=rules.instance,
+        lease_us=rules.lease_us,
+        free_bytes=objects.free_bytes,
+    )
+    return Loop(
+        collector=collector,
+        effects=effects,
+        control=Control(client, inbox),
+        transfer=Transfer(engine, inbox),
+        publisher=Publisher(objects, inbox),
+        inbox=inbox,
+        listener=listener,
+        clock=utc_now_us,
+        rest=time.sleep,
+    )
+
+
+def _upkeep(
+    options: CollectOptions, ledger: Ledger, segments: SegmentFolder, loop: Loop, warn: Callable[[str], None]
+) -> Upkeep:
+    """Return what is done for the ledger beside the loop."""
+    chores = [keep_snapshots(ledger)]
+    if options.segments:
+        chores.append(keep_segments(ledger, segments))
+    key = _signing_key(options, ledger)
+    if key is not None:
+        folders = [CheckpointFolder(folder) for folder in options.checkpoint_to]
+        every_s, every_events = options.checkpoint_every, options.checkpoint_events
+        chores.append(keep_checkpoints(ledger, key, folders, every_s=every_s, every_events=every_events))
+
+    def told(chore: str, error: Exception) -> None:
+        warn(f"the ledger's {chore} could not be written: {error}; the collector tries again")
+
+    return Upkeep(chores, told=told, crashed=lambda error: loop.inbox.put(Crashed(error)))
+
+
+def _signing_key(options: CollectOptions, ledger: Ledger) -> SigningKey | None:
+    """Return the key for checkpoints, None if none are to be signed. Raises: UsageError for folders without a key."""
+    file = options.checkpoint_key or default_key_path(ledger.identity().ledger_id)
+    if options.checkpoint_key is None and not file.exists():
+        if options.checkpoint_to:
+            raise UsageError("--checkpoint-to needs a key: make one with `kropotcli checkpoint init`")
+        return None
+    return read_signing_key(file)
