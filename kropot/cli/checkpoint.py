@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kropot.cli.base import Settings, emit, emit_json, group, open_ledger, say
-from kropot.cli.words import number
 from kropot.errors import UsageError
+from kropot.wording import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

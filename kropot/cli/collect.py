@@ -11,7 +11,7 @@ import click
 from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_ledger, say, warn
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
-from kropot.cli.words import amount, number
+from kropot.wording import amount, number
 
 if TYPE_CHECKING:
     from kropot.collect.service import Outcome

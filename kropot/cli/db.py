@@ -10,9 +10,9 @@ import click
 from kropot.cli.base import Settings, emit, emit_json, group, say, warn
 from kropot.cli.output import log
 from kropot.cli.settings import database_password
-from kropot.cli.words import amount, moment, number
 from kropot.errors import PartialError, UsageError
 from kropot.secret import guard
+from kropot.wording import amount, moment, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable

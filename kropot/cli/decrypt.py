@@ -11,11 +11,11 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit_json, open_ledger, say
 from kropot.cli.base import command as define
-from kropot.cli.element import find_element
 from kropot.cli.giving import copies_of, read_kits
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.output import is_terminal
 from kropot.errors import PartialError, UsageError, WrongKeyError
+from kropot.query.names import find_element
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
-from kropot.cli.element import find_element, find_source
-from kropot.cli.words import moment
 from kropot.errors import UsageError
+from kropot.query.names import find_element, find_source
+from kropot.query.render import entry_json
+from kropot.wording import moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,44 +47,10 @@ def command(
             if entry.element is None or (failing and entry.element.failure is None):
                 continue
             if settings.json:
-                emit_json(as_json(entry), flush=False)
+                emit_json(entry_json(entry), flush=False)
             else:
                 emit(as_text(entry), flush=False)
     return Exit.DONE
-
-
-def as_json(entry: Entry) -> dict[str, Any]:
-    """Return an element as JSON shows it; an erased one has nothing but its key."""
-    row: dict[str, Any] = {"source": entry.key.source.hex(), "type": entry.key.kind, "id": entry.key.id}
-    element = entry.element
-    if element is None:
-        return row | {"state": "erased"}
-    copy, failure = element.copy, element.failure
-    return row | {
-        "state": element.state,
-        "date": element.date,
-        "tz": element.tz,
-        "revision": element.revision,
-        "present": element.present,
-        "copy": None
-        if copy is None
-        else {
-            "sha256": copy.sha256.hex(),
-            "size": copy.size,
-            "iv": None if copy.iv is None else copy.iv.hex(),
-            "revision": copy.revision,
-            "instance": copy.instance,
-        },
-        "failure": None
-        if failure is None
-        else {
-            "reason": failure.reason,
-            "attempts": failure.attempts,
-            "since": moment(failure.since_us),
-            "next_try": moment(failure.next_try_us),
-        },
-        "position": entry.position,
-    }
 
 
 def as_text(entry: Entry) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kropot.cli.output import is_terminal, log, say
 from kropot.cli.settings import LOG_LEVELS
-from kropot.cli.words import amount
+from kropot.wording import amount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,9 @@ import click
 
 from kropot.cli.base import Settings, emit_json, open_ledger
 from kropot.cli.base import command as define
-from kropot.cli.element import find_element
 from kropot.cli.moments import UNTIL_HELP, moment_of
 from kropot.errors import UsageError
+from kropot.query.names import find_element
 
 if TYPE_CHECKING:
     from ledger.checkpoint import Checkpoint

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from kropot.cli.base import Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
-from kropot.cli.words import number
+from kropot.wording import number
 
 
 @define("rebuild")

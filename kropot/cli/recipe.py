@@ -8,10 +8,10 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say
 from kropot.cli.base import command as define
-from kropot.cli.element import find_element
 from kropot.cli.giving import read_kits
 from kropot.cli.moments import moment_of, until_option
 from kropot.errors import PartialError
+from kropot.query.names import find_element
 
 
 @define("recipe")

@@ -11,17 +11,17 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, w
 from kropot.cli.base import command as define
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.paths import PATH
-from kropot.cli.words import amount, one_line
-from kropot.cli.words import moment as clock
 from kropot.errors import UsageError
+from kropot.query.render import difference_json, element_json, key_json
 from kropot.replay.until import instant
+from kropot.wording import amount, one_line
+from kropot.wording import moment as clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from kropot.replay.copies import HeldCopy
-    from kropot.replay.diff import Difference
     from kropot.replay.fold import Standing
     from kropot.replay.moment import Moment
     from kropot.restore.export import Links
@@ -139,25 +139,14 @@ def _list(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool
 
 
 def _listed(standing: Standing) -> dict[str, Any]:
-    return _shown(standing.key, standing.element) | {
-        "position": standing.position,
-        "recorded_at": instant(standing.recorded_us),
-    }
-
-
-def _shown(key: StreamKey, element: Element) -> dict[str, Any]:
-    copy = element.copy
-    return {
-        "source": key.source.hex(),
-        "type": key.kind,
-        "id": key.id,
-        "date": element.date,
-        "tz": element.tz,
-        "state": element.state,
-        "sha256": None if copy is None else copy.sha256.hex(),
-        "size": None if copy is None else copy.size,
-        "iv": None if copy is None or copy.iv is None else copy.iv.hex(),
-    }
+    return (
+        key_json(standing.key)
+        | element_json(standing.element)
+        | {
+            "position": standing.position,
+            "recorded_at": instant(standing.recorded_us),
+        }
+    )
 
 
 def _line(key: StreamKey, element: Element) -> str:
@@ -179,22 +168,12 @@ def _diff(settings: Settings, ledger: Ledger, one: Moment, other: Moment) -> Exi
     for difference in diff(ledger, earlier.position, later.position):
         seen[difference.change] += 1
         if settings.json:
-            emit_json(_differing(difference), flush=False)
+            emit_json(difference_json(difference), flush=False)
         else:
             emit(f"{difference.change:<10}  {_line(difference.key, difference.after)}", flush=False)
     told = ", ".join(f"{seen[change]:,} {change}" for change in CHANGES if seen[change]) or "nothing differs"
     say(f"from position {earlier.position} to {later.position}: {told}")
     return Exit.DONE
-
-
-def _differing(difference: Difference) -> dict[str, Any]:
-    before = None if difference.before is None else _shown(difference.key, difference.before)
-    return {
-        "change": difference.change,
-        **_shown(difference.key, difference.after),
-        "position": difference.position,
-        "before": before,
-    }
 
 
 # --- the export ------------------------------------------------------------------------------------------------------

@@ -13,15 +13,15 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
-from kropot.cli.element import find_source
 from kropot.cli.giving import WORKERS, check_target, copies_of, end, read_kits
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.paths import PATH
 from kropot.cli.told import Told
-from kropot.cli.words import moment as clock
-from kropot.cli.words import one_line
 from kropot.errors import UsageError
+from kropot.query.names import find_source
 from kropot.restore.below import look_below
+from kropot.wording import moment as clock
+from kropot.wording import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -6,8 +6,8 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
-from kropot.cli.words import number
 from kropot.errors import UsageError
+from kropot.wording import number
 
 
 @define("snapshot")

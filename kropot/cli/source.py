@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 from kropot.cli.base import Settings, emit, emit_json, group, open_ledger
-from kropot.cli.element import find_source
-from kropot.cli.words import SECOND_US, moment, number
 from kropot.collect.decide.sources import accept as accept_alarms
 from kropot.collect.decide.sources import source_key
 from kropot.errors import UsageError
+from kropot.query.names import find_source
+from kropot.query.render import source_json
+from kropot.wording import moment, number
 from ledger.events import SourceRenamed
 from ledger.log import NewFact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ledger.events import Source
-    from ledger.log import Ledger, SourceEntry, Tally
+    from ledger.log import Ledger, SourceEntry
 
 
 @group("source")
@@ -40,7 +39,7 @@ def list_(settings: Settings) -> None:
     for id_, entry in sources.items():
         states = {tally.state: tally for tally in tallies if tally.source == id_ and tally.elements}
         if settings.json:
-            emit_json(_as_json(entry, states))
+            emit_json(source_json(entry, states))
         else:
             source = entry.source
             counts = ", ".join(f"{state} {tally.elements}" for state, tally in sorted(states.items())) or "no elements"
@@ -104,22 +103,3 @@ def _find(ledger: Ledger, name: str) -> SourceEntry:
     if not sources:
         raise UsageError("the ledger knows no source yet: `kropotcli collect` begins one")
     return sources[find_source(sources, name)]
-
-
-def _as_json(entry: SourceEntry, states: Mapping[str, Tally]) -> dict[str, object]:
-    """Return a source as JSON shows it; neither salt nor the token's HMAC."""
-    source = entry.source
-    return {
-        "source": entry.id.hex(),
-        "url": source.url,
-        "urls": list(source.urls),
-        "zero_knowledge": source.opaque,
-        "zone": source.zone,
-        "cursor": source.cursor,
-        "cursor_time": None if source.cursor is None else moment(source.cursor * SECOND_US),
-        "listed": None if source.listed_us is None else moment(source.listed_us),
-        "full_listed": None if source.full_listed_us is None else moment(source.full_listed_us),
-        "held": source.held is not None and not source.held.is_accepted,
-        "surge": source.surge is not None,
-        "states": {state: {"elements": tally.elements, "bytes": tally.bytes} for state, tally in states.items()},
-    }

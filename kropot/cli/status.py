@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
-from kropot.cli.words import SECOND_US, amount, moment, number, span
-from kropot.status import Limits, audited_since_us, gather, health
+from kropot.query.health import Limits, gather, health
+from kropot.query.render import status_json
 from kropot.verify.coverage import foreseen_us, never_read, share
+from kropot.wording import SECOND_US, amount, moment, number, span
 
 if TYPE_CHECKING:
-    from kropot.status import Alarm, Facts, SourceFacts
+    from kropot.query.health import Alarm, Facts, SourceFacts
     from ledger.events import AuditRange
 
 _MOST_RANGES = 16
@@ -22,7 +23,7 @@ _MOST_SECONDS = 5
 _SHOWN = 2
 """Bytes shown of where a range of SHA-256 begins and ends."""
 _MISSED_LISTINGS = 3
-"""So many refresh times may pass without a good listing."""
+"""How many refresh times may pass without a good listing."""
 
 
 @define("status")
@@ -67,32 +68,11 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
     now_us = max(time.time_ns() // 1000, facts.recorded_us)
     alarms = health(now_us, facts, limits)
     if settings.json:
-        emit_json(as_json(now_us, facts, alarms))
+        emit_json(status_json(now_us, facts, alarms))
     else:
         for line in as_text(now_us, facts, alarms):
             emit(line)
     return Exit.PARTIAL if check and alarms else Exit.DONE
-
-
-def as_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any]:
-    """Return the status as JSON shows it: times in ISO 8601 UTC, spans in seconds, ids in hexadecimal."""
-    return {
-        "healthy": not alarms,
-        "alarms": [
-            {
-                "name": alarm.name,
-                "source": None if alarm.source is None else alarm.source.hex(),
-                "text": alarm.text,
-                "since": None if alarm.since_us is None else moment(alarm.since_us),
-            }
-            for alarm in alarms
-        ],
-        "position": facts.position,
-        "recorded": None if not facts.position else moment(facts.recorded_us),
-        "audited_since": moment(audited_since_us(facts)),
-        "audit": _audit_json(facts.audit),
-        "sources": [_source_json(now_us, each) for each in facts.sources],
-    }
 
 
 def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
@@ -108,25 +88,6 @@ def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
     else:
         lines += ["", "healthy"]
     return lines
-
-
-def _audit_json(ranges: tuple[AuditRange, ...]) -> dict[str, Any]:
-    """Return what `verify` read when, as JSON shows it; the oldest first."""
-    by_us = foreseen_us(ranges)
-    return {
-        "ranges": [
-            {
-                "start": each.start.hex(),
-                "end": each.end.hex(),
-                "share": round(share(each.start, each.end), 6),
-                "read": moment(each.at_us),
-                "position": each.position,
-            }
-            for each in ranges
-        ],
-        "never_read": round(never_read(ranges), 6),
-        "all_read_by": None if by_us is None else moment(by_us),
-    }
 
 
 def _audit_text(ranges: tuple[AuditRange, ...]) -> list[str]:
@@ -150,41 +111,8 @@ def _audit_text(ranges: tuple[AuditRange, ...]) -> list[str]:
     if by_us is not None:
         lines.append(f"  at this pace {'the rest' if never else 'all of it again'} by {moment(by_us)}")
     elif never:
-        lines.append("  no telling yet by when the rest will be: run `kropotcli verify` again")
+        lines.append("  too early to estimate when the rest will be read: run `kropotcli verify` again")
     return lines
-
-
-def _source_json(now_us: int, each: SourceFacts) -> dict[str, Any]:
-    """Return one source as JSON shows it."""
-    listed_us = each.source.listed_us
-    return {
-        "source": each.id.hex(),
-        "url": each.source.url,
-        "zero_knowledge": each.source.opaque,
-        "superseded": each.superseded,
-        "states": {state: {"elements": n, "bytes": size} for state, (n, size) in sorted(each.states.items())},
-        "cursor": each.source.cursor,
-        "listed": None if listed_us is None else moment(listed_us),
-        "lag_s": None if listed_us is None else (now_us - listed_us) // SECOND_US,
-        "full_listed": None if each.source.full_listed_us is None else moment(each.source.full_listed_us),
-        "pending_since": None if each.pending_since_us is None else moment(each.pending_since_us),
-        "unlistable": list(each.source.unlistable),
-        "failing": {
-            "elements": each.failing_count,
-            "reasons": dict(each.reasons),
-            "longest": [
-                {
-                    "type": failing.key.kind,
-                    "id": failing.key.id,
-                    "reason": failing.reason,
-                    "attempts": failing.attempts,
-                    "since": moment(failing.since_us),
-                    "next_try": moment(failing.next_try_us),
-                }
-                for failing in each.failing
-            ],
-        },
-    }
 
 
 def _source_text(now_us: int, each: SourceFacts) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, say, warn
-from kropot.cli.words import amount, number, one_line
+from kropot.wording import amount, number, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,8 +14,8 @@ import click
 from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_client, open_ledger, open_objects, say
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
-from kropot.cli.words import SECOND_US, amount, number
 from kropot.errors import LockedError, UsageError
+from kropot.wording import SECOND_US, amount, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kropot.cli.element import find_source, readings
 from kropot.errors import UsageError
+from kropot.query.names import find_source, readings
 from ledger.events import StreamKey
 
 ONE = bytes.fromhex("a1b2" + "00" * 14)

@@ -15,9 +15,9 @@ from rich.progress import Progress
 from kropot.cli.output import printable, say
 from kropot.cli.progress import ProgressDisplay
 from kropot.cli.settings import Settings
-from kropot.cli.words import amount, moment, number, span
 from kropot.collect.decide.actions import Say
 from kropot.secret import HIDDEN, Secret, redact
+from kropot.wording import amount, moment, number, span
 
 if TYPE_CHECKING:
     from pathlib import Path

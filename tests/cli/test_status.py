@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kropot.cli.status import as_json, as_text
-from kropot.cli.words import moment
-from kropot.status import (
+from kropot.cli.status import as_text
+from kropot.query.health import (
     Alarm,
     Facts,
     FailingElement,
@@ -24,6 +23,8 @@ from kropot.status import (
     gather,
     health,
 )
+from kropot.query.render import status_json
+from kropot.wording import moment
 from ledger.events import (
     SOURCE_KIND,
     AuditRange,
@@ -186,7 +187,7 @@ def shown(*parts: tuple[int, int, int]) -> tuple[str, dict[str, object]]:
         for low, high, at_us in parts
     )
     found = facts(source_facts(), audit=audit)
-    return "\n".join(as_text(NOW, found, [])), as_json(NOW, found, [])["audit"]
+    return "\n".join(as_text(NOW, found, [])), status_json(NOW, found, [])["audit"]
 
 
 def test_status_says_when_each_part_was_read_and_when_the_rest_will_be() -> None:
@@ -197,7 +198,7 @@ def test_status_says_when_each_part_was_read_and_when_the_rest_will_be() -> None
     assert f"contents all read and compared since {moment(NOW)}" in text
     assert (audit["never_read"], audit["all_read_by"]) == (0, None)
     text, audit = shown((0, 63, NOW))
-    assert "contents 25.0% read and compared, 75.0% never\n  no telling yet" in text
+    assert "contents 25.0% read and compared, 75.0% never\n  too early to estimate" in text
     text, audit = shown((0, 63, NOW), (64, 127, NOW + DAY))
     assert f"0000..3fff   25.0%  read {moment(NOW)}" in text
     assert f"at this pace the rest by {moment(NOW + 3 * DAY)}" in text
@@ -325,7 +326,7 @@ def test_text_and_json_say_the_same_alarms() -> None:
     found = facts(source_facts(beyond_help=1, reasons={"http_500": 1}, failing=(failing(NOW),)))
     alarms = [*health(NOW, found, Limits()), Alarm(name="probe", source=None, text="a probe", since_us=NOW)]
     text = "\n".join(as_text(NOW, found, alarms))
-    shown = json.loads(json.dumps(as_json(NOW, found, alarms)))
+    shown = json.loads(json.dumps(status_json(NOW, found, alarms)))
     assert [alarm["name"] for alarm in shown["alarms"]] == ["beyond_help", "probe"]
     assert shown["healthy"] is False
     assert shown["sources"][0]["failing"]["longest"][0]["reason"] == "http_500"
@@ -344,4 +345,4 @@ def test_status_names_the_seconds_that_the_server_cannot_list() -> None:
 def test_an_empty_ledger_has_no_last_event() -> None:
     empty = facts(position=0, recorded_us=0)
     assert as_text(NOW, empty, [])[0] == "ledger   position 0, last event -"
-    assert as_json(NOW, empty, [])["recorded"] is None
+    assert status_json(NOW, empty, [])["recorded"] is None

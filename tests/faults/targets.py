@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from click import BadParameter
 
-from kropot.cli.element import readings
 from kropot.cli.settings import read_config, resolve
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.errors import IntegrityError, KropotError, UsageError
@@ -22,6 +21,7 @@ from kropot.gateway.listing import parse_limit, parse_since
 from kropot.gateway.ranges import wanted_span
 from kropot.gateway.tokenspec import SpecError, parse_spec
 from kropot.proofs.check import check_proof
+from kropot.query.names import readings
 from kropot.replay.snapshots import SLOT, _expand
 from kropot.replay.until import parse_note, parse_when
 from kropot.restore.claims import BadFormError, parse_form, read_claim

@@ -156,6 +156,8 @@ def test_the_list_is_ordered_by_key_and_complete(world: World, run: Run) -> None
     ]
     for row in rows:
         assert set(row) == {
+            "present",
+            "revision",
             *("source", "type", "id", "date", "tz", "state", "sha256", "size", "iv", "position", "recorded_at"),
         }
     shown = run("replay", "--list").out.splitlines()

@@ -1,0 +1,216 @@
+"""The JSON of everything that a query answers: elements, events, sources, the status. Said here and nowhere else.
+
+Times are ISO 8601 in UTC, spans are seconds, ids and hashes are hexadecimal. None means that there is no such thing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kropot.query.health import audited_since_us
+from kropot.replay.until import instant
+from kropot.verify.coverage import foreseen_us, never_read, share
+from kropot.wording import SECOND_US, moment
+from ledger.events import Element, ErasedFact, UnknownFact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kropot.query.health import Alarm, Facts, SourceFacts
+    from kropot.replay.diff import Difference
+    from ledger.answers import SourceEntry, Tally
+    from ledger.events import AuditRange, Copy, StreamKey
+    from ledger.replica import Entry, Event
+
+
+def key_json(key: StreamKey) -> dict[str, Any]:
+    """Return what names an element."""
+    return {"source": key.source.hex(), "type": key.kind, "id": key.id}
+
+
+def element_json(element: Element) -> dict[str, Any]:
+    """Return an element's state, with its copy beside it in flat fields."""
+    return {
+        "state": element.state,
+        "date": element.date,
+        "tz": element.tz,
+        "revision": element.revision,
+        "present": element.present,
+        **copy_json(element.copy),
+    }
+
+
+def copy_json(copy: Copy | None) -> dict[str, Any]:
+    """Return a copy's hash, size and IV."""
+    return {
+        "sha256": None if copy is None else copy.sha256.hex(),
+        "size": None if copy is None else copy.size,
+        "iv": None if copy is None or copy.iv is None else copy.iv.hex(),
+    }
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """Return an element as it stands in the projection; an erased one has nothing but its key."""
+    element = entry.element
+    if element is None:
+        return key_json(entry.key) | {"state": "erased"}
+    copy, failure = element.copy, element.failure
+    return (
+        key_json(entry.key)
+        | element_json(element)
+        | {
+            "copy": None if copy is None else copy_json(copy) | {"revision": copy.revision, "instance": copy.instance},
+            "failure": None
+            if failure is None
+            else {
+                "reason": failure.reason,
+                "attempts": failure.attempts,
+                "since": moment(failure.since_us),
+                "next_try": moment(failure.next_try_us),
+            },
+            "position": entry.position,
+        }
+    )
+
+
+def event_name(event: Event) -> str:
+    """Return the name of an event's fact, and whether this version can read it."""
+    fact = event.fact
+    if isinstance(fact, UnknownFact):
+        return f"{fact.type_name} (unknown to this version)"
+    if isinstance(fact, ErasedFact):
+        return f"{fact.type_name} (erased)"
+    return fact.TYPE
+
+
+def element_of(event: Event) -> Element | None:
+    """Return the element's state after this event, None if the event does not tell it."""
+    element: object = getattr(event.fact, "element", None)
+    return element if isinstance(element, Element) else None
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """Return one event of an element's history; an erased or unknown event has no state."""
+    row: dict[str, Any] = {
+        "position": event.position,
+        "version": event.stream_version,
+        "event": event_name(event),
+        "recorded_at": instant(event.recorded_us),
+        "observed_at": instant(event.observed_us),
+        "writer": event.writer,
+    }
+    element = element_of(event)
+    if element is None:
+        return row
+    copy, failure = element.copy, element.failure
+    row |= element_json(element) | {
+        "copy_revision": None if copy is None else copy.revision,
+        "failure": None
+        if failure is None
+        else {"reason": failure.reason, "attempts": failure.attempts, "next_try": instant(failure.next_try_us)},
+    }
+    named: object = getattr(event.fact, "sha256", None)
+    return row | ({"object": named.hex()} if isinstance(named, bytes) else {})
+
+
+def difference_json(difference: Difference) -> dict[str, Any]:
+    """Return how an element differs between two moments."""
+    key, before = difference.key, difference.before
+    return {
+        "change": difference.change,
+        **key_json(key),
+        **element_json(difference.after),
+        "position": difference.position,
+        "before": None if before is None else key_json(key) | element_json(before),
+    }
+
+
+def source_json(entry: SourceEntry, states: Mapping[str, Tally]) -> dict[str, Any]:
+    """Return a source; neither its salt nor the token's HMAC."""
+    source = entry.source
+    return {
+        "source": entry.id.hex(),
+        "url": source.url,
+        "urls": list(source.urls),
+        "zero_knowledge": source.opaque,
+        "zone": source.zone,
+        "cursor": source.cursor,
+        "cursor_time": None if source.cursor is None else moment(source.cursor * SECOND_US),
+        "listed": None if source.listed_us is None else moment(source.listed_us),
+        "full_listed": None if source.full_listed_us is None else moment(source.full_listed_us),
+        "held": source.held is not None and not source.held.is_accepted,
+        "surge": source.surge is not None,
+        "states": {state: {"elements": tally.elements, "bytes": tally.bytes} for state, tally in states.items()},
+    }
+
+
+def status_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any]:
+    """Return how the replica is."""
+    return {
+        "healthy": not alarms,
+        "alarms": [
+            {
+                "name": alarm.name,
+                "source": None if alarm.source is None else alarm.source.hex(),
+                "text": alarm.text,
+                "since": None if alarm.since_us is None else moment(alarm.since_us),
+            }
+            for alarm in alarms
+        ],
+        "position": facts.position,
+        "recorded": None if not facts.position else moment(facts.recorded_us),
+        "audited_since": moment(audited_since_us(facts)),
+        "audit": _audit_json(facts.audit),
+        "sources": [_source_status_json(now_us, each) for each in facts.sources],
+    }
+
+
+def _audit_json(ranges: tuple[AuditRange, ...]) -> dict[str, Any]:
+    """Return what `verify` read when; the oldest first."""
+    by_us = foreseen_us(ranges)
+    return {
+        "ranges": [
+            {
+                "start": each.start.hex(),
+                "end": each.end.hex(),
+                "share": round(share(each.start, each.end), 6),
+                "read": moment(each.at_us),
+                "position": each.position,
+            }
+            for each in ranges
+        ],
+        "never_read": round(never_read(ranges), 6),
+        "all_read_by": None if by_us is None else moment(by_us),
+    }
+
+
+def _source_status_json(now_us: int, each: SourceFacts) -> dict[str, Any]:
+    listed_us = each.source.listed_us
+    return {
+        "source": each.id.hex(),
+        "url": each.source.url,
+        "zero_knowledge": each.source.opaque,
+        "superseded": each.superseded,
+        "states": {state: {"elements": n, "bytes": size} for state, (n, size) in sorted(each.states.items())},
+        "cursor": each.source.cursor,
+        "listed": None if listed_us is None else moment(listed_us),
+        "lag_s": None if listed_us is None else (now_us - listed_us) // SECOND_US,
+        "full_listed": None if each.source.full_listed_us is None else moment(each.source.full_listed_us),
+        "pending_since": None if each.pending_since_us is None else moment(each.pending_since_us),
+        "unlistable": list(each.source.unlistable),
+        "failing": {
+            "elements": each.failing_count,
+            "reasons": dict(each.reasons),
+            "longest": [
+                {
+                    "type": failing.key.kind,
+                    "id": failing.key.id,
+                    "reason": failing.reason,
+                    "attempts": failing.attempts,
+                    "since": moment(failing.since_us),
+                    "next_try": moment(failing.next_try_us),
+                }
+                for failing in each.failing
+            ],
+        },
+    }
