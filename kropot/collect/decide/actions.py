@@ -47,6 +47,11 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReadSource:
+    """Read the source as it is now: `SourceRead`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordFacts:
     """Append the facts in one transaction: `Recorded` or `Conflicted`.
 
@@ -156,6 +161,7 @@ Action = (
     | EndListing
     | ListPage
     | LookUp
+    | ReadSource
     | RecordFacts
     | CountMissing
     | FindMissing

@@ -11,7 +11,7 @@ from kropot.collect.decide.plan import SECOND_US, known_dates
 from ledger.events import Listing
 
 if TYPE_CHECKING:
-    from kropot.collect.decide.observation import ListingRun
+    from kropot.collect.decide.listing_run import ListingRun
     from kropot.collect.decide.sources import SourceFact, Thresholds
     from kropot.lister.conversation import ListingResult
     from ledger.events import Source
@@ -19,85 +19,86 @@ if TYPE_CHECKING:
 SHOWN = 5
 
 
-def exempt(run: ListingRun, drained: ListingResult, source: Source) -> tuple[tuple[int, int], ...]:
+def exempt(run: ListingRun, result: ListingResult, source: Source) -> tuple[tuple[int, int], ...]:
     """Return the ranges of dates in which no element is missed, also of dates known from before a zone change."""
     ways = [abs(way) for ways in known_dates(source).by_epoch for way in ways]
-    widest = max(run.moved.furthest, max(ways, default=0) + max(map(abs, run.offsets), default=0))
-    return tuple((first - widest, last + widest) for first, last in drained.exempt)
+    widest = max(run.shift.moved.furthest, max(ways, default=0) + max(map(abs, run.shift.offsets), default=0))
+    return tuple((first - widest, last + widest) for first, last in result.exempt)
 
 
-def reason_to_hold(run: ListingRun, drained: ListingResult, source: Source, thresholds: Thresholds) -> str:
+def reason_to_hold(run: ListingRun, source: Source, thresholds: Thresholds) -> str:
     """Return why the missing elements are not believed to be gone (a stable word), "" if they are."""
     is_accepted = source.held is not None and source.held.is_accepted
-    if drained.is_misordered:
+    if run.result is not None and run.result.is_misordered:
         return "misordered"
-    if drained.seen == 0 and not is_accepted:
+    if (run.result is None or run.result.seen == 0) and not is_accepted:
         return "empty"
-    if not sources.is_believable(source, run.missing, run.known, thresholds):
+    if not sources.is_believable(source, run.missing.count, run.missing.known, thresholds):
         return "missing"
     return ""
 
 
-def closing_facts(run: ListingRun, drained: ListingResult, source: Source, now_us: int) -> list[SourceFact]:
+def closing_facts(run: ListingRun, result: ListingResult, source: Source, now_us: int) -> list[SourceFact]:
     """Return the facts with which a listing ends, in their order."""
     facts: list[SourceFact] = []
-    zone = drained.zone
+    zone = result.zone
     if run.mode == "window" and source.zone is not None:
         # Only a full listing can tell what another zone means; until then dates are read in the known one.
         zone = None
-    if run.offsets:
-        changed = sources.change_zone(source, run.offsets, zone)
+    if run.shift.offsets:
+        changed = sources.change_zone(source, run.shift.offsets, zone)
         facts.append(changed)
         source = changed.source
     until = source.cursor
-    if drained.closed is not None:
-        until = min(drained.closed, now_us // SECOND_US + SLACK_S)
+    if result.closed is not None:
+        until = min(result.closed, now_us // SECOND_US + SLACK_S)
     listing = Listing(
         mode=run.mode,
         since=run.start,
         until=until,
-        seen=drained.seen,
-        new=run.new,
-        changed=run.changed,
-        reappeared=run.reappeared,
-        vanished=run.vanished,
+        seen=result.seen,
+        new=run.counts.new,
+        changed=run.counts.changed,
+        reappeared=run.counts.reappeared,
+        vanished=run.counts.vanished,
         rejected=run.rejected,
     )
-    unlistable = drained.unlistable
-    if run.hold:
-        held = sources.Hold(reason=run.hold, missing=run.missing, known=run.known)
+    unlistable = result.unlistable
+    if run.missing.hold:
+        held = sources.Hold(reason=run.missing.hold, missing=run.missing.count, known=run.missing.known)
         facts.append(sources.hold_back(source, listing, held, now_us=now_us, zone=zone, unlistable=unlistable))
     else:
         facts.append(sources.complete(source, listing, now_us=now_us, zone=zone, cursor=until, unlistable=unlistable))
     return facts
 
 
-def tell(run: ListingRun, drained: ListingResult) -> list[Say]:
+def tell(run: ListingRun, result: ListingResult) -> list[Say]:
     """Return what the user is told about a listing that came to its end."""
     fields: dict[str, object] = {
         "mode": run.mode,
-        "seen": drained.seen,
-        "new": run.new,
-        "changed": run.changed,
-        "vanished": run.vanished,
+        "seen": result.seen,
+        "new": run.counts.new,
+        "changed": run.counts.changed,
+        "vanished": run.counts.vanished,
     }
-    text = f"listed the server ({run.mode}): {drained.seen} seen, {run.new} new, {run.changed} changed"
-    text += f", {run.vanished} gone" if run.vanished else ""
+    text = f"listed the server ({run.mode}): {result.seen} seen, {run.counts.new} new, {run.counts.changed} changed"
+    text += f", {run.counts.vanished} gone" if run.counts.vanished else ""
     said = [Say(level="info", event="listing_completed", text=text, fields=fields)]
-    if run.hold:
+    if run.missing.hold:
+        missing = run.missing
         text = (
-            f"{run.missing} of {run.known} elements are missing from the list ({run.hold}); that is not believed"
-            " and nothing is declared gone: look at the server, then `kropotcli source accept`"
+            f"{missing.count} of {missing.known} elements are missing from the list ({missing.hold}); that is not"
+            " believed and nothing is declared gone: look at the server, then `kropotcli source accept`"
         )
-        said.append(Say(level="warning", event="listing_held_back", text=text, fields={"missing": run.missing}))
-    if drained.unlistable:
-        shown = ", ".join(map(str, drained.unlistable[:SHOWN]))
-        shown += ", ..." if len(drained.unlistable) > SHOWN else ""
+        said.append(Say(level="warning", event="listing_held_back", text=text, fields={"missing": run.missing.count}))
+    if result.unlistable:
+        shown = ", ".join(map(str, result.unlistable[:SHOWN]))
+        shown += ", ..." if len(result.unlistable) > SHOWN else ""
         text = (
-            f"the server cannot list all of {len(drained.unlistable)} of its seconds (dates {shown}): what is dated"
+            f"the server cannot list all of {len(result.unlistable)} of its seconds (dates {shown}): what is dated"
             " so is not backed up until the server can"
         )
-        said.append(Say(level="warning", event="unlistable", text=text, fields={"seconds": drained.unlistable[:SHOWN]}))
+        said.append(Say(level="warning", event="unlistable", text=text, fields={"seconds": result.unlistable[:SHOWN]}))
     if run.rejected:
         lines = (
             "1 line of the list is no entry"
@@ -106,8 +107,8 @@ def tell(run: ListingRun, drained: ListingResult) -> list[Say]:
         )
         text = f"{lines} that could be taken in"
         said.append(Say(level="warning", event="rejected", text=text))
-    if run.offsets:
-        seconds = " or ".join(map(str, run.offsets))
+    if run.shift.offsets:
+        seconds = " or ".join(map(str, run.shift.offsets))
         text = f"the server's zone changed: dates moved by {seconds} seconds, and nothing else did"
-        said.append(Say(level="warning", event="zone_changed", text=text, fields={"offsets": run.offsets}))
+        said.append(Say(level="warning", event="zone_changed", text=text, fields={"offsets": run.shift.offsets}))
     return said

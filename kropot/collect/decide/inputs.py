@@ -96,6 +96,14 @@ class LookedUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRead:
+    """The source as it is now, and its stream's version."""
+
+    source: Source
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
     """The facts are in the ledger; `dropped` are streams that had moved on, whose facts were left out.
 
@@ -220,6 +228,7 @@ Input = (
     | PageFailed
     | PageRefused
     | LookedUp
+    | SourceRead
     | Recorded
     | Conflicted
     | MissingCounted

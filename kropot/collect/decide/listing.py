@@ -1,12 +1,13 @@
 """Decides about listing: when to list, what the entries mean, what is gone, when the listing is complete.
 
-The controller takes entries in by chunks. It records each chunk together with the cursor, and asks for the next page
-meanwhile.
+The controller is always in one phase. `TRANSITIONS` says what each input does in each phase. The controller takes
+entries in by chunks. It records each chunk together with the cursor, and asks for the next page meanwhile.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Final
 
 from kropot.collect.decide import ending, sources, zone_change
 from kropot.collect.decide.actions import (
@@ -17,54 +18,77 @@ from kropot.collect.decide.actions import (
     FindMissing,
     ListPage,
     LookUp,
+    ReadSource,
     RecordFacts,
     Say,
 )
-from kropot.collect.decide.observation import ListingRun, observe_chunk
+from kropot.collect.decide.inputs import (
+    Conflicted,
+    ListingBegan,
+    ListingBusy,
+    LookedUp,
+    MissingCounted,
+    MissingFound,
+    PageFailed,
+    PageListed,
+    PageRefused,
+    Recorded,
+    SourceRead,
+)
+from kropot.collect.decide.listing_run import AHEAD, CHUNK, ListingRun, Recording, Shift
+from kropot.collect.decide.observation import observe_chunk
 from kropot.collect.decide.plan import SECOND_US, jitter, vanished
-from kropot.lister.conversation import ListingFailedError, ListingResult, NewEntries, Trouble
+from kropot.lister.conversation import ListingFailedError, ListingResult, NewEntries
 from kropot.lister.drain import Range, drain
 from ledger.append import NewFact
-from ledger.events import RemoteChanged, RemoteObserved, StreamKey
+from ledger.events import RemoteChanged, RemoteObserved
 
 if TYPE_CHECKING:
-    from collections import deque
+    from collections.abc import Callable, Mapping
 
-    from kropot.collect.decide.inputs import (
-        Conflicted,
-        ListingBegan,
-        ListingBusy,
-        LookedUp,
-        MissingCounted,
-        MissingFound,
-        Recorded,
-    )
     from kropot.collect.decide.progress import Progress
     from kropot.collect.decide.rules import CollectRules
-    from kropot.securecopy.wire import Listed, Page
-    from ledger.events import Source
-
-CHUNK = 2000
-"""So many entries are recorded in one transaction at most, so that finished fetches need not wait long for theirs."""
-
-AHEAD = 2 * CHUNK
-"""So many entries may wait to be recorded before no further page is asked for."""
+    from kropot.lister.conversation import Trouble
+    from kropot.securecopy.wire import Page
+    from ledger.events import Source, StreamKey
 
 GATHER_US = SECOND_US // 10
-"""So long pages are gathered into one chunk after the last: every transaction waits for the disk."""
+"""How long to gather pages into one chunk after the last chunk: every transaction waits for the disk."""
 
 SWEEP = 500
+"""At most this many elements are declared gone in one transaction."""
 
 MAX_CONFLICTS = 20
+"""How often in a row another writer may be faster before the listing is given up."""
+
 ONCE_ATTEMPTS = 3
+"""How often a run with --once tries to list the server."""
+
 WAYS_OUT = {
     "tls": ": its certificate cannot be trusted; a private authority is named by --ca-file",
     "redirected": ": it sends to elsewhere, where the token was not sent; if that is the server now, give --server-url",
 }
-"""What only the user can mend is explained, by the reason; what may pass by itself is not."""
+"""What only the user can mend, by the reason."""
 
 FOLLOW_US = 2 * SECOND_US
-"""So long a run that is to end waits before it looks again whether another collector's listing is over."""
+"""How long a run with --once waits before it looks again whether another collector's listing is complete."""
+
+
+class Phase(Enum):
+    """Where a controller is.
+
+    IDLE until the next listing is due; OPENING while it tries to become the one who lists; DRAINING while pages come
+    and are recorded; COUNTING what the listing did not show; SWEEPING, which declares that gone; CLOSING while the
+    listing's end is recorded; OVER when a run with --once needs no further listing.
+    """
+
+    IDLE = auto()
+    OPENING = auto()
+    DRAINING = auto()
+    COUNTING = auto()
+    SWEEPING = auto()
+    CLOSING = auto()
+    OVER = auto()
 
 
 class ListingController:
@@ -75,16 +99,14 @@ class ListingController:
         self.source_id = source_id
         self.source = source
         self.version = 0
+        self.phase = Phase.IDLE
         self.next_us = 0
-        self.is_over = False
         self.has_failed = False
         self.has_answered = False
         self.has_news = False
-        self.reason = ""
         self._rules = rules
         self._progress = progress
         self._run: ListingRun | None = None
-        self._is_opening = False
         self._wants_full = rules.full
         self._believes = False
         self._failures = 0
@@ -92,36 +114,61 @@ class ListingController:
         self._said_plain = False
         self._followed: tuple[int | None, int | None] | None = None
 
-    # --- when to list ---
+    @property
+    def is_over(self) -> bool:
+        """Whether a run with --once needs no further listing."""
+        return self.phase is Phase.OVER
 
     @property
     def is_busy(self) -> bool:
         """Whether a listing is under way."""
-        return self._run is not None or self._is_opening
+        return self.phase not in {Phase.IDLE, Phase.OVER}
 
     @property
     def wakes_us(self) -> int | None:
-        """When there may be something to do again, None if only news can tell."""
-        if self._run is not None:
-            return self._run.chunk_us + GATHER_US if self._run.backlog and not self._run.is_recording else None
-        return None if self.is_busy or self.is_over else self.next_us
+        """When there may be something to do again, None if only an input can tell."""
+        if self.phase is Phase.IDLE:
+            return self.next_us
+        run = self._run
+        if run is None or not run.backlog.chunks or run.backlog.recording is not Recording.NOTHING:
+            return None
+        return run.backlog.began_us + GATHER_US
 
     def tick(self, now_us: int) -> list[Action]:
-        """Begin a listing if one is due; have recorded what was gathered for long enough."""
-        if self._run is not None:
-            return self._next_chunk(now_us, self._run) if self._run.backlog else []
-        if self.is_busy or self.is_over or now_us < self.next_us:
-            return []
-        self._is_opening = True
-        return [BeginListing()]
+        """Begin a listing if one is due; record what was gathered for long enough."""
+        if self.phase is Phase.IDLE and now_us >= self.next_us:
+            self.phase = Phase.OPENING
+            return [BeginListing()]
+        if self._run is not None and self._run.backlog.chunks:
+            return self._next_chunk(now_us, self._run)
+        return []
 
-    def began(self, now_us: int, happened: ListingBegan) -> list[Action]:
+    def take(self, now_us: int, happened: ListingInput) -> list[Action]:
+        """Take an input in, as `TRANSITIONS` says.
+
+        An input that the table does not name in this phase answers a listing that was given up: it changes nothing.
+        """
+        transition = TRANSITIONS.get((self.phase, type(happened)))
+        return [] if transition is None else transition(self, now_us, happened)
+
+    def abandon(self) -> list[Action]:
+        """Drop the listing under way."""
+        run, self._run = self._run, None
+        if run is None:
+            return []
+        run.conversation.close()
+        self.phase = Phase.IDLE
+        return [EndListing()]
+
+    # --- IDLE and OPENING ---
+
+    def _begin(self, now_us: int, happened: ListingBegan) -> list[Action]:
         """Choose between a window and everything, and ask for the first page."""
-        self._is_opening = False
         self.source, self.version = happened.source, happened.version
         source = self.source
         if self._was_done_by_another(source):
-            self.is_over = self.has_news = True
+            self.phase = Phase.OVER
+            self.has_news = True
             return [EndListing()]
         full_us = source.full_listed_us
         is_full = (
@@ -142,15 +189,16 @@ class ListingController:
             position=happened.position,
             known=happened.known,
             began_us=now_us,
-            is_believing=self._believes,
-            talk=drain(wanted),
+            conversation=drain(wanted),
+            shift=Shift(is_believing=self._believes),
         )
+        self.phase = Phase.DRAINING
         self._wants_full = self._believes = False
-        return [*self._say_plain(), *self._talk(now_us, self._run, None)]
+        return [*self._say_plain(), *self._converse(now_us, self._run, None)]
 
-    def busy(self, now_us: int, happened: ListingBusy) -> list[Action]:
-        """Leave the listing to the other collector; a run that is to end waits for its end, and fetches meanwhile."""
-        self._is_opening = False
+    def _follow(self, now_us: int, happened: ListingBusy) -> list[Action]:
+        """Leave the listing to the other collector. A run with --once waits for its end, and fetches meanwhile."""
+        self.phase = Phase.IDLE
         self.source = happened.source
         self.has_news = True
         if not self._rules.once:
@@ -164,121 +212,98 @@ class ListingController:
         return [Say(level="info", event="listing_followed", text=text)]
 
     def _was_done_by_another(self, source: Source) -> bool:
-        """Whether the listing that this one waited for came to its end, so that this run needs none of its own."""
+        """Whether the listing that this one waited for is complete, so that this run needs none of its own."""
         if self._followed is None:
             return False
         listed, fully = self._followed
         return source.full_listed_us != fully if self._rules.full else source.listed_us != listed
 
-    # --- pages ---
+    # --- DRAINING: pages ---
 
-    def page(self, now_us: int, answer: Page | Trouble) -> list[Action]:
-        """Take in a page, or that none came."""
-        run = self._run
-        if run is None:
-            return []
-        self.has_answered = self.has_answered or not isinstance(answer, Trouble)
-        return self._talk(now_us, run, answer)
+    def _take_page(self, now_us: int, happened: PageListed) -> list[Action]:
+        self.has_answered = True
+        return self._converse(now_us, self._running, happened.page)
 
-    def refused(self, now_us: int) -> list[Action]:
-        """Give up this listing, since the server does not accept the token."""
-        return self._fail(now_us, "refused")
+    def _take_trouble(self, now_us: int, happened: PageFailed) -> list[Action]:
+        return self._converse(now_us, self._running, happened.trouble)
 
-    def _talk(self, now_us: int, run: ListingRun, answer: Page | Trouble | None) -> list[Action]:
+    def _converse(self, now_us: int, run: ListingRun, answer: Page | Trouble | None) -> list[Action]:
+        """Tell the lister what came, and do what it asks for."""
         try:
-            said = run.talk.send(answer)
+            said = run.conversation.send(answer)
             while isinstance(said, NewEntries):
-                run.backlog.extend(said.entries[i : i + CHUNK] for i in range(0, len(said.entries), CHUNK))
-                said = run.talk.send(None)
-            run.ask = said
+                run.backlog.add(said.entries)
+                said = run.conversation.send(None)
+            run.request = said
         except StopIteration as end:
-            run.drained = end.value
+            run.result = end.value
         except ListingFailedError as error:
             return self._fail(now_us, error.reason)
-        return [*self._ask_on(run), *self._next_chunk(now_us, run)]
+        return [*self._request_page(run), *self._next_chunk(now_us, run)]
 
-    def _ask_on(self, run: ListingRun) -> list[Action]:
-        """Ask for the next page, unless what came is still waiting to be recorded."""
-        if run.ask is None or _waiting(run) > AHEAD:
+    def _request_page(self, run: ListingRun) -> list[Action]:
+        """Ask for the next page, unless too much of what came still waits to be recorded."""
+        if run.request is None or run.backlog.waiting > AHEAD:
             return []
-        ask, run.ask = run.ask, None
-        return [ListPage(ask=ask)]
+        request, run.request = run.request, None
+        return [ListPage(ask=request)]
+
+    # --- DRAINING: recording ---
 
     def _next_chunk(self, now_us: int, run: ListingRun) -> list[Action]:
-        """Have the next chunk looked up, once there is enough of it; settle when all is recorded."""
-        if run.is_recording:
+        """Look the next chunk up, once there is enough of it; settle when everything is recorded."""
+        backlog = run.backlog
+        if backlog.recording is not Recording.NOTHING:
             return []
-        if run.backlog:
-            is_worth_it = run.drained is not None or run.ask is not None or _waiting(run) >= CHUNK
-            if not is_worth_it and now_us < run.chunk_us + GATHER_US:
+        if backlog.chunks:
+            is_worth_it = run.result is not None or run.request is not None or backlog.waiting >= CHUNK
+            if not is_worth_it and now_us < backlog.began_us + GATHER_US:
                 return []
-            run.is_recording, run.chunk_us = True, now_us
-            return [LookUp(entries=_gather(run.backlog))]
-        if run.drained is not None:
-            return self._settle(now_us, run, run.drained)
-        return []
+            return [LookUp(entries=backlog.begin(now_us))]
+        return [] if run.result is None else self._settle(now_us, run, run.result)
 
-    def looked_up(self, now_us: int, happened: LookedUp) -> list[Action]:
-        """Observe the entries that were looked up, and have the news recorded."""
-        run = self._run
-        if run is None:
-            return []
+    def _observe(self, now_us: int, happened: LookedUp) -> list[Action]:
+        """Observe the entries that were looked up, and record the news."""
+        run = self._running
         self.source, self.version = happened.source, happened.version
-        if not run.backlog:
-            return self._close(now_us, run)
         facts, advanced = observe_chunk(
             run,
             self.source_id,
             self.source,
-            run.backlog[0],
+            run.backlog.chunks[0],
             happened.known,
             now_us=now_us,
             thresholds=self._rules.thresholds,
         )
         if advanced is not None:
             facts.append(self._about_source(now_us, advanced))
-        run.facts = tuple(facts)
-        if run.facts:
-            return [RecordFacts(about="page", facts=run.facts)]
-        run.backlog.popleft()
-        run.is_recording = False
-        return [*self._ask_on(run), *self._next_chunk(now_us, run)]
+        if facts:
+            run.backlog.facts, run.backlog.recording = tuple(facts), Recording.APPENDING
+            return [RecordFacts(about="page", facts=run.backlog.facts)]
+        run.backlog.end()
+        return [*self._request_page(run), *self._next_chunk(now_us, run)]
+
+    def _chunk_recorded(self, now_us: int, happened: Recorded) -> list[Action]:
+        """Go on with the next chunk."""
+        run = self._running
+        said = self._adopt(happened)
+        run.backlog.conflicts = 0
+        run.backlog.end()
+        self._count(run, happened)
+        return [*said, *self._request_page(run), *self._next_chunk(now_us, run)]
+
+    def _look_again(self, now_us: int, _: Conflicted) -> list[Action]:
+        """Look again at what another collector or a person changed meanwhile, and decide anew."""
+        run = self._running
+        run.backlog.conflicts += 1
+        if run.backlog.conflicts > MAX_CONFLICTS:
+            return self._fail(now_us, "conflict")
+        run.backlog.recording = Recording.LOOKING_UP
+        return [LookUp(entries=run.backlog.chunks[0])]
 
     def _about_source(self, now_us: int, fact: sources.SourceFact, *, ahead: int = 0) -> NewFact:
         key = sources.source_key(self.source_id)
         return NewFact(key=key, fact=fact, observed_us=now_us, expected=self.version + ahead)
-
-    # --- what was recorded ---
-
-    def recorded(self, now_us: int, happened: Recorded) -> list[Action]:
-        """Go on after facts of this listing were recorded."""
-        run = self._run
-        if run is None:
-            return []
-        said = self._adopt(happened)
-        run.conflicts = 0
-        if happened.about == "page":
-            run.facts = ()
-            run.is_recording = False
-            run.backlog.popleft()
-            self._count(run, happened)
-            return [*said, *self._ask_on(run), *self._next_chunk(now_us, run)]
-        if happened.about == "sweep":
-            gone = len(happened.facts) - len(happened.dropped)
-            run.vanished += gone
-            self._progress.vanished += gone
-            return said
-        return [*said, *self._over(now_us, run)]
-
-    def conflicted(self, now_us: int, happened: Conflicted) -> list[Action]:
-        """Look again at what another collector or a person changed meanwhile, and decide anew."""
-        run = self._run
-        if run is None:
-            return []
-        run.conflicts += 1
-        if run.conflicts > MAX_CONFLICTS:
-            return self._fail(now_us, "conflict")
-        return [LookUp(entries=run.backlog[0] if happened.about == "page" and run.backlog else ())]
 
     def _adopt(self, happened: Recorded) -> list[Action]:
         """Take over the source as it was recorded."""
@@ -298,72 +323,75 @@ class ListingController:
         return said
 
     def _count(self, run: ListingRun, happened: Recorded) -> None:
-        progress = self._progress
+        progress, counts = self._progress, run.counts
         for new in happened.facts:
             fact = new.fact
             if isinstance(fact, RemoteObserved):
-                run.new += 1
+                counts.new += 1
                 progress.new += 1
             elif isinstance(fact, RemoteChanged):
-                run.changed += 1
+                counts.changed += 1
                 progress.changed += 1
             elif new.key.is_element:
-                run.reappeared += 1
+                counts.reappeared += 1
                 progress.reappeared += 1
             else:
                 continue
             self.has_news = True
 
-    # --- the end of a listing ---
-
-    def _settle(self, now_us: int, run: ListingRun, drained: ListingResult) -> list[Action]:
+    def _settle(self, now_us: int, run: ListingRun, result: ListingResult) -> list[Action]:
         """Decide what moved dates mean; then look for what is gone."""
-        if not run.is_settled and run.moved.strange:
-            run.is_settled = True
-            offsets = zone_change.changed_by(run.moved, known=run.present, before=self.source.zone, after=drained.zone)
+        shift = run.shift
+        if not shift.is_settled and shift.moved.strange:
+            shift.is_settled = True
+            offsets = zone_change.changed_by(shift.moved, known=run.present, before=self.source.zone, after=result.zone)
             if run.mode == "full":
-                run.offsets = offsets
+                shift.offsets = offsets
             elif offsets:
                 # It looks as if the server's zone changed: only a full listing can tell.
-                run.kept.clear()
+                shift.kept.clear()
                 self._wants_full = True
-            if run.kept and not run.offsets:
-                run.is_believing = True
-                run.backlog.extend(tuple(run.kept[i : i + CHUNK]) for i in range(0, len(run.kept), CHUNK))
-                run.kept = []
-                if not run.is_kept_whole:
+            if shift.kept and not shift.offsets:
+                shift.is_believing = True
+                run.backlog.add(tuple(shift.kept))
+                shift.kept = []
+                if not shift.is_kept_whole:
                     self._wants_full = self._believes = True
                 return self._next_chunk(now_us, run)
-        if run.mode == "full" and drained.exempt and not run.offsets:
+        if run.mode == "full" and result.exempt and not shift.offsets:
             # What the server cannot list is known by its date in the old zone, and must be looked for by that.
-            run.offsets = zone_change.between(self.source.zone, drained.zone, now_us // SECOND_US)
+            shift.offsets = zone_change.between(self.source.zone, result.zone, now_us // SECOND_US)
         if run.mode == "window" or run.present >= run.known:
             return self._close(now_us, run)
-        run.exempt = ending.exempt(run, drained, self.source)
-        run.known = 0
-        return [CountMissing(seen=run.seen, before=run.position, exempt=run.exempt, after=None)]
+        self.phase = Phase.COUNTING
+        run.missing.exempt = ending.exempt(run, result, self.source)
+        return [self._count_on(run, None)]
 
-    def counted(self, now_us: int, happened: MissingCounted) -> list[Action]:
+    # --- COUNTING and SWEEPING: what is gone ---
+
+    def _count_on(self, run: ListingRun, after: StreamKey | None) -> CountMissing:
+        return CountMissing(seen=run.seen, before=run.position, exempt=run.missing.exempt, after=after)
+
+    def _counted(self, now_us: int, happened: MissingCounted) -> list[Action]:
         """Believe that the missing elements are gone, or hold that back."""
-        run = self._run
-        if run is None or run.drained is None:
-            return []
-        run.missing += happened.missing
-        run.known += happened.known
+        run = self._running
+        run.missing.count += happened.missing
+        run.missing.known += happened.known
         if happened.after is not None:
-            return [CountMissing(seen=run.seen, before=run.position, exempt=run.exempt, after=happened.after)]
-        if run.missing == 0:
+            return [self._count_on(run, happened.after)]
+        if run.missing.count == 0:
             return self._close(now_us, run)
-        run.hold = ending.reason_to_hold(run, run.drained, self.source, self._rules.thresholds)
-        if run.hold:
+        run.missing.hold = ending.reason_to_hold(run, self.source, self._rules.thresholds)
+        if run.missing.hold:
             return self._close(now_us, run)
-        return [self._find(run, None)]
+        self.phase = Phase.SWEEPING
+        return [self._find_on(run, None)]
 
-    def found(self, now_us: int, happened: MissingFound) -> list[Action]:
+    def _find_on(self, run: ListingRun, after: StreamKey | None) -> FindMissing:
+        return FindMissing(seen=run.seen, before=run.position, exempt=run.missing.exempt, after=after, limit=SWEEP)
+
+    def _found(self, now_us: int, happened: MissingFound) -> list[Action]:
         """Declare the elements vanished that a full listing did not show."""
-        run = self._run
-        if run is None:
-            return []
         facts = tuple(
             NewFact(key=entry.key, fact=vanished(entry.element), observed_us=now_us, expected=entry.version)
             for entry in happened.entries
@@ -371,60 +399,86 @@ class ListingController:
         )
         actions: list[Action] = [RecordFacts(about="sweep", facts=facts, drop=True)] if facts else []
         if happened.after is not None:
-            return [*actions, self._find(run, happened.after)]
-        return [*actions, LookUp(entries=())]
+            return [*actions, self._find_on(self._running, happened.after)]
+        self.phase = Phase.CLOSING
+        return [*actions, ReadSource()]
 
-    def _find(self, run: ListingRun, after: StreamKey | None) -> FindMissing:
-        return FindMissing(seen=run.seen, before=run.position, exempt=run.exempt, after=after, limit=SWEEP)
+    def _swept(self, _: int, happened: Recorded) -> list[Action]:
+        """Count what was declared gone."""
+        gone = len(happened.facts) - len(happened.dropped)
+        self._running.counts.vanished += gone
+        self._progress.vanished += gone
+        return self._adopt(happened)
+
+    # --- CLOSING ---
 
     def _close(self, now_us: int, run: ListingRun) -> list[Action]:
-        """Have the end of the listing recorded."""
-        drained = run.drained or ListingResult()
-        if run.mode == "window" and self.source.zone not in {None, drained.zone}:
+        """Record the end of the listing."""
+        self.phase = Phase.CLOSING
+        result = run.result or ListingResult()
+        if run.mode == "window" and self.source.zone not in {None, result.zone}:
             self._wants_full = True
-        facts = ending.closing_facts(run, drained, self.source, now_us)
+        facts = ending.closing_facts(run, result, self.source, now_us)
         news = tuple(self._about_source(now_us, fact, ahead=n) for n, fact in enumerate(facts))
         return [RecordFacts(about="listing", facts=news)]
 
-    def _over(self, now_us: int, run: ListingRun) -> list[Action]:
-        """Rest until the next listing is due."""
-        drained = run.drained or ListingResult()
+    def _source_read(self, now_us: int, happened: SourceRead) -> list[Action]:
+        self.source, self.version = happened.source, happened.version
+        return self._close(now_us, self._running)
+
+    def _read_again(self, now_us: int, _: Conflicted) -> list[Action]:
+        """Read the source again, which a person or another collector changed meanwhile."""
+        run = self._running
+        run.backlog.conflicts += 1
+        return self._fail(now_us, "conflict") if run.backlog.conflicts > MAX_CONFLICTS else [ReadSource()]
+
+    def _recorded_at_the_end(self, now_us: int, happened: Recorded) -> list[Action]:
+        """Rest until the next listing is due, once the end of this one is recorded."""
+        if happened.about == "sweep":
+            return self._swept(now_us, happened)
+        run, said = self._running, self._adopt(happened)
+        result = run.result or ListingResult()
         self._run = None
-        self._closed = drained.closed
+        self._closed = result.closed
         self._failures = 0
         self.has_failed = False
         progress = self._progress
         progress.listings += 1
-        progress.seen += drained.seen
+        progress.seen += result.seen
         progress.rejected += run.rejected
         self.next_us = now_us if self._wants_full else max(now_us, run.began_us + self._rules.refresh_us)
-        self.is_over = self._rules.once and not self._wants_full
-        return [EndListing(), *ending.tell(run, drained)]
+        self.phase = Phase.OVER if self._rules.once and not self._wants_full else Phase.IDLE
+        return [*said, EndListing(), *ending.tell(run, result)]
+
+    # --- a listing that fails ---
+
+    def _refused(self, now_us: int, _: PageRefused) -> list[Action]:
+        return self._fail(now_us, "refused")
 
     def _fail(self, now_us: int, reason: str) -> list[Action]:
-        """Give this listing up; what was recorded stays, and the next one begins at the cursor."""
+        """Give this listing up. What was recorded stays, and the next listing begins at the cursor."""
         run, self._run = self._run, None
         if run is not None:
-            run.talk.close()
+            run.conversation.close()
             self._wants_full = self._wants_full or (run.mode == "full" and self._rules.full)
         self._failures += 1
         self.has_failed = True
-        self.reason = reason
         pause_us = self._rules.backoff.delay_us(self._failures, jitter(self.source_id, self._failures))
         self.next_us = now_us + pause_us
-        self.is_over = self._rules.once and (self._failures >= ONCE_ATTEMPTS or reason == "refused")
+        is_over = self._rules.once and (self._failures >= ONCE_ATTEMPTS or reason == "refused")
+        self.phase = Phase.OVER if is_over else Phase.IDLE
         text = f"the server could not be listed ({reason}{WAYS_OUT.get(reason, '')})"
-        text += "" if self.is_over else f"; it is asked again in {pause_us / SECOND_US:.0f} s"
+        text += "" if is_over else f"; it is asked again in {pause_us / SECOND_US:.0f} s"
         say = Say(level="warning", event="listing_failed", text=text, fields={"reason": reason})
         return [EndListing(), *([] if reason == "refused" else [say])]
 
-    def abandon(self) -> list[Action]:
-        """Drop the listing under way."""
-        run, self._run = self._run, None
-        if run is None:
-            return []
-        run.talk.close()
-        return [EndListing()]
+    # --- helpers ---
+
+    @property
+    def _running(self) -> ListingRun:
+        if self._run is None:
+            raise RuntimeError(f"no listing is under way in phase {self.phase.name}")
+        return self._run
 
     def _say_plain(self) -> list[Action]:
         if self._said_plain or self.source.opaque is not False:
@@ -437,17 +491,35 @@ class ListingController:
         return [Say(level="warning", event="not_zero_knowledge", text=text)]
 
 
-def _waiting(run: ListingRun) -> int:
-    return sum(map(len, run.backlog))
+ListingInput = (
+    ListingBegan
+    | ListingBusy
+    | PageListed
+    | PageFailed
+    | PageRefused
+    | LookedUp
+    | SourceRead
+    | Recorded
+    | Conflicted
+    | MissingCounted
+    | MissingFound
+)
 
-
-def _gather(backlog: deque[tuple[Listed, ...]]) -> tuple[Listed, ...]:
-    """Make one chunk of what waits, as far as it fits into one, and return it: a transaction costs more than a page."""
-    count = size = 0
-    for waiting in backlog:
-        if count and size + len(waiting) > CHUNK:
-            break
-        count, size = count + 1, size + len(waiting)
-    if count > 1:
-        backlog.appendleft(tuple(entry for _ in range(count) for entry in backlog.popleft()))
-    return backlog[0]
+TRANSITIONS: Final[Mapping[tuple[Phase, type[ListingInput]], Callable[[ListingController, int, Any], list[Action]]]] = {
+    (Phase.OPENING, ListingBegan): ListingController._begin,
+    (Phase.OPENING, ListingBusy): ListingController._follow,
+    (Phase.DRAINING, PageListed): ListingController._take_page,
+    (Phase.DRAINING, PageFailed): ListingController._take_trouble,
+    (Phase.DRAINING, LookedUp): ListingController._observe,
+    (Phase.DRAINING, Recorded): ListingController._chunk_recorded,
+    (Phase.DRAINING, Conflicted): ListingController._look_again,
+    (Phase.COUNTING, MissingCounted): ListingController._counted,
+    (Phase.SWEEPING, MissingFound): ListingController._found,
+    (Phase.SWEEPING, Recorded): ListingController._swept,
+    (Phase.CLOSING, Recorded): ListingController._recorded_at_the_end,
+    (Phase.CLOSING, SourceRead): ListingController._source_read,
+    (Phase.CLOSING, Conflicted): ListingController._read_again,
+    # The server can refuse the token in any phase: fetching checks the token, too.
+    **{(phase, PageRefused): ListingController._refused for phase in Phase},
+}
+"""What each input does in each phase; every other pair changes nothing."""

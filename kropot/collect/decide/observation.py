@@ -1,13 +1,11 @@
-"""One listing under way, and what the entries that it brings mean: facts, marks, and dates that moved strangely."""
+"""What the entries of a listing mean: facts about elements, and dates that moved strangely."""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kropot.bitmap import Bitmap
-from kropot.collect.decide import sources, zone_change
+from kropot.collect.decide import sources
 from kropot.collect.decide.plan import SECOND_US, Dates, is_only_moved, known_dates, observe
 from kropot.securecopy.wire import is_sealed_form
 from ledger.append import NewFact
@@ -16,65 +14,16 @@ from ledger.events import Element, RemoteChanged, RemoteObserved, StreamKey
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kropot.collect.decide.listing_run import ListingRun
     from kropot.collect.decide.sources import Thresholds
-    from kropot.lister.conversation import Conversation, ListingResult, PageRequest
     from kropot.securecopy.wire import Listed
-    from ledger.events import ListingMode, Source
+    from ledger.events import Source
     from ledger.replica import Entry
 
 SLACK_S = 300
-"""A date so far ahead of our clock is still believed; a later one is, but the cursor does not follow it."""
+"""How far ahead of our clock a date may be before the cursor no longer follows it, in seconds."""
 
 DAY_S = 86400
-
-MAX_MOVED = 1000
-"""So many entries whose dates only moved are kept in mind until it is known whether the server's zone changed."""
-
-
-@dataclass(slots=True, kw_only=True)
-class ListingRun:
-    """One listing under way.
-
-    `position` is the ledger's head when it began, `known` counts the elements that were there then, `present` those of
-    them that it has seen, `seen` has their streams. `backlog` holds entries that are still to be recorded, `ask` a
-    question that waits for that; `is_recording` while a chunk of it is, and the last one began to be at `chunk_us`.
-    Entries whose dates only `moved` are `kept` aside, unless the listing is `believing`.
-    """
-
-    mode: ListingMode
-    start: int | None
-    position: int
-    known: int
-    began_us: int
-    is_believing: bool
-    talk: Conversation[ListingResult]
-    backlog: deque[tuple[Listed, ...]] = field(default_factory=deque)
-    is_recording: bool = False
-    chunk_us: int = 0
-    facts: tuple[NewFact, ...] = ()
-    ask: PageRequest | None = None
-    drained: ListingResult | None = None
-    seen: Bitmap = field(default_factory=Bitmap)
-    present: int = 0
-    moved: zone_change.Moves = field(default_factory=zone_change.Moves)
-    kept: list[Listed] = field(default_factory=list)
-    is_kept_whole: bool = True
-    is_settled: bool = False
-    offsets: tuple[int, ...] = ()
-    exempt: tuple[tuple[int, int], ...] = ()
-    missing: int = 0
-    hold: str = ""
-    conflicts: int = 0
-    new: int = 0
-    changed: int = 0
-    reappeared: int = 0
-    vanished: int = 0
-    refused: int = 0
-
-    @property
-    def rejected(self) -> int:
-        """Lines that were no entries, or none that may be taken in."""
-        return self.refused + (0 if self.drained is None else self.drained.rejected)
 
 
 def observe_chunk(
@@ -100,7 +49,7 @@ def observe_chunk(
             cursor = listed.date
         if is_opaque and not is_sealed_form(listed.form):
             # A plain form holds the file's name, which must not reach the ledger of an encrypted replica.
-            run.refused += 1
+            run.counts.refused += 1
             continue
         sighted.take(listed, known.get((listed.type, listed.id)))
     found = sources.Found(
@@ -111,7 +60,7 @@ def observe_chunk(
         cursor=cursor,
         opaque=is_opaque if chunk else None,
     )
-    advanced = sources.advance(source, found, known=run.known + run.new, now_us=now_us, thresholds=thresholds)
+    advanced = sources.advance(source, found, known=run.known + run.counts.new, now_us=now_us, thresholds=thresholds)
     return sighted.facts, advanced
 
 
@@ -143,17 +92,14 @@ class _Observed:
                 return
             is_first = run.seen.add(entry.stream)
             run.present += is_first and element.present
-        is_strange = element is not None and not run.is_believing and not self.dates.agree(element, listed.date)
+        is_strange = element is not None and not run.shift.is_believing and not self.dates.agree(element, listed.date)
         if element is not None and is_first and not is_strange and self.dates.epoch:
             # It moved before, or did not then: either way it may have moved back or on now.
-            run.moved.add(listed.date - element.date, self.dates.ways(element), listed.date, is_strange=False)
+            run.shift.moved.add(listed.date - element.date, self.dates.ways(element), listed.date, is_strange=False)
         if element is not None and is_strange and is_only_moved(element, listed):
             if is_first:
-                run.moved.add(listed.date - element.date, self.dates.ways(element), listed.date)
-            if len(run.kept) < MAX_MOVED:
-                run.kept.append(listed)
-            else:
-                run.is_kept_whole = False
+                run.shift.moved.add(listed.date - element.date, self.dates.ways(element), listed.date)
+            run.shift.keep(listed)
             return
         fact = observe(element, listed, self.dates)
         if fact is None:

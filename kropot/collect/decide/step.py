@@ -27,6 +27,7 @@ from kropot.collect.decide.inputs import (
     PageRefused,
     PublishDone,
     Recorded,
+    SourceRead,
     Started,
     StopRequested,
     Tick,
@@ -101,7 +102,7 @@ class Collector:
         actions = self._react(now_us, happened)
         return actions + self._go_on(now_us)
 
-    def _react(  # noqa: C901, PLR0912, PLR0915 - one case a happening: the type checker names the missing one
+    def _react(  # noqa: C901, PLR0912 - one case a happening: the type checker names the missing one
         self, now_us: int, happened: Input
     ) -> list[Action]:
         listing, fetching = self._listing, self._fetching
@@ -120,24 +121,22 @@ class Collector:
                 actions = self._end_ousted()
             case ListingBegan():
                 fetching.known = happened.known
-                actions = listing.began(now_us, happened)
-            case ListingBusy():
-                actions = listing.busy(now_us, happened)
+                actions = listing.take(now_us, happened)
             case PageListed() | PageFailed() | PageRefused():
                 actions = self._answered(now_us, happened)
-            case LookedUp():
-                actions = listing.looked_up(now_us, happened)
             case Recorded(about="copies" | "failures"):
                 fetching.recorded(now_us, happened)
                 actions = []
-            case Recorded():
-                actions = listing.recorded(now_us, happened)
-            case Conflicted():
-                actions = listing.conflicted(now_us, happened)
-            case MissingCounted():
-                actions = listing.counted(now_us, happened)
-            case MissingFound():
-                actions = listing.found(now_us, happened)
+            case (
+                ListingBusy()
+                | LookedUp()
+                | SourceRead()
+                | Recorded()
+                | Conflicted()
+                | MissingCounted()
+                | MissingFound()
+            ):
+                actions = listing.take(now_us, happened)
             case WorkTaken():
                 actions = fetching.taken(now_us, happened)
             case Fetched():
@@ -181,13 +180,13 @@ class Collector:
                 said = self._accept()
                 if happened.check:
                     return said + fetching.server_is_fine(now_us)
-                return said + listing.page(now_us, happened.page)
+                return said + listing.take(now_us, happened)
             case PageFailed():
                 if happened.check:
                     return fetching.server_is_down(now_us, happened.trouble)
-                return listing.page(now_us, happened.trouble)
+                return listing.take(now_us, happened)
             case PageRefused():
-                return self._refuse() + fetching.token_is_refused() + listing.refused(now_us)
+                return self._refuse() + fetching.token_is_refused() + listing.take(now_us, happened)
             case _:
                 assert_never(happened)
 

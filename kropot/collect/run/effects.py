@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from kropot.collect.decide.actions import (
     Beat,
@@ -17,6 +17,7 @@ from kropot.collect.decide.actions import (
     FindMissing,
     GiveBack,
     LookUp,
+    ReadSource,
     RecordFacts,
     TakeWork,
 )
@@ -30,6 +31,7 @@ from kropot.collect.decide.inputs import (
     MissingFound,
     Ousted,
     Recorded,
+    SourceRead,
     WorkTaken,
 )
 from kropot.collect.decide.plan import is_missing
@@ -50,9 +52,18 @@ PRESENT = ("current", "damaged", "lost", "pending")
 HORIZON_US = 10 * 366 * 24 * 3600 * 1_000_000
 
 LedgerAction = (
-    BeginListing | EndListing | LookUp | RecordFacts | CountMissing | FindMissing | TakeWork | GiveBack | Beat
+    BeginListing
+    | EndListing
+    | LookUp
+    | ReadSource
+    | RecordFacts
+    | CountMissing
+    | FindMissing
+    | TakeWork
+    | GiveBack
+    | Beat
 )
-LEDGER_ACTIONS = (BeginListing, EndListing, LookUp, RecordFacts, CountMissing, FindMissing, TakeWork, GiveBack, Beat)
+LEDGER_ACTIONS = get_args(LedgerAction)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +89,9 @@ class LedgerEffects:
         except InstanceBusyError:
             return Ousted()
 
-    def _perform(self, action: LedgerAction) -> Input | None:
+    def _perform(  # noqa: C901 - one case an action: the type checker names the missing one
+        self, action: LedgerAction
+    ) -> Input | None:
         answer: Input | None = None
         match action:
             case BeginListing():
@@ -87,6 +100,9 @@ class LedgerEffects:
                 self.ledger.work.unreserve(self._reservation)
             case LookUp():
                 answer = self._look_up(action)
+            case ReadSource():
+                source, version = self._source()
+                answer = SourceRead(source=source, version=version)
             case RecordFacts():
                 answer = self._record(action)
             case CountMissing():
@@ -120,7 +136,7 @@ class LedgerEffects:
 
     def _look_up(self, action: LookUp) -> Input:
         keys = {StreamKey(source=self.source_id, kind=one.type, id=one.id) for one in action.entries}
-        found = self.ledger.entries(keys) if keys else {}
+        found = self.ledger.entries(keys)
         source, version = self._source()
         return LookedUp(
             known={(key.kind, key.id): entry for key, entry in found.items()}, source=source, version=version
