@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kropot.durable.errors import storage_error
+from kropot.durable.filesystem import OsFiles
+from kropot.durable.newfile import replace_file
 from kropot.errors import IntegrityError
-from kropot.objects.files import OsFiles
-from kropot.objects.store import storage_error
 from ledger.errors import LedgerError, MalformedSegmentError
 from ledger.merkle import Frontier
 from ledger.transfer.segments import SEGMENT_EVENTS, encode, reach_of, read
@@ -21,7 +22,7 @@ from ledger.transfer.segments import SEGMENT_EVENTS, encode, reach_of, read
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kropot.objects.files import FileSystem
+    from kropot.durable.filesystem import FileSystem
     from ledger.log import Ledger
     from ledger.rows import StoredEvent
     from ledger.transfer.segments import Reach
@@ -186,25 +187,12 @@ class SegmentFolder:
         if self._scratch is None:
             raise LedgerError("this folder of segments was opened for reading")
         start = ledger.frontier_at(index * self._span)
-        files, temporary, target = self._files, f"{self._scratch}/segment-{index:08d}", str(self.folder / name)
+        temporary, target = f"{self._scratch}/segment-{index:08d}", str(self.folder / name)
         try:
             self._make_folder()
-            try:
-                fd = files.create(temporary)
-            except FileExistsError:
-                files.unlink(temporary)  # an earlier attempt failed and left it; only this writer uses the folder
-                fd = files.create(temporary)
-            try:
-                events = ledger.stored(after=start.size, until=last)
-                for chunk in encode(ledger.identity().ledger_id, events, ledger.log.streams, start):
-                    view = memoryview(chunk)
-                    while view:
-                        view = view[files.write(fd, view) :]
-                files.sync_file(fd)
-            finally:
-                files.close(fd)
-            files.rename(temporary, target)
-            files.sync_folder(str(self.folder))
+            events = ledger.stored(after=start.size, until=last)
+            chunks = encode(ledger.identity().ledger_id, events, ledger.log.streams, start)
+            replace_file(self._files, temporary, target, chunks)
         except OSError as error:
             raise storage_error(error, f"writing {target}") from error
         return Path(target)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
+import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kropot.durable.dirfd import make_root
+from kropot.durable.newfile import name_new, sync_folder, temporary_file
 from kropot.errors import KropotError
-from kropot.restore.below import make_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +22,6 @@ _NAME = re.compile(r"checkpoint-([0-9]{8,})\.txt")
 MAX_BYTES = 1 << 20
 LEFT_S = 24 * 3600
 """A temporary file of this age has been left behind: writing takes moments, and the clocks of machines may differ."""
-
-_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,18 +58,12 @@ class CheckpointFolder:
         try:
             make_root(self.folder)
             self._sweep()
-            temporary = self.folder / f".checkpoint-{os.getpid()}.tmp"
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            try:
-                with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(note)
-                    stream.flush()
-                    os.fsync(stream.fileno())
+            with temporary_file(self.folder, f".checkpoint-{secrets.token_hex(8)}.tmp") as (stream, temporary):
+                stream.write(note)
+                stream.flush()
+                os.fsync(stream.fileno())
                 path = self._name(temporary)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    temporary.unlink()
-            self._sync()
+            sync_folder(self.folder)
         except OSError as error:
             raise KropotError(f"the checkpoint cannot be written to {self.folder}: {error.strerror}") from error
         return path
@@ -82,7 +75,7 @@ class CheckpointFolder:
         """
         try:
             make_root(self.folder)
-            self._sync()
+            sync_folder(self.folder)
         except OSError as error:
             raise KropotError(f"the checkpoints in {self.folder} cannot be synced: {error.strerror}") from error
 
@@ -94,25 +87,15 @@ class CheckpointFolder:
                     left.unlink()
 
     def _name(self, temporary: Path) -> Path:
-        """Give the file its number; whoever was faster keeps theirs, and the next one is tried."""
+        """Give the file the next free number; another writer that was faster keeps its number."""
         number = max((known for known, _ in self._numbered()), default=0) + 1
         while True:
             path = self.folder / f"checkpoint-{number:08d}.txt"
             try:
-                os.link(temporary, path)
+                name_new(temporary, path)
             except FileExistsError:
                 number += 1
                 continue
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                # A file system without hard links (FAT): an empty file takes the number, and is renamed over.
-                try:
-                    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-                except FileExistsError:
-                    number += 1
-                    continue
-                temporary.rename(path)
             return path
 
     def _numbered(self) -> list[tuple[int, Path]]:
@@ -123,13 +106,6 @@ class CheckpointFolder:
         except OSError as error:
             raise KropotError(f"the checkpoints in {self.folder} cannot be listed: {error.strerror}") from error
         return [(int(found[1]), self.folder / name) for name in names if (found := _NAME.fullmatch(name))]
-
-    def _sync(self) -> None:
-        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def read_note(path: Path) -> bytes:

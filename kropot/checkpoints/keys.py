@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kropot.durable.newfile import settle, write_new
 from kropot.errors import UsageError
-from kropot.newfile import settle, write_new
 from kropot.secret import guard
 from ledger.errors import BadCheckpointError
 from ledger.note import SigningKey, VerifierKey

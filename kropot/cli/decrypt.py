@@ -76,7 +76,7 @@ def command(
 
 
 def _open(settings: Settings, held: HeldCopy, source: BinaryIO, kit: Kit | None, output: Path | None) -> Exit:
-    from kropot.restore.one import new_file
+    from kropot.durable.newfile import new_file
     from kropot.restore.opener import copy_content
 
     source.seek(0)
@@ -84,8 +84,13 @@ def _open(settings: Settings, held: HeldCopy, source: BinaryIO, kit: Kit | None,
         copy_content(source, sys.stdout.buffer.write, held=held, kit=kit)
         sys.stdout.buffer.flush()
         return Exit.DONE
-    with new_file(output) as write:
-        content = copy_content(source, write, held=held, kit=kit)
+    try:
+        with new_file(output) as file:
+            content = copy_content(source, file.write, held=held, kit=kit)
+    except FileExistsError:
+        raise UsageError(f"{output} exists: nothing is overwritten, name another file with -o") from None
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror}") from None
     if settings.json:
         emit_json({"output": str(output), "size": content.size, "sha256": content.sha256.hex()})
     else:

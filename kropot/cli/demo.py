@@ -47,7 +47,7 @@ def command(settings: Settings, *, source: Path | None, folder: Path) -> Exit:
     changed and deleted; what changed is collected; status and a short check are shown. The folder stays, with the
     commands to go on by hand.
     """
-    from kropot.newfile import write_new
+    from kropot.durable.newfile import write_new
 
     began = time.monotonic()
     if settings.origins.get("log_level") == "default":
@@ -135,9 +135,9 @@ def _prepare(home: Path, source: Path | None, *, quiet: bool) -> tuple[demo.Plac
 
 def _round(places: demo.Places, show: _Show, *, may_change: bool) -> int:
     """Go through the whole round; return the gateway's port."""
+    from kropot.durable.newfile import write_new
     from kropot.gateway.keys import write_new_key
     from kropot.gateway.server import GatewayServer
-    from kropot.newfile import write_new
 
     places.state.parent.mkdir(mode=0o700)
     show.title("A gateway serves a folder, sealing every file for the token that asks")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.cli.settings import Settings
+    from kropot.durable.target import TargetFolder
     from kropot.replay.copies import StoredCopies
-    from kropot.restore.tree import TargetFolder
     from kropot.securecopy.sealing import Kit
 
 WORKERS: Final = 8

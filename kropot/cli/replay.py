@@ -190,6 +190,7 @@ def _stored(helds: Iterable[HeldCopy], seen: Counter[str]) -> Iterator[HeldCopy]
 
 def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *, snapshots: bool, links: Links) -> Exit:
     from kropot.cli.giving import check_target, copies_of, workers
+    from kropot.durable.target import WORK, TargetFolder
     from kropot.replay.copies import held_at
     from kropot.replay.fold import walk
     from kropot.replay.snapshots import pointers_at
@@ -197,7 +198,6 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
     from kropot.restore.fingerprints import Fingerprints
     from kropot.restore.journal import Journal
     from kropot.restore.names import NameGiver
-    from kropot.restore.tree import WORK, TargetFolder
 
     check_target(settings, target)
     seen: Counter[str] = Counter()

@@ -17,9 +17,9 @@ from kropot.cli.giving import WORKERS, check_target, copies_of, end, read_kits
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.paths import PATH
 from kropot.cli.told import Told
+from kropot.durable.dirfd import look_below
 from kropot.errors import UsageError
 from kropot.query.names import find_source
-from kropot.restore.below import look_below
 from kropot.wording import moment as clock
 from kropot.wording import one_line
 
@@ -203,10 +203,10 @@ class _Place:
         """Open the folder, unless nothing is to be written, and return what names its files."""
         from dataclasses import replace
 
+        from kropot.durable.target import WORK, NameRules, TargetFolder
         from kropot.restore.fingerprints import Fingerprints
         from kropot.restore.journal import Journal, written_in
-        from kropot.restore.names import NameGiver, NameRules
-        from kropot.restore.tree import WORK, TargetFolder
+        from kropot.restore.names import NameGiver
 
         rules = NameRules(portable=self._portable or os.name == "nt")
         if self._is_real and self.target is not None:
@@ -268,7 +268,8 @@ def _dry_run(settings: Settings, plans: Iterable[Planned | RestoreProblem], plac
 
 
 def _list_names(settings: Settings, plans: Iterable[Planned | RestoreProblem], copies: Copies, told: Told) -> None:
-    from kropot.objects.store import ObjectMissingError, StorageError
+    from kropot.durable.errors import StorageError
+    from kropot.objects.store import ObjectMissingError
     from kropot.restore.opener import plain_size
     from kropot.restore.plan import RestoreProblem
 

@@ -28,11 +28,11 @@ from kropot.collect.run.signals import stopped_by_signals
 from kropot.collect.run.workers import Control, Crashed, Publisher, Transfer
 from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.engine import Server
+from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
 from kropot.objects.absent import demand_objects
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.layout import Layout
-from kropot.objects.store import StorageError
 from kropot.securecopy.client import SecureCopyClient, ServerTroubleError
 from kropot.segments import SegmentFolder
 from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots

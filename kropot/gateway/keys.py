@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from kropot.durable.newfile import settle, write_new
 from kropot.errors import UsageError, WrongKeyError
 from kropot.gateway.ivs import labelled
-from kropot.newfile import settle, write_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable

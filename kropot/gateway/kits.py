@@ -8,8 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kropot.durable.newfile import write_new
 from kropot.errors import UsageError
-from kropot.newfile import write_new
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

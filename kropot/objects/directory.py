@@ -15,29 +15,21 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from kropot.objects.durability import Durability, Pending, choose_method
-from kropot.objects.files import OsFiles
+from kropot.durable.batch import Durability, Pending, choose_method
+from kropot.durable.errors import DiscardedError, StorageError, storage_error
+from kropot.durable.filesystem import OsFiles
 from kropot.objects.instance import LOCK, InstanceLock
 from kropot.objects.layout import Layout, names_in
-from kropot.objects.store import (
-    CHUNK,
-    DiscardedError,
-    ObjectMissingError,
-    Published,
-    PublishError,
-    Staged,
-    StorageError,
-    storage_error,
-)
+from kropot.objects.store import CHUNK, ObjectMissingError, Published, PublishError, Staged
 from kropot.objects.upload import HELD_BACK, FileUpload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from kropot.durable.batch import Choice
+    from kropot.durable.filesystem import FileSystem
     from kropot.objects.bulk.protocol import BulkReader
-    from kropot.objects.durability import Choice
-    from kropot.objects.files import FileSystem
     from kropot.objects.store import Leftover
 
 

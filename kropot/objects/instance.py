@@ -8,8 +8,8 @@ import os
 from time import sleep
 from urllib.parse import quote
 
+from kropot.durable.errors import storage_error
 from kropot.errors import LockedError, UsageError
-from kropot.objects.store import storage_error
 
 LOCK = "lock"
 """The lock file's name in an instance's folder; it stays for ever: removing it would let two processes in."""

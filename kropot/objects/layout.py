@@ -9,8 +9,9 @@ import re
 import stat
 from typing import TYPE_CHECKING, Literal
 
+from kropot.durable.errors import storage_error
 from kropot.objects.instance import LOCK, folder_name
-from kropot.objects.store import Leftover, storage_error
+from kropot.objects.store import Leftover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,17 +6,9 @@ import hashlib
 import io
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from kropot.durable.errors import DiscardedError, StorageError, StorageFullError
 from kropot.errors import LockedError
-from kropot.objects.store import (
-    DiscardedError,
-    Leftover,
-    ObjectMissingError,
-    Published,
-    PublishError,
-    Staged,
-    StorageError,
-    StorageFullError,
-)
+from kropot.objects.store import Leftover, ObjectMissingError, Published, PublishError, Staged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,40 +1,20 @@
-"""What an object store promises, the values it hands out, and the errors its callers act on."""
+"""What an object store promises, and the values that it hands out."""
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
-from kropot.errors import IntegrityError, KropotError
+from kropot.errors import IntegrityError
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from kropot.durable.errors import StorageError
+
 CHUNK = 1 << 20
 """Bytes read or written at a time: memory for one object never exceeds this."""
-
-
-class StorageError(KropotError):
-    """The object store could not do what it was asked; nothing acknowledged is lost.
-
-    `reason` is a stable word that may stand in a ledger.
-    """
-
-    reason: ClassVar[str] = "storage_error"
-
-
-class StorageFullError(StorageError):
-    """No room: the disk, the quota or the file size limit is reached; room made means it goes on by itself."""
-
-    reason = "storage_full"
-
-
-class DiscardedError(StorageError):
-    """Another file of the same batch could not be made durable; this one MUST be fetched again, never synced again."""
-
-    reason = "storage_discarded"
 
 
 class ObjectMissingError(IntegrityError):
@@ -181,26 +161,3 @@ class ObjectStore(Protocol):
     def close(self) -> None:
         """Give the instance's name back; staged objects that were not published are left over."""
         ...
-
-
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-_WHY = {
-    errno.ENOSPC: "the disk is full: make room, and it goes on by itself",
-    errno.EDQUOT: "the quota is used up: make room, and it goes on by itself",
-    errno.EFBIG: "the file would be larger than the limit (ulimit -f, or the file system's own)",
-    errno.EIO: "the disk reports an input/output error: look at the kernel's log before going on",
-    errno.EROFS: "the file system is mounted read-only",
-    errno.EACCES: "permission denied: the folder must belong to the user who runs this",
-    errno.EPERM: "not permitted: the folder must belong to the user who runs this",
-    errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
-    errno.ENOENT: "it is gone: is the storage still mounted?",
-}
-
-
-def storage_error(error: OSError, doing: str) -> StorageError:
-    """Translate an operating system's error met while `doing` something ("writing /srv/x") into one clear sentence."""
-    number = error.errno or 0
-    why = _WHY.get(number) or error.strerror or str(error)
-    kind = StorageFullError if number in _NO_ROOM else StorageError
-    return kind(f"{doing}: {why}")

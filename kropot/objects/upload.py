@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 from typing import TYPE_CHECKING
 
-from kropot.objects.store import Staged, StorageError, storage_error
+from kropot.durable.errors import StorageError, storage_error
+from kropot.objects.store import Staged
 
 if TYPE_CHECKING:
-    from kropot.objects.durability import Durability
-    from kropot.objects.files import FileSystem
+    from kropot.durable.batch import Durability
+    from kropot.durable.filesystem import FileSystem
 
 HELD_BACK = 1 << 20
 """Bytes kept in memory before they are hashed and a file is made, and hashed at a time from then on."""

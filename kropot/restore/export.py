@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote_to_bytes
 
-from kropot.objects.store import ObjectMissingError, StorageError
+from kropot.durable.draft import InTheWayError, UnplaceableError
+from kropot.durable.errors import StorageError
+from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import held_json
-from kropot.restore.draft import InTheWayError, UnplaceableError
 from kropot.restore.journal import show_name
 from kropot.restore.opener import DamagedError, copy_content
 from kropot.restore.parallel import in_order
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from typing import BinaryIO
 
+    from kropot.durable.draft import Draft
+    from kropot.durable.target import TargetFolder
     from kropot.replay.copies import Copies, HeldCopy
-    from kropot.restore.draft import Draft
     from kropot.restore.journal import Journal
     from kropot.restore.names import NameGiver
-    from kropot.restore.tree import TargetFolder
     from ledger.events import StreamKey
 
 MANIFEST = b"manifest.jsonl"

@@ -6,10 +6,11 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from kropot.durable.dirfd import open_below
+from kropot.durable.errors import storage_error
 from kropot.errors import UsageError
-from kropot.objects.store import ObjectMissingError, storage_error
+from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import HeldCopy
-from kropot.restore.below import open_below
 from kropot.restore.export import MANIFEST
 from kropot.restore.journal import read_name
 from kropot.securecopy.wire import canonical_json

@@ -8,9 +8,10 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kropot.objects.store import ObjectMissingError, StorageError
+from kropot.durable.draft import InTheWayError, UnplaceableError
+from kropot.durable.errors import StorageError
+from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import held_json
-from kropot.restore.draft import InTheWayError, UnplaceableError
 from kropot.restore.journal import show_name
 from kropot.restore.opener import BUFFER, Content, DamagedError, copy_content
 from kropot.restore.parallel import in_order
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Executor
 
+    from kropot.durable.draft import Draft
+    from kropot.durable.target import TargetFolder
     from kropot.errors import KropotError
     from kropot.replay.copies import Copies
-    from kropot.restore.draft import Draft
     from kropot.restore.journal import Journal
-    from kropot.restore.tree import TargetFolder
 
 _NS = 1_000_000_000
 _PROBLEMS: dict[type[KropotError], Problem] = {

@@ -12,15 +12,15 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Self
 
+from kropot.durable.draft import TreeError, sync_file
 from kropot.errors import UsageError
-from kropot.restore.draft import TreeError
 from kropot.restore.fingerprints import FINGERPRINT, Fingerprints
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from kropot.restore.below import Parts
-    from kropot.restore.tree import TargetFolder
+    from kropot.durable.dirfd import Parts
+    from kropot.durable.target import TargetFolder
 
 _FLUSH_BYTES = 1 << 16
 _BEGINNING = b'{"file"'
@@ -134,7 +134,7 @@ class Journal(Written):
         """Make every line durable. Raises: TreeError."""
         self._flush()
         try:
-            os.fsync(self._fd)
+            sync_file(self._fd)
         except OSError as error:
             raise TreeError(f"syncing {self._place}: {error.strerror}") from None
 

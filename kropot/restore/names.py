@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Protocol
+
+    from kropot.durable.target import NameRules
 
     class Claims(Protocol):
         """A set of fingerprints of claimed names."""
@@ -41,20 +42,6 @@ _RESERVED = re.compile(
 )
 _WINDOWS_ILLEGAL = frozenset(b'<>:"|?*\\') | frozenset(range(32)) | {127}
 _FINGERPRINT = 16
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NameRules:
-    """What the target's file system can hold.
-
-    `portable`: names that Windows cannot hold are escaped too. `fold_case`, `fold_unicode`: names that differ only in
-    case, or only in Unicode normalisation, are one name there. `utf8_only`: names are text there.
-    """
-
-    portable: bool = False
-    fold_case: bool = False
-    fold_unicode: bool = False
-    utf8_only: bool = False
 
 
 def split_path(path: bytes) -> tuple[bytes, ...]:

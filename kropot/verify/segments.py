@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kropot.objects.store import storage_error
+from kropot.durable.errors import storage_error
 from kropot.verify.checkpoints import FORKED, ROLLED_BACK
 from ledger.audit import Finding
 from ledger.errors import MalformedSegmentError

@@ -11,19 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kropot.durable.batch import Choice
+from kropot.durable.errors import StorageError, StorageFullError
 from kropot.errors import LockedError
 from kropot.objects.directory import DirectoryObjects
-from kropot.objects.durability import Choice
 from kropot.objects.memory import MemoryDisk, MemoryObjects
-from kropot.objects.store import (
-    ObjectMissingError,
-    ObjectStore,
-    Published,
-    PublishError,
-    Staged,
-    StorageError,
-    StorageFullError,
-)
+from kropot.objects.store import ObjectMissingError, ObjectStore, Published, PublishError, Staged
 from kropot.objects.upload import HELD_BACK
 from tests.faults.files import UnsyncedFiles
 

@@ -14,26 +14,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kropot.durable.batch import Choice
+from kropot.durable.errors import DiscardedError, StorageError, StorageFullError, storage_error
+from kropot.durable.filesystem import OsFiles
 from kropot.errors import LockedError
 from kropot.objects.directory import DirectoryObjects
-from kropot.objects.durability import Choice
-from kropot.objects.files import OsFiles
-from kropot.objects.store import (
-    DiscardedError,
-    Published,
-    PublishError,
-    StorageError,
-    StorageFullError,
-    storage_error,
-)
+from kropot.objects.store import Published, PublishError
 from tests.faults.files import ForgetfulFiles, Killed, UnsyncedFiles, WatchedFiles, failing_at, killed_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from kropot.objects.durability import Method
-    from kropot.objects.files import FileSystem
+    from kropot.durable.batch import Method
+    from kropot.durable.filesystem import FileSystem
 
 BATCHES = [
     [b"a", b"bb", bytes(2_300), b"a"],
@@ -396,7 +390,7 @@ def test_file_size_limit_is_a_clear_error(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys; from pathlib import Path\n"
         "from kropot.objects.directory import DirectoryObjects\n"
-        "from kropot.objects.store import StorageFullError\n"
+        "from kropot.durable.errors import StorageFullError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "store = DirectoryObjects(Path(sys.argv[1]), 'one'); store.claim()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))\n"

@@ -8,14 +8,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from kropot.objects.files import OsFiles
+from kropot.durable.filesystem import OsFiles
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
     from pathlib import Path
 
-    from kropot.objects.files import FileSystem
+    from kropot.durable.filesystem import FileSystem
 
 T = TypeVar("T")
 

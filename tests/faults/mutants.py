@@ -38,7 +38,7 @@ def _event_before_object() -> None:
 
 def _no_file_sync() -> None:
     """Name objects without having made their bytes durable."""
-    from kropot.objects.files import OsFiles
+    from kropot.durable.filesystem import OsFiles
 
     OsFiles.sync_file = lambda _self, fd: os.fstat(fd) and None  # type: ignore[assignment, method-assign]
     OsFiles.sync_volume = lambda _self, fd: os.fstat(fd) and None  # type: ignore[assignment, method-assign]
@@ -46,14 +46,14 @@ def _no_file_sync() -> None:
 
 def _no_folder_sync() -> None:
     """Record objects whose names are not durable."""
-    from kropot.objects.durability import Durability
+    from kropot.durable.batch import Durability
 
     Durability.sync_folders = lambda _self, _paths: {}  # type: ignore[method-assign]
 
 
 def _no_restore_sync() -> None:
     """Give files back without making their bytes durable."""
-    from kropot.restore.tree import Draft
+    from kropot.durable.target import Draft
 
     Draft.sync = lambda self: os.fstat(self.fd)  # type: ignore[method-assign]
 
@@ -86,7 +86,7 @@ def _two_commits() -> None:
 
 def _deaf_to_sync_errors() -> None:
     """Take a sync that failed for one that was done."""
-    from kropot.objects.files import OsFiles
+    from kropot.durable.filesystem import OsFiles
 
     for name in ("sync_file", "sync_folder", "sync_volume"):
         setattr(OsFiles, name, _deaf(getattr(OsFiles, name)))
@@ -103,7 +103,7 @@ def _deaf(sync: Callable[..., None]) -> Callable[..., None]:
 def _believed_names() -> None:
     """Take names that an earlier run gave for durable, though it was killed."""
     from kropot.checkpoints.folder import CheckpointFolder
-    from kropot.restore.tree import TargetFolder
+    from kropot.durable.target import TargetFolder
 
     TargetFolder.settle = lambda _self: None  # type: ignore[method-assign]
     CheckpointFolder.settle = lambda _self: None  # type: ignore[method-assign]
@@ -150,9 +150,9 @@ def _unsynced_checkpoint() -> None:
 
 def _unsynced_names() -> None:
     """Give files back without making their names durable."""
-    from kropot.restore import tree
+    from kropot.durable import target
 
-    tree.os = _without_fsync()  # type: ignore[attr-defined]
+    target.os = _without_fsync()  # type: ignore[attr-defined]
 
 
 def _without_fsync() -> SimpleNamespace:

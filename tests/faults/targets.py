@@ -16,6 +16,7 @@ from click import BadParameter
 
 from kropot.cli.settings import read_config, resolve
 from kropot.cli.sizes import SIZE, SPAN
+from kropot.durable.target import TargetFolder
 from kropot.errors import IntegrityError, KropotError, UsageError
 from kropot.gateway.listing import parse_limit, parse_since
 from kropot.gateway.ranges import wanted_span
@@ -29,7 +30,6 @@ from kropot.restore.exported import ExportedCopies
 from kropot.restore.journal import Journal
 from kropot.restore.kits import read_kit
 from kropot.restore.patterns import Patterns
-from kropot.restore.tree import TargetFolder
 from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
 from kropot.securecopy.sealing import BadSealError, Kit, open_form, open_stream, seal_form
 from kropot.securecopy.wire import BadPageError, Listed, encode_page, parse_page, parse_submitdata

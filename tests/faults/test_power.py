@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kropot.durable.target import TargetFolder
 from kropot.restore.journal import Journal
-from kropot.restore.tree import TargetFolder
 from tests.faults.power import Disk, Record, cuts, promised
 
 if TYPE_CHECKING:

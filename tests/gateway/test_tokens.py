@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kropot.durable.newfile import write_new
 from kropot.errors import NoLedgerError, UsageError, WrongKeyError
 from kropot.gateway.keys import MasterKey, read_key, write_new_key
 from kropot.gateway.state import StateError, TokenExistsError, open_state
 from kropot.gateway.tokens import REMEMBERED_S, ROUNDS_OF_MADE_KEYS, TokenBook, shown_token
 from kropot.gateway.tokenspec import SpecError, parse_spec
-from kropot.newfile import write_new
 from tests.gateway.serve import DOCUMENTED, KEY, PLAIN, SEALED, STREAM
 
 if TYPE_CHECKING:

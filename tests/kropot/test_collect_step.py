@@ -47,9 +47,10 @@ from kropot.collect.decide.inputs import (
 from kropot.collect.decide.listing import CHUNK, GATHER_US
 from kropot.collect.decide.rules import CollectRules
 from kropot.collect.decide.step import Collector
+from kropot.durable.errors import DiscardedError
 from kropot.errors import Exit
 from kropot.lister.conversation import Trouble
-from kropot.objects.store import DiscardedError, Published, PublishError, Staged
+from kropot.objects.store import Published, PublishError, Staged
 from kropot.securecopy.wire import Listed, Page
 from ledger.events import CopyStored, Element, FetchFailed, RemoteVanished, Source, StreamKey
 from ledger.replica import Entry

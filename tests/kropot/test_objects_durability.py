@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.objects.durability import choose, choose_method, kernel_version
-from kropot.objects.files import file_system_type
+from kropot.durable.batch import choose, choose_method, kernel_version
+from kropot.durable.filesystem import file_system_type
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
+from kropot.durable.draft import TreeError
+from kropot.durable.target import WORK
 from kropot.objects.memory import MemoryObjects
 from kropot.replay.fold import walk
 from kropot.replay.snapshots import pointers_at
-from kropot.restore.draft import TreeError
 from kropot.restore.opener import BUFFER, copy_content
-from kropot.restore.tree import WORK
 from kropot.securecopy.sealing import Sealer
 from ledger.sql.opening import open_store
 from tests.kropot.replay_world import KIT, World

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kropot.durable.target import WORK, NameRules, TargetFolder
 from kropot.errors import LockedError, UsageError, WrongKeyError
 from kropot.replay.copies import StoredCopies, held_at
 from kropot.replay.fold import walk
@@ -24,10 +25,9 @@ from kropot.restore.exported import ExportedCopies
 from kropot.restore.fingerprints import Fingerprints
 from kropot.restore.job import Restored, restore
 from kropot.restore.journal import Journal
-from kropot.restore.names import NameGiver, NameRules
+from kropot.restore.names import NameGiver
 from kropot.restore.patterns import Patterns
 from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem, Selection, plan
-from kropot.restore.tree import WORK, TargetFolder
 from tests.kropot.replay_world import KIT, OTHER_KIT, World
 
 if TYPE_CHECKING:

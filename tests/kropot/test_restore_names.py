@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kropot.restore.names import COMPONENT_BYTES, NameGiver, NameRules, safe_component, safe_path, split_path
+from kropot.durable.target import NameRules
+from kropot.restore.names import COMPONENT_BYTES, NameGiver, safe_component, safe_path, split_path
 
 UNIX = NameRules()
 PORTABLE = NameRules(portable=True)

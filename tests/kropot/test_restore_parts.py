@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kropot.durable.draft import InTheWayError, TreeError
+from kropot.durable.target import TargetFolder
 from kropot.errors import UsageError
 from kropot.replay.pointers import Pointers
-from kropot.restore.draft import InTheWayError, TreeError
 from kropot.restore.fingerprints import Fingerprints
 from kropot.restore.journal import Journal, read_name, show_name
 from kropot.restore.parallel import in_order
 from kropot.restore.patterns import Patterns
-from kropot.restore.tree import TargetFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,8 +22,8 @@ from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.curl import CurlEngine
 from kropot.collect.transfer.engine import FetchJob, Server, TransferEngine, content_path
 from kropot.collect.transfer.plain import PlainEngine
+from kropot.durable.batch import Choice
 from kropot.objects.directory import DirectoryObjects
-from kropot.objects.durability import Choice
 from kropot.objects.memory import MemoryDisk, MemoryObjects
 from kropot.objects.store import ObjectStore, Published
 from tests.faults.files import UnsyncedFiles, WatchedFiles

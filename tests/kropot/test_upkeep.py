@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.checkpoints import CheckpointFolder
+from kropot.durable.errors import StorageError
 from kropot.errors import IntegrityError
-from kropot.objects.store import StorageError
 from kropot.upkeep import Chore, Upkeep, keep_checkpoints, keep_snapshots
 from ledger.checkpoint import origin_of
 from ledger.events import InstanceBegan

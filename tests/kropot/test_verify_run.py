@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
+from kropot.durable.errors import storage_error
 from kropot.errors import KropotError
 from kropot.objects.bulk.any_store import StoreReader
 from kropot.objects.bulk.folder_ranges import RangeReader
@@ -21,7 +22,6 @@ from kropot.objects.bulk.reading import Throttle
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.layout import Layout
 from kropot.objects.memory import MemoryObjects
-from kropot.objects.store import storage_error
 from kropot.verify import Finding, Scope, Summary, Verification, World
 from kropot.verify.copies import CopyAudit
 from kropot.verify.coverage import FIRST, LAST, due

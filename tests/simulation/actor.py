@@ -24,9 +24,10 @@ from kropot.collect.decide.inputs import (
 )
 from kropot.collect.decide.step import Collector
 from kropot.collect.run.effects import LEDGER_ACTIONS, LedgerEffects
+from kropot.durable.errors import StorageError, StorageFullError
 from kropot.lister.conversation import Trouble
 from kropot.objects.memory import MemoryObjects
-from kropot.objects.store import PublishError, StorageError, StorageFullError
+from kropot.objects.store import PublishError
 from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
 from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
 from ledger.errors import InstanceBusyError

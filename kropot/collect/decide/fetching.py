@@ -23,8 +23,9 @@ from kropot.collect.decide.actions import (
 from kropot.collect.decide.in_flight import InFlightLimit
 from kropot.collect.decide.inputs import NotReceived
 from kropot.collect.decide.plan import SECOND_US, failed, jitter, stored, vanished
+from kropot.durable.errors import DiscardedError, StorageFullError
 from kropot.lister.conversation import FAR, PageRequest
-from kropot.objects.store import DiscardedError, Published, StorageFullError
+from kropot.objects.store import Published
 from kropot.securecopy.wire import wall_clock
 from ledger.append import NewFact
 

@@ -12,7 +12,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from kropot.objects.store import CHUNK, StorageError
+from kropot.durable.errors import StorageError
+from kropot.objects.store import CHUNK
 from kropot.securecopy.content import UnbelievableError
 from kropot.securecopy.timed import TimedResponse
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pycurl
 
 from kropot.collect.transfer.receive import HEADERS_THAT_MATTER, ContentReceiver
-from kropot.objects.store import StorageError
+from kropot.durable.errors import StorageError
 from kropot.securecopy.content import UnbelievableError
 
 if TYPE_CHECKING:

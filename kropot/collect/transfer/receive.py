@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kropot.collect.decide.inputs import NotReceived, Received
 from kropot.collect.transfer.engine import MAX_RESUMES
-from kropot.objects.store import StorageError, StorageFullError
+from kropot.durable.errors import StorageError, StorageFullError
 from kropot.securecopy.content import IV_HEADER, ContentHead, TailCheck, UnbelievableError, read_content_head
 
 if TYPE_CHECKING:

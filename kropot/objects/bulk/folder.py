@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from kropot.durable.errors import storage_error
 from kropot.objects.bulk.folder_ranges import RangeReader
 from kropot.objects.bulk.processes import RangeWorkers
 from kropot.objects.bulk.protocol import parts_of
-from kropot.objects.store import storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,8 +10,9 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from kropot.durable.errors import StorageError
 from kropot.objects.bulk.protocol import FaultKind
-from kropot.objects.store import ObjectMissingError, StorageError
+from kropot.objects.store import ObjectMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from kropot.objects.files import OsFiles
+from kropot.durable.filesystem import OsFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,19 +13,19 @@ import re
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from kropot.durable.dirfd import descend, make_root, open_below, open_folder, open_regular
+from kropot.durable.draft import STOPS, Draft, InTheWayError, TreeError, UnplaceableError, trouble
+from kropot.durable.filesystem import OsFiles
 from kropot.errors import LockedError
-from kropot.objects.files import OsFiles
-from kropot.restore.below import descend, make_root, open_below, open_folder, open_regular
-from kropot.restore.draft import STOPS, Draft, InTheWayError, TreeError, UnplaceableError, trouble
-from kropot.restore.names import NameRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from kropot.restore.below import Parts
+    from kropot.durable.dirfd import Parts
 
 WORK = b".kropot-tmp"
 """The folder's own workroom: temporary files, and the lock that keeps two runs apart."""
@@ -33,6 +33,20 @@ WORK = b".kropot-tmp"
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OURS = re.compile("[0-9]+\\.part(\\.link)?|kropot[:-](probe\\??|\u00e9|\udcff)")
 _IMPOSSIBLE = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameRules:
+    """What the target's file system can hold.
+
+    `portable`: names that Windows cannot hold are escaped too. `fold_case`, `fold_unicode`: names that differ only in
+    case, or only in Unicode normalisation, are one name there. `utf8_only`: names are text there.
+    """
+
+    portable: bool = False
+    fold_case: bool = False
+    fold_unicode: bool = False
+    utf8_only: bool = False
 
 
 class TargetFolder:

@@ -14,13 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from kropot.objects.files import file_system_type
-from kropot.objects.store import DiscardedError, StorageError, storage_error
+from kropot.durable.errors import DiscardedError, StorageError, storage_error
+from kropot.durable.filesystem import file_system_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kropot.objects.files import FileSystem
+    from kropot.durable.filesystem import FileSystem
 
 Method = Literal["syncfs", "fsync"]
 

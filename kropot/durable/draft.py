@@ -107,6 +107,11 @@ class Draft:
             os.unlink(self.name, dir_fd=self._room)
 
 
+def sync_file(fd: int) -> None:
+    """Make the bytes of an open file durable. Raises: OSError."""
+    os.fsync(fd)
+
+
 def trouble(error: OSError, doing: str) -> TreeError:
     """Return the sentence for an operating system's error met while `doing` something."""
     advice = {

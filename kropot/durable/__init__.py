@@ -1,0 +1,1 @@
+"""Every temporary file, sync, rename and walk by directory descriptor that the program makes."""

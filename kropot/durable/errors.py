@@ -1,0 +1,51 @@
+"""What can go wrong when files are written: one sentence for the user, and a stable word for the ledger."""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+from kropot.errors import KropotError
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+_WHY = {
+    errno.ENOSPC: "the disk is full: make room, and it goes on by itself",
+    errno.EDQUOT: "the quota is used up: make room, and it goes on by itself",
+    errno.EFBIG: "the file would be larger than the limit (ulimit -f, or the file system's own)",
+    errno.EIO: "the disk reports an input/output error: look at the kernel's log before going on",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.EACCES: "permission denied: the folder must belong to the user who runs this",
+    errno.EPERM: "not permitted: the folder must belong to the user who runs this",
+    errno.EMFILE: "too many open files: raise the limit (ulimit -n)",
+    errno.ENOENT: "it is gone: is the storage still mounted?",
+}
+
+
+class StorageError(KropotError):
+    """A storage operation failed; nothing that was acknowledged is lost.
+
+    `reason` is a stable word that may stand in a ledger.
+    """
+
+    reason: ClassVar[str] = "storage_error"
+
+
+class StorageFullError(StorageError):
+    """There is no room: the disk, the quota or the file size limit is reached. Work goes on when there is room."""
+
+    reason = "storage_full"
+
+
+class DiscardedError(StorageError):
+    """Another file of the batch could not be made durable. This one MUST be fetched again, and never synced again."""
+
+    reason = "storage_discarded"
+
+
+def storage_error(error: OSError, doing: str) -> StorageError:
+    """Translate an operating system's error met while `doing` something ("writing /srv/x") into one clear sentence."""
+    number = error.errno or 0
+    why = _WHY.get(number) or error.strerror or str(error)
+    kind = StorageFullError if number in _NO_ROOM else StorageError
+    return kind(f"{doing}: {why}")
