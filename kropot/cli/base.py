@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from kropot.objects.store import ObjectStore
+    from kropot.objects.opening import Storage
     from kropot.securecopy.client import SecureCopyClient
     from ledger.log import Ledger
 
@@ -51,8 +51,8 @@ __all__ = [
     "group",
     "open_client",
     "open_ledger",
-    "open_objects",
     "say",
+    "storage_of",
     "warn",
 ]
 
@@ -183,11 +183,11 @@ def open_ledger(settings: Settings, *, create: bool = False, read_only: bool = F
         store.close()
 
 
-def open_objects(settings: Settings) -> ObjectStore:
-    """Return the store of the copies that the settings name."""
-    from kropot.objects.directory import DirectoryObjects
+def storage_of(settings: Settings) -> Storage:
+    """Return the storage that the settings name; nothing is touched yet."""
+    from kropot.objects.opening import open_store
 
-    return DirectoryObjects(settings.storage_path, settings.instance_name)
+    return open_store(settings.storage_path, settings.instance_name)
 
 
 def need_server(settings: Settings) -> tuple[str, Secret]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, group, open_ledger, say
+from kropot.cli.base import Settings, emit, emit_json, group, open_ledger, say, storage_of
 from kropot.errors import UsageError
 from kropot.wording import number
 
@@ -73,12 +73,11 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     """
     from kropot.checkpoints import CheckpointFolder, read_signing_key, sign_head
     from kropot.checkpoints.keys import default_key_path
-    from kropot.segments import SegmentFolder
 
     with open_ledger(settings) as ledger:
         key = read_signing_key(key_file or default_key_path(ledger.identity().ledger_id))
         # Without a folder that remembers, this is what an older copy of the database is caught by.
-        SegmentFolder(settings.storage_path.absolute()).check(ledger)
+        storage_of(settings).segments().check(ledger)
         signed = sign_head(ledger, key, [CheckpointFolder(folder) for folder in folders])
     if settings.json:
         checkpoint = signed.checkpoint

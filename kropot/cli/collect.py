@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_ledger, say, warn
+from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_ledger, say, storage_of, warn
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.wording import amount, number
@@ -124,7 +124,7 @@ def collect(settings: Settings, **options: Any) -> Outcome:
     wanted = CollectOptions(
         server_url=url,
         token=token,
-        storage_path=settings.storage_path,
+        storage=storage_of(settings),
         instance=settings.instance_name,
         ca_file=settings.ca_file,
         http_timeout=settings.http_timeout,

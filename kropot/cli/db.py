@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, group, say, warn
+from kropot.cli.base import Settings, emit, emit_json, group, say, storage_of, warn
 from kropot.cli.output import log
 from kropot.cli.settings import database_password
 from kropot.errors import PartialError, UsageError
@@ -170,11 +170,10 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     Says how far that history reaches: what was recorded in the last minute before the database was lost may be missing,
     and the next `collect` finds it out again. A recovery that was cut short goes on.
     """
-    from kropot.segments import SegmentFolder
     from ledger.sql import open_store
     from ledger.transfer.recover import recover_ledger
 
-    folder = SegmentFolder(settings.storage_path.absolute())
+    folder = storage_of(settings).segments()
     reach = folder.newest()
     if reach is None:
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from kropot.cli.base import open_objects
+from kropot.cli.base import storage_of
 from kropot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ def copies_of(settings: Settings) -> Iterator[StoredCopies]:
     """Open the copies that the settings name, for reading. Raises: UsageError where there is no such storage."""
     from kropot.replay.copies import StoredCopies
 
-    if not settings.storage_path.is_dir():
+    storage = storage_of(settings)
+    if not storage.is_there:
         raise UsageError(f"there is no storage at {settings.storage_path.absolute()}: name it with --storage-path")
-    objects = open_objects(settings)
+    objects = storage.objects()
     try:
         yield StoredCopies(objects)
     finally:
@@ -58,8 +59,7 @@ def end(pool: Executor, tree: TargetFolder) -> None:
 
 def check_target(settings: Settings, target: Path) -> None:
     """Refuse to give anything back into the storage itself. Raises: UsageError."""
-    storage, wanted = settings.storage_path.resolve(), target.resolve()
-    if wanted == storage or storage in wanted.parents:
+    if storage_of(settings).encloses(target):
         raise UsageError(f"{target} lies in the storage of the copies, where nothing else belongs: name another folder")
 
 

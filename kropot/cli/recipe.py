@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say
+from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, storage_of
 from kropot.cli.base import command as define
 from kropot.cli.giving import read_kits
 from kropot.cli.moments import moment_of, until_option
@@ -29,7 +29,6 @@ def command(settings: Settings, *, element: str, kit: Path | None, until: str | 
 
     ELEMENT is [SOURCE:]ID. Without a kit the server's usual digest and rounds (sha512, 6000) are assumed.
     """
-    from kropot.objects.layout import Layout
     from kropot.restore.claims import sealed_text
     from kropot.restore.one import held_of
     from kropot.restore.recipe import ByteRange, recipes
@@ -43,7 +42,7 @@ def command(settings: Settings, *, element: str, kit: Path | None, until: str | 
         held = held_of(ledger, key, moment_of(ledger, until).position)
     if held is None or held.sha256 is None:
         raise PartialError(f"no copy of {element} was stored at that moment; kropotcli history shows what happened")
-    sealed = Layout(str(settings.storage_path.absolute())).object(held.sha256)
+    sealed = storage_of(settings).object_place(held.sha256)
     steps = list(
         recipes(iv=held.iv, sealed=sealed, sha256=held.sha256, envelope=sealed_text(held.form), stretch=stretch)
     )

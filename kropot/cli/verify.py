@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_client, open_ledger, open_objects, say
+from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_client, open_ledger, say, storage_of
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.errors import LockedError, UsageError
@@ -74,7 +74,7 @@ def command(settings: Settings, **options: Any) -> Exit:
         # Looking for cycles among millions of short-lived tuples would cost a sixth of the time.
         gc.set_threshold(50_000, 20, 50)
         world = World(stopped=lambda: bool(caught))
-        run = Verification(ledger, open_objects(settings), scope, world)
+        run = Verification(ledger, storage_of(settings).objects(), scope, world)
         for finding in run.findings():
             show(finding, as_json=settings.json)
         if scope.repair and run.is_fetch_due and not caught:
@@ -94,10 +94,9 @@ def command(settings: Settings, **options: Any) -> Exit:
 def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope:
     """Return what the options ask for. Raises: UsageError where they make no sense here."""
     from kropot.checkpoints import read_verifier_key
-    from kropot.segments import SegmentFolder
     from kropot.verify import Scope
 
-    key, age = options["public_key"], options["max_age"]
+    key, age, storage = options["public_key"], options["max_age"], storage_of(settings)
     source, client = _source(settings, ledger) if options["ask_source"] else (None, None)
     return Scope(
         quick=options["quick"],
@@ -110,8 +109,8 @@ def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope
         repair=options["repair"],
         source=source,
         client=client,
-        segments=SegmentFolder(settings.storage_path.absolute()),
-        storage=settings.storage_path,
+        segments=storage.segments(),
+        storage=storage,
     )
 
 

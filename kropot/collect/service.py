@@ -30,11 +30,8 @@ from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.engine import Server
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
-from kropot.objects.absent import demand_objects
-from kropot.objects.directory import DirectoryObjects
-from kropot.objects.layout import Layout
 from kropot.securecopy.client import SecureCopyClient, ServerTroubleError
-from kropot.segments import SegmentFolder
+from kropot.storage_away import demand_objects
 from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
 from ledger.append import NewFact
 from ledger.errors import InstanceBusyError, LedgerError
@@ -51,8 +48,10 @@ if TYPE_CHECKING:
     from kropot.collect.run.workers import Inbox
     from kropot.collect.transfer.engine import TransferEngine
     from kropot.errors import Exit
+    from kropot.objects.opening import Storage
     from kropot.objects.store import ObjectStore
     from kropot.secret import Secret
+    from kropot.segments import SegmentFolder
     from ledger.events import Source
     from ledger.log import Ledger
     from ledger.note import SigningKey
@@ -70,7 +69,7 @@ class CollectOptions:
 
     server_url: str
     token: Secret
-    storage_path: Path
+    storage: Storage
     instance: str
     ca_file: Path | None = None
     http_timeout: int = 7200
@@ -126,7 +125,7 @@ def collect(
         _locked_storage(options, ledger) as objects,
         _client(options, LONGEST_LISTING_S) as client,
     ):
-        segments = _segments(options)
+        segments = options.storage.segments(writing=True)
         segments.check(ledger)
         with _enrolled(options, ledger):
             removed = objects.clean_own_leftovers()
@@ -186,8 +185,8 @@ def _engine(
 @contextmanager
 def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectStore]:
     """Hold the instance's name in the storage, and leave nothing unfinished there."""
-    demand_objects(options.storage_path, ledger)
-    objects = DirectoryObjects(options.storage_path, options.instance)
+    demand_objects(options.storage, ledger)
+    objects = options.storage.objects()
     objects.claim()
     try:
         yield objects
@@ -198,18 +197,12 @@ def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectS
         objects.close()
 
 
-def _segments(options: CollectOptions) -> SegmentFolder:
-    folder = options.storage_path.absolute()
-    return SegmentFolder(folder, scratch=folder / Layout(str(folder)).instance(options.instance))
-
-
 @contextmanager
 def _enrolled(options: CollectOptions, ledger: Ledger) -> Iterator[None]:
     """Hold the instance's name in the ledger. Raises: LockedError while another living process holds it."""
     ledger.begin()
-    place = f"{platform.node()}:{options.storage_path.resolve()}"
     try:
-        ledger.work.enroll(options.instance, place=place, lease_us=LEASE_US, here=True)
+        ledger.work.enroll(options.instance, place=options.storage.place, lease_us=LEASE_US, here=True)
         _record_instance(options, ledger)
         yield
     except InstanceBusyError as error:

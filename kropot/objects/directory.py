@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import os
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from kropot.durable.batch import Durability, Pending, choose_method
@@ -33,18 +32,6 @@ if TYPE_CHECKING:
     from kropot.objects.store import Leftover
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lent:
-    """A claimed store as a child process opens it: `lock` is the descriptor that it MUST inherit.
-
-    The instance's name is then not free before both processes are gone.
-    """
-
-    root: str
-    instance: str
-    lock: int
-
-
 class DirectoryObjects:
     """An object store in a folder; nothing is made or locked before `claim`, so that a reader needs no right to write.
 
@@ -58,27 +45,23 @@ class DirectoryObjects:
         *,
         files: FileSystem | None = None,
         choice: Choice | None = None,
-        lock: int | None = None,
         held_back: int = HELD_BACK,
     ) -> None:
         """Prepare; nothing is touched yet.
 
-        `lock` is the inherited descriptor of a `Lent` store; `held_back` bytes of an object are kept in memory before
-        they are written.
+        Up to `held_back` bytes of an object are kept in memory before they are written.
 
         Raises: UsageError for an instance name that no folder can have.
         """
         self._layout = Layout(os.path.abspath(root))
         self._tmp = self._layout.instance(instance)
         self._files: FileSystem = OsFiles() if files is None else files
-        self._lock = InstanceLock(self._tmp, instance, fd=lock)
-        self._instance = instance
+        self._lock = InstanceLock(self._tmp, instance)
         self._held_back = held_back
         self._choice = choice
         self._durability: Durability | None = None
         self._claiming = threading.Lock()
         self._publishing = threading.Lock()
-        # A process of its own may stage for the same instance: the names must not meet.
         self._prefix = f"{self._tmp}/{os.getpid()}-"
         self._numbers = itertools.count(1)
         # Folders ab/ whose own name this process has made durable, and folders whose last sync failed: what is found
@@ -111,13 +94,6 @@ class DirectoryObjects:
                 raise storage_error(error, f"preparing the storage folder {layout.root}") from error
             self._lock.acquire()
             self._durability = Durability(layout.root, self._files, self._choice.method)
-
-    def lend(self) -> Lent:
-        """Return what another process needs to write under this instance's name. Raises: LockedError, StorageError."""
-        self.claim()
-        if self._lock.fd is None:
-            raise DiscardedError(f"{self._layout.root} is closed")
-        return Lent(root=self._layout.root, instance=self._instance, lock=self._lock.fd)
 
     def stage(self) -> FileUpload:
         """Begin an object in memory; its file is made with the first large write, or at the end."""

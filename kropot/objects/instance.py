@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from time import sleep
 from urllib.parse import quote
 
 from kropot.durable.errors import storage_error
@@ -16,8 +15,6 @@ LOCK = "lock"
 
 _MAX_NAME = 200
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EACCES})
-_PAUSE_S = 0.02
-_TRIES = 500
 
 
 def folder_name(instance: str) -> str:
@@ -33,16 +30,11 @@ def folder_name(instance: str) -> str:
 class InstanceLock:
     """An exclusive lock on an instance's folder; the system frees it the moment its holder dies."""
 
-    def __init__(self, folder: str, instance: str, *, fd: int | None = None) -> None:
-        """Prepare to lock `folder`, which belongs to `instance`; `fd` is the lock that another process lent."""
+    def __init__(self, folder: str, instance: str) -> None:
+        """Prepare to lock `folder`, which belongs to `instance`."""
         self._path = f"{folder}/{LOCK}"
         self._instance = instance
-        self._fd = fd
-
-    @property
-    def fd(self) -> int | None:
-        """The descriptor that holds the lock; whoever inherits it holds the lock, too."""
-        return self._fd
+        self._fd: int | None = None
 
     @property
     def is_held(self) -> bool:
@@ -58,7 +50,7 @@ class InstanceLock:
         except OSError as error:
             raise storage_error(error, f"opening {self._path}") from error
         try:
-            self._lock(fd)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
@@ -79,33 +71,8 @@ class InstanceLock:
             os.close(self._fd)
             self._fd = None
 
-    def _lock(self, fd: int) -> None:
-        """Lock the file; wait a little for what a dead holder left running, which dies as soon as it notices."""
-        for _ in range(_TRIES):
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                holder = _holder(fd)
-                if error.errno not in _HELD or holder is None or _is_alive(holder):
-                    raise
-                sleep(_PAUSE_S)
-            else:
-                return
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
 
 def _holder(fd: int) -> int | None:
     """Return the number of the process that the lock's holder wrote down."""
     text = os.pread(fd, 32, 0).strip()
     return int(text) if text.isdigit() else None
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process of this number runs on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

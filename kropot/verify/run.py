@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kropot.objects.absent import StorageAwayError, demand_objects
 from kropot.replay.processes import in_processes
 from kropot.replay.snapshots import check_snapshots
+from kropot.storage_away import StorageAwayError, demand_objects
 from kropot.verify.checkpoints import CheckpointAudit, Note
 from kropot.verify.contents import CopyVerification, World
 from kropot.verify.findings import REBUILD, Summary, with_hint

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from kropot.objects.opening import Storage
     from kropot.segments import SegmentFolder
     from kropot.verify.checkpoints import Note
     from kropot.verify.source import Lists
@@ -23,7 +22,7 @@ class Scope:
     far contents were read, go into the ledger. `against` are checkpoints that the user brings, beside those in the
     database, and `key` is what all of them are verified with. `repair` sets damaged objects aside. `source` is whose
     listing is compared with the index, by asking `client`. `segments` is where the history beside the objects is, and
-    `storage` the local folder in which they are.
+    `storage` the storage in which they lie.
     """
 
     quick: bool = False
@@ -37,4 +36,4 @@ class Scope:
     source: bytes | None = None
     client: Lists | None = None
     segments: SegmentFolder | None = None
-    storage: Path | None = None
+    storage: Storage | None = None

@@ -1,0 +1,107 @@
+"""Opens the storage that `--storage-path` names; only this module knows which kind of storage a path means."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from kropot.objects.directory import DirectoryObjects
+from kropot.objects.layout import Layout
+from kropot.segments import SegmentFolder
+
+if TYPE_CHECKING:
+    from kropot.objects.store import ObjectStore
+
+
+class Storage(Protocol):
+    """One storage: its objects, the segments beside them, and what a user may be told about it."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, as the ledger's list of collectors names it: unique among machines."""
+        ...
+
+    @property
+    def is_there(self) -> bool:
+        """Whether anything is at this address."""
+        ...
+
+    @property
+    def objects_place(self) -> str:
+        """Where the objects lie, for a message."""
+        ...
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is a place for objects. There is none while the disk is not mounted."""
+        ...
+
+    def objects(self) -> ObjectStore:
+        """Return the store of the objects; it is opened at its first use."""
+        ...
+
+    def segments(self, *, writing: bool = False) -> SegmentFolder:
+        """Return the segments of the ledger's history; `writing` needs the instance's lock."""
+        ...
+
+    def object_place(self, sha256: bytes) -> str:
+        """Return where an object lies, as a user can name it to another program."""
+        ...
+
+    def encloses(self, path: Path) -> bool:
+        """Whether a local path lies in the storage, where nothing else belongs."""
+        ...
+
+
+class FolderStorage:
+    """A storage in a local folder."""
+
+    def __init__(self, root: Path, instance: str) -> None:
+        """Touch nothing yet; `instance` is under whose name this process works."""
+        self._root = root.absolute()
+        self._instance = instance
+        self._layout = Layout(str(self._root))
+
+    @property
+    def place(self) -> str:
+        """The machine and the folder."""
+        return f"{platform.node()}:{self._root.resolve()}"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder exists."""
+        return self._root.is_dir()
+
+    @property
+    def objects_place(self) -> str:
+        """The folder of the objects."""
+        return self._layout.objects
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether the folder of the objects exists."""
+        return Path(self._layout.objects).is_dir()
+
+    def objects(self) -> ObjectStore:
+        """Return the objects in the folder."""
+        return DirectoryObjects(self._root, self._instance)
+
+    def segments(self, *, writing: bool = False) -> SegmentFolder:
+        """Return the segments; temporary ones lie in the instance's own folder."""
+        scratch = self._root / self._layout.instance(self._instance) if writing else None
+        return SegmentFolder(self._root, scratch=scratch)
+
+    def object_place(self, sha256: bytes) -> str:
+        """Return the object's file."""
+        return self._layout.object(sha256)
+
+    def encloses(self, path: Path) -> bool:
+        """Whether the path is the folder or lies below it."""
+        storage, wanted = self._root.resolve(), path.resolve()
+        return wanted == storage or storage in wanted.parents
+
+
+def open_store(path: Path, instance: str) -> Storage:
+    """Return the storage at this path, for a process that works under the name `instance`; nothing is touched yet."""
+    return FolderStorage(path, instance)

@@ -1,0 +1,34 @@
+"""A storage whose objects are all away at once: more likely a disk that is not mounted than a loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kropot.errors import KropotError
+from ledger.rows import RELEASED
+
+if TYPE_CHECKING:
+    from kropot.objects.opening import Storage
+    from ledger.log import Ledger
+
+
+class StorageAwayError(KropotError):
+    """The storage has no place for objects, and the ledger names some; nothing is believed of it."""
+
+
+def demand_objects(storage: Storage, ledger: Ledger) -> None:
+    """Return if the storage has a place for objects, or the ledger names none.
+
+    Call it before anything is made in the storage, or recorded as lost. Otherwise an audit would record every copy as
+    lost, and a collector would begin a second storage below the place where the disk is to be mounted.
+
+    Raises: StorageAwayError.
+    """
+    if storage.has_objects or all(row.state == RELEASED for row in ledger.copies()):
+        return
+    place = storage.objects_place
+    raise StorageAwayError(
+        f"there is no folder {place}, and the ledger names objects in it: is the disk mounted, and --storage-path the"
+        " right one? Nothing was recorded. If they are lost for good, make that folder: `kropotcli verify --repair`"
+        " then records each of them as lost and has it fetched again"
+    )
