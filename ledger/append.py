@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING
 
 from ledger.codec import (
     FORMAT,
@@ -23,14 +23,12 @@ from ledger.events import (
     LEDGER_KIND,
     NO_SOURCE,
     SOURCE_KIND,
-    AuditAdvanced,
-    ElementFact,
     Fact,
     LedgerBegan,
-    PayloadErased,
     SourceBegan,
     SourceFact,
     StreamKey,
+    Subject,
 )
 from ledger.fast_init import fast_init
 from ledger.merkle import Frontier
@@ -173,7 +171,7 @@ def plan_batch(
             )
         )
         happened.append(Happened(seq, stream, version, recorded_us, key.source, fact))
-        if type(fact) is PayloadErased:
+        if fact.ERASES:
             erased[stream] = seq
     if conflicts:
         raise ConflictError(tuple(conflicts))
@@ -198,24 +196,21 @@ def check_writer(writer: str) -> None:
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
-_ABOUT_SOURCES = frozenset(get_args(SourceFact))
-_ABOUT_ELEMENTS = frozenset(get_args(ElementFact))
-
 
 def _salt(key: StreamKey, fact: Fact, salts: dict[bytes, bytes]) -> bytes:
     """Return the salt of the stream's digest, and refuse a fact that is not about such a stream."""
-    kind = type(fact)
-    if kind in _ABOUT_ELEMENTS:
+    subject = fact.SUBJECT
+    if subject is Subject.ELEMENT:
         _demand(key.is_element, key, fact)
-    elif kind in _ABOUT_SOURCES:
-        _demand(key.kind == SOURCE_KIND and key.id == "" and key.source != NO_SOURCE, key, fact)
-        _check_source(key, cast("SourceFact", fact), salts)
-    elif isinstance(fact, LedgerBegan):
-        _demand(key == LEDGER_KEY, key, fact)
-        salts.setdefault(NO_SOURCE, fact.salt)
+    elif subject is Subject.SOURCE:
+        _demand(key == source_key(key.source) and key.source != NO_SOURCE, key, fact)
+        if isinstance(fact, SourceFact):
+            _check_source(key, fact, salts)
     else:
-        own = AUDIT_KEY if kind is AuditAdvanced else instance_key(key.id)
-        _demand(key == own, key, fact)
+        id_ = key.id if subject is Subject.INSTANCE else ""
+        _demand(key == StreamKey(source=NO_SOURCE, kind=subject.value, id=id_), key, fact)
+        if isinstance(fact, LedgerBegan):
+            salts.setdefault(NO_SOURCE, fact.salt)
     salt = salts.get(key.source)
     if salt is None:
         raise LedgerError(f"the source {key.source.hex()} has not begun")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgpack
 
 from ledger.errors import MalformedEventError
-from ledger.events import CRITICAL, Fact, UnknownFact
-from ledger.shape import MAX_INT, MIN_INT, Shape, shapes_of
+from ledger.events import FACTS, MAX_INT, MIN_INT, Fact, UnknownFact
+from ledger.shape import Shape, shapes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -65,8 +65,7 @@ _BLOCK_BYTES = 64
 _unpacker = functools.partial(msgpack.unpackb, raw=False, use_list=False, strict_map_key=True)
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
-_SHAPES = shapes_of(get_args(Fact))
-_FACTS: dict[str, Shape] = {cls.TYPE: _SHAPES[cls] for cls in get_args(Fact)}
+_SHAPES: dict[type, Shape] = {}
 
 
 def encode_header(header: Header) -> bytes:
@@ -108,9 +107,10 @@ def encode_payload(fact: Fact) -> bytes:
     Raises:
         MalformedEventError: if a field has a type, length or range that `decode_payload` would refuse.
     """
-    shape = _SHAPES.get(type(fact))
+    kind = type(fact)
+    shape = _SHAPES.get(kind) or _shape_of(kind)
     if shape is None:
-        raise MalformedEventError(f"a {type(fact).__name__} has no place in a fact")
+        raise MalformedEventError(f"{kind.__name__} is not a fact that this version knows")
     try:
         return cast("bytes", _packer().pack(shape.show(fact)))
     except (TypeError, ValueError, OverflowError) as error:
@@ -119,7 +119,8 @@ def encode_payload(fact: Fact) -> bytes:
 
 def flags_of(type_name: str) -> int:
     """Return the flags that an event of this known type carries."""
-    return FLAG_CRITICAL if type_name in CRITICAL else 0
+    cls = FACTS.get(type_name)
+    return FLAG_CRITICAL if cls is not None and cls.IS_CRITICAL else 0
 
 
 def decode_payload(
@@ -135,7 +136,7 @@ def decode_payload(
     Raises:
         MalformedEventError: if the type is known and a field is missing, foreign, or of a wrong type or range.
     """
-    shape = _FACTS.get(type_name)
+    shape = _shape_named(type_name)
     if shape is None or (schema_version != shape.version and (type_name, schema_version) not in upcasters):
         return UnknownFact(type_name=type_name, schema_version=schema_version, critical=bool(flags & FLAG_CRITICAL))
     fields = _unpack(payload, type_name)
@@ -150,7 +151,7 @@ def read_payload(type_name: str, schema_version: int, flags: int, payload: bytes
     Raises:
         MalformedEventError: as `decode_payload` does.
     """
-    shape = _FACTS.get(type_name)
+    shape = _shape_named(type_name)
     if shape is None or schema_version != shape.version:
         return Payload(decode_payload(type_name, schema_version, flags, payload), is_canonical(payload))
     fields = _unpack(payload, type_name)
@@ -162,7 +163,7 @@ def read_payload(type_name: str, schema_version: int, flags: int, payload: bytes
 
 def is_known(type_name: str, schema_version: int) -> bool:
     """Whether facts of this type are read here in this very schema, without being raised to another."""
-    shape = _FACTS.get(type_name)
+    shape = _shape_named(type_name)
     return shape is not None and shape.version == schema_version
 
 
@@ -200,6 +201,19 @@ def leaf_hash(header: bytes) -> bytes:
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _shape_of(cls: type) -> Shape | None:
+    """Return the shape of a fact's class, compiled at its first use; None for a class that is not a fact."""
+    if FACTS.get(cls.__name__) is not cls:
+        return None
+    _SHAPES.update(shapes_of([cls]))
+    return _SHAPES[cls]
+
+
+def _shape_named(type_name: str) -> Shape | None:
+    cls = FACTS.get(type_name)
+    return None if cls is None else _SHAPES.get(cls) or _shape_of(cls)
 
 
 @functools.lru_cache(maxsize=64)

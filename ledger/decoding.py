@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ledger.codec import decode_payload
 from ledger.errors import BrokenChainError, MalformedEventError
-from ledger.events import NO_SOURCE, ErasedFact, StreamKey
+from ledger.events import NO_SOURCE, ElementFact, ErasedFact, StreamKey
 from ledger.projection import Happened
-from ledger.replica import Entry, Event, evolve
+from ledger.replica import Entry, Event
 
 if TYPE_CHECKING:
-    from ledger.events import ElementFact, Fact, UnknownFact
+    from ledger.events import Fact, UnknownFact
     from ledger.rows import Image, StoredEvent
 
 
@@ -60,12 +60,12 @@ def entry_of(image: Image) -> Entry:
         fact = decode_payload(image.type, image.schema_version, image.flags, image.payload)
     except MalformedEventError as error:
         raise MalformedEventError(error.why, position=image.seq) from None
-    if not hasattr(fact, "element"):
+    if not isinstance(fact, ElementFact):
         raise BrokenChainError(image.seq, "the projection takes it for an event of an element")
     return Entry(
         key=StreamKey.parse(image.key),
         stream=image.stream,
         version=image.version,
         position=image.seq,
-        element=evolve(None, cast("ElementFact", fact)),
+        element=fact.element,
     )

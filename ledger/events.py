@@ -3,12 +3,17 @@
 A fact about a subject carries that subject's whole new state, so the last fact of a stream says everything about it.
 All times are integer microseconds since 1970-01-01 UTC (`..._us`); `date` alone is the remote server's own integer
 seconds, which is data and never orders anything.
+
+A new fact is one class here, marked with `@fact`. Its base class says what it is about. Its class variables say
+whether it is critical, which schema version its payload has, and what it says of an object. The types of its fields
+say their lengths and bounds. Everything else (bytes, projection, audit, replay, history) follows from the class.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from enum import Enum
+from typing import Annotated, ClassVar, Literal, TypeVar, dataclass_transform
 
 from ledger.fast_init import fast_init
 
@@ -21,10 +26,67 @@ INSTANCE_KIND = "@instance"
 AUDIT_KIND = "@audit"
 
 MAX_ID_BYTES = 512
-"""Longer element ids are refused at the border: every database can then index a stream key."""
+"""Longer element ids are refused where they arrive, so that every database can index a stream key."""
 
+
+class Subject(Enum):
+    """What a fact is about. The value is the kind of its stream; an element's kind is the type in its server's list."""
+
+    LEDGER = LEDGER_KIND
+    INSTANCE = INSTANCE_KIND
+    AUDIT = AUDIT_KIND
+    SOURCE = SOURCE_KIND
+    ELEMENT = "element"
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Marks a byte string that has exactly this many bytes."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """Marks a number that may not be smaller; numbers without a mark start at 0, and all end at 2^63-1."""
+
+    value: int
+
+
+MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
+
+Sha256 = Annotated[bytes, Length(32)]
+Salt = Annotated[bytes, Length(32)]
+Iv = Annotated[bytes, Length(16)]
+Seconds = Annotated[int, Least(MIN_INT)]
+"""Seconds of the remote server, and differences of them: they may be negative."""
+Ordinal = Annotated[int, Least(1)]
+"""A number that counts from 1."""
+
+State = Literal["damaged", "lost", "vanished", "current", "pending"]
 Damage = Literal["damaged", "lost"]
 ListingMode = Literal["window", "full"]
+ObjectState = Literal["sound", "damaged", "lost", "released"]
+
+
+def state_of(damage: Damage | None, *, is_present: bool, is_current: bool) -> State:
+    """Return an element's state: the first that applies of damaged or lost, vanished, current, pending.
+
+    `is_current` is whether a copy of the newest revision is stored. This is the only definition of the state.
+    """
+    if damage is not None:
+        return damage
+    if not is_present:
+        return "vanished"
+    return "current" if is_current else "pending"
+
+
+def due_of(recorded_us: int, next_try_us: int | None) -> int:
+    """Return when an element that is wanted is due: at its next try, or since `recorded_us` if no fetch failed yet.
+
+    So a failing element neither waits behind all new elements nor keeps them waiting.
+    """
+    return recorded_us if next_try_us is None else next_try_us
 
 
 @fast_init
@@ -64,10 +126,10 @@ class Copy:
     `revision` is the element's revision that was fetched; `instance` is the collector that stored it.
     """
 
-    sha256: bytes
+    sha256: Sha256
     size: int
-    iv: bytes | None
-    revision: int
+    iv: Iv | None
+    revision: Ordinal
     instance: str
 
 
@@ -80,7 +142,7 @@ class Failure:
     """
 
     reason: str
-    attempts: int
+    attempts: Ordinal
     since_us: int
     next_try_us: int
 
@@ -95,10 +157,10 @@ class Element:
     has seen. `size` and `etag` are the server's claims, where it makes any.
     """
 
-    date: int
+    date: Seconds
     tz: str
     form: bytes
-    revision: int
+    revision: Ordinal
     present: bool
     epoch: int
     size: int | None
@@ -118,13 +180,15 @@ class Element:
         return self.present and not self.is_current
 
     @property
-    def state(self) -> str:
-        """One of "damaged", "lost", "vanished", "current", "pending", the first that applies."""
-        if self.damage is not None:
-            return self.damage
-        if not self.present:
-            return "vanished"
-        return "current" if self.is_current else "pending"
+    def state(self) -> State:
+        """The element's state (`state_of`)."""
+        return state_of(self.damage, is_present=self.present, is_current=self.is_current)
+
+    def due_us(self, recorded_us: int) -> int | None:
+        """Return when a copy should be fetched, after an event recorded at `recorded_us`; None if none is wanted."""
+        if not self.is_wanted:
+            return None
+        return due_of(recorded_us, None if self.failure is None else self.failure.next_try_us)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +226,8 @@ class Listing:
     """
 
     mode: ListingMode
-    since: int | None
-    until: int | None
+    since: Seconds | None
+    until: Seconds | None
     seen: int
     new: int
     changed: int
@@ -183,19 +247,19 @@ class Source:
     `opaque` is whether ids and contents are encrypted by the server; None until seen.
     """
 
-    salt: bytes
-    token_mac: bytes
+    salt: Salt
+    token_mac: Sha256
     urls: tuple[str, ...]
     opaque: bool | None
     zone: str | None
-    cursor: int | None
-    zone_shifts: tuple[tuple[int, ...], ...]
+    cursor: Seconds | None
+    zone_shifts: tuple[tuple[Seconds, ...], ...]
     listed_us: int | None
     full_listed_us: int | None
     held: HeldListing | None
     surge: Surge | None
     churn: tuple[tuple[int, int], ...]
-    unlistable: tuple[int, ...]
+    unlistable: tuple[Seconds, ...]
 
     @property
     def url(self) -> str:
@@ -210,8 +274,8 @@ class AuditRange:
     `position` is the ledger's position the walk was pinned to: an object named later is not covered.
     """
 
-    start: bytes
-    end: bytes
+    start: Sha256
+    end: Sha256
     position: int
     at_us: int
 
@@ -219,218 +283,191 @@ class AuditRange:
 # --- the facts -------------------------------------------------------------------------------------------------------
 
 
+class Fact:
+    """What every fact class has. `TYPE` is its name in headers, for ever; `VERSION` its payload's schema version.
+
+    Skipping an event with `IS_CRITICAL` would make a projection lie, so a program that does not know it stops.
+    `OBJECT_STATE` is what the fact says of an object: that of the element's copy ("sound"), or its own `sha256`.
+    """
+
+    __slots__ = ()
+
+    TYPE: ClassVar[str]
+    VERSION: ClassVar[int] = 1
+    SUBJECT: ClassVar[Subject]
+    IS_CRITICAL: ClassVar[bool] = False
+    ERASES: ClassVar[bool] = False
+    OBJECT_STATE: ClassVar[ObjectState | None] = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerBegan:
+class SourceFact(Fact):
+    """A fact about a source, with its whole new state."""
+
+    SUBJECT: ClassVar[Subject] = Subject.SOURCE
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElementFact(Fact):
+    """A fact about an element, with its whole new state."""
+
+    SUBJECT: ClassVar[Subject] = Subject.ELEMENT
+    element: Element
+
+
+FACTS: dict[str, type[Fact]] = {}
+"""Every class of facts that this program knows, by its name in headers."""
+
+_F = TypeVar("_F", bound=Fact)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def fact(cls: type[_F]) -> type[_F]:
+    """Make a class a fact: a frozen dataclass with slots that every part of the ledger knows from now on."""
+    made = fast_init(dataclass(frozen=True, slots=True, kw_only=True)(cls))
+    made.TYPE = made.__name__
+    FACTS[made.TYPE] = made
+    return made
+
+
+@fact
+class LedgerBegan(Fact):
     """The first event of every ledger: its random id (16 bytes) and salt (32 bytes), and the version that made it."""
 
-    TYPE: ClassVar[str] = "LedgerBegan"
-    VERSION: ClassVar[int] = 1
-    ledger_id: bytes
-    salt: bytes
+    SUBJECT: ClassVar[Subject] = Subject.LEDGER
+    ledger_id: Annotated[bytes, Length(16)]
+    salt: Salt
     program: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceBegan:
+@fact
+class InstanceBegan(Fact):
     """A collector of this name ran for the first time, or for the first time with this version or host."""
 
-    TYPE: ClassVar[str] = "InstanceBegan"
-    VERSION: ClassVar[int] = 1
+    SUBJECT: ClassVar[Subject] = Subject.INSTANCE
     program: str
     host: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceBegan:
+@fact
+class AuditAdvanced(Fact):
+    """An audit of contents came this far; `ranges` is the whole map of what was last read when, oldest first."""
+
+    SUBJECT: ClassVar[Subject] = Subject.AUDIT
+    ranges: tuple[AuditRange, ...]
+
+
+@fact
+class SourceBegan(SourceFact):
     """A token was used for the first time: a new source with elements of its own."""
 
-    TYPE: ClassVar[str] = "SourceBegan"
-    VERSION: ClassVar[int] = 1
-    source: Source
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceRenamed:
+@fact
+class SourceRenamed(SourceFact):
     """The server moved; its elements are the same."""
 
-    TYPE: ClassVar[str] = "SourceRenamed"
-    VERSION: ClassVar[int] = 1
-    source: Source
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListingAdvanced:
+@fact
+class ListingAdvanced(SourceFact):
     """A page of a listing was recorded; a listing that is cut short goes on from here."""
 
-    TYPE: ClassVar[str] = "ListingAdvanced"
-    VERSION: ClassVar[int] = 1
-    source: Source
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListingCompleted:
+@fact
+class ListingCompleted(SourceFact):
     """A listing came to its end."""
 
-    TYPE: ClassVar[str] = "ListingCompleted"
-    VERSION: ClassVar[int] = 1
-    source: Source
     listing: Listing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListingHeldBack:
+@fact
+class ListingHeldBack(SourceFact):
     """A full listing missed too much to be believed: nothing was declared vanished (`source.held` says why)."""
 
-    TYPE: ClassVar[str] = "ListingHeldBack"
-    VERSION: ClassVar[int] = 1
-    source: Source
     listing: Listing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlarmsAccepted:
+@fact
+class AlarmsAccepted(SourceFact):
     """A person looked at what was held back, or at a surge of changes, and accepted it."""
 
-    TYPE: ClassVar[str] = "AlarmsAccepted"
-    VERSION: ClassVar[int] = 1
-    source: Source
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ZoneChanged:
+@fact
+class ZoneChanged(SourceFact):
     """The server's zone changed: nearly all dates moved by `offsets` seconds, and no content did."""
 
-    TYPE: ClassVar[str] = "ZoneChanged"
-    VERSION: ClassVar[int] = 1
-    source: Source
-    offsets: tuple[int, ...]
+    IS_CRITICAL: ClassVar[bool] = True
+    offsets: tuple[Seconds, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteObserved:
+@fact
+class RemoteObserved(ElementFact):
     """An element was seen for the first time."""
 
-    TYPE: ClassVar[str] = "RemoteObserved"
-    VERSION: ClassVar[int] = 1
-    element: Element
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteChanged:
+@fact
+class RemoteChanged(ElementFact):
     """An element was seen with another date (or another claim of its content): a new revision."""
 
-    TYPE: ClassVar[str] = "RemoteChanged"
-    VERSION: ClassVar[int] = 1
-    element: Element
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteVanished:
+@fact
+class RemoteVanished(ElementFact):
     """The source no longer has the element; its copies stay."""
 
-    TYPE: ClassVar[str] = "RemoteVanished"
-    VERSION: ClassVar[int] = 1
-    element: Element
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteReappeared:
+@fact
+class RemoteReappeared(ElementFact):
     """A vanished element is listed again, unchanged or as a new revision."""
 
-    TYPE: ClassVar[str] = "RemoteReappeared"
-    VERSION: ClassVar[int] = 1
-    element: Element
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyStored:
+@fact
+class CopyStored(ElementFact):
     """A copy is durable in the object store under its SHA-256."""
 
-    TYPE: ClassVar[str] = "CopyStored"
-    VERSION: ClassVar[int] = 1
-    element: Element
+    OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchFailed:
+@fact
+class FetchFailed(ElementFact):
     """A fetch gave nothing that can be believed (`element.failure` says why and when it is tried again)."""
 
-    TYPE: ClassVar[str] = "FetchFailed"
-    VERSION: ClassVar[int] = 1
-    element: Element
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyDamaged:
+@fact
+class CopyDamaged(ElementFact):
     """The object of a copy is there but is not what was stored.
 
     `sha256` names the object: the present copy's, or that of an older version (then `element.damage` is unchanged).
     """
 
-    TYPE: ClassVar[str] = "CopyDamaged"
-    VERSION: ClassVar[int] = 1
-    element: Element
-    sha256: bytes
+    OBJECT_STATE: ClassVar[ObjectState | None] = "damaged"
+    sha256: Sha256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyLost:
+@fact
+class CopyLost(ElementFact):
     """The object of a copy is gone from the store (`sha256` as in CopyDamaged)."""
 
-    TYPE: ClassVar[str] = "CopyLost"
-    VERSION: ClassVar[int] = 1
-    element: Element
-    sha256: bytes
+    OBJECT_STATE: ClassVar[ObjectState | None] = "lost"
+    sha256: Sha256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyReleased:
-    """Retention let go of an old copy's object: its absence is no damage from here on."""
+@fact
+class CopyReleased(ElementFact):
+    """Retention let go of an old copy's object: from here on its absence is not damage."""
 
-    TYPE: ClassVar[str] = "CopyReleased"
-    VERSION: ClassVar[int] = 1
-    element: Element
-    sha256: bytes
+    IS_CRITICAL: ClassVar[bool] = True
+    OBJECT_STATE: ClassVar[ObjectState | None] = "released"
+    sha256: Sha256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PayloadErased:
+@fact
+class PayloadErased(Fact):
     """Law or policy had this stream's payloads erased: every payload before this event is null, the proof stays."""
 
-    TYPE: ClassVar[str] = "PayloadErased"
-    VERSION: ClassVar[int] = 1
+    SUBJECT: ClassVar[Subject] = Subject.ELEMENT
+    IS_CRITICAL: ClassVar[bool] = True
+    ERASES: ClassVar[bool] = True
     reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditAdvanced:
-    """An audit of contents came this far; `ranges` is the whole map of what was last read when, oldest first."""
-
-    TYPE: ClassVar[str] = "AuditAdvanced"
-    VERSION: ClassVar[int] = 1
-    ranges: tuple[AuditRange, ...]
-
-
-LedgerFact = LedgerBegan | InstanceBegan | AuditAdvanced
-SourceFact = (
-    SourceBegan | SourceRenamed | ListingAdvanced | ListingCompleted | ListingHeldBack | AlarmsAccepted | ZoneChanged
-)
-ElementFact = (
-    RemoteObserved
-    | RemoteChanged
-    | RemoteVanished
-    | RemoteReappeared
-    | CopyStored
-    | FetchFailed
-    | CopyDamaged
-    | CopyLost
-    | CopyReleased
-    | PayloadErased
-)
-Fact = LedgerFact | SourceFact | ElementFact
-
-CRITICAL: frozenset[str] = frozenset({"PayloadErased", "CopyReleased", "ZoneChanged"})
-"""Types whose events carry the critical flag: skipping one would make a projection lie."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

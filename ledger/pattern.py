@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 import types
-from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import msgpack
 
-from ledger.shape import fixed_length, least
+from ledger.shape import bounds_of, hints_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,14 +85,14 @@ def _packed(value: object) -> bytes:
 
 
 def _map(cls: type, path: str, groups: frozenset[str]) -> bytes:
-    hints = get_type_hints(cls)
-    names = sorted(field.name for field in fields(cls))
+    hints = hints_of(cls)
+    names = list(hints)
     if len(names) >= _FIXED_MAP:
         raise TypeError(f"{cls.__name__} has more fields than are recognised")
     parts = [re.escape(bytes([0x80 | len(names)]))]
     for name in names:
         inner = f"{path}{name}"
-        value = b"|".join(_value(option, name, cls, f"{inner}_", groups) for option in _options(hints[name]))
+        value = b"|".join(_value(option, f"{inner}_", groups) for option in _options(hints[name]))
         parts += [_packed(name), b"(?P<%s>%s)" % (inner.encode(), value) if inner in groups else b"(?:%s)" % value]
     return b"".join(parts)
 
@@ -103,13 +103,13 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return tuple(sorted(options, key=lambda option: option is not type(None)))
 
 
-def _value(hint: Any, name: str, cls: type, path: str, groups: frozenset[str]) -> bytes:
+def _value(marked: Any, path: str, groups: frozenset[str]) -> bytes:
+    hint, least, length = bounds_of(marked)
     if hint in _PLAIN:
         return _PLAIN[hint]
     if hint is int:
-        return rb"[\x%02x-\x7f]|%s" % (max(0, least(name)), _LARGER)
+        return rb"[\x%02x-\x7f]|%s" % (max(0, least), _LARGER)
     if hint is bytes:
-        length = fixed_length(cls, name)
         if length is None:
             return rb"\xc4.(?P<bytes>.*)|\xc5[^\x00].(?P<long>.*)"
         return rb"\xc4%s.{%d}" % (re.escape(bytes([length])), length)

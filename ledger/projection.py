@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 from ledger.errors import BrokenChainError, UnknownCriticalEventError
-from ledger.events import (
-    CopyDamaged,
-    CopyLost,
-    CopyReleased,
-    CopyStored,
-    ElementFact,
-    Fact,
-    SourceFact,
-    UnknownFact,
-)
-from ledger.replica import evolve
-from ledger.rows import DAMAGED, LOST, RELEASED, SOUND, Changes, CopyState, EntryRow, SourceRow, TallyRow
+from ledger.events import ElementFact, Fact, SourceFact, UnknownFact
+from ledger.rows import SOUND, Changes, CopyState, EntryRow, SourceRow, TallyRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,15 +38,14 @@ def project(events: Iterable[Happened], entries: Mapping[int, EntryRow], sources
     return work.changes()
 
 
-def entry_row(event: Happened, source: int, element: Element) -> EntryRow:
-    """Return the row of an element after `event`.
+def named_object(fact: ElementFact) -> bytes:
+    """Return the SHA-256 of the object that a fact with an `OBJECT_STATE` other than "sound" is about."""
+    sha256: bytes = getattr(fact, "sha256")  # noqa: B009 -- each such class has the field, and no common base needs it
+    return sha256
 
-    What never failed is due from when it was recorded, so that a failing element's next try is neither starved by new
-    elements nor starves them.
-    """
-    due_us = None
-    if element.is_wanted:
-        due_us = event.recorded_us if element.failure is None else element.failure.next_try_us
+
+def entry_row(event: Happened, source: int, element: Element) -> EntryRow:
+    """Return the row of an element after `event`."""
     copy = element.copy
     return EntryRow(
         event.stream,
@@ -64,7 +53,7 @@ def entry_row(event: Happened, source: int, element: Element) -> EntryRow:
         event.stream_version,
         event.seq,
         element.state,
-        due_us,
+        element.due_us(event.recorded_us),
         element.date,
         element.size,
         None if copy is None else copy.size,
@@ -73,10 +62,6 @@ def entry_row(event: Happened, source: int, element: Element) -> EntryRow:
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
-
-_JUDGEMENT: dict[type, str] = {CopyDamaged: DAMAGED, CopyLost: LOST, CopyReleased: RELEASED}
-_ABOUT_SOURCES = frozenset(get_args(SourceFact))
-_ABOUT_ELEMENTS = frozenset(get_args(ElementFact))
 
 
 class _Work:
@@ -92,16 +77,18 @@ class _Work:
 
     def take(self, event: Happened) -> None:
         fact = event.fact
-        kind = type(fact)
-        if kind in _ABOUT_ELEMENTS:
-            self._element(event, cast("ElementFact", fact))
-        elif kind in _ABOUT_SOURCES:
+        if isinstance(fact, ElementFact):
+            self._element(event, fact)
+        elif isinstance(fact, SourceFact):
             before = self._known.get(event.source)
             no = len(self._known) + 1 if before is None else before.no
             row = SourceRow(no, event.source, event.stream, event.stream_version, event.seq)
             self._known[event.source] = self._moved[event.source] = row
         elif isinstance(fact, UnknownFact):
             self._pass_over(event, fact)
+        elif isinstance(fact, Fact) and fact.ERASES:
+            # When it is folded again the stream's key, hence its source, is no longer known.
+            self._drop(event.stream)
         # The others are about the ledger and its instances, or were erased: there is no row for them.
 
     def changes(self) -> Changes:
@@ -123,26 +110,25 @@ class _Work:
             self._after[event.stream] = row._replace(version=event.stream_version)
 
     def _element(self, event: Happened, fact: ElementFact) -> None:
-        element = evolve(None, fact)
-        if element is None:  # erased, and when it is folded again its key, hence its source, is no longer known
-            self._drop(event.stream)
-            return
+        element, state = fact.element, fact.OBJECT_STATE
         owner = self._known.get(event.source)
         if owner is None:
             raise BrokenChainError(event.seq, "an element of a source that never began")
         self._after[event.stream] = entry_row(event, owner.no, element)
-        kind = type(fact)
-        if kind is CopyStored and element.copy is not None:
+        if state is None:
+            return
+        if state == SOUND:
             copy = element.copy
-            named = (copy.sha256, event.stream)
-            self._copies[named] = CopyState(copy.sha256, event.stream, copy.size, event.seq, SOUND)
-            self._judged.pop(named, None)
-        elif isinstance(fact, CopyDamaged | CopyLost | CopyReleased):
-            named = (fact.sha256, event.stream)
-            if named in self._copies:
-                self._copies[named] = self._copies[named]._replace(state=_JUDGEMENT[kind])
-            else:
-                self._judged[named] = _JUDGEMENT[kind]
+            if copy is not None:
+                named = (copy.sha256, event.stream)
+                self._copies[named] = CopyState(copy.sha256, event.stream, copy.size, event.seq, SOUND)
+                self._judged.pop(named, None)
+            return
+        named = (named_object(fact), event.stream)
+        if named in self._copies:
+            self._copies[named] = self._copies[named]._replace(state=state)
+        else:
+            self._judged[named] = state
 
     def _drop(self, stream: int) -> None:
         self._after[stream] = None

@@ -3,42 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING
 
-from ledger.events import (
-    AlarmsAccepted,
-    AuditAdvanced,
-    CopyDamaged,
-    CopyLost,
-    CopyReleased,
-    CopyStored,
-    Element,
-    ElementFact,
-    ErasedFact,
-    FetchFailed,
-    InstanceBegan,
-    LedgerBegan,
-    ListingAdvanced,
-    ListingCompleted,
-    ListingHeldBack,
-    PayloadErased,
-    RemoteChanged,
-    RemoteObserved,
-    RemoteReappeared,
-    RemoteVanished,
-    Source,
-    SourceBegan,
-    SourceRenamed,
-    StreamKey,
-    UnknownFact,
-    ZoneChanged,
-)
+from ledger.events import AuditAdvanced, ElementFact, ErasedFact, Fact, LedgerBegan, SourceFact, UnknownFact
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ledger.events import AuditRange, Fact
+    from ledger.events import AuditRange, Element, Source, StreamKey
 
 
 @fast_init
@@ -74,43 +47,17 @@ class Entry:
     element: Element | None
 
 
-def evolve(element: Element | None, fact: ElementFact) -> Element | None:  # noqa: ARG001 - see below
-    """Return the element's state after `fact`; None after an erasure.
+def evolve(fact: Fact) -> Element | None:
+    """Return the element's state after a fact about an element; None after an erasure.
 
-    Facts are post-images, hence the state before is not looked at; it is a parameter so that a later fact that is no
-    post-image cannot be added without every caller being ready for it.
+    Facts are post-images, hence nothing else has to be known.
     """
-    match fact:
-        # The two that a ledger is full of come first: each pattern before them costs every append and replay.
-        case CopyStored():
-            return fact.element
-        case RemoteObserved():
-            return fact.element
-        case RemoteChanged() | RemoteVanished() | RemoteReappeared() | FetchFailed():
-            return fact.element
-        case CopyDamaged() | CopyLost() | CopyReleased():
-            return fact.element
-        case PayloadErased():
-            return None
-        case _:
-            assert_never(fact)
+    return fact.element if isinstance(fact, ElementFact) else None
 
 
 def evolve_source(fact: object) -> Source | None:
     """Return the source's state after `fact`, or None if the fact is not about a source."""
-    match fact:
-        case (
-            SourceBegan()
-            | SourceRenamed()
-            | ListingAdvanced()
-            | ListingCompleted()
-            | ListingHeldBack()
-            | AlarmsAccepted()
-            | ZoneChanged()
-        ):
-            return fact.source
-        case _:
-            return None
+    return fact.source if isinstance(fact, SourceFact) else None
 
 
 @dataclass(slots=True)
@@ -130,40 +77,27 @@ class Replica:
         self.position = record.position
         self.recorded_us = record.recorded_us
         fact, key = record.fact, record.key
-        match fact:
-            case LedgerBegan():
-                self.ledger = fact
-            case InstanceBegan() | ErasedFact():
-                pass
-            case AuditAdvanced():
-                self.audit = fact.ranges
-            case UnknownFact():
-                self.skipped += 1
-            case PayloadErased():
-                for known in [k for k, e in self.entries.items() if e.stream == record.stream]:
-                    del self.entries[known]
-            case (
-                SourceBegan()
-                | SourceRenamed()
-                | ListingAdvanced()
-                | ListingCompleted()
-                | ListingHeldBack()
-                | AlarmsAccepted()
-                | ZoneChanged()
-            ):
-                if key is not None:
-                    self.sources[key.source] = fact.source
-            case _:
-                if key is not None:
-                    before = self.entries.get(key)
-                    after = evolve(None if before is None else before.element, fact)
-                    self.entries[key] = Entry(
-                        key=key,
-                        stream=record.stream,
-                        version=record.stream_version,
-                        position=record.position,
-                        element=after,
-                    )
+        if isinstance(fact, UnknownFact):
+            self.skipped += 1
+        elif isinstance(fact, ErasedFact) or key is None:
+            pass
+        elif isinstance(fact, LedgerBegan):
+            self.ledger = fact
+        elif isinstance(fact, AuditAdvanced):
+            self.audit = fact.ranges
+        elif isinstance(fact, SourceFact):
+            self.sources[key.source] = fact.source
+        elif isinstance(fact, ElementFact):
+            self.entries[key] = Entry(
+                key=key,
+                stream=record.stream,
+                version=record.stream_version,
+                position=record.position,
+                element=fact.element,
+            )
+        if isinstance(fact, Fact) and fact.ERASES:
+            for known in [k for k, e in self.entries.items() if e.stream == record.stream]:
+                del self.entries[known]
 
 
 def fold(records: Iterable[Event]) -> Replica:

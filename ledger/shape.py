@@ -7,32 +7,13 @@ from __future__ import annotations
 
 import types
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ledger.errors import MalformedEventError
-from ledger.events import AuditRange, Copy, CopyDamaged, CopyLost, CopyReleased, LedgerBegan, Source
+from ledger.events import MAX_INT, Least, Length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
-
-_LENGTHS: dict[tuple[type, str], int] = {
-    (AuditRange, "start"): 32,
-    (AuditRange, "end"): 32,
-    (Copy, "sha256"): 32,
-    (Copy, "iv"): 16,
-    (CopyDamaged, "sha256"): 32,
-    (CopyLost, "sha256"): 32,
-    (CopyReleased, "sha256"): 32,
-    (LedgerBegan, "ledger_id"): 16,
-    (LedgerBegan, "salt"): 32,
-    (Source, "salt"): 32,
-    (Source, "token_mac"): 32,
-}
-_SIGNED = frozenset({"date", "cursor", "since", "until", "unlistable", "zone_shifts", "offsets"})
-"""The fields that may be negative: seconds of the remote server, and differences of them."""
-_FROM_ONE = frozenset({"revision", "attempts"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +37,7 @@ def shapes_of(classes: Iterable[type]) -> dict[type, Shape]:
     def compile_one(cls: type) -> None:
         if cls in shapes:
             return
-        for hint in get_type_hints(cls).values():
+        for hint in hints_of(cls).values():
             for part in _dataclasses_in(hint):
                 compile_one(part)
         shapes[cls] = _compile(cls, shapes)
@@ -66,14 +47,20 @@ def shapes_of(classes: Iterable[type]) -> dict[type, Shape]:
     return shapes
 
 
-def least(name: str) -> int:
-    """Return the least value that a number in a field of this name may have; the greatest is MAX_INT."""
-    return MIN_INT if name in _SIGNED else int(name in _FROM_ONE)
+def bounds_of(hint: Any) -> tuple[Any, int, int | None]:
+    """Return a field's plain type, the least value of a number, and the fixed length of a byte string or None."""
+    if get_origin(hint) is not Annotated:
+        return hint, 0, None
+    plain, *marks = get_args(hint)
+    least = next((mark.value for mark in marks if isinstance(mark, Least)), 0)
+    length = next((mark.bytes for mark in marks if isinstance(mark, Length)), None)
+    return plain, least, length
 
 
-def fixed_length(cls: type, name: str) -> int | None:
-    """Return how many bytes this field of the class has, None where any number will do."""
-    return _LENGTHS.get((cls, name))
+def hints_of(cls: type) -> dict[str, Any]:
+    """Return the types of a class's fields with their marks, by name in sorted order."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {name: hints[name] for name in sorted(field.name for field in fields(cls))}
 
 
 def _compile(cls: type, shapes: dict[type, Shape]) -> Shape:
@@ -81,8 +68,8 @@ def _compile(cls: type, shapes: dict[type, Shape]) -> Shape:
 
     Every event goes through them once or twice; straight code does in 1 us what a loop over the fields does in 4.
     """
-    hints = get_type_hints(cls)
-    names = sorted(field.name for field in fields(cls))
+    hints = hints_of(cls)
+    names = list(hints)
     scope: dict[str, Any] = {"cls": cls, "names": tuple(names), "refuse": _refuse}
     shown, demands = [f"{name} = value.{name}" for name in names], []
     unpacked = [
@@ -91,7 +78,7 @@ def _compile(cls: type, shapes: dict[type, Shape]) -> Shape:
         f"{', '.join(names)}{',' if len(names) == 1 else ''} = held.values()",
     ]
     for name in names:
-        condition = _condition(name, name, hints[name], cls, scope)
+        condition = _condition(name, hints[name], scope)
         demands += [f"if not ({condition}):", f"    refuse(cls, {name!r})"]
     maps = [line for name in names for line in _parts(name, hints[name], shapes, scope, "show")]
     built = [line for name in names for line in _parts(name, hints[name], shapes, scope, "read")]
@@ -126,27 +113,27 @@ def _dataclasses_in(hint: Any) -> Iterable[type]:
         yield from _dataclasses_in(part)
 
 
-def _condition(value: str, name: str, hint: Any, cls: type, scope: dict[str, Any]) -> str:
+def _condition(value: str, hint: Any, scope: dict[str, Any]) -> str:
     """Return an expression that is true when the variable `value` fits `hint` and the field's length and range."""
-    return " or ".join(_one_condition(value, name, option, cls, scope) for option in _options(hint))
+    return " or ".join(_one_condition(value, option, scope) for option in _options(hint))
 
 
-def _one_condition(value: str, name: str, hint: Any, cls: type, scope: dict[str, Any]) -> str:
+def _one_condition(value: str, marked: Any, scope: dict[str, Any]) -> str:
+    hint, least, fixed = bounds_of(marked)
     if hint is type(None):
         return f"{value} is None"
     if hint is int:
-        return f"type({value}) is int and {least(name)} <= {value} <= {MAX_INT}"
+        return f"type({value}) is int and {least} <= {value} <= {MAX_INT}"
     origin = get_origin(hint)
     if origin is Literal:
         return f"type({value}) is str and {value} in {get_args(hint)!r}"
     if origin is tuple:
         parts = get_args(hint)
         inner = f"{value}_"
-        each = _condition(inner, name, parts[0], cls, scope)
+        each = _condition(inner, parts[0], scope)
         length = "" if parts[-1] is Ellipsis else f" and len({value}) == {len(parts)}"
         return f"type({value}) is tuple{length} and all({each} for {inner} in {value})"
     scope[hint.__name__] = hint
-    fixed = fixed_length(cls, name)
     length = "" if fixed is None else f" and len({value}) == {fixed}"
     return f"type({value}) is {hint.__name__}{length}"
 

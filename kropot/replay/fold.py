@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kropot.errors import IntegrityError
 from kropot.replay.counts import Counts
-from kropot.replay.glance import MISSED, glance
 from kropot.replay.pointers import Pointers
 from kropot.replay.processes import in_processes
 from ledger.codec import decode_payload
 from ledger.errors import MalformedEventError, UnknownCriticalEventError
 from ledger.events import Element, StreamKey, UnknownFact
+from ledger.quick import plain_types, quick_element
 from ledger.rows import StoredFact
 
 if TYPE_CHECKING:
@@ -167,15 +167,18 @@ def _count_page(ledger: Ledger, _: int, positions: list[int]) -> Counts:
 
 def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1) -> None:
     """Add the states that the events at these positions gave; with `times` -1 subtract them."""
+    plain = plain_types()
     for fact in ledger.log.facts_at(positions):
         _, _, _, kind, version, _, _, payload = fact
-        seen = glance(kind, version, payload)
-        if seen is MISSED:
-            element = image(ledger, StoredFact._make(fact))
-            if element is not None:
-                counts.add(element, times)
-        elif seen is not None:
-            counts.take(seen[0], seen[1], times)
+        if payload is None:
+            continue
+        seen = quick_element(payload) if (kind, version) in plain else None
+        if seen is not None:
+            counts.take(seen.state, seen.sound_size, times)
+            continue
+        element = image(ledger, StoredFact._make(fact))
+        if element is not None:
+            counts.add(element, times)
 
 
 def _before(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:

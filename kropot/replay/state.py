@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kropot.replay.counts import Counts
 from kropot.replay.fold import LARGE_PAGE, image, pages, prove, stale
-from kropot.replay.glance import MISSED, glance
 from kropot.replay.processes import in_processes
 from kropot.replay.snapshots import pointers_at
 from ledger.digest import StateDigest, head_of, pack_tail, tail_of
+from ledger.quick import plain_types, quick_element
 from ledger.rows import StoredFact
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def digest_at(
 
 def make(ledger: Ledger, position: int, page: Sequence[Last]) -> DigestedPage:
     """Return the result of these streams, in bytewise key order, at `position`. Raises: as `digest_at`."""
-    counts, events, rows = Counts(), 0, []
+    counts, events, rows, plain = Counts(), 0, [], plain_types()
     facts = {fact[0]: fact for fact in ledger.log.facts_at([at for _, _, at in page])}
     for key, stream, at in page:
         fact = facts.get(at)
@@ -73,16 +73,18 @@ def make(ledger: Ledger, position: int, page: Sequence[Last]) -> DigestedPage:
         events += version
         if key[16:17] == b"@":
             continue
-        seen = glance(kind, schema, payload)
-        if seen is MISSED:
+        if payload is None:
+            continue
+        seen = quick_element(payload) if (kind, schema) in plain else None
+        if seen is None:
             element = image(ledger, StoredFact._make(fact))
             if element is not None:
                 counts.add(element)
                 rows.append(head_of(key) + pack_tail(element))
-        elif seen is not None:
-            state, sound, date, tz, form, sha256, size, iv = seen
-            counts.take(state, sound)
-            rows += (head_of(key), tail_of(date, tz, form, state, sha256, size, iv))
+            continue
+        state, date, tz, form, sha256, size, iv, *_ = seen
+        counts.take(state, seen.sound_size)
+        rows += (head_of(key), tail_of(date, tz, form, state, sha256, size, iv))
     return DigestedPage(b"".join(rows), counts, events)
 
 

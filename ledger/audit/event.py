@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 from ledger.audit.finding import finding_in
 from ledger.codec import decode_header, flags_of, keyed_digest, leaf_hash, payload_digest, read_payload
 from ledger.errors import MalformedEventError
-from ledger.events import (
-    AUDIT_KIND,
-    INSTANCE_KIND,
-    LEDGER_KIND,
-    NO_SOURCE,
-    SOURCE_KIND,
-    ElementFact,
-    Fact,
-    LedgerBegan,
-    PayloadErased,
-    SourceFact,
-    UnknownFact,
-)
+from ledger.events import FACTS, NO_SOURCE, Fact, LedgerBegan, Subject, UnknownFact
 from ledger.replica import evolve_source
 
 if TYPE_CHECKING:
@@ -29,15 +17,6 @@ if TYPE_CHECKING:
     from ledger.codec import Header
     from ledger.rows import StoredEvent
 
-COMMON = frozenset(
-    {"RemoteObserved", "RemoteChanged", "RemoteVanished", "RemoteReappeared", "CopyStored", "FetchFailed"}
-)
-"""The types that nearly every event of a ledger has, and that say nothing beyond their element."""
-
-_HOMES = {"LedgerBegan": LEDGER_KIND, "InstanceBegan": INSTANCE_KIND, "AuditAdvanced": AUDIT_KIND}
-_HOMES |= {cls.TYPE: SOURCE_KIND for cls in get_args(SourceFact)}
-_KNOWN = frozenset(cls.TYPE for cls in get_args(Fact))
-_ELEMENT = frozenset(cls.TYPE for cls in get_args(ElementFact))
 _COLUMNS = (
     "seq",
     "stream_version",
@@ -100,7 +79,7 @@ def _fact_faults(event: StoredEvent, fact: Fact | UnknownFact, *, canonical: boo
     if isinstance(fact, UnknownFact) and fact.critical:
         name = f"{fact.type_name} (schema {fact.schema_version})"
         yield "unknown_critical", f"a critical {name} that this version does not know"
-    if event.type in _KNOWN and event.flags != flags_of(event.type):
+    if event.type in FACTS and event.flags != flags_of(event.type):
         yield "bad_flags", f"a {event.type} carries the flags {event.flags}"
 
 
@@ -135,13 +114,15 @@ def _stream_faults(
     began = evolve_source(fact)
     if began is not None and salts.setdefault(source, began.salt) != began.salt:
         yield "misplaced", "the salt of a source has changed"
-    home = _HOMES.get(event.type)
-    if (home is not None and home != kind) or (event.type in _ELEMENT and kind.startswith("@")):
+    known = FACTS.get(event.type)
+    if known is not None and (
+        kind.startswith("@") if known.SUBJECT is Subject.ELEMENT else kind != known.SUBJECT.value
+    ):
         yield "misplaced", f"a {event.type} on a stream of kind {kind!r}"
     salt = salts.get(source)
     if salt is None:
         yield "unknown_source", f"the source {source.hex()} has not begun before it"
     elif header is not None and keyed_digest(salt, key[16:]) != header.stream_digest:
         yield "stream_mismatch", "the header commits to another stream than the one it is stored under"
-    if isinstance(fact, PayloadErased):
+    if isinstance(fact, Fact) and fact.ERASES:
         yield "not_erased", "its stream was erased, and the stream's key still stands"

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ledger.audit.fast.entry import EntryRecogniser
 from ledger.audit.finding import Finding, finding_in
 from ledger.codec import decode_payload
 from ledger.digest import StateDigest
 from ledger.errors import MalformedEventError
-from ledger.events import StreamKey
+from ledger.events import ElementFact, StreamKey
 from ledger.projection import Happened, entry_row
-from ledger.replica import evolve
 from ledger.rows import EntryRow, TallyRow
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from ledger.audit.log import LogAudit
     from ledger.audit.rows import Row
-    from ledger.events import ElementFact
     from ledger.rows import CopyState, StoredEvent
     from ledger.stores import LedgerStore
 
@@ -132,7 +130,7 @@ class IndexAudit:
         if (row.seq, row.version) != (newest, version):
             return f"the row points to {row.seq} (version {row.version}); the log says {newest} (version {version})"
         fact = None if event is None or event.stream != row.stream else _element_fact(event)
-        element = None if fact is None else evolve(None, fact)
+        element = None if fact is None else fact.element
         if event is None or fact is None or element is None:
             return "the row points to an event that does not say what its element is"
         name = StreamKey.parse(key)
@@ -202,7 +200,7 @@ def _element_fact(event: StoredEvent) -> ElementFact | None:
         fact = decode_payload(event.type, event.schema_version, event.flags, event.payload)
     except MalformedEventError:
         return None
-    return cast("ElementFact", fact) if hasattr(fact, "element") else None
+    return fact if isinstance(fact, ElementFact) else None
 
 
 _SEQ, _SHA256, _EVENT = 4, 10, 11

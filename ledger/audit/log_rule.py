@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from ledger.audit.copies import FoldedCopies
 from ledger.audit.event import examine
 from ledger.audit.finding import Finding
 from ledger.audit.tree import TreeAudit
 from ledger.codec import leaf_hash
-from ledger.events import CopyStored, ElementFact, PayloadErased, UnknownFact
+from ledger.events import FACTS, ElementFact, Fact, UnknownFact
+from ledger.projection import named_object
 from ledger.replica import evolve_source
-from ledger.rows import DAMAGED, LOST, RELEASED, SourceRow
+from ledger.rows import SOUND, SourceRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ledger.events import Fact
     from ledger.rows import StoredEvent, StoredHead
     from ledger.stores import EventLog
 
 _MOST_NEW_STREAMS = 1000
 """At most this many streams are allocated beyond those known: a number past that is made up."""
-_COPY_STATES = {"CopyDamaged": DAMAGED, "CopyLost": LOST, "CopyReleased": RELEASED}
-_ELEMENT = frozenset(cls.TYPE for cls in get_args(ElementFact)) - {PayloadErased.TYPE}
 
 
 @dataclass(slots=True)
@@ -152,7 +150,7 @@ class LogRule:
         if digest is not None and digest != first:
             detail = "the header commits to another stream than those before it"
             yield _error("stream_mismatch", detail, event.seq)
-        if event.type == PayloadErased.TYPE:
+        if is_erasure(event.type):
             self._erasures[event.stream] = (first, 0)
         elif event.payload is not None:
             yield _error("not_erased", "its stream was erased, and the payload still stands", event.seq)
@@ -164,19 +162,26 @@ class LogRule:
         stream, learnt = event.stream, self.learnt
         if isinstance(fact, UnknownFact):
             self.unknown += 1
-        elif isinstance(fact, PayloadErased) and stream < len(learnt.newest):
+        elif isinstance(fact, Fact) and fact.ERASES and stream < len(learnt.newest):
             learnt.newest[stream] = 0
             learnt.copies.drop(stream)
-        elif fact is not None and event.type in _ELEMENT and stream < len(learnt.newest):
+        elif isinstance(fact, ElementFact) and stream < len(learnt.newest):
             learnt.newest[stream] = event.seq
-            if isinstance(fact, CopyStored) and fact.element.copy is not None:
-                learnt.copies.stored(fact.element.copy.sha256, stream, fact.element.copy.size, event.seq)
-            elif event.type in _COPY_STATES:
-                learnt.copies.changed(getattr(fact, "sha256", b""), stream, _COPY_STATES[event.type])
+            copy, state = fact.element.copy, fact.OBJECT_STATE
+            if state == SOUND and copy is not None:
+                learnt.copies.stored(copy.sha256, stream, copy.size, event.seq)
+            elif state is not None and state != SOUND:
+                learnt.copies.changed(named_object(fact), stream, state)
         elif key is not None and evolve_source(fact) is not None:
             known = learnt.sources.get(key[:16])
             no = len(learnt.sources) + 1 if known is None else known.no
             learnt.sources[key[:16]] = SourceRow(no, key[:16], stream, event.stream_version, event.seq)
+
+
+def is_erasure(type_name: str) -> bool:
+    """Whether events of this type erase their stream's payloads."""
+    known = FACTS.get(type_name)
+    return known is not None and known.ERASES
 
 
 def _error(kind: str, detail: str, position: int) -> Finding:

@@ -7,7 +7,7 @@ import hmac
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgpack
 import pytest
@@ -30,7 +30,7 @@ from ledger.codec import (
     stream_digest,
 )
 from ledger.errors import MalformedEventError
-from ledger.events import CRITICAL, CopyStored, Fact, InstanceBegan, RemoteObserved, StreamKey, UnknownFact
+from ledger.events import FACTS, CopyStored, Fact, InstanceBegan, RemoteObserved, StreamKey, UnknownFact
 from tests.ledger.facts import COPY, ELEMENT, SAMPLES, STORED, facts
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "events.json").read_text())
@@ -72,7 +72,7 @@ def header_of(name: str, number: int, payload: bytes) -> Header:
 
 
 def test_every_fact_has_a_frozen_vector() -> None:
-    assert {fact.TYPE for fact in SAMPLES.values()} == {cls.TYPE for cls in get_args(Fact)}
+    assert {fact.TYPE for fact in SAMPLES.values()} == set(FACTS)
     assert list(VECTORS["events"]) == list(SAMPLES)
 
 
@@ -208,7 +208,7 @@ def test_a_fact_that_could_not_be_read_back_is_not_written(wrong: Any) -> None:
 
 
 def test_what_is_no_fact_is_not_written() -> None:
-    with pytest.raises(MalformedEventError, match="no place in a fact"):
+    with pytest.raises(MalformedEventError, match="is not a fact"):
         encode_payload(object())  # type: ignore[arg-type]
 
 
@@ -277,8 +277,9 @@ def test_an_old_schema_is_raised_step_by_step() -> None:
 
 
 def test_critical_types_carry_the_flag() -> None:
-    for cls in get_args(Fact):
-        assert flags_of(cls.TYPE) == (FLAG_CRITICAL if cls.TYPE in CRITICAL else 0)
+    critical = {"ZoneChanged", "CopyReleased", "PayloadErased"}
+    for name in FACTS:
+        assert flags_of(name) == (FLAG_CRITICAL if name in critical else 0)
 
 
 def test_streams_of_one_id_differ_by_kind_and_salt() -> None:

@@ -12,9 +12,9 @@ from ledger.events import Listing
 
 if TYPE_CHECKING:
     from kropot.collect.decide.listing_run import ListingRun
-    from kropot.collect.decide.sources import SourceFact, Thresholds
+    from kropot.collect.decide.sources import Thresholds
     from kropot.lister.conversation import ListingResult
-    from ledger.events import Source
+    from ledger.events import Source, SourceFact
 
 SHOWN = 5
 

@@ -41,7 +41,7 @@ from kropot.collect.decide.plan import SECOND_US, jitter, vanished
 from kropot.lister.conversation import ListingFailedError, ListingResult, NewEntries
 from kropot.lister.drain import Range, drain
 from ledger.append import NewFact
-from ledger.events import RemoteChanged, RemoteObserved
+from ledger.events import RemoteChanged, RemoteObserved, SourceFact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -301,7 +301,7 @@ class ListingController:
         run.backlog.recording = Recording.LOOKING_UP
         return [LookUp(entries=run.backlog.chunks[0])]
 
-    def _about_source(self, now_us: int, fact: sources.SourceFact, *, ahead: int = 0) -> NewFact:
+    def _about_source(self, now_us: int, fact: SourceFact, *, ahead: int = 0) -> NewFact:
         key = sources.source_key(self.source_id)
         return NewFact(key=key, fact=fact, observed_us=now_us, expected=self.version + ahead)
 
@@ -309,7 +309,7 @@ class ListingController:
         """Take over the source as it was recorded."""
         surge = self.source.surge
         for new in happened.facts:
-            if isinstance(new.fact, sources.SOURCE_FACTS):
+            if isinstance(new.fact, SourceFact):
                 self.source = new.fact.source
                 self.version += 1
         after = self.source.surge

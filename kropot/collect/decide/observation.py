@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kropot.collect.decide.listing_run import ListingRun
     from kropot.collect.decide.sources import Thresholds
     from kropot.securecopy.wire import Listed
-    from ledger.events import Source
+    from ledger.events import Source, SourceFact
     from ledger.replica import Entry
 
 SLACK_S = 300
@@ -35,7 +35,7 @@ def observe_chunk(
     *,
     now_us: int,
     thresholds: Thresholds,
-) -> tuple[list[NewFact], sources.SourceFact | None]:
+) -> tuple[list[NewFact], SourceFact | None]:
     """Return the facts about elements that this chunk tells, and the one about their source if there is any news.
 
     `known` has the entries that the ledger knows, by type and id.

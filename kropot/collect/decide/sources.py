@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from ledger.events import Listing
 
-SourceFact = ListingAdvanced | ListingCompleted | ListingHeldBack | ZoneChanged
-SOURCE_FACTS = (ListingAdvanced, ListingCompleted, ListingHeldBack, ZoneChanged)
-
 HOUR_US = 3600 * SECOND_US
 DAY_HOURS = 24
 

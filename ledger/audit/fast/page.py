@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
-from ledger.audit.event import COMMON
-from ledger.codec import FORMAT, is_known
+from ledger.codec import FORMAT
 from ledger.events import CopyStored, RemoteObserved
 from ledger.pattern import is_whole, recogniser
+from ledger.quick import plain_types
 
 if TYPE_CHECKING:
     import re
@@ -86,7 +86,7 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
         packed = (b"",) * len(headers)  # a value that no header can hold: the plain rule looks at each event
     hashed = tuple([sha256(b"\x00" + header).digest() for header in headers])
     matches: list[re.Match[bytes] | None] = list(map(_ELEMENT.match, payloads))
-    common = frozenset(name for name in COMMON if is_known(name, _VERSION))
+    common = frozenset(name for name, _ in plain_types())
     if not common.issuperset(names) or flags.count(0) != len(flags) or schemas.count(_VERSION) != len(schemas):
         matches = [
             match if name in common and schema == _VERSION and flag == 0 else None

@@ -1,0 +1,99 @@
+"""A quick look at an element's event: what folds and audits need of millions of events, without building the facts.
+
+It recognises the payloads of plain facts about an element (ledger/pattern.py), which nearly all events have. What it
+does not recognise must be read by `ledger/codec.py`. Where it says something, that agrees with the slow way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ledger.events import FACTS, ElementFact, RemoteObserved, due_of, state_of
+from ledger.pattern import is_whole, number, recogniser
+
+if TYPE_CHECKING:
+    from ledger.events import Damage
+
+_FIELDS: Final = (
+    "element_date",
+    "element_tz",
+    "bytes",
+    "long",
+    "element_copy_revision",
+    "element_copy_sha256",
+    "element_copy_size",
+    "element_copy_iv",
+    "element_damage",
+    "element_present",
+    "element_revision",
+    "element_size",
+    "element_failure",
+    "element_failure_next_try_us",
+)
+_RECOGNISED: Final = recogniser(RemoteObserved, *_FIELDS)
+_match: Final = _RECOGNISED.match
+_GROUPS: Final = tuple(_RECOGNISED.groups[name] for name in _FIELDS)
+
+NIL: Final = b"\xc0"
+_TRUE: Final = b"\xc3"
+_DAMAGED: Final = frozenset({"damaged", "lost"})
+_DAMAGES: Final[dict[bytes, Damage | None]] = {NIL: None, b"\xa7damaged": "damaged", b"\xa4lost": "lost"}
+
+
+def plain_types() -> frozenset[tuple[str, int]]:
+    """Return the (type, schema version) of all facts whose payload is an element and nothing beyond it."""
+    return frozenset(
+        (name, cls.VERSION)
+        for name, cls in FACTS.items()
+        if issubclass(cls, ElementFact) and len(fields(cls)) == 1 and cls.VERSION == RemoteObserved.VERSION
+    )
+
+
+class QuickElement(NamedTuple):
+    """What a payload says of its element: the state, and fields as their bytes stand in the payload.
+
+    `form` comes without its head. `sha256`, `size` and `iv` are the copy's, nil where there is no copy. `claimed` is
+    the size that the server claims. `failure` is nil if no fetch failed; then `next_try` is None.
+    """
+
+    state: str
+    date: bytes
+    tz: bytes
+    form: bytes
+    sha256: bytes
+    size: bytes
+    iv: bytes
+    claimed: bytes
+    failure: bytes
+    next_try: bytes | None
+
+    @property
+    def sound_size(self) -> int | None:
+        """The size of the copy, None if there is no copy, or it is damaged or lost."""
+        return None if self.size == NIL or self.state in _DAMAGED else number(self.size)
+
+    def due_us(self, recorded_us: int) -> int | None:
+        """Return when a pending element is due, None for others: as `Element.due_us` does for sound ones."""
+        if self.state != "pending":
+            return None
+        return due_of(recorded_us, None if self.next_try is None else number(self.next_try))
+
+
+def quick_element(payload: object) -> QuickElement | None:
+    """Return what the payload of a plain fact about an element says, None if it is not recognised.
+
+    The caller has checked that the event's type and schema version are those of a plain fact. Whoever tampers with a
+    database can put anything into its columns, so `payload` need not even be bytes.
+    """
+    match = _match(payload) if type(payload) is bytes else None
+    if match is None or not is_whole(match):
+        return None
+    date, tz, short, long, copied, sha256, size, iv, damage, present, revision, claimed, failure, next_try = (
+        match.group(*_GROUPS)
+    )
+    state = state_of(_DAMAGES[damage], is_present=present == _TRUE, is_current=copied == revision)
+    form = long if short is None else short
+    if size is None:
+        return QuickElement(state, date, tz, form, NIL, NIL, NIL, claimed, failure, next_try)
+    return QuickElement(state, date, tz, form, sha256, size, iv, claimed, failure, next_try)
