@@ -324,8 +324,16 @@ _F = TypeVar("_F", bound=Fact)
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def fact(cls: type[_F]) -> type[_F]:
-    """Make a class a fact: a frozen dataclass with slots that every part of the ledger knows from now on."""
+    """Make a class a fact: a frozen dataclass with slots that every part of the ledger knows from now on.
+
+    Raises:
+        TypeError: if another fact has the name, or the fact says that an object is not sound, but not which.
+    """
     made = fast_init(dataclass(frozen=True, slots=True, kw_only=True)(cls))
+    if made.__name__ in FACTS:
+        raise TypeError(f"two facts have the name {made.__name__}: give the new one another")
+    if made.OBJECT_STATE not in {None, "sound"} and "sha256" not in made.__dataclass_fields__:  # type: ignore[attr-defined]
+        raise TypeError(f"{made.__name__} says that an object is {made.OBJECT_STATE}: give it the field `sha256`")
     made.TYPE = made.__name__
     FACTS[made.TYPE] = made
     return made

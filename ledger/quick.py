@@ -42,11 +42,17 @@ _DAMAGES: Final[dict[bytes, Damage | None]] = {NIL: None, b"\xa7damaged": "damag
 
 
 def plain_types() -> frozenset[tuple[str, int]]:
-    """Return the (type, schema version) of all facts whose payload is an element and nothing beyond it."""
+    """Return the (type, schema version) of all facts whose payload is an element and nothing beyond it.
+
+    Critical facts are left out: the audit must look at their flags.
+    """
     return frozenset(
         (name, cls.VERSION)
         for name, cls in FACTS.items()
-        if issubclass(cls, ElementFact) and len(fields(cls)) == 1 and cls.VERSION == RemoteObserved.VERSION
+        if issubclass(cls, ElementFact)
+        and not cls.IS_CRITICAL
+        and len(fields(cls)) == 1
+        and cls.VERSION == RemoteObserved.VERSION
     )
 
 

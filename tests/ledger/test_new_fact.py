@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import pytest
@@ -14,6 +15,7 @@ from ledger.events import (
     FACTS,
     ElementFact,
     Length,
+    ObjectState,
     Ordinal,
     Seconds,
     Source,
@@ -25,7 +27,7 @@ from ledger.log import Ledger, NewFact, source_key
 from ledger.memory import MemoryStore
 from ledger.merkle import inclusion_path, verify_inclusion
 from ledger.replica import fold
-from tests.ledger.facts import ELEMENT
+from tests.ledger.facts import COPY, ELEMENT
 from tests.ledger.world import began, key, observed
 
 if TYPE_CHECKING:
@@ -127,3 +129,50 @@ def test_a_program_that_does_not_know_a_critical_fact_stops_at_it() -> None:
     finally:
         del FACTS["OnlyHere"]
     assert list(ledger.events())[-1].fact == UnknownFact(type_name="OnlyHere", schema_version=1, critical=True)
+
+
+@pytest.fixture
+def plain() -> Iterator[type[ElementFact]]:
+    """Define a fact that holds its element alone, as the fast paths of fold and audit recognise it."""
+
+    @fact
+    class CopyMoved(ElementFact):
+        """The copy is stored again under its SHA-256."""
+
+        OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
+
+    yield CopyMoved
+    del FACTS["CopyMoved"]
+
+
+def plain_store(cls: type[ElementFact]) -> MemoryStore:
+    store = MemoryStore()
+    ledger = Ledger(store, writer="main")
+    ledger.append([began(), observed("a"), observed("b")])
+    stored = replace(ELEMENT, copy=replace(COPY, revision=ELEMENT.revision))
+    ledger.append([NewFact(key=key("a"), fact=cls(element=stored), observed_us=1)])
+    return store
+
+
+def test_a_plain_fact_that_stores_a_copy_is_found_sound_by_the_fast_audit(plain: type[ElementFact]) -> None:
+    store = plain_store(plain)
+    audit = LogAudit(store.log, page_events=2)
+    assert list(audit.findings()) == []
+    assert list(IndexAudit(store, audit).findings()) == []
+
+
+def test_a_plain_critical_fact_without_its_flag_is_found(
+    plain: type[ElementFact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = plain_store(plain)
+    monkeypatch.setattr(plain, "IS_CRITICAL", True)
+    assert [finding.kind for finding in LogAudit(store.log, page_events=2).findings()] == ["bad_flags"]
+
+
+def test_a_name_is_taken_once_and_an_object_that_is_not_sound_is_named() -> None:
+    known = dict(FACTS)
+    with pytest.raises(TypeError, match="two facts have the name"):
+        fact(type("CopyStored", (ElementFact,), {}))
+    with pytest.raises(TypeError, match="give it the field `sha256`"):
+        fact(type("CopyBurnt", (ElementFact,), {"OBJECT_STATE": "lost"}))
+    assert known == FACTS

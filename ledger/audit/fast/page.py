@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgpack
 
 from ledger.codec import FORMAT
-from ledger.events import CopyStored, RemoteObserved
+from ledger.events import FACTS, RemoteObserved
 from ledger.pattern import is_whole, recogniser
 from ledger.quick import plain_types
+from ledger.rows import SOUND
 
 if TYPE_CHECKING:
     import re
@@ -125,10 +126,11 @@ def copies_in(page: EventPage, start: int, stop: int) -> list[tuple[bytes, int, 
 def _copies(
     names: Sequence[str], matches: Sequence[re.Match[bytes] | None], sound: bytes
 ) -> list[tuple[int, bytes, int]]:
+    storing = frozenset(name for name, cls in FACTS.items() if cls.OBJECT_STATE == SOUND)
     found = [
         (at, match.group(_SHA256, _SIZE))  # type: ignore[union-attr]
         for at, (name, match, is_sound) in enumerate(zip(names, matches, sound, strict=True))
-        if is_sound and name == CopyStored.TYPE
+        if is_sound and name in storing
     ]
     return [
         (at, sha256[_TYPED:], size[0] if len(size) == 1 else int.from_bytes(size[1:], "big"))
