@@ -174,7 +174,7 @@ def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1)
             continue
         seen = quick_element(payload) if (kind, version) in plain else None
         if seen is not None:
-            counts.take(seen.state, seen.sound_size, times)
+            counts.take(seen[0], seen[1], times)
             continue
         element = image(ledger, StoredFact._make(fact))
         if element is not None:

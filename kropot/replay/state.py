@@ -82,8 +82,8 @@ def make(ledger: Ledger, position: int, page: Sequence[Last]) -> DigestedPage:
                 counts.add(element)
                 rows.append(head_of(key) + pack_tail(element))
             continue
-        state, date, tz, form, sha256, size, iv, *_ = seen
-        counts.take(state, seen.sound_size)
+        state, sound, date, tz, form, sha256, size, iv, _, _ = seen
+        counts.take(state, sound)
         rows += (head_of(key), tail_of(date, tz, form, state, sha256, size, iv))
     return DigestedPage(b"".join(rows), counts, events)
 

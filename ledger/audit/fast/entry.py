@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ledger.digest import head_of, tail_of
 from ledger.pattern import number
-from ledger.quick import NIL, plain_types, quick_element
+from ledger.quick import NIL, plain_types, quick_due_us, quick_element
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,19 +37,19 @@ class EntryRecogniser:
         if of != stream or (name, schema) not in self._plain:
             return None
         seen = quick_element(payload)
-        if seen is None or seen.state in {"damaged", "lost"} or (seen.sha256 == NIL) != (sha256 is None):
+        if seen is None:
             return None
-        if sha256 is None:
-            is_right = size is None
-        else:
-            is_right = seen.sha256[-_SHA256_BYTES:] == sha256 and number(seen.size) == size
+        expected, _, when, tz, form, digest, stored, iv, claim, next_try = seen
+        if expected in {"damaged", "lost"} or (digest == NIL) != (sha256 is None):
+            return None
+        is_right = size is None if sha256 is None else digest[-_SHA256_BYTES:] == sha256 and number(stored) == size
         if (
             not is_right
-            or state != seen.state
-            or due_us != seen.due_us(at_us)
-            or date != number(seen.date)
-            or claimed != (None if seen.claimed == NIL else number(seen.claimed))
+            or state != expected
+            or due_us != quick_due_us(expected, next_try, at_us)
+            or date != number(when)
+            or claimed != (None if claim == NIL else number(claim))
             or source != self._numbers.get(key[:_SOURCE_BYTES])
         ):
             return None
-        return head_of(key) + tail_of(seen.date, seen.tz, seen.form, state, seen.sha256, seen.size, seen.iv)
+        return head_of(key) + tail_of(when, tz, form, state, digest, stored, iv)
