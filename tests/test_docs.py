@@ -49,6 +49,13 @@ def test_every_exit_code_is_documented() -> None:
         assert f"| {code.value} |" in tour
 
 
+def test_the_core_can_be_read_in_an_hour() -> None:
+    tour = runpy.run_path(str(ROOT / "tests" / "tools" / "tour.py"))
+    lines = tour["reading_list"]()
+    assert len(lines) >= 10
+    assert sum(lines.values()) <= tour["MOST_LINES"]
+
+
 def anchors(page: Path) -> set[str]:
     """Return the anchors of a page's headings as GitHub makes them."""
     titles = re.findall(r"^#+ +(.+?) *$", page.read_text(), re.MULTILINE)
