@@ -77,7 +77,7 @@ def open_checkpoint(note: bytes, key: VerifierKey) -> Checkpoint:
     """Return the checkpoint that `key` signed.
 
     Raises:
-        BadCheckpointError: as `ledger.note.open_note`, or if what was signed is no checkpoint.
+        BadCheckpointError: as `ledger.note.open_note`, or if what was signed is not a checkpoint.
     """
     return Checkpoint.parse(open_note(note, key))
 

@@ -241,7 +241,7 @@ def _unpack(stored: bytes, what: str) -> Any:
     try:
         return _unpacker(stored)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise MalformedEventError(f"the {what} is no msgpack: {error or type(error).__name__}") from None
+        raise MalformedEventError(f"the {what} is not msgpack: {error or type(error).__name__}") from None
 
 
 def _upcast(

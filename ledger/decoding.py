@@ -1,4 +1,4 @@
-"""From stored rows back to facts, records and entries."""
+"""From stored rows back to facts, events and entries."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def fact_of(event: StoredEvent) -> Fact | UnknownFact | ErasedFact:
         raise MalformedEventError(error.why, position=event.seq) from None
 
 
-def record_of(event: StoredEvent, key: StreamKey | None) -> Event:
-    """Return a stored event as a record of the stream with this key."""
+def event_of(event: StoredEvent, key: StreamKey | None) -> Event:
+    """Return a stored event, decoded, of the stream with this key."""
     return Event(
         position=event.seq,
         stream=event.stream,

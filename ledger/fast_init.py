@@ -18,7 +18,7 @@ def fast_init(cls: type[T]) -> type[T]:
         TypeError: for a class that needs more than its fields to be set.
     """
     if not is_dataclass(cls):
-        raise TypeError(f"{cls.__name__} is no dataclass")
+        raise TypeError(f"{cls.__name__} is not a dataclass")
     scope: dict[str, Any] = {}
     named: list[str] = []
     for field in fields(cls):

@@ -24,7 +24,7 @@ from ledger.append import (
     source_key,
 )
 from ledger.codec import NONCE_BYTES
-from ledger.decoding import entry_of, fact_of, happened, key_of, record_of
+from ledger.decoding import entry_of, event_of, fact_of, happened, key_of
 from ledger.errors import BrokenChainError, LedgerError, LedgerUnavailableError
 from ledger.events import NO_SOURCE, AuditAdvanced, LedgerBegan, UnknownFact
 from ledger.merkle import Frontier
@@ -237,12 +237,12 @@ class Ledger:
         for page in _pages(stored_events(self.log, after=after, until=until)):
             keys = dict(self.log.streams({event.stream for event in page}))
             for event in page:
-                yield record_of(event, key_of(keys.get(event.stream)))
+                yield event_of(event, key_of(keys.get(event.stream)))
 
     def history(self, key: StreamKey) -> Iterator[Event]:
         """Yield the events of one stream, in order."""
         for event in self.log.stream_events(key.stored):
-            yield record_of(event, key)
+            yield event_of(event, key)
 
     def position_at(self, us: int) -> int:
         """Return the last position recorded before `us` (microseconds since 1970 UTC, exclusive), 0 if none was."""

@@ -19,7 +19,7 @@ HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 _CHUNK = 1024
-"""So many leaves are held in memory at a time."""
+"""At most this many leaves are held in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,6 @@ class Frontier:
 
     size: int = 0
     nodes: tuple[bytes, ...] = ()
-
-    def append(self, leaf: bytes) -> Frontier:
-        """Return the frontier after one more leaf hash."""
-        return self.extend((leaf,))
 
     def extend(self, leaves: Iterable[bytes]) -> Frontier:
         """Return the frontier after more leaf hashes, in order; level by level, about one hash a leaf."""

@@ -51,7 +51,7 @@ class VerifierKey:
         """Undo `text`, in which surrounding white space does not count.
 
         Raises:
-            BadCheckpointError: of kind "key", if it is no verifier key of an Ed25519 key.
+            BadCheckpointError: of kind "key", if it is not the verifier key of an Ed25519 key.
         """
         name, public = _parse_key(text.strip(), "verifier key")
         key = cls(name=name, public=public)
@@ -129,7 +129,7 @@ def open_note(note: bytes, key: VerifierKey) -> str:
     """Return the text of a note that `key` signed; signatures of other keys are ignored.
 
     Raises:
-        BadCheckpointError: of kind "malformed" if this is no note, "key" if that key did not sign it, "signature" if
+        BadCheckpointError: of kind "malformed" if this is not a note, "key" if that key did not sign it, "signature" if
             what stands there as its signature is none.
     """
     text, signatures = _split(note)
@@ -151,7 +151,7 @@ def unverified_text(note: bytes) -> str:
     """Return the text of a note without checking who signed it: it proves nothing.
 
     Raises:
-        BadCheckpointError: of kind "malformed" if this is no note.
+        BadCheckpointError: of kind "malformed" if this is not a note.
     """
     return _split(note)[0]
 

@@ -1,4 +1,4 @@
-"""What the facts mean: `evolve` handles one element's entry, `fold` a whole ledger; both are pure."""
+"""What the facts mean: `fold` turns events into the state that they lead to; pure."""
 
 from __future__ import annotations
 
@@ -47,14 +47,6 @@ class Entry:
     element: Element | None
 
 
-def evolve(fact: Fact) -> Element | None:
-    """Return the element's state after a fact about an element; None after an erasure.
-
-    Facts are post-images, hence nothing else has to be known.
-    """
-    return fact.element if isinstance(fact, ElementFact) else None
-
-
 def evolve_source(fact: object) -> Source | None:
     """Return the source's state after `fact`, or None if the fact is not about a source."""
     return fact.source if isinstance(fact, SourceFact) else None
@@ -72,11 +64,11 @@ class Replica:
     audit: tuple[AuditRange, ...] = ()
     skipped: int = 0
 
-    def apply(self, record: Event) -> None:
-        """Take one record in; records MUST come in the order of their positions."""
-        self.position = record.position
-        self.recorded_us = record.recorded_us
-        fact, key = record.fact, record.key
+    def apply(self, event: Event) -> None:
+        """Take one event in; events MUST come in the order of their positions."""
+        self.position = event.position
+        self.recorded_us = event.recorded_us
+        fact, key = event.fact, event.key
         if isinstance(fact, UnknownFact):
             self.skipped += 1
         elif isinstance(fact, ErasedFact) or key is None:
@@ -90,21 +82,21 @@ class Replica:
         elif isinstance(fact, ElementFact):
             self.entries[key] = Entry(
                 key=key,
-                stream=record.stream,
-                version=record.stream_version,
-                position=record.position,
+                stream=event.stream,
+                version=event.stream_version,
+                position=event.position,
                 element=fact.element,
             )
         if isinstance(fact, Fact) and fact.ERASES:
-            for known in [k for k, e in self.entries.items() if e.stream == record.stream]:
+            for known in [k for k, e in self.entries.items() if e.stream == event.stream]:
                 del self.entries[known]
 
 
-def fold(records: Iterable[Event]) -> Replica:
-    """Fold records, in the order of their positions, into the state they lead to."""
+def fold(events: Iterable[Event]) -> Replica:
+    """Fold events, in the order of their positions, into the state they lead to."""
     replica = Replica()
-    for record in records:
-        replica.apply(record)
+    for event in events:
+        replica.apply(event)
     return replica
 
 

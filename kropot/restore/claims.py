@@ -11,7 +11,6 @@ from typing import Any
 from kropot.errors import KropotError
 from kropot.restore.names import split_path
 
-MAX_MODE = 0o7777
 _NS = 1_000_000_000
 _MAX_NS = 253_402_300_799 * _NS
 _DIGEST = 32

@@ -85,12 +85,6 @@ def share(start: bytes, end: bytes) -> float:
     return (int.from_bytes(end, "big") - int.from_bytes(start, "big") + 1) / (1 << 256)
 
 
-def oldest_us(ranges: Iterable[AuditRange]) -> int | None:
-    """Return when the part read longest ago was read; None if a part never was."""
-    whole = due(ranges)
-    return None if any(each.at_us is None for each in whole) else min(each.at_us or 0 for each in whole)
-
-
 def runs_left(read: float, left: float) -> int | None:
     """Return how many more runs like one that read the share `read` will have read `left`; None if it read nothing."""
     if left <= 0:

@@ -192,7 +192,7 @@ def test_a_frontier_has_the_naive_root_however_the_leaves_are_grouped(size: int)
     leaves = made(size)
     one_by_one = Frontier()
     for item in leaves:
-        one_by_one = one_by_one.append(item)
+        one_by_one = one_by_one.extend((item,))
     assert one_by_one.root == naive_root(leaves)
     assert one_by_one == Frontier().extend(leaves)
     assert Frontier.parse(size, one_by_one.stored) == one_by_one

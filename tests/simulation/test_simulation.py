@@ -21,7 +21,7 @@ from ledger.events import (
 )
 from tests.simulation.run import check
 
-SEEDS = 200
+SEEDS = 120
 SLICE = 10
 
 

@@ -72,5 +72,3 @@ tally = sa.Table(
     sa.Column("versions", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-_ROW = (file.c.id, file.c.path, file.c.identity, file.c.mode, file.c.nonce, file.c.sha256, file.c.date)
-_ROW_COLUMNS = (*_ROW, file.c.is_due)
