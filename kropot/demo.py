@@ -113,7 +113,7 @@ def is_small(folder: Path) -> bool:
 def copy_folder(source: Path, target: Path) -> list[str]:
     """Copy a folder, links as links; return what could not be read, as paths.
 
-    What is no file, link or folder is left out.
+    Sockets, pipes and devices are left out.
     """
     try:
         shutil.copytree(source, target, symlinks=True, ignore=_no_specials)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 HIDDEN: Final = "[hidden]"
 
 _SHORTEST: Final = 4
-"""Shorter texts are not looked for: they are no secrets, and would tear holes into ordinary words."""
+"""Shorter texts are not looked for: they are not secrets, and hiding them would damage ordinary words."""
 
 _known: set[str] = set()
 """Every secret this process holds, in the spellings in which it could slip out; one wall serves the whole process."""

@@ -18,7 +18,7 @@ from ledger.errors import LedgerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kropot.checkpoints import CheckpointFolder
+    from kropot.checkpoints.folder import CheckpointFolder
     from kropot.segments import SegmentFolder
     from ledger.log import Ledger
     from ledger.note import SigningKey
@@ -31,10 +31,10 @@ SEGMENTS_S = 45.0
 
 SNAPSHOTS_S = 30.0
 SNAPSHOTS_PATIENCE_S = 10.0
-"""So long a round of snapshots goes on while more are due: a first collecting makes events faster than one a round."""
+"""How long a round of snapshots may go on while more are due: a first collection makes events faster than one round."""
 
 LAST_PATIENCE_S = 60.0
-"""So long the last round at the end may take before the process ends without it; the next start makes up for it."""
+"""How long the last round may take before the process ends without it; the next start makes up for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,7 @@ class _Signer:
             return
         is_long_ago = self._signed_at is None or monotonic() - self._signed_at >= self._every_s
         if is_long_ago or position - self._signed >= self._every_events:
-            from kropot.checkpoints import sign_head
+            from kropot.checkpoints.signing import sign_head
 
             self._signed = sign_head(self._ledger, self._key, self._folders).checkpoint.size
             self._signed_at = monotonic()

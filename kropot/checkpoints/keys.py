@@ -14,13 +14,6 @@ from ledger.note import SigningKey, VerifierKey
 _LONGEST = 4096
 
 
-def default_key_path(ledger_id: bytes) -> Path:
-    """Return where a ledger's signing key is kept unless the user names another file: never in the database."""
-    import platformdirs
-
-    return platformdirs.user_config_path("kropotcli") / f"checkpoint-{ledger_id.hex()}.key"
-
-
 def write_signing_key(path: Path, key: SigningKey) -> tuple[Path, SigningKey]:
     """Write a new signing key, 0600, and beside it the verifier key as `<path>.pub`; return that file and the key.
 

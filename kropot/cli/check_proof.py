@@ -20,7 +20,7 @@ def command(settings: Settings, *, proof: Path, public_key: str) -> None:
     Needs no database, no storage and no key to any content; - reads the proof from standard input. Exits 4 if it
     proves nothing.
     """
-    from kropot.checkpoints import read_verifier_key
+    from kropot.checkpoints.keys import read_verifier_key
     from kropot.proofs import check_proof
     from kropot.proofs.check import MAX_BYTES
 

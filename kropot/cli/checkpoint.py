@@ -40,8 +40,8 @@ def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None
 
     The signing key is readable by its owner alone (0600); the public key also goes into a file of its name with .pub.
     """
-    from kropot.checkpoints import write_signing_key
-    from kropot.checkpoints.keys import default_key_path
+    from kropot.checkpoints.keys import write_signing_key
+    from kropot.checkpoints.paths import default_key_path
     from ledger.errors import BadCheckpointError
     from ledger.note import SigningKey
 
@@ -71,8 +71,10 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     overwritten. Exits 4 and signs nothing if the ledger is not an extension of the last checkpoint in a folder, or of
     the history that stands beside the objects in the storage path.
     """
-    from kropot.checkpoints import CheckpointFolder, read_signing_key, sign_head
-    from kropot.checkpoints.keys import default_key_path
+    from kropot.checkpoints.folder import CheckpointFolder
+    from kropot.checkpoints.keys import read_signing_key
+    from kropot.checkpoints.paths import default_key_path
+    from kropot.checkpoints.signing import sign_head
 
     with open_ledger(settings) as ledger:
         key = read_signing_key(key_file or default_key_path(ledger.identity().ledger_id))
@@ -101,7 +103,8 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
 @click.option("--from", "folders", type=_FOLDER, multiple=True, help="List a folder instead of the database's own.")
 def list_(settings: Settings, *, public_key: str | None, folders: tuple[Path, ...]) -> None:
     """List the checkpoints in the database, or those in folders, the oldest first."""
-    from kropot.checkpoints import CheckpointFolder, read_verifier_key
+    from kropot.checkpoints.folder import CheckpointFolder
+    from kropot.checkpoints.keys import read_verifier_key
 
     key = None if public_key is None else read_verifier_key(public_key)
     if folders:

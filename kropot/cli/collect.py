@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="So many may vanish at once whatever share of the elements they are.",
+    help="This many may always vanish at once, whatever share of the elements they are.",
 )
 @click.option(
     "--surge-percent",
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="So many may change within 24 hours whatever share of the elements they are.",
+    help="This many may always change within 24 hours, whatever share of the elements they are.",
 )
 @click.option(
     "--segments/--no-segments",

@@ -21,7 +21,7 @@ def command(settings: Settings, *, older: Path, newer: Path, public_key: str | N
     Prints a JSON document; `kropotcli check-proof` checks it with nothing but the public key. Exits 4 if the ledger
     does not have both, or one was signed over another history.
     """
-    from kropot.checkpoints import read_verifier_key
+    from kropot.checkpoints.keys import read_verifier_key
     from kropot.errors import IntegrityError
     from kropot.proofs import prove_consistency
     from kropot.proofs.check import check_growth

@@ -120,7 +120,7 @@ def _of_file(settings: Settings, path: Path, iv_text: str | None) -> HeldCopy:
         raise UsageError(f"the IV of {path} is in no export's manifest and {error}: give it with --iv") from None
     if held is None:
         raise UsageError(
-            f"{path} is no copy that the ledger at {settings.place} recorded, or is damaged: give its IV with --iv"
+            f"{path} is damaged, or not a copy that the ledger at {settings.place} recorded: give its IV with --iv"
         )
     return held
 

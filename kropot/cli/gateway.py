@@ -58,7 +58,7 @@ def _checked_url(_ctx: click.Context, _param: click.Parameter, value: str | None
     try:
         return checked_base_url(value)
     except UsageError:
-        raise click.BadParameter(f"{value!r} is no address like https://files.example.org") from None
+        raise click.BadParameter(f"{value!r} is not an address like https://files.example.org") from None
 
 
 def _checked_proxies(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ class RootGroup(KropotGroup):
             return None
         found = import_module(f"kropot.cli.{cmd_name.replace('-', '_')}").command
         if not isinstance(found, click.Command):
-            raise TypeError(f"kropot.cli.{cmd_name}.command is no command")
+            raise TypeError(f"kropot.cli.{cmd_name}.command is not a command")
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
@@ -101,7 +101,7 @@ class RootGroup(KropotGroup):
         _open_closed_streams()
         configure_logging("info", "console")
         if isinstance(sys.stdout, TextIOWrapper):
-            # A name that this terminal cannot show is no reason to stop.
+            # Go on even if this terminal cannot show a name.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             outcome = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)

@@ -33,7 +33,7 @@ def master_key(state_url: str, path: Path | None) -> bytes:
 
     Raises:
         WrongKeyError: the database has one, and it is not where it should be.
-        UsageError: what is there is no key.
+        UsageError: what the file holds is not a key.
     """
     from kropot.gateway.keys import parse_key, read_key, write_new_key
     from kropot.gateway.state import open_state

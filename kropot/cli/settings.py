@@ -223,15 +223,15 @@ def read_config(path: Path) -> ConfigFile:
     except OSError as error:
         raise UsageError(f"the configuration file {path} cannot be read: {error.strerror}") from error
     except RecursionError:
-        raise UsageError(f"the configuration file {path} is no valid TOML: it is nested too deep") from None
+        raise UsageError(f"the configuration file {path} is not valid TOML: it is nested too deep") from None
     except ValueError as error:  # no TOML, no UTF-8, or a number of more digits than Python reads
-        raise UsageError(f"the configuration file {path} is no valid TOML: {error}") from error
+        raise UsageError(f"the configuration file {path} is not valid TOML: {error}") from error
     spelt = _underscored(data)
     known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}
     values = {name: value for name, value in spelt.items() if not isinstance(value, dict)}
     for name in values:
         if name not in known:
-            raise UsageError(f"the configuration file {path} sets {name.replace('_', '-')!r}, which is no option")
+            raise UsageError(f"the configuration file {path} sets {name.replace('_', '-')!r}, which is not an option")
     if isinstance(values.get("token"), str):
         guard(str(values["token"]))
     return ConfigFile(
@@ -285,7 +285,7 @@ def read_token(path: Path) -> Secret:
     except OSError as error:
         raise UsageError(f"the token file {path} cannot be read: {error.strerror}") from error
     if len(data) > _LONGEST_TOKEN:
-        raise UsageError(f"the token file {path} holds more than {_LONGEST_TOKEN} bytes: that is no token")
+        raise UsageError(f"the token file {path} holds more than {_LONGEST_TOKEN} bytes: that is not a token")
     try:
         text = data.decode().strip()
     except UnicodeDecodeError as error:
@@ -352,24 +352,24 @@ def _checked_token(text: str, origin: str) -> str:
     if not text:
         raise UsageError(f"{origin} holds no token")
     if not (text.isascii() and text.isprintable()) or " " in text:
-        raise UsageError(f"{origin} holds more than one word of plain characters: that is no token")
+        raise UsageError(f"{origin} holds more than one word of plain characters: that is not a token")
     return text
 
 
 def _checked_url(found: SettingValue) -> str:
-    """Return the server's address without a trailing slash. Raises: UsageError if it is no address of a server."""
+    """Return the server's address without a trailing slash. Raises: UsageError if it is not a server's address."""
     text = str(found.value).strip()
     hint = "it should look like https://files.example.org"
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise UsageError(f"{found.origin} is no address of a server ({error}): {hint}") from error
+        raise UsageError(f"{found.origin} is not a server's address ({error}): {hint}") from error
     if "@" in parts.netloc:
         guard(parts.password or "")
         raise UsageError(f"{found.origin} holds a user name or password, which this protocol does not use: {hint}")
     if parts.scheme not in {"http", "https"} or not host or parts.query or parts.fragment:
-        raise UsageError(f"{found.origin} is no address of a server: {hint}")
+        raise UsageError(f"{found.origin} is not a server's address: {hint}")
     return text.rstrip("/")
 
 

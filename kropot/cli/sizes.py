@@ -40,7 +40,7 @@ class Amount(click.ParamType[int, Any]):
         found = _AMOUNT.fullmatch(str(value))
         unit = None if found is None else self._units.get(found[2].lower())
         if found is None or unit is None:
-            self.fail(f"{value!r} is no {self.name}; write e.g. {self._examples}", param, ctx)
+            self.fail(f"{value!r} is not a {self.name}; write e.g. {self._examples}", param, ctx)
         amount = float(found[1]) * unit
         if amount > _MOST:
             self.fail(f"that is too large for a {self.name}; write e.g. {self._examples}", param, ctx)

@@ -93,7 +93,7 @@ def command(settings: Settings, **options: Any) -> Exit:
 
 def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope:
     """Return what the options ask for. Raises: UsageError where they make no sense here."""
-    from kropot.checkpoints import read_verifier_key
+    from kropot.checkpoints.keys import read_verifier_key
     from kropot.verify import Scope
 
     key, age, storage = options["public_key"], options["max_age"], storage_of(settings)

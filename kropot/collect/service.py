@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
-from kropot.checkpoints import CheckpointFolder, read_signing_key
-from kropot.checkpoints.keys import default_key_path
 from kropot.collect.decide.plan import SECOND_US
 from kropot.collect.decide.rules import LEASE_US, CollectRules
 from kropot.collect.decide.sources import Thresholds, begin, match_source, source_key
@@ -326,6 +324,8 @@ def _upkeep(
         chores.append(keep_segments(ledger, segments))
     key = _signing_key(options, ledger)
     if key is not None:
+        from kropot.checkpoints.folder import CheckpointFolder
+
         folders = [CheckpointFolder(folder) for folder in options.checkpoint_to]
         every_s, every_events = options.checkpoint_every, options.checkpoint_events
         chores.append(keep_checkpoints(ledger, key, folders, every_s=every_s, every_events=every_events))
@@ -338,9 +338,13 @@ def _upkeep(
 
 def _signing_key(options: CollectOptions, ledger: Ledger) -> SigningKey | None:
     """Return the key for checkpoints, None if none are to be signed. Raises: UsageError for folders without a key."""
+    from kropot.checkpoints.paths import default_key_path
+
     file = options.checkpoint_key or default_key_path(ledger.identity().ledger_id)
     if options.checkpoint_key is None and not file.exists():
         if options.checkpoint_to:
             raise UsageError("--checkpoint-to needs a key: make one with `kropotcli checkpoint init`")
         return None
+    from kropot.checkpoints.keys import read_signing_key
+
     return read_signing_key(file)

@@ -71,7 +71,7 @@ def make_root(root: Path) -> None:
 
 
 def open_folder(parent: int, name: bytes) -> int:
-    """Open a folder within another, made (durably) where it is missing; a link is no folder."""
+    """Open a folder within another, made (durably) where it is missing; a symbolic link is refused."""
     with suppress(FileNotFoundError):
         return os.open(name, _FOLDER, dir_fd=parent)
     with suppress(FileExistsError):

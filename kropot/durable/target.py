@@ -150,7 +150,7 @@ class TargetFolder:
         except OSError as error:
             shown = f"{self.root}/{os.fsdecode(name)}"
             if error.errno in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
-                raise InTheWayError(f"{shown} is no plain file: move it away, or name another folder") from None
+                raise InTheWayError(f"{shown} is not a regular file: move it away, or name another folder") from None
             raise trouble(error, f"opening {shown}") from None
 
     def sync(self) -> None:

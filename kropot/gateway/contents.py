@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 STREAMS: Final = 64
-"""So many big contents are sent at once; each holds a few chunks in memory, the others wait."""
+"""At most this many large contents are sent at once. Each holds a few chunks in memory; the others wait."""
 
 _INLINE = 64 * 1024
 _MOST_RECENT = 16_384

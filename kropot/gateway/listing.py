@@ -37,7 +37,7 @@ def parse_limit(text: str | None) -> int:
     """Return how many entries are asked for, read as PHP casts to a number: 256 if not said, 1 to 8191.
 
     Raises:
-        BadParameterError: it is no such number.
+        BadParameterError: it is not such a number.
     """
     if text is None:
         return DEFAULT_LIMIT
@@ -55,7 +55,7 @@ def parse_since(text: str | None) -> int | None:
     Fractions are cut off, as the old server does, so that nothing of the second itself is skipped.
 
     Raises:
-        BadParameterError: it is no time.
+        BadParameterError: it is not a time.
     """
     if text is None or text in {"", "0"}:
         return None

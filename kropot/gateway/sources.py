@@ -103,7 +103,7 @@ class FolderSource:
         """Serve what is below `root`, an absolute path.
 
         Raises:
-            UsageError: it is no folder, or cannot be read.
+            UsageError: it is not a folder, or cannot be read.
         """
         self.root = root
         try:
@@ -280,7 +280,7 @@ def _open_or_read(part: bytes, flags: int, folder: int) -> int | bytes:
         # Linux says ENOTDIR for a symlink where a folder was asked for, ELOOP where a file was.
         if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
             raise
-    # EINVAL says that it is no symlink: a file in the place of a folder.
+    # EINVAL says that it is not a symbolic link: a file stands where a folder was.
     return os.readlink(part, dir_fd=folder)
 
 

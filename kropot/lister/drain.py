@@ -23,13 +23,13 @@ WIDE = 26 * 3600
 """How much further back a listing reaches when nothing tells how the server read a wall clock: zones differ by that."""
 
 MISORDER = 2 * 3600
-"""Clock changes put rows up to an hour out of order; a list that is worse than this is no list by date."""
+"""Clock changes put rows up to an hour out of order; a list that is worse than this is not sorted by date."""
 
 MAX_RANGES = 1000
 MAX_HINTS = 8
 
 MAX_DOUBTS = 20
-"""So often a listing goes back because a page began elsewhere than it was asked to."""
+"""How often a listing may go back because a page began in another place than it was asked to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

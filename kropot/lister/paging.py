@@ -21,7 +21,7 @@ MAX_ENCRYPTED = 2048
 """The largest pages that the old server can make, of plain and of encrypted entries."""
 
 MAX_STALE = 64
-"""So many pages in a row may bring no later date: finding the size of page that fits takes fewer."""
+"""How many pages in a row may bring no later date. Finding the page size that fits takes fewer."""
 
 Key = tuple[str, str, int]
 

@@ -122,7 +122,7 @@ class DirectoryObjects:
             self._forget(staged)
 
     def open(self, sha256: bytes) -> BinaryIO:
-        """Open the object's file, unbuffered; a symbolic link is no object."""
+        """Open the object's file, unbuffered; a symbolic link is not an object."""
         path = self._layout.object(sha256)
         try:
             return os.fdopen(self._files.open_read(path), "rb", buffering=0)

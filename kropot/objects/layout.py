@@ -75,7 +75,7 @@ class Layout:
                         yield sha256, size
 
     def leftovers(self, *, among: bool = True) -> Iterator[Leftover]:
-        """Yield everything that is no object, other instances' uploads too; `among` the objects or only elsewhere.
+        """Yield every file that is not an object, other instances' uploads too; `among` the objects or only elsewhere.
 
         Raises: StorageError.
         """

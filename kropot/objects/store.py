@@ -66,7 +66,7 @@ class PublishError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """A file in the store that is no object: `path` is relative to the store's root, `size` in bytes.
+    """A file in the store that is not an object: `path` is relative to the store's root, `size` in bytes.
 
     "temporary" is an upload of `instance` that never ended; "stray" has a name that no object has; "quarantined" is
     what `set_aside` put away.
@@ -144,7 +144,7 @@ class ObjectStore(Protocol):
         ...
 
     def leftovers(self) -> Iterator[Leftover]:
-        """Yield every file that is no object. Raises: StorageError."""
+        """Yield every file that is not an object. Raises: StorageError."""
         ...
 
     def clean_own_leftovers(self) -> int:

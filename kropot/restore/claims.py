@@ -66,7 +66,7 @@ def read_claim(form: bytes, *, element_id: str) -> Claim:
     A form without either, as some plain tokens' are, claims the element's id.
 
     Raises:
-        BadFormError: the form is no JSON object, or its names are no text.
+        BadFormError: the form is not a JSON object, or its names are not text.
 
     """
     fields = parse_form(form)
@@ -76,8 +76,8 @@ def read_claim(form: bytes, *, element_id: str) -> Claim:
     else:
         said = fields.get("fileName", element_id)
         if not isinstance(said, str):
-            raise BadFormError("the form's fileName is no text")
-        # A lone surrogate is no character; its three bytes are kept, and the name then is no UTF-8.
+            raise BadFormError("the form's fileName is not text")
+        # A lone surrogate is not a character. Its three bytes are kept, and the name is then not UTF-8.
         name = said.encode(errors="surrogatepass")
         path = (name,)
     used = {"path", "fileName", "mtime_ns", "mode", "sha256", "size"}

@@ -215,7 +215,7 @@ _FLAWS: dict[type[Exception], Flaw] = {
 
 
 def _descriptor(source: BinaryIO) -> int | None:
-    """Return the file descriptor behind an object, None where it is no file here."""
+    """Return the file descriptor behind an object, None if it is not a local file."""
     try:
         return source.fileno()
     except OSError:

@@ -30,12 +30,12 @@ class ExportedCopies:
     """The folder that `replay --export` wrote."""
 
     def __init__(self, root: Path) -> None:
-        """Open the folder. Raises: UsageError where it is no export."""
+        """Open the folder. Raises: UsageError if it is not an export."""
         self.root = root
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise UsageError(f"{root} is no export: {error.strerror}") from None
+            raise UsageError(f"{root} is not an export: {error.strerror}") from None
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -53,7 +53,7 @@ class ExportedCopies:
             raise storage_error(error, f"reading {self.root}/{os.fsdecode(b'/'.join(held.file))}") from None
 
     def helds(self) -> Iterator[HeldCopy]:
-        """Yield what the manifest lists, in its order. Raises: UsageError where it is no manifest."""
+        """Yield what the manifest lists, in its order. Raises: UsageError if it is not a manifest."""
         place = self.root / os.fsdecode(MANIFEST)
         try:
             file = os.fdopen(open_below(self._fd, (MANIFEST,)), "rb")
@@ -64,7 +64,7 @@ class ExportedCopies:
                 try:
                     yield _held(json.loads(line))
                 except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                    raise UsageError(f"line {number} of {place} is no line of an export's manifest") from None
+                    raise UsageError(f"line {number} of {place} is not a line of an export's manifest") from None
 
 
 def _held(line: dict[str, Any]) -> HeldCopy:

@@ -47,7 +47,7 @@ class Fingerprints:
         return True
 
     def close(self) -> None:
-        """Let go of the file; doing so twice is no error."""
+        """Let go of the file; doing so twice is fine."""
         self._map.close()
 
     def _grow(self) -> None:

@@ -52,7 +52,7 @@ def open_claim(held: HeldCopy, kits: Sequence[Kit]) -> Opened:
 
     Raises:
         NoKitError: it is sealed, and no kit opens it.
-        BadFormError: it is no form.
+        BadFormError: it is not a form.
 
     """
     sealed = sealed_text(held.form)

@@ -42,7 +42,7 @@ def form_recipe(envelope: str, stretch: ByteRange) -> str:
     """Return the command line that prints the opened form: the file's name, its time, and whatever the server knew.
 
     Raises:
-        BadSealError: the text is no envelope.
+        BadSealError: the text is not an envelope.
 
     """
     iv, _ = split_envelope(envelope)

@@ -12,7 +12,7 @@ def checked_base_url(url: str) -> str:
     """Return a server's address without its last slash.
 
     Raises:
-        UsageError: it is no http or https address, or it holds a user, a password, a query or a fragment.
+        UsageError: it is not an http or https address, or it holds a user, a password, a query or a fragment.
     """
     try:
         parts = urlsplit(url)

@@ -143,10 +143,6 @@ class SecureCopyClient:
         except BadPageError as error:
             raise ServerTroubleError(error.reason, status) from None
 
-    def content_url(self, id_: str) -> str:
-        """Return the address of an element's content; it holds no token."""
-        return f"{self.base_url}/secure-copy/file/{quote(id_, safe='')}/content"
-
     def headers(self) -> dict[str, str]:
         """Return the headers of every request, the token among them: never log them."""
         return dict(self._headers)

@@ -30,11 +30,11 @@ _PARTIAL_CONTENT = 206
 
 
 class UnbelievableError(KropotError):
-    """A content answer that is no sound copy; `reason` is a stable word."""
+    """A content answer that is not a sound copy; `reason` is a stable word."""
 
     def __init__(self, reason: str) -> None:
         """Remember the reason."""
-        super().__init__(f"the content that came is no sound copy: {reason}")
+        super().__init__(f"the content that came is not a sound copy: {reason}")
         self.reason = reason
 
 
@@ -91,10 +91,10 @@ def read_content_head(
 
 
 def check_tail(tail: bytes, length: int, *, opaque: bool, expected: int | None = None) -> None:
-    """Refuse a body of `length` bytes that ends in `tail` (its last 4096 bytes, or all of it) if it is no sound copy.
+    """Refuse a body of `length` bytes that ends in `tail` (its last 4096 bytes, or all) if it is not a sound copy.
 
     The old server appends its HTML error page to a ciphertext that it could not finish, behind a clean end of the
-    transfer. A ciphertext looks random: one that ends in 64 characters of text is no ciphertext (1 in 10^26).
+    transfer. A ciphertext looks random: one that ends in 64 characters of text is not a ciphertext (1 in 10^26).
 
     Raises:
         UnbelievableError: `reason` is "wrong_length", "empty", "not_whole_blocks" or "error_page".
@@ -134,7 +134,7 @@ class TailCheck:
         """Judge the whole body, as `check_tail` does.
 
         Raises:
-            UnbelievableError: it is no sound copy.
+            UnbelievableError: it is not a sound copy.
         """
         check_tail(self.tail, self.length, opaque=opaque, expected=expected)
 

@@ -6,37 +6,60 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from kropot.securecopy.timed import TimedResponse
 
 if TYPE_CHECKING:
     import requests
+    from urllib3.connection import HTTPConnection, HTTPSConnection
+
+
+class _TimedPool(HTTPConnectionPool):
+    """Makes connections whose answers are timed."""
+
+    def __init__(self, *args: Any, answer: partial[TimedResponse], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._answer = answer
+
+    def _new_conn(self) -> HTTPConnection:
+        connection: HTTPConnection = super()._new_conn()  # type: ignore[assignment]
+        connection.response_class = self._answer  # type: ignore[assignment]
+        return connection
+
+
+class _TimedTlsPool(HTTPSConnectionPool):
+    """Makes TLS connections whose answers are timed."""
+
+    def __init__(self, *args: Any, answer: partial[TimedResponse], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._answer = answer
+
+    def _new_conn(self) -> HTTPSConnection:
+        connection: HTTPSConnection = super()._new_conn()  # type: ignore[assignment]
+        connection.response_class = self._answer  # type: ignore[assignment]
+        return connection
 
 
 class DeadlineAdapter(HTTPAdapter):
     """A transport of requests whose answers, head included, take `total_s` seconds at most, and pause `stall_s`."""
 
     def __init__(self, *, total_s: float, stall_s: float) -> None:
-        """Remember both limits, in seconds."""
+        """Keep both limits, in seconds."""
         self._answer = partial(TimedResponse, total_s=total_s, stall_s=stall_s)
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Let the pools make connections whose answers are timed."""
         super().init_poolmanager(*args, **kwargs)
-        answer = staticmethod(self._answer)
-        plain = type("TimedConnection", (HTTPConnection,), {"response_class": answer})
-        tls = type("TimedTlsConnection", (HTTPSConnection,), {"response_class": answer})
         self.poolmanager.pool_classes_by_scheme = {
-            "http": type("TimedPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
-            "https": type("TimedTlsPool", (HTTPSConnectionPool,), {"ConnectionCls": tls}),
+            "http": partial(_TimedPool, answer=self._answer),
+            "https": partial(_TimedTlsPool, answer=self._answer),
         }
 
 
 def was_hung_up(answer: requests.Response) -> bool:
     """Whether the connection ended while the body was read, though its framing has an end of its own."""
-    # urllib3 gives no other way to the answer that http.client read
+    # urllib3 gives no other way to the answer that http.client read.
     original = getattr(answer.raw, "_original_response", None)
     return isinstance(original, TimedResponse) and original.was_hung_up

@@ -143,7 +143,7 @@ class Opener:
             BadSealError: the ciphertext is empty, no whole number of blocks, or its padding is not PKCS#7.
         """
         if self._taken == 0 or self._taken % BLOCK:
-            raise BadSealError(f"a ciphertext of {self._taken} bytes is no whole number of {BLOCK}-byte blocks")
+            raise BadSealError(f"a ciphertext of {self._taken} bytes is not a whole number of {BLOCK}-byte blocks")
         pad = self._held[-1]
         if not 1 <= pad <= BLOCK or self._held[-pad:] != bytes([pad]) * pad:
             raise BadSealError("the padding is wrong: the key is not the one it was sealed with, or it is damaged")
@@ -186,7 +186,7 @@ def open_form(text: str, kit: Kit) -> bytes:
     """Return the JSON bytes that `seal_form` sealed.
 
     Raises:
-        BadSealError: the text is no such envelope, or another key sealed it.
+        BadSealError: the text is not such an envelope, or another key sealed it.
     """
     iv, sealed = split_envelope(text)
     return b"".join(open_stream([sealed], kit.key(iv), iv))
@@ -196,12 +196,12 @@ def split_envelope(text: str) -> tuple[bytes, bytes]:
     """Return the IV (16 bytes) and the ciphertext of an envelope; it is split at the first separator.
 
     Raises:
-        BadSealError: the text is no envelope.
+        BadSealError: the text is not an envelope.
     """
     try:
         raw = b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise BadSealError("the sealed form is no base64 text") from None
+        raise BadSealError("the sealed form is not base64 text") from None
     iv_hex, separator, sealed = raw.partition(SEPARATOR)
     iv = parse_iv(iv_hex.decode("latin-1"))
     if not separator or iv is None:

@@ -73,7 +73,7 @@ _NOT_FOUND = 404
 
 
 class BadPageError(KropotError):
-    """An answer that is no list page, or no element; `reason` is a stable word."""
+    """An answer that is not a list page, or not an element; `reason` is a stable word."""
 
     def __init__(self, reason: str) -> None:
         """Remember the reason."""
@@ -102,7 +102,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """A line that is no entry: its number among the page's lines (from 1), why, and its date where it can be read."""
+    """A line that is not an entry: its number on the page (from 1), why, and its date if that can be read."""
 
     line: int
     why: str
@@ -123,7 +123,7 @@ def parse_page(status: int, content_type: str | None, body: bytes) -> Page:
     """Return the list page in an answer.
 
     Raises:
-        BadPageError: the answer is no list page, or it was cut; `reason` is "http_<status>", "not_a_list",
+        BadPageError: the answer is not a list page, or it was cut; `reason` is "http_<status>", "not_a_list",
             "no_header", "bad_header" or "truncated".
     """
     if status != _OK:

@@ -188,7 +188,7 @@ class CopyVerification:
             yield Finding(
                 kind=f"{leftover.kind}_file",
                 severity="note",
-                detail=f"{leftover.path} ({leftover.size} bytes) is no object",
+                detail=f"{leftover.path} ({leftover.size} bytes) is not an object",
                 hint=_LEFTOVER[leftover.kind],
             )
 

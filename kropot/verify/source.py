@@ -99,7 +99,7 @@ class SourceAudit:
 
     def _compare(self, brought: NewEntries, source: Source) -> Iterator[Finding]:
         for row in brought.rejected:
-            detail = f"line {row.line} of a page of the list is no entry: {row.why}"
+            detail = f"line {row.line} of a page of the list is not an entry: {row.why}"
             yield Finding(kind="unreadable_entry", severity="error", detail=detail, source=self._id.hex())
         keys = [StreamKey(source=self._id, kind=listed.type, id=listed.id) for listed in brought.entries]
         entries = self._ledger.entries(set(keys))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from ledger.rows import CommitRow, EntryRow, SourceRow, StoredHead, StreamRow
+from ledger.sql.statements import MANY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -41,7 +42,10 @@ def put_rows(cursor: Any, put: Put, rows: Sequence[Sequence[Any]]) -> None:
     elif put.arrays is not None and rows:
         cursor.execute(put.arrays, [list(column) for column in zip(*rows, strict=True)])
     elif rows:
-        cursor.executemany(put.one, rows)
+        whole = 0 if put.many is None else len(rows) - len(rows) % MANY
+        for start in range(0, whole, MANY):
+            cursor.execute(put.many, list(chain.from_iterable(rows[start : start + MANY])))
+        cursor.executemany(put.one, rows[whole:])
 
 
 class SqlWriting:

@@ -101,12 +101,12 @@ def test_what_is_appended_between_log_and_index_is_left_to_the_next_audit(store:
 
 
 def test_unknown_events_are_proved_and_counted(store: LedgerStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ledger import codec
+    from ledger import events
 
     ledger = Ledger(store)
     ledger.append([began(), observed("x"), observed("y"), copied("x")])
     ledger.append([NewFact(key=key("x"), fact=FetchFailed(element=element()), observed_us=1)])
-    monkeypatch.delitem(codec._FACTS, "FetchFailed")
+    monkeypatch.delitem(events.FACTS, "FetchFailed")
     log = LogAudit(store.log)
     assert list(log.findings()) == []
     assert log.unknown == 1
@@ -117,11 +117,11 @@ def test_unknown_events_are_proved_and_counted(store: LedgerStore, monkeypatch: 
 
 
 def test_an_unknown_critical_event_is_a_flaw(store: LedgerStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ledger import codec
+    from ledger import events
 
     ledger = Ledger(store)
     ledger.append([began(), observed("x"), NewFact(key=key("x"), fact=PayloadErased(reason="r"), observed_us=1)])
-    monkeypatch.delitem(codec._FACTS, "PayloadErased")
+    monkeypatch.delitem(events.FACTS, "PayloadErased")
     assert [(flaw.kind, flaw.position) for flaw in LogAudit(store.log).findings()] == [("unknown_critical", 4)]
 
 

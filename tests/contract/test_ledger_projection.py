@@ -117,11 +117,11 @@ def test_a_rebuild_stops_at_a_critical_event_it_does_not_know(
     ledger = lived(store, 6, (30,))
     before = tables(store)
     # An older version of the program is one that does not know the type.
-    from ledger import codec
+    from ledger import events
 
     ledger.append([copied("x"), NewFact(key=key("x"), fact=_released("x"), observed_us=1)])
     after = tables(store)
-    monkeypatch.delitem(codec._FACTS, "CopyReleased")
+    monkeypatch.delitem(events.FACTS, "CopyReleased")
     with pytest.raises(UnknownCriticalEventError):
         ledger.rebuild()
     assert tables(store) == after != before
@@ -135,9 +135,9 @@ def test_a_rebuild_passes_over_unknown_events_and_counts_them(
     failure = Failure(reason="http_500", attempts=1, since_us=1, next_try_us=2)
     failed = FetchFailed(element=replace(element(), failure=failure))
     ledger.append([NewFact(key=key("x"), fact=failed, observed_us=1)])
-    from ledger import codec
+    from ledger import events
 
-    monkeypatch.delitem(codec._FACTS, "FetchFailed")
+    monkeypatch.delitem(events.FACTS, "FetchFailed")
     assert ledger.rebuild().skipped == 1
     entry = ledger.entries([key("x")])[key("x")]
     assert entry.element == element()

@@ -157,7 +157,7 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
         ("serve", "--source", "files", "--master-key-file", "files/key"): (2, "lies in the folder"),
         ("serve", "--source", "files", "--port", str(taken.getsockname()[1])): (1, "cannot listen"),
         ("serve", "--source", ""): (2, "it is empty"),
-        ("serve", "--source", "files", "--base-url", "nonsense"): (2, "is no address like https://"),
+        ("serve", "--source", "files", "--base-url", "nonsense"): (2, "is not an address like https://"),
         ("serve", "--source", "files", "--trusted-proxy", "proxy"): (2, "no IP address"),
         ("serve", "--source", "files", "--state", "nonsense"): (2, "--state names no database"),
         ("token", "list", "--state", "nonsense://x"): (2, "--state names no database"),

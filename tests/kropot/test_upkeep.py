@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.checkpoints import CheckpointFolder
+from kropot.checkpoints.folder import CheckpointFolder
 from kropot.durable.errors import StorageError
 from kropot.errors import IntegrityError
 from kropot.upkeep import Chore, Upkeep, keep_checkpoints, keep_snapshots

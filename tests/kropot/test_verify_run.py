@@ -295,7 +295,7 @@ def test_every_stray_is_reported_once_however_much_is_read(place: Place, most: i
     for scope in ({}, {"max_age_us": 10**12}, {"quick": True}):
         findings, _ = place.verify(record=not scope, parts=parts, **scope)
         told = [each.detail for each in findings if each.kind == "stray_file"]
-        assert sorted(told) == sorted(f"objects/{name} (5 bytes) is no object" for name in names)
+        assert sorted(told) == sorted(f"objects/{name} (5 bytes) is not an object" for name in names)
 
 
 class Awkward(MemoryObjects):

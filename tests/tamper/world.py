@@ -10,7 +10,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kropot.checkpoints import CheckpointFolder, sign_head
+from kropot.checkpoints.folder import CheckpointFolder
+from kropot.checkpoints.signing import sign_head
 from kropot.objects.directory import DirectoryObjects
 from kropot.proofs import prove_event
 from kropot.replay.snapshots import take_snapshot

@@ -101,9 +101,9 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
         said.append(Say(level="warning", event="unlistable", text=text, fields={"seconds": result.unlistable[:SHOWN]}))
     if run.rejected:
         lines = (
-            "1 line of the list is no entry"
+            "1 line of the list is not an entry"
             if run.rejected == 1
-            else f"{run.rejected} lines of the list are no entries"
+            else f"{run.rejected} lines of the list are not entries"
         )
         text = f"{lines} that could be taken in"
         said.append(Say(level="warning", event="rejected", text=text))

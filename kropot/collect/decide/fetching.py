@@ -44,13 +44,13 @@ SERVER_ERROR = 500
 ASKS_WHETHER_GONE = frozenset({NOT_FOUND, GONE, SERVER_ERROR})
 
 MAX_TOO_LARGE = 1000
-"""So many elements are remembered for which there was no room, once, in the storage."""
+"""At most this many elements are remembered because the storage once had no room for them."""
 
 IDLE_US = 5 * SECOND_US
-"""So long is waited before work is asked for again that other collectors have in their hands."""
+"""How long to wait before asking again for work that other collectors hold."""
 
 OUTAGES = 3
-"""So often in a row a run that is to end finds the server down before it ends."""
+"""How often in a row a run with --once may find the server down before it ends."""
 
 
 class FetchController:

@@ -126,7 +126,7 @@ class Conflicted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissingCounted:
-    """So many entries of a stretch were not seen by a full listing, of those that are present.
+    """How many entries of a range are `known` to be present, and how many of those a full listing did not show.
 
     `after` is where to go on, None when this was the last stretch.
     """

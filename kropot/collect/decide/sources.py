@@ -34,7 +34,7 @@ HOUR_US = 3600 * SECOND_US
 DAY_HOURS = 24
 
 MAX_UNLISTABLE = 1000
-"""So many seconds that the server cannot list are named in a source; every event about it carries them all."""
+"""At most this many unlistable seconds are kept in a source: every event about the source carries them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

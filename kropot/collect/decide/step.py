@@ -82,11 +82,6 @@ class Collector:
         return max(progress.taken - progress.failed, progress.new + progress.changed)
 
     @property
-    def is_listing(self) -> bool:
-        """Whether a listing is under way."""
-        return self._listing.is_busy
-
-    @property
     def wakes_us(self) -> int:
         """When a `Tick` is due at the latest, if nothing else happens before."""
         times = [self._next_beat_us]

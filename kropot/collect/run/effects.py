@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ledger.replica import Entry
 
 STRETCH = 5000
-"""So many entries are looked at in one go: the time of a few listed pages."""
+"""How many entries to look at in one go. That takes as long as a few listed pages."""
 
 PRESENT = ("current", "damaged", "lost", "pending")
 HORIZON_US = 10 * 366 * 24 * 3600 * 1_000_000

@@ -6,7 +6,7 @@ import gc
 from typing import Final
 
 LOOK_EVERY: Final = 50_000
-"""So many new objects are looked at together; Python's own 700 cost a collector a tenth of its processor time."""
+"""How many new objects to look at together. Python's own 700 cost a collector a tenth of its processor time."""
 
 
 def look_rarely() -> None:

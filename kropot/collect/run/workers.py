@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
@@ -71,7 +72,7 @@ class Crashed:
 Inbox = queue.SimpleQueue[Input | Crashed]
 
 
-class Worker:
+class Worker(ABC):
     """A daemon thread that carries out actions one after the other."""
 
     def __init__(self, name: str, inbox: Inbox) -> None:
@@ -97,17 +98,25 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - whatever it is, the loop MUST hear of it
             self.inbox.put(Crashed(error))
 
+    @abstractmethod
+    def work(self) -> None:
+        """Carry out actions until None comes."""
+
+
+class Responder(Worker):
+    """A worker that answers each action with one input."""
+
     def work(self) -> None:
         """Carry out actions until None comes."""
         while (action := self.todo.get()) is not None:
             self.inbox.put(self.perform(action))
 
+    @abstractmethod
     def perform(self, action: object) -> Input:
-        """Carry one action out."""
-        raise NotImplementedError
+        """Carry one action out, and return what happened."""
 
 
-class Control(Worker):
+class Control(Responder):
     """Asks the server for pages and single elements."""
 
     def __init__(self, client: ListClient, inbox: Inbox) -> None:
@@ -146,7 +155,7 @@ class ObjectPublisher(Protocol):
         ...
 
 
-class Publisher(Worker):
+class Publisher(Responder):
     """Makes batches of contents durable."""
 
     def __init__(self, objects: ObjectPublisher, inbox: Inbox) -> None:

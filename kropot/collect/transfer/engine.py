@@ -39,7 +39,7 @@ class FetchJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """Where and how contents are asked for. The headers hold the token and are no part of the repr.
+    """Where and how contents are asked for. The headers hold the token, so the repr leaves them out.
 
     `total_s` bounds one whole transfer and `stall_s` the silence within it; `ca_file` is a PEM file of the authorities
     to trust instead of the usual ones.

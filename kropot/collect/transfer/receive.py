@@ -114,7 +114,7 @@ class ContentReceiver:
         """Judge the whole content, which came to its proper end, and stage it.
 
         Raises:
-            UnbelievableError: it is no sound copy.
+            UnbelievableError: it is not a sound copy.
             StorageError: it could not be written.
         """
         if self.head is None or self._upload is None:
