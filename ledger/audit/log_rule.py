@@ -11,7 +11,7 @@ from ledger.audit.event import examine
 from ledger.audit.finding import Finding
 from ledger.audit.tree import TreeAudit
 from ledger.codec import leaf_hash
-from ledger.events import FACTS, ElementFact, Fact, UnknownFact
+from ledger.events import FACTS, ElementFact, Fact, PayloadErased, UnknownFact
 from ledger.projection import named_object
 from ledger.replica import evolve_source
 from ledger.rows import SOUND, SourceRow
@@ -181,7 +181,7 @@ class LogRule:
 def is_erasure(type_name: str) -> bool:
     """Whether events of this type erase their stream's payloads."""
     known = FACTS.get(type_name)
-    return known is not None and known.ERASES
+    return type_name == PayloadErased.TYPE or (known is not None and known.ERASES)
 
 
 def _error(kind: str, detail: str, position: int) -> Finding:
