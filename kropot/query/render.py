@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kropot.query.health import audited_since_us
 from kropot.replay.until import instant
-from kropot.verify.coverage import foreseen_us, never_read, share
 from kropot.wording import SECOND_US, moment
 from ledger.events import Element, ErasedFact, UnknownFact
 
@@ -146,6 +144,8 @@ def source_json(entry: SourceEntry, states: Mapping[str, Tally]) -> dict[str, An
 
 def status_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any]:
     """Return how the replica is."""
+    from kropot.query.health import audited_since_us
+
     return {
         "healthy": not alarms,
         "alarms": [
@@ -167,6 +167,8 @@ def status_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any
 
 def _audit_json(ranges: tuple[AuditRange, ...]) -> dict[str, Any]:
     """Return what `verify` read when; the oldest first."""
+    from kropot.verify.coverage import foreseen_us, never_read, share
+
     by_us = foreseen_us(ranges)
     return {
         "ranges": [

@@ -86,7 +86,7 @@ def export(
         TreeError: nothing further can be written; a second run goes on.
 
     """
-    job = _Job(copies, tree, journal, links)
+    job = _ExportJob(copies, tree, journal, links)
     replace = job.may_replace(MANIFEST)
     manifest, digest = tree.draft(), hashlib.sha256()
     try:
@@ -113,7 +113,7 @@ _Done = tuple[Exported, os.stat_result | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class _ExportTask:
     """A copy to be written under a path; `replace` where an older file of ours has it."""
 
     held: HeldCopy
@@ -122,7 +122,7 @@ class _Task:
     is_ours: bool
 
 
-class _Job:
+class _ExportJob:
     def __init__(self, copies: Copies, tree: TargetFolder, journal: Journal, links: Links) -> None:
         self._copies = copies
         self._tree = tree
@@ -146,20 +146,20 @@ class _Job:
         except OSError:
             return False
 
-    def prepare(self, held: HeldCopy, path: tuple[bytes, ...]) -> _Task | _Done | Unexported:
+    def prepare(self, held: HeldCopy, path: tuple[bytes, ...]) -> _ExportTask | _Done | Unexported:
         """Look at what has the name already; called in one thread, in order."""
         found = self._tree.look(path)
         if found is None:
-            return _Task(held, path, None, is_ours=False)
+            return _ExportTask(held, path, None, is_ours=False)
         if not stat.S_ISREG(found.st_mode):
             return Unexported(flaw="in_the_way", held=held, why="a folder, link or device is in the way")
         if self._journal.is_done(path, held.identity, found):
             return Exported(held=held, path=path, existed=True), None
-        return _Task(held, path, found, is_ours=self._journal.is_ours(path, found))
+        return _ExportTask(held, path, found, is_ours=self._journal.is_ours(path, found))
 
-    def work(self, task: _Task | _Done | Unexported) -> _Done | Unexported:
+    def work(self, task: _ExportTask | _Done | Unexported) -> _Done | Unexported:
         """Do what was prepared; called by several threads."""
-        if not isinstance(task, _Task):
+        if not isinstance(task, _ExportTask):
             return task
         draft = None
         try:
@@ -192,7 +192,7 @@ class _Job:
             own.seek(0)
             copy_content(own, lambda _: None, held=held, kit=None)
 
-    def _adopt(self, task: _Task) -> _Done | Unexported:
+    def _adopt(self, task: _ExportTask) -> _Done | Unexported:
         """Take a file for ours that holds just what would be written: an earlier run was cut short behind it."""
         try:
             with os.fdopen(self._tree.read(task.path), "rb", buffering=0) as file:

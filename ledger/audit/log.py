@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ledger.audit.fast.page import recognise
-from ledger.audit.fast.ranges import EventRange, RangeReader
+from ledger.audit.fast.ranges import EventRange, EventRangeReader
 from ledger.audit.fast.run import accept_run
 from ledger.audit.finding import Finding, finding_in
 from ledger.audit.log_rule import LogRule
@@ -194,7 +194,7 @@ class LogAudit:
     def _read_ranges(self, run_ranges: RunRanges) -> Iterator[Finding]:
         """Go on with what other processes recognised in each range; read here whatever they could not."""
         sent: deque[EventRange] = deque()
-        for answer in run_ranges(RangeReader().read, self._ranges(sent)):
+        for answer in run_ranges(EventRangeReader().read, self._ranges(sent)):
             part = sent.popleft()
             if answer is None or len(self.learnt.salts) != len(part.salts):
                 yield from self._read(part.after, part.until, part.until - part.after)

@@ -48,11 +48,10 @@ def test_the_table_says_what_each_phase_waits_for() -> None:
     assert {phase: {kind for at, kind in TRANSITIONS if at is phase} for phase in Phase} == BY_PHASE
 
 
-@pytest.mark.parametrize("phase", list(Phase))
-@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize(
+    ("phase", "kind"), [(phase, kind) for phase in Phase for kind in INPUTS if kind not in BY_PHASE[phase]]
+)
 def test_an_input_that_no_phase_waits_for_changes_nothing(phase: Phase, kind: type) -> None:
-    if (phase, kind) in TRANSITIONS:
-        return
     controller = a_controller(phase)
     assert controller.take(NOW_US, object.__new__(kind)) == []
     assert controller.phase is phase

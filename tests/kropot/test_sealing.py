@@ -116,7 +116,7 @@ def test_foreign_bytes_are_opened_with_a_bad_seal_or_some_plain_bytes(sealed: by
 
 @pytest.mark.parametrize("sealed", [b"", bytes(15), bytes(17)])
 def test_a_broken_ciphertext_is_a_bad_seal(sealed: bytes) -> None:
-    with pytest.raises(BadSealError, match="no whole number"):
+    with pytest.raises(BadSealError, match="not a whole number"):
         list(open_stream([sealed], KEY, IV))
 
 

@@ -76,7 +76,7 @@ class Backlog:
 
 
 @dataclass(slots=True, kw_only=True)
-class Counts:
+class ListingCounts:
     """What the entries of a listing were; `refused` counts plain entries of an encrypted source."""
 
     new: int = 0
@@ -143,7 +143,7 @@ class ListingRun:
     seen: Bitmap = field(default_factory=Bitmap)
     present: int = 0
     backlog: Backlog = field(default_factory=Backlog)
-    counts: Counts = field(default_factory=Counts)
+    counts: ListingCounts = field(default_factory=ListingCounts)
     missing: Missing = field(default_factory=Missing)
 
     @property

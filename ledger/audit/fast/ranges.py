@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _NOTHING = RangeAudit(EventPage((), (), (), (), (), b"", []), {})
 
 
-class RangeReader:
+class EventRangeReader:
     """Reads ranges on behalf of an audit."""
 
     def __init__(self) -> None:
