@@ -1,6 +1,6 @@
 """Puts a collector together and runs it: the ledger, the storage, the server, the decisions and the upkeep beside them.
 
-`collect` is the only entry. The command line, `verify --repair` and the demonstration all use it.
+`collect` is the only entry. The command `collect` runs it, and so does `verify --repair`.
 """
 
 from __future__ import annotations

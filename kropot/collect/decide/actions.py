@@ -1,6 +1,6 @@
-"""What a collector wants to be done; whoever carries an action out tells what came of it, as a happening.
+"""The actions that a collector asks for. Whoever carries one out answers with an input (`inputs`).
 
-Which happening answers which action stands beside each action.
+Each action names the inputs that can answer it.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from kropot.collect.decide.plan import SECOND_US
 
 FAST_US = SECOND_US
+"""The limit doubles when as many elements as it allows pass within this time."""
+
 SLOW_US = 4 * SECOND_US
-"""A window that is through sooner than the one grows; one that takes longer than the other shrinks."""
+"""The limit halves when they take longer than this."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -97,7 +97,7 @@ class Collector:
         actions = self._react(now_us, happened)
         return actions + self._go_on(now_us)
 
-    def _react(  # noqa: C901, PLR0912 - one case a happening: the type checker names the missing one
+    def _react(  # noqa: C901, PLR0912 - one case an input: the type checker names the missing one
         self, now_us: int, happened: Input
     ) -> list[Action]:
         listing, fetching = self._listing, self._fetching
