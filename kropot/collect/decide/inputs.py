@@ -48,7 +48,7 @@ class Ousted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListingBegan:
-    """This collector is the one who lists: the source as it is now, its stream's version, its elements, and the ledger's head."""
+    """The lease to list is held: the source as it is now, its stream's version, its elements, and the ledger's head."""
 
     source: Source
     version: int
