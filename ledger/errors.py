@@ -57,7 +57,7 @@ class ConflictError(LedgerError):
 
 
 class MalformedEventError(LedgerError):
-    """Bytes that are no event of this format; `position` is None where it is not known."""
+    """Bytes that are not an event of this format; `position` is None where it is not known."""
 
     def __init__(self, why: str, *, position: int | None = None) -> None:
         """Say why, and at which position if it is known."""
@@ -129,7 +129,7 @@ class BadCheckpointError(LedgerError):
 
 
 class MalformedSegmentError(LedgerError):
-    """Bytes that are no segment of a ledger; `position` is the first bad event where it is known."""
+    """Bytes that are not a segment of a ledger; `position` is the first bad event where it is known."""
 
     def __init__(self, why: str, *, position: int | None = None) -> None:
         """Say why, and at which position if it is known."""

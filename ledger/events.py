@@ -205,7 +205,7 @@ class HeldListing:
 
     @property
     def is_accepted(self) -> bool:
-        """Whether it is no alarm any more, and the next full listing may declare as many elements vanished."""
+        """Whether the alarm is over, and the next full listing may declare as many elements vanished."""
         return self.reason == "accepted"
 
 
