@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from kropot.collect.transfer.engine import TransferEngine
     from kropot.objects.store import Published, PublishError, Staged
     from kropot.securecopy.wire import Listed, Page
-    from ledger.events import StreamKey
     from ledger.replica import Entry
 
 BATCH = 1000
@@ -179,7 +178,9 @@ class Transfer(Worker):
         super().__init__("transfer", inbox)
         self._make = make
         self._engine: TransferEngine | None = None
-        self._waiting: dict[StreamKey, Entry] = {}
+        # By the identity of the entry, not by its key: a collector that slept past its lease may take an element that
+        # it is still fetching, and then fetches it twice.
+        self._waiting: dict[int, Entry] = {}
 
     def work(self) -> None:
         """Feed the engine and gather its receipts until None comes; then break off what is in flight."""
@@ -205,7 +206,7 @@ class Transfer(Worker):
             for receipt in self._poll():
                 if not received and not failed:
                     since = monotonic()
-                del self._waiting[receipt.entry.key]
+                del self._waiting[id(receipt.entry)]
                 if isinstance(receipt, Received):
                     received.append(receipt)
                     size += receipt.staged.size
@@ -223,7 +224,7 @@ class Transfer(Worker):
             element = entry.element
             if element is None:
                 raise TypeError("an erased element cannot be fetched")
-            self._waiting[entry.key] = entry
+            self._waiting[id(entry)] = entry
             jobs.append(
                 FetchJob(
                     entry=entry,
