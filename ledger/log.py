@@ -239,9 +239,9 @@ class Ledger:
             for event in page:
                 yield event_of(event, key_of(keys.get(event.stream)))
 
-    def history(self, key: StreamKey) -> Iterator[Event]:
-        """Yield the events of one stream, in order."""
-        for event in self.log.stream_events(key.stored):
+    def history(self, key: StreamKey, *, newest_first: bool = False) -> Iterator[Event]:
+        """Yield the events of one stream, in order or newest first."""
+        for event in self.log.stream_events(key.stored, newest_first=newest_first):
             yield event_of(event, key)
 
     def position_at(self, us: int) -> int:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from kropot.collect.service import CollectOptions
     from kropot.objects.opening import Storage
-    from kropot.securecopy.client import SecureCopyClient
+    from kropot.securecopy.client import ServerAccess
     from ledger.log import Ledger
 
 __all__ = [
@@ -45,19 +45,17 @@ __all__ = [
     "KropotGroup",
     "Secret",
     "Settings",
+    "collect_options",
     "command",
     "emit",
     "emit_json",
     "group",
-    "open_client",
     "open_ledger",
     "say",
+    "server_of",
     "storage_of",
     "warn",
 ]
-
-LONGEST_LISTING_S: Final = 600
-"""A page that takes longer is asked for again, in halves."""
 
 _FLAGS = "kropot.flags"
 _FILE = "kropot.file"
@@ -190,30 +188,32 @@ def storage_of(settings: Settings) -> Storage:
     return open_store(settings.storage_path, settings.instance_name)
 
 
-def need_server(settings: Settings) -> tuple[str, Secret]:
-    """Return the server's address and the token, warning where both would cross a network in clear.
+def server_of(settings: Settings) -> ServerAccess:
+    """Return how to reach the server, warning where the token would cross a network unencrypted.
 
-    Raises: UsageError if either is missing.
+    Raises: UsageError if the address or the token is missing.
     """
+    from kropot.securecopy.client import ServerAccess
+
     url, token = settings.need_server_url(), settings.need_token()
     if settings.is_exposed:
-        warn(f"{url} is not encrypted on its way: whoever sits between can read the token; use https")
-    return url, token
+        warn(f"{url} is not encrypted: anyone on the network path can read the token; use https")
+    return ServerAccess(url=url, token=token, ca_file=settings.ca_file, http_timeout=settings.http_timeout)
 
 
-def open_client(settings: Settings, *, longest_s: int = LONGEST_LISTING_S) -> SecureCopyClient:
-    """Return who asks the server, and waits for a whole answer so many seconds at the longest.
+def collect_options(settings: Settings, **options: Any) -> CollectOptions:
+    """Return what a collector needs to know, from the settings and the options of `collect`.
 
-    Raises: UsageError if server or token is missing or cannot be used.
+    Raises: UsageError if the server's address or the token is missing.
     """
-    from kropot.securecopy.client import SecureCopyClient
+    from kropot.collect.service import CollectOptions
 
-    return SecureCopyClient(
-        settings.need_server_url(),
-        settings.need_token().reveal(),
-        http_timeout=min(settings.http_timeout, longest_s),
-        user_agent=f"kropotcli/{version('kropotcli')}",
-        ca_file=settings.ca_file,
+    return CollectOptions(
+        server=server_of(settings),
+        storage=storage_of(settings),
+        instance=settings.instance_name,
+        refresh_time=settings.refresh_time,
+        **options,
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_ledger, say, storage_of, warn
+from kropot.cli.base import Exit, Settings, collect_options, emit, emit_json, open_ledger, say, warn
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.wording import amount, number
@@ -108,34 +108,19 @@ def command(settings: Settings, **options: Any) -> Exit:
     Contents come as the server encrypts them and are stored under their SHA-256; what happened is recorded in the
     ledger. SIGTERM and Ctrl-C end it within seconds; nothing that was acknowledged is ever lost.
     """
-    began = time.monotonic()
-    outcome = collect(settings, **options)
-    _summarise(settings, outcome, took=time.monotonic() - began)
-    return outcome.code
-
-
-def collect(settings: Settings, **options: Any) -> Outcome:
-    """Run a collector with these settings and options. Raises: what `kropot.collect.service.collect` raises."""
     from kropot.cli.progress import progress_display
     from kropot.collect.run.signals import ended_by_sigterm
-    from kropot.collect.service import CollectOptions, collect
+    from kropot.collect.service import collect
 
-    url, token = need_server(settings)
-    wanted = CollectOptions(
-        server_url=url,
-        token=token,
-        storage=storage_of(settings),
-        instance=settings.instance_name,
-        ca_file=settings.ca_file,
-        http_timeout=settings.http_timeout,
-        refresh_time=settings.refresh_time,
-        **options,
-    )
+    began = time.monotonic()
+    wanted = collect_options(settings, **options)
     with (
         ended_by_sigterm(Exit.PARTIAL if wanted.once else Exit.DONE),
         open_ledger(settings, create=True) as ledger,
     ):
-        return collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
+        outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
+    _summarise(settings, outcome, took=time.monotonic() - began)
+    return outcome.code
 
 
 def _summarise(settings: Settings, outcome: Outcome, *, took: float) -> None:

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, need_server, open_client, open_ledger, say, storage_of
+from kropot.cli.base import (
+    Exit,
+    Settings,
+    collect_options,
+    emit,
+    emit_json,
+    open_ledger,
+    say,
+    server_of,
+    storage_of,
+    warn,
+)
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.errors import LockedError, UsageError
@@ -78,7 +89,7 @@ def command(settings: Settings, **options: Any) -> Exit:
         for finding in run.findings():
             show(finding, as_json=settings.json)
         if scope.repair and run.is_fetch_due and not caught:
-            _fetch(settings)
+            _fetch(settings, ledger)
             for finding in run.repaired():
                 show(finding, as_json=settings.json)
     show_summary(run.summary, as_json=settings.json)
@@ -118,24 +129,27 @@ def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient
     """Return the source of the token and a client for it. Raises: UsageError if this token has no source here."""
     from kropot.collect.decide.sources import match_source
 
-    url, token = need_server(settings)
-    match = match_source({entry.id: entry.source for entry in ledger.sources().values()}, token.reveal(), url)
+    server = server_of(settings)
+    match = match_source(ledger.sources(), server.token.reveal(), server.url)
     if match.kind != "known" or match.id is None:
         raise UsageError(
-            f"nothing was ever collected from {url} with this token, so there is nothing to compare: collect first"
+            f"nothing was collected from {server.url} with this token yet, so there is nothing to compare: run"
+            " `kropotcli collect` first"
         )
-    return match.id, open_client(settings)
+    return match.id, server.client()
 
 
-def _fetch(settings: Settings) -> None:
+def _fetch(settings: Settings, ledger: Ledger) -> None:
     """Collect once, so that what was damaged is fetched again; say what to do where that cannot be done here."""
-    from kropot.cli.collect import collect
+    from kropot.cli.progress import progress_display
+    from kropot.collect.service import collect
 
     if settings.server_url is None or settings.token is None:
         say("the next `kropotcli collect` fetches again what is damaged or lost")
         return
     try:
-        collect(settings, once=True)
+        wanted = collect_options(settings, once=True)
+        collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
     except LockedError as error:
         say(f"{error}; that collector fetches again what was damaged")
 

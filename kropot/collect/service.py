@@ -28,7 +28,7 @@ from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.engine import Server
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
-from kropot.securecopy.client import SecureCopyClient, ServerTroubleError
+from kropot.securecopy.client import ServerTroubleError
 from kropot.storage_away import demand_objects
 from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
 from ledger.append import NewFact
@@ -48,14 +48,11 @@ if TYPE_CHECKING:
     from kropot.errors import Exit
     from kropot.objects.opening import Storage
     from kropot.objects.store import ObjectStore
-    from kropot.secret import Secret
+    from kropot.securecopy.client import SecureCopyClient, ServerAccess
     from kropot.segments import SegmentFolder
     from ledger.events import Source
     from ledger.log import Ledger
     from ledger.note import SigningKey
-
-LONGEST_LISTING_S: Final = 600
-"""How long one page may take before the collector asks for it again, in halves."""
 
 LONGEST_TRIAL_S: Final = 10
 """How long the server may take to say whether it knows a new token. After that the collector itself finds out."""
@@ -65,12 +62,9 @@ LONGEST_TRIAL_S: Final = 10
 class CollectOptions:
     """What to collect, from where, into what, and how. Sizes are in bytes, times in seconds, shares in percent."""
 
-    server_url: str
-    token: Secret
+    server: ServerAccess
     storage: Storage
     instance: str
-    ca_file: Path | None = None
-    http_timeout: int = 7200
     refresh_time: int = 300
     once: bool = False
     full: bool = False
@@ -119,10 +113,7 @@ def collect(
         StorageAwayError: the ledger names objects, and the storage has no folder for them.
         IntegrityError: the storage holds another history than the ledger.
     """
-    with (
-        _locked_storage(options, ledger) as objects,
-        _client(options, LONGEST_LISTING_S) as client,
-    ):
+    with _locked_storage(options, ledger) as objects, options.server.client() as client:
         segments = options.storage.segments(writing=True)
         segments.check(ledger)
         with _enrolled(options, ledger):
@@ -153,17 +144,6 @@ def collect(
 # --- what a collector stands on --------------------------------------------------------------------------------------
 
 
-def _client(options: CollectOptions, longest_s: int) -> SecureCopyClient:
-    """Return the client for lists and single elements; a whole answer may take `longest_s`."""
-    return SecureCopyClient(
-        options.server_url,
-        options.token.reveal(),
-        http_timeout=min(options.http_timeout, longest_s),
-        user_agent=f"kropotcli/{version('kropotcli')}",
-        ca_file=options.ca_file,
-    )
-
-
 def _engine(
     options: CollectOptions, client: SecureCopyClient, objects: ObjectStore, warn: Callable[[str], None]
 ) -> Callable[[], TransferEngine]:
@@ -174,8 +154,8 @@ def _engine(
     server = Server(
         base_url=client.base_url,
         headers=client.headers(),
-        total_s=options.http_timeout,
-        ca_file=None if options.ca_file is None else str(options.ca_file),
+        total_s=options.server.http_timeout,
+        ca_file=None if options.server.ca_file is None else str(options.server.ca_file),
     )
     return lambda: choice.make(server, objects, keep_free=options.min_free)
 
@@ -217,10 +197,8 @@ def _record_instance(options: CollectOptions, ledger: Ledger) -> None:
     """Record that this instance runs here with this version, unless its last run said the same."""
     key = instance_key(options.instance)
     fact = InstanceBegan(program=f"kropotcli {version('kropotcli')}", host=platform.node())
-    last = None
-    for event in ledger.history(key):
-        last = event.fact
-    if last != fact:
+    last = next(ledger.history(key, newest_first=True), None)
+    if last is None or last.fact != fact:
         ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.now_us())])
 
 
@@ -229,20 +207,20 @@ def _record_instance(options: CollectOptions, ledger: Ledger) -> None:
 
 def _find_source(options: CollectOptions, ledger: Ledger, say: Callable[[str], None]) -> bytes:
     """Return the id of this token's source, and begin the source if the token is new."""
-    url, token = options.server_url, options.token.reveal()
-    known = {entry.id: entry.source for entry in ledger.sources().values()}
+    url, token = options.server.url, options.server.token.reveal()
+    known = ledger.sources()
     match = match_source(known, token, url)
     if match.kind == "known" and match.id is not None:
         return match.id
     if match.kind == "moved" and match.id is not None and not options.new_source:
         name = match.id.hex()
         raise UsageError(
-            f"this token is known from {known[match.id].url}, not from {url}: if the server moved, say so with"
+            f"this token is known from {known[match.id].source.url}, not from {url}: if the server moved, say so with"
             f" `kropotcli source alias {name[:8]} --server-url {url}`, and nothing is fetched again; if it is another"
             " server, collect with --new-source"
         )
     # The ledger never forgets a source, so a mistyped token must not begin one.
-    with _client(options, LONGEST_TRIAL_S) as client, suppress(ServerTroubleError):
+    with options.server.client(LONGEST_TRIAL_S) as client, suppress(ServerTroubleError):
         client.list(None, 1)
     source_id = secrets.token_bytes(16)
     fact = begin(salt=secrets.token_bytes(32), token=token, url=url)
@@ -250,7 +228,7 @@ def _find_source(options: CollectOptions, ledger: Ledger, say: Callable[[str], N
     # Several collectors may meet a new token at the same moment: the first one's append counts for all of them.
     once = hmac.digest(ledger.identity().salt, b"begin\0" + token.encode() + b"\0" + url.encode(), "sha256")
     ledger.append([new], batch_key=once)
-    begun = match_source({entry.id: entry.source for entry in ledger.sources().values()}, token, url)
+    begun = match_source(ledger.sources(), token, url)
     if begun.kind != "known" or begun.id is None:
         raise LedgerError("the ledger does not show a source that was begun a moment ago")
     if known:

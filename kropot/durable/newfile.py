@@ -71,8 +71,6 @@ def name_new(temporary: Path, path: Path) -> None:
     try:
         # A link and not a rename: a rename would replace a file that is there.
         path.hardlink_to(temporary)
-    except FileExistsError:
-        raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise

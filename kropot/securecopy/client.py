@@ -8,8 +8,10 @@ token travels in a header only; no error, log line or repr of this module holds 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote, urlencode, urljoin
 
 import requests
@@ -24,12 +26,16 @@ from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from kropot.secret import Secret
     from kropot.securecopy.wire import Listed, Page
 
 MAX_PAGE_BYTES = 64 << 20
 MAX_ELEMENT_BYTES = 1 << 20
 MAX_REDIRECTS = 3
 MAX_RETRY_AFTER_S = 24 * 3600
+
+LONGEST_ANSWER_S: Final = 600
+"""How long one page may take, in seconds, whatever --http-timeout allows for a content."""
 
 _READ_BYTES = 1 << 16
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
@@ -59,6 +65,29 @@ class ServerTroubleError(KropotError):
         self.reason = reason
         self.status = status
         self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAccess:
+    """How to reach a server: its address, the token, and the authorities to trust (a PEM file; None: the usual ones).
+
+    `http_timeout` is in seconds, for a whole content.
+    """
+
+    url: str
+    token: Secret
+    ca_file: Path | None = None
+    http_timeout: int = 7200
+
+    def client(self, longest_s: int = LONGEST_ANSWER_S) -> SecureCopyClient:
+        """Return a client whose answers may take `longest_s` seconds each. Raises: UsageError."""
+        return SecureCopyClient(
+            self.url,
+            self.token.reveal(),
+            http_timeout=min(self.http_timeout, longest_s),
+            user_agent=f"kropotcli/{version('kropotcli')}",
+            ca_file=self.ca_file,
+        )
 
 
 class SecureCopyClient:

@@ -12,33 +12,27 @@ from kropot.securecopy.timed import TimedResponse
 
 if TYPE_CHECKING:
     import requests
-    from urllib3.connection import HTTPConnection, HTTPSConnection
 
 
-class _TimedPool(HTTPConnectionPool):
+class _Timed:
+    """Mixed into a connection pool: the answers of its connections are timed."""
+
+    def __init__(self, *args: Any, answer: partial[TimedResponse], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._answer = answer
+
+    def _new_conn(self) -> Any:
+        connection = super()._new_conn()  # type: ignore[misc]
+        connection.response_class = self._answer
+        return connection
+
+
+class _TimedPool(_Timed, HTTPConnectionPool):
     """Makes connections whose answers are timed."""
 
-    def __init__(self, *args: Any, answer: partial[TimedResponse], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._answer = answer
 
-    def _new_conn(self) -> HTTPConnection:
-        connection: HTTPConnection = super()._new_conn()  # type: ignore[assignment]
-        connection.response_class = self._answer  # type: ignore[assignment]
-        return connection
-
-
-class _TimedTlsPool(HTTPSConnectionPool):
+class _TimedTlsPool(_Timed, HTTPSConnectionPool):
     """Makes TLS connections whose answers are timed."""
-
-    def __init__(self, *args: Any, answer: partial[TimedResponse], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._answer = answer
-
-    def _new_conn(self) -> HTTPSConnection:
-        connection: HTTPSConnection = super()._new_conn()  # type: ignore[assignment]
-        connection.response_class = self._answer  # type: ignore[assignment]
-        return connection
 
 
 class DeadlineAdapter(HTTPAdapter):

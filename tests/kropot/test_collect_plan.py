@@ -12,6 +12,7 @@ from kropot.bitmap import Bitmap
 from kropot.collect.decide import plan, sources, zone_change
 from kropot.collect.decide.plan import Backoff, Dates, known_dates, observe
 from kropot.securecopy.wire import Listed
+from ledger.answers import SourceEntry
 from ledger.events import (
     Copy,
     Element,
@@ -253,27 +254,36 @@ def test_a_bitmap_is_a_set(numbers: list[int]) -> None:
 # --- sources ---
 
 
+OTHER = bytes(16)
+
+
+def known(*found: Source) -> dict[bytes, SourceEntry]:
+    return {
+        id_: SourceEntry(id=id_, version=1, source=source) for id_, source in zip((SOURCE, OTHER), found, strict=False)
+    }
+
+
 def test_a_token_is_known_again_and_cannot_be_read_off() -> None:
     source = a_source()
-    match = sources.match_source({SOURCE: source}, "secret-token", "https://one.example")
+    match = sources.match_source(known(source), "secret-token", "https://one.example")
     assert (match.kind, match.id) == ("known", SOURCE)
     assert b"secret-token" not in repr(source).encode()
 
 
 def test_another_token_is_a_new_source_even_at_the_same_address() -> None:
-    assert sources.match_source({SOURCE: a_source()}, "other", "https://one.example").kind == "new"
+    assert sources.match_source(known(a_source()), "other", "https://one.example").kind == "new"
 
 
 def test_a_known_token_at_an_unknown_address_is_asked_about() -> None:
-    match = sources.match_source({SOURCE: a_source()}, "secret-token", "https://two.example")
+    match = sources.match_source(known(a_source()), "secret-token", "https://two.example")
     assert (match.kind, match.id) == ("moved", SOURCE)
 
 
 def test_the_source_that_is_at_an_address_now_comes_before_one_that_was() -> None:
     was = a_source(urls=("https://one.example", "https://two.example"), listed_us=9)
     now = sources.begin(salt=b"\1" * 32, token="secret-token", url="https://one.example").source
-    match = sources.match_source({SOURCE: was, bytes(16): now}, "secret-token", "https://one.example")
-    assert match.id == bytes(16)
+    match = sources.match_source(known(was, now), "secret-token", "https://one.example")
+    assert match.id == OTHER
 
 
 LIMITS = sources.Thresholds(missing_share=0.1, missing_count=20, changed_share=0.3, changed_count=20)

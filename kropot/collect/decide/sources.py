@@ -28,6 +28,7 @@ from ledger.events import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from ledger.answers import SourceEntry
     from ledger.events import Listing
 
 HOUR_US = 3600 * SECOND_US
@@ -97,8 +98,9 @@ def token_mac(salt: bytes, token: str) -> bytes:
     return hmac.new(salt, b"token\0" + token.encode(), hashlib.sha256).digest()
 
 
-def match_source(sources: Mapping[bytes, Source], token: str, url: str) -> Match:
-    """Return the source that this token and address belong to."""
+def match_source(known: Mapping[bytes, SourceEntry], token: str, url: str) -> Match:
+    """Return which of the known sources this token and address belong to."""
+    sources = {id_: entry.source for id_, entry in known.items()}
     mine = {i: s for i, s in sources.items() if hmac.compare_digest(s.token_mac, token_mac(s.salt, token))}
     here = [i for i, s in mine.items() if url in s.urls]
     if here:
