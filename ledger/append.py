@@ -21,11 +21,11 @@ from ledger.events import (
     AUDIT_KIND,
     INSTANCE_KIND,
     LEDGER_KIND,
+    MAX_KEY_BYTES,
     NO_SOURCE,
     SOURCE_KIND,
     Fact,
     LedgerBegan,
-    SourceBegan,
     SourceFact,
     StreamKey,
     Subject,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 LEDGER_KEY = StreamKey(source=NO_SOURCE, kind=LEDGER_KIND, id="")
 AUDIT_KEY = StreamKey(source=NO_SOURCE, kind=AUDIT_KIND, id="")
 
-MAX_KEY_BYTES = 600
 SOURCE_BYTES = 16
 MAX_WRITER_BYTES = 255
 MAX_AHEAD_US = 24 * 3600 * 1_000_000
@@ -98,7 +97,7 @@ def plan_batch(
     Raises:
         ConflictError: if an `expected` version is not the stream's; it names every such stream.
         ClockAheadError: if a fact claims to be observed more than a day after the ledger's time.
-        LedgerError: if a fact does not belong on its stream, or its key is too long.
+        LedgerError: if a fact contradicts itself or does not belong on its stream, or its key is too long.
     """
     head = ground.head
     salts = dict(ground.salts)
@@ -198,7 +197,10 @@ def check_writer(writer: str) -> None:
 
 
 def _salt(key: StreamKey, fact: Fact, salts: dict[bytes, bytes]) -> bytes:
-    """Return the salt of the stream's digest, and refuse a fact that is not about such a stream."""
+    """Return the salt of the stream's digest; refuse a fact that contradicts itself or is not about such a stream."""
+    wrong = fact.contradiction()
+    if wrong is not None:
+        raise LedgerError(f"a {fact.TYPE} that contradicts itself cannot be recorded: {wrong}")
     subject = fact.SUBJECT
     if subject is Subject.ELEMENT:
         _demand(key.is_element, key, fact)
@@ -219,7 +221,7 @@ def _salt(key: StreamKey, fact: Fact, salts: dict[bytes, bytes]) -> bytes:
 
 def _check_source(key: StreamKey, fact: SourceFact, salts: dict[bytes, bytes]) -> None:
     began = key.source in salts
-    if began == (type(fact) is SourceBegan):
+    if began == fact.BEGINS:
         raise LedgerError(f"the source {key.source.hex()} {'began before' if began else 'has not begun'}")
     if salts.setdefault(key.source, fact.source.salt) != fact.source.salt:
         raise LedgerError(f"the salt of source {key.source.hex()} cannot change")

@@ -28,6 +28,9 @@ AUDIT_KIND = "@audit"
 MAX_ID_BYTES = 512
 """Longer element ids are refused where they arrive, so that every database can index a stream key."""
 
+MAX_KEY_BYTES = 600
+"""The longest stream key in bytes (`StreamKey.stored`)."""
+
 
 class Subject(Enum):
     """What a fact is about. The value is the kind of its stream; an element's kind is the type in its server's list."""
@@ -53,7 +56,21 @@ class Least:
     value: int
 
 
+@dataclass(frozen=True, slots=True)
+class Most:
+    """Marks a number that may not be greater."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotEmpty:
+    """Marks a tuple that has at least one item."""
+
+
 MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
+MAX_US = 1 << 62
+"""The last time that a fact may name, far enough from the end of 64 bits that sums of times still fit."""
 
 Sha256 = Annotated[bytes, Length(32)]
 Salt = Annotated[bytes, Length(32)]
@@ -62,6 +79,8 @@ Seconds = Annotated[int, Least(MIN_INT)]
 """Seconds of the remote server, and differences of them: they may be negative."""
 Ordinal = Annotated[int, Least(1)]
 """A number that counts from 1."""
+Micros = Annotated[int, Most(MAX_US)]
+"""A time in microseconds since 1970 UTC."""
 
 State = Literal["damaged", "lost", "vanished", "current", "pending"]
 Damage = Literal["damaged", "lost"]
@@ -143,8 +162,8 @@ class Failure:
 
     reason: str
     attempts: Ordinal
-    since_us: int
-    next_try_us: int
+    since_us: Micros
+    next_try_us: Micros
 
 
 @fast_init
@@ -201,7 +220,7 @@ class HeldListing:
     reason: str
     missing: int
     known: int
-    since_us: int
+    since_us: Micros
 
     @property
     def is_accepted(self) -> bool:
@@ -215,7 +234,7 @@ class Surge:
 
     changed: int
     known: int
-    since_us: int
+    since_us: Micros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,13 +268,13 @@ class Source:
 
     salt: Salt
     token_mac: Sha256
-    urls: tuple[str, ...]
+    urls: Annotated[tuple[str, ...], NotEmpty()]
     opaque: bool | None
     zone: str | None
     cursor: Seconds | None
     zone_shifts: tuple[tuple[Seconds, ...], ...]
-    listed_us: int | None
-    full_listed_us: int | None
+    listed_us: Micros | None
+    full_listed_us: Micros | None
     held: HeldListing | None
     surge: Surge | None
     churn: tuple[tuple[int, int], ...]
@@ -277,7 +296,7 @@ class AuditRange:
     start: Sha256
     end: Sha256
     position: int
-    at_us: int
+    at_us: Micros
 
 
 # --- the facts -------------------------------------------------------------------------------------------------------
@@ -288,6 +307,7 @@ class Fact:
 
     Skipping an event with `IS_CRITICAL` would make a projection lie, so a program that does not know it stops.
     `OBJECT_STATE` is what the fact says of an object: that of the element's copy ("sound"), or its own `sha256`.
+    A fact with `BEGINS` is the first of its stream, and no other fact about this kind of subject is.
     """
 
     __slots__ = ()
@@ -298,6 +318,14 @@ class Fact:
     IS_CRITICAL: ClassVar[bool] = False
     ERASES: ClassVar[bool] = False
     OBJECT_STATE: ClassVar[ObjectState | None] = None
+    BEGINS: ClassVar[bool] = False
+
+    def contradiction(self) -> str | None:
+        """Return in what the fact contradicts itself, as the end of a sentence; None if it does not.
+
+        `append` refuses such a fact, and the audit reports it.
+        """
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,10 +338,50 @@ class SourceFact(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElementFact(Fact):
-    """A fact about an element, with its whole new state."""
+    """A fact about an element, with its whole new state.
+
+    `IS_PRESENT` is whether the source has the element after this fact, None if that may be either. `HOLDS` names the
+    fields of the element that this fact has to fill.
+    """
 
     SUBJECT: ClassVar[Subject] = Subject.ELEMENT
+    IS_PRESENT: ClassVar[bool | None] = None
+    HOLDS: ClassVar[tuple[str, ...]] = ()
     element: Element
+
+    def contradiction(self) -> str | None:
+        """Return in what the fact contradicts itself, None if it does not."""
+        element = self.element
+        copy, present = element.copy, self.IS_PRESENT
+        for name in self.HOLDS:
+            if getattr(element, name) is None:
+                return f"it has no {name}"
+        if present is not None and element.present is not present:
+            return f"it says that the source {'has' if element.present else 'does not have'} the element"
+        if copy is None:
+            return None if element.damage is None else "it has damage, but no copy"
+        if copy.revision > element.revision:
+            return f"its copy is of revision {copy.revision}, and the element is at {element.revision}"
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectFact(ElementFact):
+    """A fact about one of an element's objects: it is not what was stored, or it is gone.
+
+    `sha256` names the object: the present copy's, or that of an older version (then `element.damage` is unchanged).
+    """
+
+    HOLDS: ClassVar[tuple[str, ...]] = ("copy",)
+    sha256: Sha256
+
+    def contradiction(self) -> str | None:
+        """Return in what the fact contradicts itself, None if it does not."""
+        found = ElementFact.contradiction(self)
+        copy, damage, state = self.element.copy, self.element.damage, self.OBJECT_STATE
+        if found is None and copy is not None and copy.sha256 == self.sha256 and damage != state:
+            found = f"the object of its copy is {state}, and it says that the copy is {damage or 'sound'}"
+        return found
 
 
 FACTS: dict[str, type[Fact]] = {}
@@ -370,6 +438,8 @@ class AuditAdvanced(Fact):
 class SourceBegan(SourceFact):
     """A token was used for the first time: a new source with elements of its own."""
 
+    BEGINS: ClassVar[bool] = True
+
 
 @fact
 class SourceRenamed(SourceFact):
@@ -412,20 +482,28 @@ class ZoneChanged(SourceFact):
 class RemoteObserved(ElementFact):
     """An element was seen for the first time."""
 
+    IS_PRESENT: ClassVar[bool | None] = True
+
 
 @fact
 class RemoteChanged(ElementFact):
     """An element was seen with another date (or another claim of its content): a new revision."""
+
+    IS_PRESENT: ClassVar[bool | None] = True
 
 
 @fact
 class RemoteVanished(ElementFact):
     """The source no longer has the element; its copies stay."""
 
+    IS_PRESENT: ClassVar[bool | None] = False
+
 
 @fact
 class RemoteReappeared(ElementFact):
     """A vanished element is listed again, unchanged or as a new revision."""
+
+    IS_PRESENT: ClassVar[bool | None] = True
 
 
 @fact
@@ -433,30 +511,34 @@ class CopyStored(ElementFact):
     """A copy is durable in the object store under its SHA-256."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
+    HOLDS: ClassVar[tuple[str, ...]] = ("copy",)
+
+    def contradiction(self) -> str | None:
+        """Return in what the fact contradicts itself, None if it does not."""
+        found = ElementFact.contradiction(self)
+        damage = self.element.damage
+        return found if found is not None or damage is None else f"it says that its copy is {damage}"
 
 
 @fact
 class FetchFailed(ElementFact):
     """A fetch gave nothing that can be believed (`element.failure` says why and when it is tried again)."""
 
+    HOLDS: ClassVar[tuple[str, ...]] = ("failure",)
+
 
 @fact
-class CopyDamaged(ElementFact):
-    """The object of a copy is there but is not what was stored.
-
-    `sha256` names the object: the present copy's, or that of an older version (then `element.damage` is unchanged).
-    """
+class CopyDamaged(ObjectFact):
+    """The object of a copy is there but is not what was stored."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "damaged"
-    sha256: Sha256
 
 
 @fact
-class CopyLost(ElementFact):
-    """The object of a copy is gone from the store (`sha256` as in CopyDamaged)."""
+class CopyLost(ObjectFact):
+    """The object of a copy is gone from the store."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "lost"
-    sha256: Sha256
 
 
 @fact

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import types
 from dataclasses import dataclass, is_dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import msgpack
@@ -26,13 +27,10 @@ _MOST_TEXT = 72
 """Longer strings are not recognised: every length is an alternative of its own."""
 _FIXED_MAP = 16
 
-_LARGER = (
-    rb"\xcc[\x80-\xff]"
-    rb"|\xcd[^\x00]."
-    rb"|\xce(?:[^\x00].{3}|\x00[^\x00].{2})"
-    rb"|\xcf(?!\x00{4})[\x00-\x7f].{7}"
-)
-"""The shortest form of every number from 128 to the greatest of 64 bits with a sign."""
+_LARGER = rb"\xcc[\x80-\xff]|\xcd[^\x00].|\xce(?:[^\x00].{3}|\x00[^\x00].{2})|\xcf(?!\x00{4})[\x00-\x%02x].{7}"
+"""The shortest form of every number from 128 to the greatest of 64 bits whose first byte is not above the one given."""
+_FIRST_BYTE = 56
+"""A number's first of eight bytes is what stands above this bit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +47,16 @@ class Recogniser:
     """The numbers of the groups, which are found faster by them than by their names."""
 
 
-def recogniser(cls: type, *groups: str) -> Recogniser:
+def recogniser(cls: type, *groups: str, only: Mapping[str, Any] = MappingProxyType({})) -> Recogniser:
     """Return the recogniser of this class with the fields in `groups` captured, named by their path ("copy_sha256").
 
     The byte string of any length, of which a class may hold one, is captured as "bytes", from 256 bytes on as "long".
+    `only` gives a field, named by its path, a narrower type than it has.
 
     Raises:
         TypeError: if a field's type cannot be recognised, or no field is as long as it likes.
     """
-    source = _map(cls, "", frozenset(groups))
+    source = _map(cls, "", frozenset(groups), only)
     pattern = re.compile(source, re.DOTALL)
     return Recogniser(pattern.fullmatch, pattern.groupindex)
 
@@ -84,7 +83,7 @@ def _packed(value: object) -> bytes:
     return re.escape(packed)
 
 
-def _map(cls: type, path: str, groups: frozenset[str]) -> bytes:
+def _map(cls: type, path: str, groups: frozenset[str], only: Mapping[str, Any]) -> bytes:
     hints = hints_of(cls)
     names = list(hints)
     if len(names) >= _FIXED_MAP:
@@ -92,7 +91,8 @@ def _map(cls: type, path: str, groups: frozenset[str]) -> bytes:
     parts = [re.escape(bytes([0x80 | len(names)]))]
     for name in names:
         inner = f"{path}{name}"
-        value = b"|".join(_value(option, f"{inner}_", groups) for option in _options(hints[name]))
+        options = _options(only.get(inner, hints[name]))
+        value = b"|".join(_value(option, f"{inner}_", groups, only) for option in options)
         parts += [_packed(name), b"(?P<%s>%s)" % (inner.encode(), value) if inner in groups else b"(?:%s)" % value]
     return b"".join(parts)
 
@@ -103,21 +103,32 @@ def _options(hint: Any) -> tuple[Any, ...]:
     return tuple(sorted(options, key=lambda option: option is not type(None)))
 
 
-def _value(marked: Any, path: str, groups: frozenset[str]) -> bytes:
-    hint, least, length = bounds_of(marked)
+def _value(marked: Any, path: str, groups: frozenset[str], only: Mapping[str, Any]) -> bytes:
+    hint, bounds = bounds_of(marked)
     if hint in _PLAIN:
         return _PLAIN[hint]
     if hint is int:
-        return rb"[\x%02x-\x7f]|%s" % (max(0, least), _LARGER)
+        return rb"[\x%02x-\x7f]|%s" % (max(0, bounds.least), _larger(bounds.most))
     if hint is bytes:
-        if length is None:
+        if bounds.length is None:
             return rb"\xc4.(?P<bytes>.*)|\xc5[^\x00].(?P<long>.*)"
-        return rb"\xc4%s.{%d}" % (re.escape(bytes([length])), length)
+        return rb"\xc4%s.{%d}" % (re.escape(bytes([bounds.length])), bounds.length)
     if get_origin(hint) is Literal:
         return b"|".join(map(_packed, get_args(hint)))
     if is_dataclass(hint) and isinstance(hint, type):
-        return _map(hint, path, groups)
+        return _map(hint, path, groups, only)
     raise TypeError(f"a {hint} is not recognised")
+
+
+def _larger(most: int) -> bytes:
+    """Return the pattern of the numbers from 128 on that are surely not above `most`.
+
+    Raises: TypeError if `most` has less than eight bytes, which no field needs.
+    """
+    first = (most + 1) >> _FIRST_BYTE
+    if first == 0:
+        raise TypeError(f"a number up to {most} is not recognised")
+    return _LARGER % (first - 1)
 
 
 def _text(length: int) -> bytes:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import types
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from ledger.errors import MalformedEventError
-from ledger.events import MAX_INT, Least, Length
+from ledger.events import MAX_INT, Least, Length, Most, NotEmpty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,14 +47,34 @@ def shapes_of(classes: Iterable[type]) -> dict[type, Shape]:
     return shapes
 
 
-def bounds_of(hint: Any) -> tuple[Any, int, int | None]:
-    """Return a field's plain type, the least value of a number, and the fixed length of a byte string or None."""
+class Bounds(NamedTuple):
+    """The marks of a field: bounds of a number, the fixed length of a byte string, whether a tuple may be empty."""
+
+    least: int = 0
+    most: int = MAX_INT
+    length: int | None = None
+    not_empty: bool = False
+
+
+def bounds_of(hint: Any) -> tuple[Any, Bounds]:
+    """Return a field's plain type and its bounds."""
     if get_origin(hint) is not Annotated:
-        return hint, 0, None
+        return hint, Bounds()
     plain, *marks = get_args(hint)
-    least = next((mark.value for mark in marks if isinstance(mark, Least)), 0)
-    length = next((mark.bytes for mark in marks if isinstance(mark, Length)), None)
-    return plain, least, length
+    bounds = Bounds()
+    for mark in marks:
+        match mark:
+            case Least(value):
+                bounds = bounds._replace(least=value)
+            case Most(value):
+                bounds = bounds._replace(most=value)
+            case Length(size):
+                bounds = bounds._replace(length=size)
+            case NotEmpty():
+                bounds = bounds._replace(not_empty=True)
+            case _:
+                raise TypeError(f"{mark!r} is not a mark that a field can have")
+    return plain, bounds
 
 
 def hints_of(cls: type) -> dict[str, Any]:
@@ -119,11 +139,11 @@ def _condition(value: str, hint: Any, scope: dict[str, Any]) -> str:
 
 
 def _one_condition(value: str, marked: Any, scope: dict[str, Any]) -> str:
-    hint, least, fixed = bounds_of(marked)
+    hint, bounds = bounds_of(marked)
     if hint is type(None):
         return f"{value} is None"
     if hint is int:
-        return f"type({value}) is int and {least} <= {value} <= {MAX_INT}"
+        return f"type({value}) is int and {bounds.least} <= {value} <= {bounds.most}"
     origin = get_origin(hint)
     if origin is Literal:
         return f"type({value}) is str and {value} in {get_args(hint)!r}"
@@ -132,9 +152,10 @@ def _one_condition(value: str, marked: Any, scope: dict[str, Any]) -> str:
         inner = f"{value}_"
         each = _condition(inner, parts[0], scope)
         length = "" if parts[-1] is Ellipsis else f" and len({value}) == {len(parts)}"
+        length += f" and {value}" if bounds.not_empty else ""
         return f"type({value}) is tuple{length} and all({each} for {inner} in {value})"
     scope[hint.__name__] = hint
-    length = "" if fixed is None else f" and len({value}) == {fixed}"
+    length = "" if bounds.length is None else f" and len({value}) == {bounds.length}"
     return f"type({value}) is {hint.__name__}{length}"
 
 

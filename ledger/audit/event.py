@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ledger.audit.finding import finding_in
-from ledger.codec import decode_header, flags_of, keyed_digest, leaf_hash, payload_digest, read_payload
+from ledger.codec import (
+    NONCE_BYTES,
+    decode_header,
+    flags_of,
+    keyed_digest,
+    leaf_hash,
+    payload_digest,
+    read_payload,
+)
 from ledger.errors import MalformedEventError
-from ledger.events import FACTS, NO_SOURCE, Fact, LedgerBegan, Subject, UnknownFact
+from ledger.events import FACTS, MAX_KEY_BYTES, NO_SOURCE, Fact, LedgerBegan, SourceFact, Subject, UnknownFact
 from ledger.replica import evolve_source
 
 if TYPE_CHECKING:
@@ -76,6 +84,8 @@ def _column_faults(event: StoredEvent, header: Header) -> Iterator[tuple[str, st
 def _fact_faults(event: StoredEvent, fact: Fact | UnknownFact, *, canonical: bool) -> Iterator[tuple[str, str]]:
     if not canonical:
         yield "not_canonical", "the payload's bytes are not the canonical ones"
+    if isinstance(fact, Fact) and (wrong := fact.contradiction()) is not None:
+        yield "contradiction", f"the {fact.TYPE} contradicts itself: {wrong}"
     if isinstance(fact, UnknownFact) and fact.critical:
         name = f"{fact.type_name} (schema {fact.schema_version})"
         yield "unknown_critical", f"a critical {name} that this version does not know"
@@ -87,6 +97,8 @@ def _payload_faults(event: StoredEvent, header: Header | None) -> Iterator[tuple
     if event.payload is None or event.nonce is None:
         if event.payload is not event.nonce:
             yield "payload_mismatch", "of payload and nonce one is missing: an erasure takes both"
+    elif len(event.nonce) != NONCE_BYTES:
+        yield "bad_nonce", f"its nonce has {len(event.nonce)} bytes, and a nonce has {NONCE_BYTES}"
     elif header is not None and payload_digest(event.nonce, event.payload) != header.payload_digest:
         yield "payload_mismatch", "payload and nonce are not the ones that the header commits to"
 
@@ -108,17 +120,13 @@ def _stream_faults(
         yield "misplaced", f"a {event.type}: a ledger begins with a LedgerBegan, and only once"
     if key is None:
         return
-    source, kind = key[:16], key[16:].partition(b"\x00")[0].decode(errors="replace")
+    yield from _place_faults(event, key, fact)
+    source = key[:16]
     if isinstance(fact, LedgerBegan):
         salts.setdefault(NO_SOURCE, fact.salt)
     began = evolve_source(fact)
     if began is not None and salts.setdefault(source, began.salt) != began.salt:
         yield "misplaced", "the salt of a source has changed"
-    known = FACTS.get(event.type)
-    if known is not None and (
-        kind.startswith("@") if known.SUBJECT is Subject.ELEMENT else kind != known.SUBJECT.value
-    ):
-        yield "misplaced", f"a {event.type} on a stream of kind {kind!r}"
     salt = salts.get(source)
     if salt is None:
         yield "unknown_source", f"the source {source.hex()} has not begun before it"
@@ -126,3 +134,17 @@ def _stream_faults(
         yield "stream_mismatch", "the header commits to another stream than the one it is stored under"
     if isinstance(fact, Fact) and fact.ERASES:
         yield "not_erased", "its stream was erased, and the stream's key still stands"
+
+
+def _place_faults(event: StoredEvent, key: bytes, fact: Fact | UnknownFact | None) -> Iterator[tuple[str, str]]:
+    """Yield why the event cannot stand on the stream with this stored key."""
+    if len(key) > MAX_KEY_BYTES:
+        yield "misplaced", f"its stream's key has {len(key)} bytes, and {MAX_KEY_BYTES} are allowed"
+    if isinstance(fact, SourceFact) and (event.stream_version == 1) != fact.BEGINS:
+        yield "misplaced", f"a {event.type} is event {event.stream_version} of its source's stream"
+    kind = key[16:].partition(b"\x00")[0].decode(errors="replace")
+    known = FACTS.get(event.type)
+    if known is not None and (
+        kind.startswith("@") if known.SUBJECT is Subject.ELEMENT else kind != known.SUBJECT.value
+    ):
+        yield "misplaced", f"a {event.type} on a stream of kind {kind!r}"

@@ -159,6 +159,10 @@ class IndexAudit:
                 if left != right:
                     yield from self._copy(right, f"not what the log says: {_differing(left, right)}")
                 left, right = next(stored, None), next(folded, None)
+        for judged in self._learnt.copies.never_stored:
+            detail = f"{judged.sha256.hex()}: the event says that this object is {judged.state}, and none stored it"
+            key = dict(self._store.log.streams({judged.stream})).get(judged.stream)
+            yield finding_in(key, kind="contradiction", detail=detail, position=judged.seq)
         for row in untyped:
             yield Finding(kind="copies_mismatch", detail=f"{row!r}: a column has another type than it was made with")
 

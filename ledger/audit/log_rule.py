@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ledger.rows import StoredEvent, StoredHead
     from ledger.stores import EventLog
 
+_MOST_REVISION = (1 << 32) - 1
 _MOST_NEW_STREAMS = 1000
 """At most this many streams are allocated beyond those known: a number past that is made up."""
 
@@ -31,11 +32,12 @@ class Learnt:
     """What the log says of each stream, by stream number (no stream has the number 0), for the audit of the index.
 
     `versions` counts a stream's events. `newest` is the position of its newest event that says what its element is,
-    0 for none. `copies` holds a row for each copy; `sources` and `salts` are by source id.
+    0 for none. `revisions` has each element's newest revision (`kept_revision`), 0 for none. `copies` holds a row for each copy; `sources` and `salts` are by source id.
     """
 
     versions: array[int] = field(default_factory=lambda: array("Q", [0]))
     newest: array[int] = field(default_factory=lambda: array("Q", [0]))
+    revisions: array[int] = field(default_factory=lambda: array("I", [0]))
     copies: FoldedCopies = field(default_factory=FoldedCopies)
     sources: dict[bytes, SourceRow] = field(default_factory=dict)
     salts: dict[bytes, bytes] = field(default_factory=dict)
@@ -69,6 +71,7 @@ class LogRule:
         yield from self._erasure(event, key, None if header is None else header.stream_digest, exists=exists)
         yield from self._time(event)
         yield from self._version(event, sound=not faults)
+        yield from self._revision(event, fact)
         self.tree.leaves.append(leaf_hash(event.header))
         self._learn(event, fact, key)
 
@@ -126,12 +129,24 @@ class LogRule:
         while stream >= len(versions):
             versions.append(0)
             self.learnt.newest.append(0)
+            self.learnt.revisions.append(0)
         due = versions[stream] + 1
         if found != due and (self.tree.is_gapless or found < due):
             detail = f"the stream's event {found} stands where its event {due} is due"
             yield _error("bad_version", detail, event.seq)
         if sound or found == due:
             versions[stream] = max(found, versions[stream])
+
+    def _revision(self, event: StoredEvent, fact: Fact | UnknownFact | None) -> Iterator[Finding]:
+        """Demand that an element's revision never falls."""
+        revisions, stream = self.learnt.revisions, event.stream
+        if not isinstance(fact, ElementFact) or not 0 < stream < len(revisions):
+            return
+        found = kept_revision(fact.element.revision)
+        if found < revisions[stream]:
+            detail = f"the element goes back from revision {revisions[stream]} to {found}"
+            yield _error("contradiction", detail, event.seq)
+        revisions[stream] = max(found, revisions[stream])
 
     def _erasure(
         self, event: StoredEvent, key: bytes | None, digest: bytes | None, *, exists: bool
@@ -171,11 +186,16 @@ class LogRule:
             if state == SOUND and copy is not None:
                 learnt.copies.stored(copy.sha256, stream, copy.size, event.seq)
             elif state is not None and state != SOUND:
-                learnt.copies.changed(named_object(fact), stream, state)
+                learnt.copies.changed(named_object(fact), stream, event.seq, state)
         elif key is not None and evolve_source(fact) is not None:
             known = learnt.sources.get(key[:16])
             no = len(learnt.sources) + 1 if known is None else known.no
             learnt.sources[key[:16]] = SourceRow(no, key[:16], stream, event.stream_version, event.seq)
+
+
+def kept_revision(revision: int) -> int:
+    """Return an element's revision as the audit remembers it, in four bytes: nothing changes four billion times."""
+    return min(revision, _MOST_REVISION)
 
 
 def is_erasure(type_name: str) -> bool:

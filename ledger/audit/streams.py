@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ledger.audit.rows import read_keys
 from ledger.codec import keyed_digest
+from ledger.events import MAX_KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,6 +42,7 @@ class StreamNames:
                 stream: keyed_digest(salt, key[_SOURCE:])
                 for stream, key in found.items()
                 if key is not None
+                and len(key) <= MAX_KEY_BYTES
                 and (salt := salts.get(key[:_SOURCE])) is not None
                 and key[_SOURCE : _SOURCE + 1] != _AT
             }

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     RunRanges = Callable[[ReadRange, Iterable[EventRange]], Iterator[RangeAudit | None]]
     """Reads ranges and gives the answers in the same order; each read may have a connection of its own."""
 
-_NOTHING = RangeAudit(EventPage((), (), (), (), (), b"", []), {})
+_NOTHING = RangeAudit(EventPage((), (), (), (), (), b"", (), []), {})
 
 
 class EventRangeReader:
