@@ -1,4 +1,4 @@
-"""Recognises sound events by their bytes, a whole page at once, column by column (docs/format.md)."""
+"""Recognises sound events by their bytes: a whole page at once, column by column (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from ledger.audit.rows import Columns
 
 _ELEMENT = recogniser(RemoteObserved, "element_copy_sha256", "element_copy_size")
-"""All common types hold an element and nothing else, and have the same schema version."""
+"""All common types hold only an element, and have the same schema version."""
 _VERSION = RemoteObserved.VERSION
 _BYTES = _ELEMENT.groups["bytes"]
 _SHA256, _SIZE = _ELEMENT.groups["element_copy_sha256"], _ELEMENT.groups["element_copy_size"]
 _TYPED = 2
-"""Bytes of msgpack in front of a SHA-256."""
+"""The number of msgpack bytes before a SHA-256."""
 _PLACE = itemgetter(0)
 
 
 class EventPage(NamedTuple):
-    """Events column by column; `sound` has a byte for each, 1 where it was recognised.
+    """Events column by column. `sound` has one byte per event: 1 if it was recognised, else 0.
 
-    `copies` are place, SHA-256 and size of each copy that a recognised event says is stored, in the order of places.
+    `copies` has place, SHA-256 and size of each copy that a recognised event stored, in the order of places.
     """
 
     seqs: Sequence[int]
@@ -48,13 +48,12 @@ class EventPage(NamedTuple):
 
 
 def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
-    """Return the page and which of its events were recognised; the others need not be wrong.
+    """Return the page, and which of its events were recognised. The others are not necessarily wrong.
 
-    A recognised event agrees with itself: its type is a common one, its payload is valid and canonical, the header
-    holds exactly its columns, the digest of payload and nonce and that of its stream (`digests`, by stream number),
-    and the leaf is the header's hash. How it stands to other events is not checked here. The columns MUST be as
-    `read_events` gives them; a value of another type than was written makes other bytes of a header, so it is not
-    recognised.
+    A recognised event is consistent in itself. Its type is common, and its payload is valid and canonical. Its header
+    holds exactly its columns, the digest of payload and nonce, and the digest of its stream (`digests`, by stream
+    number). Its leaf is the header's hash. This does not check how it relates to other events. The columns MUST come
+    from `read_events`. A value of a wrong type gives other header bytes, so its event is not recognised.
     """
     seqs, streams, versions, names, schemas, flags, recorded, observed, writers, headers, nonces, payloads, leaves = (
         columns
@@ -84,7 +83,7 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
     try:
         packed = tuple(map(pack, headed))
     except (TypeError, ValueError, OverflowError):
-        packed = (b"",) * len(headers)  # a value that no header can hold: the plain rule looks at each event
+        packed = (b"",) * len(headers)  # a header cannot hold some value: the plain rule checks each event
     hashed = tuple([sha256(b"\x00" + header).digest() for header in headers])
     matches: list[re.Match[bytes] | None] = list(map(_ELEMENT.match, payloads))
     common = frozenset(name for name, _ in plain_types())
@@ -94,7 +93,7 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
             for match, name, schema, flag in zip(matches, names, schemas, flags, strict=True)
         ]
     if packed == headers and hashed == leaves and None not in matches:
-        # The form is as long as it says: its last byte of length stands in front of it, and most are short.
+        # Check that the form has the length that it claims. Most forms are short, with one length byte before them.
         sound = bytes(
             [
                 payload[start - 1] == stop - start if start > 0 else is_whole(match)  # type: ignore[arg-type]
@@ -117,7 +116,7 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
 
 
 def copies_in(page: EventPage, start: int, stop: int) -> list[tuple[bytes, int, int, int]]:
-    """Return SHA-256, stream, size and position of the copies in events from `start` to before `stop`."""
+    """Return SHA-256, stream, size and position of the copies in the events [`start`, `stop`) of the page."""
     streams, seqs, copies = page.streams, page.seqs, page.copies
     first, last = bisect_left(copies, start, key=_PLACE), bisect_left(copies, stop, key=_PLACE)
     return [(sha256, streams[at], size, seqs[at]) for at, sha256, size in copies[first:last]]
