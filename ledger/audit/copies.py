@@ -1,4 +1,4 @@
-"""The state of every copy, folded from what the log says; memory stays flat, the rest goes to a temporary file."""
+"""The state of every copy, folded from the log. Memory use stays flat: the rest goes to a temporary file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FoldedCopies:
     """
 
     def __init__(self, *, max_bytes: int = 4 << 20) -> None:
-        """Hold at most `max_bytes` in memory, the rest in a temporary file without a name."""
+        """Hold at most `max_bytes` in memory, and the rest in a temporary file without a name."""
         self._buckets = [bytearray() for _ in range(_BUCKETS)]
         self._segments: list[list[tuple[int, int]]] = [[] for _ in range(_BUCKETS)]
         self._file: BinaryIO | None = None
@@ -34,11 +34,11 @@ class FoldedCopies:
         self.never_stored: list[CopyState] = []
 
     def stored(self, sha256: bytes, stream: int, size: int, seq: int) -> None:
-        """Take in that a copy was stored at position `seq`."""
+        """Note that a copy was stored at position `seq`."""
         self._add(sha256, stream, size, seq, 0)
 
     def stored_all(self, copies: Sequence[tuple[bytes, int, int, int]]) -> None:
-        """Take in many rows (SHA-256, stream, size, position) of copies that were stored."""
+        """Note many stored copies, as rows (SHA-256, stream, size, position)."""
         buckets, pack = self._buckets, _ROW.pack
         for sha256, stream, size, seq in copies:
             buckets[sha256[0]] += pack(sha256, stream, size, seq, 0)
@@ -51,7 +51,7 @@ class FoldedCopies:
         self._add(sha256, stream, 0, seq, _STATES.index(state))
 
     def drop(self, stream: int) -> None:
-        """Forget every copy of this stream; the log says nothing of it afterwards."""
+        """Drop every copy of this stream. The log says nothing about the stream afterwards."""
         self._dropped.add(stream)
 
     def states(self) -> Iterator[CopyState]:
@@ -79,7 +79,7 @@ class FoldedCopies:
 
     def _flush(self) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 -- it lives as long as this does, and has no name
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 -- it lives as long as this object, and has no name
         at = self._file.seek(0, 2)
         for number, bucket in enumerate(self._buckets):
             if bucket:

@@ -1,4 +1,4 @@
-"""Recognises sound events by their bytes, a whole page at once, column by column (docs/format.md)."""
+"""Recognises sound events by their bytes: a whole page at once, column by column (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _GROUPS = recogniser(RemoteObserved, *_FIELDS).groups
 _BYTES = _GROUPS["bytes"]
 _SHA256, _SIZE, _COPIED, _REVISION = map(_GROUPS.__getitem__, _FIELDS)
 _TYPED = 2
-"""Bytes of msgpack in front of a SHA-256."""
+"""The number of msgpack bytes before a SHA-256."""
 _PLACE = itemgetter(0)
 
 
 class EventPage(NamedTuple):
-    """Events column by column; `sound` has a byte for each, 1 where it was recognised.
+    """Events column by column. `sound` has one byte per event: 1 if it was recognised, else 0.
 
     `revisions` are those of the elements, 0 where an event was not recognised. `copies` are place, SHA-256 and size of each copy that a recognised event says is stored, in the order of places.
     """
@@ -52,7 +52,7 @@ class EventPage(NamedTuple):
 
 
 def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
-    """Return the page and which of its events were recognised; the others need not be wrong.
+    """Return the page, and which of its events were recognised. The others are not necessarily wrong.
 
     A recognised event agrees with itself: its type is a common one, its payload is valid and canonical and tells of no
     damage, the fact does not contradict itself, the header
@@ -89,7 +89,7 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
     try:
         packed = tuple(map(pack, headed))
     except (TypeError, ValueError, OverflowError):
-        packed = (b"",) * len(headers)  # a value that no header can hold: the plain rule looks at each event
+        packed = (b"",) * len(headers)  # a header cannot hold some value: the plain rule checks each event
     hashed = tuple([sha256(b"\x00" + header).digest() for header in headers])
     common = {name: _matcher(FACTS[name]) for name, _ in plain_types()}
     matches = [common.get(name, _nothing)(payload) for name, payload in zip(names, payloads, strict=True)]
@@ -106,7 +106,7 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
     if 0 in revisions:
         matches = [match if revision else None for match, revision in zip(matches, revisions, strict=True)]
     if packed == headers and hashed == leaves and None not in matches:
-        # The form is as long as it says: its last byte of length stands in front of it, and most are short.
+        # Check that the form has the length that it claims. Most forms are short, with one length byte before them.
         sound = bytes(
             [
                 payload[start - 1] == stop - start if start > 0 else is_whole(match)  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
 
 
 def copies_in(page: EventPage, start: int, stop: int) -> list[tuple[bytes, int, int, int]]:
-    """Return SHA-256, stream, size and position of the copies in events from `start` to before `stop`."""
+    """Return SHA-256, stream, size and position of the copies in the events [`start`, `stop`) of the page."""
     streams, seqs, copies = page.streams, page.seqs, page.copies
     first, last = bisect_left(copies, start, key=_PLACE), bisect_left(copies, stop, key=_PLACE)
     return [(sha256, streams[at], size, seqs[at]) for at, sha256, size in copies[first:last]]

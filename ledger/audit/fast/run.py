@@ -1,4 +1,4 @@
-"""Runs of recognised events: what the rule of the log says of each, checked for all of them at once."""
+"""Runs of recognised events: applies the rule for the log to all of them at once."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def accept_run(rule: LogRule, page: EventPage, at: int) -> int:
-    """Take in the events from `at` on to which `rule` plainly applies; return where they end, `at` if there are none.
+    """Accept a run of events from `at` on that satisfies `rule`. Return where the run ends, or `at` if there is none.
 
-    Those events were recognised, follow one another within one commit, and are each the next of their streams.
+    Its events were recognised, follow one another within one commit, and are each the next of their streams.
     """
     commit, position = rule.tree.commit, rule.position
     due_us = commit.recorded_us
