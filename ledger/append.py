@@ -223,7 +223,7 @@ def _salt(key: StreamKey, fact: Fact, salts: dict[bytes, bytes]) -> bytes:
 def _check_source(key: StreamKey, fact: SourceFact, salts: dict[bytes, bytes]) -> None:
     began = key.source in salts
     if began == fact.BEGINS:
-        raise LedgerError(f"the source {key.source.hex()} {'began before' if began else 'has not begun'}")
+        raise LedgerError(f"the source {key.source.hex()} {'has begun already' if began else 'has not begun'}")
     if salts.setdefault(key.source, fact.source.salt) != fact.source.salt:
         raise LedgerError(f"the salt of source {key.source.hex()} cannot change")
 

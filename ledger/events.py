@@ -490,8 +490,6 @@ class RemoteObserved(ElementFact):
 class RemoteChanged(ElementFact):
     """An element has another date, or the server claims another content: this is a new revision."""
 
-    IS_PRESENT: ClassVar[bool | None] = True
-
 
 @fact
 class RemoteVanished(ElementFact):

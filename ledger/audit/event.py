@@ -83,7 +83,7 @@ def _column_faults(event: StoredEvent, header: Header) -> Iterator[tuple[str, st
 
 def _fact_faults(event: StoredEvent, fact: Fact | UnknownFact, *, canonical: bool) -> Iterator[tuple[str, str]]:
     if not canonical:
-        yield "not_canonical", "the payload's bytes are not the canonical ones"
+        yield "not_canonical", "the payload's bytes are not canonical"
     if isinstance(fact, Fact) and (wrong := fact.contradiction()) is not None:
         yield "contradiction", f"the {fact.TYPE} contradicts itself: {wrong}"
     if isinstance(fact, UnknownFact) and fact.critical:

@@ -32,7 +32,8 @@ class Learnt:
     """What the log says about each stream, for the audit of the projection. Stream numbers begin at 1.
 
     `versions` counts a stream's events. `newest` is the position of its newest event that says what its element is,
-    0 for none. `revisions` has each element's newest revision (`kept_revision`), 0 for none. `copies` holds a row for each copy; `sources` and `salts` are by source id.
+    0 for none. `revisions` has each element's newest revision (`kept_revision`), 0 for none. `copies` holds a row for
+    each copy; `sources` and `salts` are by source id.
     """
 
     versions: array[int] = field(default_factory=lambda: array("Q", [0]))

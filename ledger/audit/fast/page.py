@@ -38,7 +38,8 @@ _PLACE = itemgetter(0)
 class EventPage(NamedTuple):
     """Events column by column. `sound` has one byte per event: 1 if it was recognised, else 0.
 
-    `revisions` are those of the elements, 0 where an event was not recognised. `copies` are place, SHA-256 and size of each copy that a recognised event says is stored, in the order of places.
+    `revisions` are those of the elements, 0 where an event was not recognised. `copies` are place, SHA-256 and size of
+    each copy that a recognised event says is stored, in the order of places.
     """
 
     seqs: Sequence[int]
@@ -91,7 +92,7 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
     except (TypeError, ValueError, OverflowError):
         packed = (b"",) * len(headers)  # a header cannot hold some value: the plain rule checks each event
     hashed = tuple([sha256(b"\x00" + header).digest() for header in headers])
-    common = {name: _matcher(FACTS[name]) for name, _ in plain_types()}
+    common = {name: _matcher(name) for name, _ in plain_types()}
     matches = [common.get(name, _nothing)(payload) for name, payload in zip(names, payloads, strict=True)]
     if (
         flags.count(0) != len(flags)
@@ -136,17 +137,18 @@ def copies_in(page: EventPage, start: int, stop: int) -> list[tuple[bytes, int, 
 
 
 @lru_cache(maxsize=64)
-def _matcher(cls: Any) -> Callable[[bytes], re.Match[bytes] | None]:
+def _matcher(name: str) -> Callable[[bytes], re.Match[bytes] | None]:
     """Return what recognises payloads of a common type whose fact does not contradict itself (`contradiction`).
 
     It leaves one rule open: that the copy's revision is not above the element's. Damage, which is rare, is left out.
     """
+    cls: Any = FACTS[name]
     only: dict[str, Any] = {"element_damage": type(None)}
     if cls.IS_PRESENT is not None:
         only["element_present"] = Literal[cls.IS_PRESENT]
     hints = hints_of(Element)
-    for name in cls.HOLDS:
-        only[f"element_{name}"] = next(option for option in get_args(hints[name]) if option is not type(None))
+    for held in cls.HOLDS:
+        only[f"element_{held}"] = next(option for option in get_args(hints[held]) if option is not type(None))
     return recogniser(cls, *_FIELDS, only=only).match
 
 
