@@ -51,6 +51,10 @@ class MemoryStore:
             for session, streams in tx.released:
                 self.work.end_leases(session, streams)
 
+    def damage(self) -> Iterator[str]:
+        """Yield nothing: there are no pages and no indexes."""
+        yield from ()
+
     def now_us(self) -> int | None:
         """Return the time of the clock that was passed in, or None without one."""
         return None if self._clock is None else self._clock()

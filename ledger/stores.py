@@ -58,6 +58,12 @@ class LedgerStore(Protocol):
     def now_us(self) -> int | None:
         """Return the database's own time, or None if it has no clock."""
 
+    def damage(self) -> Iterator[str]:
+        """Yield what the database finds damaged in its own pages and indexes; nothing if it has no such check.
+
+        An index that disagrees with its table gives answers that no event explains.
+        """
+
     def reopener(self) -> Callable[[], LedgerStore] | None:
         """Return a function that opens this store for reading in a forked process, or None if that is impossible.
 

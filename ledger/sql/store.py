@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from ledger.sql.dialects import Place
 
+_MOST_DAMAGES = 100
+"""SQLite stops looking after this many."""
+
 
 class SqlStore:
     """A LedgerStore in a SQL database: one object per process, any number of threads."""
@@ -46,6 +49,16 @@ class SqlStore:
         if kind == "sqlite":
             return None
         return int(self._connections.raw_rows(NOW.get(kind, NOW["mysql"]), ())[0][0])
+
+    def damage(self) -> Iterator[str]:
+        """Yield what SQLite's integrity check finds, which compares every index with its table.
+
+        PostgreSQL, MySQL and MariaDB have no check that a plain user may run.
+        """
+        if self._connections.kind == "sqlite":
+            for (found,) in self._connections.raw_rows(f"PRAGMA integrity_check({_MOST_DAMAGES})", ()):
+                if found != "ok":
+                    yield " ".join(str(found).split())
 
     def reopener(self) -> Callable[[], SqlStore] | None:
         """Return a function that opens this store for reading in a forked process, or None if this one has written."""

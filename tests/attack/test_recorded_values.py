@@ -127,7 +127,11 @@ def _withstands(folder: Path, *facts: NewFact, id_: str = "e") -> None:
     store.close()
     for command in COMMANDS:
         code, shown = _run(folder, *[id_ if word == "e" else word for word in command])
-        assert code in {Exit.DONE, Exit.USAGE, Exit.PARTIAL, Exit.FINDINGS, Exit.WRONG_KEY}, (command, code, shown[-500:])
+        assert code in {Exit.DONE, Exit.USAGE, Exit.PARTIAL, Exit.FINDINGS, Exit.WRONG_KEY}, (
+            command,
+            code,
+            shown[-500:],
+        )
         assert "\x1b" not in shown, command
 
 
