@@ -17,7 +17,7 @@ from kropot.errors import UsageError
 def command(settings: Settings, *, proof: Path, public_key: str) -> None:
     """Check a PROOF made by `prove` or `consistency`, and say what it proves.
 
-    PROOF is a file; - means standard input. You need only the signer's public key: no database, no storage and no kit.
+    PROOF is a file. Use - for standard input. You need only the signer's public key: no database, no storage, no kit.
     The exit code is 4 if the proof is not valid.
     """
     from kropot.checkpoints.keys import read_verifier_key

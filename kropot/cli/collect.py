@@ -111,10 +111,11 @@ if TYPE_CHECKING:
     help="Sign a checkpoint at the latest after this many new events.",
 )
 def command(settings: Settings, **options: Any) -> Exit:
-    """Pull everything new from the server into the replica. Repeat this until stopped.
+    """Pull everything new from the server into the replica.
 
     The server encrypts each file. The collector stores the encrypted content under its SHA-256 and records every change
-    in the ledger. SIGTERM or Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost.
+    in the ledger. Without --once, it then waits for --refresh-time and begins again, until you stop it. SIGTERM or
+    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost.
     """
     from kropot.cli.progress import progress_display
     from kropot.collect.run.signals import ended_by_sigterm

@@ -42,10 +42,11 @@ def command() -> None:
 @command.command("init")
 @_OWNER
 def init(settings: Settings, *, db_owner_url: str | None) -> None:
-    """Make an empty ledger. If the ledger exists, nothing is lost.
+    """Make an empty ledger.
 
-    `collect` also makes the ledger by itself. With --db-owner-url, the tables belong to the user in that URL. The user
-    in --db-string can then read, append events and update the projection, and nothing else.
+    `collect` also does this by itself. You can safely run this on an existing ledger. With --db-owner-url, the tables
+    belong to the user in that URL. The user in --db-string can then read, append events and update the projection, and
+    nothing else.
     """
     from ledger.sql import migrate, parse_place
     from ledger.sql.rights import grant
@@ -84,7 +85,7 @@ def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
 
 @command.command("info")
 def info(settings: Settings) -> None:
-    """Show where the ledger is, how large it is, and what protects its history."""
+    """Show the ledger's place, its size and its protection."""
     from ledger.log import Ledger
     from ledger.sql import open_store, schema_of
     from ledger.sql.rights import describe_server, protection
@@ -125,11 +126,11 @@ def info(settings: Settings) -> None:
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 def copy(settings: Settings, *, source: str, target: str) -> None:
-    """Copy the ledger at the URL FROM to the URL TO, byte for byte, and check the copy.
+    """Copy a ledger to another database, and check the copy.
 
-    TO must be empty or hold the beginning of the same ledger. If a copy was interrupted, run the command again to
-    continue it. Stop all collectors that use FROM first. If you do not, the copy lacks the events that they record
-    meanwhile, until you run the command again.
+    FROM and TO are database URLs. TO must be empty or hold the beginning of the same ledger. If a copy was interrupted,
+    run the command again to continue it. Stop all collectors that use FROM first. If you do not, the copy lacks the
+    events that they record meanwhile, until you run the command again.
     """
     from ledger.sql import open_store
     from ledger.transfer.copy import copy_ledger
@@ -173,10 +174,11 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
     help="Read the segments that collectors write to --storage-path.",
 )
 def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 - the one place to recover from so far
-    """Rebuild the ledger in an empty database from the segments in the storage, and check it.
+    """Recover a lost ledger from the segments in the storage.
 
-    This shows how far the segments reach. Events of the last minute before the database was lost may be missing. The
-    next `collect` observes those changes again. If a recovery was interrupted, run the command again to continue it.
+    This writes the events into an empty database, checks the ledger, and shows how far the segments reach. Events of
+    the last minute before the database was lost may be missing. The next `collect` observes those changes again. If a
+    recovery was interrupted, run the command again to continue it.
     """
     from ledger.sql import open_store
     from ledger.transfer.recover import recover_ledger

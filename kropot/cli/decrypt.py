@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     multiple=True,
     required=True,
     metavar="KIT.json",
-    help="The kit of the token that sealed the object. Can be repeated.",
+    help="The token's kit: the JSON of the request that made the token. Can be repeated.",
 )
 @click.option(
     "-o",
@@ -55,10 +55,10 @@ def command(
     iv_text: str | None,
     until: str | None,
 ) -> Exit:
-    """Decrypt one stored object. Name it by its FILE, or by its ELEMENT: [SOURCE:]ID.
+    """Decrypt one stored object.
 
-    FILE is in an export or in the storage. For any other file, give the IV with --iv. The output on stdout is complete
-    only if the exit code is 0.
+    Name the object by a FILE or by an ELEMENT, which is [SOURCE:]ID. If FILE is neither in an export nor in the
+    storage, give its IV with --iv. The output on stdout is complete only if the exit code is 0.
     """
     if output is None and is_terminal(sys.stdout):
         raise UsageError("the content would be written to the terminal: name a file with -o, or redirect stdout")

@@ -105,7 +105,7 @@ def _explain_database(error: LedgerError) -> str:
         case ConflictError():
             message = (
                 "another process changed the same elements at the same time, so this command wrote nothing: "
-                "run it again"
+                "run the command again"
             )
         case ReadOnlyLedgerError():
             message = (

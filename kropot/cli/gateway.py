@@ -133,7 +133,9 @@ def command() -> None:
     callback=_checked_proxies,
     help="Trust X-Forwarded-For from this proxy (IP address or network). Can be repeated.",
 )
-@click.option("--moved", is_flag=True, help="Say that the folder of this database has moved to --source. Use it once.")
+@click.option(
+    "--moved", is_flag=True, help="Accept that the folder of this database has moved to --source. Needed once."
+)
 def serve(
     settings: Settings,
     *,
@@ -223,10 +225,11 @@ def token() -> None:
     "--kit",
     type=PATH,
     metavar="FILE",
-    help="Write the kit to this new file, if the gateway makes the key. Default: a file named after the token, here.",
+    help="Write the kit to this new file, if the gateway makes the key. Default: a file in this folder, named after the"
+    " token's id.",
 )
 def create(settings: Settings, *, spec: Path, state_url: str, master_key_file: Path | None, kit: Path | None) -> None:
-    """Make a token from the JSON file SPEC, and print it. - means standard input.
+    """Make a token from the JSON file SPEC, and print it. Use - for standard input.
 
     If SPEC has no secureCopy field, the token is plain: nothing is encrypted. If SPEC has a method but no key, the
     gateway makes a random key of 256 bits and writes a kit. Keep the kit off-line. Only the kit opens the copies.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     " used.",
 )
 def command(settings: Settings, *, element: str, until: str | None, files: tuple[Path, ...]) -> None:
-    """Prove what the ledger says about ELEMENT, to a person without the database or the storage.
+    """Prove what the ledger says about ELEMENT to someone who has no access to the ledger.
 
     ELEMENT is [SOURCE:]ID. This prints a JSON document that you can keep or give away. `kropotcli check-proof` checks
     it with only the public key. The document shows the element's id, its state and its source's salt. It shows nothing

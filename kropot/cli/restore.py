@@ -43,7 +43,7 @@ MANIFEST = b"kropot-manifest.jsonl"
     type=PATH,
     multiple=True,
     metavar="KIT.json",
-    help="The token's kit. Repeat this option for each token.",
+    help="The token's kit: the JSON of the request that made the token. Repeat this option for each token.",
 )
 @click.option("--to", "target", type=PATH, metavar="DIR", help="Restore into this folder.")
 @until_option

@@ -11,8 +11,8 @@ from kropot.wording import number
 
 
 @define("snapshot")
-@click.option("--drop", is_flag=True, help="Do not take snapshots: remove all. No command's answer changes.")
-@click.option("--check", is_flag=True, help="Do not take snapshots: compare each one with the events, folded again.")
+@click.option("--drop", is_flag=True, help="Remove all snapshots instead. The answers of other commands do not change.")
+@click.option("--check", is_flag=True, help="Compare each snapshot with the events instead.")
 def command(settings: Settings, *, drop: bool, check: bool) -> Exit:
     """Take all snapshots that are due, and one of the current state.
 

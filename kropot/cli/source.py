@@ -51,7 +51,10 @@ def list_(settings: Settings) -> None:
 @command.command("alias")
 @click.argument("source_name", metavar="SOURCE")
 def alias(settings: Settings, *, source_name: str) -> None:
-    """Say that the server of SOURCE has moved to --server-url. Nothing is fetched again."""
+    """Change the address of SOURCE to --server-url.
+
+    Use this if the server has moved. Nothing is fetched again.
+    """
     url = settings.need_server_url()
     with open_ledger(settings) as ledger:
         entry = _find(ledger, source_name)
@@ -70,10 +73,10 @@ def alias(settings: Settings, *, source_name: str) -> None:
 @command.command("accept")
 @click.argument("source_name", metavar="[SOURCE]", required=False)
 def accept(settings: Settings, *, source_name: str | None) -> None:
-    """Accept a held-back listing, or a surge of changes, and clear its alarm.
+    """Accept a held-back listing or a surge of changes.
 
-    This applies to SOURCE, or to all sources if you give none. The next full listing then marks the missing elements as
-    vanished. Their copies stay.
+    This clears the alarms of SOURCE, or of all sources if you name none. The next full listing then marks the missing
+    elements as vanished. Their copies stay.
     """
     accepted = []
     with open_ledger(settings) as ledger:

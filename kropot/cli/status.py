@@ -59,7 +59,7 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
     - There was no good listing for three times --refresh-time.
     - An element has failed, or has waited for its first fetch, for a day.
     - A listing is held back because too many elements are missing.
-    - Too many elements changed within 24 hours (a surge).
+    - There is a surge: too many elements changed within 24 hours.
     - A copy is damaged or lost, and the source no longer has the element.
     - There are seconds that the server cannot list.
     - Some contents were not read and compared for 30 days.

@@ -94,11 +94,16 @@ def _section(name: str, group: click.Group, parent: click.Context) -> Iterator[s
 
 
 def _prose(text: str | None) -> str:
-    """Return a help text without click's marks. Paragraphs that click must not wrap become code blocks."""
-    parts = inspect.cleandoc(text or "").split("\n\n")
-    return "\n\n".join(
-        "```text\n" + part.removeprefix("\b\n") + "\n```" if part.startswith("\b") else part for part in parts
-    )
+    """Return a help text without click's marks. Lists stay lists; other text that is not wrapped becomes code."""
+    return "\n\n".join(_paragraph(part) for part in inspect.cleandoc(text or "").split("\n\n"))
+
+
+def _paragraph(part: str) -> str:
+    """Return one paragraph of a help text as Markdown."""
+    if not part.startswith("\b\n"):
+        return part
+    lines = part.removeprefix("\b\n")
+    return lines if lines.startswith("- ") else f"```text\n{lines}\n```"
 
 
 def _flags(param: click.Option, ctx: click.Context) -> str:
