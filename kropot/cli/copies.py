@@ -31,7 +31,9 @@ def open_copies(settings: Settings) -> Iterator[StoredCopies]:
 
     storage = storage_of(settings)
     if not storage.is_there:
-        raise UsageError(f"there is no storage at {settings.storage_path.absolute()}: name it with --storage-path")
+        raise UsageError(
+            f"there is no storage at {settings.storage_path.absolute()}: name the right folder with --storage-path"
+        )
     objects = storage.objects()
     try:
         yield StoredCopies(objects)
