@@ -13,10 +13,16 @@ _STEP: Final = 1024
 
 
 def moment(us: int | None) -> str:
-    """Return microseconds since 1970 as a UTC time in whole seconds, or a dash for None."""
+    """Return microseconds since 1970 as a UTC time in whole seconds, or a dash for None.
+
+    No calendar date exists outside the years 1 to 9999. Such a time is given in microseconds.
+    """
     if us is None:
         return "-"
-    return datetime.fromtimestamp(us // SECOND_US, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(us // SECOND_US, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{us} us since 1970"
 
 
 def span(us: int) -> str:

@@ -1,1 +1,1 @@
-"""Signed checkpoints outside the database: the key's file, the folders they are written to, and signing itself."""
+"""Signed checkpoints outside the database: key files, checkpoint folders, and signing."""

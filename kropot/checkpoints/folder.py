@@ -1,4 +1,4 @@
-"""A folder of exported checkpoints: numbered files, written by temporary name and link, never overwritten."""
+"""A folder of exported checkpoints: numbered files that appear complete and are never overwritten."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"checkpoint-([0-9]{8,})\.txt")
 MAX_BYTES = 1 << 20
 LEFT_S = 24 * 3600
-"""A temporary file of this age has been left behind: writing takes moments, and the clocks of machines may differ."""
+"""A temporary file older than this (seconds) is abandoned. Writing takes moments, but the clocks can differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,26 +34,26 @@ class KeptCheckpoint:
 
 
 class CheckpointFolder:
-    """One place that checkpoints are exported to; best on another machine or medium than the database."""
+    """A folder for exported checkpoints. It should be on another machine or disk than the database."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is touched yet."""
+        """Take the folder's path. This touches no file."""
         self.folder = folder
 
     def exported(self) -> Iterator[KeptCheckpoint]:
-        """Yield what was exported here, in the order of the numbers. Raises: KropotError if it cannot be read."""
+        """Yield the exported checkpoints in the order of their numbers. Raises: KropotError if one cannot be read."""
         for number, path in sorted(self._numbered()):
             yield KeptCheckpoint(number=number, path=path, note=read_note(path))
 
     def newest(self) -> KeptCheckpoint | None:
-        """Return what was exported last."""
+        """Return the newest exported checkpoint, None if there is none. Raises: KropotError if it cannot be read."""
         last = max(self._numbered(), default=None)
         return None if last is None else KeptCheckpoint(number=last[0], path=last[1], note=read_note(last[1]))
 
     def write(self, note: bytes) -> Path:
-        """Write a note under the next number, durably; return its path.
+        """Write a note durably under the next number, and return its path.
 
-        Raises: KropotError if it cannot be written; then no file of that number exists, or a whole one.
+        Raises: KropotError if it cannot be written. The file of that number is then missing or complete.
         """
         try:
             make_root(self.folder)
@@ -65,29 +65,33 @@ class CheckpointFolder:
                 path = self._name(temporary)
             sync_folder(self.folder)
         except OSError as error:
-            raise KropotError(f"the checkpoint cannot be written to {self.folder}: {error.strerror}") from error
+            raise KropotError(
+                f"the checkpoint cannot be written to {self.folder} ({error.strerror}): check the folder and sign again"
+            ) from error
         return path
 
     def settle(self) -> None:
-        """Make durable what is there: a run that was killed may have given a name and not synced it.
+        """Make the files in the folder durable. A killed run may have given a file its name without syncing it.
 
-        Raises: KropotError if that cannot be done.
+        Raises: KropotError if the folder cannot be synced.
         """
         try:
             make_root(self.folder)
             sync_folder(self.folder)
         except OSError as error:
-            raise KropotError(f"the checkpoints in {self.folder} cannot be synced: {error.strerror}") from error
+            raise KropotError(
+                f"the checkpoints in {self.folder} cannot be synced ({error.strerror}): check the disk and sign again"
+            ) from error
 
     def _sweep(self) -> None:
-        """Remove what runs that were killed in the middle of it have left: nothing that may still be in use."""
+        """Remove temporary files of killed runs. Files that may still be in use are kept."""
         for left in self.folder.glob(".checkpoint-*.tmp"):
-            with contextlib.suppress(OSError):  # another run was faster, or it is somebody else's
+            with contextlib.suppress(OSError):  # another run removed it, or another user owns it
                 if time.time() - left.stat().st_mtime > LEFT_S:
                     left.unlink()
 
     def _name(self, temporary: Path) -> Path:
-        """Give the file the next free number; another writer that was faster keeps its number."""
+        """Give the file the next free number. A number that another writer takes first stays with that writer."""
         number = max((known for known, _ in self._numbered()), default=0) + 1
         while True:
             path = self.folder / f"checkpoint-{number:08d}.txt"
@@ -104,14 +108,16 @@ class CheckpointFolder:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise KropotError(f"the checkpoints in {self.folder} cannot be listed: {error.strerror}") from error
+            raise KropotError(
+                f"the checkpoints in {self.folder} cannot be listed ({error.strerror}): make the folder readable"
+            ) from error
         return [(int(found[1]), self.folder / name) for name in names if (found := _NAME.fullmatch(name))]
 
 
 def read_note(path: Path) -> bytes:
-    """Return a file's content up to just above what a note may have. Raises: KropotError if it cannot be read."""
+    """Return the start of a file: at most one byte more than a note can have. Raises: KropotError if unreadable."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise KropotError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
+        raise KropotError(f"the checkpoint {path} cannot be read ({error.strerror}): make it readable") from error

@@ -1,4 +1,4 @@
-"""Keys in files: the signing key is readable by its owner alone, the verifier key is one line for everyone."""
+"""Key files. Only its owner can read the signing key. Everyone can read the verifier key, which is one line."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ _LONGEST = 4096
 
 
 def write_signing_key(path: Path, key: SigningKey) -> tuple[Path, SigningKey]:
-    """Write a new signing key, 0600, and beside it the verifier key as `<path>.pub`; return that file and the key.
+    """Write a new signing key (mode 0600) and its verifier key (`<path>.pub`). Return the second path and the key.
 
-    A signing key of the same name that has no such file beside it is one that was being made when this was cut short:
-    it is finished, and returned.
+    A signing key of the same name without a `.pub` file comes from an interrupted run. This key is then kept and
+    returned, and only the `.pub` file is written.
 
     Raises:
-        UsageError: if either file exists, for a key is never replaced, or if they cannot be written.
+        UsageError: if a file exists, because a key is never replaced, or if a file cannot be written.
     """
     public = path.with_name(path.name + ".pub")
-    begun = None if os.path.lexists(public) else _begun(path)
-    if begun is not None and begun.name == key.name:
-        key = begun
+    unfinished = None if os.path.lexists(public) else _unfinished(path)
+    if unfinished is not None and unfinished.name == key.name:
+        key = unfinished
         settle(path)
     files = ((path, key.text, 0o600), (public, key.verifier.text, 0o644))
-    for file, text, mode in files[1:] if key is begun else files:
+    for file, text, mode in files[1:] if key is unfinished else files:
         try:
             write_new(file, f"{text}\n".encode(), mode=mode)
         except FileExistsError:
-            raise UsageError(f"{file} exists: a key is never replaced; name another file with --key") from None
+            raise UsageError(f"{file} exists, and a key is never replaced: name another file with --key") from None
         except OSError as error:
-            raise UsageError(f"the key cannot be written to {file}: {error.strerror}") from error
+            raise UsageError(
+                f"the key cannot be written to {file} ({error.strerror}): name another file with --key"
+            ) from error
     return public, key
 
 
-def _begun(path: Path) -> SigningKey | None:
-    """Return the signing key that is there, None if there is none or something else."""
+def _unfinished(path: Path) -> SigningKey | None:
+    """Return the signing key in the file, None if the file is missing or holds something else."""
     try:
         return read_signing_key(path)
     except UsageError:
@@ -48,8 +50,8 @@ def _begun(path: Path) -> SigningKey | None:
 
 
 def read_signing_key(path: Path) -> SigningKey:
-    """Read a signing key. Raises: UsageError if the file is missing or holds none; what it holds is never shown."""
-    text = _read(path, "signing key", "`kropotcli checkpoint init` makes one")
+    """Read a signing key. Raises: UsageError if the file is missing or holds no key. It never shows the content."""
+    text = _read(path, "signing key", "make one with `kropotcli checkpoint init`")
     guard(text.strip())
     try:
         return SigningKey.parse(text)
@@ -58,10 +60,10 @@ def read_signing_key(path: Path) -> SigningKey:
 
 
 def read_verifier_key(given: str) -> VerifierKey:
-    """Read a verifier key, given as its text or as the name of a file that holds it. Raises: UsageError."""
+    """Read a verifier key from its text, or from the file with this name. Raises: UsageError."""
     text = given
     if not _is_key(given):
-        text = _read(Path(given), "verifier key", "`kropotcli checkpoint init` printed it")
+        text = _read(Path(given), "verifier key", "give the file or text that `kropotcli checkpoint init` printed")
     try:
         return VerifierKey.parse(text)
     except BadCheckpointError as error:
@@ -81,6 +83,6 @@ def _read(path: Path, what: str, hint: str) -> str:
     except FileNotFoundError:
         raise UsageError(f"there is no {what} at {path}: {hint}") from None
     except OSError as error:
-        raise UsageError(f"the {what} {path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"the {what} {path} cannot be read ({error.strerror}): make it readable") from error
     except UnicodeDecodeError:
-        raise UsageError(f"{path} is not a {what}") from None
+        raise UsageError(f"{path} is not a {what}: {hint}") from None

@@ -1,4 +1,4 @@
-"""Where a ledger's signing key is kept."""
+"""The default path of a ledger's signing key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def default_key_path(ledger_id: bytes) -> Path:
-    """Return where a ledger's signing key is kept unless the user names another file: never in the database."""
+    """Return the default path of a ledger's signing key. The key is never kept in the database."""
     import platformdirs
 
     return platformdirs.user_config_path("kropotcli") / f"checkpoint-{ledger_id.hex()}.key"

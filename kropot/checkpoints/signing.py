@@ -1,4 +1,4 @@
-"""Signing the head: only if the ledger extends every checkpoint that was made of it before."""
+"""Sign the head of a ledger, but only if the ledger extends its earlier checkpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:
-    """A signed head: the checkpoint, its note, and the files that were written; none if all folders had it."""
+    """A signed head: the checkpoint, its note, and the files that were written (none if all folders had it)."""
 
     checkpoint: Checkpoint
     note: bytes
@@ -28,11 +28,11 @@ class Signed:
 
 
 def sign_head(ledger: Ledger, key: SigningKey, folders: Sequence[CheckpointFolder]) -> Signed:
-    """Sign the ledger's head, keep the note in the database and write it to every folder that lacks it.
+    """Sign the ledger's head, keep the note in the database, and write it to every folder that lacks it.
 
     Raises:
-        IntegrityError: if the ledger does not extend the newest checkpoint in a folder or in the database: it was
-            restored from an old copy, or altered. Nothing is signed then.
+        IntegrityError: if the ledger does not extend the newest checkpoint in a folder or in the database. It was then
+            restored from an old copy, or altered, and nothing is signed.
         KropotError: if a folder cannot be read or written.
     """
     head = ledger.head()
@@ -57,29 +57,30 @@ def sign_head(ledger: Ledger, key: SigningKey, folders: Sequence[CheckpointFolde
 
 
 def _extends(ledger: Ledger, head: Checkpoint, note: bytes, key: VerifierKey | None, where: str) -> Checkpoint:
-    """Return the older checkpoint. Raises: IntegrityError unless the ledger goes on from it.
+    """Return the older checkpoint. Raises: IntegrityError if the ledger does not extend it.
 
-    Without `key` the signature is not asked for: a signature in the database adds nothing to the database's word.
+    Without `key`, the signature is not checked. A signature that is kept in the database adds no trust to it.
     """
     try:
         before = unverified_checkpoint(note) if key is None else open_checkpoint(note, key)
     except BadCheckpointError as error:
         raise IntegrityError(
-            f"{where} cannot be believed ({error.why}): nothing was signed after it; a new key needs a new folder"
+            f"{where} cannot be trusted ({error.why}), so nothing was signed: check the key, or use a new folder for a "
+            "new key"
         ) from None
     if before.origin != head.origin:
         raise IntegrityError(
-            f"{where} is of another ledger ({before.origin}): this database is not the one that was signed before, "
-            "or the folder belongs to another replica; nothing was signed"
+            f"{where} belongs to another ledger ({before.origin}), so nothing was signed: check that this is the right "
+            "database, and give each replica its own folder"
         )
     if before.size > head.size:
         raise IntegrityError(
-            f"{where} vouches for {before.size} events and the ledger has {head.size}: it was truncated or rolled back "
-            "to an older copy; nothing was signed"
+            f"{where} covers {before.size} events, and the ledger has only {head.size}, so nothing was signed: it was "
+            "truncated or rolled back to an older copy; restore the newest backup of the database"
         )
     if ledger.frontier_at(before.size).root != before.root:
         raise IntegrityError(
-            f"the ledger's first {before.size} events are not those that {where} vouches for: its history was altered; "
-            "nothing was signed, run `kropotcli verify`"
+            f"the ledger's first {before.size} events are not those that {where} covers, so nothing was signed: "
+            "the history was altered; run `kropotcli verify`"
         )
     return before

@@ -1,1 +1,1 @@
-"""The gateway: a SecureCopy server that seals a folder, file by file, for whoever holds a token."""
+"""The gateway: a SecureCopy server that serves a folder and seals each file for the holder of a token."""

@@ -1,4 +1,4 @@
-"""Who asks: the token of a request, and whether it is accepted for what is asked."""
+"""Authorization: finds the token of a request and decides whether to accept it."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _MOST_FIELDS = 64
 
 
 class RefusedError(KropotError):
-    """Who asks may not have what is asked for."""
+    """The client may not have what it asks for."""
 
     http_status = 403
 
 
 class Access:
-    """The door of the gateway."""
+    """Checks the token of each request."""
 
     def __init__(self, book: TokenBook, pool: Executor, clock_s: Callable[[], int]) -> None:
-        """Admit by the tokens of `book`; what has to wait for the database waits in `pool`."""
+        """Accept the tokens of `book`. Database queries run in `pool`."""
         self._book = book
         self._pool = pool
         self._clock_s = clock_s
 
     async def admit(self, scope: Scope, role: str) -> Token:
-        """Return the token of a request, if it is accepted now, from there, and has the role.
+        """Return the token of a request, if it is valid now, allowed for this client, and has the role.
 
         Raises:
-            RefusedError: it is not.
+            RefusedError: the request has no token, or one that is not accepted.
         """
         headers = dict(scope["headers"])
         presented = _presented(scope["query_string"], headers)
@@ -67,7 +67,7 @@ class Access:
 
 
 async def in_pool(pool: Executor, work: Callable[..., _T], *args: Any) -> _T:
-    """Run what may block in a thread of the pool."""
+    """Run a function that may block in a thread of the pool."""
     return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
 
 
@@ -82,9 +82,9 @@ def failure(sentence: str, status: int, headers: dict[str, str] | None = None) -
 
 
 def _presented(query: bytes, headers: dict[bytes, bytes]) -> str | None:
-    """Return the token that was sent: in the query, else in the header `token`, else in `x-auth-token`."""
+    """Return the token that the client sent: in the query, else in the header `token`, else in `x-auth-token`."""
     if b"_token" in query:
-        # A bad token in the query beats a good one in a header, as on the old server.
+        # A token in the query takes precedence over a header, even if it is invalid. The old server does the same.
         try:
             sent = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
         except ValueError:

@@ -1,4 +1,4 @@
-"""The SecureCopy server as an ASGI application: which request goes where, and the answers (docs/protocol.md)."""
+"""The SecureCopy server as an ASGI application: its routes and answers (docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Gateway:
         clock_s: Callable[[], int],
         base_url: str | None = None,
     ) -> None:
-        """Put the routes together; lists are made in the pool `lists`, kits of made keys go to `keep_kit`."""
+        """Set up the routes. Lists are built in the pool `lists`; `keep_kit` writes the kits of new keys."""
         self._state = state
         self._catalogue = catalogue
         self._book = book
@@ -97,14 +97,14 @@ class Gateway:
                 await self._contents(scope, receive, send, _whole_id(found[1]))
                 return
             if scope["path"].endswith("/list"):
-                # A page can be megabytes; so many are in memory at once, slow readers included.
+                # A page can take megabytes. The semaphore bounds how many are in memory, slow readers included.
                 async with self._pages:
                     await self._rest(scope, receive, send)
                 return
         await self._rest(scope, receive, send)
 
     async def _list(self, request: Request) -> Response:
-        """Answer a list request with a page, or 503 while the first scan is not through."""
+        """Answer a list request with a page, or with 503 until the first scan is complete."""
         token = await self._access.admit(request.scope, STREAM_ROLE)
         base_url = self._base(request)
         if request.path_params["type"] != TYPE:
@@ -122,8 +122,8 @@ class Gateway:
 
         made = await in_pool(self._lists, work)
         if made is None:
-            # An empty list would say that there is nothing; the truth is that nobody knows yet.
-            return failure("The folder is being looked through for the first time", 503, {"retry-after": "10"})
+            # An empty list would claim that the folder is empty. The gateway does not know that yet.
+            return failure("The first scan of the folder is not complete: try again later", 503, {"retry-after": "10"})
         self._is_ready = True
         page, files = made
         for mark, row in files:
@@ -131,7 +131,7 @@ class Gateway:
         return _page(page)
 
     async def _submitdata(self, request: Request) -> Response:
-        """Answer with one element as the list has it, or 404 if it is gone."""
+        """Answer with the list entry of one element, or with 404 if the file is gone."""
         token = await self._access.admit(request.scope, STREAM_ROLE)
         element = _whole_id(request.path_params["element"])
         mark = mark_of(element)
@@ -150,23 +150,29 @@ class Gateway:
         return Response(body, media_type="application/json")
 
     async def _generate(self, request: Request) -> Response:
-        """Make a token for an administrator."""
+        """Create a token at an administrator's request."""
         await self._access.admit(request.scope, ADMIN_ROLE)
         try:
             async with asyncio.timeout(BODY_S):
                 body = await _bounded_body(request)
         except TimeoutError:
-            return failure("The request did not come to its end", 408, {"connection": "close"})
+            return failure(
+                f"The request body did not arrive within {BODY_S:.0f} seconds: send it again",
+                408,
+                {"connection": "close"},
+            )
         if body is None:
-            return failure("The request is too large", 413, {"connection": "close"})
+            return failure(
+                f"The request body is too large: send at most {MAX_SPEC_BYTES} bytes", 413, {"connection": "close"}
+            )
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError:
-            return _invalid({"form": ["The request is no JSON."]})
+            return _invalid({"form": ["The request body is not valid JSON: send a JSON object."]})
         return await self._make_token(value)
 
     async def _make_token(self, value: Any) -> Response:
-        """Answer with a new token, or why there is none."""
+        """Answer with the new token, or with the reason why none was created."""
         try:
             created = await in_pool(self._lists, self._book.create, value, self._keep_kit)
         except SpecError as error:
@@ -175,7 +181,9 @@ class Gateway:
             return _invalid({"id": ["id_already_exists_please_select_other_one"]})
         except OSError as error:
             log.warning("kit_not_written", reason=errorcode.get(error.errno or 0, "EIO"))
-            return failure("The key kit could not be written, so no token was made", 500)
+            return failure(
+                "The gateway could not write the key kit, so it made no token: check its folder for kits", 500
+            )
         made: dict[str, Any] = {
             "status": True,
             "error_code": None,
@@ -190,7 +198,7 @@ class Gateway:
         return answer(made, 201)
 
     def _base(self, request: Request) -> str:
-        """Return the address that URL templates begin with: the configured one, else the one that was asked."""
+        """Return the address that URL templates begin with: the configured one, else the request's own."""
         if self._base_url is not None:
             return self._base_url
         host = request.headers.get("host", "")
@@ -198,7 +206,7 @@ class Gateway:
 
 
 async def _bounded_body(request: Request) -> bytes | None:
-    """Return the body of a request, None if it is too large."""
+    """Return the body of a request, or None if it is too large."""
     body = b""
     async for chunk in request.stream():
         body += chunk
@@ -208,12 +216,15 @@ async def _bounded_body(request: Request) -> bytes | None:
 
 
 def _whole_id(sent: str) -> str:
-    """Return the id that was meant: the old server's templates said `%file_id`, and who fills that in leaves a `%`."""
+    """Return the id without a trailing `%`.
+
+    The old server's templates said `%file_id`. A client that fills those in leaves a `%` at the end.
+    """
     return sent.removesuffix("%")
 
 
 def _single(request: Request, name: str) -> str | None:
-    """Return a parameter's value. Raises: BadParameterError if it was sent as an array, which PHP would make of it."""
+    """Return a parameter's value. Raises: BadParameterError if it was sent in PHP's array form (`name[]=`)."""
     if any(key.startswith(f"{name}[") for key in request.query_params):
         raise BadParameterError(name, "This value is not valid.")
     return request.query_params.get(name)
@@ -229,7 +240,7 @@ def _page(body: bytes) -> Response:
 
 
 def _invalid(fields: dict[str, Any]) -> Response:
-    """Return the old server's answer to parameters that make no sense."""
+    """Return the old server's answer to invalid parameters."""
     return answer({"status": "Validation error", "http_code": 400, "exit_code": 400, "fields": fields}, 400)
 
 
@@ -244,7 +255,7 @@ async def _on_known(_request: Request, error: Exception) -> Response:
         raise error
     if not isinstance(error, RefusedError):
         log.error("request_failed", reason=type(error).__name__)
-        return failure("The server cannot answer just now", 503, {"retry-after": "10"})
+        return failure("The server cannot answer now: try again later", 503, {"retry-after": "10"})
     return failure(str(error), error.http_status)
 
 

@@ -1,7 +1,7 @@
-"""Keeping the catalogue true to the folder: the scan, and what happens when a file changed since the last one.
+"""Keeps the catalogue in step with the folder: scans it, and handles files that changed since the last scan.
 
-A version is written down with its identity, a fresh nonce and its date in one transaction; the date is one that nobody
-has seen yet, so no cursor can have passed it. Memory does not grow with the number of files, but for one bit each.
+One transaction records a version with its identity, a fresh nonce and its date. No client has seen this date yet, so no
+cursor can have passed it. Memory use does not grow with the number of files, except for one bit per file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _READ = 1 << 18
 
 
 class UnsettledError(KropotError):
-    """The file changed a moment ago and may change again unnoticed; it can be served in `wait_s` seconds."""
+    """The file changed a moment ago. Another change might go unnoticed, so it can be served in `wait_s` seconds."""
 
     http_status = 503
 
@@ -48,10 +48,11 @@ class UnsettledError(KropotError):
 
 @dataclass(slots=True, kw_only=True)
 class ScanReport:
-    """What a scan found: counts of files, of new, changed and vanished ones, of those too young, of unreadable folders.
+    """What a scan found: how many files, new files, changed files, vanished files, unsettled files, unreadable folders.
 
-    `young` are paths of files that changed within the settling time, at most 10,000 of them. `misplaced` is an empty
-    folder where another one with files was, or one that was exchanged during the scan: nothing more is declared gone.
+    `young` holds the paths of files that changed within the settling time, at most 10,000. `misplaced` means that the
+    folder is empty and not the one that held files before, or that it was exchanged during the scan. The scan then
+    stops declaring files gone.
     """
 
     files: int = 0
@@ -79,7 +80,7 @@ class Catalogue:
         hash_up_to: int = HASH_UP_TO,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Keep the catalogue of `tree` in `state`; files of up to `hash_up_to` bytes are hashed when they are new."""
+        """Keep the catalogue of `tree` in `state`. New versions of up to `hash_up_to` bytes are hashed."""
         self._state = state
         self._tree = tree
         self._clock_ns = clock_ns
@@ -89,14 +90,15 @@ class Catalogue:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a first scan is through, and lists can be given out."""
+        """Whether the first scan is complete, so that lists can be served."""
         return self._state.source().is_ready
 
     def scan(self, *, stop: Callable[[], bool] = lambda: False, patient: bool = False) -> ScanReport:
-        """Walk the whole folder and write down what changed; the first scan is dated backwards once it is through.
+        """Walk the whole folder and record what changed.
 
-        A `patient` first scan that met files which have not settled yet is not through: the next one may find them, and
-        date them backwards with all others. Stopped in the middle, a scan has declared nothing gone.
+        A first scan sets its dates when it is complete: the seconds up to now. A `patient` first scan is not complete
+        while some files have not settled. The next scan can find those and date them together with the others. A scan
+        that is stopped while it walks declares nothing gone.
 
         Raises:
             OSError: the folder itself cannot be read; nothing is declared gone.
@@ -135,14 +137,14 @@ class Catalogue:
         return report
 
     def revisit(self, paths: Iterable[bytes]) -> ScanReport:
-        """Look at single files again: those that were too young for a scan."""
+        """Look again at files that had not settled when a scan met them."""
         report = ScanReport()
         found = []
         for path in paths:
             try:
                 looks = self._tree.look(path)
             except OSError:
-                # The next scan meets it again, and reports it.
+                # The next scan meets this file again and reports it.
                 continue
             if looks is not None:
                 found.append(ScannedFile(path=path, seen=looks))
@@ -154,12 +156,12 @@ class Catalogue:
         return report
 
     def renewed(self, row: FileRow, looks: Seen) -> FileRow:
-        """Return the file's row as it belongs to `looks`, which was just observed on the open file.
+        """Return the file's row, updated to `looks`, which was just observed on the open file.
 
-        Another identity gets another nonce, committed before this returns: one nonce MUST never seal two contents.
+        A new identity gets a new nonce, which is committed before this returns. One nonce MUST never seal two contents.
 
         Raises:
-            UnsettledError: the file is too young for its identity to be trusted.
+            UnsettledError: the file changed too recently to trust its identity.
             StateError: the database cannot be used.
         """
         wait_ns = self._settle_ns - abs(self._clock_ns() - looks.ctime_ns)
@@ -180,7 +182,7 @@ class Catalogue:
     def _compare(
         self, batch: Sequence[ScannedFile], report: ScanReport, present: Bitmap, *, first: bool
     ) -> list[NewFile]:
-        """Return the versions to be written down among these files."""
+        """Return the versions among these files that need to be recorded."""
         if not batch:
             return []
         now_ns = self._clock_ns()
@@ -217,7 +219,7 @@ class Catalogue:
         return changes
 
     def _write(self, pending: list[NewFile], *, first: bool, least: int) -> list[NewFile]:
-        """Write down what is pending if it is at least so many, and return what is still pending."""
+        """Record the pending versions if there are at least `least`; return those that are still pending."""
         if len(pending) < least:
             return pending
         if first:
@@ -227,18 +229,18 @@ class Catalogue:
         return []
 
     def is_gone(self, path: bytes) -> bool:
-        """Whether there is certainly no such file, and not merely the whole folder away."""
+        """Whether the file is certainly gone, while the folder itself is still there."""
         return self._is_gone(path) and not self.is_away()
 
     def is_away(self) -> bool:
-        """Whether the folder is not there, or not the one in which files were last seen: say when it is not mounted."""
+        """Whether the folder is missing, or is not the one that last held files, for example when it is not mounted."""
         try:
             return self._state.mark() not in {None, self._tree.mark()}
         except OSError:
             return True
 
     def _forget_missing(self, present: Bitmap, last_id: int, report: ScanReport, stop: Callable[[], bool]) -> None:
-        """Take off the list what the walk did not meet, after a second look at each, and count it."""
+        """Remove files from the list that the walk did not meet, after a second look at each, and count them."""
         if report.unreadable_count > len(report.unreadable) or present.count == self._state.count_until(last_id):
             return
         blind = tuple(b"" if each.path == b"" else each.path.rstrip(b"/") + b"/" for each in report.unreadable)
@@ -257,17 +259,17 @@ class Catalogue:
                 and self._is_gone(path)
             ]
             if stop():
-                # Asked between the second look and what follows from it: a disk that went away meanwhile shows here.
+                # Ask after the second look and before removing anything: this notices a disk that went away meanwhile.
                 break
             for start in range(0, len(missing), _LOOKED_UP_AT_ONCE):
                 self._state.forget(missing[start : start + _LOOKED_UP_AT_ONCE])
             report.gone += len(missing)
 
     def _is_same_folder(self, mark: bytes, report: ScanReport) -> bool:
-        """Whether this is the folder in which files were seen before: an empty one may be the mount point of it.
+        """Whether this is the folder that held files before. An empty folder may be its bare mount point.
 
-        `mark` is the folder's at the beginning of the walk. As long as it is another one and has no file, or was
-        exchanged during the walk, nothing is declared gone.
+        `mark` is the folder's mark at the beginning of the walk. Nothing is declared gone if the mark is new and the
+        folder has no files, or if the folder was exchanged during the walk.
         """
         known = self._state.mark()
         if not self._is_still(mark, report):
@@ -277,7 +279,7 @@ class Catalogue:
         return bool(report.files) or known in {None, mark}
 
     def _is_still(self, mark: bytes, report: ScanReport) -> bool:
-        """Whether the folder still is the one of this mark; says so in the report if it is not."""
+        """Whether the folder still has this mark. If not, the report is marked as misplaced."""
         try:
             still = self._tree.mark() == mark
         except OSError:
@@ -286,14 +288,14 @@ class Catalogue:
         return still
 
     def _is_gone(self, path: bytes) -> bool:
-        """Whether there is certainly no such file: a folder renamed while it was walked can hide what is there."""
+        """Whether the file is certainly gone. A walk can miss a file when its folder is renamed meanwhile."""
         try:
             return self._tree.look(path) is None
         except OSError:
             return False
 
     def _digest(self, found: ScannedFile) -> bytes | None:
-        """Return the SHA-256 of a small file, None if it is a big one or did not hold still."""
+        """Return the SHA-256 of a small file, or None if the file is large or changed meanwhile."""
         if found.seen.size > self._hash_up_to:
             return None
         try:
@@ -302,7 +304,7 @@ class Catalogue:
             return None
         digest, left = hashlib.sha256(), before.size + 1
         try:
-            # One byte more than the size is asked for, so that a file that grows is noticed, and ends.
+            # Read up to one byte more than the size: this notices a growing file, and still ends.
             while left and (chunk := os.read(descriptor, min(left, _READ))):
                 digest.update(chunk)
                 left -= len(chunk)

@@ -1,4 +1,4 @@
-"""The content route: raw ASGI, since a collector asks for it a million times."""
+"""The content route. It is raw ASGI, because a collector calls it a million times."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 STREAMS: Final = 64
-"""At most this many large contents are sent at once. Each holds a few chunks in memory; the others wait."""
+"""How many large contents are sent at once. Each holds a few chunks in memory; further requests wait."""
 
 _INLINE = 64 * 1024
 _MOST_RECENT = 16_384
@@ -55,7 +55,7 @@ _CACHE_CONTROL = b"max-age=0, must-revalidate, private"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """What is going to be sent: of which open file, which bytes of how many, and with which headers."""
+    """What to send: the open file, the bytes of it, and the headers."""
 
     descriptor: int
     looks: Seen
@@ -67,9 +67,9 @@ class _Part:
 
 
 class RecentFiles:
-    """Files that were listed or asked for a moment ago: a content request rarely needs the database.
+    """Files that were listed or requested recently, so that a content request rarely needs the database.
 
-    A row here may be older than the database's; what is served is decided by the open file, see `Catalogue.renewed`.
+    A row here may be older than the one in the database. The open file decides what is served: see `Catalogue.renewed`.
     """
 
     def __init__(self, most: int = _MOST_RECENT) -> None:
@@ -103,7 +103,7 @@ class Contents:
         recent: RecentFiles,
         pool: Executor,
     ) -> None:
-        """Serve the files of `tree` that `state` knows; what may block for long runs in `pool`."""
+        """Serve the files of `tree` that `state` knows. Calls that may block for long run in `pool`."""
         self._state = state
         self._tree = tree
         self._catalogue = catalogue
@@ -134,7 +134,7 @@ class Contents:
             os.close(part.descriptor)
 
     async def _prepare(self, scope: Scope, element: str) -> _Part:
-        """Find, open and look at the file; settle which version it is and what of it is sent."""
+        """Find and open the file; determine its version and which bytes to send."""
         token = await self._access.admit(scope, STREAM_ROLE)
         row = await self._find(token, element)
         for attempt in range(_TRIES):
@@ -148,7 +148,7 @@ class Contents:
                 os.close(descriptor)
                 if attempt == _TRIES - 1:
                     raise
-                # A timer may fire a little early.
+                # A timer can fire slightly early.
                 await asyncio.sleep(error.wait_s + _TIMER_S)
             except BaseException:
                 os.close(descriptor)
@@ -156,7 +156,7 @@ class Contents:
         raise AssertionError("every attempt returns or raises")
 
     async def _open(self, path: bytes) -> tuple[int, Seen]:
-        """Open a file. Raises: as `Tree.open` does; what is missing in an unmounted folder is not gone."""
+        """Open a file. Raises: as `FolderSource.open`; FolderAwayError if the file is missing with its whole folder."""
         try:
             return self._tree.open(path)
         except NotServedError:
@@ -165,7 +165,7 @@ class Contents:
             raise
 
     async def _find(self, token: Token, element: str) -> FileRow:
-        """Return the file that an id of this token stands for. Raises: NotServedError if there is none."""
+        """Return the file behind an id of this token. Raises: NotServedError if there is none."""
         mark = mark_of(element)
         row = None
         if mark is not None:
@@ -181,7 +181,7 @@ class Contents:
     async def _plan(
         self, scope: Scope, token: Token, row: FileRow, *, element: str, descriptor: int, looks: Seen
     ) -> _Part:
-        """Decide which bytes are sent, and with which headers."""
+        """Decide which bytes and headers to send."""
         asked = dict(scope["headers"])
         tag = self._sealings.etag(token, element, row.nonce)
         iv = key = None
@@ -225,17 +225,17 @@ class Contents:
         return _Part(descriptor=descriptor, looks=looks, span=span, status=status, headers=headers, iv=iv, key=key)
 
     def _chunks(self, part: _Part) -> Iterator[bytes]:
-        """Return the bytes to send, made as they are asked for."""
+        """Yield the bytes to send, produced on demand."""
         if part.iv is None or part.key is None:
             return plain_chunks(part.descriptor, part.looks, part.span)
         return sealed_chunks(part.descriptor, part.looks, part.span, iv=part.iv, key=part.key, blocks=self._blocks)
 
     async def _send(self, scope: Scope, receive: Receive, send: Send, part: _Part) -> None:
-        """Send a part. One that cannot be finished ends short of its announced length: the connection is closed."""
+        """Send a part. If it cannot be finished, the connection closes before the announced length is reached."""
         empty = part.span.start == part.span.stop or scope["method"] == "HEAD"
         chunks = iter(()) if empty else self._chunks(part)
         try:
-            # The first bytes are made before the status is sent: what fails at once is an error, not half a file.
+            # Produce the first bytes before sending the status: an early failure is then an error, not half a file.
             body = b"" if empty else None
             if body is None and part.looks.size <= _INLINE and part.status == _WHOLE:
                 body = small_body(part.descriptor, part.looks, iv=part.iv, key=part.key)
@@ -257,7 +257,7 @@ class Contents:
                 chunk = await in_pool(self._pool, next, chunks, b"")
                 left -= len(chunk)
         except (ChangedError, OSError) as error:
-            # Its announced length is never reached: no client can take it for whole.
+            # The announced length is never reached, so no client can mistake the body for complete.
             log.warning("transfer_broken", reason=type(error).__name__)
             scope.get("extensions", {}).get(ABORT, {}).get("abort", _nothing)()
         finally:
@@ -277,19 +277,19 @@ def _failed(error: KropotError | OSError) -> Response:
             return failure(str(error), 503, {"retry-after": "2"})
         case KropotError():
             log.warning("content_failed", reason=type(error).__name__)
-            return failure("The server cannot answer just now", 503, {"retry-after": "10"})
+            return failure("The server cannot answer now: try again later", 503, {"retry-after": "10"})
         case FolderAwayError():
-            return failure("The folder that is served is not there just now", 503, {"retry-after": "10"})
+            return failure("The served folder is not there now: check that it is mounted", 503, {"retry-after": "10"})
         case _:
             log.warning("content_unreadable", reason=errorcode.get(error.errno or 0, "EIO"))
-            return failure("The file cannot be read", 500)
+            return failure("The server cannot read the file: check the disk and the permissions on the server", 500)
 
 
 def _nothing() -> None:
-    """Leave the connection to a server that closes it by itself when an answer stays unfinished."""
+    """Do nothing: a server without this extension closes the connection itself after an unfinished answer."""
 
 
 async def _gone(receive: Receive) -> None:
-    """Return when the client is gone; nobody should go on sealing gigabytes for it."""
+    """Return when the client has disconnected, so that the gateway stops sealing for it."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""What a token is shown of a file: its id, its form, its list entry."""
+"""How a file appears to a token: its id, its form and its list entry."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _Value = TypeVar("_Value")
 
 
 class Sealings:
-    """Keys and sealed forms that were made already: a key derivation a version, at most once."""
+    """Makes list entries, and caches derived keys and sealed forms. A key is usually derived once per version."""
 
     def __init__(self, source: bytes) -> None:
-        """Seal for the source of this id (16 bytes)."""
+        """Seal for the source with this id (16 bytes)."""
         self.source = source
         self._keys: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
         self._forms: OrderedDict[tuple[int, bytes], str] = OrderedDict()
@@ -48,7 +48,7 @@ class Sealings:
         return etag(token.iv_key, self.source, token.id, element, nonce)
 
     def ready_key(self, token: Token, iv: bytes) -> bytes | None:
-        """Return the key (16 bytes) if it is at hand, or costs next to nothing."""
+        """Return the key (16 bytes) if it is cached or cheap to derive, else None."""
         with self._lock:
             key = self._keys.get((token.number, iv))
         if key is None and token.kit is not None and token.kit.rounds <= _CHEAP_ROUNDS:
@@ -56,7 +56,7 @@ class Sealings:
         return key
 
     def key(self, token: Token, iv: bytes) -> bytes:
-        """Return the key (16 bytes) of an encrypted token for an IV; may take milliseconds the first time."""
+        """Return the key (16 bytes) of an encrypted token for an IV. The first call can take milliseconds."""
         key = self.ready_key(token, iv)
         if key is not None:
             return key
@@ -68,7 +68,7 @@ class Sealings:
         return key
 
     def entry(self, token: Token, row: FileRow) -> Listed:
-        """Return the list entry of a file for a token; may take milliseconds for each one the first time."""
+        """Return the list entry of a file for a token. The first call for each file can take milliseconds."""
         element = element_of(token, row.path)
         size, _ = identity_parts(row.identity)
         form = form_json(row)
@@ -86,7 +86,7 @@ class Sealings:
         )
 
     def _sealed_form(self, token: Token, element: str, form: bytes) -> str:
-        """Return the sealed form; the same form gives the same text, since its IV is decided by it."""
+        """Return the sealed form. The IV depends on the form, so the same form always gives the same text."""
         if token.kit is None:
             raise ValueError("a plain token has no key")
         iv = form_iv(token.iv_key, self.source, token.id, element, form)
@@ -102,9 +102,9 @@ class Sealings:
 
 
 def element_of(token: Token, path: bytes) -> str:
-    """Return the id of a file for a token: stable for the token, and telling nothing to who lacks it.
+    """Return the id of a file for a token. It is stable; an encrypted token's ids reveal nothing to others.
 
-    A path that is no UTF-8 goes into the old server's formula as its bytes, as one in UTF-8 does.
+    The old server's formula takes the path as bytes. A path that is not valid UTF-8 goes in as its raw bytes.
     """
     if token.kit is None:
         return hashlib.sha256(path).hexdigest()
@@ -115,7 +115,7 @@ def element_of(token: Token, path: bytes) -> str:
 
 
 def mark_of(element: str) -> bytes | None:
-    """Return 16 bytes that stand for an id in the database, None for what no token can have been given."""
+    """Return the 16 bytes that stand for an id in the database, or None if this cannot be an id."""
     try:
         raw = bytes.fromhex(element)
     except ValueError:
@@ -124,7 +124,7 @@ def mark_of(element: str) -> bytes | None:
 
 
 def form_json(row: FileRow) -> bytes:
-    """Return the form of a file: the old server's fields, and what it takes to bring the file back."""
+    """Return the form of a file as JSON: the old server's fields, and those that a restore needs."""
     size, mtime_ns = identity_parts(row.identity)
     form = {
         "backUrl": "",
@@ -145,7 +145,7 @@ def form_json(row: FileRow) -> bytes:
 
 
 def _keep(cache: OrderedDict[_Key, _Value], key: _Key, value: _Value, most: int) -> None:
-    """Keep a value, letting go of the oldest ones."""
+    """Keep a value, and drop the oldest ones beyond `most`."""
     cache[key] = value
     while len(cache) > most:
         cache.popitem(last=False)

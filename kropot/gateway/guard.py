@@ -1,4 +1,4 @@
-"""Bounds on what one client may cost before it has shown a token: connections, header bytes, and time."""
+"""Bounds on what a client can cost before it has shown a token: connections, header bytes and time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import asyncio
 
 ABORT: Final = "kropot.abort"
-"""The ASGI extension by which an application cuts its connection off."""
+"""The ASGI extension with which an application cuts its connection off."""
 
 _LAST_WORDS_S = 5.0
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -29,10 +29,11 @@ _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\n" + _END
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """At most `connections` at once; a request's head has `head_bytes` and `head_s`; idle ones stay `idle_s`.
+    """What a client may cost. Times are in seconds.
 
-    `unread_bytes` are taken of a body that nobody waits for; who takes nothing of an answer for `stall_s` is cut off.
-    Times are in seconds.
+    At most `connections` are open at once. A request's head may take `head_bytes` and `head_s`. An idle connection
+    stays open for `idle_s`. The gateway reads at most `unread_bytes` of a body after it has answered. It cuts off a
+    client that takes nothing of an answer for `stall_s`.
     """
 
     connections: int = 1024
@@ -44,12 +45,12 @@ class Bounds:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection, with the bounds that uvicorn lacks."""
+    """One connection, with bounds that uvicorn does not have."""
 
     bounds: ClassVar[Bounds] = Bounds()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Make a connection as uvicorn does."""
+        """Create a connection as uvicorn does."""
         super().__init__(*args, **kwargs)
         self._is_lost = False
         self._in_head = True
@@ -60,7 +61,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unsent = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
-        """Begin, unless there are too many already; who says nothing is sent away in time."""
+        """Accept the connection unless there are too many; start the timer for its first head."""
         super().connection_made(transport)
         if len(self.connections) > self.bounds.connections:
             self._refuse(_BUSY)
@@ -68,14 +69,14 @@ class GuardedProtocol(HttpToolsProtocol):
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Stop the timers."""
         self._is_lost = True
         self._disarm()
         self._flowing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes in, as long as the head they belong to is within its bounds."""
+        """Process incoming bytes; refuse the request if its head exceeds the bounds."""
         if self.transport.is_closing():
             return
         if self._in_head:
@@ -88,32 +89,32 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._arm()
 
     def on_message_begin(self) -> None:
-        """Begin a head; what came in the same packet is counted header by header."""
+        """Begin a head. Bytes of it that arrived in the same packet are counted header by header."""
         self._in_head = True
         self._head_bytes = 0
         self._unread = 0
         super().on_message_begin()
-        # What cannot be finished is cut off, so that no client can take it for whole.
+        # Lets the application cut off an unfinished answer, so that no client mistakes it for complete.
         self.scope["extensions"] = {ABORT: {"abort": self._cut}}
 
     def on_url(self, url: bytes) -> None:
-        """Take a piece of the URL."""
+        """Process a piece of the URL."""
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Process a header."""
         self._count(len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Know that the head is over."""
+        """Stop the head's timer."""
         self._in_head = False
         self._disarm()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of a body; one that goes on and on behind its answer is cut."""
+        """Process a piece of a body. Cut the connection if the body goes on too long after its answer."""
         self._unread += len(body)
         if self.cycle.response_complete and self._unread > self.bounds.unread_bytes:
             self._cut()
@@ -121,24 +122,24 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def pause_writing(self) -> None:
-        """Watch a client that takes less than it is given."""
+        """Start to watch a client that reads more slowly than the gateway sends."""
         super().pause_writing()
         self._unsent = self._waiting()
         self._stall_timer = self.loop.call_later(self.bounds.stall_s, self._look_again)
 
     def resume_writing(self) -> None:
-        """Go on: the client has caught up."""
+        """Stop watching: the client has caught up."""
         self._flowing()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, whether or not the client takes what is left of the last answer."""
+        """Close an idle connection, even if the client has not taken all of the last answer."""
         if self.transport.get_write_buffer_size():
             self._cut()
         super().timeout_keep_alive_handler()
 
     def _look_again(self) -> None:
-        """Cut a client off that took nothing since the last look; a slow one is given more time."""
+        """Cut off a client that took nothing since the last look. A slow client gets more time."""
         unsent = self._waiting()
         if unsent >= self._unsent:
             self._cut()
@@ -147,7 +148,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stall_timer = self.loop.call_later(self.bounds.stall_s, self._look_again)
 
     def _waiting(self) -> int:
-        """Return how many bytes the client has not taken yet, those in the system's own buffers included."""
+        """Return how many bytes the client has not taken yet, including those in the system's buffers."""
         waiting = self.transport.get_write_buffer_size()
         try:
             answer = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
@@ -156,7 +157,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return waiting + int.from_bytes(answer, sys.byteorder)
 
     def _cut(self) -> None:
-        """Reset the connection: neither side waits for what is still under way."""
+        """Reset the connection, so that neither side waits for data in flight."""
         if self._is_lost:
             return
         with suppress(OSError):
@@ -169,9 +170,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stall_timer = None
 
     def _count(self, size: int) -> None:
-        """Count bytes of a head. Raises: ValueError, which the parser turns into an answer 400."""
+        """Count bytes of a head. Raises: ValueError if there are too many; the parser then answers 400."""
         self._head_bytes += size
-        # Twice the bound: bytes that came in several packets are counted by data_received as well.
+        # Twice the bound, because data_received also counts bytes that arrive in several packets.
         if self._head_bytes > 2 * self.bounds.head_bytes:
             raise ValueError("the head is too large")
 

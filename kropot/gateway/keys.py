@@ -1,4 +1,4 @@
-"""The master key: where it is kept, and what it seals; it never stands in the database."""
+"""The master key: its file, and what it seals. It is never stored in the database."""
 
 from __future__ import annotations
 
@@ -25,85 +25,92 @@ _LONGEST_FILE = 4096
 
 
 class MasterKey:
-    """Seals what is kept at rest, and makes the keyed hashes by which tokens are looked up."""
+    """Seals secrets for the database, and computes the keyed hashes that find tokens there."""
 
     __slots__ = ("_aead", "_check", "_lookup")
 
     def __init__(self, key: bytes) -> None:
-        """Derive one key for each use; `key` is 32 random bytes."""
+        """Derive one key for each use. `key` is 32 random bytes.
+
+        Raises:
+            UsageError: `key` has another length.
+        """
         if len(key) != KEY_BYTES:
-            raise UsageError(f"a master key has {KEY_BYTES} bytes, this one has {len(key)}")
+            raise UsageError(f"the master key has {len(key)} bytes: give one of {KEY_BYTES} bytes")
         self._aead = AESGCM(labelled(key, b"seal"))
         self._lookup = labelled(key, b"lookup")
         self._check = labelled(key, b"check")
 
     @property
     def check(self) -> bytes:
-        """32 bytes that tell whether a database was made with this key, and nothing else about it."""
+        """32 bytes that show whether a database was made with this key. They reveal nothing else about the key."""
         return self._check
 
     def lookup(self, token: str) -> bytes:
         """Return the keyed hash (32 bytes) under which a token is stored.
 
-        An attacker who times an index look-up learns about a hash that he can neither compute nor choose.
+        An attacker who times an index lookup learns only about this hash, which he can neither compute nor choose.
         """
         return labelled(self._lookup, token.encode("utf-8", "surrogatepass"))
 
     def seal(self, plain: bytes, *, bound_to: bytes, entropy: Callable[[int], bytes] = os.urandom) -> bytes:
-        """Return `plain` sealed with AES-256-GCM, nonce (12 bytes) in front; it opens only with the same `bound_to`."""
+        """Return the nonce (12 bytes) and `plain` sealed with AES-256-GCM. Only the same `bound_to` opens it."""
         nonce = entropy(_GCM_NONCE)
         return nonce + self._aead.encrypt(nonce, plain, bound_to)
 
     def open(self, sealed: bytes, *, bound_to: bytes) -> bytes:
-        """Undo `seal`.
+        """Return the plain bytes that `seal` sealed.
 
         Raises:
-            WrongKeyError: another key sealed it, or it is damaged.
+            WrongKeyError: another key sealed them, or they are damaged.
         """
         try:
             return self._aead.decrypt(sealed[:_GCM_NONCE], sealed[_GCM_NONCE:], bound_to)
         except (InvalidTag, ValueError):
-            raise WrongKeyError("a token in the gateway's database does not open with this master key") from None
+            raise WrongKeyError(
+                "this master key does not open a token in the gateway's database: use the key that the database was "
+                "made with"
+            ) from None
 
 
 def read_key(path: Path) -> bytes:
-    """Return the master key in a file (base64, one line).
+    """Return the master key (32 bytes) from a file that holds it in base64, on one line.
 
     Raises:
-        UsageError: the file holds no such key, or other users can read it.
-        OSError: it cannot be read.
+        UsageError: the file does not hold such a key, or other users can read it.
+        OSError: the file cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         if os.fstat(descriptor).st_mode & 0o077:
-            raise UsageError(f"other users can read the master key {path}: chmod 600 it")
+            raise UsageError(f"other users can read the master key {path}: run `chmod 600` on it")
         text = file.read(_LONGEST_FILE)
     settle(path)
     return parse_key(text, f"the file {path}")
 
 
 def parse_key(text: bytes, origin: str) -> bytes:
-    """Return the master key that base64 text spells.
+    """Return the master key (32 bytes) from base64 text.
 
     Raises:
-        UsageError: it spells none; `origin` says where it stood.
+        UsageError: the text is not such a key. The message names `origin`, the place that the text comes from.
     """
     try:
         key = b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):
         key = b""
     if len(key) != KEY_BYTES:
-        raise UsageError(f"{origin} holds no master key: {KEY_BYTES} random bytes in base64 are expected")
+        raise UsageError(f"{origin} does not hold a master key: put {KEY_BYTES} random bytes in base64 there")
     return key
 
 
 def write_new_key(path: Path, *, entropy: Callable[[int], bytes] = os.urandom) -> bytes:
-    """Make a master key, write it to a new file that only its owner can read, and return it.
+    """Create a master key (32 bytes), write it to a new file that only its owner can read, and return it.
 
-    The key MUST be durable before anything is sealed under it.
+    The key MUST be durable before anything is sealed with it.
 
     Raises:
-        FileExistsError: there is a file of this name.
+        FileExistsError: a file with this name exists already.
     """
     key = entropy(KEY_BYTES)
     write_new(path, b64encode(key) + b"\n")

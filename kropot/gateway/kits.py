@@ -1,4 +1,4 @@
-"""Key kits: where the keys that the gateway makes are written to, each in a new file that only its owner can read."""
+"""Kits: writes the keys that the gateway makes, each to a new file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def keep_kit(kit: Mapping[str, Any], folder: Path) -> Path:
-    """Write a kit into a folder, under a name that is still free, and return its path."""
+    """Write a kit into a folder under an unused name, and return its path."""
     for number in count(1):
         path = folder / (f"kit-{kit['id'][:8]}.json" if number == 1 else f"kit-{kit['id'][:8]}-{number}.json")
         try:
@@ -27,21 +27,21 @@ def keep_kit(kit: Mapping[str, Any], folder: Path) -> Path:
 
 
 def write_kit(kit: Mapping[str, Any], path: Path) -> Path:
-    """Write a kit to a new durable file of mode 0600, and return its path.
+    """Write a kit to a new, durable file with mode 0600, and return its path.
 
     Raises:
-        FileExistsError: there is a file of this name.
+        FileExistsError: a file with this name exists already.
     """
     write_new(path, json.dumps(kit, indent=2).encode() + b"\n")
     return path
 
 
 def refuse_inside(root: Path, *secrets: Path | None) -> None:
-    """Refuse to keep secrets in the folder that is served, where every token could fetch them.
+    """Refuse to keep secrets in the served folder, where every token could fetch them.
 
     Raises:
-        UsageError: one of them lies there.
+        UsageError: one of the paths is inside the folder.
     """
     for path in secrets:
         if path is not None and Path(os.path.realpath(path)).is_relative_to(root):
-            raise UsageError(f"{path} lies in the folder that is served, {root}: keep it elsewhere")
+            raise UsageError(f"{path} is inside the served folder {root}, where tokens can fetch it: keep it elsewhere")

@@ -1,4 +1,4 @@
-"""The HTTP server and its socket, as the gateway wants them."""
+"""The gateway's HTTP server and its listening socket."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class QuietServer(uvicorn.Server):
-    """uvicorn's server without its signal handlers, which end the process before anything could be closed."""
+    """uvicorn's server without its signal handlers. Those end the process before the gateway can close anything."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to whoever started the server."""
+        """Leave signals to the program that started the server."""
         yield
 
 
@@ -27,18 +27,18 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket.
 
     Raises:
-        KropotError: the address cannot be had; the sentence says why.
+        KropotError: the address cannot be used; the message says why.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        sentence = f"cannot listen on {host}, port {port}: {reason}; choose others with --host and --port"
+        sentence = f"cannot listen on {host}, port {port} ({reason}): choose another address with --host and --port"
         raise KropotError(sentence) from error
 
 
 def address_of(listening: socket.socket) -> str:
-    """Return the URL under which a listening socket is reached from this machine."""
+    """Return the URL that reaches a listening socket from this machine."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""A list page: what its parameters mean, and what stands on it."""
+"""List pages: parses the request's parameters and builds the page."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _LONGEST_SINCE = 64
 
 
 class BadParameterError(UsageError):
-    """A parameter of a list request makes no sense; `name` is which."""
+    """A parameter of a list request is invalid. `name` is the parameter's name."""
 
     def __init__(self, name: str, message: str) -> None:
-        """Remember the parameter and what is said about it."""
+        """Keep the parameter's name and the message about it."""
         super().__init__(message)
         self.name = name
         self.message = message
 
 
 def parse_limit(text: str | None) -> int:
-    """Return how many entries are asked for, read as PHP casts to a number: 256 if not said, 1 to 8191.
+    """Return how many entries to list: 1 to 8191, or 256 by default. The text is read as PHP casts it to a number.
 
     Raises:
-        BadParameterError: it is not such a number.
+        BadParameterError: the text is not such a number.
     """
     if text is None:
         return DEFAULT_LIMIT
@@ -49,13 +49,13 @@ def parse_limit(text: str | None) -> int:
 
 
 def parse_since(text: str | None) -> int | None:
-    """Return the second (since 1970) behind which the page begins, None for the beginning.
+    """Return the second since 1970 after which the page begins, or None to start from the beginning.
 
-    A wall clock is UTC, the only zone this server has; ISO times with an offset and `@seconds` mean what they say.
-    Fractions are cut off, as the old server does, so that nothing of the second itself is skipped.
+    A time without a zone is in UTC, the only zone of this server. ISO times with an offset and `@seconds` are read as
+    such. Fractions are cut off, as on the old server, so that the page skips nothing within that second.
 
     Raises:
-        BadParameterError: it is not a time.
+        BadParameterError: the text is not a time.
     """
     if text is None or text in {"", "0"}:
         return None
@@ -74,9 +74,9 @@ def parse_since(text: str | None) -> int | None:
 def build_page(
     state: State, sealings: Sealings, token: Token, *, since: int | None, limit: int, base_url: str
 ) -> tuple[bytes, list[tuple[bytes, FileRow]]]:
-    """Return a list page as it is sent, and the files on it with their marks.
+    """Return a list page as it is sent, and its files, each as (mark, row).
 
-    The ids on it are remembered before it is given out, so that each of them can be asked for.
+    The database stores the page's ids before this returns, so that a client can ask for each of them.
     """
     rows, remaining, closed = state.page(since, limit)
     entries = [(sealings.entry(token, row), row) for row in rows]
@@ -95,7 +95,7 @@ def build_page(
 
 
 def empty_page(base_url: str) -> bytes:
-    """Return the page of a type that this server has nothing of."""
+    """Return an empty page, for a type that this server does not have."""
     return encode_page(
         [],
         remaining=0,

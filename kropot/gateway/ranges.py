@@ -1,4 +1,4 @@
-"""Single byte ranges, as RFC 9110 section 14 has them, for resuming a transfer; pure."""
+"""Single byte ranges (RFC 9110 section 14), for resuming a transfer. All functions are pure."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _RANGE = re.compile(r"bytes[ \t]*=[ \t]*(?:([0-9]{1,19})-([0-9]{0,19})|-([0-9]{1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Bytes `start` to `stop`, the latter not included."""
+    """The bytes from `start` up to, but not including, `stop`."""
 
     start: int
     stop: int
 
 
 def wanted_span(range_header: str | None, if_range: str | None, *, etag: str, size: int) -> Span | None:
-    """Return the part that is asked for, None where the whole has to be sent.
+    """Return the part that the client asks for, or None if the whole content must be sent.
 
-    A range counts only beside an If-Range with the present strong tag: without it, nobody vouches that what the client
-    has is the beginning of this version. A start at or behind the end gives an empty span at the end: unsatisfiable.
+    A range counts only together with an If-Range that holds the current strong tag. Without the tag, the client's bytes
+    may come from another version. A start at or after the end gives an empty span at the end: it is unsatisfiable.
     """
     if range_header is None or if_range is None or if_range.strip() != etag:
         return None

@@ -1,4 +1,4 @@
-"""Running the gateway: the parts put together, the scans, and the HTTP server with bounds on what a client may cost."""
+"""Runs the gateway: connects its parts, scans the folder, and starts the HTTP server with its bounds."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _STOPPING_S: Final = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayOptions:
-    """How a gateway runs. Times are in seconds.
+    """How a gateway runs. Times are in seconds, sizes in bytes.
 
-    `trusted_proxies` are addresses whose X-Forwarded-For is believed; `kits` is where keys that were asked for over
-    HTTP are written to; `moved` says that the folder of this database is now another path.
+    `kits` is the folder for the kits of keys that were requested over HTTP. `trusted_proxies` are the addresses whose
+    X-Forwarded-For header is trusted. `moved` says that the folder of this database has a new path.
     """
 
     kits: Path
@@ -61,7 +61,7 @@ class GatewayOptions:
 
 
 class Service:
-    """One folder, one database, one application; the HTTP server is put around it."""
+    """One folder, one database and one application. `server` puts an HTTP server around them."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Service:
         """Open the folder and the database.
 
         Raises:
-            UsageError: the folder cannot be served, or the database lies in it.
+            UsageError: the folder cannot be served, or the database or the kits are inside it.
             StateError, WrongKeyError: see `open_state` and `TokenBook`.
         """
         root = Path(os.path.realpath(source))
@@ -130,13 +130,13 @@ class Service:
         )
 
     def close(self) -> None:
-        """Let go of threads and connections."""
+        """End the threads and close the connections."""
         self._lists.shutdown(cancel_futures=True)
         self._reads.shutdown(cancel_futures=True)
         self.state.close()
 
     def scan(self, stop: threading.Event) -> ScanReport:
-        """Scan the folder, and look again at what was too young; returns once that has settled, or never does."""
+        """Scan the folder, then look again at unsettled files. Return when they settle, or after a few rounds."""
         report = latest = self.catalogue.scan(stop=stop.is_set, patient=True)
         for _ in range(_SETTLING_ROUNDS):
             if not latest.unsettled or stop.wait(self.options.settle_s):
@@ -150,7 +150,10 @@ class Service:
             report.gone += latest.gone
         report.unsettled = latest.unsettled
         if report.misplaced:
-            log.warning("folder_empty", hint="another folder stood here before: is it mounted? nothing was taken off")
+            log.warning(
+                "folder_empty",
+                hint="this is not the folder that held the files: check that it is mounted; nothing was removed",
+            )
         moved = report.new or report.changed or report.gone or report.unreadable_count or report.unsettled
         (log.info if moved else log.debug)(
             "folder_scanned",
@@ -164,21 +167,21 @@ class Service:
         return report
 
     def scan_forever(self, stop: threading.Event, *, first: bool = True) -> None:
-        """Scan again and again until told to stop; a scan that fails is logged, and the next one tries again."""
+        """Scan repeatedly until `stop` is set. A scan that fails is logged, and the next scan tries again."""
         wait_s = 0.0 if first else self.options.scan_every_s
         while not stop.wait(wait_s):
             began = time.monotonic()
             try:
                 self.scan(stop)
-            except Exception as error:  # noqa: BLE001 - a scan that fails must not be the last one
-                # No traceback: names of files have no place in a log.
+            except Exception as error:  # noqa: BLE001 - scanning must go on after a scan that fails
+                # No traceback: a log must not contain names of files.
                 known = str(error) if isinstance(error, KropotError) else getattr(error, "strerror", None)
                 log.warning("scan_failed", reason=known or type(error).__name__)
-            # A big folder is not walked more than half of the time.
+            # Scanning a big folder takes at most half of the time.
             wait_s = max(self.options.scan_every_s, time.monotonic() - began)
 
     def server(self) -> uvicorn.Server:
-        """Return an HTTP server around the application, with bounds and without access log (it would hold tokens)."""
+        """Return an HTTP server for the application, with bounds. It has no access log, which would hold tokens."""
         config = uvicorn.Config(
             self.app,
             loop="uvloop",
@@ -199,12 +202,12 @@ class Service:
 
 
 class GatewayServer:
-    """A gateway in this process, on a thread of its own, for tests and demonstrations.
+    """A gateway on its own thread in this process, for tests and demonstrations.
 
         with GatewayServer(folder, "sqlite:///gateway.db", master_key) as gateway:
             token, kit = gateway.create_token({"roles": ["securecopy.stream"], "expires": "never", "data": {...}})
 
-    The folder is scanned once at the start and then whenever `rescan` is called.
+    The gateway scans the folder once at the start, and then whenever `rescan` is called.
     """
 
     def __init__(
@@ -221,7 +224,7 @@ class GatewayServer:
         entropy: Callable[[int], bytes] = os.urandom,
         **options: Any,
     ) -> None:
-        """Get ready to serve `source_dir`; port 0 takes a free one. More `options` as GatewayOptions has them."""
+        """Prepare to serve `source_dir`. Port 0 takes a free port. `options` are further fields of GatewayOptions."""
         self._source = source_dir
         self._state_url = state_url
         self._master_key = master_key
@@ -236,7 +239,11 @@ class GatewayServer:
         self.url = ""
 
     def __enter__(self) -> Self:
-        """Scan the folder, then serve it."""
+        """Scan the folder, then serve it.
+
+        Raises:
+            KropotError: the HTTP server did not start, or as `Service` and `listen`.
+        """
         with ExitStack() as stack:
             self.service = Service(
                 source=self._source,
@@ -258,7 +265,7 @@ class GatewayServer:
             deadline = time.monotonic() + _STARTING_S
             while not server.started:
                 if not thread.is_alive() or time.monotonic() > deadline:
-                    raise KropotError("the gateway's HTTP server did not start")
+                    raise KropotError(f"the gateway's HTTP server did not start on {self.url}: start the gateway again")
                 time.sleep(0.005)
             self._open = stack.pop_all()
         return self
@@ -270,23 +277,23 @@ class GatewayServer:
         self._open.close()
 
     def create_token(self, spec: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-        """Make a token; return its id, and its key kit if the gateway made the key."""
+        """Create a token. Return its id, and its kit if the gateway made the key."""
         created = self.service.book.create(spec)
         return created.token.id, created.kit
 
     def rescan(self) -> ScanReport:
-        """Look through the folder now; returns once what changed is on the list."""
+        """Scan the folder now. Return when all changes are on the list."""
         return self.service.scan(self._stop)
 
 
 def _claim(state: State, known: bytes | None, root: bytes, *, moved: bool) -> None:
-    """Bind the database to a folder. Raises: UsageError if it belongs to another one."""
+    """Bind the database to a folder. Raises: UsageError if it belongs to another folder."""
     if known == root:
         return
     if known is not None and not moved:
         raise UsageError(
-            f"the database {state.place} belongs to the folder {os.fsdecode(known)}: if that is now "
-            f"{os.fsdecode(root)}, say --moved; for another folder, name another database with --state"
+            f"the database {state.place} belongs to the folder {os.fsdecode(known)}: if that folder has moved to "
+            f"{os.fsdecode(root)}, add --moved; for a different folder, name another database with --state"
         )
     state.keep_root(root)
 

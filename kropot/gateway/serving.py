@@ -1,7 +1,7 @@
-"""Turning an open file into the bytes that are sent: plain or sealed, whole or from a block on, in constant memory.
+"""Turns an open file into the bytes to send: plain or sealed, whole or from a block on, in constant memory.
 
-A file that changes while it is read ends with `ChangedError` before its last bytes are given out, so a transfer never
-reaches its announced length with a mixture of two versions.
+If a file changes while it is read, `ChangedError` is raised before its last bytes are yielded. A transfer that mixes
+two versions therefore never reaches its announced length.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kropot.gateway.sources import Seen
 
 STEP: Final = 16 << 20
-"""One ciphertext block is remembered for so many bytes sent; a range can begin behind each of them."""
+"""One ciphertext block is remembered for every 16 MiB sent. A range can resume from each remembered block."""
 
 CHUNK: Final = 1 << 20
 
@@ -37,21 +37,21 @@ class ChangedError(KropotError):
 
 
 class Blocks:
-    """Remembered ciphertext blocks, the one in front of each 16 MiB, by content; 65,536 of them (1 TiB of content).
+    """Remembered ciphertext blocks of contents: the last one before each 16 MiB step. 65,536 of them cover 1 TiB.
 
-    A content is known by its IV, which belongs to one token and one version; so what is remembered here cannot
-    be mistaken for a block of other bytes.
+    The key is the content's IV, which belongs to one token and one version. So a block can never be taken for a block
+    of another content.
     """
 
     def __init__(self, most: int = _MOST_BLOCKS) -> None:
-        """Remember up to `most` blocks, forgetting whole contents, the least recently used first."""
+        """Remember up to `most` blocks. Beyond that, forget the least recently extended content as a whole."""
         self._most = most
         self._held = 0
         self._contents: OrderedDict[bytes, dict[int, bytes]] = OrderedDict()
         self._lock = Lock()
 
     def keep(self, iv: bytes, step: int, block: bytes) -> None:
-        """Remember the last ciphertext block (16 bytes) in front of byte `step` * 16 MiB."""
+        """Remember the last ciphertext block (16 bytes) before byte `step` * 16 MiB."""
         with self._lock:
             blocks = self._contents.setdefault(iv, {})
             self._held += step not in blocks
@@ -62,7 +62,10 @@ class Blocks:
                 self._held -= len(forgotten)
 
     def find(self, iv: bytes, step: int) -> bytes | None:
-        """Return what sealing from byte `step` * 16 MiB on begins with: the IV itself at 0, else a remembered block."""
+        """Return the 16 bytes that sealing starts with at byte `step` * 16 MiB: the IV at 0, else a remembered block.
+
+        None if the block is not remembered.
+        """
         if step == 0:
             return iv
         with self._lock:
@@ -70,11 +73,11 @@ class Blocks:
 
 
 def plain_chunks(descriptor: int, looks: Seen, span: Span) -> Iterator[bytes]:
-    """Yield the bytes of `span`; the last chunk comes only after a last look at the file.
+    """Yield the bytes of `span`. The last chunk follows only after a final check that the file has not changed.
 
     Raises:
-        ChangedError: the file is no longer what it was.
-        OSError: it cannot be read.
+        ChangedError: the file has changed.
+        OSError: the file cannot be read.
     """
     at = span.start
     while at < span.stop:
@@ -94,18 +97,18 @@ def sealed_chunks(
     key: bytes,
     blocks: Blocks,
 ) -> Iterator[bytes]:
-    """Yield the ciphertext bytes of `span`, sealing from the remembered block in front of it.
+    """Yield the ciphertext bytes of `span`. Sealing starts from the remembered block before it.
 
-    `span` MUST begin where `blocks` has a block (see `can_begin`).
+    `blocks` MUST have that block (see `can_begin`).
 
     Raises:
-        ChangedError: the file is no longer what it was.
-        OSError: it cannot be read.
+        ChangedError: the file has changed, or the block is no longer remembered.
+        OSError: the file cannot be read.
     """
     step = span.start // STEP
     begin = blocks.find(iv, step)
     if begin is None:
-        raise ChangedError("the block in front of this range is no longer remembered")
+        raise ChangedError("the block before this range is no longer remembered: ask again")
     at, skip = step * STEP, span.start - step * STEP
     sealer, total = Sealer(key, begin), sealed_size(looks.size)
     out = bytearray(Sealer.room(min(CHUNK, looks.size)))
@@ -133,12 +136,12 @@ def sealed_chunks(
 
 
 def small_body(descriptor: int, looks: Seen, *, iv: bytes | None, key: bytes | None) -> bytes | None:
-    """Return the whole body of a small file, sealed if there is a key, without waiting for a disk.
+    """Return the whole body of a small file without waiting for the disk, sealed if there is a key.
 
-    None if its bytes are not in memory, or the system cannot tell: then it has to be read where waiting does no harm.
+    None if its bytes are not in memory, or the system cannot tell. The caller must then read it where it may block.
 
     Raises:
-        ChangedError: the file is no longer what it was.
+        ChangedError: the file has changed.
     """
     plain = bytearray(looks.size)
     if looks.size:
@@ -157,27 +160,27 @@ def small_body(descriptor: int, looks: Seen, *, iv: bytes | None, key: bytes | N
 
 
 def can_begin(blocks: Blocks, iv: bytes, start: int) -> bool:
-    """Whether sealing can begin at most 16 MiB in front of this byte."""
+    """Whether sealing can begin at most 16 MiB before this byte."""
     return blocks.find(iv, start // STEP) is not None
 
 
 def check(descriptor: int, looks: Seen) -> None:
-    """Make sure that an open file still is what it was.
+    """Check that an open file has not changed.
 
     Raises:
-        ChangedError: it is not.
+        ChangedError: it has.
     """
     now = seen(os.fstat(descriptor))
     if now.identity != looks.identity:
-        raise ChangedError("the file changed while it was read")
+        raise ChangedError("the file changed while it was read: ask again")
 
 
 def _read(descriptor: int, at: int, size: int) -> bytes:
-    """Return exactly `size` bytes from byte `at` on. Raises: ChangedError if the file ends before."""
+    """Return exactly `size` bytes from byte `at` on. Raises: ChangedError if the file ends earlier."""
     chunk = os.pread(descriptor, size, at)
     while len(chunk) < size:
         more = os.pread(descriptor, size - len(chunk), at + len(chunk))
         if not more:
-            raise ChangedError("the file became shorter while it was read")
+            raise ChangedError("the file became shorter while it was read: ask again")
         chunk += more
     return chunk

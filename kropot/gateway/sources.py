@@ -1,7 +1,7 @@
-"""The folder that is served: walking it, and opening what is in it, without ever leaving it.
+"""The served folder: walks it and opens files in it, without ever leaving it.
 
-Every component of a path is opened by itself, relative to the folder before it and never through a symlink, so that
-nobody who can write into the folder can lead a reader out of it, not even by swapping things at the worst moment.
+Each component of a path is opened on its own, relative to the folder before it and never through a symlink. So a person
+who can write into the folder cannot lead a reader out of it, not even by swapping things at the worst moment.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_LINKS: Final = 40
 MAX_PATH: Final = 4096
-"""Longer paths, in bytes, are not served: most programs could not even restore them."""
+"""The longest path that is served, in bytes. Most programs could not restore a longer one."""
 
 _NS: Final = 1_000_000_000
 _IDENTITY = struct.Struct(">QQQqIqI")
@@ -33,18 +33,21 @@ _GONE = frozenset(
 
 
 class NotServedError(KropotError):
-    """The path leads to nothing that this folder serves: it is gone, no regular file, or outside."""
+    """The folder does not serve this path: it is gone, is not a regular file, or is outside the folder."""
 
     http_status = 404
 
 
 class FolderAwayError(OSError):
-    """The folder itself is not there, or another one is in its place: nothing can be said about what is in it."""
+    """The folder itself is missing, or another one is in its place, so nothing is known about its files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A regular file as the file system describes it; times are nanoseconds since 1970, `mode` the permission bits."""
+    """A regular file as the file system describes it.
+
+    Times are in nanoseconds since 1970, `size` is in bytes, and `mode` holds the permission bits.
+    """
 
     dev: int
     ino: int
@@ -55,22 +58,22 @@ class Seen:
 
     @property
     def identity(self) -> bytes:
-        """48 bytes that differ as soon as device, inode, size, mtime or ctime differ."""
+        """48 bytes that change whenever device, inode, size, mtime or ctime changes."""
         mtime_s, mtime_rest = divmod(self.mtime_ns, _NS)
         ctime_s, ctime_rest = divmod(self.ctime_ns, _NS)
         return _IDENTITY.pack(self.dev, self.ino, self.size, mtime_s, mtime_rest, ctime_s, ctime_rest)
 
     def is_settled(self, now_ns: int, settle_ns: int) -> bool:
-        """Whether any later write is bound to change the identity.
+        """Whether every later write is certain to change the identity.
 
-        Time stamps are coarse: two writes within one tick look alike. A ctime this far from now cannot be hit again.
+        Timestamps are coarse: two writes within one tick look alike. No later write can get a ctime this far from now.
         """
         return abs(now_ns - self.ctime_ns) >= settle_ns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedFile:
-    """One file of a walk: its path (bytes, relative to the folder) and how it looked."""
+    """A file that a walk found: its path (bytes, relative to the folder) and its metadata."""
 
     path: bytes
     seen: Seen
@@ -78,20 +81,23 @@ class ScannedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
-    """What a walk could not look at: neither it nor what is below it is known to be gone."""
+    """A path that a walk could not read. Nothing at or below it counts as gone."""
 
     path: bytes
     reason: str
 
 
 def identity_parts(identity: bytes) -> tuple[int, int]:
-    """Return (size in bytes, mtime in ns) out of a `Seen.identity`."""
+    """Return (size in bytes, mtime in ns) from a `Seen.identity`."""
     _, _, size, mtime_s, mtime_rest, _, _ = _IDENTITY.unpack(identity)
     return size, mtime_s * _NS + mtime_rest
 
 
 def path_key(path: bytes) -> bytes:
-    """Return 32 bytes that stand for a path; files of one folder share the first 8, so that a scan reads neighbours."""
+    """Return 32 bytes that stand for a path.
+
+    Files of one folder share the first 8 bytes, so that a scan reads neighbouring rows.
+    """
     folder = path.rpartition(b"/")[0]
     return hashlib.sha256(folder).digest()[:8] + hashlib.sha256(path).digest()[:24]
 
@@ -100,24 +106,27 @@ class FolderSource:
     """A folder on this machine."""
 
     def __init__(self, root: bytes) -> None:
-        """Serve what is below `root`, an absolute path.
+        """Serve the files below `root`, an absolute path.
 
         Raises:
-            UsageError: it is not a folder, or cannot be read.
+            UsageError: `root` is not a folder, or cannot be read.
         """
         self.root = root
         try:
             os.close(self._open_root())
         except OSError as error:
             raise UsageError(
-                f"the source {os.fsdecode(root)!r} cannot be served: {error.strerror}; name a folder with --source"
+                f"the gateway cannot serve {os.fsdecode(root)!r} ({error.strerror}): name a readable folder with "
+                "--source"
             ) from error
 
     def mark(self) -> bytes:
-        """Return bytes that tell this folder from another one that is found in its place, say when it is not mounted.
+        """Return 16 bytes that identify this folder.
+
+        They differ from those of another folder in its place, for example its bare mount point.
 
         Raises:
-            OSError: it cannot be looked at.
+            OSError: the folder cannot be read.
         """
         root = self._open_root()
         try:
@@ -127,10 +136,10 @@ class FolderSource:
         return struct.pack(">QQ", found.st_dev, found.st_ino)
 
     def walk(self) -> Iterator[ScannedFile | Unreadable]:
-        """Yield every regular file below the root, in no particular order, holding one open folder a level.
+        """Yield every regular file below the root, in no particular order. Keep one folder open per level.
 
-        A symlink to a regular file inside the folder is yielded as a file; other symlinks, and what is neither file nor
-        folder, are passed over.
+        A symlink to a regular file inside the folder is yielded as a file. Other symlinks are skipped, and so is
+        everything that is neither a file nor a folder.
 
         Raises:
             OSError: the root itself cannot be read.
@@ -161,12 +170,12 @@ class FolderSource:
                 os.close(folder)
 
     def open(self, path: bytes) -> tuple[int, Seen]:
-        """Return an open descriptor of a file, and how it looks; the caller closes it.
+        """Return an open descriptor of a file, and its metadata. The caller must close the descriptor.
 
         Raises:
-            NotServedError: it leads to no regular file inside the folder.
-            FolderAwayError: there is no folder, so that nobody can tell.
-            OSError: it is there and cannot be read.
+            NotServedError: the path does not lead to a regular file inside the folder.
+            FolderAwayError: the folder is missing, so the file may still exist.
+            OSError: the file exists but cannot be read.
         """
         try:
             descriptor = self._resolve(path)
@@ -187,10 +196,10 @@ class FolderSource:
         return descriptor, seen(found)
 
     def look(self, path: bytes) -> Seen | None:
-        """Return how a file looks, None if there is none to be served.
+        """Return a file's metadata, or None if the folder does not serve such a file.
 
         Raises:
-            OSError: whether it is there cannot be told.
+            OSError: it is unknown whether the file exists.
         """
         try:
             descriptor, found = self.open(path)
@@ -200,10 +209,10 @@ class FolderSource:
         return found
 
     def _open_root(self) -> int:
-        """Open the root itself; that one may be named through symlinks, since its owner named it.
+        """Open the root itself. Its path may contain symlinks, because the owner chose it.
 
         Raises:
-            FolderAwayError: it cannot be had.
+            FolderAwayError: the root cannot be opened.
         """
         try:
             return os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -211,7 +220,7 @@ class FolderSource:
             raise FolderAwayError(error.errno, error.strerror) from error
 
     def _look(self, entry: os.DirEntry[str], folder: int, path: bytes) -> ScannedFile | Unreadable | int | None:
-        """Return what a walk makes of an entry: a file, a folder it cannot read, one it can (open), or nothing."""
+        """Return what an entry is: a file, something unreadable, a folder (its open descriptor), or None to skip it."""
         if len(path) > MAX_PATH:
             return Unreadable(path=path, reason="ENAMETOOLONG")
         try:
@@ -227,7 +236,7 @@ class FolderSource:
         return None if looks is None else ScannedFile(path=path, seen=looks)
 
     def _resolve(self, path: bytes) -> int:
-        """Open a path component by component; symlinks are read and followed by hand, and never above the root."""
+        """Open a path component by component. Symlinks are read and followed by hand, never above the root."""
         waiting = list(reversed(path.split(b"/")))
         if b"\0" in path or any(part in {b"", b".", b".."} for part in waiting):
             raise NotServedError("there is no such file")
@@ -239,7 +248,7 @@ class FolderSource:
                 if part in {b"", b"."}:
                     continue
                 if part == b"..":
-                    # The folder that was come through is taken, not whatever ".." now says; above the root is none.
+                    # Go back to the folder that we came through, not to where ".." leads now. Never go above the root.
                     os.close(folders.pop())
                     if not folders:
                         raise NotServedError("there is no such file")
@@ -261,7 +270,7 @@ class FolderSource:
 
 
 def seen(found: os.stat_result) -> Seen:
-    """Return how a file looks, out of what the operating system says."""
+    """Return a file's metadata from what the operating system reports."""
     return Seen(
         dev=found.st_dev,
         ino=found.st_ino,
@@ -273,19 +282,19 @@ def seen(found: os.stat_result) -> Seen:
 
 
 def _open_or_read(part: bytes, flags: int, folder: int) -> int | bytes:
-    """Return an open descriptor, or what a symlink says if it is one."""
+    """Return an open descriptor, or the target if it is a symlink."""
     try:
         return os.open(part, flags, dir_fd=folder)
     except OSError as error:
-        # Linux says ENOTDIR for a symlink where a folder was asked for, ELOOP where a file was.
+        # For a symlink, Linux reports ENOTDIR when a folder was requested, and ELOOP when a file was.
         if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
             raise
-    # EINVAL says that it is not a symbolic link: a file stands where a folder was.
+    # EINVAL means that this is not a symlink: a file is where a folder was expected.
     return os.readlink(part, dir_fd=folder)
 
 
 def _entries(folder: int) -> Iterator[os.DirEntry[str]]:
-    """Yield the entries of an open folder; what fails, fails while they are taken."""
+    """Yield the entries of an open folder. An error is raised on iteration, not on the call."""
     with os.scandir(folder) as entries:
         yield from entries
 

@@ -1,4 +1,4 @@
-"""The tokens: making, finding, listing and revoking them; what is secret about them rests sealed."""
+"""The tokens: creates, finds, lists and revokes them. Their secrets are stored sealed."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from kropot.gateway.state import State, TokenRow
 
 ROUNDS_OF_MADE_KEYS: Final = 4
-"""PBKDF2 rounds for a key of 256 random bits: nobody guesses it, so stretching it would only cost time per file."""
+"""PBKDF2 rounds for a key of 256 random bits. Nobody can guess such a key, so more rounds would only cost time."""
 
 REMEMBERED_S: Final = 1.0
-"""For so long a token is believed without looking again: a revocation by another process counts a second later."""
+"""How long a token is trusted before the next lookup. So a revocation by another process takes up to a second."""
 
 _MOST_REMEMBERED = 4096
 _LONGEST_TOKEN = 512
@@ -46,7 +46,10 @@ _LONGEST_TOKEN = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A token as the gateway uses it. `kit` is None for a plain one; `stored_salt` is what ids are made with."""
+    """A token as the gateway uses it. `kit` is None for a plain token. `stored_salt` goes into the ids.
+
+    Times are in seconds since 1970.
+    """
 
     number: int
     id: str = field(repr=False)
@@ -62,11 +65,11 @@ class Token:
 
     @property
     def scope(self) -> int:
-        """Whose ids this token uses: its own if encrypted, else 0, since plain ids are the same for all tokens."""
+        """The number under which this token's ids are stored: its own if encrypted, else 0 (shared by plain tokens)."""
         return 0 if self.kit is None else self.number
 
     def refusal(self, *, now_s: int, ip: str | None, user_agent: str) -> str | None:
-        """Return why this token is not accepted now, from there, None if it is."""
+        """Return why the token is not accepted from this client at `now_s`, or None if it is accepted."""
         if self.revoked_s is not None:
             return "the token was revoked"
         if now_s >= self.expires_s:
@@ -78,13 +81,16 @@ class Token:
         return None
 
     def may(self, role: str) -> bool:
-        """Whether the token has this role; an administrator has all."""
+        """Whether the token has this role. An administrator has every role."""
         return role in self.roles or ADMIN_ROLE in self.roles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
-    """A new token; where a key was made its kit, the request's own JSON with the key, and the file it was kept in."""
+    """A new token. If the gateway made its key, also the kit and the path of its file.
+
+    The kit is the request's JSON with the key in it.
+    """
 
     token: Token
     kit: dict[str, Any] | None = field(repr=False)
@@ -119,22 +125,25 @@ class TokenBook:
             state.keep_key_check(master.check)
             check = state.key_check() or b""
         if not hmac.compare_digest(check, master.check):
-            raise WrongKeyError(f"the master key does not belong to the gateway's database {state.place}")
+            raise WrongKeyError(
+                f"the master key does not belong to the gateway's database {state.place}: use the key that the "
+                "database was made with"
+            )
 
     def source_root(self) -> bytes | None:
-        """Return the folder that was served with these tokens, None if none was yet."""
+        """Return the path of the folder that these tokens give access to, or None before the first serving."""
         return self._state.source().root
 
     def create(self, value: Any, keep_kit: Callable[[dict[str, Any]], Path] | None = None) -> Created:
-        """Make the token that decoded JSON asks for.
+        """Create the token that decoded JSON asks for.
 
-        A key that the gateway makes goes to `keep_kit` first, which returns where it is: a token whose key nobody has
-        would seal copies that nobody can open.
+        If the gateway makes the key, it passes the kit to `keep_kit` first, which returns its path. Without a kept key,
+        the token would seal copies that nobody can open.
 
         Raises:
-            SpecError: the request makes no sense.
-            TokenExistsError: there is a token of this id.
-            OSError: the kit could not be kept; there is no token then.
+            SpecError: the request is not valid.
+            TokenExistsError: a token with this id exists already.
+            OSError: the kit could not be written, so no token was created.
         """
         now_s = self._clock_s()
         spec = parse_spec(value, now_s=now_s, rounds_of_made_keys=ROUNDS_OF_MADE_KEYS)
@@ -153,11 +162,11 @@ class TokenBook:
         return Created(token=_as_token(record, number=number, revoked_s=None), kit=kit, kit_path=path)
 
     def find(self, presented: str) -> Token | None:
-        """Return the token that was presented, whatever state it is in, None if there is none."""
+        """Return the token with this id, even if it is expired or revoked, or None if there is none."""
         return self.remembered(presented) or self.load(presented)
 
     def remembered(self, presented: str) -> Token | None:
-        """Return the token if it was looked up a moment ago; touches no database."""
+        """Return the token if it was looked up within the last second, without using the database."""
         lookup = self._lookup(presented)
         found = None if lookup is None else self._remembered.get(lookup)
         if found is None or self._monotonic() - found[0] > REMEMBERED_S:
@@ -165,7 +174,7 @@ class TokenBook:
         return found[1] if hmac.compare_digest(found[1].id.encode(), presented.encode()) else None
 
     def load(self, presented: str) -> Token | None:
-        """Look a token up in the database."""
+        """Look up a token in the database."""
         lookup = self._lookup(presented)
         asked = self._monotonic()
         row = None if lookup is None else self._state.token(lookup)
@@ -184,7 +193,7 @@ class TokenBook:
         return [self._open(row) for row in self._state.tokens()]
 
     def revoke(self, which: str) -> Token:
-        """Revoke the token of this id, or of this number as `all` gives it.
+        """Revoke the token with this id, or with this number as in `all`.
 
         Raises:
             UsageError: there is no such token.
@@ -193,13 +202,13 @@ class TokenBook:
         if found is None and which.isascii() and which.isdigit():
             found = next((token for token in self.all() if token.number == int(which)), None)
         if found is None:
-            raise UsageError("there is no such token: `kropotcli gateway token list` shows their numbers")
+            raise UsageError("no token has this id or number: find its number with `kropotcli gateway token list`")
         self._state.revoke(found.number, self._clock_s())
         self._remembered.clear()
         return found
 
     def _lookup(self, presented: str) -> bytes | None:
-        """Return the keyed hash of what was presented, None for what can be no token."""
+        """Return the keyed hash of a presented text, or None if the text cannot be a token."""
         if not 0 < len(presented) <= _LONGEST_TOKEN or not presented.isascii():
             return None
         return self._master.lookup(presented)
@@ -209,7 +218,7 @@ class TokenBook:
         return _as_token(record, number=row.number, revoked_s=row.revoked_s)
 
     def _record(self, spec: TokenSpec, token_id: str, lookup: bytes) -> dict[str, Any]:
-        """Return everything about a token that is kept, sealed, in the database."""
+        """Return the record of a token that the database keeps sealed."""
         data: dict[str, Any] = {
             "tags": list(spec.tags),
             "allowedMimeTypes": list(spec.mime_types),
@@ -244,7 +253,7 @@ class TokenBook:
 
 
 def shown_token(token: Token, *, now_s: int) -> dict[str, Any]:
-    """Return the token as the answer to its making shows it: key and salt in sealed form only."""
+    """Return the token as the answer to its creation shows it: with key and salt in sealed form only."""
     return {
         "id": token.id,
         "active": token.revoked_s is None,
@@ -257,12 +266,12 @@ def shown_token(token: Token, *, now_s: int) -> dict[str, Any]:
 
 
 def censored(token_id: str) -> str:
-    """Return what may be shown of a token's id: enough to tell tokens apart, not enough to use them."""
+    """Return the part of a token's id that can be shown: enough to tell tokens apart, not enough to use one."""
     return f"{token_id[:8]}-****"
 
 
 def kit_of(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the key kit: the documented JSON, complete, with the key in clear."""
+    """Return the kit: the complete documented JSON, with the key in clear text."""
     return {
         "id": record["id"],
         "roles": record["roles"],
@@ -292,7 +301,7 @@ def _as_token(record: dict[str, Any], *, number: int, revoked_s: int | None) -> 
 
 
 def _is_within(ip: str | None, networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]) -> bool:
-    """Whether an address lies in one of the networks; an IPv4 address that came over IPv6 counts as IPv4."""
+    """Whether an address is in one of the networks. An IPv4-mapped IPv6 address counts as IPv4."""
     try:
         address = ipaddress.ip_address((ip or "").partition("%")[0])
     except ValueError:

@@ -1,6 +1,6 @@
-"""The JSON that asks for a token: what it must hold, and what is said about it if it does not (docs/protocol.md).
+"""The JSON that asks for a token: its rules, and the messages about errors in it (docs/protocol.md).
 
-Pure. The messages under `fields` are the old server's, where it has one.
+All functions are pure. The messages under `fields` are the old server's where it has them.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ _MAX_SIZE = (1 << 63) - 1
 
 
 class SpecError(UsageError):
-    """The request for a token makes no sense; `fields` maps a field's name to what is wrong with it."""
+    """The request for a token is not valid. `fields` maps each wrong field's name to the messages about it."""
 
     def __init__(self, fields: dict[str, list[str]]) -> None:
-        """Remember the fields; the sentence names them all, and no value."""
-        told = "; ".join(f"{name}: {', '.join(messages)}" for name, messages in fields.items())
-        super().__init__(f"the token cannot be made as it was asked for: {told}")
+        """Keep the fields. The message names all of them, but no values."""
+        listed = "; ".join(f"{name}: {', '.join(messages)}" for name, messages in fields.items())
+        super().__init__(f"the request for a token is not valid, correct these fields: {listed}")
         self.fields = fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sealing:
-    """What a token seals with. `passphrase` None asks for a key of 256 random bits, `salt` None for a random one."""
+    """How a token seals. `passphrase` None asks for a key of 256 random bits, and `salt` None for a random salt."""
 
     passphrase: str | None = field(repr=False)
     salt: str | None = field(repr=False)
@@ -59,7 +59,10 @@ class Sealing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSpec:
-    """A valid request for a token. `sealing` None means a plain token; `expires_s` is in seconds since 1970."""
+    """A valid request for a token. `sealing` is None for a plain token. `expires_s` is in seconds since 1970.
+
+    `max_file_size` is in bytes.
+    """
 
     id: str | None = field(repr=False)
     roles: tuple[str, ...]
@@ -73,13 +76,13 @@ class TokenSpec:
 
 
 def parse_spec(value: Any, *, now_s: int, rounds_of_made_keys: int) -> TokenSpec:
-    """Return the request that decoded JSON spells; "auto" expires in 30 minutes, "never" in 40 years.
+    """Return the request in decoded JSON. A token with "auto" expires in 30 minutes, one with "never" in 40 years.
 
     Raises:
-        SpecError: it is none; every field that is wrong is named.
+        SpecError: the request is not valid. The error names every wrong field.
     """
     if not isinstance(value, dict):
-        raise SpecError({"form": ["a JSON object is expected"]})
+        raise SpecError({"form": ["this must be a JSON object"]})
     data = value.get("data")
     data = {} if data is None or data == [] else data
     if not isinstance(data, dict):
@@ -94,7 +97,7 @@ def parse_spec(value: Any, *, now_s: int, rounds_of_made_keys: int) -> TokenSpec
         wrong["roles"] = [NOT_VALID]
     expires_s = _expires(value.get("expires"), now_s)
     if expires_s is None:
-        wrong["expires"] = ["a UTC time like 2030-05-01 01:06:01, or auto, or never is expected"]
+        wrong["expires"] = ["this must be a UTC time like 2030-05-01 01:06:01, or auto, or never"]
     lists = {name: _list(name, data.get(name)) for name in _LISTS}
     wrong |= {f"form.data.{name}": [NOT_VALID] for name, texts in lists.items() if texts is None}
     size = _size(data.get("maxAllowedFileSize"))
@@ -117,16 +120,17 @@ def parse_spec(value: Any, *, now_s: int, rounds_of_made_keys: int) -> TokenSpec
 
 
 def shown_time(seconds: int) -> str:
-    """Return seconds since 1970 as the token JSON spells them: UTC, to the second."""
+    """Return seconds since 1970 as the token JSON writes them: in UTC, to the second."""
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _sealing(data: dict[str, Any], wrong: dict[str, list[str]], rounds_of_made_keys: int) -> Sealing | None:
-    """Return what the five fields ask for: nothing at all, all given, or a key that the gateway has to make.
+    """Return how the token must seal, according to its five fields; None for a plain token, or if a field is wrong.
 
-    None of the five means a plain token, as on the old server. Without a key but with any other of them, the gateway
-    makes the key and what else is missing; stretching adds nothing to 256 random bits, so its rounds are few whatever
-    was asked for. With a key, all five are needed.
+    - With none of the fields, the token is plain, as on the old server.
+    - With a key, all five fields must be given.
+    - Without a key but with any other field, the gateway makes the key and the missing values. More rounds add nothing
+      to 256 random bits, so the gateway uses few rounds, whatever the request says.
     """
     given = {name for name in CRYPTO_FIELDS if not any(data.get(name) == empty for empty in (None, "", 0))}
     if not given:
@@ -158,14 +162,14 @@ def _sealing(data: dict[str, Any], wrong: dict[str, list[str]], rounds_of_made_k
 
 
 def _is_secret(value: Any) -> bool:
-    """Whether this can be a passphrase or salt: text that UTF-8 can spell, and not only white space."""
+    """Whether this can be a passphrase or a salt: text that UTF-8 can encode, with more than white space."""
     if not isinstance(value, str) or len(value) > _LONGEST or not trimmed(value):
         return False
     return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _roles(value: Any) -> tuple[str, ...]:
-    """Return the roles, () if they are none."""
+    """Return the roles, or () if they are not valid."""
     texts = _texts(value)
     if texts is None or not all(_ROLE.fullmatch(text) for text in texts):
         return ()
@@ -173,15 +177,18 @@ def _roles(value: Any) -> tuple[str, ...]:
 
 
 def _expires(value: Any, now_s: int) -> int | None:
-    """Return when the token expires, None if that cannot be read; a time without a zone is UTC."""
+    """Return when the token expires, in seconds since 1970, or None if the value is not valid.
+
+    A time without a zone is in UTC.
+    """
     now = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=now_s)
     if value == "auto":
         return now_s + 30 * 60
     if value == "never":
-        # Forty calendar years, as the old server counts; 29 February has no fortieth birthday in 2100 alone.
+        # Forty calendar years, as on the old server. The year 2100 has no 29 February, so take the 28th in February.
         day = min(now.day, 28) if now.month == 2 else now.day  # noqa: PLR2004 - February
         return int(now.replace(year=now.year + 40, day=day).timestamp())
-    if not isinstance(value, str) or len(value) > 40:  # noqa: PLR2004 - no time is spelt longer
+    if not isinstance(value, str) or len(value) > 40:  # noqa: PLR2004 - no valid time is longer
         return None
     try:
         when = datetime.fromisoformat(value.strip())
@@ -195,7 +202,7 @@ def _expires(value: Any, now_s: int) -> int | None:
 
 
 def _texts(value: Any) -> tuple[str, ...] | None:
-    """Return a list of texts, () where there is none, None if it is something else."""
+    """Return a list of texts, () if there is no value, or None if the value is not such a list."""
     if value is None:
         return ()
     if not isinstance(value, list) or len(value) > _MOST:
@@ -206,13 +213,13 @@ def _texts(value: Any) -> tuple[str, ...] | None:
 
 
 def _list(name: str, value: Any) -> tuple[str, ...] | None:
-    """Return the list of this name, () where there is none, None if something in it cannot stand there."""
+    """Return the list with this name, () if there is no value, or None if an element is not valid."""
     texts = _texts(value)
     return texts if texts is not None and all(_is_fine(name, text) for text in texts) else None
 
 
 def _is_fine(name: str, text: str) -> bool:
-    """Whether a text can stand in the list of this name."""
+    """Whether a text is valid in the list with this name."""
     if name == "allowedIpAddresses":
         try:
             ipaddress.ip_network(text, strict=False)
@@ -222,7 +229,7 @@ def _is_fine(name: str, text: str) -> bool:
 
 
 def _size(value: Any) -> int | bool | None:
-    """Return a size in bytes, None where there is none, False if it is something else."""
+    """Return a size in bytes, None if there is no value, or False if the value is not a size."""
     if value is None or value == "":
         return None
     number = _number(value)
@@ -230,7 +237,7 @@ def _size(value: Any) -> int | bool | None:
 
 
 def _number(value: Any) -> int | None:
-    """Return an integer that is spelt as one or as its digits, None for anything else."""
+    """Return an integer given as a number or as digits, or None for anything else."""
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value):
         return int(value)
     return value if type(value) is int else None

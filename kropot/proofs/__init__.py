@@ -1,4 +1,4 @@
-"""Proofs for third parties: that an event is in a ledger, and that a ledger only grew; made here, checked anywhere."""
+"""Proofs for third parties: an event belongs to a ledger, or a ledger only grew. Anyone can check them."""
 
 from kropot.proofs.check import Proved, check_proof
 from kropot.proofs.make import prove_consistency, prove_event

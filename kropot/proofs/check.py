@@ -1,4 +1,4 @@
-"""Checking proofs with a public key and nothing else: no database, no storage, no content key."""
+"""Check proofs with only a public key. This needs no database, no storage and no content key."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 4 << 20
 
+_ADVICE = "do not rely on this proof, and ask for a new one"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proved:
-    """What a proof proves: facts by name, and in sentences."""
+    """What a proof proves: facts by name, and the same as sentences."""
 
     facts: dict[str, Any]
     sentences: tuple[str, ...]
 
 
 def check_proof(document: bytes, key: VerifierKey) -> Proved:
-    """Return what the proof proves, for whoever trusts `key` to sign no two histories.
+    """Return what the proof proves, if we trust that `key` never signs two different histories.
 
     Raises:
-        IntegrityError: if it proves nothing; the sentence says why.
+        IntegrityError: if it proves nothing. The message says why.
     """
     try:
         proof = json.loads(document)
     except (ValueError, RecursionError):
-        raise IntegrityError("this is not a proof: it is not JSON") from None
+        raise IntegrityError("this is not a proof, because it is not valid JSON: give another file") from None
     kind = proof.get("format") if isinstance(proof, dict) else None
     try:
         if kind == INCLUSION:
@@ -48,12 +50,16 @@ def check_proof(document: bytes, key: VerifierKey) -> Proved:
         if kind == CONSISTENCY:
             return _consistency(proof, key)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise IntegrityError(f"this is not a proof: a field is missing or malformed ({error})") from None
+        raise IntegrityError(
+            f"this is not a proof, because a field is missing or malformed ({error}): {_ADVICE}"
+        ) from None
     except BadCheckpointError as error:
-        raise IntegrityError(f"the checkpoint in the proof cannot be believed: {error.why}") from None
+        raise IntegrityError(f"the checkpoint in the proof cannot be trusted ({error.why}): {_ADVICE}") from None
     except MalformedEventError as error:
-        raise IntegrityError(f"the event in the proof cannot be read: {error.why}") from None
-    raise IntegrityError(f"this version does not know this kind of proof (format {kind!r})")
+        raise IntegrityError(f"the event in the proof cannot be read ({error.why}): {_ADVICE}") from None
+    raise IntegrityError(
+        f"this version does not know this kind of proof (format {kind!r}): install the version that made it"
+    )
 
 
 def _inclusion(proof: dict[str, Any], key: VerifierKey) -> Proved:
@@ -63,14 +69,14 @@ def _inclusion(proof: dict[str, Any], key: VerifierKey) -> Proved:
     header = decode_header(stored)
     name = StreamKey(source=_hex(proof, "source", 16), kind=_text(proof, "type"), id=_text(proof, "id"))
     if not verify_inclusion(leaf_hash(stored), header.seq - 1, checkpoint.size, _path(proof), checkpoint.root):
-        raise IntegrityError(f"the event is not at position {header.seq} of the signed history")
+        raise IntegrityError(f"the event is not at position {header.seq} of the signed history: {_ADVICE}")
     if payload_digest(_hex(proof, "nonce", 16), payload) != header.payload_digest:
-        raise IntegrityError("the payload is not the one that the signed history commits to")
+        raise IntegrityError(f"the payload is not the one that was signed: {_ADVICE}")
     if stream_digest(_hex(proof, "salt", 32), name) != header.stream_digest:
-        raise IntegrityError("the event is about another element than the proof says")
+        raise IntegrityError(f"the event is about another element than the proof says: {_ADVICE}")
     fact = decode_payload(header.type, header.schema_version, header.flags, payload)
     if not isinstance(fact, ElementFact) or not hasattr(fact, "element"):
-        raise IntegrityError(f"a {header.type} says nothing of an element")
+        raise IntegrityError(f"the event ({header.type}) says nothing about an element: {_ADVICE}")
     element = fact.element
     copy = element.copy
     facts = {
@@ -91,7 +97,7 @@ def _inclusion(proof: dict[str, Any], key: VerifierKey) -> Proved:
         "bytes": None if copy is None else copy.size,
         "copy_revision": None if copy is None else copy.revision,
     }
-    return Proved(facts=facts, sentences=tuple(_words(facts)))
+    return Proved(facts=facts, sentences=tuple(_sentences(facts)))
 
 
 def _consistency(proof: dict[str, Any], key: VerifierKey) -> Proved:
@@ -103,9 +109,12 @@ def _consistency(proof: dict[str, Any], key: VerifierKey) -> Proved:
 def check_growth(old: Checkpoint, new: Checkpoint, path: tuple[bytes, ...], key: VerifierKey) -> Proved:
     """Return what a consistency proof proves. Raises: IntegrityError if it proves nothing."""
     if old.origin != new.origin:
-        raise IntegrityError(f"the checkpoints are of different ledgers: {old.origin} and {new.origin}")
+        raise IntegrityError(f"the checkpoints belong to different ledgers: {old.origin} and {new.origin}")
     if not verify_consistency(old.size, new.size, old.root, new.root, path):
-        raise IntegrityError(f"nothing shows that the history of {new.size} events begins with that of {old.size}")
+        raise IntegrityError(
+            f"the proof does not show that the history of {new.size} events begins with that of {old.size} events: "
+            f"{_ADVICE}"
+        )
     facts = {
         "proved": "consistency",
         "ledger": old.origin,
@@ -116,8 +125,8 @@ def check_growth(old: Checkpoint, new: Checkpoint, path: tuple[bytes, ...], key:
     }
     sentence = (
         f"The ledger {old.origin} had {old.size} events when the first checkpoint was signed and {new.size} when the "
-        f"second was: {new.size - old.size} were appended, and none of the first {old.size} was changed, removed or "
-        f"inserted."
+        f"second was signed: {new.size - old.size} were appended. None of the first {old.size} events was changed or "
+        f"removed, and none was inserted among them."
     )
     return Proved(facts=facts, sentences=(sentence,))
 
@@ -125,39 +134,39 @@ def check_growth(old: Checkpoint, new: Checkpoint, path: tuple[bytes, ...], key:
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _words(facts: dict[str, Any]) -> list[str]:
+def _sentences(facts: dict[str, Any]) -> list[str]:
     from kropot.replay.until import instant
 
     revision, recorded = facts["revision"], instant(facts["recorded_us"])
-    said = [f"Element {facts['id']} of source {facts['source']} was recorded as {facts['state']} at {recorded}."]
-    said.append(f"That is its revision {revision}, with the server's date {facts['date']}.")
+    lines = [f"Element {facts['id']} of source {facts['source']} was recorded as {facts['state']} at {recorded}."]
+    lines.append(f"This was its revision {revision}, with the server's date {facts['date']}.")
     if facts["sha256"] is not None:
         of = f"revision {facts['copy_revision']}"
-        said.append(f"Its copy (of {of}) has the SHA-256 {facts['sha256']} and {facts['bytes']} bytes.")
-    said.append(
-        f"It was recorded at position {facts['position']} of the ledger {facts['ledger']}, whose first {facts['size']} "
-        f"events were signed by the key {facts['signer']}."
+        lines.append(f"Its copy (of {of}) has the SHA-256 {facts['sha256']} and {facts['bytes']} bytes.")
+    lines.append(
+        f"This is at position {facts['position']} of the ledger {facts['ledger']}. The key {facts['signer']} signed "
+        f"the first {facts['size']} events of that ledger."
     )
-    said.append("The recorded time is what the ledger's own clock said; the signature proves order, not the hour.")
-    return said
+    lines.append("The ledger's own clock gave the time. The signature proves the order of events, not their time.")
+    return lines
 
 
 def _text(proof: dict[str, Any], name: str) -> str:
     value = proof[name]
     if not isinstance(value, str):
-        raise TypeError(f"{name} is not a text")
+        raise TypeError(f"{name} is not text")
     return value
 
 
 def _hex(proof: dict[str, Any], name: str, length: int) -> bytes:
     value = bytes.fromhex(_text(proof, name))
     if len(value) != length:
-        raise ValueError(f"{name} has {len(value)} bytes and not {length}")
+        raise ValueError(f"{name} has {len(value)} bytes instead of {length}")
     return value
 
 
 def _path(proof: dict[str, Any]) -> tuple[bytes, ...]:
     path = proof["path"]
-    if not isinstance(path, list) or len(path) > 128:  # noqa: PLR2004 -- twice the depth of any tree there can be
+    if not isinstance(path, list) or len(path) > 128:  # noqa: PLR2004 -- twice the depth of the largest possible tree
         raise TypeError("the path is not a list of hashes")
     return tuple(bytes.fromhex(node) for node in path)

@@ -1,4 +1,4 @@
-"""Making proofs from a ledger: JSON documents, and each is checked before it is handed out (docs/format.md)."""
+"""Make proofs from a ledger. Each is a JSON document (docs/format.md), and it is checked before it is returned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INCLUSION = "kropotcli-inclusion-proof-v1"
 CONSISTENCY = "kropotcli-consistency-proof-v1"
 
-_MENDING = "the ledger is not the one that was signed: run `kropotcli verify --against` with this checkpoint"
+_HINT = "the ledger is not the one that was signed; run `kropotcli verify --against` with this checkpoint"
 
 
 def prove_event(
@@ -28,10 +28,10 @@ def prove_event(
 ) -> dict[str, Any]:
     """Return the proof of the event that holds the element's state after position `until`.
 
-    `checkpoints` are signed ones with their notes; the smallest that covers the event is taken.
+    `checkpoints` are (checkpoint, signed note) pairs. The proof uses the smallest one that covers the event.
 
     Raises:
-        UsageError: if the element was not known then, or no checkpoint covers its event.
+        UsageError: if the element was not known then or was erased, or if no checkpoint covers its event.
         IntegrityError: if the ledger does not have the checkpoint's root.
     """
     record = _state_at(ledger, key, until)
@@ -39,16 +39,16 @@ def prove_event(
     if not covering:
         raise UsageError(
             f"no checkpoint covers position {record.position}, where this state was recorded: "
-            "`kropotcli checkpoint sign` makes one, or give one with --checkpoint"
+            "make one with `kropotcli checkpoint sign`, or give one with --checkpoint"
         )
     checkpoint, note = min(covering, key=lambda pair: pair[0].size)
     _covers(ledger, checkpoint)
     event = ledger.log.events_at([record.position])[0]
     path = inclusion_path(event.seq - 1, checkpoint.size, ledger.log.leaves, ledger.frontier_at)
     if not verify_inclusion(event.leaf, event.seq - 1, checkpoint.size, path, checkpoint.root):
-        raise IntegrityError(f"the event at position {event.seq} is not in the signed tree: {_MENDING}")
+        raise IntegrityError(f"the event at position {event.seq} is not in the signed tree: {_HINT}")
     if event.payload is None or event.nonce is None:
-        raise UsageError("the element was erased: there is nothing left to be proved of it")
+        raise UsageError(f"the element {key.id} was erased, so nothing about it can be proved: choose another element")
     return {
         "format": INCLUSION,
         "source": key.source.hex(),
@@ -64,23 +64,27 @@ def prove_event(
 
 
 def prove_consistency(ledger: Ledger, old: tuple[Checkpoint, bytes], new: tuple[Checkpoint, bytes]) -> dict[str, Any]:
-    """Return the proof that the checkpoint `new` only appended to `old`.
+    """Return the proof that the history of checkpoint `new` begins with the whole history of `old`.
 
     Raises:
-        UsageError: if the old one is the larger.
-        IntegrityError: if they are of different ledgers, or this ledger does not have their roots.
+        UsageError: if `old` is larger than `new`.
+        IntegrityError: if they belong to different ledgers, or this ledger does not have their roots.
     """
     before, after = old[0], new[0]
     if before.origin != after.origin:
-        raise IntegrityError(f"the checkpoints are of different ledgers: {before.origin} and {after.origin}")
+        raise IntegrityError(
+            f"the checkpoints belong to different ledgers, {before.origin} and {after.origin}: give two of one ledger"
+        )
     if before.size > after.size:
-        raise UsageError(f"the first checkpoint ({before.size} events) is newer than the second ({after.size})")
+        raise UsageError(
+            f"the first checkpoint ({before.size} events) is newer than the second ({after.size} events): swap them"
+        )
     _covers(ledger, after)
     path = consistency_path(before.size, after.size, ledger.log.leaves, ledger.frontier_at)
     if not verify_consistency(before.size, after.size, before.root, after.root, path):
         raise IntegrityError(
-            f"the first {before.size} events of this history are not those that the older checkpoint vouches for: "
-            "one of the two was signed over another history"
+            f"the first {before.size} events of this ledger are not those that the older checkpoint covers: "
+            "one of the two was signed over another history; run `kropotcli verify --against` with both"
         )
     return {
         "format": CONSISTENCY,
@@ -101,20 +105,20 @@ def _state_at(ledger: Ledger, key: StreamKey, until: int) -> Event:
         if isinstance(record.fact, ElementFact | ErasedFact):
             found = record
     if found is None:
-        raise UsageError(f"the element was not known at position {until}")
+        raise UsageError(f"the element {key.id} was not known at position {until}: choose a later moment")
     return found
 
 
 def _covers(ledger: Ledger, checkpoint: Checkpoint) -> None:
-    """Raise IntegrityError unless the ledger has the tree that the checkpoint vouches for."""
+    """Check that the ledger has the tree that the checkpoint covers. Raises: IntegrityError."""
     position = ledger.head().position
     if checkpoint.size > position:
         raise IntegrityError(
-            f"the checkpoint vouches for {checkpoint.size} events, and there are {position}: {_MENDING}"
+            f"the checkpoint covers {checkpoint.size} events, and the ledger has only {position}: {_HINT}"
         )
     if ledger.frontier_at(checkpoint.size).root != checkpoint.root:
-        raise IntegrityError(f"the root over {checkpoint.size} events is not the signed one: {_MENDING}")
+        raise IntegrityError(f"the root over {checkpoint.size} events is not the signed one: {_HINT}")
 
 
-def _encode(held: bytes) -> str:
-    return base64.b64encode(held).decode()
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()

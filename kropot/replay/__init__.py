@@ -1,1 +1,1 @@
-"""The time machine: any past moment of the replica, named, counted, digested, listed, compared and exported."""
+"""Replay: find any past moment of the replica, and count, digest, list or compare its elements then."""

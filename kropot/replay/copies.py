@@ -1,4 +1,4 @@
-"""The copies that a replica had at a moment: each element's newest one, with the form that belongs to it."""
+"""The copies that a replica had at a moment: the newest copy of each element, and the form of the same revision."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldCopy:
-    """An element's copy and what is needed to open it: the form and date are those of the copy's own revision.
+    """An element's copy, and what is needed to open it. The form and date are those of the copy's own revision.
 
-    `sha256`, `size` and `iv` are the stored bytes'; `sha256` is None where nothing was stored yet. `is_older` says that
-    the copy is of an older revision than the newest that was seen. `file` is where an exported copy lies, below the
+    `sha256`, `size` (bytes) and `iv` describe the stored bytes. `sha256` is None if there was no copy yet. `is_older`
+    means that the element's newest revision was not stored yet. `file` is the path of an exported copy below the
     export's folder.
     """
 
@@ -41,13 +41,13 @@ class HeldCopy:
 
     @property
     def identity(self) -> bytes:
-        """32 bytes that change when anything changes that a restored or exported file is made of."""
+        """32 bytes that change whenever the restored or exported file would change."""
         parts = (self.key.stored, self.form, b"%d" % self.date, self.sha256 or b"", self.iv or b"")
         return hashlib.sha256(b"".join(b"%d:%s" % (len(part), part) for part in parts)).digest()
 
 
 class Copies(Protocol):
-    """A place to read copies from."""
+    """Anything that copies can be read from."""
 
     def open(self, held: HeldCopy) -> BinaryIO:
         """Open the stored bytes of a copy. Raises: ObjectMissingError, StorageError."""
@@ -55,10 +55,10 @@ class Copies(Protocol):
 
 
 class StoredCopies:
-    """The copies of an object store."""
+    """The copies in a storage."""
 
     def __init__(self, objects: ObjectStore) -> None:
-        """Read from this store."""
+        """Take the storage to read from."""
         self._objects = objects
 
     def open(self, held: HeldCopy) -> BinaryIO:
@@ -90,7 +90,7 @@ def held_at(ledger: Ledger, standings: Iterable[Standing]) -> Iterator[HeldCopy]
 
 
 def held_json(held: HeldCopy) -> dict[str, Any]:
-    """Return the copy as JSON shows it, in the manifests of exports and in findings."""
+    """Return the copy as JSON fields, for manifests of exports and for findings."""
     return {
         "source": held.key.source.hex(),
         "type": held.key.kind,
@@ -105,7 +105,7 @@ def held_json(held: HeldCopy) -> dict[str, Any]:
 
 
 def _of_revision(ledger: Ledger, standing: Standing, copy: Copy) -> tuple[bytes, int, str]:
-    """Return form, date and zone of the copy's revision, as they were when the copy was stored."""
+    """Return the form, date and zone of the copy's revision, as they were when the copy was stored."""
     found: Element = standing.element
     for event in ledger.log.stream_events(standing.key.stored):
         if event.seq > standing.position:

@@ -1,4 +1,4 @@
-"""Counts elements and copies by their state; pure."""
+"""Count elements and copies by their state. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Counts:
-    """What a replica holds. Every element is in one of the five states, and their numbers add up to `elements`.
+    """What a replica holds. Every element is in one of the five states, so their numbers add up to `elements`.
 
-    `copies` are elements with a stored copy that is not known to be damaged or lost, be it of the newest revision or
-    of an older one; `bytes` are those copies' stored bytes.
+    `copies` counts the elements with a copy that is not known to be damaged or lost. The copy can be of the newest
+    revision or of an older one. `bytes` is the stored size of those copies.
     """
 
     elements: int = 0
@@ -27,12 +27,12 @@ class Counts:
     bytes: int = 0
 
     def add(self, element: Element, times: int = 1) -> None:
-        """Add an element; with `times` -1 subtract it."""
+        """Add an element. With `times` -1, subtract it."""
         copy = element.copy
         self.take(element.state, None if copy is None or element.damage is not None else copy.size, times)
 
     def take(self, state: str, sound: int | None, times: int = 1) -> None:
-        """Add an element; with `times` -1 subtract it. `sound` is the size of its copy, None if damaged or lost."""
+        """Add an element. With `times` -1, subtract it. `sound` is its sound copy's size in bytes, None without one."""
         self.elements += times
         match state:
             case "current":

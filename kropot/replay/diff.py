@@ -1,4 +1,4 @@
-"""What happened to each element between two moments; this reads only the streams that changed."""
+"""What happened to each element between two moments. This reads only the streams that changed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Change = Literal["added", "changed", "stored", "vanished", "reappeared", "damage
 CHANGES: tuple[Change, ...] = ("added", "changed", "stored", "vanished", "reappeared", "damaged", "lost")
 
 
-_GRAVE: dict[str, Change] = {"vanished": "vanished", "damaged": "damaged", "lost": "lost"}
+_SERIOUS: dict[str, Change] = {"vanished": "vanished", "damaged": "damaged", "lost": "lost"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """An element that has changed: its state at the earlier moment (None: not known then) and at the later one.
+    """An element that has changed: its state at the earlier moment (None if unknown then) and at the later one.
 
-    `position` is that of the last event between the two.
+    `position` is the position of its last event between the two moments.
     """
 
     change: Change
@@ -40,7 +40,7 @@ def diff(ledger: Ledger, earlier: int, later: int) -> Iterator[Difference]:
     """Yield what changed between the positions `earlier` and `later`, in bytewise key order.
 
     Raises:
-        StalePointersError: an event is missing that another one points to.
+        StalePointersError: the ledger lacks an event that another one points to.
         UnknownCriticalEventError, MalformedEventError: as `fold.count`.
 
     """
@@ -53,7 +53,7 @@ def diff(ledger: Ledger, earlier: int, later: int) -> Iterator[Difference]:
             wanted = sorted([*was.values(), *(moved[stream] for stream in streams)])
             events = {event.seq: event for event in ledger.log.events_at(wanted)}
             if len(events) < len(set(wanted)):
-                raise StalePointersError("events are missing that others point to: run kropotcli verify")
+                raise StalePointersError("the ledger lacks events that other events point to: run `kropotcli verify`")
             for stored, stream in page:
                 key = StreamKey.parse(stored)
                 after = image(ledger, events[moved[stream]])
@@ -66,13 +66,13 @@ def diff(ledger: Ledger, earlier: int, later: int) -> Iterator[Difference]:
 
 
 def classify(key: StreamKey, before: Element | None, after: Element) -> Change | None:
-    """Return the gravest change of an element, None if its row in the state digest is the same."""
+    """Return the most serious change of an element, None if its row in the state digest is the same."""
     if before is None:
         return "vanished" if after.state == "vanished" else "added"
     if row(key, before) == row(key, after):
         return None
-    if after.state != before.state and after.state in _GRAVE:
-        return _GRAVE[after.state]
+    if after.state != before.state and after.state in _SERIOUS:
+        return _SERIOUS[after.state]
     if before.state == "vanished" and after.present:
         return "reappeared"
     return "changed" if after.revision != before.revision else "stored"

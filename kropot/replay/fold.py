@@ -1,7 +1,7 @@
-"""Folds a ledger up to a position: first the pointers, then the events that they point to, in constant memory.
+"""Fold a ledger up to a position in constant memory: first the pointers, then the events that they point to.
 
-Each fact carries the whole state of its stream, so the last event of a stream is its state. A fold reads only position
-and stream of every event, and then one whole event for each stream.
+Each fact carries the whole state of its stream, so the last event of a stream is its state. A fold reads the position
+and stream of every event, and then one complete event for each stream.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ PAGE = 1000
 """How many streams to read at a time when the whole events are kept."""
 
 LARGE_PAGE = 4_000
-"""How many streams to read at a time when only what a fold needs is kept; larger pages touch fewer database pages."""
+"""How many streams to read at a time when only a few fields are kept. Larger pages touch fewer database pages."""
 
 
 class StalePointersError(IntegrityError):
-    """Some pointer is not to its stream's last event: a snapshot is wrong, or the ledger's streams were altered."""
+    """A pointer is not that of its stream's last event: a snapshot is wrong, or the ledger's streams were altered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def pointers_for(ledger: Ledger) -> Pointers:
 
 
 def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: int = 0) -> Counts:
-    """Return the counts at `position`; `base` are the known counts at the position `after`.
+    """Return the counts at `position`. `base` are the known counts at the position `after`.
 
     With `base`, this reads only the events between the two, and the earlier states of the streams that changed.
 
@@ -81,7 +81,7 @@ def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: i
 
 
 def walk(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[Standing]:
-    """Yield the state of every element at `position`, in bytewise key order; `pointers` are those at that position.
+    """Yield the state of every element at `position`, in bytewise key order. `pointers` must be those at `position`.
 
     Raises:
         StalePointersError, UnknownCriticalEventError, MalformedEventError: as `last_events` and `image`.
@@ -96,11 +96,11 @@ def walk(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[Standing
 def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[tuple[bytes, StoredFact]]:
     """Yield (stored key, last event) of every element known at `position`, in bytewise key order.
 
-    `pointers` are those at that position. They prove themselves: each event has its number in its
-    stream, so the numbers of all streams' last events add up to the position, and those of other events to less.
+    `pointers` must be those at `position`. The fold checks this: each event has its number in its stream, so the
+    numbers of all last events add up to the position. Wrong pointers give a smaller sum.
 
     Raises:
-        StalePointersError: at the latest at the end, if `pointers` are not those at that position.
+        StalePointersError: if `pointers` are not those at `position`. It is raised at the end, or before.
 
     """
     events_seen = 0
@@ -119,18 +119,18 @@ def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[t
 
 
 def prove(ledger: Ledger, pointers: Pointers, position: int, events: int) -> None:
-    """Compare how many events all streams with a key have, by their last events, with the position.
+    """Check that the streams with a key have `events` events in all, as their last events say.
 
-    Raises: StalePointersError if they are not all: the pointers are not those at that position.
+    Raises: StalePointersError if these and the erased streams do not add up to the position.
     """
     if events != position and events + _erased(ledger, pointers) != position:
         raise stale(position)
 
 
 def image(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
-    """Return the element's state after `event`, None if it is not about an element or its payload was erased.
+    """Return the element's state after `event`, None if the event is not about an element or its payload was erased.
 
-    An event of an unknown type that may be skipped does not change the state.
+    An event of an unknown type that can be skipped does not change the state.
 
     Raises:
         UnknownCriticalEventError: an event that must not be skipped is of a type unknown here.
@@ -152,21 +152,21 @@ def image(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
 
 
 def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield the items in lists of `size`, the last one shorter."""
+    """Yield the items in lists of `size`. The last list can be shorter."""
     source = iter(items)
     while page := list(islice(source, size)):
         yield page
 
 
 def _count_page(ledger: Ledger, _: int, positions: list[int]) -> Counts:
-    """Return the counts of the states that the events at these positions gave."""
+    """Return the counts of the states after the events at these positions."""
     counts = Counts()
     _count(ledger, counts, positions)
     return counts
 
 
 def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1) -> None:
-    """Add the states that the events at these positions gave; with `times` -1 subtract them."""
+    """Add the states after the events at these positions. With `times` -1, subtract them."""
     plain = plain_types()
     for fact in ledger.log.facts_at(positions):
         _, _, _, kind, version, _, _, payload = fact
@@ -182,7 +182,7 @@ def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1)
 
 
 def _before(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
-    """Return the state before an event of an unknown type; such events are rare."""
+    """Return the state before an event of an unknown type. Such events are rare."""
     if event.stream_version == 1:
         return None
     earlier = ledger.log.last_positions(event.seq - 1, [event.stream])
@@ -195,7 +195,7 @@ def _facts_at(ledger: Ledger, positions: list[int]) -> list[StoredFact]:
 
 
 def _erased(ledger: Ledger, pointers: Pointers) -> int:
-    """Return how many events the erased streams, which have no key, have up to the position of `pointers`."""
+    """Return how many events the erased streams have up to the position of `pointers`. These streams have no key."""
     total = 0
     keyless = (stream for stream, key in ledger.log.streams() if key is None)
     for page in pages(keyless, PAGE):
@@ -206,6 +206,6 @@ def _erased(ledger: Ledger, pointers: Pointers) -> int:
 def stale(position: int) -> StalePointersError:
     """Return the error for pointers that are not those at this position."""
     return StalePointersError(
-        f"the state at position {position} contradicts the events: run it again with --no-snapshots, "
-        "and kropotcli verify to see what was altered"
+        f"the state at position {position} contradicts the events: run the command again with --no-snapshots, "
+        "and run `kropotcli verify` to see what was altered"
     )

@@ -1,4 +1,4 @@
-"""Finds the position in a ledger that WHEN means, when it was recorded, and the Merkle root there."""
+"""Find the position in a ledger that WHEN means, its recorded time, and the Merkle root there."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Moment:
     """A past state of the ledger: what the events up to `position` say.
 
-    `until` is the request (an exclusive time in UTC, or `@position`), None for now. `recorded_us` is when the last of
-    these events was recorded, None if there are none. `root` is the Merkle root (32 bytes) over them. `notes` are
-    sentences for the user.
+    `until` is the request (an exclusive time in UTC, or `@position`), None for now. `recorded_us` is the time of the
+    last of these events in microseconds since 1970, None if there are no events. `root` is the Merkle root (32 bytes)
+    over them. `notes` are sentences for the user.
     """
 
     until: str | None
@@ -30,10 +30,10 @@ class Moment:
 
 
 def resolve(ledger: Ledger, when: When | None, *, now_us: int) -> Moment:
-    """Return the moment that `when` means in this ledger; None means now, and so does a time in the future.
+    """Return the moment that `when` means in this ledger. None means now, and a time in the future means now too.
 
     Raises:
-        IntegrityError: a checkpoint is of another ledger, or vouches for a history that this ledger does not have.
+        IntegrityError: a checkpoint belongs to another ledger, or covers a history that this ledger does not have.
 
     """
     head = ledger.head()
@@ -44,15 +44,15 @@ def resolve(ledger: Ledger, when: When | None, *, now_us: int) -> Moment:
         case At(us=us, naive=naive):
             until, position = instant(us), min(ledger.position_at(us), head.position)
             if naive:
-                notes.append(f"the time has no offset and was taken as UTC: {until}")
+                notes.append(f"the time has no offset, so it is read as UTC: {until}")
             if us > max(now_us, head.recorded_us):
-                notes.append(f"{until} has not come yet: this is the state now, at position {position}")
+                notes.append(f"{until} is in the future: this is the state now, at position {position}")
         case Position(position=asked):
             until, position = f"@{asked}", min(asked, head.position)
             if asked > head.position:
                 notes.append(f"the ledger ends at position {position}, before {until}: this is the state now")
         case Checkpoint():
-            until, position = f"@{when.size}", _vouched(ledger, when, head)
+            until, position = f"@{when.size}", _covered(ledger, when, head)
         case _:
             assert_never(when)
     return Moment(
@@ -64,22 +64,22 @@ def resolve(ledger: Ledger, when: When | None, *, now_us: int) -> Moment:
     )
 
 
-def _vouched(ledger: Ledger, checkpoint: Checkpoint, head: Head) -> int:
-    """Return the checkpoint's size, if this ledger has the history that it vouches for."""
+def _covered(ledger: Ledger, checkpoint: Checkpoint, head: Head) -> int:
+    """Return the checkpoint's size. Raises: IntegrityError if this ledger does not have the history that it covers."""
     if head.position and checkpoint.origin != origin_of(ledger.identity().ledger_id):
         raise IntegrityError(
-            f"the checkpoint belongs to another ledger, whose origin is {checkpoint.origin}: "
-            "give a checkpoint of this one"
+            f"the checkpoint belongs to another ledger, with the origin {checkpoint.origin}: "
+            "give a checkpoint of this ledger"
         )
     if checkpoint.size > head.position:
         raise IntegrityError(
-            f"the checkpoint vouches for {checkpoint.size} events and the ledger has {head.position}: "
-            "events are missing; restore the database from its newest backup"
+            f"the checkpoint covers {checkpoint.size} events, and the ledger has only {head.position}: "
+            "restore the database from its newest backup"
         )
     if ledger.frontier_at(checkpoint.size).root != checkpoint.root:
         raise IntegrityError(
-            f"the first {checkpoint.size} events are not those that the checkpoint vouches for: "
-            "the history was altered; run kropotcli verify"
+            f"the ledger's first {checkpoint.size} events are not those that the checkpoint covers, so the history was "
+            "altered: run `kropotcli verify`"
         )
     return checkpoint.size
 

@@ -1,8 +1,8 @@
 """Work on pages of a ledger in several processes, each with its own connection to the database.
 
-One processor limits a fold over millions of elements, and no page depends on another. When a page fails in another
-process, this one does it again, so that the error is raised here. The processes are not a pool of `concurrent.futures`:
-they must end as soon as their parent dies, however it dies, and the closed pipe tells them.
+A single processor would limit a fold over millions of elements, and no page depends on another. If a page fails in a
+child process, this process works on it again, so that the error is raised here. The children are not a pool of
+`concurrent.futures`, because they must end as soon as their parent dies in any way. The closed pipe tells them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MOST_PROCESSES = 8
-"""At most this many processes are started."""
+"""The largest number of processes to start."""
 
 MANY_STREAMS = 100_000
-"""Starting other processes pays off from this many streams on."""
+"""From this number of streams on, other processes save time."""
 
 PATIENCE_S = 5.0
-"""How long to wait for a process to end before it is killed."""
+"""How many seconds to wait for a process to end before it is killed."""
 
 
 def in_processes(
@@ -43,13 +43,13 @@ def in_processes(
     *,
     processes: int | None = None,
 ) -> Iterator[R]:
-    """Yield `work(ledger, position, page)` for each page, in order, using several processes where that is possible.
+    """Yield `work(ledger, position, page)` for each page, in order, with several processes if possible.
 
-    `processes` is how many. By default a ledger with few streams uses none, and a large one as many as there are
-    processors. This process does all the work alone where the system cannot fork, where other threads run (a fork would
-    leave them behind), and where no other process can open the ledger.
+    `processes` is their number. By default a ledger with few streams uses none, and a large ledger uses one for each
+    processor. This process does all the work itself if the system cannot fork, if other threads run (a fork would leave
+    them behind), or if no other process can open the ledger.
 
-    Raises: whatever `work` raises, when it is that page's turn.
+    Raises: any exception of `work`, at the turn of its page.
     """
     with _started(work, ledger, position, processes) as links:
         waiting: list[tuple[T, Connection | None]] = []
@@ -68,7 +68,7 @@ def in_processes(
 
 
 def processors() -> int:
-    """Return how many processors this process may use, at most `MOST_PROCESSES`."""
+    """Return how many processors this process can use, at most `MOST_PROCESSES`."""
     count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min(count, MOST_PROCESSES)
 
@@ -77,7 +77,7 @@ def processors() -> int:
 def _started(
     work: Callable[[Ledger, int, T], R], ledger: Ledger, position: int, processes: int | None
 ) -> Iterator[list[Connection]]:
-    """Start the processes and give the connections to them; none where they would not help or cannot be started."""
+    """Start the processes and yield the connections to them. Yield none if they would not help or cannot start."""
     wanted = processes
     if wanted is None:
         wanted = processors() if ledger.log.head().streams >= MANY_STREAMS else 0
@@ -87,14 +87,14 @@ def _started(
     if reopen is None:
         yield []
         return
-    # The children never touch the database connections that they inherit, and end without tidying up.
+    # The children never touch the database connections that they inherit, and they end without cleanup.
     context = multiprocessing.get_context("fork")
     links: list[Connection] = []
     started = []
     try:
         for _ in range(wanted):
             ours, theirs = context.Pipe()
-            # A child that kept our ends open would keep itself and the others alive with them.
+            # A child that kept our ends of the pipes open would keep itself and the others alive.
             inherited = [*links, ours]
             process = context.Process(target=_serve, args=(theirs, inherited, work, reopen, position), daemon=True)
             process.start()
@@ -113,7 +113,7 @@ def _started(
 
 
 def _sent(link: Connection | None, page: object) -> Connection | None:
-    """Send a page and return the connection that its answer will come from; None if the process has ended."""
+    """Send a page. Return the connection that will bring its answer, None if the process has ended."""
     if link is None:
         return None
     with suppress(OSError):
@@ -123,7 +123,7 @@ def _sent(link: Connection | None, page: object) -> Connection | None:
 
 
 def _received(link: Connection | None) -> Any:
-    """Return the answer, None if the process has failed or ended."""
+    """Return the answer, None if the process failed or ended."""
     if link is None:
         return None
     with suppress(EOFError, OSError):
@@ -138,12 +138,12 @@ def _serve(
     reopen: Callable[[], Ledger],
     position: int,
 ) -> None:
-    """Answer pages until the parent closes its end, or dies."""
+    """Answer pages until the parent closes its end or dies."""
     for each in inherited:
         each.close()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    # There are no reference cycles here, and looking for them takes a tenth of the time.
+    # There are no reference cycles here, and the search for them takes a tenth of the time.
     gc.disable()
     gc.freeze()
     ledger = reopen()
@@ -152,6 +152,6 @@ def _serve(
             page = link.recv()
             try:
                 answer = work(ledger, position, page)
-            except Exception:  # noqa: BLE001 -- it is raised by the parent, which does the page again
+            except Exception:  # noqa: BLE001 -- the parent works on the page again and raises it
                 answer = None
             link.send(answer)

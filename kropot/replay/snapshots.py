@@ -1,8 +1,8 @@
-"""Snapshots keep a state's pointers and counts at a position, so that a later fold reads only the events after it.
+"""Snapshots keep the pointers and counts at a position, so that a later fold reads only the events after it.
 
-They can be removed at any time and are never trusted alone. Each has a checksum over itself and the Merkle root at its
-position; an unsound one is ignored. A walk proves its pointers, and `check_snapshots` folds everything again and
-compares.
+They can be removed at any time, and nothing trusts them alone. Each has a checksum over itself and the Merkle root at
+its position. A snapshot with a wrong checksum is ignored. A walk checks its pointers, and `check_snapshots` folds all
+events again and compares.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 COUNTS = "counts"
 POINTERS = "pointers"
 COUNTS_EVERY = 50_000
-"""How many events lie between two snapshots of counts: reading that many takes about a second."""
+"""The number of events between two snapshots of counts. Reading that many takes about a second."""
 
 POINTERS_EVERY = 1_000_000
-"""How many events lie between two snapshots of pointers, which grow with the number of elements."""
+"""The number of events between two snapshots of pointers. These grow with the number of elements."""
 
 _CHUNK = 1 << 16
 _DELTA_SHARE = 3
-"""Reading an event since a snapshot costs about three times as much as asking a stream for its last event."""
+"""It takes about three times as long to read an event since a snapshot as to look up a stream's last event."""
 
 _SUM_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotFinding:
-    """A snapshot that is unsound, and why."""
+    """A snapshot that is wrong. `why` is the reason in words."""
 
     kind: str
     position: int
@@ -48,7 +48,7 @@ class SnapshotFinding:
 
 
 def count_at(ledger: Ledger, position: int, *, snapshots: bool = True) -> Counts:
-    """Return the counts at `position`, from the newest sound snapshot up to it where `snapshots` allows.
+    """Return the counts at `position`. With `snapshots`, start from the newest sound snapshot up to it.
 
     Raises:
         UnknownCriticalEventError, MalformedEventError: as `fold.count`.
@@ -58,12 +58,12 @@ def count_at(ledger: Ledger, position: int, *, snapshots: bool = True) -> Counts
 
 
 def pointers_at(ledger: Ledger, position: int, *, snapshots: bool = True) -> Pointers:
-    """Return the pointers at `position`, from the newest sound snapshot up to it where `snapshots` allows."""
+    """Return the pointers at `position`. With `snapshots`, start from the newest sound snapshot up to it."""
     return _point(ledger, position, position if snapshots else 0)
 
 
 def take_snapshot(ledger: Ledger, position: int) -> tuple[str, ...]:
-    """Keep the counts and pointers at `position`; return the kinds that were written, none at position 0."""
+    """Save the counts and pointers at `position`. Return the kinds that were saved, none at position 0."""
     if position == 0:
         return ()
     _save_counts(ledger, position)
@@ -74,10 +74,10 @@ def take_snapshot(ledger: Ledger, position: int) -> tuple[str, ...]:
 def maybe_snapshot(
     ledger: Ledger, *, counts_every: int = COUNTS_EVERY, pointers_every: int = POINTERS_EVERY
 ) -> tuple[tuple[str, int], ...]:
-    """Take the next snapshot of each kind that is due; return those that were taken as (kind, position).
+    """Take the next snapshot of each kind that is due. Return the (kind, position) of each that was taken.
 
-    Snapshots are taken at whole multiples of their distance. To catch up with a long history, call this until it
-    returns nothing. While collecting, it costs about a second every `counts_every` events.
+    Snapshots are taken at multiples of `counts_every` and `pointers_every` events. To catch up with a long history,
+    call this until it returns nothing. While collecting, it takes about a second every `counts_every` events.
     """
     head = ledger.log.head().position
     taken: list[tuple[str, int]] = []
@@ -93,7 +93,7 @@ def maybe_snapshot(
 
 
 def drop_snapshots(ledger: Ledger) -> int:
-    """Remove every snapshot and return how many there were; no result changes."""
+    """Remove every snapshot, and return how many there were. This changes no result."""
     kept = ledger.blobs.list_snapshots()
     for kind in {kind for kind, _ in kept}:
         ledger.blobs.drop_snapshots(kind)
@@ -101,31 +101,31 @@ def drop_snapshots(ledger: Ledger) -> int:
 
 
 def check_snapshots(ledger: Ledger) -> Iterator[SnapshotFinding]:
-    """Fold the whole ledger again, without any snapshot, and yield a finding for each snapshot that differs."""
+    """Fold the whole ledger again without snapshots, and yield a finding for each snapshot that differs."""
     kept = sorted(ledger.blobs.list_snapshots(), key=lambda pair: pair[1])
     counts, counted, pointed = Counts(), 0, 0
     with pointers_for(ledger) as pointers:
         for kind, position in kept:
             if position > ledger.log.head().position:
-                yield SnapshotFinding(kind=kind, position=position, why="it lies beyond the ledger's end")
+                yield SnapshotFinding(kind=kind, position=position, why="it lies beyond the end of the ledger")
             elif kind == COUNTS:
                 counts, counted = count(ledger, position, base=counts, after=counted), position
                 if _load_counts(ledger, position) != counts:
-                    yield SnapshotFinding(kind=kind, position=position, why="its counts are not those of the events")
+                    yield SnapshotFinding(kind=kind, position=position, why="its counts differ from the events")
             elif kind == POINTERS:
                 pointers.fill(ledger.log.pointers(after=pointed, until=position))
                 pointed = position
                 if not _is_same(ledger, position, pointers):
-                    yield SnapshotFinding(kind=kind, position=position, why="its pointers are not those of the events")
+                    yield SnapshotFinding(kind=kind, position=position, why="its pointers differ from the events")
             else:
-                yield SnapshotFinding(kind=kind, position=position, why="no snapshot of this kind is known")
+                yield SnapshotFinding(kind=kind, position=position, why="this version does not know its kind")
 
 
 # --- counts ----------------------------------------------------------------------------------------------------------
 
 
 def _count(ledger: Ledger, position: int, limit: int) -> Counts:
-    """Return the counts at `position` from the newest sound snapshot up to `limit`."""
+    """Return the counts at `position`, starting from the newest sound snapshot up to `limit`."""
     for at in _kept(ledger, COUNTS, limit):
         if (base := _load_counts(ledger, at)) is not None:
             return count(ledger, position, base=base, after=at)
@@ -133,14 +133,14 @@ def _count(ledger: Ledger, position: int, limit: int) -> Counts:
 
 
 def _save_counts(ledger: Ledger, position: int) -> None:
-    """Keep the counts at `position`, computed without a snapshot that may already be there."""
+    """Save the counts at `position`, computed without any snapshot that is already there."""
     body = msgpack.packb(dict(sorted(_count(ledger, position, position - 1).plain().items())))
     sums = _Checksums(ledger, COUNTS, position)
     ledger.blobs.save_snapshot(COUNTS, position, [sums.sign(0, body)])
 
 
 def _load_counts(ledger: Ledger, position: int) -> Counts | None:
-    """Return the counts of a snapshot, None if it is unsound."""
+    """Return the counts of a snapshot, None if the snapshot is not sound."""
     chunks = list(ledger.blobs.load_snapshot(COUNTS, position))
     body = _Checksums(ledger, COUNTS, position).check(0, chunks[0]) if len(chunks) == 1 else None
     try:
@@ -157,7 +157,7 @@ def _load_counts(ledger: Ledger, position: int) -> Counts | None:
 
 
 def _point(ledger: Ledger, position: int, limit: int) -> Pointers:
-    """Return the pointers at `position` from the newest sound snapshot up to `limit`."""
+    """Return the pointers at `position`, starting from the newest sound snapshot up to `limit`."""
     pointers, after = pointers_for(ledger), 0
     for at in _kept(ledger, POINTERS, limit):
         if _load_pointers(ledger, at, pointers):
@@ -172,7 +172,7 @@ def _point(ledger: Ledger, position: int, limit: int) -> Pointers:
 
 
 def _save_pointers(ledger: Ledger, position: int) -> None:
-    """Keep the pointers at `position`, computed without a snapshot that may already be there."""
+    """Save the pointers at `position`, computed without any snapshot that is already there."""
     with _point(ledger, position, position - 1) as pointers:
         ledger.blobs.save_snapshot(POINTERS, position, _pack(_Checksums(ledger, POINTERS, position), pointers))
 
@@ -180,7 +180,7 @@ def _save_pointers(ledger: Ledger, position: int) -> None:
 def _pack(sums: _Checksums, pointers: Pointers) -> Iterator[bytes]:
     """Yield chunks with their checksums: first the number of slots, then 65,536 slots each.
 
-    Bytes of the same weight lie together, where they compress well.
+    Bytes of the same weight are stored together, because they compress well that way.
     """
     yield sums.sign(0, len(pointers).to_bytes(SLOT, "big"))
     for number, start in enumerate(range(0, len(pointers), _CHUNK), 1):
@@ -190,7 +190,7 @@ def _pack(sums: _Checksums, pointers: Pointers) -> Iterator[bytes]:
 
 
 def _load_pointers(ledger: Ledger, position: int, pointers: Pointers) -> bool:
-    """Write a snapshot's pointers into `pointers`; False if it is unsound, and then `pointers` is useless."""
+    """Write a snapshot's pointers into `pointers`. Return False if it is not sound; `pointers` is then useless."""
     for start, data in _unpack(ledger, position):
         if data is None:
             return False
@@ -199,7 +199,7 @@ def _load_pointers(ledger: Ledger, position: int, pointers: Pointers) -> bool:
 
 
 def _is_same(ledger: Ledger, position: int, pointers: Pointers) -> bool:
-    """Return whether a snapshot holds these pointers, and nothing for streams that came later."""
+    """Return whether a snapshot holds exactly these pointers, and none for later streams."""
     end = 0
     for start, data in _unpack(ledger, position):
         if data is None or data != pointers.chunk(start, start + len(data) // SLOT):
@@ -209,7 +209,7 @@ def _is_same(ledger: Ledger, position: int, pointers: Pointers) -> bool:
 
 
 def _unpack(ledger: Ledger, position: int) -> Iterator[tuple[int, bytes | None]]:
-    """Yield each chunk as (first stream, slots as bytes), with None (and no more) for one that is unsound."""
+    """Yield each chunk as (first stream, slots as bytes). For a chunk that is not sound, yield None and stop."""
     sums = _Checksums(ledger, POINTERS, position)
     chunks = ledger.blobs.load_snapshot(POINTERS, position)
     head = sums.check(0, next(chunks, b""))
@@ -227,12 +227,12 @@ def _unpack(ledger: Ledger, position: int) -> Iterator[tuple[int, bytes | None]]
 
 
 def _expand(body: bytes | None, slots: int) -> bytes | None:
-    """Return the `slots` slots of a chunk as bytes, None where it does not hold exactly as many."""
+    """Return the slots of a chunk as bytes, None if it does not hold exactly `slots` of them."""
     if body is None or slots <= 0:
         return None
     stream = zlib.decompressobj()
     try:
-        # Data that expands to more than that did not come from this program.
+        # This program writes no data that expands to more than that.
         shuffled = stream.decompress(body, slots * SLOT)
     except zlib.error:
         return None
@@ -248,25 +248,25 @@ def _expand(body: bytes | None, slots: int) -> bytes | None:
 
 
 def _kept(ledger: Ledger, kind: str, limit: int) -> list[int]:
-    """Return the positions of the snapshots of a kind up to `limit`, the newest first."""
+    """Return the positions of the snapshots of one kind up to `limit`, the newest first."""
     if limit == 0:
         return []
     return sorted((at for each, at in ledger.blobs.list_snapshots() if each == kind and 0 < at <= limit), reverse=True)
 
 
 class _Checksums:
-    """Checksums over chunks and what they belong to: the kind, the position, the Merkle root there, their number."""
+    """Checksums over a chunk, its number, and its snapshot's kind, position and Merkle root."""
 
     def __init__(self, ledger: Ledger, kind: str, position: int) -> None:
         root = ledger.frontier_at(position).root
         self._label = b"kropot snapshot 1\x00" + kind.encode() + b"\x00" + position.to_bytes(SLOT, "big") + root
 
     def sign(self, number: int, body: bytes) -> bytes:
-        """Return the body behind its checksum."""
+        """Return the checksum followed by the body."""
         return hashlib.sha256(self._label + number.to_bytes(SLOT, "big") + body).digest() + body
 
     def check(self, number: int, chunk: object) -> bytes | None:
-        """Return the body, None if its checksum is not that of this chunk, snapshot and history."""
+        """Return the body, None if the checksum does not fit this chunk, snapshot and history."""
         if not isinstance(chunk, bytes):  # a column of a tampered database can hold anything
             return None
         body = chunk[_SUM_BYTES:]

@@ -1,4 +1,4 @@
-"""The state digest at a position, and the counts, which cost nothing extra."""
+"""Compute the state digest at a position, and the counts with it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 Last = tuple[bytes, int, int]
-"""A stream's stored key, its number, and the position of its last event; a plain tuple is fastest to send."""
+"""A stream's stored key, its number, and the position of its last event. A plain tuple is the fastest to send."""
 
 
 class DigestedPage(NamedTuple):
-    """The result of a page of streams: the rows of its elements, their counts, and how many events its streams have."""
+    """The result for a page of streams: the rows of its elements, their counts, and the number of events."""
 
     rows: bytes
     counts: Counts
@@ -34,13 +34,13 @@ class DigestedPage(NamedTuple):
 def digest_at(
     ledger: Ledger, position: int, *, snapshots: bool = True, processes: int | None = None
 ) -> tuple[Counts, str]:
-    """Return counts and state digest at `position`, both computed from each element's last event.
+    """Return the counts and the state digest at `position`, both computed from each element's last event.
 
-    `processes` is how many other processes make the rows. By default few elements use none, and many elements use as
-    many as there are processors.
+    `processes` is the number of other processes that make the rows. By default a ledger with few streams uses none, and
+    a large ledger uses one for each processor.
 
     Raises:
-        StalePointersError: a snapshot, or the ledger's own streams, contradict the events.
+        StalePointersError: a snapshot contradicts the events, or the ledger's streams do.
         UnknownCriticalEventError, MalformedEventError: as `fold.count`.
 
     """
@@ -60,7 +60,7 @@ def digest_at(
 
 
 def make(ledger: Ledger, position: int, page: Sequence[Last]) -> DigestedPage:
-    """Return the result of these streams, in bytewise key order, at `position`. Raises: as `digest_at`."""
+    """Return the result for these streams at `position`, in bytewise key order. Raises: as `digest_at`."""
     counts, events, rows, plain = Counts(), 0, [], plain_types()
     facts = {fact[0]: fact for fact in ledger.log.facts_at([at for _, _, at in page])}
     for key, stream, at in page:

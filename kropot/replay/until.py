@@ -1,6 +1,6 @@
-"""The grammar of WHEN: a date or time, an age, a position or a checkpoint, parsed into one of three values; pure.
+"""The grammar of WHEN: a date or time, an age, a position, or a checkpoint. Parsing it is pure.
 
-A time selects a prefix of the ledger and is exclusive: the state at a moment contains what was recorded before it.
+A time is exclusive: the state at a moment contains only what was recorded before that moment.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ FORMS = (
     "a date (2026-05-01, which is 00:00Z), a time (2026-05-01T14:30:00+02:00, UTC where no offset is given), "
     "an age (36h, 7d, 2w), a position (@120411) or a checkpoint file"
 )
-"""The accepted forms, for messages and help."""
+"""The accepted forms of WHEN, for messages and help."""
 
 EARLIEST_US = -62_135_596_800_000_000
-"""Year 1; an age that reaches further back means this."""
+"""The start of year 1. An age that reaches further back means this moment."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -41,7 +41,7 @@ _NOTE_LIMIT = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class At:
-    """A time in microseconds since 1970, exclusive; `naive` if no offset was given and UTC is assumed."""
+    """A time in microseconds since 1970, exclusive. `naive` means that no offset was given, and UTC is assumed."""
 
     us: int
     naive: bool = False
@@ -49,23 +49,23 @@ class At:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """The state after the event at this position; 0 is the state before all events."""
+    """The state after the event at this position. 0 is the state before all events."""
 
     position: int
 
 
 When = At | Position | Checkpoint
-"""A checkpoint's size is a position, and the ledger's root there MUST be the checkpoint's."""
+"""A checkpoint means the position of its size. The ledger's root there MUST be the checkpoint's root."""
 
 
 def parse_when(text: str, *, now_us: int, read: Callable[[str], bytes | None]) -> When:
     """Return what `text` means.
 
-    `now_us` is the time that ages count back from. `read` returns the content of the file with that name, None if there
-    is none. It is called only for text that has none of the other forms (`./7d` names a file called 7d).
+    Ages count back from `now_us` (microseconds since 1970). `read` returns the content of the file with a name, None if
+    there is no such file. It is called only for text that has none of the other forms (`./7d` names a file called 7d).
 
     Raises:
-        UsageError: the text is none of the accepted forms, which it lists.
+        UsageError: the text has none of the accepted forms. The message lists them.
 
     """
     if age := _AGE.fullmatch(text):
@@ -77,13 +77,13 @@ def parse_when(text: str, *, now_us: int, read: Callable[[str], bytes | None]) -
     note = read(text)
     if note is not None:
         return parse_note(note, name=text)
-    raise _nonsense(text)
+    raise _not_understood(text)
 
 
 def parse_note(note: bytes, *, name: str) -> Checkpoint:
     """Return what a checkpoint's note says, without checking its signatures.
 
-    A replay compares the ledger's own root at that size with it; `kropotcli verify` checks signatures.
+    A replay compares it with the ledger's own root at that size. `kropotcli verify` checks signatures.
 
     Raises:
         UsageError: the file is not a checkpoint.
@@ -94,13 +94,13 @@ def parse_note(note: bytes, *, name: str) -> Checkpoint:
         return Checkpoint.parse(text + "\n" if blank else text)
     except (UnicodeDecodeError, BadCheckpointError):
         raise UsageError(
-            f"the file {_shown(name)} is not a checkpoint, which has origin, size and root on its first lines: "
+            f"the file {_shown(name)} is not a checkpoint, whose first lines are its origin, size and root: "
             f"give {FORMS}"
         ) from None
 
 
 def instant(us: int) -> str:
-    """Return a time as ISO 8601 in UTC: `2026-05-01T12:30:00Z`, with microseconds if there are any."""
+    """Return a time as ISO 8601 in UTC, such as `2026-05-01T12:30:00Z`, with microseconds if there are any."""
     try:
         moment = _EPOCH + us * _MICROSECOND
     except OverflowError:
@@ -109,13 +109,13 @@ def instant(us: int) -> str:
 
 
 def _parse_time(text: str, match: re.Match[str]) -> At:
-    """Return the time; offsets are applied as integers, so the first and last years work too."""
+    """Return the time. Offsets are subtracted as integers, so the first and last years work too."""
     day, clock, zone = match["day"], match["clock"] or "00:00", match["zone"]
     try:
         wall = datetime.fromisoformat(f"{day}T{clock.replace(',', '.')}+00:00")
         offset = _offset(zone or "Z")
     except ValueError:
-        raise _nonsense(text) from None
+        raise _not_understood(text) from None
     us = (wall - _EPOCH) // _MICROSECOND - offset // _MICROSECOND
     return At(us=us, naive=match["clock"] is not None and zone is None)
 
@@ -130,10 +130,10 @@ def _offset(zone: str) -> timedelta:
     return -offset if zone[0] == "-" else offset
 
 
-def _nonsense(text: str) -> UsageError:
-    return UsageError(f"{_shown(text)} is not a point in time: give {FORMS}")
+def _not_understood(text: str) -> UsageError:
+    return UsageError(f"the time {_shown(text)} is not understood: give {FORMS}")
 
 
 def _shown(text: str) -> str:
-    """Return the text quoted, without control characters or lone surrogates, and cut where it is long."""
+    """Return the text in quotes, without control characters or lone surrogates, cut after 80 characters."""
     return ascii(text if len(text) <= 80 else text[:77] + "...")  # noqa: PLR2004 (a line of a terminal)

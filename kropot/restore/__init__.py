@@ -1,1 +1,1 @@
-"""The way back: open what the source's server sealed, and give the files their names again."""
+"""Restore: open sealed copies and write them as files under their names."""

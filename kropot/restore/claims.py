@@ -1,4 +1,4 @@
-"""What a form claims about its file: the name, the time, the permissions, the digest; pure, and believed in nothing."""
+"""Read what a form claims about its file: name, time, permissions and digest. Pure; it trusts none of the claims."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ _DIGEST = 32
 
 
 class BadFormError(KropotError):
-    """The form is no JSON object, or names no file."""
+    """The form is not a JSON object, or its file name is not text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What a form says. `path` has the folders and the name, in bytes; `name` is the whole as it was claimed.
+    """What a form says about its file.
 
-    `mtime_ns` (nanoseconds since 1970), `mode`, `sha256` (32 bytes) and `size` are None where the form has none that
-    could be true. `rest` is everything else that stands in the form.
+    `path` holds the folders and the file name, each as bytes. `name` is the whole path or name as claimed, in bytes.
+    `mtime_ns` (nanoseconds since 1970), `mode`, `sha256` (32 bytes) and `size` (bytes) are None where the form has no
+    possible value for them. `rest` holds all other fields of the form.
     """
 
     path: tuple[bytes, ...]
@@ -38,12 +39,12 @@ class Claim:
 
     @property
     def what(self) -> str:
-        """The name for messages."""
+        """The name, as text for messages."""
         return self.name.decode(errors="backslashreplace")
 
 
 def sealed_text(form: bytes) -> str | None:
-    """Return the envelope of an encrypted form, None for a plain one. Raises: BadFormError."""
+    """Return the envelope of an encrypted form, or None if the form is plain. Raises: BadFormError."""
     fields = parse_form(form)
     sealed = fields.get("encrypted")
     return sealed if isinstance(sealed, str) and len(fields) == 1 else None
@@ -54,19 +55,20 @@ def parse_form(form: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(form)
     except (ValueError, RecursionError):
-        raise BadFormError("the form is no JSON") from None
+        raise BadFormError("the form is not valid JSON") from None
     if not isinstance(fields, dict):
-        raise BadFormError("the form is no JSON object")
+        raise BadFormError("the form is not a JSON object")
     return fields
 
 
 def read_claim(form: bytes, *, element_id: str) -> Claim:
-    """Return what an opened form claims; the folders come from `path`, the name alone from `fileName`.
+    """Return what an opened form claims.
 
-    A form without either, as some plain tokens' are, claims the element's id.
+    `path` gives the folders and the name; `fileName` gives only the name. Some plain tokens have forms with neither.
+    Such a form claims the element's id as its name.
 
     Raises:
-        BadFormError: the form is not a JSON object, or its names are not text.
+        BadFormError: the form is not a JSON object, or its file name is not text.
 
     """
     fields = parse_form(form)
@@ -74,11 +76,11 @@ def read_claim(form: bytes, *, element_id: str) -> Claim:
     if name is not None:
         path = split_path(name)
     else:
-        said = fields.get("fileName", element_id)
-        if not isinstance(said, str):
+        file_name = fields.get("fileName", element_id)
+        if not isinstance(file_name, str):
             raise BadFormError("the form's fileName is not text")
-        # A lone surrogate is not a character. Its three bytes are kept, and the name is then not UTF-8.
-        name = said.encode(errors="surrogatepass")
+        # A lone surrogate is not a character. We keep its three bytes, so the name is not valid UTF-8.
+        name = file_name.encode(errors="surrogatepass")
         path = (name,)
     used = {"path", "fileName", "mtime_ns", "mode", "sha256", "size"}
     return Claim(
@@ -93,7 +95,7 @@ def read_claim(form: bytes, *, element_id: str) -> Claim:
 
 
 def _path(fields: dict[str, Any]) -> bytes | None:
-    """Return the bytes of `path`, None where there is no such path."""
+    """Return the bytes of `path`, or None if the form has no usable path."""
     encoded = fields.get("path")
     if not isinstance(encoded, str):
         return None

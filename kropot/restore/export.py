@@ -1,4 +1,4 @@
-"""Export the encrypted copy as it was: the first client's layout, and a manifest with what decrypting needs."""
+"""Export sealed copies in the first client's layout, with a manifest that holds what decrypting needs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Flaw = Literal["missing", "damaged", "unreadable", "in_the_way", "unplaceable"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A copy is in the export under its path; `existed` says that an earlier run had put it there."""
+    """A copy that the export holds at `path`; `existed` is true if an earlier run wrote it."""
 
     held: HeldCopy
     path: tuple[bytes, ...]
@@ -48,7 +48,7 @@ class Exported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unexported:
-    """A copy that could not be exported, and why."""
+    """A copy that could not be exported; `why` is the reason in words."""
 
     flaw: Flaw
     held: HeldCopy
@@ -56,12 +56,12 @@ class Unexported:
 
     @property
     def key(self) -> StreamKey:
-        """Whose copy it is."""
+        """The key of the element that the copy belongs to."""
         return self.held.key
 
 
 def place_of(element_id: str) -> tuple[bytes, ...]:
-    """Return where the first client keeps an element: two folders from the id's beginning, the version, the id."""
+    """Return where the first client keeps an element: two folders named after the id's first letters, `v1`, the id."""
     name = element_id.encode()
     padded = name.ljust(4, b"_")
     return (padded[:2], padded[2:4], b"v1", name)
@@ -77,13 +77,14 @@ def export(
     pool: Executor,
     links: Links = "reflink",
 ) -> Iterator[Exported | Unexported]:
-    """Write every held copy, several at a time; yield what became of each, in order, then write the manifest.
+    """Write every held copy, several at a time. Yield each result in order, then write the manifest.
 
-    `links` says what may be shared with the object store instead of copied: nothing, blocks, or the files themselves.
+    `links` says what the export can share with the storage instead of copying it: nothing, blocks (`reflink`), or the
+    files themselves (`hard`).
 
     Raises:
-        InTheWayError: a manifest that is not ours has its name.
-        TreeError: nothing further can be written; a second run goes on.
+        InTheWayError: another file already has the manifest's name.
+        TreeError: nothing more can be written; a second run continues where this one stopped.
 
     """
     job = _ExportJob(copies, tree, journal, links)
@@ -99,7 +100,7 @@ def export(
             digest.update(line)
             manifest.write(line)
             yield done
-        # Told before it is placed: a run that is cut off between the two MUST know the manifest for its own.
+        # The journal comes first. If a run stops before the manifest has its name, the next run MUST recognise it.
         manifest.sync()
         journal.wrote_content((MANIFEST,), digest.digest())
         journal.sync()
@@ -114,7 +115,7 @@ _Done = tuple[Exported, os.stat_result | None]
 
 @dataclass(frozen=True, slots=True)
 class _ExportTask:
-    """A copy to be written under a path; `replace` where an older file of ours has it."""
+    """A copy to write at a path. `found` is the file there now; `is_ours` is true if an earlier run wrote it."""
 
     held: HeldCopy
     path: tuple[bytes, ...]
@@ -130,11 +131,11 @@ class _ExportJob:
         self._links = links
 
     def may_replace(self, name: bytes) -> bool:
-        """Return whether a file of ours has this name in the top folder. Raises: InTheWayError for another's."""
+        """Return whether an earlier run wrote this file in the top folder. Raises: InTheWayError if it is not ours."""
         found = self._tree.look((name,))
         if found is not None and not self._wrote((name,), found):
             shown = f"{self._tree.root}/{os.fsdecode(name)}"
-            raise InTheWayError(f"{shown} is not the manifest of this export: move it away, or name another folder")
+            raise InTheWayError(f"{shown} is not the manifest of this export: move it away, or choose another folder")
         return found is not None
 
     def _wrote(self, path: tuple[bytes, ...], found: os.stat_result) -> bool:
@@ -147,18 +148,22 @@ class _ExportJob:
             return False
 
     def prepare(self, held: HeldCopy, path: tuple[bytes, ...]) -> _ExportTask | _Done | Unexported:
-        """Look at what has the name already; called in one thread, in order."""
+        """Check what is already at the path. Only one thread calls this, in order."""
         found = self._tree.look(path)
         if found is None:
             return _ExportTask(held, path, None, is_ours=False)
         if not stat.S_ISREG(found.st_mode):
-            return Unexported(flaw="in_the_way", held=held, why="a folder, link or device is in the way")
+            return Unexported(
+                flaw="in_the_way",
+                held=held,
+                why="a folder, link or device has this name and was left alone: move it away and run this again",
+            )
         if self._journal.is_done(path, held.identity, found):
             return Exported(held=held, path=path, existed=True), None
         return _ExportTask(held, path, found, is_ours=self._journal.is_ours(path, found))
 
     def work(self, task: _ExportTask | _Done | Unexported) -> _Done | Unexported:
-        """Do what was prepared; called by several threads."""
+        """Carry out the prepared task. Several threads call this."""
         if not isinstance(task, _ExportTask):
             return task
         draft = None
@@ -180,7 +185,7 @@ class _ExportJob:
                 draft.drop()
 
     def _fill(self, draft: Draft, source: BinaryIO, held: HeldCopy) -> None:
-        """Bring the object's bytes into the draft, shared or copied, and prove them. Raises: DamagedError."""
+        """Put the object's bytes into the draft, shared or copied, and check their hash. Raises: DamagedError."""
         fd = _descriptor(source)
         shared = fd is not None and (
             (self._links == "hard" and draft.link(fd)) or (self._links != "never" and draft.clone(fd))
@@ -193,14 +198,16 @@ class _ExportJob:
             copy_content(own, lambda _: None, held=held, kit=None)
 
     def _adopt(self, task: _ExportTask) -> _Done | Unexported:
-        """Take a file for ours that holds just what would be written: an earlier run was cut short behind it."""
+        """Accept a file that already holds exactly these bytes: an earlier run stopped before recording it."""
         try:
             with os.fdopen(self._tree.read(task.path), "rb", buffering=0) as file:
                 found = os.fstat(file.fileno())
                 copy_content(file, lambda _: None, held=task.held, kit=None)
         except (OSError, DamagedError):
             return Unexported(
-                flaw="in_the_way", held=task.held, why="a file with another content is in the way; it was left alone"
+                flaw="in_the_way",
+                held=task.held,
+                why="a file with other content has this name and was left alone: move it away and run this again",
             )
         return Exported(held=task.held, path=task.path, existed=True), found
 
@@ -215,7 +222,7 @@ _FLAWS: dict[type[Exception], Flaw] = {
 
 
 def _descriptor(source: BinaryIO) -> int | None:
-    """Return the file descriptor behind an object, None if it is not a local file."""
+    """Return the file descriptor of an object, or None if it is not a local file."""
     try:
         return source.fileno()
     except OSError:
@@ -223,11 +230,11 @@ def _descriptor(source: BinaryIO) -> int | None:
 
 
 def _line(done: Exported | Unexported) -> bytes:
-    """Return the manifest's line about one copy; the form stands in it as the JSON that was listed."""
+    """Return the manifest's line about one copy. It includes the form as the JSON that was listed."""
     held = done.held
     line: dict[str, Any]
     if isinstance(done, Unexported):
-        # Whoever restores from the export alone MUST learn that there was more.
+        # A person who has only the export MUST be able to see that it is incomplete.
         line = {"file": None, "problem": done.flaw}
     else:
         name, true = done.path[-1], held.key.id.encode()

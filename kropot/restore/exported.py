@@ -1,4 +1,4 @@
-"""Read an export back: its manifest is what was held, its files are the copies; nothing in it is trusted."""
+"""Read an export: the manifest lists the copies, and the files hold them. Nothing in it is trusted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _IV = 16
 
 
 class ExportedCopies:
-    """The folder that `replay --export` wrote."""
+    """A folder that `kropotcli replay --export` wrote."""
 
     def __init__(self, root: Path) -> None:
         """Open the folder. Raises: UsageError if it is not an export."""
@@ -35,10 +35,12 @@ class ExportedCopies:
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise UsageError(f"{root} is not an export: {error.strerror}") from None
+            raise UsageError(
+                f"the export {root} cannot be opened ({error.strerror}): name a folder that `replay --export` wrote"
+            ) from None
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Close the folder."""
         os.close(self._fd)
 
     def open(self, held: HeldCopy) -> BinaryIO:
@@ -53,45 +55,49 @@ class ExportedCopies:
             raise storage_error(error, f"reading {self.root}/{os.fsdecode(b'/'.join(held.file))}") from None
 
     def helds(self) -> Iterator[HeldCopy]:
-        """Yield what the manifest lists, in its order. Raises: UsageError if it is not a manifest."""
+        """Yield the copies that the manifest lists, in its order. Raises: UsageError if it is not a manifest."""
         place = self.root / os.fsdecode(MANIFEST)
         try:
             file = os.fdopen(open_below(self._fd, (MANIFEST,)), "rb")
         except OSError as error:
-            raise UsageError(f"{place} cannot be read: {error.strerror}; is the export complete?") from None
+            raise UsageError(
+                f"the manifest {place} cannot be read ({error.strerror}): run the export again, it may be incomplete"
+            ) from None
         with file:
             for number, line in enumerate(file, 1):
                 try:
                     yield _held(json.loads(line))
                 except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                    raise UsageError(f"line {number} of {place} is not a line of an export's manifest") from None
+                    raise UsageError(
+                        f"line {number} of {place} is not a line of an export's manifest: run the export again"
+                    ) from None
 
 
 def _held(line: dict[str, Any]) -> HeldCopy:
-    """Return what a line says. Raises: ValueError, TypeError, KeyError, AttributeError."""
+    """Return the copy that a manifest line describes. Raises: ValueError, TypeError, KeyError, AttributeError."""
     parts = None if "problem" in line else tuple(read_name("file", line).split(b"/"))
     if parts is not None and any(part in {b"", b".", b".."} for part in parts):
         raise ValueError(parts)
     iv = line["iv"]
     return HeldCopy(
-        key=StreamKey(source=_octets(line["source"], _SOURCE), kind=_text(line["type"]), id=_text(line["id"])),
+        key=StreamKey(source=_bytes(line["source"], _SOURCE), kind=_text(line["type"]), id=_text(line["id"])),
         form=canonical_json(line["form"]),
         date=int(line["date"]),
         tz=_text(line["tz"]),
         state=_text(line["state"]),
-        sha256=_octets(line["sha256"], _SHA256),
+        sha256=_bytes(line["sha256"], _SHA256),
         size=int(line["size"]),
-        iv=None if iv is None else _octets(iv, _IV),
+        iv=None if iv is None else _bytes(iv, _IV),
         is_older=bool(line["is_older"]),
         file=parts,
     )
 
 
-def _octets(text: str, length: int) -> bytes:
-    octets = bytes.fromhex(text)
-    if len(octets) != length:
+def _bytes(text: str, length: int) -> bytes:
+    value = bytes.fromhex(text)
+    if len(value) != length:
         raise ValueError(text)
-    return octets
+    return value
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""A set of 16-byte fingerprints in a file that the system may page out: membership for millions in flat memory."""
+"""A set of 16-byte fingerprints in a file that the system can page out. Memory stays flat for millions of them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import os
 import tempfile
 
 FINGERPRINT = 16
-_NONE = bytes(FINGERPRINT)
-_INSTEAD = bytes(FINGERPRINT - 1) + b"\x01"
+_FREE = bytes(FINGERPRINT)
+_FOR_ZEROS = bytes(FINGERPRINT - 1) + b"\x01"
 _FULL = 0.6
 
 
 class Fingerprints:
-    """Open addressing over a temporary file; fingerprints are already hashes, so their first bytes say where."""
+    """A hash table with open addressing in a temporary file. The first bytes of a fingerprint choose its slot."""
 
     def __init__(self, expected: int = 0) -> None:
-        """Begin empty, with room for `expected` fingerprints before the file must grow. Raises: OSError (no room)."""
+        """Start empty, with room for `expected` fingerprints before the file must grow. Raises: OSError (disk full)."""
         slots = 1024
         while slots * _FULL < expected:
             slots *= 2
@@ -25,18 +25,18 @@ class Fingerprints:
         self._map = _table(slots)
 
     def __len__(self) -> int:
-        """Return how many fingerprints were taken in."""
+        """Return how many fingerprints are in the set."""
         return self._count
 
     def __contains__(self, fingerprint: object) -> bool:
-        """Return whether the fingerprint was taken in."""
+        """Return whether the fingerprint is in the set."""
         if not isinstance(fingerprint, bytes):
             return False
-        return self._find(self._map, self._slots, _sane(fingerprint))[1]
+        return self._find(self._map, self._slots, _stored(fingerprint))[1]
 
     def add(self, fingerprint: bytes) -> bool:
-        """Take a fingerprint of 16 bytes in; return whether it is new."""
-        fingerprint = _sane(fingerprint)
+        """Add a fingerprint of 16 bytes; return whether it is new."""
+        fingerprint = _stored(fingerprint)
         at, is_there = self._find(self._map, self._slots, fingerprint)
         if is_there:
             return False
@@ -47,7 +47,7 @@ class Fingerprints:
         return True
 
     def close(self) -> None:
-        """Let go of the file; doing so twice is fine."""
+        """Close the file. A second call does nothing."""
         self._map.close()
 
     def _grow(self) -> None:
@@ -55,7 +55,7 @@ class Fingerprints:
         table = _table(slots)
         for start in range(0, self._slots * FINGERPRINT, FINGERPRINT):
             fingerprint = self._map[start : start + FINGERPRINT]
-            if fingerprint != _NONE:
+            if fingerprint != _FREE:
                 at, _ = self._find(table, slots, fingerprint)
                 table[at : at + FINGERPRINT] = fingerprint
         self._map.close()
@@ -63,27 +63,27 @@ class Fingerprints:
 
     @staticmethod
     def _find(table: mmap.mmap, slots: int, fingerprint: bytes) -> tuple[int, bool]:
-        """Return where the fingerprint is, or the free slot where it belongs, and whether it is there."""
+        """Return the byte offset of the fingerprint (or of the free slot for it), and whether it is there."""
         slot = int.from_bytes(fingerprint[:8], "big") & (slots - 1)
         while True:
             at = slot * FINGERPRINT
             held = table[at : at + FINGERPRINT]
             if held == fingerprint:
                 return at, True
-            if held == _NONE:
+            if held == _FREE:
                 return at, False
             slot = (slot + 1) & (slots - 1)
 
 
-def _sane(fingerprint: bytes) -> bytes:
-    """Return the fingerprint, another one for that of zeros, which marks a free slot."""
+def _stored(fingerprint: bytes) -> bytes:
+    """Return the fingerprint as it is stored. Zeros mark a free slot, so an all-zero fingerprint is replaced."""
     if len(fingerprint) != FINGERPRINT:
-        raise ValueError(f"a fingerprint has {FINGERPRINT} bytes, this one has {len(fingerprint)}")
-    return _INSTEAD if fingerprint == _NONE else fingerprint
+        raise ValueError(f"a fingerprint must have {FINGERPRINT} bytes, and this one has {len(fingerprint)}")
+    return _FOR_ZEROS if fingerprint == _FREE else fingerprint
 
 
 def _table(slots: int) -> mmap.mmap:
     with tempfile.TemporaryFile(prefix="kropot-") as file:
-        # A sparse file would end the process by a signal where the disk fills up later.
+        # Reserve the space now: with a sparse file, a full disk would kill the process with a signal later.
         os.posix_fallocate(file.fileno(), 0, slots * FINGERPRINT)
         return mmap.mmap(file.fileno(), slots * FINGERPRINT)

@@ -1,4 +1,4 @@
-"""Give files back: read each object, prove it, open it, and only then let it have its name."""
+"""Restore files: read each object, check it, open it, and only then give the file its name."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _PROBLEMS: dict[type[KropotError], Problem] = {
     UnplaceableError: "unplaceable",
 }
 _PER_FILE = tuple(_PROBLEMS)
-"""What stops one file and not the others."""
+"""Errors that stop one file and not the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """A file has its name again; `size` is its own. `existed` says that it was there before this run."""
+    """A restored file of `size` plain bytes. `existed` is true if it was there before this run."""
 
     planned: Planned
     size: int
@@ -52,7 +52,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Written:
-    """What a worker did, for the journal: None as `found` where nothing was written."""
+    """A file for the journal. `found` is its status on disk; `existed` is true if this run did not write it."""
 
     planned: Planned
     content: Content
@@ -63,13 +63,13 @@ class _Written:
 def restore(
     plans: Iterable[Planned | RestoreProblem], *, copies: Copies, tree: TargetFolder, journal: Journal, pool: Executor
 ) -> Iterator[Restored | RestoreProblem]:
-    """Write what is planned, several at a time; yield what became of each, in order.
+    """Write the planned files, several at a time. Yield each result in order.
 
-    What an earlier run finished is not written again. A file that is not ours is left alone unless it holds just what
-    would be written.
+    Files that an earlier run finished are not written again. Files that are not ours are never changed. If such a file
+    already holds exactly the planned content, it counts as restored.
 
     Raises:
-        TreeError: nothing further can be written; what has a name is whole, and a second run goes on.
+        TreeError: nothing more can be written. Every file that has a name is complete, and a second run continues.
 
     """
     job = _Job(copies, tree, journal)
@@ -86,7 +86,7 @@ def restore(
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A planned file, and what has its name now: None, ours to replace, or to be compared."""
+    """A planned file. `replace`: an older file of ours has its name. `compare`: a file of unknown origin has it."""
 
     planned: Planned
     replace: bool
@@ -100,20 +100,26 @@ class _Job:
         self._journal = journal
 
     def prepare(self, plan: Planned | RestoreProblem) -> _Task | Restored | RestoreProblem:
-        """Look at what has the name already; called in one thread, in order."""
+        """Check what is already at the path. Only one thread calls this, in order."""
         if isinstance(plan, RestoreProblem):
             return plan
         held, found = plan.held, self._tree.look(plan.path)
         if held.iv is not None and plan.opened.kit is None:
-            return _finding("unopened", plan, "its content is encrypted and its form is not: use kropotcli decrypt")
+            return _finding(
+                "unopened", plan, "the content is encrypted and the form is not: open it with `kropotcli decrypt`"
+            )
         if found is None:
             return _Task(plan, replace=False, compare=False)
         if not stat.S_ISREG(found.st_mode):
-            return _finding("in_the_way", plan, "a folder, link or device is in the way; it was left alone")
+            return _finding(
+                "in_the_way",
+                plan,
+                "a folder, link or device has this name and was left alone: move it away and run this again",
+            )
         return self._judge(plan, found)
 
     def work(self, task: _Task | Restored | RestoreProblem) -> _Written | Restored | RestoreProblem:
-        """Do what was prepared; called by several threads."""
+        """Carry out the prepared task. Several threads call this."""
         if not isinstance(task, _Task):
             return task
         plan = task.planned
@@ -127,7 +133,7 @@ class _Job:
             draft.drop()
 
     def _judge(self, plan: Planned, found: os.stat_result) -> _Task | Restored:
-        """Decide about a file that has the name already."""
+        """Decide what to do about a file that already has the name."""
         if self._journal.is_done(plan.path, plan.held.identity, found):
             return Restored(planned=plan, size=found.st_size, existed=True)
         ours = self._journal.is_ours(plan.path, found)
@@ -142,8 +148,8 @@ class _Job:
             return _finding(
                 "bad_content",
                 plan,
-                "the opened content is not the one that its form describes: the file changed on its way; "
-                "kropotcli decrypt gives it all the same",
+                "the opened content differs from its form, so the file changed while the server sent it: "
+                "open it anyway with `kropotcli decrypt`",
             )
         if task.compare:
             return self._adopt(plan, content)
@@ -154,7 +160,7 @@ class _Job:
         return _Written(planned=plan, content=content, found=found, existed=False)
 
     def _adopt(self, plan: Planned, content: Content) -> _Written | RestoreProblem:
-        """Take a file for ours that holds just what would be written: an earlier run was cut short behind it."""
+        """Accept a file that already holds exactly this content: an earlier run stopped before recording it."""
         try:
             with os.fdopen(self._tree.read(plan.path), "rb", buffering=0) as file:
                 found = os.fstat(file.fileno())
@@ -162,9 +168,17 @@ class _Job:
                 while found.st_size == content.size and (data := file.read(BUFFER)):
                     digest.update(data)
         except OSError as error:
-            return _finding("in_the_way", plan, f"a file that cannot be read is in the way ({error.strerror})")
+            return _finding(
+                "in_the_way",
+                plan,
+                f"a file that cannot be read has this name ({error.strerror}): move it away and run this again",
+            )
         if found.st_size != content.size or digest.digest() != content.sha256:
-            return _finding("in_the_way", plan, "a file with another content is in the way; it was left alone")
+            return _finding(
+                "in_the_way",
+                plan,
+                "a file with other content has this name and was left alone: move it away and run this again",
+            )
         return _Written(planned=plan, content=content, found=found, existed=True)
 
 
@@ -173,7 +187,7 @@ def _finding(problem: Problem, plan: Planned, why: str) -> RestoreProblem:
 
 
 def _details(plan: Planned, content: Content) -> dict[str, Any]:
-    """Return what the manifest says of a file beside its place."""
+    """Return the manifest's fields about a file, apart from its path."""
     held, claim = plan.held, plan.opened.claim
     stored = held_json(held)
     return {

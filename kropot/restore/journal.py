@@ -1,7 +1,7 @@
-"""What a run wrote, one JSON object a line: the manifest of a restore, and what lets a second run go on.
+"""The journal of a run: one JSON line for each file that it wrote. A second run uses it to continue.
 
-A file is ours if its line is here and its size and time are still those that the line tells; anything else in the
-folder belongs to somebody, and is never written to.
+For a restore, the journal is also the manifest. A file is ours if the journal has a line for it, and the file still has
+the size and time in that line. Any other file in the folder belongs to somebody else, and we never write to it.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ _BEGINNING = b'{"file"'
 
 
 class Written:
-    """What a journal says was written, in a memory of flat size."""
+    """The files that a journal lists. Memory stays flat however many there are."""
 
     def __init__(self, place: str) -> None:
-        """Begin with nothing; `place` is the journal's, for messages."""
+        """Start empty. `place` is the path of the journal, for messages."""
         self._place = place
         self._known = Fingerprints()
 
     def __enter__(self) -> Self:
-        """Return itself; the block's end lets go of what was open."""
+        """Return itself; the end of the block closes it."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of what was open."""
+        """Close it."""
         self.close()
 
     def is_done(self, path: Parts, identity: bytes, found: os.stat_result) -> bool:
-        """Return whether the file was written by us from `identity` (32 bytes) and looks as it did then."""
+        """Return whether we wrote the file from `identity` (32 bytes), and its size and time are unchanged."""
         return self._mark(b"done", path, identity, found.st_size, found.st_mtime_ns) in self._known
 
     def is_ours(self, path: Parts, found: os.stat_result) -> bool:
-        """Return whether the file was written by us, from whatever, and looks as it did then."""
+        """Return whether we wrote the file, from any identity, and its size and time are unchanged."""
         return self._mark(b"ours", path, b"", found.st_size, found.st_mtime_ns) in self._known
 
     def has_content(self, path: Parts, sha256: bytes) -> bool:
-        """Return whether a file of this content (SHA-256) was written by us under this name."""
+        """Return whether we wrote a file with this content (SHA-256) at this path."""
         return self._mark(b"done", path, sha256, 0, 0) in self._known
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Free the memory."""
         self._known.close()
 
     def read(self, fd: int) -> int:
-        """Learn what a journal's whole lines say, return where they end. Raises: UsageError for one that is none."""
+        """Read the complete lines of a journal; return where they end. Raises: UsageError for a foreign line."""
         end = 0
         with os.fdopen(os.dup(fd), "rb") as file:
             for number, line in enumerate(file, 1):
@@ -77,8 +77,8 @@ class Written:
             self._learn(path, identity, int(size), int(mtime_ns))
         except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
             raise UsageError(
-                f"line {number} of {self._place} was not written by this program: move the file away, "
-                "or name another folder"
+                f"line {number} of {self._place} was not written by this program: "
+                "move the file away, or choose another folder"
             ) from None
 
     def _learn(self, path: Parts, identity: bytes, size: int, mtime_ns: int) -> None:
@@ -87,17 +87,17 @@ class Written:
 
     @staticmethod
     def _mark(what: bytes, path: Parts, identity: bytes, size: int, mtime_ns: int) -> bytes:
-        said = b"\x00".join((what, b"/".join(path), identity.hex().encode(), b"%d %d" % (size, mtime_ns)))
-        return hashlib.sha256(said).digest()[:FINGERPRINT]
+        text = b"\x00".join((what, b"/".join(path), identity.hex().encode(), b"%d %d" % (size, mtime_ns)))
+        return hashlib.sha256(text).digest()[:FINGERPRINT]
 
 
 class Journal(Written):
-    """An append-only file of such lines in the top folder of a tree."""
+    """An append-only journal file in the top folder of a tree."""
 
     def __init__(self, tree: TargetFolder, name: bytes) -> None:
-        """Read the file, made where it is missing; what a kill or a power cut left half-written is cut off.
+        """Open the journal, or create it, and read it. A half-written line at its end is cut off.
 
-        Raises: UsageError where a file of that name holds something else; InTheWayError, TreeError.
+        Raises: UsageError if a file of that name holds something else; InTheWayError, TreeError.
         """
         super().__init__(f"{tree.root}/{os.fsdecode(name)}")
         self._waiting: list[bytes] = []
@@ -112,7 +112,7 @@ class Journal(Written):
             raise
 
     def wrote(self, path: Parts, identity: bytes, found: os.stat_result, details: dict[str, Any]) -> None:
-        """Record a placed file; the line is on disk at the latest when `sync` returns. Raises: TreeError."""
+        """Record a file that has its name. The line is on disk when `sync` returns, or before. Raises: TreeError."""
         line = show_name("file", b"/".join(path)) | {
             "file_size": found.st_size,
             "file_mtime_ns": found.st_mtime_ns,
@@ -125,7 +125,7 @@ class Journal(Written):
             self._flush()
 
     def wrote_content(self, path: Parts, sha256: bytes) -> None:
-        """Record a file by its content alone, told before it is placed: times do not matter to `has_content`."""
+        """Record a file by its content, before it gets its name. `has_content` does not look at size or time."""
         line = show_name("file", b"/".join(path)) | {"file_size": 0, "file_mtime_ns": 0, "identity": sha256.hex()}
         self._waiting.append(json.dumps(line, ensure_ascii=True).encode() + b"\n")
         self._learn(path, sha256, 0, 0)
@@ -136,10 +136,10 @@ class Journal(Written):
         try:
             sync_file(self._fd)
         except OSError as error:
-            raise TreeError(f"syncing {self._place}: {error.strerror}") from None
+            raise TreeError(f"syncing {self._place}: {error.strerror}; check the disk and run this again") from None
 
     def close(self) -> None:
-        """Let go of the file; what was not synced may be lost, and is then found out again by the next run."""
+        """Close the file. Lines that were not synced may be lost; the next run then compares those files again."""
         try:
             self._flush()
         finally:
@@ -153,13 +153,13 @@ class Journal(Written):
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            raise TreeError(f"writing {self._place}: {error.strerror}; make room and run it again") from None
+            raise TreeError(f"writing {self._place}: {error.strerror}; make room and run this again") from None
 
 
 def written_in(root: Path, name: bytes) -> Written:
-    """Return what the journal of that name in a folder says, nothing where there is none; nothing is written.
+    """Return the files that a folder's journal lists, none if it has no journal. This writes nothing.
 
-    Raises: UsageError where it cannot be read, or holds something else.
+    Raises: UsageError if the journal cannot be read, or holds something else.
     """
     place = root / os.fsdecode(name)
     written = Written(str(place))
@@ -169,12 +169,12 @@ def written_in(root: Path, name: bytes) -> Written:
         return written
     except OSError as error:
         written.close()
-        raise UsageError(f"{place} cannot be read: {error.strerror}") from None
+        raise _unreadable(place, error) from None
     try:
         written.read(fd)
     except OSError as error:
         written.close()
-        raise UsageError(f"{place} cannot be read: {error.strerror}") from None
+        raise _unreadable(place, error) from None
     except UsageError:
         written.close()
         raise
@@ -183,16 +183,22 @@ def written_in(root: Path, name: bytes) -> Written:
     return written
 
 
-def _is_torn(line: bytes) -> bool:
-    """Return whether the line is one of ours, or the room for one, that a power cut robbed of bytes: they read as NUL.
+def _unreadable(place: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"the journal {place} cannot be read ({error.strerror}): make it readable, or choose another folder"
+    )
 
-    JSON holds none. Whatever stood behind such a line is found out again by comparing the files themselves.
+
+def _is_torn(line: bytes) -> bool:
+    """Return whether a power cut damaged the line. Its lost bytes read as NUL, which JSON never contains.
+
+    The lines after it are lost too. The next run finds their files again by comparing contents.
     """
     return b"\x00" in line and line.startswith((_BEGINNING, b"\x00"))
 
 
 def show_name(field: str, name: bytes) -> dict[str, str]:
-    """Return the name as JSON fields: as text, and in base64 too where it is no UTF-8 (the text is then escaped)."""
+    """Return the name as JSON fields. A name that is not valid UTF-8 is escaped text, and base64 in a second field."""
     try:
         return {field: name.decode()}
     except UnicodeDecodeError:
@@ -200,7 +206,7 @@ def show_name(field: str, name: bytes) -> dict[str, str]:
 
 
 def read_name(field: str, held: dict[str, Any]) -> bytes:
-    """Undo `show_name`. Raises: ValueError, KeyError or TypeError if it is not there."""
+    """Return the name that `show_name` wrote. Raises: ValueError, KeyError or TypeError if there is none."""
     encoded = held.get(f"{field}_base64")
     if encoded is not None:
         return base64.b64decode(encoded, validate=True)

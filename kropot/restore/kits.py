@@ -1,4 +1,4 @@
-"""Key kits: the JSON that made a token, read as what opens the elements collected under it; pure."""
+"""Read kits: the JSON request that made a token holds the key to its elements. Pure."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ _KEY = "secureCopyEncryptionKey"
 _METHOD = "secureCopyEncryptionMethod"
 _DIGEST = "secureCopyDigestMethod"
 _ROUNDS = "secureCopyDigestRounds"
+_EXPECTED = "give the request that made the token, or the kit that the gateway wrote"
 
 
 def read_kit(text: bytes, *, name: str) -> tuple[Kit, ...]:
-    """Return what the kit can mean, most likely first; the four fields stand at the top level or under `data`.
+    """Return the possible readings of a kit, the most likely first.
 
-    Servers take the white space around a passphrase off when a token is made, so a kit that has some is read both
-    ways. `name` is the file's, for messages; the passphrase never stands in one.
+    The four fields are at the top level or under `data`. When a server makes a token, it removes white space around the
+    passphrase. A passphrase with such white space therefore gives two kits: without it, and with it. `name` is the
+    file's name for messages. No message contains the passphrase.
 
     Raises:
-        UsageError: it is no JSON object, or a field is missing or impossible.
+        UsageError: the kit is not a JSON object, or a field is missing or has an impossible value.
 
     """
     fields = _fields(text, name)
@@ -33,7 +35,7 @@ def read_kit(text: bytes, *, name: str) -> tuple[Kit, ...]:
     guard(passphrase)
     rounds = fields.get(_ROUNDS)
     if not isinstance(rounds, int) or isinstance(rounds, bool):
-        raise UsageError(f"the kit {name} has no whole number as {_ROUNDS}")
+        raise UsageError(f"the kit {name} has no whole number as {_ROUNDS}: {_EXPECTED}")
     spellings = dict.fromkeys((trimmed(passphrase), passphrase))
     method, digest = _text(fields, _METHOD, name), _text(fields, _DIGEST, name)
     try:
@@ -43,7 +45,7 @@ def read_kit(text: bytes, *, name: str) -> tuple[Kit, ...]:
 
 
 def describe(kits: Sequence[Kit]) -> str:
-    """Return that these kits do not open something, for messages; nothing of what they hold."""
+    """Return the first words of a message that says that these kits do not open something. It shows no key."""
     return "the key does not open" if len(kits) == 1 else "none of the keys opens"
 
 
@@ -51,23 +53,23 @@ def _fields(text: bytes, name: str) -> dict[str, Any]:
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
-        raise UsageError(f"the kit {name} is no JSON: it should be the request that made the token") from None
+        raise UsageError(f"the kit {name} is not valid JSON: {_EXPECTED}") from None
     candidates = [parsed, parsed.get("data")] if isinstance(parsed, dict) else []
     for each in candidates:
         if isinstance(each, dict) and _KEY in each:
             return each
     raise UsageError(
-        f"the kit {name} has no {_KEY}, neither at its top nor under data: it should be the request with the key in it "
-        "that made the token, or the kit that the gateway wrote, not a server's answer"
+        f"the kit {name} has no {_KEY}, neither at the top level nor under data: {_EXPECTED}; a server's answer "
+        "does not hold the key"
     )
 
 
 def _text(fields: dict[str, Any], field: str, name: str) -> str:
     value = fields.get(field)
     if not isinstance(value, str) or not value:
-        raise UsageError(f"the kit {name} has no text as {field}")
+        raise UsageError(f"the kit {name} has no text as {field}: {_EXPECTED}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"the kit {name} has half a character in {field}") from None
+        raise UsageError(f"the kit {name} has half a character in {field}: {_EXPECTED}") from None
     return value

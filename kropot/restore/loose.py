@@ -1,4 +1,4 @@
-"""Find out what a loose sealed file is: by the manifest of the export it lies in, or by its SHA-256 in the ledger."""
+"""Identify a single sealed file: by the manifest of its export, or by its SHA-256 in the ledger."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 _DEPTH = 4
-"""An export keeps its files four folders deep."""
+"""How many folders above a file in an export the manifest can be."""
 
 
 def hash_of(path: Path) -> tuple[bytes, int]:
-    """Return the SHA-256 and size of a file. Raises: UsageError where it cannot be read."""
+    """Return the SHA-256 (32 bytes) and size (bytes) of a file. Raises: UsageError if it cannot be read."""
     digest = hashlib.sha256()
     size = 0
     try:
@@ -33,12 +33,14 @@ def hash_of(path: Path) -> tuple[bytes, int]:
                 digest.update(data)
                 size += len(data)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(
+            f"the file {path} cannot be read ({error.strerror}): make it readable, or name another file"
+        ) from None
     return digest.digest(), size
 
 
 def in_export(path: Path) -> HeldCopy | None:
-    """Return what the manifest says of a file, if it lies in an export. Raises: UsageError for a broken manifest."""
+    """Return the manifest's copy for a file, None if no export lists it. Raises: UsageError for a broken manifest."""
     whole = path.resolve()
     for root in list(whole.parents)[:_DEPTH]:
         if not (root / os.fsdecode(MANIFEST)).is_file():
@@ -53,7 +55,7 @@ def in_export(path: Path) -> HeldCopy | None:
 
 
 def in_ledger(ledger: Ledger, sha256: bytes) -> HeldCopy | None:
-    """Return the copy that the ledger recorded with this SHA-256, as it was when it was stored; None if none was."""
+    """Return the copy that the ledger recorded with this SHA-256, as it was when stored; None if there is none."""
     row = next(ledger.copies(start=sha256, end=sha256), None)
     if row is None:
         return None
@@ -67,7 +69,7 @@ def in_ledger(ledger: Ledger, sha256: bytes) -> HeldCopy | None:
 
 
 def unknown(path: Path, sha256: bytes, size: int, iv: bytes | None) -> HeldCopy:
-    """Return a file of which nothing is known but its bytes, and an IV if one was given."""
+    """Return a copy for a file of which we know only its bytes, and the IV if one was given."""
     return HeldCopy(
         key=StreamKey(source=bytes(16), kind="file", id=path.name or "-"),
         form=b"{}",

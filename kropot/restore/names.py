@@ -1,8 +1,8 @@
-"""Safe names: from what a sealed form claims to a path that stays inside a folder and meets no other; pure.
+"""Safe names: turn the name that a form claims into a path that stays inside a folder and is unique. Pure.
 
-A claim is a file name, or a path of folders in bytes; both come from whoever filled the source, so nothing in them is
-trusted. Names that the target's file system can hold stay as they are; the others are escaped (`%2F`), shortened or
-numbered by a hash, and the manifest keeps the true name.
+A claim is a file name, or a path in bytes. It comes from the owner of the source, so we do not trust it. A name that
+the target's file system can hold stays as it is. Any other name is escaped (`%2F`), shortened or numbered with a hash,
+and the manifest keeps the true name.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
         """A set of fingerprints of claimed names."""
 
         def add(self, fingerprint: bytes) -> bool:
-            """Take a fingerprint of 16 bytes in; return whether it is new."""
+            """Add a fingerprint of 16 bytes; return whether it is new."""
 
         def __contains__(self, fingerprint: object) -> bool:
-            """Return whether the fingerprint was taken in."""
+            """Return whether the fingerprint is in the set."""
 
 
 COMPONENT_BYTES = 255
-"""The longest name of one file or folder on every file system in use."""
+"""The longest name of one file or folder, in bytes, that common file systems accept."""
 
 PATH_BYTES = 2_000
-"""Longer paths are shortened: with the folder's own path before them they must stay below the system's 4,096."""
+"""Paths with more bytes are shortened. With the target folder's path they must stay below the system's 4,096 bytes."""
 
 DEPTH = 100
-"""More folders than this in each other are shortened as an overlong path is."""
+"""Paths with more components than this are shortened too."""
 
 _RESERVED = re.compile(
     rb"(?i)(con|prn|aux|nul|(com|lpt)([0-9]|\xc2[\xb2\xb3\xb9])|conin\$|conout\$|clock\$)[ ]*(\..*)?", re.DOTALL
@@ -45,12 +45,12 @@ _FINGERPRINT = 16
 
 
 def split_path(path: bytes) -> tuple[bytes, ...]:
-    """Return the components of a claimed path; empty ones and `.` say nothing and are dropped, `..` is kept."""
+    """Return the components of a claimed path. Empty components and `.` are dropped, and `..` is kept."""
     return tuple(part for part in path.split(b"/") if part not in {b"", b"."})
 
 
 def safe_component(true: bytes, rules: NameRules) -> bytes:
-    """Return a name for one file or folder: never empty, `.` or `..`, without separator or NUL, at most 255 bytes."""
+    """Return a safe name for one file or folder: not empty, `.` or `..`, no separator or NUL, at most 255 bytes."""
     if _is_safe(true, rules):
         return true
     escaped = _escape(true, rules)
@@ -58,7 +58,7 @@ def safe_component(true: bytes, rules: NameRules) -> bytes:
 
 
 def safe_path(components: tuple[bytes, ...], rules: NameRules) -> tuple[bytes, ...]:
-    """Return safe components for a claimed path, at least one; too long or deep a path becomes `%long/<hash>/name`."""
+    """Return at least one safe component for a claimed path. A path too long or too deep is `%long/<hash>/name`."""
     safe = tuple(safe_component(part, rules) for part in components) or (safe_component(b"", rules),)
     if sum(len(part) + 1 for part in safe) <= PATH_BYTES and len(safe) <= DEPTH:
         return safe
@@ -66,24 +66,24 @@ def safe_path(components: tuple[bytes, ...], rules: NameRules) -> tuple[bytes, .
 
 
 class NameGiver:
-    """Gives each claimed path a name of its own; the same claims in the same order get the same names.
+    """Gives each claimed path a unique name. The same claims in the same order get the same names.
 
-    A file never gets the name of another file or of a folder, and a folder never that of a file.
+    A file never gets the name of another file or of a folder. A folder never gets the name of a file.
     """
 
     def __init__(self, rules: NameRules, claims: Claims, reserved: tuple[bytes, ...] = ()) -> None:
-        """Take the target's rules, an empty set for claims, and names of the top folder not to be given."""
+        """Take the target's rules, an empty set of claims, and reserved names of the top folder."""
         self._rules = rules
         self._claims = claims
         for name in reserved:
             claims.add(self._fingerprint(b"f", (name,)))
 
     def would_give(self, components: tuple[bytes, ...]) -> tuple[bytes, ...]:
-        """Return the path for a claim that meets no other; nothing is claimed."""
+        """Return the path that a claim would get if no other claim had it. This claims nothing."""
         return safe_path(components, self._rules)
 
     def give(self, components: tuple[bytes, ...], identity: bytes) -> tuple[bytes, ...]:
-        """Return the path for a claim; `identity` (unlike any other's) numbers it where the name is taken."""
+        """Return the path for a claim. If the name is taken, a hash of `identity`, which must be unique, numbers it."""
         safe = safe_path(components, self._rules)
         folder: tuple[bytes, ...] = ()
         for part in safe[:-1]:
@@ -95,7 +95,7 @@ class NameGiver:
         raise AssertionError  # pragma: no cover (the alternatives never end)
 
     def _folder_name(self, parent: tuple[bytes, ...], part: bytes) -> bytes:
-        """Return the folder's name: the same at every call, another one where a file has it already."""
+        """Return the folder's name, the same at every call. It is a numbered one if a file has the name."""
         for name in _alternatives(part, b"folder\x00" + part):
             path = (*parent, name)
             if self._fingerprint(b"f", path) not in self._claims:
@@ -125,7 +125,7 @@ def _is_text(name: bytes) -> bool:
 
 
 def _escape(name: bytes, rules: NameRules) -> bytes:
-    """Return the name with each offending byte, and `%`, as `%XX`."""
+    """Return the name with each forbidden byte, and each `%`, written as `%XX`."""
     if name in {b"", b".", b".."}:
         return name.replace(b".", b"%2E") or b"%00"
     bad = {0x00, 0x2F, 0x25} | (set(_WINDOWS_ILLEGAL) if rules.portable else set())
@@ -140,7 +140,7 @@ def _escape(name: bytes, rules: NameRules) -> bytes:
 
 
 def _shorten(name: bytes, true: bytes) -> bytes:
-    """Return at most 255 bytes: the beginning, `~` and a hash of the true name, and a short ending such as `.txt`."""
+    """Return at most 255 bytes: the start, `~`, a hash of the true name, and a short extension such as `.txt`."""
     stem, dot, ending = name.rpartition(b".")
     if not dot or not ending.isalnum() or len(ending) > _FINGERPRINT:
         stem, dot, ending = name, b"", b""
@@ -149,7 +149,7 @@ def _shorten(name: bytes, true: bytes) -> bytes:
 
 
 def _cut(name: bytes, length: int) -> bytes:
-    """Return the first bytes of a name, without half a character or half an escape at the end."""
+    """Return the first bytes of a name, without a partial character or escape at the end."""
     if len(name) <= length:
         return name
     while length and name[length] & 0xC0 == 0x80:  # noqa: PLR2004 (a continuation byte of UTF-8)
@@ -158,7 +158,7 @@ def _cut(name: bytes, length: int) -> bytes:
 
 
 def _alternatives(name: bytes, identity: bytes) -> Iterator[bytes]:
-    """Yield the name, then the name numbered by hashes of the identity, without end."""
+    """Yield the name, and then endless variants of it, numbered with hashes of the identity."""
     yield name
     stem, dot, ending = name.rpartition(b".")
     if not stem or len(ending) > _FINGERPRINT:
@@ -172,7 +172,7 @@ def _alternatives(name: bytes, identity: bytes) -> Iterator[bytes]:
 
 
 def _folded(name: bytes, rules: NameRules) -> bytes:
-    """Return what the file system compares: names that fold alike are one name there."""
+    """Return the name as the file system compares it. Two names with the same result are one name there."""
     if not (rules.fold_case or rules.fold_unicode or rules.portable):
         return name
     text = name.decode(errors="surrogateescape")

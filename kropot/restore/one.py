@@ -1,4 +1,4 @@
-"""One element at one moment, and one file opened into another."""
+"""One element's copy at one moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def held_of(ledger: Ledger, key: StreamKey, position: int) -> HeldCopy | None:
-    """Return what was held of one element at `position`, None where it was not known then: one index probe."""
+    """Return the copy of one element at `position`, None if it was not known then. This reads only its own stream."""
     standing = None
     for event in ledger.log.stream_events(key.stored):
         if event.seq > position:

@@ -1,4 +1,4 @@
-"""Open what a server sealed: a form with the kit that fits, a content as a stream that proves itself at its end."""
+"""Open sealed forms and contents. A content is a stream, and its hash is checked at its end."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from kropot.securecopy.sealing import Kit
 
 BUFFER = 1 << 18
-"""Bytes read at a time; one such buffer and one for what comes out is all the memory that a content takes."""
+"""Bytes to read at a time. Opening a content of any size needs one such buffer, and one for the output."""
 
 
 class DamagedError(IntegrityError):
-    """The stored bytes are not those that were recorded."""
+    """The stored bytes differ from those that were recorded."""
 
 
 class NoKitError(IntegrityError):
-    """None of the kits opens this."""
+    """None of the kits opens the form."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """An opened form: what it claims, its JSON, and the kit that opened it (None where it was not sealed)."""
+    """An opened form: its claim, its JSON, and the kit that opened it (None if it was not sealed)."""
 
     claim: Claim
     form: bytes
@@ -41,7 +41,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What a whole content was: the plain bytes' SHA-256 (32 bytes) and number."""
+    """A content that was read to its end: the SHA-256 (32 bytes) and size (bytes) of the plain bytes."""
 
     sha256: bytes
     size: int
@@ -51,7 +51,7 @@ def open_claim(held: HeldCopy, kits: Sequence[Kit]) -> Opened:
     """Return the opened form of a held copy.
 
     Raises:
-        NoKitError: it is sealed, and no kit opens it.
+        NoKitError: the form is sealed, and no kit opens it.
         BadFormError: it is not a form.
 
     """
@@ -61,24 +61,29 @@ def open_claim(held: HeldCopy, kits: Sequence[Kit]) -> Opened:
     for kit in kits:
         try:
             form = open_form(sealed, kit)
-            # One wrong key in 256 leaves a padding that looks right; it leaves no JSON object.
+            # One wrong key in 256 gives padding that looks right. It does not give a JSON object.
             parse_form(form)
         except (BadSealError, BadFormError):
             continue
         return Opened(claim=read_claim(form, element_id=held.key.id), form=form, kit=kit)
-    raise NoKitError("the form is sealed with another key" if kits else "it is encrypted: give its kit with --key")
+    raise NoKitError(
+        "the form is sealed with another key: give the kit of its token with --key"
+        if kits
+        else "the form is sealed: give the kit of its token with --key"
+    )
 
 
 def copy_content(
     source: BinaryIO, write: Callable[[memoryview], object], *, held: HeldCopy, kit: Kit | None
 ) -> Content:
-    """Read a stored object to its end, open it with `kit`, pass the plain bytes on to `write`; return what they were.
+    """Read a stored object to its end, open it with `kit`, and pass the plain bytes to `write`.
 
-    What was written is worth nothing if this raises. Without a kit the stored bytes are passed on as they are.
+    Returns the hash and size of the plain bytes. If this raises, the caller MUST discard what was written. Without a
+    kit, the stored bytes are passed on unchanged.
 
     Raises:
-        DamagedError: the object is not the one that was recorded, whatever it then seemed to hold.
-        BadSealError: it is, and this key does not open it.
+        DamagedError: the object differs from what was recorded.
+        BadSealError: the object is as recorded, and the key does not open it.
 
     """
     stored, plain = hashlib.sha256(), hashlib.sha256()
@@ -99,16 +104,19 @@ def copy_content(
         sizes[0] += count
         emit(chunk if opener is None else memoryview(out)[: opener.update_into(chunk, out)])
     if stored.digest() != held.sha256:
-        raise DamagedError(f"the object {_hex(held)} holds {sizes[0]} bytes that are not those that were recorded")
+        raise DamagedError(
+            f"the object {_hex(held)} is damaged: its {sizes[0]} bytes are not those that were recorded; "
+            "run `kropotcli verify --repair`"
+        )
     if opener is not None:
         emit(memoryview(opener.finish()))
     return Content(sha256=plain.digest(), size=sizes[1])
 
 
 def plain_size(source: BinaryIO, *, held: HeldCopy, kit: Kit | None) -> int | None:
-    """Return how long the content will be, from its last block alone; None where that block does not fit the key.
+    """Return the plain size in bytes, worked out from the last block; None if the key does not fit that block.
 
-    Nothing is proved by it: the object is not read as a whole.
+    This proves nothing, because it does not read the whole object.
     """
     if kit is None or held.iv is None:
         return held.size
@@ -126,7 +134,7 @@ def plain_size(source: BinaryIO, *, held: HeldCopy, kit: Kit | None) -> int | No
 
 
 def _fill(source: BinaryIO, buffer: memoryview) -> int:
-    """Read until the buffer is full or the source ends; return how many bytes it holds."""
+    """Read until the buffer is full or the source ends; return how many bytes were read."""
     count = 0
     while count < len(buffer):
         read: int | None = source.readinto(buffer[count:])  # type: ignore[attr-defined]  # unbuffered files have it

@@ -1,4 +1,4 @@
-"""Several things at a time, answers in order, and never more than a few under way: memory stays flat."""
+"""Run several tasks at a time and yield their results in order. A limit on running tasks keeps memory flat."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ R = TypeVar("R")
 
 
 def in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T], *, window: int) -> Iterator[R]:
-    """Yield `work(item)` of each item in order; at most `window` items are taken ahead, in the caller's own thread.
+    """Yield `work(item)` for each item, in order.
 
-    Raises whatever `work` raised, at its item's turn. What has not begun by then never does; what has begun ends when
-    it ends: whoever closes what it works on MUST shut the pool down first.
+    The caller's own thread takes the items, at most `window` ahead. An exception from `work` is raised at its item's
+    turn. Tasks that have not started by then are cancelled. Tasks that have started run to their end, so the caller
+    MUST shut the pool down before it closes what they use.
     """
     under_way: deque[Future[R]] = deque()
     try:

@@ -1,4 +1,4 @@
-"""Globs over restored names: `*` and `?` stay within a folder, `**` crosses them, a folder means all in it; pure."""
+"""Globs over restored names: `*` and `?` stay in one folder, `**` crosses folders, a folder means all in it. Pure."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _MAX_PATTERN = 4096
 
 
 class Patterns:
-    """Any number of globs; none of them means everything. It remembers which of them ever matched."""
+    """A list of globs; an empty list matches everything. It remembers which globs have matched."""
 
     def __init__(self, globs: Sequence[str]) -> None:
-        """Compile the globs. Raises: UsageError where one makes no sense."""
+        """Compile the globs. Raises: UsageError for a glob that can match nothing."""
         self._compiled = {glob: _compile(glob) for glob in globs}
         self._idle = set(self._compiled)
 
     @property
     def idle(self) -> list[str]:
-        """The globs that have matched nothing so far, in the order in which they were given."""
+        """The globs that have matched nothing so far, in the given order."""
         return [glob for glob in self._compiled if glob in self._idle]
 
     def match(self, path: bytes) -> bool:
-        """Return whether a restored path (parts joined by `/`) is meant by any of the globs.
+        """Return whether any glob matches a restored path (parts joined by `/`).
 
-        A glob without a slash is also looked for at every depth: `*.txt` means every such file.
+        A glob without a slash matches at every depth: `*.txt` means all text files.
         """
         if not self._compiled:
             return True
@@ -41,7 +41,7 @@ class Patterns:
 def _compile(glob: str) -> re.Pattern[str]:
     wanted = glob.strip("/")
     if not wanted or len(glob) > _MAX_PATTERN:
-        raise UsageError(f"the pattern {glob[:80]!a} can match no name")
+        raise UsageError(f"the pattern {glob[:80]!a} cannot match any name: try '*.txt' or 'folder/**'")
     anywhere = "(?:.*/)?" if "/" not in glob.rstrip("/") else ""
     return re.compile(f"{anywhere}{_translate(wanted)}(?:/.*)?", re.DOTALL)
 
@@ -68,14 +68,14 @@ def _translate(glob: str) -> str:
 
 
 def _class_end(glob: str, start: int) -> int:
-    """Return where the `]` is that ends a class, 0 where none does: the bracket then means itself."""
+    """Return the index of the `]` that ends a class; 0 if there is none, and then the bracket means itself."""
     first = start + 2 if glob[start + 1 : start + 2] in {"!", "^"} else start + 1
     end = glob.find("]", first + 1)
     return max(end, 0)
 
 
 def _class(body: str) -> str:
-    """Return a character class; one with its ends the wrong way round matches nothing, as shells have it."""
+    """Return a character class. As in shells, a class with a reversed range (`[z-a]`) matches nothing."""
     negated = body[:1] in {"!", "^"}
     inner = body[1:] if negated else body
     escaped = "".join(f"{re.escape(low)}-{re.escape(high)}" if high else re.escape(low) for low, high in _spans(inner))
@@ -88,5 +88,5 @@ def _class(body: str) -> str:
 
 
 def _spans(inner: str) -> list[tuple[str, str]]:
-    """Return the first and last characters of a class's ranges; a character that stands alone has no last."""
+    """Return (first, last) characters of the ranges in a class; `last` is empty for a single character."""
     return [(low, high) for low, high in re.findall(r"(.)(?:-(.))?", inner, re.DOTALL)]

@@ -1,4 +1,4 @@
-"""What a restore would do: each held copy with its opened form and the name it gets, before anything is written."""
+"""Plan a restore: open each copy's form and choose the file's name, before anything is written."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from ledger.events import StreamKey
 
 TRIES = 3
-"""Forms of one source that are tried before its key is taken to be missing: one of them may just be damaged."""
+"""How many forms of one source must fail before we decide that its key is missing. A single form may be damaged."""
 
 EARLY = 1000
-"""Findings of one source that are kept back until one of its forms was opened."""
+"""How many problems of one source to keep until one of its forms opens. They are reported only then."""
 
 Problem = Literal[
     "missing", "damaged", "unopened", "bad_form", "bad_content", "unstored", "in_the_way", "unplaceable", "unreadable"
@@ -34,7 +34,7 @@ Problem = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreProblem:
-    """Something that could not be given back: what it is, its name where that is known, and why in words."""
+    """An element that could not be restored: the problem, its name (None if unknown), and the reason in words."""
 
     problem: Problem
     key: StreamKey
@@ -44,7 +44,7 @@ class RestoreProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A copy that can be opened, and the path below the folder that it gets; `numbered` where its own was taken."""
+    """A copy that can be opened, and its path below the target folder. `numbered` means that its own name was taken."""
 
     held: HeldCopy
     opened: Opened
@@ -53,13 +53,17 @@ class Planned:
 
     @property
     def shown(self) -> str:
-        """The path for messages."""
+        """The path, as text for messages."""
         return b"/".join(self.path).decode(errors="backslashreplace")
 
 
 @dataclass(slots=True)
 class RestoreCounts:
-    """What went by: copies left out since the source had let go of them, and those of sources that no kit opens."""
+    """Counts of a plan.
+
+    `vanished` counts elements that were left out because they had vanished. `locked` counts, for each source (16 bytes)
+    that no kit opens, its elements. `opened` counts opened forms.
+    """
 
     vanished: int = 0
     locked: dict[bytes, int] = field(default_factory=dict)
@@ -68,7 +72,7 @@ class RestoreCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What is to be given back: names that match, sources (ids of 16 bytes; none means all), vanished ones or not."""
+    """What to restore: matching names, sources (ids of 16 bytes; none means all), and vanished elements or not."""
 
     patterns: Patterns
     sources: frozenset[bytes] = frozenset()
@@ -85,13 +89,13 @@ def plan(
     tally: RestoreCounts,
     sources: int | None = None,
 ) -> Iterator[Planned | RestoreProblem]:
-    """Yield what each held copy becomes; forms are opened several at a time, names are given in order.
+    """Yield the plan for each held copy. Forms are opened several at a time, and names are given in order.
 
-    `giver` is asked for only when a form was opened: until then nothing needs to be written. `sources` is how many
-    sources there are in all, if that is known. `tally` is counted up.
+    `giver` is called only after a form was opened, so nothing is written before that. `sources` is the number of all
+    sources, or None if it is unknown. The plan adds its counts to `tally`.
 
     Raises:
-        WrongKeyError: something is sealed, and nothing at all was opened.
+        WrongKeyError: some forms are sealed, and not one form was opened.
 
     """
     forms = _Forms(kits, tally)
@@ -111,40 +115,40 @@ def plan(
             names = giver()
         own = names.would_give(outcome.claim.path)
         if held.sha256 is None:
-            # It takes no name away from what can be given back.
+            # It gets no name, so that a file that can be restored keeps its own.
             if wanted.patterns.match(b"/".join(own)):
-                why = f"no copy was stored of it at that moment ({held.state})"
+                why = f"it had no copy at that moment ({held.state}): collect it first, or choose a later moment"
                 yield RestoreProblem(problem="unstored", key=held.key, name=outcome.claim.what, why=why)
             continue
         path = names.give(outcome.claim.path, held.key.stored)
-        # Whoever asks for a name means every file that has it, not just the one that came first.
+        # A pattern means every file that claims a matching name, not only the first one.
         if wanted.patterns.match(b"/".join(path)) or (path != own and wanted.patterns.match(b"/".join(own))):
             yield Planned(held=held, opened=outcome, path=path, numbered=path != own)
     if not tally.opened and tally.locked:
         raise WrongKeyError(
-            f"{describe(kits)} the elements: nothing was written; "
-            "give the JSON of the request that made the token (--key, more than once for several tokens)"
+            f"{describe(kits)} the elements, and nothing was written: "
+            "give the kit of their token with --key, once for each token"
             if kits
-            else "the elements are encrypted: give the JSON of the request that made the token with --key"
+            else "the elements are encrypted: give the kit of their token with --key"
         )
 
 
 class _Forms:
-    """Opens forms, and remembers for each source which kit fits or that none does."""
+    """Opens forms. It remembers for each source which kit fits, or that none does."""
 
     def __init__(self, kits: Sequence[Kit], tally: RestoreCounts) -> None:
         self._kits = tuple(kits)
         self._fitting: dict[bytes, Kit] = {}
         self._failures: dict[bytes, int] = {}
         self._open: set[bytes] = set()
-        self._early: dict[bytes, list[RestoreProblem]] = {}
+        self._kept: dict[bytes, list[RestoreProblem]] = {}
         self._tally = tally
 
     def open(self, held: HeldCopy) -> tuple[HeldCopy, Opened | NoKitError | BadFormError]:
-        """Return the opened form, or why it cannot be opened; called by several threads."""
+        """Return the opened form, or the error if it cannot be opened. Several threads call this."""
         source = held.key.source
         if source not in self._fitting and self._failures.get(source, 0) >= TRIES:
-            return held, NoKitError("no kit opened the forms before this one")
+            return held, NoKitError("no kit opens the forms of this source: give the kit of its token with --key")
         fitting = self._fitting.get(source)
         kits = self._kits if fitting is None else (fitting, *(kit for kit in self._kits if kit is not fitting))
         try:
@@ -156,7 +160,7 @@ class _Forms:
         return held, opened
 
     def failed(self, held: HeldCopy, error: NoKitError) -> Iterator[RestoreProblem]:
-        """Take note of a form that no kit opened; a finding of its own where others of its source were opened."""
+        """Record a form that no kit opened. If other forms of its source were opened, yield it as a problem."""
         source = held.key.source
         self._failures[source] = self._failures.get(source, 0) + 1
         finding = RestoreProblem(problem="unopened", key=held.key, name=None, why=str(error))
@@ -164,16 +168,16 @@ class _Forms:
             yield finding
             return
         self._tally.locked[source] = self._tally.locked.get(source, 0) + 1
-        if len(early := self._early.setdefault(source, [])) < EARLY:
+        if len(early := self._kept.setdefault(source, [])) < EARLY:
             early.append(finding)
 
     def succeeded(self, held: HeldCopy) -> Iterator[RestoreProblem]:
-        """Take note of an opened form; what failed before it of the same source are findings after all."""
+        """Record an opened form. Yield the earlier failures of the same source, which are now problems."""
         source = held.key.source
         if source not in self._open:
             self._open.add(source)
             self._tally.locked.pop(source, None)
-            yield from self._early.pop(source, ())
+            yield from self._kept.pop(source, ())
 
 
 def _chosen(helds: Iterable[HeldCopy], wanted: Selection, tally: RestoreCounts) -> Iterator[HeldCopy]:

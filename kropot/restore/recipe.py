@@ -1,6 +1,6 @@
-"""Commands that open one copy with openssl alone, so that the data outlives this program; pure.
+"""Commands that open one copy with openssl only, so that the data outlives this program. Pure.
 
-The secret never stands in them: the shell's variable KEY does, and the key is derived from it where the command runs.
+The commands never contain the secret. They use the shell variable KEY, and derive the key from it when they run.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ _PADDING = "00" * KEY_BYTES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByteRange:
-    """How a token's keys are derived from its passphrase: digest and rounds, which its kit names."""
+    """How keys are derived from a passphrase: the digest and the number of rounds, both from the kit."""
 
     digest: str = "sha512"
     rounds: int = 6000
 
 
 def content_recipe(*, iv: bytes, sealed: str, plain: str, stretch: ByteRange) -> str:
-    """Return the command line that opens the file `sealed` into the file `plain`, for openssl 3."""
+    """Return the command line for openssl 3 that opens the file `sealed` and writes the file `plain`."""
     key = _openssl_kdf(iv, stretch)
     return f"{_enc(key, iv)} -in {shlex.quote(sealed)} -out {shlex.quote(plain)}"
 
 
 def content_recipe_python(*, iv: bytes, sealed: str, plain: str, stretch: ByteRange) -> str:
-    """Return the same with the key derived by Python, for an openssl without `kdf`; KEY must be exported."""
+    """Return the same command for an openssl without `kdf`: Python derives the key. KEY must be exported."""
     key = _python_kdf(iv, stretch)
     return f"{_enc(key, iv)} -in {shlex.quote(sealed)} -out {shlex.quote(plain)}"
 
 
 def form_recipe(envelope: str, stretch: ByteRange) -> str:
-    """Return the command line that prints the opened form: the file's name, its time, and whatever the server knew.
+    """Return the command line that prints the opened form: the file's name, its time, and the other fields.
 
     Raises:
         BadSealError: the text is not an envelope.
@@ -51,32 +51,32 @@ def form_recipe(envelope: str, stretch: ByteRange) -> str:
 
 
 def digest_recipe(*, sealed: str, sha256: bytes) -> str:
-    """Return the command line that shows whether the stored file is the one that was recorded."""
+    """Return the command line that compares the stored file with the recorded SHA-256."""
     return f"echo {shlex.quote(f'{sha256.hex()}  {sealed}')} | sha256sum -c"
 
 
 def recipes(
     *, iv: bytes | None, sealed: str, sha256: bytes, envelope: str | None, stretch: ByteRange, plain: str = "plain.bin"
 ) -> Iterator[tuple[str, str]]:
-    """Yield (what it does, command line) for one copy: prove it, open its content, open its form."""
-    yield "is the object the one that was recorded?", digest_recipe(sealed=sealed, sha256=sha256)
+    """Yield (description, command line) pairs for one copy: check it, open its content, open its form."""
+    yield "check that the object is the recorded one", digest_recipe(sealed=sealed, sha256=sha256)
     if iv is None:
-        yield "it is not encrypted", f"cp {shlex.quote(sealed)} {shlex.quote(plain)}"
+        yield "copy the content (it is not encrypted)", f"cp {shlex.quote(sealed)} {shlex.quote(plain)}"
     else:
-        told = {"iv": iv, "sealed": sealed, "plain": plain, "stretch": stretch}
-        yield "open the content (openssl 3)", content_recipe(**told)  # type: ignore[arg-type]  # named above
-        yield "the same without `openssl kdf`", content_recipe_python(**told)  # type: ignore[arg-type]  # as above
+        arguments = {"iv": iv, "sealed": sealed, "plain": plain, "stretch": stretch}
+        yield "open the content (openssl 3)", content_recipe(**arguments)  # type: ignore[arg-type]  # named above
+        yield "the same without `openssl kdf`", content_recipe_python(**arguments)  # type: ignore[arg-type]  # as above
     if envelope is not None:
         yield "open the form, which holds the name", form_recipe(envelope, stretch)
 
 
 def _enc(key: str, iv: bytes) -> str:
-    """Return the decryption; the cipher wants 32 bytes of key, and the server fills its 16 up with zeros."""
+    """Return the decryption command. The cipher needs a 32-byte key; the server pads its 16 bytes with zeros."""
     return f'openssl enc -d -aes-256-cbc -K "{key}{_PADDING}" -iv {iv.hex()}'
 
 
 def _openssl_kdf(iv: bytes, stretch: ByteRange) -> str:
-    """Return the shell's way to the key: PBKDF2, salted with the text of the IV's hexadecimal digits."""
+    """Return the shell expression for the key: PBKDF2, with the IV's hexadecimal text as salt."""
     return (
         f'$(openssl kdf -keylen {KEY_BYTES} -kdfopt digest:{stretch.digest.upper()} -kdfopt pass:"$KEY" '
         f"-kdfopt salt:{iv.hex()} -kdfopt iter:{stretch.rounds} PBKDF2 | tr -d ':\\n')"

@@ -1,4 +1,4 @@
-"""Verification: whether ledger, index, copies, checkpoints and source are what they were; and repair."""
+"""Verification: check the ledger, the projection, checkpoints, segments, copies and the source; and repair."""
 
 from kropot.verify.checkpoints import Note
 from kropot.verify.contents import World

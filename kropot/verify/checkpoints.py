@@ -1,4 +1,4 @@
-"""Checkpoints against the tree that the audit recomputed: signatures, rollbacks, forks, and the unsealed tail."""
+"""Compare checkpoints with the recomputed tree. This finds bad signatures, rollbacks and forks."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ if TYPE_CHECKING:
     from ledger.note import VerifierKey
 
 ROLLED_BACK = (
-    "this database is an older copy, or its end was cut off: restore the newest backup of it, and collect again only "
-    "after that"
+    "the database is an older copy, or its end was cut off: restore its newest backup, and do not collect before that"
 )
 FORKED = (
-    "someone rewrote history, or two databases went on from one: compare with every backup of the database; the "
-    "checkpoint tells which of them is the one that was signed"
+    "someone rewrote the history, or two copies of the database both went on: run `kropotcli verify --against` with "
+    "this checkpoint on every backup of the database, to find the one that was signed"
 )
 _KINDS = {"malformed": "bad_checkpoint", "key": "unknown_key", "signature": "bad_signature"}
 
 
 class Note(NamedTuple):
-    """A signed note and where it was found; `size` is what the database keeps it as, None where the user brought it."""
+    """A signed note, and where it was found. `size` is its size in the database, None if the user gave the note."""
 
     where: str
     note: bytes
@@ -36,20 +35,20 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sealed:
-    """A checkpoint to be compared; its signature was verified unless there was no key to verify it with."""
+    """A checkpoint to compare. Its signature was verified if a key was given."""
 
     where: str
     checkpoint: Checkpoint
 
 
 class CheckpointAudit:
-    """Opens notes before the log is read, and compares them with its roots afterwards.
+    """Opens notes before the ledger is read, and compares them with its roots afterwards.
 
-    `sealed_to` is the largest size that a checkpoint with a verified signature vouches for, and that the ledger has.
+    `sealed_to` is the largest size at which a checkpoint with a verified signature agrees with the ledger, or None.
     """
 
     def __init__(self, notes: Iterable[Note], key: VerifierKey | None) -> None:
-        """Open every note; whatever cannot be believed becomes a finding at once."""
+        """Open every note. A note that cannot be trusted becomes a finding at once."""
         self.key = key
         self.sealed: list[Sealed] = []
         self.findings: list[Finding] = []
@@ -60,11 +59,11 @@ class CheckpointAudit:
 
     @property
     def sizes(self) -> set[int]:
-        """The sizes at which the tree's root is needed."""
+        """The sizes at which the comparison needs the tree's root."""
         return {each.checkpoint.size for each in self.sealed}
 
     def compare(self, log: LogAudit, ledger_id: bytes | None) -> Iterator[Finding]:
-        """Yield what does not fit the log, which MUST have been read to its end with `sizes` marked."""
+        """Yield every disagreement with the ledger. `log` MUST have been read to its end with `sizes` marked."""
         yield from self.findings
         agreed = 0
         for each in sorted(self.sealed, key=lambda sealed: sealed.checkpoint.size):
@@ -74,15 +73,15 @@ class CheckpointAudit:
                 yield Finding(
                     kind="foreign_checkpoint",
                     severity="error",
-                    detail=f"{each.where} is of another ledger: {checkpoint.origin}",
-                    hint="is this the database that was signed? if so, take the file out of --against",
+                    detail=f"{each.where} belongs to another ledger: {checkpoint.origin}",
+                    hint="check that this is the right database; if it is, remove the file from --against",
                 )
             elif checkpoint.size > log.head.position:
                 yield Finding(
                     kind="rolled_back",
                     severity="error",
-                    detail=f"TRUNCATED OR ROLLED BACK: {each.where} vouches for {checkpoint.size} events, "
-                    f"and the ledger has {log.head.position}",
+                    detail=f"TRUNCATED OR ROLLED BACK: {each.where} covers {checkpoint.size} events, "
+                    f"and the ledger has only {log.head.position}",
                     hint=ROLLED_BACK,
                     position=log.head.position + 1,
                 )
@@ -91,18 +90,18 @@ class CheckpointAudit:
                     kind="not_comparable",
                     severity="error",
                     detail=f"{each.where} cannot be compared: events before position {checkpoint.size} are missing",
-                    hint="see the findings about the log",
+                    hint="look at the findings about the ledger first",
                     position=log.first_bad,
                 )
             elif log.roots[checkpoint.size] != checkpoint.root:
-                # A finding about the log says more exactly where they part than two checkpoints can.
+                # A finding about the ledger gives the place of the fork more exactly than two checkpoints can.
                 bad = log.first_bad
                 first = bad if bad is not None and agreed < bad <= checkpoint.size else agreed + 1
                 yield Finding(
                     kind="fork",
                     severity="error",
-                    detail=f"FORK: {each.where} vouches for another history of {checkpoint.size} events; "
-                    f"they part somewhere in positions {first} to {checkpoint.size}",
+                    detail=f"FORK: {each.where} was signed over another history of {checkpoint.size} events; "
+                    f"the first difference is somewhere in positions {first} to {checkpoint.size}",
                     hint=FORKED,
                     position=first,
                 )
@@ -121,13 +120,13 @@ class CheckpointAudit:
                     kind=_KINDS[error.kind],
                     severity="error",
                     detail=f"{note.where}: {error.why}",
-                    hint="a checkpoint that is not signed by the given key vouches for nothing; find who put it there",
+                    hint="the checkpoint proves nothing: check the public key, and find out who put this file there",
                 )
             )
             return
         if note.size not in (None, checkpoint.size):
-            detail = f"{note.where} is kept as one of size {note.size} and says {checkpoint.size}"
-            hint = "the database was changed by hand; use checkpoints that are kept elsewhere"
+            detail = f"{note.where} is stored with size {note.size}, and its text says {checkpoint.size}"
+            hint = "someone changed the database by hand: use --against with checkpoints that are kept elsewhere"
             self.findings.append(Finding(kind="bad_checkpoint", severity="error", detail=detail, hint=hint))
             return
         self.sealed.append(Sealed(where=note.where, checkpoint=checkpoint))

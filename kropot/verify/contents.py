@@ -1,4 +1,4 @@
-"""Verifying the copies: which ranges are due, what is found in them, what is recorded, and how far it came."""
+"""Verify the copies: choose the ranges that are due, read them, report findings, and record what was read."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 _LEFTOVER = {
-    "temporary": "left by a run that was cut short; it does no harm",
+    "temporary": "an interrupted run left it; it does no harm",
     "stray": "another program put it there; it does no harm, and you can remove it",
-    "quarantined": "set aside by a repair; you can remove it once its element has a sound copy again",
+    "quarantined": "a repair set it aside; you can remove it when its element has a sound copy again",
 }
 ADVANCE_S = 300.0
-"""How often to record how far contents were read, so that a kill costs minutes and not the whole run."""
+"""Seconds between two records of how far contents were read. A killed run then loses minutes of work at most."""
 
 
 def never() -> bool:
-    """Return False: nobody asks to stop."""
+    """Return False: no stop was requested."""
     return False
 
 
@@ -49,7 +49,7 @@ def nobody(_objects: int, _bytes: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """What a run needs from outside: time, sleep, the wish to stop, and who hears how much was read."""
+    """What a run needs from outside: sleep (seconds), a clock (seconds), a stop request, and a progress callback."""
 
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
@@ -58,14 +58,14 @@ class World:
 
 
 TOO_MUCH = (
-    "so much is missing or damaged that the storage may not be mounted, or be another one; if it is the right one,"
-    " --repair records what is wrong and has it fetched again"
+    "so much is missing or damaged that the storage may not be mounted, or may be the wrong one; if it is the right"
+    " one, --repair records the damage and fetches the copies again"
 )
 
 
 @dataclass(slots=True, kw_only=True)
 class CopyVerification:
-    """The copies' part of a run, pinned to the ledger's `position`; `to_fetch` are copies that can be fetched again."""
+    """The part of a run that checks copies, at the ledger's `position`. `to_fetch` are copies to fetch again."""
 
     ledger: Ledger
     objects: ObjectStore
@@ -78,10 +78,10 @@ class CopyVerification:
     to_fetch: dict[StreamKey, Finding] = field(default_factory=dict)
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what is not as it should be, the ranges read longest ago first.
+        """Yield the findings. Ranges that were read longest ago come first.
 
         Raises:
-            StorageError: if the store cannot be looked through.
+            StorageError: if the storage cannot be listed.
         """
         began = self.world.monotonic()
         audit = CopyAudit(self.ledger, self._reader())
@@ -105,11 +105,11 @@ class CopyVerification:
         yield from self._leftovers(audit, read_all=whole - left >= 1)
         self._summarise(audit, whole, left, self.world.monotonic() - began)
         if whole - left < 1:
-            self._recall()
-        self._foretell(known, read=whole - left, left=left)
+            self._mention_known_damage()
+        self._estimate(known, read=whole - left, left=left)
 
     def _reader(self) -> BulkReader:
-        """Return the fastest way to read what is asked for."""
+        """Return the fastest reader for the scope."""
         if self.scope.quick:
             return StoreReader(self.objects, None, stopped=self._ends)
         if isinstance(self.objects, BulkReadable) and self.scope.rate is None:
@@ -118,7 +118,7 @@ class CopyVerification:
             return self.objects.bulk_reader(objects=count, size=size, stopped=self._ends)
         throttle = Throttle(self.scope.rate, sleep=self.world.sleep, monotonic=self.world.monotonic)
         reading = ThreadReading(self.objects, throttle=throttle, stopped=self._ends)
-        # One second's worth at a time: otherwise a stop would wait for everything that is already handed out.
+        # Read one second's worth at a time. Otherwise a stop would wait for all blocks that were already handed out.
         block_bytes = BLOCK_BYTES if self.scope.rate is None else min(self.scope.rate, BLOCK_BYTES)
         return StoreReader(self.objects, reading, stopped=self._ends, block_bytes=block_bytes)
 
@@ -131,7 +131,7 @@ class CopyVerification:
         return due(self.ledger.audit(), before_us=None if age is None else self.ledger.now_us() - age)
 
     def _walk(self, audit: CopyAudit, part: Due) -> Iterator[Finding]:
-        """Walk one range, recording now and then how far contents were read."""
+        """Walk one range, and record every few minutes how far contents were read."""
         since = self.world.monotonic()
         for reports in audit.walk(part.start, part.end):
             for report in reports:
@@ -169,13 +169,13 @@ class CopyVerification:
             yield finding
 
     def _confirm(self, report: ObjectReport) -> ObjectReport:
-        """Read a damaged object once more before calling it so; with `repair`, put it where it does no harm."""
+        """Read a damaged object a second time to be sure. With `repair`, move a damaged object to the quarantine."""
         if report.state != "damaged" or self.scope.quick or not report.copies:
             return report
         request = ReadRequest(report.sha256, report.copies[0].size)
         again = read_object(self.objects, request, memoryview(bytearray(BUFFER)))
         if again is None:
-            detail = f"{report.detail}; read once more it was sound: look at disk, cables and memory"
+            detail = f"{report.detail}; read once more it was sound: check the disk, cables and memory"
             return replace(report, state="unreadable", detail=detail)
         _, state, detail = again
         if state == "damaged" and self.scope.repair and self.recorder.why_not is None:
@@ -205,31 +205,29 @@ class CopyVerification:
             "seconds": round(seconds, 3),
         }
         if self.scope.quick:
-            self.summary.not_covered.append("contents: only names and sizes were looked at (--quick)")
+            self.summary.not_covered.append("contents: --quick checks only names and sizes")
 
-    def _recall(self) -> None:
-        """Say that this run may not have checked what earlier runs found."""
+    def _mention_known_damage(self) -> None:
+        """Add to the summary that earlier runs found damage which this run may not have checked."""
         bad = sum(tally.elements for tally in self.ledger.tallies() if tally.state in {"damaged", "lost"})
         if bad:
-            elements = "1 element has" if bad == 1 else f"{bad} elements have"
+            elements = "1 element still has" if bad == 1 else f"{bad} elements still have"
             self.summary.not_covered.append(
-                f"copies: {elements} a copy that was found damaged or lost and has no sound one since"
-                " (`kropotcli ls --state damaged --state lost`), and not everything was read again"
+                f"copies: {elements} a damaged or lost copy, and this run did not read everything again"
+                " (`kropotcli ls --state damaged --state lost` lists them)"
             )
 
-    def _foretell(self, known: tuple[AuditRange, ...], *, read: float, left: float) -> None:
-        """Estimate when the last object that is due will have been read, if runs go on as before."""
+    def _estimate(self, known: tuple[AuditRange, ...], *, read: float, left: float) -> None:
+        """Estimate when the last object that is due will be read, if later runs are like this one."""
         runs = runs_left(read, left)
         now = self.ledger.now_us()
         by_us = read_by_us(known, now, runs)
         self.summary.covered["copies"] |= {"runs_left": runs, "all_read_by_us": by_us}
         if left > 0:
             more = (
-                "too early to estimate when the rest will be read"
+                "it is too early to estimate when the rest will be read"
                 if runs is None
-                else f"{runs} more runs like this read the rest"
+                else f"{runs} more runs like this one will read the rest"
             )
-            when = "" if by_us is None else f", by {instant(by_us)} if they come as far apart as the last two"
-            self.summary.miss(
-                f"copies: {left:.1%} of all is due and still to be read (the time is spent); {more}{when}"
-            )
+            when = "" if by_us is None else f", by {instant(by_us)} if they are as far apart as the last two runs"
+            self.summary.miss(f"copies: time is up, and {left:.1%} of the contents is still due; {more}{when}")

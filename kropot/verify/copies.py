@@ -1,4 +1,4 @@
-"""The audit of the copies: every object that events name is in the store, and is what its name says."""
+"""Audit the copies: the storage must hold every object that events name, with the content that its name says."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ ObjectState = Literal["damaged", "lost", "unreadable", "recovered", "orphan"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectReport:
-    """An object that is worth a finding, and the `copies` that name it.
+    """An object that needs a finding, and the `copies` that name it.
 
-    "recovered" was recorded as damaged or lost and is sound now; "orphan" has no copies, and `size` bytes.
+    "recovered" means that it was recorded as damaged or lost and is sound now. "orphan" means that no copy names it;
+    only then is `size` (bytes) set.
     """
 
     sha256: bytes
@@ -38,14 +39,14 @@ class ObjectReport:
 
 
 class CopyAudit:
-    """Tells a reader what to read, and reports what came of it.
+    """Tells a reader which objects to read, and reports the results.
 
-    `objects` and `bytes` count the sound objects that were read (or, when none are, looked at), `bad` those that are
-    not, and `looked` all that had to be there and were looked at.
+    `objects` and `bytes` count the sound objects that were read, or only looked at if the reader reads no contents.
+    `bad` counts the other objects. `looked` counts all expected objects that were checked.
     """
 
     def __init__(self, ledger: Ledger, reader: BulkReader) -> None:
-        """Begin with nothing read."""
+        """Start with nothing read."""
         self._ledger = ledger
         self._reader = reader
         self._known_bad: deque[bytes] = deque()
@@ -57,13 +58,14 @@ class CopyAudit:
         self.read_to: bytes | None = None
 
     def walk(self, start: bytes, end: bytes) -> Iterator[list[ObjectReport]]:
-        """Yield, piece by piece, what is not as it should be with start <= SHA-256 <= end.
+        """Yield lists of objects that need a finding, for start <= SHA-256 <= end.
 
-        Afterwards `read_to` is how far everything was read: `end` unless the reader was stopped, None for not at all.
+        Afterwards `read_to` is the last SHA-256 up to which everything was read. It is `end` unless the reader was
+        stopped, and None if nothing was read.
 
         Raises:
-            StorageError: if the store cannot be looked through.
-            BrokenChainError: at a row of the index that cannot be a copy.
+            StorageError: if the storage cannot be listed.
+            BrokenChainError: at a row of the projection that cannot be a copy.
         """
         self.read_to = None
         self._known_bad.clear()
@@ -92,13 +94,13 @@ class CopyAudit:
         hashes, _, sizes, seqs, states = zip(*rows, strict=True)
         if set(map(type, hashes)) != {bytes} or set(map(len, hashes)) != {_SHA256} or set(map(type, sizes)) != {int}:
             bad = next(seq for sha256, size, seq in zip(hashes, sizes, seqs, strict=True) if not _is_copy(sha256, size))
-            raise BrokenChainError(bad, "the index has a copy there that can be none")
+            raise BrokenChainError(bad, "the projection has an impossible copy there")
         if len(set(hashes)) == len(rows) == states.count(SOUND):
             return zip(hashes, sizes, strict=True)
         return self._grouped(rows)
 
     def _grouped(self, rows: list[CopyState]) -> Iterator[ExpectedObject]:
-        """Yield each object once; remember what its copies say of it besides."""
+        """Yield each object once. Remember the objects that are known to be bad or that have different sizes."""
         for sha256, group in groupby(rows, key=lambda row: row.sha256):
             copies = list(group)
             states = {row.state for row in copies}
@@ -131,7 +133,7 @@ class CopyAudit:
                     copies = tuple(self._ledger.copies(start=sha256, end=sha256))
                     yield ObjectReport(sha256=sha256, state="recovered", copies=copies)
         for sha256, size in found.orphans:
-            # Its event may have come after its range was read.
+            # Its event may have been appended after its range was read.
             if next(self._ledger.copies(start=sha256, end=sha256), None) is None:
                 yield ObjectReport(sha256=sha256, state="orphan", size=size)
 

@@ -1,4 +1,4 @@
-"""What a bad object means for each element that names it: a finding with what to do, and the fact to record."""
+"""Turn a bad object into a finding, with a hint, and a fact to record, for each element that names the object."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
     from ledger.rows import CopyRow
 
-AGAIN = "the next `kropotcli collect` fetches it again (now: `kropotcli verify --repair`)"
+AGAIN = "the next `kropotcli collect` fetches it again; `kropotcli verify --repair` does so now"
 GONE = (
-    "the source no longer has this element, so it cannot be fetched again: look for the object in another backup and "
+    "the source no longer has this element, so it cannot be fetched again: look for the object in another backup, and "
     "put it back under its name"
 )
 OLD = (
-    "this is an older version, which the source no longer offers, so it cannot be fetched again: look for the object "
-    "in another backup and put it back under its name"
+    "this is an older revision, which the source no longer offers, so it cannot be fetched again: look for the object "
+    "in another backup, and put it back under its name"
 )
-REPLACED = "the same version was fetched again and is sound; nothing needs doing"
+REPLACED = "the same revision was fetched again and is sound: you need to do nothing"
 
 NewState = Literal["damaged", "lost", "sound"]
-"""What to record of a copy."""
+"""The new state to record for a copy."""
 
 
 def copy_findings(ledger: Ledger, report: ObjectReport) -> Iterator[tuple[Finding, StreamKey, NewState | None]]:
-    """Yield a finding for each element that names the object, its key, and what to record (None: nothing).
+    """Yield (finding, key, new state to record or None) for each element that names the object.
 
-    Several elements may name one object, and for each of them something else may be left to do.
+    Several elements can name one object, and each of them can need a different action.
     """
     for copy, key, element in _elements(ledger, report):
         if report.state == "recovered":
@@ -48,10 +48,10 @@ def copy_findings(ledger: Ledger, report: ObjectReport) -> Iterator[tuple[Findin
 
 
 def fact_of(element: Element, sha256: bytes, state: NewState) -> CopyDamaged | CopyLost | CopyStored | None:
-    """Return the fact that records the copy's new state on the element as it is now; None if nothing is to be recorded.
+    """Return the fact that records the copy's new state on the element as it is now, None if there is none to record.
 
-    A sound object is recorded only where it is the newest copy: a CopyStored says that it is there after all, and the
-    element need not be fetched again.
+    A sound object is recorded only if it is the newest copy. The fact is then a CopyStored: the copy is there after
+    all, and the element need not be fetched again.
     """
     match state:
         case "damaged":
@@ -70,7 +70,7 @@ def orphan_finding(report: ObjectReport) -> Finding:
         kind="orphan_object",
         severity="note",
         detail=f"no event names this object of {report.size} bytes",
-        hint="left by a run that was cut short, or of another ledger; it does no harm",
+        hint="an interrupted run left it, or it belongs to another ledger; it does no harm",
         object=report.sha256.hex(),
     )
 
@@ -79,7 +79,7 @@ def orphan_finding(report: ObjectReport) -> Finding:
 
 
 def _elements(ledger: Ledger, report: ObjectReport) -> Iterator[tuple[CopyRow, StreamKey, Element]]:
-    """Yield the elements that still count on this object, as they are now."""
+    """Yield the elements that still use this object, as they are now."""
     keys = {copy.key: StreamKey.parse(copy.key) for copy in report.copies if copy.state != RELEASED}
     entries = ledger.entries(list(keys.values()))
     for copy in report.copies:
@@ -93,7 +93,7 @@ def _recovered(copy: CopyRow, key: StreamKey) -> Finding:
     return Finding(
         kind="recovered_object",
         severity="note",
-        detail=f"the object was recorded as {copy.state}, and is sound now",
+        detail=f"the object was recorded as {copy.state}, and it is sound now",
         source=key.source.hex(),
         element=key.id,
         object=copy.sha256.hex(),
@@ -102,13 +102,13 @@ def _recovered(copy: CopyRow, key: StreamKey) -> Finding:
 
 
 def _finding(ledger: Ledger, copy: CopyRow, key: StreamKey, element: Element, report: ObjectReport) -> Finding:
-    known = "" if copy.state not in (DAMAGED, LOST) else " (known, and recorded before)"
-    severity, hint = _way_out(ledger, copy, key, element)
+    known = "" if copy.state not in (DAMAGED, LOST) else " (already recorded)"
+    severity, hint = _severity_and_hint(ledger, copy, key, element)
     return Finding(
         kind=f"{report.state}_object" if severity == "error" else "replaced_object",
         severity=severity,
         detail=f"{report.detail}{known}",
-        hint=hint if report.state != "unreadable" else "repair whatever keeps it from being read, then verify again",
+        hint=hint if report.state != "unreadable" else "fix what keeps it from being read, then verify again",
         source=key.source.hex(),
         element=key.id,
         object=copy.sha256.hex(),
@@ -116,8 +116,8 @@ def _finding(ledger: Ledger, copy: CopyRow, key: StreamKey, element: Element, re
     )
 
 
-def _way_out(ledger: Ledger, copy: CopyRow, key: StreamKey, element: Element) -> tuple[Severity, str]:
-    """Return severity and hint: an older version matters only if its revision has no sound copy."""
+def _severity_and_hint(ledger: Ledger, copy: CopyRow, key: StreamKey, element: Element) -> tuple[Severity, str]:
+    """Return severity and hint. A bad older object is an error only if its revision has no sound copy."""
     newest = element.copy
     if newest is not None and newest.sha256 == copy.sha256:
         return "error", AGAIN if element.present else GONE
@@ -128,7 +128,7 @@ def _way_out(ledger: Ledger, copy: CopyRow, key: StreamKey, element: Element) ->
 
 
 def _revision(ledger: Ledger, copy: CopyRow, key: StreamKey) -> int | None:
-    """Return the revision of the element that this copy is of; None if its event is no longer readable."""
+    """Return the revision that this copy holds, None if its event can no longer be read."""
     for record in ledger.history(key):
         if record.position == copy.position and isinstance(record.fact, CopyStored):
             return None if record.fact.element.copy is None else record.fact.element.copy.revision

@@ -1,6 +1,7 @@
-"""Which objects were last read when: the map that audits advance, and which part of it is due next; pure.
+"""The map of when objects were last read, and the parts of it that are due next. Pure.
 
-The space of all SHA-256 is cut into ranges, both ends included; whatever no range covers was never read.
+The map divides the space of all SHA-256 values into ranges, and both ends belong to a range. A part without a range was
+never read.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
 
 FIRST, LAST = bytes(32), b"\xff" * 32
 MAX_RANGES = 64
-"""A map has at most this many ranges; joining two neighbours keeps the older of their times."""
+"""A map has at most this many ranges. When two neighbours are joined, the older of their times is kept."""
 
 ONE_RUN_US = 15 * 60 * 1_000_000
-"""Readings closer together than this belong to one run, which records every five minutes or after a large object."""
+"""Readings closer together than this (microseconds) belong to one run. A run records about every five minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A part of the space that should be read, both ends included; last read at `at_us`, None if never."""
+    """A part of the space that should be read, both ends included. `at_us` is when it was last read, None if never."""
 
     start: bytes
     end: bytes
@@ -33,7 +34,7 @@ class Due:
 
 
 def advance(ranges: Iterable[AuditRange], read: AuditRange) -> tuple[AuditRange, ...]:
-    """Return the map after `read` was read: it replaces what the map said of its part; oldest first."""
+    """Return the map with `read` in it, the oldest reading first. `read` replaces the ranges that it covers."""
     kept: list[AuditRange] = [read]
     for old in ranges:
         if old.start < read.start:
@@ -62,9 +63,9 @@ def advance(ranges: Iterable[AuditRange], read: AuditRange) -> tuple[AuditRange,
 
 
 def due(ranges: Iterable[AuditRange], *, before_us: int | None = None) -> list[Due]:
-    """Return what should be read, never read parts first and then the longest ago; together they cover all that is due.
+    """Return all parts that should be read: first those never read, then those read longest ago.
 
-    With `before_us`, what was read at that moment or later is not due.
+    With `before_us` (microseconds since 1970), a part that was read at that moment or later is not due.
     """
     in_order = sorted(ranges, key=lambda each: each.start)
     found: list[Due] = []
@@ -81,39 +82,40 @@ def due(ranges: Iterable[AuditRange], *, before_us: int | None = None) -> list[D
 
 
 def share(start: bytes, end: bytes) -> float:
-    """Return which part of the space [start, end] is; hashes are spread evenly, so it is the part of all objects."""
+    """Return the share of the space in [start, end], from 0 to 1. Hashes are spread evenly, so objects are too."""
     return (int.from_bytes(end, "big") - int.from_bytes(start, "big") + 1) / (1 << 256)
 
 
 def runs_left(read: float, left: float) -> int | None:
-    """Return how many more runs like one that read the share `read` will have read `left`; None if it read nothing."""
+    """Return how many more runs it takes to read `left`, if each reads the share `read`; None if that is nothing."""
     if left <= 0:
         return 0
     return None if read <= 0 else math.ceil(left / read)
 
 
 def read_by_us(ranges: Iterable[AuditRange], now_us: int, runs: int | None) -> int | None:
-    """Return when the last part will have been read if runs go on as far apart as the last two; None if unknown.
+    """Return when the last part will be read, if runs stay as far apart as the last two; None if unknown.
 
-    `ranges` is the map before this run, which ends at `now_us`.
+    `ranges` is the map before this run, which ends at `now_us`. Times are in microseconds since 1970.
     """
     before_us = max((each.at_us for each in ranges), default=None)
     return None if before_us is None or runs is None else now_us + runs * (now_us - before_us)
 
 
 def never_read(ranges: Iterable[AuditRange]) -> float:
-    """Return which part of all was never read."""
+    """Return the share of the space that was never read, from 0 to 1."""
     return sum(share(each.start, each.end) for each in due(ranges) if each.at_us is None)
 
 
 def foreseen_us(ranges: Iterable[AuditRange]) -> int | None:
-    """Return when the part never read will have been read, or all of it again, if runs go on at the pace so far.
+    """Return when the part that was never read will be read, if runs keep their pace; None if the map shows one run.
 
-    The pace is that from the first to the last run that the map still shows; None while it shows only one.
+    If everything was read, this returns when everything will be read again. The pace is measured from the first to the
+    last run in the map. Times are in microseconds since 1970.
     """
     known = sorted(ranges, key=lambda each: each.at_us)
     times = [each.at_us for each in known]
-    # The last moments of the first run and of the last one: what lies close together was one run.
+    # The last moment of each run but the last. Readings that are close together belong to one run.
     ends = [at for at, then in pairwise(times) if then - at > ONE_RUN_US]
     if not ends:
         return None
@@ -122,12 +124,12 @@ def foreseen_us(ranges: Iterable[AuditRange]) -> int | None:
 
 
 def after(sha256: bytes) -> bytes:
-    """Return the next 32 bytes; `LAST` has none. Raises: OverflowError."""
+    """Return the next SHA-256 (32 bytes). Raises: OverflowError for `LAST`."""
     return (int.from_bytes(sha256, "big") + 1).to_bytes(32, "big")
 
 
 def before(sha256: bytes) -> bytes:
-    """Return the 32 bytes before; `FIRST` has none. Raises: OverflowError."""
+    """Return the previous SHA-256 (32 bytes). Raises: OverflowError for `FIRST`."""
     return (int.from_bytes(sha256, "big") - 1).to_bytes(32, "big")
 
 
@@ -136,6 +138,6 @@ def _touch(left: AuditRange, right: AuditRange) -> bool:
 
 
 def _closest(in_order: list[AuditRange]) -> int | None:
-    """Return the index of the neighbours whose readings lie closest in time, None if there are no neighbours."""
+    """Return the index of the first of the two neighbours that were read closest in time, None if there are none."""
     pairs = [at for at in range(len(in_order) - 1) if _touch(in_order[at], in_order[at + 1])]
     return min(pairs, key=lambda at: abs(in_order[at].at_us - in_order[at + 1].at_us), default=None)

@@ -1,4 +1,4 @@
-"""What a verification says: findings, each with what to do, and a summary of what was and was not looked at."""
+"""The results of a verification: hints for findings, and a summary of what was and was not checked."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from ledger.audit import Finding
 
 RESTORE_LEDGER = (
-    "keep this database as it is, compare it with an older backup and with signed checkpoints kept elsewhere; "
-    "do not collect into it meanwhile"
+    "keep this database as it is, and do not collect into it; compare it with an older backup and with signed "
+    "checkpoints that are kept elsewhere"
 )
-REBUILD = "the events are sound: `kropotcli rebuild` derives the index from them anew"
+REBUILD = "the events are sound: run `kropotcli rebuild` to make the projection from them again"
 
 _INDEX = frozenset({"index_mismatch", "index_missing", "tally_mismatch", "copies_mismatch", "source_mismatch"})
 _HINTS = {
     "unknown_critical": "install the version of this program that wrote it",
     "not_erased": (
-        "the log says that this was erased, but the database still holds it: the database was changed since; "
+        "the ledger says that this was erased, and the database still holds it, so someone changed the database: "
         "compare it with a backup made after the erasure"
     ),
 }
@@ -26,10 +26,10 @@ _HINTS = {
 
 @dataclass(slots=True, kw_only=True)
 class Summary:
-    """What a verification covered, part by part, with counts; and in words what it did not cover, and why.
+    """What a verification covered, with counts for each part, and what it did not cover, in words.
 
-    `complete` is whether everything that was asked for was looked at, `repaired` how many errors were mended since they
-    were found, `sound` whether nothing is left that is wrong.
+    `complete` is true if everything that was requested was checked. `repaired` counts the errors that were repaired
+    after they were found. `sound` is true if no error is left.
     """
 
     covered: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -41,16 +41,16 @@ class Summary:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing that was looked at is wrong, or still wrong."""
+        """Whether no error was found, or every error was repaired."""
         return self.errors == self.repaired
 
     def miss(self, what: str) -> None:
-        """Say that something which was asked for was not looked at."""
+        """Record that something that was requested was not checked."""
         self.not_covered.append(what)
         self.complete = False
 
     def count(self, finding: Finding) -> Finding:
-        """Take a finding into account, and return it."""
+        """Count a finding, and return it."""
         if finding.severity == "error":
             self.errors += 1
         else:
@@ -59,5 +59,5 @@ class Summary:
 
 
 def with_hint(finding: Finding) -> Finding:
-    """Return the finding of a ledger's audit with a hint: what to do now with this program."""
+    """Return a finding of the ledger's audit with a hint that says what to do now."""
     return replace(finding, hint=REBUILD if finding.kind in _INDEX else _HINTS.get(finding.kind, RESTORE_LEDGER))

@@ -1,4 +1,4 @@
-"""What a verification writes into the ledger: findings about copies, and how far contents were read."""
+"""Record results in the ledger: new states of copies, and how far contents were read."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ BATCH = 500
 TRIES = 8
 MASS_SHARE = 0.1
 MASS_COUNT = 20
-"""If more objects are bad than both of these, the storage is more likely not mounted than rotten."""
+"""If bad objects exceed both this number and this share, the storage is probably not mounted."""
 
 
 class Recorder:
-    """Appends in batches; after a refusal by the database, or when told to `stop`, it appends nothing more.
+    """Appends facts in batches. After `stop`, or after the database refused a write, it appends nothing more.
 
-    `why_not` says why nothing is recorded, None while everything is.
+    `why_not` is the reason why nothing is recorded, None while everything is.
     """
 
     def __init__(self, ledger: Ledger, *, why_not: str | None = None) -> None:
-        """Begin; with `why_not` nothing is ever recorded."""
+        """Take the ledger. With `why_not`, nothing is ever recorded."""
         self._ledger = ledger
         self._waiting: list[Change] = []
         self.why_not = why_not
         self.recorded = 0
 
     def stop(self, why: str) -> None:
-        """Record nothing more, and nothing of what waits."""
+        """Record nothing more, and drop the facts that wait."""
         self.why_not = self.why_not or why
         self._waiting.clear()
 
     def add(self, key: StreamKey, sha256: bytes, state: NewState) -> None:
-        """Take a copy's new state; it is appended with the next batch."""
+        """Add a copy's new state to the next batch."""
         if self.why_not is None:
             self._waiting.append((key, sha256, state))
             if len(self._waiting) >= BATCH:
                 self.flush()
 
     def flush(self) -> None:
-        """Append what waits, each fact on its element as it is then."""
+        """Append the waiting facts, each based on the current state of its element. Raises: PartialError."""
         waiting, self._waiting = self._waiting, []
         for _ in range(TRIES):
             if not waiting:
@@ -65,11 +65,11 @@ class Recorder:
                 continue
             return
         raise PartialError(
-            "findings could not be recorded, because others kept writing to the ledger: run verify again"
+            "findings could not be recorded in the ledger, because other processes kept writing to it: run verify again"
         )
 
     def reached(self, read: AuditRange) -> None:
-        """Record that a range was read."""
+        """Record that a range was read. Raises: PartialError."""
         if self.why_not is None:
             self.flush()
             self._guarded(lambda: self._advance(read))

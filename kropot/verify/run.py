@@ -1,4 +1,4 @@
-"""A whole verification: ledger, index, checkpoints, copies and source in turn, and a summary that hides no gap."""
+"""A whole verification: ledger, projection, checkpoints, segments, copies and source, and a summary of all gaps."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 class Verification:
-    """One run; `summary` is whole once `findings` is exhausted.
+    """One run. `summary` is complete after `findings` was read to its end.
 
-    `trouble` is why a part that was asked for could not be checked at all, None if every part could.
+    `trouble` is the error that kept a requested part from being checked, None if there was none.
     """
 
     def __init__(self, ledger: Ledger, objects: ObjectStore, scope: Scope, world: World | None = None) -> None:
-        """Begin with nothing read; the budget counts from here."""
+        """Start with nothing read. The time budget starts now."""
         self._ledger = ledger
         self._objects = objects
         self._scope = scope
@@ -48,10 +48,10 @@ class Verification:
         self.trouble: KropotError | None = None
 
     def findings(self) -> Iterator[Finding]:
-        """Yield every finding, each as soon as it is made.
+        """Yield every finding, as soon as it is known.
 
         Raises:
-            StorageError: if the store cannot be looked through.
+            StorageError: if the storage cannot be listed.
             LedgerUnavailableError: if the database cannot be read.
         """
         for finding in self._parts():
@@ -63,7 +63,7 @@ class Verification:
         return bool(self._to_fetch)
 
     def repaired(self) -> Iterator[Finding]:
-        """Yield what became of the copies that had to be fetched again, after a collector was at work."""
+        """Yield the results for the copies that had to be fetched again. Call this after a collector ran."""
         for key, finding in self._to_fetch.items():
             entry = self._ledger.entries([key]).get(key)
             element = None if entry is None else entry.element
@@ -90,7 +90,7 @@ class Verification:
         yield from self._log(log)
         has_errors = not self.summary.sound
         if has_errors:
-            self.summary.miss("index: it must agree with the log, and the log has errors")
+            self.summary.miss("index: the projection was not compared, because the ledger has errors")
         else:
             yield from self._index(log)
             yield from self._snapshots()
@@ -104,19 +104,20 @@ class Verification:
         except LedgerError as error:
             if self.summary.sound:
                 raise
-            self.summary.miss(f"copies: a ledger with errors does not name them all ({error})")
+            self.summary.miss(f"copies: not all were checked, because the ledger has errors ({error})")
         yield from self._source(has_errors=has_errors)
 
     def _run_ranges(self, read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
-        """Read a long log on every processor."""
+        """Read a long ledger with every processor."""
         return in_processes(lambda ledger, _, part: read(ledger.log, part), self._ledger, 0, ranges)
 
     def _log(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()
         yield from map(with_hint, log.findings())
         if log.unknown:
-            detail = f"{log.unknown} events of types that this version does not know were proved and not understood"
-            yield Finding(kind="unknown_events", severity="note", detail=detail, hint="a newer version wrote them")
+            detail = f"{log.unknown} events have types that this version does not know; their hashes are correct"
+            hint = "a newer version wrote them: install it to read them"
+            yield Finding(kind="unknown_events", severity="note", detail=detail, hint=hint)
         self.summary.covered["ledger"] = {
             "events": log.position,
             "root": log.frontier.root.hex(),
@@ -148,7 +149,7 @@ class Verification:
                 kind="bad_snapshot",
                 severity="error",
                 detail=f"the snapshot of {found.kind} at position {found.position}: {found.why}",
-                hint="snapshots can be made again at any time: `kropotcli snapshot --help` says how to drop this one",
+                hint="drop the snapshots, and make them again at any time: see `kropotcli snapshot --help`",
                 position=found.position,
             )
         kept = len(self._ledger.blobs.list_snapshots())
@@ -156,7 +157,7 @@ class Verification:
 
     def _stored_notes(self) -> Iterator[Note]:
         for size, note in self._ledger.blobs.checkpoints():
-            # Whoever tampers with the database may put anything into a column.
+            # A person who tampers with the database can put anything into a column.
             kept = str(note).encode(errors="replace")
             yield Note(f"the checkpoint of size {size} in the database", kept, size)
 
@@ -172,7 +173,7 @@ class Verification:
         }
         if checkpoints.key is None and checkpoints.checked:
             checked = "1 checkpoint" if checkpoints.checked == 1 else f"{checkpoints.checked} checkpoints"
-            gap = f"signatures of {checked}: no --public-key was given"
+            gap = f"signatures of {checked}: give the key with --public-key to check them"
             self.summary.not_covered.append(gap)
 
     def _segments(self, segments: SegmentAudit, log: LogAudit, *, has_errors: bool) -> Iterator[Finding]:
@@ -180,9 +181,9 @@ class Verification:
         deep = not (self._scope.quick or has_errors)
         yield from segments.compare(log, self._ledger, deep=deep)
         if has_errors and segments.files:
-            self.summary.miss("segments: only their ends were compared, since the log has errors")
+            self.summary.miss("segments: only their ends were compared, because the ledger has errors")
         elif not deep and segments.files:
-            self.summary.not_covered.append("segments: --quick compares their ends and does not read their events")
+            self.summary.not_covered.append("segments: --quick compares only their ends and reads no events")
         self.summary.covered["segments"] = {
             "files": segments.files,
             "events_read": segments.read,
@@ -196,11 +197,11 @@ class Verification:
                 demand_objects(self._scope.storage, self._ledger)
             except StorageAwayError as error:
                 self.trouble = error
-                self.summary.miss("copies: the folder of objects is not there")
+                self.summary.miss("copies: the folder of objects is missing, so none was checked")
                 return
-        why_not = None if self._scope.record else "it was asked not to record"
+        why_not = None if self._scope.record else "--no-record was given"
         if not self.summary.sound:
-            why_not = "verify records nothing in a ledger that has errors itself"
+            why_not = "verify records nothing in a ledger that has errors"
         part = CopyVerification(
             ledger=self._ledger,
             objects=self._objects,
@@ -218,7 +219,7 @@ class Verification:
         if self._scope.source is None or self._scope.client is None:
             return
         if has_errors:
-            self.summary.miss("source: it cannot be compared with a ledger that has errors")
+            self.summary.miss("source: it was not compared, because the ledger has errors")
             return
         began = self._world.monotonic()
         audit = SourceAudit(self._ledger, self._scope.source, self._scope.client)

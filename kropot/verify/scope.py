@@ -1,4 +1,4 @@
-"""What a verification is asked for."""
+"""What a verification must check."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """What is asked for; ledger, index and the names and sizes of copies are always looked at.
+    """What to check. The ledger, the projection, and the names and sizes of copies are always checked.
 
-    `quick` reads no contents. `budget_s` ends the reading of contents after so many seconds, `max_age_us` passes over
-    what was read less than so long ago, `rate` is in bytes a second. `record` is whether findings about copies, and how
-    far contents were read, go into the ledger. `against` are checkpoints that the user brings, beside those in the
-    database, and `key` is what all of them are verified with. `repair` sets damaged objects aside. `source` is whose
-    listing is compared with the index, by asking `client`. `segments` is where the history beside the objects is, and
-    `storage` the storage in which they lie.
+    `quick` reads no contents. `budget_s` (seconds) limits the time for reading contents. `max_age_us` (microseconds)
+    skips contents that were read more recently. `rate` limits reading, in bytes a second. `record` says whether to
+    record findings about copies, and how far contents were read, in the ledger.
+
+    `against` are checkpoints that the user gives, in addition to those in the database. `key` verifies all of them.
+    `repair` sets damaged objects aside. `source` (16 bytes) is the source whose listing is compared with the
+    projection; `client` asks for that listing. `segments` is the folder of segments, and `storage` holds the objects.
     """
 
     quick: bool = False

@@ -1,4 +1,4 @@
-"""The history that stands beside the objects, against the log: every segment, its bytes, its place and its root."""
+"""Compare the segments in the storage with the ledger: their bytes, their positions and their roots."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
     from ledger.transfer.segments import Reach
 
-AGAIN = "the ledger is not affected: move the file out of the storage path, and the next `collect` writes it again"
+AGAIN = "the ledger is not affected: move the file out of the storage path; the next `collect` writes it again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Held:
-    """A segment whose ends could be read."""
+    """A segment whose first and last events could be read."""
 
     file: SegmentFile
     reach: Reach
 
 
 class SegmentAudit:
-    """Looks at the ends of all segments before the log is read, and compares them with its roots afterwards.
+    """Reads the ends of all segments before the ledger is read, and compares them with its roots afterwards.
 
-    `reach` is the last position up to which sound segments without a gap hold the log; `read` counts events re-read.
+    `reach` is the last position up to which sound segments hold all events without a gap. `read` counts the events that
+    were read again from segments.
     """
 
     def __init__(self, folder: SegmentFolder) -> None:
@@ -49,13 +50,13 @@ class SegmentAudit:
 
     @property
     def sizes(self) -> set[int]:
-        """The sizes at which the tree's root is needed."""
+        """The sizes at which the comparison needs the tree's root."""
         return {held.reach.last for held in self._held}
 
     def compare(self, log: LogAudit, ledger: Ledger, *, deep: bool) -> Iterator[Finding]:
-        """Yield what does not fit the log, read to its end with `sizes` marked; `deep` re-reads every event.
+        """Yield every disagreement with the ledger. With `deep`, this reads every event of the segments.
 
-        Raises: StorageError.
+        `log` MUST have been read to its end with `sizes` marked. Raises: StorageError.
         """
         yield from self.findings
         ledger_id = ledger.identity().ledger_id if NO_SOURCE in log.learnt.salts else None
@@ -72,7 +73,7 @@ class SegmentAudit:
                     kind="missing_segment",
                     severity="error",
                     detail=f"no sound segment holds the events {self.reach + 1} to {held.reach.first - 1}",
-                    hint="the ledger is not affected: the next `collect` writes a missing segment again",
+                    hint="the ledger is not affected: run `kropotcli collect`, which writes a missing segment again",
                     position=self.reach + 1,
                 )
                 self.reach = held.reach.last
@@ -86,7 +87,7 @@ class SegmentAudit:
             self.findings.append(_bad(file, error))
             return
         except FileNotFoundError:
-            return  # a collector has put a longer one in its place
+            return  # a collector has replaced it with a longer one
         except OSError as error:
             raise storage_error(error, f"reading {file.path}") from error
         if reach.last != file.last:
@@ -103,16 +104,16 @@ class SegmentAudit:
                 kind="rolled_back",
                 severity="error",
                 detail=f"TRUNCATED OR ROLLED BACK: {detail}",
-                hint=f"{ROLLED_BACK}; `kropotcli db recover --from-storage` makes the newest one anew",
+                hint=f"{ROLLED_BACK}; `kropotcli db recover --from-storage` can make the newest database again",
                 position=log.head.position + 1,
             )
         if ledger_id not in (None, reach.ledger_id):
-            detail = f"{name} is of another ledger: {reach.ledger_id.hex()}"
+            detail = f"{name} belongs to another ledger: {reach.ledger_id.hex()}"
             hint = "give each ledger a storage path of its own"
             return Finding(kind="foreign_segment", severity="error", detail=detail, hint=hint)
         root = log.roots.get(reach.last)
         if root is not None and root != reach.frontier.root:
-            detail = f"FORK: {name} holds other events than the ledger somewhere up to event {reach.last}"
+            detail = f"FORK: {name} and the ledger hold different events, somewhere up to event {reach.last}"
             return Finding(kind="fork", severity="error", detail=detail, hint=FORKED, position=reach.last)
         return None
 
@@ -125,7 +126,7 @@ class SegmentAudit:
         except MalformedSegmentError as error:
             return _bad(held.file, error)
         except FileNotFoundError:
-            return None  # as above
+            return None  # a collector has replaced it with a longer one
         except OSError as error:
             raise storage_error(error, f"reading {held.file.path}") from error
         return None

@@ -1,7 +1,7 @@
-"""The source against the index: a full listing, and what in it does not agree; nothing is downloaded.
+"""Compare a full listing of the source with the projection. This downloads no contents.
 
-Where the server claims sizes and content tags (the gateway does), the claims prove that a copy is of the version that
-the source has now.
+Some servers, such as the gateway, also list sizes and content tags. These prove that a copy holds the content that the
+source has now.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 BEHIND = 2 * 3600
-"""How many seconds before the newest listed date an element must lie so that no ordinary listing asks for it again."""
+"""Seconds. Windows no longer list an element whose date is this much older than the newest listed date."""
 
 _PAGE = 500
 _PRESENT = ("current", "pending", "damaged", "lost")
-_NEXT = "the next `kropotcli collect` takes it in"
-_FULL = "an ordinary listing does not look so far back: run `kropotcli collect --full`"
+_NEXT = "the next `kropotcli collect` records it"
+_FULL = "a window listing does not reach that far back: run `kropotcli collect --full`"
 
 
 class Lists(Protocol):
-    """What is needed of a client."""
+    """The part of a client that the audit needs."""
 
     def list(self, since: str | None, limit: int) -> Page:
         """Return a page. Raises: ServerRefusedError, ServerTroubleError."""
@@ -44,15 +44,15 @@ class Lists(Protocol):
 
 
 class SourceAudit:
-    """One full listing of one source; counts are whole once `findings` is exhausted.
+    """One full listing of one source. The counts are complete after `findings` was read to its end.
 
-    `listed` counts elements that the source has, `agreeing` those of which index and source say the same, `proved`
-    those among them whose copy is proved by the server's claims to be of the source's version. `trouble` is why the
-    source could not be listed, None if it was.
+    `listed` counts the elements that the source has. `agreeing` counts those that are the same in the projection.
+    `proved` counts those of them whose copy has the size and content tag that the server lists. `trouble` is the error
+    that kept the source from being listed, None if there was none.
     """
 
     def __init__(self, ledger: Ledger, source_id: bytes, client: Lists) -> None:
-        """Begin without asking the source."""
+        """Take the ledger and the client. This does not ask the source yet."""
         self._ledger = ledger
         self._id = source_id
         self._client = client
@@ -68,7 +68,7 @@ class SourceAudit:
         return self._seen.count + self.unknown
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what does not agree: entry by entry as listed, then what the source no longer has."""
+        """Yield the differences: first for each listed element, then for elements that the source no longer has."""
         source = self._ledger.sources()[self._id].source
         talk = drain(Range(zone=source.zone))
         answer: Page | Trouble | None = None
@@ -84,7 +84,7 @@ class SourceAudit:
         except StopIteration as stop:
             drained: ListingResult = stop.value
         except ListingFailedError as error:
-            self.trouble = KropotError(f"the source cannot be listed just now ({error.reason}): verify it again later")
+            self.trouble = KropotError(f"the source cannot be listed now ({error.reason}): verify it again later")
             return
         except ServerRefusedError as error:
             self.trouble = error
@@ -111,7 +111,7 @@ class SourceAudit:
             if entry is None:
                 self.unknown += 1
             elif not self._seen.add(entry.stream):
-                continue  # listed twice, at the joint of two pages
+                continue  # listed twice, on two neighbouring pages
             fact = observe(element, listed, dates)
             if fact is None and element is not None:
                 yield from self._agree(key, element, listed)
@@ -132,7 +132,7 @@ class SourceAudit:
             )
 
     def _agree(self, key: StreamKey, element: Element, listed: Listed) -> Iterator[Finding]:
-        """Look at a copy of the revision that the source has: its size must be the one that the server claims."""
+        """Check an element that agrees: its copy must have the size that the server lists."""
         self.agreeing += 1
         if not element.is_current or element.copy is None or listed.size is None:
             return
@@ -140,8 +140,8 @@ class SourceAudit:
             yield Finding(
                 kind="size_differs",
                 severity="error",
-                detail=f"the copy has {element.copy.size} bytes, and the source claims {listed.size}",
-                hint="the source changed it without a new date, or sent it short: look at the file on the server",
+                detail=f"the copy has {element.copy.size} bytes, and the source lists {listed.size}",
+                hint="the source changed it without a new date, or sent only a part: check the file on the server",
                 source=self._id.hex(),
                 element=key.id,
                 object=element.copy.sha256.hex(),
@@ -161,22 +161,23 @@ class SourceAudit:
                 yield Finding(
                     kind="vanished_at_source",
                     severity="note",
-                    detail="the source no longer has it; its copies stay",
+                    detail="the source no longer has it; its copies are kept",
                     hint="the next full listing records it",
                     source=self._id.hex(),
                     element=entry.key.id,
                     position=entry.position,
                 )
         for second in drained.unlistable:
-            detail = f"the server cannot list what it has at second {second} (its own error)"
-            yield Finding(kind="unlistable_second", severity="error", detail=detail, source=self._id.hex())
+            detail = f"the server fails to list the elements of second {second}"
+            hint = "this is the server's own error: report it to the person who runs the server"
+            yield Finding(kind="unlistable_second", severity="error", detail=detail, hint=hint, source=self._id.hex())
 
 
 def _difference(element: Element | None, listed: Listed) -> str:
     if element is None:
-        return f"the source has it since its date {listed.date}, and it is unknown here"
+        return f"the source has it with the date {listed.date}, and the ledger does not know it"
     if not element.present:
         return f"the source has it again, with the date {listed.date}"
     if element.date != listed.date:
-        return f"the source has the date {listed.date}, and here it has {element.date}"
-    return "the source claims another content under the same date"
+        return f"the source has the date {listed.date}, and the ledger has {element.date}"
+    return "the source lists another content under the same date"

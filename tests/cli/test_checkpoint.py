@@ -128,7 +128,7 @@ def test_another_key_does_not_sign_on_in_the_same_folder(run: Run, tmp_path: Pat
     grow(tmp_path, 5, 6)
     code, _, said = run("checkpoint", "sign", "--key", str(tmp_path / "two"), "--to", str(folder))
     assert code == 4
-    assert "new key needs a new folder" in said
+    assert "a new folder for a new key" in said
 
 
 def test_a_proof_is_checked_without_database_or_storage(

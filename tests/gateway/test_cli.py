@@ -152,16 +152,16 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
         ("token", "create", "no.json"): (2, "is not JSON"),
         ("token", "create", "bad.json"): (2, "roles"),
         ("token", "create", str(spec), "--kit", "kit.json"): (2, "already"),
-        ("serve", "--source", "nothing"): (2, "cannot be served"),
-        ("serve", "--source", "files", "--state", "sqlite:///files/g.db"): (2, "lies in the folder"),
-        ("serve", "--source", "files", "--master-key-file", "files/key"): (2, "lies in the folder"),
+        ("serve", "--source", "nothing"): (2, "cannot serve"),
+        ("serve", "--source", "files", "--state", "sqlite:///files/g.db"): (2, "is inside the served folder"),
+        ("serve", "--source", "files", "--master-key-file", "files/key"): (2, "is inside the served folder"),
         ("serve", "--source", "files", "--port", str(taken.getsockname()[1])): (1, "cannot listen"),
         ("serve", "--source", ""): (2, "it is empty"),
         ("serve", "--source", "files", "--base-url", "nonsense"): (2, "is not a URL for clients"),
         ("serve", "--source", "files", "--trusted-proxy", "proxy"): (2, "is not an IP address"),
-        ("serve", "--source", "files", "--state", "nonsense"): (2, "--state names no database"),
-        ("token", "list", "--state", "nonsense://x"): (2, "--state names no database"),
-        ("token", "revoke", "99"): (2, "no such token"),
+        ("serve", "--source", "files", "--state", "nonsense"): (2, "--state is not a valid database URL"),
+        ("token", "list", "--state", "nonsense://x"): (2, "--state is not a valid database URL"),
+        ("token", "revoke", "99"): (2, "no token has this id or number"),
     }
     for args, (code, sentence) in cases.items():
         done = CliRunner().invoke(cli, ["gateway", *args])

@@ -288,5 +288,5 @@ def test_keys_of_one_folder_are_neighbours_and_all_differ() -> None:
 
 def test_source_that_is_no_folder_is_refused(root: Path) -> None:
     for path in (root / "file", root / "nothing"):
-        with pytest.raises(UsageError, match="cannot be served"):
+        with pytest.raises(UsageError, match="cannot serve"):
             tree(path)

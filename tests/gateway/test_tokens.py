@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kropot.gateway.state import State
 
 NOW = 1_800_000_000
-NO_TIME = "a UTC time like 2030-05-01 01:06:01, or auto, or never is expected"
+NO_TIME = "this must be a UTC time like 2030-05-01 01:06:01, or auto, or never"
 
 
 class Clock:
@@ -106,7 +106,7 @@ def test_with_a_key_all_five_fields_are_needed(missing: tuple[str, ...]) -> None
         (asked(secureCopyEncryptionMethod="SOME"), "form.data.secureCopyEncryptionMethod", "This value is not valid."),
         (asked(secureCopyDigestMethod="md5"), "form.data.secureCopyDigestMethod", "This value is not valid."),
         (asked(secureCopyDigestRounds=100_001), "form.data.secureCopyDigestRounds", "This value is not valid."),
-        ([], "form", "a JSON object is expected"),
+        ([], "form", "this must be a JSON object"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(spec: Any, field: str, message: str) -> None:
@@ -326,7 +326,7 @@ def test_master_key_file_is_private_and_never_replaced(tmp_path: Path) -> None:
     for text in ("", "x", "AAAA", "!" * 44):
         path.write_text(text)
         path.chmod(0o600)
-        with pytest.raises(UsageError, match="holds no master key"):
+        with pytest.raises(UsageError, match="does not hold a master key"):
             read_key(path)
 
 

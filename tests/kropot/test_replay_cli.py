@@ -70,7 +70,7 @@ def test_every_form_of_when_leads_to_the_same_moment(world: World, run: Run, tmp
 
 def test_a_naive_time_and_a_future_one_are_explained(world: World, run: Run) -> None:
     random_life(world, 10)
-    assert "taken as UTC" in run("replay", "--until", "2020-01-01T10:00").err
+    assert "read as UTC" in run("replay", "--until", "2020-01-01T10:00").err
     future = run("replay", "--json", "--until", "9999-12-31T23:59:59-23:59")
     assert "the state now" in future.err
     assert "the state now" in future.json["notes"][0]

@@ -175,7 +175,7 @@ def test_a_future_moment_is_now_and_says_so() -> None:
 
 def test_a_naive_time_says_that_it_was_taken_as_utc() -> None:
     moment = resolve(lived(1).ledger, At(us=START_US, naive=True), now_us=START_US * 2)
-    assert any("taken as UTC" in note for note in moment.notes)
+    assert any("read as UTC" in note for note in moment.notes)
 
 
 def test_a_checkpoint_leads_to_its_position() -> None:

@@ -22,7 +22,9 @@ from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.curl import CurlEngine
 from kropot.collect.transfer.engine import FetchJob, Server, TransferEngine, content_path
 from kropot.collect.transfer.plain import PlainEngine
+from kropot.collect.transfer.receive import FreeSpace
 from kropot.durable.batch import Choice
+from kropot.durable.errors import StorageFullError
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.memory import MemoryDisk, MemoryObjects
 from kropot.objects.store import ObjectStore, Published
@@ -53,7 +55,7 @@ class MakeEngine(Protocol):
 MAKERS: dict[str, Callable[..., TransferEngine]] = {
     "curl": partial(CurlEngine, handles=4),
     "curl and large": partial(CurlEngine, handles=4, large=1),
-    "curl and finishers": partial(CurlEngine, handles=4, aside=0),
+    "curl and finishers": partial(CurlEngine, handles=4, middling=0),
     "plain": PlainEngine,
 }
 
@@ -504,6 +506,35 @@ def test_room_that_is_to_stay_free_is_not_written_into(make: MakeEngine) -> None
         assert isinstance(result, NotReceived)
         assert result.reason == "storage_full"
         assert isinstance(run(make(server.url, store, keep_free=50_000), job())[0], Received)
+
+
+def test_many_small_contents_do_not_eat_what_is_to_stay_free() -> None:
+    """The store is not asked for each of them, so the ones that were let in since count."""
+
+    class Counted(MemoryObjects):
+        asked = 0
+
+        def free_bytes(self) -> int | None:
+            self.asked += 1
+            return 10_000
+
+    store = Counted("one")
+    space = FreeSpace(store, keep=4_000)
+    for _ in range(6):
+        space.take(1_000)
+    assert store.asked < 6
+    # The store still has 10,000 bytes, since nothing was written: one more is let in, seven more are not.
+    space.take(1_000)
+    with pytest.raises(StorageFullError):
+        space.take(7_000)
+
+
+def test_a_store_that_cannot_tell_its_room_takes_everything() -> None:
+    class Silent(MemoryObjects):
+        def free_bytes(self) -> int | None:
+            return None
+
+    FreeSpace(Silent("one"), keep=1 << 60).take(1 << 50)
 
 
 def test_disk_error_is_told_as_the_storages_own(make: MakeEngine, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ NOTICED = [fault for fault in CONTENT_FAULTS if fault not in BORNE_FAULTS]
 AGENT = "kropotcli/test"
 MAKERS: dict[str, Callable[..., TransferEngine]] = {
     "curl": partial(CurlEngine, handles=4),
-    "curl and finishers": partial(CurlEngine, handles=4, aside=0),
+    "curl and finishers": partial(CurlEngine, handles=4, middling=0),
     "plain": PlainEngine,
 }
 

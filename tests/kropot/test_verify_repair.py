@@ -147,7 +147,7 @@ def test_a_damaged_old_version_cannot_be_fetched_and_is_said_so(backup: Backup) 
         findings, summary = backup.verify("--repair", server=True, code=4)
         (finding,) = [each for each in findings if each["severity"] == "error"]
         assert (finding["element"], finding["object"]) == (element, before[element]["sha256"])
-        assert "older version" in finding["hint"]
+        assert "older revision" in finding["hint"]
         assert summary["repaired"] == 0
     assert backup.copies()[element] == after[element]
     assert backup.count("CopyDamaged") == 1

@@ -1,7 +1,8 @@
 """The fast engine: libcurl's multi interface in one thread, and others for what would keep it from its sockets.
 
-Large bodies go to blocking readers of 1 MiB, because libcurl hands out 16 KiB a call, which Python pays for; bodies of
-middling size are hashed and written by finishers, for both release the interpreter's lock.
+Large bodies go to blocking readers of 1 MiB, because libcurl hands out 16 KiB a call, which Python pays for. All others
+are hashed and written by finishers: making a file may take longer than fetching it, and needs no interpreter lock.
+Bodies of middling size go to them one by one, small ones in batches, because a hand-over costs as much as a small body.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pycurl
 
@@ -18,7 +19,7 @@ from kropot.collect.decide.inputs import Received
 from kropot.collect.transfer.connection import CurlConnection
 from kropot.collect.transfer.engine import refusal_in
 from kropot.collect.transfer.plain import PlainEngine
-from kropot.collect.transfer.receive import ContentReceiver
+from kropot.collect.transfer.receive import ContentReceiver, FreeSpace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,9 +34,11 @@ LARGE = 8 << 20
 KNOWN_LARGE = 1 << 20
 """One whose length the listing tells goes there from this length on, at no cost."""
 LARGE_THREADS = 2
-FINISHED_ASIDE = 64 << 10
-"""Bodies from this length on are hashed and written by finishers."""
+MIDDLING = 64 << 10
+"""Bodies from this length on go to the finishers one by one."""
 FINISHERS = 2
+MOST_SMALL = 256
+"""At most this many small bodies wait in memory for a finisher; then no more contents begin."""
 
 _LOOK_S = 0.25
 _LONGEST_WAIT_S = 1.0
@@ -53,16 +56,16 @@ class CurlEngine:
         keep_free: int = 0,
         handles: int = HANDLES,
         large: int = LARGE,
-        aside: int = FINISHED_ASIDE,
+        middling: int = MIDDLING,
     ) -> None:
         """Prepare the handles, which keep their connections for all jobs to come.
 
-        Bodies of `large` bytes and more go to the blocking readers, those of `aside` and more to the finishers.
+        Bodies of `large` bytes and more go to the blocking readers, those of `middling` and more to a finisher alone.
         """
         self._server = server
         self._store = store
-        self._keep_free = keep_free
-        self._aside = aside
+        self._space = FreeSpace(store, keep_free)
+        self._middling = middling
         self._known_large = min(large, KNOWN_LARGE)
         self._waiting: deque[FetchJob] = deque()
         self._multi = pycurl.CurlMulti()
@@ -74,6 +77,9 @@ class CurlEngine:
         self._finishers = ThreadPoolExecutor(FINISHERS, thread_name_prefix="finish")
         self._look_at = 0.0
         self._finishing: set[Future[Receipt]] = set()
+        self._small: list[ContentReceiver] = []
+        self._finishing_small: Future[list[Receipt]] | None = None
+        self._waiting_small = 0
 
     @property
     def name(self) -> str:
@@ -83,7 +89,8 @@ class CurlEngine:
     @property
     def in_flight(self) -> int:
         """Jobs submitted and not yet answered."""
-        return len(self._waiting) + len(self._busy) + len(self._finishing) + self._large.in_flight
+        waiting = len(self._waiting) + len(self._busy) + self._large.in_flight
+        return waiting + len(self._finishing) + self._waiting_small
 
     def submit(self, jobs: Sequence[FetchJob]) -> None:
         """Queue the jobs; those that are known to be large take the other way at once."""
@@ -100,6 +107,7 @@ class CurlEngine:
                 pass
             ended = self._reap(results) or self._give_up_silent(results)
             self._gather(results)
+            self._finish_small()
             refusal = refusal_in(results)
             if refusal is not None:
                 results += [replace(refusal, entry=job.entry) for job in self._waiting]
@@ -124,6 +132,9 @@ class CurlEngine:
         self._multi.close()
         self._large.close()
         self._finishers.shutdown(wait=True)
+        for receiver in self._small:
+            receiver.abort()
+        self._small.clear()
         results: list[Receipt] = []
         self._gather(results)
         self._store.discard([result.staged for result in results if isinstance(result, Received)])
@@ -131,18 +142,27 @@ class CurlEngine:
     def _wait(self, seconds: float, results: list[Receipt]) -> None:
         """Sleep until something may have happened; what others do beside libcurl does not wake it."""
         if self._busy:
-            is_alone = not self._finishing and not self._large.in_flight
+            is_alone = not self._is_finishing and not self._large.in_flight
             self._multi.select(seconds if is_alone else min(seconds, _LONGEST_WAIT_BESIDE_S))
-        elif self._finishing:
-            wait(self._finishing, min(seconds, _LONGEST_WAIT_BESIDE_S), FIRST_COMPLETED)
+        elif self._is_finishing:
+            under_way: list[Future[Any]] = [*self._finishing]
+            if self._finishing_small is not None:
+                under_way.append(self._finishing_small)
+            wait(under_way, min(seconds, _LONGEST_WAIT_BESIDE_S), FIRST_COMPLETED)
         else:
             results += self._large.poll(seconds)
 
+    @property
+    def _is_finishing(self) -> bool:
+        return bool(self._finishing) or self._finishing_small is not None
+
     def _fill(self) -> None:
-        # What waits for the finishers is held in memory: no more of it than there are handles.
+        # What waits for the finishers is held in memory.
+        if self._waiting_small >= MOST_SMALL:
+            return
         while self._waiting and self._idle and len(self._finishing) < len(self._connections):
             connection = self._idle.pop()
-            connection.start(ContentReceiver(self._waiting.popleft(), self._store, self._keep_free))
+            connection.start(ContentReceiver(self._waiting.popleft(), self._store, self._space))
             self._busy[connection.curl] = connection
             self._multi.add_handle(connection.curl)
 
@@ -183,11 +203,18 @@ class CurlEngine:
             ended = connection.end(code)
             if not isinstance(ended, ContentReceiver):
                 results.append(ended)
-            elif ended.received < self._aside:
-                results.append(ended.conclude())
+            elif ended.received < self._middling:
+                self._small.append(ended)
+                self._waiting_small += 1
             else:
                 self._finishing.add(self._finishers.submit(ended.conclude))
         self._idle.append(connection)
+
+    def _finish_small(self) -> None:
+        """Hand over the small bodies that came while the last batch of them was finished."""
+        if self._small and self._finishing_small is None:
+            batch, self._small = self._small, []
+            self._finishing_small = self._finishers.submit(_conclude_all, batch)
 
     def _gather(self, results: list[Receipt]) -> None:
         """Take what finishers and blocking readers are done with."""
@@ -195,5 +222,13 @@ class CurlEngine:
             done = {future for future in self._finishing if future.done()}
             self._finishing -= done
             results += [future.result() for future in done]
+        if self._finishing_small is not None and self._finishing_small.done():
+            finished, self._finishing_small = self._finishing_small.result(), None
+            self._waiting_small -= len(finished)
+            results += finished
         if self._large.in_flight:
             results += self._large.poll(0.0)
+
+
+def _conclude_all(batch: list[ContentReceiver]) -> list[Receipt]:
+    return [receiver.conclude() for receiver in batch]

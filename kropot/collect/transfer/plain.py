@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kropot.collect.decide.inputs import Received
 from kropot.collect.transfer.blocking import BlockingFetcher
 from kropot.collect.transfer.engine import refusal_in
-from kropot.collect.transfer.receive import ContentReceiver
+from kropot.collect.transfer.receive import ContentReceiver, FreeSpace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ class PlainEngine:
         """Prepare; threads start with the first job."""
         self._server = server
         self._store = store
-        self._keep_free = keep_free
+        self._space = FreeSpace(store, keep_free)
         self._wanted = threads
         self._jobs: queue.SimpleQueue[FetchJob | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Receipt | BaseException] = queue.SimpleQueue()
@@ -99,6 +99,6 @@ class PlainEngine:
     def _work(self, fetcher: BlockingFetcher) -> None:
         while (job := self._jobs.get()) is not None and not self._closed.is_set():
             try:
-                self._results.put(fetcher.fetch(ContentReceiver(job, self._store, self._keep_free)))
+                self._results.put(fetcher.fetch(ContentReceiver(job, self._store, self._space)))
             except BaseException as error:  # noqa: BLE001 -- a thread has nobody to tell: poll raises it
                 self._results.put(error)

@@ -6,6 +6,7 @@ a strong ETag, and only with bytes of the very same content (RFC 9110, 13.1.5 an
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from kropot.collect.decide.inputs import NotReceived, Received
@@ -33,27 +34,56 @@ HEADERS_THAT_MATTER = frozenset(
 )
 """What a head is judged by, in lower case. The header that carries the plain file name is not among them."""
 
-_LOOK_AT_FREE_EVERY = 64 << 20
+_ASK_AFTER = 64 << 20
+_ASK_AFTER_S = 0.5
 _WORTH_RESUMING = 64 << 10
 _REFUSALS = frozenset({401, 403})
 _OK = 200
 _HTTP_1_1 = 11
 
 
+class FreeSpace:
+    """How much room a store has, for all contents of an engine: asked for again after 64 MiB or half a second."""
+
+    __slots__ = ("_asked", "_free", "_keep", "_store", "_taken")
+
+    def __init__(self, store: ObjectStore, keep: int) -> None:
+        """Keep at least `keep` bytes free; 0 keeps none, and asks nothing."""
+        self._store = store
+        self._keep = keep
+        self._free: int | None = None
+        self._taken = _ASK_AFTER
+        self._asked = 0.0
+
+    def take(self, size: int) -> None:
+        """Count `size` bytes that are about to be written. Raises: StorageFullError, StorageError."""
+        if not self._keep:
+            return
+        self._taken += size
+        if self._taken >= _ASK_AFTER or monotonic() - self._asked >= _ASK_AFTER_S or not self._is_enough:
+            self._free, self._taken, self._asked = self._store.free_bytes(), size, monotonic()
+            if not self._is_enough:
+                raise StorageFullError(f"only {self._free} bytes are free, and {self._keep} are to stay free")
+
+    @property
+    def _is_enough(self) -> bool:
+        return self._free is None or self._free - self._taken >= self._keep
+
+
 class ContentReceiver:
     """What is known of one job's content so far. `begin`, `write` and `finish` raise what `failed` translates."""
 
     __slots__ = (
-        "_keep_free", "_looked", "_received", "_resumes", "_store", "_tail", "_upload", "head", "job", "status",
+        "_looked", "_received", "_resumes", "_space", "_store", "_tail", "_upload", "head", "job", "status",
     )  # fmt: skip
 
-    def __init__(self, job: FetchJob, store: ObjectStore, keep_free: int) -> None:
+    def __init__(self, job: FetchJob, store: ObjectStore, space: FreeSpace) -> None:
         """Begin with nothing."""
         self.job = job
         self.head: ContentHead | None = None
         self.status: int | None = None
         self._store = store
-        self._keep_free = keep_free
+        self._space = space
         self._upload: Upload | None = None
         self._tail = TailCheck()
         self._received = 0
@@ -88,7 +118,7 @@ class ContentReceiver:
         # The server sends it from the start: what is here belongs to another answer, and the two are never mixed.
         self.abort()
         self.head = head
-        self._look_at_free(head.length or 0)
+        self._space.take(head.length or 0)
         self._upload = self._store.stage()
 
     def write(self, chunk: bytes | memoryview) -> None:
@@ -104,9 +134,10 @@ class ContentReceiver:
         bound = self.job.size if self.head.length is None else self.head.length
         if bound is not None and self._received > bound:
             raise UnbelievableError("wrong_length")
-        if self._received - self._looked >= _LOOK_AT_FREE_EVERY:
+        if self._received - self._looked >= _ASK_AFTER:
+            # These bytes are written already: only look whether the rest still has room.
             self._looked = self._received
-            self._look_at_free(0)
+            self._space.take(0)
         self._tail.update(chunk)
         self._upload.write(chunk)
 
@@ -170,14 +201,6 @@ class ContentReceiver:
             raise UnbelievableError("etag_differs")
         if self.job.size is not None and head.length is not None and head.length != self.job.size:
             raise UnbelievableError("wrong_length")
-
-    def _look_at_free(self, wanted: int) -> None:
-        """Refuse what would leave less than `keep_free`. Raises: StorageFullError, StorageError."""
-        if not self._keep_free:
-            return
-        free = self._store.free_bytes()
-        if free is not None and free - wanted < self._keep_free:
-            raise StorageFullError(f"only {free} bytes are free, and {self._keep_free} are to stay free")
 
 
 def check_framing(version: int, headers: Sequence[tuple[str, str]]) -> None:

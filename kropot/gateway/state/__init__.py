@@ -1,6 +1,6 @@
-"""The gateway's own database: the catalogue of the folder, the tokens (sealed), and which ids were given out.
+"""The gateway's own database: the catalogue of the folder, the sealed tokens, and the ids that clients received.
 
-The only package of kropot that knows SQL.
+This is the only package of kropot that uses SQL.
 """
 
 from kropot.gateway.state.opening import open_state, sqlite_file

@@ -1,4 +1,4 @@
-"""The catalogue's rows: written by the scan, read by requests. Dates are given here, in the writing transaction."""
+"""The catalogue's rows. The scan writes them and requests read them. The writing transaction sets the dates."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ _ROW_COLUMNS = (
 
 
 class Files(Transactions):
-    """The files of the catalogue, and the ids under which tokens know them."""
+    """The files of the catalogue, and the ids by which tokens know them."""
 
-    # --- what the scan needs ------------------------------------------------------------------------------------------
+    # --- for the scan -------------------------------------------------------------------------------------------------
 
     def known(self, keys: Sequence[bytes]) -> dict[bytes, FileRow]:
-        """Return the files of these keys, by key."""
+        """Return the files with these keys, by key."""
         wanted = sa.select(tables.file.c.key, *_ROW_COLUMNS).where(tables.file.c.key.in_(keys))
         with self.read() as at:
             return {row[0]: _as_file(row[1:]) for row in at.execute(wanted)}
 
     def add_undated(self, files: Sequence[NewFile]) -> None:
-        """Write versions down without a date: those of a first scan."""
+        """Record the versions of a first scan, without a date."""
         with self.write() as at:
             self._put(at, files, None)
 
     def date_undated(self, now_s: int) -> None:
-        """Date what a first scan found, backwards from now, and have lists begin.
+        """Date the versions that a first scan found, in the seconds up to now, and allow lists.
 
-        Dates rise with the row ids, so no second holds more versions than there are ids in it. Cut short, it goes on
-        behind the last second that was committed.
+        Dates rise with row ids: each second covers 256 ids, so it holds at most 256 versions. After an interruption,
+        the dates continue after the last committed second.
         """
         more = True
         while more:
@@ -75,9 +75,9 @@ class Files(Transactions):
                 at.execute(tables.source.update().values(last_date=base + (min(high, until - 1) - low) // PER_SECOND))
 
     def announce(self, files: Sequence[NewFile], now_s: int) -> int:
-        """Write versions down with dates that nobody has seen yet, at most 256 a second; return the last date.
+        """Record versions with dates that no client has seen yet, at most 256 per second. Return the last date.
 
-        The seconds are closed by the commit: no later version gets one of them.
+        The commit closes these seconds: no later version gets one of them.
         """
         with self.write() as at:
             last = at.scalar(sa.select(tables.source.c.last_date))
@@ -95,9 +95,9 @@ class Files(Transactions):
         return now_s if last is None else last
 
     def renew(self, file: FileRow, *, identity: bytes, mode: int, nonce: bytes) -> bool:
-        """Give a file that changed since its last scan its new identity and nonce, and have it announced later.
+        """Store the new identity and nonce of a file that changed since its last scan. The next scan announces it.
 
-        False if another was faster; then what stands there now has to be read.
+        False if another request was faster. The caller must then read the row again.
         """
         with self.write() as at:
             done = at.execute(
@@ -113,13 +113,13 @@ class Files(Transactions):
             return int(at.scalar(sa.select(sa.func.max(tables.file.c.id))) or 0)
 
     def count_until(self, last_id: int) -> int:
-        """Return how many files have a row id up to this one."""
+        """Return how many files have a row id up to `last_id`."""
         with self.read() as at:
             total = sa.select(sa.func.count()).select_from(tables.file).where(tables.file.c.id <= last_id)
             return int(at.scalar(total) or 0)
 
     def paths_after(self, after: int, limit: int) -> list[tuple[int, bytes]]:
-        """Return (id, path) of the next files, by id."""
+        """Return (id, path) of up to `limit` files after row id `after`, ordered by id."""
         wanted = (
             sa.select(tables.file.c.id, tables.file.c.path)
             .where(tables.file.c.id > after)
@@ -130,7 +130,7 @@ class Files(Transactions):
             return [(row[0], row[1]) for row in at.execute(wanted)]
 
     def forget(self, ids: Sequence[int]) -> None:
-        """Take files that are gone off the list."""
+        """Remove files that are gone from the list."""
         gone = tables.file.c.id.in_(ids)
         with self.write() as at:
             moved: dict[int, int] = {}
@@ -140,12 +140,12 @@ class Files(Transactions):
             at.execute(tables.file.delete().where(gone))
             self._tally(at, moved)
 
-    # --- what requests need -------------------------------------------------------------------------------------------
+    # --- for requests -------------------------------------------------------------------------------------------------
 
     def page(self, since: int | None, limit: int) -> tuple[list[FileRow], int, int]:
         """Return the next files after second `since`, the count from `since` on, and the last closed second.
 
-        The page holds `limit` files, and then all others of its last second.
+        The page holds `limit` files, plus all other files of its last second.
         """
         wanted = sa.select(*_ROW_COLUMNS).order_by(tables.file.c.date, tables.file.c.id).limit(limit + PER_SECOND)
         floor = -1 if since is None else since
@@ -160,7 +160,7 @@ class Files(Transactions):
         return rows, remaining, closed
 
     def give_ids(self, token: int, marks: Sequence[tuple[bytes, int]]) -> None:
-        """Remember which file an id that was given out stands for; `marks` are pairs (mark, file id)."""
+        """Store which files the ids of this token stand for. `marks` holds pairs (mark, file id)."""
         of_token = (tables.element.c.token == token) & tables.element.c.mark.in_([mark for mark, _ in marks])
         with self.read() as at:
             known = {
@@ -171,13 +171,13 @@ class Files(Transactions):
         if not new:
             return
         with self.write() as at:
-            # Replaced, not ignored: a file that went and came back has another row, and the same id.
+            # Replace old pairs: a file that vanished and came back has a new row, but the same id.
             fresh = tables.element.c.mark.in_([mark for mark, _ in new])
             at.execute(tables.element.delete().where(tables.element.c.token == token, fresh))
             at.execute(tables.element.insert(), [{"token": token, "mark": mark, "file": file} for mark, file in new])
 
     def find(self, token: int, mark: bytes) -> FileRow | None:
-        """Return the file that an id given to this token stands for."""
+        """Return the file behind an id of this token, or None."""
         joined = tables.element.join(tables.file, tables.file.c.id == tables.element.c.file)
         wanted = (
             sa.select(*_ROW_COLUMNS)
@@ -189,7 +189,7 @@ class Files(Transactions):
         return None if row is None else _as_file(row)
 
     def file(self, file_id: int) -> FileRow | None:
-        """Return a file by its row id."""
+        """Return a file by its row id, or None."""
         with self.read() as at:
             row = at.execute(sa.select(*_ROW_COLUMNS).where(tables.file.c.id == file_id)).one_or_none()
         return None if row is None else _as_file(row)
@@ -197,7 +197,7 @@ class Files(Transactions):
     # --- helpers ------------------------------------------------------------------------------------------------------
 
     def _put(self, at: sa.Connection, files: Sequence[NewFile], date: int | None) -> None:
-        """Insert the new ones, update the known ones."""
+        """Insert new files and update known ones."""
         values = [
             {
                 "file_id": file.id,
@@ -223,7 +223,10 @@ class Files(Transactions):
             at.execute(tables.file.update().where(tables.file.c.id == sa.bindparam("file_id")).values(changed), old)
 
     def _tally(self, at: sa.Connection, moved: dict[int, int]) -> None:
-        """Add to the counts by day and minute, `moved` being versions by second; counting 10 million rows is slow."""
+        """Update the counts per day and minute, because counting 10 million rows is slow.
+
+        `moved` maps a second to the change in its number of versions.
+        """
         for span in (_MINUTE, _DAY):
             sums: dict[int, int] = {}
             for second, count in moved.items():
@@ -235,7 +238,10 @@ class Files(Transactions):
                     at.execute(tables.tally.insert().values(span=span, bucket=bucket, versions=count))
 
     def _count_from(self, at: sa.Connection, since: int) -> int:
-        """Return how many versions are dated at `since` or later: whole days, then minutes, then the rest counted."""
+        """Return how many versions have date `since` or later.
+
+        The tallies give whole days and minutes. The rest of the first minute is counted.
+        """
         total = 0
         minute, day = since // _MINUTE + 1, since // _DAY + 1
         for span, low, high in ((_MINUTE, minute, day * _DAY // _MINUTE), (_DAY, day, None)):

@@ -1,4 +1,4 @@
-"""Opening the gateway's database, and making it: what is found there is looked at before anything is written."""
+"""Opens the gateway's database or creates it. Checks what is there before it writes anything."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _DRIVERS: Final = {
 
 
 def open_state(url: str, *, create: bool, entropy: Any = os.urandom) -> State:
-    """Open the gateway's database; its SQLite file is made with mode 0600.
+    """Open the gateway's database. A new SQLite file gets mode 0600.
 
     Raises:
-        NoLedgerError: there is none and `create` is not set.
-        StateError: it cannot be opened, is another program's, or a newer version's.
-        UsageError: the URL is none.
+        NoLedgerError: there is no database and `create` is False.
+        StateError: the database cannot be opened, or belongs to another program or another version.
+        UsageError: `url` is not a database URL.
     """
     parsed = _parsed(url)
     parsed = parsed.set(drivername=_DRIVERS.get(parsed.drivername, parsed.drivername))
@@ -46,22 +46,25 @@ def open_state(url: str, *, create: bool, entropy: Any = os.urandom) -> State:
     if foreign := sorted(found - ours):
         engine.dispose()
         raise StateError(
-            f"{place} holds tables of another program ({', '.join(foreign[:3])}): give the gateway a database of its "
-            "own with --state; nothing was written"
+            f"the database {place} holds tables of another program ({', '.join(foreign[:3])}); nothing was written: "
+            "give the gateway its own database with --state"
         )
     state = State(engine, place)
     if found >= ours and (state_schema := _schema(state)) is not None:
         if state_schema != tables.SCHEMA:
             state.close()
-            raise StateError(f"{place} was made by another version (schema {state_schema.decode()}): install that one")
+            raise StateError(
+                f"another version of kropotcli made the database {place} (schema {state_schema.decode()}): install "
+                "that version"
+            )
         return state
-    # What follows also finishes what was cut short: tables without the row that says what they are hold nothing yet.
+    # The rest also completes a creation that was interrupted: tables without a schema row hold no data yet.
     if not create:
         state.close()
-        raise NoLedgerError(f"there is no gateway database at {place}: `kropotcli gateway serve` makes one")
+        raise NoLedgerError(f"there is no gateway database at {place}: create one with `kropotcli gateway serve`")
     with state.explained():
         if file is not None:
-            # Only now, when it is certain that the file is ours: this is written into it for good.
+            # Set this only now, when the file is certainly ours: SQLite stores the setting in the file for good.
             connection = engine.raw_connection()
             try:
                 connection.cursor().execute("PRAGMA journal_mode=WAL")
@@ -76,9 +79,10 @@ def open_state(url: str, *, create: bool, entropy: Any = os.urandom) -> State:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """Return the absolute path of the file behind an SQLite URL, None for another database or one in memory.
+    """Return the absolute path of the file behind an SQLite URL. None for another database, or one in memory.
 
-    Raises: UsageError if it is no URL.
+    Raises:
+        UsageError: `url` is not a database URL.
     """
     parsed = _parsed(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
@@ -87,31 +91,33 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def _parsed(url: str) -> sa.URL:
-    """Return the URL as SQLAlchemy reads it, its password unseen where it cannot be read. Raises: UsageError."""
+    """Return the parsed URL. Raises: UsageError if it is not valid; the message never shows a password."""
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
         parsed = None
     if parsed is None or parsed.get_backend_name() not in {"sqlite", *_DRIVERS}:
-        raise UsageError("--state names no database: it should look like sqlite:///gateway.db")
+        raise UsageError("--state is not a valid database URL: write it like sqlite:///gateway.db")
     return parsed
 
 
 def _make_file(file: Path, *, create: bool) -> None:
-    """Make the SQLite file readable for its owner alone before SQLite makes it readable for everyone."""
+    """Create the SQLite file so that only its owner can read it. SQLite would make it readable for everyone."""
     if file.exists():
         return
     if not create:
-        raise NoLedgerError(f"there is no gateway database at {file}: `kropotcli gateway serve` makes one")
+        raise NoLedgerError(f"there is no gateway database at {file}: create one with `kropotcli gateway serve`")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise StateError(f"the gateway's database {file} cannot be made: {error.strerror}") from error
+        raise StateError(
+            f"the gateway's database {file} cannot be created ({error.strerror}): name another file with --state"
+        ) from error
 
 
 def _engine(url: sa.URL) -> sa.Engine:
-    """Return an engine whose SQLite transactions begin when they say so, and whose commits survive a power loss."""
+    """Return an engine. With SQLite, transactions begin explicitly and commits survive a power loss."""
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S, "check_same_thread": False})
@@ -124,7 +130,7 @@ def _engine(url: sa.URL) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _begun(connection: sa.Connection) -> None:
-        # A reader that turns into a writer can be refused at once; a writer that says so first waits its turn.
+        # SQLite can refuse a reader that becomes a writer. A transaction that begins as a writer waits for its turn.
         writes = connection.get_execution_options().get("gateway_writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -132,6 +138,6 @@ def _engine(url: sa.URL) -> sa.Engine:
 
 
 def _schema(state: State) -> bytes | None:
-    """Return the schema that the database names; None where its making was cut short before it could."""
+    """Return the schema that the database names, or None if its creation was interrupted before that."""
     with state.read() as at:
         return at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "schema"))

@@ -1,4 +1,4 @@
-"""What the gateway's database holds, as values, and what can go wrong with it."""
+"""The values that the gateway's database holds, and its errors."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Final
 from kropot.errors import KropotError
 
 PER_SECOND: Final = 256
-"""At most so many versions share a date: what a page can always be extended by."""
+"""How many versions can share a date. A page can grow by as many beyond its limit, to include its whole last second."""
 
 
 class StateError(KropotError):
-    """The gateway's database cannot be used; the sentence says why."""
+    """The gateway's database cannot be used. The message says why."""
 
 
 class TokenExistsError(KropotError):
-    """There is a token of this id already."""
+    """A token with this id exists already."""
 
     http_status = 400
 
@@ -25,8 +25,9 @@ class TokenExistsError(KropotError):
 class FileRow:
     """One file of the catalogue.
 
-    `identity` is `sources.Seen.identity`; `nonce` (16 bytes) belongs to exactly this identity. `date` is the second in
-    which this version is listed, None until the first scan is through; `is_due` asks for a newer one.
+    `identity` is `sources.Seen.identity`. `nonce` (16 bytes) belongs to exactly this identity. `date` is the second,
+    since 1970, under which this version is listed. It is None until the first scan is complete. `is_due` means that the
+    next scan must give a newer date.
     """
 
     id: int
@@ -41,7 +42,7 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewFile:
-    """A version to be written down: of a new file (`id` None), or of a known one (`id`, and its present date)."""
+    """A version to record: of a new file (`id` is None), or of a known file (its `id` and current date)."""
 
     id: int | None
     key: bytes
@@ -55,7 +56,10 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRow:
-    """A token as it is kept: its number, its keyed hash, its sealed record, and when it was made and revoked."""
+    """A token as stored: its number, keyed hash and sealed record, and when it was created and revoked.
+
+    Times are in seconds since 1970.
+    """
 
     number: int
     lookup: bytes
@@ -66,9 +70,9 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedSourceRow:
-    """The folder that is served: a random id (16 bytes), where it is, its last dated second, whether lists are ready.
+    """The served folder: a random id (16 bytes), its path, its last date, and whether lists are ready.
 
-    `last_date` is None until something was dated.
+    `last_date` is in seconds since 1970. It is None until a version has a date.
     """
 
     uid: bytes
@@ -78,8 +82,9 @@ class ServedSourceRow:
 
 
 def next_second(now_s: int, last: int | None) -> int:
-    """Return the date of the next versions: now, but always after every date that was ever given.
+    """Return the date of the next versions: now, but always later than every earlier date.
 
-    A clock set back, or a burst of changes, moves dates ahead of the clock; it never lets two batches share a second.
+    If the clock is set back or many files change at once, dates run ahead of the clock. Two batches never share a
+    second.
     """
     return now_s if last is None else max(now_s, last + 1)

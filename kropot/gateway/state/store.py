@@ -1,4 +1,4 @@
-"""The gateway's database as the rest of the gateway knows it."""
+"""The gateway's database, as the rest of the gateway uses it."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from kropot.gateway.state.rows import ServedSourceRow, TokenExistsError, TokenRo
 
 
 class State(Files):
-    """The database behind one gateway: besides the catalogue, its source and its tokens.
+    """The database of one gateway: the catalogue, the source and the tokens.
 
-    Whoever calls passes the time in; nothing here reads a clock.
+    The caller passes the time in. Nothing here reads a clock.
     """
 
     # --- the master key's check, the source ---------------------------------------------------------------------------
 
     def key_check(self) -> bytes | None:
-        """Return what `MasterKey.check` was when the database was made, None before that."""
+        """Return the `MasterKey.check` that the database is bound to, or None if it is not bound yet."""
         with self.read() as at:
             return at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "key_check"))
 
     def keep_key_check(self, check: bytes) -> None:
-        """Bind the database to a master key, once."""
+        """Bind the database to a master key. Later calls change nothing."""
         with self.write() as at:
             if at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "key_check")) is None:
                 at.execute(tables.meta.insert().values(name="key_check", value=check))
 
     def source(self) -> ServedSourceRow:
-        """Return the source as it stands."""
+        """Return the source's current row."""
         with self.read() as at:
             row = at.execute(sa.select(tables.source).where(tables.source.c.number == 1)).one()
         return ServedSourceRow(uid=row.uid, root=row.root, last_date=row.last_date, is_ready=row.is_ready)
 
     def keep_root(self, root: bytes) -> None:
-        """Write down where the source is."""
+        """Store the path of the source."""
         with self.write() as at:
             at.execute(tables.source.update().values(root=root))
 
     def mark(self) -> bytes | None:
-        """Return `Tree.mark` of the folder when files were last seen in it."""
+        """Return the `FolderSource.mark` of the folder that last held files, or None."""
         with self.read() as at:
             return at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "mark"))
 
     def keep_mark(self, mark: bytes) -> None:
-        """Write `Tree.mark` down."""
+        """Store a `FolderSource.mark`."""
         with self.write() as at:
             at.execute(tables.meta.delete().where(tables.meta.c.name == "mark"))
             at.execute(tables.meta.insert().values(name="mark", value=mark))
@@ -55,21 +55,21 @@ class State(Files):
     # --- tokens -------------------------------------------------------------------------------------------------------
 
     def add_token(self, lookup: bytes, sealed: bytes, now_s: int) -> int:
-        """Keep a token; return its number.
+        """Store a token and return its number.
 
         Raises:
-            TokenExistsError: there is one of this id.
+            TokenExistsError: a token with this id exists already.
         """
         try:
             with self.write() as at:
                 made = at.execute(tables.token.insert().values(lookup=lookup, sealed=sealed, created_s=now_s))
                 key = made.inserted_primary_key
         except sa.exc.IntegrityError:
-            raise TokenExistsError("there is a token of this id already") from None
+            raise TokenExistsError("a token with this id exists already: choose another id, or none") from None
         return 0 if key is None else int(key[0])
 
     def token(self, lookup: bytes) -> TokenRow | None:
-        """Return the token of this keyed hash."""
+        """Return the token with this keyed hash, or None."""
         with self.read() as at:
             row = at.execute(sa.select(tables.token).where(tables.token.c.lookup == lookup)).one_or_none()
         return None if row is None else _as_token(row)
@@ -80,7 +80,7 @@ class State(Files):
             return [_as_token(row) for row in at.execute(sa.select(tables.token).order_by(tables.token.c.number))]
 
     def revoke(self, number: int, now_s: int) -> None:
-        """Revoke a token for good; the first time counts."""
+        """Revoke a token for good. A second call does not change the time."""
         with self.write() as at:
             at.execute(
                 tables.token.update()

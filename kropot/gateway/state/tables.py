@@ -1,4 +1,4 @@
-"""The tables of the gateway's database; BLOBs that are looked up have a size, so that every database can index them."""
+"""The tables of the gateway's database. Indexed BLOBs have a fixed size, so that every database can index them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCHEMA: Final = b"1"
 
 
 def _fixed(size: int) -> sa.types.TypeEngine[bytes]:
-    """Return a type of `size` bytes that every database can index."""
+    """Return a column type of `size` bytes that every database can index."""
     return sa.LargeBinary(size).with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
 
 

@@ -1,4 +1,4 @@
-"""One database and its transactions: how they begin, wait for each other, and fail."""
+"""One database and its transactions: how they begin, wait for each other and fail."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
 
 
 class Transactions:
-    """A database; every method of those that build on this is one transaction, from any thread."""
+    """A database. Each method of a subclass is one transaction, and any thread can call it."""
 
     def __init__(self, engine: sa.Engine, place: str) -> None:
-        """Use `open_state`, which checks what is there first."""
+        """Wrap an engine. Call `open_state` instead: it checks the database first."""
         self._engine = engine
         self.place = place
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         self._engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """One reading transaction."""
+        """Run one reading transaction."""
         with self.explained(), self._engine.begin() as at:
             yield at
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """One writing transaction; writers take turns: SQLite has one lock, elsewhere the source's row is it."""
+        """Run one writing transaction. Writers take turns: SQLite has one lock; others lock the source row."""
         with (
             self.explained(),
             self._engine.connect().execution_options(gateway_writes=True) as at,
@@ -45,7 +45,7 @@ class Transactions:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn a database's failures into a sentence; a broken uniqueness is the caller's business."""
+        """Turn a database error into a StateError with a readable message. The caller handles IntegrityError."""
         try:
             yield
         except sa.exc.IntegrityError:
@@ -55,6 +55,7 @@ class Transactions:
 
 
 def sentence(place: str, error: Exception) -> str:
-    """Say what is wrong with the database, without the values of the statement that failed."""
+    """Return a message that says what is wrong with the database. It omits the values of the failed statement."""
     cause = getattr(error, "orig", None) or error
-    return f"the gateway's database {place} cannot be used: {str(cause).splitlines()[0]}"
+    reason = str(cause).splitlines()[0]
+    return f"the gateway's database {place} cannot be used: {reason}; check the database, then try again"
