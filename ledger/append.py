@@ -16,7 +16,7 @@ from ledger.codec import (
     leaf_hash,
     payload_digest,
 )
-from ledger.errors import ClockAheadError, ConflictError, LedgerError
+from ledger.errors import ClockAheadError, ConflictError, DamagedRowError, LedgerError
 from ledger.events import (
     AUDIT_KIND,
     INSTANCE_KIND,
@@ -176,7 +176,7 @@ def plan_batch(
     if conflicts:
         raise ConflictError(tuple(conflicts))
     entries = {row.stream: row.entry for row in ground.streams.values() if row.entry is not None}
-    frontier = Frontier.parse(head.position, head.frontier).extend(leaves).stored
+    frontier = frontier_of(head).extend(leaves).stored
     first = head.position + 1
     return Batch(
         head=StoredHead(seq, recorded_us, streams, frontier),
@@ -186,6 +186,14 @@ def plan_batch(
         changes=project(happened, entries, ground.sources),
         commits=[CommitRow(seq, first, recorded_us, batch_key, frontier)],
     )
+
+
+def frontier_of(head: StoredHead) -> Frontier:
+    """Return the tree's frontier at the head. Raises: DamagedRowError if the head cannot be one."""
+    try:
+        return Frontier.parse(head.position, head.frontier)
+    except ValueError as error:
+        raise DamagedRowError(f"the head is damaged: {error}") from None
 
 
 def check_writer(writer: str) -> None:

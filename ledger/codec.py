@@ -269,4 +269,6 @@ def _is_plain(value: object) -> bool:
         )
     if kind is tuple:
         return all(map(_is_plain, cast("tuple[object, ...]", value)))
-    return value is None or kind in (int, str, bytes, bool)
+    if kind is int:
+        return MIN_INT <= cast("int", value) <= MAX_INT
+    return value is None or kind in (str, bytes, bool)

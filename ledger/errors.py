@@ -90,6 +90,10 @@ class BrokenChainError(LedgerError):
         self.why = why
 
 
+class DamagedRowError(LedgerError):
+    """A row beside the events, in the head or in the projection, cannot be what the program wrote."""
+
+
 class ReadOnlyLedgerError(LedgerError):
     """The database does not let this user write."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, ClassVar, Literal, TypeVar, dataclass_transform
 
+from ledger.errors import DamagedRowError
 from ledger.fast_init import fast_init
 
 NO_SOURCE = bytes(16)
@@ -124,9 +125,12 @@ class StreamKey:
 
     @classmethod
     def parse(cls, stored: bytes) -> StreamKey:
-        """Parse `stored`."""
+        """Parse `stored`. Raises: DamagedRowError if it is not UTF-8."""
         kind, _, rest = stored[16:].partition(b"\x00")
-        return cls(source=stored[:16], kind=kind.decode(), id=rest.decode())
+        try:
+            return cls(source=stored[:16], kind=kind.decode(), id=rest.decode())
+        except UnicodeDecodeError:
+            raise DamagedRowError(f"the stream key {stored.hex()} is not valid UTF-8") from None
 
     @property
     def is_element(self) -> bool:

@@ -19,13 +19,14 @@ from ledger.append import (
     AppendContext,
     NewFact,
     check_writer,
+    frontier_of,
     instance_key,
     plan_batch,
     source_key,
 )
 from ledger.codec import NONCE_BYTES
 from ledger.decoding import entry_of, event_of, fact_of, happened, key_of
-from ledger.errors import BrokenChainError, LedgerError, LedgerUnavailableError
+from ledger.errors import BrokenChainError, DamagedRowError, LedgerError, LedgerUnavailableError
 from ledger.events import NO_SOURCE, AuditAdvanced, LedgerBegan, UnknownFact
 from ledger.merkle import Frontier
 from ledger.projection import project
@@ -217,7 +218,7 @@ class Ledger:
         return Head(
             position=head.position,
             recorded_us=head.recorded_us,
-            frontier=Frontier.parse(head.position, head.frontier),
+            frontier=frontier_of(head),
         )
 
     def now_us(self) -> int:
@@ -262,7 +263,7 @@ class Ledger:
         while frontier.size < position:
             leaves = self.log.leaves(frontier.size, min(position, frontier.size + _PAGE))
             if not leaves:
-                raise LedgerError(f"the ledger ends at position {frontier.size}, before {position}")
+                raise DamagedRowError(f"the ledger ends at position {frontier.size}, before {position}")
             frontier = frontier.extend(leaves)
         return frontier
 
@@ -295,7 +296,8 @@ class Ledger:
         events = {event.seq: event for event in self.log.events_at(sorted(row.seq for row in rows))}
         found = {}
         for row in rows:
-            source = evolve_source(fact_of(events[row.seq]))
+            event = events.get(row.seq)
+            source = None if event is None else evolve_source(fact_of(event))
             if source is None:
                 raise BrokenChainError(row.seq, "the projection treats it as an event about a source, and it is not")
             found[row.id] = SourceEntry(id=row.id, version=row.version, source=source)
@@ -304,10 +306,11 @@ class Ledger:
     def tallies(self) -> list[Tally]:
         """Return how many elements of each source are in each state. These sums are maintained, not counted."""
         ids = {row.no: row.id for row in self.projection.sources()}
-        return [
-            Tally(source=ids[row.source], state=row.state, elements=row.elements, bytes=row.bytes)
-            for row in self.projection.tallies()
-        ]
+        rows = self.projection.tallies()
+        unknown = {row.source for row in rows} - ids.keys()
+        if unknown:
+            raise DamagedRowError(f"the projection counts elements of source {min(unknown)}, which it does not have")
+        return [Tally(source=ids[row.source], state=row.state, elements=row.elements, bytes=row.bytes) for row in rows]
 
     def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyRow]:
         """Yield every object with `start` <= SHA-256 <= `end` that an event names, in the order of SHA-256."""

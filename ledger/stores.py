@@ -265,6 +265,9 @@ class BlobStore(Protocol):
     def checkpoints(self) -> Iterator[tuple[int, str]]:
         """Yield (size, note) in the order of size, then in the order in which the notes were kept."""
 
+    def checkpoint_faults(self) -> Iterator[str]:
+        """Yield what is wrong with the numbers and digests under which notes are kept, and with their order."""
+
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from ledger.errors import (
     BrokenChainError,
     ClockAheadError,
     ConflictError,
+    DamagedRowError,
     ForeignDatabaseError,
     InstanceBusyError,
     LedgerError,
@@ -73,7 +74,7 @@ def _explain_ledger(error: LedgerError) -> tuple[str, Exit]:
         case BadCheckpointError():
             code = Exit.WRONG_KEY if error.kind == "key" else code
             message = str(error)
-        case MalformedEventError() | BrokenChainError():
+        case MalformedEventError() | BrokenChainError() | DamagedRowError():
             message = f"the ledger is damaged: {error}; run `kropotcli verify` to find all damage"
         case MalformedSegmentError():
             message = (

@@ -8,6 +8,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from kropot.wording import SECOND_US, number
+from ledger.errors import DamagedRowError
 from ledger.events import SOURCE_KIND, StreamKey
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
     began = {id_: _recorded_us(ledger.history(StreamKey(source=id_, kind=SOURCE_KIND, id=""))) for id_ in sources}
     scans = {id_: _SourceScan(shown=shown) for id_ in sources}
     for entry in ledger.scan(states=("pending", "damaged", "lost")):
+        if entry.key.source not in scans:
+            raise DamagedRowError(f"the projection has elements of source {entry.key.source.hex()}, but not the source")
         if entry.element is not None:
             scans[entry.key.source].add(entry, entry.element)
     states: dict[bytes, dict[str, tuple[int, int]]] = {id_: {} for id_ in sources}

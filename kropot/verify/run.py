@@ -135,6 +135,7 @@ class Verification:
     def _index(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()
         index = IndexAudit(self._ledger.store, log)
+        errors = self.summary.errors
         try:
             yield from map(with_hint, index.findings())
         except LedgerUnavailableError:
@@ -145,6 +146,7 @@ class Verification:
             "entries": index.rows,
             "state_digest": None if index.moved else index.digest,
             "moved": index.moved,
+            "findings": self.summary.errors - errors,
             "seconds": self._since(began),
         }
 
@@ -169,6 +171,8 @@ class Verification:
 
     def _checkpoints(self, checkpoints: CheckpointAudit, log: LogAudit) -> Iterator[Finding]:
         began = NO_SOURCE in log.learnt.salts
+        for detail in self._ledger.blobs.checkpoint_faults():
+            yield with_hint(Finding(kind="bad_checkpoint", detail=detail))
         yield from checkpoints.compare(log, self._ledger.identity().ledger_id if began else None)
         self.summary.covered["checkpoints"] = {
             "checked": checkpoints.checked,

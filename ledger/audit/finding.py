@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ledger.errors import DamagedRowError
 from ledger.events import StreamKey
 
 Severity = Literal["error", "note"]
@@ -35,7 +36,7 @@ def finding_in(key: bytes | None, *, kind: str, detail: str, position: int | Non
     if key is not None:
         try:
             stream = StreamKey.parse(key)
-        except UnicodeDecodeError:
+        except DamagedRowError:
             stream = None  # someone tampered with the key itself; the position says where
     if stream is None or not stream.is_element:
         return Finding(kind=kind, detail=detail, position=position)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ledger.audit.log import LogAudit
     from ledger.audit.rows import Row
-    from ledger.rows import CopyState, StoredEvent
+    from ledger.rows import CopyState, SourceRow, StoredEvent
     from ledger.stores import LedgerStore
 
 _PAGE = 1000
@@ -180,15 +180,19 @@ class IndexAudit:
         stored = {row.id: row for row in self._store.projection.sources()}
         for row in self._learnt.sources.values():
             found = stored.pop(row.id, None)
-            if found != row and not (found is not None and type(found.seq) is int and found.seq > self._position):
+            if found != row and not (found is not None and self._is_newer(found)):
                 detail = f"the row of source {row.id.hex()} differs from the log"
                 yield Finding(kind="source_mismatch", detail=detail, position=row.seq)
         for row in stored.values():
-            if type(row.seq) is not int or row.seq <= self._position:
+            if not self._is_newer(row):
                 detail = f"the projection has a source {row.id!r} that the log does not have"
                 yield Finding(kind="source_mismatch", detail=detail)
 
     # --- helpers ---
+
+    def _is_newer(self, row: SourceRow) -> bool:
+        """Whether the row points to an event that was appended after those that were audited."""
+        return type(row.seq) is int and self._position < row.seq <= self._store.log.head().position
 
     def _has_moved(self, key: bytes | None) -> bool:
         """Whether the stream has, or an erased stream may have, an event after those that were audited."""

@@ -26,18 +26,29 @@ _BARE = (1, 9, 10, 11, 12)
 _HEAD = (_INT, _INT, _INT, _BYTES)
 _COMMIT = (_INT, _INT, _INT, _BYTES_OR_NOT, _BYTES_OR_NOT)
 
+_UNKNOWN_HEAD = StoredHead(1 << 62, 0, 0, b"")
+"""Stands for a head that cannot be read. The audit then reads every event."""
+
 NO_KEY = b""
 """Stands for a stream's key that is not a byte string. It belongs to no source."""
 
 
 def read_head(log: EventLog) -> tuple[StoredHead, Finding | None]:
-    """Return the head, and a finding if its types are wrong. The audit then reads the whole table of events."""
-    head = log.head()
+    """Return the head, and a finding if it is missing or its types are wrong.
+
+    The audit then reads the whole table of events.
+    """
+    try:
+        head = log.head()
+    except LedgerUnavailableError:
+        raise
+    except LedgerError as error:
+        return _UNKNOWN_HEAD, Finding(kind="head_mismatch", detail=str(error))
     wrong = _wrong(head, _HEAD)
     if not wrong:
         return head, None
     detail = f"these columns have the wrong type: {', '.join(wrong)}"
-    return StoredHead(1 << 62, 0, 0, b""), Finding(kind="head_mismatch", detail=detail)
+    return _UNKNOWN_HEAD, Finding(kind="head_mismatch", detail=detail)
 
 
 def read_events(log: EventLog, after: int, until: int, count: int) -> tuple[Columns, list[Finding]]:

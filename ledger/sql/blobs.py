@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ledger.sql.connections import Connections
 
 
+_END = (1 << 63) - 1
+
+
 class SqlBlobs:
     """The tables `snapshot`, `snapshot_chunk` and `checkpoint`."""
 
@@ -71,6 +74,20 @@ class SqlBlobs:
             if connection.execute(select(c.id).where(c.digest == digest)).scalar() is None:
                 last = connection.execute(select(func.coalesce(func.max(c.id), 0))).scalar_one()
                 connection.execute(insert(t.checkpoint).values(id=last + 1, size=size, digest=digest, note=note))
+
+    def checkpoint_faults(self) -> Iterator[str]:
+        """Yield which rows are not numbered from 1 without a gap, or have another digest than their note's."""
+        c, due = t.checkpoint.c, 1
+        wanted = select(c.id, c.digest, c.note).order_by(c.id).limit(PAGE)
+        after = -_END
+        while page := self._connections.rows(wanted.where(c.id > after)):
+            for id_, digest, note in page:
+                if id_ != due:
+                    yield f"the row {id_} of the table `checkpoint` stands where row {due} is due"
+                if digest != hashlib.sha256(str(note).encode(errors="replace")).digest():
+                    yield f"the row {id_} of the table `checkpoint` has another digest than its note"
+                due = id_ + 1 if type(id_) is int else due + 1
+            after = page[-1].id
 
     def checkpoints(self) -> Iterator[tuple[int, str]]:
         """Yield (size, note) in the order of size, then in the order in which the notes were kept."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger.errors import LedgerUnavailableError, ReadOnlyLedgerError
+from ledger.errors import DamagedRowError, LedgerUnavailableError, ReadOnlyLedgerError
 from ledger.sql.dialects import LOCK_HEAD, reader_engine, sync, writer_engine
 from ledger.sql.errors import translated
 
@@ -123,7 +123,7 @@ class Connections:
             finally:
                 cursor.close()
             if row is None:
-                raise LedgerUnavailableError(f"the head row of the ledger at {self.place} is missing")
+                raise DamagedRowError("the table `head` is empty, so nothing can be read or recorded")
             yield connection, tuple(row)
 
     @contextmanager

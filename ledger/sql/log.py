@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from ledger.errors import DamagedRowError
 from ledger.rows import CommitRow, StoredEvent, StoredHead
 from ledger.sql import schema as t
 from ledger.sql.statements import LARGE_PAGE, PAGE
@@ -31,8 +32,10 @@ class SqlLog:
         self._statements = statements
 
     def head(self) -> StoredHead:
-        """Return the head; position 0 before the first event."""
+        """Return the head; position 0 before the first event. Raises: DamagedRowError if its row is missing."""
         rows = self._connections.raw_rows("SELECT position, recorded_us, streams, frontier FROM head WHERE id = 1", ())
+        if not rows:
+            raise DamagedRowError("the table `head` is empty, so nothing can be read or recorded")
         return StoredHead(*rows[0])
 
     def page(self, after: int, until: int | None, count: int) -> Sequence[tuple[Any, ...]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from contextlib import redirect_stderr, redirect_stdout
+import sqlite3
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,14 @@ def _run(folder: Path, *args: str) -> tuple[int, str]:
     return int(code), shown.getvalue()
 
 
+def _answers(folder: Path, id_: str = "e") -> None:
+    for command in COMMANDS:
+        code, shown = _run(folder, *[id_ if word == "e" else word for word in command])
+        known = {Exit.DONE, Exit.USAGE, Exit.PARTIAL, Exit.FINDINGS, Exit.WRONG_KEY}
+        assert code in known, (command, code, shown[-500:])
+        assert "\x1b" not in shown, command
+
+
 def _withstands(folder: Path, *facts: NewFact, id_: str = "e") -> None:
     (folder / "storage" / "objects").mkdir(parents=True)
     store = open_store(f"sqlite:///{folder}/ledger.db", create=True)
@@ -125,14 +134,7 @@ def _withstands(folder: Path, *facts: NewFact, id_: str = "e") -> None:
     ledger.append([began()])
     ledger.append(facts)
     store.close()
-    for command in COMMANDS:
-        code, shown = _run(folder, *[id_ if word == "e" else word for word in command])
-        assert code in {Exit.DONE, Exit.USAGE, Exit.PARTIAL, Exit.FINDINGS, Exit.WRONG_KEY}, (
-            command,
-            code,
-            shown[-500:],
-        )
-        assert "\x1b" not in shown, command
+    _answers(folder, id_)
 
 
 @pytest.mark.parametrize("make", CASES.values(), ids=CASES)
@@ -161,3 +163,32 @@ def test_a_value_out_of_bounds_is_refused_when_it_is_appended(tmp_path: Path, ma
         ledger.append([_new(make())])
     assert ledger.head().position == 2
     store.close()
+
+
+BROKEN = (
+    "DELETE FROM head",
+    "UPDATE head SET position = 1 << 62",
+    "UPDATE head SET recorded_us = 9223372036854775807",
+    "UPDATE head SET streams = 1 << 62",
+    "DELETE FROM source",
+    "UPDATE source SET no = 9",
+    "UPDATE source SET seq = 1 << 62",
+    "UPDATE tally SET source = 99 WHERE state = 'pending'",
+    "UPDATE tally SET elements = 9223372036854775807",
+    "UPDATE stream SET key = CAST(substr(key, 1, 21) || x'ff' AS BLOB) WHERE id = 3",
+    "UPDATE entry SET seq = 1 << 62",
+    "UPDATE entry SET due_us = 9223372036854775807",
+    "DELETE FROM entry",
+)
+
+
+@pytest.mark.parametrize("statement", BROKEN)
+def test_no_command_crashes_over_a_broken_row(tmp_path: Path, statement: str) -> None:
+    """Whoever can write the database can write this; every command still ends with a sentence."""
+    _withstands(tmp_path, _new(RemoteObserved(element=element())))
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as sql:
+        for (name,) in sql.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            sql.execute(f"DROP TRIGGER {name}")
+        assert sql.execute(statement).rowcount
+        sql.commit()
+    _answers(tmp_path)
