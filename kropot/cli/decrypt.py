@@ -14,6 +14,7 @@ from kropot.cli.base import command as define
 from kropot.cli.giving import copies_of, read_kits
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.output import is_terminal
+from kropot.durable.dirfd import open_named
 from kropot.errors import PartialError, UsageError, WrongKeyError
 from kropot.query.names import find_element
 
@@ -68,7 +69,7 @@ def command(
             if until is not None:
                 raise UsageError("a FILE is what it is at any time: --until goes with an ELEMENT")
             held = _of_file(settings, path, iv_text)
-            source: BinaryIO = stack.enter_context(path.open("rb", buffering=0))
+            source: BinaryIO = stack.enter_context(open_named(path))
         else:
             held, source = _of_element(settings, stack, what, until)
         kit = _fitting(held, source, read_kits(kits))

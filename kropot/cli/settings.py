@@ -14,6 +14,7 @@ import click
 import platformdirs
 
 from kropot.cli.paths import PATH
+from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 from kropot.secret import HIDDEN, Secret, guard
 from kropot.securecopy.address import sends_token_in_clear
@@ -218,7 +219,7 @@ def read_config(path: Path) -> ConfigFile:
     Raises: UsageError if it cannot be read, is no TOML, or names an option that does not exist.
     """
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             data = tomllib.load(file)
     except OSError as error:
         raise UsageError(f"the configuration file {path} cannot be read: {error.strerror}") from error
@@ -280,7 +281,7 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: Confi
 def read_token(path: Path) -> Secret:
     """Read a token from a file; white space around it is dropped. Raises: UsageError if there is none to be had."""
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             data = file.read(_LONGEST_TOKEN + 1)
     except OSError as error:
         raise UsageError(f"the token file {path} cannot be read: {error.strerror}") from error
