@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ledger.codec import (
     FORMAT,
     NONCE_BYTES,
+    SOURCE_BYTES,
     Header,
     encode_header,
     encode_payload,
@@ -44,7 +45,6 @@ LEDGER_KEY = StreamKey(source=NO_SOURCE, kind=LEDGER_KIND, id="")
 AUDIT_KEY = StreamKey(source=NO_SOURCE, kind=AUDIT_KIND, id="")
 
 MAX_KEY_BYTES = 600
-SOURCE_BYTES = 16
 MAX_WRITER_BYTES = 255
 MAX_AHEAD_US = 24 * 3600 * 1_000_000
 """An observation may claim a time at most this far ahead of the ledger's: clocks differ, but not by days."""

@@ -163,7 +163,7 @@ def show(finding: Finding, *, as_json: bool) -> None:
         f"{name} {value}"
         for name, value in (
             ("position", finding.position),
-            ("element", finding.element),
+            ("element", None if finding.element is None else one_line(finding.element)),
             ("object", finding.object),
         )
         if value is not None

@@ -32,6 +32,7 @@ from kropot.securecopy.client import ServerTroubleError
 from kropot.storage_away import demand_objects
 from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
 from ledger.append import NewFact
+from ledger.codec import source_id_of
 from ledger.errors import InstanceBusyError, LedgerError
 from ledger.events import InstanceBegan
 from ledger.log import instance_key, utc_now_us
@@ -222,9 +223,9 @@ def _find_source(options: CollectOptions, ledger: Ledger, say: Callable[[str], N
     # The ledger never forgets a source, so a mistyped token must not begin one.
     with options.server.client(LONGEST_TRIAL_S) as client, suppress(ServerTroubleError):
         client.list(None, 1)
-    source_id = secrets.token_bytes(16)
-    fact = begin(salt=secrets.token_bytes(32), token=token, url=url)
-    new = NewFact(key=source_key(source_id), fact=fact, observed_us=ledger.now_us(), expected=0)
+    salt = secrets.token_bytes(32)
+    fact = begin(salt=salt, token=token, url=url)
+    new = NewFact(key=source_key(source_id_of(salt)), fact=fact, observed_us=ledger.now_us(), expected=0)
     # Several collectors may meet a new token at the same moment: the first one's append counts for all of them.
     once = hmac.digest(ledger.identity().salt, b"begin\0" + token.encode() + b"\0" + url.encode(), "sha256")
     ledger.append([new], batch_key=once)

@@ -17,6 +17,7 @@ from kropot.proofs import prove_event
 from kropot.replay.snapshots import take_snapshot
 from kropot.verify import Finding, Note, Scope, Summary, Verification
 from ledger.checkpoint import unverified_checkpoint
+from ledger.codec import source_id_of
 from ledger.events import (
     AuditAdvanced,
     AuditRange,
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 KEY = SigningKey(name="tamper", seed=bytes(range(32)))
 OTHER_KEY = SigningKey(name="tamper", seed=bytes(32))
 STAGES = 8
-SOURCES = (b"\xaa" * 16, b"\xbb" * 16)
+SALTS = (b"\x01" * 32, b"\x02" * 32)
+SOURCES = (source_id_of(SALTS[0]), source_id_of(SALTS[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
     _append(ledger, instance_key("main"), InstanceBegan(program="test", host="vault"))
     for number, owner in enumerate(SOURCES):
         source = Source(
-            salt=rng.randbytes(32),
+            salt=SALTS[number],
             token_mac=rng.randbytes(32),
             urls=(f"http://127.0.0.1/{number}",),
             opaque=number == 0,
