@@ -67,9 +67,13 @@ def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None
 def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]) -> None:
     """Sign the ledger's head, unless it does not extend what was signed before.
 
+    The signer keeps what it signed last in a file beside the key, which must lie in a folder that can be written. It
+    computes the tree from there itself, and never signs what the database only claims. The first signing reads the
+    whole ledger, about a minute for every 10 million events.
+
     The checkpoint is printed, kept in the database, and written to each --to as a new numbered file; no file is ever
-    overwritten. Exits 4 and signs nothing if the ledger is not an extension of the last checkpoint in a folder, or of
-    the history that stands beside the objects in the storage path.
+    overwritten. Exits 4 and signs nothing if the ledger is not an extension of everything that this key signed, if the
+    database's head is not the tree of its events, or if the history beside the objects in the storage path differs.
     """
     from kropot.checkpoints.folder import CheckpointFolder
     from kropot.checkpoints.keys import read_signing_key
@@ -77,10 +81,11 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     from kropot.checkpoints.signing import sign_head
 
     with open_ledger(settings) as ledger:
-        key = read_signing_key(key_file or default_key_path(ledger.identity().ledger_id))
+        key_file = key_file or default_key_path(ledger.identity().ledger_id)
+        key = read_signing_key(key_file)
         # Without a folder that remembers, this is what an older copy of the database is caught by.
         storage_of(settings).segments().check(ledger)
-        signed = sign_head(ledger, key, [CheckpointFolder(folder) for folder in folders])
+        signed = sign_head(ledger, key, key_file, [CheckpointFolder(folder) for folder in folders], say=say)
     if settings.json:
         checkpoint = signed.checkpoint
         emit_json(

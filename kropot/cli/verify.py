@@ -26,7 +26,7 @@ from kropot.cli.base import (
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.errors import LockedError, UsageError
-from kropot.wording import SECOND_US, amount, number
+from kropot.wording import SECOND_US, amount, number, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

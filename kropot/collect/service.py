@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from kropot.segments import SegmentFolder
     from ledger.events import Source
     from ledger.log import Ledger
-    from ledger.note import SigningKey
 
 LONGEST_TRIAL_S: Final = 10
 """How long the server may take to say whether it knows a new token. After that the collector itself finds out."""
@@ -301,13 +300,15 @@ def _upkeep(
     chores = [keep_snapshots(ledger)]
     if options.segments:
         chores.append(keep_segments(ledger, segments))
-    key = _signing_key(options, ledger)
-    if key is not None:
+    key_file = _signing_key_file(options, ledger)
+    if key_file is not None:
         from kropot.checkpoints.folder import CheckpointFolder
+        from kropot.checkpoints.keys import read_signing_key
 
+        key = read_signing_key(key_file)
         folders = [CheckpointFolder(folder) for folder in options.checkpoint_to]
         every_s, every_events = options.checkpoint_every, options.checkpoint_events
-        chores.append(keep_checkpoints(ledger, key, folders, every_s=every_s, every_events=every_events))
+        chores.append(keep_checkpoints(ledger, key, key_file, folders, every_s=every_s, every_events=every_events))
 
     def told(chore: str, error: Exception) -> None:
         warn(f"the ledger's {chore} could not be written: {error}; the collector tries again")
@@ -315,8 +316,11 @@ def _upkeep(
     return Upkeep(chores, told=told, crashed=lambda error: loop.inbox.put(Crashed(error)))
 
 
-def _signing_key(options: CollectOptions, ledger: Ledger) -> SigningKey | None:
-    """Return the key for checkpoints, None if none are to be signed. Raises: UsageError for folders without a key."""
+def _signing_key_file(options: CollectOptions, ledger: Ledger) -> Path | None:
+    """Return the file of the key for checkpoints, None if none are to be signed.
+
+    Raises: UsageError for folders without a key.
+    """
     from kropot.checkpoints.paths import default_key_path
 
     file = options.checkpoint_key or default_key_path(ledger.identity().ledger_id)
@@ -324,6 +328,4 @@ def _signing_key(options: CollectOptions, ledger: Ledger) -> SigningKey | None:
         if options.checkpoint_to:
             raise UsageError("--checkpoint-to needs a key: make one with `kropotcli checkpoint init`")
         return None
-    from kropot.checkpoints.keys import read_signing_key
-
-    return read_signing_key(file)
+    return file

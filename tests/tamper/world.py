@@ -195,7 +195,7 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
             source = replace(ledger.sources()[owner].source, cursor=1_795_000_000 + start)
             _append(ledger, source_key(owner), ListingAdvanced(source=source))
         if start in (45, 75):
-            sign_head(ledger, KEY, [folder])
+            sign_head(ledger, KEY, world.folder / "signer.key", [folder])
     _stage(world, ledger, 6)
     for key in keys[:40]:
         if key in (keys[14], keys[29], keys[15], keys[16]):
@@ -221,7 +221,7 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
     world.object(before).unlink()
     whole = AuditRange(start=bytes(32), end=b"\xff" * 32, position=ledger.head().position, at_us=ledger.now_us())
     _append(ledger, AUDIT_KEY, AuditAdvanced(ranges=(whole,)))
-    sign_head(ledger, KEY, [folder])
+    sign_head(ledger, KEY, world.folder / "signer.key", [folder])
     take_snapshot(ledger, 200)
     take_snapshot(ledger, ledger.head().position)
     _stage(world, ledger, 7)
