@@ -150,7 +150,9 @@ def _tree_of_head(
     # The head is read last: what was signed before it was read cannot be longer, unless the ledger was rolled back.
     head, fault = read_head(log)
     if fault is not None:
-        raise IntegrityError(f"the database's head is {fault.detail}, so nothing was signed: run `kropotcli verify`")
+        raise IntegrityError(
+            f"the database's head cannot be read ({fault.detail}), so nothing was signed: run `kropotcli verify`"
+        )
     for each in before:
         if each.size > head.position:
             raise IntegrityError(

@@ -1,8 +1,8 @@
-"""The triggers of the newest schema: they protect history from accidents of anyone who has the password.
+"""The triggers of the newest schema. They protect history from accidents of people who have the password.
 
-An event is appended after the last one. Only an erasure changes it, announced by a later PayloadErased. Nothing removes
-it. The same holds for streams, batches and checkpoints. On SQLite, REPLACE removes rows without asking the DELETE
-triggers (unless `recursive_triggers` is on), so the INSERT triggers refuse rows that exist already.
+An event can only be appended after the last one. Only an erasure can change it, if a later PayloadErased announces it.
+Nothing can remove it. The same holds for streams, batches and checkpoints. On SQLite, REPLACE removes rows without
+running the DELETE triggers (unless `recursive_triggers` is on), so the INSERT triggers refuse rows that exist already.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _postgresql_refusal(table: str, sentence: str, operations: str) -> tuple[str
 
 
 POSTGRESQL = (
-    # Once a statement and not once a row: a batch of a thousand events pays for one look.
+    # This runs once per statement and not once per row, so a batch of a thousand events pays for one check.
     """
     CREATE OR REPLACE FUNCTION event_insert() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE low bigint; high bigint; rows bigint;

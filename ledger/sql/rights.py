@@ -20,31 +20,33 @@ if TYPE_CHECKING:
     from ledger.sql.dialects import Place
 
 Protection = Literal["triggers", "rights"]
-"""What stops this user from rewriting history: only triggers, which stop accidents, or missing rights."""
+"""What stops a user from rewriting history: only triggers, which prevent accidents, or missing rights."""
 
 HISTORY = ("event", "stream", "batch", "checkpoint")
-"""Tables that only grow. An erasure changes `event` and `stream`, hence needs the owner."""
+"""Tables that only grow. An erasure changes `event` and `stream`, so it needs the owner."""
 
 STATE = ("source", "entry", "copy", "tally", "snapshot", "snapshot_chunk", "instance", "lease", "claim")
-"""The projection, which can be rebuilt, and working state."""
+"""The tables of the projection, which can be rebuilt, and of working state."""
 
 
 def grant(owner: Place, user: Place) -> str:
-    """Give the user of one URL what collecting needs in the ledger that the other's user owns; return their name.
+    """Give `user` the rights that collecting needs in the ledger of `owner`. Return the user's name.
 
-    They may read everything, append to history, move the head, and do anything to projection and working state.
+    The user can then read everything, append to history, move the head, and change projection and working state.
 
     Raises:
-        LedgerError: if the two URLs name different databases, or the same user, or the owner may not grant.
+        LedgerError: if the two URLs name different databases or the same user, or if the owner may not grant rights.
     """
     if owner.kind == "sqlite" or user.kind == "sqlite":
-        raise LedgerError("SQLite knows no users: who can write the file can do anything to it")
+        raise LedgerError(
+            "SQLite knows no users, so it cannot limit rights: use PostgreSQL, MySQL or MariaDB, or protect the file"
+        )
     where = [(place.kind, place.url.host, place.url.port, place.url.database) for place in (owner, user)]
     if where[0] != where[1]:
-        raise LedgerError(f"{owner} and {user} are not the same database")
+        raise LedgerError(f"{owner} and {user} are not the same database: give two URLs of one database")
     grantee = _ask(server_place(user), _WHO[user.kind])
     if grantee == _ask(server_place(owner), _WHO[owner.kind]):
-        raise LedgerError(f"the owner's URL and the collector's name the same user {grantee}")
+        raise LedgerError(f"both URLs name the same user {grantee}: give the collector another user")
     engine = writer_engine(owner)
     try:
         with translated(engine.dialect), engine.connect() as connection:
@@ -55,8 +57,8 @@ def grant(owner: Place, user: Place) -> str:
         # On PostgreSQL it is enough to own the tables.
         need = "" if owner.kind == "postgresql" else ", on MySQL and MariaDB WITH GRANT OPTION"
         raise LedgerError(
-            f"the owner {owner.url.username} may not give {grantee} what collecting needs ({error}): the "
-            f"ledger's tables are made, but give the owner all rights of this database{need}, and run this again"
+            f"the owner {owner.url.username} may not give {grantee} the rights that collecting needs ({error}); the "
+            f"ledger's tables exist now: give the owner all rights of this database{need}, and run this again"
         ) from None
     finally:
         engine.dispose()
@@ -64,7 +66,7 @@ def grant(owner: Place, user: Place) -> str:
 
 
 def grants(connection: Connection, grantee: str) -> Sequence[str]:
-    """Return the statements that give a user what collecting needs (docs/operations.md lists them)."""
+    """Return the statements that give a user the rights that collecting needs (docs/operations.md lists them)."""
     history = [f"GRANT SELECT, INSERT ON {table} TO {grantee}" for table in HISTORY]
     state = [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {grantee}" for table in STATE]
     rest = [f"GRANT SELECT, UPDATE ON head TO {grantee}", f"GRANT SELECT ON {VERSION_TABLE} TO {grantee}"]
@@ -75,7 +77,7 @@ def grants(connection: Connection, grantee: str) -> Sequence[str]:
 
 
 def protection(place: Place) -> Protection:
-    """Return what keeps the user of this URL from changing what was written."""
+    """Return what stops the user of this URL from changing history."""
     if place.kind == "sqlite":
         return "triggers"
     engine = writer_engine(place)
@@ -88,7 +90,7 @@ def protection(place: Place) -> Protection:
 
 
 def describe_server(place: Place) -> tuple[str, int]:
-    """Return the database's version in its own words, and the bytes that the ledger's tables and indexes take."""
+    """Return the database's version as it reports it, and the size of the ledger's tables and indexes in bytes."""
     engine = writer_engine(place) if place.path is None else None
     if engine is None:
         import sqlite3
@@ -128,7 +130,7 @@ def _ask(place: Place, question: str) -> str:
 
 
 def _may_rewrite_postgresql(connection: Connection) -> bool:
-    """Whether the user owns the events, or could become who does, or was given a right that changes them."""
+    """Whether the user owns the events, can become their owner, or has a right to change them."""
     question = """
         SELECT bool_or(
             has_table_privilege(c.oid, 'UPDATE') OR has_table_privilege(c.oid, 'DELETE')
@@ -142,7 +144,7 @@ def _may_rewrite_postgresql(connection: Connection) -> bool:
 
 
 def _may_rewrite_mysql(connection: Connection) -> bool:
-    """Whether any grant, for the table, the database or everything, lets the user change events or their triggers."""
+    """Whether a grant on the tables, the database or everything lets the user change events or their triggers."""
     question = """
         SELECT count(*) FROM (
             SELECT privilege_type FROM information_schema.user_privileges WHERE grantee = :grantee
