@@ -104,7 +104,7 @@ class _Presenter:
             check=False,
         )
         if partly and done.returncode == Exit.PARTIAL:
-            self.line("Some files could not be collected, so the exit code is 3. The demo continues.")
+            self.line("Some files could not be collected (exit code 3). The demo continues.")
         elif done.returncode != 0:
             raise KropotError(
                 f"the demo stopped because `kropotcli {args[0]}` ended with exit code {done.returncode}: read its "
