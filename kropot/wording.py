@@ -50,6 +50,15 @@ def one_line(name: str) -> str:
     return name.replace("\n", "\\n").replace("\t", "\\t")
 
 
+def quoted(text: str) -> str:
+    """Return foreign text as it stands within a sentence: in quotes, and nothing in it can end them or look like more.
+
+    Quotes, backslashes, and whatever does not print are escaped, so no two texts look the same.
+    """
+    plain = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{"".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)}"'
+
+
 def number(value: int, noun: str) -> str:
     """Return a count and its noun, singular or plural, e.g. `1 element`, `2 elements`."""
     return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ledger.codec import (
     FORMAT,
     NONCE_BYTES,
+    SOURCE_BYTES,
     Header,
     encode_header,
     encode_payload,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 LEDGER_KEY = StreamKey(source=NO_SOURCE, kind=LEDGER_KIND, id="")
 AUDIT_KEY = StreamKey(source=NO_SOURCE, kind=AUDIT_KIND, id="")
 
-SOURCE_BYTES = 16
 MAX_WRITER_BYTES = 255
 MAX_AHEAD_US = 24 * 3600 * 1_000_000
 """How far an observation's time may be ahead of the ledger's. Clocks differ, but not by days."""

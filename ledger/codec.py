@@ -27,6 +27,7 @@ FLAG_CRITICAL = 1
 """A projection MUST stop at an event with this flag if it does not know the event's type."""
 
 NONCE_BYTES = 16
+SOURCE_BYTES = 16
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """(type, schema version) -> the function that converts a payload's map to the next schema version."""
@@ -188,6 +189,14 @@ def keyed_digest(salt: bytes, name: bytes) -> bytes:
     inner.update(name)
     outer.update(inner.digest())
     return outer.digest()
+
+
+def source_id_of(salt: bytes) -> bytes:
+    """Return the id (16 bytes) of a source with this salt. So whoever proves the salt also proves the source's id.
+
+    Sources that began before this rule have random ids.
+    """
+    return hashlib.sha256(b"source\x00" + salt).digest()[:SOURCE_BYTES]
 
 
 def payload_digest(nonce: bytes, payload: bytes) -> bytes:

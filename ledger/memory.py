@@ -93,6 +93,10 @@ class MemoryLog:
         """Return the leaf hashes of the events in (`after`, `until`], in order."""
         return [event.leaf for event in self._tables.events[after : max(after, until)]]
 
+    def headers(self, after: int, until: int) -> list[bytes]:
+        """Return the header bytes of the events in (`after`, `until`], in order."""
+        return [event.header for event in self._tables.events[after : max(after, until)]]
+
     def events_at(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in order."""
         return [self._tables.events[at - 1] for at in sorted(set(positions)) if 0 < at <= self._tables.head.position]

@@ -138,6 +138,9 @@ class EventLog(Protocol):
     def leaves(self, after: int, until: int) -> list[bytes]:
         """Return the leaf hashes of the events in (`after`, `until`], in order."""
 
+    def headers(self, after: int, until: int) -> list[bytes]:
+        """Return the header bytes of the events in (`after`, `until`], in order."""
+
     def events_at(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in order."""
 

@@ -8,6 +8,7 @@ import click
 
 from kropot.cli.base import Settings, emit, emit_json
 from kropot.cli.base import command as define
+from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 
 
@@ -26,7 +27,7 @@ def command(settings: Settings, *, proof: Path, public_key: str) -> None:
 
     key = read_verifier_key(public_key)
     try:
-        with click.open_file(str(proof), "rb") as file:
+        with click.open_file("-", "rb") if str(proof) == "-" else open_named(proof) as file:
             document = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(

@@ -74,9 +74,13 @@ def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None
 def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]) -> None:
     """Sign the ledger's head, if it extends what was signed before.
 
+    The signer keeps what it signed last in a file beside the key, so it must be able to write to the key's folder. From
+    there on it computes the tree itself, and never signs what the database only claims. The first signing reads the
+    whole ledger. This takes about a minute for every 10 million events.
+
     This prints the checkpoint, keeps it in the database, and writes it to each --to folder as a new numbered file. It
-    never overwrites a file. If the ledger does not extend the last checkpoint in a folder, or the segments in the
-    storage, nothing is signed and the exit code is 4.
+    never overwrites a file. Nothing is signed and the exit code is 4 if the ledger does not extend everything that this
+    key signed, or the segments in the storage, or if the database's head is not the tree of its events.
     """
     from kropot.checkpoints.folder import CheckpointFolder
     from kropot.checkpoints.keys import read_signing_key
@@ -84,10 +88,11 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     from kropot.checkpoints.signing import sign_head
 
     with open_ledger(settings) as ledger:
-        key = read_signing_key(key_file or default_key_path(ledger.identity().ledger_id))
-        # Without a folder of earlier checkpoints, only the segments expose an older copy of the database.
+        key_file = key_file or default_key_path(ledger.identity().ledger_id)
+        key = read_signing_key(key_file)
+        # Where the signer has no state yet, only the segments expose an older copy of the database.
         storage_of(settings).segments().check(ledger)
-        signed = sign_head(ledger, key, [CheckpointFolder(folder) for folder in folders])
+        signed = sign_head(ledger, key, key_file, [CheckpointFolder(folder) for folder in folders], say=say)
     if settings.json:
         checkpoint = signed.checkpoint
         emit_json(

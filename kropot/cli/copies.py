@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from kropot.cli.base import storage_of
+from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def read_kits(paths: Sequence[Path]) -> list[Kit]:
     kits: list[Kit] = []
     for path in paths:
         try:
-            with path.open("rb") as file:
+            with open_named(path) as file:
                 text = file.read(_KIT_BYTES)
         except OSError as error:
             raise UsageError(

@@ -14,8 +14,10 @@ from kropot.cli.base import command as define
 from kropot.cli.copies import open_copies, read_kits
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.output import is_terminal
+from kropot.durable.dirfd import open_named
 from kropot.errors import PartialError, UsageError, WrongKeyError
 from kropot.query.names import find_element
+from kropot.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +72,7 @@ def command(
             if until is not None:
                 raise UsageError(f"--until does not work with the file {what}: leave it out, or name an element")
             held = _held_of_file(settings, path, iv_text)
-            source: BinaryIO = stack.enter_context(path.open("rb", buffering=0))
+            source: BinaryIO = stack.enter_context(open_named(path))
         else:
             held, source = _open_element(settings, stack, what, until)
         kit = _find_kit(held, source, read_kits(kits))
@@ -158,7 +160,7 @@ def _find_kit(held: HeldCopy, source: BinaryIO, kits: Sequence[Kit]) -> Kit | No
             return open_claim(held, kits).kit
         except NoKitError:
             raise WrongKeyError(
-                f"no given kit opens element {held.key.id}: give the kit of its token with --key"
+                f"no given kit opens element {quoted(held.key.id)}: give the kit of its token with --key"
             ) from None
     for kit in kits:
         if plain_size(source, held=held, kit=kit) is not None:

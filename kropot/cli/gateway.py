@@ -18,6 +18,7 @@ from kropot.cli import base
 from kropot.cli.base import emit, emit_json, say, warn
 from kropot.cli.masterkey import KEY_ENV, key_path, master_key
 from kropot.cli.paths import PATH
+from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
 from kropot.securecopy.address import checked_base_url
 
@@ -315,7 +316,7 @@ def _row(each: Token, now_s: int) -> dict[str, Any]:
 def _read_spec(path: Path) -> Any:
     """Return the decoded JSON of a specification. Raises: UsageError if the file is not JSON."""
     try:
-        with click.open_file(str(path), "rb") as file:
+        with click.open_file("-", "rb") if str(path) == "-" else open_named(path) as file:
             text = file.read(_LONGEST_SPEC + 1)
     except OSError as error:
         raise UsageError(

@@ -11,7 +11,7 @@ from kropot.cli.base import command as define
 from kropot.errors import UsageError
 from kropot.query.names import find_element, find_source
 from kropot.query.render import entry_json
-from kropot.wording import moment
+from kropot.wording import moment, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,7 @@ def command(
 def as_text(entry: Entry) -> str:
     """Return an element as a line of text. Two spaces separate the fields."""
     element = entry.element
-    name = f"{entry.key.source.hex()[:8]}:{entry.key.id}"
+    name = f"{entry.key.source.hex()[:8]}:{one_line(entry.key.id)}"
     if element is None:
         return f"{name}  erased"
     fields = [name, element.state, moment(element.date * 1_000_000)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kropot.cli.base import say
+from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def read_note(name: str) -> bytes | None:
         path = Path(name)
         if not path.is_file():
             return None
-        with path.open("rb") as file:
+        with open_named(path) as file:
             return file.read(_NOTE_BYTES)
     except (ValueError, UnicodeEncodeError):
         return None

@@ -14,6 +14,7 @@ import click
 import platformdirs
 
 from kropot.cli.paths import PATH
+from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 from kropot.secret import HIDDEN, Secret, guard
 from kropot.securecopy.address import sends_token_in_clear
@@ -218,7 +219,7 @@ def read_config(path: Path) -> ConfigFile:
     Raises: UsageError if the file cannot be read, is not TOML, or names an unknown option.
     """
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             data = tomllib.load(file)
     except OSError as error:
         raise UsageError(
@@ -287,7 +288,7 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: Confi
 def read_token(path: Path) -> Secret:
     """Read a token from a file, without the white space around it. Raises: UsageError if the file holds no token."""
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             data = file.read(_LONGEST_TOKEN + 1)
     except OSError as error:
         raise UsageError(

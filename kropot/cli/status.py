@@ -12,7 +12,7 @@ from kropot.cli.base import command as define
 from kropot.query.health import Limits, gather, health
 from kropot.query.render import status_json
 from kropot.verify.coverage import foreseen_us, never_read, share
-from kropot.wording import SECOND_US, amount, moment, number, span
+from kropot.wording import SECOND_US, amount, moment, number, one_line, span
 
 if TYPE_CHECKING:
     from kropot.query.health import Alarm, Facts, SourceFacts
@@ -148,7 +148,7 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in each.reasons.items())
         lines.append(f"  failing  {number(each.failing_count, 'element')}: {reasons}")
         lines += [
-            f"           {failing.key.id}  {failing.reason}, {number(failing.attempts, 'attempt')}, "
+            f"           {one_line(failing.key.id)}  {failing.reason}, {number(failing.attempts, 'attempt')}, "
             f"next try {moment(failing.next_try_us)}"
             for failing in each.failing
         ]

@@ -26,7 +26,7 @@ from kropot.cli.base import (
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.errors import LockedError, UsageError
-from kropot.wording import SECOND_US, amount, number
+from kropot.wording import SECOND_US, amount, number, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -177,7 +177,7 @@ def show(finding: Finding, *, as_json: bool) -> None:
         f"{name} {value}"
         for name, value in (
             ("position", finding.position),
-            ("element", finding.element),
+            ("element", None if finding.element is None else one_line(finding.element)),
             ("object", finding.object),
         )
         if value is not None

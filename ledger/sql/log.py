@@ -57,6 +57,10 @@ class SqlLog:
         """Return the leaf hashes of the events in (`after`, `until`], in order."""
         return [row[0] for row in self._connections.raw_rows(self._statements.page_leaves, (after, until))]
 
+    def headers(self, after: int, until: int) -> list[bytes]:
+        """Return the header bytes of the events in (`after`, `until`], in order."""
+        return [row[0] for row in self._connections.raw_rows(self._statements.page_headers, (after, until))]
+
     def events_at(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in order."""
         found: list[StoredEvent] = []
