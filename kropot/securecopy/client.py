@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import quote, urlencode, urljoin
+from urllib.parse import quote, urlencode
 
 import requests
 import urllib3
 
 from kropot.errors import KropotError, ServerRefusedError, UsageError
-from kropot.securecopy.address import checked_base_url, origin_of
+from kropot.securecopy.address import authorities, checked_base_url, origin_of, redirected
 from kropot.securecopy.deadline import DeadlineAdapter, was_hung_up
 from kropot.securecopy.timed import CONNECT_TIMEOUT_S, STALL_TIMEOUT_S
 from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
@@ -122,7 +122,7 @@ class SecureCopyClient:
         self._headers = {"token": token, "User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
         self._max_page_bytes = max_page_bytes
         self._timeouts = (min(CONNECT_TIMEOUT_S, http_timeout), min(stall_timeout, http_timeout))
-        self._verify = True if ca_file is None else str(ca_file)
+        self._authorities = authorities(ca_file)
         # The bare transport: a session would read the environment's proxies and netrc, keep cookies, and read the body
         # of a redirect to its end, however long; it would cost a third of the rate, too.
         self._transport = DeadlineAdapter(total_s=http_timeout, stall_s=stall_timeout)
@@ -192,17 +192,16 @@ class SecureCopyClient:
     def _send(self, url: str) -> requests.Response:
         """Return the head of an answer; its body is still to be read, or not."""
         request = requests.Request("GET", url, headers=self._headers).prepare()
-        return self._transport.send(request, stream=True, timeout=self._timeouts, verify=self._verify)
+        return self._transport.send(request, stream=True, timeout=self._timeouts, verify=self._authorities)
 
     def _redirected(self, url: str, answer: requests.Response) -> str:
         """Return where an answer points to, if that is the same origin."""
-        try:
-            target = urljoin(url, answer.headers.get("Location", ""))
-        except ValueError:
-            target = ""
-        if (origin := origin_of(target)) == origin_of(self.base_url):
+        location = answer.headers.get("Location", "")
+        target = redirected(url, location)
+        if target is not None:
             return target
-        told = "nowhere" if origin is None else f"{origin[0]}://{origin[1]}:{origin[2]}"
+        origin = origin_of(location) if location.isascii() and location.isprintable() else None
+        told = "an unclear address" if origin is None else f"{origin[0]}://{origin[1]}:{origin[2]}"
         raise ServerTroubleError(
             "redirected",
             answer.status_code,
