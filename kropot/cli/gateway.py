@@ -19,6 +19,7 @@ from kropot.cli.base import emit, emit_json, say, warn
 from kropot.cli.masterkey import KEY_ENV, key_path, master_key
 from kropot.cli.paths import PATH
 from kropot.errors import Exit, UsageError
+from kropot.secret import hide_credentials
 from kropot.securecopy.address import checked_base_url
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ def _checked_url(_ctx: click.Context, _param: click.Parameter, value: str | None
     try:
         return checked_base_url(value)
     except UsageError:
-        raise click.BadParameter(f"{value!r} is not an address like https://files.example.org") from None
+        raise click.BadParameter(
+            f"{hide_credentials(value)!r} is not an address like https://files.example.org"
+        ) from None
 
 
 def _checked_proxies(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

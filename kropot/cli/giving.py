@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from kropot.cli.base import storage_of
+from kropot.cli.base import storage_of, warn_if_exposed
 from kropot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,5 +74,6 @@ def read_kits(paths: Sequence[Path]) -> list[Kit]:
                 text = file.read(_KIT_BYTES)
         except OSError as error:
             raise UsageError(f"the kit {path} cannot be read: {error.strerror}") from None
+        warn_if_exposed("kit", path)
         kits += read_kit(text, name=str(path))
     return kits

@@ -8,18 +8,17 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import click
 import platformdirs
 
 from kropot.cli.paths import PATH
 from kropot.errors import UsageError
-from kropot.secret import HIDDEN, Secret, guard
-from kropot.securecopy.address import sends_token_in_clear
+from kropot.secret import Secret, credentials_in, guard, guard_credentials, hide_credentials
+from kropot.securecopy.address import checked_base_url, sends_token_in_clear
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 ENV_PREFIX: Final = "KROPOT"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -132,12 +131,14 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
 class ConfigFile:
     """A configuration file as read: `values` of the options of every command, `tables` of single commands' options.
 
-    Names are spelt with underscores in both, whichever way the file spells them.
+    Names are spelt with underscores in both, whichever way the file spells them. `is_confidential` says whether a token
+    or a password stands in it.
     """
 
     path: Path
     values: Mapping[str, object]
     tables: Mapping[str, Mapping[str, Any]]
+    is_confidential: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,8 +199,8 @@ class Settings:
 
     @property
     def place(self) -> str:
-        """The database's address without its password, for messages."""
-        return hide_password(self.db_string)
+        """The database's address without its credentials, for messages."""
+        return hide_credentials(self.db_string)
 
     @property
     def is_exposed(self) -> bool:
@@ -234,10 +235,14 @@ def read_config(path: Path) -> ConfigFile:
             raise UsageError(f"the configuration file {path} sets {name.replace('_', '-')!r}, which is not an option")
     if isinstance(values.get("token"), str):
         guard(str(values["token"]))
+    texts = list(_texts(spelt))
+    for text in texts:
+        guard_credentials(text)
     return ConfigFile(
         path=path,
         values=values,
         tables={name: value for name, value in spelt.items() if isinstance(value, dict)},
+        is_confidential="token" in values or any(map(credentials_in, texts)),
     )
 
 
@@ -302,23 +307,6 @@ def is_readable_by_others(path: Path) -> bool:
     return os.name == "posix" and bool(mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
-def hide_password(url: str) -> str:
-    """Return a database URL with its password blotted out."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    user, at, host = authority.rpartition("@")
-    if not (separator and at and ":" in user):
-        return url
-    return f"{scheme}://{user.partition(':')[0]}:{HIDDEN}@{host}{slash}{path}"
-
-
-def database_password(url: str) -> str | None:
-    """Return the password in a database URL as it is spelt there, None if it has none."""
-    authority = url.partition("://")[2].partition("/")[0]
-    user, at, _ = authority.rpartition("@")
-    return user.partition(":")[2] or None if at else None
-
-
 def _find(
     option: GlobalOption,
     flags: Mapping[str, object],
@@ -359,18 +347,10 @@ def _checked_token(text: str, origin: str) -> str:
 def _checked_url(found: SettingValue) -> str:
     """Return the server's address without a trailing slash. Raises: UsageError if it is not a server's address."""
     text = str(found.value).strip()
-    hint = "it should look like https://files.example.org"
     try:
-        parts = urlsplit(text)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise UsageError(f"{found.origin} is not a server's address ({error}): {hint}") from error
-    if "@" in parts.netloc:
-        guard(parts.password or "")
-        raise UsageError(f"{found.origin} holds a user name or password, which this protocol does not use: {hint}")
-    if parts.scheme not in {"http", "https"} or not host or parts.query or parts.fragment:
-        raise UsageError(f"{found.origin} is not a server's address: {hint}")
-    return text.rstrip("/")
+        return checked_base_url(text)
+    except UsageError as error:
+        raise UsageError(f"{found.origin}: {error}") from None
 
 
 def _checked_name(found: SettingValue) -> None:
@@ -386,3 +366,16 @@ def _underscored(data: Mapping[str, Any]) -> dict[str, Any]:
         name.replace("-", "_"): _underscored(value) if isinstance(value, dict) else value
         for name, value in data.items()
     }
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in a decoded value, however deep."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            for each in value.values():
+                yield from _texts(each)
+        case list():
+            for each in value:
+                yield from _texts(each)

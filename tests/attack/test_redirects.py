@@ -75,9 +75,10 @@ def redirecting(target: str, evil: ScriptedServer, status: int = 302) -> Scripte
 
 @pytest.mark.parametrize("target", ELSEWHERE)
 def test_lists_and_elements_are_asked_for_at_the_known_server_only(evil: ScriptedServer, target: str) -> None:
-    with redirecting(target, evil) as good, SecureCopyClient(
-        good.url, TOKEN, http_timeout=5, user_agent="test"
-    ) as client:
+    with (
+        redirecting(target, evil) as good,
+        SecureCopyClient(good.url, TOKEN, http_timeout=5, user_agent="test") as client,
+    ):
         for ask in (lambda: client.list(None, 1), lambda: client.submitdata("an-id")):
             good.requests.clear()
             with pytest.raises(ServerTroubleError) as caught:
@@ -90,9 +91,10 @@ def test_lists_and_elements_are_asked_for_at_the_known_server_only(evil: Scripte
 
 @pytest.mark.parametrize("target", ["http://GOOD//EVIL/x?y=//EVIL/", "///EVIL/x", "http:///EVIL/x", "/x@EVIL/#@EVIL"])
 def test_a_redirect_within_the_server_leads_nowhere_else(evil: ScriptedServer, target: str) -> None:
-    with redirecting(target, evil) as good, SecureCopyClient(
-        good.url, TOKEN, http_timeout=5, user_agent="test"
-    ) as client:
+    with (
+        redirecting(target, evil) as good,
+        SecureCopyClient(good.url, TOKEN, http_timeout=5, user_agent="test") as client,
+    ):
         with pytest.raises(ServerTroubleError, match="in circles"):
             client.list(None, 1)
         assert len(good.requests) == 4
