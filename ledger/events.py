@@ -193,9 +193,10 @@ class Element:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldListing:
-    """A vanishing that was not believed: `missing` of `known` elements, since `since_us`, for `reason`.
+    """A listing that was not believed, since `since_us`, for `reason`: `missing` of `known` elements were missing.
 
-    The reason is "empty", "missing", "misordered", or "accepted" once a person has looked at it.
+    The reason is "empty", "missing" or "misordered"; "too_many" or "too_large" for one that was given up before its
+    end; or "accepted" once a person has looked at it.
     """
 
     reason: str
@@ -390,7 +391,10 @@ class ListingCompleted(SourceFact):
 
 @fact
 class ListingHeldBack(SourceFact):
-    """A full listing missed too much to be believed: nothing was declared vanished (`source.held` says why)."""
+    """A listing missed too much, or showed too much, to be believed: nothing was declared vanished.
+
+    `source.held` says why.
+    """
 
     listing: Listing
 

@@ -55,6 +55,10 @@ class MemoryStore:
         """Return the time of the clock that was passed in, if one was."""
         return None if self._clock is None else self._clock()
 
+    def free_bytes(self) -> None:
+        """Return None: nobody knows."""
+        return
+
     def reopener(self) -> None:
         """Return None: no other process sees this one's memory."""
         return

@@ -58,6 +58,9 @@ class LedgerStore(Protocol):
     def now_us(self) -> int | None:
         """Return the database's own time, None where it has no clock."""
 
+    def free_bytes(self) -> int | None:
+        """Return how many bytes more the database can take, None where that is not known."""
+
     def reopener(self) -> Callable[[], LedgerStore] | None:
         """Return a function that opens this store for reading in a process about to be forked, None if none can.
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     default="1GiB",
     show_default=True,
     metavar="SIZE",
-    help="Rest from fetching while less than this is free in the storage.",
+    help="Rest from fetching while less than this is free in the storage or where the ledger's SQLite file is; there,"
+    " nothing new of a listing is recorded either.",
 )
 @click.option(
     "--full-every",
@@ -70,6 +71,21 @@ if TYPE_CHECKING:
     default=5,
     show_default=True,
     help="This many may always change within 24 hours, whatever share of the elements they are.",
+)
+@click.option(
+    "--listing-entries",
+    type=click.IntRange(min=1),
+    default=20_000_000,
+    show_default=True,
+    help="Hold a listing back that shows more entries than this, until `source accept`.",
+)
+@click.option(
+    "--listing-growth",
+    type=SIZE,
+    default="24GiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Hold a listing back that would add more than this to the ledger, until `source accept`.",
 )
 @click.option(
     "--segments/--no-segments",

@@ -379,3 +379,5 @@ def _texts(value: object) -> Iterator[str]:
         case list():
             for each in value:
                 yield from _texts(each)
+        case _:
+            pass

@@ -176,7 +176,7 @@ class SecureCopyClient:
         """Return the headers of every request, the token among them: never log them."""
         return dict(self._headers)
 
-    def _get(self, path: str, limit: int) -> tuple[int, str | None, bytes]:
+    def _get(self, path: str, limit: int) -> tuple[int, str | None, bytearray]:
         """Return status, content type and body of an answer, following a few redirects within the same origin."""
         url = self.base_url + path
         for _ in range(MAX_REDIRECTS + 1):
@@ -227,7 +227,7 @@ class SecureCopyClient:
         return ServerTroubleError("not_http", detail=f"{where} answered with something that is no HTTP")
 
 
-def _believable_body(answer: requests.Response, limit: int) -> bytes:
+def _believable_body(answer: requests.Response, limit: int) -> bytearray:
     """Return the body of an answer that is worth reading, `limit` bytes at most."""
     status = answer.status_code
     if status in _REFUSALS:
@@ -253,7 +253,7 @@ def _believable_body(answer: requests.Response, limit: int) -> bytes:
             raise ServerTroubleError("too_big", status)
     if was_hung_up(answer):
         raise ServerTroubleError("cut", status)
-    return bytes(body)
+    return body
 
 
 def _retry_after(answer: requests.Response) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -46,6 +47,13 @@ class SqlStore:
         if kind == "sqlite":
             return None
         return int(self._connections.raw_rows(NOW.get(kind, NOW["mysql"]), ())[0][0])
+
+    def free_bytes(self) -> int | None:
+        """Return the room on the file system of SQLite's file; None for a server, which does not say."""
+        try:
+            return None if self.place.path is None else shutil.disk_usage(self.place.path).free
+        except OSError:
+            return None
 
     def reopener(self) -> Callable[[], SqlStore] | None:
         """Return what opens this store for reading in a process about to be forked, None once this one has written."""

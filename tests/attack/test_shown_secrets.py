@@ -1,4 +1,4 @@
-"""No password in a URL is shown, wherever it stands there; a file with a secret that others can read draws a warning."""
+"""No password in a URL is shown, wherever it stands there; a secret in a file that others can read draws a warning."""
 
 from __future__ import annotations
 

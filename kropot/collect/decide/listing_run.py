@@ -69,6 +69,11 @@ class Backlog:
         self.recording, self.began_us = Recording.LOOKING_UP, now_us
         return self.chunks[0]
 
+    def forget_waiting(self) -> None:
+        """Forget every chunk but the one that is being recorded."""
+        kept = [] if self.recording is Recording.NOTHING else [self.chunks[0]]
+        self.chunks = deque(kept)
+
     def end(self) -> None:
         """Forget the chunk that is recorded now."""
         self.chunks.popleft()
@@ -128,7 +133,8 @@ class ListingRun:
 
     `position` is the ledger's head when it began and `known` counts the elements that the source had then. `seen` has
     the streams of those that it has shown; `present` counts them. `request` is a question that waits until the backlog
-    is shorter. `result` is there once the server has nothing more to show.
+    is shorter. `result` is there once the server has nothing more to show. `lines` counts what it has shown, lines that
+    could not be read included, and `growth` is about how many bytes of it are new in the ledger.
     """
 
     mode: ListingMode
@@ -140,6 +146,8 @@ class ListingRun:
     shift: Shift
     request: PageRequest | None = None
     result: ListingResult | None = None
+    lines: int = 0
+    growth: int = 0
     seen: Bitmap = field(default_factory=Bitmap)
     present: int = 0
     backlog: Backlog = field(default_factory=Backlog)
