@@ -35,7 +35,7 @@ from kropot.collect.decide.inputs import (
     Recorded,
     SourceRead,
 )
-from kropot.collect.decide.listing_run import AHEAD, CHUNK, ListingRun, Recording, Shift
+from kropot.collect.decide.listing_run import CHUNK, ListingRun, Recording, Shift
 from kropot.collect.decide.observation import observe_chunk
 from kropot.collect.decide.plan import SECOND_US, jitter, vanished
 from kropot.lister.conversation import ListingFailedError, ListingResult, NewEntries
@@ -258,7 +258,7 @@ class ListingController:
 
     def _request_page(self, run: ListingRun) -> list[Action]:
         """Ask for the next page, unless too much of what came still waits to be recorded."""
-        if run.request is None or run.backlog.waiting > AHEAD:
+        if run.request is None or run.backlog.is_long:
             return []
         request, run.request = run.request, None
         return [ListPage(ask=request)]
