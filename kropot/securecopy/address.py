@@ -10,13 +10,22 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from kropot.errors import UsageError
+from kropot.errors import KropotError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _URI = re.compile(r"[!-\[\]-~]+")
 """Printable ASCII without the backslash, in which parsers of addresses see different things."""
+
+
+class RedirectedAwayError(KropotError):
+    """A redirect that does not surely stay on its origin; `where` is the origin it names, as far as that is clear."""
+
+    def __init__(self, origin: tuple[str, str, int] | None = None) -> None:
+        """Put the origin (scheme, host and port) into words."""
+        self.where = "an unclear address" if origin is None else f"{origin[0]}://{origin[1]}:{origin[2]}"
+        super().__init__(f"redirected to {self.where}")
 
 
 def checked_base_url(url: str) -> str:
@@ -68,20 +77,24 @@ def origin_of(url: str) -> tuple[str, str, int] | None:
     return (parts.scheme, parts.hostname, port) if parts.hostname else None
 
 
-def redirected(url: str, location: str) -> str | None:
-    """Return the address to which an answer from `url` redirects, None unless that surely is on the same origin.
+def redirected(url: str, location: str) -> str:
+    """Return the address to which an answer from `url` redirects, on the same origin.
 
     What another program makes of the server's text does not matter: only path and query are taken from it, and they
     are put behind the origin of `url`.
+
+    Raises:
+        RedirectedAwayError: it leads to another origin, or two programs could read it differently.
     """
-    if not _URI.fullmatch(location):
-        return None
     try:
         target = urlsplit(urljoin(url, location))
     except ValueError:
-        return None
-    if "@" in target.netloc or origin_of(target.geturl()) != origin_of(url):
-        return None
+        raise RedirectedAwayError from None
+    if "@" in target.netloc or not _URI.fullmatch(location):
+        raise RedirectedAwayError
+    origin = origin_of(target.geturl())
+    if origin is None or origin != origin_of(url):
+        raise RedirectedAwayError(origin)
     here = urlsplit(url)
     return f"{here.scheme}://{here.netloc}/{target.path.lstrip('/')}{'?' if target.query else ''}{target.query}"
 

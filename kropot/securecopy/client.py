@@ -18,7 +18,7 @@ import requests
 import urllib3
 
 from kropot.errors import KropotError, ServerRefusedError, UsageError
-from kropot.securecopy.address import authorities, checked_base_url, origin_of, redirected
+from kropot.securecopy.address import RedirectedAwayError, authorities, checked_base_url, redirected
 from kropot.securecopy.deadline import DeadlineAdapter, was_hung_up
 from kropot.securecopy.timed import CONNECT_TIMEOUT_S, STALL_TIMEOUT_S
 from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
@@ -196,18 +196,15 @@ class SecureCopyClient:
 
     def _redirected(self, url: str, answer: requests.Response) -> str:
         """Return where an answer points to, if that is the same origin."""
-        location = answer.headers.get("Location", "")
-        target = redirected(url, location)
-        if target is not None:
-            return target
-        origin = origin_of(location) if location.isascii() and location.isprintable() else None
-        told = "an unclear address" if origin is None else f"{origin[0]}://{origin[1]}:{origin[2]}"
-        raise ServerTroubleError(
-            "redirected",
-            answer.status_code,
-            detail=f"{self.base_url} redirects to {told}, which was not followed since the token is not meant for it; "
-            "if that is the server now, give its address as --server-url",
-        )
+        try:
+            return redirected(url, answer.headers.get("Location", ""))
+        except RedirectedAwayError as error:
+            raise ServerTroubleError(
+                "redirected",
+                answer.status_code,
+                detail=f"{self.base_url} redirects to {error.where}, which was not followed since the token is not "
+                "meant for it; if that is the server now, give its address as --server-url",
+            ) from None
 
     def _translated(self, error: Exception) -> ServerTroubleError:
         """Return a foreign exception as one of ours; its own text may hold addresses and is left out."""

@@ -67,7 +67,7 @@ MAX_LINE_BYTES = 1 << 20
 """A longer line is not decoded: an entry is far shorter, and decoding can take many times a line's size in memory."""
 
 MAX_REJECTED = 8192
-"""A page with more lines that are no entries is no page. None that was asked for may have as many lines."""
+"""A page with more lines that are no entries is no page. No page is ever asked for with as many lines."""
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]*")

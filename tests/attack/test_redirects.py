@@ -13,7 +13,7 @@ from kropot.collect.transfer.engine import Server
 from kropot.collect.transfer.plain import PlainEngine
 from kropot.errors import UsageError
 from kropot.objects.memory import MemoryDisk, MemoryObjects
-from kropot.securecopy.address import checked_base_url, redirected
+from kropot.securecopy.address import RedirectedAwayError, checked_base_url, redirected
 from kropot.securecopy.client import SecureCopyClient, ServerTroubleError
 from tests.kropot.jobs import fetch_job
 from tests.kropot.scripted import Asked, ScriptedServer, measured
@@ -85,7 +85,9 @@ def test_lists_and_elements_are_asked_for_at_the_known_server_only(evil: Scripte
                 ask()
             assert caught.value.reason == "redirected"
             assert len(good.requests) == 1
-            assert all(character.isprintable() for character in str(caught.value))
+            assert str(caught.value).isprintable()
+            if "\\" in target:
+                assert "an unclear address" in str(caught.value)
     assert evil.requests == []
 
 
@@ -132,12 +134,20 @@ def test_contents_follow_no_redirect_at_all(
         ("?page=2", "http://good:81/below/x?page=2"),
         ("http://GOOD:81/a?b=c@d#e", "http://good:81/a?b=c@d"),
         ("//good:81", "http://good:81/"),
-        ("http://good/", None),
-        ("/a b", None),
     ],
 )
-def test_only_path_and_query_of_a_redirect_are_taken(location: str, target: str | None) -> None:
+def test_only_path_and_query_of_a_redirect_are_taken(location: str, target: str) -> None:
     assert redirected("http://good:81/below/x?page=1", location) == target
+
+
+@pytest.mark.parametrize(
+    ("location", "where"),
+    [("http://good/", "http://good:80"), ("//evil/", "http://evil:80"), ("/a b", "an unclear address")],
+)
+def test_a_redirect_elsewhere_is_named_as_far_as_it_is_clear(location: str, where: str) -> None:
+    with pytest.raises(RedirectedAwayError) as caught:
+        redirected("http://good:81/below/x?page=1", location)
+    assert caught.value.where == where
 
 
 @pytest.mark.parametrize("url", ["http://evil\\@good", "http://good\\.evil", "http://good\x00", "http://good\x7f/x"])
