@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 HIDDEN: Final = "[hidden]"
 
 _SHORTEST: Final = 4
 """Shorter texts are not looked for: they are not secrets, and hiding them would damage ordinary words."""
+
+_USER_INFO: Final = re.compile(r"[\w.+-]+://[^:/?#@]*:([^@]*(?:@[^@/?#]*)*)@")
+"""The password before a URL's host, as SQLAlchemy reads it: it may hold a slash, and by mistake an "@"."""
+
+_PARAMETER: Final = re.compile(r"[?&;]([^=&;]*)=([^&;]*)")
+_CONFIDENTIAL: Final = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
+"""What the name of a parameter says that is a credential: `password`, `sslpassword`, `passwd`, `hexkey`, ..."""
 
 _known: set[str] = set()
 """Every secret this process holds, in the spellings in which it could slip out; one wall serves the whole process."""
@@ -58,9 +66,44 @@ def guard(text: str) -> None:
         _known.update({text, json.dumps(text)[1:-1], quote(text, safe=""), repr(text)[1:-1]})
 
 
+def credentials_in(url: str) -> list[str]:
+    """Return every credential in a URL as it is spelt there: the password before the host, and those in the query."""
+    return [url[start:end] for start, end in _spans(url)]
+
+
+def hide_credentials(url: str) -> str:
+    """Return a URL with every credential in it blotted out; any other text as it is."""
+    for start, end in reversed(_spans(url)):
+        url = url[:start] + HIDDEN + url[end:]
+    return url
+
+
+def guard_credentials(url: str) -> None:
+    """Have `redact` blot out every credential in a URL from now on, encoded and decoded."""
+    for credential in credentials_in(url):
+        guard(credential)
+        guard(unquote_plus(credential))
+
+
 def redact(text: str) -> str:
     """Return `text` with every known secret blotted out."""
     for secret in _known:
         if secret in text:
             text = text.replace(secret, HIDDEN)
     return text
+
+
+def _spans(url: str) -> list[tuple[int, int]]:
+    """Return where the credentials of a URL begin and end, in order."""
+    if "://" not in url:
+        return []
+    spans = []
+    query = url.find("?")
+    if (found := _USER_INFO.search(url)) is not None:
+        spans.append(found.span(1))
+        query = url.find("?", found.end())
+    if query >= 0:
+        spans += [
+            each.span(2) for each in _PARAMETER.finditer(url, query) if _CONFIDENTIAL.search(unquote_plus(each[1]))
+        ]
+    return [(start, end) for start, end in spans if start < end]

@@ -218,7 +218,8 @@ class Element:
 class HeldListing:
     """A listing that is held back: it misses `missing` of `known` elements, since `since_us`, for `reason`.
 
-    The reason is "empty", "missing" or "misordered", or "accepted" once a person has accepted it.
+    The reason is "empty", "missing" or "misordered"; "too_many" or "too_large" if the listing was given up before its
+    end; or "accepted" once a person has accepted it.
     """
 
     reason: str
@@ -465,7 +466,10 @@ class ListingCompleted(SourceFact):
 
 @fact
 class ListingHeldBack(SourceFact):
-    """A full listing missed too many elements to be believed. Nothing was marked as vanished (see `source.held`)."""
+    """A listing missed too many elements, or showed too many, to be believed. Nothing was marked as vanished.
+
+    `source.held` says why.
+    """
 
     listing: Listing
 

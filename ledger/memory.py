@@ -59,6 +59,10 @@ class MemoryStore:
         """Return the time of the clock that was passed in, or None without one."""
         return None if self._clock is None else self._clock()
 
+    def free_bytes(self) -> None:
+        """Return None: nobody knows."""
+        return
+
     def reopener(self) -> None:
         """Return None: another process cannot see this memory."""
         return

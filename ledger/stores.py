@@ -64,6 +64,9 @@ class LedgerStore(Protocol):
         An index that disagrees with its table gives answers that no event explains.
         """
 
+    def free_bytes(self) -> int | None:
+        """Return how many bytes more the database can take, None where that is not known."""
+
     def reopener(self) -> Callable[[], LedgerStore] | None:
         """Return a function that opens this store for reading in a forked process, or None if that is impossible.
 

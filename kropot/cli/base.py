@@ -18,17 +18,17 @@ import click
 from kropot.cli.output import configure_logging, emit, emit_json, say, warn
 from kropot.cli.settings import (
     CONFIG,
+    ENV_PREFIX,
     GLOBAL_OPTIONS,
     ConfigFile,
     Settings,
-    database_password,
     find_config,
     is_readable_by_others,
     read_config,
     resolve,
 )
 from kropot.errors import Exit, UsageError
-from kropot.secret import Secret, guard
+from kropot.secret import Secret, guard_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -55,6 +55,7 @@ __all__ = [
     "server_of",
     "storage_of",
     "warn",
+    "warn_if_exposed",
 ]
 
 _FLAGS = "kropot.flags"
@@ -92,8 +93,12 @@ class GlobalOptions(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments, and refuse unknown names in the configuration file.
 
-        Environment variables and file entries are named after an option's flag, not after its parameter.
+        Environment variables and file entries are named after an option's flag, not after its parameter. Every
+        credential on the command line or in the environment is hidden from here on.
         """
+        if ctx.parent is None:
+            for text in (*args, *(value for name, value in os.environ.items() if name.startswith(ENV_PREFIX))):
+                guard_credentials(text)
         for param in self.params:
             if isinstance(param, click.Option) and not isinstance(param, GlobalClickOption) and param.envvar is None:
                 param.envvar = f"{ctx.auto_envvar_prefix}_{option_name(param).upper()}"
@@ -111,8 +116,11 @@ class KropotCommand(GlobalOptions, click.Command):
         configure_logging(settings.log_level, settings.log_format)
         if settings.origins.get("token") == "--token":
             warn("other users of this machine can read the token on the command line: use --token-file instead")
-        if settings.token_file is not None and is_readable_by_others(settings.token_file):
-            warn(f"other users can read the token file {settings.token_file}: run `chmod 600` on it")
+        if settings.token_file is not None:
+            warn_if_exposed("token file", settings.token_file)
+        file: ConfigFile | None = ctx.meta.get(_FILE)
+        if file is not None and file.is_confidential:
+            warn_if_exposed("configuration file", file.path)
         if self.callback is None:
             return None
         return ctx.invoke(self.callback, settings, **ctx.params)
@@ -142,9 +150,13 @@ def group(name: str, **attributes: Any) -> Callable[[Callable[..., None]], Kropo
 def settings_of(ctx: click.Context) -> Settings:
     """Return the settings of this run. Raises: UsageError, which names the origin of a value that is not valid."""
     file: ConfigFile | None = ctx.meta.get(_FILE)
-    settings = resolve(ctx.meta.get(_FLAGS, {}), os.environ, file)
-    guard(database_password(settings.db_string) or "")
-    return settings
+    return resolve(ctx.meta.get(_FLAGS, {}), os.environ, file)
+
+
+def warn_if_exposed(what: str, path: Path) -> None:
+    """Warn where users other than the owner can read a file that holds a secret; `what` says which file it is."""
+    if is_readable_by_others(path):
+        warn(f"other users can read the {what} {path}: chmod 600 it")
 
 
 def option_name(param: click.Option) -> str:

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     default="1GiB",
     show_default=True,
     metavar="SIZE",
-    help="Pause fetching while the storage has less free space than this.",
+    help="Pause fetching while the storage, or the folder of an SQLite ledger, has less free space than this. Without"
+    " space for the ledger, nothing new of a listing is recorded either.",
 )
 @click.option(
     "--full-every",
@@ -77,6 +78,21 @@ if TYPE_CHECKING:
     default=5,
     show_default=True,
     help="Never raise that alarm if this many elements or fewer change within 24 hours.",
+)
+@click.option(
+    "--listing-entries",
+    type=click.IntRange(min=1),
+    default=20_000_000,
+    show_default=True,
+    help="Hold back a listing that shows more entries than this, until `source accept`.",
+)
+@click.option(
+    "--listing-growth",
+    type=SIZE,
+    default="24GiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Hold back a listing that would add more than this to the ledger, until `source accept`.",
 )
 @click.option(
     "--segments/--no-segments",

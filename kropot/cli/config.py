@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from kropot.cli.base import Settings, emit, emit_json, group
-from kropot.cli.settings import GLOBAL_OPTIONS, default_config_path, hide_password
-from kropot.secret import HIDDEN
+from kropot.cli.settings import GLOBAL_OPTIONS, default_config_path
+from kropot.secret import HIDDEN, hide_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,15 +42,13 @@ def _rows(settings: Settings) -> Iterator[tuple[str, object, str]]:
         match option.field:
             case "token":
                 value = None if settings.token_given is None else HIDDEN
-            case "db_string":
-                value = hide_password(settings.db_string)
             case "config" if settings.config is None:
                 value = f"none (looked for {default_config_path()})"
             case name:
                 value = getattr(settings, name)
         yield (
             option.name,
-            value if isinstance(value, int | bool) or value is None else str(value),
+            value if isinstance(value, int | bool) or value is None else hide_credentials(str(value)),
             settings.origins[option.field],
         )
 
@@ -81,4 +79,4 @@ def _rows_below(group_: click.Group, ctx: click.Context, path: tuple[str, ...]) 
                 source = below.get_parameter_source(param.name or "")
                 if source in sources and isinstance(param, click.Option):
                     option = " ".join((*path, name, max(param.opts, key=len).lstrip("-")))
-                    yield option, str(below.params.get(param.name or "")), sources[source]
+                    yield option, hide_credentials(str(below.params.get(param.name or ""))), sources[source]

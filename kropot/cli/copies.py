@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from kropot.cli.base import storage_of
+from kropot.cli.base import storage_of, warn_if_exposed
 from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 
@@ -79,5 +79,6 @@ def read_kits(paths: Sequence[Path]) -> list[Kit]:
             raise UsageError(
                 f"cannot read the kit {path} ({error.strerror}): check the path and its permissions"
             ) from None
+        warn_if_exposed("kit", path)
         kits += read_kit(text, name=str(path))
     return kits

@@ -9,9 +9,8 @@ import click
 
 from kropot.cli.base import Settings, emit, emit_json, group, say, storage_of, warn
 from kropot.cli.output import log
-from kropot.cli.settings import database_password
 from kropot.errors import PartialError, UsageError
-from kropot.secret import guard
+from kropot.secret import credentials_in
 from kropot.wording import amount, moment, number
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def init(settings: Settings, *, db_owner_url: str | None) -> None:
     from ledger.sql import migrate, parse_place
     from ledger.sql.rights import grant
 
-    user, owner = parse_place(settings.db_string), parse_place(_owner_url(settings, db_owner_url))
+    user, owner = parse_place(settings.db_string), parse_place(db_owner_url or settings.db_string)
     migrate(owner)
     grantee = None if db_owner_url is None else grant(owner, user)
     _print_result(settings, {"place": str(user), "grantee": grantee}, f"the ledger at {user} is ready")
@@ -67,7 +66,7 @@ def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
     from ledger.sql import migrate, parse_place, schema_of
     from ledger.sql.rights import grant
 
-    user, owner = parse_place(settings.db_string), parse_place(_owner_url(settings, db_owner_url))
+    user, owner = parse_place(settings.db_string), parse_place(db_owner_url or settings.db_string)
     before = schema_of(owner)
     if before is None:
         raise LedgerMissingError(str(owner))
@@ -136,8 +135,7 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
     from ledger.transfer.copy import copy_ledger
 
     for url in (source, target):
-        guard(database_password(url) or "")
-        if database_password(url):
+        if credentials_in(url):
             warn(
                 "other users of this machine can read the password on the command line: use ~/.pgpass or a socket "
                 "instead"
@@ -218,13 +216,6 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
             f"{folder.folder} is missing or damaged: put it back from another copy of the storage and run the command "
             "again"
         )
-
-
-def _owner_url(settings: Settings, db_owner_url: str | None) -> str:
-    if db_owner_url is None:
-        return settings.db_string
-    guard(database_password(db_owner_url) or "")
-    return db_owner_url
 
 
 def _progress() -> Callable[[int, int], None]:

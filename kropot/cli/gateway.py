@@ -20,6 +20,7 @@ from kropot.cli.masterkey import KEY_ENV, key_path, master_key
 from kropot.cli.paths import PATH
 from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
+from kropot.secret import hide_credentials
 from kropot.securecopy.address import checked_base_url
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def _checked_url(_ctx: click.Context, _param: click.Parameter, value: str | None
     try:
         return checked_base_url(value)
     except UsageError:
-        raise click.BadParameter(f"{value!r} is not a URL for clients: try https://files.example.org") from None
+        raise click.BadParameter(
+            f"{hide_credentials(value)!r} is not a URL for clients: try https://files.example.org"
+        ) from None
 
 
 def _checked_proxies(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

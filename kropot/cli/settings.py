@@ -8,7 +8,6 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import click
 import platformdirs
@@ -16,11 +15,11 @@ import platformdirs
 from kropot.cli.paths import PATH
 from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
-from kropot.secret import HIDDEN, Secret, guard
-from kropot.securecopy.address import sends_token_in_clear
+from kropot.secret import Secret, credentials_in, guard, guard_credentials, hide_credentials
+from kropot.securecopy.address import checked_base_url, sends_token_in_clear
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 ENV_PREFIX: Final = "KROPOT"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -133,12 +132,14 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
 class ConfigFile:
     """A configuration file. `values` holds the global options, `tables` holds the options of single commands.
 
-    Both spell all names with underscores, however the file spells them.
+    Both spell all names with underscores, however the file spells them. `is_confidential` is whether it holds a
+    token or a password.
     """
 
     path: Path
     values: Mapping[str, object]
     tables: Mapping[str, Mapping[str, Any]]
+    is_confidential: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +200,8 @@ class Settings:
 
     @property
     def place(self) -> str:
-        """The database's address without its password, for messages."""
-        return hide_password(self.db_string)
+        """The database's address without its credentials, for messages."""
+        return hide_credentials(self.db_string)
 
     @property
     def is_exposed(self) -> bool:
@@ -242,10 +243,14 @@ def read_config(path: Path) -> ConfigFile:
             )
     if isinstance(values.get("token"), str):
         guard(str(values["token"]))
+    texts = list(_texts(spelt))
+    for text in texts:
+        guard_credentials(text)
     return ConfigFile(
         path=path,
         values=values,
         tables={name: value for name, value in spelt.items() if isinstance(value, dict)},
+        is_confidential="token" in values or any(map(credentials_in, texts)),
     )
 
 
@@ -314,23 +319,6 @@ def is_readable_by_others(path: Path) -> bool:
     return os.name == "posix" and bool(mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
-def hide_password(url: str) -> str:
-    """Return a database URL without its password."""
-    scheme, separator, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    user, at, host = authority.rpartition("@")
-    if not (separator and at and ":" in user):
-        return url
-    return f"{scheme}://{user.partition(':')[0]}:{HIDDEN}@{host}{slash}{path}"
-
-
-def database_password(url: str) -> str | None:
-    """Return the password in a database URL as it is spelt there, or None if the URL has none."""
-    authority = url.partition("://")[2].partition("/")[0]
-    user, at, _ = authority.rpartition("@")
-    return user.partition(":")[2] or None if at else None
-
-
 def _find(
     option: GlobalOption,
     flags: Mapping[str, object],
@@ -371,18 +359,10 @@ def _checked_token(text: str, origin: str) -> str:
 def _checked_url(found: SettingValue) -> str:
     """Return the server's address without a trailing slash. Raises: UsageError if it is not valid."""
     text = str(found.value).strip()
-    hint = "give an address like https://files.example.org"
     try:
-        parts = urlsplit(text)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise UsageError(f"{found.origin} is not a server's address ({error}): {hint}") from error
-    if "@" in parts.netloc:
-        guard(parts.password or "")
-        raise UsageError(f"{found.origin} has a user name or password, which the protocol does not use: {hint}")
-    if parts.scheme not in {"http", "https"} or not host or parts.query or parts.fragment:
-        raise UsageError(f"{found.origin} is not a server's address: {hint}")
-    return text.rstrip("/")
+        return checked_base_url(text)
+    except UsageError as error:
+        raise UsageError(f"{found.origin}: {error}") from None
 
 
 def _checked_name(found: SettingValue) -> None:
@@ -400,3 +380,18 @@ def _underscored(data: Mapping[str, Any]) -> dict[str, Any]:
         name.replace("-", "_"): _underscored(value) if isinstance(value, dict) else value
         for name, value in data.items()
     }
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in a decoded value, however deep."""
+    match value:
+        case str():
+            yield value
+        case dict():
+            for each in value.values():
+                yield from _texts(each)
+        case list():
+            for each in value:
+                yield from _texts(each)
+        case _:
+            pass

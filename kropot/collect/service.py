@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
 from kropot.collect.decide.plan import SECOND_US
-from kropot.collect.decide.rules import LEASE_US, CollectRules
+from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, CollectRules
 from kropot.collect.decide.sources import Thresholds, begin, match_source, source_key
 from kropot.collect.decide.step import Collector
 from kropot.collect.run.effects import LedgerEffects
@@ -75,6 +75,8 @@ class CollectOptions:
     missing_count: int = 20
     surge_percent: float = 30
     surge_count: int = 5
+    listing_entries: int = MOST_ENTRIES
+    listing_growth: int = MOST_GROWTH
     segments: bool = True
     checkpoint_key: Path | None = None
     checkpoint_to: tuple[Path, ...] = ()
@@ -259,6 +261,8 @@ def _rules(options: CollectOptions) -> CollectRules:
             changed_count=options.surge_count,
         ),
         min_free=options.min_free,
+        most_entries=options.listing_entries,
+        most_growth=options.listing_growth,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
+from kropot.collect.decide.sources import TOO_MANY, is_cut_short
 from kropot.wording import SECOND_US, number
 from ledger.errors import DamagedRowError
 from ledger.events import SOURCE_KIND, StreamKey
@@ -255,7 +256,14 @@ def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[
 def _doubtful_change_alarms(each: SourceFacts) -> Iterator[Alarm]:
     """Yield the alarms about listings that were held back, and about surges of changes."""
     held, surge = each.source.held, each.source.surge
-    if held is not None and not held.is_accepted:
+    if held is not None and is_cut_short(each.source):
+        option = "--listing-entries" if held.reason == TOO_MANY else "--listing-growth"
+        text = (
+            f"the server's list is longer than {option} allows, and is not asked for any more: look at the server, then"
+            f" run `kropotcli source accept`, and collect with a larger {option} if the list is right"
+        )
+        yield Alarm(name="listing_too_long", source=each.id, text=text, since_us=held.since_us)
+    elif held is not None and not held.is_accepted:
         text = (
             f"{held.missing} of {held.known} elements are missing at the server, so the listing was held back and "
             "nothing was marked as vanished: check the server, then run `kropotcli source accept`"

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import quote, urlencode, urljoin
+from urllib.parse import quote, urlencode
 
 import requests
 import urllib3
 
 from kropot.errors import KropotError, ServerRefusedError, UsageError
-from kropot.securecopy.address import checked_base_url, origin_of
+from kropot.securecopy.address import RedirectedAwayError, authorities, checked_base_url, redirected
 from kropot.securecopy.deadline import DeadlineAdapter, was_hung_up
 from kropot.securecopy.timed import CONNECT_TIMEOUT_S, STALL_TIMEOUT_S
 from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
@@ -122,7 +122,7 @@ class SecureCopyClient:
         self._headers = {"token": token, "User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
         self._max_page_bytes = max_page_bytes
         self._timeouts = (min(CONNECT_TIMEOUT_S, http_timeout), min(stall_timeout, http_timeout))
-        self._verify = True if ca_file is None else str(ca_file)
+        self._authorities = authorities(ca_file)
         # The bare transport: a session would read the environment's proxies and netrc, keep cookies, and read the body
         # of a redirect to its end, however long; it would cost a third of the rate, too.
         self._transport = DeadlineAdapter(total_s=http_timeout, stall_s=stall_timeout)
@@ -176,7 +176,7 @@ class SecureCopyClient:
         """Return the headers of every request, the token among them: never log them."""
         return dict(self._headers)
 
-    def _get(self, path: str, limit: int) -> tuple[int, str | None, bytes]:
+    def _get(self, path: str, limit: int) -> tuple[int, str | None, bytearray]:
         """Return status, content type and body of an answer, following a few redirects within the same origin."""
         url = self.base_url + path
         for _ in range(MAX_REDIRECTS + 1):
@@ -192,23 +192,19 @@ class SecureCopyClient:
     def _send(self, url: str) -> requests.Response:
         """Return the head of an answer; its body is still to be read, or not."""
         request = requests.Request("GET", url, headers=self._headers).prepare()
-        return self._transport.send(request, stream=True, timeout=self._timeouts, verify=self._verify)
+        return self._transport.send(request, stream=True, timeout=self._timeouts, verify=self._authorities)
 
     def _redirected(self, url: str, answer: requests.Response) -> str:
         """Return where an answer points to, if that is the same origin."""
         try:
-            target = urljoin(url, answer.headers.get("Location", ""))
-        except ValueError:
-            target = ""
-        if (origin := origin_of(target)) == origin_of(self.base_url):
-            return target
-        told = "nowhere" if origin is None else f"{origin[0]}://{origin[1]}:{origin[2]}"
-        raise ServerTroubleError(
-            "redirected",
-            answer.status_code,
-            detail=f"{self.base_url} redirects to {told}, which was not followed since the token is not meant for it; "
-            "if that is the server now, give its address as --server-url",
-        )
+            return redirected(url, answer.headers.get("Location", ""))
+        except RedirectedAwayError as error:
+            raise ServerTroubleError(
+                "redirected",
+                answer.status_code,
+                detail=f"{self.base_url} redirects to {error.where}, which was not followed since the token is not "
+                "meant for it; if that is the server now, give its address as --server-url",
+            ) from None
 
     def _translated(self, error: Exception) -> ServerTroubleError:
         """Return a foreign exception as one of ours; its own text may hold addresses and is left out."""
@@ -228,7 +224,7 @@ class SecureCopyClient:
         return ServerTroubleError("not_http", detail=f"{where} answered with something that is no HTTP")
 
 
-def _believable_body(answer: requests.Response, limit: int) -> bytes:
+def _believable_body(answer: requests.Response, limit: int) -> bytearray:
     """Return the body of an answer that is worth reading, `limit` bytes at most."""
     status = answer.status_code
     if status in _REFUSALS:
@@ -254,7 +250,7 @@ def _believable_body(answer: requests.Response, limit: int) -> bytes:
             raise ServerTroubleError("too_big", status)
     if was_hung_up(answer):
         raise ServerTroubleError("cut", status)
-    return bytes(body)
+    return body
 
 
 def _retry_after(answer: requests.Response) -> int | None:

@@ -29,7 +29,7 @@ from kropot.securecopy.zones import MAX_DATE, MIN_DATE, is_known_zone, wall_cloc
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "CONTENT_TYPE",
@@ -63,6 +63,11 @@ MAX_WORD = 64
 MAX_FORM_BYTES = 64 * 1024
 MAX_ETAG = 256
 MAX_SIZE = (1 << 63) - 1
+MAX_LINE_BYTES = 1 << 20
+"""A longer line is not decoded: an entry is far shorter, and decoding can take many times a line's size in memory."""
+
+MAX_REJECTED = 8192
+"""A page with more lines that are no entries is no page. No page is ever asked for with as many lines."""
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]*")
@@ -119,45 +124,48 @@ class Page:
     closed: int | None = None
 
 
-def parse_page(status: int, content_type: str | None, body: bytes) -> Page:
-    """Return the list page in an answer.
+def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -> Page:
+    """Return the list page in an answer. Beside the body this takes memory for its entries, and for little else.
 
     Raises:
         BadPageError: the answer is not a list page, or it was cut; `reason` is "http_<status>", "not_a_list",
-            "no_header", "bad_header" or "truncated".
+            "no_header", "bad_header", "truncated" or "bad_lines".
     """
     if status != _OK:
         raise BadPageError(f"http_{status}")
     if media_type(content_type) != "text/plain":
         raise BadPageError("not_a_list")
-    head, gap, rest = body.partition(b"\n\n")
-    if not gap:
+    gap = body.find(b"\n\n")
+    if gap < 0:
         raise BadPageError("no_header")
-    remaining, closed = _parse_header(head)
-    lines = rest.split(b"\n")
-    if lines.pop():
+    remaining, closed = _parse_header(body[:gap])
+    if not body.endswith(b"\n"):
         # Every line ends in a newline: behind the last one there is nothing, or the page was cut.
         raise BadPageError("truncated")
     entries: list[Listed] = []
     rejected: list[Rejected] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_lines(body, gap + 2), 1):
         found = parse_entry(line)
         if isinstance(found, Listed):
             entries.append(found)
-        else:
+        elif len(rejected) < MAX_REJECTED:
             rejected.append(Rejected(line=number, why=found.why, date=found.date))
+        else:
+            raise BadPageError("bad_lines")
     return Page(entries=tuple(entries), rejected=tuple(rejected), remaining=remaining, closed=closed)
 
 
-def parse_entry(line: bytes) -> Listed | Rejected:
+def parse_entry(line: bytes | bytearray) -> Listed | Rejected:
     """Return the entry that one JSON object spells, or why it is none."""
+    if len(line) > MAX_LINE_BYTES:
+        return Rejected(line=1, why="too_long")
     try:
         return _entry(orjson.loads(line))
     except orjson.JSONDecodeError:
         return Rejected(line=1, why="not_json")
 
 
-def parse_submitdata(status: int, content_type: str | None, body: bytes) -> Listed | None:
+def parse_submitdata(status: int, content_type: str | None, body: bytes | bytearray) -> Listed | None:
     """Return the element in an answer to submitdata, or None where the server says that it is gone.
 
     Only a 404 in JSON means gone: a router's or proxy's 404 page says nothing about the element.
@@ -231,8 +239,18 @@ def encode_page(
     return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
 
 
-def _parse_header(head: bytes) -> tuple[int, int | None]:
+def _lines(body: bytes | bytearray, at: int) -> Iterator[bytes | bytearray]:
+    """Yield the lines from this place on, one at a time; the body ends in a newline."""
+    while at < len(body):
+        end = body.index(b"\n", at)
+        yield body[at:end]
+        at = end + 1
+
+
+def _parse_header(head: bytes | bytearray) -> tuple[int, int | None]:
     """Return `remainingSince` and `closed` of a page's header line."""
+    if len(head) > MAX_LINE_BYTES:
+        raise BadPageError("bad_header")
     try:
         header = orjson.loads(head)
     except orjson.JSONDecodeError:

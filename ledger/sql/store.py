@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -59,6 +60,13 @@ class SqlStore:
             for (found,) in self._connections.raw_rows(f"PRAGMA integrity_check({_MOST_DAMAGES})", ()):
                 if found != "ok":
                     yield " ".join(str(found).split())
+
+    def free_bytes(self) -> int | None:
+        """Return the room on the file system of SQLite's file; None for a server, which does not say."""
+        try:
+            return None if self.place.path is None else shutil.disk_usage(self.place.path).free
+        except OSError:
+            return None
 
     def reopener(self) -> Callable[[], SqlStore] | None:
         """Return a function that opens this store for reading in a forked process, or None if this one has written."""

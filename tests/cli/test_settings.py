@@ -13,8 +13,6 @@ from kropot.cli.settings import (
     ConfigFile,
     GlobalOption,
     Settings,
-    database_password,
-    hide_password,
     is_readable_by_others,
     read_config,
     read_token,
@@ -126,21 +124,6 @@ def test_settings_never_show_the_token_or_the_password() -> None:
     assert TOKEN not in repr(settings)
     assert "hunter2222" not in repr(settings)
     assert settings.place == "postgresql://me:[hidden]@db/ledger"
-
-
-@pytest.mark.parametrize(
-    ("url", "password"),
-    [
-        ("sqlite:///database.db", None),
-        ("postgresql+psycopg://me:p%40ss@host:5432/x", "p%40ss"),
-        ("postgresql://me@host/x", None),
-        ("mysql+pymysql://me:a:b@host/x", "a:b"),
-    ],
-)
-def test_the_password_of_a_database_is_found_and_hidden(url: str, password: str | None) -> None:
-    assert database_password(url) == password
-    assert (hide_password(url) == url) == (password is None)
-    assert password is None or password not in hide_password(url)
 
 
 @pytest.mark.parametrize(

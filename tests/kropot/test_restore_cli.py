@@ -34,6 +34,7 @@ def kit(tmp_path: Path) -> str:
     """A kit of KIT, as the gateway writes it: the request's JSON with everything under `data`."""
     path = tmp_path / "kit.json"
     path.write_text(json.dumps({"roles": ["securecopy.stream"], "data": kit_fields(KIT)}))
+    path.chmod(0o600)
     return str(path)
 
 
@@ -166,6 +167,7 @@ def test_the_wrong_key_writes_nothing_and_ends_in_13(world: World, run: Run, tmp
     for number in range(10):
         world.put(source, f"{number}", b"x")
     (tmp_path / "wrong.json").write_text(json.dumps(kit_fields(OTHER_KIT)))
+    (tmp_path / "wrong.json").chmod(0o600)
     for how in (["--key", str(tmp_path / "wrong.json")], []):
         for what in (["--to", str(tmp_path / "to")], ["--list-names"], ["--dry-run", "--to", str(tmp_path / "to")]):
             answer = run("restore", *how, *what)
@@ -472,6 +474,7 @@ def test_a_damaged_object_is_told_and_leaves_nothing(world: World, run: Run, kit
 def test_the_wrong_key_decrypts_nothing(world: World, run: Run, tmp_path: Path) -> None:
     key = world.put(world.source(), "a", b"content")
     (tmp_path / "wrong.json").write_text(json.dumps(kit_fields(OTHER_KIT)))
+    (tmp_path / "wrong.json").chmod(0o600)
     assert run("decrypt", key.id, "--key", str(tmp_path / "wrong.json"), "-o", str(tmp_path / "out")).code == 13
     assert not (tmp_path / "out").exists()
 

@@ -28,6 +28,7 @@ from kropot.durable.errors import StorageFullError
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.memory import MemoryDisk, MemoryObjects
 from kropot.objects.store import ObjectStore, Published
+from kropot.securecopy.client import SecureCopyClient
 from tests.faults.files import UnsyncedFiles, WatchedFiles
 from tests.kropot.jobs import fetch_job
 from tests.kropot.scripted import Asked, Hang, ScriptedServer, Wait, chunked, head, measured
@@ -392,6 +393,21 @@ def test_certificate_of_a_private_authority_is_refused_unless_it_is_named(
         assert_failed(run(make(server.url, store), job())[0], store, "tls", None)
         assert server.requests == []
         assert_got(run(make(server.url, store, ca_file=authority), job())[0], store, sealed(16))
+
+
+def test_lists_and_contents_trust_the_same_usual_authorities(
+    make: MakeEngine,
+    store: DirectoryObjects,
+    certificate: tuple[ssl.SSLContext, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context, authority = certificate
+    monkeypatch.setattr("requests.utils.DEFAULT_CA_BUNDLE_PATH", authority)
+    page = measured(b'{"remainingSince":0}\n\n', Content_Type="text/plain")
+    with ScriptedServer(lambda asked: [page if "/list" in asked.path else measured(sealed(16))], tls=context) as server:
+        with SecureCopyClient(server.url, "secret-token", http_timeout=5, user_agent="test") as client:
+            assert client.list(None, 1).entries == ()
+        assert_got(run(make(server.url, store), job())[0], store, sealed(16))
 
 
 # --- going on where it broke off -------------------------------------------------------------------------------------

@@ -8,15 +8,21 @@ from kropot.collect.decide import sources
 from kropot.collect.decide.actions import Say
 from kropot.collect.decide.observation import SLACK_S
 from kropot.collect.decide.plan import SECOND_US, known_dates
-from ledger.events import Listing
+from ledger.events import Listing, SourceFact
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kropot.collect.decide.listing_run import ListingRun
     from kropot.collect.decide.sources import Thresholds
     from kropot.lister.conversation import ListingResult
-    from ledger.events import Source, SourceFact
+    from ledger.append import NewFact
+    from ledger.events import Source
 
 SHOWN = 5
+
+EVENT_BYTES = 1000
+"""What an event takes in the ledger beside the element's id and form, about (docs/operations.md)."""
 
 
 def exempt(run: ListingRun, result: ListingResult, source: Source) -> tuple[tuple[int, int], ...]:
@@ -38,9 +44,22 @@ def reason_to_hold(run: ListingRun, source: Source, thresholds: Thresholds) -> s
     return ""
 
 
+def growth_of(facts: Iterable[NewFact]) -> int:
+    """Return about how many bytes these facts will take in the ledger, indexes and projection included."""
+    total = 0
+    for new in facts:
+        element = getattr(new.fact, "element", None)
+        size = len(new.key.id) + (0 if element is None else len(element.form))
+        if isinstance(new.fact, SourceFact):
+            size += 9 * len(new.fact.source.unlistable)
+        total += EVENT_BYTES + size
+    return total
+
+
 def closing_facts(run: ListingRun, result: ListingResult, source: Source, now_us: int) -> list[SourceFact]:
     """Return the facts with which a listing ends, in their order."""
     facts: list[SourceFact] = []
+    hold = sources.Hold(reason=run.missing.hold, missing=run.missing.count, known=run.missing.known)
     zone = result.zone
     if run.mode == "window" and source.zone is not None:
         # Only a full listing can tell what another zone means; until then dates are read in the known one.
@@ -63,10 +82,11 @@ def closing_facts(run: ListingRun, result: ListingResult, source: Source, now_us
         vanished=run.counts.vanished,
         rejected=run.rejected,
     )
+    if hold.reason in {sources.TOO_MANY, sources.TOO_LARGE}:
+        return [sources.cut_short(source, listing, hold, now_us=now_us)]
     unlistable = result.unlistable
-    if run.missing.hold:
-        held = sources.Hold(reason=run.missing.hold, missing=run.missing.count, known=run.missing.known)
-        facts.append(sources.hold_back(source, listing, held, now_us=now_us, zone=zone, unlistable=unlistable))
+    if hold.reason:
+        facts.append(sources.hold_back(source, listing, hold, now_us=now_us, zone=zone, unlistable=unlistable))
     else:
         facts.append(sources.complete(source, listing, now_us=now_us, zone=zone, cursor=until, unlistable=unlistable))
     return facts
@@ -84,6 +104,8 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
     text = f"listed the server ({run.mode}): {result.seen} seen, {run.counts.new} new, {run.counts.changed} changed"
     text += f", {run.counts.vanished} gone" if run.counts.vanished else ""
     said = [Say(level="info", event="listing_completed", text=text, fields=fields)]
+    if run.missing.hold in {sources.TOO_MANY, sources.TOO_LARGE}:
+        return [tell_cut_short(run.missing.hold, run.lines)]
     if run.missing.hold:
         missing = run.missing
         text = (
@@ -112,3 +134,14 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
         text = f"the server's zone changed: dates moved by {seconds} seconds, and nothing else did"
         said.append(Say(level="warning", event="zone_changed", text=text, fields={"offsets": run.shift.offsets}))
     return said
+
+
+def tell_cut_short(reason: str, lines: int = 0) -> Say:
+    """Return what the user is told about a listing that was held back before its end; `lines` came, 0: earlier."""
+    option = "--listing-entries" if reason == sources.TOO_MANY else "--listing-growth"
+    came = f" after {lines} entries" if lines else ""
+    text = (
+        f"the list is longer than {option} allows and was held back{came}; the server is not listed again before you"
+        f" agree: look at it, then `kropotcli source accept`, and collect with a larger {option} if the list is right"
+    )
+    return Say(level="warning", event="listing_held_back", text=text, fields={"reason": reason})

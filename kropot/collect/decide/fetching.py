@@ -166,7 +166,7 @@ class FetchController:
         if self.is_disk_low:
             return []
         self.is_disk_low = True
-        room = "the storage is full" if free is None else f"only {free >> 20} MiB are free in the storage"
+        room = "the storage is full" if free is None else f"only {free >> 20} MiB are free for storage and ledger"
         enough = f"are {self._rules.min_free >> 20} MiB again (--min-free)" if self._rules.min_free else "is room again"
         text = f"{room}: {'nothing more is fetched' if self._rules.once else 'fetching rests'} until there {enough}"
         return [Say(level="warning", event="disk_low", text=text, fields={"free": free})]
@@ -175,7 +175,7 @@ class FetchController:
         if not self.is_disk_low:
             return []
         self.is_disk_low = False
-        return [Say(level="info", event="disk_fine", text="there is room in the storage again: fetching goes on")]
+        return [Say(level="info", event="disk_fine", text="there is room again: fetching goes on")]
 
     # --- fetches that ended ---
 

@@ -88,11 +88,15 @@ class PageRefused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookedUp:
-    """What the ledger knows of the entries asked about, by type and id; and of the source."""
+    """What the ledger knows of the entries asked about, by type and id; and of the source.
+
+    `free` is the room where the ledger is, in bytes (None: unknown).
+    """
 
     known: Mapping[tuple[str, str], Entry]
     source: Source
     version: int
+    free: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +152,8 @@ class MissingFound:
 class WorkTaken:
     """Leased entries to fetch; `next_due_us` is when the next ones are due, if there are none now.
 
-    `free` is the room in the storage in bytes (None: unknown); `position` is the ledger's head.
+    `free` is the room in bytes where there is least, in the storage or where the ledger is (None: unknown).
+    `position` is the ledger's head.
     """
 
     entries: tuple[Entry, ...]

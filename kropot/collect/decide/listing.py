@@ -35,7 +35,7 @@ from kropot.collect.decide.inputs import (
     Recorded,
     SourceRead,
 )
-from kropot.collect.decide.listing_run import AHEAD, CHUNK, ListingRun, Recording, Shift
+from kropot.collect.decide.listing_run import CHUNK, ListingRun, Recording, Shift
 from kropot.collect.decide.observation import observe_chunk
 from kropot.collect.decide.plan import SECOND_US, jitter, vanished
 from kropot.lister.conversation import ListingFailedError, ListingResult, NewEntries
@@ -67,6 +67,7 @@ ONCE_ATTEMPTS = 3
 WAYS_OUT = {
     "tls": ": its certificate cannot be trusted; a private authority is named by --ca-file",
     "redirected": ": it sends to elsewhere, where the token was not sent; if that is the server now, give --server-url",
+    "no_room": ": less than --min-free is free where the ledger is; what is new cannot be recorded until there is room",
 }
 """What only the user can mend, by the reason."""
 
@@ -112,6 +113,7 @@ class ListingController:
         self._failures = 0
         self._closed: int | None = None
         self._said_plain = False
+        self._said_held = False
         self._followed: tuple[int | None, int | None] | None = None
 
     @property
@@ -170,6 +172,8 @@ class ListingController:
             self.phase = Phase.OVER
             self.has_news = True
             return [EndListing()]
+        if sources.is_cut_short(source):
+            return self._rest_until_accepted(now_us)
         full_us = source.full_listed_us
         is_full = (
             self._wants_full
@@ -195,6 +199,14 @@ class ListingController:
         self.phase = Phase.DRAINING
         self._wants_full = self._believes = False
         return [*self._say_plain(), *self._converse(now_us, self._run, None)]
+
+    def _rest_until_accepted(self, now_us: int) -> list[Action]:
+        """Ask the server for nothing while an earlier listing of it is held back."""
+        self.phase = Phase.OVER if self._rules.once else Phase.IDLE
+        self.next_us = now_us + self._rules.refresh_us
+        held, said = self.source.held, self._said_held
+        self._said_held = True
+        return [EndListing(), *([] if held is None or said else [ending.tell_cut_short(held.reason)])]
 
     def _follow(self, now_us: int, happened: ListingBusy) -> list[Action]:
         """Leave the listing to the other collector. A run with --once waits for its end, and fetches meanwhile."""
@@ -232,6 +244,9 @@ class ListingController:
         try:
             said = run.conversation.send(answer)
             while isinstance(said, NewEntries):
+                run.lines += len(said.entries) + len(said.rejected)
+                if run.lines > self._rules.most_entries:
+                    return self._hold(now_us, run, sources.TOO_MANY)
                 run.backlog.add(said.entries)
                 said = run.conversation.send(None)
             run.request = said
@@ -243,7 +258,7 @@ class ListingController:
 
     def _request_page(self, run: ListingRun) -> list[Action]:
         """Ask for the next page, unless too much of what came still waits to be recorded."""
-        if run.request is None or run.backlog.waiting > AHEAD:
+        if run.request is None or run.backlog.is_long:
             return []
         request, run.request = run.request, None
         return [ListPage(ask=request)]
@@ -255,6 +270,8 @@ class ListingController:
         backlog = run.backlog
         if backlog.recording is not Recording.NOTHING:
             return []
+        if run.missing.hold:
+            return self._close(now_us, run)
         if backlog.chunks:
             is_worth_it = run.result is not None or run.request is not None or backlog.waiting >= CHUNK
             if not is_worth_it and now_us < backlog.began_us + GATHER_US:
@@ -277,6 +294,12 @@ class ListingController:
         )
         if advanced is not None:
             facts.append(self._about_source(now_us, advanced))
+        if facts and happened.free is not None and happened.free < self._rules.min_free:
+            return self._fail(now_us, "no_room")
+        run.growth += ending.growth_of(facts)
+        if run.growth > self._rules.most_growth:
+            run.backlog.end()
+            return self._hold(now_us, run, sources.TOO_LARGE)
         if facts:
             run.backlog.facts, run.backlog.recording = tuple(facts), Recording.APPENDING
             return [RecordFacts(about="page", facts=run.backlog.facts)]
@@ -338,6 +361,15 @@ class ListingController:
             else:
                 continue
             self.has_news = True
+
+    def _hold(self, now_us: int, run: ListingRun, reason: str) -> list[Action]:
+        """End the listing before its end, without what is not being recorded yet."""
+        run.conversation.close()
+        run.backlog.forget_waiting()
+        run.request, run.missing.hold, run.missing.known = None, reason, run.known + run.counts.new
+        run.result = run.result or ListingResult(zone=self.source.zone, seen=run.lines)
+        self._said_held = True
+        return self._next_chunk(now_us, run)
 
     def _settle(self, now_us: int, run: ListingRun, result: ListingResult) -> list[Action]:
         """Decide what moved dates mean; then look for what is gone."""

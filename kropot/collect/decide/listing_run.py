@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 CHUNK = 2000
 """At most this many entries go into one transaction, so that finished fetches need not wait long for theirs."""
 
+CHUNK_BYTES = 16 << 20
+"""Forms of more than this are not joined into one transaction."""
+
 AHEAD = 2 * CHUNK
-"""The next page is not requested while more than this many entries wait to be recorded."""
+AHEAD_BYTES = 2 * CHUNK_BYTES
+"""The next page is not requested while more than this many entries, or bytes of forms, wait to be recorded."""
 
 MAX_MOVED = 1000
 """At most this many entries whose dates only moved are kept until it is known whether the server's zone changed."""
@@ -53,21 +57,32 @@ class Backlog:
         """How many entries wait."""
         return sum(map(len, self.chunks))
 
+    @property
+    def is_long(self) -> bool:
+        """Whether so much waits that nothing should be added."""
+        return self.waiting > AHEAD or sum(map(_form_bytes, self.chunks)) > AHEAD_BYTES
+
     def add(self, entries: tuple[Listed, ...]) -> None:
         """Put entries behind those that wait."""
         self.chunks.extend(entries[i : i + CHUNK] for i in range(0, len(entries), CHUNK))
 
     def begin(self, now_us: int) -> tuple[Listed, ...]:
         """Join what waits into one chunk, as far as it fits, and return it: a transaction costs more than a page."""
-        count = size = 0
+        count = size = form_bytes = 0
         for chunk in self.chunks:
-            if count and size + len(chunk) > CHUNK:
+            size, form_bytes = size + len(chunk), form_bytes + _form_bytes(chunk)
+            if count and (size > CHUNK or form_bytes > CHUNK_BYTES):
                 break
-            count, size = count + 1, size + len(chunk)
+            count += 1
         if count > 1:
             self.chunks.appendleft(tuple(entry for _ in range(count) for entry in self.chunks.popleft()))
         self.recording, self.began_us = Recording.LOOKING_UP, now_us
         return self.chunks[0]
+
+    def forget_waiting(self) -> None:
+        """Forget every chunk but the one that is being recorded."""
+        kept = [] if self.recording is Recording.NOTHING else [self.chunks[0]]
+        self.chunks = deque(kept)
 
     def end(self) -> None:
         """Forget the chunk that is recorded now."""
@@ -128,7 +143,8 @@ class ListingRun:
 
     `position` is the ledger's head when it began and `known` counts the elements that the source had then. `seen` has
     the streams of those that it has shown; `present` counts them. `request` is a question that waits until the backlog
-    is shorter. `result` is there once the server has nothing more to show.
+    is shorter. `result` is there once the server has nothing more to show. `lines` counts what it has shown, lines that
+    could not be read included, and `growth` is about how many bytes of it are new in the ledger.
     """
 
     mode: ListingMode
@@ -140,6 +156,8 @@ class ListingRun:
     shift: Shift
     request: PageRequest | None = None
     result: ListingResult | None = None
+    lines: int = 0
+    growth: int = 0
     seen: Bitmap = field(default_factory=Bitmap)
     present: int = 0
     backlog: Backlog = field(default_factory=Backlog)
@@ -150,3 +168,7 @@ class ListingRun:
     def rejected(self) -> int:
         """Lines that could not be taken in."""
         return self.counts.refused + (0 if self.result is None else self.result.rejected)
+
+
+def _form_bytes(chunk: tuple[Listed, ...]) -> int:
+    return sum(len(listed.form) for listed in chunk)

@@ -9,6 +9,11 @@ from kropot.collect.decide.sources import Thresholds
 
 GIB = 1 << 30
 
+MOST_ENTRIES = 20_000_000
+MOST_GROWTH = 24 * GIB
+"""How long a list may be, and how much of it may be new to the ledger, before a person has to look: a source of ten
+million elements passes, though some entries are listed twice."""
+
 LEASE_US = 300 * SECOND_US
 """How long a collector may be silent before another one takes over its work."""
 
@@ -20,8 +25,9 @@ class CollectRules:
     `once` ends it when everything wanted was tried, `tries` times where it failed; `full` has it begin with a full
     listing. A window reaches `overlap_s` back before the cursor, and a full listing is due every `full_every_us`.
     A collector holds `outstanding` elements at a time, and up to `most_outstanding` where they pass quickly
-    (kropot/collect/decide/in_flight.py). It leases them in blocks of `block` elements or `block_bytes`, and leases
-    nothing while less than `min_free` bytes are free. Leases last `lease_us` unless prolonged.
+    (kropot/collect/decide/in_flight.py). It leases them in blocks of `block` elements or `block_bytes`. It leases and
+    observes nothing while less than `min_free` bytes are free. Leases last `lease_us` unless prolonged. A listing is
+    held back that shows more than `most_entries`, or would add more than `most_growth` bytes to the ledger.
     """
 
     instance: str
@@ -32,6 +38,8 @@ class CollectRules:
     full_every_us: int = 24 * 3600 * SECOND_US
     overlap_s: int = 2 * 3600
     page: int = 256
+    most_entries: int = MOST_ENTRIES
+    most_growth: int = MOST_GROWTH
     thresholds: Thresholds = field(default_factory=Thresholds)
     fetch_backoff: Backoff = field(default_factory=Backoff)
     trouble_backoff: Backoff = field(default_factory=lambda: Backoff(base_s=5, cap_s=900))

@@ -79,9 +79,14 @@ class Found:
     opaque: bool | None = None
 
 
+TOO_MANY = "too_many"
+TOO_LARGE = "too_large"
+"""Why a listing is held back before its end: it shows too many entries, or would add too much to the ledger."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """A vanishing that is not believed: `missing` of `known` elements, for `reason` (a stable word)."""
+    """A listing that is not believed, for `reason` (a stable word): `missing` of `known` elements were missing."""
 
     reason: str
     missing: int
@@ -190,6 +195,17 @@ def hold_back(
         unlistable=tuple(sorted(set(unlistable))[-MAX_UNLISTABLE:]),
     )
     return ListingHeldBack(source=after, listing=listing)
+
+
+def cut_short(source: Source, listing: Listing, hold: Hold, *, now_us: int) -> ListingHeldBack:
+    """Return the fact that a listing was held back before its end: there is no other until a person agrees."""
+    held = HeldListing(reason=hold.reason, missing=0, known=hold.known, since_us=now_us)
+    return ListingHeldBack(source=replace(source, held=held), listing=listing)
+
+
+def is_cut_short(source: Source) -> bool:
+    """Whether a listing was held back before its end, and nobody has agreed yet to go on."""
+    return source.held is not None and source.held.reason in {TOO_MANY, TOO_LARGE}
 
 
 def is_believable(source: Source, missing: int, known: int, thresholds: Thresholds) -> bool:

@@ -70,7 +70,7 @@ LEDGER_ACTIONS = get_args(LedgerAction)
 class LedgerEffects:
     """Carries out what concerns the ledger, for one instance and one source.
 
-    `free_bytes` tells how much room the storage has, None where that is not known; `place` names this instance's files.
+    `free_bytes` tells how much room the storage has, None where that is not known.
     """
 
     ledger: Ledger
@@ -139,7 +139,10 @@ class LedgerEffects:
         found = self.ledger.entries(keys)
         source, version = self._source()
         return LookedUp(
-            known={(key.kind, key.id): entry for key, entry in found.items()}, source=source, version=version
+            known={(key.kind, key.id): entry for key, entry in found.items()},
+            source=source,
+            version=version,
+            free=self.ledger.store.free_bytes(),
         )
 
     def _record(self, action: RecordFacts) -> Input:
@@ -188,7 +191,8 @@ class LedgerEffects:
 
     def _take(self, action: TakeWork) -> Input:
         ledger = self.ledger
-        free = self.free_bytes()
+        rooms = (self.free_bytes(), ledger.store.free_bytes())
+        free = min((room for room in rooms if room is not None), default=None)
         position = ledger.head().position
         if free is not None and free < action.min_free:
             return WorkTaken(entries=(), next_due_us=None, free=free, position=position)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from kropot.durable.errors import StorageError
 from kropot.objects.store import CHUNK
+from kropot.securecopy.address import authorities
 from kropot.securecopy.content import UnbelievableError
 from kropot.securecopy.timed import TimedResponse
 
@@ -36,7 +37,7 @@ class BlockingFetcher:
         self._tls = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port
-        self._context = ssl.create_default_context(cafile=server.ca_file) if self._tls else None
+        self._context = ssl.create_default_context(cafile=authorities(server.ca_file)) if self._tls else None
         self._buffer = memoryview(bytearray(CHUNK))
         self._connection: http.client.HTTPConnection | None = None
         self._sock: socket.socket | None = None

@@ -10,6 +10,7 @@ import pycurl
 
 from kropot.collect.transfer.receive import HEADERS_THAT_MATTER, ContentReceiver
 from kropot.durable.errors import StorageError
+from kropot.securecopy.address import authorities
 from kropot.securecopy.content import UnbelievableError
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ class CurlConnection:
         self.is_large = False
         self.curl = curl = pycurl.Curl()
         curl.setopt(pycurl.HTTPHEADER, self._fields)
-        curl.setopt(pycurl.USERAGENT, server.headers.get("User-Agent", "kropotcli"))
         curl.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
         curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
         curl.setopt(pycurl.FOLLOWLOCATION, 0)
@@ -60,7 +60,7 @@ class CurlConnection:
         curl.setopt(pycurl.NOSIGNAL, 1)
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(1000 * min(server.connect_s, server.total_s))))
         if not server.base_url.lower().startswith("http:"):
-            curl.setopt(pycurl.CAINFO, server.ca_file or _usual_authorities())
+            curl.setopt(pycurl.CAINFO, authorities(server.ca_file))
         curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
 
@@ -165,13 +165,6 @@ class CurlConnection:
         if code == pycurl.E_OPERATION_TIMEDOUT:
             return "timeout"
         return "tls" if code in _TLS else _REASONS.get(code, f"transfer_{code}")
-
-
-def _usual_authorities() -> str:
-    """Return the file of the authorities that the rest of the program trusts; loading it costs a tenth of a second."""
-    from requests.utils import DEFAULT_CA_BUNDLE_PATH
-
-    return DEFAULT_CA_BUNDLE_PATH
 
 
 def _parse_head(lines: list[bytes]) -> tuple[int, int, list[tuple[str, str]]]:
