@@ -26,10 +26,11 @@ _OWNER = click.option(
 )
 _SAID = {
     "triggers": (
-        "triggers only: they stop accidents, not someone with this user's password; "
-        "`kropotcli db init --db-owner-url` separates owner and collector"
+        "triggers only, because this user {}: they stop accidents, not someone with this user's password; "
+        "docs/operations.md says how to separate owner and collector"
     ),
     "rights": "this user has no right to change or remove what was recorded",
+    "unknown": "cannot tell, because this user {}: ask who administers the database",
 }
 _SQLITE = "triggers only: they stop accidents, not someone who can write the file"
 
@@ -83,7 +84,8 @@ def info(settings: Settings) -> None:
     """Tell where the ledger is, how large, and what keeps its history from being rewritten."""
     from ledger.log import Ledger
     from ledger.sql import open_store, schema_of
-    from ledger.sql.rights import describe_server, protection
+    from ledger.sql.protection import protection
+    from ledger.sql.rights import describe_server
 
     store = open_store(settings.db_string, read_only=True)
     try:
@@ -104,7 +106,8 @@ def info(settings: Settings) -> None:
                 "recorded_us": head.recorded_us,
                 "root": head.frontier.root,
                 "bytes": size,
-                "protection": kept,
+                "protection": kept.kind,
+                "ways_round": kept.ways,
             }
         )
         return
@@ -114,7 +117,8 @@ def info(settings: Settings) -> None:
     emit(f"events      {head.position}, the last recorded {moment(head.recorded_us or None)}")
     emit(f"root        {head.frontier.root.hex()}")
     emit(f"size        {amount(size)}{each}")
-    emit(f"protection  {_SQLITE if place.kind == 'sqlite' else _SAID[kept]}")
+    said = _SQLITE if place.kind == "sqlite" else _SAID[kept.kind].format(_some(kept.ways))
+    emit(f"protection  {said}")
 
 
 @command.command("copy")
@@ -207,6 +211,12 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
             f"the stored history goes on to event {reach.last}, but a segment before that is missing or damaged: "
             f"everything after event {report.position} could not be recovered"
         )
+
+
+def _some(ways: tuple[str, ...]) -> str:
+    """Return the first three ways; `--json` gives all of them."""
+    more = f", and {number(len(ways) - 3, 'more reason')}" if len(ways) > 3 else ""  # noqa: PLR2004  # as said
+    return ", ".join(ways[:3]) + more
 
 
 def _owner_url(settings: Settings, db_owner_url: str | None) -> str:

@@ -2,7 +2,7 @@
 
 An event is appended after the last one. Only an erasure changes it, announced by a later PayloadErased. Nothing removes
 it. The same holds for streams, batches and checkpoints. A batch ends at events that are there, and the head stands where
-the last batch ends (docs/decisions/0008-guards-of-the-ledger.md). On SQLite, REPLACE removes rows without asking the
+a batch ends (docs/decisions/0008-guards-of-the-ledger.md). On SQLite, REPLACE removes rows without asking the
 DELETE triggers (unless `recursive_triggers` is on), so the INSERT triggers refuse rows that exist already.
 """
 
@@ -104,12 +104,11 @@ SQLITE = (
     """
     CREATE TRIGGER head_tied BEFORE UPDATE ON head
     WHEN NOT EXISTS (
-      SELECT 1 FROM batch b
-      WHERE b.last = (SELECT max(last) FROM batch) AND b.last = NEW.position AND b.recorded_us = NEW.recorded_us
+      SELECT 1 FROM batch b WHERE b.last = NEW.position AND b.recorded_us = NEW.recorded_us
         AND coalesce(b.frontier, NEW.frontier) = NEW.frontier
     )
       OR NEW.streams > (SELECT coalesce(max(id), 0) FROM stream)
-    BEGIN SELECT RAISE(ABORT, 'ledger: the head stands where the last batch ends'); END
+    BEGIN SELECT RAISE(ABORT, 'ledger: the head stands where a batch ends'); END
     """,
     """
     CREATE TRIGGER head_delete BEFORE DELETE ON head
@@ -203,13 +202,12 @@ POSTGRESQL = (
         """,
     ),
     *_postgresql_refusal("stream", "a stream is never removed", "DELETE"),
-    # The lock makes what is read next the newest, whatever the session's isolation level is.
+    # Another's events after this session's snapshot cannot be inserted once more: a stale one ends no batch at them.
     *_postgresql_row(
         "batch_insert",
         "INSERT",
         "batch",
         f"""
-      PERFORM 1 FROM @.head WHERE id = 1 FOR UPDATE;
       SELECT b.last, b.recorded_us INTO latest FROM @.batch b ORDER BY b.last DESC LIMIT 1;
       IF NEW.first <> coalesce(latest.last, 0) + 1 OR NEW.last < NEW.first
         OR NEW.last > coalesce((SELECT seq FROM @.event ORDER BY seq DESC LIMIT 1), 0)
@@ -237,15 +235,15 @@ POSTGRESQL = (
         OR NEW.streams < OLD.streams
       THEN RAISE EXCEPTION 'ledger: the head never goes back';
       END IF;
-      SELECT b.last, b.recorded_us, b.frontier INTO latest FROM @.batch b ORDER BY b.last DESC LIMIT 1;
-      IF NEW.position IS DISTINCT FROM latest.last OR NEW.recorded_us IS DISTINCT FROM latest.recorded_us
-        OR NEW.frontier <> coalesce(latest.frontier, NEW.frontier)
+      IF NOT EXISTS (
+          SELECT 1 FROM @.batch b WHERE b.last = NEW.position AND b.recorded_us = NEW.recorded_us
+            AND coalesce(b.frontier, NEW.frontier) = NEW.frontier
+        )
         OR octet_length(NEW.frontier) <> 32 * length(replace(NEW.position::bit(64)::text, '0', ''))
-        OR NEW.streams > coalesce((SELECT id FROM @.stream ORDER BY id DESC LIMIT 1), 0)
-      THEN RAISE EXCEPTION 'ledger: the head stands where the last batch ends';
+        OR (NEW.streams > OLD.streams AND NEW.streams > (SELECT id FROM @.stream ORDER BY id DESC LIMIT 1))
+      THEN RAISE EXCEPTION 'ledger: the head stands where a batch ends';
       END IF;
         """,
-        "DECLARE latest record;",
     ),
     *_postgresql_refusal("head", "the head is never removed", "DELETE"),
 )
@@ -300,17 +298,13 @@ MYSQL = (
     END IF
     """,
     _mysql_refusal("stream", "DELETE", "a stream is never removed"),
-    # The locks make what is read the newest, whatever the session's isolation level is.
     f"""
     CREATE TRIGGER batch_insert BEFORE INSERT ON batch FOR EACH ROW
     BEGIN
-      DECLARE at, end_ BIGINT;
       DECLARE latest, latest_us BIGINT DEFAULT 0;
-      SELECT position INTO at FROM head WHERE id = 1 FOR UPDATE;
-      SELECT coalesce(max(last), 0) INTO latest FROM batch LOCK IN SHARE MODE;
-      IF latest > 0 THEN SELECT recorded_us INTO latest_us FROM batch WHERE last = latest LOCK IN SHARE MODE; END IF;
-      SELECT coalesce(max(seq), 0) INTO end_ FROM event;
-      IF NEW.first <> latest + 1 OR NEW.last < NEW.first OR NEW.last > end_ OR NEW.recorded_us < latest_us
+      SELECT last, recorded_us INTO latest, latest_us FROM batch ORDER BY last DESC LIMIT 1;
+      IF NEW.first <> latest + 1 OR NEW.last < NEW.first
+        OR NEW.last > (SELECT coalesce(max(seq), 0) FROM event) OR NEW.recorded_us < latest_us
         OR octet_length(NEW.frontier) <> 32 * bit_count(NEW.last) THEN
         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'ledger: a batch follows the last one';
       END IF;
@@ -338,14 +332,13 @@ MYSQL = (
         OR NEW.streams < OLD.streams THEN
         SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'ledger: the head never goes back';
       END IF;
-      IF NEW.position <> (SELECT coalesce(max(last), 0) FROM batch)
-        OR NOT EXISTS (
+      IF NOT EXISTS (
           SELECT 1 FROM batch b WHERE b.last = NEW.position AND b.recorded_us = NEW.recorded_us
             AND coalesce(b.frontier, NEW.frontier) = NEW.frontier
         )
         OR octet_length(NEW.frontier) <> 32 * bit_count(NEW.position)
-        OR NEW.streams > (SELECT coalesce(max(id), 0) FROM stream) THEN
-        SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'ledger: the head stands where the last batch ends';
+        OR (NEW.streams > OLD.streams AND NEW.streams > (SELECT coalesce(max(id), 0) FROM stream)) THEN
+        SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'ledger: the head stands where a batch ends';
       END IF;
     END
     """,
