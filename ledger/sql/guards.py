@@ -1,8 +1,8 @@
 """The triggers of the newest schema: what the database refuses to anyone who did not drop them first.
 
 An event is appended after the last one. Only an erasure changes it, announced by a later PayloadErased. Nothing removes
-it. The same holds for streams, batches and checkpoints. A batch ends at events that are there, and the head stands where
-a batch ends (docs/decisions/0008-guards-of-the-ledger.md). On SQLite, REPLACE removes rows without asking the
+it. The same holds for streams, batches and checkpoints. A batch ends at events that are there, and the head stands
+where a batch ends (docs/decisions/0008-guards-of-the-ledger.md). On SQLite, REPLACE removes rows without asking the
 DELETE triggers (unless `recursive_triggers` is on), so the INSERT triggers refuse rows that exist already.
 """
 
@@ -179,8 +179,9 @@ POSTGRESQL = (
       IF NEW.payload IS NOT NULL OR NEW.nonce IS NOT NULL
         OR (NEW.seq, NEW.stream, NEW.stream_version, NEW.type, NEW.schema_version, NEW.flags, NEW.recorded_us,
             NEW.observed_us, NEW.writer, NEW.header, NEW.leaf)
-          IS DISTINCT FROM (OLD.seq, OLD.stream, OLD.stream_version, OLD.type, OLD.schema_version, OLD.flags, OLD.recorded_us,
-                            OLD.observed_us, OLD.writer, OLD.header, OLD.leaf)
+          IS DISTINCT FROM
+           (OLD.seq, OLD.stream, OLD.stream_version, OLD.type, OLD.schema_version, OLD.flags, OLD.recorded_us,
+            OLD.observed_us, OLD.writer, OLD.header, OLD.leaf)
         OR NOT EXISTS (
           SELECT 1 FROM @.event e WHERE e.stream = OLD.stream AND e.seq > OLD.seq AND e.type = 'PayloadErased'
         )
@@ -363,9 +364,7 @@ def renew(connection: Connection) -> None:
 
 def _removals(connection: Connection) -> Sequence[str]:
     end = " ON @.{}" if connection.dialect.name == "postgresql" else ""
-    return [
-        f"DROP TRIGGER IF EXISTS {table}_{name}{end.format(table)}" for table in GUARDED for name in _NAMES
-    ]
+    return [f"DROP TRIGGER IF EXISTS {table}_{name}{end.format(table)}" for table in GUARDED for name in _NAMES]
 
 
 def _schema(connection: Connection) -> str:

@@ -193,28 +193,32 @@ def _grants(connection: Connection) -> list[str]:
 
 def _ways_of(line: str, database: str) -> Iterator[Way]:
     found = _ON.fullmatch(line)
-    if _PROXY.fullmatch(line):
+    if found is not None:
+        yield from _ways_by(found, database)
+    elif _PROXY.fullmatch(line):
         yield True, "may act as another user (PROXY)"
-    elif found is None:
-        if not _ROLE.fullmatch(line) and not _DEFAULT_ROLE.fullmatch(line):
-            yield False, "has rights that this version does not understand"
-    elif found["routine"] is not None:
-        if _covers(found["database"], database):
-            yield False, f"may run the routine {found['table']}, which may have its maker's rights"
-    else:
-        rights = set(re.split(r",\s*", re.sub(r" \([^)]*\)", "", found["rights"])))
-        table = found["table"].strip("`")
-        if found["database"] == "`mysql`" or _covers(found["database"], database):
-            allowed = RIGHTS.get(table.lower(), None if table != "*" else ())
-            if found["database"] == "`mysql`":
-                allowed = ()
-            if allowed is not None:
-                where = f"on {found['database']}.{found['table']}".replace("`", "")
-                for right in sorted(rights - _HARMLESS - set(allowed)):
-                    if right == "EXECUTE":
-                        yield False, f"has the right EXECUTE {where}, and routines may have their maker's rights"
-                    else:
-                        yield True, f"has the right {right} {where}"
+    elif not _ROLE.fullmatch(line) and not _DEFAULT_ROLE.fullmatch(line):
+        yield False, "has rights that this version does not understand"
+
+
+def _ways_by(grant: re.Match[str], database: str) -> Iterator[Way]:
+    is_here, is_system = _covers(grant["database"], database), grant["database"] == "`mysql`"
+    table = grant["table"].strip("`").lower()
+    if not is_here and not is_system:
+        return
+    if grant["routine"] is not None:
+        yield False, f"may run the routine {grant['table']}, which may have its maker's rights"
+        return
+    if is_here and table != "*" and table not in RIGHTS:
+        return
+    allowed = RIGHTS.get(table, ()) if is_here else ()
+    where = f"on {grant['database']}.{grant['table']}".replace("`", "")
+    rights = set(re.split(r",\s*", re.sub(r" \([^)]*\)", "", grant["rights"])))
+    for right in sorted(rights - _HARMLESS - set(allowed)):
+        if right == "EXECUTE":
+            yield False, f"has the right EXECUTE {where}, and routines may have their maker's rights"
+        else:
+            yield True, f"has the right {right} {where}"
 
 
 def _covers(pattern: str, database: str) -> bool:
@@ -223,5 +227,5 @@ def _covers(pattern: str, database: str) -> bool:
         return True
     parts = re.split(r"(\\.|[%_])", pattern[1:-1].replace("``", "`"))
     wild = {"%": ".*", "_": "."}
-    regex = "".join(wild.get(part) or re.escape(part[1:] if part.startswith("\\") else part) for part in parts)
+    regex = "".join(wild.get(part) or re.escape(part.removeprefix("\\")) for part in parts)
     return re.fullmatch(regex, database, re.DOTALL | re.IGNORECASE) is not None
