@@ -1,4 +1,4 @@
-"""`kropotcli db`: make a ledger's database, upgrade it, tell about it, and move a ledger to another one."""
+"""`kropotcli db`: makes, upgrades and describes a ledger's database, copies a ledger, and recovers one."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from kropot.wording import amount, moment, number
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_TELL_EVERY_S = 5.0
+_PROGRESS_EVERY_S = 5.0
 
 _OWNER = click.option(
     "--db-owner-url",
     metavar="URL",
-    help="The same database as its owner sees it; --db-string is then of a user who cannot rewrite history.",
+    help="The same database, with the login of its owner. The user in --db-string then cannot rewrite history.",
 )
-_SAID = {
+_PROTECTION = {
     "triggers": (
-        "triggers only, because this user {}: they stop accidents, not someone with this user's password; "
+        "triggers only, because this user {}: they stop accidents, but not a person who has this user's password; "
         "docs/operations.md says how to separate owner and collector"
     ),
-    "rights": "this user has no right to change or remove what was recorded",
-    "unknown": "cannot tell, because this user {}: ask who administers the database",
+    "rights": "the database does not allow this user to change or delete events",
+    "unknown": "cannot tell, because this user {}: ask the administrator of the database",
 }
-_SQLITE = "triggers only: they stop accidents, not someone who can write the file"
+_SQLITE_PROTECTION = "triggers only: they stop accidents, but not a person who can write to the file"
 
 
 @group("db")
 def command() -> None:
-    """Make a ledger's database, upgrade it, tell about it, or move a ledger to another one."""
+    """Make, upgrade or describe a ledger's database. Copy a ledger, or recover one."""
 
 
 @command.command("init")
 @_OWNER
 def init(settings: Settings, *, db_owner_url: str | None) -> None:
-    """Make an empty ledger, as `collect` does by itself; safe on one that exists.
+    """Make an empty ledger.
 
-    With --db-owner-url the tables belong to that user, and the user of --db-string is given only what collecting needs:
-    to read, to append events, and to keep the projection.
+    `collect` also does this by itself. You can safely run this on an existing ledger. With --db-owner-url, the tables
+    belong to the user in that URL. The user in --db-string can then read, append events and update the projection, and
+    nothing else.
     """
     from ledger.sql import migrate, parse_place
     from ledger.sql.rights import grant
@@ -54,15 +55,15 @@ def init(settings: Settings, *, db_owner_url: str | None) -> None:
     user, owner = parse_place(settings.db_string), parse_place(_owner_url(settings, db_owner_url))
     migrate(owner)
     grantee = None if db_owner_url is None else grant(owner, user)
-    _tell(settings, {"place": str(user), "grantee": grantee}, f"the ledger at {user} is ready")
+    _print_result(settings, {"place": str(user), "grantee": grantee}, f"the ledger at {user} is ready")
     if grantee is not None:
-        say(f"{grantee} may read and append, and not change or remove what was recorded")
+        say(f"{grantee} can read and append events, but cannot change or delete them")
 
 
 @command.command("upgrade")
 @_OWNER
 def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
-    """Bring an older ledger's tables to this version's schema."""
+    """Upgrade the tables of an older ledger to this version's schema."""
     from ledger.errors import LedgerMissingError
     from ledger.sql import migrate, parse_place, schema_of
     from ledger.sql.rights import grant
@@ -75,13 +76,17 @@ def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
     if db_owner_url is not None:
         grant(owner, user)
     after = schema_of(owner)
-    sentence = f"schema {after}: nothing to do" if before == after else f"upgraded from schema {before} to {after}"
-    _tell(settings, {"place": str(user), "before": before, "after": after}, sentence)
+    text = (
+        f"nothing to do: the ledger has schema {after} already"
+        if before == after
+        else f"upgraded the ledger from schema {before} to schema {after}"
+    )
+    _print_result(settings, {"place": str(user), "before": before, "after": after}, text)
 
 
 @command.command("info")
 def info(settings: Settings) -> None:
-    """Tell where the ledger is, how large, and what keeps its history from being rewritten."""
+    """Show the ledger's place, its size and its protection."""
     from ledger.log import Ledger
     from ledger.sql import open_store, schema_of
     from ledger.sql.protection import protection
@@ -111,13 +116,13 @@ def info(settings: Settings) -> None:
             }
         )
         return
-    each = f", {size // head.position} bytes an event" if head.position else ""
+    each = f", {size // head.position} bytes per event" if head.position else ""
     emit(f"place       {place}")
     emit(f"database    {version}, schema {schema}")
-    emit(f"events      {head.position}, the last recorded {moment(head.recorded_us or None)}")
+    emit(f"events      {head.position}, last recorded {moment(head.recorded_us or None)}")
     emit(f"root        {head.frontier.root.hex()}")
     emit(f"size        {amount(size)}{each}")
-    said = _SQLITE if place.kind == "sqlite" else _SAID[kept.kind].format(_some(kept.ways))
+    said = _SQLITE_PROTECTION if place.kind == "sqlite" else _PROTECTION[kept.kind].format(_some(kept.ways))
     emit(f"protection  {said}")
 
 
@@ -125,10 +130,11 @@ def info(settings: Settings) -> None:
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 def copy(settings: Settings, *, source: str, target: str) -> None:
-    """Copy the ledger at the URL FROM to the URL TO, byte by byte, and check the copy.
+    """Copy a ledger to another database, and check the copy.
 
-    TO must be empty, or hold the beginning of the same ledger: a copy that was cut short goes on. Nobody should collect
-    into FROM meanwhile, or what they record is missing until the command is run again.
+    FROM and TO are database URLs. TO must be empty or hold the beginning of the same ledger. If a copy was interrupted,
+    run the command again to continue it. Stop all collectors that use FROM first. If you do not, the copy lacks the
+    events that they record meanwhile, until you run the command again.
     """
     from ledger.sql import open_store
     from ledger.transfer.copy import copy_ledger
@@ -136,7 +142,10 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
     for url in (source, target):
         guard(database_password(url) or "")
         if database_password(url):
-            warn("other users of this machine can read a password on a command line: prefer ~/.pgpass or a socket")
+            warn(
+                "other users of this machine can read the password on the command line: use ~/.pgpass or a socket "
+                "instead"
+            )
     origin = open_store(source, read_only=True)
     try:
         destination = open_store(target, create=True)
@@ -144,7 +153,7 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
             report = copy_ledger(origin, destination, progress=_progress())
         finally:
             destination.close()
-        said = {
+        result = {
             "from": str(origin.place),
             "to": str(destination.place),
             "events": report.events,
@@ -152,11 +161,11 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
             "root": report.root,
             "state": report.state,
         }
-        sentence = (
-            f"copied {number(report.events, 'event')} to {destination.place}: both ledgers stand at position "
+        text = (
+            f"copied {number(report.events, 'event')} to {destination.place}; both ledgers end at position "
             f"{report.position} with root {report.root.hex()}"
         )
-        _tell(settings, said, sentence)
+        _print_result(settings, result, text)
     finally:
         origin.close()
 
@@ -166,13 +175,14 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
     "--from-storage",
     is_flag=True,
     required=True,
-    help="Read the history that collectors keep beside the objects, in --storage-path.",
+    help="Read the segments that collectors write to --storage-path.",
 )
 def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 - the one place to recover from so far
-    """Make the ledger anew, in an empty database, from the history in the storage path, and check it.
+    """Recover a lost ledger from the segments in the storage.
 
-    Says how far that history reaches: what was recorded in the last minute before the database was lost may be missing,
-    and the next `collect` finds it out again. A recovery that was cut short goes on.
+    This writes the events into an empty database, checks the ledger, and shows how far the segments reach. Events of
+    the last minute before the database was lost may be missing. The next `collect` observes those changes again. If a
+    recovery was interrupted, run the command again to continue it.
     """
     from ledger.sql import open_store
     from ledger.transfer.recover import recover_ledger
@@ -181,18 +191,18 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     reach = folder.newest()
     if reach is None:
         raise UsageError(
-            f"{folder.folder} holds no history of a ledger: name the storage path that collectors wrote to with"
-            " --storage-path"
+            f"there are no segments in {folder.folder}, so no ledger can be recovered: use --storage-path to name the"
+            " storage that your collectors wrote to"
         )
     store = open_store(settings.db_string, create=True)
     try:
-        tell = _progress()
-        report = recover_ledger(folder.events(), store, progress=lambda position: tell(position, reach.last))
+        log_progress = _progress()
+        report = recover_ledger(folder.events(), store, progress=lambda position: log_progress(position, reach.last))
         until = moment(store.log.head().recorded_us)
         place = store.place
     finally:
         store.close()
-    said = {
+    result = {
         "place": str(place),
         "events": report.events,
         "position": report.position,
@@ -201,15 +211,16 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
         "recorded_at": until,
         "complete": report.position >= reach.last,
     }
-    sentence = (
-        f"recovered {number(report.events, 'event')} into {place}: the ledger reaches to event {report.position}, "
+    text = (
+        f"recovered {number(report.events, 'event')} into {place}; the ledger ends at event {report.position}, "
         f"recorded {until}, with root {report.root.hex()}"
     )
-    _tell(settings, said, sentence)
+    _print_result(settings, result, text)
     if report.position < reach.last:
         raise PartialError(
-            f"the stored history goes on to event {reach.last}, but a segment before that is missing or damaged: "
-            f"everything after event {report.position} could not be recovered"
+            f"events {report.position + 1} to {reach.last} could not be recovered, because a segment in "
+            f"{folder.folder} is missing or damaged: put it back from another copy of the storage and run the command "
+            "again"
         )
 
 
@@ -227,20 +238,20 @@ def _owner_url(settings: Settings, db_owner_url: str | None) -> str:
 
 
 def _progress() -> Callable[[int, int], None]:
-    """Return what tells now and then how far a copy has come."""
-    told = time.monotonic()
+    """Return a function that logs the progress of a copy every few seconds."""
+    logged = time.monotonic()
 
-    def tell(copied: int, whole: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _TELL_EVERY_S:
-            told = time.monotonic()
+    def log_progress(copied: int, whole: int) -> None:
+        nonlocal logged
+        if time.monotonic() - logged >= _PROGRESS_EVERY_S:
+            logged = time.monotonic()
             log.info("ledger_copying", copied=copied, of=whole)
 
-    return tell
+    return log_progress
 
 
-def _tell(settings: Settings, said: dict[str, object], sentence: str) -> None:
+def _print_result(settings: Settings, result: dict[str, object], text: str) -> None:
     if settings.json:
-        emit_json(said)
+        emit_json(result)
     else:
-        emit(sentence)
+        emit(text)

@@ -87,6 +87,7 @@ class Verification:
         segments = None if self._scope.segments is None else SegmentAudit(self._scope.segments)
         marks = checkpoints.sizes | (set() if segments is None else segments.sizes)
         log = LogAudit(self._ledger.log, root_sizes=marks, run_ranges=self._run_ranges)
+        yield from self._database()
         yield from self._log(log)
         has_errors = not self.summary.sound
         if has_errors:
@@ -110,6 +111,11 @@ class Verification:
     def _run_ranges(self, read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
         """Read a long ledger with every processor."""
         return in_processes(lambda ledger, _, part: read(ledger.log, part), self._ledger, 0, ranges)
+
+    def _database(self) -> Iterator[Finding]:
+        """Ask the database first: the audit reads through its indexes, and believes what they lead to."""
+        for detail in self._ledger.store.damage():
+            yield with_hint(Finding(kind="damaged_database", detail=detail))
 
     def _log(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()

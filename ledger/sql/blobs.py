@@ -24,10 +24,10 @@ class SqlBlobs:
         self._connections = connections
 
     def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes]) -> None:
-        """Keep an opaque snapshot of `kind` at `position`, in the place of an earlier one there.
+        """Keep an opaque snapshot of `kind` at `position`. It replaces an earlier one there.
 
-        A chunk is a transaction, so that a large snapshot does not hold up writers; the row that makes it complete
-        comes last.
+        Each chunk has its own transaction, so that a large snapshot does not block writers. The row that makes the
+        snapshot complete is written last.
         """
         self.drop_snapshots(kind, position=position)
         count = 0
@@ -39,7 +39,7 @@ class SqlBlobs:
             connection.execute(insert(t.snapshot).values(kind=kind, position=position, chunks=count))
 
     def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:
-        """Yield the chunks of a snapshot, in order; none if there is no such snapshot."""
+        """Yield the chunks of a snapshot in order, or nothing if there is no such snapshot."""
         c = t.snapshot_chunk.c
         if (kind, position) not in self.list_snapshots():
             return
@@ -64,7 +64,7 @@ class SqlBlobs:
                 connection.execute(gone if position is None else gone.where(table.c.position == position))
 
     def save_checkpoint(self, size: int, note: str) -> None:
-        """Keep a signed note about the tree of this size; the same note twice is kept once."""
+        """Keep a signed note about the tree of this size. The same note is kept only once."""
         digest = hashlib.sha256(note.encode()).digest()
         c = t.checkpoint.c
         with self._connections.head_locked() as (connection, _):
@@ -73,7 +73,7 @@ class SqlBlobs:
                 connection.execute(insert(t.checkpoint).values(id=last + 1, size=size, digest=digest, note=note))
 
     def checkpoints(self) -> Iterator[tuple[int, str]]:
-        """Yield (size, note), the smallest trees first, and in the order in which they were kept."""
+        """Yield (size, note) in the order of size, then in the order in which the notes were kept."""
         c, at = t.checkpoint.c, (-1, 0)
         wanted = select(c.size, c.note, c.id).order_by(c.size, c.id).limit(PAGE)
         while page := self._connections.rows(wanted.where((c.size > at[0]) | ((c.size == at[0]) & (c.id > at[1])))):

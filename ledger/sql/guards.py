@@ -1,9 +1,9 @@
 """The triggers of the newest schema: what the database refuses to anyone who did not drop them first.
 
-An event is appended after the last one. Only an erasure changes it, announced by a later PayloadErased. Nothing removes
-it. The same holds for streams, batches and checkpoints. A batch ends at events that are there, and the head stands
-where a batch ends (docs/decisions/0008-guards-of-the-ledger.md). On SQLite, REPLACE removes rows without asking the
-DELETE triggers (unless `recursive_triggers` is on), so the INSERT triggers refuse rows that exist already.
+An event can only be appended after the last one. Only an erasure can change it, if a later PayloadErased announces it.
+Nothing can remove it. The same holds for streams, batches and checkpoints. A batch ends at an event that exists, and
+the head stands where a batch ends: docs/decisions/0008-guards-of-the-ledger.md. On SQLite, REPLACE removes rows without
+running the DELETE triggers (unless `recursive_triggers` is on), so the INSERT triggers refuse rows that exist already.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from ledger.sql.dialects import Place
 
 HISTORY = ("event", "stream", "batch", "checkpoint")
-"""Tables that only grow. An erasure changes `event` and `stream`, hence needs the owner."""
+"""Tables that only grow. An erasure changes `event` and `stream`, so it needs the owner."""
 
 STATE = ("source", "entry", "copy", "tally", "snapshot", "snapshot_chunk", "instance", "lease", "claim")
-"""The projection, which can be rebuilt, and working state."""
+"""The tables of the projection, which can be rebuilt, and of working state."""
 
 RIGHTS = {
     **dict.fromkeys(HISTORY, ("SELECT", "INSERT")),
@@ -35,21 +35,23 @@ RIGHTS = {
 
 
 def grant(owner: Place, user: Place) -> str:
-    """Give the user of one URL what collecting needs in the ledger that the other's user owns; return their name.
+    """Give `user` the rights that collecting needs in the ledger of `owner`. Return the user's name.
 
-    They may read everything, append to history, move the head, and do anything to projection and working state.
+    The user can then read everything, append to history, move the head, and change projection and working state.
 
     Raises:
-        LedgerError: if the two URLs name different databases, or the same user, or the owner may not grant.
+        LedgerError: if the two URLs name different databases or the same user, or if the owner may not grant rights.
     """
     if owner.kind == "sqlite" or user.kind == "sqlite":
-        raise LedgerError("SQLite knows no users: who can write the file can do anything to it")
+        raise LedgerError(
+            "SQLite knows no users, so it cannot limit rights: use PostgreSQL, MySQL or MariaDB, or protect the file"
+        )
     where = [(place.kind, place.url.host, place.url.port, place.url.database) for place in (owner, user)]
     if where[0] != where[1]:
-        raise LedgerError(f"{owner} and {user} are not the same database")
+        raise LedgerError(f"{owner} and {user} are not the same database: give two URLs of one database")
     grantee = _ask(server_place(user), _WHO[user.kind])
     if grantee == _ask(server_place(owner), _WHO[owner.kind]):
-        raise LedgerError(f"the owner's URL and the collector's name the same user {grantee}")
+        raise LedgerError(f"both URLs name the same user {grantee}: give the collector another user")
     engine = writer_engine(owner)
     try:
         with translated(engine.dialect), engine.connect() as connection:
@@ -60,8 +62,8 @@ def grant(owner: Place, user: Place) -> str:
         # On PostgreSQL it is enough to own the tables.
         need = "" if owner.kind == "postgresql" else ", on MySQL and MariaDB WITH GRANT OPTION"
         raise LedgerError(
-            f"the owner {owner.url.username} may not give {grantee} what collecting needs ({error}): the "
-            f"ledger's tables are made, but give the owner all rights of this database{need}, and run this again"
+            f"the owner {owner.url.username} may not give {grantee} the rights that collecting needs ({error}); the "
+            f"ledger's tables exist now: give the owner all rights of this database{need}, and run this again"
         ) from None
     finally:
         engine.dispose()
@@ -78,7 +80,7 @@ def grants(connection: Connection, grantee: str) -> Sequence[str]:
 
 
 def describe_server(place: Place) -> tuple[str, int]:
-    """Return the database's version in its own words, and the bytes that the ledger's tables and indexes take."""
+    """Return the database's version as it reports it, and the size of the ledger's tables and indexes in bytes."""
     engine = writer_engine(place) if place.path is None else None
     if engine is None:
         import sqlite3

@@ -1,4 +1,4 @@
-"""One write transaction on a SQL database, begun with the head row locked."""
+"""One write transaction on a SQL database, with the head row locked from the beginning."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from ledger.sql.statements import Put, Statements
 
 IN_LIMIT = 500
-"""At most this many values are in one IN list."""
+"""How many values one IN list can have."""
 
 COPY_FROM = 16
-"""PostgreSQL's COPY pays for its extra round trips from this many rows on."""
+"""From this many rows on, PostgreSQL's COPY is worth its extra round trips."""
 
 
 def slices(values: Iterable[Any]) -> Iterator[list[Any]]:
@@ -32,7 +32,7 @@ def slices(values: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def put_rows(cursor: Any, put: Put, rows: Sequence[Sequence[Any]]) -> None:
-    """Write the rows in the way that is fastest on this database."""
+    """Write the rows in the fastest way for this database."""
     if len(rows) == 1:
         cursor.execute(put.one, rows[0])
     elif len(rows) >= COPY_FROM and put.copy is not None and put.arrays is not None and "ON CONFLICT" not in put.one:
@@ -50,7 +50,7 @@ def put_rows(cursor: Any, put: Put, rows: Sequence[Sequence[Any]]) -> None:
 
 
 class SqlWriting:
-    """What `ledger.stores.Writing` demands, on one connection."""
+    """Implements `ledger.stores.Writing` on one connection."""
 
     def __init__(self, connection: Connection, statements: Statements, locked: Sequence[Any]) -> None:
         """Take over a transaction that has locked the head, and the columns of `LOCK_HEAD`."""
@@ -63,14 +63,14 @@ class SqlWriting:
             self._adopt(last_event)
 
     def commit_of(self, batch_key: bytes) -> CommitRow | None:
-        """Return the commit that carries this idempotency key."""
+        """Return the commit with this idempotency key, or None."""
         rows = self._rows(
             "SELECT last, first, recorded_us, batch_key, frontier FROM batch WHERE batch_key = ?", batch_key
         )
         return CommitRow(*rows[0]) if rows else None
 
     def leaf(self, position: int) -> bytes | None:
-        """Return the leaf hash stored at this position."""
+        """Return the leaf hash stored at this position, or None."""
         rows = self._rows("SELECT leaf FROM event WHERE seq = ?", position)
         return rows[0][0] if rows else None
 
@@ -111,13 +111,13 @@ class SqlWriting:
         put_rows(self._cursor, self._statements.insert_stream, batch.streams)
         put_rows(self._cursor, self._statements.insert_event, batch.events)
         if batch.erased and self._statements.mark == "?":
-            # SQLite leaves what it frees as it was in the file, unless it is told to overwrite it.
+            # By default, SQLite leaves freed data in the file. This makes it overwrite the data.
             self._cursor.execute("PRAGMA secure_delete = ON")
         for stream, position in batch.erased:
             self._run("UPDATE event SET payload = NULL, nonce = NULL WHERE stream = ? AND seq < ?", stream, position)
             self._run(f"UPDATE stream SET {self._statements.key} = NULL WHERE id = ?", stream)
         if batch.erased:
-            # Snapshots were made from what the erasure removes.
+            # Snapshots were made from the erased data.
             self._run("DELETE FROM snapshot")
             self._run("DELETE FROM snapshot_chunk")
         self.change(batch.changes)
@@ -125,17 +125,17 @@ class SqlWriting:
         self._cursor.execute(self._statements.move_head, batch.head)
 
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
-        """Give back the session's leases on these streams, together with what is written."""
+        """Give back the session's leases on these streams in the same transaction."""
         for part in slices(streams):
             self._cursor.execute(self._statements.delete_leases(len(part)), [session, name, *part])
 
     def clear_projection(self) -> None:
-        """Remove every row of the projection; not TRUNCATE, which some databases commit and some users may not."""
+        """Remove every row of the projection. TRUNCATE would commit on some databases and needs further rights."""
         for table in ("entry", "copy", "tally", "source"):
             self._run(f"DELETE FROM {table}")
 
     def change(self, changes: Changes) -> None:
-        """Write changes of the projection alone."""
+        """Write changes of the projection only."""
         put_rows(self._cursor, self._statements.put_source, changes.sources)
         put_rows(self._cursor, self._statements.put_entry, changes.entries)
         put_rows(self._cursor, self._statements.put_copy, changes.copies)

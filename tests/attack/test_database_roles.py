@@ -262,7 +262,7 @@ def test_info_knows_a_member_who_does_not_inherit_and_one_who_makes_roles(run_cl
         place = parse_place(urls.user)
         assert protection(place) == Protection(kind="rights")
         told = run_cli("db", "info", "--db-string", urls.user)
-        assert "protection  this user has no right to change or remove what was recorded" in told.stdout
+        assert "protection  the database does not allow this user to change or delete events" in told.stdout
         run_postgresql(server, f"ALTER ROLE {urls.name} NOINHERIT", f"GRANT {owner} TO {urls.name}")
         assert f"can become the role {owner}, which owns the table event" in protection(place).ways
         run_postgresql(server, f"REVOKE {owner} FROM {urls.name}", f"ALTER ROLE {urls.name} CREATEROLE")

@@ -396,14 +396,14 @@ def test_a_locked_database_is_unavailable_and_not_waited_for_forever(
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("database.db", "names no database"),
-        ("", "names no database"),
+        ("database.db", "does not name a database"),
+        ("", "does not name a database"),
         ("sqlite://", "needs a file"),
         ("sqlite:///:memory:", "needs a file"),
-        ("oracle://scott:tiger@host/db", "not on 'oracle'"),
-        ("nonsense+thing://x/y", "not on 'nonsense'"),
+        ("oracle://scott:tiger@host/db", "'oracle' cannot hold a ledger"),
+        ("nonsense+thing://x/y", "'nonsense' cannot hold a ledger"),
         ("postgresql+asyncpg://u:secret@h/d", "postgresql://"),
-        ("postgresql://u:secret@h", "names no database"),
+        ("postgresql://u:secret@h", "does not name a database"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_explained_without_its_password(url: str, sentence: str) -> None:

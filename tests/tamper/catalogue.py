@@ -305,7 +305,7 @@ def forgeries() -> Iterator[Tamper]:
         "time moved on": (lambda h: h._replace(recorded_us=h.recorded_us + 1), "recorded_us", "commit_mismatch"),
         "version skipped": (lambda h: h._replace(stream_version=h.stream_version + 9), "stream_version", "bad_version"),
         "flag taken": (lambda h: h._replace(flags=1 - h.flags), "flags", "bad_flags"),
-        "type changed": (lambda h: h._replace(type="RemoteVanished"), "type", "root_mismatch"),
+        "type changed": (lambda h: h._replace(type="RemoteVanished"), "type", "contradiction"),
         "type unknown": (lambda h: h._replace(type="Unheard"), "type", "root_mismatch"),
         "type unknown and critical": (lambda h: h._replace(type="Unheard", flags=1), "type flags", "unknown_critical"),
         "stream digest changed": (lambda h: h._replace(stream_digest=bytes(32)), "", "stream_mismatch"),
