@@ -203,7 +203,7 @@ POSTGRESQL = (
         """,
     ),
     *_postgresql_refusal("stream", "a stream is never removed", "DELETE"),
-    # Another's events after this session's snapshot cannot be inserted once more: a stale one ends no batch at them.
+    # A session with an old snapshot sees neither the newest batches nor their events, so it ends no batch at these.
     *_postgresql_row(
         "batch_insert",
         "INSERT",
@@ -299,11 +299,12 @@ MYSQL = (
     END IF
     """,
     _mysql_refusal("stream", "DELETE", "a stream is never removed"),
+    # The locking read sees the newest batch, whatever the session's snapshot shows.
     f"""
     CREATE TRIGGER batch_insert BEFORE INSERT ON batch FOR EACH ROW
     BEGIN
       DECLARE latest, latest_us BIGINT DEFAULT 0;
-      SELECT last, recorded_us INTO latest, latest_us FROM batch ORDER BY last DESC LIMIT 1;
+      SELECT last, recorded_us INTO latest, latest_us FROM batch ORDER BY last DESC LIMIT 1 LOCK IN SHARE MODE;
       IF NEW.first <> latest + 1 OR NEW.last < NEW.first
         OR NEW.last > (SELECT coalesce(max(seq), 0) FROM event) OR NEW.recorded_us < latest_us
         OR octet_length(NEW.frontier) <> 32 * bit_count(NEW.last) THEN

@@ -91,12 +91,12 @@ def invented(seq: int, *, after: int = 7) -> str:
     )
 
 
-def goes_on(url: str) -> None:
+def goes_on(url: str, name: str = "after the attack") -> None:
     """Append to the ledger, to an old stream and a new one, and find every event in its place."""
     store = open_store(url)
     ledger = Ledger(store)
     last = ledger.head().position
-    done = ledger.append([copied(2), observed("after the attack")])
+    done = ledger.append([copied(2), observed(name)])
     assert done.first > last
     assert [event.seq for event in ledger.stored()] == list(range(1, done.last + 1))
     assert ledger.head().position == done.last
@@ -128,6 +128,21 @@ def test_no_batch_is_inserted_into_history_or_beyond_its_end(urls: Urls) -> None
         assert refusal is not None, (first, last)
         assert "ledger: a batch follows the last one" in refusal, (first, last)
     goes_on(urls.user)
+
+
+@pytest.mark.parametrize("urls", SERVERS, indirect=True)
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_a_session_that_does_not_see_the_newest_events_inserts_no_batch_among_them(urls: Urls, isolation: str) -> None:
+    engine = writer_engine(parse_place(urls.user)).execution_options(isolation_level=isolation)
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT max(seq) FROM event")).scalar_one() == 7
+        goes_on(urls.user)
+        for last in (8, 9):
+            with pytest.raises(exc.DBAPIError, match="ledger: a batch follows the last one"), connection.begin_nested():
+                connection.execute(text(f"INSERT INTO batch SELECT {last}, 8, recorded_us, NULL, NULL FROM head"))
+        connection.rollback()
+    engine.dispose()
+    goes_on(urls.user, "and again")
 
 
 @pytest.mark.parametrize("urls", SERVERS, indirect=True)
