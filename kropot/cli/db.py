@@ -25,10 +25,11 @@ _OWNER = click.option(
 )
 _PROTECTION = {
     "triggers": (
-        "triggers only: they stop accidents, but not a person who has this user's password; "
-        "use `kropotcli db init --db-owner-url` to give the tables to another user"
+        "triggers only, because this user {}: they stop accidents, but not a person who has this user's password; "
+        "docs/operations.md says how to separate owner and collector"
     ),
     "rights": "the database does not allow this user to change or delete events",
+    "unknown": "cannot tell, because this user {}: ask the administrator of the database",
 }
 _SQLITE_PROTECTION = "triggers only: they stop accidents, but not a person who can write to the file"
 
@@ -87,7 +88,8 @@ def info(settings: Settings) -> None:
     """Show the ledger's place, its size and its protection."""
     from ledger.log import Ledger
     from ledger.sql import open_store, schema_of
-    from ledger.sql.rights import describe_server, protection
+    from ledger.sql.protection import protection
+    from ledger.sql.rights import describe_server
 
     store = open_store(settings.db_string, read_only=True)
     try:
@@ -108,7 +110,8 @@ def info(settings: Settings) -> None:
                 "recorded_us": head.recorded_us,
                 "root": head.frontier.root,
                 "bytes": size,
-                "protection": kept,
+                "protection": kept.kind,
+                "ways_round": kept.ways,
             }
         )
         return
@@ -118,7 +121,8 @@ def info(settings: Settings) -> None:
     emit(f"events      {head.position}, last recorded {moment(head.recorded_us or None)}")
     emit(f"root        {head.frontier.root.hex()}")
     emit(f"size        {amount(size)}{each}")
-    emit(f"protection  {_SQLITE_PROTECTION if place.kind == 'sqlite' else _PROTECTION[kept]}")
+    said = _SQLITE_PROTECTION if place.kind == "sqlite" else _PROTECTION[kept.kind].format(_some(kept.ways))
+    emit(f"protection  {said}")
 
 
 @command.command("copy")
@@ -216,6 +220,12 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
             f"{folder.folder} is missing or damaged: put it back from another copy of the storage and run the command "
             "again"
         )
+
+
+def _some(ways: tuple[str, ...]) -> str:
+    """Return the first three ways; `--json` gives all of them."""
+    more = f", and {number(len(ways) - 3, 'more reason')}" if len(ways) > 3 else ""  # noqa: PLR2004  # as said
+    return ", ".join(ways[:3]) + more
 
 
 def _progress() -> Callable[[int, int], None]:

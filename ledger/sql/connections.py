@@ -114,7 +114,7 @@ class Connections:
 
     @contextmanager
     def head_locked(self) -> Iterator[tuple[Connection, tuple[Any, ...]]]:
-        """Begin a write transaction that excludes all others. Also give the head row and the database's time."""
+        """Begin a write transaction that excludes all others. Also give the columns of `LOCK_HEAD`."""
         with self.transaction() as connection:
             cursor = connection.connection.cursor()
             try:

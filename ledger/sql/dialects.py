@@ -160,23 +160,23 @@ def upsert(engine: Engine, table: Table, *, add: Sequence[str] = ()) -> Any:
     )
 
 
-LOCK_HEAD = {
-    "sqlite": "SELECT position, recorded_us, streams, frontier, NULL FROM head WHERE id = 1",
-    "postgresql": (
-        "SELECT position, recorded_us, streams, frontier, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-        " FROM head WHERE id = 1 FOR UPDATE"
-    ),
-    "mysql": (
-        "SELECT position, recorded_us, streams, frontier, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"
-        " FROM head WHERE id = 1 FOR UPDATE"
-    ),
-}
-"""Reads the head and the database's time, and locks the head. On SQLite, BEGIN IMMEDIATE has locked it already."""
+_POSTGRESQL_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_MYSQL_NOW = "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"
+NOW = {"postgresql": f"SELECT {_POSTGRESQL_NOW}", "mysql": f"SELECT {_MYSQL_NOW}"}
 
-NOW = {
-    "postgresql": "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
-    "mysql": "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)",
+_LOCK_HEAD = (
+    "SELECT position, recorded_us, streams, frontier, {},"
+    " (SELECT coalesce(max(seq), 0) FROM event), (SELECT coalesce(max(id), 0) FROM stream) FROM head WHERE id = 1{}"
+)
+LOCK_HEAD = {
+    "sqlite": _LOCK_HEAD.format("NULL", ""),
+    "postgresql": _LOCK_HEAD.format(_POSTGRESQL_NOW, " FOR UPDATE"),
+    "mysql": _LOCK_HEAD.format(_MYSQL_NOW, " FOR UPDATE"),
 }
+"""Reads the head, the database's time, the last event and the last stream, and locks the head.
+
+On SQLite, BEGIN IMMEDIATE has locked it already.
+"""
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from ledger.sql.dialects import (
     writer_engine,
 )
 from ledger.sql.errors import translated
-from ledger.sql.guards import GUARDS
+from ledger.sql.guards import renew
 from ledger.sql.schema import REVISION, TABLES, VERSION_TABLE, metadata, version_table
 from ledger.sql.store import SqlStore
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 SQLITE_MAGIC = b"SQLite format 3\0"
 """The first bytes of every SQLite database file."""
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every schema that this version can read or upgrade, the oldest first."""
 
 _NO_SYNC_OF_FOLDERS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM})
@@ -236,8 +236,7 @@ def _make(connection: Connection) -> None:
     connection.execute(
         metadata.tables["head"].insert().values(id=1, position=0, recorded_us=0, streams=0, frontier=b"")
     )
-    for statement in GUARDS[connection.dialect.name]:
-        connection.exec_driver_sql(statement)
+    renew(connection)
     version = version_table()
     version.create(connection)
     connection.execute(version.insert().values(version_num=REVISION, program=program()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 
     from ledger.sql.dialects import Place
 
-Protection = Literal["triggers", "rights"]
-"""What stops a user from rewriting history: only triggers, which prevent accidents, or missing rights."""
-
 HISTORY = ("event", "stream", "batch", "checkpoint")
 """Tables that only grow. An erasure changes `event` and `stream`, so it needs the owner."""
 
 STATE = ("source", "entry", "copy", "tally", "snapshot", "snapshot_chunk", "instance", "lease", "claim")
 """The tables of the projection, which can be rebuilt, and of working state."""
+
+RIGHTS = {
+    **dict.fromkeys(HISTORY, ("SELECT", "INSERT")),
+    **dict.fromkeys(STATE, ("SELECT", "INSERT", "UPDATE", "DELETE")),
+    "head": ("SELECT", "UPDATE"),
+    VERSION_TABLE: ("SELECT",),
+}
+"""What collecting needs, by table; the triggers bound the rest."""
 
 
 def grant(owner: Place, user: Place) -> str:
@@ -66,27 +71,12 @@ def grant(owner: Place, user: Place) -> str:
 
 
 def grants(connection: Connection, grantee: str) -> Sequence[str]:
-    """Return the statements that give a user the rights that collecting needs (docs/operations.md lists them)."""
-    history = [f"GRANT SELECT, INSERT ON {table} TO {grantee}" for table in HISTORY]
-    state = [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {grantee}" for table in STATE]
-    rest = [f"GRANT SELECT, UPDATE ON head TO {grantee}", f"GRANT SELECT ON {VERSION_TABLE} TO {grantee}"]
+    """Return the statements that give a user what collecting needs (docs/operations.md lists them)."""
+    given = [f"GRANT {', '.join(rights)} ON {table} TO {grantee}" for table, rights in RIGHTS.items()]
     if connection.dialect.name == "postgresql":
         schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
-        rest.append(f"GRANT USAGE ON SCHEMA {schema} TO {grantee}")
-    return [*history, *state, *rest]
-
-
-def protection(place: Place) -> Protection:
-    """Return what stops the user of this URL from changing history."""
-    if place.kind == "sqlite":
-        return "triggers"
-    engine = writer_engine(place)
-    try:
-        with translated(engine.dialect), engine.connect() as connection:
-            may = _may_rewrite_postgresql if place.kind == "postgresql" else _may_rewrite_mysql
-            return "triggers" if may(connection) else "rights"
-    finally:
-        engine.dispose()
+        given.append(f"GRANT USAGE ON SCHEMA {schema} TO {grantee}")
+    return given
 
 
 def describe_server(place: Place) -> tuple[str, int]:
@@ -127,37 +117,3 @@ def _ask(place: Place, question: str) -> str:
             return str(connection.execute(text(question)).scalar_one())
     finally:
         engine.dispose()
-
-
-def _may_rewrite_postgresql(connection: Connection) -> bool:
-    """Whether the user owns the events, can become their owner, or has a right to change them."""
-    question = """
-        SELECT bool_or(
-            has_table_privilege(c.oid, 'UPDATE') OR has_table_privilege(c.oid, 'DELETE')
-            OR has_table_privilege(c.oid, 'TRUNCATE') OR has_table_privilege(c.oid, 'TRIGGER')
-            OR pg_has_role(c.relowner, 'USAGE')
-        )
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = current_schema() AND c.relname IN ('event', 'stream', 'batch', 'checkpoint')
-    """
-    return bool(connection.execute(text(question)).scalar_one())
-
-
-def _may_rewrite_mysql(connection: Connection) -> bool:
-    """Whether a grant on the tables, the database or everything lets the user change events or their triggers."""
-    question = """
-        SELECT count(*) FROM (
-            SELECT privilege_type FROM information_schema.user_privileges WHERE grantee = :grantee
-            UNION ALL
-            SELECT privilege_type FROM information_schema.schema_privileges
-            WHERE grantee = :grantee AND database() LIKE table_schema
-            UNION ALL
-            SELECT privilege_type FROM information_schema.table_privileges
-            WHERE grantee = :grantee AND table_schema = database()
-              AND table_name IN ('event', 'stream', 'batch', 'checkpoint')
-        ) held
-        WHERE privilege_type IN ('UPDATE', 'DELETE', 'DROP', 'ALTER', 'TRIGGER', 'SUPER', 'SUPER ADMIN')
-    """
-    user = str(connection.execute(text("SELECT current_user()")).scalar_one())
-    name, _, host = user.rpartition("@")
-    return bool(connection.execute(text(question), {"grantee": f"'{name}'@'{host}'"}).scalar_one())

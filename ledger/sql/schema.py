@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 from sqlalchemy import PrimaryKeyConstraint, UniqueConstraint  # isort: skip
 from sqlalchemy.dialects import mysql, postgresql
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration."""
 
 VERSION_TABLE = "ledger_version"

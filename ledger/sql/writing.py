@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from ledger.merkle import Frontier
 from ledger.rows import CommitRow, EntryRow, SourceRow, StoredHead, StreamRow
-from ledger.sql.statements import MANY
+from ledger.sql.statements import LARGE_PAGE, MANY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -52,12 +53,14 @@ class SqlWriting:
     """Implements `ledger.stores.Writing` on one connection."""
 
     def __init__(self, connection: Connection, statements: Statements, locked: Sequence[Any]) -> None:
-        """Take over a transaction and the head row that it has locked, followed by the database's time."""
-        position, recorded_us, streams, frontier, now_us = locked
-        self.head = StoredHead(position, recorded_us, streams, bytes(frontier))
+        """Take over a transaction that has locked the head, and the columns of `LOCK_HEAD`."""
+        position, recorded_us, streams, frontier, now_us, last_event, last_stream = locked
+        self.head = StoredHead(position, recorded_us, max(streams, last_stream), bytes(frontier))
         self.now_us: int | None = now_us
         self._statements = statements
         self._cursor: Any = connection.connection.cursor()
+        if last_event > position:
+            self._adopt(last_event)
 
     def commit_of(self, batch_key: bytes) -> CommitRow | None:
         """Return the commit with this idempotency key, or None."""
@@ -80,6 +83,8 @@ class SqlWriting:
             for key, stream, *columns in self._cursor.fetchall():
                 if columns[0] is None:
                     bare[stream] = key
+                    # Somebody may have inserted it without an event.
+                    found[key] = StreamRow(stream, 0, None)
                 else:
                     entry = EntryRow._make(columns)
                     found[key] = StreamRow(stream, entry.version, entry)
@@ -143,6 +148,30 @@ class SqlWriting:
         put_rows(self._cursor, self._statements.add_tally, changes.tallies)
 
     # --- helpers ---
+
+    def _adopt(self, last: int) -> None:
+        """Move the head over the events up to `last`, which are behind it.
+
+        An append moves it with its events. But whoever has the collector's rights could insert events and leave the
+        head where it was, and nobody could append any more. The ledger goes on instead; `verify` judges the events.
+        """
+        _, recorded_us, streams, stored = self.head
+        frontier = Frontier.parse(self.head.position, stored)
+        rows = self._rows("SELECT last, recorded_us, frontier FROM batch ORDER BY last DESC LIMIT 1")
+        ended = 0
+        if rows:
+            ended, recorded_us, stored = rows[0]
+            if ended > frontier.size and stored is not None:
+                frontier = Frontier.parse(ended, bytes(stored))
+        while frontier.size < last:
+            until = min(last, frontier.size + LARGE_PAGE)
+            self._cursor.execute(self._statements.page_leaves, (frontier.size, until))
+            frontier = frontier.extend(row[0] for row in self._cursor.fetchall())
+        if ended < last:
+            commit = CommitRow(last, ended + 1, recorded_us, None, frontier.stored)
+            put_rows(self._cursor, self._statements.insert_batch, [commit])
+        self.head = StoredHead(last, recorded_us, streams, frontier.stored)
+        self._cursor.execute(self._statements.move_head, self.head)
 
     def _run(self, statement: str, *values: Any) -> None:
         self._cursor.execute(self._statements.marked(statement), values)

@@ -9,12 +9,15 @@ import sqlite3
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psycopg
 import pymysql
 import pytest
 from sqlalchemy import URL, make_url
+
+from ledger.sql import migrate, parse_place
+from ledger.sql.rights import grant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +57,45 @@ def fresh_url(kind: str, folder: Path) -> Iterator[str]:
             yield _shown(url.set(database=name))
         finally:
             run_mariadb(url, f"DROP DATABASE {name}")
+
+
+class Urls(NamedTuple):
+    """One ledger as its owner sees it, and as its collector does."""
+
+    owner: str
+    user: str
+
+    @property
+    def name(self) -> str:
+        """The collector's name at the server."""
+        return str(make_url(self.user).username)
+
+
+@contextmanager
+def fresh_user(kind: str, attributes: str = "") -> Iterator[str]:
+    """Yield a new user of the server without any right, who may log in, and drop it in the end."""
+    name, server = f"kropot_{secrets.token_hex(6)}", server_url(kind)
+    if kind == "postgresql":
+        run_postgresql(server, f"CREATE ROLE {name} LOGIN {attributes}")
+    else:
+        run_mariadb(server, f"CREATE USER {name}@'%'")
+    try:
+        yield name
+    finally:
+        if kind == "postgresql":
+            run_postgresql(server, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+        else:
+            run_mariadb(server, f"DROP USER {name}@'%'")
+
+
+@contextmanager
+def separate_urls(kind: str, folder: Path) -> Iterator[Urls]:
+    """Yield a new ledger whose collector has only what `db init --db-owner-url` gives."""
+    with fresh_url(kind, folder) as owner, fresh_user(kind) as name:
+        user = _shown(make_url(owner).set(username=name, password=None))
+        migrate(parse_place(owner))
+        grant(parse_place(owner), parse_place(user))
+        yield Urls(owner, user)
 
 
 def server_url(kind: str) -> URL:

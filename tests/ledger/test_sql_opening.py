@@ -172,7 +172,8 @@ def tables_in(url: str) -> dict[str, object]:
     place = parse_place(url)
     triggers = {
         "sqlite": "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'",
-        "postgresql": "SELECT tgname, replace(pg_get_triggerdef(t.oid), current_schema() || '.', '') || p.prosrc"
+        "postgresql": "SELECT tgname, replace(pg_get_triggerdef(t.oid) || pg_get_functiondef(p.oid),"
+        " current_schema() || '.', '')"
         " FROM pg_trigger t JOIN pg_proc p ON p.oid = tgfoid JOIN pg_class c ON c.oid = tgrelid"
         " WHERE NOT tgisinternal AND c.relnamespace = current_schema()::regnamespace",
     }
