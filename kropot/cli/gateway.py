@@ -116,12 +116,21 @@ def command() -> None:
     "--max-connections", type=click.IntRange(min=1), default=1024, show_default=True, help="More are turned away."
 )
 @click.option(
+    "--max-per-address",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Connections that one address can hold, for IPv6 one /64 network. Behind a trusted proxy: requests of one "
+    "client that are answered at once.",
+)
+@click.option(
     "--trusted-proxy",
     "trusted_proxies",
     multiple=True,
     metavar="ADDRESS",
     callback=_checked_proxies,
-    help="A proxy (IP address or network) whose X-Forwarded-For is believed; may be given more than once.",
+    help="A proxy (IP address or network) that adds the client to X-Forwarded-For. The last address there that is not "
+    "a trusted proxy counts as the client. May be given more than once.",
 )
 @click.option("--moved", is_flag=True, help="The folder this database belongs to is now the one of --source.")
 def serve(
@@ -137,6 +146,7 @@ def serve(
     scan_every: float,
     hash_up_to: int,
     max_connections: int,
+    max_per_address: int,
     trusted_proxies: tuple[str, ...],
     moved: bool,
 ) -> Exit:
@@ -147,7 +157,7 @@ def serve(
     """
     from kropot.gateway.guard import Bounds
     from kropot.gateway.kits import refuse_inside
-    from kropot.gateway.listening import address_of, listen
+    from kropot.gateway.listening import address_of, allow_descriptors, listen
     from kropot.gateway.server import GatewayOptions, Service
     from kropot.gateway.sources import FolderSource
     from kropot.gateway.state import sqlite_file
@@ -162,10 +172,11 @@ def serve(
         base_url=base_url,
         scan_every_s=scan_every,
         hash_up_to=hash_up_to,
-        bounds=Bounds(connections=max_connections),
+        bounds=Bounds(connections=max_connections, per_address=max_per_address),
         trusted_proxies=trusted_proxies,
         moved=moved,
     )
+    allow_descriptors(max_connections)
     key = master_key(state_url, key_file)
     service = Service(source=source, state_url=state_url, master_key=key, options=options)
     stop, server = threading.Event(), service.server()
