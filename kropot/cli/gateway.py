@@ -41,6 +41,14 @@ _state = click.option(
     envvar="KROPOT_GATEWAY_STATE",
     help="The gateway's own database, as SQLAlchemy writes it.",
 )
+_revocations = click.option(
+    "--revocations",
+    type=PATH,
+    metavar="DIR",
+    envvar="KROPOT_GATEWAY_REVOCATIONS",
+    help="Folder that keeps which tokens were revoked, so that an older copy of the database brings none of them back. "
+    "Keep it apart from the database. Default: in this user's state folder.",
+)
 _key_file = click.option(
     "--master-key-file",
     type=PATH,
@@ -84,6 +92,7 @@ def command() -> None:
 )
 @_state
 @_key_file
+@_revocations
 @click.option(
     "--kits",
     type=PATH,
@@ -141,6 +150,7 @@ def serve(
     port: int,
     state_url: str,
     master_key_file: Path | None,
+    revocations: Path | None,
     kits: Path | None,
     base_url: str | None,
     scan_every: float,
@@ -158,6 +168,7 @@ def serve(
     from kropot.gateway.guard import Bounds
     from kropot.gateway.kits import refuse_inside
     from kropot.gateway.listening import address_of, allow_descriptors, listen
+    from kropot.gateway.revocations import default_revocations
     from kropot.gateway.server import GatewayOptions, Service
     from kropot.gateway.sources import FolderSource
     from kropot.gateway.state import sqlite_file
@@ -169,6 +180,7 @@ def serve(
     refuse_inside(root, key_file, sqlite_file(state_url), kits)
     options = GatewayOptions(
         kits=kits or _beside(state_url, "kits"),
+        revocations=revocations or default_revocations(),
         base_url=base_url,
         scan_every_s=scan_every,
         hash_up_to=hash_up_to,
@@ -217,22 +229,33 @@ def token() -> None:
 @click.argument("spec", type=click.Path(path_type=Path, allow_dash=True))
 @_state
 @_key_file
+@_revocations
 @click.option(
     "--kit",
     type=PATH,
     metavar="FILE",
     help="New file for the key kit, if the gateway makes the key. Default: one named after the id, in this folder.",
 )
-def create(settings: Settings, *, spec: Path, state_url: str, master_key_file: Path | None, kit: Path | None) -> None:
+def create(
+    settings: Settings,
+    *,
+    spec: Path,
+    state_url: str,
+    master_key_file: Path | None,
+    revocations: Path | None,
+    kit: Path | None,
+) -> None:
     """Make a token as the JSON file SPEC asks for (- reads standard input).
 
     Without any secureCopy field the token is plain. With a method but no key the gateway makes a key of 256 random
-    bits, and writes a kit with it: keep that off-line, it is the only thing that opens the copies.
+    bits, and writes a kit with it: keep that off-line, it is the only thing that opens the copies. A key of your own
+    needs at least 12 characters.
     """
     from kropot.gateway.kits import keep_kit, refuse_inside, write_kit
+    from kropot.gateway.tokenspec import STREAM_ROLE
 
     value = _read_spec(spec)
-    with _book(state_url, master_key_file, create=True) as book:
+    with _book(state_url, master_key_file, revocations, create=True) as book:
         root = book.source_root()
         if kit is not None and os.path.lexists(kit):
             raise UsageError(f"there is a file {kit} already: name a new one with --kit, nothing was made")
@@ -248,16 +271,19 @@ def create(settings: Settings, *, spec: Path, state_url: str, master_key_file: P
         warn("this token has expired already: nobody can use it")
     if created.kit_path is not None:
         say(f"the key is in {created.kit_path}: move it off-line, copies open only with it")
-    elif created.token.kit is None:
+    elif created.token.kit is None and created.token.may(STREAM_ROLE):
         warn("this token is plain: whoever pulls with it reads names and contents")
+    if created.warning is not None:
+        warn(created.warning)
 
 
 @token.command("list", cls=base.KropotCommand)
 @_state
 @_key_file
-def list_(settings: Settings, *, state_url: str, master_key_file: Path | None) -> None:
+@_revocations
+def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, revocations: Path | None) -> None:
     """List the tokens; of their ids only the beginning is shown."""
-    with _book(state_url, master_key_file, create=False) as book:
+    with _book(state_url, master_key_file, revocations, create=False) as book:
         rows = [_row(each, int(time.time())) for each in book.all()]
     if settings.json:
         emit_json(rows)
@@ -273,11 +299,14 @@ def list_(settings: Settings, *, state_url: str, master_key_file: Path | None) -
 @click.argument("which", metavar="TOKEN")
 @_state
 @_key_file
-def revoke(settings: Settings, *, which: str, state_url: str, master_key_file: Path | None) -> None:
+@_revocations
+def revoke(
+    settings: Settings, *, which: str, state_url: str, master_key_file: Path | None, revocations: Path | None
+) -> None:
     """Revoke a token, named by its number in the list or by its id; a running gateway knows a second later."""
     from kropot.gateway.tokens import censored
 
-    with _book(state_url, master_key_file, create=False) as book:
+    with _book(state_url, master_key_file, revocations, create=False) as book:
         found = book.revoke(which)
     if settings.json:
         emit_json({"number": found.number, "id": censored(found.id), "status": "revoked"})
@@ -317,16 +346,18 @@ def _read_spec(path: Path) -> Any:
 
 
 @contextmanager
-def _book(state_url: str, key_file: Path | None, *, create: bool) -> Iterator[TokenBook]:
+def _book(state_url: str, key_file: Path | None, revocations: Path | None, *, create: bool) -> Iterator[TokenBook]:
     """Open the database, and the tokens in it."""
     from kropot.gateway.keys import MasterKey
+    from kropot.gateway.revocations import Revocations, default_revocations
     from kropot.gateway.state import open_state
     from kropot.gateway.tokens import TokenBook
 
     path = key_path(state_url, key_file)
     state = open_state(state_url, create=create)
     try:
-        yield TokenBook(state, MasterKey(master_key(state_url, path)))
+        kept = Revocations(revocations or default_revocations())
+        yield TokenBook(state, MasterKey(master_key(state_url, path)), revocations=kept)
     finally:
         state.close()
 

@@ -169,6 +169,8 @@ class Gateway:
             "message": "Token created",
             "token": shown_token(created.token, now_s=self._clock_s()),
         }
+        if created.warning is not None:
+            made["warning"] = created.warning
         if created.kit_path is not None:
             made["kit"] = str(created.kit_path)
         return answer(made, 201)

@@ -146,6 +146,7 @@ class Contents:
         for attempt in range(_TRIES):
             descriptor, looks = await self._open(row.path)
             try:
+                self._catalogue.check_settled(looks)
                 if row.identity != looks.identity:
                     row = await in_pool(self._pool, self._catalogue.renewed, row, looks)
                     self._recent.put(token.scope, bytes.fromhex(element)[:16], row)
@@ -194,7 +195,7 @@ class Contents:
         size = looks.size
         if token.kit is not None:
             size = sealed_size(size)
-            iv = self._sealings.iv(token, element, row.nonce)
+            iv = self._sealings.iv(token, element, row.nonce, looks.identity)
             key = self._sealings.ready_key(token, iv) or await in_pool(self._pool, self._sealings.key, token, iv)
         span = None
         if scope["method"] == "GET" and b"range" in asked:
