@@ -53,7 +53,7 @@ class GatewayOptions:
     """
 
     kits: Path
-    revocations: Path | None = None
+    revocations: Path
     base_url: str | None = None
     scan_every_s: float = 30.0
     settle_s: float = SETTLE_NS / 1e9
@@ -227,6 +227,7 @@ class GatewayServer:
         host: str = "127.0.0.1",
         port: int = 0,
         kits: Path | None = None,
+        revocations: Path | None = None,
         settle_s: float = SETTLE_NS / 1e9,
         clock_ns: Callable[[], int] = time.time_ns,
         entropy: Callable[[int], bytes] = os.urandom,
@@ -239,9 +240,11 @@ class GatewayServer:
         self._address = (host, port)
         self._clock_ns = clock_ns
         self._entropy = entropy
-        near = sqlite_file(state_url)
-        kits = kits or (near.parent if near is not None else Path.cwd()) / "kits"
-        self._options = GatewayOptions(kits=kits, settle_s=settle_s, **options)
+        file = sqlite_file(state_url)
+        near = file.parent if file is not None else Path.cwd()
+        self._options = GatewayOptions(
+            kits=kits or near / "kits", revocations=revocations or near / "revoked", settle_s=settle_s, **options
+        )
         self._open = ExitStack()
         self._stop = threading.Event()
         self.url = ""

@@ -165,7 +165,7 @@ def test_older_database_brings_no_revoked_token_back(tmp_path: Path) -> None:
         assert is_admitted(gateway, other)
     [line] = [line for line in lines if line["event"] == "tokens_revoked_again"]
     assert line["count"] == 1
-    with Served(tmp_path) as gateway:  # without the folder: the database knows it again
+    with Served(tmp_path, revocations=tmp_path / "empty") as gateway:  # the database knows it again
         assert not is_admitted(gateway, revoked)
 
 
