@@ -66,6 +66,7 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
         if (name.startswith("KROPOT_") and not name.startswith("KROPOT_TEST_")) or name.lower().endswith("_proxy"):
             del os.environ[name]
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     os.environ["NO_COLOR"] = "1"
 
 

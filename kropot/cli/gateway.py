@@ -43,6 +43,14 @@ _state = click.option(
     envvar="KROPOT_GATEWAY_STATE",
     help="The gateway's own database, as an SQLAlchemy URL.",
 )
+_revocations = click.option(
+    "--revocations",
+    type=PATH,
+    metavar="DIR",
+    envvar="KROPOT_GATEWAY_REVOCATIONS",
+    help="The folder that records which tokens were revoked, so an older copy of the database cannot bring them back. "
+    "Keep it apart from the database. Default: in this user's state folder.",
+)
 _key_file = click.option(
     "--master-key-file",
     type=PATH,
@@ -94,6 +102,7 @@ def command() -> None:
 )
 @_state
 @_key_file
+@_revocations
 @click.option(
     "--kits",
     type=PATH,
@@ -130,12 +139,21 @@ def command() -> None:
     help="Refuse more connections than this at the same time.",
 )
 @click.option(
+    "--max-per-address",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="The most connections for one address (for IPv6, one /64 network). Behind a trusted proxy: the most requests "
+    "of one client at the same time.",
+)
+@click.option(
     "--trusted-proxy",
     "trusted_proxies",
     multiple=True,
     metavar="ADDRESS",
     callback=_checked_proxies,
-    help="Trust X-Forwarded-For from this proxy (IP address or network). Can be repeated.",
+    help="A proxy (IP address or network) that adds the client to X-Forwarded-For. The last address there that is not a"
+    " trusted proxy counts as the client. Can be repeated.",
 )
 @click.option(
     "--moved", is_flag=True, help="Accept that the folder of this database has moved to --source. Needed once."
@@ -148,11 +166,13 @@ def serve(
     port: int,
     state_url: str,
     master_key_file: Path | None,
+    revocations: Path | None,
     kits: Path | None,
     base_url: str | None,
     scan_every: float,
     hash_up_to: int,
     max_connections: int,
+    max_per_address: int,
     trusted_proxies: tuple[str, ...],
     moved: bool,
 ) -> Exit:
@@ -163,7 +183,8 @@ def serve(
     """
     from kropot.gateway.guard import Bounds
     from kropot.gateway.kits import refuse_inside
-    from kropot.gateway.listening import address_of, listen
+    from kropot.gateway.listening import address_of, allow_descriptors, listen
+    from kropot.gateway.revocations import default_revocations
     from kropot.gateway.server import GatewayOptions, Service
     from kropot.gateway.sources import FolderSource
     from kropot.gateway.state import sqlite_file
@@ -175,13 +196,15 @@ def serve(
     refuse_inside(root, key_file, sqlite_file(state_url), kits)
     options = GatewayOptions(
         kits=kits or _beside(state_url, "kits"),
+        revocations=revocations or default_revocations(),
         base_url=base_url,
         scan_every_s=scan_every,
         hash_up_to=hash_up_to,
-        bounds=Bounds(connections=max_connections),
+        bounds=Bounds(connections=max_connections, per_address=max_per_address),
         trusted_proxies=trusted_proxies,
         moved=moved,
     )
+    allow_descriptors(max_connections)
     key = master_key(state_url, key_file)
     service = Service(source=source, state_url=state_url, master_key=key, options=options)
     stop, server = threading.Event(), service.server()
@@ -225,6 +248,7 @@ def token() -> None:
 @click.argument("spec", type=click.Path(path_type=Path, allow_dash=True))
 @_state
 @_key_file
+@_revocations
 @click.option(
     "--kit",
     type=PATH,
@@ -232,16 +256,26 @@ def token() -> None:
     help="Write the kit to this new file, if the gateway makes the key. Default: a file in this folder, named after the"
     " token's id.",
 )
-def create(settings: Settings, *, spec: Path, state_url: str, master_key_file: Path | None, kit: Path | None) -> None:
+def create(
+    settings: Settings,
+    *,
+    spec: Path,
+    state_url: str,
+    master_key_file: Path | None,
+    revocations: Path | None,
+    kit: Path | None,
+) -> None:
     """Make a token from the JSON file SPEC, and print it. Use - for standard input.
 
     If SPEC has no secureCopy field, the token is plain: nothing is encrypted. If SPEC has a method but no key, the
-    gateway makes a random key of 256 bits and writes a kit. Keep the kit off-line. Only the kit opens the copies.
+    gateway makes a random key of 256 bits and writes a kit. Keep the kit off-line. Only the kit opens the copies. A key
+    of your own needs at least 12 characters.
     """
     from kropot.gateway.kits import keep_kit, refuse_inside, write_kit
+    from kropot.gateway.tokenspec import STREAM_ROLE
 
     value = _read_spec(spec)
-    with _book(state_url, master_key_file, create=True) as book:
+    with _book(state_url, master_key_file, revocations, create=True) as book:
         root = book.source_root()
         if kit is not None and os.path.lexists(kit):
             raise UsageError(f"the file {kit} exists already, so no token was made: name a new file with --kit")
@@ -257,19 +291,22 @@ def create(settings: Settings, *, spec: Path, state_url: str, master_key_file: P
         warn("this token has expired already, so it cannot be used: make another one with a later `expires`")
     if created.kit_path is not None:
         say(f"the key is in {created.kit_path}: move this file off-line; only it opens the copies")
-    elif created.token.kit is None:
+    elif created.token.kit is None and created.token.may(STREAM_ROLE):
         warn(
             "this token is plain, so its holder can read names and contents: to encrypt, add "
             '"secureCopyEncryptionMethod" to the specification'
         )
+    if created.warning is not None:
+        warn(created.warning)
 
 
 @token.command("list", cls=base.KropotCommand)
 @_state
 @_key_file
-def list_(settings: Settings, *, state_url: str, master_key_file: Path | None) -> None:
+@_revocations
+def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, revocations: Path | None) -> None:
     """List the tokens. Only the beginning of each id is shown."""
-    with _book(state_url, master_key_file, create=False) as book:
+    with _book(state_url, master_key_file, revocations, create=False) as book:
         rows = [_row(each, int(time.time())) for each in book.all()]
     if settings.json:
         emit_json(rows)
@@ -285,14 +322,17 @@ def list_(settings: Settings, *, state_url: str, master_key_file: Path | None) -
 @click.argument("which", metavar="TOKEN")
 @_state
 @_key_file
-def revoke(settings: Settings, *, which: str, state_url: str, master_key_file: Path | None) -> None:
+@_revocations
+def revoke(
+    settings: Settings, *, which: str, state_url: str, master_key_file: Path | None, revocations: Path | None
+) -> None:
     """Revoke TOKEN, given as its number in the list or as its id.
 
     A running gateway refuses the token within a second.
     """
     from kropot.gateway.tokens import censored
 
-    with _book(state_url, master_key_file, create=False) as book:
+    with _book(state_url, master_key_file, revocations, create=False) as book:
         found = book.revoke(which)
     if settings.json:
         emit_json({"number": found.number, "id": censored(found.id), "status": "revoked"})
@@ -336,16 +376,18 @@ def _read_spec(path: Path) -> Any:
 
 
 @contextmanager
-def _book(state_url: str, key_file: Path | None, *, create: bool) -> Iterator[TokenBook]:
+def _book(state_url: str, key_file: Path | None, revocations: Path | None, *, create: bool) -> Iterator[TokenBook]:
     """Open the database and yield its tokens."""
     from kropot.gateway.keys import MasterKey
+    from kropot.gateway.revocations import Revocations, default_revocations
     from kropot.gateway.state import open_state
     from kropot.gateway.tokens import TokenBook
 
     path = key_path(state_url, key_file)
     state = open_state(state_url, create=create)
     try:
-        yield TokenBook(state, MasterKey(master_key(state_url, path)))
+        kept = Revocations(revocations or default_revocations())
+        yield TokenBook(state, MasterKey(master_key(state_url, path)), revocations=kept)
     finally:
         state.close()
 

@@ -175,7 +175,7 @@ _SPEC = {
     "data": {
         "tags": ["a.tag"],
         "maxAllowedFileSize": 7,
-        "secureCopyEncryptionKey": "pass phrase",
+        "secureCopyEncryptionKey": "a longer pass phrase",
         "secureCopyEncryptionMethod": "aes-256-cbc",
         "secureCopyDigestMethod": "sha512",
         "secureCopyDigestRounds": 6000,
