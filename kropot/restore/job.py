@@ -194,7 +194,7 @@ def _details(plan: Planned, content: Content) -> dict[str, Any]:
         **show_name("name", claim.name),
         "sha256": content.sha256.hex(),
         "mode": claim.mode,
-        "mtime_ns": claim.mtime_ns,
+        "mtime_ns": None if claim.mtime_ns is None else str(claim.mtime_ns),
         "source": stored["source"],
         "type": stored["type"],
         "id": stored["id"],
