@@ -262,7 +262,7 @@ def test_full_disk_is_said_clearly_and_leaves_nothing(bench: Bench, store: Objec
 def test_second_living_holder_of_an_instance_is_refused(bench: Bench, store: ObjectStore) -> None:
     store.lock()
     other = bench.open("one")
-    for act in (other.claim, other.stage, other.clean_own_leftovers):
+    for act in (other.lock, other.stage, other.clean_own_leftovers):
         with pytest.raises(LockedError):
             act()
     bench.open("two").lock()
