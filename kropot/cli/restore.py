@@ -158,7 +158,7 @@ def _from_ledger(
 
 @contextmanager
 def _from_export(root: Path, until: str | None, source_names: tuple[str, ...]) -> Iterator[_Origin]:
-    from kropot.restore.exported import ExportedCopies
+    from kropot.restore.read_export import ExportedCopies
 
     if until is not None or source_names:
         raise UsageError(

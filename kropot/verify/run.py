@@ -114,7 +114,7 @@ class Verification:
 
     def _database(self) -> Iterator[Finding]:
         """Ask the database first: the audit reads through its indexes, and believes what they lead to."""
-        for detail in self._ledger.store.damage():
+        for detail in self._ledger.database.damage():
             yield with_hint(Finding(kind="damaged_database", detail=detail))
 
     def _log(self, log: LogAudit) -> Iterator[Finding]:
