@@ -35,8 +35,8 @@ faults: $(VENV)/.installed-dev ## kills, power cuts, full disks, broken networks
 simulate: $(VENV)/.installed-dev ## the collector under a virtual clock; SEEDS=1000 runs that many histories
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000)
 
-attack: $(VENV)/.installed-dev ## every attack of tests/attack with its full range of values; make test draws a sample
-	KROPOT_ATTACK=all $(BIN)/python -m pytest -n auto tests/attack
+attack: $(VENV)/.installed-dev ## hostile values, clients, servers and database users: all of tests/attack, of which make test runs a sample
+	KROPOT_TEST_ATTACK=all KROPOT_TEST_HYPOTHESIS=wide $(BIN)/python -m pytest -n auto tests/attack
 
 # uv reads the files that are there first: what pyproject.toml still allows stays as it is, but for UPGRADE=1.
 LOCK = $(VENV)/tools/bin/uv pip compile --quiet --universal --python $(BIN)/python --python-version 3.11 \
