@@ -1,4 +1,4 @@
-"""What the demonstration works on: a sample folder, the changes made to it, and the notes it leaves behind."""
+"""What the demo works on: a sample folder, the changes to it, and the list of commands that stays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEED: Final = 1842
 
 COPY_BYTES: Final = 256 << 20
 COPY_FILES: Final = 20_000
-"""A folder up to this size is copied before files in it are changed and deleted; a larger one is served untouched."""
+"""The demo copies a folder up to this size and changes the copy. It serves a larger folder and changes nothing."""
 
 _WORDS: Final = (
     "mutual aid is as much a law of animal life as mutual struggle and sociability is as much a law of nature"
@@ -30,7 +30,7 @@ _BIG_BYTES: Final = 8 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where everything of one demonstration lies; `source` is the folder that is served."""
+    """The files and folders of one demo. The gateway serves `source`."""
 
     folder: Path
     source: Path
@@ -42,7 +42,7 @@ class Places:
 
     @property
     def kit(self) -> Path:
-        """The file with the key, which belongs off-line."""
+        """The key kit, which its owner must keep off-line."""
         return self.folder / "key-kit.json"
 
     @property
@@ -52,22 +52,22 @@ class Places:
 
     @property
     def state(self) -> Path:
-        """The gateway's database; its master key is beside it."""
+        """The gateway's database. Its master key lies beside it."""
         return self.folder / "gateway" / "gateway.db"
 
     @property
     def master_key(self) -> Path:
-        """The gateway's master key, where `kropotcli gateway` looks for it by itself."""
+        """The gateway's master key, where `kropotcli gateway` looks for it by default."""
         return self.state.with_name(self.state.name + ".key")
 
     @property
     def notes(self) -> Path:
-        """The commands to go on by hand."""
+        """The commands to continue by hand."""
         return self.folder / "COMMANDS.txt"
 
 
 def token_spec() -> dict[str, Any]:
-    """Return what the demonstration asks the gateway for: an encrypted token, with a key that the gateway makes."""
+    """Return the specification of the demo's token. The token is encrypted, and the gateway makes its key."""
     return {
         "roles": ["securecopy.stream"],
         "expires": "never",
@@ -76,7 +76,7 @@ def token_spec() -> dict[str, Any]:
 
 
 def make_folder(wanted: Path) -> Path:
-    """Make a new folder of mode 0700 and return it: `wanted`, or with a number behind it if that is taken."""
+    """Make a new folder of mode 0700 and return it: `wanted`, or that name with a number if it exists."""
     for number in range(1, 10_000):
         folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         try:
@@ -84,11 +84,11 @@ def make_folder(wanted: Path) -> Path:
         except FileExistsError:
             continue
         return folder
-    raise UsageError(f"there are 9,999 folders like {wanted}: remove some of them")
+    raise UsageError(f"there are 9,999 folders like {wanted} already: remove some, or name another with --folder")
 
 
 def write_sample(folder: Path, *, seed: int = SEED) -> None:
-    """Fill a folder with what folders hold: texts, an empty file, odd names, one large file; the same every time."""
+    """Fill a folder with texts, an empty file, odd names and one large file. The result is always the same."""
     chance = random.Random(seed)  # noqa: S311 - sample texts, no secrets
     for number in range(_TEXTS):
         place = folder / ("letters", "letters/1902", "accounts")[number % 3]
@@ -101,7 +101,7 @@ def write_sample(folder: Path, *, seed: int = SEED) -> None:
 
 
 def is_small(folder: Path) -> bool:
-    """Return whether a folder is small enough to be copied for the demonstration."""
+    """Return whether a folder is small enough for the demo to copy it."""
     files = size = 0
     for path in _files(folder):
         files, size = files + 1, size + path.lstat().st_size
@@ -111,24 +111,24 @@ def is_small(folder: Path) -> bool:
 
 
 def copy_folder(source: Path, target: Path) -> list[str]:
-    """Copy a folder, links as links; return what could not be read, as paths.
+    """Copy a folder, and return the paths that could not be read.
 
-    Sockets, pipes and devices are left out.
+    Links are copied as links. Sockets, pipes and devices are left out.
     """
     try:
         shutil.copytree(source, target, symlinks=True, ignore=_no_specials)
     except shutil.Error as error:
-        # It has gone on with the rest.
+        # shutil has copied the rest.
         return sorted(str(name) for name, *_ in error.args[0])
     finally:
         if target.is_dir():
-            # The copy is changed afterwards, whether or not the folder itself may be.
+            # The demo changes the copy later, even if the original folder is read-only.
             target.chmod(0o700)
     return []
 
 
 def change(folder: Path) -> list[str]:
-    """Change, delete and add some files in the folder; return what was done, a line each."""
+    """Change, delete and add some files in the folder. Return one line for each change."""
     files = sorted(path for path in _files(folder) if not path.is_symlink() and _may_change(path))
     done = []
     for path in files[:2]:
@@ -143,9 +143,9 @@ def change(folder: Path) -> list[str]:
 
 
 def config_text(url: str) -> str:
-    """Return the configuration that the demonstration's commands share; its paths are relative to its folder."""
+    """Return the configuration that the demo's commands share. Its paths are relative to its folder."""
     return (
-        "# The options that the commands of this demonstration share.\n"
+        "# The options that all commands of this demo share.\n"
         f'server-url = "{url}"\n'
         'token-file = "token"\n'
         'db-string = "sqlite:///ledger.db"\n'
@@ -154,16 +154,16 @@ def config_text(url: str) -> str:
 
 
 def kit_text(kit: dict[str, Any]) -> str:
-    """Return a key kit as its file holds it."""
+    """Return a key kit as the text of its file."""
     return json.dumps(kit, indent=2) + "\n"
 
 
 def commands(places: Places, port: int) -> list[tuple[str, Sequence[str]]]:
-    """Return the commands to go on by hand, each with what it is for."""
+    """Return the commands to continue by hand, each with its purpose."""
     shared = ("kropotcli", "--config", places.config.name)
     return [
         (
-            "Start the gateway again (in a terminal of its own; the next two commands need it)",
+            "Start the gateway again (in a second terminal; the next two commands need it)",
             (
                 "kropotcli",
                 *("gateway", "serve", "--source", str(places.source), "--port", str(port)),
@@ -171,28 +171,28 @@ def commands(places: Places, port: int) -> list[tuple[str, Sequence[str]]]:
             ),
         ),
         ("Collect once", (*shared, "collect", "--once")),
-        ("Collect for ever, every five minutes", (*shared, "collect")),
-        ("See how the replica is", (*shared, "status")),
-        ("List what is in it", (*shared, "ls")),
-        ("Check that everything is what it was", (*shared, "verify")),
-        ("Bring the files back, with the key", (*shared, "restore", "--key", places.kit.name, "--to", "restored")),
+        ("Collect every five minutes, until you stop it", (*shared, "collect")),
+        ("Show the status of the replica", (*shared, "status")),
+        ("List its elements", (*shared, "ls")),
+        ("Verify the ledger and the copies", (*shared, "verify")),
+        ("Restore the files with the kit", (*shared, "restore", "--key", places.kit.name, "--to", "restored")),
     ]
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder; links to folders are not followed."""
+    """Yield the files below a folder. Links to folders are not followed."""
     for place, _, names in os.walk(folder):
         for name in names:
             yield folder.__class__(place, name)
 
 
 def _may_change(path: Path) -> bool:
-    """Return whether a file may be written to and deleted: a copied one is as read-only as the one it was made of."""
+    """Return whether the demo can write to a file and delete it. A copy of a read-only file is read-only too."""
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)
 
 
 def _no_specials(place: str, names: list[str]) -> list[str]:
-    """Return those of the names that are sockets, pipes or devices."""
+    """Return the names that are sockets, pipes or devices."""
     left = []
     for name in names:
         path = os.path.join(place, name)  # noqa: PTH118 - shutil passes strings

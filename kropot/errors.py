@@ -1,4 +1,4 @@
-"""What the program refuses or cannot do; exit code and HTTP status live on the class (docs/tour.md, "Exit codes")."""
+"""The errors that the program raises. Each class has an exit code and an HTTP status (docs/tour.md, "Exit codes")."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 
 class Exit(IntEnum):
-    """The exit codes, all of them; where several apply, FINDINGS beats ERROR beats PARTIAL."""
+    """All exit codes. Where several apply, FINDINGS beats ERROR, and ERROR beats PARTIAL."""
 
     DONE = 0
     ERROR = 1
@@ -22,39 +22,39 @@ class Exit(IntEnum):
 
 
 class KropotError(Exception):
-    """A failure told to the user in one sentence: what, where, and what to do."""
+    """An error with a one-line message for the user: what failed, on what, and what to do now."""
 
     exit_code: ClassVar[Exit] = Exit.ERROR
     http_status: ClassVar[int] = 500
 
 
 class UsageError(KropotError):
-    """The request makes no sense as it was made."""
+    """The command line, the configuration or the request is not valid."""
 
     exit_code = Exit.USAGE
     http_status = 400
 
 
 class PartialError(KropotError):
-    """Some of the work could not be done; the rest was."""
+    """A part of the work could not be done. The rest was done."""
 
     exit_code = Exit.PARTIAL
 
 
 class IntegrityError(KropotError):
-    """Something is not what was recorded, or the program refuses to make it worse."""
+    """Data differs from the record, or the program refuses an action to protect the data."""
 
     exit_code = Exit.FINDINGS
 
 
 class NoLedgerError(KropotError):
-    """There is no ledger where one was looked for."""
+    """No ledger exists at the given place."""
 
     exit_code = Exit.NO_LEDGER
 
 
 class LockedError(KropotError):
-    """Another living process holds what this one needs."""
+    """Another running process holds what this one needs."""
 
     exit_code = Exit.LOCKED
 
@@ -67,6 +67,6 @@ class ServerRefusedError(KropotError):
 
 
 class WrongKeyError(KropotError):
-    """The key does not open what it should open."""
+    """The key does not open the data."""
 
     exit_code = Exit.WRONG_KEY

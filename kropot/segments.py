@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+from kropot.durable.dirfd import NotRegularError, open_named
 from kropot.durable.errors import storage_error
 from kropot.durable.filesystem import OsFiles
 from kropot.durable.newfile import replace_file
@@ -45,6 +46,14 @@ class SegmentFile:
     path: Path
 
 
+def open_segment(path: Path) -> BinaryIO:
+    """Open a segment for reading. Raises: MalformedSegmentError if this is not a regular file; OSError."""
+    try:
+        return open_named(path)
+    except NotRegularError as error:
+        raise MalformedSegmentError(str(error.strerror)) from None
+
+
 class SegmentFolder:
     """The segments below `root`, the storage path; `scratch` is the writer's own folder for temporary files."""
 
@@ -74,7 +83,7 @@ class SegmentFolder:
         """
         for file in reversed(self.found()):
             try:
-                with file.path.open("rb") as opened:
+                with open_segment(file.path) as opened:
                     return reach_of(opened)
             except (MalformedSegmentError, FileNotFoundError):
                 continue  # `verify` reports damaged files; a file that is gone was replaced by a longer one
@@ -153,7 +162,7 @@ class SegmentFolder:
         ledger_id: bytes | None = None
         for file in self._chain():
             try:
-                with file.path.open("rb") as opened:
+                with open_segment(file.path) as opened:
                     reach = reach_of(opened)
                     if ledger_id not in (None, reach.ledger_id):
                         raise MalformedSegmentError("it belongs to another ledger")  # noqa: TRY301 -- named below

@@ -17,6 +17,7 @@ from ledger.errors import LedgerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from kropot.checkpoints.folder import CheckpointFolder
     from kropot.segments import SegmentFolder
@@ -63,10 +64,16 @@ def keep_snapshots(ledger: Ledger, *, clock: Callable[[], float] = monotonic) ->
 
 
 def keep_checkpoints(
-    ledger: Ledger, key: SigningKey, folders: Sequence[CheckpointFolder], *, every_s: float, every_events: int
+    ledger: Ledger,
+    key: SigningKey,
+    key_file: Path,
+    folders: Sequence[CheckpointFolder],
+    *,
+    every_s: float,
+    every_events: int,
 ) -> Chore:
     """Return the chore of signing the head: every `every_s` seconds or `every_events` events while there is news."""
-    signer = _Signer(ledger, key, folders, every_s, every_events)
+    signer = _Signer(ledger, key, key_file, folders, every_s=every_s, every_events=every_events)
     return Chore(name="checkpoints", every_s=min(every_s, 5.0), do=signer.look)
 
 
@@ -136,12 +143,15 @@ class _Signer:
         self,
         ledger: Ledger,
         key: SigningKey,
+        key_file: Path,
         folders: Sequence[CheckpointFolder],
+        *,
         every_s: float,
         every_events: int,
     ) -> None:
         self._ledger = ledger
         self._key = key
+        self._key_file = key_file
         self._folders = folders
         self._every_s = every_s
         self._every_events = every_events
@@ -157,5 +167,5 @@ class _Signer:
         if is_long_ago or position - self._signed >= self._every_events:
             from kropot.checkpoints.signing import sign_head
 
-            self._signed = sign_head(self._ledger, self._key, self._folders).checkpoint.size
+            self._signed = sign_head(self._ledger, self._key, self._key_file, self._folders).checkpoint.size
             self._signed_at = monotonic()

@@ -1,4 +1,4 @@
-"""How moments, spans and amounts are written for people."""
+"""Writes times, durations, sizes and counts for people."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ _STEP: Final = 1024
 
 
 def moment(us: int | None) -> str:
-    """Return microseconds since 1970 as a UTC time of whole seconds, a dash for None."""
+    """Return microseconds since 1970 as a UTC time in whole seconds, or a dash for None.
+
+    No calendar date exists outside the years 1 to 9999. Such a time is given in microseconds.
+    """
     if us is None:
         return "-"
-    return datetime.fromtimestamp(us // SECOND_US, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(us // SECOND_US, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{us} us since 1970"
 
 
 def span(us: int) -> str:
-    """Return a span of microseconds in its two largest units, e.g. `3 h 5 min`."""
+    """Return a duration in microseconds in its two largest units, e.g. `3 h 5 min`."""
     seconds = max(us // SECOND_US, 0)
     parts = []
     for length, name in _SPANS:
@@ -31,7 +37,7 @@ def span(us: int) -> str:
 
 
 def amount(size: int) -> str:
-    """Return a number of bytes in the unit that keeps it short, e.g. `1.5 MiB`."""
+    """Return a number of bytes in the largest unit that fits, e.g. `1.5 MiB`."""
     value, unit = float(size), 0
     while value >= _STEP and unit < len(_UNITS) - 1:
         value /= _STEP
@@ -40,10 +46,19 @@ def amount(size: int) -> str:
 
 
 def one_line(name: str) -> str:
-    """Return a foreign name as it stands within a line: its own line breaks and tabs would make it look like more."""
+    """Return a name with its line breaks and tabs escaped, so that it cannot look like several lines or fields."""
     return name.replace("\n", "\\n").replace("\t", "\\t")
 
 
+def quoted(text: str) -> str:
+    """Return foreign text as it stands within a sentence: in quotes, and nothing in it can end them or look like more.
+
+    Quotes, backslashes, and whatever does not print are escaped, so no two texts look the same.
+    """
+    plain = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{"".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)}"'
+
+
 def number(value: int, noun: str) -> str:
-    """Return a count with its noun in the right form, e.g. `1 element`, `2 elements`."""
+    """Return a count and its noun, singular or plural, e.g. `1 element`, `2 elements`."""
     return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"

@@ -1,1 +1,1 @@
-"""An append-only ledger of what was seen and what was done: events, their proof, and what they mean."""
+"""An append-only ledger of what was seen and done: events, their proofs and their projection."""

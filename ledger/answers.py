@@ -1,4 +1,4 @@
-"""What a ledger answers: the head, a commit, sources, sums and reports, as values."""
+"""The values that a ledger returns: the head, a commit, sources, sums and reports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """The end of the log: last position (0: empty), its recorded time, and the tree's frontier over all events."""
+    """The end of the log: the last position (0 if empty), its recorded time, and the frontier over all events.
+
+    `recorded_us` is in microseconds since 1970 UTC.
+    """
 
     position: int
     recorded_us: int
@@ -21,7 +24,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """One append: the positions `first` to `last`, both included, all recorded at the same moment."""
+    """One append: the positions `first` to `last`, both included. All have the same recorded time.
+
+    `recorded_us` is in microseconds since 1970 UTC.
+    """
 
     first: int
     last: int
@@ -30,7 +36,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceEntry:
-    """A source: its 128-bit id, its stream's version (what an append expects), and its newest state."""
+    """A source: its 128-bit id, its stream's version (which an append expects), and its newest state."""
 
     id: bytes
     version: int
@@ -49,7 +55,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RebuildReport:
-    """What a rebuild did: events read up to `position`, entries made, events of unknown types skipped."""
+    """What a rebuild did: events read up to `position`, entries made, and events of unknown types skipped."""
 
     position: int
     events: int

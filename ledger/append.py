@@ -1,4 +1,4 @@
-"""From facts to a batch: versions, bytes, leaves and projection of one append, decided without touching a store."""
+"""Turns facts into a batch: decides versions, bytes, leaves and projection of one append without touching a store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ledger.codec import (
     FORMAT,
     NONCE_BYTES,
+    SOURCE_BYTES,
     Header,
     encode_header,
     encode_payload,
@@ -16,16 +17,16 @@ from ledger.codec import (
     leaf_hash,
     payload_digest,
 )
-from ledger.errors import ClockAheadError, ConflictError, LedgerError
+from ledger.errors import ClockAheadError, ConflictError, DamagedRowError, LedgerError
 from ledger.events import (
     AUDIT_KIND,
     INSTANCE_KIND,
     LEDGER_KIND,
+    MAX_KEY_BYTES,
     NO_SOURCE,
     SOURCE_KIND,
     Fact,
     LedgerBegan,
-    SourceBegan,
     SourceFact,
     StreamKey,
     Subject,
@@ -43,11 +44,9 @@ if TYPE_CHECKING:
 LEDGER_KEY = StreamKey(source=NO_SOURCE, kind=LEDGER_KIND, id="")
 AUDIT_KEY = StreamKey(source=NO_SOURCE, kind=AUDIT_KIND, id="")
 
-MAX_KEY_BYTES = 600
-SOURCE_BYTES = 16
 MAX_WRITER_BYTES = 255
 MAX_AHEAD_US = 24 * 3600 * 1_000_000
-"""An observation may claim a time at most this far ahead of the ledger's: clocks differ, but not by days."""
+"""How far an observation's time may be ahead of the ledger's. Clocks differ, but not by days."""
 
 
 def source_key(source: bytes) -> StreamKey:
@@ -63,9 +62,10 @@ def instance_key(name: str) -> StreamKey:
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewFact:
-    """A fact to append: about which stream, observed when, and after which version of it (None: whatever it is).
+    """A fact to append: its stream, when it was observed, and the version of the stream that it expects.
 
-    `expected` counts the stream's events: 0 says that there is none yet.
+    `expected` counts the stream's events: 0 means that there is none yet, and None accepts any version. `observed_us`
+    is in microseconds since 1970 UTC.
     """
 
     key: StreamKey
@@ -76,10 +76,10 @@ class NewFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppendContext:
-    """What an append stands on, all of it read under the head's lock.
+    """What an append depends on. All of it is read under the head's lock.
 
-    `keys` are the facts' stored keys, in their order; `streams` has a row for each of them that exists. `sources` and
-    `salts` are by source id, and `salts` has the ledger's own under NO_SOURCE.
+    `keys` are the facts' stored keys, in the order of the facts. `streams` has a row for each key that exists.
+    `sources` and `salts` are keyed by source id. `salts` has the ledger's own salt under NO_SOURCE.
     """
 
     head: StoredHead
@@ -93,12 +93,12 @@ class AppendContext:
 def plan_batch(
     facts: Sequence[NewFact], ground: AppendContext, *, writer: str, nonces: bytes, batch_key: bytes | None = None
 ) -> Batch:
-    """Return everything that appending `facts` writes; `nonces` holds 16 random bytes a fact.
+    """Return everything that appending `facts` writes. `nonces` holds 16 random bytes for each fact.
 
     Raises:
-        ConflictError: if an `expected` version is not the stream's; it names every such stream.
+        ConflictError: if an `expected` version is not the stream's. The error names every such stream.
         ClockAheadError: if a fact claims to be observed more than a day after the ledger's time.
-        LedgerError: if a fact does not belong on its stream, or its key is too long.
+        LedgerError: if a fact contradicts itself or does not belong on its stream, or its key is too long.
     """
     head = ground.head
     salts = dict(ground.salts)
@@ -116,7 +116,7 @@ def plan_batch(
         found = known.get(stored)
         if found is None:
             if len(stored) > MAX_KEY_BYTES:
-                raise LedgerError(f"a stream key of {len(stored)} bytes; {MAX_KEY_BYTES} fit")
+                raise LedgerError(f"a stream key has {len(stored)} bytes, and at most {MAX_KEY_BYTES} are allowed")
             streams += 1
             fresh.append((streams, stored))
             found = (streams, 0)
@@ -176,7 +176,7 @@ def plan_batch(
     if conflicts:
         raise ConflictError(tuple(conflicts))
     entries = {row.stream: row.entry for row in ground.streams.values() if row.entry is not None}
-    frontier = Frontier.parse(head.position, head.frontier).extend(leaves).stored
+    frontier = frontier_of(head).extend(leaves).stored
     first = head.position + 1
     return Batch(
         head=StoredHead(seq, recorded_us, streams, frontier),
@@ -188,17 +188,28 @@ def plan_batch(
     )
 
 
+def frontier_of(head: StoredHead) -> Frontier:
+    """Return the tree's frontier at the head. Raises: DamagedRowError if the head cannot be one."""
+    try:
+        return Frontier.parse(head.position, head.frontier)
+    except ValueError as error:
+        raise DamagedRowError(f"the head is damaged: {error}") from None
+
+
 def check_writer(writer: str) -> None:
-    """Raise LedgerError for a writer's name that does not fit into a row."""
+    """Check that a writer's name fits into a row. Raises: LedgerError if it is too long."""
     if len(writer.encode()) > MAX_WRITER_BYTES:
-        raise LedgerError(f"the writer's name is longer than {MAX_WRITER_BYTES} bytes")
+        raise LedgerError(f"the writer's name has more than {MAX_WRITER_BYTES} bytes: choose a shorter one")
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def _salt(key: StreamKey, fact: Fact, salts: dict[bytes, bytes]) -> bytes:
-    """Return the salt of the stream's digest, and refuse a fact that is not about such a stream."""
+    """Return the salt of the stream's digest; refuse a fact that contradicts itself or is not about such a stream."""
+    wrong = fact.contradiction()
+    if wrong is not None:
+        raise LedgerError(f"a {fact.TYPE} that contradicts itself cannot be recorded: {wrong}")
     subject = fact.SUBJECT
     if subject is Subject.ELEMENT:
         _demand(key.is_element, key, fact)
@@ -219,8 +230,8 @@ def _salt(key: StreamKey, fact: Fact, salts: dict[bytes, bytes]) -> bytes:
 
 def _check_source(key: StreamKey, fact: SourceFact, salts: dict[bytes, bytes]) -> None:
     began = key.source in salts
-    if began == (type(fact) is SourceBegan):
-        raise LedgerError(f"the source {key.source.hex()} {'began before' if began else 'has not begun'}")
+    if began == fact.BEGINS:
+        raise LedgerError(f"the source {key.source.hex()} {'has begun already' if began else 'has not begun'}")
     if salts.setdefault(key.source, fact.source.salt) != fact.source.salt:
         raise LedgerError(f"the salt of source {key.source.hex()} cannot change")
 

@@ -1,6 +1,6 @@
-"""Signed checkpoints of a ledger's head: C2SP's `tlog-checkpoint`, a signed note of origin, size and root.
+"""Signed checkpoints of a ledger's head: C2SP's `tlog-checkpoint`, a signed note with origin, size and root.
 
-https://c2sp.org/tlog-checkpoint; the origin names the ledger by its random id (docs/format.md, "Checkpoints").
+See https://c2sp.org/tlog-checkpoint. The origin names the ledger by its random id (docs/format.md, "Checkpoints").
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_DIGITS = 19
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The head of a ledger at one moment: `size` events, whose tree has this `root` (32 bytes)."""
+    """The head of a ledger at one moment: it has `size` events, and their tree has this `root` (32 bytes)."""
 
     origin: str
     size: int
@@ -36,18 +36,18 @@ class Checkpoint:
 
     @property
     def text(self) -> str:
-        """The text that is signed: three lines."""
+        """The text to sign: three lines."""
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
     @classmethod
     def parse(cls, text: str) -> Checkpoint:
-        """Undo `text`; ignores further lines, which others may add.
+        """Parse `text`. Ignore further lines, which others may add.
 
         Raises:
             BadCheckpointError: of kind "malformed".
         """
         lines = text.split("\n")
-        if len(lines) < 4 or lines[-1] or not all(lines[:-1]):  # noqa: PLR2004 -- three lines and what ends the last
+        if len(lines) < 4 or lines[-1] or not all(lines[:-1]):  # noqa: PLR2004 -- three lines and an empty end
             raise BadCheckpointError(
                 "this is not a checkpoint: it must have origin, size and root on lines of their own"
             )
@@ -64,7 +64,7 @@ class Checkpoint:
 
 
 def origin_of(ledger_id: bytes) -> str:
-    """Return the origin that checkpoints of this ledger have."""
+    """Return the origin of this ledger's checkpoints."""
     return f"kropotcli/ledger/{ledger_id.hex()}"
 
 
@@ -77,13 +77,13 @@ def open_checkpoint(note: bytes, key: VerifierKey) -> Checkpoint:
     """Return the checkpoint that `key` signed.
 
     Raises:
-        BadCheckpointError: as `ledger.note.open_note`, or if what was signed is not a checkpoint.
+        BadCheckpointError: as `ledger.note.open_note`, or if the signed text is not a checkpoint.
     """
     return Checkpoint.parse(open_note(note, key))
 
 
 def unverified_checkpoint(note: bytes) -> Checkpoint:
-    """Return what a note says without checking who signed it: it proves nothing, but contradicting it is worth knowing.
+    """Return the checkpoint in a note without checking its signature. It proves nothing, but can reveal a conflict.
 
     Raises:
         BadCheckpointError: of kind "malformed".

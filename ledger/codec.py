@@ -1,4 +1,4 @@
-"""The bytes of an event: its header, canonical payload, and the digests over both (docs/format.md, "Event bytes")."""
+"""The bytes of an event: its header, its canonical payload, and digests of both (docs/format.md, "Event bytes")."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ FORMAT = 1
 """The version of the header's layout."""
 
 FLAG_CRITICAL = 1
-"""A projection MUST stop at an event with this flag when it does not know the event's type."""
+"""A projection MUST stop at an event with this flag if it does not know the event's type."""
 
 NONCE_BYTES = 16
+SOURCE_BYTES = 16
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
-"""(type, schema version) -> the function that turns a payload's map into that of the next schema version."""
+"""(type, schema version) -> the function that converts a payload's map to the next schema version."""
 
 
 class Header(NamedTuple):
-    """What the tree commits to; a tuple, since its bytes are an array of the fields in this order.
+    """The part of an event that the tree commits to. Its bytes are an array of the fields in this order.
 
-    `stream_digest` and `payload_digest` are 32 bytes, times are microseconds since 1970 UTC, `stream_version` counts
-    the stream's events from 1.
+    `stream_digest` and `payload_digest` have 32 bytes. Times are in microseconds since 1970 UTC. `stream_version`
+    counts the stream's events from 1.
     """
 
     format: int
@@ -53,7 +54,7 @@ class Header(NamedTuple):
 
 
 class Payload(NamedTuple):
-    """A payload as read: the fact, and whether its bytes are the ones that encoding the fact would give."""
+    """A decoded payload: the fact, and whether encoding the fact gives the same bytes again."""
 
     fact: Fact | UnknownFact
     canonical: bool
@@ -73,31 +74,31 @@ def encode_header(header: Header) -> bytes:
     try:
         return cast("bytes", _packer().pack(header))
     except (TypeError, ValueError, OverflowError) as error:
-        raise MalformedEventError(f"a header that cannot be written: {error}") from None
+        raise MalformedEventError(f"the header cannot be encoded: {error}") from None
 
 
 def decode_header(stored: bytes) -> Header:
-    """Read a header back.
+    """Decode a header.
 
     Raises:
         MalformedEventError: if the bytes are not exactly what `encode_header` writes for a header of this format.
     """
     fields = _unpack(stored, "header")
     if type(fields) is not tuple or tuple(map(type, fields)) != _HEADER_TYPES:
-        raise MalformedEventError("the header is not an array of the eleven fields")
+        raise MalformedEventError("the header is not an array of its eleven fields")
     header = Header._make(fields)
     if header.format != FORMAT:
-        raise MalformedEventError(f"the header has format {header.format}, and this version reads {FORMAT}")
+        raise MalformedEventError(f"the header has format {header.format}, and this version reads only {FORMAT}")
     if len(header.stream_digest) != _DIGEST_BYTES or len(header.payload_digest) != _DIGEST_BYTES:
         raise MalformedEventError("a digest in the header is not 32 bytes long")
     if header.seq < 1 or header.stream_version < 1 or header.schema_version < 1:
         raise MalformedEventError("a count in the header is below 1")
     if header.flags not in (0, FLAG_CRITICAL):
-        raise MalformedEventError(f"the header has flags {header.flags} that this version does not know")
+        raise MalformedEventError(f"the header has the flags {header.flags}, which this version does not know")
     if max(header[1], header[3], header[5], header[7], header[8]) > MAX_INT or min(header[7], header[8]) < MIN_INT:
         raise MalformedEventError("a number in the header has more than 64 bits")
     if _packer().pack(fields) != stored:
-        raise MalformedEventError("the header's bytes are not the shortest form")
+        raise MalformedEventError("the header's bytes are not in their shortest form")
     return header
 
 
@@ -114,11 +115,11 @@ def encode_payload(fact: Fact) -> bytes:
     try:
         return cast("bytes", _packer().pack(shape.show(fact)))
     except (TypeError, ValueError, OverflowError) as error:
-        raise MalformedEventError(f"a {type(fact).__name__} that cannot be written: {error}") from None
+        raise MalformedEventError(f"a {type(fact).__name__} cannot be encoded: {error}") from None
 
 
 def flags_of(type_name: str) -> int:
-    """Return the flags that an event of this known type carries."""
+    """Return the flags of events of this type."""
     cls = FACTS.get(type_name)
     return FLAG_CRITICAL if cls is not None and cls.IS_CRITICAL else 0
 
@@ -131,10 +132,10 @@ def decode_payload(
     *,
     upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS,
 ) -> Fact | UnknownFact:
-    """Return the fact, raised to the newest schema, or an UnknownFact for a type or schema that is not known here.
+    """Return the fact, converted to the newest schema, or an UnknownFact if its type or schema is not known here.
 
     Raises:
-        MalformedEventError: if the type is known and a field is missing, foreign, or of a wrong type or range.
+        MalformedEventError: if the type is known and a field is missing, unknown, or of a wrong type or range.
     """
     shape = _shape_named(type_name)
     if shape is None or (schema_version != shape.version and (type_name, schema_version) not in upcasters):
@@ -146,7 +147,7 @@ def decode_payload(
 
 
 def read_payload(type_name: str, schema_version: int, flags: int, payload: bytes) -> Payload:
-    """Return the fact together with whether its bytes are canonical, in one pass.
+    """Return the fact, and whether its bytes are canonical, in one pass.
 
     Raises:
         MalformedEventError: as `decode_payload` does.
@@ -155,20 +156,20 @@ def read_payload(type_name: str, schema_version: int, flags: int, payload: bytes
     if shape is None or schema_version != shape.version:
         return Payload(decode_payload(type_name, schema_version, flags, payload), is_canonical(payload))
     fields = _unpack(payload, type_name)
-    # Reading demands every map's keys in their sorted order, so writing the same map again shows whatever is left:
-    # longer integers or lengths than needed, keys that stand twice.
+    # Reading already demands sorted keys. Packing the same map again shows all other differences: integers or lengths
+    # that are longer than needed, and repeated keys.
     again = _packer().pack(fields)
     return Payload(cast("Fact", shape.read(fields)), again == payload)
 
 
 def is_known(type_name: str, schema_version: int) -> bool:
-    """Whether facts of this type are read here in this very schema, without being raised to another."""
+    """Whether this version reads facts of this type in this schema without converting them."""
     shape = _shape_named(type_name)
     return shape is not None and shape.version == schema_version
 
 
 def is_canonical(payload: bytes) -> bool:
-    """Whether the bytes are one canonical msgpack map, of a known type or not."""
+    """Whether the bytes are one canonical msgpack map. The type need not be known."""
     try:
         value = _unpack(payload, "payload")
     except MalformedEventError:
@@ -177,7 +178,7 @@ def is_canonical(payload: bytes) -> bool:
 
 
 def stream_digest(salt: bytes, key: StreamKey) -> bytes:
-    """Return HMAC-SHA-256(salt, kind 0x00 id): the stream's name in a header, which without the salt says nothing."""
+    """Return HMAC-SHA-256(salt, kind 0x00 id): the stream's name in a header. It reveals nothing without the salt."""
     return keyed_digest(salt, key.kind.encode() + b"\x00" + key.id.encode())
 
 
@@ -190,13 +191,21 @@ def keyed_digest(salt: bytes, name: bytes) -> bytes:
     return outer.digest()
 
 
+def source_id_of(salt: bytes) -> bytes:
+    """Return the id (16 bytes) of a source with this salt. So whoever proves the salt also proves the source's id.
+
+    Sources that began before this rule have random ids.
+    """
+    return hashlib.sha256(b"source\x00" + salt).digest()[:SOURCE_BYTES]
+
+
 def payload_digest(nonce: bytes, payload: bytes) -> bytes:
-    """Return SHA-256(nonce payload); the nonce (16 bytes) keeps an erased payload from being guessed."""
+    """Return SHA-256(nonce payload). The nonce (16 bytes) prevents guessing an erased payload."""
     return hashlib.sha256(nonce + payload).digest()
 
 
 def leaf_hash(header: bytes) -> bytes:
-    """Return the leaf of RFC 6962 for these stored header bytes: SHA-256(0x00 header)."""
+    """Return the RFC 6962 leaf of these stored header bytes: SHA-256(0x00 header)."""
     return hashlib.sha256(b"\x00" + header).digest()
 
 
@@ -204,7 +213,7 @@ def leaf_hash(header: bytes) -> bytes:
 
 
 def _shape_of(cls: type) -> Shape | None:
-    """Return the shape of a fact's class, compiled at its first use; None for a class that is not a fact."""
+    """Return the shape of a fact's class, compiled on first use, or None for a class that is not a fact."""
     if FACTS.get(cls.__name__) is not cls:
         return None
     _SHAPES.update(shapes_of([cls]))
@@ -218,13 +227,13 @@ def _shape_named(type_name: str) -> Shape | None:
 
 @functools.lru_cache(maxsize=64)
 def _keyed(salt: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
-    """Return the two hashes of HMAC (RFC 2104) with the key taken in: salts are few, and that is half the work."""
+    """Return the two hashes of HMAC (RFC 2104) after the key. Salts are few, so caching this halves the work."""
     key = (salt if len(salt) <= _BLOCK_BYTES else hashlib.sha256(salt).digest()).ljust(_BLOCK_BYTES, b"\x00")
     return hashlib.sha256(key.translate(_INNER)), hashlib.sha256(key.translate(_OUTER))
 
 
 class _Local(threading.local):
-    """One packer a thread: making one costs as much as packing a fact."""
+    """One packer per thread, because creating one costs as much as packing a fact."""
 
     def __init__(self) -> None:
         self.pack = msgpack.Packer(use_bin_type=True)
@@ -241,7 +250,7 @@ def _unpack(stored: bytes, what: str) -> Any:
     try:
         return _unpacker(stored)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
-        raise MalformedEventError(f"the {what} is not msgpack: {error or type(error).__name__}") from None
+        raise MalformedEventError(f"the {what} is not valid msgpack: {error or type(error).__name__}") from None
 
 
 def _upcast(
@@ -250,14 +259,14 @@ def _upcast(
     while schema_version < wanted:
         step = upcasters.get((type_name, schema_version))
         if step is None or type(fields) is not dict:
-            raise MalformedEventError(f"a {type_name} of schema {schema_version} cannot be raised to {wanted}")
+            raise MalformedEventError(f"a {type_name} of schema {schema_version} cannot be converted to {wanted}")
         fields = step(fields)
         schema_version += 1
     return dict(sorted(fields.items()))
 
 
 def _is_plain(value: object) -> bool:
-    """Whether the value holds nothing but maps with sorted string keys, arrays, and the plain types without floats."""
+    """Whether the value holds only maps with sorted string keys, arrays, and plain types other than floats."""
     kind = type(value)
     if kind is dict:
         held = cast("dict[object, object]", value)
@@ -269,4 +278,6 @@ def _is_plain(value: object) -> bool:
         )
     if kind is tuple:
         return all(map(_is_plain, cast("tuple[object, ...]", value)))
-    return value is None or kind in (int, str, bytes, bool)
+    if kind is int:
+        return MIN_INT <= cast("int", value) <= MAX_INT
+    return value is None or kind in (str, bytes, bool)

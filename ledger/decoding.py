@@ -1,4 +1,4 @@
-"""From stored rows back to facts, events and entries."""
+"""Decodes stored rows into facts, events and entries."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def happened(event: StoredEvent, key: bytes | None) -> Happened:
-    """Return an event as the projection needs it; `key` is its stream's stored key, None once erased."""
+    """Return an event as the projection needs it. `key` is its stream's stored key, or None once erased."""
     source = NO_SOURCE if key is None else key[:16]
     return Happened(event.seq, event.stream, event.stream_version, event.recorded_us, source, fact_of(event))
 
 
 def key_of(stored: bytes | None) -> StreamKey | None:
-    """Return a stored key as a key, None once it is erased."""
+    """Return a stored key as a StreamKey, or None once it is erased."""
     return None if stored is None else StreamKey.parse(stored)
 
 
 def fact_of(event: StoredEvent) -> Fact | UnknownFact | ErasedFact:
-    """Return the fact of a stored event. Raises: MalformedEventError, which names its position."""
+    """Return the fact of a stored event. Raises: MalformedEventError, which names the position."""
     if event.payload is None:
         return ErasedFact(type_name=event.type, schema_version=event.schema_version)
     try:
@@ -37,7 +37,7 @@ def fact_of(event: StoredEvent) -> Fact | UnknownFact | ErasedFact:
 
 
 def event_of(event: StoredEvent, key: StreamKey | None) -> Event:
-    """Return a stored event, decoded, of the stream with this key."""
+    """Return a decoded stored event. `key` is its stream's key."""
     return Event(
         position=event.seq,
         stream=event.stream,
@@ -54,14 +54,15 @@ def entry_of(image: Image) -> Entry:
     """Return an entry with its element.
 
     Raises:
-        BrokenChainError: if the event that it points to holds no element: the projection lies about it.
+        BrokenChainError: if the entry points to an event that is not about an element, so the projection is wrong.
+        MalformedEventError: if that event cannot be decoded.
     """
     try:
         fact = decode_payload(image.type, image.schema_version, image.flags, image.payload)
     except MalformedEventError as error:
         raise MalformedEventError(error.why, position=image.seq) from None
     if not isinstance(fact, ElementFact):
-        raise BrokenChainError(image.seq, "the projection takes it for an event of an element")
+        raise BrokenChainError(image.seq, "the projection treats it as an event about an element, and it is not")
     return Entry(
         key=StreamKey.parse(image.key),
         stream=image.stream,

@@ -1,12 +1,12 @@
-"""The facts: what was observed and what was done, each a frozen post-image of its subject (docs/format.md).
+"""The facts: what was observed and what was done. Each holds the new state of its subject (docs/format.md).
 
-A fact about a subject carries that subject's whole new state, so the last fact of a stream says everything about it.
-All times are integer microseconds since 1970-01-01 UTC (`..._us`); `date` alone is the remote server's own integer
-seconds, which is data and never orders anything.
+A fact carries the whole new state of its subject, so the last fact of a stream says everything about the subject.
+All times are integer microseconds since 1970-01-01 UTC (`..._us`). Only `date` is in the remote server's own integer
+seconds. It is data, and nothing is ordered by it.
 
 A new fact is one class here, marked with `@fact`. Its base class says what it is about. Its class variables say
-whether it is critical, which schema version its payload has, and what it says of an object. The types of its fields
-say their lengths and bounds. Everything else (bytes, projection, audit, replay, history) follows from the class.
+whether it is critical, which schema version its payload has, and what it says about an object. The types of its fields
+give their lengths and bounds. Everything else (bytes, projection, audit, replay, history) follows from the class.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, ClassVar, Literal, TypeVar, dataclass_transform
 
+from ledger.errors import DamagedRowError
 from ledger.fast_init import fast_init
 
 NO_SOURCE = bytes(16)
@@ -26,7 +27,10 @@ INSTANCE_KIND = "@instance"
 AUDIT_KIND = "@audit"
 
 MAX_ID_BYTES = 512
-"""Longer element ids are refused where they arrive, so that every database can index a stream key."""
+"""The longest element id that is accepted, in bytes, so that every database can index a stream key."""
+
+MAX_KEY_BYTES = 600
+"""The longest stream key in bytes (`StreamKey.stored`)."""
 
 
 class Subject(Enum):
@@ -48,20 +52,36 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Least:
-    """Marks a number that may not be smaller; numbers without a mark start at 0, and all end at 2^63-1."""
+    """Marks a number's smallest value. Without a mark it is 0. The largest value is always 2^63-1."""
 
     value: int
 
 
+@dataclass(frozen=True, slots=True)
+class Most:
+    """Marks a number that may not be greater."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotEmpty:
+    """Marks a tuple that has at least one item."""
+
+
 MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
+MAX_US = 1 << 62
+"""The last time that a fact may name, far enough from the end of 64 bits that sums of times still fit."""
 
 Sha256 = Annotated[bytes, Length(32)]
 Salt = Annotated[bytes, Length(32)]
 Iv = Annotated[bytes, Length(16)]
 Seconds = Annotated[int, Least(MIN_INT)]
-"""Seconds of the remote server, and differences of them: they may be negative."""
+"""Seconds of the remote server, or differences of them. They can be negative."""
 Ordinal = Annotated[int, Least(1)]
 """A number that counts from 1."""
+Micros = Annotated[int, Most(MAX_US)]
+"""A time in microseconds since 1970 UTC."""
 
 State = Literal["damaged", "lost", "vanished", "current", "pending"]
 Damage = Literal["damaged", "lost"]
@@ -72,7 +92,7 @@ ObjectState = Literal["sound", "damaged", "lost", "released"]
 def state_of(damage: Damage | None, *, is_present: bool, is_current: bool) -> State:
     """Return an element's state: the first that applies of damaged or lost, vanished, current, pending.
 
-    `is_current` is whether a copy of the newest revision is stored. This is the only definition of the state.
+    `is_current` says whether a copy of the newest revision is stored. This is the only definition of the state.
     """
     if damage is not None:
         return damage
@@ -82,9 +102,9 @@ def state_of(damage: Damage | None, *, is_present: bool, is_current: bool) -> St
 
 
 def due_of(recorded_us: int, next_try_us: int | None) -> int:
-    """Return when an element that is wanted is due: at its next try, or since `recorded_us` if no fetch failed yet.
+    """Return when a wanted element is due: at its next try, or since `recorded_us` if no fetch has failed yet.
 
-    So a failing element neither waits behind all new elements nor keeps them waiting.
+    So a failing element does not wait behind all new elements, and does not delay them either.
     """
     return recorded_us if next_try_us is None else next_try_us
 
@@ -92,7 +112,7 @@ def due_of(recorded_us: int, next_try_us: int | None) -> int:
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class StreamKey:
-    """What a fact is about: `kind` is an element's type ("file"), or one of the `@` kinds of the ledger itself."""
+    """The subject of a fact. `kind` is an element's type ("file"), or one of the `@` kinds of the ledger itself."""
 
     source: bytes
     kind: str
@@ -100,18 +120,21 @@ class StreamKey:
 
     @property
     def stored(self) -> bytes:
-        """Source (16 bytes), kind, 0x00, id in UTF-8: unique, and ordered as the state digest orders."""
+        """Source (16 bytes), kind, 0x00, id in UTF-8. It is unique, and sorts in the order of the state digest."""
         return self.source + self.kind.encode() + b"\x00" + self.id.encode()
 
     @classmethod
     def parse(cls, stored: bytes) -> StreamKey:
-        """Undo `stored`."""
+        """Parse `stored`. Raises: DamagedRowError if it is not UTF-8."""
         kind, _, rest = stored[16:].partition(b"\x00")
-        return cls(source=stored[:16], kind=kind.decode(), id=rest.decode())
+        try:
+            return cls(source=stored[:16], kind=kind.decode(), id=rest.decode())
+        except UnicodeDecodeError:
+            raise DamagedRowError(f"the stream key {stored.hex()} is not valid UTF-8") from None
 
     @property
     def is_element(self) -> bool:
-        """Whether this is an element of a source, and not a subject of the ledger's own."""
+        """Whether this is an element of a source, and not a subject of the ledger itself."""
         return not self.kind.startswith("@")
 
 
@@ -121,7 +144,7 @@ class StreamKey:
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """A stored copy: the object's SHA-256 (32 bytes), its size in bytes, the 16-byte IV where it is encrypted.
+    """A stored copy: the object's SHA-256 (32 bytes), its size in bytes, and its IV (16 bytes) if it is encrypted.
 
     `revision` is the element's revision that was fetched; `instance` is the collector that stored it.
     """
@@ -136,15 +159,15 @@ class Copy:
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Fetches of the current revision have failed `attempts` times since `since_us`; the next is due at `next_try_us`.
+    """Fetches of the current revision have failed `attempts` times since `since_us`. The next is due at `next_try_us`.
 
-    `reason` is a stable word ("http_500", "truncated", ...); it never holds a name, an address or a secret.
+    `reason` is a stable word ("http_500", "truncated", ...). It never holds a name, an address or a secret.
     """
 
     reason: str
     attempts: Ordinal
-    since_us: int
-    next_try_us: int
+    since_us: Micros
+    next_try_us: Micros
 
 
 @fast_init
@@ -153,8 +176,8 @@ class Element:
     """Everything known about one element.
 
     `form` is the listing's form as canonical JSON bytes, as it was when this revision was first seen. `revision`
-    counts from 1 and grows with every observed change. `epoch` is the number of zone changes of the source that `date`
-    has seen. `size` and `etag` are the server's claims, where it makes any.
+    counts from 1 and grows with every observed change. `epoch` is the number of the source's zone changes that `date`
+    accounts for. `size` (bytes) and `etag` are the server's claims, or None.
     """
 
     date: Seconds
@@ -193,37 +216,38 @@ class Element:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldListing:
-    """A listing that was not believed, since `since_us`, for `reason`: `missing` of `known` elements were missing.
+    """A listing that is held back: it misses `missing` of `known` elements, since `since_us`, for `reason`.
 
-    The reason is "empty", "missing" or "misordered"; "too_many" or "too_large" for one that was given up before its
-    end; or "accepted" once a person has looked at it.
+    The reason is "empty", "missing" or "misordered"; "too_many" or "too_large" if the listing was given up before its
+    end; or "accepted" once a person has accepted it.
     """
 
     reason: str
     missing: int
     known: int
-    since_us: int
+    since_us: Micros
 
     @property
     def is_accepted(self) -> bool:
-        """Whether the alarm is over, and the next full listing may declare as many elements vanished."""
+        """Whether a person has answered the alarm, so that the next full listing may mark as many as vanished."""
         return self.reason == "accepted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surge:
-    """More changes than life explains: `changed` of `known` elements within 24 hours, noticed at `since_us`."""
+    """Unusually many changes: `changed` of `known` elements within 24 hours, noticed at `since_us`."""
 
     changed: int
     known: int
-    since_us: int
+    since_us: Micros
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """What a listing found: counts of entries seen, and of those new, changed, reappeared, vanished and unreadable.
+    """What a listing found: how many elements it has seen, and how many were new, changed, reappeared or vanished.
 
-    `since` and `until` are the range in the server's seconds, None where open.
+    `rejected` counts unreadable entries of the list. `since` and `until` are the range in the server's seconds, or None
+    if that end is open.
     """
 
     mode: ListingMode
@@ -242,21 +266,21 @@ class Source:
     """Everything known about one source: a server as seen through one token.
 
     `salt` (32 bytes) keys the stream digests and `token_mac`, HMAC-SHA-256(salt, "token" 0x00 token). `urls` holds the
-    server's addresses, the present one last. `cursor` is the newest listed second, None before the first listing.
+    server's addresses, the current one last. `cursor` is the newest listed second, None before the first listing.
     `zone_shifts` has, for each zone change, the offsets in seconds by which dates moved. `churn` holds pairs (hour
     since 1970, changed elements) of the last 24 hours. `unlistable` names seconds that the server cannot list.
-    `opaque` is whether ids and contents are encrypted by the server; None until seen.
+    `opaque` says whether the server encrypts ids and contents. It is None until that is known.
     """
 
     salt: Salt
     token_mac: Sha256
-    urls: tuple[str, ...]
+    urls: Annotated[tuple[str, ...], NotEmpty()]
     opaque: bool | None
     zone: str | None
     cursor: Seconds | None
     zone_shifts: tuple[tuple[Seconds, ...], ...]
-    listed_us: int | None
-    full_listed_us: int | None
+    listed_us: Micros | None
+    full_listed_us: Micros | None
     held: HeldListing | None
     surge: Surge | None
     churn: tuple[tuple[int, int], ...]
@@ -264,31 +288,32 @@ class Source:
 
     @property
     def url(self) -> str:
-        """The server's present address."""
+        """The server's current address."""
         return self.urls[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRange:
-    """Objects whose SHA-256 lies in [`start`, `end`] (32 bytes each) were read and compared by `at_us`.
+    """All objects with a SHA-256 in [`start`, `end`] (32 bytes each) were read and compared by `at_us`.
 
-    `position` is the ledger's position the walk was pinned to: an object named later is not covered.
+    The audit covered the ledger up to `position`. It does not cover an object that was named later.
     """
 
     start: Sha256
     end: Sha256
     position: int
-    at_us: int
+    at_us: Micros
 
 
 # --- the facts -------------------------------------------------------------------------------------------------------
 
 
 class Fact:
-    """What every fact class has. `TYPE` is its name in headers, for ever; `VERSION` its payload's schema version.
+    """The base of every fact class. `TYPE` is its permanent name in headers. `VERSION` is its payload's schema version.
 
     Skipping an event with `IS_CRITICAL` would make a projection lie, so a program that does not know it stops.
     `OBJECT_STATE` is what the fact says of an object: that of the element's copy ("sound"), or its own `sha256`.
+    A fact with `BEGINS` is the first of its stream, and no other fact about this kind of subject is.
     """
 
     __slots__ = ()
@@ -299,6 +324,14 @@ class Fact:
     IS_CRITICAL: ClassVar[bool] = False
     ERASES: ClassVar[bool] = False
     OBJECT_STATE: ClassVar[ObjectState | None] = None
+    BEGINS: ClassVar[bool] = False
+
+    def contradiction(self) -> str | None:
+        """Return in what the fact contradicts itself, as the end of a sentence; None if it does not.
+
+        `append` refuses such a fact, and the audit reports it.
+        """
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,28 +344,68 @@ class SourceFact(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ElementFact(Fact):
-    """A fact about an element, with its whole new state."""
+    """A fact about an element, with its whole new state.
+
+    `IS_PRESENT` is whether the source has the element after this fact, None if that may be either. `HOLDS` names the
+    fields of the element that this fact has to fill.
+    """
 
     SUBJECT: ClassVar[Subject] = Subject.ELEMENT
+    IS_PRESENT: ClassVar[bool | None] = None
+    HOLDS: ClassVar[tuple[str, ...]] = ()
     element: Element
+
+    def contradiction(self) -> str | None:
+        """Return in what the fact contradicts itself, None if it does not."""
+        element = self.element
+        copy, present = element.copy, self.IS_PRESENT
+        for name in self.HOLDS:
+            if getattr(element, name) is None:
+                return f"it has no {name}"
+        if present is not None and element.present is not present:
+            return f"it says that the source {'has' if element.present else 'does not have'} the element"
+        if copy is None:
+            return None if element.damage is None else "it has damage, but no copy"
+        if copy.revision > element.revision:
+            return f"its copy is of revision {copy.revision}, and the element is at {element.revision}"
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectFact(ElementFact):
+    """A fact about one of an element's objects: it is not what was stored, or it is gone.
+
+    `sha256` names the object: the present copy's, or that of an older version (then `element.damage` is unchanged).
+    """
+
+    HOLDS: ClassVar[tuple[str, ...]] = ("copy",)
+    sha256: Sha256
+
+    def contradiction(self) -> str | None:
+        """Return in what the fact contradicts itself, None if it does not."""
+        found = ElementFact.contradiction(self)
+        copy, damage, state = self.element.copy, self.element.damage, self.OBJECT_STATE
+        if found is None and copy is not None and copy.sha256 == self.sha256 and damage != state:
+            found = f"the object of its copy is {state}, and it says that the copy is {damage or 'sound'}"
+        return found
 
 
 FACTS: dict[str, type[Fact]] = {}
-"""Every class of facts that this program knows, by its name in headers."""
+"""Every fact class that this program knows, by its name in headers."""
 
 _F = TypeVar("_F", bound=Fact)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def fact(cls: type[_F]) -> type[_F]:
-    """Make a class a fact: a frozen dataclass with slots that every part of the ledger knows from now on.
+    """Register a class as a fact: make it a frozen dataclass with slots, known to every part of the ledger.
 
     Raises:
-        TypeError: if another fact has the name, or the fact says that an object is not sound, but not which.
+        TypeError: if another fact has this name, or the fact says that an object is not sound but has no `sha256`.
     """
     made = fast_init(dataclass(frozen=True, slots=True, kw_only=True)(cls))
     if made.__name__ in FACTS:
-        raise TypeError(f"two facts have the name {made.__name__}: give the new one another")
+        raise TypeError(f"two facts have the name {made.__name__}: give the new one another name")
     if made.OBJECT_STATE not in {None, "sound"} and "sha256" not in made.__dataclass_fields__:  # type: ignore[attr-defined]
         raise TypeError(f"{made.__name__} says that an object is {made.OBJECT_STATE}: give it the field `sha256`")
     made.TYPE = made.__name__
@@ -352,7 +425,7 @@ class LedgerBegan(Fact):
 
 @fact
 class InstanceBegan(Fact):
-    """A collector of this name ran for the first time, or for the first time with this version or host."""
+    """A collector with this name ran for the first time, or for the first time with this version or host."""
 
     SUBJECT: ClassVar[Subject] = Subject.INSTANCE
     program: str
@@ -361,7 +434,7 @@ class InstanceBegan(Fact):
 
 @fact
 class AuditAdvanced(Fact):
-    """An audit of contents came this far; `ranges` is the whole map of what was last read when, oldest first."""
+    """An audit of contents advanced. `ranges` is the whole map of what was last read when, oldest first."""
 
     SUBJECT: ClassVar[Subject] = Subject.AUDIT
     ranges: tuple[AuditRange, ...]
@@ -369,29 +442,31 @@ class AuditAdvanced(Fact):
 
 @fact
 class SourceBegan(SourceFact):
-    """A token was used for the first time: a new source with elements of its own."""
+    """A token was used for the first time: it is a new source with its own elements."""
+
+    BEGINS: ClassVar[bool] = True
 
 
 @fact
 class SourceRenamed(SourceFact):
-    """The server moved; its elements are the same."""
+    """The server moved to another address. Its elements are the same."""
 
 
 @fact
 class ListingAdvanced(SourceFact):
-    """A page of a listing was recorded; a listing that is cut short goes on from here."""
+    """A page of a listing was recorded. If the listing is interrupted, it continues from here."""
 
 
 @fact
 class ListingCompleted(SourceFact):
-    """A listing came to its end."""
+    """A listing was completed."""
 
     listing: Listing
 
 
 @fact
 class ListingHeldBack(SourceFact):
-    """A listing missed too much, or showed too much, to be believed: nothing was declared vanished.
+    """A listing missed too many elements, or showed too many, to be believed. Nothing was marked as vanished.
 
     `source.held` says why.
     """
@@ -401,12 +476,12 @@ class ListingHeldBack(SourceFact):
 
 @fact
 class AlarmsAccepted(SourceFact):
-    """A person looked at what was held back, or at a surge of changes, and accepted it."""
+    """A person looked at a listing that was held back, or at a surge of changes, and accepted it."""
 
 
 @fact
 class ZoneChanged(SourceFact):
-    """The server's zone changed: nearly all dates moved by `offsets` seconds, and no content did."""
+    """The server's zone changed: nearly all dates moved by `offsets` seconds, but no content changed."""
 
     IS_CRITICAL: ClassVar[bool] = True
     offsets: tuple[Seconds, ...]
@@ -416,56 +491,66 @@ class ZoneChanged(SourceFact):
 class RemoteObserved(ElementFact):
     """An element was seen for the first time."""
 
+    IS_PRESENT: ClassVar[bool | None] = True
+
 
 @fact
 class RemoteChanged(ElementFact):
-    """An element was seen with another date (or another claim of its content): a new revision."""
+    """An element has another date, or the server claims another content: this is a new revision."""
 
 
 @fact
 class RemoteVanished(ElementFact):
-    """The source no longer has the element; its copies stay."""
+    """The source no longer has the element. Its copies stay."""
+
+    IS_PRESENT: ClassVar[bool | None] = False
 
 
 @fact
 class RemoteReappeared(ElementFact):
     """A vanished element is listed again, unchanged or as a new revision."""
 
+    IS_PRESENT: ClassVar[bool | None] = True
+
 
 @fact
 class CopyStored(ElementFact):
-    """A copy is durable in the object store under its SHA-256."""
+    """A copy is durable in the storage, under its SHA-256."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
+    HOLDS: ClassVar[tuple[str, ...]] = ("copy",)
+
+    def contradiction(self) -> str | None:
+        """Return in what the fact contradicts itself, None if it does not."""
+        found = ElementFact.contradiction(self)
+        damage = self.element.damage
+        return found if found is not None or damage is None else f"it says that its copy is {damage}"
 
 
 @fact
 class FetchFailed(ElementFact):
-    """A fetch gave nothing that can be believed (`element.failure` says why and when it is tried again)."""
+    """A fetch did not give a valid content (`element.failure` says why, and when the next try is due)."""
+
+    HOLDS: ClassVar[tuple[str, ...]] = ("failure",)
 
 
 @fact
-class CopyDamaged(ElementFact):
-    """The object of a copy is there but is not what was stored.
-
-    `sha256` names the object: the present copy's, or that of an older version (then `element.damage` is unchanged).
-    """
+class CopyDamaged(ObjectFact):
+    """The object of a copy is there but is not what was stored."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "damaged"
-    sha256: Sha256
 
 
 @fact
-class CopyLost(ElementFact):
-    """The object of a copy is gone from the store (`sha256` as in CopyDamaged)."""
+class CopyLost(ObjectFact):
+    """The object of a copy is gone from the store."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "lost"
-    sha256: Sha256
 
 
 @fact
 class CopyReleased(ElementFact):
-    """Retention let go of an old copy's object: from here on its absence is not damage."""
+    """Retention released an old copy's object. From now on its absence is not damage."""
 
     IS_CRITICAL: ClassVar[bool] = True
     OBJECT_STATE: ClassVar[ObjectState | None] = "released"
@@ -474,7 +559,7 @@ class CopyReleased(ElementFact):
 
 @fact
 class PayloadErased(Fact):
-    """Law or policy had this stream's payloads erased: every payload before this event is null, the proof stays."""
+    """The stream's payloads were erased, by law or policy. Every payload before this event is null; the proof stays."""
 
     SUBJECT: ClassVar[Subject] = Subject.ELEMENT
     IS_CRITICAL: ClassVar[bool] = True
@@ -484,7 +569,7 @@ class PayloadErased(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownFact:
-    """A fact of a type or schema that this version does not know: kept and proved, not understood."""
+    """A fact of a type or schema that this version does not know. It is kept and proved, but not understood."""
 
     type_name: str
     schema_version: int

@@ -1,4 +1,4 @@
-"""A faster `__init__` for the frozen dataclasses that are made by the million."""
+"""A faster `__init__` for frozen dataclasses that are created by the million."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ T = TypeVar("T")
 
 
 def fast_init(cls: type[T]) -> type[T]:
-    """Give a frozen dataclass with slots an `__init__` that sets its slots directly; return the class.
+    """Give a frozen dataclass with slots an `__init__` that sets its slots directly, and return the class.
 
-    The one that `dataclasses` writes goes by `object.__setattr__`, which looks each name up: for eleven fields that
-    takes 2 us instead of 1. What such an object promises is the same: it cannot be changed once it is made.
+    The `__init__` of `dataclasses` uses `object.__setattr__`, which looks up each name. For eleven fields that takes
+    2 us instead of 1 us. The objects are still frozen: they cannot be changed after creation.
 
     Raises:
-        TypeError: for a class that needs more than its fields to be set.
+        TypeError: for a class whose creation needs more than setting its fields by keyword.
     """
     if not is_dataclass(cls):
         raise TypeError(f"{cls.__name__} is not a dataclass")
@@ -28,7 +28,7 @@ def fast_init(cls: type[T]) -> type[T]:
         scope[f"default_{field.name}"] = field.default
         named.append(field.name if field.default is MISSING else f"{field.name}=default_{field.name}")
     body = "".join(f"    set_{field.name}(self, {field.name})\n" for field in fields(cls))
-    # The source is made of this program's own field names and nothing else, as in dataclasses itself.
+    # The source contains only this program's own field names, as in dataclasses itself.
     exec(f"def __init__(self, *, {', '.join(named)}):\n{body}", scope)  # noqa: S102
     cls.__init__ = scope["__init__"]  # type: ignore[method-assign]
     return cls

@@ -1,4 +1,4 @@
-"""The ledger: append facts, read events back, read the projection and rebuild it, over any LedgerStore.
+"""The ledger: appends facts, reads events, and reads or rebuilds the projection, over any LedgerStore.
 
 `ledger/stores.py` says what a store must promise, and `tests/contract/` tests it.
 """
@@ -19,13 +19,14 @@ from ledger.append import (
     AppendContext,
     NewFact,
     check_writer,
+    frontier_of,
     instance_key,
     plan_batch,
     source_key,
 )
 from ledger.codec import NONCE_BYTES
 from ledger.decoding import entry_of, event_of, fact_of, happened, key_of
-from ledger.errors import BrokenChainError, LedgerError, LedgerUnavailableError
+from ledger.errors import BrokenChainError, DamagedRowError, LedgerError, LedgerUnavailableError
 from ledger.events import NO_SOURCE, AuditAdvanced, LedgerBegan, UnknownFact
 from ledger.merkle import Frontier
 from ledger.projection import project
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from ledger.events import AuditRange, StreamKey
     from ledger.replica import Entry, Event
     from ledger.rows import Batch, SourceRow, StoredEvent
-    from ledger.stores import Writing
+    from ledger.stores import Database, Writing
 
 __all__ = [
     "AUDIT_KEY",
@@ -68,7 +69,7 @@ def utc_now_us() -> int:
 
 
 def program() -> str:
-    """Return the name and version of the program that this package came with."""
+    """Return the name and version of the program that this package belongs to."""
     try:
         return f"kropotcli {importlib.metadata.version('kropotcli')}"
     except importlib.metadata.PackageNotFoundError:
@@ -76,13 +77,13 @@ def program() -> str:
 
 
 class Ledger:
-    """Facts go in by `append`; everything else reads.
+    """A ledger. `append` records facts; most other methods read.
 
-    Its parts are for consumers that need only one of them: `log`, `projection` and `blobs` of its store, and `work`,
+    Consumers that need only one part can use it directly: `log`, `projection` and `blobs` of the store, and `work`,
     this process's session at the work queue.
 
-    `writer` is the name that this process's events carry. `clock` gives microseconds since 1970 UTC where the store
-    has no clock of its own; `entropy` gives random bytes.
+    `writer` is the writer's name in this process's events. `clock` gives microseconds since 1970 UTC if the store has
+    no clock of its own. `entropy` gives random bytes.
     """
 
     def __init__(
@@ -93,13 +94,14 @@ class Ledger:
         clock: Callable[[], int] = utc_now_us,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Use this store; nothing is read yet."""
+        """Use this store. Nothing is read yet."""
         check_writer(writer)
         self.store = store
         self.writer = writer
         self.log = store.log
         self.projection = store.projection
         self.blobs = store.blobs
+        self.database: Database = store
         self.work = WorkSession(store, entropy(16), self.clock_us)
         self._clock = clock
         self._entropy = entropy
@@ -111,7 +113,7 @@ class Ledger:
     # --- writing ---
 
     def begin(self) -> LedgerBegan:
-        """Return the ledger's identity, and write it as the first event if the ledger is empty."""
+        """Return the ledger's identity. If the ledger is empty, write the identity as its first event."""
         if self.log.head().position == 0:
             began = LedgerBegan(ledger_id=self._entropy(16), salt=self._entropy(32), program=program())
             with self._lock, self.store.writing() as tx:
@@ -127,18 +129,18 @@ class Ledger:
     def append(self, facts: Sequence[NewFact], *, batch_key: bytes | None = None, release: str | None = None) -> Commit:
         """Record the facts in one transaction, all or none, at the positions after the head.
 
-        `release` names an instance of this session whose leases on the facts' streams are given back with it.
-        With `batch_key` (at most 64 bytes) any process can repeat the call when its answer was lost: it then returns
-        the first call's commit. If the connection is lost during the call, this tries once more by itself.
+        `release` names an instance of this session. Its leases on the facts' streams are given back in the same
+        transaction. With `batch_key` (at most 64 bytes), any process can repeat the call if its answer was lost, and
+        gets the first call's commit. If the connection is lost during the call, this method tries once more.
 
         Raises:
             ConflictError: if an `expected` version is not the stream's; nothing was written.
             ClockAheadError: if a fact claims a time more than a day ahead; nothing was written.
-            LedgerUnavailableError: if the database is away; without `batch_key` or `expected` it is unknown
+            LedgerUnavailableError: if the database cannot be reached. Without `batch_key` or `expected` it is unknown
                 whether the facts were recorded.
         """
         if not facts:
-            raise LedgerError("an append without facts")
+            raise LedgerError("an append needs at least one fact")
         if self._identity is None:
             self.begin()
         nonces = self._entropy(NONCE_BYTES * len(facts))
@@ -166,10 +168,10 @@ class Ledger:
     def rebuild(self) -> RebuildReport:
         """Drop the projection and fold all events into it again, in one transaction and with constant memory.
 
-        Writers wait until it is done; readers see the old projection until then.
+        Writers wait until this is done. Readers see the old projection until then.
 
         Raises:
-            UnknownCriticalEventError: if an event of an unknown type MUST NOT be skipped; the projection is unchanged.
+            UnknownCriticalEventError: if an event of an unknown type MUST NOT be skipped. The projection is unchanged.
         """
         events = entries = skipped = 0
         with self._lock, self.store.writing() as tx:
@@ -187,7 +189,7 @@ class Ledger:
         return RebuildReport(position=position, events=events, entries=entries, skipped=skipped)
 
     def reopener(self) -> Callable[[], Ledger] | None:
-        """Return a function that opens this ledger for reading in a process about to be forked, None if none can."""
+        """Return a function that opens this ledger for reading in a forked process, or None if that is impossible."""
         reopen = self.store.reopener()
         return None if reopen is None else lambda: Ledger(reopen())
 
@@ -203,7 +205,7 @@ class Ledger:
         if self._identity is None:
             first = self.log.events_at([1])
             if not first:
-                raise LedgerError("nothing was recorded in this ledger yet")
+                raise LedgerError("this ledger is empty: nothing was recorded yet")
             fact = fact_of(first[0])
             if not isinstance(fact, LedgerBegan):
                 raise BrokenChainError(1, "the first event is not a LedgerBegan")
@@ -217,15 +219,15 @@ class Ledger:
         return Head(
             position=head.position,
             recorded_us=head.recorded_us,
-            frontier=Frontier.parse(head.position, head.frontier),
+            frontier=frontier_of(head),
         )
 
     def now_us(self) -> int:
-        """Return the ledger's time: the database's where it has one, else the clock's, never before the head's."""
+        """Return the ledger's time in microseconds since 1970 UTC: the clock's, but never before the head's."""
         return max(self.clock_us(), self.log.head().recorded_us)
 
     def clock_us(self) -> int:
-        """Return the database's clock where it has one, else this machine's."""
+        """Return the time of the database's clock if it has one, else of this machine's."""
         return self._now(self.store.now_us())
 
     def stored(self, *, after: int = 0, until: int | None = None) -> Iterator[StoredEvent]:
@@ -245,14 +247,14 @@ class Ledger:
             yield event_of(event, key)
 
     def position_at(self, us: int) -> int:
-        """Return the last position recorded before `us` (microseconds since 1970 UTC, exclusive), 0 if none was."""
+        """Return the last position recorded before `us` (microseconds since 1970 UTC, exclusive), or 0."""
         return self.log.position_before(us)
 
     def frontier_at(self, position: int) -> Frontier:
         """Return the tree's frontier over the first `position` events.
 
         Raises:
-            LedgerError: if the log is not that long.
+            LedgerError: if the log is shorter.
         """
         frontier = Frontier.parse(0, b"")
         for commit in self.log.commits(until=position, newest_first=True):
@@ -262,7 +264,7 @@ class Ledger:
         while frontier.size < position:
             leaves = self.log.leaves(frontier.size, min(position, frontier.size + _PAGE))
             if not leaves:
-                raise LedgerError(f"the ledger ends at position {frontier.size}, before {position}")
+                raise DamagedRowError(f"the ledger ends at position {frontier.size}, before {position}")
             frontier = frontier.extend(leaves)
         return frontier
 
@@ -281,12 +283,12 @@ class Ledger:
         after: StreamKey | None = None,
         wanted: bool | None = None,
     ) -> Iterator[Entry]:
-        """Yield entries in the order of their stored keys, those after `after` that match every given filter."""
+        """Yield the entries after `after` that match every given filter, in the order of their stored keys."""
         start = None if after is None else after.stored
         return map(entry_of, self.projection.scan(source=source, states=states, after=start, wanted=wanted))
 
     def next_due_us(self, source: bytes | None = None) -> int | None:
-        """Return when the next wanted entry is due (perhaps in the past), None when nothing is wanted."""
+        """Return when the next wanted entry is due (possibly in the past), or None if nothing is wanted."""
         return self.projection.next_due_us(source)
 
     def sources(self) -> dict[bytes, SourceEntry]:
@@ -295,22 +297,24 @@ class Ledger:
         events = {event.seq: event for event in self.log.events_at(sorted(row.seq for row in rows))}
         found = {}
         for row in rows:
-            source = evolve_source(fact_of(events[row.seq]))
+            event = events.get(row.seq)
+            source = None if event is None else evolve_source(fact_of(event))
             if source is None:
-                raise BrokenChainError(row.seq, "the projection takes it for an event of a source")
+                raise BrokenChainError(row.seq, "the projection treats it as an event about a source, and it is not")
             found[row.id] = SourceEntry(id=row.id, version=row.version, source=source)
         return found
 
     def tallies(self) -> list[Tally]:
-        """Return how many elements of which source are in which state; maintained, not counted."""
+        """Return how many elements of each source are in each state. These sums are maintained, not counted."""
         ids = {row.no: row.id for row in self.projection.sources()}
-        return [
-            Tally(source=ids[row.source], state=row.state, elements=row.elements, bytes=row.bytes)
-            for row in self.projection.tallies()
-        ]
+        rows = self.projection.tallies()
+        unknown = {row.source for row in rows} - ids.keys()
+        if unknown:
+            raise DamagedRowError(f"the projection counts elements of source {min(unknown)}, which it does not have")
+        return [Tally(source=ids[row.source], state=row.state, elements=row.elements, bytes=row.bytes) for row in rows]
 
     def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyRow]:
-        """Yield every object that any event names with `start` <= SHA-256 <= `end`, in that order."""
+        """Yield every object with `start` <= SHA-256 <= `end` that an event names, in the order of SHA-256."""
         rows = self.projection.copies(start=start, end=end)
         while page := list(islice(rows, _PAGE)):
             keys = dict(self.log.streams({row.stream for row in page}))
@@ -320,7 +324,7 @@ class Ledger:
                     yield CopyRow(row.sha256, row.size, key, row.seq, row.state)
 
     def audit(self) -> tuple[AuditRange, ...]:
-        """Return the map of what was last read when, as the last audit left it."""
+        """Return the map of what was last read when, from the last audit."""
         event = next(self.log.stream_events(AUDIT_KEY.stored, newest_first=True), None)
         fact = None if event is None else fact_of(event)
         return fact.ranges if isinstance(fact, AuditAdvanced) else ()
@@ -331,10 +335,10 @@ class Ledger:
         return self._clock() if store_us is None else store_us
 
     def _done(self, tx: Writing, batch_key: bytes | None, planned: Batch | None) -> Commit | None:
-        """Return the commit that an earlier try of this append made, whose answer was lost."""
+        """Return the commit of an earlier try of this append whose answer was lost, or None."""
         commit = None if batch_key is None else tx.commit_of(batch_key)
         if commit is None and planned is not None:
-            # The nonces make the leaf unique: if it stands where this batch was to begin, the batch was written.
+            # The nonces make the leaf unique. If it is at the position where this batch begins, the batch was written.
             first = planned.events[0]
             if tx.leaf(first.seq) == first.leaf:
                 commit = planned.commits[-1]
@@ -345,7 +349,7 @@ class Ledger:
         keys = [new.key.stored for new in facts]
         ids = {new.key.source for new in facts}
         if not self._salts.keys() >= ids:
-            # Known ones never change number or salt; a source that is not known here may have begun elsewhere.
+            # Known sources never change their number or salt. Another process may have begun an unknown one.
             self._learn(tx)
         return AppendContext(
             head=tx.head,
@@ -362,7 +366,9 @@ class Ledger:
                 (event,) = self.log.events_at([row.seq])
                 source = evolve_source(fact_of(event))
                 if source is None:
-                    raise BrokenChainError(row.seq, "the projection takes it for an event of a source")
+                    raise BrokenChainError(
+                        row.seq, "the projection treats it as an event about a source, and it is not"
+                    )
                 self._sources[row.id] = row
                 self._salts[row.id] = source.salt
 

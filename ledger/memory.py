@@ -1,4 +1,4 @@
-"""A LedgerStore in lists and dictionaries, for tests and simulations; it forgets everything when the process ends."""
+"""A LedgerStore in lists and dictionaries, for tests and simulations. Nothing outlives the process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MemoryStore:
     """A LedgerStore in memory: one process, any number of threads."""
 
     def __init__(self, now_us: Callable[[], int] | None = None) -> None:
-        """Begin empty; `now_us` plays the part of a database's own clock."""
+        """Start empty. `now_us` stands in for a database's own clock."""
         self._clock = now_us
         self._lock = threading.RLock()
         self._tables = Tables()
@@ -42,7 +42,7 @@ class MemoryStore:
 
     @contextmanager
     def writing(self) -> Iterator[MemoryWriting]:
-        """Lock the head and begin; nothing changes before the block ends well."""
+        """Lock the head and begin a transaction. Nothing changes unless the block succeeds."""
         with self._lock:
             tx = MemoryWriting(self._tables, self.now_us())
             yield tx
@@ -51,8 +51,12 @@ class MemoryStore:
             for session, streams in tx.released:
                 self.work.end_leases(session, streams)
 
+    def damage(self) -> Iterator[str]:
+        """Yield nothing: there are no pages and no indexes."""
+        yield from ()
+
     def now_us(self) -> int | None:
-        """Return the time of the clock that was passed in, if one was."""
+        """Return the time of the clock that was passed in, or None without one."""
         return None if self._clock is None else self._clock()
 
     def free_bytes(self) -> None:
@@ -60,7 +64,7 @@ class MemoryStore:
         return
 
     def reopener(self) -> None:
-        """Return None: no other process sees this one's memory."""
+        """Return None: another process cannot see this memory."""
         return
 
     def close(self) -> None:
@@ -93,12 +97,16 @@ class MemoryLog:
         """Return the leaf hashes of the events in (`after`, `until`], in order."""
         return [event.leaf for event in self._tables.events[after : max(after, until)]]
 
+    def headers(self, after: int, until: int) -> list[bytes]:
+        """Return the header bytes of the events in (`after`, `until`], in order."""
+        return [event.header for event in self._tables.events[after : max(after, until)]]
+
     def events_at(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in order."""
         return [self._tables.events[at - 1] for at in sorted(set(positions)) if 0 < at <= self._tables.head.position]
 
     def facts_at(self, positions: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Return what folds of millions need of the events at these positions: the columns of a StoredFact."""
+        """Return the columns of a StoredFact for the events at these positions, for folds over millions of events."""
         return [tuple(getattr(event, name) for name in StoredFact._fields) for event in self.events_at(positions)]
 
     def stream_events(self, key: bytes, *, newest_first: bool = False) -> Iterator[StoredEvent]:
@@ -143,7 +151,7 @@ class MemoryLog:
 
 
 class MemoryProjection:
-    """The rows that folding the events gives: entries, copies, sources and sums."""
+    """The rows that result from folding the events: entries, copies, sources and sums."""
 
     def __init__(self, tables: Tables, lock: threading.RLock) -> None:
         """Read these tables, under the store's lock."""
@@ -159,7 +167,7 @@ class MemoryProjection:
     def scan(
         self, *, source: bytes | None, states: Collection[str] | None, after: bytes | None, wanted: bool | None
     ) -> Iterator[Image]:
-        """Yield entries in the order of their stored keys, those after `after` that match every given filter."""
+        """Yield the entries after `after` that match every given filter, in the order of their stored keys."""
         for key in sorted(self._tables.streams):
             row = self._tables.projection.entries.get(self._tables.streams.get(key, 0))
             if row is None or (after is not None and key <= after) or (source is not None and key[:16] != source):
@@ -181,7 +189,7 @@ class MemoryProjection:
         return page
 
     def next_due_us(self, source: bytes | None) -> int | None:
-        """Return the earliest time at which an entry is due, None when nothing is wanted."""
+        """Return the earliest time at which an entry is due, or None if nothing is wanted."""
         with self._lock:
             return min((row.due_us for row in self._tables.wanted(source) if row.due_us is not None), default=None)
 
@@ -190,7 +198,7 @@ class MemoryProjection:
         return list(self._tables.projection.sources.values())
 
     def tallies(self) -> list[TallyRow]:
-        """Return the maintained sums in the order of source and state, without empty ones."""
+        """Return the maintained sums, without empty ones, in the order of source and state."""
         return [row for _, row in sorted(self._tables.projection.tallies.items()) if row.elements]
 
     def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
@@ -222,7 +230,7 @@ class MemoryWorkQueue:
         return [row for _, row in sorted(self._instances.items())]
 
     def enroll(self, row: InstanceRow, *, now_us: int, here: bool) -> InstanceRow | None:
-        """Register an instance; return the living one that holds its name, or None when registered."""
+        """Register an instance and return None, or return the active instance that holds its name."""
         with self._lock:
             holder = self._instances.get(row.name)
             if holder is not None and holder.session != row.session:
@@ -234,7 +242,7 @@ class MemoryWorkQueue:
             return None
 
     def beat(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
-        """Prolong the instance, its leases and its reservations; False if another session has the name."""
+        """Extend the instance, its leases and its reservations. False if another session has the name."""
         with self._lock:
             holder = self._instances.get(name)
             if holder is None or holder.session != session:
@@ -256,7 +264,7 @@ class MemoryWorkQueue:
             self._let_go(session)
 
     def take(self, lease: LeaseRequest) -> list[Image] | None:
-        """Lease due entries that no living session leases; None if another session has the instance's name."""
+        """Lease due entries that no active session leases. None if another session has the instance's name."""
         with self._lock:
             holder = self._instances.get(lease.name)
             if holder is not None and holder.session != lease.session:
@@ -283,7 +291,7 @@ class MemoryWorkQueue:
             self.end_leases(session, streams)
 
     def reserve(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
-        """Reserve `name`, or prolong its reservation; False while another session has it."""
+        """Reserve `name`, or extend its reservation. False while another session has it."""
         with self._lock:
             owner, until_us = self._reservations.get(name, (session, 0))
             if owner != session and is_held(until_us, now_us):
@@ -292,13 +300,13 @@ class MemoryWorkQueue:
             return True
 
     def unreserve(self, name: str, session: bytes) -> None:
-        """Give the reservation back, if it is this session's."""
+        """Give back the reservation, if this session has it."""
         with self._lock:
             if self._reservations.get(name, (b"", 0))[0] == session:
                 del self._reservations[name]
 
     def end_leases(self, session: bytes, streams: Iterable[int]) -> None:
-        """Give back those of these leases that are the session's."""
+        """Give back the session's leases on these streams."""
         for stream in streams:
             if self._leases.get(stream, (b"", 0))[0] == session:
                 del self._leases[stream]
@@ -325,20 +333,20 @@ class MemoryBlobs:
     """Snapshots and checkpoint notes."""
 
     def __init__(self) -> None:
-        """Begin empty."""
+        """Start empty."""
         self._snapshots: dict[tuple[str, int], list[bytes]] = {}
         self._checkpoints: dict[tuple[int, str], None] = {}
 
     def forget_snapshots(self) -> None:
-        """Remove every snapshot: they were made from what an erasure has removed."""
+        """Remove every snapshot, because they were made from data that an erasure has removed."""
         self._snapshots.clear()
 
     def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes]) -> None:
-        """Keep an opaque snapshot of `kind` at `position`, in the place of an earlier one there."""
+        """Keep an opaque snapshot of `kind` at `position`. It replaces an earlier one there."""
         self._snapshots[kind, position] = list(chunks)
 
     def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:
-        """Yield the chunks of a snapshot, in order; none if there is no such snapshot."""
+        """Yield the chunks of a snapshot in order, or nothing if there is no such snapshot."""
         return iter(self._snapshots.get((kind, position), ()))
 
     def list_snapshots(self) -> list[tuple[str, int]]:
@@ -351,9 +359,13 @@ class MemoryBlobs:
             del self._snapshots[pair]
 
     def save_checkpoint(self, size: int, note: str) -> None:
-        """Keep a signed note about the tree of this size; the same note twice is kept once."""
+        """Keep a signed note about the tree of this size. The same note is kept only once."""
         self._checkpoints[size, note] = None
 
+    def checkpoint_faults(self) -> Iterator[str]:
+        """Yield nothing: notes have no numbers and digests here."""
+        yield from ()
+
     def checkpoints(self) -> Iterator[tuple[int, str]]:
-        """Yield (size, note), the smallest trees first, and in the order in which they were kept."""
+        """Yield (size, note) in the order of size, then in the order in which the notes were kept."""
         return iter(sorted(self._checkpoints, key=lambda pair: pair[0]))

@@ -1,4 +1,4 @@
-"""The tables of the memory store, and one write to them."""
+"""The tables of the memory store, and a write to them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Projection:
-    """The tables that can be folded again from the events."""
+    """The tables that a fold of the events can rebuild."""
 
     entries: dict[int, EntryRow] = field(default_factory=dict)
     copies: dict[tuple[bytes, int], CopyState] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Projection:
 
 @dataclass(slots=True)
 class Tables:
-    """The log and its projection; lists are indexed by position or stream number, less one."""
+    """The log and its projection. Lists are indexed by position or stream number, minus one."""
 
     head: StoredHead = field(default_factory=lambda: StoredHead(0, 0, 0, b""))
     keys: list[bytes | None] = field(default_factory=list)
@@ -45,12 +45,12 @@ class Tables:
         )
 
     def wanted(self, source: bytes | None) -> Iterator[EntryRow]:
-        """Yield the entries that are to be fetched, of the source with this id or of all sources."""
+        """Yield the wanted entries of the source with this id, or of all sources."""
         numbers = {row.no for row in self.projection.sources.values() if source in (None, row.id)}
         return (row for row in self.projection.entries.values() if row.due_us is not None and row.source in numbers)
 
     def erase(self, stream: int, position: int) -> None:
-        """Forget the stream's key, and the payload of its events before `position`."""
+        """Remove the stream's key, and the payloads of its events before `position`."""
         key = self.keys[stream - 1]
         if key is not None:
             del self.streams[key]
@@ -61,10 +61,10 @@ class Tables:
 
 
 class MemoryWriting:
-    """One write: it collects, and `commit` puts everything into the tables at once."""
+    """One write. It collects changes, and `commit` puts all of them into the tables at once."""
 
     def __init__(self, tables: Tables, now_us: int | None) -> None:
-        """Begin at the head as it is; `now_us` is the time of a clock that the store was given."""
+        """Begin at the current head. `now_us` is the time of the store's clock, or None."""
         self.now_us = now_us
         self.head = tables.head
         self._tables = tables
@@ -73,11 +73,11 @@ class MemoryWriting:
         self.released: list[tuple[bytes, Collection[int]]] = []
 
     def commit_of(self, batch_key: bytes) -> CommitRow | None:
-        """Return the commit that carries this idempotency key."""
+        """Return the commit with this idempotency key, or None."""
         return next((row for row in self._tables.commits if row.batch_key == batch_key), None)
 
     def leaf(self, position: int) -> bytes | None:
-        """Return the leaf hash stored at this position."""
+        """Return the leaf hash stored at this position, or None."""
         return self._tables.events[position - 1].leaf if 0 < position <= len(self._tables.events) else None
 
     def streams(self, keys: Collection[bytes]) -> dict[bytes, StreamRow]:
@@ -100,25 +100,25 @@ class MemoryWriting:
         return {stream: entries[stream] for stream in streams if stream in entries}
 
     def write(self, batch: Batch) -> None:
-        """Take the batch, to be written at the end."""
+        """Keep the batch, to write it at the end."""
         self._batch = batch
 
-    def release(self, name: str, session: bytes, streams: Collection[int]) -> None:  # noqa: ARG002  # the session says it all
-        """Note leases that are to be given back at the end."""
+    def release(self, name: str, session: bytes, streams: Collection[int]) -> None:  # noqa: ARG002  # the session is enough
+        """Keep a note of leases to give back at the end."""
         self.released.append((session, streams))
 
     def clear_projection(self) -> None:
-        """Begin a fresh projection, which takes the place of the old one at the end."""
+        """Begin a fresh projection. It replaces the old one at the end."""
         self._fresh = Projection()
 
     def change(self, changes: Changes) -> None:
         """Change the fresh projection."""
         if self._fresh is None:
-            raise AssertionError("the projection is changed alone only after it was cleared")
+            raise AssertionError("clear the projection before changing it on its own")
         _apply(self._fresh, changes)
 
     def commit(self) -> bool:
-        """Make everything visible; return whether payloads were erased."""
+        """Make all changes visible. Return whether payloads were erased."""
         tables, batch = self._tables, self._batch
         if self._fresh is not None:
             tables.projection = self._fresh

@@ -1,6 +1,6 @@
-"""The Merkle tree of RFC 6962 over the leaves of a ledger: its frontier, its root, and proofs (docs/format.md, "Tree").
+"""The RFC 6962 Merkle tree over the leaves of a ledger: its frontier, its root and proofs (docs/format.md, "Tree").
 
-Leaves count from 0 here: the leaf of the event at position p has the index p - 1.
+Leaves count from 0 here: the leaf of the event at position p has index p - 1.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 
 _CHUNK = 1024
-"""At most this many leaves are held in memory at a time."""
+"""How many leaves are in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """A whole tree of `size` leaves in at most 64 hashes: the roots of its complete subtrees, the largest first.
+    """A tree of `size` leaves in at most 64 hashes: the roots of its complete subtrees, the largest first.
 
-    Published for transparency logs as the compact range [0, size).
+    The literature on transparency logs calls it the compact range [0, size).
     """
 
     size: int = 0
     nodes: tuple[bytes, ...] = ()
 
     def extend(self, leaves: Iterable[bytes]) -> Frontier:
-        """Return the frontier after more leaf hashes, in order; level by level, about one hash a leaf."""
+        """Return the frontier after more leaf hashes, in order. This takes about one hash per leaf, level by level."""
         row = list(leaves)
         if not row:
             return self
@@ -52,7 +52,7 @@ class Frontier:
 
     @property
     def root(self) -> bytes:
-        """The root hash (32 bytes); that of the empty tree is SHA-256 of nothing."""
+        """The root hash (32 bytes). For the empty tree it is the SHA-256 of no bytes."""
         if not self.nodes:
             return EMPTY_ROOT
         *larger, root = self.nodes
@@ -67,7 +67,7 @@ class Frontier:
 
     @classmethod
     def parse(cls, size: int, stored: bytes) -> Frontier:
-        """Undo `stored`.
+        """Parse `stored`.
 
         Raises:
             ValueError: if a tree of this size has another number of nodes.
@@ -82,11 +82,11 @@ def inclusion_path(
 ) -> tuple[bytes, ...]:
     """Return the audit path of the leaf at `index` in the tree of the first `size` leaves (RFC 6962, 2.1.1).
 
-    With `frontier_at`, which gives the frontier after that many leaves, only some thousand leaves are read; without it
-    all are, in chunks.
+    `frontier_at` gives the frontier after a number of leaves. With it, this reads only some thousand leaves. Without
+    it, this reads all leaves, in chunks.
 
     Raises:
-        ValueError: if there is no such leaf in that tree.
+        ValueError: if that tree has no such leaf.
     """
     if not 0 <= index < size:
         raise ValueError(f"a tree of {size} leaves has no leaf {index}")
@@ -106,12 +106,12 @@ def inclusion_path(
 def consistency_path(
     old: int, new: int, leaves: Leaves, frontier_at: Callable[[int], Frontier] | None = None
 ) -> tuple[bytes, ...]:
-    """Return the proof that the tree of `new` leaves only appended to that of its first `old` (RFC 6962, 2.1.2).
+    """Return the proof that the tree of `new` leaves extends the tree of its first `old` leaves (RFC 6962, 2.1.2).
 
-    It is empty for equal sizes and for an empty old tree. `frontier_at` as for `inclusion_path`.
+    The proof is empty for equal sizes and for an empty old tree. `frontier_at` is as for `inclusion_path`.
 
     Raises:
-        ValueError: if the old tree is the larger one.
+        ValueError: if the old tree is larger.
     """
     if not 0 <= old <= new:
         raise ValueError(f"a tree of {new} leaves does not extend one of {old}")
@@ -127,13 +127,13 @@ def consistency_path(
         else:
             path.append(_subtree(start, middle, leaves, frontier_at))
             start = middle
-    if start:  # else the old tree is a complete subtree of the new one, and its root is known to who checks
+    if start:  # else the old tree is a complete subtree of the new one, and the verifier knows its root
         path.append(_subtree(start, stop, leaves, frontier_at))
     return tuple(reversed(path))
 
 
 def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
-    """Whether the path shows that this leaf hash stands at `index` in the tree with this size and root (RFC 9162)."""
+    """Whether the path proves that this leaf hash is at `index` in the tree with this size and root (RFC 9162)."""
     if not 0 <= index < size or not _are_hashes((leaf, *path)):
         return False
     at, last, node = index, size - 1, leaf
@@ -151,7 +151,7 @@ def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], 
 
 
 def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, path: Sequence[bytes]) -> bool:
-    """Whether the path shows that the new tree begins with all leaves of the old one (RFC 9162, 2.1.4.2)."""
+    """Whether the path proves that the new tree begins with all leaves of the old one (RFC 9162, 2.1.4.2)."""
     if not 0 <= old <= new or not _are_hashes(path):
         return False
     if old in (0, new):
@@ -184,7 +184,7 @@ def _parent(left: bytes, right: bytes) -> bytes:
 
 
 def _split(width: int) -> int:
-    """Return the largest power of two below `width`: so many leaves are in the left subtree."""
+    """Return the largest power of two below `width`: the number of leaves in the left subtree."""
     return 1 << (width - 1).bit_length() - 1
 
 
@@ -193,11 +193,11 @@ def _are_hashes(nodes: Iterable[bytes]) -> bool:
 
 
 def _subtree(start: int, stop: int, leaves: Leaves, frontier_at: Callable[[int], Frontier] | None) -> bytes:
-    """Return the root over the leaves [start, stop), where `start` is aligned as the tree's own subtrees are."""
+    """Return the root over the leaves [start, stop). `start` is aligned like the tree's own subtrees."""
     if frontier_at is not None and stop - start > _CHUNK:
         middle = start + _split(stop - start)
-        # The frontier after `middle` leaves ends with exactly the subtree [start, middle): `start` is a multiple of
-        # twice that width, so no larger subtree has swallowed it yet.
+        # The frontier after `middle` leaves ends with exactly the subtree [start, middle). `start` is a multiple of
+        # twice its width, so no larger subtree contains it yet.
         left = frontier_at(middle).nodes[-1]
         return _parent(left, _subtree(middle, stop, leaves, frontier_at))
     frontier = Frontier()

@@ -1,6 +1,6 @@
-"""Signed notes with Ed25519, as C2SP's `signed-note` decides their bytes: the keys' texts, signing and opening.
+"""Signed notes with Ed25519 in the format of C2SP's `signed-note`: the texts of keys, signing and opening.
 
-https://c2sp.org/signed-note
+See https://c2sp.org/signed-note.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAX_SIGNATURES = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierKey:
-    """A public key and the name it signs under; its text is `name+keyid+base64`."""
+    """A public key and the name that it signs with. Its text is `name+keyid+base64`."""
 
     name: str
     public: bytes
@@ -43,33 +43,35 @@ class VerifierKey:
 
     @property
     def text(self) -> str:
-        """The key as the one line that people keep and exchange."""
+        """The key as one line, which people keep and exchange."""
         return f"{self.name}+{self.key_id.hex()}+{_encode(_ED25519 + self.public)}"
 
     @classmethod
     def parse(cls, text: str) -> VerifierKey:
-        """Undo `text`, in which surrounding white space does not count.
+        """Parse `text`. Surrounding white space does not count.
 
         Raises:
-            BadCheckpointError: of kind "key", if it is not the verifier key of an Ed25519 key.
+            BadCheckpointError: of kind "key", if the text is not an Ed25519 verifier key.
         """
         name, public = _parse_key(text.strip(), "verifier key")
         key = cls(name=name, public=public)
         if key.text != text.strip():
-            raise BadCheckpointError("the verifier key's id does not belong to it: was it typed wrongly?", kind="key")
+            raise BadCheckpointError(
+                "the id in the verifier key does not match the key: check it for typing errors", kind="key"
+            )
         return key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
-    """A private key and the name it signs under; its text is `PRIVATE+KEY+name+keyid+base64`."""
+    """A private key and the name that it signs with. Its text is `PRIVATE+KEY+name+keyid+base64`."""
 
     name: str
     seed: bytes = field(repr=False)
 
     @classmethod
     def generate(cls, name: str, entropy: Callable[[int], bytes]) -> SigningKey:
-        """Make a key from 32 random bytes.
+        """Create a key from 32 random bytes.
 
         Raises:
             BadCheckpointError: of kind "key", if the name is empty or holds white space or a plus sign.
@@ -88,15 +90,15 @@ class SigningKey:
 
     @property
     def text(self) -> str:
-        """The secret as one line: for the key's own file and nowhere else."""
+        """The secret as one line. It MUST be written only to the key's own file."""
         return f"{_PRIVATE}{self.name}+{self.verifier.key_id.hex()}+{_encode(_ED25519 + self.seed)}"
 
     @classmethod
     def parse(cls, text: str) -> SigningKey:
-        """Undo `text`, in which surrounding white space does not count.
+        """Parse `text`. Surrounding white space does not count.
 
         Raises:
-            BadCheckpointError: of kind "key"; the message never holds the text.
+            BadCheckpointError: of kind "key", if the text is not a signing key. The message never holds the text.
         """
         stripped = text.strip()
         if not stripped.startswith(_PRIVATE):
@@ -104,33 +106,36 @@ class SigningKey:
         name, seed = _parse_key(stripped.removeprefix(_PRIVATE), "signing key")
         key = cls(name=name, seed=seed)
         if key.text != stripped:
-            raise BadCheckpointError("the signing key's id does not belong to it: the file is damaged", kind="key")
+            raise BadCheckpointError(
+                "the id in the signing key does not match the key, so its file is damaged: restore it from a backup",
+                kind="key",
+            )
         return key
 
 
 def is_name(name: str) -> bool:
-    """Whether a key may be called so: not empty, no Unicode white space, no plus sign, only UTF-8."""
+    """Whether a key can have this name: not empty, no Unicode white space, no plus sign, only valid UTF-8."""
     return bool(name) and "+" not in name and not any(char.isspace() or _is_surrogate(char) for char in name)
 
 
 def sign_note(text: str, key: SigningKey) -> bytes:
-    """Return the note: the text, which must end with a newline, a blank line, and the signature over the text.
+    """Return the note: the text, a blank line, and the signature of the text. The text must end with a newline.
 
     Raises:
-        BadCheckpointError: if the text is none that a note may have.
+        BadCheckpointError: if a note cannot hold this text.
     """
     if not _is_text(text):
-        raise BadCheckpointError("a note's text must end with a newline and hold no control characters")
+        raise BadCheckpointError("a note's text must end with a newline and must not hold control characters")
     signature = Ed25519PrivateKey.from_private_bytes(key.seed).sign(text.encode())
     return f"{text}\n{_DASH}{key.name} {_encode(key.verifier.key_id + signature)}\n".encode()
 
 
 def open_note(note: bytes, key: VerifierKey) -> str:
-    """Return the text of a note that `key` signed; signatures of other keys are ignored.
+    """Return the text of a note that `key` signed. Signatures of other keys are ignored.
 
     Raises:
-        BadCheckpointError: of kind "malformed" if this is not a note, "key" if that key did not sign it, "signature" if
-            what stands there as its signature is none.
+        BadCheckpointError: of kind "malformed" if this is not a note, "key" if this key did not sign it, and
+            "signature" if the key's signature is not valid.
     """
     text, signatures = _split(note)
     key_id = key.key_id
@@ -140,15 +145,15 @@ def open_note(note: bytes, key: VerifierKey) -> str:
                 Ed25519PublicKey.from_public_bytes(key.public).verify(held[_KEY_ID_BYTES:], text.encode())
             except (InvalidSignature, ValueError):
                 raise BadCheckpointError(
-                    f"the signature of {key.name} does not belong to this text", kind="signature"
+                    f"the signature of {key.name} does not match this text", kind="signature"
                 ) from None
             return text
     signers = ", ".join(sorted({name for name, _ in signatures}))
-    raise BadCheckpointError(f"signed by {signers}, and not with the key {key.name}+{key_id.hex()}", kind="key")
+    raise BadCheckpointError(f"it was signed by {signers}, not with the key {key.name}+{key_id.hex()}", kind="key")
 
 
 def unverified_text(note: bytes) -> str:
-    """Return the text of a note without checking who signed it: it proves nothing.
+    """Return the text of a note without checking its signature. It proves nothing.
 
     Raises:
         BadCheckpointError: of kind "malformed" if this is not a note.
@@ -161,18 +166,18 @@ def unverified_text(note: bytes) -> str:
 
 def _split(note: bytes) -> tuple[str, list[tuple[str, bytes]]]:
     if len(note) > MAX_NOTE_BYTES:
-        raise BadCheckpointError("the note has more than 1 MiB, which is too much to read")
+        raise BadCheckpointError("this is not a signed note: it is larger than 1 MiB")
     try:
         whole = note.decode()
     except UnicodeDecodeError:
-        raise BadCheckpointError("this is not a signed note: it is not UTF-8") from None
+        raise BadCheckpointError("this is not a signed note: it is not valid UTF-8") from None
     head, blank, tail = whole.rpartition("\n\n")
     text = head + "\n"
     if not blank or not _is_text(text) or not tail.endswith("\n"):
         raise BadCheckpointError("this is not a signed note: it must have text, a blank line, then signatures")
     lines = tail[:-1].split("\n")
     if len(lines) > _MAX_SIGNATURES:
-        raise BadCheckpointError(f"a note of more than {_MAX_SIGNATURES} signatures is not read")
+        raise BadCheckpointError(f"the note has more than {_MAX_SIGNATURES} signatures, which is not supported")
     return text, [_signature(line) for line in lines]
 
 
@@ -189,7 +194,7 @@ def _is_text(text: str) -> bool:
 
 
 def _is_surrogate(char: str) -> bool:
-    """Whether this is half a character: what a shell makes of bytes that are not UTF-8."""
+    """Whether this is half a character. A shell produces these from bytes that are not valid UTF-8."""
     return "\ud800" <= char <= "\udfff"
 
 
@@ -200,7 +205,7 @@ def _parse_key(text: str, what: str) -> tuple[str, bytes]:
     if not is_name(name) or held is None:
         raise BadCheckpointError(f"this is not a {what}: it must be name+keyid+base64 on one line", kind="key")
     if held[:1] != _ED25519 or len(held) != 1 + SEED_BYTES:
-        raise BadCheckpointError(f"this {what} is of another kind than Ed25519", kind="key")
+        raise BadCheckpointError(f"this {what} is not an Ed25519 key: use an Ed25519 key", kind="key")
     return name, held[1:]
 
 
@@ -209,7 +214,7 @@ def _encode(held: bytes) -> str:
 
 
 def _decode(encoded: str) -> bytes | None:
-    """Return the bytes, or None if this is not the one canonical base64 of any."""
+    """Return the decoded bytes, or None if this is not canonical base64."""
     try:
         held = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):

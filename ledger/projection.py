@@ -1,4 +1,4 @@
-"""How events change the stored projection: the same pure function serves append and rebuild."""
+"""How events change the stored projection. Append and rebuild use the same pure function."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Happened(NamedTuple):
-    """An event as the projection needs it; `source` is the 16-byte id of the source it is about."""
+    """An event as the projection needs it. `source` is the 16-byte id of its source."""
 
     seq: int
     stream: int
@@ -26,10 +26,10 @@ class Happened(NamedTuple):
 
 
 def project(events: Iterable[Happened], entries: Mapping[int, EntryRow], sources: Mapping[bytes, SourceRow]) -> Changes:
-    """Return what `events`, in order, change: `entries` (by stream) and `sources` (by id) are the rows before.
+    """Return what `events`, in order, change. `entries` (by stream) and `sources` (by id) are the rows before them.
 
     Raises:
-        UnknownCriticalEventError: at an event that MUST NOT be skipped, of a type unknown here.
+        UnknownCriticalEventError: at an event of an unknown type that MUST NOT be skipped.
         BrokenChainError: at an element's event whose source never began.
     """
     work = _Work(entries, sources)
@@ -39,8 +39,8 @@ def project(events: Iterable[Happened], entries: Mapping[int, EntryRow], sources
 
 
 def named_object(fact: ElementFact) -> bytes:
-    """Return the SHA-256 of the object that a fact with an `OBJECT_STATE` other than "sound" is about."""
-    sha256: bytes = getattr(fact, "sha256")  # noqa: B009 -- each such class has the field, and no common base needs it
+    """Return the SHA-256 of the object of a fact whose `OBJECT_STATE` is not None or "sound"."""
+    sha256: bytes = getattr(fact, "sha256")  # noqa: B009 -- each such class has the field, but no common base does
     return sha256
 
 
@@ -65,7 +65,7 @@ def entry_row(event: Happened, source: int, element: Element) -> EntryRow:
 
 
 class _Work:
-    """Rows as they become while the events of a batch are taken in."""
+    """Collects the new rows while it processes the events of a batch."""
 
     def __init__(self, entries: Mapping[int, EntryRow], sources: Mapping[bytes, SourceRow]) -> None:
         self._before = entries
@@ -87,9 +87,9 @@ class _Work:
         elif isinstance(fact, UnknownFact):
             self._pass_over(event, fact)
         elif isinstance(fact, Fact) and fact.ERASES:
-            # When it is folded again the stream's key, hence its source, is no longer known.
+            # In a later fold, the stream's key is no longer known, and so neither is its source.
             self._drop(event.stream)
-        # The others are about the ledger and its instances, or were erased: there is no row for them.
+        # Other facts are about the ledger or its instances, or were erased. They have no rows.
 
     def changes(self) -> Changes:
         return Changes(
@@ -102,7 +102,7 @@ class _Work:
         )
 
     def _pass_over(self, event: Happened, fact: UnknownFact) -> None:
-        """Only the version of the stream moves: it is what an append expects."""
+        """Change only the version of the stream, which the next append expects."""
         if fact.critical:
             raise UnknownCriticalEventError(event.seq, fact.type_name, fact.schema_version)
         row = self._after.get(event.stream, self._before.get(event.stream))
@@ -113,7 +113,7 @@ class _Work:
         element, state = fact.element, fact.OBJECT_STATE
         owner = self._known.get(event.source)
         if owner is None:
-            raise BrokenChainError(event.seq, "an element of a source that never began")
+            raise BrokenChainError(event.seq, "its element belongs to a source that never began")
         self._after[event.stream] = entry_row(event, owner.no, element)
         if state is None:
             return
@@ -137,7 +137,7 @@ class _Work:
 
 
 def _tally(after: Mapping[int, EntryRow | None], before: Mapping[int, EntryRow]) -> list[TallyRow]:
-    """Return by how much each (source, state) changes, in their order, leaving out what does not change."""
+    """Return by how much each (source, state) changes, in their order, without those that do not change."""
     sums: dict[tuple[int, str], list[int]] = {}
     for stream, row in after.items():
         for found, sign in ((before.get(stream), -1), (row, 1)):

@@ -1,7 +1,7 @@
-"""A quick look at an element's event: what folds and audits need of millions of events, without building the facts.
+"""Reads an element's event quickly: gives folds and audits what they need of millions of events, without facts.
 
-It recognises the payloads of plain facts about an element (ledger/pattern.py), which nearly all events have. What it
-does not recognise must be read by `ledger/codec.py`. Where it says something, that agrees with the slow way.
+It recognises the payloads of plain facts about an element (ledger/pattern.py), which nearly all events have. Other
+payloads must be read by `ledger/codec.py`. For a recognised payload, both give the same result.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _DAMAGES: Final[dict[bytes, Damage | None]] = {NIL: None, b"\xa7damaged": "damag
 
 
 def plain_types() -> frozenset[tuple[str, int]]:
-    """Return the (type, schema version) of all facts whose payload is an element and nothing beyond it.
+    """Return the (type, schema version) of all facts whose payload is an element and nothing else.
 
-    Critical facts are left out: the audit must look at their flags.
+    Critical facts are excluded, because the audit must check their flags.
     """
     return frozenset(
         (name, cls.VERSION)
@@ -55,19 +55,19 @@ def plain_types() -> frozenset[tuple[str, int]]:
 
 
 QuickElement = tuple[str, int | None, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes | None]
-"""What a payload says of its element: the state, the size of a sound copy, then fields as their bytes stand there.
+"""What a payload says about its element: the state, the size of a sound copy, then fields in their payload bytes.
 
-The size is None if there is no copy, or it is damaged or lost. The fields are date, zone, form (without its head), the
-copy's SHA-256, size and IV (nil if there is no copy), the size that the server claims, and when the next try is due
-(None if no fetch failed). A plain tuple, because millions of them are made.
+The size is None if there is no copy, or if it is damaged or lost. The fields are date, zone, form (without its head),
+the copy's SHA-256, size and IV (nil if there is no copy), the size that the server claims, and when the next try is due
+(None if no fetch failed). It is a plain tuple, because millions of them are created.
 """
 
 
 def quick_element(payload: object) -> QuickElement | None:
-    """Return what the payload of a plain fact about an element says, None if it is not recognised.
+    """Return what the payload of a plain fact about an element says, or None if it is not recognised.
 
-    The caller has checked that the event's type and schema version are those of a plain fact. Whoever tampers with a
-    database can put anything into its columns, so `payload` need not even be bytes.
+    The caller MUST have checked that the event's type and schema version are those of a plain fact. `payload` can be
+    any type, because an attacker can put anything into a database's columns.
     """
     match = _match(payload) if type(payload) is bytes else None
     if match is None or not is_whole(match):
@@ -83,5 +83,5 @@ def quick_element(payload: object) -> QuickElement | None:
 
 
 def quick_due_us(state: str, next_try: bytes | None, recorded_us: int) -> int | None:
-    """Return when an undamaged element is due, None if no copy is wanted: as `Element.due_us` does."""
+    """Return when an undamaged element is due, or None if no copy is wanted, like `Element.due_us`."""
     return due_of(recorded_us, None if next_try is None else number(next_try)) if state == "pending" else None

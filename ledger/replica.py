@@ -1,4 +1,4 @@
-"""What the facts mean: `fold` turns events into the state that they lead to; pure."""
+"""What the facts mean: `fold` turns events into the resulting state. All functions are pure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One event as read back: its place, its header's fields, and the fact it holds.
+    """One event as read back: its position, its header's fields and its fact.
 
-    `key` is None once the stream's payloads are erased; `stream` is the store's small integer for the stream.
+    `key` is None once the stream's payloads are erased. `stream` is the store's number of the stream. Times are in
+    microseconds since 1970 UTC.
     """
 
     position: int
@@ -35,7 +36,7 @@ class Event:
 @fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """The projection of one element: its newest state, the stream's version, and the position it came from.
+    """The projection of one element: its newest state, the stream's version, and the position of its newest event.
 
     `element` is None once its payloads are erased.
     """
@@ -54,7 +55,7 @@ def evolve_source(fact: object) -> Source | None:
 
 @dataclass(slots=True)
 class Replica:
-    """The fold of a ledger in memory: for tests, simulations and small ledgers; big ones are folded by the store."""
+    """The fold of a ledger in memory, for tests, simulations and small ledgers. The store folds large ones."""
 
     position: int = 0
     recorded_us: int = 0
@@ -65,7 +66,7 @@ class Replica:
     skipped: int = 0
 
     def apply(self, event: Event) -> None:
-        """Take one event in; events MUST come in the order of their positions."""
+        """Apply one event. Events MUST come in the order of their positions."""
         self.position = event.position
         self.recorded_us = event.recorded_us
         fact, key = event.fact, event.key
@@ -93,7 +94,7 @@ class Replica:
 
 
 def fold(events: Iterable[Event]) -> Replica:
-    """Fold events, in the order of their positions, into the state they lead to."""
+    """Fold events, in the order of their positions, into the resulting state."""
     replica = Replica()
     for event in events:
         replica.apply(event)
@@ -101,7 +102,7 @@ def fold(events: Iterable[Event]) -> Replica:
 
 
 def damaged(element: Element, sha256: bytes, *, lost: bool) -> Element:
-    """Return the element after its object `sha256` was found damaged or lost: it is fetched again if it is the copy."""
+    """Return the element after its object `sha256` was found damaged or lost. If it is the copy, it becomes wanted."""
     if element.copy is None or element.copy.sha256 != sha256:
         return element
     return replace(element, damage="lost" if lost else "damaged", failure=None)

@@ -1,4 +1,4 @@
-"""The rows that a store keeps, as plain tuples: what a batch writes and what reading gives back (docs/format.md)."""
+"""The rows that a store keeps, as plain tuples: what a batch writes and what a read returns (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ RELEASED: Final = "released"
 
 
 class StoredEvent(NamedTuple):
-    """One event as stored; `header` is what the tree commits to, the fields beside it repeat it for the database.
+    """One event as stored. The tree commits to `header`; most other fields repeat it for the database.
 
-    `nonce` and `payload` are None once erased. `leaf` is 32 bytes. Times are microseconds since 1970 UTC.
+    `nonce` and `payload` are None once erased. `leaf` has 32 bytes. Times are in microseconds since 1970 UTC.
     """
 
     seq: int
@@ -33,7 +33,7 @@ class StoredEvent(NamedTuple):
 
 
 class StoredFact(NamedTuple):
-    """What a fold reads of an event: a `StoredEvent` without its proof, observation time and writer."""
+    """The part of an event that a fold reads: a `StoredEvent` without its proof, observation time and writer."""
 
     seq: int
     stream: int
@@ -46,7 +46,7 @@ class StoredFact(NamedTuple):
 
 
 class StoredHead(NamedTuple):
-    """The head row: last position, its recorded time, the last stream number, and the nodes of the tree's frontier."""
+    """The head row: the last position, its recorded time, the last stream number, and the frontier's nodes."""
 
     position: int
     recorded_us: int
@@ -55,10 +55,10 @@ class StoredHead(NamedTuple):
 
 
 class EntryRow(NamedTuple):
-    """The projection of one element: a pointer to its newest event (`seq`) and what queries select by.
+    """The projection of one element: a pointer to its newest event (`seq`), and the columns that queries select by.
 
-    `version` is the stream's. `due_us` is None when nothing is to be fetched. `claimed` is the size that the server
-    claims, `size` and `sha256` are the copy's; each None where there is none.
+    `version` is the stream's. `due_us` is None if no copy is wanted. `claimed` is the size that the server claims.
+    `size` and `sha256` are the copy's. Each of these is None if there is none. Sizes are in bytes.
     """
 
     stream: int
@@ -74,7 +74,7 @@ class EntryRow(NamedTuple):
 
 
 class StreamRow(NamedTuple):
-    """What an append needs to know of a stream: its number, its version, and its entry if it is about an element."""
+    """What an append needs to know about a stream: its number, its version, and its entry if it is an element's."""
 
     stream: int
     version: int
@@ -82,7 +82,7 @@ class StreamRow(NamedTuple):
 
 
 class SourceRow(NamedTuple):
-    """The projection of a source: its small number, its 128-bit id, its stream, version, and newest event."""
+    """The projection of a source: its number, its 128-bit id, its stream, version and newest event."""
 
     no: int
     id: bytes
@@ -92,7 +92,7 @@ class SourceRow(NamedTuple):
 
 
 class CopyState(NamedTuple):
-    """A copy of a stream named by an event: `seq` is where it was stored, `state` what was said of it last."""
+    """A copy that an event of a stream names. `seq` is the position where it was stored, `state` its newest state."""
 
     sha256: bytes
     stream: int
@@ -102,7 +102,7 @@ class CopyState(NamedTuple):
 
 
 class CopyRow(NamedTuple):
-    """One object that an element's event names, as `Ledger.copies` gives it; `key` is the element's stored key."""
+    """One object that an element's event names, as `Ledger.copies` returns it. `key` is the element's stored key."""
 
     sha256: bytes
     size: int
@@ -112,7 +112,7 @@ class CopyRow(NamedTuple):
 
 
 class CommitRow(NamedTuple):
-    """One batch: its positions, time, idempotency key, and the tree's frontier at its end (None: it was lost)."""
+    """One batch: its positions, time, idempotency key, and the frontier at its end (None if it was lost)."""
 
     last: int
     first: int
@@ -122,7 +122,7 @@ class CommitRow(NamedTuple):
 
 
 class TallyRow(NamedTuple):
-    """How many elements of a source are in a state, and the bytes of their copies; or how much both change."""
+    """How many elements of a source are in a state, and the bytes of their copies; or the change of both."""
 
     source: int
     state: str
@@ -131,7 +131,7 @@ class TallyRow(NamedTuple):
 
 
 class Image(NamedTuple):
-    """An entry joined with the event that it points to; `key` is the stored stream key."""
+    """An entry joined with the event that it points to. `key` is the stored stream key."""
 
     key: bytes
     stream: int
@@ -144,7 +144,7 @@ class Image(NamedTuple):
 
 
 class InstanceRow(NamedTuple):
-    """A collector registered under `name`; `session` tells two processes apart, `place` is where its files are."""
+    """A collector registered as `name`. `session` identifies its process, and `place` is where its files are."""
 
     name: str
     session: bytes
@@ -155,22 +155,22 @@ class InstanceRow(NamedTuple):
 
 
 LONGEST_US = 86_400_000_000
-"""No lease or reservation lasts longer. One that ends later was taken by a clock that was far ahead."""
+"""The longest lease or reservation. If one ends later, a clock that was far ahead made it."""
 
 FORGOTTEN_US = 30 * LONGEST_US
-"""How long after its last lease an instance that never came back is forgotten."""
+"""How long an instance that stopped is remembered after its last lease."""
 
 
 def is_held(until_us: int, now_us: int) -> bool:
-    """Return whether a lease or reservation until then still holds."""
+    """Return whether a lease or reservation until `until_us` still holds."""
     return now_us < until_us <= now_us + LONGEST_US
 
 
 class LeaseRequest(NamedTuple):
-    """A request for work: at most `limit` entries due at `due_us`, of at most `max_bytes` together or one larger one.
+    """A request for at most `limit` entries due at `due_us`, with at most `max_bytes` together, or one larger entry.
 
-    Sizes are what the server claims, or the last copy's; `source` is an id, None for every source. Leases of others
-    that end after `now_us` are respected.
+    Sizes are the server's claims, or else the last copy's. `source` is an id, or None for every source. Leases of other
+    sessions that end after `now_us` are respected.
     """
 
     name: str
@@ -187,9 +187,9 @@ class LeaseRequest(NamedTuple):
 class Changes:
     """What a batch does to the projection.
 
-    `entries` and `sources` replace the rows of their streams and numbers, `dropped` are streams whose entry and copies
-    go. `copies` replace rows, `judged` give an existing copy (state, SHA-256, stream) a new state. `tallies` are to be
-    added.
+    `entries` and `sources` replace the rows of their streams and numbers. `dropped` are streams whose entry and copies
+    are removed. `copies` replace rows. `judged` (state, SHA-256, stream) gives an existing copy a new state. `tallies`
+    are added to the sums.
     """
 
     entries: list[EntryRow]
@@ -202,10 +202,10 @@ class Changes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Everything that one append writes, in one transaction; a copy of a ledger writes several `commits` at once.
+    """Everything that one append writes in one transaction. Copying a ledger writes several `commits` at once.
 
-    `streams` are new streams as (number, stored key), the key None once it is erased; `erased` are (stream, position
-    of its PayloadErased): the stream's key, and payload and nonce of every earlier event of it, become null.
+    `streams` are new streams as (number, stored key); the key is None once it is erased. `erased` are (stream, position
+    of its PayloadErased): the stream's key becomes null, and so do payload and nonce of each of its earlier events.
     """
 
     head: StoredHead

@@ -1,16 +1,16 @@
-"""The shape of the facts' dataclasses, compiled once: which types, lengths and ranges each field may have.
+"""The shapes of the facts' dataclasses, compiled once: the types, lengths and ranges that each field can have.
 
-The bytes that follow from it are decided in docs/format.md, "Payloads".
+docs/format.md, "Payloads", defines the resulting bytes.
 """
 
 from __future__ import annotations
 
 import types
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from ledger.errors import MalformedEventError
-from ledger.events import MAX_INT, Least, Length
+from ledger.events import MAX_INT, Least, Length, Most, NotEmpty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """One dataclass, compiled.
+    """One compiled dataclass.
 
-    `show` returns it, and all it holds, as maps with sorted keys; `read` makes it, and all it holds, from such a
-    map. Both raise MalformedEventError for a field of a wrong type, length or range; `read` also for other keys, or
-    keys in another order.
+    `show` turns an object, with all that it holds, into maps with sorted keys. `read` creates the object from such a
+    map. Both raise MalformedEventError for a field of a wrong type, length or range. `read` also raises it for unknown
+    or missing keys, or keys in another order.
     """
 
     version: int
@@ -47,26 +47,46 @@ def shapes_of(classes: Iterable[type]) -> dict[type, Shape]:
     return shapes
 
 
-def bounds_of(hint: Any) -> tuple[Any, int, int | None]:
-    """Return a field's plain type, the least value of a number, and the fixed length of a byte string or None."""
+class FieldBounds(NamedTuple):
+    """The marks of a field: bounds of a number, the fixed length of a byte string, whether a tuple may be empty."""
+
+    least: int = 0
+    most: int = MAX_INT
+    length: int | None = None
+    not_empty: bool = False
+
+
+def bounds_of(hint: Any) -> tuple[Any, FieldBounds]:
+    """Return a field's plain type and its bounds."""
     if get_origin(hint) is not Annotated:
-        return hint, 0, None
+        return hint, FieldBounds()
     plain, *marks = get_args(hint)
-    least = next((mark.value for mark in marks if isinstance(mark, Least)), 0)
-    length = next((mark.bytes for mark in marks if isinstance(mark, Length)), None)
-    return plain, least, length
+    bounds = FieldBounds()
+    for mark in marks:
+        match mark:
+            case Least(value):
+                bounds = bounds._replace(least=value)
+            case Most(value):
+                bounds = bounds._replace(most=value)
+            case Length(size):
+                bounds = bounds._replace(length=size)
+            case NotEmpty():
+                bounds = bounds._replace(not_empty=True)
+            case _:
+                raise TypeError(f"{mark!r} is not a mark that a field can have")
+    return plain, bounds
 
 
 def hints_of(cls: type) -> dict[str, Any]:
-    """Return the types of a class's fields with their marks, by name in sorted order."""
+    """Return the types of a class's fields with their marks, by name, in sorted order."""
     hints = get_type_hints(cls, include_extras=True)
     return {name: hints[name] for name in sorted(field.name for field in fields(cls))}
 
 
 def _compile(cls: type, shapes: dict[type, Shape]) -> Shape:
-    """Write both functions as source and compile them, as dataclasses does with `__init__`.
+    """Generate both functions as source and compile them, as dataclasses does with `__init__`.
 
-    Every event goes through them once or twice; straight code does in 1 us what a loop over the fields does in 4.
+    Every event goes through them once or twice. Straight code takes 1 us where a loop over the fields takes 4 us.
     """
     hints = hints_of(cls)
     names = list(hints)
@@ -84,7 +104,7 @@ def _compile(cls: type, shapes: dict[type, Shape]) -> Shape:
     built = [line for name in names for line in _parts(name, hints[name], shapes, scope, "read")]
     source = _function("show(value)", [*shown, *demands, *maps, f"return {{{_pairs(names, '{0!r}: {0}')}}}"])
     source += _function("read(held)", [*unpacked, *built, *demands, f"return cls({_pairs(names, '{0}={0}')})"])
-    exec(source, scope)  # noqa: S102 -- the source is made of this program's own field names and nothing else
+    exec(source, scope)  # noqa: S102 -- the source contains only this program's own field names
     return Shape(version=getattr(cls, "VERSION", 0), show=scope["show"], read=scope["read"])
 
 
@@ -98,7 +118,7 @@ def _pairs(names: list[str], form: str) -> str:
 
 def _refuse(cls: type, name: str | None) -> None:
     if name is None:
-        raise MalformedEventError(f"a {cls.__name__} with other fields, or not in their order")
+        raise MalformedEventError(f"a {cls.__name__} has other fields, or has them in another order")
     raise MalformedEventError(f"{cls.__name__}.{name} has a type, length or range that is not allowed")
 
 
@@ -114,16 +134,16 @@ def _dataclasses_in(hint: Any) -> Iterable[type]:
 
 
 def _condition(value: str, hint: Any, scope: dict[str, Any]) -> str:
-    """Return an expression that is true when the variable `value` fits `hint` and the field's length and range."""
+    """Return an expression that is true if the variable `value` fits `hint` with its length and range."""
     return " or ".join(_one_condition(value, option, scope) for option in _options(hint))
 
 
 def _one_condition(value: str, marked: Any, scope: dict[str, Any]) -> str:
-    hint, least, fixed = bounds_of(marked)
+    hint, bounds = bounds_of(marked)
     if hint is type(None):
         return f"{value} is None"
     if hint is int:
-        return f"type({value}) is int and {least} <= {value} <= {MAX_INT}"
+        return f"type({value}) is int and {bounds.least} <= {value} <= {bounds.most}"
     origin = get_origin(hint)
     if origin is Literal:
         return f"type({value}) is str and {value} in {get_args(hint)!r}"
@@ -132,16 +152,17 @@ def _one_condition(value: str, marked: Any, scope: dict[str, Any]) -> str:
         inner = f"{value}_"
         each = _condition(inner, parts[0], scope)
         length = "" if parts[-1] is Ellipsis else f" and len({value}) == {len(parts)}"
+        length += f" and {value}" if bounds.not_empty else ""
         return f"type({value}) is tuple{length} and all({each} for {inner} in {value})"
     scope[hint.__name__] = hint
-    length = "" if fixed is None else f" and len({value}) == {fixed}"
+    length = "" if bounds.length is None else f" and len({value}) == {bounds.length}"
     return f"type({value}) is {hint.__name__}{length}"
 
 
 def _parts(
     name: str, hint: Any, shapes: dict[type, Shape], scope: dict[str, Any], how: Literal["read", "show"]
 ) -> list[str]:
-    """Return the lines that turn a decoded part into dataclasses, or such a part into maps; none if it holds none."""
+    """Return the lines that convert a field's maps to dataclasses ("read") or back ("show"), if it holds any."""
     for option in _options(hint):
         part = get_args(option)[0] if get_origin(option) is tuple else option
         if part not in shapes:

@@ -1,7 +1,7 @@
 """What a `Ledger` needs from a database, in four small protocols: log, projection, work queue and blobs.
 
-`tests/contract/` has a suite for each of them and runs it over every implementation: `ledger/memory.py` and
-`ledger/sql/`. Every method may raise LedgerUnavailableError.
+`tests/contract/` has a suite for each protocol and runs it over every implementation: `ledger/memory.py` and
+`ledger/sql/`. Every method can raise LedgerUnavailableError.
 """
 
 from __future__ import annotations
@@ -30,8 +30,21 @@ if TYPE_CHECKING:
     )
 
 
-class LedgerStore(Protocol):
-    """A whole database of a ledger: its four parts, and the transactions that write to several of them at once."""
+class Database(Protocol):
+    """What can be asked of the database as such."""
+
+    def damage(self) -> Iterator[str]:
+        """Yield what the database finds damaged in its own pages and indexes; nothing if it has no such check.
+
+        An index that disagrees with its table gives answers that no event explains.
+        """
+
+    def free_bytes(self) -> int | None:
+        """Return how many bytes more the database can take, None where that is not known."""
+
+
+class LedgerStore(Database, Protocol):
+    """The whole database of a ledger: its four parts, and transactions that write to several of them at once."""
 
     @property
     def log(self) -> EventLog:
@@ -39,7 +52,7 @@ class LedgerStore(Protocol):
 
     @property
     def projection(self) -> ProjectionStore:
-        """The rows that folding the events gives."""
+        """The rows that result from folding the events."""
 
     @property
     def work(self) -> WorkQueue:
@@ -50,21 +63,18 @@ class LedgerStore(Protocol):
         """Snapshots and checkpoint notes."""
 
     def writing(self) -> AbstractContextManager[Writing]:
-        """Lock the head and begin a transaction; commit when the block ends, undo everything when it raises.
+        """Lock the head and begin a transaction. Commit when the block ends; undo everything if it raises.
 
-        What the block wrote becomes durable and visible as a whole, or not at all.
+        The block's writes MUST become durable and visible as a whole, or not at all.
         """
 
     def now_us(self) -> int | None:
-        """Return the database's own time, None where it has no clock."""
-
-    def free_bytes(self) -> int | None:
-        """Return how many bytes more the database can take, None where that is not known."""
+        """Return the database's own time, or None if it has no clock."""
 
     def reopener(self) -> Callable[[], LedgerStore] | None:
-        """Return a function that opens this store for reading in a process about to be forked, None if none can.
+        """Return a function that opens this store for reading in a forked process, or None if that is impossible.
 
-        This store first closes the connections that it reads with, so that the process inherits none.
+        This store first closes its reading connections, so that the new process does not inherit them.
         """
 
     def close(self) -> None:
@@ -72,7 +82,7 @@ class LedgerStore(Protocol):
 
 
 class Writing(Protocol):
-    """One write transaction. It holds the head, so no other writer comes between its reads and its writes."""
+    """One write transaction. It holds the head's lock, so no other writer comes between its reads and its writes."""
 
     @property
     def head(self) -> StoredHead:
@@ -80,13 +90,13 @@ class Writing(Protocol):
 
     @property
     def now_us(self) -> int | None:
-        """The database's own time, None where it has no clock."""
+        """The database's own time, or None if it has no clock."""
 
     def commit_of(self, batch_key: bytes) -> CommitRow | None:
-        """Return the commit that carries this idempotency key."""
+        """Return the commit with this idempotency key, or None."""
 
     def leaf(self, position: int) -> bytes | None:
-        """Return the leaf hash stored at this position."""
+        """Return the leaf hash stored at this position, or None."""
 
     def streams(self, keys: Collection[bytes]) -> dict[bytes, StreamRow]:
         """Return the streams that exist among these stored keys."""
@@ -100,7 +110,7 @@ class Writing(Protocol):
     def write(self, batch: Batch) -> None:
         """Write the batch: events, erasures, projection, commit row and head.
 
-        A batch with erasures removes every snapshot too: they were made from what the erasure removes.
+        A batch with erasures MUST also remove every snapshot, because they were made from the erased data.
         """
 
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
@@ -110,14 +120,14 @@ class Writing(Protocol):
         """Remove every row of the projection."""
 
     def change(self, changes: Changes) -> None:
-        """Write changes of the projection alone."""
+        """Write changes of the projection only."""
 
 
 class EventLog(Protocol):
     """The events, their streams and their commits.
 
-    Every reader sees events in the order of their positions and without gaps, at every moment. Iterators read page by
-    page, each page in a short transaction of its own.
+    Every reader always sees events in the order of their positions and without gaps. Iterators read page by page, each
+    page in its own short transaction.
     """
 
     def head(self) -> StoredHead:
@@ -135,19 +145,22 @@ class EventLog(Protocol):
     def leaves(self, after: int, until: int) -> list[bytes]:
         """Return the leaf hashes of the events in (`after`, `until`], in order."""
 
+    def headers(self, after: int, until: int) -> list[bytes]:
+        """Return the header bytes of the events in (`after`, `until`], in order."""
+
     def events_at(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in order."""
 
     def facts_at(self, positions: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Return what folds of millions need of the events at these positions: the columns of a StoredFact."""
+        """Return the columns of a StoredFact for the events at these positions, for folds over millions of events."""
 
     def stream_events(self, key: bytes, *, newest_first: bool = False) -> Iterator[StoredEvent]:
         """Yield the events of the stream with this stored key, in order or in reverse order."""
 
     def streams(self, numbers: Collection[int] | None = None, *, after: int = 0) -> Iterator[tuple[int, bytes | None]]:
-        """Yield (number, stored key) of every stream numbered above `after`, in order; of erased ones the key is None.
+        """Yield (number, stored key) of every stream numbered above `after`, in order. An erased stream's key is None.
 
-        With `numbers`, yield only those among them that exist, in any order.
+        With `numbers`, yield only the streams among them that exist, in any order.
         """
 
     def streams_by_key(self, *, after: bytes = b"") -> Iterator[tuple[bytes, int]]:
@@ -156,7 +169,7 @@ class EventLog(Protocol):
     def last_positions(self, until: int, streams: Collection[int] | None = None) -> Iterator[tuple[int, int]]:
         """Yield (position, stream) of every stream's last event up to position `until`, in the order of streams.
 
-        With `streams`, yield only those among them that have such an event, in any order.
+        With `streams`, yield only the streams among them that have such an event, in any order.
         """
 
     def commits(self, *, after: int = 0, until: int | None = None, newest_first: bool = False) -> Iterator[CommitRow]:
@@ -167,7 +180,7 @@ class EventLog(Protocol):
 
 
 class ProjectionStore(Protocol):
-    """The rows that folding the events gives: entries, copies, sources and sums."""
+    """The rows that result from folding the events: entries, copies, sources and sums."""
 
     def images(self, keys: Collection[bytes]) -> list[Image]:
         """Return the entries that exist among these stored keys, in any order."""
@@ -185,48 +198,48 @@ class ProjectionStore(Protocol):
     def page(self, after: bytes, count: int) -> Sequence[tuple[Any, ...]]:
         """Return the first `count` entries with keys above `after`, in the order of the keys, as plain tuples.
 
-        A tuple holds the stored key, the columns of the EntryRow, and of the event that it points to: stream, type,
-        schema_version, recorded_us and payload, or five times None where there is no such event.
+        A tuple holds the stored key, the columns of the EntryRow, and five columns of the event that it points to:
+        stream, type, schema_version, recorded_us and payload. If there is no such event, these five are None.
         """
 
     def next_due_us(self, source: bytes | None) -> int | None:
-        """Return the earliest time at which an entry is due, None when nothing is wanted."""
+        """Return the earliest time at which an entry is due, or None if nothing is wanted."""
 
     def sources(self) -> list[SourceRow]:
         """Return all sources, in the order in which they began."""
 
     def tallies(self) -> list[TallyRow]:
-        """Return the maintained sums in the order of source and state, without empty ones."""
+        """Return the maintained sums, without empty ones, in the order of source and state."""
 
     def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
         """Yield the copies with `start` <= SHA-256 <= `end`, in the order of SHA-256 and stream."""
 
 
 class WorkQueue(Protocol):
-    """Instances, their leases on due entries, and reserved names. This is working state and not history."""
+    """Instances, their leases on due entries, and reserved names. This is working state, not history."""
 
     def instances(self) -> list[InstanceRow]:
         """Return the registered instances, by name."""
 
     def enroll(self, row: InstanceRow, *, now_us: int, here: bool) -> InstanceRow | None:
-        """Register an instance; return the living one that holds its name, or None when registered.
+        """Register an instance and return None, or return the active instance that holds its name.
 
-        An instance whose time has run out is replaced. With `here`, so is one of the same place: the caller holds the
-        lock on that place's files. Enrolling also removes what instances that stopped have left.
+        This replaces an instance whose time has run out. With `here`, it also replaces one with the same place, because
+        the caller holds the lock on that place's files. It also removes the leases of instances that stopped.
         """
 
     def beat(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
-        """Prolong the instance, its leases and its reservations; False if another session has the name.
+        """Extend the instance, its leases and its reservations. False if another session has the name.
 
-        This also removes leases and reservations whose time has run out, and instances that stopped a month ago:
-        nobody else may ever ask for what they held.
+        This also removes expired leases and reservations, and instances that stopped a month ago. Otherwise they could
+        stay forever, if nobody asks for what they held.
         """
 
     def retire(self, name: str, session: bytes) -> None:
         """Remove the instance with its leases and reservations."""
 
     def take(self, lease: LeaseRequest) -> list[Image] | None:
-        """Lease due entries that no living session leases, the longest due first.
+        """Lease due entries that no active session leases, the longest due first.
 
         Returns None if another session has the instance's name.
         """
@@ -235,20 +248,20 @@ class WorkQueue(Protocol):
         """Give back the session's leases on these stored keys, or all of them."""
 
     def reserve(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
-        """Reserve `name`, or prolong its reservation; False while another session has it."""
+        """Reserve `name`, or extend its reservation. False while another session has it."""
 
     def unreserve(self, name: str, session: bytes) -> None:
-        """Give the reservation back, if it is this session's."""
+        """Give back the reservation, if this session has it."""
 
 
 class BlobStore(Protocol):
-    """What others keep beside the log: snapshots, which are opaque here, and signed checkpoint notes."""
+    """Data that other parts keep beside the log: snapshots, which are opaque here, and signed checkpoint notes."""
 
     def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes]) -> None:
-        """Keep a snapshot of `kind` at `position`, in the place of an earlier one there."""
+        """Keep a snapshot of `kind` at `position`. It replaces an earlier one there."""
 
     def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:
-        """Yield the chunks of a snapshot, in order; none if there is no such snapshot."""
+        """Yield the chunks of a snapshot in order, or nothing if there is no such snapshot."""
 
     def list_snapshots(self) -> list[tuple[str, int]]:
         """Return (kind, position) of every complete snapshot, in that order."""
@@ -257,10 +270,13 @@ class BlobStore(Protocol):
         """Remove all snapshots of a kind, or the one at `position`."""
 
     def save_checkpoint(self, size: int, note: str) -> None:
-        """Keep a signed note about the tree of this size; the same note twice is kept once."""
+        """Keep a signed note about the tree of this size. The same note is kept only once."""
 
     def checkpoints(self) -> Iterator[tuple[int, str]]:
-        """Yield (size, note), the smallest trees first, and in the order in which they were kept."""
+        """Yield (size, note) in the order of size, then in the order in which the notes were kept."""
+
+    def checkpoint_faults(self) -> Iterator[str]:
+        """Yield what is wrong with the numbers and digests under which notes are kept, and with their order."""
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------

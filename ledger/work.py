@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class WorkSession:
-    """One process's session at the work queue; `id` (16 random bytes) tells it from all other sessions.
+    """One process's session at the work queue. `id` (16 random bytes) distinguishes it from all other sessions.
 
-    Leases run by `clock_us`. They cannot run by the ledger's time: it stands still after a clock was set back, and no
-    lease would ever end.
+    Leases use `clock_us`, not the ledger's time. That time stands still after a clock was set back, so no lease would
+    ever end.
     """
 
     def __init__(self, store: LedgerStore, session: bytes, clock_us: Callable[[], int]) -> None:
-        """Work on this store's queue."""
+        """Use this store's work queue."""
         self.id = session
         self._log = store.log
         self._queue: WorkQueue = store.work
@@ -35,13 +35,13 @@ class WorkSession:
         return self._queue.instances()
 
     def enroll(self, instance: str, *, place: str, lease_us: int, here: bool = False) -> None:
-        """Register this session as the living collector `instance` for `lease_us`; `beat` prolongs that.
+        """Register this session as the active collector `instance` for `lease_us`. `beat` extends that time.
 
         `place` names the machine and the storage path where it works. `here` says that the caller holds the lock on
-        that place's files, so an instance registered there before has stopped.
+        that place's files, so an instance registered there earlier has stopped.
 
         Raises:
-            InstanceBusyError: if another living session has the name.
+            InstanceBusyError: if another active session has the name.
         """
         now = self._clock_us()
         row = InstanceRow(instance, self.id, place, now, now, now + lease_us)
@@ -50,17 +50,17 @@ class WorkSession:
             raise InstanceBusyError(instance, busy.place)
 
     def beat(self, instance: str, *, lease_us: int) -> None:
-        """Prolong the instance, its leases and its reservations until `lease_us` from now.
+        """Extend the instance, its leases and its reservations to `lease_us` from now.
 
         Raises:
-            InstanceBusyError: if another session has taken over the name; this one MUST stop.
+            InstanceBusyError: if another session has taken over the name. This session MUST stop.
         """
         now = self._clock_us()
         if not self._queue.beat(instance, self.id, now_us=now, expires_us=now + lease_us):
             raise InstanceBusyError(instance, "")
 
     def retire(self, instance: str) -> None:
-        """Give the name back, with every lease and reservation of this session."""
+        """Give back the name, and all leases and reservations of this session."""
         self._queue.retire(instance, self.id)
 
     def take(
@@ -74,12 +74,12 @@ class WorkSession:
         source: bytes | None = None,
         due_us: int | None = None,
     ) -> list[Entry]:
-        """Lease a block of entries that no living session has leased, the longest due first.
+        """Lease a block of entries that no active session leases, the longest due first.
 
-        They are due at `due_us`. A time in the future includes entries that are to be tried again only then.
+        They are due at `due_us`. A time in the future includes entries whose next try is due only then.
 
         Raises:
-            InstanceBusyError: if another session has taken over the name; this one MUST stop.
+            InstanceBusyError: if another session has taken over the name. This session MUST stop.
         """
         now = self._clock_us() if now_us is None else now_us
         due = max(now, self._log.head().recorded_us) if due_us is None else due_us
@@ -93,10 +93,10 @@ class WorkSession:
         self._queue.release(instance, self.id, None if keys is None else [key.stored for key in keys])
 
     def reserve(self, name: str, *, lease_us: int) -> bool:
-        """Reserve `name` (so that one collector among many lists), or prolong that; False while another has it."""
+        """Reserve `name` or extend the reservation (so only one collector lists). False while another has it."""
         now = self._clock_us()
         return self._queue.reserve(name, self.id, now_us=now, expires_us=now + lease_us)
 
     def unreserve(self, name: str) -> None:
-        """Give the reservation back, if it is this session's."""
+        """Give back the reservation, if this session has it."""
         self._queue.unreserve(name, self.id)

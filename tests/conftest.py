@@ -8,12 +8,16 @@ import subprocess
 import sys
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import hypothesis
 import pytest
 import structlog
 
+import kropot.cli.demo
+from kropot.cli.main import cli
+from tests.forked import ForkedProgram
 from tests.secrets_watch import Watch
 
 if TYPE_CHECKING:
@@ -62,6 +66,7 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
         if (name.startswith("KROPOT_") and not name.startswith("KROPOT_TEST_")) or name.lower().endswith("_proxy"):
             del os.environ[name]
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     os.environ["NO_COLOR"] = "1"
 
 
@@ -104,8 +109,15 @@ def kropotcli() -> Path:
     return Path(sys.executable).with_name("kropotcli")
 
 
+@pytest.fixture(scope="session")
+def forked(kropotcli: Path) -> Iterator[ForkedProgram]:
+    """Return the program in a process that has its imports behind it."""
+    with ForkedProgram(kropotcli) as forked:
+        yield forked
+
+
 @pytest.fixture
-def run_cli(kropotcli: Path, tmp_path: Path) -> Iterator[RunCli]:
+def run_cli(forked: ForkedProgram, tmp_path: Path) -> Iterator[RunCli]:
     """Return a function that runs the program to its end in `tmp_path`; no token comes out of it."""
     watch = Watch(tmp_path)
 
@@ -116,18 +128,44 @@ def run_cli(kropotcli: Path, tmp_path: Path) -> Iterator[RunCli]:
         timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
         watch.give(args, env)
-        done = subprocess.run(
-            [str(kropotcli), *args],
-            cwd=tmp_path,
-            env={**os.environ, **(env or {})},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        done = forked.run(args, cwd=tmp_path, env={**os.environ, **(env or {})}, stdin=stdin, timeout=timeout)
         watch.expect_silence(done)
         return done
 
     yield run
     watch.expect_nothing_kept()
+
+
+class Demonstrate(Protocol):
+    """Shows the demonstration in the test's folder; returns its exit code, and what it said on stdout and stderr."""
+
+    def __call__(self, *args: str) -> tuple[int, str, str]: ...
+
+
+@pytest.fixture
+def demonstrate(
+    forked: ForkedProgram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Demonstrate:
+    """Return a function that shows the demonstration in this process, and its commands without a start-up each.
+
+    The demonstration as it is started by a user is in tests/cli/test_demo.py.
+    """
+
+    def run(command: tuple[str, ...], *, cwd: Path, env: dict[str, str], stdout: Any, check: bool) -> Any:
+        assert command[:3] == (sys.executable, "-m", "kropot")
+        assert not check
+        done = forked.run(command[3:], cwd=cwd, env=env, stdin=None, timeout=60)
+        sys.stderr.write(done.stderr)
+        if stdout is not subprocess.DEVNULL:
+            stdout.write(done.stdout)
+        return done
+
+    def demonstrate_(*args: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["demo", *args], prog_name="kropotcli")
+        told = capfd.readouterr()
+        return int(ended.value.code or 0), told.out, told.err
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kropot.cli.demo, "subprocess", SimpleNamespace(run=run, DEVNULL=subprocess.DEVNULL))
+    return demonstrate_

@@ -6,6 +6,8 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,22 @@ def test_the_ledger_imports_nothing_beyond_its_few_libraries(path: Path) -> None
     name = path.relative_to(ROOT).as_posix()
     here = {package for place, packages in ALLOWED_HERE.items() if name.startswith(place) for package in packages}
     assert imported(path) <= ALLOWED | here | {"ledger"}
+
+
+def test_what_is_imported_is_named_and_what_is_built_on_is_bounded() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    named = {re.split(r"[^A-Za-z0-9_.-]", line)[0].lower(): line.partition(";")[0] for line in lines}
+    files = [path for package in ("kropot", "ledger") for path in (ROOT / package).rglob("*.py")]
+    packages = {package for path in files for package in imported(path)} - {"kropot", "ledger"}
+    distributions = packages_distributions()
+    assert {distributions[package][0].lower() for package in packages} <= set(named)
+    # uvicorn loads these by name.
+    assert {"httptools", "uvloop"} <= set(named)
+    # What subclasses their insides was tested with one minor version of uvicorn, and one major version of urllib3.
+    minor = version("uvicorn").split(".")[:2]
+    assert named["uvicorn"].endswith(f",<{minor[0]}.{int(minor[1]) + 1}")
+    assert named["urllib3"].endswith(f",<{int(version('urllib3').split('.')[0]) + 1}")
 
 
 def test_every_module_opens_by_saying_what_it_holds() -> None:

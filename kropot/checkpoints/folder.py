@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kropot.durable.dirfd import make_root
+from kropot.durable.dirfd import make_root, open_named
 from kropot.durable.newfile import name_new, sync_folder, temporary_file
 from kropot.errors import KropotError
 
@@ -117,7 +117,7 @@ class CheckpointFolder:
 def read_note(path: Path) -> bytes:
     """Return the start of a file: at most one byte more than a note can have. Raises: KropotError if unreadable."""
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise KropotError(f"the checkpoint {path} cannot be read ({error.strerror}): make it readable") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from kropot.durable.dirfd import open_named
 from kropot.durable.newfile import settle, write_new
 from kropot.errors import UsageError
 from kropot.secret import guard
@@ -78,7 +79,7 @@ def _is_key(text: str) -> bool:
 
 def _read(path: Path, what: str, hint: str) -> str:
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             return file.read(_LONGEST).decode()
     except FileNotFoundError:
         raise UsageError(f"there is no {what} at {path}: {hint}") from None

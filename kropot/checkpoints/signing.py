@@ -1,21 +1,30 @@
-"""Sign the head of a ledger, but only if the ledger extends its earlier checkpoints."""
+"""Sign the head of a ledger: only a tree that the signer computed itself, and that extends what it signed before."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kropot.checkpoints.state import SignerState
 from kropot.errors import IntegrityError
+from ledger.audit.rows import read_head
 from ledger.checkpoint import Checkpoint, open_checkpoint, origin_of, sign_checkpoint, unverified_checkpoint
+from ledger.codec import decode_header, leaf_hash, payload_digest
 from ledger.errors import BadCheckpointError
+from ledger.merkle import Frontier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from kropot.checkpoints.folder import CheckpointFolder
+    from kropot.checkpoints.folder import CheckpointFolder, KeptCheckpoint
     from ledger.log import Ledger
-    from ledger.note import SigningKey, VerifierKey
+    from ledger.note import SigningKey
+    from ledger.stores import EventLog
+
+_PAGE = 4096
+_MANY = 1_000_000
+"""From this many events on, the user is told that reading them takes a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,60 +36,161 @@ class Signed:
     paths: tuple[Path, ...]
 
 
-def sign_head(ledger: Ledger, key: SigningKey, folders: Sequence[CheckpointFolder]) -> Signed:
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """A tree that this key signed before, and where that is recorded."""
+
+    where: str
+    size: int
+    root: bytes
+
+
+def sign_head(
+    ledger: Ledger,
+    key: SigningKey,
+    key_file: Path,
+    folders: Sequence[CheckpointFolder],
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> Signed:
     """Sign the ledger's head, keep the note in the database, and write it to every folder that lacks it.
 
+    The signer believes its own state (beside `key_file`) and its own signatures. From there on it hashes the headers of
+    the events itself. What the database says of the tree (its head, commits and leaves) is only compared.
+
     Raises:
-        IntegrityError: if the ledger does not extend the newest checkpoint in a folder or in the database. It was then
-            restored from an old copy, or altered, and nothing is signed.
-        KropotError: if a folder cannot be read or written.
+        IntegrityError: if the ledger does not extend everything that this key signed, or its head is not the tree of
+            its events. The ledger was then restored from an old copy, or altered, and nothing is signed.
+        LockedError: if another process is signing with this key.
+        KropotError: if the signer's state or a folder cannot be read or written.
     """
-    head = ledger.head()
-    checkpoint = Checkpoint(origin=origin_of(ledger.identity().ledger_id), size=head.position, root=head.frontier.root)
-    stored = list(ledger.blobs.checkpoints())[-1:]
-    for _, kept in stored:
-        _extends(ledger, checkpoint, kept.encode(), None, "the newest checkpoint in the database")
-    lacking = []
-    for folder in folders:
-        newest = folder.newest()
-        before = None if newest is None else _extends(ledger, checkpoint, newest.note, key.verifier, str(newest.path))
-        if before is None or before.size < checkpoint.size:
-            lacking.append(folder)
-    note = sign_checkpoint(checkpoint, key)
-    for folder in folders:
-        if folder not in lacking:
-            folder.settle()
-    paths = tuple(folder.write(note) for folder in lacking)
-    if not stored or stored[0][0] < checkpoint.size:
+    ledger_id = _ledger_id(ledger)
+    state = SignerState(key_file, ledger_id)
+    with state.locked():
+        newest = [folder.newest() for folder in folders]
+        signed = state.read()
+        before = list(_signed_before(ledger, key, origin_of(ledger_id), signed, newest))
+        tree = _tree_of_head(ledger.log, signed, before, say)
+        if tree != signed:
+            # The state MUST be durable before anybody can see the signature: it alone keeps a second history out.
+            state.write(tree)
+        checkpoint = Checkpoint(origin=origin_of(ledger_id), size=tree.size, root=tree.root)
+        note = sign_checkpoint(checkpoint, key)
+        paths = []
+        for folder, kept in zip(folders, newest, strict=True):
+            if kept is None or unverified_checkpoint(kept.note).size < tree.size:
+                paths.append(folder.write(note))
+            else:
+                folder.settle()
         ledger.blobs.save_checkpoint(checkpoint.size, note.decode())
-    return Signed(checkpoint=checkpoint, note=note, paths=paths)
+    return Signed(checkpoint=checkpoint, note=note, paths=tuple(paths))
 
 
-def _extends(ledger: Ledger, head: Checkpoint, note: bytes, key: VerifierKey | None, where: str) -> Checkpoint:
-    """Return the older checkpoint. Raises: IntegrityError if the ledger does not extend it.
+# --- helpers ---------------------------------------------------------------------------------------------------------
 
-    Without `key`, the signature is not checked. A signature that is kept in the database adds no trust to it.
+
+def _ledger_id(ledger: Ledger) -> bytes:
+    """Return the ledger's id, which the first event's header MUST commit to: else a tree is signed for another ledger.
+
+    Raises: IntegrityError.
     """
-    try:
-        before = unverified_checkpoint(note) if key is None else open_checkpoint(note, key)
-    except BadCheckpointError as error:
+    ledger_id = ledger.identity().ledger_id
+    first = ledger.log.events_at([1])[0]
+    digest = None if first.nonce is None or first.payload is None else payload_digest(first.nonce, first.payload)
+    if decode_header(first.header).payload_digest != digest:
         raise IntegrityError(
-            f"{where} cannot be trusted ({error.why}), so nothing was signed: check the key, or use a new folder for a "
-            "new key"
-        ) from None
-    if before.origin != head.origin:
-        raise IntegrityError(
-            f"{where} belongs to another ledger ({before.origin}), so nothing was signed: check that this is the right "
-            "database, and give each replica its own folder"
+            "the ledger's first event does not commit to its id, so nothing was signed: run `kropotcli verify`"
         )
-    if before.size > head.size:
+    return ledger_id
+
+
+def _signed_before(
+    ledger: Ledger, key: SigningKey, origin: str, signed: Frontier | None, newest: Iterable[KeptCheckpoint | None]
+) -> Iterator[_Before]:
+    """Yield what this key signed before, as far as is known here. Raises: IntegrityError for a folder of another key.
+
+    A note in the database counts only if this key signed it: whoever can write there can put anything beside it.
+    """
+    if signed is not None:
+        yield _Before("what this key signed last", signed.size, signed.root)
+    for size, note in ledger.blobs.checkpoints():
+        if signed is not None and size <= signed.size:
+            continue
+        try:
+            checkpoint = open_checkpoint(note.encode(), key.verifier)
+        except BadCheckpointError:
+            continue
+        if checkpoint.origin == origin:
+            yield _Before("a checkpoint in the database", checkpoint.size, checkpoint.root)
+    for kept in newest:
+        if kept is None:
+            continue
+        try:
+            checkpoint = open_checkpoint(kept.note, key.verifier)
+        except BadCheckpointError as error:
+            raise IntegrityError(
+                f"{kept.path} cannot be trusted ({error.why}), so nothing was signed: check the key, or use a new "
+                "folder for a new key"
+            ) from None
+        if checkpoint.origin != origin:
+            raise IntegrityError(
+                f"{kept.path} belongs to another ledger ({checkpoint.origin}), so nothing was signed: check that this "
+                "is the right database, and give each replica its own folder"
+            )
+        yield _Before(str(kept.path), checkpoint.size, checkpoint.root)
+
+
+def _tree_of_head(
+    log: EventLog, signed: Frontier | None, before: Sequence[_Before], say: Callable[[str], None]
+) -> Frontier:
+    """Return the tree of all events that the head covers, computed from their headers.
+
+    This begins behind `signed`, or at event 1 if a smaller tree must be compared. Raises: IntegrityError.
+    """
+    # The head is read last: what was signed before it was read cannot be longer, unless the ledger was rolled back.
+    head, fault = read_head(log)
+    if fault is not None:
         raise IntegrityError(
-            f"{where} covers {before.size} events, and the ledger has only {head.size}, so nothing was signed: it was "
-            "truncated or rolled back to an older copy; restore the newest backup of the database"
+            f"the database's head cannot be read ({fault.detail}), so nothing was signed: run `kropotcli verify`"
         )
-    if ledger.frontier_at(before.size).root != before.root:
+    for each in before:
+        if each.size > head.position:
+            raise IntegrityError(
+                f"{each.where} covers {each.size} events, and the ledger has only {head.position}, so nothing was "
+                "signed: it was truncated or rolled back to an older copy; restore the newest backup of the database, "
+                "or sign what is left with a new key"
+            )
+    tree = Frontier() if signed is None or any(each.size < signed.size for each in before) else signed
+    if head.position - tree.size >= _MANY:
+        say(
+            f"reading the headers of {head.position - tree.size:,} events, about a minute for every 10 million; the "
+            "next signing reads only what is new"
+        )
+    for each in sorted(before, key=lambda one: one.size):
+        tree = _grown(log, tree, each.size)
+        if tree.root != each.root:
+            raise IntegrityError(
+                f"the ledger's first {each.size} events are not those that {each.where} covers, so nothing was signed: "
+                "the history was altered; run `kropotcli verify`"
+            )
+    tree = _grown(log, tree, head.position)
+    if tree.stored != head.frontier:
         raise IntegrityError(
-            f"the ledger's first {before.size} events are not those that {where} covers, so nothing was signed: "
-            "the history was altered; run `kropotcli verify`"
+            f"the database's head is not the tree of its {head.position} events, as this signer computed it itself, so "
+            "nothing was signed: the head or the history was altered; run `kropotcli verify`"
         )
-    return before
+    return tree
+
+
+def _grown(log: EventLog, tree: Frontier, size: int) -> Frontier:
+    """Return the tree of the first `size` events, from that of fewer. Raises: IntegrityError if one is missing."""
+    while tree.size < size:
+        wanted = min(size - tree.size, _PAGE)
+        headers = log.headers(tree.size, tree.size + wanted)
+        if len(headers) != wanted or not all(type(header) is bytes for header in headers):
+            raise IntegrityError(
+                f"events from position {tree.size + 1} on are missing or unreadable, and the database's head covers "
+                "them, so nothing was signed: run `kropotcli verify`"
+            )
+        tree = tree.extend(map(leaf_hash, headers))
+    return tree

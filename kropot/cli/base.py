@@ -1,9 +1,9 @@
-"""What every command stands on: its click classes, the settings it is given, and the doors to ledger and objects.
+"""What all commands share: the click classes, the settings, and access to the ledger, the storage and the server.
 
-A command is a function of its settings and its own parameters; what it returns is its exit code, None being 0:
+A command is a function. It takes the settings and its own parameters, and returns its exit code (None means 0):
 
     @command("ls")
-    @click.option("--failing", is_flag=True, help="Only elements whose fetches fail.")
+    @click.option("--failing", is_flag=True, help="Show only elements whose last fetch failed.")
     def command_(settings: Settings, *, failing: bool) -> Exit | None: ...
 """
 
@@ -63,16 +63,16 @@ _FILE = "kropot.file"
 
 
 class GlobalOptions(click.Command):
-    """Mixed into commands and groups: takes the options that every command knows, at any place of the line."""
+    """A mixin for commands and groups. It accepts the global options anywhere on the command line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Add the global options behind the command's own; a command's own option of the same name wins."""
+        """Add the global options after the command's own. A command's own option replaces a global one of its name."""
         super().__init__(*args, **kwargs)
         taken = {flag for param in self.params for flag in param.opts}
         self.params.extend(_as_click(option.field) for option in GLOBAL_OPTIONS if option.flag not in taken)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options; below the root the global ones are only pointed to."""
+        """Write the options. Only the root lists the global options; other commands refer to it."""
         records = [
             record
             for param in self.get_params(ctx)
@@ -86,13 +86,15 @@ class GlobalOptions(click.Command):
             self.format_commands(ctx, formatter)
         if ctx.parent is not None:
             formatter.write_paragraph()
-            formatter.write_text(f"The options of `{ctx.find_root().info_name} --help` are accepted here too.")
+            formatter.write_text(
+                f"This command also accepts the global options, which `{ctx.find_root().info_name} --help` lists."
+            )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, and refuse names in the configuration file that this command does not know.
+        """Parse the arguments, and refuse unknown names in the configuration file.
 
-        Environment and file go by an option's flag, whatever its parameter is called. First of all, the wall learns of
-        every credential that the command line or the environment holds.
+        Environment variables and file entries are named after an option's flag, not after its parameter. Every
+        credential on the command line or in the environment is hidden from here on.
         """
         if ctx.parent is None:
             for text in (*args, *(value for name, value in os.environ.items() if name.startswith(ENV_PREFIX))):
@@ -106,14 +108,14 @@ class GlobalOptions(click.Command):
 
 
 class KropotCommand(GlobalOptions, click.Command):
-    """A command whose function is given the settings first, and whose return value is its exit code."""
+    """A command whose function takes the settings first and returns the exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Find the settings, set up the log, and run the command."""
+        """Resolve the settings, set up logging, and run the command."""
         settings = settings_of(ctx)
         configure_logging(settings.log_level, settings.log_format)
         if settings.origins.get("token") == "--token":
-            warn("other users of this machine can read a token on a command line: prefer --token-file")
+            warn("other users of this machine can read the token on the command line: use --token-file instead")
         if settings.token_file is not None:
             warn_if_exposed("token file", settings.token_file)
         file: ConfigFile | None = ctx.meta.get(_FILE)
@@ -125,28 +127,28 @@ class KropotCommand(GlobalOptions, click.Command):
 
 
 class KropotGroup(GlobalOptions, click.Group):
-    """A group of commands; its commands are `KropotCommand`s unless they say otherwise."""
+    """A group of commands. By default its commands are `KropotCommand`s."""
 
     command_class = KropotCommand
     group_class = type
 
 
 class GlobalClickOption(click.Option):
-    """A global option as click sees it: its value is kept aside for `settings_of`, not passed to the function."""
+    """A global option for click. `settings_of` gets its value; the command's function does not."""
 
 
 def command(name: str, **attributes: Any) -> Callable[[Callable[..., Exit | None]], KropotCommand]:
-    """Make a command of a function that takes the settings first; `attributes` are click's."""
+    """Make a command from a function that takes the settings first. Click gets the `attributes`."""
     return click.command(name, cls=KropotCommand, **attributes)
 
 
 def group(name: str, **attributes: Any) -> Callable[[Callable[..., None]], KropotGroup]:
-    """Make a group of commands of a function that does nothing; `attributes` are click's."""
+    """Make a group of commands from a function that does nothing. Click gets the `attributes`."""
     return click.group(name, cls=KropotGroup, **attributes)
 
 
 def settings_of(ctx: click.Context) -> Settings:
-    """Return the settings of this run. Raises: UsageError if a value makes no sense, naming its origin."""
+    """Return the settings of this run. Raises: UsageError, which names the origin of a value that is not valid."""
     file: ConfigFile | None = ctx.meta.get(_FILE)
     return resolve(ctx.meta.get(_FLAGS, {}), os.environ, file)
 
@@ -158,28 +160,31 @@ def warn_if_exposed(what: str, path: Path) -> None:
 
 
 def option_name(param: click.Option) -> str:
-    """Return an option's long flag as an identifier: what environment variables and files call it."""
+    """Return an option's long flag as an identifier, the name that environment variables and files use."""
     return max(param.opts, key=len).lstrip("-").replace("-", "_")
 
 
 def table_of(ctx: click.Context, path: Sequence[str]) -> Mapping[str, Any]:
-    """Return the configuration file's table of the command that `path` leads to, names spelt with underscores.
+    """Return the configuration file's table for the command at `path`. Its names are spelt with underscores.
 
-    Raises: UsageError if there is something else than a table in its place.
+    Raises: UsageError if the file has a value there instead of a table.
     """
     file: ConfigFile | None = ctx.meta.get(_FILE)
     table: Mapping[str, Any] = {} if file is None else file.tables
     for name in path:
         below = table.get(name.replace("-", "_"), {})
         if file is not None and not isinstance(below, dict):
-            raise UsageError(f"the configuration file {file.path} sets {name!r}, but that is a command's table")
+            raise UsageError(
+                f"the configuration file {file.path} gives {name!r} a value, but {name!r} is a command: "
+                f"write a table [{name}] with its options"
+            )
         table = below
     return table
 
 
 @contextmanager
 def open_ledger(settings: Settings, *, create: bool = False, read_only: bool = False) -> Iterator[Ledger]:
-    """Open the ledger that the settings name, and close it at the end.
+    """Open the ledger that the settings name, and close it at the end of the block.
 
     Raises: LedgerMissingError unless `create`; ForeignDatabaseError, NewerLedgerError, LedgerUnavailableError.
     """
@@ -194,14 +199,14 @@ def open_ledger(settings: Settings, *, create: bool = False, read_only: bool = F
 
 
 def storage_of(settings: Settings) -> Storage:
-    """Return the storage that the settings name; nothing is touched yet."""
+    """Return the storage that the settings name. This neither reads nor writes anything."""
     from kropot.objects.opening import open_store
 
     return open_store(settings.storage_path, settings.instance_name)
 
 
 def server_of(settings: Settings) -> ServerAccess:
-    """Return how to reach the server, warning where the token would cross a network unencrypted.
+    """Return how to reach the server. Warn if the token would cross a network unencrypted.
 
     Raises: UsageError if the address or the token is missing.
     """
@@ -209,12 +214,12 @@ def server_of(settings: Settings) -> ServerAccess:
 
     url, token = settings.need_server_url(), settings.need_token()
     if settings.is_exposed:
-        warn(f"{url} is not encrypted: anyone on the network path can read the token; use https")
+        warn(f"the connection to {url} is not encrypted, so others on the network can read the token: use https")
     return ServerAccess(url=url, token=token, ca_file=settings.ca_file, http_timeout=settings.http_timeout)
 
 
 def collect_options(settings: Settings, **options: Any) -> CollectOptions:
-    """Return what a collector needs to know, from the settings and the options of `collect`.
+    """Return a collector's options, taken from the settings and the options of `collect`.
 
     Raises: UsageError if the server's address or the token is missing.
     """
@@ -230,7 +235,7 @@ def collect_options(settings: Settings, **options: Any) -> CollectOptions:
 
 
 def _as_click(field: str) -> GlobalClickOption:
-    """Return the click option for the global option of this identifier."""
+    """Return the click option for the global option with this identifier."""
     option = next(each for each in GLOBAL_OPTIONS if each.field == field)
     shown = "" if option.default is None or option.is_flag else f"  [default: {option.default}]"
     return GlobalClickOption(
@@ -248,14 +253,14 @@ def _as_click(field: str) -> GlobalClickOption:
 
 
 def _take_flag(ctx: click.Context, param: click.Parameter, value: object) -> None:
-    """Keep a value from the command line; one after the command replaces one before it."""
+    """Keep a value from the command line. A value after the command replaces one before it."""
     name = param.name or ""
     if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
         ctx.meta.setdefault(_FLAGS, {})[name] = value
 
 
 def _take_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
-    """Read the configuration file before any other option is looked at, so that it can supply their defaults."""
+    """Read the configuration file before click handles other options, because the file supplies their defaults."""
     _take_flag(ctx, param, value)
     if value is not None and ctx.parent is not None:
         ctx.meta[_FILE] = read_config(value.expanduser())
@@ -270,7 +275,7 @@ def _take_config(ctx: click.Context, param: click.Parameter, value: Path | None)
 
 
 def _path(ctx: click.Context) -> list[str]:
-    """Return the names of the commands from the root, without it, to this one."""
+    """Return the names of the commands that lead to this one, without the root."""
     names: list[str] = []
     at: click.Context | None = ctx
     while at is not None and at.parent is not None:
@@ -280,7 +285,7 @@ def _path(ctx: click.Context) -> list[str]:
 
 
 def _refuse_unknown_names(command_: click.Command, ctx: click.Context) -> None:
-    """Refuse a table of the configuration file that names what this command does not have. Raises: UsageError."""
+    """Refuse unknown names in this command's table of the configuration file. Raises: UsageError."""
     known = {option_name(param) for param in command_.params if isinstance(param, click.Option)}
     for name in command_.list_commands(ctx) if isinstance(command_, click.Group) else ():
         known.add(name.replace("-", "_"))
@@ -288,5 +293,8 @@ def _refuse_unknown_names(command_: click.Command, ctx: click.Context) -> None:
     for name in table_of(ctx, _path(ctx)):
         if name not in known:
             file = ctx.meta[_FILE].path
-            where = f"in the table of `{' '.join(_path(ctx))}`" if ctx.parent else "at the top"
-            raise UsageError(f"the configuration file {file} names {name!r} {where}, which does not exist")
+            where = f"in the table of `{' '.join(_path(ctx))}`" if ctx.parent else "at the top level"
+            raise UsageError(
+                f"the configuration file {file} has an unknown name {name!r} {where}: "
+                f"correct or remove it (see `{ctx.command_path} --help`)"
+            )

@@ -1,4 +1,4 @@
-"""`kropotcli check-proof`: what a proof proves, in words, with nothing but the signer's public key."""
+"""`kropotcli check-proof`: checks a proof with only the signer's public key, and says what it proves."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import click
 
 from kropot.cli.base import Settings, emit, emit_json
 from kropot.cli.base import command as define
+from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 
 
 @define("check-proof")
 @click.argument("proof", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--public-key", metavar="KEY", required=True, help="The signer's public key, as text or file.")
+@click.option("--public-key", metavar="KEY", required=True, help="The signer's public key: the key itself or a file.")
 def command(settings: Settings, *, proof: Path, public_key: str) -> None:
-    """Check a PROOF that `prove` or `consistency` made, and say in words what it proves.
+    """Check a PROOF made by `prove` or `consistency`, and say what it proves.
 
-    Needs no database, no storage and no key to any content; - reads the proof from standard input. Exits 4 if it
-    proves nothing.
+    PROOF is a file. Use - for standard input. You need only the signer's public key: no database, no storage, no kit.
+    The exit code is 4 if the proof is not valid.
     """
     from kropot.checkpoints.keys import read_verifier_key
     from kropot.proofs import check_proof
@@ -26,12 +27,17 @@ def command(settings: Settings, *, proof: Path, public_key: str) -> None:
 
     key = read_verifier_key(public_key)
     try:
-        with click.open_file(str(proof), "rb") as file:
+        with click.open_file("-", "rb") if str(proof) == "-" else open_named(proof) as file:
             document = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"the proof {proof} cannot be read: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read the proof {proof} ({error.strerror}): check the path and its permissions"
+        ) from error
     if len(document) > MAX_BYTES:
-        raise UsageError(f"{proof} has more than {MAX_BYTES >> 20} MiB: that is too much for a proof")
+        raise UsageError(
+            f"{proof} is larger than {MAX_BYTES >> 20} MiB, so it is not a proof: "
+            "give the JSON document that `prove` or `consistency` printed"
+        )
     proved = check_proof(document, key)
     if settings.json:
         emit_json(proved.facts)

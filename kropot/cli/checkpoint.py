@@ -1,4 +1,4 @@
-"""`kropotcli checkpoint`: make a key, sign the head, list what was signed."""
+"""`kropotcli checkpoint`: makes a signing key, signs the head, lists checkpoints."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
-_KEY_HELP = "The signing key's file; by default in the user's configuration folder, one for each ledger."
+_KEY_HELP = "The file with the signing key. Default: a file for this ledger in your configuration folder."
 
 
 @group("checkpoint")
 def command() -> None:
-    """Sign the state of the ledger, to be kept elsewhere.
+    """Sign the state of the ledger, and list the signatures.
 
-    A checkpoint is a small signed text: this ledger, so many events, this Merkle root. Kept on another machine or
-    medium it exposes any later change of the history before it, and a ledger put back to an older copy.
+    A checkpoint is a small signed text. It names the ledger, the number of its events and their Merkle root. Keep it on
+    another machine or medium. It then exposes any later change to the history it covers, and a database that was
+    replaced by an older copy.
     """
 
 
 @command.command("init")
 @click.option("--key", "key_file", type=_FILE, help=_KEY_HELP)
-@click.option("--name", help="The name it signs under; by default the ledger's own, which then must exist.")
+@click.option("--name", help="The name to sign under. Default: the name of the ledger, which must exist.")
 def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None:
-    """Make a signing key, and print the public key that others verify with.
+    """Make a signing key, and print the public key.
 
-    The signing key is readable by its owner alone (0600); the public key also goes into a file of its name with .pub.
+    Others verify your checkpoints with the public key. Only you can read the file with the signing key (mode 0600). The
+    public key is also written beside it, with .pub added to the file's name.
     """
     from kropot.checkpoints.keys import write_signing_key
     from kropot.checkpoints.paths import default_key_path
@@ -58,18 +60,27 @@ def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None
         emit_json({"verifier_key": key.verifier.text, "key_file": str(key_file), "public_key_file": str(public)})
         return
     emit(key.verifier.text)
-    say(f"the signing key is in {key_file}: keep it, and keep the line above where checkpoints will be verified")
+    say(
+        f"the signing key is in {key_file}: keep it safe, and store the public key above where you will verify "
+        "checkpoints"
+    )
 
 
 @command.command("sign")
 @click.option("--key", "key_file", type=_FILE, help=_KEY_HELP)
-@click.option("--to", "folders", type=_FOLDER, multiple=True, help="Write the checkpoint here too; may be repeated.")
+@click.option(
+    "--to", "folders", type=_FOLDER, multiple=True, help="Also write the checkpoint to this folder. Can be repeated."
+)
 def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]) -> None:
-    """Sign the ledger's head, unless it does not extend what was signed before.
+    """Sign the ledger's head, if it extends what was signed before.
 
-    The checkpoint is printed, kept in the database, and written to each --to as a new numbered file; no file is ever
-    overwritten. Exits 4 and signs nothing if the ledger is not an extension of the last checkpoint in a folder, or of
-    the history that stands beside the objects in the storage path.
+    The signer keeps what it signed last in a file beside the key, so it must be able to write to the key's folder. From
+    there on it computes the tree itself, and never signs what the database only claims. The first signing reads the
+    whole ledger. This takes about a minute for every 10 million events.
+
+    This prints the checkpoint, keeps it in the database, and writes it to each --to folder as a new numbered file. It
+    never overwrites a file. Nothing is signed and the exit code is 4 if the ledger does not extend everything that this
+    key signed, or the segments in the storage, or if the database's head is not the tree of its events.
     """
     from kropot.checkpoints.folder import CheckpointFolder
     from kropot.checkpoints.keys import read_signing_key
@@ -77,10 +88,11 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     from kropot.checkpoints.signing import sign_head
 
     with open_ledger(settings) as ledger:
-        key = read_signing_key(key_file or default_key_path(ledger.identity().ledger_id))
-        # Without a folder that remembers, this is what an older copy of the database is caught by.
+        key_file = key_file or default_key_path(ledger.identity().ledger_id)
+        key = read_signing_key(key_file)
+        # Where the signer has no state yet, only the segments expose an older copy of the database.
         storage_of(settings).segments().check(ledger)
-        signed = sign_head(ledger, key, [CheckpointFolder(folder) for folder in folders])
+        signed = sign_head(ledger, key, key_file, [CheckpointFolder(folder) for folder in folders], say=say)
     if settings.json:
         checkpoint = signed.checkpoint
         emit_json(
@@ -95,14 +107,22 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
         return
     emit(signed.note.decode().rstrip("\n"))
     for path in signed.paths:
-        say(f"written to {path}")
+        say(f"wrote {path}")
 
 
 @command.command("list")
-@click.option("--public-key", metavar="KEY", help="Verify the signatures with this key, given as text or file.")
-@click.option("--from", "folders", type=_FOLDER, multiple=True, help="List a folder instead of the database's own.")
+@click.option(
+    "--public-key", metavar="KEY", help="Verify the signatures with this public key: the key itself or a file."
+)
+@click.option(
+    "--from",
+    "folders",
+    type=_FOLDER,
+    multiple=True,
+    help="List the checkpoints in this folder, not those in the database. Can be repeated.",
+)
 def list_(settings: Settings, *, public_key: str | None, folders: tuple[Path, ...]) -> None:
-    """List the checkpoints in the database, or those in folders, the oldest first."""
+    """List the checkpoints in the database or in folders, oldest first."""
     from kropot.checkpoints.folder import CheckpointFolder
     from kropot.checkpoints.keys import read_verifier_key
 
@@ -116,10 +136,10 @@ def list_(settings: Settings, *, public_key: str | None, folders: tuple[Path, ..
         if settings.json:
             emit_json(row)
         else:
-            shown = "no checkpoint" if row["size"] is None else f"{number(row['size'], 'event')}  root {row['root']}"
+            shown = "not a checkpoint" if row["size"] is None else f"{number(row['size'], 'event')}  root {row['root']}"
             emit(f"{shown}  {row['signature']}  {row['where']}")
     if not notes and not settings.json:
-        emit("no checkpoints yet")
+        emit("no checkpoints yet: `kropotcli checkpoint sign` makes one")
 
 
 def _origin(ledger: Ledger) -> str:

@@ -1,4 +1,4 @@
-"""`kropotcli collect`: pull everything new from the server into the replica."""
+"""`kropotcli collect`: pulls everything new from the server into the replica."""
 
 from __future__ import annotations
 
@@ -21,20 +21,25 @@ if TYPE_CHECKING:
 @click.option(
     "--once",
     is_flag=True,
-    help="Try everything that is wanted, then end; 3 if something could not be had or was not believed. While another"
-    " collector lists the server, this one waits for the end of that; what another living one is fetching is left to"
-    " it.",
+    help="Collect once, then stop. The exit code is 3 if an element could not be fetched or a listing was held back. If"
+    " another collector is listing the server, wait until it has finished. Leave elements that other collectors are"
+    " fetching to them.",
 )
-@click.option("--full", is_flag=True, help="Begin with a listing of everything, which also finds what is gone.")
-@click.option("--new-source", is_flag=True, help="The token is known from another server, and this is a different one.")
+@click.option("--full", is_flag=True, help="Begin with a full listing. Only a full listing finds vanished elements.")
+@click.option(
+    "--new-source",
+    is_flag=True,
+    help="Begin a new source, although this token already has a source at another address. Use it if the two addresses"
+    " are different servers.",
+)
 @click.option(
     "--min-free",
     type=SIZE,
     default="1GiB",
     show_default=True,
     metavar="SIZE",
-    help="Rest from fetching while less than this is free in the storage or where the ledger's SQLite file is; there,"
-    " nothing new of a listing is recorded either.",
+    help="Pause fetching while the storage, or the folder of an SQLite ledger, has less free space than this. Without"
+    " space for the ledger, nothing new of a listing is recorded either.",
 )
 @click.option(
     "--full-every",
@@ -42,42 +47,44 @@ if TYPE_CHECKING:
     default="24h",
     show_default=True,
     metavar="SPAN",
-    help="List everything at least this often.",
+    help="Make a full listing at least this often.",
 )
 @click.option(
     "--missing-percent",
     type=click.FloatRange(min=0, max=100),
     default=10,
     show_default=True,
-    help="Believe no vanishing of more than this share of the elements and of more than --missing-count.",
+    help="Hold back a full listing if more than this percentage of the elements, and more than --missing-count of them,"
+    " are missing.",
 )
 @click.option(
     "--missing-count",
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="This many may always vanish at once, whatever share of the elements they are.",
+    help="Never hold back a listing if this many elements or fewer are missing.",
 )
 @click.option(
     "--surge-percent",
     type=click.FloatRange(min=0, max=100),
     default=30,
     show_default=True,
-    help="Raise an alarm when more than this share of the elements and more than --surge-count change within 24 hours.",
+    help="Raise an alarm if more than this percentage of the elements, and more than --surge-count of them, change"
+    " within 24 hours.",
 )
 @click.option(
     "--surge-count",
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="This many may always change within 24 hours, whatever share of the elements they are.",
+    help="Never raise that alarm if this many elements or fewer change within 24 hours.",
 )
 @click.option(
     "--listing-entries",
     type=click.IntRange(min=1),
     default=20_000_000,
     show_default=True,
-    help="Hold a listing back that shows more entries than this, until `source accept`.",
+    help="Hold back a listing that shows more entries than this, until `source accept`.",
 )
 @click.option(
     "--listing-growth",
@@ -85,23 +92,24 @@ if TYPE_CHECKING:
     default="24GiB",
     show_default=True,
     metavar="SIZE",
-    help="Hold a listing back that would add more than this to the ledger, until `source accept`.",
+    help="Hold back a listing that would add more than this to the ledger, until `source accept`.",
 )
 @click.option(
     "--segments/--no-segments",
     default=True,
-    help="Write the ledger's events into the storage path, too, so that it alone is a whole backup; on by default.",
+    help="Also write the ledger's events to the storage, as segments. The storage alone is then a complete backup. On"
+    " by default.",
 )
 @click.option(
     "--checkpoint-key",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Sign checkpoints with this key; by default with the one that `checkpoint init` made, if there is one.",
+    help="Sign checkpoints with this key. Default: the key that `checkpoint init` made, if it exists.",
 )
 @click.option(
     "--checkpoint-to",
     type=click.Path(file_okay=False, path_type=Path),
     multiple=True,
-    help="Write the checkpoints here too; may be repeated.",
+    help="Also write the checkpoints to this folder. Can be repeated.",
 )
 @click.option(
     "--checkpoint-every",
@@ -109,20 +117,21 @@ if TYPE_CHECKING:
     default="1h",
     show_default=True,
     metavar="SPAN",
-    help="Sign a checkpoint this often while there are new events.",
+    help="Sign a checkpoint this often, if there are new events.",
 )
 @click.option(
     "--checkpoint-events",
     type=click.IntRange(min=1),
     default=100_000,
     show_default=True,
-    help="Sign a checkpoint after so many new events at the latest.",
+    help="Sign a checkpoint at the latest after this many new events.",
 )
 def command(settings: Settings, **options: Any) -> Exit:
-    """Pull everything new from the server into the replica, again and again until it is stopped.
+    """Pull everything new from the server into the replica.
 
-    Contents come as the server encrypts them and are stored under their SHA-256; what happened is recorded in the
-    ledger. SIGTERM and Ctrl-C end it within seconds; nothing that was acknowledged is ever lost.
+    The server encrypts each file. The collector stores the encrypted content under its SHA-256 and records every change
+    in the ledger. Without --once, it then waits for --refresh-time and begins again, until you stop it. SIGTERM or
+    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost.
     """
     from kropot.cli.progress import progress_display
     from kropot.collect.run.signals import ended_by_sigterm
@@ -135,12 +144,12 @@ def command(settings: Settings, **options: Any) -> Exit:
         open_ledger(settings, create=True) as ledger,
     ):
         outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
-    _summarise(settings, outcome, took=time.monotonic() - began)
+    _print_summary(settings, outcome, took=time.monotonic() - began)
     return outcome.code
 
 
-def _summarise(settings: Settings, outcome: Outcome, *, took: float) -> None:
-    """Say what the run came to: one JSON object, or a sentence."""
+def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None:
+    """Print the result of the run as one JSON object or one line of text."""
     progress, source = outcome.progress, outcome.source
     if settings.json:
         emit_json(
@@ -168,11 +177,11 @@ def _summarise(settings: Settings, outcome: Outcome, *, took: float) -> None:
         )
         return
     text = f"copied {number(progress.copied, 'file')} ({amount(progress.bytes)}) in {took:.1f} s"
-    text += f"; {progress.new} new, {progress.changed} changed, {progress.vanished} gone"
+    text += f"; {progress.new} new, {progress.changed} changed, {progress.vanished} vanished"
     if outcome.pending > outcome.failing:
-        text += f"; {outcome.pending - outcome.failing} still to be copied"
+        text += f"; {outcome.pending - outcome.failing} still to copy"
     if outcome.failing:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(progress.reasons.items()))
-        text += f"; {outcome.failing} failing, which `kropotcli ls --failing` names"
+        text += f"; {outcome.failing} failing (`kropotcli ls --failing` lists them)"
         text += f"; {number(progress.failed, 'failed attempt')}: {reasons}"
     emit(text)

@@ -1,4 +1,4 @@
-"""`kropotcli config show`: every option's value, and where it came from."""
+"""`kropotcli config show`: shows the value of every option and where it came from."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @group("config")
 def command() -> None:
-    """Show every option's value and where it came from."""
+    """Show the value of every option and where it came from."""
 
 
 @command.command("show")
 def show(settings: Settings) -> None:
-    """Show every option's value and where it came from; secrets are hidden.
+    """Show the value of every option and where it came from. Secrets are hidden.
 
-    A flag beats the environment, which beats the file, which beats the default. Options of one command, set in the
-    environment or in the file, are shown behind the general ones.
+    A flag beats the environment, the environment beats the file, and the file beats the default. The global options
+    come first. Options of single commands follow, if the environment or the file sets them.
     """
     rows = [*_rows(settings), *_command_rows(click.get_current_context())]
     if settings.json:
@@ -54,7 +54,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, object, str]]:
 
 
 def _command_rows(ctx: click.Context) -> Iterator[tuple[str, object, str]]:
-    """Yield name, value and origin of every option of a single command that environment or file sets."""
+    """Yield name, value and origin of the single commands' options that the environment or the file sets."""
     root = ctx.find_root()
     if not isinstance(root.command, click.Group):
         return
@@ -62,7 +62,7 @@ def _command_rows(ctx: click.Context) -> Iterator[tuple[str, object, str]]:
 
 
 def _rows_below(group_: click.Group, ctx: click.Context, path: tuple[str, ...]) -> Iterator[tuple[str, object, str]]:
-    """Yield the rows of all commands of a group, in the group's order."""
+    """Yield the rows of all commands in a group, in the group's order."""
     sources = {
         click.core.ParameterSource.ENVIRONMENT: "environment",
         click.core.ParameterSource.DEFAULT_MAP: "configuration file",

@@ -1,4 +1,4 @@
-"""`kropotcli consistency`: a proof that between two checkpoints the ledger only grew."""
+"""`kropotcli consistency`: proves that the ledger only grew between two checkpoints."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from kropot.cli.prove import read_checkpoint
 @define("consistency")
 @click.argument("older", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("newer", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--public-key", metavar="KEY", help="Verify both signatures with this key too, given as text or file.")
+@click.option(
+    "--public-key", metavar="KEY", help="Also verify both signatures with this public key: the key itself or a file."
+)
 def command(settings: Settings, *, older: Path, newer: Path, public_key: str | None) -> None:
-    """Prove that the checkpoint NEWER only appended to the checkpoint OLDER.
+    """Prove that events were only appended between the checkpoints OLDER and NEWER.
 
-    Prints a JSON document; `kropotcli check-proof` checks it with nothing but the public key. Exits 4 if the ledger
-    does not have both, or one was signed over another history.
+    This prints a JSON document. `kropotcli check-proof` checks it with only the public key. If the ledger does not
+    match both checkpoints, the exit code is 4.
     """
     from kropot.checkpoints.keys import read_verifier_key
     from kropot.errors import IntegrityError
@@ -35,12 +37,17 @@ def command(settings: Settings, *, older: Path, newer: Path, public_key: str | N
             try:
                 open_checkpoint(note, key)
             except BadCheckpointError as error:
-                raise IntegrityError(f"{path}: {error.why}") from None
+                raise IntegrityError(
+                    f"{path}: {error.why}; check that this file and --public-key belong together"
+                ) from None
     with open_ledger(settings, read_only=True) as ledger:
         document = prove_consistency(ledger, old, new)
     emit_json(document)
     if key is None:
-        warn("the signatures were not verified: give --public-key, or check the proof with `kropotcli check-proof`")
+        warn(
+            "the signatures of the checkpoints were not verified: give --public-key, or check the proof with "
+            "`kropotcli check-proof`"
+        )
         return
     path_ = tuple(bytes.fromhex(node) for node in document["path"])
     for sentence in check_growth(old[0], new[0], path_, key).sentences:

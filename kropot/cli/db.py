@@ -1,4 +1,4 @@
-"""`kropotcli db`: make a ledger's database, upgrade it, tell about it, and move a ledger to another one."""
+"""`kropotcli db`: makes, upgrades and describes a ledger's database, copies a ledger, and recovers one."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ from kropot.wording import amount, moment, number
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_TELL_EVERY_S = 5.0
+_PROGRESS_EVERY_S = 5.0
 
 _OWNER = click.option(
     "--db-owner-url",
     metavar="URL",
-    help="The same database as its owner sees it; --db-string is then of a user who cannot rewrite history.",
+    help="The same database, with the login of its owner. The user in --db-string then cannot rewrite history.",
 )
-_SAID = {
+_PROTECTION = {
     "triggers": (
-        "triggers only: they stop accidents, not someone with this user's password; "
-        "`kropotcli db init --db-owner-url` separates owner and collector"
+        "triggers only, because this user {}: they stop accidents, but not a person who has this user's password; "
+        "docs/operations.md says how to separate owner and collector"
     ),
-    "rights": "this user has no right to change or remove what was recorded",
+    "rights": "the database does not allow this user to change or delete events",
+    "unknown": "cannot tell, because this user {}: ask the administrator of the database",
 }
-_SQLITE = "triggers only: they stop accidents, not someone who can write the file"
+_SQLITE_PROTECTION = "triggers only: they stop accidents, but not a person who can write to the file"
 
 
 @group("db")
 def command() -> None:
-    """Make a ledger's database, upgrade it, tell about it, or move a ledger to another one."""
+    """Make, upgrade or describe a ledger's database. Copy a ledger, or recover one."""
 
 
 @command.command("init")
 @_OWNER
 def init(settings: Settings, *, db_owner_url: str | None) -> None:
-    """Make an empty ledger, as `collect` does by itself; safe on one that exists.
+    """Make an empty ledger.
 
-    With --db-owner-url the tables belong to that user, and the user of --db-string is given only what collecting needs:
-    to read, to append events, and to keep the projection.
+    `collect` also does this by itself. You can safely run this on an existing ledger. With --db-owner-url, the tables
+    belong to the user in that URL. The user in --db-string can then read, append events and update the projection, and
+    nothing else.
     """
     from ledger.sql import migrate, parse_place
     from ledger.sql.rights import grant
@@ -52,15 +54,15 @@ def init(settings: Settings, *, db_owner_url: str | None) -> None:
     user, owner = parse_place(settings.db_string), parse_place(db_owner_url or settings.db_string)
     migrate(owner)
     grantee = None if db_owner_url is None else grant(owner, user)
-    _tell(settings, {"place": str(user), "grantee": grantee}, f"the ledger at {user} is ready")
+    _print_result(settings, {"place": str(user), "grantee": grantee}, f"the ledger at {user} is ready")
     if grantee is not None:
-        say(f"{grantee} may read and append, and not change or remove what was recorded")
+        say(f"{grantee} can read and append events, but cannot change or delete them")
 
 
 @command.command("upgrade")
 @_OWNER
 def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
-    """Bring an older ledger's tables to this version's schema."""
+    """Upgrade the tables of an older ledger to this version's schema."""
     from ledger.errors import LedgerMissingError
     from ledger.sql import migrate, parse_place, schema_of
     from ledger.sql.rights import grant
@@ -73,16 +75,21 @@ def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
     if db_owner_url is not None:
         grant(owner, user)
     after = schema_of(owner)
-    sentence = f"schema {after}: nothing to do" if before == after else f"upgraded from schema {before} to {after}"
-    _tell(settings, {"place": str(user), "before": before, "after": after}, sentence)
+    text = (
+        f"nothing to do: the ledger has schema {after} already"
+        if before == after
+        else f"upgraded the ledger from schema {before} to schema {after}"
+    )
+    _print_result(settings, {"place": str(user), "before": before, "after": after}, text)
 
 
 @command.command("info")
 def info(settings: Settings) -> None:
-    """Tell where the ledger is, how large, and what keeps its history from being rewritten."""
+    """Show the ledger's place, its size and its protection."""
     from ledger.log import Ledger
     from ledger.sql import open_store, schema_of
-    from ledger.sql.rights import describe_server, protection
+    from ledger.sql.protection import protection
+    from ledger.sql.rights import describe_server
 
     store = open_store(settings.db_string, read_only=True)
     try:
@@ -103,34 +110,40 @@ def info(settings: Settings) -> None:
                 "recorded_us": head.recorded_us,
                 "root": head.frontier.root,
                 "bytes": size,
-                "protection": kept,
+                "protection": kept.kind,
+                "ways_round": kept.ways,
             }
         )
         return
-    each = f", {size // head.position} bytes an event" if head.position else ""
+    each = f", {size // head.position} bytes per event" if head.position else ""
     emit(f"place       {place}")
     emit(f"database    {version}, schema {schema}")
-    emit(f"events      {head.position}, the last recorded {moment(head.recorded_us or None)}")
+    emit(f"events      {head.position}, last recorded {moment(head.recorded_us or None)}")
     emit(f"root        {head.frontier.root.hex()}")
     emit(f"size        {amount(size)}{each}")
-    emit(f"protection  {_SQLITE if place.kind == 'sqlite' else _SAID[kept]}")
+    said = _SQLITE_PROTECTION if place.kind == "sqlite" else _PROTECTION[kept.kind].format(_some(kept.ways))
+    emit(f"protection  {said}")
 
 
 @command.command("copy")
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
 def copy(settings: Settings, *, source: str, target: str) -> None:
-    """Copy the ledger at the URL FROM to the URL TO, byte by byte, and check the copy.
+    """Copy a ledger to another database, and check the copy.
 
-    TO must be empty, or hold the beginning of the same ledger: a copy that was cut short goes on. Nobody should collect
-    into FROM meanwhile, or what they record is missing until the command is run again.
+    FROM and TO are database URLs. TO must be empty or hold the beginning of the same ledger. If a copy was interrupted,
+    run the command again to continue it. Stop all collectors that use FROM first. If you do not, the copy lacks the
+    events that they record meanwhile, until you run the command again.
     """
     from ledger.sql import open_store
     from ledger.transfer.copy import copy_ledger
 
     for url in (source, target):
         if credentials_in(url):
-            warn("other users of this machine can read a password on a command line: prefer ~/.pgpass or a socket")
+            warn(
+                "other users of this machine can read the password on the command line: use ~/.pgpass or a socket "
+                "instead"
+            )
     origin = open_store(source, read_only=True)
     try:
         destination = open_store(target, create=True)
@@ -138,7 +151,7 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
             report = copy_ledger(origin, destination, progress=_progress())
         finally:
             destination.close()
-        said = {
+        result = {
             "from": str(origin.place),
             "to": str(destination.place),
             "events": report.events,
@@ -146,11 +159,11 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
             "root": report.root,
             "state": report.state,
         }
-        sentence = (
-            f"copied {number(report.events, 'event')} to {destination.place}: both ledgers stand at position "
+        text = (
+            f"copied {number(report.events, 'event')} to {destination.place}; both ledgers end at position "
             f"{report.position} with root {report.root.hex()}"
         )
-        _tell(settings, said, sentence)
+        _print_result(settings, result, text)
     finally:
         origin.close()
 
@@ -160,13 +173,14 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
     "--from-storage",
     is_flag=True,
     required=True,
-    help="Read the history that collectors keep beside the objects, in --storage-path.",
+    help="Read the segments that collectors write to --storage-path.",
 )
 def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 - the one place to recover from so far
-    """Make the ledger anew, in an empty database, from the history in the storage path, and check it.
+    """Recover a lost ledger from the segments in the storage.
 
-    Says how far that history reaches: what was recorded in the last minute before the database was lost may be missing,
-    and the next `collect` finds it out again. A recovery that was cut short goes on.
+    This writes the events into an empty database, checks the ledger, and shows how far the segments reach. Events of
+    the last minute before the database was lost may be missing. The next `collect` observes those changes again. If a
+    recovery was interrupted, run the command again to continue it.
     """
     from ledger.sql import open_store
     from ledger.transfer.recover import recover_ledger
@@ -175,18 +189,18 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     reach = folder.newest()
     if reach is None:
         raise UsageError(
-            f"{folder.folder} holds no history of a ledger: name the storage path that collectors wrote to with"
-            " --storage-path"
+            f"there are no segments in {folder.folder}, so no ledger can be recovered: use --storage-path to name the"
+            " storage that your collectors wrote to"
         )
     store = open_store(settings.db_string, create=True)
     try:
-        tell = _progress()
-        report = recover_ledger(folder.events(), store, progress=lambda position: tell(position, reach.last))
+        log_progress = _progress()
+        report = recover_ledger(folder.events(), store, progress=lambda position: log_progress(position, reach.last))
         until = moment(store.log.head().recorded_us)
         place = store.place
     finally:
         store.close()
-    said = {
+    result = {
         "place": str(place),
         "events": report.events,
         "position": report.position,
@@ -195,33 +209,40 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
         "recorded_at": until,
         "complete": report.position >= reach.last,
     }
-    sentence = (
-        f"recovered {number(report.events, 'event')} into {place}: the ledger reaches to event {report.position}, "
+    text = (
+        f"recovered {number(report.events, 'event')} into {place}; the ledger ends at event {report.position}, "
         f"recorded {until}, with root {report.root.hex()}"
     )
-    _tell(settings, said, sentence)
+    _print_result(settings, result, text)
     if report.position < reach.last:
         raise PartialError(
-            f"the stored history goes on to event {reach.last}, but a segment before that is missing or damaged: "
-            f"everything after event {report.position} could not be recovered"
+            f"events {report.position + 1} to {reach.last} could not be recovered, because a segment in "
+            f"{folder.folder} is missing or damaged: put it back from another copy of the storage and run the command "
+            "again"
         )
 
 
-def _progress() -> Callable[[int, int], None]:
-    """Return what tells now and then how far a copy has come."""
-    told = time.monotonic()
+def _some(ways: tuple[str, ...]) -> str:
+    """Return the first three ways; `--json` gives all of them."""
+    more = f", and {number(len(ways) - 3, 'more reason')}" if len(ways) > 3 else ""  # noqa: PLR2004  # as said
+    return ", ".join(ways[:3]) + more
 
-    def tell(copied: int, whole: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _TELL_EVERY_S:
-            told = time.monotonic()
+
+def _progress() -> Callable[[int, int], None]:
+    """Return a function that logs the progress of a copy every few seconds."""
+    logged = time.monotonic()
+
+    def log_progress(copied: int, whole: int) -> None:
+        nonlocal logged
+        if time.monotonic() - logged >= _PROGRESS_EVERY_S:
+            logged = time.monotonic()
             log.info("ledger_copying", copied=copied, of=whole)
 
-    return tell
+    return log_progress
 
 
-def _tell(settings: Settings, said: dict[str, object], sentence: str) -> None:
+def _print_result(settings: Settings, result: dict[str, object], text: str) -> None:
     if settings.json:
-        emit_json(said)
+        emit_json(result)
     else:
-        emit(sentence)
+        emit(text)

@@ -1,4 +1,4 @@
-"""`kropotcli demo`: the whole round on one machine, and everything needed to go on by hand."""
+"""`kropotcli demo`: shows a whole backup on one machine, and leaves the commands to continue by hand."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from kropot.cli.base import Exit, Settings, emit_json, say
 from kropot.cli.base import command as define
 from kropot.cli.output import configure_logging
 from kropot.errors import KropotError, UsageError
+from kropot.wording import number
 
-_NAMED: Final = 3
+_NAMES_SHOWN: Final = 3
 
 _SECOND: Final = 1.1
-"""The protocol's dates are full seconds: a file that changes again within one would not be seen as changed."""
+"""The protocol's dates are full seconds. A second change within the same second would not be noticed."""
 
 
 @define("demo")
@@ -30,7 +31,7 @@ _SECOND: Final = 1.1
     "--source",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     metavar="DIR",
-    help="Back up this folder instead of a sample; nothing in it is changed.",
+    help="Back up this folder, not a sample. Nothing in it is changed.",
 )
 @click.option(
     "--folder",
@@ -38,60 +39,60 @@ _SECOND: Final = 1.1
     default=Path("kropot-demo"),
     show_default=True,
     metavar="DIR",
-    help="New folder for everything that the demonstration makes; a number is added if it exists.",
+    help="Put everything that the demo makes into this new folder. If it exists, a number is added to the name.",
 )
 def command(settings: Settings, *, source: Path | None, folder: Path) -> Exit:
-    """Show the whole round on one machine: serve, collect, change, collect again, check.
+    """Show a whole backup on one machine: serve, collect, change, collect again, check.
 
-    A gateway is started on this machine alone; an encrypted token is made; everything is collected; some files are
-    changed and deleted; what changed is collected; status and a short check are shown. The folder stays, with the
-    commands to go on by hand.
+    The demo starts a gateway that only this machine can reach, and makes an encrypted token. It collects everything,
+    changes and deletes some files, and collects the changes. Then it shows the status and verifies the replica. The
+    folder stays. A file in it lists the commands to continue by hand.
     """
     from kropot.durable.newfile import write_new
 
     began = time.monotonic()
     if settings.origins.get("log_level") == "default":
-        # What the gateway in this process logs would only part the commands from their results.
+        # The log lines of the gateway in this process would come between the commands and their results.
         configure_logging("warning", settings.log_format)
     home = demo.make_folder(folder.absolute())
     places, may_change = _prepare(home, None if source is None else source.resolve(), quiet=settings.json)
-    show = _Show(places, quiet=settings.json)
-    port = _round(places, show, may_change=may_change)
-    lines = _notes(places, port)
+    show = _Presenter(places, quiet=settings.json)
+    port = _run_demo(places, show, may_change=may_change)
+    lines = _next_commands(places, port)
     write_new(places.notes, ("\n".join(lines) + "\n").encode())
     took = time.monotonic() - began
     if settings.json:
         emit_json({"folder": str(home), "commands": str(places.notes), "seconds": round(took, 1)})
         return Exit.DONE
-    show.title("To go on by hand")
+    show.title("Continue by hand")
     for line in lines:
         say(line)
-    say(f"\nAll of this took {took:.0f} s. It stays in {home}, these commands in {places.notes.name}.")
+    say(f"\nThe demo took {took:.0f} s. Everything is in {home}; {places.notes.name} there lists these commands.")
     return Exit.DONE
 
 
-class _Show:
-    """Shows what is done while it is done; commands run as a user would run them, in processes of their own."""
+class _Presenter:
+    """Shows each step while it runs. Commands run in their own processes, as a user would run them."""
 
     def __init__(self, places: demo.Places, *, quiet: bool) -> None:
         self._places = places
         self._quiet = quiet
-        # A user's own settings must not turn the demonstration upon his own ledger.
+        # The user's own settings must not make the demo work on the user's own ledger.
         self._environment = {name: text for name, text in os.environ.items() if not name.startswith("KROPOT_")}
 
     def title(self, text: str) -> None:
-        """Begin a part."""
+        """Show the title of the next step."""
         self.line(f"\n== {text}")
 
     def line(self, text: str) -> None:
-        """Say something, unless results are wanted as JSON alone."""
+        """Show a line, unless the user wants JSON only."""
         if not self._quiet:
             say(text)
 
     def run(self, *args: str, partly: bool = False) -> None:
-        """Run a command in the demonstration's folder; with `partly`, it may leave out some of what it is about.
+        """Run a command in the demo's folder. With `partly`, exit code 3 is accepted.
 
-        Raises: KropotError if it fails.
+        Raises: KropotError if the command fails.
         """
         shared = ("--config", self._places.config.name)
         self.line(f"$ {shlex.join(('kropotcli', *shared, *args))}")
@@ -103,18 +104,18 @@ class _Show:
             check=False,
         )
         if partly and done.returncode == Exit.PARTIAL:
-            self.line("Not all of it could be collected; that is what exit code 3 says, and the rest goes on.")
+            self.line("Some files could not be collected (exit code 3). The demo continues.")
         elif done.returncode != 0:
             raise KropotError(
-                f"`kropotcli {args[0]}` ended with exit code {done.returncode}; what was made so far is in "
-                f"{self._places.folder}"
+                f"the demo stopped because `kropotcli {args[0]}` ended with exit code {done.returncode}: read its "
+                f"messages above; everything made so far is in {self._places.folder}"
             )
 
 
 def _prepare(home: Path, source: Path | None, *, quiet: bool) -> tuple[demo.Places, bool]:
-    """Return the places, with a folder to serve, and whether files in it may be changed.
+    """Return the places, with a folder to serve, and whether the demo may change files in it.
 
-    Raises: UsageError if the folder to serve would hold the demonstration's own secrets.
+    Raises: UsageError if the folder to serve would hold the demo's own secrets.
     """
     served = home / "source"
     if source is None:
@@ -123,60 +124,59 @@ def _prepare(home: Path, source: Path | None, *, quiet: bool) -> tuple[demo.Plac
         return demo.Places(folder=home, source=served), True
     if home.is_relative_to(source):
         home.rmdir()
-        raise UsageError(f"{home} would lie in the folder to back up: name another place with --folder")
+        raise UsageError(f"the demo's folder {home} would lie in the folder to back up: name another one with --folder")
     if demo.is_small(source):
         unreadable = demo.copy_folder(source, served)
         if unreadable and not quiet:
-            names = ", ".join(map(repr, unreadable[:_NAMED])) + (", ..." if len(unreadable) > _NAMED else "")
-            say(f"left out, since it cannot be read: {names} ({len(unreadable)} in all)")
+            names = ", ".join(map(repr, unreadable[:_NAMES_SHOWN]))
+            more = ", ..." if len(unreadable) > _NAMES_SHOWN else ""
+            say(f"left out {number(len(unreadable), 'file')} that cannot be read: {names}{more}")
         return demo.Places(folder=home, source=served), True
     return demo.Places(folder=home, source=source), False
 
 
-def _round(places: demo.Places, show: _Show, *, may_change: bool) -> int:
-    """Go through the whole round; return the gateway's port."""
+def _run_demo(places: demo.Places, show: _Presenter, *, may_change: bool) -> int:
+    """Run all steps of the demo, and return the gateway's port."""
     from kropot.durable.newfile import write_new
     from kropot.gateway.keys import write_new_key
     from kropot.gateway.server import GatewayServer
 
     places.state.parent.mkdir(mode=0o700)
-    show.title("A gateway serves a folder, sealing every file for the token that asks")
+    show.title("A gateway serves a folder. It seals every file for the token that asks")
     with GatewayServer(places.source, f"sqlite:///{places.state}", write_new_key(places.master_key)) as gateway:
         token, kit = gateway.create_token(demo.token_spec())
         if kit is None:
-            raise KropotError("the gateway made no key for the demonstration's token")
+            raise KropotError("the gateway made no key for the demo's token: please report this as a bug")
         write_new(places.token, f"{token}\n".encode())
         write_new(places.kit, demo.kit_text(kit).encode())
         write_new(places.config, demo.config_text(gateway.url).encode())
-        show.line(f"{places.source} is served at {gateway.url}.")
-        show.line(
-            f"The token is in {places.token.name}; the key, which the collector never sees, in {places.kit.name}."
-        )
+        show.line(f"The gateway serves {places.source} at {gateway.url}.")
+        show.line(f"The token is in {places.token.name}. The key is in {places.kit.name}; the collector never sees it.")
 
-        show.title("Collect everything: only ciphertext comes, and names are hashes")
+        show.title("Collect everything. The collector gets only ciphertext, and ids instead of names")
         show.run("collect", "--once", partly=not may_change)
 
         if may_change:
-            show.title("Some files change, some are deleted")
+            show.title("Change some files and delete some")
             time.sleep(_SECOND)
             for line in demo.change(places.source):
                 show.line(line)
             gateway.rescan()
         else:
-            show.title("This folder is too large to be copied, and is yours: nothing in it is changed")
+            show.title("This folder is too large to copy, so the demo changes nothing in it")
 
-        show.title("Collect again: only what is new; what is gone keeps its copies (--full finds that it is gone)")
+        show.title("Collect the changes. --full finds vanished elements; their copies stay")
         show.run("collect", "--once", "--full", partly=not may_change)
 
-    show.title("How is the replica?")
+    show.title("Show the status of the replica")
     show.run("status")
-    show.title("Is everything what it was?")
+    show.title("Verify the ledger and the copies")
     show.run("verify")
     return urlsplit(gateway.url).port or 0
 
 
-def _notes(places: demo.Places, port: int) -> list[str]:
-    """Return the lines that tell how to go on."""
+def _next_commands(places: demo.Places, port: int) -> list[str]:
+    """Return the commands to continue by hand, as lines of a shell script."""
     program = Path(sys.executable).parent
     lines = [f"cd {shlex.quote(str(places.folder))}", f"export PATH={shlex.quote(str(program))}:$PATH"]
     for purpose, args in demo.commands(places, port):

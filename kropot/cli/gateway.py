@@ -1,4 +1,4 @@
-"""`kropotcli gateway`: serve a folder as a SecureCopy server that encrypts, and keep its tokens."""
+"""`kropotcli gateway`: serves a folder as a SecureCopy server that encrypts, and manages its tokens."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from kropot.cli import base
 from kropot.cli.base import emit, emit_json, say, warn
 from kropot.cli.masterkey import KEY_ENV, key_path, master_key
 from kropot.cli.paths import PATH
+from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
 from kropot.secret import hide_credentials
 from kropot.securecopy.address import checked_base_url
@@ -40,64 +41,79 @@ _state = click.option(
     show_default=True,
     metavar="URL",
     envvar="KROPOT_GATEWAY_STATE",
-    help="The gateway's own database, as SQLAlchemy writes it.",
+    help="The gateway's own database, as an SQLAlchemy URL.",
+)
+_revocations = click.option(
+    "--revocations",
+    type=PATH,
+    metavar="DIR",
+    envvar="KROPOT_GATEWAY_REVOCATIONS",
+    help="The folder that records which tokens were revoked, so an older copy of the database cannot bring them back. "
+    "Keep it apart from the database. Default: in this user's state folder.",
 )
 _key_file = click.option(
     "--master-key-file",
     type=PATH,
     metavar="FILE",
     envvar="KROPOT_GATEWAY_MASTER_KEY_FILE",
-    help="File with the master key, made with mode 0600 if the database is new. Default: beside an SQLite database, "
-    f"under its name with .key behind it. The key itself (base64) may also stand in {KEY_ENV}.",
+    help="The file with the master key. If the database is new, the gateway makes this file with mode 0600. Default: "
+    f"the name of an SQLite database with .key added. You can also put the key (base64) in {KEY_ENV}.",
 )
 
 
 def _checked_url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
-    """Return an address for URL templates. Raises: click.BadParameter if clients could not reach anything there."""
+    """Return the base of URL templates. Raises: click.BadParameter if the value is not an address for clients."""
     if value is None:
         return None
     try:
         return checked_base_url(value)
     except UsageError:
         raise click.BadParameter(
-            f"{hide_credentials(value)!r} is not an address like https://files.example.org"
+            f"{hide_credentials(value)!r} is not a URL for clients: try https://files.example.org"
         ) from None
 
 
 def _checked_proxies(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """Return addresses and networks of proxies. Raises: click.BadParameter for what none can have, e.g. a name."""
+    """Return addresses and networks of proxies. Raises: click.BadParameter for anything else, e.g. a host name."""
     for value in values:
         try:
             ip_network(value)
         except ValueError:
-            raise click.BadParameter(f"{value!r} is no IP address and no network like 10.0.0.0/8") from None
+            raise click.BadParameter(f"{value!r} is not an IP address or network: try 10.0.0.1 or 10.0.0.0/8") from None
     return values
 
 
 @base.group("gateway")
 def command() -> None:
-    """Serve a folder as a SecureCopy server that encrypts."""
+    """Serve a folder as a SecureCopy server that encrypts, and manage its tokens."""
 
 
 @command.command("serve", cls=base.KropotCommand)
-@click.option("--source", type=PATH, required=True, metavar="DIR", help="The folder to serve; it is only read.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0 takes a free one."
+    "--source", type=PATH, required=True, metavar="DIR", help="The folder to serve. The gateway only reads it."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="The port to listen on. 0 means any free port.",
 )
 @_state
 @_key_file
+@_revocations
 @click.option(
     "--kits",
     type=PATH,
     metavar="DIR",
-    help="Folder for the key kits of tokens made over HTTP. Default: kits, beside the database.",
+    help="The folder for the kits of tokens made over HTTP. Default: kits, beside the database.",
 )
 @click.option(
     "--base-url",
     metavar="URL",
     callback=_checked_url,
-    help="Address under which clients reach this server, for URL templates.",
+    help="The address at which clients reach this server. The URL templates in listings use it.",
 )
 @click.option(
     "--scan-every",
@@ -105,7 +121,7 @@ def command() -> None:
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="Pause between two scans of the folder.",
+    help="How long to wait between two scans of the folder.",
 )
 @click.option(
     "--hash-up-to",
@@ -113,10 +129,22 @@ def command() -> None:
     default=1 << 20,
     show_default=True,
     metavar="BYTES",
-    help="Files up to this size have their SHA-256 in the sealed form.",
+    help="Put the SHA-256 of files up to this size into their sealed forms.",
 )
 @click.option(
-    "--max-connections", type=click.IntRange(min=1), default=1024, show_default=True, help="More are turned away."
+    "--max-connections",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="Refuse more connections than this at the same time.",
+)
+@click.option(
+    "--max-per-address",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="The most connections for one address (for IPv6, one /64 network). Behind a trusted proxy: the most requests "
+    "of one client at the same time.",
 )
 @click.option(
     "--trusted-proxy",
@@ -124,9 +152,12 @@ def command() -> None:
     multiple=True,
     metavar="ADDRESS",
     callback=_checked_proxies,
-    help="A proxy (IP address or network) whose X-Forwarded-For is believed; may be given more than once.",
+    help="A proxy (IP address or network) that adds the client to X-Forwarded-For. The last address there that is not a"
+    " trusted proxy counts as the client. Can be repeated.",
 )
-@click.option("--moved", is_flag=True, help="The folder this database belongs to is now the one of --source.")
+@click.option(
+    "--moved", is_flag=True, help="Accept that the folder of this database has moved to --source. Needed once."
+)
 def serve(
     settings: Settings,
     *,
@@ -135,40 +166,45 @@ def serve(
     port: int,
     state_url: str,
     master_key_file: Path | None,
+    revocations: Path | None,
     kits: Path | None,
     base_url: str | None,
     scan_every: float,
     hash_up_to: int,
     max_connections: int,
+    max_per_address: int,
     trusted_proxies: tuple[str, ...],
     moved: bool,
 ) -> Exit:
-    """Serve a folder: list, submitdata, content, and making tokens.
+    """Serve a folder over the SecureCopy protocol, until stopped.
 
-    Every file is sealed with the key of the token that asks. Without TLS in front of it, keep it on this machine or
-    inside a tunnel: a token crosses the network with every request.
+    The gateway seals every file with the key of the token that asks. It has no TLS, and every request carries the
+    token. Keep it on this machine, behind a proxy with TLS, or inside a tunnel.
     """
     from kropot.gateway.guard import Bounds
     from kropot.gateway.kits import refuse_inside
-    from kropot.gateway.listening import address_of, listen
+    from kropot.gateway.listening import address_of, allow_descriptors, listen
+    from kropot.gateway.revocations import default_revocations
     from kropot.gateway.server import GatewayOptions, Service
     from kropot.gateway.sources import FolderSource
     from kropot.gateway.state import sqlite_file
 
     key_file = key_path(state_url, master_key_file)
     root = Path(os.path.realpath(source))
-    # Before anything is made: a database for a folder that is not there, or one in the folder, would stay behind.
+    # Check this first. Otherwise a refused command would leave a new database behind.
     FolderSource(os.fsencode(root))
     refuse_inside(root, key_file, sqlite_file(state_url), kits)
     options = GatewayOptions(
         kits=kits or _beside(state_url, "kits"),
+        revocations=revocations or default_revocations(),
         base_url=base_url,
         scan_every_s=scan_every,
         hash_up_to=hash_up_to,
-        bounds=Bounds(connections=max_connections),
+        bounds=Bounds(connections=max_connections, per_address=max_per_address),
         trusted_proxies=trusted_proxies,
         moved=moved,
     )
+    allow_descriptors(max_connections)
     key = master_key(state_url, key_file)
     service = Service(source=source, state_url=state_url, master_key=key, options=options)
     stop, server = threading.Event(), service.server()
@@ -185,11 +221,14 @@ def serve(
     try:
         with listen(host, port) as listening:
             if not host.startswith(_LOOPBACK):
-                warn("tokens and plain contents cross the network in clear: put a proxy with TLS in front, or a tunnel")
+                warn(
+                    f"tokens and plain contents cross the network unencrypted, because the gateway listens on {host}: "
+                    "put a proxy with TLS in front of it, or use a tunnel"
+                )
             url = address_of(listening)
             if settings.json:
                 emit_json({"url": url, "source": str(source), "state": service.state.place})
-            say(f"serving {source} at {url}; stop with Ctrl-C")
+            say(f"serving {source} at {url}; press Ctrl-C to stop")
             scanner.start()
             server.run([listening])
     finally:
@@ -209,25 +248,37 @@ def token() -> None:
 @click.argument("spec", type=click.Path(path_type=Path, allow_dash=True))
 @_state
 @_key_file
+@_revocations
 @click.option(
     "--kit",
     type=PATH,
     metavar="FILE",
-    help="New file for the key kit, if the gateway makes the key. Default: one named after the id, in this folder.",
+    help="Write the kit to this new file, if the gateway makes the key. Default: a file in this folder, named after the"
+    " token's id.",
 )
-def create(settings: Settings, *, spec: Path, state_url: str, master_key_file: Path | None, kit: Path | None) -> None:
-    """Make a token as the JSON file SPEC asks for (- reads standard input).
+def create(
+    settings: Settings,
+    *,
+    spec: Path,
+    state_url: str,
+    master_key_file: Path | None,
+    revocations: Path | None,
+    kit: Path | None,
+) -> None:
+    """Make a token from the JSON file SPEC, and print it. Use - for standard input.
 
-    Without any secureCopy field the token is plain. With a method but no key the gateway makes a key of 256 random
-    bits, and writes a kit with it: keep that off-line, it is the only thing that opens the copies.
+    If SPEC has no secureCopy field, the token is plain: nothing is encrypted. If SPEC has a method but no key, the
+    gateway makes a random key of 256 bits and writes a kit. Keep the kit off-line. Only the kit opens the copies. A key
+    of your own needs at least 12 characters.
     """
     from kropot.gateway.kits import keep_kit, refuse_inside, write_kit
+    from kropot.gateway.tokenspec import STREAM_ROLE
 
     value = _read_spec(spec)
-    with _book(state_url, master_key_file, create=True) as book:
+    with _book(state_url, master_key_file, revocations, create=True) as book:
         root = book.source_root()
         if kit is not None and os.path.lexists(kit):
-            raise UsageError(f"there is a file {kit} already: name a new one with --kit, nothing was made")
+            raise UsageError(f"the file {kit} exists already, so no token was made: name a new file with --kit")
         if root is not None:
             refuse_inside(Path(os.fsdecode(root)), kit or Path.cwd() / "kit")
         created = book.create(value, lambda made: keep_kit(made, Path.cwd()) if kit is None else write_kit(made, kit))
@@ -237,19 +288,25 @@ def create(settings: Settings, *, spec: Path, state_url: str, master_key_file: P
     else:
         emit(created.token.id)
     if created.token.expires_s <= time.time():
-        warn("this token has expired already: nobody can use it")
+        warn("this token has expired already, so it cannot be used: make another one with a later `expires`")
     if created.kit_path is not None:
-        say(f"the key is in {created.kit_path}: move it off-line, copies open only with it")
-    elif created.token.kit is None:
-        warn("this token is plain: whoever pulls with it reads names and contents")
+        say(f"the key is in {created.kit_path}: move this file off-line; only it opens the copies")
+    elif created.token.kit is None and created.token.may(STREAM_ROLE):
+        warn(
+            "this token is plain, so its holder can read names and contents: to encrypt, add "
+            '"secureCopyEncryptionMethod" to the specification'
+        )
+    if created.warning is not None:
+        warn(created.warning)
 
 
 @token.command("list", cls=base.KropotCommand)
 @_state
 @_key_file
-def list_(settings: Settings, *, state_url: str, master_key_file: Path | None) -> None:
-    """List the tokens; of their ids only the beginning is shown."""
-    with _book(state_url, master_key_file, create=False) as book:
+@_revocations
+def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, revocations: Path | None) -> None:
+    """List the tokens. Only the beginning of each id is shown."""
+    with _book(state_url, master_key_file, revocations, create=False) as book:
         rows = [_row(each, int(time.time())) for each in book.all()]
     if settings.json:
         emit_json(rows)
@@ -265,20 +322,26 @@ def list_(settings: Settings, *, state_url: str, master_key_file: Path | None) -
 @click.argument("which", metavar="TOKEN")
 @_state
 @_key_file
-def revoke(settings: Settings, *, which: str, state_url: str, master_key_file: Path | None) -> None:
-    """Revoke a token, named by its number in the list or by its id; a running gateway knows a second later."""
+@_revocations
+def revoke(
+    settings: Settings, *, which: str, state_url: str, master_key_file: Path | None, revocations: Path | None
+) -> None:
+    """Revoke TOKEN, given as its number in the list or as its id.
+
+    A running gateway refuses the token within a second.
+    """
     from kropot.gateway.tokens import censored
 
-    with _book(state_url, master_key_file, create=False) as book:
+    with _book(state_url, master_key_file, revocations, create=False) as book:
         found = book.revoke(which)
     if settings.json:
         emit_json({"number": found.number, "id": censored(found.id), "status": "revoked"})
     else:
-        emit(f"token {found.number} ({censored(found.id)}) is revoked")
+        emit(f"revoked token {found.number} ({censored(found.id)})")
 
 
 def _row(each: Token, now_s: int) -> dict[str, Any]:
-    """Return what the list shows of a token."""
+    """Return a token as the list shows it."""
     from kropot.gateway.tokens import censored
     from kropot.gateway.tokenspec import shown_time
 
@@ -294,31 +357,37 @@ def _row(each: Token, now_s: int) -> dict[str, Any]:
 
 
 def _read_spec(path: Path) -> Any:
-    """Return the decoded JSON of a specification. Raises: UsageError if it is none."""
+    """Return the decoded JSON of a specification. Raises: UsageError if the file is not JSON."""
     try:
-        with click.open_file(str(path), "rb") as file:
+        with click.open_file("-", "rb") if str(path) == "-" else open_named(path) as file:
             text = file.read(_LONGEST_SPEC + 1)
     except OSError as error:
-        raise UsageError(f"the specification {path} cannot be read: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read the specification {path} ({error.strerror}): check the path and its permissions"
+        ) from error
     if len(text) > _LONGEST_SPEC:
-        raise UsageError(f"the specification {path} is too large to be one")
+        raise UsageError(
+            f"the specification {path} is larger than {_LONGEST_SPEC >> 10} KiB: see docs/gateway.md for an example"
+        )
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"the specification {path} is no JSON: see docs/gateway.md for an example") from error
+        raise UsageError(f"the specification {path} is not JSON: see docs/gateway.md for an example") from error
 
 
 @contextmanager
-def _book(state_url: str, key_file: Path | None, *, create: bool) -> Iterator[TokenBook]:
-    """Open the database, and the tokens in it."""
+def _book(state_url: str, key_file: Path | None, revocations: Path | None, *, create: bool) -> Iterator[TokenBook]:
+    """Open the database and yield its tokens."""
     from kropot.gateway.keys import MasterKey
+    from kropot.gateway.revocations import Revocations, default_revocations
     from kropot.gateway.state import open_state
     from kropot.gateway.tokens import TokenBook
 
     path = key_path(state_url, key_file)
     state = open_state(state_url, create=create)
     try:
-        yield TokenBook(state, MasterKey(master_key(state_url, path)))
+        kept = Revocations(revocations or default_revocations())
+        yield TokenBook(state, MasterKey(master_key(state_url, path)), revocations=kept)
     finally:
         state.close()
 

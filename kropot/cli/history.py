@@ -1,4 +1,4 @@
-"""`kropotcli history`: everything that ever happened to one element."""
+"""`kropotcli history`: shows every event about one element."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def command(settings: Settings, *, element: str) -> Exit:
     """Show every event about one element, oldest first.
 
-    ELEMENT is [SOURCE:]ID, SOURCE the beginning of a source's id.
+    ELEMENT is [SOURCE:]ID. SOURCE is the beginning of a source's id.
     """
     with open_ledger(settings, read_only=True) as ledger:
         for event in ledger.history(find_element(ledger, element)):
@@ -33,7 +33,7 @@ def command(settings: Settings, *, element: str) -> Exit:
 
 
 def as_text(event: Event) -> str:
-    """Return one event as a line for people."""
+    """Return one event as a line of text."""
     fields = [str(event.position), clock(event.recorded_us), event_name(event)]
     element = element_of(event)
     if element is None:

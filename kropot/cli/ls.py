@@ -1,4 +1,4 @@
-"""`kropotcli ls`: the elements, one a line, however many there are."""
+"""`kropotcli ls`: lists elements, one per line, in constant memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kropot.cli.base import command as define
 from kropot.errors import UsageError
 from kropot.query.names import find_element, find_source
 from kropot.query.render import entry_json
-from kropot.wording import moment
+from kropot.wording import moment, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +24,20 @@ STATES: Final = ("current", "pending", "vanished", "damaged", "lost")
 
 @define("ls")
 @click.argument("elements", metavar="[ELEMENT]...", nargs=-1)
-@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only this state; may be repeated.")
-@click.option("--source", "source_name", metavar="SOURCE", help="Only this source, named by the beginning of its id.")
-@click.option("--failing", is_flag=True, help="Only elements whose last fetch failed.")
+@click.option(
+    "--state",
+    "states",
+    type=click.Choice(STATES),
+    multiple=True,
+    help="List only elements in this state. Can be repeated.",
+)
+@click.option(
+    "--source",
+    "source_name",
+    metavar="SOURCE",
+    help="List only elements of this source. SOURCE is the beginning of its id.",
+)
+@click.option("--failing", is_flag=True, help="List only elements whose last fetch failed.")
 def command(
     settings: Settings,
     *,
@@ -35,13 +46,13 @@ def command(
     source_name: str | None,
     failing: bool,
 ) -> Exit:
-    """List elements, all of them or the ones named, in the order of their ids.
+    """List all elements, or only the named ones, in the order of their ids.
 
-    ELEMENT is [SOURCE:]ID, SOURCE the beginning of a source's id. One line holds source, id, state, the server's date,
-    and of the copy its size and SHA-256; with --json each line is an object.
+    ELEMENT is [SOURCE:]ID. SOURCE is the beginning of a source's id. Each line shows the source, the id, the state, the
+    server's date, and the size and SHA-256 of the copy. With --json, each line is a JSON object.
     """
     if elements and (states or source_name):
-        raise UsageError("elements that are named cannot be filtered by --state or --source as well")
+        raise UsageError("--state and --source do not work with named elements: leave out the elements or the options")
     with open_ledger(settings, read_only=True) as ledger:
         for entry in _chosen(ledger, elements, states, source_name):
             if entry.element is None or (failing and entry.element.failure is None):
@@ -54,25 +65,25 @@ def command(
 
 
 def as_text(entry: Entry) -> str:
-    """Return an element as a line for people and for `cut`: fields are parted by two blanks."""
+    """Return an element as a line of text. Two spaces separate the fields."""
     element = entry.element
-    name = f"{entry.key.source.hex()[:8]}:{entry.key.id}"
+    name = f"{entry.key.source.hex()[:8]}:{one_line(entry.key.id)}"
     if element is None:
         return f"{name}  erased"
     fields = [name, element.state, moment(element.date * 1_000_000)]
     if element.copy is not None:
         fields += [str(element.copy.size), element.copy.sha256.hex()]
     if element.failure is not None:
-        fields.append(f"failing: {element.failure.reason}, next {moment(element.failure.next_try_us)}")
+        fields.append(f"failing: {element.failure.reason}, next try {moment(element.failure.next_try_us)}")
     return "  ".join(fields)
 
 
 def _chosen(
     ledger: Ledger, elements: tuple[str, ...], states: tuple[str, ...], source_name: str | None
 ) -> Iterator[Entry]:
-    """Yield the entries that the command line asks for, read page by page.
+    """Yield the entries that the command line asks for, and read them page by page.
 
-    Raises: UsageError at a name that fits nothing or several things.
+    Raises: UsageError if a name fits no element, or several.
     """
     if elements:
         for text in elements:

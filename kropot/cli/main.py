@@ -1,4 +1,4 @@
-"""The command line's root: which commands there are, and what is said when one of them fails."""
+"""The root of the command line: the list of commands, and the handling of failures."""
 
 from __future__ import annotations
 
@@ -22,55 +22,56 @@ if TYPE_CHECKING:
 
 COMMANDS: Final[dict[str, str]] = {
     "collect": "Pull everything new from the server into the replica.",
-    "status": "Show how the replica is, and whether it is healthy.",
+    "status": "Show the state of the replica, and whether it is healthy.",
     "ls": "List elements.",
-    "history": "Show everything that ever happened to one element.",
-    "source": "List sources; tell that a server moved; accept what was held back.",
-    "verify": "Check that ledger and copies are what they were.",
-    "checkpoint": "Sign the state of the ledger, to be kept elsewhere.",
-    "prove": "Prove to others what the ledger says of an element.",
-    "check-proof": "Check a proof with nothing but the public key.",
-    "consistency": "Prove that between two checkpoints the ledger only grew.",
-    "replay": "Fold the ledger's history, whole or up to a moment.",
-    "snapshot": "Pin the state at a position, for fast replays.",
-    "restore": "Decrypt copies back into files, as of any moment.",
+    "history": "Show every event about one element.",
+    "source": "List sources, change a server's address, accept held-back listings.",
+    "verify": "Check the ledger and the copies for damage and changes.",
+    "checkpoint": "Sign the state of the ledger, and list the signatures.",
+    "prove": "Prove to others what the ledger says about one element.",
+    "check-proof": "Check a proof with only the public key.",
+    "consistency": "Prove that the ledger only grew between two checkpoints.",
+    "replay": "Show the replica as it was at any moment.",
+    "snapshot": "Store the state at a position, to make replays fast.",
+    "restore": "Open copies and write them as files, as of any moment.",
     "decrypt": "Decrypt one stored object.",
-    "recipe": "Print how to decrypt by hand, without this program.",
-    "rebuild": "Derive the projection anew from the events.",
-    "db": "Make, upgrade or describe a ledger's database; move a ledger.",
+    "recipe": "Print how to decrypt one copy without this program.",
+    "rebuild": "Rebuild the projection from the events.",
+    "db": "Make, upgrade, describe, copy or recover a ledger's database.",
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",
-    "config": "Show every option's value and where it came from.",
-    "demo": "Show the whole round on one machine.",
+    "config": "Show the value of every option and where it came from.",
+    "demo": "Show a whole backup on one machine.",
 }
-"""Name -> what it does. The command itself is `command` in the module of its name, imported when it is run."""
+"""The commands and what they do. `command` in the module of that name is the command; it is imported when it runs."""
 
 EXIT_CODES: Final = """\b
 Exit codes:
-    0  done; also asked to stop, or out of budget without findings
-    1  an error; the sentence on stderr says what to do
-    2  the command line or configuration makes no sense
+    0  done; also if stopped on request, or if the budget ended without findings
+    1  error; the message on stderr says what to do
+    2  the command line or the configuration is not valid
     3  partly done, or not healthy
-    4  something is not what was recorded, or was refused to protect it
-   10  there is no ledger at the place named
-   11  another running process holds what is needed
+    4  something differs from the record, or an action was refused to protect it
+   10  there is no ledger at the given place
+   11  another running process holds what this one needs
    12  the server refuses the token
-   13  the key does not open this
+   13  the key does not open the data
   130  interrupted (Ctrl-C)
-Where several apply, 4 beats 1 beats 3.
+If several apply, 4 beats 1, and 1 beats 3.
 
 \b
-Every option is also read from the environment (--log-level: KROPOT_LOG_LEVEL;
-an option of one command with its name: KROPOT_COLLECT_ONCE) and from a TOML
-file (log-level = "info"; those of one command in a table of its name). A flag
-beats the environment, which beats the file, which beats the default:
-`kropotcli config show` tells where each value came from."""
+You can also set every option in the environment or in a TOML file.
+For --log-level, write KROPOT_LOG_LEVEL=info, or log-level = "info" in the file.
+For an option of one command, e.g. `collect --once`, write KROPOT_COLLECT_ONCE=1,
+or once = true in the table [collect] of the file.
+A flag beats the environment, the environment beats the file, and the file
+beats the default. `kropotcli config show` shows where each value came from."""
 
 
 class RootGroup(KropotGroup):
-    """The root: imports a command when it is asked for, and turns every failure into one sentence and an exit code."""
+    """The root. It imports a command only to run it, and turns every failure into a message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the names of all commands in the order in which they are met."""
+        """Return the names of all commands, in the order of the help page."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
@@ -95,25 +96,25 @@ class RootGroup(KropotGroup):
         standalone_mode: bool = True,  # noqa: FBT001, FBT002 - click's signature
         **extra: Any,
     ) -> Any:
-        """Run a command line; in standalone mode the process ends with the exit code."""
+        """Run a command line. In standalone mode the process ends with the exit code."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _open_closed_streams()
         configure_logging("info", "console")
         if isinstance(sys.stdout, TextIOWrapper):
-            # Go on even if this terminal cannot show a name.
+            # Continue even if this terminal cannot show a name.
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
             outcome = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
         except BrokenPipeError:
-            _hush()
+            _discard_stdout()
             sys.exit(Exit.ERROR)
         except SystemExit:
-            # Click's own answer to a reader that went away.
-            _hush()
+            # Click exits like this when the reader of stdout is gone.
+            _discard_stdout()
             raise
-        except BaseException as error:  # noqa: BLE001 - the one place where nothing may pass unexplained
+        except BaseException as error:  # noqa: BLE001 - the one place that must explain every failure
             sys.exit(_report(error))
         sys.exit(outcome if isinstance(outcome, int) else Exit.DONE)
 
@@ -132,8 +133,8 @@ class RootGroup(KropotGroup):
 def cli() -> None:
     """Back up a whole file repository without being able to read it.
 
-    KropotCLI pulls every file, already encrypted by the server, into a replica that can read neither contents nor
-    names, and records everything that happens in a ledger that can be replayed, verified and proved.
+    The server encrypts every file, and KropotCLI pulls it into a replica. The replica can read neither contents nor
+    names. A ledger records every change. You can replay it to any past moment, verify it, and prove what it says.
     """
 
 
@@ -143,26 +144,25 @@ def main() -> None:
 
 
 def _report(error: BaseException) -> Exit:
-    """Tell the user what went wrong in one sentence; the traceback only where it was asked for."""
+    """Print a one-line message about the failure, and return the exit code. --log-level debug adds the traceback."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        # Nothing was asked for yet: what can be asked for is the answer.
+        # The user named no command, so show the help.
         click.echo(error.format_message(), err=True)
         return Exit.USAGE
-    sentence, code = explain(error)
+    message, code = explain(error)
     if is_unexpected(error):
-        # Shown only at the level that asks for it.
         log.debug("failed", exc_info=error)
-    say(sentence, level="error")
+    say(message, level="error")
     return code
 
 
 def _open_closed_streams() -> None:
-    """Give a stream that the shell closed (`>&-`) a place to write to, so that no line of output is a crash."""
+    """Connect streams that the shell closed (`>&-`) to the null device, so that output cannot crash the program."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
-def _hush() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush stays quiet when the reader is gone."""
+def _discard_stdout() -> None:
+    """Connect stdout to the null device, so that the interpreter's last flush does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

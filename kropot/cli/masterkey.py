@@ -1,4 +1,4 @@
-"""Where the gateway's master key is looked for, and made."""
+"""Finds the gateway's master key, or makes it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY_ENV: Final = "KROPOT_GATEWAY_MASTER_KEY"
 
 
 def key_path(state_url: str, given: Path | None) -> Path | None:
-    """Return the file the master key is in, None if it stands in the environment."""
+    """Return the file of the master key, or None if the key is in the environment."""
     if given is not None:
         return given.expanduser()
     if os.environ.get(KEY_ENV):
@@ -24,16 +24,18 @@ def key_path(state_url: str, given: Path | None) -> Path | None:
 
     file = sqlite_file(state_url)
     if file is None:
-        raise UsageError(f"where is the master key? Name its file with --master-key-file, or set {KEY_ENV}")
+        raise UsageError(
+            f"no master key was given for this database: name its file with --master-key-file, or set {KEY_ENV}"
+        )
     return file.with_name(file.name + ".key")
 
 
 def master_key(state_url: str, path: Path | None) -> bytes:
-    """Return the master key; a database that has none yet gets one.
+    """Return the master key. Make one if the database has none yet.
 
     Raises:
-        WrongKeyError: the database has one, and it is not where it should be.
-        UsageError: what the file holds is not a key.
+        WrongKeyError: the database has a key, and its file is missing.
+        UsageError: the file does not hold a key.
     """
     from kropot.gateway.keys import parse_key, read_key, write_new_key
     from kropot.gateway.state import open_state
@@ -50,12 +52,12 @@ def master_key(state_url: str, path: Path | None) -> bytes:
             state.close()
         if has_key:
             raise WrongKeyError(
-                f"the master key {path} is missing, and what the database holds opens only with it: put it back, "
-                "or name it with --master-key-file"
+                f"the master key {path} is missing, and only it opens this database: put the file back, or name it "
+                "with --master-key-file"
             )
         try:
             return write_new_key(path)
         except FileExistsError:
-            # Another process was faster; its key is the one.
+            # Another process was faster, so use its key.
             return read_key(path)
     return read_key(path)

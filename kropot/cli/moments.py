@@ -1,4 +1,4 @@
-"""How a command line names a past moment: `--until WHEN`, resolved against the ledger."""
+"""The option `--until WHEN`, which names a past moment, and its meaning in a ledger."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kropot.cli.base import say
+from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,20 +20,20 @@ if TYPE_CHECKING:
 _NOTE_BYTES: Final = 1 << 20
 
 UNTIL_HELP: Final = (
-    "The state as of WHEN: a date (2026-05-01, which is 00:00Z, exclusive), a time with or without an offset, an age "
-    "(36h, 7d, 2w), a position (@120411, the state after that event) or a checkpoint file. Now if not given."
+    "Use the state before WHEN: a date (2026-05-01 means 00:00 UTC that day), a time (2026-05-01T14:30Z) or an age "
+    "(36h, 7d, 2w). Or give a position (@120411, the state after that event) or a checkpoint file. Default: now."
 )
 
 
 def until_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--until`, which every command that looks back has."""
+    """Add the option `--until` to a command."""
     return click.option("--until", metavar="WHEN", help=UNTIL_HELP)(function)
 
 
 def moment_of(ledger: Ledger, text: str | None) -> Moment:
-    """Return what WHEN means in this ledger, having told the user what is worth telling.
+    """Return what WHEN means in this ledger, and show the user the notes about it.
 
-    Raises: UsageError for nonsense; IntegrityError where a checkpoint does not belong to this history.
+    Raises: UsageError if WHEN is not valid; IntegrityError if a checkpoint does not belong to this history.
     """
     from kropot.replay.moment import resolve
     from kropot.replay.until import parse_when
@@ -47,17 +48,19 @@ def moment_of(ledger: Ledger, text: str | None) -> Moment:
 
 
 def read_note(name: str) -> bytes | None:
-    """Return the beginning of a file that may be a checkpoint, None where there is no such file.
+    """Return the beginning of a file that may be a checkpoint, or None if there is no such file.
 
-    Raises: UsageError where there is one that cannot be read.
+    Raises: UsageError if the file exists and cannot be read.
     """
     try:
         path = Path(name)
         if not path.is_file():
             return None
-        with path.open("rb") as file:
+        with open_named(path) as file:
             return file.read(_NOTE_BYTES)
     except (ValueError, UnicodeEncodeError):
         return None
     except OSError as error:
-        raise UsageError(f"the checkpoint file {name!a} cannot be read: {error.strerror}") from None
+        raise UsageError(
+            f"cannot read the checkpoint file {name!a} ({error.strerror}): check the path and its permissions"
+        ) from None

@@ -1,4 +1,4 @@
-"""What the program prints: results on stdout, messages and log lines on stderr, and no secret on either."""
+"""Prints results to stdout, and messages and log lines to stderr. Secrets reach neither."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Mode:
-    """How stderr looks in this process."""
+    """The format of stderr in this process."""
 
     is_json: bool = False
 
@@ -33,15 +33,15 @@ _mode = _Mode()
 
 
 def emit_json(value: object, *, flush: bool = True) -> None:
-    """Print one JSON document on one line of stdout; bytes are shown in hexadecimal, dataclasses as objects.
+    """Print one JSON document as one line on stdout. Bytes become hexadecimal, dataclasses become objects.
 
-    A long list is printed faster without `flush`; it is complete when the command ends.
+    Long lists print faster without `flush`. They are complete when the command ends.
     """
     _write(orjson.dumps(value, default=_shown, option=orjson.OPT_NON_STR_KEYS).decode(), flush=flush)
 
 
 def emit(text: str, *, flush: bool = True) -> None:
-    """Print one line of a result on stdout; control characters of foreign names cannot reach the terminal."""
+    """Print one line of a result on stdout. Control characters in names do not reach the terminal."""
     _write(printable(text), flush=flush)
 
 
@@ -52,14 +52,14 @@ def _write(line: str, *, flush: bool) -> None:
 
 
 def say(text: str, *, level: str = "info") -> None:
-    """Tell the user something on stderr, at any log level: a sentence, or a line of JSON where the log is JSON."""
+    """Print a message for the user on stderr, at any log level. With JSON logs it is one JSON object."""
     if _mode.is_json:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         line = _as_json(None, level, {"event": "said", "message": text, "level": level, "timestamp": now})
     else:
         mark = {"warning": "warning: ", "error": "error: ", "critical": "error: "}.get(level, "")
         line = mark + printable(text)
-    # Not by click, which writes to the file behind a stream that a progress bar has put itself before.
+    # click.echo would bypass the stream with which a progress bar replaces stderr.
     if sys.stderr is not None:
         sys.stderr.write(f"{redact(line)}\n")
         sys.stderr.flush()
@@ -71,19 +71,19 @@ def warn(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters and lone surrogates escaped; line breaks and tabs stay."""
+    """Return `text` with control characters and lone surrogates escaped. Line breaks and tabs stay."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def wants_color(stream: Any) -> bool:
-    """Return whether colours are welcome on the stream: a terminal, and no NO_COLOR in the environment."""
+    """Return whether to use colours: the stream is a terminal, and NO_COLOR is not set."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and is_terminal(stream)
 
 
 def is_terminal(stream: Any) -> bool:
-    """Return whether a person is looking at the stream."""
+    """Return whether the stream is a terminal."""
     try:
         return bool(stream.isatty())
     except (AttributeError, ValueError):
@@ -91,7 +91,7 @@ def is_terminal(stream: Any) -> bool:
 
 
 def configure_logging(level: str, log_format: str) -> None:
-    """Send every log line of this program and its libraries to stderr, as JSON or for people, without secrets."""
+    """Send all log lines of this program and its libraries to stderr, as JSON or text, without secrets."""
     number = getattr(logging, level.upper())
     _mode.is_json = log_format == "json"
     shared: list[Processor] = [
@@ -102,13 +102,13 @@ def configure_logging(level: str, log_format: str) -> None:
     if _mode.is_json:
         last: list[Processor] = [structlog.processors.format_exc_info, _as_json]
     else:
-        # A plain traceback: a pretty one would show local variables, cut into pieces that the wall does not know.
+        # A rich traceback shows local variables in parts, and `_redact_line` would not recognize a part of a secret.
         plain = structlog.dev.plain_traceback
         last = [
             structlog.dev.ConsoleRenderer(colors=wants_color(sys.stderr), pad_event_to=0, exception_formatter=plain)
         ]
     structlog.configure(
-        processors=[*shared, *last, _wall],
+        processors=[*shared, *last, _redact_line],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
@@ -117,27 +117,27 @@ def configure_logging(level: str, log_format: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, _wall],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, _redact_line],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # Libraries tell of every connection at their lower levels; that is for debugging alone.
+    # Libraries log every connection at their lower levels, which helps only in debugging.
     root.setLevel(number if number == logging.DEBUG else max(number, logging.WARNING))
 
 
 def _as_json(_logger: WrappedLogger, _name: str, event: MutableMapping[str, Any]) -> str:
-    """Render an event as one line of JSON."""
+    """Return a log event as one line of JSON."""
     return orjson.dumps(event, default=_shown, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
-def _wall(_logger: WrappedLogger, _name: str, line: EventDict | str) -> str:
-    """Blot out known secrets in the finished line: whatever reached it, by whichever way, stops here."""
+def _redact_line(_logger: WrappedLogger, _name: str, line: EventDict | str) -> str:
+    """Remove all known secrets from the finished line, however they got there."""
     return redact(str(line))
 
 
 def _shown(value: object) -> object:
-    """Return what JSON shows of a value it does not know."""
+    """Return a value that JSON has no type for, as one that it has."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(value).hex()
     if isinstance(value, (set, frozenset)):

@@ -1,4 +1,4 @@
-"""Files and folders as options name them."""
+"""The parameter type of options that take a file or a folder."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import click
 
 
 class NamedPath(click.Path):
-    """A path that has a name: an unset variable of a script (`--to "$DIR"`) must not mean the working directory."""
+    """A path that is not empty: an unset variable in a script (`--to "$DIR"`) must not mean the working directory."""
 
     def __init__(self) -> None:
-        """Convert to `pathlib.Path`; whether anything is there is for the command to see."""
+        """Convert to `pathlib.Path`. The command itself checks whether the path exists."""
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path. Raises: click.BadParameter if it is empty."""
         if value == "":
-            self.fail("it is empty; write . for the working directory", param, ctx)
+            self.fail("it is empty: write . for the working directory", param, ctx)
         return super().convert(value, param, ctx)
 
 

@@ -1,4 +1,4 @@
-"""How a running collector is shown: a progress bar on a terminal, log lines elsewhere; both on stderr."""
+"""Shows a running collector on stderr: a progress bar on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ if TYPE_CHECKING:
     from kropot.collect.decide.actions import Say
     from kropot.collect.decide.step import Collector
 
-LOOK_S = 0.2
-TELL_S = 30.0
-RATE_S = 2.0
+BAR_EVERY_S = 0.2
+LOG_EVERY_S = 30.0
+RATE_EVERY_S = 2.0
 
 
 class ProgressDisplay:
-    """Hears messages and looks at progress; the loop calls it often, so that it mostly does nothing."""
+    """Shows the collector's messages and progress. The loop calls it often, and most calls do nothing."""
 
     def __init__(self, settings: Settings, bar: Progress | None) -> None:
-        """Tell by log lines, or beside a bar."""
+        """Write log lines, or show messages above a progress bar."""
         self._is_json = settings.log_format == "json"
         self._least = LOG_LEVELS.index(settings.log_level)
         self._is_plain = self._is_json or bar is None
         self._bar = bar
         self._task = None if bar is None else bar.add_task("collect", total=None, bytes="0 B", rate="0", failed=0)
         self._next = 0.0
-        self._told = (0, time.monotonic())
+        self._counted = (0, time.monotonic())
         self._shown = 0.0
 
     def hear(self, message: Say) -> None:
-        """Log a message with its fields, or say it to a person."""
+        """Log a message with its fields, or print it for a person."""
         if self._is_plain:
-            tell = getattr(log, message.level)
+            write_log = getattr(log, message.level)
             if self._is_json:
-                tell(message.event, message=message.text, **message.fields)
+                write_log(message.event, message=message.text, **message.fields)
             else:
-                tell(message.text)
+                write_log(message.text)
         elif LOG_LEVELS.index(message.level) >= self._least:
             say(message.text, level=message.level)
 
     def look(self, collector: Collector) -> None:
-        """Show how far it is, now and then."""
+        """Show the collector's progress, at most every `BAR_EVERY_S` or `LOG_EVERY_S` seconds."""
         now = time.monotonic()
         if now < self._next:
             return
-        self._next = now + LOOK_S
+        self._next = now + BAR_EVERY_S
         progress = collector.progress
         if self._bar is not None and self._task is not None:
             self._bar.update(
@@ -67,25 +67,25 @@ class ProgressDisplay:
                 failed=progress.failed,
             )
             return
-        copied, at = self._told
-        if now - at >= TELL_S and progress.copied != copied:
+        copied, at = self._counted
+        if now - at >= LOG_EVERY_S and progress.copied != copied:
             rate = (progress.copied - copied) / (now - at)
             log.info(
                 "progress", copied=progress.copied, bytes=progress.bytes, failed=progress.failed, rate=round(rate, 1)
             )
-            self._told = (progress.copied, now)
+            self._counted = (progress.copied, now)
 
     def _rate(self, now: float, copied: int) -> float:
-        """Return the files a second of the last moments."""
-        before, at = self._told
-        if now - at >= RATE_S:
-            self._shown, self._told = (copied - before) / (now - at), (copied, now)
+        """Return how many files per second were copied lately."""
+        before, at = self._counted
+        if now - at >= RATE_EVERY_S:
+            self._shown, self._counted = (copied - before) / (now - at), (copied, now)
         return self._shown
 
 
 @contextmanager
 def progress_display(settings: Settings) -> Iterator[ProgressDisplay]:
-    """Yield the display that suits the place where stderr goes."""
+    """Yield a display with a progress bar if stderr is a terminal, else one with log lines."""
     if settings.log_format == "json" or not is_terminal(sys.stderr):
         yield ProgressDisplay(settings, None)
         return

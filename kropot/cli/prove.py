@@ -1,4 +1,4 @@
-"""`kropotcli prove`: a proof that anyone can check, of what the ledger says of one element."""
+"""`kropotcli prove`: makes a proof of what the ledger says about one element. Anyone can check it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     "files",
     type=click.Path(dir_okay=False, path_type=Path),
     multiple=True,
-    help="Prove it against this checkpoint and not one in the database; of several the smallest that covers it.",
+    help="Use this checkpoint, not one from the database. Can be repeated: the smallest one that covers the event is"
+    " used.",
 )
 def command(settings: Settings, *, element: str, until: str | None, files: tuple[Path, ...]) -> None:
-    """Prove what the ledger says of ELEMENT, for someone who has neither the database nor the storage.
+    """Prove what the ledger says about ELEMENT to someone who has no access to the ledger.
 
-    Prints a JSON document to keep or to give away; `kropotcli check-proof` checks it with nothing but the public key.
-    It tells the element's id, its state and its source's salt, and nothing of its content. ELEMENT is [SOURCE:]ID.
+    ELEMENT is [SOURCE:]ID. This prints a JSON document that you can keep or give away. `kropotcli check-proof` checks
+    it with only the public key. The document shows the element's id, its state and its source's salt. It shows nothing
+    of the content.
     """
     from kropot.proofs import prove_event
 
@@ -47,18 +49,18 @@ def command(settings: Settings, *, element: str, until: str | None, files: tuple
 
 
 def read_checkpoint(path: Path) -> tuple[Checkpoint, bytes]:
-    """Return the checkpoint in a file, its signature unverified, and the note. Raises: UsageError if it is none."""
+    """Return the checkpoint in a file, its signature not verified, and the note. Raises: UsageError if it has none."""
     from kropot.checkpoints.folder import read_note
 
     return parse_note(read_note(path), str(path))
 
 
 def parse_note(note: bytes, where: str) -> tuple[Checkpoint, bytes]:
-    """Return a note's checkpoint, its signature unverified, and the note. Raises: UsageError if it is none."""
+    """Return a note's checkpoint, its signature not verified, and the note. Raises: UsageError if it has none."""
     from ledger.checkpoint import unverified_checkpoint
     from ledger.errors import BadCheckpointError
 
     try:
         return unverified_checkpoint(note), note
     except BadCheckpointError as error:
-        raise UsageError(f"{where}: {error.why}") from None
+        raise UsageError(f"{where}: {error.why}; give a checkpoint file") from None

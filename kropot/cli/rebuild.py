@@ -1,4 +1,4 @@
-"""`kropotcli rebuild`: derive the projection anew from the events."""
+"""`kropotcli rebuild`: rebuilds the projection from the events."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from kropot.wording import number
 
 @define("rebuild")
 def command(settings: Settings) -> None:
-    """Derive the projection (what `ls` and `status` show) anew from the events.
+    """Rebuild the projection from the events.
 
-    The events are the truth and are not touched; the projection only makes answers fast, so nothing can be lost here.
+    `ls` and `status` read the projection, because it is fast. Everything in it comes from the events. This command does
+    not change the events, so it cannot lose anything.
     """
     with open_ledger(settings) as ledger:
         report = ledger.rebuild()
@@ -25,4 +26,4 @@ def command(settings: Settings) -> None:
         f"up to position {report.position}"
     )
     if report.skipped:
-        emit(f"{number(report.skipped, 'event')} of types that this version does not know were skipped")
+        emit(f"skipped {number(report.skipped, 'event')} of types that this version does not know")

@@ -1,4 +1,4 @@
-"""`kropotcli recipe`: how to open one copy with openssl, without this program."""
+"""`kropotcli recipe`: prints how to open one copy with openssl, without this program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, storage_of
 from kropot.cli.base import command as define
-from kropot.cli.giving import read_kits
+from kropot.cli.copies import read_kits
 from kropot.cli.moments import moment_of, until_option
 from kropot.errors import PartialError
 from kropot.query.names import find_element
@@ -21,16 +21,16 @@ from kropot.query.names import find_element
     "kit",
     type=click.Path(path_type=Path),
     metavar="KIT.json",
-    help="The token's kit, for its digest and rounds; its secret is not printed.",
+    help="The token's kit, which names the digest and the rounds. Its secret is not printed.",
 )
 @until_option
 def command(settings: Settings, *, element: str, kit: Path | None, until: str | None) -> Exit:
-    """Print the command lines that prove and open one stored copy, with $KEY in place of the secret.
+    """Print the commands that check and open one stored copy, with $KEY in place of the secret.
 
-    ELEMENT is [SOURCE:]ID. Without a kit the server's usual digest and rounds (sha512, 6000) are assumed.
+    ELEMENT is [SOURCE:]ID. Without a kit, the commands use the server's usual digest and rounds (sha512, 6000).
     """
     from kropot.restore.claims import sealed_text
-    from kropot.restore.one import held_of
+    from kropot.restore.element_copy import held_of
     from kropot.restore.recipe import ByteRange, recipes
 
     stretch = ByteRange()
@@ -41,13 +41,18 @@ def command(settings: Settings, *, element: str, kit: Path | None, until: str | 
         key = find_element(ledger, element)
         held = held_of(ledger, key, moment_of(ledger, until).position)
     if held is None or held.sha256 is None:
-        raise PartialError(f"no copy of {element} was stored at that moment; kropotcli history shows what happened")
+        raise PartialError(
+            f"no copy of {element} was stored at that moment: run `kropotcli history {element}` to see what happened"
+        )
     sealed = storage_of(settings).object_place(held.sha256)
     steps = list(
         recipes(iv=held.iv, sealed=sealed, sha256=held.sha256, envelope=sealed_text(held.form), stretch=stretch)
     )
     if held.iv is not None and kit is None:
-        say(f"assuming {stretch.digest} and {stretch.rounds} rounds: give the kit with --key if its token has others")
+        say(
+            f"these commands assume {stretch.digest} and {stretch.rounds} rounds: if the token uses others, give its "
+            "kit with --key"
+        )
     if settings.json:
         emit_json({"object": sealed, "steps": [{"what": what, "command": line} for what, line in steps]})
         return Exit.DONE

@@ -1,4 +1,4 @@
-"""`kropotcli replay`: the state as of any moment, counted, digested, listed, compared or exported."""
+"""`kropotcli replay`: shows, lists, compares or exports the state as of any moment."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 @define("replay")
 @until_option
 @click.option(
-    "--no-digest", is_flag=True, help="Leave the state digest out: the answer then reads no more than it must."
+    "--no-digest", is_flag=True, help="Do not compute the state digest. This is faster, because it reads fewer events."
 )
-@click.option("--no-snapshots", is_flag=True, help="Fold the events themselves, whatever snapshots there are.")
+@click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
 @click.option("--list", "is_list", is_flag=True, help="List the elements as they were, in the order of their keys.")
-@click.option("--diff", "other", metavar="WHEN2", help="What was added, changed, vanished or damaged between the two.")
-@click.option("--export", "target", type=PATH, metavar="DIR", help="Write the encrypted copy there.")
+@click.option("--diff", "other", metavar="WHEN2", help="Show what changed between the moment of --until and WHEN2.")
+@click.option("--export", "target", type=PATH, metavar="DIR", help="Write the encrypted copies to this folder.")
 @click.option(
     "--links",
     type=click.Choice(["never", "reflink", "hard"]),
     default="reflink",
     show_default=True,
-    help="What an export may share with the storage: nothing, blocks (where the file system can), or the files "
-    "themselves. Writing to a hard-linked export damages the backup.",
+    help="What an export shares with the storage. never: nothing. reflink: blocks, if the file system can share them. "
+    "hard: the files themselves. If you write to a hard-linked export, you damage the backup.",
 )
 def command(
     settings: Settings,
@@ -57,13 +57,13 @@ def command(
     target: Path | None,
     links: str,
 ) -> Exit:
-    """Fold the ledger's history, whole or up to a moment, and say what the replica was then.
+    """Show the replica as it was at a moment, or as it is now.
 
-    Touches no network and writes nothing into the ledger. Prints the position and recorded time that WHEN resolved
-    to, the Merkle root there, the state digest, and counts.
+    This folds the events of the ledger up to that moment. It prints the position that WHEN means, its recorded time,
+    the Merkle root there, the state digest, and counts. It does not use the network or write to the ledger.
     """
     if sum((is_list, other is not None, target is not None)) > 1:
-        raise UsageError("--list, --diff and --export are three different questions: ask one at a time")
+        raise UsageError("--list, --diff and --export cannot be combined: give only one of them")
     with open_ledger(settings, read_only=True) as ledger:
         moment = moment_of(ledger, until)
         snapshots = not no_snapshots
@@ -73,13 +73,13 @@ def command(
             return _diff(settings, ledger, moment, moment_of(ledger, other))
         if target is not None:
             return _export(settings, ledger, moment, target, snapshots=snapshots, links=cast("Links", links))
-        return _sum_up(settings, ledger, moment, snapshots=snapshots, digest=not no_digest)
+        return _summarize(settings, ledger, moment, snapshots=snapshots, digest=not no_digest)
 
 
 # --- the summary -----------------------------------------------------------------------------------------------------
 
 
-def _sum_up(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool, digest: bool) -> Exit:
+def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool, digest: bool) -> Exit:
     from kropot.replay.fold import StalePointersError
     from kropot.replay.snapshots import count_at
     from kropot.replay.state import digest_at
@@ -90,7 +90,7 @@ def _sum_up(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bo
         except StalePointersError:
             if not snapshots:
                 raise
-            warn("a snapshot contradicts the events and was left aside; kropotcli verify says more")
+            warn("a snapshot contradicts the events, so it was not used: run `kropotcli verify` to see the findings")
             counts, text = digest_at(ledger, moment.position, snapshots=False)
     else:
         counts, text = count_at(ledger, moment.position, snapshots=snapshots), None
@@ -150,7 +150,7 @@ def _listed(standing: Standing) -> dict[str, Any]:
 
 
 def _line(key: StreamKey, element: Element) -> str:
-    """Return an element as a line for people and for `cut`: fields are parted by two blanks."""
+    """Return an element as a line of text. Two spaces separate the fields."""
     fields = [f"{key.source.hex()[:8]}:{one_line(key.id)}", element.state, clock(element.date * 1_000_000)]
     if element.copy is not None:
         fields += [str(element.copy.size), element.copy.sha256.hex()]
@@ -171,8 +171,8 @@ def _diff(settings: Settings, ledger: Ledger, one: Moment, other: Moment) -> Exi
             emit_json(difference_json(difference), flush=False)
         else:
             emit(f"{difference.change:<10}  {_line(difference.key, difference.after)}", flush=False)
-    told = ", ".join(f"{seen[change]:,} {change}" for change in CHANGES if seen[change]) or "nothing differs"
-    say(f"from position {earlier.position} to {later.position}: {told}")
+    counts = ", ".join(f"{seen[change]:,} {change}" for change in CHANGES if seen[change]) or "no differences"
+    say(f"from position {earlier.position} to {later.position}: {counts}")
     return Exit.DONE
 
 
@@ -180,7 +180,7 @@ def _diff(settings: Settings, ledger: Ledger, one: Moment, other: Moment) -> Exi
 
 
 def _stored(helds: Iterable[HeldCopy], seen: Counter[str]) -> Iterator[HeldCopy]:
-    """Yield what has a copy, and count what has none."""
+    """Yield the elements that have a copy, and count those that have none."""
     for held in helds:
         if held.sha256 is None:
             seen["unstored"] += 1
@@ -189,7 +189,7 @@ def _stored(helds: Iterable[HeldCopy], seen: Counter[str]) -> Iterator[HeldCopy]
 
 
 def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *, snapshots: bool, links: Links) -> Exit:
-    from kropot.cli.giving import check_target, copies_of, workers
+    from kropot.cli.copies import check_target, open_copies, workers
     from kropot.durable.target import WORK, TargetFolder
     from kropot.replay.copies import held_at
     from kropot.replay.fold import walk
@@ -203,7 +203,7 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
     seen: Counter[str] = Counter()
     size = 0
     with (
-        copies_of(settings) as copies,
+        open_copies(settings) as copies,
         TargetFolder(target) as tree,
         Journal(tree, JOURNAL) as journal,
         pointers_at(ledger, moment.position, snapshots=snapshots) as pointers,
@@ -234,9 +234,9 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
     else:
         emit(f"exported {seen['exported']:,} of {sum(total.values()):,} elements to {target}")
         for name, what in (
-            ("existed", "exported before and left as it is"),
-            ("unstored", "without any copy at that moment"),
-            ("findings", "not exported, as told above"),
+            ("existed", "exported by an earlier run, and unchanged"),
+            ("unstored", "not exported: no copy was stored at that moment"),
+            ("findings", "not exported: see the warnings above"),
         ):
             if seen[name]:
                 emit(f"{seen[name]:>8,}  {what}")

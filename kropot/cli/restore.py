@@ -1,4 +1,4 @@
-"""`kropotcli restore`: decrypt copies back into files, as of any moment."""
+"""`kropotcli restore`: opens copies and writes them as files, as of any moment."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
-from kropot.cli.giving import WORKERS, check_target, copies_of, end, read_kits
+from kropot.cli.copies import WORKERS, check_target, open_copies, read_kits, stop_workers
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.paths import PATH
-from kropot.cli.told import Told
+from kropot.cli.restore_report import RestoreReport
 from kropot.durable.dirfd import look_below
 from kropot.errors import UsageError
 from kropot.query.names import find_source
@@ -43,31 +43,31 @@ MANIFEST = b"kropot-manifest.jsonl"
     type=PATH,
     multiple=True,
     metavar="KIT.json",
-    help="The JSON of the request that made the token; once for each token.",
+    help="The token's kit: the JSON of the request that made the token. Repeat this option for each token.",
 )
-@click.option("--to", "target", type=PATH, metavar="DIR", help="The folder to restore into.")
+@click.option("--to", "target", type=PATH, metavar="DIR", help="Restore into this folder.")
 @until_option
 @click.option(
     "--source",
     "source_names",
     metavar="SOURCE",
     multiple=True,
-    help="Only this source, named by the beginning of its id.",
+    help="Restore only from this source. SOURCE is the beginning of its id. Can be repeated.",
 )
 @click.option(
     "--from",
     "exported",
     type=PATH,
     metavar="EXPORT",
-    help="Restore from a folder that `replay --export` wrote, without ledger and storage.",
+    help="Restore from a folder that `replay --export` wrote. This needs no ledger and no storage.",
 )
-@click.option("--vanished", is_flag=True, help="Also what the server no longer had at that moment.")
-@click.option("--list-names", is_flag=True, help="Only print names, dates and sizes.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be written.")
 @click.option(
-    "--portable-names", is_flag=True, help="Give names that Windows can hold and tell apart, wherever this runs."
+    "--vanished", is_flag=True, help="Also restore elements that had vanished from the server at that moment."
 )
-@click.option("--no-snapshots", is_flag=True, help="Fold the events themselves, whatever snapshots there are.")
+@click.option("--list-names", is_flag=True, help="Only print names, dates and sizes. Write nothing.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be written. Write nothing.")
+@click.option("--portable-names", is_flag=True, help="Give all files names that also work on Windows.")
+@click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
 def command(
     settings: Settings,
     *,
@@ -83,21 +83,22 @@ def command(
     portable_names: bool,
     no_snapshots: bool,
 ) -> Exit:
-    """Open the copies with their kits and give the files their names back.
+    """Open copies with their kits, and write them as files under their names.
 
-    PATTERN is a glob over the restored names: *.txt means all such files, docs or docs/** all in that folder. What
-    an earlier run has restored is not written again, and a file that is not ours is never overwritten. Findings, and
-    patterns that match nothing, are named, the rest is restored: exit code 3. Where no kit fits, nothing is written:
-    13.
+    PATTERN is a glob over the restored names. *.txt means all such files. docs or docs/** means everything in that
+    folder. Files that an earlier run restored are not written again. Other files are never overwritten.
+
+    If a file cannot be restored, or a pattern matches nothing, you get a warning. The rest is restored, and the exit
+    code is 3. If no kit fits, nothing is written, and the exit code is 13.
     """
     from kropot.restore.patterns import Patterns
     from kropot.restore.plan import RestoreCounts, Selection, plan
 
     if target is None and not list_names:
-        raise UsageError("say where the files shall go with --to DIR, or look first with --list-names")
+        raise UsageError("no target folder was given: name it with --to DIR, or list the files with --list-names")
     if target is not None:
         check_target(settings, target)
-    tally, told = RestoreCounts(), Told(settings)
+    tally, report = RestoreCounts(), RestoreReport(settings)
     with ExitStack() as stack:
         matching = Patterns(patterns)
         pool = stack.enter_context(_pool())
@@ -106,23 +107,23 @@ def command(
             if exported is not None
             else _from_ledger(settings, until, source_names, snapshots=not no_snapshots)
         )
-        place = _Place(target, stack, pool, portable=portable_names, is_real=not (dry_run or list_names))
+        destination = _Destination(target, stack, pool, portable=portable_names, writes=not (dry_run or list_names))
         plans = plan(
             origin.helds,
             kits=read_kits(kits),
             wanted=Selection(patterns=matching, sources=origin.wanted, vanished=vanished),
-            giver=place.giver,
+            giver=destination.giver,
             pool=pool,
             tally=tally,
             sources=origin.sources,
         )
         if list_names:
-            _list_names(settings, plans, origin.copies, told)
+            _list_names(settings, plans, origin.copies, report)
         elif dry_run:
-            _dry_run(settings, plans, place, told)
+            _dry_run(settings, plans, destination, report)
         else:
-            _restore(plans, origin.copies, place, pool, told)
-    return told.end(tally, target, idle=matching.idle, is_real=not (dry_run or list_names))
+            _restore(plans, origin.copies, destination, pool, report)
+    return report.finish(tally, target, unmatched=matching.idle, writes=not (dry_run or list_names))
 
 
 # --- where copies come from ------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def command(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Origin:
-    """What was held and where its bytes are; `sources` is how many sources there are, None where that is not known."""
+    """The elements to choose from, and their copies. `sources` counts the sources, or is None if that is not known."""
 
     helds: Iterable[HeldCopy]
     copies: Copies
@@ -146,7 +147,7 @@ def _from_ledger(
     from kropot.replay.fold import walk
     from kropot.replay.snapshots import pointers_at
 
-    with open_ledger(settings, read_only=True) as ledger, copies_of(settings) as copies:
+    with open_ledger(settings, read_only=True) as ledger, open_copies(settings) as copies:
         moment = moment_of(ledger, until)
         known = ledger.sources()
         wanted = frozenset(find_source(known, name) for name in source_names)
@@ -157,10 +158,13 @@ def _from_ledger(
 
 @contextmanager
 def _from_export(root: Path, until: str | None, source_names: tuple[str, ...]) -> Iterator[_Origin]:
-    from kropot.restore.exported import ExportedCopies
+    from kropot.restore.read_export import ExportedCopies
 
     if until is not None or source_names:
-        raise UsageError("an export is of one moment and all sources: --until and --source belong to its making")
+        raise UsageError(
+            f"--until and --source do not work with the export {root}, which is fixed to one moment and all sources: "
+            "leave them out, or restore from the ledger"
+        )
     copies = ExportedCopies(root)
     try:
         yield _Origin(helds=copies.helds(), copies=copies, wanted=frozenset(), sources=None)
@@ -184,23 +188,23 @@ _Would = Literal["restore", "replace", "keep", "leave"]
 _WOULD: dict[_Would, str] = {
     "restore": "would restore",
     "replace": "would replace",
-    "keep": "is there",
-    "leave": "is not ours",
+    "keep": "already restored",
+    "leave": "would not overwrite",
 }
 
 
-class _Place:
-    """The folder to restore into, made when the first form was opened and not before."""
+class _Destination:
+    """The folder to restore into. It is made only after a kit has opened the first form."""
 
-    def __init__(self, target: Path | None, stack: ExitStack, pool: Executor, *, portable: bool, is_real: bool) -> None:
+    def __init__(self, target: Path | None, stack: ExitStack, pool: Executor, *, portable: bool, writes: bool) -> None:
         self.target = target
         self._stack = stack
         self._pool = pool
         self._portable = portable
-        self._is_real = is_real
+        self._writes = writes
 
     def giver(self) -> NameGiver:
-        """Open the folder, unless nothing is to be written, and return what names its files."""
+        """Open the folder, unless this run writes nothing, and return the object that names its files."""
         from dataclasses import replace
 
         from kropot.durable.target import WORK, NameRules, TargetFolder
@@ -209,22 +213,22 @@ class _Place:
         from kropot.restore.names import NameGiver
 
         rules = NameRules(portable=self._portable or os.name == "nt")
-        if self._is_real and self.target is not None:
+        if self._writes and self.target is not None:
             self.tree = self._stack.enter_context(TargetFolder(self.target))
             self.journal = self._stack.enter_context(Journal(self.tree, MANIFEST))
-            self._stack.callback(end, self._pool, self.tree)
+            self._stack.callback(stop_workers, self._pool, self.tree)
             rules = replace(self.tree.rules, portable=rules.portable or self.tree.rules.portable)
         elif self.target is not None:
             self.written = self._stack.enter_context(written_in(self.target, MANIFEST))
         if rules.portable:
-            # Where such names are needed, `a` and `A` are one name.
+            # Systems that need such names take `a` and `A` for the same name.
             rules = replace(rules, fold_case=True)
         return NameGiver(rules, Fingerprints(), (WORK, MANIFEST))
 
-    def foresee(self, plan: Planned) -> _Would:
-        """Return what a restore would do with what has the name now; nothing is written.
+    def predict(self, plan: Planned) -> _Would:
+        """Return what a restore would do with the file that has this name now. This writes nothing.
 
-        What is not ours is left alone, but taken for done where it holds just what would be written.
+        A restore keeps a file that it did not write. If that file has the right content, it counts as restored.
         """
         found = None if self.target is None else look_below(self.target, plan.path)
         if found is None:
@@ -235,39 +239,49 @@ class _Place:
 
 
 def _restore(
-    plans: Iterator[Planned | RestoreProblem], copies: Copies, place: _Place, pool: Executor, told: Told
+    plans: Iterator[Planned | RestoreProblem],
+    copies: Copies,
+    destination: _Destination,
+    pool: Executor,
+    report: RestoreReport,
 ) -> None:
     from kropot.restore.job import Restored, restore
     from kropot.restore.plan import RestoreProblem
 
     for first in plans:
         if isinstance(first, RestoreProblem):
-            told.finding(first)
+            report.finding(first)
             continue
-        outcomes = restore(chain([first], plans), copies=copies, tree=place.tree, journal=place.journal, pool=pool)
+        outcomes = restore(
+            chain([first], plans), copies=copies, tree=destination.tree, journal=destination.journal, pool=pool
+        )
         for outcome in outcomes:
             if isinstance(outcome, Restored):
-                told.restored(outcome)
+                report.restored(outcome)
             else:
-                told.finding(outcome)
+                report.finding(outcome)
 
 
-def _dry_run(settings: Settings, plans: Iterable[Planned | RestoreProblem], place: _Place, told: Told) -> None:
+def _dry_run(
+    settings: Settings, plans: Iterable[Planned | RestoreProblem], destination: _Destination, report: RestoreReport
+) -> None:
     from kropot.restore.plan import RestoreProblem
 
     for plan in plans:
         if isinstance(plan, RestoreProblem):
-            told.finding(plan)
+            report.finding(plan)
             continue
-        would = place.foresee(plan)
-        told.counted(plan, existed=would not in {"restore", "replace"}, size=plan.held.size)
+        would = destination.predict(plan)
+        report.count(plan, existed=would not in {"restore", "replace"}, size=plan.held.size)
         if settings.json:
             emit_json({"would": would, **_row(plan)}, flush=False)
         else:
             emit(f"{_WOULD[would]}  {one_line(plan.shown)}", flush=False)
 
 
-def _list_names(settings: Settings, plans: Iterable[Planned | RestoreProblem], copies: Copies, told: Told) -> None:
+def _list_names(
+    settings: Settings, plans: Iterable[Planned | RestoreProblem], copies: Copies, report: RestoreReport
+) -> None:
     from kropot.durable.errors import StorageError
     from kropot.objects.store import ObjectMissingError
     from kropot.restore.opener import plain_size
@@ -275,7 +289,7 @@ def _list_names(settings: Settings, plans: Iterable[Planned | RestoreProblem], c
 
     for plan in plans:
         if isinstance(plan, RestoreProblem):
-            told.finding(plan)
+            report.finding(plan)
             continue
         size = plan.opened.claim.size
         if size is None:
@@ -284,7 +298,7 @@ def _list_names(settings: Settings, plans: Iterable[Planned | RestoreProblem], c
                     size = plain_size(source, held=plan.held, kit=plan.opened.kit)
             except (ObjectMissingError, StorageError):
                 size = None
-        told.counted(plan, existed=False, size=size or 0)
+        report.count(plan, existed=False, size=size or 0)
         if settings.json:
             emit_json(_row(plan) | {"size": size}, flush=False)
         else:
@@ -309,6 +323,6 @@ def _row(plan: Planned) -> dict[str, Any]:
 
 
 def _time_us(plan: Planned) -> int:
-    """Return the file's time in microseconds: its own, or the server's date for it."""
+    """Return the file's own time in microseconds, or the server's date for it."""
     mtime_ns = plan.opened.claim.mtime_ns
     return plan.held.date * 1_000_000 if mtime_ns is None else mtime_ns // 1000

@@ -1,4 +1,4 @@
-"""The options that every command knows, and how their values are found: flag, environment, file, default."""
+"""The global options, and how their values are found: in a flag, the environment, a file, or the default."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 import platformdirs
 
 from kropot.cli.paths import PATH
+from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 from kropot.secret import Secret, credentials_in, guard, guard_credentials, hide_credentials
 from kropot.securecopy.address import checked_base_url, sends_token_in_clear
@@ -25,12 +26,12 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS: Final = ("console", "json")
 
 _LONGEST_TOKEN: Final = 8192
-"""No server takes a longer header, so a longer token file is some other file."""
+"""No server accepts a longer header, so a longer file is not a token file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlobalOption:
-    """An option that is accepted before and after every command; `name` is its long flag without the dashes."""
+    """An option that every command accepts, before or after its name. `name` is its long flag without the dashes."""
 
     name: str
     help: str
@@ -46,7 +47,7 @@ class GlobalOption:
 
     @property
     def flag(self) -> str:
-        """The name as it is typed."""
+        """The name as a user types it."""
         return f"--{self.name}"
 
     @property
@@ -62,7 +63,7 @@ CONFIG: Final = GlobalOption(
     name="config",
     kind=PATH,
     metavar="FILE",
-    help="TOML file with any of these options (default: config.toml in the user's configuration folder).",
+    help="A TOML file with options. Default: config.toml in your configuration folder.",
 )
 
 GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
@@ -71,68 +72,68 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
         name="token",
         kind=click.STRING,
         metavar="TOKEN",
-        help="The server's access token. Other users can see a command line: prefer --token-file.",
+        help="The access token for the server. Other users can see your command line, so --token-file is safer.",
     ),
-    GlobalOption(name="token-file", kind=PATH, metavar="FILE", help="File that holds the token and nothing else."),
+    GlobalOption(name="token-file", kind=PATH, metavar="FILE", help="The file that holds the token and nothing else."),
     GlobalOption(
         name="server-url",
         kind=click.STRING,
         metavar="URL",
-        help="Address of the server to pull from, e.g. https://files.example.org.",
+        help="The address of the server to pull from, e.g. https://files.example.org.",
     ),
     GlobalOption(
         name="storage-path",
         kind=PATH,
         default=Path("storage"),
         metavar="DIR",
-        help="Folder that holds the copies.",
+        help="The storage: the folder that holds the copies.",
     ),
     GlobalOption(
         name="db-string",
         kind=click.STRING,
         default="sqlite:///database.db",
         metavar="URL",
-        help="Database that holds the ledger, as SQLAlchemy writes it.",
+        help="The database that holds the ledger, as an SQLAlchemy URL.",
     ),
     GlobalOption(
         name="instance-name",
         kind=click.STRING,
         default="main",
         metavar="NAME",
-        help="Name of this collector; no two that run at once may share it.",
+        help="The name of this collector. Collectors that run at the same time must have different names.",
     ),
-    GlobalOption(name="log-level", kind=_LEVEL, default="info", help="What is worth a log line."),
+    GlobalOption(name="log-level", kind=_LEVEL, default="info", help="Show log lines of this level and above."),
     GlobalOption(
         name="refresh-time",
         kind=click.IntRange(min=1),
         default=300,
         metavar="SECONDS",
-        help="Pause between two listings.",
+        help="How long to wait between two listings.",
     ),
     GlobalOption(
         name="http-timeout",
         kind=click.IntRange(min=1),
         default=7200,
         metavar="SECONDS",
-        help="Longest time one transfer may take.",
+        help="The longest time that one transfer can take.",
     ),
     GlobalOption(
         name="ca-file",
         kind=PATH,
         metavar="FILE",
-        help="PEM file with the authorities to trust instead of the system's.",
+        help="A PEM file with certificate authorities. They replace the system's.",
     ),
-    GlobalOption(name="log-format", kind=_FORMAT, default="console", help="How log lines on stderr look."),
+    GlobalOption(name="log-format", kind=_FORMAT, default="console", help="The format of log lines on stderr."),
     GlobalOption(name="json", kind=click.BOOL, default=False, is_flag=True, help="Print results as JSON on stdout."),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFile:
-    """A configuration file as read: `values` of the options of every command, `tables` of single commands' options.
+    """A configuration file. `values` holds the global options, `tables` holds the options of single commands.
 
-    Names are spelt with underscores in both, whichever way the file spells them. `is_confidential` says whether a token
-    or a password stands in it.
+    Both spell all names with underscores, however the file spells them. `is_confidential` is whether it holds a
+    token or a password.
     """
 
     path: Path
@@ -143,7 +144,7 @@ class ConfigFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingValue:
-    """A value and where it came from: `rank` 3 flag, 2 environment, 1 file, 0 default; `origin` says it in words."""
+    """A value and its origin. `rank` is 3 for a flag, 2 for the environment, 1 for a file, 0 for the default."""
 
     value: Any
     rank: int
@@ -152,7 +153,7 @@ class SettingValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The values of every global option. Times are in seconds. `origins` names where each value came from."""
+    """The values of all global options. Times are in seconds. `origins` says where each value came from."""
 
     token_given: Secret | None = None
     token_file: Path | None = None
@@ -171,7 +172,7 @@ class Settings:
 
     @property
     def token(self) -> Secret | None:
-        """Return the token, reading its file only now: a command that needs none never fails for want of it.
+        """Return the token. This reads the token file, so a command that needs no token does not need the file.
 
         Raises: UsageError if the file cannot be read or holds no token.
         """
@@ -184,8 +185,8 @@ class Settings:
         token = self.token
         if token is None:
             raise UsageError(
-                "no token was given: put it into a file that only you can read and name it with --token-file "
-                "or KROPOT_TOKEN_FILE"
+                "no token was given: put the token into a file that only you can read, and name the file with "
+                "--token-file or KROPOT_TOKEN_FILE"
             )
         return token
 
@@ -204,35 +205,42 @@ class Settings:
 
     @property
     def is_exposed(self) -> bool:
-        """Whether token and listing would cross a network unencrypted."""
+        """Whether the token and the listings would cross a network unencrypted."""
         return self.server_url is not None and sends_token_in_clear(self.server_url)
 
 
 def default_config_path() -> Path:
-    """Return where the configuration file is looked for when none is named."""
+    """Return the path of the configuration file that is used if the user names none."""
     return platformdirs.user_config_path("kropotcli") / "config.toml"
 
 
 def read_config(path: Path) -> ConfigFile:
-    """Read a configuration file; its top-level keys are global options, its tables the options of single commands.
+    """Read a configuration file. Its top-level keys are global options. Its tables hold options of single commands.
 
-    Raises: UsageError if it cannot be read, is no TOML, or names an option that does not exist.
+    Raises: UsageError if the file cannot be read, is not TOML, or names an unknown option.
     """
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             data = tomllib.load(file)
     except OSError as error:
-        raise UsageError(f"the configuration file {path} cannot be read: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read the configuration file {path} ({error.strerror}): check the path and its permissions"
+        ) from error
     except RecursionError:
-        raise UsageError(f"the configuration file {path} is not valid TOML: it is nested too deep") from None
-    except ValueError as error:  # no TOML, no UTF-8, or a number of more digits than Python reads
-        raise UsageError(f"the configuration file {path} is not valid TOML: {error}") from error
+        raise UsageError(
+            f"the configuration file {path} is not valid TOML (it is nested too deeply): correct the file"
+        ) from None
+    except ValueError as error:  # not TOML, not UTF-8, or a number with more digits than Python reads
+        raise UsageError(f"the configuration file {path} is not valid TOML ({error}): correct the file") from error
     spelt = _underscored(data)
     known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}
     values = {name: value for name, value in spelt.items() if not isinstance(value, dict)}
     for name in values:
         if name not in known:
-            raise UsageError(f"the configuration file {path} sets {name.replace('_', '-')!r}, which is not an option")
+            raise UsageError(
+                f"the configuration file {path} has an unknown option {name.replace('_', '-')!r}: "
+                "correct or remove it (see `kropotcli --help`)"
+            )
     if isinstance(values.get("token"), str):
         guard(str(values["token"]))
     texts = list(_texts(spelt))
@@ -247,7 +255,7 @@ def read_config(path: Path) -> ConfigFile:
 
 
 def find_config(given: Path | None, environ: Mapping[str, str]) -> ConfigFile | None:
-    """Read the file named by flag or environment, else the one in the user's configuration folder if there is one."""
+    """Read the file that a flag or the environment names, else the one in the user's configuration folder, if any."""
     named = given or (Path(environ[CONFIG.env]) if environ.get(CONFIG.env) else None)
     if named is not None:
         return read_config(named.expanduser())
@@ -256,15 +264,15 @@ def find_config(given: Path | None, environ: Mapping[str, str]) -> ConfigFile | 
 
 
 def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: ConfigFile | None) -> Settings:
-    """Return every global option's value: flag before environment before file before default.
+    """Return the values of all global options: flag before environment before file before default.
 
-    `flags` maps identifiers to values as click converted them. An empty environment variable counts as not set.
-    Raises: UsageError naming the origin of a value that makes no sense.
+    `flags` maps identifiers to values that click has converted. An empty environment variable counts as not set.
+    Raises: UsageError, which names the origin of a value that is not valid.
     """
     found = {option.field: _find(option, flags, environ, file) for option in GLOBAL_OPTIONS}
     token, token_file = found["token"], found["token_file"]
     if token.value is not None and token_file.value is not None and token.rank == token_file.rank:
-        raise UsageError(f"both {token.origin} and {token_file.origin} give a token: keep one of them")
+        raise UsageError(f"both {token.origin} and {token_file.origin} give a token: use only one of them")
     by_value = token.value is not None and token.rank > token_file.rank
     origins = {name: each.origin for name, each in found.items()}
     if file is not None and found["config"].value is None:
@@ -283,23 +291,27 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: Confi
 
 
 def read_token(path: Path) -> Secret:
-    """Read a token from a file; white space around it is dropped. Raises: UsageError if there is none to be had."""
+    """Read a token from a file, without the white space around it. Raises: UsageError if the file holds no token."""
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             data = file.read(_LONGEST_TOKEN + 1)
     except OSError as error:
-        raise UsageError(f"the token file {path} cannot be read: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read the token file {path} ({error.strerror}): check the path and its permissions"
+        ) from error
     if len(data) > _LONGEST_TOKEN:
-        raise UsageError(f"the token file {path} holds more than {_LONGEST_TOKEN} bytes: that is not a token")
+        raise UsageError(
+            f"the token file {path} has more than {_LONGEST_TOKEN} bytes, so it is not a token: name another file"
+        )
     try:
         text = data.decode().strip()
     except UnicodeDecodeError as error:
-        raise UsageError(f"the token file {path} holds no text") from error
+        raise UsageError(f"the token file {path} is not a text file: put only the token into it") from error
     return Secret(_checked_token(text, f"the token file {path}"))
 
 
 def is_readable_by_others(path: Path) -> bool:
-    """Return whether users other than the owner may read the file; False where it cannot be looked at."""
+    """Return whether users other than the owner can read the file. Return False if its mode cannot be read."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -313,7 +325,7 @@ def _find(
     environ: Mapping[str, str],
     file: ConfigFile | None,
 ) -> SettingValue:
-    """Return the option's value from the strongest place that has one."""
+    """Return the option's value from the place with the highest rank that has one."""
     if option.field in flags:
         return SettingValue(value=flags[option.field], rank=3, origin=option.flag)
     if environ.get(option.env):
@@ -326,9 +338,9 @@ def _find(
 
 
 def _converted(option: GlobalOption, value: object, origin: str) -> Any:
-    """Return the value as the option's type. Raises: UsageError if it is none."""
+    """Return the value as the option's type. Raises: UsageError if it cannot be converted."""
     if isinstance(value, bool) and not option.is_flag:
-        raise UsageError(f"{origin} must not be {str(value).lower()}")
+        raise UsageError(f"{origin} is {str(value).lower()}, but this option is not a switch: give it a value")
     try:
         return option.kind.convert(value if isinstance(value, (str, int)) else str(value), None, None)
     except click.BadParameter as error:
@@ -336,16 +348,16 @@ def _converted(option: GlobalOption, value: object, origin: str) -> Any:
 
 
 def _checked_token(text: str, origin: str) -> str:
-    """Return a token that fits into a header. Raises: UsageError if it does not."""
+    """Return the token, if a header can carry it. Raises: UsageError if not."""
     if not text:
-        raise UsageError(f"{origin} holds no token")
+        raise UsageError(f"{origin} is empty: put the token there")
     if not (text.isascii() and text.isprintable()) or " " in text:
-        raise UsageError(f"{origin} holds more than one word of plain characters: that is not a token")
+        raise UsageError(f"{origin} is not a token, which is one word of ASCII characters: put only the token there")
     return text
 
 
 def _checked_url(found: SettingValue) -> str:
-    """Return the server's address without a trailing slash. Raises: UsageError if it is not a server's address."""
+    """Return the server's address without a trailing slash. Raises: UsageError if it is not valid."""
     text = str(found.value).strip()
     try:
         return checked_base_url(text)
@@ -354,14 +366,16 @@ def _checked_url(found: SettingValue) -> str:
 
 
 def _checked_name(found: SettingValue) -> None:
-    """Refuse an instance name that could not be a folder's name. Raises: UsageError."""
+    """Refuse an instance name that is not a safe name of a folder. Raises: UsageError."""
     name = str(found.value)
-    if not name or len(name) > 64 or name in {".", ".."} or not all(c.isalnum() or c in "._-" for c in name):  # noqa: PLR2004 - the limit is told in the next line
-        raise UsageError(f"{found.origin} must be 1 to 64 letters, digits, dots, dashes or underscores")
+    if not name or len(name) > 64 or name in {".", ".."} or not all(c.isalnum() or c in "._-" for c in name):  # noqa: PLR2004 - the next line explains the limit
+        raise UsageError(
+            f"{found.origin} is not a valid name: give 1 to 64 letters, digits, dots, dashes or underscores"
+        )
 
 
 def _underscored(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the mapping with every key spelt with underscores, tables included."""
+    """Return the mapping with underscores in all keys, also in tables."""
     return {
         name.replace("-", "_"): _underscored(value) if isinstance(value, dict) else value
         for name, value in data.items()

@@ -1,4 +1,4 @@
-"""Sizes and spans as people type them on a command line: `1GiB`, `500 MB`, `36h`."""
+"""The parameter types for sizes and durations on the command line: `1GiB`, `500 MB`, `36h`."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ _SECONDS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w"
 
 
 _MOST: Final = 1 << 62
-"""More than any disk or life; larger numbers fit no database and no clock."""
+"""The largest accepted amount. Databases and clocks cannot hold much larger numbers."""
 
 
 class Amount(click.ParamType[int, Any]):
-    """A number with a unit, converted to a whole number of the smallest one."""
+    """A number with a unit, converted to a whole number of the smallest unit."""
 
     def __init__(self, name: str, units: Mapping[str, int], examples: str) -> None:
-        """Know the units, in lower case, and how to show what is meant."""
+        """Keep the units (names in lower case) and the examples for error messages."""
         self.name = name
         self._units = units
         self._examples = examples
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the amount. Raises: click.BadParameter with examples if it is none."""
+        """Return the amount. Raises: click.BadParameter with examples if the text is not an amount."""
         if isinstance(value, int):
             return value
         found = _AMOUNT.fullmatch(str(value))
         unit = None if found is None else self._units.get(found[2].lower())
         if found is None or unit is None:
-            self.fail(f"{value!r} is not a {self.name}; write e.g. {self._examples}", param, ctx)
+            self.fail(f"{value!r} is not a {self.name}: try {self._examples}", param, ctx)
         amount = float(found[1]) * unit
         if amount > _MOST:
-            self.fail(f"that is too large for a {self.name}; write e.g. {self._examples}", param, ctx)
+            self.fail(f"{value!r} is too large for a {self.name}: try {self._examples}", param, ctx)
         return int(amount)
 
 

@@ -1,4 +1,4 @@
-"""`kropotcli snapshot`: pin the state, so that later replays read only what came after."""
+"""`kropotcli snapshot`: stores the state, so that later replays read only the events after it."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from kropot.wording import number
 
 
 @define("snapshot")
-@click.option("--drop", is_flag=True, help="Remove all snapshots instead; no answer of any command changes.")
-@click.option("--check", is_flag=True, help="Fold everything again and compare each snapshot with it instead.")
+@click.option("--drop", is_flag=True, help="Remove all snapshots instead. The answers of other commands do not change.")
+@click.option("--check", is_flag=True, help="Compare each snapshot with the events instead.")
 def command(settings: Settings, *, drop: bool, check: bool) -> Exit:
-    """Take the snapshots that are due along the history, and one of the state now.
+    """Take all snapshots that are due, and one of the current state.
 
-    Snapshots are disposable: they make `replay` and `restore --until` fast and decide nothing.
+    Snapshots make `replay` and `restore --until` fast. If you delete one, nothing is lost.
     """
     from kropot.replay.snapshots import check_snapshots, drop_snapshots, maybe_snapshot, take_snapshot
 
     if drop and check:
-        raise UsageError("--drop and --check exclude each other")
+        raise UsageError("--drop and --check cannot be combined: give only one of them")
     with open_ledger(settings, read_only=check) as ledger:
         if drop:
             dropped = drop_snapshots(ledger)
-            _tell(settings, f"{number(dropped, 'snapshot')} removed", {"dropped": dropped})
+            _print_result(settings, f"removed {number(dropped, 'snapshot')}", {"dropped": dropped})
             return Exit.DONE
         if check:
             kept, unsound = len(ledger.blobs.list_snapshots()), 0
             for finding in check_snapshots(ledger):
                 unsound += 1
-                _tell(
+                _print_result(
                     settings,
                     f"the {finding.kind} at position {finding.position}: {finding.why}",
                     {"kind": finding.kind, "position": finding.position, "why": finding.why},
                 )
-            _tell(
+            _print_result(
                 settings,
-                f"{number(kept, 'snapshot')} checked, {unsound} unsound",
+                f"checked {number(kept, 'snapshot')}: {unsound} unsound",
                 {"checked": kept, "unsound": unsound},
             )
             return Exit.FINDINGS if unsound else Exit.DONE
@@ -47,15 +47,15 @@ def command(settings: Settings, *, drop: bool, check: bool) -> Exit:
             taken += step
         position = ledger.head().position
         taken += [(kind, position) for kind in take_snapshot(ledger, position)]
-        _tell(
+        _print_result(
             settings,
-            f"{number(len(taken), 'snapshot')} taken up to position {position}",
+            f"took {number(len(taken), 'snapshot')}, up to position {position}",
             {"position": position, "taken": [{"kind": kind, "position": at} for kind, at in taken]},
         )
     return Exit.DONE
 
 
-def _tell(settings: Settings, text: str, value: dict[str, object]) -> None:
+def _print_result(settings: Settings, text: str, value: dict[str, object]) -> None:
     if settings.json:
         emit_json(value)
     else:

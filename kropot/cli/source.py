@@ -1,4 +1,4 @@
-"""`kropotcli source`: list sources, tell that a server moved, accept what was held back."""
+"""`kropotcli source`: lists sources, changes a server's address, and accepts held-back listings."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 @group("source")
 def command() -> None:
-    """List sources; tell that a server moved; accept what was held back.
+    """List sources, change a server's address, and accept held-back listings.
 
-    A source is a server as seen through one token. A new token begins a new source, for the ids of elements may belong
-    to the token. SOURCE is the beginning of a source's id, as long as only one begins so.
+    A source is what one token sees of a server. A new token begins a new source, because the ids of elements can depend
+    on the token. SOURCE is the beginning of a source's id. It must fit only one source.
     """
 
 
 @command.command("list")
 def list_(settings: Settings) -> None:
-    """List the sources, in the order in which they began."""
+    """List the sources, oldest first."""
     with open_ledger(settings, read_only=True) as ledger:
         sources, tallies = ledger.sources(), ledger.tallies()
     for id_, entry in sources.items():
@@ -45,13 +45,16 @@ def list_(settings: Settings) -> None:
             counts = ", ".join(f"{state} {tally.elements}" for state, tally in sorted(states.items())) or "no elements"
             emit(f"{id_.hex()}  {source.url}  listed {moment(source.listed_us)}  {counts}")
     if not sources and not settings.json:
-        emit("no sources yet")
+        emit("no sources yet: `kropotcli collect` begins one")
 
 
 @command.command("alias")
 @click.argument("source_name", metavar="SOURCE")
 def alias(settings: Settings, *, source_name: str) -> None:
-    """Tell that the server of SOURCE has moved to --server-url; nothing is fetched again."""
+    """Change the address of SOURCE to --server-url.
+
+    Use this if the server has moved. Nothing is fetched again.
+    """
     url = settings.need_server_url()
     with open_ledger(settings) as ledger:
         entry = _find(ledger, source_name)
@@ -62,17 +65,18 @@ def alias(settings: Settings, *, source_name: str) -> None:
     if settings.json:
         emit_json({"source": entry.id.hex(), "url": url, "changed": entry.source.url != url})
     elif entry.source.url == url:
-        emit(f"{entry.id.hex()} is at {url} already")
+        emit(f"nothing to do: source {entry.id.hex()} is at {url} already")
     else:
-        emit(f"{entry.id.hex()} moved from {entry.source.url} to {url}")
+        emit(f"source {entry.id.hex()} moved from {entry.source.url} to {url}")
 
 
 @command.command("accept")
 @click.argument("source_name", metavar="[SOURCE]", required=False)
 def accept(settings: Settings, *, source_name: str | None) -> None:
-    """Accept what was held back as too strange: of SOURCE, or of every source that has such an alarm.
+    """Accept a held-back listing or a surge of changes.
 
-    Elements that were missing are declared gone by the next full listing; their copies stay.
+    This clears the alarms of SOURCE, or of all sources if you name none. The next full listing then marks the missing
+    elements as vanished. Their copies stay.
     """
     accepted = []
     with open_ledger(settings) as ledger:
@@ -88,18 +92,18 @@ def accept(settings: Settings, *, source_name: str | None) -> None:
     elif accepted:
         emit(f"accepted for {number(len(accepted), 'source')}: {', '.join(accepted)}")
     else:
-        emit("nothing was held back")
+        emit("nothing to accept: no listing is held back, and there is no surge alarm")
 
 
 def moved(source: Source, url: str) -> SourceRenamed:
-    """Return the fact that the server of `source` is now at `url`; the addresses before it stay known."""
+    """Return the fact that the server of `source` is now at `url`. The earlier addresses stay known."""
     urls = (*(known for known in source.urls if known != url), url)
     return SourceRenamed(source=replace(source, urls=urls))
 
 
 def _find(ledger: Ledger, name: str) -> SourceEntry:
-    """Return the source that SOURCE names. Raises: UsageError if none or several are so named."""
+    """Return the source that SOURCE names. Raises: UsageError if SOURCE fits no source, or several."""
     sources = ledger.sources()
     if not sources:
-        raise UsageError("the ledger knows no source yet: `kropotcli collect` begins one")
+        raise UsageError("the ledger has no sources yet: run `kropotcli collect` to begin one")
     return sources[find_source(sources, name)]

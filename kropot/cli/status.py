@@ -1,4 +1,4 @@
-"""`kropotcli status`: how the replica is, and whether it is healthy."""
+"""`kropotcli status`: shows the state of the replica, and whether it is healthy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kropot.cli.base import command as define
 from kropot.query.health import Limits, gather, health
 from kropot.query.render import status_json
 from kropot.verify.coverage import foreseen_us, never_read, share
-from kropot.wording import SECOND_US, amount, moment, number, span
+from kropot.wording import SECOND_US, amount, moment, number, one_line, span
 
 if TYPE_CHECKING:
     from kropot.query.health import Alarm, Facts, SourceFacts
@@ -21,42 +21,49 @@ if TYPE_CHECKING:
 _MOST_RANGES = 16
 _MOST_SECONDS = 5
 _SHOWN = 2
-"""Bytes shown of where a range of SHA-256 begins and ends."""
+"""How many bytes of a SHA-256 are shown at the ends of a range."""
 _MISSED_LISTINGS = 3
-"""How many refresh times may pass without a good listing."""
+"""After how many refresh times without a good listing `status` raises an alarm."""
 
 
 @define("status")
-@click.option("--check", is_flag=True, help="Exit 3 when the replica is not healthy, for monitoring.")
+@click.option("--check", is_flag=True, help="For monitoring: the exit code is 3 if the replica is not healthy.")
 @click.option(
     "--failing",
     "shown",
     type=click.IntRange(min=0),
     default=10,
     show_default=True,
-    help="Failing elements to show for each source, the longest failing first.",
+    help="How many failing elements to show for each source. Those that have failed longest come first.",
 )
 @click.option(
     "--max-failing-hours",
     type=click.IntRange(min=1),
     default=24,
     show_default=True,
-    help="Elements that fail, or wait for their first fetch, for longer are an alarm.",
+    help="Raise an alarm if an element fails, or waits for its first fetch, for longer than this.",
 )
 @click.option(
     "--max-audit-days",
     type=click.IntRange(min=1),
     default=30,
     show_default=True,
-    help="Contents that `verify` has not read for longer are an alarm.",
+    help="Raise an alarm if `verify` has not read some contents for longer than this.",
 )
 def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: int, max_audit_days: int) -> Exit:
-    """Show how the replica is, and whether it is healthy.
+    """Show the state of the replica, and whether it is healthy.
 
-    Not healthy are: no good listing for three times --refresh-time; elements whose fetches fail, or that wait for one,
-    for a day; a vanishing that was not believed; a surge of changes; copies that are damaged or lost and gone at the
-    source; seconds that the server cannot list; contents that were not read and compared for a month.
-    """
+    The replica is not healthy if one of these is true:
+
+    \b
+    - There was no good listing for three times --refresh-time.
+    - An element has failed, or has waited for its first fetch, for a day.
+    - A listing is held back because too many elements are missing.
+    - There is a surge: too many elements changed within 24 hours.
+    - A copy is damaged or lost, and the source no longer has the element.
+    - There are seconds that the server cannot list.
+    - Some contents were not read and compared for 30 days.
+    """  # noqa: D301 - click needs the character \b, which keeps the list's line breaks
     limits = Limits(
         listing_s=_MISSED_LISTINGS * settings.refresh_time,
         failing_s=max_failing_hours * 3600,
@@ -64,7 +71,7 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
     )
     with open_ledger(settings, read_only=True) as ledger:
         facts = gather(ledger, shown=shown)
-    # A clock behind the ledger's must not make old things look new.
+    # If this clock is behind the ledger's, old events must not look new.
     now_us = max(time.time_ns() // 1000, facts.recorded_us)
     alarms = health(now_us, facts, limits)
     if settings.json:
@@ -76,7 +83,7 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
 
 
 def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
-    """Return the status as lines for people."""
+    """Return the status as lines of text."""
     lines = [f"ledger   position {facts.position}, last event {moment(facts.recorded_us or None)}"]
     for each in facts.sources:
         lines += _source_text(now_us, each)
@@ -91,7 +98,7 @@ def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
 
 
 def _audit_text(ranges: tuple[AuditRange, ...]) -> list[str]:
-    """Return what `verify` read when, as lines for people."""
+    """Return when `verify` read which contents, as lines of text."""
     if not ranges:
         return ["contents never read and compared: run `kropotcli verify`"]
     by_us, never = foreseen_us(ranges), never_read(ranges)
@@ -109,45 +116,46 @@ def _audit_text(ranges: tuple[AuditRange, ...]) -> list[str]:
         if len(ranges) > _MOST_RANGES:
             lines.append(f"  and {number(len(ranges) - _MOST_RANGES, 'part')} more, read later (--json shows them)")
     if by_us is not None:
-        lines.append(f"  at this pace {'the rest' if never else 'all of it again'} by {moment(by_us)}")
+        what = "the rest will be read" if never else "everything will be read again"
+        lines.append(f"  at this pace, {what} by {moment(by_us)}")
     elif never:
         lines.append("  too early to estimate when the rest will be read: run `kropotcli verify` again")
     return lines
 
 
 def _source_text(now_us: int, each: SourceFacts) -> list[str]:
-    """Return one source as lines for people."""
+    """Return one source as lines of text."""
     source = each.source
     lines = ["", f"source   {each.id.hex()}  {source.url}"]
     if each.superseded:
-        lines.append("         another token took over this address; these copies stay as they are")
+        lines.append("         a new token is used for this address; the copies of this source stay")
     if source.opaque is False:
-        lines.append("         not zero-knowledge: the token is plain, so names and contents can be read here")
+        lines.append("         not zero-knowledge: the token is plain, so this replica can read names and contents")
     for state, (elements, size) in sorted(each.states.items()):
         if elements:
             lines.append(f"  {state:<9}{number(elements, 'element')}, {amount(size)}")
-    cursor = "-" if source.cursor is None else f"{moment(source.cursor * SECOND_US)} by the server's clock"
+    cursor = "-" if source.cursor is None else f"{moment(source.cursor * SECOND_US)} (server's clock)"
     lines.append(f"  cursor   {cursor}")
     lag = "" if source.listed_us is None else f", {span(now_us - source.listed_us)} ago"
-    lines.append(f"  listed   {moment(source.listed_us)}{lag} (in full {moment(source.full_listed_us)})")
+    lines.append(f"  listed   {moment(source.listed_us)}{lag} (last full listing {moment(source.full_listed_us)})")
     if source.unlistable:
         shown = ", ".join(moment(second * SECOND_US) for second in source.unlistable[:_MOST_SECONDS])
         more = len(source.unlistable) - _MOST_SECONDS
         lines.append(f"  unlisted {shown}{f' and {more} more (--json shows them)' if more > 0 else ''}")
     if each.pending_since_us is not None:
-        lines.append(f"  waiting  the longest since {moment(each.pending_since_us)}")
+        lines.append(f"  waiting  longest since {moment(each.pending_since_us)}")
     if each.failing_count:
         reasons = ", ".join(f"{reason} {count}" for reason, count in each.reasons.items())
         lines.append(f"  failing  {number(each.failing_count, 'element')}: {reasons}")
         lines += [
-            f"           {failing.key.id}  {failing.reason}, {number(failing.attempts, 'attempt')}, "
-            f"next {moment(failing.next_try_us)}"
+            f"           {one_line(failing.key.id)}  {failing.reason}, {number(failing.attempts, 'attempt')}, "
+            f"next try {moment(failing.next_try_us)}"
             for failing in each.failing
         ]
     return lines
 
 
 def _alarm_text(alarm: Alarm) -> str:
-    """Return one alarm as a line for people."""
+    """Return one alarm as a line of text."""
     since = "" if alarm.since_us is None else f" (since {moment(alarm.since_us)})"
     return f"  {alarm.name}: {alarm.text}{since}"

@@ -1,4 +1,4 @@
-"""`kropotcli verify`: whether ledger and copies are what they were, one finding a line, and what was not looked at."""
+"""`kropotcli verify`: checks the ledger and the copies, prints one finding per line, and says what it did not check."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kropot.cli.base import (
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.errors import LockedError, UsageError
-from kropot.wording import SECOND_US, amount, number
+from kropot.wording import SECOND_US, amount, number, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,52 +37,66 @@ if TYPE_CHECKING:
 
 
 class Rate(click.ParamType[int, Any]):
-    """Bytes a second, as `50MiB/s` or `50MiB`."""
+    """Bytes per second, as `50MiB/s` or `50MiB`."""
 
     name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return bytes a second. Raises: click.BadParameter if it is not a rate above 0."""
+        """Return bytes per second. Raises: click.BadParameter if the text is not a rate above 0."""
         text = str(value).strip().removesuffix("/s")
         rate = value if isinstance(value, int) else SIZE.convert(text, param, ctx)
         if rate < 1:
-            self.fail("it must be above 0, e.g. 50MiB/s", param, ctx)
+            self.fail(f"{value!r} is not a rate above 0: try 50MiB/s", param, ctx)
         return rate
 
 
 @define("verify")
-@click.option("--quick", is_flag=True, help="Compare only names and sizes of the copies, and read none of them.")
+@click.option("--quick", is_flag=True, help="Check only the names and sizes of the copies. Do not read them.")
 @click.option(
-    "--budget", type=SPAN, help="Stop reading contents after this time, e.g. 2h; the next run goes on from there."
+    "--budget", type=SPAN, help="Stop reading contents after this time, e.g. 2h. The next run continues from there."
 )
-@click.option("--max-age", type=SPAN, help="Skip contents that were read more recently than this, e.g. 30d.")
-@click.option("--limit-rate", type=Rate(), help="Read at most this much a second, e.g. 50MiB/s.")
+@click.option("--max-age", type=SPAN, help="Skip contents that were read less than this long ago, e.g. 30d.")
+@click.option("--limit-rate", type=Rate(), help="Read at most this much per second, e.g. 50MiB/s.")
 @click.option(
     "--against",
     type=click.Path(exists=True, path_type=Path),
     multiple=True,
-    help="Compare with this checkpoint, or with all in this folder; may be repeated. Needs --public-key.",
+    help="Compare the ledger with this checkpoint, or with all checkpoints in this folder. Needs --public-key. Can be"
+    " repeated.",
 )
-@click.option("--public-key", metavar="KEY", help="The key that signs checkpoints, as text or file.")
-@click.option("--source", "ask_source", is_flag=True, help="Compare the server's full listing with the index, too.")
-@click.option("--repair", is_flag=True, help="Set damaged objects aside and, with token and server, fetch them again.")
-@click.option("--no-record", is_flag=True, help="Write nothing into the ledger: no finding, and not what was read.")
+@click.option(
+    "--public-key", metavar="KEY", help="The public key of the checkpoints' signer: the key itself or a file."
+)
+@click.option(
+    "--source", "ask_source", is_flag=True, help="Also compare a full listing of the server with the projection."
+)
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Set damaged objects aside, and fetch them again. Fetching needs a server and a token.",
+)
+@click.option(
+    "--no-record", is_flag=True, help="Write nothing to the ledger: record neither findings nor what was read."
+)
 def command(settings: Settings, **options: Any) -> Exit:
-    """Check that the ledger, its index and the copies are what they were.
+    """Check the ledger, its projection and the copies for damage and changes.
 
-    Prints one finding a line, with --json one object a line and a summary last. Exits 4 if anything is wrong, 0 if
-    everything that was looked at is sound, also when the budget was spent first, and 1 if it could not do its work.
-    What was damaged or lost is recorded, and the next `collect` fetches it again; --repair does so at once.
+    This prints one finding per line and then a summary. With --json, each line is a JSON object. The exit code is 0 if
+    everything that was checked is sound, 4 if something is wrong, and 1 if the check could not be done. A budget that
+    runs out is not an error.
+
+    Damaged and lost copies are recorded in the ledger. The next `collect` fetches them again. With --repair, this
+    happens at once.
     """
     from kropot.verify import Verification, World
 
     if options["against"] and options["public_key"] is None:
-        raise UsageError("--against needs --public-key: without it a checkpoint could be anyone's")
+        raise UsageError("--against needs --public-key to verify the signatures: give the signer's public key")
     if options["repair"] and options["no_record"]:
-        raise UsageError("--repair has to record what it repairs: leave out --no-record")
-    with _stopping() as caught, open_ledger(settings) as ledger:
+        raise UsageError("--repair must record its repairs in the ledger: leave out --no-record")
+    with _stop_on_signals() as caught, open_ledger(settings) as ledger:
         scope = _scope(settings, ledger, options)
-        # Looking for cycles among millions of short-lived tuples would cost a sixth of the time.
+        # Otherwise the garbage collector takes a sixth of the time, because there are millions of short-lived tuples.
         gc.set_threshold(50_000, 20, 50)
         world = World(stopped=lambda: bool(caught))
         run = Verification(ledger, storage_of(settings).objects(), scope, world)
@@ -103,7 +117,7 @@ def command(settings: Settings, **options: Any) -> Exit:
 
 
 def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope:
-    """Return what the options ask for. Raises: UsageError where they make no sense here."""
+    """Return what the options ask for. Raises: UsageError if they are not valid here."""
     from kropot.checkpoints.keys import read_verifier_key
     from kropot.verify import Scope
 
@@ -133,25 +147,25 @@ def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient
     match = match_source(ledger.sources(), server.token.reveal(), server.url)
     if match.kind != "known" or match.id is None:
         raise UsageError(
-            f"nothing was collected from {server.url} with this token yet, so there is nothing to compare: run"
-            " `kropotcli collect` first"
+            f"--source found nothing to compare, because nothing was collected from {server.url} with this token yet:"
+            " run `kropotcli collect` first"
         )
     return match.id, server.client()
 
 
 def _fetch(settings: Settings, ledger: Ledger) -> None:
-    """Collect once, so that what was damaged is fetched again; say what to do where that cannot be done here."""
+    """Collect once, which fetches damaged copies again. If that is not possible here, say what to do."""
     from kropot.cli.progress import progress_display
     from kropot.collect.service import collect
 
     if settings.server_url is None or settings.token is None:
-        say("the next `kropotcli collect` fetches again what is damaged or lost")
+        say("the damaged or lost copies were not fetched now: the next `kropotcli collect` fetches them again")
         return
     try:
         wanted = collect_options(settings, once=True)
         collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
     except LockedError as error:
-        say(f"{error}; that collector fetches again what was damaged")
+        say(f"{error}; that collector fetches the damaged or lost copies again")
 
 
 def show(finding: Finding, *, as_json: bool) -> None:
@@ -163,7 +177,7 @@ def show(finding: Finding, *, as_json: bool) -> None:
         f"{name} {value}"
         for name, value in (
             ("position", finding.position),
-            ("element", finding.element),
+            ("element", None if finding.element is None else one_line(finding.element)),
             ("object", finding.object),
         )
         if value is not None
@@ -173,7 +187,7 @@ def show(finding: Finding, *, as_json: bool) -> None:
 
 
 def show_summary(summary: Summary, *, as_json: bool) -> None:
-    """Print what was covered and what was not."""
+    """Print what was checked and what was not."""
     if as_json:
         emit_json({"kind": "summary", **dataclasses.asdict(summary), "sound": summary.sound})
         return
@@ -183,29 +197,31 @@ def show_summary(summary: Summary, *, as_json: bool) -> None:
 
 def _lines(summary: Summary) -> Iterator[str]:
     parts = ("ledger", "index", "checkpoints", "segments", "copies", "source")
-    ledger, index, seals, segments, copies, source = (summary.covered.get(part) for part in parts)
+    ledger, projection, checkpoints, segments, copies, source = (summary.covered.get(part) for part in parts)
     if ledger is not None:
-        yield f"ledger   {number(ledger['events'], 'event')}, root {ledger['root']}"
-    if index is not None:
-        yield f"index    {number(index['entries'], 'element')} as the events say, {index['state_digest'] or 'moving'}"
-    if seals is not None:
-        tail = number(seals["unsealed_tail"], "event")
-        checked = number(seals["checked"], "checkpoint")
-        yield f"seals    {checked} compared, {tail} after the last one that was verified"
+        yield f"ledger       {number(ledger['events'], 'event')}, root {ledger['root']}"
+    if projection is not None:
+        digest = projection["state_digest"] or "no state digest: the ledger grew during the check"
+        yield f"projection   {number(projection['entries'], 'element')} match the events, {digest}"
+    if checkpoints is not None:
+        tail = number(checkpoints["unsealed_tail"], "event")
+        checked = number(checkpoints["checked"], "checkpoint")
+        yield f"checkpoints  {checked} compared, {tail} after the last verified one"
     if segments is not None and segments["files"]:
-        yield f"history  {number(segments['files'], 'segment')} beside the objects, up to event {segments['reach']}"
+        yield f"segments     {number(segments['files'], 'segment')} in the storage, up to event {segments['reach']}"
     if copies is not None:
-        yield f"copies   {_copies(copies)}"
+        yield f"copies       {_copies(copies)}"
     if source is not None:
         listed = number(source["listed"], "element")
-        yield f"source   {listed} listed, {source['agreeing']} as here, {source['proved']} by content, too"
+        yield f"source       {listed} listed, {source['agreeing']} the same here, {source['proved']} of them by content"
     yield from _gaps(summary)
     if summary.repaired:
-        yield f"repaired {number(summary.repaired, 'copy').replace('copys', 'copies')}"
+        yield f"repaired     {number(summary.repaired, 'copy').replace('copys', 'copies')}"
     if summary.sound:
-        yield "everything that was looked at is sound" if summary.not_covered else "everything is sound"
+        yield "everything that was checked is sound" if summary.not_covered else "everything is sound"
     else:
-        yield f"{number(summary.errors - summary.repaired, 'finding')}: this is not as it should be"
+        unsolved = number(summary.errors - summary.repaired, "finding")
+        yield f"NOT SOUND: {unsolved}; the lines above say what to do"
 
 
 def _gaps(summary: Summary) -> Iterator[str]:
@@ -213,39 +229,39 @@ def _gaps(summary: Summary) -> Iterator[str]:
     if copies is not None and copies["bad"] and copies["not_recorded_because"]:
         yield f"not recorded: {copies['not_recorded_because']}"
     for gap in summary.not_covered:
-        yield f"not looked at: {gap}"
+        yield f"not checked: {gap}"
 
 
 def _copies(copies: dict[str, Any]) -> str:
     if not copies["share_due"]:
-        return "none is due: all were read and compared within --max-age"
-    how = "read and compared" if copies["contents"] else "there, with the right size"
+        return "nothing to read: all contents were read and compared within --max-age"
+    how = "read and compared" if copies["contents"] else "present, with the right size"
     return f"{number(copies['objects'], 'object')} ({amount(copies['bytes'])}) {how}"
 
 
 def _notes(places: tuple[Path, ...]) -> Iterator[Note]:
-    """Yield the checkpoints in files, and in folders where every file is taken for one, whatever its name."""
+    """Yield the checkpoints in these files and folders. Every file in a folder counts, whatever its name."""
     from kropot.checkpoints.folder import read_note
     from kropot.verify import Note
 
     for place in places:
         files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
         if not files:
-            raise UsageError(f"{place} holds no checkpoints")
+            raise UsageError(f"the folder {place} holds no checkpoints: name another one with --against")
         for file in files:
             yield Note(str(file), read_note(file))
 
 
 @contextmanager
-def _stopping() -> Iterator[set[int]]:
-    """Let SIGINT and SIGTERM end the reading of contents in order; yields the set of signals that came."""
+def _stop_on_signals() -> Iterator[set[int]]:
+    """Let SIGINT and SIGTERM stop the reading of contents cleanly. Yield the set of signals that came."""
     caught: set[int] = set()
 
     def catch(number_: int, _frame: object) -> None:
         if number_ in caught:
             raise KeyboardInterrupt
         caught.add(number_)
-        say("stopping after recording how far verify came; press again to stop at once")
+        say("stopping: verify first records what it has read; press Ctrl-C again to stop at once")
 
     before: dict[int, Callable[..., object] | int | None] = {}
     try:

@@ -20,7 +20,7 @@ from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, Col
 from kropot.collect.decide.sources import Thresholds, begin, match_source, source_key
 from kropot.collect.decide.step import Collector
 from kropot.collect.run.effects import LedgerEffects
-from kropot.collect.run.garbage import look_rarely
+from kropot.collect.run.gc_tuning import look_for_cycles_rarely
 from kropot.collect.run.loop import Loop
 from kropot.collect.run.signals import stopped_by_signals
 from kropot.collect.run.workers import Control, Crashed, Publisher, Transfer
@@ -32,6 +32,7 @@ from kropot.securecopy.client import ServerTroubleError
 from kropot.storage_away import demand_objects
 from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
 from ledger.append import NewFact
+from ledger.codec import source_id_of
 from ledger.errors import InstanceBusyError, LedgerError
 from ledger.events import InstanceBegan
 from ledger.log import instance_key, utc_now_us
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from kropot.segments import SegmentFolder
     from ledger.events import Source
     from ledger.log import Ledger
-    from ledger.note import SigningKey
 
 LONGEST_TRIAL_S: Final = 10
 """How long the server may take to say whether it knows a new token. After that the collector itself finds out."""
@@ -130,7 +130,7 @@ def collect(
                 loop = _loop(
                     collector, rules, ledger=ledger, client=client, objects=objects, engine=engine, listener=listener
                 )
-                look_rarely()
+                look_for_cycles_rarely()
                 with stopped_by_signals(loop), _upkeep(options, ledger, segments, loop, warn):
                     code = loop.run()
             return Outcome(
@@ -167,7 +167,7 @@ def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectS
     """Hold the instance's name in the storage, and leave nothing unfinished there."""
     demand_objects(options.storage, ledger)
     objects = options.storage.objects()
-    objects.claim()
+    objects.lock()
     try:
         yield objects
         # No transfer runs any more. Remove what was broken off now: the next start may be far away.
@@ -224,9 +224,9 @@ def _find_source(options: CollectOptions, ledger: Ledger, say: Callable[[str], N
     # The ledger never forgets a source, so a mistyped token must not begin one.
     with options.server.client(LONGEST_TRIAL_S) as client, suppress(ServerTroubleError):
         client.list(None, 1)
-    source_id = secrets.token_bytes(16)
-    fact = begin(salt=secrets.token_bytes(32), token=token, url=url)
-    new = NewFact(key=source_key(source_id), fact=fact, observed_us=ledger.now_us(), expected=0)
+    salt = secrets.token_bytes(32)
+    fact = begin(salt=salt, token=token, url=url)
+    new = NewFact(key=source_key(source_id_of(salt)), fact=fact, observed_us=ledger.now_us(), expected=0)
     # Several collectors may meet a new token at the same moment: the first one's append counts for all of them.
     once = hmac.digest(ledger.identity().salt, b"begin\0" + token.encode() + b"\0" + url.encode(), "sha256")
     ledger.append([new], batch_key=once)
@@ -304,13 +304,15 @@ def _upkeep(
     chores = [keep_snapshots(ledger)]
     if options.segments:
         chores.append(keep_segments(ledger, segments))
-    key = _signing_key(options, ledger)
-    if key is not None:
+    key_file = _signing_key_file(options, ledger)
+    if key_file is not None:
         from kropot.checkpoints.folder import CheckpointFolder
+        from kropot.checkpoints.keys import read_signing_key
 
+        key = read_signing_key(key_file)
         folders = [CheckpointFolder(folder) for folder in options.checkpoint_to]
         every_s, every_events = options.checkpoint_every, options.checkpoint_events
-        chores.append(keep_checkpoints(ledger, key, folders, every_s=every_s, every_events=every_events))
+        chores.append(keep_checkpoints(ledger, key, key_file, folders, every_s=every_s, every_events=every_events))
 
     def told(chore: str, error: Exception) -> None:
         warn(f"the ledger's {chore} could not be written: {error}; the collector tries again")
@@ -318,8 +320,11 @@ def _upkeep(
     return Upkeep(chores, told=told, crashed=lambda error: loop.inbox.put(Crashed(error)))
 
 
-def _signing_key(options: CollectOptions, ledger: Ledger) -> SigningKey | None:
-    """Return the key for checkpoints, None if none are to be signed. Raises: UsageError for folders without a key."""
+def _signing_key_file(options: CollectOptions, ledger: Ledger) -> Path | None:
+    """Return the file of the key for checkpoints, None if none are to be signed.
+
+    Raises: UsageError for folders without a key.
+    """
     from kropot.checkpoints.paths import default_key_path
 
     file = options.checkpoint_key or default_key_path(ledger.identity().ledger_id)
@@ -327,6 +332,4 @@ def _signing_key(options: CollectOptions, ledger: Ledger) -> SigningKey | None:
         if options.checkpoint_to:
             raise UsageError("--checkpoint-to needs a key: make one with `kropotcli checkpoint init`")
         return None
-    from kropot.checkpoints.keys import read_signing_key
-
-    return read_signing_key(file)
+    return file

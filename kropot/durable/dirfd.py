@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +15,15 @@ Parts = tuple[bytes, ...]
 """A path below a folder, name by name."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPENED_BY_THE_SHELL = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
+
+
+class NotRegularError(OSError):
+    """What has this name is a folder, a pipe, a socket or a device."""
+
+    def __init__(self, name: str | bytes | Path) -> None:
+        """Take the name as it was given."""
+        super().__init__(errno.ENXIO, "it is not a regular file", os.fsdecode(name))
 
 
 def open_below(root: int, path: Parts) -> int:
@@ -80,10 +89,33 @@ def open_folder(parent: int, name: bytes) -> int:
     return os.open(name, _FOLDER, dir_fd=parent)
 
 
-def open_regular(name: bytes, flags: int, folder: int) -> int:
-    """Open a regular file; a link, a pipe or a device is none (and is not waited for)."""
-    fd = os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=folder)
+def open_regular(
+    name: str | bytes | Path, flags: int = os.O_RDONLY, folder: int | None = None, *, follow: bool = False
+) -> int:
+    """Open a regular file, in the open `folder` if one is given; with `follow`, the name may be a symbolic link.
+
+    A pipe, a socket or a device is refused at once: opening or reading it could wait for ever.
+
+    Raises: NotRegularError; OSError.
+    """
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow else os.O_NOFOLLOW)
+    try:
+        fd = os.open(name, flags, 0o600, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # what the system says of a socket
+            raise NotRegularError(name) from None
+        raise
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        raise NotRegularError(name)
     return fd
+
+
+def open_named(path: Path) -> BinaryIO:
+    """Open a regular file for reading; links are followed. Raises: OSError, as `open_regular` does.
+
+    `/dev/fd/N` and `/dev/stdin` may be pipes: nobody can plant them, the user's own shell opened them (`<(...)`).
+    """
+    if str(path).startswith(_OPENED_BY_THE_SHELL):
+        return path.open("rb")
+    return os.fdopen(open_regular(path, follow=True), "rb")

@@ -10,6 +10,8 @@ import os
 import sys
 from typing import Protocol
 
+from kropot.durable.dirfd import open_regular
+
 
 class FileSystem(Protocol):
     """Everything that changes or syncs files; each call is one step, after which a crash may come.
@@ -34,7 +36,7 @@ class FileSystem(Protocol):
         ...
 
     def open_read(self, path: str) -> int:
-        """Open a file for reading; a symbolic link is refused."""
+        """Open a regular file for reading; a symbolic link, a pipe or a device is refused."""
         ...
 
     def read_into(self, fd: int, buffer: memoryview) -> int:
@@ -97,7 +99,7 @@ class OsFiles:
 
     def open_read(self, path: str) -> int:
         """Open; the access time is not asked to stay, which only the owner could."""
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return open_regular(path)
 
     def read_into(self, fd: int, buffer: memoryview) -> int:
         """Read once; may be short."""

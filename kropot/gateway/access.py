@@ -78,7 +78,17 @@ def answer(value: Any, status: int, headers: dict[str, str] | None = None) -> Re
 
 def failure(sentence: str, status: int, headers: dict[str, str] | None = None) -> Response:
     """Return an error in the old server's JSON shape."""
-    return answer({"status": sentence, "error_code": status, "http_code": status}, status, headers)
+    return Response(failure_json(sentence, status), status, headers, media_type="application/json")
+
+
+def refusal(sentence: str, status: int = 403) -> Response:
+    """Return an error to a client that has shown no valid token. It keeps no connection."""
+    return failure(sentence, status, {"connection": "close"})
+
+
+def failure_json(sentence: str, status: int) -> bytes:
+    """Return the body of an error, in the old server's shape."""
+    return orjson.dumps({"status": sentence, "error_code": status, "http_code": status})
 
 
 def _presented(query: bytes, headers: dict[bytes, bytes]) -> str | None:

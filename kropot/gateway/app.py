@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from errno import errorcode
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kropot.errors import KropotError
-from kropot.gateway.access import RefusedError, answer, failure, in_pool
+from kropot.gateway.access import RefusedError, answer, failure, in_pool, refusal
 from kropot.gateway.entries import TYPE, element_of, mark_of
 from kropot.gateway.listing import BadParameterError, build_page, empty_page, parse_limit, parse_since
 from kropot.gateway.state import TokenExistsError
@@ -39,10 +38,6 @@ if TYPE_CHECKING:
     from kropot.gateway.tokens import TokenBook
 
 log = structlog.get_logger()
-
-MAX_SPEC_BYTES: Final = 64 * 1024
-BODY_S: Final = 30.0
-PAGES: Final = 16
 
 _CONTENT = re.compile(r"/secure-copy/file/([^/]{1,512})/content")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -79,7 +74,6 @@ class Gateway:
         self._clock_s = clock_s
         self._base_url = None if base_url is None else base_url.rstrip("/")
         self._is_ready = False
-        self._pages = asyncio.Semaphore(PAGES)
         self._rest: ASGIApp = Starlette(
             routes=[
                 Route("/secure-copy/{type}/list", self._list, methods=["GET"]),
@@ -95,11 +89,6 @@ class Gateway:
             found = _CONTENT.fullmatch(scope["path"])
             if found is not None:
                 await self._contents(scope, receive, send, _whole_id(found[1]))
-                return
-            if scope["path"].endswith("/list"):
-                # A page can take megabytes. The semaphore bounds how many are in memory, slow readers included.
-                async with self._pages:
-                    await self._rest(scope, receive, send)
                 return
         await self._rest(scope, receive, send)
 
@@ -153,20 +142,7 @@ class Gateway:
         """Create a token at an administrator's request."""
         await self._access.admit(request.scope, ADMIN_ROLE)
         try:
-            async with asyncio.timeout(BODY_S):
-                body = await _bounded_body(request)
-        except TimeoutError:
-            return failure(
-                f"The request body did not arrive within {BODY_S:.0f} seconds: send it again",
-                408,
-                {"connection": "close"},
-            )
-        if body is None:
-            return failure(
-                f"The request body is too large: send at most {MAX_SPEC_BYTES} bytes", 413, {"connection": "close"}
-            )
-        try:
-            value = orjson.loads(body)
+            value = orjson.loads(await request.body())
         except orjson.JSONDecodeError:
             return _invalid({"form": ["The request body is not valid JSON: send a JSON object."]})
         return await self._make_token(value)
@@ -193,6 +169,8 @@ class Gateway:
             "message": "Token created",
             "token": shown_token(created.token, now_s=self._clock_s()),
         }
+        if created.warning is not None:
+            made["warning"] = created.warning
         if created.kit_path is not None:
             made["kit"] = str(created.kit_path)
         return answer(made, 201)
@@ -203,16 +181,6 @@ class Gateway:
             return self._base_url
         host = request.headers.get("host", "")
         return f"{request.url.scheme}://{host}" if _HOST.fullmatch(host) else ""
-
-
-async def _bounded_body(request: Request) -> bytes | None:
-    """Return the body of a request, or None if it is too large."""
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_SPEC_BYTES:
-            return None
-    return body
 
 
 def _whole_id(sent: str) -> str:
@@ -247,7 +215,8 @@ def _invalid(fields: dict[str, Any]) -> Response:
 async def _on_http(_request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    return failure(error.detail, error.status_code, dict(error.headers or {}))
+    # No route asks for a token before it says that there is no such path or method.
+    return failure(error.detail, error.status_code, {**(error.headers or {}), "connection": "close"})
 
 
 async def _on_known(_request: Request, error: Exception) -> Response:
@@ -256,7 +225,7 @@ async def _on_known(_request: Request, error: Exception) -> Response:
     if not isinstance(error, RefusedError):
         log.error("request_failed", reason=type(error).__name__)
         return failure("The server cannot answer now: try again later", 503, {"retry-after": "10"})
-    return failure(str(error), error.http_status)
+    return refusal(str(error), error.http_status)
 
 
 async def _on_unknown(_request: Request, error: Exception) -> Response:

@@ -164,9 +164,7 @@ class Catalogue:
             UnsettledError: the file changed too recently to trust its identity.
             StateError: the database cannot be used.
         """
-        wait_ns = self._settle_ns - abs(self._clock_ns() - looks.ctime_ns)
-        if wait_ns > 0:
-            raise UnsettledError(wait_ns / 1e9)
+        self.check_settled(looks)
         at: FileRow | None = row
         for _ in range(_RENEWALS):
             if at is None:
@@ -178,6 +176,16 @@ class Catalogue:
                 return replace(at, identity=looks.identity, mode=looks.mode, nonce=nonce, sha256=None, is_due=True)
             at = self._state.file(row.id)
         raise UnsettledError(1.0)
+
+    def check_settled(self, looks: Seen) -> None:
+        """Check that every later write is certain to change the identity of a file.
+
+        Raises:
+            UnsettledError: the file changed too recently.
+        """
+        wait_ns = self._settle_ns - abs(self._clock_ns() - looks.ctime_ns)
+        if wait_ns > 0:
+            raise UnsettledError(wait_ns / 1e9)
 
     def _compare(
         self, batch: Sequence[ScannedFile], report: ScanReport, present: Bitmap, *, first: bool

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import structlog
 
 from kropot.errors import KropotError
-from kropot.gateway.access import RefusedError, answer, failure, in_pool
+from kropot.gateway.access import RefusedError, answer, failure, in_pool, refusal
 from kropot.gateway.catalogue import UnsettledError
 from kropot.gateway.entries import element_of, mark_of
 from kropot.gateway.guard import ABORT
@@ -42,8 +42,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-STREAMS: Final = 64
-"""How many large contents are sent at once. Each holds a few chunks in memory; further requests wait."""
+STREAMS: Final = 32
+"""How many large contents are sent at once for each token. Each holds a few chunks in memory; further requests wait.
+
+The readers of one token, however slow, never make those of another wait.
+"""
 
 _INLINE = 64 * 1024
 _MOST_RECENT = 16_384
@@ -55,8 +58,9 @@ _CACHE_CONTROL = b"max-age=0, must-revalidate, private"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """What to send: the open file, the bytes of it, and the headers."""
+    """What to send: the number of the token, the open file, the bytes of it, and the headers."""
 
+    token: int
     descriptor: int
     looks: Seen
     span: Span
@@ -112,12 +116,14 @@ class Contents:
         self._access = access
         self._recent = recent
         self._pool = pool
-        self._streams = asyncio.Semaphore(STREAMS)
+        self._streams: dict[int, asyncio.Semaphore] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, element: str) -> None:
         """Answer one request for the content of an element."""
         if scope["method"] not in {"GET", "HEAD"}:
-            await failure("Method not allowed", 405, {"allow": "GET, HEAD"})(scope, receive, send)
+            await failure("Method not allowed", 405, {"allow": "GET, HEAD", "connection": "close"})(
+                scope, receive, send
+            )
             return
         try:
             part = await self._prepare(scope, element)
@@ -128,7 +134,7 @@ class Contents:
             if part.span.stop - part.span.start <= _INLINE or scope["method"] == "HEAD":
                 await self._send(scope, receive, send, part)
             else:
-                async with self._streams:
+                async with self._streams.setdefault(part.token, asyncio.Semaphore(STREAMS)):
                     await self._send(scope, receive, send, part)
         finally:
             os.close(part.descriptor)
@@ -140,6 +146,7 @@ class Contents:
         for attempt in range(_TRIES):
             descriptor, looks = await self._open(row.path)
             try:
+                self._catalogue.check_settled(looks)
                 if row.identity != looks.identity:
                     row = await in_pool(self._pool, self._catalogue.renewed, row, looks)
                     self._recent.put(token.scope, bytes.fromhex(element)[:16], row)
@@ -188,7 +195,7 @@ class Contents:
         size = looks.size
         if token.kit is not None:
             size = sealed_size(size)
-            iv = self._sealings.iv(token, element, row.nonce)
+            iv = self._sealings.iv(token, element, row.nonce, looks.identity)
             key = self._sealings.ready_key(token, iv) or await in_pool(self._pool, self._sealings.key, token, iv)
         span = None
         if scope["method"] == "GET" and b"range" in asked:
@@ -222,7 +229,16 @@ class Contents:
             status = 206
             headers.append((b"content-range", b"bytes %d-%d/%d" % (span.start, span.stop - 1, size)))
         headers.append((b"content-length", b"%d" % (span.stop - span.start)))
-        return _Part(descriptor=descriptor, looks=looks, span=span, status=status, headers=headers, iv=iv, key=key)
+        return _Part(
+            token=token.number,
+            descriptor=descriptor,
+            looks=looks,
+            span=span,
+            status=status,
+            headers=headers,
+            iv=iv,
+            key=key,
+        )
 
     def _chunks(self, part: _Part) -> Iterator[bytes]:
         """Yield the bytes to send, produced on demand."""
@@ -270,7 +286,7 @@ def _failed(error: KropotError | OSError) -> Response:
     """Return the answer to a request that failed before anything was sent."""
     match error:
         case RefusedError():
-            return failure(str(error), 403)
+            return refusal(str(error))
         case NotServedError():
             return answer({"status": "Not found", "http_code": 404, "object": None}, 404)
         case UnsettledError() | ChangedError():

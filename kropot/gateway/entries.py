@@ -39,9 +39,9 @@ class Sealings:
         self._forms: OrderedDict[tuple[int, bytes], str] = OrderedDict()
         self._lock = Lock()
 
-    def iv(self, token: Token, element: str, nonce: bytes) -> bytes:
-        """Return the IV of a content for a token."""
-        return content_iv(token.iv_key, self.source, token.id, element, nonce)
+    def iv(self, token: Token, element: str, nonce: bytes, identity: bytes) -> bytes:
+        """Return the IV of a content for a token. `identity` is that of the open file."""
+        return content_iv(token.iv_key, self.source, token.id, element, nonce, identity=identity)
 
     def etag(self, token: Token, element: str, nonce: bytes) -> str:
         """Return the entity tag of a content for a token."""

@@ -1,4 +1,8 @@
-"""Bounds on what a client can cost before it has shown a token: connections, header bytes and time."""
+"""Bounds on what a client can cost before it has shown a token: connections, bytes and time.
+
+The application sees only whole requests, one at a time for each connection: a request that does not arrive in time or
+is too large is refused here, and then its connection closes.
+"""
 
 from __future__ import annotations
 
@@ -7,92 +11,156 @@ import socket
 import struct
 import sys
 import termios
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from kropot.gateway.access import failure_json
+from kropot.gateway.forwarded import (
+    FORWARDED_FOR,
+    FORWARDED_PROTO,
+    client_behind,
+    crowd_of,
+    is_trusted,
+    parse_address,
+    parse_networks,
+)
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterable
+
+    from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from kropot.gateway.forwarded import Networks
 
 ABORT: Final = "kropot.abort"
 """The ASGI extension with which an application cuts its connection off."""
 
-_LAST_WORDS_S = 5.0
+_LAST_WORDS_S = 2.0
+_BUSY = 503
+_RETRY_S = 2
 _NO_LINGER = struct.pack("ii", 1, 0)
-_END = b"content-length: 0\r\nconnection: close\r\n\r\n"
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + _END
-_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\n" + _END
-_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 2\r\n" + _END
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """What a client may cost. Times are in seconds.
 
-    At most `connections` are open at once. A request's head may take `head_bytes` and `head_s`. An idle connection
-    stays open for `idle_s`. The gateway reads at most `unread_bytes` of a body after it has answered. It cuts off a
-    client that takes nothing of an answer for `stall_s`.
+    At most `connections` are open at once, and `per_address` for each client (for IPv6: for each /64 network). Behind
+    a trusted proxy, `per_address` bounds the requests of a client that are answered at once. A request's head may take
+    `head_s`, `head_bytes` and `fields`; its body `body_s` and `body_bytes`, at most 65,536. An idle connection stays
+    open for `idle_s`. After a refusal the gateway reads `unread_bytes` more, so that the client can read the answer. It
+    cuts off a client that takes less than `stall_bytes` of an answer in `stall_s`.
     """
 
     connections: int = 1024
+    per_address: int = 64
+    head_s: float = 10.0
     head_bytes: int = 64 * 1024
-    head_s: float = 30.0
+    fields: int = 128
+    body_s: float = 30.0
+    body_bytes: int = 64 * 1024
     idle_s: float = 60.0
     unread_bytes: int = 1 << 20
     stall_s: float = 120.0
+    stall_bytes: int = 32 * 1024
+
+
+class _StopParsingError(Exception):
+    """Ends the parsing of what has arrived. uvicorn then calls `send_400_response`."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """One connection, with bounds that uvicorn does not have."""
 
     bounds: ClassVar[Bounds] = Bounds()
+    proxies: ClassVar[Networks] = ()
+    crowd: ClassVar[Counter[str]] = Counter()
+    """How many places each client takes: connections, or requests behind a trusted proxy."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Create a connection as uvicorn does."""
         super().__init__(*args, **kwargs)
         self._is_lost = False
-        self._in_head = True
+        self._is_deaf = False  # nothing more is parsed on this connection
+        self._is_in_body = False
+        self._is_proxied = False
+        self._places: list[str] = []
+        self._unfinished = 0
         self._head_bytes = 0
+        self._body_bytes = 0
         self._unread = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._refusal: tuple[int, str] | None = None
+        self._complete: ASGI3Application | None = None
+        self._deadline: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._unsent = 0
+
+    # --- the connection -----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         """Accept the connection unless there are too many; start the timer for its first head."""
         super().connection_made(transport)
-        if len(self.connections) > self.bounds.connections:
-            self._refuse(_BUSY)
-        else:
-            self._arm()
+        peer = parse_address(self.client[0]) if self.client is not None else None
+        self._is_proxied = is_trusted(peer, self.proxies)
+        has_place = self._is_proxied or self._take_place(crowd_of(peer))
+        if has_place and len(self.connections) <= self.bounds.connections:
+            self._arm(self.bounds.head_s)
+            return
+        # Close at once: a connection that lingers would take what the bound protects.
+        self.transport.write(_answer(_BUSY, "Too many connections are open: try again later"))
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timers."""
+        """Stop the timers and give up all places."""
         self._is_lost = True
         self._disarm()
         self._flowing()
+        while self._places:
+            self._leave_place()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Process incoming bytes; refuse the request if its head exceeds the bounds."""
+        """Process incoming bytes; refuse the request if it exceeds the bounds."""
         if self.transport.is_closing():
             return
-        if self._in_head:
-            self._head_bytes += len(data)
+        if self._is_deaf:
+            self._unread += len(data)
+            if self._unread > self.bounds.unread_bytes:
+                self._cut()
+            return
+        if not self._is_in_body:
+            self._unfinished += len(data)
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
-            if self._head_bytes > self.bounds.head_bytes:
-                self._refuse(_TOO_LARGE)
-            elif self._head_timer is None:
-                self._arm()
+        if not self._is_waiting_for_more:
+            return
+        if not self._is_in_body and self._unfinished > self.bounds.head_bytes:
+            self._refuse(431, "The head of the request is too large")
+        elif self._deadline is None:
+            self._arm(self.bounds.body_s if self._is_in_body else self.bounds.head_s)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what uvicorn's parser gave up, for the reason that stopped it."""
+        if self._is_answering:
+            # One request at a time: the answer is finished, and what came behind the request is not read.
+            self._is_deaf = True
+            self.cycle.keep_alive = False
+            return
+        self._refuse(*(self._refusal or (400, msg)))
+
+    # --- the parser's calls -------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """Begin a head. Bytes of it that arrived in the same packet are counted header by header."""
-        self._in_head = True
+        """Begin a head, unless another request is being answered."""
+        if self._is_answering:
+            raise _StopParsingError
         self._head_bytes = 0
-        self._unread = 0
+        self._body_bytes = 0
         super().on_message_begin()
         # Lets the application cut off an unfinished answer, so that no client mistakes it for complete.
         self.scope["extensions"] = {ABORT: {"abort": self._cut}}
@@ -105,46 +173,98 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Process a header."""
         self._count(len(name) + len(value))
+        if self._is_in_body:
+            # A trailer. Nothing here needs one, and it must not pass for a header.
+            return
         super().on_header(name, value)
+        if len(self.headers) > self.bounds.fields:
+            self._stop(431, "The head of the request has too many fields")
 
     def on_headers_complete(self) -> None:
-        """Stop the head's timer."""
-        self._in_head = False
+        """Find out who asks; stop the head's timer."""
+        self._is_in_body = True
         self._disarm()
+        if self._is_proxied:
+            self._look_behind_the_proxy()
         super().on_headers_complete()
+        if self.expect_100_continue and not self._is_deaf:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.cycle.waiting_for_100_continue = False
 
     def on_body(self, body: bytes) -> None:
-        """Process a piece of a body. Cut the connection if the body goes on too long after its answer."""
-        self._unread += len(body)
-        if self.cycle.response_complete and self._unread > self.bounds.unread_bytes:
-            self._cut()
-            return
+        """Process a piece of a body."""
+        self._body_bytes += len(body)
+        if self._body_bytes > self.bounds.body_bytes:
+            self._stop(413, f"The request body is too large: send at most {self.bounds.body_bytes} bytes")
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Start the application: the whole request has arrived."""
+        super().on_message_complete()
+        self._is_in_body = False
+        self._unfinished = 0
+        self._disarm()
+        if self._complete is not None:
+            super()._start_asgi_task(self.cycle, self._complete)
+
+    # --- answering ----------------------------------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Keep the application until the whole request has arrived. `cycle` is the current one."""
+        del cycle
+        self._complete = app
+
+    def on_response_complete(self) -> None:
+        """Give up the place of a request behind a proxy."""
+        self._complete = None
+        if self._is_proxied and self._places:
+            self._leave_place()
+        super().on_response_complete()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size() and self._stall_timer is None:
+            self._watch()
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a whole request has arrived and its answer is not complete."""
+        return self._complete is not None and not self._is_in_body
+
+    @property
+    def _is_waiting_for_more(self) -> bool:
+        """Whether the connection still waits for a request, or for the rest of one."""
+        return not (self._is_deaf or self._is_answering or self.transport.is_closing())
 
     def pause_writing(self) -> None:
         """Start to watch a client that reads more slowly than the gateway sends."""
         super().pause_writing()
-        self._unsent = self._waiting()
-        self._stall_timer = self.loop.call_later(self.bounds.stall_s, self._look_again)
+        if self._stall_timer is None:
+            self._watch()
 
     def resume_writing(self) -> None:
-        """Stop watching: the client has caught up."""
-        self._flowing()
+        """Stop watching: the client has caught up. The end of a last answer is watched until the client has it."""
+        if not self.transport.is_closing():
+            self._flowing()
         super().resume_writing()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, even if the client has not taken all of the last answer."""
+        """Close an idle connection, even if the client has not taken the end of the last answer."""
+        if self._stall_timer is not None:
+            # It is not idle: it still reads, and is watched.
+            self.timeout_keep_alive_task = self.loop.call_later(self.bounds.idle_s, self.timeout_keep_alive_handler)
+            return
         if self.transport.get_write_buffer_size():
             self._cut()
         super().timeout_keep_alive_handler()
 
     def _look_again(self) -> None:
-        """Cut off a client that took nothing since the last look. A slow client gets more time."""
-        unsent = self._waiting()
-        if unsent >= self._unsent:
+        """Cut off a client that took almost nothing since the last look. A slow client gets more time."""
+        if self._waiting() > self._unsent - self.bounds.stall_bytes:
             self._cut()
-            return
-        self._unsent = unsent
+        else:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Look after a while whether the client takes what is sent."""
+        self._unsent = self._waiting()
         self._stall_timer = self.loop.call_later(self.bounds.stall_s, self._look_again)
 
     def _waiting(self) -> int:
@@ -156,6 +276,68 @@ class GuardedProtocol(HttpToolsProtocol):
             return waiting
         return waiting + int.from_bytes(answer, sys.byteorder)
 
+    def _flowing(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    # --- bounds -------------------------------------------------------------------------------------------------------
+
+    def _look_behind_the_proxy(self) -> None:
+        """Put the client in the place of the trusted proxy, and take a place for its request."""
+        hops = [value for name, value in self.headers if name == FORWARDED_FOR]
+        peer = parse_address(self.client[0]) if self.client is not None else None
+        client = client_behind(peer, hops, self.proxies)
+        self.scope["client"] = None if client is None else (str(client), 0)
+        schemes = [value for name, value in self.headers if name == FORWARDED_PROTO]
+        if schemes and schemes[-1] in {b"http", b"https"}:
+            self.scope["scheme"] = "https" if schemes[-1] == b"https" else "http"
+        if not self._take_place(crowd_of(client)):
+            self._stop(_BUSY, "Too many requests of this client are being answered: try again later")
+
+    def _take_place(self, name: str) -> bool:
+        """Take a place for a client. False if it has as many as it may have."""
+        if self.crowd[name] >= self.bounds.per_address:
+            return False
+        self.crowd[name] += 1
+        self._places.append(name)
+        return True
+
+    def _leave_place(self) -> None:
+        name = self._places.pop()
+        self.crowd[name] -= 1
+        if not self.crowd[name]:
+            del self.crowd[name]
+
+    def _count(self, size: int) -> None:
+        """Count bytes of a head that the parser has read. `data_received` counts those it has not."""
+        self._head_bytes += size
+        if self._head_bytes > self.bounds.head_bytes:
+            self._stop(431, "The head of the request is too large")
+
+    def _stop(self, status: int, sentence: str) -> None:
+        """Refuse the request from within the parser. Raises: _StopParsingError."""
+        self._refusal = (status, sentence)
+        raise _StopParsingError
+
+    def _arm(self, after_s: float) -> None:
+        self._deadline = self.loop.call_later(after_s, self._refuse, 408, "The request did not arrive in time")
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        """Answer and close. Listen for a moment longer, because a reset could overtake the answer."""
+        self._disarm()
+        if self.transport.is_closing():
+            return
+        self._is_deaf = True
+        self.transport.write(_answer(status, sentence))
+        self.transport.write_eof()
+        self._deadline = self.loop.call_later(_LAST_WORDS_S, self._cut)
+
     def _cut(self) -> None:
         """Reset the connection, so that neither side waits for data in flight."""
         if self._is_lost:
@@ -164,34 +346,16 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self.transport.abort()
 
-    def _flowing(self) -> None:
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
 
-    def _count(self, size: int) -> None:
-        """Count bytes of a head. Raises: ValueError if there are too many; the parser then answers 400."""
-        self._head_bytes += size
-        # Twice the bound, because data_received also counts bytes that arrive in several packets.
-        if self._head_bytes > 2 * self.bounds.head_bytes:
-            raise ValueError("the head is too large")
-
-    def _arm(self) -> None:
-        self._head_timer = self.loop.call_later(self.bounds.head_s, self._refuse, _TIMED_OUT)
-
-    def _disarm(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _refuse(self, answer: bytes) -> None:
-        self._disarm()
-        if not self.transport.is_closing():
-            self.transport.write(answer)
-            self.transport.close()
-            self.loop.call_later(_LAST_WORDS_S, self._cut)
+def guarded(bounds: Bounds, proxies: Iterable[str] = ()) -> type[GuardedProtocol]:
+    """Return the protocol with these bounds. It believes what the proxies at these addresses say about clients."""
+    fields = {"bounds": bounds, "proxies": parse_networks(proxies), "crowd": Counter()}
+    return type("BoundedProtocol", (GuardedProtocol,), fields)
 
 
-def guarded(bounds: Bounds) -> type[GuardedProtocol]:
-    """Return the protocol with these bounds."""
-    return type("BoundedProtocol", (GuardedProtocol,), {"bounds": bounds})
+def _answer(status: int, sentence: str) -> bytes:
+    """Return a whole answer, after which the connection closes, in the shape of the application's failures."""
+    body = failure_json(sentence, status)
+    retry = b"retry-after: %d\r\n" % _RETRY_S if status == _BUSY else b""
+    head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    return STATUS_LINE[status] + retry + head + body

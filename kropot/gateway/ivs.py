@@ -1,6 +1,6 @@
 """Initialization vectors and entity tags, derived from a token's 32 random bytes K_iv (docs/gateway.md).
 
-Each is HMAC-SHA-256(K_iv, purpose, source, token, element, v), cut to 16 bytes. Every part is preceded by its length.
+Each is HMAC-SHA-256(K_iv, purpose, source, token, element, ...), cut to 16 bytes. Every part is preceded by its length.
 All functions are pure.
 """
 
@@ -16,9 +16,13 @@ _KEPT = 16
 _LENGTH_BYTES = 8
 
 
-def content_iv(iv_key: bytes, source: bytes, token: str, element: str, nonce: bytes) -> bytes:
-    """Return the IV (16 bytes) of a content. `nonce` MUST change whenever the content may have changed."""
-    return labelled(iv_key, b"content", source, token.encode(), element.encode(), nonce)[:_KEPT]
+def content_iv(iv_key: bytes, source: bytes, token: str, element: str, nonce: bytes, *, identity: bytes) -> bytes:
+    """Return the IV (16 bytes) of a content.
+
+    `nonce` MUST change whenever the content may have changed. `identity` is the `Seen.identity` of the open file. It
+    comes from the file system, so whoever can write the database, and puts an old nonce back, gets no IV twice.
+    """
+    return labelled(iv_key, b"content", source, token.encode(), element.encode(), nonce, identity)[:_KEPT]
 
 
 def form_iv(iv_key: bytes, source: bytes, token: str, element: str, form: bytes) -> bytes:

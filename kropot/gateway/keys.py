@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from kropot.durable.dirfd import open_named
 from kropot.durable.newfile import settle, write_new
 from kropot.errors import UsageError, WrongKeyError
 from kropot.gateway.ivs import labelled
@@ -80,9 +81,8 @@ def read_key(path: Path) -> bytes:
         UsageError: the file does not hold such a key, or other users can read it.
         OSError: the file cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if os.fstat(descriptor).st_mode & 0o077:
+    with open_named(path) as file:
+        if os.fstat(file.fileno()).st_mode & 0o077:
             raise UsageError(f"other users can read the master key {path}: run `chmod 600` on it")
         text = file.read(_LONGEST_FILE)
     settle(path)

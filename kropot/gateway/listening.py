@@ -1,10 +1,11 @@
-"""The gateway's HTTP server and its listening socket."""
+"""The gateway's HTTP server, its listening socket, and the open files that its connections need."""
 
 from __future__ import annotations
 
+import resource
 import socket
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
@@ -12,6 +13,10 @@ from kropot.errors import KropotError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_A_CONNECTION: Final = 2
+_THE_REST: Final = 256
 
 
 class QuietServer(uvicorn.Server):
@@ -36,6 +41,20 @@ def listen(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or str(error)
         sentence = f"cannot listen on {host}, port {port} ({reason}): choose another address with --host and --port"
         raise KropotError(sentence) from error
+
+
+def allow_descriptors(connections: int) -> None:
+    """Raise this process's limit of open files for so many connections, each with a file, as far as it may.
+
+    Otherwise clients who only hold connections open could leave no descriptor for the files of the others.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _A_CONNECTION * connections + _THE_REST
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def address_of(listening: socket.socket) -> str:

@@ -24,6 +24,7 @@ from kropot.gateway.guard import Bounds, guarded
 from kropot.gateway.keys import MasterKey
 from kropot.gateway.kits import keep_kit, refuse_inside
 from kropot.gateway.listening import QuietServer, address_of, listen
+from kropot.gateway.revocations import Revocations
 from kropot.gateway.serving import Blocks
 from kropot.gateway.sources import FolderSource
 from kropot.gateway.state import open_state, sqlite_file
@@ -46,11 +47,13 @@ _STOPPING_S: Final = 5
 class GatewayOptions:
     """How a gateway runs. Times are in seconds, sizes in bytes.
 
-    `kits` is the folder for the kits of keys that were requested over HTTP. `trusted_proxies` are the addresses whose
+    `kits` is the folder for the kits of keys that were requested over HTTP, `revocations` that of revoked tokens (see
+    `Revocations`). `trusted_proxies` are the addresses whose
     X-Forwarded-For header is trusted. `moved` says that the folder of this database has a new path.
     """
 
     kits: Path
+    revocations: Path
     base_url: str | None = None
     scan_every_s: float = 30.0
     settle_s: float = SETTLE_NS / 1e9
@@ -77,7 +80,7 @@ class Service:
 
         Raises:
             UsageError: the folder cannot be served, or the database or the kits are inside it.
-            StateError, WrongKeyError: see `open_state` and `TokenBook`.
+            StateError, WrongKeyError, RevocationsError: see `open_state`, `TokenBook` and its `agree_on_revocations`.
         """
         root = Path(os.path.realpath(source))
         self.tree = FolderSource(os.fsencode(root))
@@ -85,8 +88,13 @@ class Service:
         self.state = open_state(state_url, create=True, entropy=entropy)
         try:
             self.book = TokenBook(
-                self.state, MasterKey(master_key), clock_s=lambda: clock_ns() // 1_000_000_000, entropy=entropy
+                self.state,
+                MasterKey(master_key),
+                clock_s=lambda: clock_ns() // 1_000_000_000,
+                entropy=entropy,
+                revocations=Revocations(options.revocations),
             )
+            self.book.agree_on_revocations()
             self.source = self.state.source()
             _claim(self.state, self.source.root, self.tree.root, moved=options.moved)
         except BaseException:
@@ -172,6 +180,7 @@ class Service:
         while not stop.wait(wait_s):
             began = time.monotonic()
             try:
+                self.book.agree_on_revocations()
                 self.scan(stop)
             except Exception as error:  # noqa: BLE001 - scanning must go on after a scan that fails
                 # No traceback: a log must not contain names of files.
@@ -185,15 +194,14 @@ class Service:
         config = uvicorn.Config(
             self.app,
             loop="uvloop",
-            http=guarded(self.options.bounds),
+            http=guarded(self.options.bounds, self.options.trusted_proxies),
             ws="none",
             lifespan="off",
             log_config=None,
             log_level="critical",
             access_log=False,
             server_header=False,
-            proxy_headers=bool(self.options.trusted_proxies),
-            forwarded_allow_ips=list(self.options.trusted_proxies),
+            proxy_headers=False,
             timeout_keep_alive=round(self.options.bounds.idle_s),
             timeout_graceful_shutdown=_STOPPING_S,
             backlog=1024,
@@ -219,6 +227,7 @@ class GatewayServer:
         host: str = "127.0.0.1",
         port: int = 0,
         kits: Path | None = None,
+        revocations: Path | None = None,
         settle_s: float = SETTLE_NS / 1e9,
         clock_ns: Callable[[], int] = time.time_ns,
         entropy: Callable[[int], bytes] = os.urandom,
@@ -231,9 +240,11 @@ class GatewayServer:
         self._address = (host, port)
         self._clock_ns = clock_ns
         self._entropy = entropy
-        near = sqlite_file(state_url)
-        kits = kits or (near.parent if near is not None else Path.cwd()) / "kits"
-        self._options = GatewayOptions(kits=kits, settle_s=settle_s, **options)
+        file = sqlite_file(state_url)
+        near = file.parent if file is not None else Path.cwd()
+        self._options = GatewayOptions(
+            kits=kits or near / "kits", revocations=revocations or near / "revoked", settle_s=settle_s, **options
+        )
         self._open = ExitStack()
         self._stop = threading.Event()
         self.url = ""

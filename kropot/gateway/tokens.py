@@ -12,10 +12,13 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from kropot.errors import KropotError, UsageError, WrongKeyError
 from kropot.gateway.ivs import IV_KEY_BYTES
+from kropot.gateway.revocations import Revocations, RevocationsError
+from kropot.gateway.state import TokenExistsError
 from kropot.gateway.tokenspec import (
-    ADMIN_ROLE,
     CIPHER,
     DIGEST,
     KEY,
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
     from kropot.gateway.keys import MasterKey
     from kropot.gateway.state import State, TokenRow
+
+log = structlog.get_logger()
 
 ROUNDS_OF_MADE_KEYS: Final = 4
 """PBKDF2 rounds for a key of 256 random bits. Nobody can guess such a key, so more rounds would only cost time."""
@@ -81,18 +86,19 @@ class Token:
         return None
 
     def may(self, role: str) -> bool:
-        """Whether the token has this role. An administrator has every role."""
-        return role in self.roles or ADMIN_ROLE in self.roles
+        """Whether the token has this role. No role includes another: an administrator only makes tokens."""
+        return role in self.roles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
     """A new token. If the gateway made its key, also the kit and the path of its file.
 
-    The kit is the request's JSON with the key in it.
+    The kit is the request's JSON with the key in it. `warning` says what is weak about a passphrase that was given.
     """
 
     token: Token
+    warning: str | None
     kit: dict[str, Any] | None = field(repr=False)
     kit_path: Path | None
 
@@ -108,8 +114,9 @@ class TokenBook:
         clock_s: Callable[[], int] = lambda: int(time.time()),
         monotonic: Callable[[], float] = time.monotonic,
         entropy: Callable[[int], bytes] = os.urandom,
+        revocations: Revocations | None = None,
     ) -> None:
-        """Use the tokens in `state`.
+        """Use the tokens in `state`. A token that is in `revocations` is revoked, whatever the database says.
 
         Raises:
             WrongKeyError: the database was made with another master key.
@@ -119,6 +126,7 @@ class TokenBook:
         self._clock_s = clock_s
         self._monotonic = monotonic
         self._entropy = entropy
+        self._revocations = revocations or Revocations(None)
         self._remembered: dict[bytes, tuple[float, Token]] = {}
         check = state.key_check()
         if check is None:
@@ -142,13 +150,15 @@ class TokenBook:
 
         Raises:
             SpecError: the request is not valid.
-            TokenExistsError: a token with this id exists already.
+            TokenExistsError: a token with this id exists already, or one existed and was revoked.
             OSError: the kit could not be written, so no token was created.
         """
         now_s = self._clock_s()
         spec = parse_spec(value, now_s=now_s, rounds_of_made_keys=ROUNDS_OF_MADE_KEYS)
         token_id = spec.id or str(uuid.UUID(bytes=self._entropy(16), version=4)).upper()
         lookup = self._master.lookup(token_id)
+        if self._revocations.has(lookup):
+            raise TokenExistsError("a token with this id was revoked: choose another id, or none")
         record = self._record(spec, token_id, lookup)
         sealed = self._master.seal(json.dumps(record).encode(), bound_to=lookup, entropy=self._entropy)
         kit = kit_of(record) if spec.sealing is not None and spec.sealing.passphrase is None else None
@@ -159,7 +169,12 @@ class TokenBook:
             if path is not None:
                 path.unlink(missing_ok=True)
             raise
-        return Created(token=_as_token(record, number=number, revoked_s=None), kit=kit, kit_path=path)
+        return Created(
+            token=_as_token(record, number=number, revoked_s=None),
+            warning=None if spec.sealing is None else spec.sealing.warning,
+            kit=kit,
+            kit_path=path,
+        )
 
     def find(self, presented: str) -> Token | None:
         """Return the token with this id, even if it is expired or revoked, or None if there is none."""
@@ -197,6 +212,7 @@ class TokenBook:
 
         Raises:
             UsageError: there is no such token.
+            RevocationsError: it is revoked, but only in the database.
         """
         found = self.load(which)
         if found is None and which.isascii() and which.isdigit():
@@ -205,7 +221,32 @@ class TokenBook:
             raise UsageError("no token has this id or number: find its number with `kropotcli gateway token list`")
         self._state.revoke(found.number, self._clock_s())
         self._remembered.clear()
+        self._revocations.keep(self._master.lookup(found.id))
         return found
+
+    def agree_on_revocations(self) -> None:
+        """Copy to the folder which tokens the database has revoked, and the other way round.
+
+        Another user may have revoked a token, with a folder of his own, or the database may be an older copy.
+
+        Raises:
+            RevocationsError: the folder cannot be read. If it cannot be written, that is only logged.
+        """
+        again = 0
+        for row in self._state.tokens():
+            if row.revoked_s is not None:
+                try:
+                    self._revocations.keep(row.lookup)
+                except RevocationsError as error:
+                    log.warning("revocations_not_kept", reason=str(error))
+                    break
+            elif self._revocations.has(row.lookup):
+                self._state.revoke(row.number, self._clock_s())
+                again += 1
+        if again:
+            log.warning(
+                "tokens_revoked_again", count=again, hint="the database is an older copy, or somebody changed it"
+            )
 
     def _lookup(self, presented: str) -> bytes | None:
         """Return the keyed hash of a presented text, or None if the text cannot be a token."""
@@ -215,7 +256,10 @@ class TokenBook:
 
     def _open(self, row: TokenRow) -> Token:
         record = json.loads(self._master.open(row.sealed, bound_to=row.lookup))
-        return _as_token(record, number=row.number, revoked_s=row.revoked_s)
+        revoked_s = row.revoked_s
+        if revoked_s is None and self._revocations.has(row.lookup):
+            revoked_s = row.created_s
+        return _as_token(record, number=row.number, revoked_s=revoked_s)
 
     def _record(self, spec: TokenSpec, token_id: str, lookup: bytes) -> dict[str, Any]:
         """Return the record of a token that the database keeps sealed."""

@@ -22,6 +22,17 @@ EXTRA: Final = "This form should not contain extra fields."
 ALL_OR_NOTHING: Final = "secure_copy_options_incomplete_fill_all_or_nothing"
 NOT_UUID: Final = "id_expects_to_be_uuidv4_format"
 
+MIN_PASSPHRASE: Final = 12
+"""The shortest passphrase of a new token, in characters. Someone with one copy can try guesses without being seen."""
+
+MIN_ROUNDS: Final = 1000
+"""Fewer rounds for a passphrase that a person chose draw a warning."""
+
+TOO_SHORT: Final = (
+    f"this has fewer than {MIN_PASSPHRASE} characters, so it can be guessed: leave it out and the gateway makes a key, "
+    "or choose a longer one"
+)
+
 KEY, SALT = "secureCopyEncryptionKey", "secureCopyDigestSalt"
 CIPHER, DIGEST, ROUNDS = "secureCopyEncryptionMethod", "secureCopyDigestMethod", "secureCopyDigestRounds"
 CRYPTO_FIELDS: Final = (KEY, CIPHER, DIGEST, ROUNDS, SALT)
@@ -32,6 +43,7 @@ _TAG = re.compile(r"[A-Za-z0-9._-]{3,32}")
 _TOP = frozenset({"id", "roles", "expires", "data"})
 _LISTS = ("tags", "allowedMimeTypes", "allowedIpAddresses", "allowedUserAgents")
 _DATA = frozenset({*_LISTS, "maxAllowedFileSize", *CRYPTO_FIELDS})
+_MADE_KEY = re.compile(r"[0-9a-f]{64}")
 _MOST = 256
 _LONGEST = 1024
 _MAX_SIZE = (1 << 63) - 1
@@ -55,6 +67,16 @@ class Sealing:
     salt: str | None = field(repr=False)
     digest: str
     rounds: int
+
+    @property
+    def warning(self) -> str | None:
+        """Say what is weak about the passphrase that was asked for, and what to do. None if nothing is."""
+        if self.passphrase is None or _MADE_KEY.fullmatch(self.passphrase) or self.rounds >= MIN_ROUNDS:
+            return None
+        return (
+            f"with {self.rounds:,} rounds, whoever has one copy can try out passphrases fast: leave out {KEY} and the "
+            f"gateway makes a key that nobody can guess, or ask for at least {MIN_ROUNDS:,} rounds in {ROUNDS}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +173,8 @@ def _sealing(data: dict[str, Any], wrong: dict[str, list[str]], rounds_of_made_k
     for name, is_fine in checks:
         if not is_fine:
             wrong[f"form.data.{name}"] = [NOT_VALID]
+    if f"form.data.{KEY}" not in wrong and passphrase is not None and len(trimmed(passphrase)) < MIN_PASSPHRASE:
+        wrong[f"form.data.{KEY}"] = [TOO_SHORT]
     if wrong or rounds is None:
         return None
     return Sealing(

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from kropot.errors import IntegrityError
 from kropot.proofs.make import CONSISTENCY, INCLUSION
+from kropot.wording import quoted
 from ledger.checkpoint import open_checkpoint
-from ledger.codec import decode_header, decode_payload, leaf_hash, payload_digest, stream_digest
+from ledger.codec import (
+    SOURCE_BYTES,
+    decode_header,
+    decode_payload,
+    leaf_hash,
+    payload_digest,
+    source_id_of,
+    stream_digest,
+)
 from ledger.errors import BadCheckpointError, MalformedEventError
-from ledger.events import ElementFact, StreamKey
+from ledger.events import NO_SOURCE, ElementFact, StreamKey
 from ledger.merkle import verify_consistency, verify_inclusion
 
 if TYPE_CHECKING:
@@ -57,8 +66,9 @@ def check_proof(document: bytes, key: VerifierKey) -> Proved:
         raise IntegrityError(f"the checkpoint in the proof cannot be trusted ({error.why}): {_ADVICE}") from None
     except MalformedEventError as error:
         raise IntegrityError(f"the event in the proof cannot be read ({error.why}): {_ADVICE}") from None
+    shown = quoted(kind) if isinstance(kind, str) else "none"
     raise IntegrityError(
-        f"this version does not know this kind of proof (format {kind!r}): install the version that made it"
+        f"this version does not know this kind of proof (format {shown}): install the version that made it"
     )
 
 
@@ -67,16 +77,21 @@ def _inclusion(proof: dict[str, Any], key: VerifierKey) -> Proved:
     stored = base64.b64decode(_text(proof, "header"), validate=True)
     payload = base64.b64decode(_text(proof, "payload"), validate=True)
     header = decode_header(stored)
-    name = StreamKey(source=_hex(proof, "source", 16), kind=_text(proof, "type"), id=_text(proof, "id"))
+    salt = _hex(proof, "salt", 32)
+    source = None if proof["source"] is None else _hex(proof, "source", SOURCE_BYTES)
+    name = StreamKey(source=source or NO_SOURCE, kind=_text(proof, "type"), id=_text(proof, "id"))
     if not verify_inclusion(leaf_hash(stored), header.seq - 1, checkpoint.size, _path(proof), checkpoint.root):
         raise IntegrityError(f"the event is not at position {header.seq} of the signed history: {_ADVICE}")
     if payload_digest(_hex(proof, "nonce", 16), payload) != header.payload_digest:
         raise IntegrityError(f"the payload is not the one that was signed: {_ADVICE}")
-    if stream_digest(_hex(proof, "salt", 32), name) != header.stream_digest:
+    if StreamKey.parse(name.stored) != name or stream_digest(salt, name) != header.stream_digest:
         raise IntegrityError(f"the event is about another element than the proof says: {_ADVICE}")
+    # The header commits to the salt, and the salt to the source's id.
+    if source not in (None, source_id_of(salt)):
+        raise IntegrityError(f"the proof names a source that nothing signed names: {_ADVICE}")
     fact = decode_payload(header.type, header.schema_version, header.flags, payload)
     if not isinstance(fact, ElementFact) or not hasattr(fact, "element"):
-        raise IntegrityError(f"the event ({header.type}) says nothing about an element: {_ADVICE}")
+        raise IntegrityError(f"the event ({quoted(header.type)}) says nothing about an element: {_ADVICE}")
     element = fact.element
     copy = element.copy
     facts = {
@@ -86,7 +101,7 @@ def _inclusion(proof: dict[str, Any], key: VerifierKey) -> Proved:
         "size": checkpoint.size,
         "position": header.seq,
         "recorded_us": header.recorded_us,
-        "source": name.source.hex(),
+        "source": None if source is None else source.hex(),
         "type": name.kind,
         "id": name.id,
         "event": header.type,
@@ -109,7 +124,9 @@ def _consistency(proof: dict[str, Any], key: VerifierKey) -> Proved:
 def check_growth(old: Checkpoint, new: Checkpoint, path: tuple[bytes, ...], key: VerifierKey) -> Proved:
     """Return what a consistency proof proves. Raises: IntegrityError if it proves nothing."""
     if old.origin != new.origin:
-        raise IntegrityError(f"the checkpoints belong to different ledgers: {old.origin} and {new.origin}")
+        raise IntegrityError(
+            f"the checkpoints belong to different ledgers: {quoted(old.origin)} and {quoted(new.origin)}"
+        )
     if not verify_consistency(old.size, new.size, old.root, new.root, path):
         raise IntegrityError(
             f"the proof does not show that the history of {new.size} events begins with that of {old.size} events: "
@@ -124,9 +141,9 @@ def check_growth(old: Checkpoint, new: Checkpoint, path: tuple[bytes, ...], key:
         "appended": new.size - old.size,
     }
     sentence = (
-        f"The ledger {old.origin} had {old.size} events when the first checkpoint was signed and {new.size} when the "
-        f"second was signed: {new.size - old.size} were appended. None of the first {old.size} events was changed or "
-        f"removed, and none was inserted among them."
+        f"The ledger {quoted(old.origin)} had {old.size} events when the first checkpoint was signed and {new.size} "
+        f"when the second was signed: {new.size - old.size} were appended. None of the first {old.size} events was "
+        "changed or removed, and none was inserted among them."
     )
     return Proved(facts=facts, sentences=(sentence,))
 
@@ -138,15 +155,18 @@ def _sentences(facts: dict[str, Any]) -> list[str]:
     from kropot.replay.until import instant
 
     revision, recorded = facts["revision"], instant(facts["recorded_us"])
-    lines = [f"Element {facts['id']} of source {facts['source']} was recorded as {facts['state']} at {recorded}."]
+    of_source = "" if facts["source"] is None else f" of source {facts['source']}"
+    lines = [f"Element {quoted(facts['id'])}{of_source} was recorded as {facts['state']} at {recorded}."]
     lines.append(f"This was its revision {revision}, with the server's date {facts['date']}.")
     if facts["sha256"] is not None:
         of = f"revision {facts['copy_revision']}"
         lines.append(f"Its copy (of {of}) has the SHA-256 {facts['sha256']} and {facts['bytes']} bytes.")
     lines.append(
-        f"This is at position {facts['position']} of the ledger {facts['ledger']}. The key {facts['signer']} signed "
-        f"the first {facts['size']} events of that ledger."
+        f"This is at position {facts['position']} of the ledger {quoted(facts['ledger'])}. The key "
+        f"{quoted(facts['signer'])} signed the first {facts['size']} events of that ledger."
     )
+    if facts["source"] is None:
+        lines.append("The proof does not say to which source of that ledger the element belongs.")
     lines.append("The ledger's own clock gave the time. The signature proves the order of events, not their time.")
     return lines
 

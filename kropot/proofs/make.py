@@ -6,6 +6,8 @@ import base64
 from typing import TYPE_CHECKING, Any
 
 from kropot.errors import IntegrityError, UsageError
+from kropot.wording import quoted
+from ledger.codec import source_id_of
 from ledger.events import ElementFact, ErasedFact
 from ledger.merkle import consistency_path, inclusion_path, verify_consistency, verify_inclusion
 
@@ -48,13 +50,17 @@ def prove_event(
     if not verify_inclusion(event.leaf, event.seq - 1, checkpoint.size, path, checkpoint.root):
         raise IntegrityError(f"the event at position {event.seq} is not in the signed tree: {_HINT}")
     if event.payload is None or event.nonce is None:
-        raise UsageError(f"the element {key.id} was erased, so nothing about it can be proved: choose another element")
+        raise UsageError(
+            f"the element {quoted(key.id)} was erased, so nothing about it can be proved: choose another element"
+        )
+    salt = ledger.sources()[key.source].source.salt
     return {
         "format": INCLUSION,
-        "source": key.source.hex(),
+        # The random id of a source from an early version is bound to nothing signed, so no proof can name it.
+        "source": key.source.hex() if key.source == source_id_of(salt) else None,
         "type": key.kind,
         "id": key.id,
-        "salt": ledger.sources()[key.source].source.salt.hex(),
+        "salt": salt.hex(),
         "header": _encode(event.header),
         "nonce": event.nonce.hex(),
         "payload": _encode(event.payload),
@@ -105,7 +111,7 @@ def _state_at(ledger: Ledger, key: StreamKey, until: int) -> Event:
         if isinstance(record.fact, ElementFact | ErasedFact):
             found = record
     if found is None:
-        raise UsageError(f"the element {key.id} was not known at position {until}: choose a later moment")
+        raise UsageError(f"the element {quoted(key.id)} was not known at position {until}: choose a later moment")
     return found
 
 

@@ -1,1 +1,1 @@
-"""Answers questions about a replica with plain values, and renders them as JSON in one place (`render`)."""
+"""Answers questions about a replica with plain values. `render` turns them into JSON."""

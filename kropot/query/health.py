@@ -1,4 +1,4 @@
-"""How the replica is: `gather` reads the facts from the ledger, `health` decides purely which of them are alarms."""
+"""The health of a replica. `gather` reads the facts from the ledger. `health` decides which alarms to raise; pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from kropot.collect.decide.sources import TOO_MANY, is_cut_short
+from kropot.wording import SECOND_US, number
+from ledger.errors import DamagedRowError
 from ledger.events import SOURCE_KIND, StreamKey
 
 if TYPE_CHECKING:
@@ -17,15 +19,13 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
     from ledger.replica import Entry, Event
 
-SECOND_US: Final = 1_000_000
-
 _WHOLE_START: Final = bytes(32)
 _WHOLE_END: Final = b"\xff" * 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When to worry: seconds without a good listing, seconds of failing fetches, seconds since contents were read."""
+    """When to raise an alarm, in seconds: since a good listing, of failing fetches, since contents were read."""
 
     listing_s: int = 900
     failing_s: int = 86_400
@@ -34,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailingElement:
-    """An element whose fetches fail: why, how often, since when, and when it is tried again."""
+    """An element whose fetches fail: why, how often, since when, and when the next try is."""
 
     key: StreamKey
     reason: str
@@ -45,13 +45,13 @@ class FailingElement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFacts:
-    """What is known about one source.
+    """The facts about one source.
 
-    `states` maps a state to (elements, bytes of their copies). `reasons` counts failing elements by reason, of which
-    `failing` holds those that failed longest, the longest first, and `failing_since_us` is when the longest began.
-    `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. `pending_since_us` is
-    when the longest waiting element began to wait.
-    `superseded` says that another source took over the same address: a new token was used.
+    `states` maps a state to (elements, bytes of their copies). `reasons` counts failing elements by reason. `failing`
+    holds those that have failed longest, the longest first, and the first of them began to fail at `failing_since_us`.
+    `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. The element that has
+    waited longest began to wait at `pending_since_us`. `superseded` means that a newer source has the same address,
+    because a new token is used.
     """
 
     id: bytes
@@ -72,7 +72,7 @@ class SourceFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What is known about the replica at `position`. `began_us` is when the ledger began, `audit` what was read."""
+    """The facts about the replica at `position`. The ledger began at `began_us`. `audit` says what was read when."""
 
     position: int
     recorded_us: int
@@ -83,7 +83,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """Something that a person should look at: a stable word, the source or None, a sentence, and since when."""
+    """A state that a person must answer: its stable name, the source or None, a message, and since when."""
 
     name: str
     source: bytes | None
@@ -92,17 +92,19 @@ class Alarm:
 
 
 def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
-    """Read what `health` judges; at most `shown` failing elements a source are kept, hence memory stays flat.
+    """Read the facts for `health`. Keep at most `shown` failing elements for each source, so that memory stays flat.
 
-    Only elements without a sound copy are read one by one; all other numbers are kept by the ledger as it goes.
+    This reads single elements only if they have no sound copy. The ledger keeps all other numbers up to date.
     """
     head = ledger.head()
     sources = {id_: entry.source for id_, entry in ledger.sources().items()}
     began = {id_: _recorded_us(ledger.history(StreamKey(source=id_, kind=SOURCE_KIND, id=""))) for id_ in sources}
-    troubles = {id_: _Troubles(shown=shown) for id_ in sources}
+    scans = {id_: _SourceScan(shown=shown) for id_ in sources}
     for entry in ledger.scan(states=("pending", "damaged", "lost")):
+        if entry.key.source not in scans:
+            raise DamagedRowError(f"the projection has elements of source {entry.key.source.hex()}, but not the source")
         if entry.element is not None:
-            troubles[entry.key.source].note(entry, entry.element)
+            scans[entry.key.source].add(entry, entry.element)
     states: dict[bytes, dict[str, tuple[int, int]]] = {id_: {} for id_ in sources}
     for tally in ledger.tallies():
         states[tally.source][tally.state] = (tally.elements, tally.bytes)
@@ -115,11 +117,11 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
                 id=id_,
                 source=source,
                 states=states[id_],
-                reasons=dict(troubles[id_].reasons.most_common()),
-                failing=tuple(troubles[id_].longest()),
-                failing_since_us=troubles[id_].first_failing_us,
-                beyond_help=troubles[id_].beyond_help,
-                pending_since_us=_waiting_since(ledger, troubles[id_]),
+                reasons=dict(scans[id_].reasons.most_common()),
+                failing=tuple(scans[id_].longest()),
+                failing_since_us=scans[id_].first_failing_us,
+                beyond_help=scans[id_].beyond_help,
+                pending_since_us=_waiting_since(ledger, scans[id_]),
                 superseded=_is_superseded(id_, sources, began),
             )
             for id_, source in sources.items()
@@ -129,25 +131,26 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
 
 
 def health(now_us: int, facts: Facts, limits: Limits) -> list[Alarm]:
-    """Return what a person should look at, none when the replica is healthy; the same facts give the same alarms."""
+    """Return the alarms, none if the replica is healthy. The same facts give the same alarms."""
     alarms = []
     if not facts.sources:
-        alarms.append(Alarm(name="never_collected", source=None, text="nothing was ever collected into this ledger"))
+        text = "nothing was collected into this ledger yet: run `kropotcli collect`"
+        alarms.append(Alarm(name="never_collected", source=None, text=text))
     for each in facts.sources:
         if not each.superseded:
             alarms.extend(_listing_alarms(now_us, each, limits))
-        alarms.extend(_believing_alarms(each))
+        alarms.extend(_doubtful_change_alarms(each))
         alarms.extend(_copy_alarms(now_us, each, limits))
     stale_us = audited_since_us(facts)
     has_copies = any(size for each in facts.sources for _, size in each.states.values())
     if has_copies and now_us - stale_us > limits.audit_s * SECOND_US:
-        text = "part of the stored contents was not read and compared for too long: run `kropotcli verify`"
+        text = "some stored contents were not read and compared for too long: run `kropotcli verify`"
         alarms.append(Alarm(name="audit_stale", source=None, text=text, since_us=stale_us))
     return alarms
 
 
 def audited_since_us(facts: Facts) -> int:
-    """Return the moment since which every stored content was read at least once; the ledger's begin if never all."""
+    """Return the time since which `verify` has read every content. Return the ledger's beginning if it never has."""
     reached = _WHOLE_START
     oldest = None
     for part in sorted(facts.audit, key=lambda each: (each.start, each.end)):
@@ -166,8 +169,8 @@ def audited_since_us(facts: Facts) -> int:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Troubles:
-    """What one pass over the elements without a sound copy finds out about a source, in flat memory."""
+class _SourceScan:
+    """The result of one pass over a source's elements without a sound copy, in flat memory."""
 
     shown: int
     reasons: Counter[str] = field(default_factory=Counter)
@@ -176,8 +179,8 @@ class _Troubles:
     first_failing_us: int | None = None
     _failing: list[tuple[int, int, FailingElement]] = field(default_factory=list)
 
-    def note(self, entry: Entry, element: Element) -> None:
-        """Take one element in."""
+    def add(self, entry: Entry, element: Element) -> None:
+        """Count one element."""
         if not element.present:
             self.beyond_help += 1
         elif element.failure is None:
@@ -193,31 +196,31 @@ class _Troubles:
                 since_us=failure.since_us,
                 next_try_us=failure.next_try_us,
             )
-            # The latest begun is on top and is the first to go.
+            # The one that began to fail last is on top, and is removed first.
             heappush(self._failing, (-failure.since_us, -entry.position, failing))
             if len(self._failing) > self.shown:
                 heappop(self._failing)
 
     def longest(self) -> list[FailingElement]:
-        """Return the elements that failed longest, the longest first."""
+        """Return the elements that have failed longest, the longest first."""
         return [failing for _, _, failing in sorted(self._failing, reverse=True)]
 
 
-def _waiting_since(ledger: Ledger, troubles: _Troubles) -> int | None:
-    """Return when the longest waiting element of a source began to wait."""
-    first = troubles.first_waiting
+def _waiting_since(ledger: Ledger, scan: _SourceScan) -> int | None:
+    """Return when the element of a source that has waited longest began to wait."""
+    first = scan.first_waiting
     if first is None:
-        return troubles.first_failing_us
-    return _least(troubles.first_failing_us, _recorded_us(ledger.events(after=first - 1, until=first)))
+        return scan.first_failing_us
+    return _least(scan.first_failing_us, _recorded_us(ledger.events(after=first - 1, until=first)))
 
 
 def _recorded_us(records: Iterable[Event]) -> int:
-    """Return when the first of the records was recorded, 0 if there is none."""
+    """Return when the first of the events was recorded, or 0 if there are none."""
     return next((record.recorded_us for record in records), 0)
 
 
 def _is_superseded(id_: bytes, sources: Mapping[bytes, Source], began: Mapping[bytes, int]) -> bool:
-    """Whether another token took over: a source of the same address began after this one was listed last."""
+    """Return whether a source with the same address began after the last listing of this one."""
     mine = sources[id_]
     last_us = mine.listed_us or began[id_]
     return any(
@@ -230,23 +233,28 @@ def _is_superseded(id_: bytes, sources: Mapping[bytes, Source], began: Mapping[b
 
 
 def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Alarm]:
-    """Yield what is wrong with the listings of a source."""
+    """Yield the alarms about the listings of a source."""
     listed_us = each.source.listed_us
     if listed_us is None:
-        yield Alarm(name="never_listed", source=each.id, text="no listing of the server ever came to its end")
+        text = "no listing of the server was ever completed: check that the collector runs and reaches the server"
+        yield Alarm(name="never_listed", source=each.id, text=text)
     elif now_us - listed_us > limits.listing_s * SECOND_US:
         text = (
-            "the server was not listed for too long: is the collector running, is the server there, and does it still "
-            "accept the token?"
+            "the server was not listed for too long: check that the collector runs, that the server answers, and that "
+            "it accepts the token"
         )
         yield Alarm(name="listing_stale", source=each.id, text=text, since_us=listed_us)
     if each.source.unlistable:
-        text = f"the server cannot list {len(each.source.unlistable)} of its seconds: files in them are not backed up"
+        seconds = number(len(each.source.unlistable), "second")
+        text = (
+            f"the server cannot list {seconds} of its history, so files with these dates are not backed up: "
+            "look for the cause in the server's log"
+        )
         yield Alarm(name="unlistable", source=each.id, text=text)
 
 
-def _believing_alarms(each: SourceFacts) -> Iterator[Alarm]:
-    """Yield what the collector did not believe, or found strange."""
+def _doubtful_change_alarms(each: SourceFacts) -> Iterator[Alarm]:
+    """Yield the alarms about listings that were held back, and about surges of changes."""
     held, surge = each.source.held, each.source.surge
     if held is not None and is_cut_short(each.source):
         option = "--listing-entries" if held.reason == TOO_MANY else "--listing-growth"
@@ -257,34 +265,40 @@ def _believing_alarms(each: SourceFacts) -> Iterator[Alarm]:
         yield Alarm(name="listing_too_long", source=each.id, text=text, since_us=held.since_us)
     elif held is not None and not held.is_accepted:
         text = (
-            f"{held.missing} of {held.known} elements are missing at the server; that was not believed, and nothing "
-            "was declared gone: look at the server, then run `kropotcli source accept`"
+            f"{held.missing} of {held.known} elements are missing at the server, so the listing was held back and "
+            "nothing was marked as vanished: check the server, then run `kropotcli source accept`"
         )
         yield Alarm(name="vanishing_held", source=each.id, text=text, since_us=held.since_us)
     if surge is not None:
         text = (
-            f"{surge.changed} of {surge.known} elements changed within 24 hours, as if something had encrypted them; "
-            "the versions before are kept: look at the server, then run `kropotcli source accept`"
+            f"{surge.changed} of {surge.known} elements changed within 24 hours, as if something had encrypted them "
+            "(the older copies are kept): check the server, then run `kropotcli source accept`"
         )
         yield Alarm(name="surge", source=each.id, text=text, since_us=surge.since_us)
 
 
 def _copy_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Alarm]:
-    """Yield what is wrong with the copies of a source."""
+    """Yield the alarms about the copies of a source."""
     if each.beyond_help:
         copies = "1 copy is" if each.beyond_help == 1 else f"{each.beyond_help} copies are"
-        text = f"{copies} damaged or lost, and the source no longer has what they are of: `kropotcli verify` names them"
+        text = (
+            f"{copies} damaged or lost, and cannot be fetched again because the source no longer has the elements: "
+            "run `kropotcli verify` to see which"
+        )
         yield Alarm(name="beyond_help", source=each.id, text=text)
     oldest_us = each.failing_since_us
     if oldest_us is not None and now_us - oldest_us > limits.failing_s * SECOND_US:
-        text = f"{each.failing_count} elements cannot be fetched, some of them for too long"
+        text = (
+            f"{number(each.failing_count, 'element')} cannot be fetched, some for too long: "
+            "run `kropotcli ls --failing` to see why"
+        )
         yield Alarm(name="failing", source=each.id, text=text, since_us=oldest_us)
         return
     waiting_us = each.pending_since_us
     if waiting_us is not None and now_us - waiting_us > limits.failing_s * SECOND_US:
         text = (
-            "some elements have waited for their copies for too long: is the collector running, and is there room in "
-            "its storage (--min-free)?"
+            "some elements have waited for their first fetch for too long: check that the collector runs and that its "
+            "storage has enough free space (--min-free)"
         )
         yield Alarm(name="waiting", source=each.id, text=text, since_us=waiting_us)
 
@@ -293,11 +307,11 @@ def _copy_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Ala
 
 
 def _least(one: int | None, other: int | None) -> int | None:
-    """Return the smaller of two numbers of which either may be missing."""
+    """Return the smaller of two numbers, either of which can be None."""
     known = [each for each in (one, other) if each is not None]
     return min(known, default=None)
 
 
 def _next(sha256: bytes) -> bytes:
-    """Return the 32 bytes that follow; the last have none and are not asked for."""
+    """Return the next 32 bytes in order. The largest value has no next one and MUST NOT be given."""
     return (int.from_bytes(sha256) + 1).to_bytes(32)

@@ -1,4 +1,4 @@
-"""How a command line names sources and elements: SOURCE is a prefix of its id, ELEMENT is `[SOURCE:]ID`."""
+"""Finds the sources and elements that a command line names: SOURCE is a prefix of an id, ELEMENT is `[SOURCE:]ID`."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 FILE_KIND: Final = "file"
-"""The one type of element that the protocol lists."""
+"""The only type of element that the protocol lists."""
 
 _ID_BYTES: Final = 16
 
 
 def find_source(known: Iterable[bytes], text: str) -> bytes:
-    """Return the one known source (16 bytes) whose hexadecimal id begins with `text`.
+    """Return the only known source (16 bytes) whose hexadecimal id begins with `text`.
 
-    Raises: UsageError if none or several do.
+    Raises: UsageError if there is no such source, or several.
     """
     ids = list(known)
     found = _sources_named(ids, text)
     if len(found) == 1:
         return found[0]
     if found:
-        raise UsageError(f"{text!r} begins the ids of {len(found)} sources: give more of it")
-    raise UsageError(f"no source's id begins with {text!r}; `kropotcli source list` shows the {len(ids)} there are")
+        raise UsageError(f"the ids of {len(found)} sources begin with {text!r}: give more characters of the id")
+    raise UsageError(
+        f"no source has an id that begins with {text!r}: run `kropotcli source list` to see all {len(ids)}"
+    )
 
 
 def readings(known: Iterable[bytes], text: str) -> list[StreamKey]:
-    """Return every element that ELEMENT could mean, given the known sources (16 bytes each).
+    """Return every element that ELEMENT can mean, given the known sources (16 bytes each).
 
-    An id may hold a colon itself, hence a text with a colon is read both ways.
+    An id can contain a colon, so a text with a colon has two meanings.
     """
     ids = list(known)
     keys = [StreamKey(source=source, kind=FILE_KIND, id=text) for source in ids]
@@ -46,9 +48,9 @@ def readings(known: Iterable[bytes], text: str) -> list[StreamKey]:
 
 
 def find_element(ledger: Ledger, text: str) -> StreamKey:
-    """Return the one element of the ledger that ELEMENT names.
+    """Return the only element of the ledger that ELEMENT names.
 
-    Raises: UsageError if none or several are so named.
+    Raises: UsageError if ELEMENT names no element, or several.
     """
     keys = readings(ledger.sources(), text)
     found = [key for key in keys if next(ledger.history(key), None) is not None]
@@ -56,12 +58,12 @@ def find_element(ledger: Ledger, text: str) -> StreamKey:
         return found[0]
     if found:
         sources = ", ".join(key.source.hex()[:8] for key in found)
-        raise UsageError(f"{text!r} is ambiguous: sources {sources} have it; write SOURCE:ID")
-    raise UsageError(f"no element {text!r} was ever observed; `kropotcli ls` lists those that were")
+        raise UsageError(f"the element {text!r} is ambiguous, because sources {sources} have it: write SOURCE:ID")
+    raise UsageError(f"the ledger has no element {text!r}: run `kropotcli ls` to list all elements")
 
 
 def _sources_named(ids: list[bytes], text: str) -> list[bytes]:
-    """Return the sources whose hexadecimal id begins with `text`; an empty text names none."""
+    """Return the sources whose hexadecimal id begins with `text`. An empty text names no source."""
     wanted = text.lower()
     if not wanted or len(wanted) > 2 * _ID_BYTES:
         return []

@@ -1,6 +1,6 @@
-"""The JSON of everything that a query answers: elements, events, sources, the status. Said here and nowhere else.
+"""The JSON of all query answers: elements, events, sources, the status. No other module decides it.
 
-Times are ISO 8601 in UTC, spans are seconds, ids and hashes are hexadecimal. None means that there is no such thing.
+Times are ISO 8601 in UTC, durations are seconds, ids and hashes are hexadecimal. None means that there is no value.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def key_json(key: StreamKey) -> dict[str, Any]:
-    """Return what names an element."""
+    """Return the names that identify an element."""
     return {"source": key.source.hex(), "type": key.kind, "id": key.id}
 
 
 def element_json(element: Element) -> dict[str, Any]:
-    """Return an element's state, with its copy beside it in flat fields."""
+    """Return an element's state and its copy, in flat fields."""
     return {
         "state": element.state,
         "date": element.date,
@@ -48,7 +48,7 @@ def copy_json(copy: Copy | None) -> dict[str, Any]:
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
-    """Return an element as it stands in the projection; an erased one has nothing but its key."""
+    """Return an element's row in the projection. An erased element has only its key."""
     element = entry.element
     if element is None:
         return key_json(entry.key) | {"state": "erased"}
@@ -72,7 +72,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def event_name(event: Event) -> str:
-    """Return the name of an event's fact, and whether this version can read it."""
+    """Return the name of an event's fact, with a note if this version cannot read it."""
     fact = event.fact
     if isinstance(fact, UnknownFact):
         return f"{fact.type_name} (unknown to this version)"
@@ -82,13 +82,13 @@ def event_name(event: Event) -> str:
 
 
 def element_of(event: Event) -> Element | None:
-    """Return the element's state after this event, None if the event does not tell it."""
+    """Return the element's state after this event, or None if the event does not contain it."""
     element: object = getattr(event.fact, "element", None)
     return element if isinstance(element, Element) else None
 
 
 def event_json(event: Event) -> dict[str, Any]:
-    """Return one event of an element's history; an erased or unknown event has no state."""
+    """Return one event of an element's history. An erased or unknown event has no state."""
     row: dict[str, Any] = {
         "position": event.position,
         "version": event.stream_version,
@@ -124,7 +124,7 @@ def difference_json(difference: Difference) -> dict[str, Any]:
 
 
 def source_json(entry: SourceEntry, states: Mapping[str, Tally]) -> dict[str, Any]:
-    """Return a source; neither its salt nor the token's HMAC."""
+    """Return a source, without its salt and without the token's HMAC."""
     source = entry.source
     return {
         "source": entry.id.hex(),
@@ -143,7 +143,7 @@ def source_json(entry: SourceEntry, states: Mapping[str, Tally]) -> dict[str, An
 
 
 def status_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any]:
-    """Return how the replica is."""
+    """Return the status of the replica."""
     from kropot.query.health import audited_since_us
 
     return {
@@ -166,7 +166,7 @@ def status_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any
 
 
 def _audit_json(ranges: tuple[AuditRange, ...]) -> dict[str, Any]:
-    """Return what `verify` read when; the oldest first."""
+    """Return when `verify` read which contents, the oldest first."""
     from kropot.verify.coverage import foreseen_us, never_read, share
 
     by_us = foreseen_us(ranges)

@@ -15,7 +15,7 @@ from kropot.replay.counts import Counts
 from kropot.replay.pointers import Pointers
 from kropot.replay.processes import in_processes
 from ledger.codec import decode_payload
-from ledger.errors import MalformedEventError, UnknownCriticalEventError
+from ledger.errors import DamagedRowError, MalformedEventError, UnknownCriticalEventError
 from ledger.events import Element, StreamKey, UnknownFact
 from ledger.quick import plain_types, quick_element
 from ledger.rows import StoredFact
@@ -50,8 +50,14 @@ class Standing:
 
 
 def pointers_for(ledger: Ledger) -> Pointers:
-    """Return empty pointers with room for every stream that the ledger has now."""
-    return Pointers(ledger.log.head().streams)
+    """Return empty pointers with room for every stream that the ledger has now.
+
+    Raises: DamagedRowError if the head counts more streams than there are, since the room is reserved at once.
+    """
+    streams = ledger.log.head().streams
+    if streams and next(ledger.log.streams(after=streams - 1), None) is None:
+        raise DamagedRowError(f"the head counts {streams} streams, and there are fewer")
+    return Pointers(streams)
 
 
 def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: int = 0) -> Counts:

@@ -12,6 +12,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Self
 
+from kropot.durable.dirfd import open_regular
 from kropot.durable.draft import TreeError, sync_file
 from kropot.errors import UsageError
 from kropot.restore.fingerprints import FINGERPRINT, Fingerprints
@@ -164,7 +165,7 @@ def written_in(root: Path, name: bytes) -> Written:
     place = root / os.fsdecode(name)
     written = Written(str(place))
     try:
-        fd = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = open_regular(place)
     except (FileNotFoundError, NotADirectoryError):
         return written
     except OSError as error:

@@ -14,8 +14,14 @@ RESTORE_LEDGER = (
 )
 REBUILD = "the events are sound: run `kropotcli rebuild` to make the projection from them again"
 
+RESTORE_DATABASE = (
+    "the database file is damaged, so check its disk; keep the file, stop collecting into it, and make the ledger again"
+    " from the storage path with `kropotcli db recover` and another --db-string"
+)
+
 _INDEX = frozenset({"index_mismatch", "index_missing", "tally_mismatch", "copies_mismatch", "source_mismatch"})
 _HINTS = {
+    "damaged_database": RESTORE_DATABASE,
     "unknown_critical": "install the version of this program that wrote it",
     "not_erased": (
         "the ledger says that this was erased, and the database still holds it, so someone changed the database: "

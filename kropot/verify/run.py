@@ -87,6 +87,7 @@ class Verification:
         segments = None if self._scope.segments is None else SegmentAudit(self._scope.segments)
         marks = checkpoints.sizes | (set() if segments is None else segments.sizes)
         log = LogAudit(self._ledger.log, root_sizes=marks, run_ranges=self._run_ranges)
+        yield from self._database()
         yield from self._log(log)
         has_errors = not self.summary.sound
         if has_errors:
@@ -111,6 +112,11 @@ class Verification:
         """Read a long ledger with every processor."""
         return in_processes(lambda ledger, _, part: read(ledger.log, part), self._ledger, 0, ranges)
 
+    def _database(self) -> Iterator[Finding]:
+        """Ask the database first: the audit reads through its indexes, and believes what they lead to."""
+        for detail in self._ledger.database.damage():
+            yield with_hint(Finding(kind="damaged_database", detail=detail))
+
     def _log(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()
         yield from map(with_hint, log.findings())
@@ -129,6 +135,7 @@ class Verification:
     def _index(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()
         index = IndexAudit(self._ledger.store, log)
+        errors = self.summary.errors
         try:
             yield from map(with_hint, index.findings())
         except LedgerUnavailableError:
@@ -139,6 +146,7 @@ class Verification:
             "entries": index.rows,
             "state_digest": None if index.moved else index.digest,
             "moved": index.moved,
+            "findings": self.summary.errors - errors,
             "seconds": self._since(began),
         }
 
@@ -163,6 +171,8 @@ class Verification:
 
     def _checkpoints(self, checkpoints: CheckpointAudit, log: LogAudit) -> Iterator[Finding]:
         began = NO_SOURCE in log.learnt.salts
+        for detail in self._ledger.blobs.checkpoint_faults():
+            yield with_hint(Finding(kind="bad_checkpoint", detail=detail))
         yield from checkpoints.compare(log, self._ledger.identity().ledger_id if began else None)
         self.summary.covered["checkpoints"] = {
             "checked": checkpoints.checked,

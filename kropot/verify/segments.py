@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kropot.durable.errors import storage_error
+from kropot.segments import open_segment
 from kropot.verify.checkpoints import FORKED, ROLLED_BACK
 from ledger.audit import Finding
 from ledger.errors import MalformedSegmentError
@@ -81,7 +82,7 @@ class SegmentAudit:
     def _open(self, file: SegmentFile) -> None:
         self.files += 1
         try:
-            with file.path.open("rb") as opened:
+            with open_segment(file.path) as opened:
                 reach = reach_of(opened)
         except MalformedSegmentError as error:
             self.findings.append(_bad(file, error))
@@ -120,7 +121,7 @@ class SegmentAudit:
     def _inside(self, held: _Held, ledger: Ledger) -> Finding | None:
         start = ledger.frontier_at(held.reach.first - 1)
         try:
-            with held.file.path.open("rb") as opened:
+            with open_segment(held.file.path) as opened:
                 for _ in read(opened, start):
                     self.read += 1
         except MalformedSegmentError as error:

@@ -1,11 +1,11 @@
-"""The audit: is the history what was written? The plain rule comes first; speed stands behind one seam.
+"""The audit: checks that the history is what was written. Plain rules come first; the fast path is separate.
 
-- `event.py`: the rule of one event, by itself;
-- `log_rule.py`: the rule of the log, event after event; `tree.py`: that of commits and Merkle tree;
-- `index.py`: the rule of the projection; `copies.py`: what it must say of copies;
+- `event.py`: the rule for a single event;
+- `log_rule.py`: the rule for the log, event after event; `tree.py`: the rule for commits and the Merkle tree;
+- `index.py`: the rule for the projection; `copies.py`: what the projection must say about copies;
 - `log.py`: reads the log once and applies the rules; `rows.py` and `streams.py` read a database that is not trusted;
-- `fast/`: the seam. It recognises sound events and rows by their bytes. Whatever it does not recognise goes to the
-  plain rule, which gives the same result for every event, only slower.
+- `fast/`: the fast path. It recognises sound events and rows by their bytes. Everything else goes to the plain rules,
+  which give the same result for every event, but slower.
 """
 
 from ledger.audit.finding import Finding, Severity

@@ -1,4 +1,4 @@
-"""The state of every copy, folded from what the log says; memory stays flat, the rest goes to a temporary file."""
+"""The state of every copy, folded from the log. Memory use stays flat: the rest goes to a temporary file."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ if TYPE_CHECKING:
 _ROW = struct.Struct(">32sQQQB")
 _STATES = (SOUND, DAMAGED, LOST, RELEASED)
 _BUCKETS = 256
+_MOST_NEVER_STORED = 1000
 
 
 class FoldedCopies:
-    """What the log says of copies, divided by the first byte of their SHA-256; memory folds one part at a time."""
+    """What the log says of copies, divided by the first byte of their SHA-256; memory folds one part at a time.
+
+    `never_stored` has, after `states`, the first thousand copies that the log judged without having stored them.
+    """
 
     def __init__(self, *, max_bytes: int = 4 << 20) -> None:
-        """Hold at most `max_bytes` in memory, the rest in a temporary file without a name."""
+        """Hold at most `max_bytes` in memory, and the rest in a temporary file without a name."""
         self._buckets = [bytearray() for _ in range(_BUCKETS)]
         self._segments: list[list[tuple[int, int]]] = [[] for _ in range(_BUCKETS)]
         self._file: BinaryIO | None = None
         self._max_rows = max_bytes // _ROW.size
         self._rows = 0
         self._dropped: set[int] = set()
+        self.never_stored: list[CopyState] = []
 
     def stored(self, sha256: bytes, stream: int, size: int, seq: int) -> None:
-        """Take in that a copy was stored at position `seq`."""
+        """Note that a copy was stored at position `seq`."""
         self._add(sha256, stream, size, seq, 0)
 
     def stored_all(self, copies: Sequence[tuple[bytes, int, int, int]]) -> None:
-        """Take in many rows (SHA-256, stream, size, position) of copies that were stored."""
+        """Note many stored copies, as rows (SHA-256, stream, size, position)."""
         buckets, pack = self._buckets, _ROW.pack
         for sha256, stream, size, seq in copies:
             buckets[sha256[0]] += pack(sha256, stream, size, seq, 0)
@@ -41,16 +46,17 @@ class FoldedCopies:
         if self._rows > self._max_rows:
             self._flush()
 
-    def changed(self, sha256: bytes, stream: int, state: str) -> None:
-        """Take in that a copy stored before is now in another `state`."""
-        self._add(sha256, stream, 0, 0, _STATES.index(state))
+    def changed(self, sha256: bytes, stream: int, seq: int, state: str) -> None:
+        """Take in that position `seq` says of a copy that it is in another `state`."""
+        self._add(sha256, stream, 0, seq, _STATES.index(state))
 
     def drop(self, stream: int) -> None:
-        """Forget every copy of this stream; the log says nothing of it afterwards."""
+        """Drop every copy of this stream. The log says nothing about the stream afterwards."""
         self._dropped.add(stream)
 
     def states(self) -> Iterator[CopyState]:
-        """Yield the rows that remain, ordered by SHA-256 and stream."""
+        """Yield the rows that remain, ordered by SHA-256 and stream; afterwards `never_stored` is complete."""
+        self.never_stored.clear()
         for number in range(_BUCKETS):
             rows: dict[tuple[bytes, int], CopyState] = {}
             for sha256, stream, size, seq, state in _ROW.iter_unpack(self._part(number)):
@@ -59,6 +65,8 @@ class FoldedCopies:
                     rows[key] = CopyState(sha256, stream, size, seq, SOUND)
                 elif key in rows:
                     rows[key] = rows[key]._replace(state=_STATES[state])
+                elif stream not in self._dropped and len(self.never_stored) < _MOST_NEVER_STORED:
+                    self.never_stored.append(CopyState(sha256, stream, size, seq, _STATES[state]))
             for key in sorted(rows):
                 if key[1] not in self._dropped:
                     yield rows[key]
@@ -71,7 +79,7 @@ class FoldedCopies:
 
     def _flush(self) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 -- it lives as long as this does, and has no name
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115 -- it lives as long as this object, and has no name
         at = self._file.seek(0, 2)
         for number, bucket in enumerate(self._buckets):
             if bucket:

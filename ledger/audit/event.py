@@ -1,13 +1,21 @@
-"""The rule of one stored event by itself: header, columns, payload, stream and type (docs/format.md)."""
+"""The rule for a single stored event: header, columns, payload, stream and type (docs/format.md)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 from ledger.audit.finding import finding_in
-from ledger.codec import decode_header, flags_of, keyed_digest, leaf_hash, payload_digest, read_payload
+from ledger.codec import (
+    NONCE_BYTES,
+    decode_header,
+    flags_of,
+    keyed_digest,
+    leaf_hash,
+    payload_digest,
+    read_payload,
+)
 from ledger.errors import MalformedEventError
-from ledger.events import FACTS, NO_SOURCE, Fact, LedgerBegan, Subject, UnknownFact
+from ledger.events import FACTS, MAX_KEY_BYTES, NO_SOURCE, Fact, LedgerBegan, SourceFact, Subject, UnknownFact
 from ledger.replica import evolve_source
 
 if TYPE_CHECKING:
@@ -30,7 +38,7 @@ _COLUMNS = (
 
 
 class Examined(NamedTuple):
-    """What a close look at an event found: its findings, the fact if it could be read, the header if it could."""
+    """The result of examining an event: the findings, and the fact and the header if they could be read."""
 
     findings: list[Finding]
     fact: Fact | UnknownFact | None
@@ -38,9 +46,9 @@ class Examined(NamedTuple):
 
 
 def examine(event: StoredEvent, key: bytes | None, salts: dict[bytes, bytes], *, exists: bool) -> Examined:
-    """Look at one event closely; `key` is its stream's stored key, None where it is erased or does not exist.
+    """Examine one event. `key` is its stream's stored key, or None if the stream is erased or does not exist.
 
-    `salts` are by source id, the ledger's own under NO_SOURCE; a salt that this event brings is added.
+    `salts` are by source id, with the ledger's own under NO_SOURCE. This adds a salt that the event carries.
     """
     header: Header | None = None
     fact: Fact | UnknownFact | None = None
@@ -70,25 +78,29 @@ def examine(event: StoredEvent, key: bytes | None, salts: dict[bytes, bytes], *,
 def _column_faults(event: StoredEvent, header: Header) -> Iterator[tuple[str, str]]:
     wrong = [column for column in _COLUMNS if getattr(event, column) != getattr(header, column)]
     if wrong:
-        yield "column_mismatch", f"not what the header says: {', '.join(wrong)}"
+        yield "column_mismatch", f"these columns differ from the header: {', '.join(wrong)}"
 
 
 def _fact_faults(event: StoredEvent, fact: Fact | UnknownFact, *, canonical: bool) -> Iterator[tuple[str, str]]:
     if not canonical:
-        yield "not_canonical", "the payload's bytes are not the canonical ones"
+        yield "not_canonical", "the payload's bytes are not canonical"
+    if isinstance(fact, Fact) and (wrong := fact.contradiction()) is not None:
+        yield "contradiction", f"the {fact.TYPE} contradicts itself: {wrong}"
     if isinstance(fact, UnknownFact) and fact.critical:
         name = f"{fact.type_name} (schema {fact.schema_version})"
-        yield "unknown_critical", f"a critical {name} that this version does not know"
+        yield "unknown_critical", f"it is a critical {name}, which this version does not know"
     if event.type in FACTS and event.flags != flags_of(event.type):
-        yield "bad_flags", f"a {event.type} carries the flags {event.flags}"
+        yield "bad_flags", f"a {event.type} has the wrong flags {event.flags}"
 
 
 def _payload_faults(event: StoredEvent, header: Header | None) -> Iterator[tuple[str, str]]:
     if event.payload is None or event.nonce is None:
         if event.payload is not event.nonce:
             yield "payload_mismatch", "of payload and nonce one is missing: an erasure takes both"
+    elif len(event.nonce) != NONCE_BYTES:
+        yield "bad_nonce", f"its nonce has {len(event.nonce)} bytes, and a nonce has {NONCE_BYTES}"
     elif header is not None and payload_digest(event.nonce, event.payload) != header.payload_digest:
-        yield "payload_mismatch", "payload and nonce are not the ones that the header commits to"
+        yield "payload_mismatch", "the payload and nonce are not those that the header commits to"
 
 
 def _stream_faults(
@@ -100,29 +112,39 @@ def _stream_faults(
     *,
     exists: bool,
 ) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with where the event stands; takes in the salt that it brings."""
+    """Yield what is wrong with the event's stream or position. Add the salt that the event carries."""
     if not exists:
-        yield "stream_missing", f"its stream {event.stream} is not in the table of streams"
+        yield "stream_missing", f"its stream {event.stream} is missing from the table of streams"
         return
     if (event.seq == 1) != (event.type == LedgerBegan.TYPE):
-        yield "misplaced", f"a {event.type}: a ledger begins with a LedgerBegan, and only once"
+        yield "misplaced", f"it is a {event.type}, but the first event, and no other, must be a LedgerBegan"
     if key is None:
         return
-    source, kind = key[:16], key[16:].partition(b"\x00")[0].decode(errors="replace")
+    yield from _place_faults(event, key, fact)
+    source = key[:16]
     if isinstance(fact, LedgerBegan):
         salts.setdefault(NO_SOURCE, fact.salt)
     began = evolve_source(fact)
     if began is not None and salts.setdefault(source, began.salt) != began.salt:
         yield "misplaced", "the salt of a source has changed"
+    salt = salts.get(source)
+    if salt is None:
+        yield "unknown_source", f"its source {source.hex()} has not begun yet"
+    elif header is not None and keyed_digest(salt, key[16:]) != header.stream_digest:
+        yield "stream_mismatch", "the header commits to another stream than the one that holds the event"
+    if isinstance(fact, Fact) and fact.ERASES:
+        yield "not_erased", "its stream was erased, and the stream's key still stands"
+
+
+def _place_faults(event: StoredEvent, key: bytes, fact: Fact | UnknownFact | None) -> Iterator[tuple[str, str]]:
+    """Yield why the event cannot stand on the stream with this stored key."""
+    if len(key) > MAX_KEY_BYTES:
+        yield "misplaced", f"its stream's key has {len(key)} bytes, and {MAX_KEY_BYTES} are allowed"
+    if isinstance(fact, SourceFact) and (event.stream_version == 1) != fact.BEGINS:
+        yield "misplaced", f"a {event.type} is event {event.stream_version} of its source's stream"
+    kind = key[16:].partition(b"\x00")[0].decode(errors="replace")
     known = FACTS.get(event.type)
     if known is not None and (
         kind.startswith("@") if known.SUBJECT is Subject.ELEMENT else kind != known.SUBJECT.value
     ):
         yield "misplaced", f"a {event.type} on a stream of kind {kind!r}"
-    salt = salts.get(source)
-    if salt is None:
-        yield "unknown_source", f"the source {source.hex()} has not begun before it"
-    elif header is not None and keyed_digest(salt, key[16:]) != header.stream_digest:
-        yield "stream_mismatch", "the header commits to another stream than the one it is stored under"
-    if isinstance(fact, Fact) and fact.ERASES:
-        yield "not_erased", "its stream was erased, and the stream's key still stands"

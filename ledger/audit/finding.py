@@ -1,10 +1,11 @@
-"""What an audit has to tell: one type for the ledger's audit and for everything that builds on it."""
+"""The finding of an audit: one type for the ledger's audit and everything that builds on it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from ledger.errors import DamagedRowError
 from ledger.events import StreamKey
 
 Severity = Literal["error", "note"]
@@ -12,11 +13,11 @@ Severity = Literal["error", "note"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was found: an "error" is not as it should be, a "note" is worth knowing.
+    """One thing that an audit found. An "error" is wrong; a "note" is worth knowing.
 
-    `kind` is a stable word. `element` is an element's id and `source` its source (hexadecimal), `object` the SHA-256
-    of an object (hexadecimal), `position` the first bad position of the log; each is None where it does not apply.
-    `hint` says what to do now; the ledger leaves it empty, since it knows no commands.
+    `kind` is a stable word. `element` is an element's id and `source` its source (hexadecimal). `object` is the SHA-256
+    of an object (hexadecimal). `position` is the first bad position of the log. Each is None if it does not apply.
+    `hint` says what to do now. The ledger leaves it empty, because it does not know the commands.
     """
 
     kind: str
@@ -30,13 +31,13 @@ class Finding:
 
 
 def finding_in(key: bytes | None, *, kind: str, detail: str, position: int | None = None) -> Finding:
-    """Return the error in the stream of this stored key; it names the element if the key is an element's."""
+    """Return an error in the stream with this stored key. It names the element if the key is an element's."""
     stream = None
     if key is not None:
         try:
             stream = StreamKey.parse(key)
-        except UnicodeDecodeError:
-            stream = None  # the key itself was tampered with; the position says where
+        except DamagedRowError:
+            stream = None  # someone tampered with the key itself; the position says where
     if stream is None or not stream.is_element:
         return Finding(kind=kind, detail=detail, position=position)
     return Finding(kind=kind, detail=detail, source=stream.source.hex(), element=stream.id, position=position)

@@ -1,4 +1,4 @@
-"""The rule of the projection: each stored row is the one that folding the log gives (docs/format.md)."""
+"""The rule for the projection: each stored row must be the one that results from folding the log (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
     from ledger.audit.log import LogAudit
     from ledger.audit.rows import Row
-    from ledger.rows import CopyState, StoredEvent
+    from ledger.rows import CopyState, SourceRow, StoredEvent
     from ledger.stores import LedgerStore
 
 _PAGE = 1000
 
 
 class IndexAudit:
-    """Compares the projection with what a `LogAudit` without findings learnt.
+    """Compares the projection with what a `LogAudit` without findings has learnt.
 
-    Others may append meanwhile: a stream that has moved since the log was read is left to the next audit, and counted
-    in `moved`. `rows` counts the rows compared, `digest` is their state digest, which nothing else has while `moved`
-    is not 0. All are right once `findings` is exhausted.
+    Others may append meanwhile. A stream that changed after the log was read is left to the next audit and counted in
+    `moved`. `rows` counts the compared rows. `digest` is their state digest; it is not comparable with others if
+    `moved` is not 0. All three are final once `findings` is exhausted.
     """
 
     def __init__(self, store: LedgerStore, log: LogAudit) -> None:
@@ -46,11 +46,11 @@ class IndexAudit:
 
     @property
     def digest(self) -> str:
-        """The state digest of the stored rows, which are the fold's when there is no finding."""
+        """The state digest of the stored rows. Without findings, these are the rows of the fold."""
         return self._digest.text
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what does not fit: entries and their sums, then copies and sources.
+        """Yield the findings: first about entries and their sums, then about copies and sources.
 
         Raises:
             LedgerUnavailableError: if the database cannot be read to the end.
@@ -68,7 +68,7 @@ class IndexAudit:
             after = rows[-1][0]
             page, untyped = _typed(rows)
             for row in untyped:
-                detail = f"{EntryRow._make(row[1:_EVENT])!r}: a column has another type than it was made with"
+                detail = f"{EntryRow._make(row[1:_EVENT])!r}: a column has the wrong type"
                 yield Finding(kind="index_mismatch", detail=detail)
             yield from self._page(page, seen)
             rows = self._store.projection.page(after, _PAGE)
@@ -77,7 +77,7 @@ class IndexAudit:
         yield from self._sums([TallyRow(*pair, *sums[pair]) for pair in sorted(sums)])
 
     def _page(self, page: Sequence[Row], seen: bytearray) -> Iterator[Finding]:
-        """Compare a page; marks the streams in `seen`, and takes every sound row into the digest."""
+        """Compare a page. Mark its streams in `seen`, and add every sound row to the digest."""
         versions, newest = self._learnt.versions, self._learnt.newest
         recognise = self._recognise
         streams, sums, add_row = len(newest), self._sums_found, self._digest.add_row
@@ -117,50 +117,57 @@ class IndexAudit:
         if self.moved or tallies == [row for row in self._store.projection.tallies() if row.elements or row.bytes]:
             return
         if self._store.log.head().position == self._position:
-            yield Finding(kind="tally_mismatch", detail="the maintained sums are not those of the rows")
+            yield Finding(kind="tally_mismatch", detail="the maintained sums differ from the sums of the rows")
         else:
             self.moved += 1
 
     def _entry(self, key: bytes, row: EntryRow, event: StoredEvent | None, its: bytes | None) -> str | None:
-        """Return what is wrong with a row; a sound one goes into the digest."""
+        """Return what is wrong with a row, or add it to the digest if it is sound."""
         learnt = self._learnt
         if its != key or not 0 < row.stream < len(learnt.newest):
-            return f"the row's stream {row.stream} is not that of this element"
+            return f"the row's stream {row.stream} is not this element's stream"
         newest, version = learnt.newest[row.stream], learnt.versions[row.stream]
         if (row.seq, row.version) != (newest, version):
-            return f"the row points to {row.seq} (version {row.version}); the log says {newest} (version {version})"
+            return (
+                f"the row points to event {row.seq} (version {row.version}), "
+                f"but the log says {newest} (version {version})"
+            )
         fact = None if event is None or event.stream != row.stream else _element_fact(event)
         element = None if fact is None else fact.element
         if event is None or fact is None or element is None:
-            return "the row points to an event that does not say what its element is"
+            return "the row points to an event that does not describe its element"
         name = StreamKey.parse(key)
         happened = Happened(event.seq, event.stream, version, event.recorded_us, name.source, fact)
         due = entry_row(happened, self._numbers.get(name.source, 0), element)
         if row != due:
-            return f"not what the log says: {_differing(row, due)}"
+            return f"the row differs from the log: {_differing(row, due)}"
         self._digest.add(name, element)
         return None
 
     # --- copies and sources ---
 
     def _copies(self) -> Iterator[Finding]:
-        """Merge both sides, which come ordered by SHA-256 and stream."""
+        """Compare both sides, which are ordered by SHA-256 and stream."""
         untyped: list[CopyState] = []
         stored, folded = _sound(self._store.projection.copies(), untyped), self._learnt.copies.states()
         left, right = next(stored, None), next(folded, None)
         while left is not None or right is not None:
             if right is None or (left is not None and left[:2] < right[:2]):
-                yield from self._copy(left, "the index has a copy that the log does not know")
+                yield from self._copy(left, "the projection has a copy that the log does not have")
                 left = next(stored, None)
             elif left is None or right[:2] < left[:2]:
-                yield from self._copy(right, "the index lacks a copy that the log knows")
+                yield from self._copy(right, "the projection lacks a copy that the log has")
                 right = next(folded, None)
             else:
                 if left != right:
-                    yield from self._copy(right, f"not what the log says: {_differing(left, right)}")
+                    yield from self._copy(right, f"the row differs from the log: {_differing(left, right)}")
                 left, right = next(stored, None), next(folded, None)
+        for judged in self._learnt.copies.never_stored:
+            detail = f"{judged.sha256.hex()}: the event says that this object is {judged.state}, and none stored it"
+            key = dict(self._store.log.streams({judged.stream})).get(judged.stream)
+            yield finding_in(key, kind="contradiction", detail=detail, position=judged.seq)
         for row in untyped:
-            yield Finding(kind="copies_mismatch", detail=f"{row!r}: a column has another type than it was made with")
+            yield Finding(kind="copies_mismatch", detail=f"{row!r}: a column has the wrong type")
 
     def _copy(self, row: CopyState | None, detail: str) -> Iterator[Finding]:
         if row is not None:
@@ -173,18 +180,22 @@ class IndexAudit:
         stored = {row.id: row for row in self._store.projection.sources()}
         for row in self._learnt.sources.values():
             found = stored.pop(row.id, None)
-            if found != row and not (found is not None and type(found.seq) is int and found.seq > self._position):
-                detail = f"the source {row.id.hex()} is not what the log says"
+            if found != row and not (found is not None and self._is_newer(found)):
+                detail = f"the row of source {row.id.hex()} differs from the log"
                 yield Finding(kind="source_mismatch", detail=detail, position=row.seq)
         for row in stored.values():
-            if type(row.seq) is not int or row.seq <= self._position:
-                detail = f"the log knows no source {row.id!r}"
+            if not self._is_newer(row):
+                detail = f"the projection has a source {row.id!r} that the log does not have"
                 yield Finding(kind="source_mismatch", detail=detail)
 
     # --- helpers ---
 
+    def _is_newer(self, row: SourceRow) -> bool:
+        """Whether the row points to an event that was appended after those that were audited."""
+        return type(row.seq) is int and self._position < row.seq <= self._store.log.head().position
+
     def _has_moved(self, key: bytes | None) -> bool:
-        """Whether the stream has an event behind those that were audited; an erased one may have, too."""
+        """Whether the stream has, or an erased stream may have, an event after those that were audited."""
         if self._store.log.head().position == self._position:
             return False
         event = None if key is None else next(self._store.log.stream_events(key, newest_first=True), None)
@@ -204,7 +215,7 @@ def _element_fact(event: StoredEvent) -> ElementFact | None:
 
 
 _SEQ, _SHA256, _EVENT = 4, 10, 11
-"""Where these columns stand in a row of `ProjectionStore.page`; the event's begin at the last."""
+"""The places of these columns in a row of `ProjectionStore.page`. The event's columns begin at the last one."""
 _INT, _BYTES, _NONE = frozenset({int}), frozenset({bytes}), type(None)
 _KINDS = (
     _BYTES,
@@ -214,11 +225,11 @@ _KINDS = (
     _INT,
     *(_INT | {_NONE}, _INT | {_NONE}, _BYTES | {_NONE}),
 )
-"""The types of key and entry, which a tampered database need not give."""
+"""The types of the key and the entry's columns. A database can give others after someone tampered with it."""
 
 
 def _typed(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Row]]:
-    """Divide the rows into those whose columns have the types that they were made with, and the others."""
+    """Divide the rows into those whose columns have the right types, and the others."""
     if all(kinds.issuperset(map(type, column)) for kinds, column in zip(_KINDS, zip(*rows, strict=True), strict=False)):
         return rows, []
     sound: list[Row] = []
@@ -230,7 +241,7 @@ def _typed(rows: Sequence[Row]) -> tuple[Sequence[Row], list[Row]]:
 
 
 def _sound(rows: Iterator[CopyState], untyped: list[CopyState]) -> Iterator[CopyState]:
-    """Yield the rows whose columns have their types; the others go into `untyped`."""
+    """Yield the rows whose columns have the right types. Add the others to `untyped`."""
     for row in rows:
         if tuple(map(type, row)) == (bytes, int, int, int, str):
             yield row
@@ -240,4 +251,4 @@ def _sound(rows: Iterator[CopyState], untyped: list[CopyState]) -> Iterator[Copy
 
 def _differing(found: EntryRow | CopyState, due: EntryRow | CopyState) -> str:
     pairs = zip(found._fields, found, due, strict=True)
-    return ", ".join(f"{name} is {left!r} and not {right!r}" for name, left, right in pairs if left != right)
+    return ", ".join(f"{name} is {left!r}, not {right!r}" for name, left, right in pairs if left != right)

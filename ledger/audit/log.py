@@ -1,6 +1,6 @@
-"""The audit of the log: reads it once, page by page, and applies the rules to every event, commit row and the head.
+"""The audit of the log: reads it once, page by page, and applies the rules to every event, commit and the head.
 
-It remembers 12 bytes a stream. `index.py` then compares the projection with what was learnt here.
+It remembers 16 bytes per stream. `index.py` then compares the projection with what was learnt here.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _PAGE = 1000
 
 
 class LogAudit:
-    """One pass over the log up to a head; exhaust `findings` before you look at the results.
+    """One pass over the log up to a head. Exhaust `findings` before you use the results.
 
-    `roots` has the tree's root at each of the `root_sizes` that the log could be followed to. `first_bad` is the first
-    bad position.
+    `roots` has the tree's root at each of the `root_sizes` that the audit reached. `first_bad` is the first bad
+    position, or None.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class LogAudit:
         run_ranges: RunRanges | None = None,
         page_events: int = _PAGE,
     ) -> None:
-        """Pin the present head; the audit ignores what is appended meanwhile.
+        """Pin the current head. The audit ignores events that are appended meanwhile.
 
-        With `run_ranges`, other processes read the log, in ranges of `page_events` events, and recognise what they can.
+        With `run_ranges`, other processes read the log in ranges of `page_events` events, and recognise what they can.
         """
         self._log = log
         head, self._head_finding = read_head(log)
@@ -74,26 +74,26 @@ class LogAudit:
 
     @property
     def learnt(self) -> Learnt:
-        """What the index must say."""
+        """What the projection must say."""
         return self._rule.learnt
 
     @property
     def frontier(self) -> Frontier:
-        """The tree over the stored headers that were read."""
+        """The frontier of the tree over the stored headers that were read."""
         return self._rule.tree.frontier
 
     @property
     def unknown(self) -> int:
-        """How many events were proved but are of a type that this version does not know."""
+        """How many events were proved although this version does not know their type."""
         return self._rule.unknown
 
     @property
     def erased(self) -> int:
-        """How many events were proved but have had their payload erased."""
+        """How many events were proved although their payload was erased."""
         return self._rule.erased
 
     def findings(self) -> Iterator[Finding]:
-        """Yield what does not fit, in the order of positions.
+        """Yield the findings, in the order of positions.
 
         Raises:
             LedgerUnavailableError: if the database cannot be read to the end.
@@ -106,7 +106,7 @@ class LogAudit:
     def _read_all(self) -> Iterator[Finding]:
         until, count = self.head.position, self._next_count()
         if self._run_ranges is not None and self._head_finding is None:
-            # The first page brings the salts, without which other processes recognise nothing.
+            # The first page gives the salts. Without them, other processes recognise nothing.
             yield from self._read(0, until, count)
             self._next_count()
             yield from self._read_ranges(self._run_ranges)
@@ -124,7 +124,7 @@ class LogAudit:
         yield from self._beyond()
 
     def _next_count(self) -> int:
-        """Keep the root if its size is reached; return how many events to read, so that a page ends at the next."""
+        """Keep the root if its size is reached. Return how many events to read until the next size, at most a page."""
         sizes = self._root_sizes
         while sizes and sizes[-1] <= self.position:
             size = sizes.pop()
@@ -133,13 +133,13 @@ class LogAudit:
         return min(self._page_events, sizes[-1] - self.position) if sizes else self._page_events
 
     def _beyond(self) -> Iterator[Finding]:
-        """Look past the pinned head: whatever stands there was appended since, and the present head must cover it."""
+        """Look past the pinned head: events there were appended since, and the current head must cover them."""
         streams = len(self.learnt.versions) - 1
         event = next(stored_events(self._log, after=self.head.position), None)
         stream = next(self._log.streams(after=streams), None)
         now = self._log.head()
         if event is not None and event.seq > now.position:
-            detail = "it stands behind the head, which does not know it"
+            detail = "it comes after the head, which does not cover it"
             yield Finding(kind="beyond_head", detail=detail, position=event.seq)
         yield from self._rule.tree.beyond(now.position)
         if stream is not None and stream[0] > now.streams:
@@ -148,7 +148,7 @@ class LogAudit:
     # --- pages -------------------------------------------------------------------------------------------------------
 
     def _read(self, after: int, until: int, count: int) -> Iterator[Finding]:
-        """Read and check the next `count` events; `position` has moved if there were any."""
+        """Read and check the next `count` events. `position` advances if there are any."""
         columns, unusable = read_events(self._log, after, until, count)
         yield from unusable
         self._rule.unusable.update(finding.position for finding in unusable if finding.position is not None)
@@ -156,15 +156,15 @@ class LogAudit:
         while rest and rest[0]:
             self._names.learn(self._log, set(rest[1]), self.learnt.salts)
             taken = yield from self._take(recognise(rest, self._names.digests), partial(_row, rest))
-            # The events after a new salt need it for the digests of their streams.
+            # Events after a new salt need it for the digests of their streams.
             rest = tuple(column[taken:] for column in rest)
         self._rule.tree.grow()
         self._rule.pass_unusable()
 
     def _take(self, page: EventPage, row: Callable[[int], Row | None]) -> Generator[Finding, None, int]:
-        """Check a page's events: runs on the fast path, the rest by the plain rule; return where it stopped.
+        """Check a page's events: runs on the fast path, others by the plain rule. Return where this stopped.
 
-        It stops early behind an event that brings a salt, and where `row` no longer gives the event's row.
+        It stops early after an event that carries a salt, and where `row` no longer gives the event's row.
         """
         rule = self._rule
         salts, at = len(rule.learnt.salts), 0
@@ -192,7 +192,7 @@ class LogAudit:
     # --- ranges that other processes read ----------------------------------------------------------------------------
 
     def _read_ranges(self, run_ranges: RunRanges) -> Iterator[Finding]:
-        """Go on with what other processes recognised in each range; read here whatever they could not."""
+        """Continue with what other processes recognised in each range. Read here what they could not."""
         sent: deque[EventRange] = deque()
         for answer in run_ranges(EventRangeReader().read, self._ranges(sent)):
             part = sent.popleft()
@@ -206,11 +206,11 @@ class LogAudit:
                 if taken < len(page.seqs):
                     yield from self._read(page.seqs[taken] - 1, part.until, part.until - page.seqs[taken] + 1)
             else:
-                return  # the log has a gap here, or ends
+                return  # the log has a gap or ends here
             self._next_count()
 
     def _row_of(self, answer: RangeAudit, at: int) -> Row | None:
-        """Return an event's row, None if it is no longer there; a recognised event's row must be read again."""
+        """Return an event's row, or None if it is no longer there. A recognised event's row must be read again."""
         if at not in answer.unrecognised:
             seqs = answer.page.seqs
             places = {seq: place for place, seq in enumerate(seqs)}
@@ -219,7 +219,7 @@ class LogAudit:
         return answer.unrecognised.get(at)
 
     def _ranges(self, sent: deque[EventRange]) -> Iterator[EventRange]:
-        """Yield the ranges to read, each with the salts known when it is asked for, and keep it in `sent`."""
+        """Yield the ranges to read, each with the salts known at that time, and keep each in `sent`."""
         after, sizes = self.position, list(self._root_sizes)
         while after < self.head.position:
             while sizes and sizes[-1] <= after:

@@ -1,4 +1,4 @@
-"""The rule of the log: how each event must stand to the events before it, and how the log must end."""
+"""The rule for the log: how each event must relate to those before it, and how the log must end."""
 
 from __future__ import annotations
 
@@ -22,29 +22,32 @@ if TYPE_CHECKING:
     from ledger.rows import StoredEvent, StoredHead
     from ledger.stores import EventLog
 
+_MOST_REVISION = (1 << 32) - 1
 _MOST_NEW_STREAMS = 1000
-"""At most this many streams are allocated beyond those known: a number past that is made up."""
+"""How many streams beyond the known ones are allocated. A larger number must be made up."""
 
 
 @dataclass(slots=True)
 class Learnt:
-    """What the log says of each stream, by stream number (no stream has the number 0), for the audit of the index.
+    """What the log says about each stream, for the audit of the projection. Stream numbers begin at 1.
 
     `versions` counts a stream's events. `newest` is the position of its newest event that says what its element is,
-    0 for none. `copies` holds a row for each copy; `sources` and `salts` are by source id.
+    0 for none. `revisions` has each element's newest revision (`kept_revision`), 0 for none. `copies` holds a row for
+    each copy; `sources` and `salts` are by source id.
     """
 
     versions: array[int] = field(default_factory=lambda: array("Q", [0]))
     newest: array[int] = field(default_factory=lambda: array("Q", [0]))
+    revisions: array[int] = field(default_factory=lambda: array("I", [0]))
     copies: FoldedCopies = field(default_factory=FoldedCopies)
     sources: dict[bytes, SourceRow] = field(default_factory=dict)
     salts: dict[bytes, bytes] = field(default_factory=dict)
 
 
 class LogRule:
-    """Applies the rule to events in the order in which they are read; `position` and `recorded_us` are the last one's.
+    """Applies the rule to events in the order in which they are read. `position` and `recorded_us` are the last one's.
 
-    `unusable` holds the positions of rows that could not be read, each with a finding of its own already.
+    `unusable` holds the positions of rows that could not be read. Each already has its own finding.
     """
 
     def __init__(self, log: EventLog, head: StoredHead) -> None:
@@ -60,7 +63,7 @@ class LogRule:
         self._erasures: dict[int, tuple[bytes, int]] = {}
 
     def check(self, event: StoredEvent, key: bytes | None, *, exists: bool) -> Iterator[Finding]:
-        """Yield what is wrong with the next event; `key` is its stream's, None where erased or where none `exists`."""
+        """Yield what is wrong with the next event. `key` is its stream's, or None if erased or if none `exists`."""
         if event.seq != self.position + 1:
             yield from self._gap(event.seq)
         self.position = event.seq
@@ -69,6 +72,7 @@ class LogRule:
         yield from self._erasure(event, key, None if header is None else header.stream_digest, exists=exists)
         yield from self._time(event)
         yield from self._version(event, sound=not faults)
+        yield from self._revision(event, fact)
         self.tree.leaves.append(leaf_hash(event.header))
         self._learn(event, fact, key)
 
@@ -77,19 +81,19 @@ class LogRule:
         self.position = max([self.position, *self.unusable])
 
     def end(self, first_bad: int | None) -> Iterator[Finding]:
-        """Yield what does not fit at the end: the head and the erasures. `first_bad` is the first bad position."""
+        """Yield the findings at the end, about the head and erasures. `first_bad` is the first bad position."""
         head, streams = self.head, len(self.learnt.versions) - 1
         if self.position < head.position:
             yield from self._gap(head.position + 1)
         yield from self.tree.end(self.position, is_whole=not self.unusable, first_bad=first_bad)
         if head.recorded_us != self.recorded_us:
-            yield _error("head_mismatch", "the head's time is not the last event's", head.position)
+            yield _error("head_mismatch", "the head's time is not the time of the last event", head.position)
         if head.streams != streams:
-            detail = f"the head counts {head.streams} streams, and the events have {streams}"
+            detail = f"the head counts {head.streams} streams, but the events have {streams}"
             yield _error("head_mismatch", detail, head.position)
         for stream, (_, since) in self._erasures.items():
             if since:
-                detail = f"the payloads of stream {stream} are gone, and no event says that they were erased"
+                detail = f"the payloads of stream {stream} are missing, but no event says that they were erased"
                 yield _error("payload_missing", detail, since)
 
     # --- the parts of the rule -------------------------------------------------------------------------------------
@@ -107,31 +111,43 @@ class LogRule:
             yield _error("missing_event", f"{span} missing", first)
 
     def _time(self, event: StoredEvent) -> Iterator[Finding]:
-        """Demand that recorded time never goes back, and is the same for all events of a commit."""
+        """Check that recorded time never goes back, and is the same for all events of a commit."""
         if event.recorded_us < self.recorded_us:
-            yield _error("time_reversed", "it was recorded before the event at the position before it", event.seq)
+            yield _error("time_reversed", "its recorded time is before that of the previous event", event.seq)
         elif event.recorded_us != self.tree.commit.recorded_us and self.tree.covers(event):
-            yield _error("commit_mismatch", "its recorded time is not that of its commit", event.seq)
+            yield _error("commit_mismatch", "its recorded time differs from that of its commit", event.seq)
         self.recorded_us = max(event.recorded_us, self.recorded_us)
 
     def _version(self, event: StoredEvent, *, sound: bool) -> Iterator[Finding]:
-        """Demand streams numbered, and their events counted, without gaps; after a gap in the log only order counts."""
+        """Check that stream numbers and versions have no gaps. After a gap in the log, only their order counts."""
         versions, stream, found = self.learnt.versions, event.stream, event.stream_version
-        # Every stream has an event, so no true number is larger; allocate nothing for a made-up one.
+        # Every stream has an event, so no real number is larger. Allocate nothing for a made-up number.
         if stream < 1 or stream > min(max(len(versions), self.head.streams), len(versions) + _MOST_NEW_STREAMS):
             yield _error("bad_version", f"no stream has the number {stream}", event.seq)
             return
         if stream > len(versions) and self.tree.is_gapless and sound:
-            yield _error("bad_version", f"its stream {stream} has a number that was not due yet", event.seq)
+            yield _error("bad_version", f"its stream {stream} skips a stream number", event.seq)
         while stream >= len(versions):
             versions.append(0)
             self.learnt.newest.append(0)
+            self.learnt.revisions.append(0)
         due = versions[stream] + 1
         if found != due and (self.tree.is_gapless or found < due):
-            detail = f"the stream's event {found} stands where its event {due} is due"
+            detail = f"it is the stream's event {found}, but event {due} is expected"
             yield _error("bad_version", detail, event.seq)
         if sound or found == due:
             versions[stream] = max(found, versions[stream])
+
+    def _revision(self, event: StoredEvent, fact: Fact | UnknownFact | None) -> Iterator[Finding]:
+        """Demand that an element's revision never falls."""
+        revisions, stream = self.learnt.revisions, event.stream
+        if not isinstance(fact, ElementFact) or not 0 < stream < len(revisions):
+            return
+        found = kept_revision(fact.element.revision)
+        if found < revisions[stream]:
+            detail = f"the element goes back from revision {revisions[stream]} to {found}"
+            yield _error("contradiction", detail, event.seq)
+        revisions[stream] = max(found, revisions[stream])
 
     def _erasure(
         self, event: StoredEvent, key: bytes | None, digest: bytes | None, *, exists: bool
@@ -143,22 +159,22 @@ class LogRule:
             self.erased += 1
         if key is not None:
             if event.payload is None:
-                detail = "the payload is gone, and nothing says that it was erased"
+                detail = "the payload is missing, but no event says that it was erased"
                 yield _error("payload_missing", detail, event.seq)
             return
         first, since = self._erasures.setdefault(event.stream, (digest or b"", event.seq))
         if digest is not None and digest != first:
-            detail = "the header commits to another stream than those before it"
+            detail = "the header commits to another stream than the stream's earlier events"
             yield _error("stream_mismatch", detail, event.seq)
         if is_erasure(event.type):
             self._erasures[event.stream] = (first, 0)
         elif event.payload is not None:
-            yield _error("not_erased", "its stream was erased, and the payload still stands", event.seq)
+            yield _error("not_erased", "its stream was erased, but the payload is still there", event.seq)
         elif since == 0:
             yield _error("payload_missing", "it follows the erasure of its stream", event.seq)
 
     def _learn(self, event: StoredEvent, fact: Fact | UnknownFact | None, key: bytes | None) -> None:
-        """Keep what the index must say. An index is compared only with a sound log, so bad events do not matter."""
+        """Keep what the projection must say. It is compared only with a sound log, so bad events do not matter."""
         stream, learnt = event.stream, self.learnt
         if isinstance(fact, UnknownFact):
             self.unknown += 1
@@ -171,11 +187,16 @@ class LogRule:
             if state == SOUND and copy is not None:
                 learnt.copies.stored(copy.sha256, stream, copy.size, event.seq)
             elif state is not None and state != SOUND:
-                learnt.copies.changed(named_object(fact), stream, state)
+                learnt.copies.changed(named_object(fact), stream, event.seq, state)
         elif key is not None and evolve_source(fact) is not None:
             known = learnt.sources.get(key[:16])
             no = len(learnt.sources) + 1 if known is None else known.no
             learnt.sources[key[:16]] = SourceRow(no, key[:16], stream, event.stream_version, event.seq)
+
+
+def kept_revision(revision: int) -> int:
+    """Return an element's revision as the audit remembers it, in four bytes: nothing changes four billion times."""
+    return min(revision, _MOST_REVISION)
 
 
 def is_erasure(type_name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Reading rows from a database that is not trusted: no column need have the type that it was made with."""
+"""Reads rows from a database that is not trusted. A column can have any type, whatever its definition says."""
 
 from __future__ import annotations
 
@@ -16,37 +16,49 @@ if TYPE_CHECKING:
     Row = tuple[Any, ...]
     """The columns of a StoredEvent."""
     Columns = tuple[tuple[Any, ...], ...]
-    """A column for each of them, each with a value for every event."""
+    """One tuple for each of these columns, with a value for every event."""
 
 _INT, _BYTES, _TEXT = frozenset({int}), frozenset({bytes}), frozenset({str})
 _BYTES_OR_NOT = _BYTES | {type(None)}
 _EVENT = (_INT, _INT, _INT, _TEXT, _INT, _INT, _INT, _INT, _TEXT, _BYTES, _BYTES_OR_NOT, _BYTES_OR_NOT, _BYTES)
 _BARE = (1, 9, 10, 11, 12)
-"""The columns of an event that its header does not repeat: no comparison of bytes tells their types."""
+"""The columns of an event that its header does not repeat, so that comparing bytes does not check their types."""
 _HEAD = (_INT, _INT, _INT, _BYTES)
 _COMMIT = (_INT, _INT, _INT, _BYTES_OR_NOT, _BYTES_OR_NOT)
 
+_UNKNOWN_HEAD = StoredHead(1 << 62, 0, 0, b"")
+"""Stands for a head that cannot be read. The audit then reads every event."""
+
 NO_KEY = b""
-"""Stands for a stream's key that is not a byte string: it belongs to no source."""
+"""Stands for a stream's key that is not a byte string. It belongs to no source."""
 
 
 def read_head(log: EventLog) -> tuple[StoredHead, Finding | None]:
-    """Return the head, and what is wrong with its types; if anything is, the whole table of events is read."""
-    head = log.head()
+    """Return the head, and a finding if it is missing or its types are wrong.
+
+    The audit then reads the whole table of events.
+    """
+    try:
+        head = log.head()
+    except LedgerUnavailableError:
+        raise
+    except LedgerError as error:
+        return _UNKNOWN_HEAD, Finding(kind="head_mismatch", detail=str(error))
     wrong = _wrong(head, _HEAD)
     if not wrong:
         return head, None
-    return StoredHead(1 << 62, 0, 0, b""), Finding(kind="head_mismatch", detail=f"of another type: {', '.join(wrong)}")
+    detail = f"these columns have the wrong type: {', '.join(wrong)}"
+    return _UNKNOWN_HEAD, Finding(kind="head_mismatch", detail=detail)
 
 
 def read_events(log: EventLog, after: int, until: int, count: int) -> tuple[Columns, list[Finding]]:
-    """Return the next events behind `after`, at most `count`, and findings about rows that cannot be used.
+    """Return the next events after `after`, at most `count`, and findings about rows that cannot be used.
 
-    The events come column by column: making a `StoredEvent` of each would cost as much as hashing them. There are no
-    columns where there are no events. Values that a header repeats may still be of another type (`row_fault`).
+    The events come column by column, because creating a `StoredEvent` for each would cost as much as hashing them.
+    Without events there are no columns. Values that a header repeats can still have the wrong type (`row_fault`).
 
     Raises:
-        LedgerUnavailableError: if the database is away.
+        LedgerUnavailableError: if the database cannot be reached.
     """
     try:
         page = log.page(after, until, count)
@@ -64,13 +76,13 @@ def read_events(log: EventLog, after: int, until: int, count: int) -> tuple[Colu
 
 
 def row_fault(event: StoredEvent) -> Finding | None:
-    """Return the finding about a row whose columns do not have the types that they were made with."""
+    """Return a finding if columns of this row have the wrong type, else None."""
     wrong = _wrong(event, _EVENT)
-    return _unusable(event.seq, f"of another type: {', '.join(wrong)}") if wrong else None
+    return _unusable(event.seq, f"these columns have the wrong type: {', '.join(wrong)}") if wrong else None
 
 
 def read_keys(log: EventLog, streams: Collection[int]) -> dict[int, bytes | None]:
-    """Return the keys of those streams that exist; `NO_KEY` for one that is not a byte string."""
+    """Return the keys of the streams that exist, and `NO_KEY` for a key that is not a byte string."""
     try:
         found = dict(log.streams(streams))
     except LedgerUnavailableError:
@@ -85,9 +97,9 @@ def read_keys(log: EventLog, streams: Collection[int]) -> dict[int, bytes | None
 
 
 def commit_fault(row: CommitRow) -> str | None:
-    """Return what is wrong with the types of a commit row, None if nothing is."""
+    """Return what is wrong with the types of a commit row, or None."""
     wrong = _wrong(row, _COMMIT)
-    return f"of another type: {', '.join(wrong)}" if wrong else None
+    return f"of the wrong type in these columns: {', '.join(wrong)}" if wrong else None
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
@@ -98,7 +110,7 @@ def _wrong(row: StoredEvent | StoredHead | CommitRow, kinds: Sequence[frozenset[
 
 
 def _one_by_one(log: EventLog, after: int, until: int, why: str) -> tuple[list[Row], list[Finding]]:
-    """Find the rows that break a whole page; each that cannot be read gets a finding of its own; read the others."""
+    """Read the rows of a failing page one by one. Each row that cannot be read gets its own finding."""
     events: list[Row] = []
     findings: list[Finding] = []
     for seq in range(after + 1, until + 1):

@@ -1,4 +1,4 @@
-"""The rule of commits and tree: every position lies in one commit, and every kept frontier is that of the leaves."""
+"""The rule for commits and the tree: each position is in one commit, and each stored frontier matches the leaves."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _MOST_SUSPECTS = 1000
 
 
 class TreeAudit:
-    """Follows the leaves of a log; `commit` is the row that covers the present position.
+    """Follows the leaves of a log. `commit` is the row that covers the current position.
 
-    The tree cannot be followed past a gap (`is_gapless`). Where a kept frontier does not fit, only a later one can tell
-    whether the leaves or that frontier are wrong: until then it is a suspect.
+    The tree cannot be followed past a gap (`is_gapless`). If a stored frontier does not match, only a later one shows
+    whether the leaves or that frontier are wrong. Until then that frontier is a suspect.
     """
 
     def __init__(self, log: EventLog, head: StoredHead) -> None:
@@ -39,37 +39,37 @@ class TreeAudit:
         self.is_gapless = True
 
     def grow(self) -> Frontier:
-        """Take in the leaves that came, and return the tree's frontier."""
+        """Add the collected leaves to the tree, and return its frontier."""
         self.frontier = self.frontier.extend(self.leaves)
         self.leaves.clear()
         return self.frontier
 
     def covers(self, event: StoredEvent) -> bool:
-        """Whether the commit row covers this event; a row that begins later belongs to another commit."""
+        """Whether the commit row covers this event."""
         return self.commit.first <= event.seq <= self.commit.last
 
     def next_commit(self, seq: int, recorded_us: int, position: int) -> Iterator[Finding]:
-        """End the commit that `position` was in, and begin the one that the event at `seq` must be the first of."""
+        """End the commit that contains `position`, and begin the next, whose first event must be at `seq`."""
         yield from self._end_commit(position)
         self.commit = next(self._commits, _NO_COMMIT)
         fault = commit_fault(self.commit)
         if fault is not None or self.commit is _NO_COMMIT:
-            detail = "no commit covers it and what follows" if fault is None else f"its commit is {fault}"
+            detail = "no commit covers it and the events after it" if fault is None else f"its commit is {fault}"
             yield Finding(kind="commit_mismatch", detail=detail, position=seq)
-            # Say it once: treat the rest as one commit, with each event's own time.
+            # Report this only once: treat the rest as one commit.
             self.commit = CommitRow(self._head.position, seq, recorded_us, None, None)
             self._is_covered = False
         elif self.commit.first != seq or self.commit.last < seq:
-            detail = f"the commit that should begin with it covers {self.commit.first} to {self.commit.last}"
+            detail = f"its commit should begin with it, but covers {self.commit.first} to {self.commit.last}"
             yield Finding(kind="commit_mismatch", detail=detail, position=seq)
 
     def end(self, position: int, *, is_whole: bool, first_bad: int | None) -> Iterator[Finding]:
-        """Compare what was read up to `position` with the head; `is_whole` says that every row could be used."""
+        """Compare the log up to `position` with the head. `is_whole` says that every row could be used."""
         head = self._head.position
         self.grow()
         yield from self._end_commit(position)
         if self._is_covered and is_whole and self.commit.last != head == position:
-            detail = f"the last commit ends at position {self.commit.last}, and the head stands at {head}"
+            detail = f"the last commit ends at position {self.commit.last}, but the head is at {head}"
             yield Finding(kind="commit_mismatch", detail=detail, position=min(self.commit.last, head))
         if not self.is_gapless:
             return
@@ -78,22 +78,22 @@ class TreeAudit:
         elif self._fitting == head:
             yield Finding(kind="head_mismatch", detail="the head's frontier is not the tree's", position=head)
         elif first_bad is None or first_bad <= self._fitting:
-            # A finding after the last fitting frontier is the reason why this one does not fit, and says more.
-            span = f"somewhere in positions {self._fitting + 1} to {(self._suspects or [head])[0]}"
-            detail = f"{span} the events are not those that the head commits to, or the head was changed"
+            # An earlier finding after the last matching frontier already explains the mismatch, and is more precise.
+            span = f"positions {self._fitting + 1} to {(self._suspects or [head])[0]}"
+            detail = f"an event in {span} is not the one that the head commits to, or the head was changed"
             yield Finding(kind="root_mismatch", detail=detail, position=self._fitting + 1)
 
     def beyond(self, position: int) -> Iterator[Finding]:
-        """Look at the commit behind those read, which the head at `position` must know."""
+        """Check the commit after those read. The head at `position` must cover it."""
         row = next(self._commits, None)
         if row is not None and commit_fault(row) is None and row.last > position:
-            detail = f"a commit of positions that the head does not know, up to {row.last}"
+            detail = f"a commit covers positions up to {row.last}, which are after the head"
             yield Finding(kind="commit_mismatch", detail=detail, position=row.first)
 
     # --- helpers ---
 
     def _end_commit(self, position: int) -> Iterator[Finding]:
-        """Compare the frontier that a commit keeps."""
+        """Compare the stored frontier of the commit with the tree."""
         row = self.commit
         if row is _NO_COMMIT or not self._is_covered:
             return
@@ -107,7 +107,7 @@ class TreeAudit:
             self._suspects.append(row.last)
 
     def _clear(self, position: int) -> Iterator[Finding]:
-        """Take the tree as right up to here: the kept frontiers that did not fit before were wrong themselves."""
+        """Accept the tree up to here, so the suspects, whose frontiers did not match it, are wrong themselves."""
         for suspect in self._suspects:
             yield Finding(kind="commit_mismatch", detail="the commit's frontier is not the tree's", position=suspect)
         self._suspects.clear()

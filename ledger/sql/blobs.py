@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ledger.sql.connections import Connections
 
 
+_END = (1 << 63) - 1
+
+
 class SqlBlobs:
     """The tables `snapshot`, `snapshot_chunk` and `checkpoint`."""
 
@@ -24,10 +27,10 @@ class SqlBlobs:
         self._connections = connections
 
     def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes]) -> None:
-        """Keep an opaque snapshot of `kind` at `position`, in the place of an earlier one there.
+        """Keep an opaque snapshot of `kind` at `position`. It replaces an earlier one there.
 
-        A chunk is a transaction, so that a large snapshot does not hold up writers; the row that makes it complete
-        comes last.
+        Each chunk has its own transaction, so that a large snapshot does not block writers. The row that makes the
+        snapshot complete is written last.
         """
         self.drop_snapshots(kind, position=position)
         count = 0
@@ -39,7 +42,7 @@ class SqlBlobs:
             connection.execute(insert(t.snapshot).values(kind=kind, position=position, chunks=count))
 
     def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:
-        """Yield the chunks of a snapshot, in order; none if there is no such snapshot."""
+        """Yield the chunks of a snapshot in order, or nothing if there is no such snapshot."""
         c = t.snapshot_chunk.c
         if (kind, position) not in self.list_snapshots():
             return
@@ -64,7 +67,7 @@ class SqlBlobs:
                 connection.execute(gone if position is None else gone.where(table.c.position == position))
 
     def save_checkpoint(self, size: int, note: str) -> None:
-        """Keep a signed note about the tree of this size; the same note twice is kept once."""
+        """Keep a signed note about the tree of this size. The same note is kept only once."""
         digest = hashlib.sha256(note.encode()).digest()
         c = t.checkpoint.c
         with self._connections.head_locked() as (connection, _):
@@ -72,8 +75,22 @@ class SqlBlobs:
                 last = connection.execute(select(func.coalesce(func.max(c.id), 0))).scalar_one()
                 connection.execute(insert(t.checkpoint).values(id=last + 1, size=size, digest=digest, note=note))
 
+    def checkpoint_faults(self) -> Iterator[str]:
+        """Yield which rows are not numbered from 1 without a gap, or have another digest than their note's."""
+        c, due = t.checkpoint.c, 1
+        wanted = select(c.id, c.digest, c.note).order_by(c.id).limit(PAGE)
+        after = -_END
+        while page := self._connections.rows(wanted.where(c.id > after)):
+            for id_, digest, note in page:
+                if id_ != due:
+                    yield f"the row {id_} of the table `checkpoint` stands where row {due} is due"
+                if digest != hashlib.sha256(str(note).encode(errors="replace")).digest():
+                    yield f"the row {id_} of the table `checkpoint` has another digest than its note"
+                due = id_ + 1 if type(id_) is int else due + 1
+            after = page[-1].id
+
     def checkpoints(self) -> Iterator[tuple[int, str]]:
-        """Yield (size, note), the smallest trees first, and in the order in which they were kept."""
+        """Yield (size, note) in the order of size, then in the order in which the notes were kept."""
         c, at = t.checkpoint.c, (-1, 0)
         wanted = select(c.size, c.note, c.id).order_by(c.size, c.id).limit(PAGE)
         while page := self._connections.rows(wanted.where((c.size > at[0]) | ((c.size == at[0]) & (c.id > at[1])))):

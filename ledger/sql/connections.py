@@ -1,4 +1,4 @@
-"""The connections of one process: one that writes, kept open and used by one thread at a time, and some that read."""
+"""The connections of one process: one for writing, which stays open for one thread at a time, and some for reading."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ledger.errors import LedgerUnavailableError, ReadOnlyLedgerError
+from ledger.errors import DamagedRowError, LedgerUnavailableError, ReadOnlyLedgerError
 from ledger.sql.dialects import LOCK_HEAD, reader_engine, sync, writer_engine
 from ledger.sql.errors import translated
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Connections:
-    """Hands out short read pages and write transactions on one database."""
+    """Gives short reads and write transactions on one database."""
 
     def __init__(self, place: Place, *, read_only: bool) -> None:
-        """Connect to nothing yet."""
+        """Prepare the engines. Nothing is connected yet."""
         self.place = place
         self.readers = reader_engine(place)
         self.writers = writer_engine(place)
@@ -37,7 +37,7 @@ class Connections:
         self._has_hole = False
 
     def close(self) -> None:
-        """Close all, the writer last: on SQLite it is the last one that folds the write-ahead log into the file."""
+        """Close all connections, the writer last: on SQLite, the last one folds the write-ahead log into the file."""
         self.readers.dispose()
         with self._lock:
             if self._has_hole:
@@ -47,14 +47,14 @@ class Connections:
             self.writers.dispose()
 
     def let_go(self) -> bool:
-        """Close the connections that read, to be opened anew when needed; False if one that writes is open."""
+        """Close the reading connections, which reopen when needed. False if the writing one is open."""
         if self._writer is not None:
             return False
         self.readers.dispose()
         return True
 
     def rows(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        """Return all rows of a statement that reads; tried once more on a new connection if the old one was lost."""
+        """Return all rows of a reading statement. If the connection was lost, try once more on a new one."""
         for last_try in (False, True):
             try:
                 with translated(self.readers.dialect), self.readers.connect() as connection:
@@ -65,7 +65,7 @@ class Connections:
         raise AssertionError("unreachable")
 
     def raw_rows(self, statement: str, values: Sequence[Any]) -> Sequence[tuple[Any, ...]]:
-        """Return all rows as the driver's own tuples: for scans of millions of rows, where wrappers cost time."""
+        """Return all rows as the driver's own tuples, for scans of millions of rows, where wrappers cost time."""
         for last_try in (False, True):
             try:
                 with translated(self.readers.dialect), self.readers.connect() as connection:
@@ -88,16 +88,16 @@ class Connections:
 
     @contextmanager
     def transaction(self, *, fleeting: bool = False) -> Iterator[Connection]:
-        """Begin a write transaction, commit it at the end; a connection that failed is never used again.
+        """Begin a write transaction, and commit it at the end. A connection that failed is never used again.
 
-        A power cut may lose a `fleeting` transaction, so SQLite does not wait for the disk. Its log is in order, so the
-        next transaction that is not fleeting makes this one durable too.
+        A power cut can lose a `fleeting` transaction, because SQLite does not wait for the disk. SQLite's log is in
+        order, so the next transaction that is not fleeting makes this one durable too.
 
         Raises:
             ReadOnlyLedgerError: if the store was opened for reading.
         """
         if self._read_only:
-            raise ReadOnlyLedgerError(f"the ledger at {self.place} was opened for reading only")
+            raise ReadOnlyLedgerError(f"the ledger at {self.place} was opened only for reading")
         with self._lock, translated(self.writers.dialect):
             connection = self._writer
             try:
@@ -106,7 +106,7 @@ class Connections:
                 with self._hurried(connection, fleeting=fleeting), connection.begin():
                     yield connection
             except BaseException as error:
-                # This also covers a connection that was interrupted in the middle of an answer.
+                # This also covers a connection that was interrupted during an answer.
                 if isinstance(error, self._driver_errors) or not isinstance(error, Exception):
                     self._drop_writer()
                 self._has_hole = self._has_hole or _is_io_error(error)
@@ -114,7 +114,7 @@ class Connections:
 
     @contextmanager
     def head_locked(self) -> Iterator[tuple[Connection, tuple[Any, ...]]]:
-        """Begin a write transaction that no other passes; also give the head row and the database's time."""
+        """Begin a write transaction that excludes all others. Also give the columns of `LOCK_HEAD`."""
         with self.transaction() as connection:
             cursor = connection.connection.cursor()
             try:
@@ -123,7 +123,7 @@ class Connections:
             finally:
                 cursor.close()
             if row is None:
-                raise LedgerUnavailableError("the ledger has lost its head row")
+                raise DamagedRowError("the table `head` is empty, so nothing can be read or recorded")
             yield connection, tuple(row)
 
     @contextmanager
@@ -131,26 +131,27 @@ class Connections:
         if not fleeting or self.kind != "sqlite":
             yield
             return
-        # Not through SQLAlchemy, which would begin the transaction, in which this cannot be changed.
+        # Do not use SQLAlchemy here: it would begin the transaction, and the setting cannot change within one.
         driver: Any = connection.connection.driver_connection
         driver.execute("PRAGMA synchronous = NORMAL")
         try:
             yield
         except BaseException:
-            # It may be unusable; the next one is set up anew.
+            # This connection may be unusable. The next one gets all its settings again.
             self._drop_writer()
             raise
         driver.execute("PRAGMA synchronous = EXTRA")
 
     def _connect_writer(self) -> Connection:
-        """Open the connection that writes, and fold SQLite's log if a sync of it has failed.
+        """Open the writing connection. If a sync of SQLite's log has failed, fold the log first.
 
-        After a failed sync the system believes that the data was written, and never tries again. The transaction that
-        failed is written again, but a fleeting one before it is not. It leaves a hole in the log, and after a power
-        cut nothing behind the hole would be found. Folding the log puts everything into the database file, whose sync
-        can be trusted, and starts an empty log.
+        After a failed sync, the system considers the data written and does not try again. The failed transaction is
+        written again, but a fleeting one before it is not. This leaves a hole in the log. After a power cut, SQLite
+        would find nothing after the hole. Folding the log puts everything into the database file, whose sync can be
+        trusted, and starts an empty log.
 
-        Raises: LedgerUnavailableError, or the driver's error, while that cannot be done.
+        Raises:
+            LedgerUnavailableError: while the log cannot be folded. It can also be the driver's own error.
         """
         connection = self.writers.connect()
         if self._has_hole:
@@ -164,17 +165,17 @@ class Connections:
         return connection
 
     def _fold_log(self, driver: Any) -> None:
-        """Put SQLite's log into the database and empty it, durably. Raises: as `_connect_writer` does."""
+        """Move SQLite's log into the database and empty it, durably. Raises: as `_connect_writer` does."""
         is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if is_busy:
-            raise LedgerUnavailableError("the database is busy, and its log is to be folded first")
+            raise LedgerUnavailableError(f"the database {self.place} is busy, so its log cannot be folded")
         path = self.place.path
         if path is None:
             return
         try:
             sync(path.with_name(f"{path.name}-wal"))
         except OSError as error:
-            raise LedgerUnavailableError(f"the database's log cannot be synced: {error.strerror}") from error
+            raise LedgerUnavailableError(f"the log of the ledger {path} cannot be synced: {error.strerror}") from error
 
     def _drop_writer(self) -> None:
         connection, self._writer = self._writer, None
@@ -184,6 +185,6 @@ class Connections:
 
 
 def _is_io_error(error: BaseException) -> bool:
-    """Return whether SQLite says that the disk could not read, write or sync."""
+    """Return whether SQLite reports that the disk failed to read, write or sync."""
     cause = getattr(error, "orig", error)
     return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR

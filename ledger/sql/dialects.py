@@ -1,4 +1,4 @@
-"""Where the three databases differ: connections, bulk statements, locks and clocks."""
+"""The differences between the databases: connections, bulk statements, locks and clocks."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Engine, Table
 
 BUSY_SECONDS = 30
-"""How long SQLite waits for another process's write before it fails."""
+"""How long SQLite waits for another process's write before it fails, in seconds."""
 
 WRITER_KIB = 16 << 10
 READER_KIB = 8 << 10
-"""How much of the file a connection to SQLite caches: the pages that a batch changes and the inner index pages.
+"""How much of the file a connection to SQLite caches, in KiB: the pages that a batch changes and inner index pages.
 
 Index leaves are read in random order. A cache for all of them would grow with the ledger, and the system has one.
 """
 
 PAGE_BYTES = 4096
 WAL_PAGES = 16 << 10
-"""How long SQLite's write-ahead log grows before it is carried over into the file: 64 MiB.
+"""How long SQLite's write-ahead log grows before its pages are moved into the file: 64 MiB.
 
-Keys and hashes come in random order, so a batch changes a page for almost each of them; the longer the log, the more
-changes of a page are written to its place at once.
+Keys and hashes come in random order, so a batch changes one page for almost each of them. In a longer log, more changes
+of a page are moved together.
 """
 
 _DRIVERS = {
@@ -49,7 +49,7 @@ _DRIVERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A database by its URL; `path` is the absolute file on SQLite. Showing it never shows the password."""
+    """A database by its URL. `path` is the absolute file on SQLite, else None. Its text never shows the password."""
 
     url: URL
     path: Path | None
@@ -69,10 +69,10 @@ class Place:
 
 
 def parse_place(url: str) -> Place:
-    """Return the place that a SQLAlchemy URL names, with the driver that this program brings for it.
+    """Return the place that a SQLAlchemy URL names, with the driver that this program uses for it.
 
     Raises:
-        BadPlaceError: if it is not such a URL; the message never shows the password.
+        BadPlaceError: if `url` is not such a URL. The message never shows the password.
         LedgerError: if its driver is not installed.
     """
     try:
@@ -81,40 +81,40 @@ def parse_place(url: str) -> Place:
     except (ArgumentError, NoSuchModuleError, ValueError):
         scheme = url.partition(":")[0] if "://" in url else ""
         what = f"a URL that begins with {scheme!r}" if scheme.replace("+", "").isalnum() else "the address given"
-        raise BadPlaceError(f"{what} names no database; try sqlite:///database.db") from None
+        raise BadPlaceError(f"{what} does not name a database: try sqlite:///database.db") from None
     if kind not in _DRIVERS:
-        raise BadPlaceError(f"a ledger is kept on sqlite, postgresql, mysql or mariadb, not on {kind!r}")
+        raise BadPlaceError(f"{kind!r} cannot hold a ledger: use sqlite, postgresql, mysql or mariadb")
     name, module, extra = _DRIVERS[kind]
     if parsed.drivername not in (kind, name):
-        raise BadPlaceError(f"the driver {parsed.drivername!r} is not supported; write {kind}://...")
+        raise BadPlaceError(f"the driver {parsed.drivername!r} is not supported: write {kind}://...")
     try:
         __import__(module)
     except ImportError:
-        raise LedgerError(f"the driver for {kind} is missing: pip install 'kropotcli[{extra}]'") from None
+        raise LedgerError(f"the driver for {kind} is missing: run pip install 'kropotcli[{extra}]'") from None
     path = None
     if kind == "sqlite":
         if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
             raise BadPlaceError("a ledger on SQLite needs a file: sqlite:///database.db, or sqlite:////absolute/path")
         path = Path(parsed.database).absolute()
     elif not parsed.database:
-        raise BadPlaceError(f"the URL names no database: {kind}://user@host/database")
+        raise BadPlaceError(f"the URL does not name a database: write it like {kind}://user@host/database")
     return Place(url=parsed.set(drivername=name), path=path)
 
 
 def server_place(place: Place) -> Place:
-    """Return the place of a server where that can be asked without opening one of its databases."""
+    """Return the place without its database, if the server answers questions without one (not PostgreSQL)."""
     return place if place.kind == "postgresql" else Place(url=place.url.set(database=""), path=None)
 
 
 def writer_engine(place: Place) -> Engine:
-    """Return an engine for the one connection of this process that writes."""
+    """Return an engine for this process's one writing connection."""
     if place.path is not None:
         return _sqlite_engine(place.path, writes=True)
     return _server_engine(place, reads_only=False)
 
 
 def reader_engine(place: Place) -> Engine:
-    """Return an engine whose connections only read, each statement in a transaction of its own."""
+    """Return an engine whose connections only read, each statement in its own transaction."""
     if place.path is not None:
         return _sqlite_engine(place.path, writes=False)
     return _server_engine(place, reads_only=True)
@@ -123,9 +123,9 @@ def reader_engine(place: Place) -> Engine:
 def roll_back_what_a_crash_left(path: Path) -> None:
     """Let SQLite undo a transaction that a killed process or a power cut left in the journal beside the file.
 
-    A ledger uses a write-ahead log, which readers recover by themselves. But creating it begins with a rollback
-    journal, and a read-only connection refuses a file with one. SQLite ignores the journal while another process
-    writes. If SQLite cannot undo it, the next connection fails.
+    A ledger uses a write-ahead log, which readers recover by themselves. But the creation of a ledger begins with a
+    rollback journal, and a read-only connection refuses a file with one. SQLite ignores the journal while another
+    process writes. If SQLite cannot undo the transaction, the next connection fails.
     """
     journal = path.with_name(f"{path.name}-journal")
     if not path.exists() or not journal.exists() or journal.stat().st_size == 0:
@@ -135,7 +135,7 @@ def roll_back_what_a_crash_left(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file's bytes, or a folder's names, durable; nothing where there is none. Raises: OSError."""
+    """Make a file's bytes, or a folder's names, durable. Do nothing if it does not exist. Raises: OSError."""
     with suppress(FileNotFoundError):
         fd = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_CLOEXEC)
         try:
@@ -145,7 +145,7 @@ def sync(path: Path) -> None:
 
 
 def upsert(engine: Engine, table: Table, *, add: Sequence[str] = ()) -> Any:
-    """Return the INSERT that replaces a row with the same key, or adds to it the columns named in `add`."""
+    """Return the INSERT that replaces a row with the same key. It adds to the columns named in `add` instead."""
     keys = [column.name for column in table.primary_key]
     rest = [column.name for column in table.columns if column.name not in keys]
     if engine.dialect.name in {"sqlite", "postgresql"}:
@@ -160,23 +160,23 @@ def upsert(engine: Engine, table: Table, *, add: Sequence[str] = ()) -> Any:
     )
 
 
-LOCK_HEAD = {
-    "sqlite": "SELECT position, recorded_us, streams, frontier, NULL FROM head WHERE id = 1",
-    "postgresql": (
-        "SELECT position, recorded_us, streams, frontier, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-        " FROM head WHERE id = 1 FOR UPDATE"
-    ),
-    "mysql": (
-        "SELECT position, recorded_us, streams, frontier, CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"
-        " FROM head WHERE id = 1 FOR UPDATE"
-    ),
-}
-"""The head and the database's time; on SQLite BEGIN IMMEDIATE has locked it before."""
+_POSTGRESQL_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_MYSQL_NOW = "CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)"
+NOW = {"postgresql": f"SELECT {_POSTGRESQL_NOW}", "mysql": f"SELECT {_MYSQL_NOW}"}
 
-NOW = {
-    "postgresql": "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
-    "mysql": "SELECT CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)",
+_LOCK_HEAD = (
+    "SELECT position, recorded_us, streams, frontier, {},"
+    " (SELECT coalesce(max(seq), 0) FROM event), (SELECT coalesce(max(id), 0) FROM stream) FROM head WHERE id = 1{}"
+)
+LOCK_HEAD = {
+    "sqlite": _LOCK_HEAD.format("NULL", ""),
+    "postgresql": _LOCK_HEAD.format(_POSTGRESQL_NOW, " FOR UPDATE"),
+    "mysql": _LOCK_HEAD.format(_MYSQL_NOW, " FOR UPDATE"),
 }
+"""Reads the head, the database's time, the last event and the last stream, and locks the head.
+
+On SQLite, BEGIN IMMEDIATE has locked it already.
+"""
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
@@ -186,11 +186,11 @@ _POSTGRESQL_OFF = ("sort", "hashjoin", "mergejoin", "bitmapscan", "seqscan")
 
 def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
     def connect() -> sqlite3.Connection:
-        # A name in a URI may hold anything but these three characters, which would end it.
+        # A name in a URI cannot contain these three characters unescaped.
         name = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         mode = "rw" if writes else "ro"
         if not writes and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
-            # If no file can be created beside it, nobody writes to it either, and SQLite need not check for writers.
+            # If no file can be created beside it, nobody can write to it, so SQLite need not check for writers.
             mode = "ro&immutable=1"
         connection = sqlite3.connect(
             f"file:{name}?mode={mode}",
@@ -202,20 +202,20 @@ def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
         )
         connection.execute(f"PRAGMA cache_size = {-(WRITER_KIB if writes else READER_KIB)}")
         if writes:
-            # First: the change of mode below is a transaction of its own. EXTRA is FULL, and where there is no
-            # write-ahead log (a file system without shared memory, an error just now) it also makes the end of a
-            # transaction durable, which a power cut could undo else.
+            # This must come first, because the change of mode below is its own transaction. EXTRA includes FULL.
+            # Without a write-ahead log (a file system without shared memory, a temporary error), it also makes the end
+            # of a transaction durable. Otherwise a power cut could undo the transaction.
             connection.execute("PRAGMA synchronous = EXTRA")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_PAGES * PAGE_BYTES}")
             connection.execute("PRAGMA recursive_triggers = ON")
         else:
-            # SQLite before 3.51.3 may lose pages when two connections checkpoint at once: readers never do.
+            # SQLite before 3.51.3 can lose pages when two connections checkpoint at once. So readers never checkpoint.
             connection.execute("PRAGMA query_only = ON")
         return connection
 
-    # The last one given back is used first, so that the caches of the others stay empty.
+    # Use the most recently returned connection first, so that the caches of the others stay empty.
     pool: dict[str, Any] = {"poolclass": NullPool} if writes else {"poolclass": QueuePool, "pool_use_lifo": True}
     engine = create_engine("sqlite://", creator=connect, **pool)
     if writes:
@@ -238,8 +238,8 @@ def _server_engine(place: Place, *, reads_only: bool) -> Engine:
 
         @event.listens_for(engine, "connect")
         def walk_indexes(connection: Any, _record: Any) -> None:
-            # Every statement here reads a page or a few rows along an index. Without these settings the planner,
-            # which has no statistics of a ledger that is just growing, sorts or hashes whole tables for one page.
+            # Every statement here reads a page or a few rows along an index. The planner has no statistics for a
+            # growing ledger. Without these settings it would sort or hash whole tables for one page.
             for setting in _POSTGRESQL_OFF:
                 connection.execute(f"SET enable_{setting} = off")
             connection.execute("SET max_parallel_workers_per_gather = 0")

@@ -35,9 +35,9 @@ def translated(dialect: Dialect) -> Iterator[None]:
     """Raise the ledger's errors, which callers can act on, instead of those of the driver or SQLAlchemy.
 
     Raises:
-        LedgerUnavailableError: if the database is away or busy; the same call may succeed later.
+        LedgerUnavailableError: if the database cannot be reached or is busy. The same call may succeed later.
         ReadOnlyLedgerError: if this user may not write.
-        LedgerError: for anything else; the sentence is the database's own, without the statement and its values.
+        LedgerError: for anything else. The message is the database's own, without the statement and its values.
     """
     try:
         yield
@@ -55,7 +55,7 @@ def _meaning(dialect: Dialect, error: BaseException) -> LedgerError:
 
 
 def _sentence(error: BaseException) -> str:
-    """Return the first line only: the rest of a driver's message may quote statements and values."""
+    """Return only the first line, because the rest of a driver's message can quote statements and values."""
     words = error.args[1] if len(error.args) > 1 and isinstance(error.args[0], int) else error
     return (str(words).strip().splitlines() or [type(error).__name__])[0]
 
@@ -68,7 +68,7 @@ def _sqlite(error: BaseException) -> type[LedgerError]:
 
 def _postgresql(error: BaseException) -> type[LedgerError]:
     state: str | None = getattr(error, "sqlstate", None)
-    if state is None:  # no answer of the server's: the connection was lost or never made
+    if state is None:  # the server did not answer: the connection was lost or never made
         lost = type(error).__name__ in {"OperationalError", "InterfaceError", "ConnectionTimeout"}
         return LedgerUnavailableError if lost else LedgerError
     if state in _POSTGRESQL_READ_ONLY:

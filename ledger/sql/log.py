@@ -1,4 +1,4 @@
-"""The events of a ledger in a SQL database, read page by page, each page in a short transaction of its own."""
+"""The events of a ledger in a SQL database. They are read page by page, each page in its own short transaction."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from ledger.errors import DamagedRowError
 from ledger.rows import CommitRow, StoredEvent, StoredHead
 from ledger.sql import schema as t
 from ledger.sql.statements import LARGE_PAGE, PAGE
@@ -31,8 +32,10 @@ class SqlLog:
         self._statements = statements
 
     def head(self) -> StoredHead:
-        """Return the head; position 0 before the first event."""
+        """Return the head; position 0 before the first event. Raises: DamagedRowError if its row is missing."""
         rows = self._connections.raw_rows("SELECT position, recorded_us, streams, frontier FROM head WHERE id = 1", ())
+        if not rows:
+            raise DamagedRowError("the table `head` is empty, so nothing can be read or recorded")
         return StoredHead(*rows[0])
 
     def page(self, after: int, until: int | None, count: int) -> Sequence[tuple[Any, ...]]:
@@ -54,6 +57,10 @@ class SqlLog:
         """Return the leaf hashes of the events in (`after`, `until`], in order."""
         return [row[0] for row in self._connections.raw_rows(self._statements.page_leaves, (after, until))]
 
+    def headers(self, after: int, until: int) -> list[bytes]:
+        """Return the header bytes of the events in (`after`, `until`], in order."""
+        return [row[0] for row in self._connections.raw_rows(self._statements.page_headers, (after, until))]
+
     def events_at(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in order."""
         found: list[StoredEvent] = []
@@ -63,7 +70,7 @@ class SqlLog:
         return found
 
     def facts_at(self, positions: Sequence[int]) -> list[tuple[Any, ...]]:
-        """Return what folds of millions need of the events at these positions: the columns of a StoredFact."""
+        """Return the columns of a StoredFact for the events at these positions, for folds over millions of events."""
         found: list[tuple[Any, ...]] = []
         for part in slices(sorted(set(positions))):
             found += self._connections.raw_rows(self._statements.select_facts(len(part)), part)
@@ -106,9 +113,9 @@ class SqlLog:
     # --- helpers ---
 
     def _rows(self, wanted: Select[Any], column: Column[Any], *, newest_first: bool = False) -> Iterator[Any]:
-        """Yield the rows page by page in the order of `column`, which no two rows share."""
+        """Yield the rows page by page, in the order of `column`. Its values MUST be unique."""
         wanted = wanted.order_by(column.desc() if newest_first else column)
-        # Who asks for the newest first mostly needs no other.
+        # A caller that asks for the newest first usually needs only that one.
         page = self._connections.rows(wanted.limit(1 if newest_first else PAGE))
         while page:
             yield from page
@@ -120,7 +127,7 @@ class SqlLog:
         if not numbers:
             return []
         first, last = min(numbers), max(numbers)
-        if last - first < 2 * len(numbers):  # close together, as new streams are: a walk is faster than probes
+        if last - first < 2 * len(numbers):  # close together, like new streams: one range is faster than single probes
             wanted = set(numbers)
             rows = self._connections.raw_rows(self._statements.page_numbered, (first, last))
             return [row for row in rows if row[0] in wanted]
@@ -131,14 +138,14 @@ class SqlLog:
 
     def _all_last(self, until: int) -> Iterator[tuple[int, int]]:
         first = 1
-        # Streams are numbered as they begin: behind those that had not begun at `until` there are no others.
+        # Streams are numbered in the order in which they begin. So an empty page means that no later stream had begun.
         while page := self._connections.raw_rows(self._statements.page_last, (first, first + LARGE_PAGE - 1, until)):
             yield from page
             first += LARGE_PAGE
 
     def _last_of(self, streams: Collection[int], until: int) -> Iterator[tuple[int, int]]:
         c = t.event.c
-        # A probe of the index a stream, newest first: asked for max(seq), a planner may walk all positions instead.
+        # Probe the index once per stream, newest first. With max(seq), a planner might read all positions instead.
         last = select(c.seq).where(c.stream == t.stream.c.id, c.seq <= until).order_by(c.stream_version.desc())
         for part in slices(streams):
             wanted = select(last.limit(1).scalar_subquery(), t.stream.c.id).where(t.stream.c.id.in_(part))

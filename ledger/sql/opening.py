@@ -1,4 +1,4 @@
-"""Opens a ledger's database; checks what it contains before anything is written."""
+"""Opens a ledger's database, and checks what it contains before writing anything."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ledger.sql.dialects import (
     writer_engine,
 )
 from ledger.sql.errors import translated
-from ledger.sql.guards import GUARDS
+from ledger.sql.guards import renew
 from ledger.sql.schema import REVISION, TABLES, VERSION_TABLE, metadata, version_table
 from ledger.sql.store import SqlStore
 
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from ledger.sql.dialects import Place
 
 SQLITE_MAGIC = b"SQLite format 3\0"
-"""What every database file of SQLite begins with."""
+"""The first bytes of every SQLite database file."""
 
-REVISIONS = ("0001",)
-"""Every schema this version can read or upgrade, the oldest first."""
+REVISIONS = ("0001", "0002")
+"""Every schema that this version can read or upgrade, the oldest first."""
 
 _NO_SYNC_OF_FOLDERS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM})
 
@@ -52,14 +52,14 @@ _PROGRAM = re.compile(r"kropotcli [0-9][0-9A-Za-z.+-]{0,40}")
 
 
 def open_store(url: str, *, create: bool = False, read_only: bool = False) -> SqlStore:
-    """Return the store at this SQLAlchemy URL; with `create`, an empty or absent database becomes an empty ledger.
+    """Return the store at this SQLAlchemy URL. With `create`, an empty or missing database becomes an empty ledger.
 
     Raises:
-        LedgerMissingError: if there is no ledger, and `create` was not given.
-        ForeignDatabaseError: if the database holds another program's tables; nothing was written.
+        LedgerMissingError: if there is no ledger, and `create` is False or `read_only` is True.
+        ForeignDatabaseError: if the database holds another program's tables. Nothing was written.
         NewerLedgerError: if a newer version of this program made the ledger.
         LedgerUnavailableError: if the database cannot be reached.
-        LedgerError: for a URL that names no database, or one whose driver is not installed.
+        LedgerError: if the URL names no database, its driver is not installed, or the schema is old.
     """
     place = parse_place(url)
     revision = schema_of(place)
@@ -68,16 +68,16 @@ def open_store(url: str, *, create: bool = False, read_only: bool = False) -> Sq
             raise LedgerMissingError(str(place))
         migrate(place)
     elif revision != REVISION:
-        raise LedgerError(f"the ledger at {place} has the old schema {revision}: run kropotcli db upgrade")
+        raise LedgerError(f"the ledger at {place} has the old schema {revision}: run `kropotcli db upgrade`")
     if place.path is not None and not read_only:
         _settle(place.path)
     return SqlStore(place, read_only=read_only)
 
 
 def schema_of(place: Place) -> str | None:
-    """Return the revision of the ledger's schema at this place, None where there is no ledger.
+    """Return the revision of the ledger's schema at this place, or None if there is no ledger.
 
-    Nothing is written, except that SQLite itself undoes a transaction that a crash left unfinished.
+    This writes nothing, except that SQLite itself undoes a transaction that a crash left unfinished.
 
     Raises:
         ForeignDatabaseError: if the database holds another program's tables.
@@ -85,7 +85,7 @@ def schema_of(place: Place) -> str | None:
         LedgerError: if the file is not an SQLite database.
     """
     if place.path is not None:
-        # First: after a crash within the very first transaction, the file is not a database before this.
+        # This must come first: after a crash in the very first transaction, the file is not yet a valid database.
         roll_back_what_a_crash_left(place.path)
         if not place.path.exists() or place.path.stat().st_size == 0:
             return None
@@ -99,13 +99,13 @@ def schema_of(place: Place) -> str | None:
 
 
 def migrate(place: Place) -> None:
-    """Bring the database to the newest schema, from nothing if need be; safe when several processes do it at once.
+    """Create the newest schema, or upgrade the database to it. Several processes can safely do this at once.
 
     Raises:
-        ForeignDatabaseError: if the database holds another program's tables; nothing was written.
+        ForeignDatabaseError: if the database holds another program's tables. Nothing was written.
         NewerLedgerError: if this version does not know the revision.
     """
-    # Read-only at first: a writing connection changes the journal mode of a file, even of another program.
+    # Check read-only first: a writing connection changes the journal mode, even of another program's file.
     schema_of(place)
     if place.path is not None:
         _create_file(place.path)
@@ -142,7 +142,7 @@ def _revision(connection: Connection, place: Place) -> str | None:
 
 
 def _made_by(connection: Connection) -> str | None:
-    """Return the version of this program that made the schema, None if the database does not say."""
+    """Return the version of this program that made the schema, or None if the database does not say."""
     try:
         found = connection.execute(text(f"SELECT program FROM {VERSION_TABLE}")).scalar()
     except DBAPIError:
@@ -158,13 +158,16 @@ def _look_at_file(path: Path) -> None:
     except OSError as error:
         raise LedgerError(f"the ledger {path} cannot be read: {error.strerror}") from None
     if begin != SQLITE_MAGIC:
-        raise LedgerError(f"{path} is not a database of SQLite, and was left as it is: name another one")
+        raise LedgerError(f"{path} is not a database of SQLite, and nothing was written: name another file")
 
 
 def _settle(path: Path) -> None:
-    """Sync what a killed process wrote to SQLite's log and had not synced yet.
+    """Sync what a killed process wrote to SQLite's log but did not sync.
 
-    Readers of the log treat it as done, but a power cut could still undo it. Raises: LedgerError.
+    Readers treat those transactions as done, but a power cut could still undo them.
+
+    Raises:
+        LedgerUnavailableError: if the log cannot be synced.
     """
     try:
         sync(path.with_name(f"{path.name}-wal"))
@@ -178,7 +181,7 @@ def _settle(path: Path) -> None:
 def _create_file(path: Path) -> None:
     if not path.parent.is_dir():
         raise LedgerError(
-            f"the ledger {path} cannot be created because there is no folder {path.parent}: make it first"
+            f"the ledger {path} cannot be created because there is no folder {path.parent}: create the folder first"
         )
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
@@ -188,7 +191,7 @@ def _create_file(path: Path) -> None:
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection in a transaction that excludes other processes that create or upgrade this database."""
+    """Yield a connection in a transaction that keeps other processes from creating or upgrading this database."""
     with engine.connect() as connection:
         kind = engine.dialect.name
         if kind == "postgresql":
@@ -199,7 +202,10 @@ def _alone(engine: Engine) -> Iterator[Connection]:
                 {"patience": BUSY_SECONDS},
             ).scalar()
             if got != 1:
-                raise LedgerError("another process has been making this ledger for too long")
+                raise LedgerError(
+                    f"another process has been creating or upgrading this ledger for over {BUSY_SECONDS} seconds: "
+                    "try again later"
+                )
         yield connection
         connection.commit()
 
@@ -208,7 +214,7 @@ def _sweep(connection: Connection, place: Place) -> None:
     """Remove what an interrupted creation left, on databases that do not undo CREATE TABLE.
 
     Raises:
-        ForeignDatabaseError: if a table only has the name of one of a ledger's, or already holds something.
+        ForeignDatabaseError: if a table only has the same name as a ledger's table, or holds data already.
     """
     inspector = inspect(connection)
     tables = sorted(set(inspector.get_table_names()) & metadata.tables.keys())
@@ -222,16 +228,15 @@ def _sweep(connection: Connection, place: Place) -> None:
 
 
 def _make(connection: Connection) -> None:
-    """Make the newest schema in an empty database; a test compares it with what an upgrade of old ledgers gives.
+    """Create the newest schema in an empty database. A test compares it with the schema of upgraded old ledgers.
 
-    The version is written last. Without it there is no ledger yet, and whoever makes one next removes the rest.
+    The version is written last. Without it there is no ledger yet, and the next creation removes the rest.
     """
     metadata.create_all(connection)
     connection.execute(
         metadata.tables["head"].insert().values(id=1, position=0, recorded_us=0, streams=0, frontier=b"")
     )
-    for statement in GUARDS[connection.dialect.name]:
-        connection.exec_driver_sql(statement)
+    renew(connection)
     version = version_table()
     version.create(connection)
     connection.execute(version.insert().values(version_num=REVISION, program=program()))

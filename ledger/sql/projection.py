@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ledger.sql.statements import Statements
 
 _BELOW, _ABOVE = -1, b"\xff" * 64
-"""Less than every stream number, and more than every SHA-256."""
+"""A number below every stream number, and bytes above every SHA-256."""
 
 IMAGE = (
     select(
@@ -55,7 +55,7 @@ class SqlProjection:
         self._statements = statements
 
     def images(self, keys: Collection[bytes]) -> list[Image]:
-        """Return the entries that exist among these stored keys, in no order."""
+        """Return the entries that exist among these stored keys, in any order."""
         return [
             Image._make(row)
             for part in slices(keys)
@@ -65,8 +65,8 @@ class SqlProjection:
     def scan(
         self, *, source: bytes | None, states: Collection[str] | None, after: bytes | None, wanted: bool | None
     ) -> Iterator[Image]:
-        """Yield entries in the order of their stored keys, those after `after` that match every given filter."""
-        # In key order by walking the index of the keys: sorting the whole replica for a page would be absurd.
+        """Yield the entries after `after` that match every given filter, in the order of their stored keys."""
+        # Walk the index of the keys. Sorting the whole projection for each page would be far too slow.
         chosen: Select[Any] = IMAGE
         for name in ("mysql", "mariadb"):
             chosen = chosen.prefix_with("STRAIGHT_JOIN", dialect=name)
@@ -89,7 +89,7 @@ class SqlProjection:
         return [SourceRow(*row) for row in self._connections.rows(select(t.source).order_by(t.source.c.no))]
 
     def tallies(self) -> list[TallyRow]:
-        """Return the maintained sums in the order of source and state, without empty ones."""
+        """Return the maintained sums, without empty ones, in the order of source and state."""
         c = t.tally.c
         rows = self._connections.rows(select(t.tally).where(c.elements != 0).order_by(c.source, c.state))
         return [TallyRow(*row) for row in rows]
@@ -107,7 +107,7 @@ class SqlProjection:
         return self._connections.raw_rows(self._statements.page_projection, (after, count))
 
     def next_due_us(self, source: bytes | None) -> int | None:
-        """Return the earliest time at which an entry is due, None when nothing is wanted."""
+        """Return the earliest time at which an entry is due, or None if nothing is wanted."""
         c = t.entry.c
         wanted = select(func.min(c.due_us))
         numbers = source_numbers(self._connections, source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
@@ -19,32 +19,39 @@ if TYPE_CHECKING:
 
     from ledger.sql.dialects import Place
 
-Protection = Literal["triggers", "rights"]
-"""What stops this user from rewriting history: only triggers, which stop accidents, or missing rights."""
-
 HISTORY = ("event", "stream", "batch", "checkpoint")
-"""Tables that only grow. An erasure changes `event` and `stream`, hence needs the owner."""
+"""Tables that only grow. An erasure changes `event` and `stream`, so it needs the owner."""
 
 STATE = ("source", "entry", "copy", "tally", "snapshot", "snapshot_chunk", "instance", "lease", "claim")
-"""The projection, which can be rebuilt, and working state."""
+"""The tables of the projection, which can be rebuilt, and of working state."""
+
+RIGHTS = {
+    **dict.fromkeys(HISTORY, ("SELECT", "INSERT")),
+    **dict.fromkeys(STATE, ("SELECT", "INSERT", "UPDATE", "DELETE")),
+    "head": ("SELECT", "UPDATE"),
+    VERSION_TABLE: ("SELECT",),
+}
+"""What collecting needs, by table; the triggers bound the rest."""
 
 
 def grant(owner: Place, user: Place) -> str:
-    """Give the user of one URL what collecting needs in the ledger that the other's user owns; return their name.
+    """Give `user` the rights that collecting needs in the ledger of `owner`. Return the user's name.
 
-    They may read everything, append to history, move the head, and do anything to projection and working state.
+    The user can then read everything, append to history, move the head, and change projection and working state.
 
     Raises:
-        LedgerError: if the two URLs name different databases, or the same user, or the owner may not grant.
+        LedgerError: if the two URLs name different databases or the same user, or if the owner may not grant rights.
     """
     if owner.kind == "sqlite" or user.kind == "sqlite":
-        raise LedgerError("SQLite knows no users: who can write the file can do anything to it")
+        raise LedgerError(
+            "SQLite knows no users, so it cannot limit rights: use PostgreSQL, MySQL or MariaDB, or protect the file"
+        )
     where = [(place.kind, place.url.host, place.url.port, place.url.database) for place in (owner, user)]
     if where[0] != where[1]:
-        raise LedgerError(f"{owner} and {user} are not the same database")
+        raise LedgerError(f"{owner} and {user} are not the same database: give two URLs of one database")
     grantee = _ask(server_place(user), _WHO[user.kind])
     if grantee == _ask(server_place(owner), _WHO[owner.kind]):
-        raise LedgerError(f"the owner's URL and the collector's name the same user {grantee}")
+        raise LedgerError(f"both URLs name the same user {grantee}: give the collector another user")
     engine = writer_engine(owner)
     try:
         with translated(engine.dialect), engine.connect() as connection:
@@ -55,8 +62,8 @@ def grant(owner: Place, user: Place) -> str:
         # On PostgreSQL it is enough to own the tables.
         need = "" if owner.kind == "postgresql" else ", on MySQL and MariaDB WITH GRANT OPTION"
         raise LedgerError(
-            f"the owner {owner.url.username} may not give {grantee} what collecting needs ({error}): the "
-            f"ledger's tables are made, but give the owner all rights of this database{need}, and run this again"
+            f"the owner {owner.url.username} may not give {grantee} the rights that collecting needs ({error}); the "
+            f"ledger's tables exist now: give the owner all rights of this database{need}, and run this again"
         ) from None
     finally:
         engine.dispose()
@@ -65,30 +72,15 @@ def grant(owner: Place, user: Place) -> str:
 
 def grants(connection: Connection, grantee: str) -> Sequence[str]:
     """Return the statements that give a user what collecting needs (docs/operations.md lists them)."""
-    history = [f"GRANT SELECT, INSERT ON {table} TO {grantee}" for table in HISTORY]
-    state = [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {grantee}" for table in STATE]
-    rest = [f"GRANT SELECT, UPDATE ON head TO {grantee}", f"GRANT SELECT ON {VERSION_TABLE} TO {grantee}"]
+    given = [f"GRANT {', '.join(rights)} ON {table} TO {grantee}" for table, rights in RIGHTS.items()]
     if connection.dialect.name == "postgresql":
         schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
-        rest.append(f"GRANT USAGE ON SCHEMA {schema} TO {grantee}")
-    return [*history, *state, *rest]
-
-
-def protection(place: Place) -> Protection:
-    """Return what keeps the user of this URL from changing what was written."""
-    if place.kind == "sqlite":
-        return "triggers"
-    engine = writer_engine(place)
-    try:
-        with translated(engine.dialect), engine.connect() as connection:
-            may = _may_rewrite_postgresql if place.kind == "postgresql" else _may_rewrite_mysql
-            return "triggers" if may(connection) else "rights"
-    finally:
-        engine.dispose()
+        given.append(f"GRANT USAGE ON SCHEMA {schema} TO {grantee}")
+    return given
 
 
 def describe_server(place: Place) -> tuple[str, int]:
-    """Return the database's version in its own words, and the bytes that the ledger's tables and indexes take."""
+    """Return the database's version as it reports it, and the size of the ledger's tables and indexes in bytes."""
     engine = writer_engine(place) if place.path is None else None
     if engine is None:
         import sqlite3
@@ -125,37 +117,3 @@ def _ask(place: Place, question: str) -> str:
             return str(connection.execute(text(question)).scalar_one())
     finally:
         engine.dispose()
-
-
-def _may_rewrite_postgresql(connection: Connection) -> bool:
-    """Whether the user owns the events, or could become who does, or was given a right that changes them."""
-    question = """
-        SELECT bool_or(
-            has_table_privilege(c.oid, 'UPDATE') OR has_table_privilege(c.oid, 'DELETE')
-            OR has_table_privilege(c.oid, 'TRUNCATE') OR has_table_privilege(c.oid, 'TRIGGER')
-            OR pg_has_role(c.relowner, 'USAGE')
-        )
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = current_schema() AND c.relname IN ('event', 'stream', 'batch', 'checkpoint')
-    """
-    return bool(connection.execute(text(question)).scalar_one())
-
-
-def _may_rewrite_mysql(connection: Connection) -> bool:
-    """Whether any grant, for the table, the database or everything, lets the user change events or their triggers."""
-    question = """
-        SELECT count(*) FROM (
-            SELECT privilege_type FROM information_schema.user_privileges WHERE grantee = :grantee
-            UNION ALL
-            SELECT privilege_type FROM information_schema.schema_privileges
-            WHERE grantee = :grantee AND database() LIKE table_schema
-            UNION ALL
-            SELECT privilege_type FROM information_schema.table_privileges
-            WHERE grantee = :grantee AND table_schema = database()
-              AND table_name IN ('event', 'stream', 'batch', 'checkpoint')
-        ) held
-        WHERE privilege_type IN ('UPDATE', 'DELETE', 'DROP', 'ALTER', 'TRIGGER', 'SUPER', 'SUPER ADMIN')
-    """
-    user = str(connection.execute(text("SELECT current_user()")).scalar_one())
-    name, _, host = user.rpartition("@")
-    return bool(connection.execute(text(question), {"grantee": f"'{name}'@'{host}'"}).scalar_one())

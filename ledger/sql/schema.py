@@ -1,7 +1,7 @@
 """The tables of the newest schema (docs/format.md, "Tables"); the triggers are in `guards.py`.
 
-This is the only place that describes the schema. A new ledger is made from it and stamped with `REVISION`. The
-migrations only ALTER older ledgers, and a test compares the two. Every database compares text byte by byte.
+Only this module describes the schema. It creates new ledgers, which get the revision `REVISION`. The migrations only
+ALTER older ledgers, and a test compares the two. Every database compares text byte by byte.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData
 from sqlalchemy import PrimaryKeyConstraint, UniqueConstraint  # isort: skip
 from sqlalchemy.dialects import mysql, postgresql
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration."""
 
 VERSION_TABLE = "ledger_version"
-"""Where the schema's revision stands; not Alembic's default, which another program's migrations may hold."""
+"""The table of the schema's revision. It is not Alembic's default, which another program's migrations may use."""
 
 metadata = MetaData()
 
 
 def number() -> BigInteger:
-    """64 bits; on SQLite an INTEGER, since only that can be the row's own number."""
+    """Return the type of 64-bit numbers. On SQLite it is INTEGER, because only that type can be the rowid."""
     return BigInteger().with_variant(Integer, "sqlite")
 
 
 def octets(longest: int) -> LargeBinary:
-    """Bytes, at most `longest` of them."""
+    """Return the type of at most `longest` bytes."""
     return LargeBinary().with_variant(mysql.VARBINARY(longest), "mysql", "mariadb")
 
 
 def blob() -> LargeBinary:
-    """Bytes without a limit that matters."""
+    """Return the type of bytes without a practical limit."""
     return LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
 
 
 def text(longest: int) -> String:
-    """Text of at most `longest` characters, compared byte by byte."""
+    """Return the type of text of at most `longest` characters, compared byte by byte."""
     return (
         String(longest)
         .with_variant(mysql.VARCHAR(longest, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb")
@@ -115,7 +115,7 @@ entry = Table(
     Column("sha256", octets(32), nullable=True),
 )
 
-# Only what is wanted is in it, where the database can say so: a replica at rest pays nothing for it.
+# It holds only wanted entries, if the database supports that. So it costs nothing while no copy is wanted.
 entry_due = Index(
     "entry_due",
     entry.c.source,
@@ -209,7 +209,10 @@ TABLES = frozenset(metadata.tables) | {VERSION_TABLE}
 
 
 def version_table() -> Table:
-    """Return the table of the schema's revision, as Alembic makes it, and who made it; it is none of `metadata`'s."""
+    """Return the table of the schema's revision, as Alembic makes it, with a column for the program that made it.
+
+    `metadata` does not contain it.
+    """
     return Table(
         VERSION_TABLE,
         MetaData(),

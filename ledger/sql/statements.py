@@ -1,4 +1,4 @@
-"""The hot statements as text, compiled once for each process, so that the driver gets plain tuples."""
+"""The frequent statements as text, compiled once per process, so that the driver can take plain tuples."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
 
 PAGE = 1000
-"""At most this many rows are read at a time."""
+"""How many rows are read at a time."""
 
 LARGE_PAGE = 10 * PAGE
-"""At most this many rows of two small columns are read at a time."""
+"""How many rows of two small columns are read at a time."""
 
 EVENT_COLUMNS = ", ".join(f"event.{column.name}" for column in schema.event.columns)
 FACT_COLUMNS = ", ".join(f"event.{name}" for name in StoredFact._fields)
@@ -30,17 +30,17 @@ COPY_COLUMNS = ", ".join(column.name for column in schema.copy.columns)
 MANY = 50
 """How many rows SQLite takes in one statement.
 
-The driver gives up the interpreter's lock for each statement that it runs, and takes it again: with a statement a row,
-the threads of a collector would spend their time on handing the lock over.
+The driver releases the interpreter's lock for each statement and then takes it again. With one statement per row, the
+threads of a collector would spend their time on passing the lock around.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """One way to write rows into a table: each text takes the columns in their order.
+    """The statements that write rows into a table. Each takes the columns in their order.
 
-    `one` takes a row, and is repeated for many rows if nothing better is there. `many` takes `MANY` rows, one behind
-    the other. `arrays` takes an array a column, all rows at once. `copy` takes a stream of rows with these `types`.
+    `one` takes a row, and is repeated for many rows if there is nothing better. `many` takes `MANY` rows, one after
+    another. `arrays` takes one array per column, with all rows. `copy` takes a stream of rows with these `types`.
     """
 
     one: str
@@ -51,10 +51,10 @@ class Put:
 
 
 class Statements:
-    """Texts in the driver's own style of placeholders; their values come in the order of the table's columns."""
+    """Statements with the driver's own placeholders. Their values come in the order of the table's columns."""
 
     def __init__(self, engine: Engine) -> None:
-        """Compile nothing yet."""
+        """Prepare. Nothing is compiled yet."""
         self._engine = engine
         self.mark = "?" if engine.dialect.paramstyle == "qmark" else "%s"
 
@@ -95,7 +95,7 @@ class Statements:
 
     @cached_property
     def add_tally(self) -> Put:
-        """Rows: TallyRows, added to what is there."""
+        """Rows: TallyRows, which are added to the existing sums."""
         return self._put(upsert(self._engine, schema.tally, add=("elements", "bytes")), schema.tally)
 
     @cached_property
@@ -108,9 +108,9 @@ class Statements:
         """Values: a StoredHead."""
         return self.marked("UPDATE head SET position = ?, recorded_us = ?, streams = ?, frontier = ? WHERE id = 1")
 
-    @lru_cache(maxsize=4096)  # noqa: B019  # one Statements lives as long as its store
+    @lru_cache(maxsize=4096)  # noqa: B019  # a Statements object lives as long as its store
     def select_streams(self, count: int) -> str:
-        """Values: `count` stored keys; rows: key, id, and the columns of the entry, null where there is none."""
+        """Values: `count` stored keys; rows: key, id, and the columns of the entry, or null if there is none."""
         return self.marked(
             f"SELECT stream.{self.key}, stream.id, {ENTRY_COLUMNS} FROM stream"
             f" LEFT JOIN entry ON entry.stream = stream.id WHERE stream.{self.key} IN ({self._marks(count)})"
@@ -170,9 +170,9 @@ class Statements:
 
     @cached_property
     def lock_due(self) -> str:
-        """Values: source, due at the latest, now, limit; rows: due_us, stream, and the expected size.
+        """Values: source, latest due time, now, limit; rows: due_us, stream, and the expected size.
 
-        Skips rows that others have locked, on databases that lock rows.
+        On databases that lock rows, this skips rows that others have locked.
         """
         lock = {"sqlite": "", "postgresql": " FOR UPDATE OF entry SKIP LOCKED"}
         return self.marked(
@@ -202,7 +202,7 @@ class Statements:
     @cached_property
     def page_projection(self) -> str:
         """Values: after, limit; rows: stored key, EntryRow, and five columns of the event that it points to."""
-        # In the order of this join MySQL walks the index of the keys; on its own it would sort every entry.
+        # With this join order, MySQL walks the index of the keys. Without it, MySQL would sort all entries.
         straight = "STRAIGHT_JOIN" if self._engine.dialect.name in {"mysql", "mariadb"} else "JOIN"
         return self.marked(
             f"SELECT stream.{self.key}, {ENTRY_COLUMNS}, event.stream, event.type, event.schema_version,"
@@ -213,8 +213,8 @@ class Statements:
 
     @cached_property
     def page_copies(self) -> str:
-        """Values: SHA-256 and again, the stream there to go on behind, last SHA-256, limit; rows: CopyStates."""
-        # The first condition lets every database start in the index where the last page ended.
+        """Values: SHA-256, the same again, the stream to continue after, last SHA-256, limit; rows: CopyStates."""
+        # The first condition lets every database start in the index at the end of the last page.
         return self.marked(
             f"SELECT {COPY_COLUMNS} FROM copy WHERE sha256 >= ? AND (sha256 > ? OR stream > ?) AND sha256 <= ?"
             " ORDER BY sha256, stream LIMIT ?"
@@ -229,13 +229,18 @@ class Statements:
         )
 
     @cached_property
+    def page_headers(self) -> str:
+        """Values: after, until; rows: header."""
+        return self.marked("SELECT header FROM event WHERE seq > ? AND seq <= ? ORDER BY seq")
+
+    @cached_property
     def page_leaves(self) -> str:
         """Values: after, until; rows: leaf."""
         return self.marked("SELECT leaf FROM event WHERE seq > ? AND seq <= ? ORDER BY seq")
 
     @cached_property
     def key(self) -> str:
-        """The column `key`, which is a word of MySQL's."""
+        """The column `key`, quoted because MySQL reserves that word."""
         return self._engine.dialect.identifier_preparer.quote("key")
 
     @cached_property
@@ -247,7 +252,7 @@ class Statements:
         )
 
     def marked(self, statement: str) -> str:
-        """Return the statement with the driver's placeholders in the place of question marks."""
+        """Return the statement with the driver's placeholders instead of question marks."""
         return statement.replace("?", self.mark)
 
     def _marks(self, count: int) -> str:
@@ -266,7 +271,7 @@ class Statements:
             return Put(one, many=f"{into}{values}{row}{end}{f', ({row})' * (MANY - 1)}{after}")
         if dialect.name != "postgresql":
             return Put(one)
-        # One statement for a thousand rows, in binary: three to ten times the rate of psycopg's executemany here.
+        # One binary statement for a thousand rows is three to ten times as fast here as psycopg's executemany.
         types = tuple(_bare(column.type.compile(dialect)) for column in table.columns)
         head, _, tail = one.partition(" VALUES (")
         arrays = ", ".join(f"%b::{name}[]" for name in types)

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
     from ledger.sql.dialects import Place
 
+_MOST_DAMAGES = 100
+"""SQLite stops looking after this many."""
+
 
 class SqlStore:
-    """A LedgerStore in a SQL database; one object for each process, any number of threads."""
+    """A LedgerStore in a SQL database: one object per process, any number of threads."""
 
     def __init__(self, place: Place, *, read_only: bool = False) -> None:
-        """Use a database that `open_store` has checked; nothing is connected yet."""
+        """Use a database that `open_store` has checked. Nothing is connected yet."""
         self.place = place
         self._connections = Connections(place, read_only=read_only)
         self._statements = Statements(self._connections.writers)
@@ -37,16 +40,26 @@ class SqlStore:
 
     @contextmanager
     def writing(self) -> Iterator[SqlWriting]:
-        """Lock the head and begin; commit when the block ends, undo everything when it raises."""
+        """Lock the head and begin a transaction. Commit when the block ends; undo everything if it raises."""
         with self._connections.head_locked() as (connection, locked):
             yield SqlWriting(connection, self._statements, locked)
 
     def now_us(self) -> int | None:
-        """Return the database server's time; None on SQLite, which has none of its own."""
+        """Return the database server's time, or None on SQLite, which has no clock of its own."""
         kind = self._connections.kind
         if kind == "sqlite":
             return None
         return int(self._connections.raw_rows(NOW.get(kind, NOW["mysql"]), ())[0][0])
+
+    def damage(self) -> Iterator[str]:
+        """Yield what SQLite's integrity check finds, which compares every index with its table.
+
+        PostgreSQL, MySQL and MariaDB have no check that a plain user may run.
+        """
+        if self._connections.kind == "sqlite":
+            for (found,) in self._connections.raw_rows(f"PRAGMA integrity_check({_MOST_DAMAGES})", ()):
+                if found != "ok":
+                    yield " ".join(str(found).split())
 
     def free_bytes(self) -> int | None:
         """Return the room on the file system of SQLite's file; None for a server, which does not say."""
@@ -56,7 +69,7 @@ class SqlStore:
             return None
 
     def reopener(self) -> Callable[[], SqlStore] | None:
-        """Return what opens this store for reading in a process about to be forked, None once this one has written."""
+        """Return a function that opens this store for reading in a forked process, or None if this one has written."""
         if not self._connections.let_go():
             return None
         return partial(SqlStore, self.place, read_only=True)

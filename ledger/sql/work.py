@@ -1,4 +1,4 @@
-"""The work queue in a SQL database: instances, leases and reservations. This is working state and not history."""
+"""The work queue in a SQL database: instances, leases and reservations. This is working state, not history."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SqlWorkQueue:
         return [InstanceRow(*row) for row in self._connections.rows(select(t.instance).order_by(t.instance.c.name))]
 
     def enroll(self, row: InstanceRow, *, now_us: int, here: bool) -> InstanceRow | None:
-        """Register an instance; return the living one that holds its name, or None when registered."""
+        """Register an instance and return None, or return the active instance that holds its name."""
         with self._connections.head_locked() as (connection, _):
             found = connection.execute(select(t.instance).where(t.instance.c.name == row.name)).first()
             holder = None if found is None else InstanceRow(*found)
@@ -48,7 +48,7 @@ class SqlWorkQueue:
             return None
 
     def beat(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
-        """Prolong the instance, its leases and its reservations; False if another session has the name."""
+        """Extend the instance, its leases and its reservations. False if another session has the name."""
         c = t.instance.c
         with self._connections.transaction() as connection:
             mine = update(t.instance).where(c.name == name, c.session == session)
@@ -66,7 +66,7 @@ class SqlWorkQueue:
             _let_go(connection, session)
 
     def take(self, lease: LeaseRequest) -> list[Image] | None:
-        """Lease due entries that no living session leases; None if another session has the instance's name."""
+        """Lease due entries that no active session leases. None if another session has the instance's name."""
         numbers = source_numbers(self._connections, lease.source)
         with self._connections.transaction(fleeting=True) as connection:
             cursor: Any = connection.connection.cursor()
@@ -107,7 +107,7 @@ class SqlWorkQueue:
                 connection.execute(mine.where(c.stream.in_(numbers)))
 
     def reserve(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
-        """Reserve `name`, or prolong its reservation; False while another session has it."""
+        """Reserve `name`, or extend its reservation. False while another session has it."""
         c = t.claim.c
         with self._connections.head_locked() as (connection, _):
             free = or_(c.session == session, c.expires_us <= now_us, c.expires_us > now_us + LONGEST_US)
@@ -120,18 +120,18 @@ class SqlWorkQueue:
             return True
 
     def unreserve(self, name: str, session: bytes) -> None:
-        """Give the reservation back, if it is this session's."""
+        """Give back the reservation, if this session has it."""
         with self._connections.transaction() as connection:
             connection.execute(delete(t.claim).where(t.claim.c.name == name, t.claim.c.session == session))
 
     # --- helpers ---
 
     def _free(self, connection: Connection, numbers: list[int], lease: LeaseRequest) -> list[tuple[int, int, int]]:
-        """Return (due, stream, size) of entries that are due and not leased, and lock them against other takers.
+        """Return (due, stream, size) of entries that are due and not leased, and lock them against other collectors.
 
-        A statement sees the leases that existed when it began. Another collector may have written leases, committed
-        and unlocked their entries while it ran, so this checks again once the entries are locked. On SQLite nobody
-        else can write during this transaction.
+        A statement sees the leases that existed when it began. While it ran, another collector may have written leases,
+        committed, and unlocked their entries. So this checks again after the entries are locked. On SQLite, nobody else
+        can write during this transaction.
         """
         c = t.lease.c
         while True:
@@ -161,7 +161,7 @@ def _let_go(connection: Connection, session: bytes) -> None:
 
 
 def _sweep(connection: Connection, now_us: int) -> None:
-    """Remove expired leases and reservations; rows that another transaction has locked wait for the next sweep."""
+    """Remove expired leases and reservations. Rows that another transaction has locked wait for the next call."""
     for table, name in ((t.lease, t.lease.c.stream), (t.claim, t.claim.c.name)):
         over = or_(table.c.expires_us <= now_us, table.c.expires_us > now_us + LONGEST_US)
         found = connection.execute(select(name).where(over).with_for_update(skip_locked=True))

@@ -1,12 +1,13 @@
-"""One write transaction on a SQL database, begun with the head row locked."""
+"""One write transaction on a SQL database, with the head row locked from the beginning."""
 
 from __future__ import annotations
 
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from ledger.merkle import Frontier
 from ledger.rows import CommitRow, EntryRow, SourceRow, StoredHead, StreamRow
-from ledger.sql.statements import MANY
+from ledger.sql.statements import LARGE_PAGE, MANY
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from ledger.sql.statements import Put, Statements
 
 IN_LIMIT = 500
-"""At most this many values are in one IN list."""
+"""How many values one IN list can have."""
 
 COPY_FROM = 16
-"""PostgreSQL's COPY pays for its extra round trips from this many rows on."""
+"""From this many rows on, PostgreSQL's COPY is worth its extra round trips."""
 
 
 def slices(values: Iterable[Any]) -> Iterator[list[Any]]:
@@ -31,7 +32,7 @@ def slices(values: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def put_rows(cursor: Any, put: Put, rows: Sequence[Sequence[Any]]) -> None:
-    """Write the rows in the way that is fastest on this database."""
+    """Write the rows in the fastest way for this database."""
     if len(rows) == 1:
         cursor.execute(put.one, rows[0])
     elif len(rows) >= COPY_FROM and put.copy is not None and put.arrays is not None and "ON CONFLICT" not in put.one:
@@ -49,25 +50,27 @@ def put_rows(cursor: Any, put: Put, rows: Sequence[Sequence[Any]]) -> None:
 
 
 class SqlWriting:
-    """What `ledger.stores.Writing` demands, on one connection."""
+    """Implements `ledger.stores.Writing` on one connection."""
 
     def __init__(self, connection: Connection, statements: Statements, locked: Sequence[Any]) -> None:
-        """Take over a transaction and the head row that it has locked, with the database's time after it."""
-        position, recorded_us, streams, frontier, now_us = locked
-        self.head = StoredHead(position, recorded_us, streams, bytes(frontier))
+        """Take over a transaction that has locked the head, and the columns of `LOCK_HEAD`."""
+        position, recorded_us, streams, frontier, now_us, last_event, last_stream = locked
+        self.head = StoredHead(position, recorded_us, max(streams, last_stream), bytes(frontier))
         self.now_us: int | None = now_us
         self._statements = statements
         self._cursor: Any = connection.connection.cursor()
+        if last_event > position:
+            self._adopt(last_event)
 
     def commit_of(self, batch_key: bytes) -> CommitRow | None:
-        """Return the commit that carries this idempotency key."""
+        """Return the commit with this idempotency key, or None."""
         rows = self._rows(
             "SELECT last, first, recorded_us, batch_key, frontier FROM batch WHERE batch_key = ?", batch_key
         )
         return CommitRow(*rows[0]) if rows else None
 
     def leaf(self, position: int) -> bytes | None:
-        """Return the leaf hash stored at this position."""
+        """Return the leaf hash stored at this position, or None."""
         rows = self._rows("SELECT leaf FROM event WHERE seq = ?", position)
         return rows[0][0] if rows else None
 
@@ -80,6 +83,8 @@ class SqlWriting:
             for key, stream, *columns in self._cursor.fetchall():
                 if columns[0] is None:
                     bare[stream] = key
+                    # Somebody may have inserted it without an event.
+                    found[key] = StreamRow(stream, 0, None)
                 else:
                     entry = EntryRow._make(columns)
                     found[key] = StreamRow(stream, entry.version, entry)
@@ -106,13 +111,13 @@ class SqlWriting:
         put_rows(self._cursor, self._statements.insert_stream, batch.streams)
         put_rows(self._cursor, self._statements.insert_event, batch.events)
         if batch.erased and self._statements.mark == "?":
-            # SQLite leaves what it frees as it was in the file, unless it is told to overwrite it.
+            # By default, SQLite leaves freed data in the file. This makes it overwrite the data.
             self._cursor.execute("PRAGMA secure_delete = ON")
         for stream, position in batch.erased:
             self._run("UPDATE event SET payload = NULL, nonce = NULL WHERE stream = ? AND seq < ?", stream, position)
             self._run(f"UPDATE stream SET {self._statements.key} = NULL WHERE id = ?", stream)
         if batch.erased:
-            # Snapshots were made from what the erasure removes.
+            # Snapshots were made from the erased data.
             self._run("DELETE FROM snapshot")
             self._run("DELETE FROM snapshot_chunk")
         self.change(batch.changes)
@@ -120,17 +125,17 @@ class SqlWriting:
         self._cursor.execute(self._statements.move_head, batch.head)
 
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
-        """Give back the session's leases on these streams, together with what is written."""
+        """Give back the session's leases on these streams in the same transaction."""
         for part in slices(streams):
             self._cursor.execute(self._statements.delete_leases(len(part)), [session, name, *part])
 
     def clear_projection(self) -> None:
-        """Remove every row of the projection; not TRUNCATE, which some databases commit and some users may not."""
+        """Remove every row of the projection. TRUNCATE would commit on some databases and needs further rights."""
         for table in ("entry", "copy", "tally", "source"):
             self._run(f"DELETE FROM {table}")
 
     def change(self, changes: Changes) -> None:
-        """Write changes of the projection alone."""
+        """Write changes of the projection only."""
         put_rows(self._cursor, self._statements.put_source, changes.sources)
         put_rows(self._cursor, self._statements.put_entry, changes.entries)
         put_rows(self._cursor, self._statements.put_copy, changes.copies)
@@ -143,6 +148,30 @@ class SqlWriting:
         put_rows(self._cursor, self._statements.add_tally, changes.tallies)
 
     # --- helpers ---
+
+    def _adopt(self, last: int) -> None:
+        """Move the head over the events up to `last`, which are behind it.
+
+        An append moves it with its events. But whoever has the collector's rights could insert events and leave the
+        head where it was, and nobody could append any more. The ledger goes on instead; `verify` judges the events.
+        """
+        _, recorded_us, streams, stored = self.head
+        frontier = Frontier.parse(self.head.position, stored)
+        rows = self._rows("SELECT last, recorded_us, frontier FROM batch ORDER BY last DESC LIMIT 1")
+        ended = 0
+        if rows:
+            ended, recorded_us, stored = rows[0]
+            if ended > frontier.size and stored is not None:
+                frontier = Frontier.parse(ended, bytes(stored))
+        while frontier.size < last:
+            until = min(last, frontier.size + LARGE_PAGE)
+            self._cursor.execute(self._statements.page_leaves, (frontier.size, until))
+            frontier = frontier.extend(row[0] for row in self._cursor.fetchall())
+        if ended < last:
+            commit = CommitRow(last, ended + 1, recorded_us, None, frontier.stored)
+            put_rows(self._cursor, self._statements.insert_batch, [commit])
+        self.head = StoredHead(last, recorded_us, streams, frontier.stored)
+        self._cursor.execute(self._statements.move_head, self.head)
 
     def _run(self, statement: str, *values: Any) -> None:
         self._cursor.execute(self._statements.marked(statement), values)

@@ -1,1 +1,1 @@
-"""Taking a whole ledger elsewhere: into another database, into a storage as segments, and back."""
+"""Moves a whole ledger: into another database, into a storage as segments, and back."""

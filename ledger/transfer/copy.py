@@ -1,4 +1,4 @@
-"""Copies a ledger to another database: events byte by byte; the projection is folded again and checked at the end."""
+"""Copies a ledger to another database. Events are copied byte by byte; the projection is folded again and checked."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from ledger.stores import LedgerStore
 
 PAGE = 1000
-"""About this many events are written in one transaction; a batch is never split."""
+"""About how many events one transaction writes. A batch is never split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyReport:
-    """What a copy did: events written in this run, and the position, root and state digest that both ledgers share."""
+    """What a copy did: events written in this run, and the position, root and state digest that the ledgers share."""
 
     events: int
     position: int
@@ -39,15 +39,15 @@ class CopyReport:
 def copy_ledger(
     source: LedgerStore, target: LedgerStore, *, progress: Callable[[int, int], None] = lambda _done, _all: None
 ) -> CopyReport:
-    """Copy every event, commit and checkpoint of `source` up to its present head, and check the result.
+    """Copy every event, commit and checkpoint of `source` up to its current head, and check the result.
 
-    A copy that was interrupted continues where it stopped. At the end this reads the target's events again: hashes,
-    tree, commits and projection MUST agree with the log, and the root with the source's. `progress` is called with
+    An interrupted copy continues where it stopped. At the end this reads the target's events again. Hashes, tree,
+    commits and projection MUST agree with the log, and the root with the source's. `progress` is called with
     (position reached, last position).
 
     Raises:
-        LedgerError: if the target holds events that are not the source's first ones; nothing was written.
-        BrokenChainError: if the copy is not the source, or the source is not what its own hashes say.
+        LedgerError: if the target holds events other than the source's first ones. Nothing was written.
+        BrokenChainError: if the copy differs from the source, or the source contradicts its own hashes.
     """
     head = source.log.head()
     begun = target.log.head().position
@@ -61,9 +61,10 @@ def copy_ledger(
 
 
 def verify_copy(target: LedgerStore, head: StoredHead, begun: int) -> CopyReport:
-    """Read the target again and check it against itself and the source's head; `begun` is where this run started.
+    """Read the target again, and check it against itself and the source's head. `begun` is where this run started.
 
-    Raises: BrokenChainError at the first thing that is wrong.
+    Raises:
+        BrokenChainError: at the first finding.
     """
     log = LogAudit(target.log)
     _demand_none(log.findings())
@@ -75,7 +76,7 @@ def verify_copy(target: LedgerStore, head: StoredHead, begun: int) -> CopyReport
 
 
 def erasures(events: list[StoredEvent]) -> list[tuple[int, int]]:
-    """Return (stream, position) of the erasures: they also apply to events that an earlier run copied before them."""
+    """Return (stream, position) of the erasures. They also apply to events that an earlier run copied."""
     return list({event.stream: event.seq for event in events if event.type == PayloadErased.TYPE}.items())
 
 
@@ -94,7 +95,7 @@ def _demand_prefix(source: LedgerStore, target: LedgerStore) -> None:
 
 
 def _pages(commits: Iterator[CommitRow], until: int) -> Iterator[list[CommitRow]]:
-    """Yield whole batches, about `PAGE` events at a time, none beyond `until`."""
+    """Yield whole batches up to `until`, about `PAGE` events at a time."""
     page: list[CommitRow] = []
     for row in commits:
         if row.last > until:
@@ -111,13 +112,13 @@ def _write(source: LedgerStore, target: LedgerStore, commits: list[CommitRow]) -
     first, last = commits[0].first, commits[-1].last
     events = list(stored_events(source.log, after=first - 1, until=last))
     if [event.seq for event in events] != list(range(first, last + 1)):
-        raise BrokenChainError(first, f"the events of the batches up to position {last} are not all there")
+        raise BrokenChainError(first, f"events are missing in the batches up to position {last}")
     numbers = {event.stream for event in events}
     keys = dict(source.log.streams(numbers))
     with target.writing() as tx:
         head = tx.head
         if head.position != first - 1:
-            raise LedgerError("another process writes to the target")
+            raise LedgerError("another process is writing to the target: stop it, then copy again")
         fresh = sorted(number for number in numbers if number > head.streams)
         changes = project(
             [happened(event, keys.get(event.stream)) for event in events],
@@ -137,6 +138,6 @@ def _write(source: LedgerStore, target: LedgerStore, commits: list[CommitRow]) -
         )
 
 
-def _demand_none(flaws: Iterator[Finding]) -> None:
-    for flaw in islice(flaws, 1):
-        raise BrokenChainError(flaw.position or 0, f"{flaw.kind}: {flaw.detail}")
+def _demand_none(findings: Iterator[Finding]) -> None:
+    for finding in islice(findings, 1):
+        raise BrokenChainError(finding.position or 0, f"{finding.kind}: {finding.detail}")

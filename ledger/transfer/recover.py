@@ -1,4 +1,4 @@
-"""Rebuilds a ledger from its events alone, as its segments hold them, and audits the result before it is trusted."""
+"""Rebuilds a ledger only from the events in its segments, and audits the result before anyone trusts it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def recover_ledger(
     progress: Callable[[int], None] = lambda _position: None,
     page: int = PAGE,
 ) -> CopyReport:
-    """Append `events`, which begin with the first of a ledger, to the empty `target`, and check the result.
+    """Append `events`, which begin with a ledger's first event, to the empty `target`, and check the result.
 
-    A recovery that was interrupted continues where it stopped. Segments do not know batches: consecutive events with
-    the same recorded time become one batch. `progress` is called with the position reached; `page` events are written
-    in one transaction.
+    An interrupted recovery continues where it stopped. Segments do not hold batches, so consecutive events with the
+    same recorded time become one batch. `progress` is called with the position reached. One transaction writes `page`
+    events.
 
     Raises:
-        LedgerError: if the target holds events that are not the first of these, or there are no events.
+        LedgerError: if the target holds events other than the first of these, or if there are no events.
         BrokenChainError: if the result is not a sound ledger.
     """
     begun = target.log.head().position
@@ -50,7 +50,7 @@ def recover_ledger(
         progress(some[-1][0].seq)
     head = target.log.head()
     if head.position == 0:
-        raise LedgerError("there are no events to recover from")
+        raise LedgerError("there are no events to recover from: check that this is the right storage")
     return verify_copy(target, head, begun)
 
 
@@ -58,7 +58,7 @@ def recover_ledger(
 
 
 def _behind(events: Iterator[KeyedEvent], target: LedgerStore, begun: int) -> Iterator[KeyedEvent]:
-    """Return the events after the target's last one, which MUST be among them with the same leaf."""
+    """Return the events after the target's last one. The last one MUST be among `events`, with the same leaf."""
     if begun == 0:
         return events
     mine = {event.seq: event.leaf for event in target.log.events_at([begun])}
@@ -71,7 +71,7 @@ def _behind(events: Iterator[KeyedEvent], target: LedgerStore, begun: int) -> It
 
 
 def _erased(target: LedgerStore) -> dict[bytes, int]:
-    """Return the numbers of the erased streams, by the digests in their headers."""
+    """Return the numbers of erased streams, by the stream digests in their headers."""
     numbers = {number for number, key in target.log.streams() if key is None}
     if not numbers:
         return {}
@@ -89,7 +89,7 @@ def _append(target: LedgerStore, page: list[KeyedEvent], erased: dict[bytes, int
         numbers = {key: row.stream for key, row in known.items()}
         streams, fresh, events, keys = head.streams, list[tuple[int, bytes | None]](), list[StoredEvent](), {}
         for event, key in page:
-            # An erased stream has lost its key; the digest in the header still identifies it.
+            # An erased stream has no key. The digest in its headers still identifies it.
             name = key if key is not None else decode_header(event.header).stream_digest
             among = numbers if key is not None else erased
             number = among.get(name)

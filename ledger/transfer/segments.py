@@ -1,7 +1,7 @@
-"""The bytes of segments: runs of events kept as files, so that a ledger outlives its database (docs/format.md).
+"""The bytes of segments: files that hold runs of events, so that a ledger can outlive its database (docs/format.md).
 
-Segment k (from 0) holds the events 65,536 k + 1 to 65,536 (k + 1); the newest is partial until it is full. The same
-events always give the same bytes.
+Segment k (from 0) holds the events 65,536 k + 1 to 65,536 (k + 1). The newest segment is partial until it is full. The
+same events always give the same bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LENGTH = struct.Struct(">I")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """What a segment commits to: the ledger's id, its first and last position, and the frontier after the last."""
+    """What a segment commits to: the ledger's id, the first and last position, and the frontier after the last."""
 
     ledger_id: bytes
     first: int
@@ -65,9 +65,9 @@ def encode(
     streams: Streams,
     start: Frontier,
 ) -> Iterator[bytes]:
-    """Yield a segment's bytes in chunks; `events` begin after `start`, `streams` gives the stored keys of streams.
+    """Yield a segment's bytes in chunks. `events` begin after `start`; `streams` gives the stored keys of streams.
 
-    Every leaf is computed from the stored header, so the frontier at the end commits to what the segment holds.
+    Every leaf is computed from the stored header, so the frontier at the end commits to the segment's content.
     """
     pack = msgpack.Packer(use_bin_type=True).pack
     digest = hashlib.sha256()
@@ -83,10 +83,10 @@ def encode(
 
 
 def reach_of(file: BinaryIO) -> Reach:
-    """Return how far a segment reaches, as its two ends say; this does not read its events.
+    """Return what a segment claims to hold, from its head and trailer. This does not read its events.
 
     Raises:
-        MalformedSegmentError: if these are not the ends of a segment.
+        MalformedSegmentError: if the file does not have the head and trailer of a segment.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -97,13 +97,13 @@ def reach_of(file: BinaryIO) -> Reach:
 
 
 def read(file: BinaryIO, start: Frontier) -> Iterator[tuple[StoredEvent, bytes | None]]:
-    """Yield (event, stored key) of a segment that begins after `start`; `stream` of the events is 0.
+    """Yield (event, stored key) of a segment that begins after `start`. The events' `stream` is 0.
 
     This checks positions, leaves against the frontier at the end, payloads against their headers, and the digest over
-    all bytes. Trust nothing before the iterator has come to its end.
+    all bytes. The caller MUST NOT trust any event before the iterator is exhausted.
 
     Raises:
-        MalformedSegmentError: at the first thing that is wrong; it names the position where it is known.
+        MalformedSegmentError: at the first error. It names the position if it is known.
     """
     size = file.seek(0, io.SEEK_END)
     trailer, end = _trailer(file, size)
@@ -112,7 +112,7 @@ def read(file: BinaryIO, start: Frontier) -> Iterator[tuple[StoredEvent, bytes |
     ledger_id, first = _head(body.read(len(MAGIC)), body)
     reach = _reach(ledger_id, first, trailer)
     if first != start.size + 1:
-        raise MalformedSegmentError(f"it begins at event {first}, and {start.size + 1} comes next")
+        raise MalformedSegmentError(f"it begins at event {first}, but event {start.size + 1} comes next")
     frontier, leaves = start, []
     for position in range(first, reach.last + 1):
         event, key = _event(body.item(position), position)
@@ -160,7 +160,7 @@ def _joined(
 
 
 class _Body:
-    """Reads the bytes before the trailer item by item and hashes them; an item has at most 1 MiB."""
+    """Reads the bytes before the trailer item by item, and hashes them. An item has at most 1 MiB."""
 
     def __init__(self, file: BinaryIO, end: int) -> None:
         self._file = file
@@ -185,10 +185,10 @@ class _Body:
                 try:
                     self._unpacker.feed(data)
                 except msgpack.BufferFull:
-                    raise MalformedSegmentError("an event is larger than any can be", position=position) from None
+                    raise MalformedSegmentError("an event is larger than allowed", position=position) from None
             except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
                 raise MalformedSegmentError(
-                    f"it is not msgpack here ({type(error).__name__})", position=position
+                    f"its bytes are not valid msgpack here ({type(error).__name__})", position=position
                 ) from None
 
     def left(self) -> bool:
@@ -206,7 +206,7 @@ class _Body:
 
 def _head(start: bytes, body: _Body | None = None) -> tuple[bytes, int]:
     if start[: len(MAGIC)] != MAGIC:
-        raise MalformedSegmentError("it does not begin as a segment does")
+        raise MalformedSegmentError("it does not begin like a segment")
     if body is not None:
         fields = body.item()
     else:
@@ -215,16 +215,16 @@ def _head(start: bytes, body: _Body | None = None) -> tuple[bytes, int]:
         try:
             fields = unpacker.unpack()
         except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
-            raise MalformedSegmentError("its first line is not msgpack") from None
+            raise MalformedSegmentError("its head is not valid msgpack") from None
     match fields:
         case [bytes(ledger_id), int(first)] if len(ledger_id) == 16 and first >= 1:  # noqa: PLR2004 -- an id's bytes
             return ledger_id, first
         case _:
-            raise MalformedSegmentError("its first line does not name a ledger and a position")
+            raise MalformedSegmentError("its head does not name a ledger and a position")
 
 
 def _trailer(file: BinaryIO, size: int) -> tuple[tuple[int, bytes, bytes], int]:
-    """Return the trailer's fields, and the offset at which it begins."""
+    """Return the trailer's fields, and its offset in bytes."""
     tail = min(size, _MAX_TRAILER)
     file.seek(size - tail)
     data = file.read(tail)
@@ -236,18 +236,18 @@ def _trailer(file: BinaryIO, size: int) -> tuple[tuple[int, bytes, bytes], int]:
     try:
         fields = msgpack.unpackb(data[-_LENGTH.size - length : -_LENGTH.size], raw=False)
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
-        raise MalformedSegmentError("its end is not msgpack") from None
+        raise MalformedSegmentError("its trailer is not valid msgpack") from None
     match fields:
         case [int(last), bytes(nodes), bytes(digest)]:
             return (last, nodes, digest), size - _LENGTH.size - length
         case _:
-            raise MalformedSegmentError("its end does not name a position, a frontier and a digest")
+            raise MalformedSegmentError("its trailer does not name a position, a frontier and a digest")
 
 
 def _reach(ledger_id: bytes, first: int, trailer: tuple[int, bytes, bytes]) -> Reach:
     last, nodes, _ = trailer
     if not first <= last <= bounds(index_of(first))[1]:
-        raise MalformedSegmentError(f"it says that it holds the events {first} to {last}")
+        raise MalformedSegmentError(f"it claims to hold the events {first} to {last}, which no segment can hold")
     try:
         frontier = Frontier.parse(last, nodes)
     except ValueError as error:
@@ -260,17 +260,17 @@ def _event(fields: object, position: int) -> tuple[StoredEvent, bytes | None]:
         case [bytes() | None as key, bytes(header), bytes() | None as nonce, bytes() | None as payload]:
             pass
         case _:
-            raise MalformedSegmentError("no event", position=position)
+            raise MalformedSegmentError("the bytes here are not an event", position=position)
     try:
         head = decode_header(header)
     except MalformedEventError as error:
         raise MalformedSegmentError(error.why, position=position) from None
     if head.seq != position:
-        raise MalformedSegmentError(f"the event says that it is {head.seq}", position=position)
+        raise MalformedSegmentError(f"the event claims position {head.seq}", position=position)
     if (nonce is None) != (payload is None):
-        raise MalformedSegmentError("the event is erased by half", position=position)
+        raise MalformedSegmentError("the event is only half erased", position=position)
     if nonce is not None and payload is not None and payload_digest(nonce, payload) != head.payload_digest:
-        raise MalformedSegmentError("the payload is not the one that the header names", position=position)
+        raise MalformedSegmentError("the payload is not the one that the header commits to", position=position)
     event = StoredEvent(
         head.seq,
         0,

@@ -151,7 +151,7 @@ def test_a_proof_is_checked_without_database_or_storage(
     (tmp_path / "ledger.db").unlink()
     code, shown, _ = run("check-proof", str(proof), "--public-key", signing + ".pub")
     assert code == 0
-    assert f"Element {key(3).id} " in shown
+    assert f'Element "{key(3).id}" ' in shown
     assert "16 bytes" in shown
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(proof.read_bytes())))
     assert run("check-proof", "-", "--public-key", signing + ".pub") == (0, shown, "")

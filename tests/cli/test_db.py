@@ -10,6 +10,7 @@ import pytest
 
 from ledger.log import Ledger
 from ledger.sql import open_store
+from ledger.sql.schema import REVISION
 from tests.ledger.databases import SQL_KINDS, fresh_url
 from tests.ledger.world import began, copied, observed
 
@@ -43,7 +44,7 @@ def test_a_database_is_made_and_described(kind: str, tmp_path: Path, run_cli: Ru
         info = run_cli("db", "info", "--json", "--db-string", url)
         assert info.returncode == 0, info.stderr
         found = json.loads(info.stdout)
-        assert (found["position"], found["root"], found["schema"]) == (42, root.hex(), "0001")
+        assert (found["position"], found["root"], found["schema"]) == (42, root.hex(), REVISION)
         assert found["protection"] == "triggers"
         assert found["bytes"] > 10_000
         shown = run_cli("db", "info", "--db-string", url)

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot import demo
-from kropot.cli.main import cli
 from kropot.gateway.sources import FolderSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kropot.gateway.sources import Seen
-    from tests.conftest import RunCli
+    from tests.conftest import Demonstrate, RunCli
 
 
 @pytest.fixture(scope="module")
@@ -121,17 +120,17 @@ def test_the_gateway_starts_again_and_more_is_collected(home: Path) -> None:
     assert "1 new" in done.stdout
 
 
-def test_a_users_own_folder_is_not_touched(run_cli: RunCli, tmp_path: Path) -> None:
+def test_a_users_own_folder_is_not_touched(demonstrate: Demonstrate, tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()
     for number in range(6):
         (own / f"{number}.txt").write_text(f"my own {number}\n")
     (own / "link").symlink_to("0.txt")
     before = {path.name: (path.lstat().st_mtime_ns, path.read_bytes()) for path in own.iterdir()}
-    done = run_cli("demo", "--source", "own", "--json", timeout=120)
-    assert done.returncode == 0, done.stderr
+    code, out, err = demonstrate("--source", "own", "--json")
+    assert code == 0, err
     assert {path.name: (path.lstat().st_mtime_ns, path.read_bytes()) for path in own.iterdir()} == before
-    told = json.loads(done.stdout)
+    told = json.loads(out)
     assert Path(told["folder"]) == tmp_path / "kropot-demo"
 
 
@@ -170,7 +169,7 @@ def test_files_that_may_not_be_written_are_not_the_ones_that_are_changed(
 
 
 def test_a_large_folder_that_cannot_be_read_to_its_end_is_shown_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demonstrate: Demonstrate
 ) -> None:
     own = tmp_path / "own"
     own.mkdir()
@@ -185,10 +184,8 @@ def test_a_large_folder_that_cannot_be_read_to_its_end_is_shown_all_the_same(
 
     monkeypatch.setattr(FolderSource, "open", refuse)
     monkeypatch.setattr(demo, "COPY_FILES", 0)
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["demo", "--source", str(own), "--folder", str(tmp_path / "home")], prog_name="kropotcli")
-    told = capfd.readouterr().err
-    assert ended.value.code == 0, told
+    code, _, told = demonstrate("--source", str(own), "--folder", str(tmp_path / "home"))
+    assert code == 0, told
     assert "exit code 3" in told
     assert (tmp_path / "home" / "COMMANDS.txt").exists()
     assert (own / "open").read_text() == "open"

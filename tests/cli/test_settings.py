@@ -115,7 +115,7 @@ def test_a_file_that_holds_no_token_is_refused_without_being_quoted(tmp_path: Pa
 
 def test_a_token_file_is_read_only_when_the_token_is_needed(tmp_path: Path) -> None:
     settings = resolve({"token_file": tmp_path / "missing"}, {}, None)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot read"):
         settings.need_token()
 
 

@@ -201,7 +201,7 @@ def test_status_says_when_each_part_was_read_and_when_the_rest_will_be() -> None
     assert "contents 25.0% read and compared, 75.0% never\n  too early to estimate" in text
     text, audit = shown((0, 63, NOW), (64, 127, NOW + DAY))
     assert f"0000..3fff   25.0%  read {moment(NOW)}" in text
-    assert f"at this pace the rest by {moment(NOW + 3 * DAY)}" in text
+    assert f"at this pace, the rest will be read by {moment(NOW + 3 * DAY)}" in text
     assert audit["all_read_by"] == moment(NOW + 3 * DAY)
     assert [part["share"] for part in audit["ranges"]] == [0.25, 0.25]  # type: ignore[attr-defined]
 

@@ -151,7 +151,7 @@ def test_verify_reads_the_history_beside_the_objects(collect: Collect, run_cli: 
     collect()
     sound = run_cli("verify", "--no-record")
     assert sound.returncode == Exit.DONE
-    assert "history  1 segment beside the objects" in sound.stdout
+    assert "segments     1 segment in the storage" in sound.stdout
     (path,) = (tmp_path / "storage" / "ledger").iterdir()
     path.write_bytes(path.read_bytes()[:-7])
     damaged = run_cli("verify", "--no-record")

@@ -10,7 +10,7 @@ import pytest
 
 from ledger.memory import MemoryStore
 from ledger.sql import open_store
-from tests.ledger.databases import KINDS, fresh_url
+from tests.ledger.databases import KINDS, MadeLedgers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,16 +55,22 @@ class OwnTime:
             yield tx
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeLedgers]:
+    with MadeLedgers(tmp_path_factory.mktemp("made")) as made:
+        yield made
+
+
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LedgerPlace]:
+def place(request: pytest.FixtureRequest, tmp_path: Path, made: MadeLedgers) -> Iterator[LedgerPlace]:
     kind = request.param
     if kind == "memory":
         yield LedgerPlace(kind, "")
         return
-    with fresh_url(kind, tmp_path) as url:
-        made = LedgerPlace(kind, url)
-        yield made
-        for store in made.opened:
+    with made.url(kind, tmp_path) as url:
+        place = LedgerPlace(kind, url)
+        yield place
+        for store in place.opened:
             store.close()
 
 

@@ -38,6 +38,11 @@ def lived(store: LedgerStore, seed: int, batches: int) -> Ledger:
     return ledger
 
 
+def failing() -> FetchFailed:
+    failure = Failure(reason="x", attempts=1, since_us=1, next_try_us=2)
+    return FetchFailed(element=replace(element(), failure=failure))
+
+
 def audited(store: LedgerStore, **extra: object) -> tuple[LogAudit, IndexAudit, list[Finding]]:
     log = LogAudit(store.log, **extra)  # type: ignore[arg-type]
     flaws = list(log.findings())
@@ -90,7 +95,7 @@ def test_what_is_appended_between_log_and_index_is_left_to_the_next_audit(store:
     ledger.append([began(), *(observed(number) for number in range(20)), *(copied(number) for number in range(20))])
     log = LogAudit(store.log)
     assert list(log.findings()) == []
-    failed = FetchFailed(element=replace(element(), failure=Failure(reason="x", attempts=1, since_us=1, next_try_us=2)))
+    failed = failing()
     ledger.append([observed("new"), copied("new"), copied(3, content="another")])
     ledger.append([NewFact(key=key(4), fact=failed, observed_us=1)])
     ledger.append([NewFact(key=key(5), fact=PayloadErased(reason="a request"), observed_us=1)])
@@ -105,7 +110,7 @@ def test_unknown_events_are_proved_and_counted(store: LedgerStore, monkeypatch: 
 
     ledger = Ledger(store)
     ledger.append([began(), observed("x"), observed("y"), copied("x")])
-    ledger.append([NewFact(key=key("x"), fact=FetchFailed(element=element()), observed_us=1)])
+    ledger.append([NewFact(key=key("x"), fact=failing(), observed_us=1)])
     monkeypatch.delitem(events.FACTS, "FetchFailed")
     log = LogAudit(store.log)
     assert list(log.findings()) == []
@@ -134,7 +139,7 @@ def test_copies_that_do_not_fit_into_memory_fold_the_same() -> None:
             if seq % 5:
                 spill.stored(content, stream, seq, seq)
             else:
-                spill.changed(content, stream, DAMAGED)
+                spill.changed(content, stream, 1, DAMAGED)
     for spill in (small, large):
         spill.drop(7)
     rows = list(small.states())

@@ -26,10 +26,10 @@ from kropot.query.names import readings
 from kropot.replay.snapshots import SLOT, _expand
 from kropot.replay.until import parse_note, parse_when
 from kropot.restore.claims import BadFormError, parse_form, read_claim
-from kropot.restore.exported import ExportedCopies
 from kropot.restore.journal import Journal
 from kropot.restore.kits import read_kit
 from kropot.restore.patterns import Patterns
+from kropot.restore.read_export import ExportedCopies
 from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
 from kropot.securecopy.sealing import BadSealError, Kit, open_form, open_stream, seal_form
 from kropot.securecopy.wire import BadPageError, Listed, encode_page, parse_page, parse_submitdata
@@ -175,7 +175,7 @@ _SPEC = {
     "data": {
         "tags": ["a.tag"],
         "maxAllowedFileSize": 7,
-        "secureCopyEncryptionKey": "pass phrase",
+        "secureCopyEncryptionKey": "a longer pass phrase",
         "secureCopyEncryptionMethod": "aes-256-cbc",
         "secureCopyDigestMethod": "sha512",
         "secureCopyDigestRounds": 6000,

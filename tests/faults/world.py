@@ -90,7 +90,7 @@ class World:
         self._must((*collect, "--missing-percent", "0", "--missing-count", "0"), "held", expected=Exit.PARTIAL)
         shutil.copytree(self.root / "collected", self.root / "current")
         self._must(collect, "current")
-        self._must(("checkpoint", "init", "--key", "../signer.key"), "current")
+        self._must(("checkpoint", "init", "--key", "signer.key"), "current")
         shutil.copytree(self.root / "current", self.root / "two")
         self._must(collect, "two", token="second")
         shutil.copytree(self.root / "current", self.root / "damaged")

@@ -148,8 +148,8 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
     taken = socket.create_server(("127.0.0.1", 0))
     cases = {
         ("token", "list"): (10, "no gateway database at"),
-        ("token", "create", "nothing.json"): (2, "cannot be read"),
-        ("token", "create", "no.json"): (2, "no JSON"),
+        ("token", "create", "nothing.json"): (2, "cannot read the specification"),
+        ("token", "create", "no.json"): (2, "is not JSON"),
         ("token", "create", "bad.json"): (2, "roles"),
         ("token", "create", str(spec), "--kit", "kit.json"): (2, "already"),
         ("serve", "--source", "nothing"): (2, "cannot serve"),
@@ -157,8 +157,8 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
         ("serve", "--source", "files", "--master-key-file", "files/key"): (2, "is inside the served folder"),
         ("serve", "--source", "files", "--port", str(taken.getsockname()[1])): (1, "cannot listen"),
         ("serve", "--source", ""): (2, "it is empty"),
-        ("serve", "--source", "files", "--base-url", "nonsense"): (2, "is not an address like https://"),
-        ("serve", "--source", "files", "--trusted-proxy", "proxy"): (2, "no IP address"),
+        ("serve", "--source", "files", "--base-url", "nonsense"): (2, "is not a URL for clients"),
+        ("serve", "--source", "files", "--trusted-proxy", "proxy"): (2, "is not an IP address"),
         ("serve", "--source", "files", "--state", "nonsense"): (2, "--state is not a valid database URL"),
         ("token", "list", "--state", "nonsense://x"): (2, "--state is not a valid database URL"),
         ("token", "revoke", "99"): (2, "no token has this id or number"),

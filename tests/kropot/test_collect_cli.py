@@ -445,5 +445,5 @@ def test_the_sentence_at_the_end_tells_failing_elements_from_failed_attempts(fol
     attempts = len(folder.facts(FetchFailed))
     assert attempts > 1
     assert (
-        f"; 1 failing, which `kropotcli ls --failing` names; {attempts} failed attempts: http_500 {attempts}" in ran.out
+        f"; 1 failing (`kropotcli ls --failing` lists them); {attempts} failed attempts: http_500 {attempts}" in ran.out
     )

@@ -190,7 +190,7 @@ def test_diff_tells_what_happened_between_two_moments_in_either_order(world: Wor
     }
     assert quiet.id not in one.out
     assert "2 added" in one.err
-    assert run("replay", "--diff", f"@{now}").err.strip().endswith("nothing differs")
+    assert run("replay", "--diff", f"@{now}").err.strip().endswith("no differences")
 
 
 def test_questions_are_asked_one_at_a_time(world: World, run: Run) -> None:

@@ -239,7 +239,7 @@ def test_a_pattern_that_matches_nothing_is_named_and_the_rest_comes_back(
     place = ("--key", kit, "--to", str(tmp_path / "to"), *way)
     answer = run("restore", *place, "here.txt", "thesis.txt")
     assert answer.code == 3
-    assert "nothing at that moment is called thesis.txt" in answer.err
+    assert "no file matches thesis.txt at that moment" in answer.err
     assert "here.txt" not in answer.err
     assert (tmp_path / "to/here.txt").exists() == (way == ())
     world.vanish(world.put(source, "thesis.txt", b"2"))
@@ -272,7 +272,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(world: World, run: 
     (tmp_path / "to").mkdir()
     (tmp_path / "to/here").write_bytes(b"mine")
     answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--dry-run")
-    assert sorted(answer.out.splitlines())[:2] == ["is not ours  here", "would restore  new"]
+    assert sorted(answer.out.splitlines())[:2] == ["would not overwrite  here", "would restore  new"]
     assert [path.name for path in (tmp_path / "to").iterdir()] == ["here"]
 
 

@@ -182,7 +182,7 @@ def test_rubbish_is_refused_with_its_own_error(rubbish: bytes) -> None:
 
 
 def test_a_segment_out_of_its_place_is_refused() -> None:
-    with pytest.raises(MalformedSegmentError, match="begins at event 1, and 3 comes next"):
+    with pytest.raises(MalformedSegmentError, match="begins at event 1, but event 3 comes next"):
         list(read(io.BytesIO(SEGMENT), Frontier().extend([bytes(32), bytes(32)])))
 
 

@@ -207,7 +207,7 @@ def test_the_source_is_compared_without_downloading(backup: Backup) -> None:
     told = io.StringIO()
     with redirect_stdout(told):
         show_summary(Summary(covered=summary["covered"]), as_json=False)
-    assert "\nsource   12 elements listed, 12 as here, 0 by content, too\n" in told.getvalue()
+    assert "\nsource       12 elements listed, 12 the same here, 0 of them by content\n" in told.getvalue()
     before = len([request for request in backup.server.requests if request.kind == "content"])
     names = list(backup.server.repository.by_name)
     backup.server.repository.delete(names[0])

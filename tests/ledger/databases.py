@@ -5,16 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import sqlite3
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import psycopg
 import pymysql
 import pytest
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, NullPool, create_engine, make_url
+from sqlalchemy.exc import DBAPIError
+
+from ledger.sql import migrate, open_store, parse_place
+from ledger.sql.rights import grant
+from ledger.sql.schema import metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +35,31 @@ _SERVERS = {
     "postgresql": ("KROPOT_TEST_POSTGRES_URL", "postgresql://root@127.0.0.1/test"),
     "mariadb": ("KROPOT_TEST_MYSQL_URL", "mariadb://root@127.0.0.1/test"),
 }
+
+_ALONE = {
+    # A superuser's session in which no trigger refuses.
+    "postgresql": ("SET lock_timeout = '5s'", "SET session_replication_role = replica"),
+    # There, triggers do not see a TRUNCATE.
+    "mariadb": ("SET lock_wait_timeout = 5",),
+}
+"""What a session needs to empty a ledger, and not to wait for one that is in use."""
+
+_NEW_HEAD = "INSERT INTO head (id, position, recorded_us, streams, frontier) VALUES (1, 0, 0, 0, '')"
+
+
+def _read_certificates_once() -> None:
+    """Share one TLS context: PyMySQL reads every authority's certificate anew for each connection, even without TLS."""
+    make, made = pymysql.connections.Connection._create_ssl_ctx, dict[str, Any]()
+
+    def shared(connection: Any, options: Any) -> Any:
+        if repr(options) not in made:
+            made[repr(options)] = make(connection, options)
+        return made[repr(options)]
+
+    pymysql.connections.Connection._create_ssl_ctx = shared
+
+
+_read_certificates_once()
 
 
 @contextmanager
@@ -54,6 +85,91 @@ def fresh_url(kind: str, folder: Path) -> Iterator[str]:
             yield _shown(url.set(database=name))
         finally:
             run_mariadb(url, f"DROP DATABASE {name}")
+
+
+class Urls(NamedTuple):
+    """One ledger as its owner sees it, and as its collector does."""
+
+    owner: str
+    user: str
+
+    @property
+    def name(self) -> str:
+        """The collector's name at the server."""
+        return str(make_url(self.user).username)
+
+
+@contextmanager
+def fresh_user(kind: str, attributes: str = "") -> Iterator[str]:
+    """Yield a new user of the server without any right, who may log in, and drop it in the end."""
+    name, server = f"kropot_{secrets.token_hex(6)}", server_url(kind)
+    if kind == "postgresql":
+        run_postgresql(server, f"CREATE ROLE {name} LOGIN {attributes}")
+    else:
+        run_mariadb(server, f"CREATE USER {name}@'%'")
+    try:
+        yield name
+    finally:
+        if kind == "postgresql":
+            run_postgresql(server, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
+        else:
+            run_mariadb(server, f"DROP USER {name}@'%'")
+
+
+@contextmanager
+def separate_urls(kind: str, folder: Path) -> Iterator[Urls]:
+    """Yield a new ledger whose collector has only what `db init --db-owner-url` gives."""
+    with fresh_url(kind, folder) as owner, fresh_user(kind) as name:
+        user = _shown(make_url(owner).set(username=name, password=None))
+        migrate(parse_place(owner))
+        grant(parse_place(owner), parse_place(user))
+        yield Urls(owner, user)
+
+
+class MadeLedgers:
+    """Ledgers in which nothing was recorded yet, each given out again once it was emptied: making one takes long.
+
+    Only for tests that leave the schema as it is; what makes a ledger is tested where there is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._idle: dict[str, list[str]] = {kind: [] for kind in SQL_KINDS}
+        self._made = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._made.close()
+
+    @contextmanager
+    def url(self, kind: str, folder: Path) -> Iterator[str]:
+        """Yield the URL of an empty ledger of this kind; skip where there is no such server."""
+        if kind == "sqlite":
+            path = folder / f"kropot_{secrets.token_hex(6)}.db"
+            shutil.copyfile(self._file(), path)
+            path.chmod(0o600)
+            yield f"sqlite:///{path}"
+            return
+        idle = self._idle[kind]
+        url = idle.pop() if idle else self._make(kind)
+        yield url
+        # After a test that failed, nobody knows what is still at work in it.
+        if _is_emptied(kind, url):
+            idle.append(url)
+
+    def _make(self, kind: str) -> str:
+        url = self._made.enter_context(fresh_url(kind, self._folder))
+        open_store(url, create=True).close()
+        return url
+
+    def _file(self) -> Path:
+        """Return an SQLite file that is copied and never used itself."""
+        idle = self._idle["sqlite"]
+        if not idle:
+            idle.append(self._make("sqlite"))
+        return Path(idle[0].removeprefix("sqlite:///"))
 
 
 def server_url(kind: str) -> URL:
@@ -130,6 +246,23 @@ def _url(kind: str) -> URL:
     """Return the server's URL under the name that the tests know its kind by, whichever synonym was given."""
     variable, local = _SERVERS[kind]
     return make_url(os.environ.get(variable) or local).set(drivername=kind)
+
+
+def _is_emptied(kind: str, url: str) -> bool:
+    """Remove every row but those of a new ledger; False where it cannot be had alone, or nobody may."""
+    tables = sorted(metadata.tables)
+    full = " UNION ALL ".join(f"SELECT '{table}' WHERE EXISTS (SELECT 1 FROM {table})" for table in tables)
+    engine = create_engine(parse_place(url).url, poolclass=NullPool)
+    try:
+        with engine.begin() as connection:
+            for statement in _ALONE[kind]:
+                connection.exec_driver_sql(statement)
+            for (table,) in connection.exec_driver_sql(full).fetchall():
+                connection.exec_driver_sql(f"TRUNCATE TABLE {table}")
+            connection.exec_driver_sql(_NEW_HEAD)
+    except DBAPIError:
+        return False
+    return True
 
 
 @cache

@@ -133,7 +133,7 @@ def _values(name: str, hint: Any) -> st.SearchStrategy[Any]:
     if origin is tuple:
         parts = get_args(hint)
         if parts[-1] is Ellipsis:
-            return st.lists(_values(name, parts[0]), max_size=3).map(tuple)
+            return st.lists(_values(name, parts[0]), min_size=name == "urls", max_size=3).map(tuple)
         return st.tuples(*[_values(name, part) for part in parts])
     return _builds(hint) if is_dataclass(hint) else _plain(name, hint)
 
@@ -144,7 +144,7 @@ def _plain(name: str, hint: Any) -> st.SearchStrategy[Any]:
     return {
         type(None): st.none(),
         bool: st.booleans(),
-        int: st.integers(-(2**63) if signed else 1, 2**63 - 1),
+        int: st.integers(-(2**63) if signed else 1, 2**62 if name.endswith("_us") else 2**63 - 1),
         str: _TEXT,
         bytes: st.binary(max_size=40) if length is None else st.binary(min_size=length, max_size=length),
     }[hint]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import RunCli
+    from tests.conftest import Demonstrate, RunCli
 
 CRITICAL = {"ZoneChanged", "CopyReleased", "PayloadErased"}
 OF_THE_LEDGER = {b"@ledger", b"@instance", b"@audit"}
@@ -146,9 +146,9 @@ def in_storage(storage: Path, reader: Reader) -> None:
 
 
 @pytest.fixture
-def home(run_cli: RunCli, tmp_path: Path) -> Path:
-    done = run_cli("demo", "--json", timeout=120)
-    assert done.returncode == 0, done.stderr
+def home(demonstrate: Demonstrate, tmp_path: Path) -> Path:
+    code, _, err = demonstrate("--json")
+    assert code == 0, err
     return tmp_path / "kropot-demo"
 
 

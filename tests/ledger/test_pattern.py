@@ -65,7 +65,7 @@ def test_no_byte_of_a_recognised_payload_is_passed_over(at: int) -> None:
         replace(ELEMENT, form=b"x" * 255, tz="x" * 32, etag="x" * 72),
         replace(ELEMENT, form=b"x" * 256, present=False, damage="lost"),
         replace(ELEMENT, form=b"\xa7present" * 1000, copy=replace(COPY, iv=None, size=0)),
-        replace(ELEMENT, failure=Failure(reason="http_500", attempts=3, since_us=1 << 33, next_try_us=(1 << 63) - 1)),
+        replace(ELEMENT, failure=Failure(reason="http_500", attempts=3, since_us=1 << 33, next_try_us=(1 << 62) - 1)),
         *(replace(ELEMENT, date=1 << bits) for bits in (0, 6, 7, 8, 15, 16, 31, 32, 62)),
         *(replace(ELEMENT, size=(1 << bits) - 1) for bits in (0, 7, 8, 16, 32, 63)),
     ],

@@ -172,7 +172,8 @@ def tables_in(url: str) -> dict[str, object]:
     place = parse_place(url)
     triggers = {
         "sqlite": "SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'",
-        "postgresql": "SELECT tgname, replace(pg_get_triggerdef(t.oid), current_schema() || '.', '') || p.prosrc"
+        "postgresql": "SELECT tgname, replace(pg_get_triggerdef(t.oid) || pg_get_functiondef(p.oid),"
+        " current_schema() || '.', '')"
         " FROM pg_trigger t JOIN pg_proc p ON p.oid = tgfoid JOIN pg_class c ON c.oid = tgrelid"
         " WHERE NOT tgisinternal AND c.relnamespace = current_schema()::regnamespace",
     }
@@ -395,14 +396,14 @@ def test_a_locked_database_is_unavailable_and_not_waited_for_forever(
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("database.db", "names no database"),
-        ("", "names no database"),
+        ("database.db", "does not name a database"),
+        ("", "does not name a database"),
         ("sqlite://", "needs a file"),
         ("sqlite:///:memory:", "needs a file"),
-        ("oracle://scott:tiger@host/db", "not on 'oracle'"),
-        ("nonsense+thing://x/y", "not on 'nonsense'"),
+        ("oracle://scott:tiger@host/db", "'oracle' cannot hold a ledger"),
+        ("nonsense+thing://x/y", "'nonsense' cannot hold a ledger"),
         ("postgresql+asyncpg://u:secret@h/d", "postgresql://"),
-        ("postgresql://u:secret@h", "names no database"),
+        ("postgresql://u:secret@h", "does not name a database"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_explained_without_its_password(url: str, sentence: str) -> None:

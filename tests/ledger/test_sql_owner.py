@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import secrets
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import exc, make_url, text
@@ -16,43 +14,19 @@ from ledger.events import PayloadErased
 from ledger.log import Ledger, NewFact
 from ledger.sql import migrate, open_store, parse_place
 from ledger.sql.dialects import writer_engine
-from ledger.sql.rights import HISTORY, describe_server, grant, grants, protection
-from tests.ledger.databases import fresh_url, run_mariadb, run_postgresql, server_url
+from ledger.sql.protection import protection
+from ledger.sql.rights import HISTORY, describe_server, grant, grants
+from tests.ledger.databases import Urls, fresh_url, fresh_user, run_mariadb, separate_urls, server_url
 from tests.ledger.world import began, copied, key, observed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Urls(NamedTuple):
-    owner: str
-    user: str
-
-
-@contextmanager
-def _user(kind: str) -> Iterator[str]:
-    """Yield a fresh user of the server without any right, who may log in."""
-    name, server = f"kropot_{secrets.token_hex(6)}", server_url(kind)
-    if kind == "postgresql":
-        run_postgresql(server, f"CREATE ROLE {name} LOGIN")
-    else:
-        run_mariadb(server, f"CREATE USER {name}@'%'")
-    try:
-        yield name
-    finally:
-        if kind == "postgresql":
-            run_postgresql(server, f"DROP OWNED BY {name}", f"DROP ROLE {name}")
-        else:
-            run_mariadb(server, f"DROP USER {name}@'%'")
-
-
 @pytest.fixture(params=["postgresql", "mariadb"])
 def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Urls]:
-    with fresh_url(request.param, tmp_path) as owner, _user(request.param) as name:
-        user = make_url(owner).set(username=name, password=None).render_as_string(hide_password=False)
-        migrate(parse_place(owner))
-        grant(parse_place(owner), parse_place(user))
-        yield Urls(owner, user)
+    with separate_urls(request.param, tmp_path) as made:
+        yield made
 
 
 def test_the_collectors_user_can_do_everything_a_collector_does(urls: Urls) -> None:
@@ -120,8 +94,8 @@ def test_an_erasure_needs_the_owner(urls: Urls) -> None:
 
 
 def test_it_is_told_what_protects_history(urls: Urls) -> None:
-    assert protection(parse_place(urls.user)) == "rights"
-    assert protection(parse_place(urls.owner)) == "triggers"
+    assert protection(parse_place(urls.user)).kind == "rights"
+    assert protection(parse_place(urls.owner)).kind == "triggers"
     version, size = describe_server(parse_place(urls.user))
     assert version
     assert size > 0
@@ -135,7 +109,7 @@ def test_one_grant_too_many_is_noticed(urls: Urls) -> None:
         connection.execute(text(f"GRANT DELETE ON batch TO {grantee}"))
         connection.commit()
     engine.dispose()
-    assert protection(parse_place(urls.user)) == "triggers"
+    assert protection(parse_place(urls.user)).kind == "triggers"
 
 
 def test_owner_and_user_are_told_apart(urls: Urls, tmp_path: Path) -> None:
@@ -153,7 +127,7 @@ _GRANT = re.compile(r"^GRANT ([A-Z, ]+) ON ([a-z_, ]+) TO collector;$", re.MULTI
 
 
 def test_an_owner_who_may_not_grant_is_told_what_is_missing(tmp_path: Path) -> None:
-    with fresh_url("mariadb", tmp_path) as url, _user("mariadb") as owner, _user("mariadb") as user:
+    with fresh_url("mariadb", tmp_path) as url, fresh_user("mariadb") as owner, fresh_user("mariadb") as user:
         place, server = make_url(url), server_url("mariadb")
         run_mariadb(server, f"GRANT ALL ON {place.database}.* TO {owner}@'%'")
         mine, theirs = (parse_place(place.set(username=name).render_as_string()) for name in (owner, user))
@@ -162,7 +136,7 @@ def test_an_owner_who_may_not_grant_is_told_what_is_missing(tmp_path: Path) -> N
             grant(mine, theirs)
         run_mariadb(server, f"GRANT ALL ON {place.database}.* TO {owner}@'%' WITH GRANT OPTION")
         grant(mine, theirs)
-        assert protection(theirs) == "rights"
+        assert protection(theirs).kind == "rights"
 
 
 def test_the_grants_that_are_given_are_the_documented_ones(urls: Urls) -> None:

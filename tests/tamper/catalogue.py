@@ -305,7 +305,7 @@ def forgeries() -> Iterator[Tamper]:
         "time moved on": (lambda h: h._replace(recorded_us=h.recorded_us + 1), "recorded_us", "commit_mismatch"),
         "version skipped": (lambda h: h._replace(stream_version=h.stream_version + 9), "stream_version", "bad_version"),
         "flag taken": (lambda h: h._replace(flags=1 - h.flags), "flags", "bad_flags"),
-        "type changed": (lambda h: h._replace(type="RemoteVanished"), "type", "root_mismatch"),
+        "type changed": (lambda h: h._replace(type="RemoteVanished"), "type", "contradiction"),
         "type unknown": (lambda h: h._replace(type="Unheard"), "type", "root_mismatch"),
         "type unknown and critical": (lambda h: h._replace(type="Unheard", flags=1), "type flags", "unknown_critical"),
         "stream digest changed": (lambda h: h._replace(stream_digest=bytes(32)), "", "stream_mismatch"),
@@ -635,9 +635,35 @@ def checkpoints() -> Iterator[Tamper]:
         yield Tamper(f"checkpoint in the database: {name}", _sql(statement), kind)
 
 
+def rows_beside_the_log() -> Iterator[Tamper]:
+    """Rows that no event of their own stands for, each moved or taken away."""
+    statements = {
+        "source points past the head": ("UPDATE source SET seq = 100000 WHERE no = 1", "source_mismatch"),
+        "source taken": ("DELETE FROM source WHERE no = 1", "source_mismatch"),
+        "every source taken": ("DELETE FROM source", "source_mismatch"),
+        "source renumbered": ("UPDATE source SET no = 9 WHERE no = 1", "source_mismatch"),
+        "sum of another source": (
+            "UPDATE tally SET source = 99 WHERE source = 1 AND state = 'current'",
+            "tally_mismatch",
+        ),
+        "head taken": ("DELETE FROM head", "head_mismatch"),
+        "idempotency key made a number": ("UPDATE batch SET batch_key = 5 WHERE first = 1", "commit_mismatch"),
+        "checkpoint under another digest": (
+            "UPDATE checkpoint SET digest = zeroblob(32) WHERE id = (SELECT min(id) FROM checkpoint)",
+            "bad_checkpoint",
+        ),
+        "checkpoint renumbered": (
+            "UPDATE checkpoint SET id = 7777 WHERE id = (SELECT min(id) FROM checkpoint)",
+            "bad_checkpoint",
+        ),
+    }
+    for name, (statement, kind) in statements.items():
+        yield Tamper(name, _sql(statement), kind)
+
+
 def catalogue() -> list[Tamper]:
     """Return all of it."""
     parts = (
-        event_edits, row_moves, forgeries, rollbacks, frame, projection, objects, checkpoints,
+        event_edits, row_moves, forgeries, rollbacks, frame, projection, objects, checkpoints, rows_beside_the_log,
     )  # fmt: skip
     return [each for part in parts for each in part()]

@@ -17,6 +17,7 @@ from kropot.proofs import prove_event
 from kropot.replay.snapshots import take_snapshot
 from kropot.verify import Finding, Note, Scope, Summary, Verification
 from ledger.checkpoint import unverified_checkpoint
+from ledger.codec import source_id_of
 from ledger.events import (
     AuditAdvanced,
     AuditRange,
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 KEY = SigningKey(name="tamper", seed=bytes(range(32)))
 OTHER_KEY = SigningKey(name="tamper", seed=bytes(32))
 STAGES = 8
-SOURCES = (b"\xaa" * 16, b"\xbb" * 16)
+SALTS = (b"\x01" * 32, b"\x02" * 32)
+SOURCES = (source_id_of(SALTS[0]), source_id_of(SALTS[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
     _append(ledger, instance_key("main"), InstanceBegan(program="test", host="vault"))
     for number, owner in enumerate(SOURCES):
         source = Source(
-            salt=rng.randbytes(32),
+            salt=SALTS[number],
             token_mac=rng.randbytes(32),
             urls=(f"http://127.0.0.1/{number}",),
             opaque=number == 0,
@@ -193,7 +195,7 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
             source = replace(ledger.sources()[owner].source, cursor=1_795_000_000 + start)
             _append(ledger, source_key(owner), ListingAdvanced(source=source))
         if start in (45, 75):
-            sign_head(ledger, KEY, [folder])
+            sign_head(ledger, KEY, world.folder / "signer.key", [folder])
     _stage(world, ledger, 6)
     for key in keys[:40]:
         if key in (keys[14], keys[29], keys[15], keys[16]):
@@ -219,7 +221,7 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
     world.object(before).unlink()
     whole = AuditRange(start=bytes(32), end=b"\xff" * 32, position=ledger.head().position, at_us=ledger.now_us())
     _append(ledger, AUDIT_KEY, AuditAdvanced(ranges=(whole,)))
-    sign_head(ledger, KEY, [folder])
+    sign_head(ledger, KEY, world.folder / "signer.key", [folder])
     take_snapshot(ledger, 200)
     take_snapshot(ledger, ledger.head().position)
     _stage(world, ledger, 7)

@@ -1,6 +1,6 @@
-"""Prints docs/commands.md from the program itself: python tests/tools/commands.py > docs/commands.md.
+"""Prints docs/commands.md from the program's help: python tests/tools/commands.py > docs/commands.md.
 
-A test compares the two, so that no command and no option goes undocumented.
+A test compares the two, so every command and option is documented.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 HEAD = """# Commands
 
-Every command and option of `kropotcli`, as the program itself tells them; `python tests/tools/commands.py` writes this
-page.
+Every command and option of `kropotcli`. `python tests/tools/commands.py` writes this page from the program's help.
 
     kropotcli [OPTIONS] COMMAND [OPTIONS] [ARGS]
 
-## Options of every command
+## Global options
 
-They are accepted before and after the command, from the environment, and from a TOML file (`--config`, or `config.toml`
-in the user's configuration folder). A flag beats the environment, which beats the file, which beats the default;
-`kropotcli config show` names the source of each value. Results go to stdout, everything else to stderr.
+Every command accepts these options, before or after its name. You can also set them in the environment or in a TOML
+file. The file is the one that `--config` names, or `config.toml` in your configuration folder. A flag beats the
+environment, the environment beats the file, and the file beats the default. `kropotcli config show` shows where each
+value came from. Results go to stdout. Everything else goes to stderr.
 """
 
 FILE_EXAMPLE = """
-A file with the same options; those of one command stand in a table of its name:
+This is an example of a configuration file. The options of one command are in a table with its name:
 
 ```toml
 server-url = "https://files.example.org"
@@ -58,14 +58,14 @@ def page() -> str:
                 lines.append(f"| {_flags(option, ctx)} | `{env}` | {_cell(option.help)} |")
         lines += [FILE_EXAMPLE, "## Exit codes", "", "| code | meaning |", "| --- | --- |"]
         lines += [f"| {code} | {meaning} |" for code, meaning in _exit_codes()]
-        lines += ["", "Where several apply, 4 beats 1 beats 3.", ""]
+        lines += ["", "If several apply, 4 beats 1, and 1 beats 3.", ""]
         for name in COMMANDS:
             lines += _section(name, cli, ctx)
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _section(name: str, group: click.Group, parent: click.Context) -> Iterator[str]:
-    """Yield the lines about one command, and about those below it."""
+    """Yield the lines about a command and its subcommands."""
     command = group.get_command(parent, name)
     if command is None:
         raise LookupError(name)
@@ -94,15 +94,20 @@ def _section(name: str, group: click.Group, parent: click.Context) -> Iterator[s
 
 
 def _prose(text: str | None) -> str:
-    """Return a help text without click's marks; what was not to be re-wrapped stays as it is."""
-    parts = inspect.cleandoc(text or "").split("\n\n")
-    return "\n\n".join(
-        "```text\n" + part.removeprefix("\b\n") + "\n```" if part.startswith("\b") else part for part in parts
-    )
+    """Return a help text without click's marks. Lists stay lists; other text that is not wrapped becomes code."""
+    return "\n\n".join(_paragraph(part) for part in inspect.cleandoc(text or "").split("\n\n"))
+
+
+def _paragraph(part: str) -> str:
+    """Return one paragraph of a help text as Markdown."""
+    if not part.startswith("\b\n"):
+        return part
+    lines = part.removeprefix("\b\n")
+    return lines if lines.startswith("- ") else f"```text\n{lines}\n```"
 
 
 def _flags(param: click.Option, ctx: click.Context) -> str:
-    """Return the option's spellings and what follows them."""
+    """Return the option's flags and the placeholder for its value."""
     names = "`, `".join([*param.opts, *param.secondary_opts])
     value = "" if param.is_flag or param.count else f" {param.make_metavar(ctx)}"
     for plain in ("INTEGER RANGE", "FLOAT RANGE", "INTEGER", "FLOAT"):
@@ -116,7 +121,7 @@ def _env(param: click.Option, ctx: click.Context) -> str:
 
 
 def _default(param: click.Option) -> str:
-    """Return the option's default in words, nothing where the option is simply off or not set."""
+    """Return a sentence with the option's default, or nothing if the option is off or not set by default."""
     default = param.default
     if isinstance(default, bool) or not isinstance(default, int | float | str) or default == "":
         return ""
@@ -124,12 +129,12 @@ def _default(param: click.Option) -> str:
 
 
 def _cell(text: str | None) -> str:
-    """Return a help text that fits into a cell of a table."""
+    """Return a help text as one line, for a cell of a table."""
     return " ".join((text or "").split()).replace("|", "\\|")
 
 
 def _exit_codes() -> Iterator[tuple[str, str]]:
-    """Yield code and meaning as the program's help has them."""
+    """Yield each code and its meaning from the program's help."""
     for line in EXIT_CODES.splitlines():
         code, _, meaning = line.strip().partition("  ")
         if code.isdigit():

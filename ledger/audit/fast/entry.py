@@ -1,7 +1,7 @@
-"""Recognises sound rows of the projection by the bytes of the payload that each points to.
+"""Recognises sound rows of the projection by the bytes of the payload that each row points to.
 
-The row is compared with the event without making a fact of it, and the bytes that the state digest takes are put
-together from those of the payload, since both are canonical msgpack (docs/format.md, "State digest").
+It compares the row with the event without creating a fact. It takes the bytes for the state digest from the payload,
+because both are canonical msgpack (docs/format.md, "State digest").
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _SHA256_BYTES, _SOURCE_BYTES = 32, 16
 
 
 class EntryRecogniser:
-    """Recognises rows that say what the log says."""
+    """Recognises rows that agree with the log."""
 
     def __init__(self, numbers: Mapping[bytes, int]) -> None:
-        """Learn which types this version knows; `numbers` are the sources' numbers by their ids."""
+        """Prepare for the types that this version knows. `numbers` are the sources' numbers by their ids."""
         self._numbers = numbers
         self._plain = plain_types()
 
     def digest_row(self, found: Row) -> bytes | None:
         """Return the element's row in the state digest if its row in the projection is recognised, else None.
 
-        `found` is one of `ProjectionStore.page`. The caller has checked which event it points to.
+        `found` is a row of `ProjectionStore.page`. The caller MUST have checked which event it points to.
         """
         key, stream, source, _, _, state, due_us, date, claimed, size, sha256, of, name, schema, at_us, payload = found
         if of != stream or (name, schema) not in self._plain:

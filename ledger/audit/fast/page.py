@@ -1,41 +1,45 @@
-"""Recognises sound events by their bytes, a whole page at once, column by column (docs/format.md)."""
+"""Recognises sound events by their bytes: a whole page at once, column by column (docs/format.md)."""
 
 from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
+from functools import lru_cache
 from itertools import repeat
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import msgpack
 
-from ledger.codec import FORMAT
-from ledger.events import FACTS, RemoteObserved
-from ledger.pattern import is_whole, recogniser
+from ledger.codec import FORMAT, NONCE_BYTES
+from ledger.events import FACTS, Element, RemoteObserved
+from ledger.pattern import is_whole, number, recogniser
 from ledger.quick import plain_types
 from ledger.rows import SOUND
+from ledger.shape import hints_of
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ledger.audit.rows import Columns
 
-_ELEMENT = recogniser(RemoteObserved, "element_copy_sha256", "element_copy_size")
-"""All common types hold an element and nothing else, and have the same schema version."""
+_FIELDS = ("element_copy_sha256", "element_copy_size", "element_copy_revision", "element_revision")
 _VERSION = RemoteObserved.VERSION
-_BYTES = _ELEMENT.groups["bytes"]
-_SHA256, _SIZE = _ELEMENT.groups["element_copy_sha256"], _ELEMENT.groups["element_copy_size"]
+"""All common types hold an element and nothing else, and have the same schema version."""
+_GROUPS = recogniser(RemoteObserved, *_FIELDS).groups
+_BYTES = _GROUPS["bytes"]
+_SHA256, _SIZE, _COPIED, _REVISION = map(_GROUPS.__getitem__, _FIELDS)
 _TYPED = 2
-"""Bytes of msgpack in front of a SHA-256."""
+"""The number of msgpack bytes before a SHA-256."""
 _PLACE = itemgetter(0)
 
 
 class EventPage(NamedTuple):
-    """Events column by column; `sound` has a byte for each, 1 where it was recognised.
+    """Events column by column. `sound` has one byte per event: 1 if it was recognised, else 0.
 
-    `copies` are place, SHA-256 and size of each copy that a recognised event says is stored, in the order of places.
+    `revisions` are those of the elements, 0 where an event was not recognised. `copies` are place, SHA-256 and size of
+    each copy that a recognised event says is stored, in the order of places.
     """
 
     seqs: Sequence[int]
@@ -44,13 +48,15 @@ class EventPage(NamedTuple):
     recorded: Sequence[int]
     leaves: Sequence[bytes]
     sound: bytes
+    revisions: Sequence[int]
     copies: list[tuple[int, bytes, int]]
 
 
 def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
-    """Return the page and which of its events were recognised; the others need not be wrong.
+    """Return the page, and which of its events were recognised. The others are not necessarily wrong.
 
-    A recognised event agrees with itself: its type is a common one, its payload is valid and canonical, the header
+    A recognised event agrees with itself: its type is a common one, its payload is valid and canonical and tells of no
+    damage, the fact does not contradict itself, the header
     holds exactly its columns, the digest of payload and nonce and that of its stream (`digests`, by stream number),
     and the leaf is the header's hash. How it stands to other events is not checked here. The columns MUST be as
     `read_events` gives them; a value of another type than was written makes other bytes of a header, so it is not
@@ -84,17 +90,24 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
     try:
         packed = tuple(map(pack, headed))
     except (TypeError, ValueError, OverflowError):
-        packed = (b"",) * len(headers)  # a value that no header can hold: the plain rule looks at each event
+        packed = (b"",) * len(headers)  # a header cannot hold some value: the plain rule checks each event
     hashed = tuple([sha256(b"\x00" + header).digest() for header in headers])
-    matches: list[re.Match[bytes] | None] = list(map(_ELEMENT.match, payloads))
-    common = frozenset(name for name, _ in plain_types())
-    if not common.issuperset(names) or flags.count(0) != len(flags) or schemas.count(_VERSION) != len(schemas):
+    common = {name: _matcher(name) for name, _ in plain_types()}
+    matches = [common.get(name, _nothing)(payload) for name, payload in zip(names, payloads, strict=True)]
+    if (
+        flags.count(0) != len(flags)
+        or schemas.count(_VERSION) != len(schemas)
+        or set(map(len, nonces)) != {NONCE_BYTES}
+    ):
         matches = [
-            match if name in common and schema == _VERSION and flag == 0 else None
-            for match, name, schema, flag in zip(matches, names, schemas, flags, strict=True)
+            match if schema == _VERSION and flag == 0 and len(nonce) == NONCE_BYTES else None
+            for match, schema, flag, nonce in zip(matches, schemas, flags, nonces, strict=True)
         ]
+    revisions = list(map(_revision_in, matches))
+    if 0 in revisions:
+        matches = [match if revision else None for match, revision in zip(matches, revisions, strict=True)]
     if packed == headers and hashed == leaves and None not in matches:
-        # The form is as long as it says: its last byte of length stands in front of it, and most are short.
+        # Check that the form has the length that it claims. Most forms are short, with one length byte before them.
         sound = bytes(
             [
                 payload[start - 1] == stop - start if start > 0 else is_whole(match)  # type: ignore[arg-type]
@@ -113,14 +126,43 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
                 for match, expected, header, leaf, digest in zip(matches, packed, headers, leaves, hashed, strict=True)
             ]
         )
-    return EventPage(seqs, streams, versions, recorded, leaves, sound, _copies(names, matches, sound))
+    return EventPage(seqs, streams, versions, recorded, leaves, sound, revisions, _copies(names, matches, sound))
 
 
 def copies_in(page: EventPage, start: int, stop: int) -> list[tuple[bytes, int, int, int]]:
-    """Return SHA-256, stream, size and position of the copies in events from `start` to before `stop`."""
+    """Return SHA-256, stream, size and position of the copies in the events [`start`, `stop`) of the page."""
     streams, seqs, copies = page.streams, page.seqs, page.copies
     first, last = bisect_left(copies, start, key=_PLACE), bisect_left(copies, stop, key=_PLACE)
     return [(sha256, streams[at], size, seqs[at]) for at, sha256, size in copies[first:last]]
+
+
+@lru_cache(maxsize=64)
+def _matcher(name: str) -> Callable[[bytes], re.Match[bytes] | None]:
+    """Return what recognises payloads of a common type whose fact does not contradict itself (`contradiction`).
+
+    It leaves one rule open: that the copy's revision is not above the element's. Damage, which is rare, is left out.
+    """
+    cls: Any = FACTS[name]
+    only: dict[str, Any] = {"element_damage": type(None)}
+    if cls.IS_PRESENT is not None:
+        only["element_present"] = Literal[cls.IS_PRESENT]
+    hints = hints_of(Element)
+    for held in cls.HOLDS:
+        only[f"element_{held}"] = next(option for option in get_args(hints[held]) if option is not type(None))
+    return recogniser(cls, *_FIELDS, only=only).match
+
+
+def _nothing(_: bytes) -> None:
+    """Recognise no payload."""
+
+
+def _revision_in(match: re.Match[bytes] | None) -> int:
+    """Return the element's revision, 0 where nothing was recognised or the copy's revision is above it."""
+    if match is None:
+        return 0
+    copied, stored = match.group(_COPIED, _REVISION)
+    revision = number(stored)
+    return revision if copied is None or copied == stored or number(copied) <= revision else 0
 
 
 def _copies(

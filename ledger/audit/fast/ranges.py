@@ -1,4 +1,4 @@
-"""Ranges of the log that other processes read and recognise on behalf of the audit."""
+"""Ranges of the log that other processes read and recognise for the audit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class EventRange(NamedTuple):
-    """The positions in (`after`, `until`], and the salts that are known before them, by source id."""
+    """The positions in (`after`, `until`], and the salts that are already known, by source id."""
 
     after: int
     until: int
@@ -24,7 +24,7 @@ class EventRange(NamedTuple):
 
 
 class RangeAudit(NamedTuple):
-    """What stands in a range: its events, and by their places the rows of those that were not recognised."""
+    """The content of a range: its events, and the rows of those that were not recognised, by place."""
 
     page: EventPage
     unrecognised: dict[int, Row]
@@ -33,23 +33,23 @@ class RangeAudit(NamedTuple):
 if TYPE_CHECKING:
     ReadRange = Callable[[EventLog, EventRange], RangeAudit | None]
     RunRanges = Callable[[ReadRange, Iterable[EventRange]], Iterator[RangeAudit | None]]
-    """Reads ranges and gives the answers in the same order; each read may have a connection of its own."""
+    """Reads ranges and gives the answers in the same order. Each read can have its own connection."""
 
-_NOTHING = RangeAudit(EventPage((), (), (), (), (), b"", []), {})
+_NOTHING = RangeAudit(EventPage((), (), (), (), (), b"", (), []), {})
 
 
 class EventRangeReader:
-    """Reads ranges on behalf of an audit."""
+    """Reads ranges for an audit."""
 
     def __init__(self) -> None:
-        """Begin without any stream's name."""
+        """Start without names of streams."""
         self._names = StreamNames()
 
     def read(self, log: EventLog, part: EventRange) -> RangeAudit | None:
-        """Return what stands in the range; None where a row cannot be used, so that the audit must read it itself.
+        """Return the content of the range, or None if a row cannot be used, so that the audit must read it itself.
 
         Raises:
-            LedgerUnavailableError: if the database is away.
+            LedgerUnavailableError: if the database cannot be reached.
         """
         columns, unusable = read_events(log, part.after, part.until, part.until - part.after)
         if unusable:

@@ -1,10 +1,11 @@
-"""Runs of recognised events: what the rule of the log says of each, checked for all of them at once."""
+"""Runs of recognised events: applies the rule for the log to all of them at once."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from ledger.audit.fast.page import copies_in
+from ledger.audit.log_rule import kept_revision
 
 if TYPE_CHECKING:
     from ledger.audit.fast.page import EventPage
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def accept_run(rule: LogRule, page: EventPage, at: int) -> int:
-    """Take in the events from `at` on to which `rule` plainly applies; return where they end, `at` if there are none.
+    """Accept a run of events from `at` on that satisfies `rule`. Return where the run ends, or `at` if there is none.
 
-    Those events were recognised, follow one another within one commit, and are each the next of their streams.
+    Its events were recognised, follow one another within one commit, and are each the next of their streams.
     """
     commit, position = rule.tree.commit, rule.position
     due_us = commit.recorded_us
@@ -42,21 +43,25 @@ def accept_run(rule: LogRule, page: EventPage, at: int) -> int:
 
 def _count(learnt: Learnt, page: EventPage, at: int, end: int) -> int:
     """Count events in their streams as long as each is the next of its stream; return where the first is not."""
-    versions, newest = learnt.versions, learnt.newest
+    versions, newest, revisions = learnt.versions, learnt.newest, learnt.revisions
     streams, first = page.streams[at:end], len(versions)
     if streams == tuple(range(first, first + end - at)) and page.versions[at:end].count(1) == end - at:
         versions.extend(page.versions[at:end])
         newest.extend(page.seqs[at:end])
+        revisions.extend(map(kept_revision, page.revisions[at:end]))
         return end
-    for stream, version, seq in zip(streams, page.versions[at:end], page.seqs[at:end], strict=True):
+    columns = (streams, page.versions[at:end], page.seqs[at:end], map(kept_revision, page.revisions[at:end]))
+    for stream, version, seq, revision in zip(*columns, strict=True):
         if 0 < stream < first:
-            if version != versions[stream] + 1:
+            if version != versions[stream] + 1 or revision < revisions[stream]:
                 return at
             versions[stream] = version
             newest[stream] = seq
+            revisions[stream] = revision
         elif stream == first and version == 1:
             versions.append(1)
             newest.append(seq)
+            revisions.append(revision)
             first += 1
         else:
             return at

@@ -1,1 +1,1 @@
-"""The schema's migrations, run by Alembic: each one is kept working forever."""
+"""The schema's migrations, which Alembic runs. Each one must keep working forever."""

@@ -1,4 +1,4 @@
-"""The first schema. Empty: a new ledger is made from `ledger/sql/schema.py` and stamped; later revisions only ALTER."""
+"""The first schema. It is empty: `ledger/sql/schema.py` creates new ledgers, and later revisions only ALTER them."""
 
 from __future__ import annotations
 

@@ -6,12 +6,13 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 from kropot.replay.copies import HeldCopy, held_at
 from kropot.replay.fold import Standing, image
 from kropot.restore.export import MANIFEST
-from kropot.restore.exported import ExportedCopies
 from kropot.restore.opener import BUFFER
+from kropot.restore.read_export import ExportedCopies
 from ledger.events import StreamKey
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def hash_of(path: Path) -> tuple[bytes, int]:
     digest = hashlib.sha256()
     size = 0
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_named(path) as file:
             while data := file.read(BUFFER):
                 digest.update(data)
                 size += len(data)

@@ -1,4 +1,4 @@
-"""What a restore tells as it goes, and at its end."""
+"""Counts what a restore does, prints its findings, and prints the summary at the end."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Told:
-    """Tells findings as they come, and counts."""
+class RestoreReport:
+    """The counts of a restore. It prints each finding at once."""
 
     settings: Settings
     files: int = 0
@@ -31,9 +31,9 @@ class Told:
 
     def restored(self, outcome: Restored) -> None:
         """Count a restored file."""
-        self.counted(outcome.planned, existed=outcome.existed, size=outcome.size)
+        self.count(outcome.planned, existed=outcome.existed, size=outcome.size)
 
-    def counted(self, plan: Planned, *, existed: bool, size: int) -> None:
+    def count(self, plan: Planned, *, existed: bool, size: int) -> None:
         """Count a file."""
         self.existed += existed
         self.files += not existed
@@ -42,7 +42,7 @@ class Told:
         self.numbered += plan.numbered
 
     def finding(self, finding: RestoreProblem) -> None:
-        """Tell of something that could not be given back."""
+        """Print and count a finding: something that could not be restored."""
         self.findings += 1
         self.problems[finding.problem] = self.problems.get(finding.problem, 0) + 1
         key = finding.key
@@ -51,16 +51,19 @@ class Told:
             emit_json({"problem": finding.problem} | row, flush=False)
         warn(f"{one_line(finding.name or key.id)}: {finding.why}")
 
-    def end(self, tally: RestoreCounts, target: Path | None, *, idle: Sequence[str], is_real: bool) -> Exit:
-        """Tell the sum, return the exit code; `idle` are the patterns that matched nothing."""
-        for glob in idle:
-            hint = ", unless it is among what the server no longer had then (--vanished)" if tally.vanished else ""
-            warn(f"nothing at that moment is called {glob}{hint}")
+    def finish(self, tally: RestoreCounts, target: Path | None, *, unmatched: Sequence[str], writes: bool) -> Exit:
+        """Print the summary, and return the exit code. `unmatched` are the patterns that matched nothing."""
+        for glob in unmatched:
+            hint = "; --vanished also looks among the vanished elements" if tally.vanished else ""
+            warn(f"no file matches {glob} at that moment: check the pattern and --until{hint}")
         locked = sum(tally.locked.values())
         for source, elements in tally.locked.items():
-            warn(f"no kit opens the {elements:,} elements of source {source.hex()[:8]}: give the kit of its token too")
+            warn(
+                f"no kit opens the {number(elements, 'element')} of source {source.hex()[:8]}: also give the kit of "
+                "its token with --key"
+            )
         summary = {
-            "restored" if is_real else "files": self.files,
+            "restored" if writes else "files": self.files,
             "existed": self.existed,
             "bytes": self.bytes,
             "older": self.older,
@@ -69,24 +72,24 @@ class Told:
             "locked": locked,
             "findings": self.findings,
             "problems": self.problems,
-            "unmatched": list(idle),
+            "unmatched": list(unmatched),
         }
         if self.settings.json:
             emit_json(summary)
-        elif is_real:
-            if not (self.files or self.existed or self.findings or locked or idle):
-                say("there was nothing to restore: no element with a copy is meant by this, at this moment")
+        elif writes:
+            if not (self.files or self.existed or self.findings or locked or unmatched):
+                say("nothing to restore: no matching element had a copy at that moment; check --until and --source")
             emit(f"restored {number(self.files, 'file')} to {target} ({amount(self.bytes)})")
             for count, what in (
-                (self.existed, "restored before and left as it is"),
-                (self.older, "of an older revision, since the newest was not stored yet at that moment"),
+                (self.existed, "restored by an earlier run, and unchanged"),
+                (self.older, "from an older revision: the newest was not stored yet at that moment"),
                 (
                     self.numbered,
-                    "under a numbered name, since another file has theirs (--source takes one source alone)",
+                    "under a numbered name: another file has the same name (--source takes only one source)",
                 ),
-                (tally.vanished, "left out, since the server no longer had it then (--vanished restores it too)"),
-                (self.findings + locked, "not restored, as told above"),
+                (tally.vanished, "left out: vanished from the server at that moment (--vanished restores them too)"),
+                (self.findings + locked, "not restored: see the warnings above"),
             ):
                 if count:
                     emit(f"{count:>8,}  {what}")
-        return Exit.PARTIAL if self.findings or locked or idle else Exit.DONE
+        return Exit.PARTIAL if self.findings or locked or unmatched else Exit.DONE

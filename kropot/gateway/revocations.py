@@ -1,0 +1,76 @@
+"""Which tokens were revoked, kept in a folder of its own: an older copy of the database brings none of them back.
+
+There is one empty file for each revoked token, named after the keyed hash under which the database stores the token.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from kropot.durable.newfile import write_new
+from kropot.errors import KropotError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class RevocationsError(KropotError):
+    """The folder of revoked tokens cannot be used. The message says why."""
+
+
+class Revocations:
+    """The revoked tokens of all gateways that use this folder."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """Keep them in `folder`, which is made when it is needed. None keeps nothing."""
+        self._folder = folder
+
+    def has(self, lookup: bytes) -> bool:
+        """Whether the token with this keyed hash (32 bytes) was revoked here.
+
+        Raises:
+            RevocationsError: the folder cannot be read, so nobody knows.
+        """
+        if self._folder is None:
+            return False
+        try:
+            os.lstat(self._path(self._folder, lookup))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise RevocationsError(
+                f"the folder of revoked tokens {self._folder} cannot be read ({error.strerror}): make it readable for "
+                "this user, or name another one with --revocations"
+            ) from error
+        return True
+
+    def keep(self, lookup: bytes) -> None:
+        """Keep, durably, that the token with this keyed hash is revoked.
+
+        Raises:
+            RevocationsError: the folder cannot be written.
+        """
+        if self._folder is None or self.has(lookup):
+            return
+        try:
+            with suppress(FileExistsError):
+                write_new(self._path(self._folder, lookup), b"")
+        except OSError as error:
+            raise RevocationsError(
+                f"only the database knows of a revoked token, because the folder {self._folder} cannot be written "
+                f"({error.strerror}), and an older copy of the database would bring the token back: make the folder "
+                "writable for this user, or name another one with --revocations"
+            ) from error
+
+    @staticmethod
+    def _path(folder: Path, lookup: bytes) -> Path:
+        return folder / f"{lookup.hex()}.revoked"
+
+
+def default_revocations() -> Path:
+    """Return this user's folder of revoked tokens."""
+    import platformdirs
+
+    return platformdirs.user_state_path("kropotcli") / "revoked-tokens"
