@@ -17,7 +17,7 @@ from kropot.cli.copies import WORKERS, check_target, open_copies, read_kits, sto
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.paths import PATH
 from kropot.cli.restore_report import RestoreReport
-from kropot.durable.dirfd import look_below
+from kropot.durable.dirfd import look_below, open_below
 from kropot.errors import UsageError
 from kropot.query.names import find_source
 from kropot.wording import moment as clock
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
+    from kropot.durable.dirfd import Parts
     from kropot.replay.copies import Copies, HeldCopy
     from kropot.restore.names import NameGiver
     from kropot.restore.plan import Planned, RestoreProblem
@@ -235,7 +236,20 @@ class _Destination:
             return "restore"
         if self.written.is_done(plan.path, plan.held.identity, found):
             return "keep"
-        return "replace" if self.written.is_ours(plan.path, found) else "leave"
+        return "replace" if self._is_ours(plan.path) else "leave"
+
+    def _is_ours(self, path: Parts) -> bool:
+        """Return whether an earlier restore wrote exactly the file that has this name now."""
+        from kropot.restore.journal import content_of
+
+        try:
+            root = os.open(self.target or "", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return self.written.is_ours(path, content_of(open_below(root, path))[1])
+            finally:
+                os.close(root)
+        except OSError:
+            return False
 
 
 def _restore(
