@@ -19,6 +19,7 @@ from kropot.cli.paths import PATH
 from kropot.cli.restore_report import RestoreReport
 from kropot.durable.dirfd import look_below, open_below
 from kropot.errors import UsageError
+from kropot.query.erasures import erased_in
 from kropot.query.names import find_source
 from kropot.wording import moment as clock
 from kropot.wording import one_line
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.durable.dirfd import Parts
+    from kropot.query.erasures import Erased
     from kropot.replay.copies import Copies, HeldCopy
     from kropot.restore.names import NameGiver
     from kropot.restore.plan import Planned, RestoreProblem
@@ -108,6 +110,7 @@ def command(
             if exported is not None
             else _from_ledger(settings, until, source_names, snapshots=not no_snapshots)
         )
+        report.erased = origin.erased
         destination = _Destination(target, stack, pool, portable=portable_names, writes=not (dry_run or list_names))
         plans = plan(
             origin.helds,
@@ -132,12 +135,16 @@ def command(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Origin:
-    """The elements to choose from, and their copies. `sources` counts the sources, or is None if that is not known."""
+    """The elements to choose from, and their copies. `sources` counts the sources, and `erased` sums up the erasures.
+
+    Both are None if that is not known.
+    """
 
     helds: Iterable[HeldCopy]
     copies: Copies
     wanted: frozenset[bytes]
     sources: int | None
+    erased: Erased | None = None
 
 
 @contextmanager
@@ -154,7 +161,13 @@ def _from_ledger(
         wanted = frozenset(find_source(known, name) for name in source_names)
         with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
             helds = held_at(ledger, walk(ledger, pointers, moment.position))
-            yield _Origin(helds=helds, copies=copies, wanted=wanted, sources=len(wanted) or len(known))
+            yield _Origin(
+                helds=helds,
+                copies=copies,
+                wanted=wanted,
+                sources=len(wanted) or len(known),
+                erased=erased_in(ledger),
+            )
 
 
 @contextmanager
