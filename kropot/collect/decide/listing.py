@@ -379,8 +379,8 @@ class ListingController:
             offsets = zone_change.changed_by(shift.moved, known=run.present, before=self.source.zone, after=result.zone)
             if run.mode == "full":
                 shift.offsets = offsets
-            elif offsets:
-                # It looks as if the server's zone changed: only a full listing can tell.
+            elif offsets or self.source.zone not in {None, result.zone} or shift.moved.strange >= zone_change.FEW:
+                # It looks as if the server's zone changed, or too many dates moved for chance: a full listing can tell.
                 shift.kept.clear()
                 self._wants_full = True
             if shift.kept and not shift.offsets:
