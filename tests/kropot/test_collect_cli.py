@@ -245,8 +245,8 @@ def test_a_signal_ends_a_continuous_run_cleanly(
 def test_nothing_is_recorded_or_fetched_while_the_disk_is_low_and_that_is_said(folder: Folder) -> None:
     ran = folder.collect("--min-free", "1000TiB")
     assert ran.code == 3
-    assert "MiB are free for storage and ledger: nothing more is fetched until there are" in ran.err
-    assert "(no_room: less than --min-free is free where the ledger is;" in ran.err
+    assert "MiB are free for the storage and the ledger, so fetching has stopped: free some space" in ran.err
+    assert "(no_room: the ledger's disk has less free space than --min-free" in ran.err
     assert (ran.summary["new"], ran.summary["copied"]) == (0, 0)
     assert folder.facts(FetchFailed) == []
     assert folder.collect().code == 0
