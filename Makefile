@@ -18,7 +18,7 @@ run: $(VENV)/.installed ## show the whole round on a sample folder, or on SOURCE
 	@$(BIN)/kropotcli demo $(if $(SOURCE),--source "$$SOURCE") $(if $(FOLDER),--folder "$$FOLDER")
 
 test: lint ## every check: style, types, imports, tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 lint: $(VENV)/.installed-dev ## style, types and the direction of imports
 	$(BIN)/ruff check

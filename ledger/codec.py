@@ -29,6 +29,9 @@ FLAG_CRITICAL = 1
 NONCE_BYTES = 16
 SOURCE_BYTES = 16
 
+MAX_LEVELS = 64
+"""How deep maps and arrays may lie in each other in a canonical payload. The facts known here need four levels."""
+
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
 """(type, schema version) -> the function that converts a payload's map to the next schema version."""
 
@@ -265,19 +268,24 @@ def _upcast(
     return dict(sorted(fields.items()))
 
 
-def _is_plain(value: object) -> bool:
-    """Whether the value holds only maps with sorted string keys, arrays, and plain types other than floats."""
+def _is_plain(value: object, levels: int = MAX_LEVELS) -> bool:
+    """Whether the value holds only maps with sorted string keys, arrays, and plain types other than floats.
+
+    It has at most so many `levels` of maps and arrays.
+    """
     kind = type(value)
+    if levels == 0 and kind in (dict, tuple):
+        return False
     if kind is dict:
         held = cast("dict[object, object]", value)
         keys = list(held)
         return (
             all(type(key) is str for key in keys)
             and keys == sorted(cast("list[str]", keys))
-            and all(map(_is_plain, held.values()))
+            and all(_is_plain(item, levels - 1) for item in held.values())
         )
     if kind is tuple:
-        return all(map(_is_plain, cast("tuple[object, ...]", value)))
+        return all(_is_plain(item, levels - 1) for item in cast("tuple[object, ...]", value))
     if kind is int:
         return MIN_INT <= cast("int", value) <= MAX_INT
     return value is None or kind in (str, bytes, bool)

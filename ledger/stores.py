@@ -163,6 +163,12 @@ class EventLog(Protocol):
         With `numbers`, yield only the streams among them that exist, in any order.
         """
 
+    def erasures(self) -> Iterator[StoredEvent]:
+        """Yield the events that erased their stream, in the order of streams.
+
+        This reads only erased streams, so it costs nothing where nothing was erased.
+        """
+
     def streams_by_key(self, *, after: bytes = b"") -> Iterator[tuple[bytes, int]]:
         """Yield (stored key, number) of every stream that has a key above `after`, in bytewise order of the keys."""
 

@@ -14,6 +14,7 @@ from kropot.lister.conversation import FAR, ListingFailedError, ListingResult, N
 from kropot.lister.find_zone import find_zone
 from kropot.lister.paging import PAGE, Paging
 from kropot.securecopy.wire import is_known_zone, is_sealed_form, wall_clock
+from kropot.securecopy.zones import read_alike
 
 if TYPE_CHECKING:
     from kropot.lister.conversation import Conversation
@@ -54,7 +55,10 @@ def drain(wanted: Range) -> Conversation[ListingResult]:
 
 @dataclass(slots=True, kw_only=True)
 class _Drain:
-    """A listing under way; `zone` is believed to be the server's, `hints` are others that its rows name."""
+    """A listing under way; `zone` is believed to be the server's, `hints` are others that its rows name.
+
+    `newest` is an entry with the latest date so far.
+    """
 
     wanted: Range
     paging: Paging
@@ -65,6 +69,7 @@ class _Drain:
     is_widened: bool = False
     is_doubtful: bool = False
     saw_cursor: bool = False
+    newest: Listed | None = None
     is_encrypted: bool = False
     closed: int | None = None
     result: ListingResult = field(default_factory=ListingResult)
@@ -77,6 +82,7 @@ class _Drain:
             yield from self._pages()
             if not (yield from self._is_beginning_in_doubt()):
                 break
+        yield from self._ask_for_zone()
         result = self.result
         result.zone = self.zone or None
         result.closed = self.closed
@@ -132,6 +138,9 @@ class _Drain:
             if tz not in self.hints and is_known_zone(tz):
                 self.hints = [tz, *self.hints[: MAX_HINTS - 1]]
             self.is_encrypted = self.is_encrypted or is_sealed_form(entries[-1].form)
+            last = max(entries, key=_date_of)
+            if self.newest is None or last.date >= self.newest.date:
+                self.newest = last
             newest = entries[0].date
             for entry in entries:
                 self.saw_cursor = self.saw_cursor or entry.date == self.wanted.cursor
@@ -262,6 +271,17 @@ class _Drain:
         self.paging.restart(start)
         return True
 
+    def _ask_for_zone(self) -> Conversation[None]:
+        """Ask for the zone at the end of the list, if its newest entry was made in another one than is believed.
+
+        A list can be read to its end in the wrong zone without a contradiction, if new rows follow the change.
+        """
+        newest = self.newest
+        if newest is None or self.closed is not None or not is_known_zone(newest.tz):
+            return
+        if not read_alike(newest.date, newest.tz, self.zone):
+            self.zone = (yield from find_zone(newest.date, [self.zone, newest.tz])) or self.zone
+
     def _adopt(self, zone: str) -> None:
         """Go on in another zone; what was asked for in the wrong one is asked for anew."""
         self._doubt()
@@ -284,6 +304,10 @@ def _page(answer: Page | Trouble | None) -> Page:
     if answer is None or isinstance(answer, Trouble):
         raise TypeError("an PageRequest is answered by a Page")
     return answer
+
+
+def _date_of(entry: Listed) -> int:
+    return entry.date
 
 
 def _exempt(result: ListingResult, first: int, last: int) -> None:

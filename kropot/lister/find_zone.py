@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 QUARTER = 900
 FURTHEST = 14 * 3600
 
+TRIES = 3
+"""How often to ask one question: who cannot tell the zone may take a change of it for a change of every file."""
+
 
 def find_zone(date: int, hints: Iterable[str]) -> Conversation[str | None]:
     """Return the zone in which the server reads a wall clock at second `date`; None where its rows do not tell.
@@ -53,7 +56,10 @@ def _fits(date: int, name: str) -> Conversation[bool]:
 
 def _first_date(since: str) -> Conversation[int | None]:
     """Return the date of the first row behind `since`: a very late one if there is none, None if it cannot be told."""
-    answer = yield PageRequest(since=since, limit=1)
+    for _ in range(TRIES):
+        answer = yield PageRequest(since=since, limit=1)
+        if not isinstance(answer, Trouble):
+            break
     if answer is None or isinstance(answer, Trouble):
         return None
     dates = [entry.date for entry in answer.entries] + [row.date for row in answer.rejected if row.date is not None]

@@ -40,6 +40,12 @@ def ahead_s(date: int, tz: str) -> int | None:
     return None if offset is None else int(offset.total_seconds())
 
 
+def read_alike(date: int, one: str, other: str) -> bool:
+    """Whether both zones are known and their walls show the same at `date`."""
+    ahead = ahead_s(date, one)
+    return ahead is not None and ahead == ahead_s(date, other)
+
+
 def is_known_zone(tz: str) -> bool:
     """Whether `wall_clock` can read this zone name."""
     return _zone(tz) is not None

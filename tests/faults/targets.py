@@ -207,7 +207,7 @@ def _config(data: bytes) -> None:
 
 def _journal(data: bytes) -> None:
     with _file("journal", data) as path, TargetFolder(path.parent) as tree, Journal(tree, b"journal") as journal:
-        journal.wrote((b"x",), bytes(32), path.stat(), {})
+        journal.wrote((b"x",), bytes(32), path.stat(), bytes(32), {})
 
 
 def _manifest(data: bytes) -> None:
@@ -219,7 +219,10 @@ def _manifest(data: bytes) -> None:
             copies.close()
 
 
-_JOURNAL = json.dumps({"file": "a/b", "file_size": 1, "file_mtime_ns": 2, "identity": "00" * 32}).encode() + b"\n"
+_JOURNAL = (
+    json.dumps({"file": "a/b", "file_size": 1, "file_mtime_ns": 2, "identity": "00" * 32, "sha256": "00" * 32}).encode()
+    + b"\n"
+)
 _MANIFEST = {
     "file": "ab/cd/x",
     "source": "00" * 16,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from random import Random
 
 import pytest
@@ -120,6 +121,31 @@ def test_a_wall_clock_that_is_read_too_early_is_harmless_until_it_stops_the_list
     heard = listen(server)
     assert heard.ids == all_ids(server)
     assert heard.result.zone == "+05:30"
+
+
+@pytest.mark.parametrize("start", [None, NOW - DAY])
+def test_a_new_row_shows_a_change_of_zone_that_nothing_else_does(start: int | None) -> None:
+    """To the end of the list, every page begins where it was asked to, whichever way the wall clock is read."""
+    dates = [NOW - 60 - i for i in range(20)]
+    server = server_with(dates)
+    server.set_zone("Asia/Kolkata")
+    server.add("new.txt", b"", at=NOW)
+    heard = listen(server, Range(start=start, cursor=start and dates[0], zone="UTC"))
+    assert heard.ids == all_ids(server)
+    assert heard.result.zone == "Asia/Kolkata"
+
+
+def test_the_zone_is_asked_for_again_if_an_answer_does_not_come() -> None:
+    server = server_with([NOW - 60])
+    server.set_zone("Asia/Kolkata")
+    server.add("new.txt", b"", at=NOW)
+    asked = count(1)
+
+    def answer(ask: PageRequest) -> Page | Trouble:
+        is_lost = ask.limit == 1 and next(asked) % 3
+        return Trouble(reason="http_500", status=500) if is_lost else ask_page(server, ask)
+
+    assert listen(server, Range(zone="UTC"), answer=answer).result.zone == "Asia/Kolkata"
 
 
 def test_a_summer_time_change_in_the_list_is_no_hindrance() -> None:

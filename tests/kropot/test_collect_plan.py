@@ -202,6 +202,32 @@ def test_a_zone_that_was_changed_back_moves_only_what_came_meanwhile() -> None:
 
 
 @pytest.mark.parametrize(
+    ("made_in", "before", "offsets"),
+    [
+        ("Europe/Warsaw", "UTC", (-3600,)),
+        ("+01:00", "UTC", (-3600,)),
+        ("UTC", "UTC", ()),  # they could have moved, and did not
+        ("no zone", "UTC", ()),
+        ("Europe/Warsaw", None, ()),  # whether the zone changed at all is not known
+    ],
+)
+def test_only_rows_that_were_made_before_a_change_of_zone_speak_against_it(
+    made_in: str, before: str | None, offsets: tuple[int, ...]
+) -> None:
+    moves = moves_of(*[-3600] * 9)
+    for _ in range(12):
+        moves.stay(made_in)
+    assert zone_change.changed_by(moves, known=21, before=before, after="Europe/Warsaw") == offsets
+
+
+def test_names_of_zones_are_counted_only_up_to_a_number_of_them() -> None:
+    moves = zone_change.Moves()
+    for number in range(2 * zone_change.MAX_NAMES):
+        moves.stay(f"Zone/{number}")
+    assert len(moves.made_in) == zone_change.MAX_NAMES
+
+
+@pytest.mark.parametrize(
     ("offsets", "known"),
     [([3600] * 8, 10), ([900, 1800, 2700] * 4, 12), ([], 5), ([3600], 2)],
 )

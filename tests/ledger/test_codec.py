@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ledger.codec import (
     FLAG_CRITICAL,
     FORMAT,
+    MAX_LEVELS,
     Header,
     decode_header,
     decode_payload,
@@ -30,7 +31,7 @@ from ledger.codec import (
     stream_digest,
 )
 from ledger.errors import MalformedEventError
-from ledger.events import FACTS, CopyStored, Fact, InstanceBegan, RemoteObserved, StreamKey, UnknownFact
+from ledger.events import FACTS, MAX_INT, CopyStored, Fact, InstanceBegan, RemoteObserved, StreamKey, UnknownFact
 from tests.ledger.facts import COPY, ELEMENT, SAMPLES, STORED, facts
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "events.json").read_text())
@@ -244,6 +245,28 @@ def test_longer_encodings_are_read_but_not_canonical() -> None:
     for not_plain in ({"a": 1.5}, {"b": 1, "a": 1}, {"a": {"c": 1, "b": 1}}, [1], {1: 2}, {"a": msgpack.Timestamp(1)}):
         assert not is_canonical(msgpack.packb(not_plain))
     assert not is_canonical(b"\xc1")
+
+
+@pytest.mark.parametrize(
+    ("levels", "is_allowed"), [(2, True), (MAX_LEVELS, True), (MAX_LEVELS + 1, False), (600, False), (100_000, False)]
+)
+def test_a_payload_may_nest_so_deep_and_no_deeper(levels: int, *, is_allowed: bool) -> None:
+    payload = b"\x81\xa1a" + b"\x91" * (levels - 1) + b"\xc0"
+    assert is_canonical(payload) is is_allowed
+    assert read_payload("NotYetInvented", 1, 0, payload).canonical is is_allowed
+    with pytest.raises(MalformedEventError):
+        read_payload("InstanceBegan", 1, 0, payload)
+
+
+@pytest.mark.parametrize(
+    ("number", "stored"),
+    [(127, "7f"), (128, "cc80"), (65535, "cdffff"), (MAX_INT, "cf7fffffffffffffff"), (-1, "ff"), (-33, "d0df")],
+)
+def test_a_number_that_is_not_negative_is_unsigned(number: int, stored: str) -> None:
+    assert is_canonical(b"\x81\xa1a" + bytes.fromhex(stored))
+    if 0 <= number <= MAX_INT:
+        assert not is_canonical(b"\x81\xa1a\xd3" + number.to_bytes(8, "big", signed=True))
+    assert not is_canonical(b"\x81\xa1a" + bytes.fromhex("cf8000000000000000"))
 
 
 # --- types and schemas that come and go ------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from ledger.checkpoint import Checkpoint, origin_of, sign_checkpoint, unverified
 from ledger.codec import Header, decode_header, decode_payload, encode_header, encode_payload, leaf_hash, payload_digest
 from ledger.events import SourceBegan
 from ledger.merkle import Frontier
-from tests.tamper.world import KEY, OTHER_KEY
+from tests.tamper.world import KEY, OTHER_KEY, SOURCES
 
 if TYPE_CHECKING:
     import sqlite3
@@ -259,17 +259,19 @@ def _reheader(position: int, change: Callable[[Header], Header], columns: str) -
     return act
 
 
-def _repack(position: int, change: Callable[[bytes], bytes]) -> Act:
-    """Write a payload in other bytes, with digest, header and leaf to match."""
+def _repack(position: int, change: Callable[[bytes], bytes], type_name: str | None = None) -> Act:
+    """Write a payload in other bytes, with digest, header and leaf to match; of another type if one is given."""
 
     def act(world: World, places: Places) -> None:
         seq = _at(position, places)
         with world.sql() as sql:
             row = sql.execute("SELECT header, nonce, payload FROM event WHERE seq = ?", (seq,)).fetchone()
             payload = change(row[2])
-            again = encode_header(decode_header(row[0])._replace(payload_digest=payload_digest(row[1], payload)))
-            values = (payload, again, leaf_hash(again), seq)
-            sql.execute("UPDATE event SET payload = ?, header = ?, leaf = ? WHERE seq = ?", values)
+            header = decode_header(row[0])._replace(payload_digest=payload_digest(row[1], payload))
+            header = header._replace(type=type_name or header.type)
+            again = encode_header(header)
+            values = (header.type, payload, again, leaf_hash(again), seq)
+            sql.execute("UPDATE event SET type = ?, payload = ?, header = ?, leaf = ? WHERE seq = ?", values)
 
     return act
 
@@ -325,6 +327,13 @@ def forgeries() -> Iterator[Tamper]:
     ):
         for position in (40, 150):
             yield Tamper(f"payload with {name} at {position}", _repack(position, change), kind, position)
+    for name, payload in (
+        ("nested too deep", b"\x81\xa1a" + b"\x91" * 900 + b"\xc0"),
+        ("with a number of more than 63 bits", b"\x81\xa1a\xcf" + b"\xff" * 8),
+        ("with a signed number that is not negative", b"\x81\xa1a\xd0\x01"),
+    ):
+        act = _repack(40, lambda _, payload=payload: payload, "Unheard")
+        yield Tamper(f"payload of an unknown type {name}", act, "not_canonical", 40)
 
 
 def _roll_back(stage: int) -> Act:
@@ -407,7 +416,7 @@ def frame() -> Iterator[Tamper]:
     streams = {
         "renamed": (key.format("key || x'41'"), "stream_mismatch"),
         "renamed within its source": (key.format("substr(key, 1, 22) || x'7a7a'"), "stream_mismatch"),
-        "moved to another source": (key.format(f"x'{'bb' * 16}' || substr(key, 17)"), "stream_mismatch"),
+        "moved to another source": (key.format(f"x'{SOURCES[1].hex()}' || substr(key, 17)"), "stream_mismatch"),
         "moved to a source that never began": (key.format(f"x'{'cc' * 16}' || substr(key, 17)"), "unknown_source"),
         "made a source": (key.format("substr(key, 1, 16) || x'407800'"), "misplaced"),
         "made no text": (key.format("substr(key, 1, 16) || x'fffe'"), "stream_mismatch"),

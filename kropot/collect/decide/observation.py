@@ -93,12 +93,15 @@ class _Observed:
             is_first = run.seen.add(entry.stream)
             run.present += is_first and element.present
         is_strange = element is not None and not run.shift.is_believing and not self.dates.agree(element, listed.date)
-        if element is not None and is_first and not is_strange and self.dates.epoch:
-            # It moved before, or did not then: either way it may have moved back or on now.
-            run.shift.moved.add(listed.date - element.date, self.dates.ways(element), listed.date, is_strange=False)
-        if element is not None and is_strange and is_only_moved(element, listed):
-            if is_first:
-                run.shift.moved.add(listed.date - element.date, self.dates.ways(element), listed.date)
+        is_moved = element is not None and is_strange and is_only_moved(element, listed)
+        if element is not None and is_first:
+            ways = self.dates.ways(element)
+            if is_moved or (not is_strange and len(ways) > 1):
+                # Even where it is not strange: it moved before, or did not then, and may have moved back or on now.
+                run.shift.moved.add(listed.date - element.date, ways, listed.date, is_strange=is_strange)
+            elif element.present:
+                run.shift.moved.stay(listed.tz)
+        if is_moved:
             run.shift.keep(listed)
             return
         fact = observe(element, listed, self.dates)

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from kropot.securecopy.wire import wall_clock
-from kropot.securecopy.zones import ahead_s
+from kropot.securecopy.zones import ahead_s, read_alike
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 QUARTER = 900
 HALF_A_YEAR = 183 * 86400
 
-
 MOST = 0.9
 FEW = 10
 LIKELY = 8
 WIDEST = 26 * 3600
+
+MAX_NAMES = 100
+"""At most this many names of zones are counted apart; a server has one or two."""
 
 
 @dataclass(slots=True)
@@ -29,13 +31,20 @@ class Moves:
 
     An element that has not changed since earlier changes of the zone may have gone through them one way or another, so
     its date as it is known leaves open by how much it moved this time. `strange` counts those that did move this time,
-    whichever way that was; `furthest` is how far a date is from where it was known.
+    whichever way that was; `furthest` is how far a date is from where it was known. `made_in` counts the present ones
+    that no move explains, by the zone in which their row was made: a row made after the change did not move with it.
     """
 
     by_shifts: Counter[tuple[int, ...]] = field(default_factory=Counter)
     newest: tuple[int, tuple[int, ...]] | None = None
     strange: int = 0
     furthest: int = 0
+    made_in: Counter[str] = field(default_factory=Counter)
+
+    def stay(self, tz: str) -> None:
+        """Count a present element that did not move with the zone; its row was made while the server was in `tz`."""
+        if tz in self.made_in or len(self.made_in) < MAX_NAMES:
+            self.made_in[tz] += 1
 
     def add(self, moved: int, ways: Iterable[int], date: int, *, is_strange: bool = True) -> None:
         """Count a date that is `moved` seconds from where it was known, where `ways` led before, and is `date` now."""
@@ -51,11 +60,14 @@ def changed_by(moves: Moves, *, known: int, before: str | None, after: str | Non
     """Return the offsets in seconds, one or two, by which a change of the server's zone moved `known` dates; or ().
 
     It did if at least nine in ten moved, and if the wall clock of the newest still reads the same, `before` in the old
-    zone and `after` in the new: files that were all put in anew, an hour later to the second, read differently. Where
-    the old zone is not known, ten dates are enough to tell.
+    zone and `after` in the new: files that were all put in anew, an hour later to the second, read differently. Rows
+    that were made in the new zone do not count. Where the old zone is not known, ten dates are enough to tell.
     """
     if not moves.strange:
         return ()
+    if before is not None and after is not None and moves.newest is not None:
+        date = moves.newest[0]
+        known -= sum(number for tz, number in moves.made_in.items() if read_alike(date, tz, after))
     by_offset: Counter[int] = Counter()
     for shifts, number in moves.by_shifts.items():
         for shift in shifts:
