@@ -14,6 +14,7 @@ from kropot.cli.base import Exit
 from kropot.cli.failures import explain
 from kropot.cli.main import cli
 from kropot.errors import KropotError
+from kropot.objects.directory import DirectoryObjects
 from ledger.errors import LedgerError
 from ledger.events import (
     MAX_INT,
@@ -202,6 +203,6 @@ def test_no_command_crashes_over_a_broken_row(tmp_path: Path, statement: str) ->
 
 
 def test_a_size_that_a_ledger_claims_does_not_cut_few_objects_into_many_parts(tmp_path: Path) -> None:
-    objects = DirectoryObjects(tmp_path / "storage")
+    objects = DirectoryObjects(tmp_path / "storage", "main")
     with closing(objects.bulk_reader(objects=2, size=MAX_INT, stopped=lambda: False)) as reader:
         assert len(list(reader.read(bytes(32), b"\xff" * 32, lambda _start, _end: ()))) <= 16
