@@ -4,13 +4,21 @@
 #   docker run -v kropot:/data -v /path/to/token:/run/token:ro kropotcli \
 #       --server-url https://files.example.org --token-file /run/token collect
 
+# The tag stands alone, without a digest: where this was written no registry could be asked for one, and a guessed one is
+# worse than none. To hold the base still as well, write `python:3.13-slim@sha256:...` from `docker buildx imagetools
+# inspect python:3.13-slim`, in both places.
 FROM python:3.13-slim AS build
 WORKDIR /src
+COPY locks locks
+RUN python -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --require-hashes --requirement locks/build.txt \
+    && python -m venv /opt/kropotcli \
+    && /opt/kropotcli/bin/pip install --no-cache-dir --require-hashes --requirement locks/run.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY kropot kropot
 COPY ledger ledger
-RUN python -m venv /opt/kropotcli \
-    && /opt/kropotcli/bin/pip install --no-cache-dir '.[postgresql,mysql]'
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /opt/wheels . \
+    && /opt/kropotcli/bin/pip install --no-deps --no-index /opt/wheels/kropotcli-*.whl
 
 FROM python:3.13-slim
 RUN useradd --system --create-home --home-dir /data --uid 1000 kropot

@@ -9,7 +9,7 @@ PYTHON ?= $(shell for each in python3 python3.11 python3.12 python3.13 python3.1
 	$$each -c 'import sys, venv, ensurepip; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$each; break; }; done)
 
-.PHONY: help run test lint bench faults simulate clean
+.PHONY: help run test lint bench faults simulate attack lock audit clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ run: $(VENV)/.installed ## show the whole round on a sample folder, or on SOURCE
 	@$(BIN)/kropotcli demo $(if $(SOURCE),--source "$$SOURCE") $(if $(FOLDER),--folder "$$FOLDER")
 
 test: lint ## every check: style, types, imports, tests
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 lint: $(VENV)/.installed-dev ## style, types and the direction of imports
 	$(BIN)/ruff check
@@ -35,6 +35,22 @@ faults: $(VENV)/.installed-dev ## kills, power cuts, full disks, broken networks
 simulate: $(VENV)/.installed-dev ## the collector under a virtual clock; SEEDS=1000 runs that many histories
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000)
 
+attack: $(VENV)/.installed-dev ## hostile values, clients, servers and database users: all of tests/attack, of which make test runs a sample
+	KROPOT_TEST_ATTACK=all KROPOT_TEST_HYPOTHESIS=wide $(BIN)/python -m pytest -n auto tests/attack
+
+# uv reads the files that are there first: what pyproject.toml still allows stays as it is, but for UPGRADE=1.
+LOCK = $(VENV)/tools/bin/uv pip compile --quiet --universal --python $(BIN)/python --python-version 3.11 \
+	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
+lock: $(VENV)/tools/.installed ## write the lock files from pyproject.toml; UPGRADE=1 takes the newest releases
+	$(LOCK) pyproject.toml --extra postgresql --extra mysql --output-file locks/run.txt
+	$(LOCK) --group dev --constraint locks/run.txt --output-file locks/dev.txt
+	$(LOCK) --group build --constraint locks/run.txt --constraint locks/dev.txt --output-file locks/build.txt
+	$(LOCK) --group lock --constraint locks/run.txt --constraint locks/dev.txt --output-file locks/tools.txt
+
+audit: $(VENV)/tools/.installed ## ask whether a release in the lock files has a known fault
+	$(BIN)/python tests/tools/audit.py $(VENV)/tools/bin/pip-audit
+
 clean: ## forget the virtual environment and what the tools left
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
@@ -42,19 +58,28 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 with venv and pip was found; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# pycurl is the one requirement that some machines have neither a wheel nor a compiler for; the program then falls back
-# to a slower transfer engine, and says so.
-$(VENV)/.installed: pyproject.toml tests/tools/requirements.py | $(BIN)/python
+# Only what the lock files name is installed, and only with the contents that they name. Some machines have neither
+# wheels nor a compiler for pycurl and psycopg-binary; the program does without, and says so.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement
+
+$(VENV)/.installed: pyproject.toml locks/run.txt locks/build.txt | $(BIN)/python
 	@echo "installing into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . || { \
-		echo "trying without pycurl: transfers will be slower" >&2; \
-		$(BIN)/python tests/tools/requirements.py --without pycurl > $(VENV)/requirements.txt \
-		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/requirements.txt \
-		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .; }
+	@$(INSTALL) locks/run.txt || { \
+		echo "trying without pycurl and psycopg-binary: transfers will be slower, and PostgreSQL needs libpq" >&2; \
+		sed -e '/^pycurl==/,/[^\\]$$/d' -e '/^psycopg-binary==/,/[^\\]$$/d' locks/run.txt > $(VENV)/run.txt \
+		&& $(INSTALL) $(VENV)/run.txt; }
+	@$(INSTALL) locks/build.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+$(VENV)/.installed-dev: locks/dev.txt $(VENV)/.installed
 	@echo "installing what the tests need"
-	@$(BIN)/python tests/tools/requirements.py --dev --without pycurl > $(VENV)/requirements-dev.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement $(VENV)/requirements-dev.txt
+	@$(INSTALL) locks/dev.txt
+	@touch $@
+
+# Not beside the program: the tools bring a pip of their own.
+$(VENV)/tools/.installed: locks/tools.txt | $(BIN)/python
+	@echo "installing the tools for the lock files"
+	@$(BIN)/python -m venv $(VENV)/tools
+	@$(VENV)/tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement locks/tools.txt
 	@touch $@

@@ -47,6 +47,12 @@ class IntegrityError(KropotError):
     exit_code = Exit.FINDINGS
 
 
+class UnacceptedErasureError(KropotError):
+    """The ledger has erasures that nobody accepted with the signing key. It can be collected into all the same."""
+
+    exit_code = Exit.FINDINGS
+
+
 class NoLedgerError(KropotError):
     """No ledger exists at the given place."""
 

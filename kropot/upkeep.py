@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
-from kropot.errors import IntegrityError, KropotError
+from kropot.errors import IntegrityError, KropotError, UnacceptedErasureError
 from kropot.replay.snapshots import maybe_snapshot
 from ledger.errors import LedgerError
 
@@ -167,5 +167,10 @@ class _Signer:
         if is_long_ago or position - self._signed >= self._every_events:
             from kropot.checkpoints.signing import sign_head
 
-            self._signed = sign_head(self._ledger, self._key, self._key_file, self._folders).checkpoint.size
+            try:
+                self._signed = sign_head(self._ledger, self._key, self._key_file, self._folders).checkpoint.size
+            except UnacceptedErasureError:
+                # A person must act, so this is said when the next checkpoint is due, and not every few seconds.
+                self._signed, self._signed_at = position, monotonic()
+                raise
             self._signed_at = monotonic()

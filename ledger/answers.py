@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ledger.events import Source
@@ -32,6 +32,17 @@ class Commit:
     first: int
     last: int
     recorded_us: int
+
+
+class Erasure(NamedTuple):
+    """An event that erased the `payloads` earlier events of its stream.
+
+    `recorded_us` is in microseconds since 1970 UTC.
+    """
+
+    position: int
+    recorded_us: int
+    payloads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ledger.events import AuditRange, StreamKey
     from ledger.replica import Entry, Event
     from ledger.rows import Batch, SourceRow, StoredEvent
-    from ledger.stores import Writing
+    from ledger.stores import Database, Writing
 
 __all__ = [
     "AUDIT_KEY",
@@ -101,6 +101,7 @@ class Ledger:
         self.log = store.log
         self.projection = store.projection
         self.blobs = store.blobs
+        self.database: Database = store
         self.work = WorkSession(store, entropy(16), self.clock_us)
         self._clock = clock
         self._entropy = entropy

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ledger.events import PayloadErased
 from ledger.memory_tables import MemoryWriting, Tables
 from ledger.rows import FORGOTTEN_US, Image, StoredFact, is_held
 
@@ -120,6 +121,12 @@ class MemoryLog:
         keys = self._tables.keys
         wanted = range(after + 1, len(keys) + 1) if numbers is None else numbers
         return ((stream, keys[stream - 1]) for stream in wanted if 0 < stream <= len(keys))
+
+    def erasures(self) -> Iterator[StoredEvent]:
+        """Yield the events that erased their stream, in the order of streams."""
+        erased = [stream for stream, key in enumerate(self._tables.keys, 1) if key is None]
+        found = (self._tables.events[at - 1] for stream in erased for at in self._tables.by_stream[stream - 1])
+        return (event for event in found if event.type == PayloadErased.TYPE)
 
     def streams_by_key(self, *, after: bytes = b"") -> Iterator[tuple[bytes, int]]:
         """Yield (stored key, number) of every stream that has a key above `after`, in bytewise order of the keys."""

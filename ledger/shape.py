@@ -47,7 +47,7 @@ def shapes_of(classes: Iterable[type]) -> dict[type, Shape]:
     return shapes
 
 
-class Bounds(NamedTuple):
+class FieldBounds(NamedTuple):
     """The marks of a field: bounds of a number, the fixed length of a byte string, whether a tuple may be empty."""
 
     least: int = 0
@@ -56,12 +56,12 @@ class Bounds(NamedTuple):
     not_empty: bool = False
 
 
-def bounds_of(hint: Any) -> tuple[Any, Bounds]:
+def bounds_of(hint: Any) -> tuple[Any, FieldBounds]:
     """Return a field's plain type and its bounds."""
     if get_origin(hint) is not Annotated:
-        return hint, Bounds()
+        return hint, FieldBounds()
     plain, *marks = get_args(hint)
-    bounds = Bounds()
+    bounds = FieldBounds()
     for mark in marks:
         match mark:
             case Least(value):

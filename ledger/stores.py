@@ -30,7 +30,20 @@ if TYPE_CHECKING:
     )
 
 
-class LedgerStore(Protocol):
+class Database(Protocol):
+    """What can be asked of the database as such."""
+
+    def damage(self) -> Iterator[str]:
+        """Yield what the database finds damaged in its own pages and indexes; nothing if it has no such check.
+
+        An index that disagrees with its table gives answers that no event explains.
+        """
+
+    def free_bytes(self) -> int | None:
+        """Return how many bytes more the database can take, None where that is not known."""
+
+
+class LedgerStore(Database, Protocol):
     """The whole database of a ledger: its four parts, and transactions that write to several of them at once."""
 
     @property
@@ -57,15 +70,6 @@ class LedgerStore(Protocol):
 
     def now_us(self) -> int | None:
         """Return the database's own time, or None if it has no clock."""
-
-    def damage(self) -> Iterator[str]:
-        """Yield what the database finds damaged in its own pages and indexes; nothing if it has no such check.
-
-        An index that disagrees with its table gives answers that no event explains.
-        """
-
-    def free_bytes(self) -> int | None:
-        """Return how many bytes more the database can take, None where that is not known."""
 
     def reopener(self) -> Callable[[], LedgerStore] | None:
         """Return a function that opens this store for reading in a forked process, or None if that is impossible.
@@ -157,6 +161,12 @@ class EventLog(Protocol):
         """Yield (number, stored key) of every stream numbered above `after`, in order. An erased stream's key is None.
 
         With `numbers`, yield only the streams among them that exist, in any order.
+        """
+
+    def erasures(self) -> Iterator[StoredEvent]:
+        """Yield the events that erased their stream, in the order of streams.
+
+        This reads only erased streams, so it costs nothing where nothing was erased.
         """
 
     def streams_by_key(self, *, after: bytes = b"") -> Iterator[tuple[bytes, int]]:

@@ -59,6 +59,25 @@ def _refuse_outside(event: str, args: tuple[object, ...]) -> None:
 sys.addaudithook(_refuse_outside)
 
 
+LONGEST = (
+    "tests/faults/test_many_collectors.py",
+    "tests/faults/test_restarted_database.py",
+    "tests/cli/test_secrets.py",
+    "tests/cli/test_readme.py",
+    "tests/simulation/",
+    "tests/ledger/test_sql_killed.py",
+    "tests/kropot/test_restore_walk.py",
+    "tests/kropot/test_collect_cli.py",
+    "tests/faults/test_hostile_server.py",
+    "tests/faults/test_quirks.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest, so that all workers end at about the same time."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep the developer's own settings, and any proxy, away from the tests."""

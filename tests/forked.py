@@ -18,6 +18,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import subprocess
@@ -35,19 +36,29 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 LATE = (
     "alembic.command",
-    "kropot.collect.run.loop",
-    "kropot.collect.service",
-    "kropot.collect.transfer.choose",
-    "kropot.demo",
-    "kropot.gateway.server",
-    "ledger.sql",
+    "multiprocessing.connection",
     "psycopg",
     "pymysql",
     "sqlalchemy.dialects.mysql.pymysql",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite.pysqlite",
+    "uvloop",
 )
-"""What commands import only when they run."""
+"""What the program imports only when it runs, beside its own modules."""
+
+
+def import_everything() -> None:
+    """Import what any command may need, and have forks share the memory that it takes."""
+    for package in ("kropot", "ledger"):
+        for found in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+            if found.name.endswith("__main__") or found.name.startswith("ledger.sql.migrations."):
+                continue  # they do something when they are imported
+            with contextlib.suppress(ImportError):  # of pycurl, which the program can do without
+                importlib.import_module(found.name)
+    for name in LATE:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 class ForkedProgram:
@@ -143,12 +154,7 @@ def _stream(number: int, mode: str, like: TextIO) -> TextIO:
 
 def serve() -> str | None:
     """Fork a child for each order until there are no more; return the script to run, which is None in the parent."""
-    from kropot.cli.main import COMMANDS
-
-    for name in (*(f"kropot.cli.{name.replace('-', '_')}" for name in COMMANDS), *LATE):
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
+    import_everything()
     orders, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     for line in orders:
         order = json.loads(line)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kropot.checkpoints.state import SignerState
-from kropot.errors import IntegrityError
+from kropot.errors import IntegrityError, UnacceptedErasureError
 from ledger.audit.rows import read_head
 from ledger.checkpoint import Checkpoint, open_checkpoint, origin_of, sign_checkpoint, unverified_checkpoint
 from ledger.codec import decode_header, leaf_hash, payload_digest
-from ledger.errors import BadCheckpointError
+from ledger.errors import BadCheckpointError, LedgerError
+from ledger.events import PayloadErased
 from ledger.merkle import Frontier
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ledger.stores import EventLog
 
 _PAGE = 4096
+_MOST_SHOWN = 10
+_ERASURE = PayloadErased.TYPE.encode()
 _MANY = 1_000_000
 """From this many events on, the user is told that reading them takes a while."""
 
@@ -51,6 +54,7 @@ def sign_head(
     key_file: Path,
     folders: Sequence[CheckpointFolder],
     *,
+    accepted: int = 0,
     say: Callable[[str], None] = lambda _: None,
 ) -> Signed:
     """Sign the ledger's head, keep the note in the database, and write it to every folder that lacks it.
@@ -58,9 +62,13 @@ def sign_head(
     The signer believes its own state (beside `key_file`) and its own signatures. From there on it hashes the headers of
     the events itself. What the database says of the tree (its head, commits and leaves) is only compared.
 
+    An erasure that this key did not sign before is signed only if a person accepted it: `accepted` is the last position
+    up to which all are. So a signature over an erasure means that its owner wanted it.
+
     Raises:
         IntegrityError: if the ledger does not extend everything that this key signed, or its head is not the tree of
             its events. The ledger was then restored from an old copy, or altered, and nothing is signed.
+        UnacceptedErasureError: if there is an erasure that nobody accepted. Nothing is signed.
         LockedError: if another process is signing with this key.
         KropotError: if the signer's state or a folder cannot be read or written.
     """
@@ -70,7 +78,7 @@ def sign_head(
         newest = [folder.newest() for folder in folders]
         signed = state.read()
         before = list(_signed_before(ledger, key, origin_of(ledger_id), signed, newest))
-        tree = _tree_of_head(ledger.log, signed, before, say)
+        tree = _tree_of_head(ledger.log, signed, before, accepted, say)
         if tree != signed:
             # The state MUST be durable before anybody can see the signature: it alone keeps a second history out.
             state.write(tree)
@@ -141,11 +149,13 @@ def _signed_before(
 
 
 def _tree_of_head(
-    log: EventLog, signed: Frontier | None, before: Sequence[_Before], say: Callable[[str], None]
+    log: EventLog, signed: Frontier | None, before: Sequence[_Before], accepted: int, say: Callable[[str], None]
 ) -> Frontier:
     """Return the tree of all events that the head covers, computed from their headers.
 
-    This begins behind `signed`, or at event 1 if a smaller tree must be compared. Raises: IntegrityError.
+    This begins behind `signed`, or at event 1 if a smaller tree must be compared.
+
+    Raises: IntegrityError; UnacceptedErasureError for an erasure behind all of `before` and behind `accepted`.
     """
     # The head is read last: what was signed before it was read cannot be longer, unless the ledger was rolled back.
     head, fault = read_head(log)
@@ -167,23 +177,52 @@ def _tree_of_head(
             "next signing reads only what is new"
         )
     for each in sorted(before, key=lambda one: one.size):
-        tree = _grown(log, tree, each.size)
+        tree = _grown(log, tree, each.size, [])
         if tree.root != each.root:
             raise IntegrityError(
                 f"the ledger's first {each.size} events are not those that {each.where} covers, so nothing was signed: "
                 "the history was altered; run `kropotcli verify`"
             )
-    tree = _grown(log, tree, head.position)
+    erasures: list[int] = []
+    tree = _grown(log, tree, head.position, erasures)
     if tree.stored != head.frontier:
         raise IntegrityError(
             f"the database's head is not the tree of its {head.position} events, as this signer computed it itself, so "
             "nothing was signed: the head or the history was altered; run `kropotcli verify`"
         )
+    unaccepted = [position for position in erasures if position > accepted]
+    if unaccepted:
+        raise UnacceptedErasureError(
+            f"{_shown(unaccepted)} erased the history of an element, and nobody accepted that with this key, so "
+            "nothing was signed: if you asked for all of it, run `kropotcli checkpoint sign --accept-erasures "
+            f"{unaccepted[-1]}`; if not, run `kropotcli verify`"
+        )
     return tree
 
 
-def _grown(log: EventLog, tree: Frontier, size: int) -> Frontier:
-    """Return the tree of the first `size` events, from that of fewer. Raises: IntegrityError if one is missing."""
+def _is_erasure(header: bytes) -> bool:
+    """Return whether the header is that of an erasure. One that cannot be decoded and has the word in it counts too."""
+    if _ERASURE not in header:  # nearly all of them, and decoding is slow
+        return False
+    try:
+        return decode_header(header).type == PayloadErased.TYPE
+    except LedgerError:
+        return True
+
+
+def _shown(positions: Sequence[int]) -> str:
+    if len(positions) == 1:
+        return f"the event at position {positions[0]}"
+    more = len(positions) - _MOST_SHOWN
+    listed = ", ".join(map(str, positions[:_MOST_SHOWN])) + (f" and {more} more" if more > 0 else "")
+    return f"each of {len(positions)} events (positions {listed})"
+
+
+def _grown(log: EventLog, tree: Frontier, size: int, erasures: list[int]) -> Frontier:
+    """Return the tree of the first `size` events, from that of fewer. Add the positions of erasures to `erasures`.
+
+    Raises: IntegrityError if an event is missing.
+    """
     while tree.size < size:
         wanted = min(size - tree.size, _PAGE)
         headers = log.headers(tree.size, tree.size + wanted)
@@ -192,5 +231,6 @@ def _grown(log: EventLog, tree: Frontier, size: int) -> Frontier:
                 f"events from position {tree.size + 1} on are missing or unreadable, and the database's head covers "
                 "them, so nothing was signed: run `kropotcli verify`"
             )
+        erasures += [at for at, header in enumerate(headers, tree.size + 1) if _is_erasure(header)]
         tree = tree.extend(map(leaf_hash, headers))
     return tree

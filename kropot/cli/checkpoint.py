@@ -71,7 +71,15 @@ def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None
 @click.option(
     "--to", "folders", type=_FOLDER, multiple=True, help="Also write the checkpoint to this folder. Can be repeated."
 )
-def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]) -> None:
+@click.option(
+    "--accept-erasures",
+    "accepted",
+    metavar="POSITION",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Accept every erasure up to this position: you asked for all of them.",
+)
+def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...], accepted: int) -> None:
     """Sign the ledger's head, if it extends what was signed before.
 
     The signer keeps what it signed last in a file beside the key, so it must be able to write to the key's folder. From
@@ -81,6 +89,9 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     This prints the checkpoint, keeps it in the database, and writes it to each --to folder as a new numbered file. It
     never overwrites a file. Nothing is signed and the exit code is 4 if the ledger does not extend everything that this
     key signed, or the segments in the storage, or if the database's head is not the tree of its events.
+
+    Nothing is signed either while the ledger has an erasure that this key did not sign before. The message names the
+    positions. If you asked for these erasures, sign with --accept-erasures.
     """
     from kropot.checkpoints.folder import CheckpointFolder
     from kropot.checkpoints.keys import read_signing_key
@@ -92,7 +103,9 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
         key = read_signing_key(key_file)
         # Where the signer has no state yet, only the segments expose an older copy of the database.
         storage_of(settings).segments().check(ledger)
-        signed = sign_head(ledger, key, key_file, [CheckpointFolder(folder) for folder in folders], say=say)
+        signed = sign_head(
+            ledger, key, key_file, [CheckpointFolder(folder) for folder in folders], accepted=accepted, say=say
+        )
     if settings.json:
         checkpoint = signed.checkpoint
         emit_json(

@@ -104,7 +104,7 @@ def _write_content(settings: Settings, held: HeldCopy, source: BinaryIO, kit: Ki
 
 def _held_of_file(settings: Settings, path: Path, iv_text: str | None) -> HeldCopy:
     """Return what is known about a file. Raises: UsageError if its IV is not known."""
-    from kropot.restore.loose import hash_of, in_export, in_ledger, unknown
+    from kropot.restore.identify import hash_of, in_export, in_ledger, unknown
     from kropot.securecopy.iv import parse_iv
     from ledger.errors import LedgerError
 
@@ -135,7 +135,7 @@ def _held_of_file(settings: Settings, path: Path, iv_text: str | None) -> HeldCo
 
 def _open_element(settings: Settings, stack: ExitStack, what: str, until: str | None) -> tuple[HeldCopy, BinaryIO]:
     """Return the copy of an element, and its open object. Raises: PartialError if no copy was stored."""
-    from kropot.restore.one import held_of
+    from kropot.restore.element_copy import held_of
 
     with open_ledger(settings, read_only=True) as ledger:
         key = find_element(ledger, what)

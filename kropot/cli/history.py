@@ -8,9 +8,12 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
-from kropot.query.names import find_element
+from kropot.query.erasures import erasures_of
+from kropot.query.names import find_element, readings
 from kropot.query.render import element_of, event_json, event_name
 from kropot.wording import moment as clock
+from kropot.wording import number
+from ledger.decoding import event_of
 
 if TYPE_CHECKING:
     from ledger.replica import Event
@@ -21,10 +24,19 @@ if TYPE_CHECKING:
 def command(settings: Settings, *, element: str) -> Exit:
     """Show every event about one element, oldest first.
 
-    ELEMENT is [SOURCE:]ID. SOURCE is the beginning of a source's id.
+    ELEMENT is [SOURCE:]ID. SOURCE is the beginning of a source's id. Of events that were erased, this shows only how
+    many there were, and when they were erased.
     """
     with open_ledger(settings, read_only=True) as ledger:
-        for event in ledger.history(find_element(ledger, element)):
+        erasures = erasures_of(ledger, readings(ledger.sources(), element))
+        key = find_element(ledger, element, erased=erasures)
+        for erasure in erasures.get(key, ()):
+            event, payloads = event_of(erasure, key), erasure.stream_version - 1
+            if settings.json:
+                emit_json(event_json(event) | {"erased_payloads": payloads}, flush=False)
+            else:
+                emit(f"{as_text(event)}  erased {number(payloads, 'earlier event')}", flush=False)
+        for event in ledger.history(key):
             if settings.json:
                 emit_json(event_json(event), flush=False)
             else:

@@ -30,7 +30,7 @@ def command(settings: Settings, *, element: str, kit: Path | None, until: str | 
     ELEMENT is [SOURCE:]ID. Without a kit, the commands use the server's usual digest and rounds (sha512, 6000).
     """
     from kropot.restore.claims import sealed_text
-    from kropot.restore.one import held_of
+    from kropot.restore.element_copy import held_of
     from kropot.restore.recipe import ByteRange, recipes
 
     stretch = ByteRange()

@@ -12,6 +12,7 @@ from kropot.cli.base import command as define
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.paths import PATH
 from kropot.errors import UsageError
+from kropot.query.erasures import erased_in
 from kropot.query.render import difference_json, element_json, key_json
 from kropot.replay.until import instant
 from kropot.wording import amount, one_line
@@ -66,6 +67,8 @@ def command(
         raise UsageError("--list, --diff and --export cannot be combined: give only one of them")
     with open_ledger(settings, read_only=True) as ledger:
         moment = moment_of(ledger, until)
+        if erased := erased_in(ledger):
+            say(f"erased: {erased}; the state of an erased element is not shown, at any moment")
         snapshots = not no_snapshots
         if is_list:
             return _list(settings, ledger, moment, snapshots=snapshots)
@@ -96,7 +99,7 @@ def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots:
         counts, text = count_at(ledger, moment.position, snapshots=snapshots), None
     held = counts.plain()
     if settings.json:
-        emit_json(_place(moment) | {"state_digest": text} | held)
+        emit_json(_place(moment) | {"state_digest": text} | held | {"erased": erased_in(ledger).json})
         return Exit.DONE
     recorded = "before the first event" if moment.recorded_us is None else f"recorded {instant(moment.recorded_us)}"
     emit(f"position      {moment.position} ({recorded})")
@@ -230,7 +233,7 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
             warn(f"{one_line(outcome.key.id)}: {outcome.why}")
     total = {name: seen[name] for name in ("exported", "existed", "unstored", "findings")}
     if settings.json:
-        emit_json(_place(moment) | total | {"bytes": size})
+        emit_json(_place(moment) | total | {"bytes": size, "erased": erased_in(ledger).json})
     else:
         emit(f"exported {seen['exported']:,} of {sum(total.values()):,} elements to {target}")
         for name, what in (

@@ -17,8 +17,9 @@ from kropot.cli.copies import WORKERS, check_target, open_copies, read_kits, sto
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.paths import PATH
 from kropot.cli.restore_report import RestoreReport
-from kropot.durable.dirfd import look_below
+from kropot.durable.dirfd import look_below, open_below
 from kropot.errors import UsageError
+from kropot.query.erasures import erased_in
 from kropot.query.names import find_source
 from kropot.wording import moment as clock
 from kropot.wording import one_line
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
+    from kropot.durable.dirfd import Parts
+    from kropot.query.erasures import Erased
     from kropot.replay.copies import Copies, HeldCopy
     from kropot.restore.names import NameGiver
     from kropot.restore.plan import Planned, RestoreProblem
@@ -107,6 +110,7 @@ def command(
             if exported is not None
             else _from_ledger(settings, until, source_names, snapshots=not no_snapshots)
         )
+        report.erased = origin.erased
         destination = _Destination(target, stack, pool, portable=portable_names, writes=not (dry_run or list_names))
         plans = plan(
             origin.helds,
@@ -131,12 +135,16 @@ def command(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Origin:
-    """The elements to choose from, and their copies. `sources` counts the sources, or is None if that is not known."""
+    """The elements to choose from, and their copies. `sources` counts the sources, and `erased` sums up the erasures.
+
+    Both are None if that is not known.
+    """
 
     helds: Iterable[HeldCopy]
     copies: Copies
     wanted: frozenset[bytes]
     sources: int | None
+    erased: Erased | None = None
 
 
 @contextmanager
@@ -153,12 +161,18 @@ def _from_ledger(
         wanted = frozenset(find_source(known, name) for name in source_names)
         with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
             helds = held_at(ledger, walk(ledger, pointers, moment.position))
-            yield _Origin(helds=helds, copies=copies, wanted=wanted, sources=len(wanted) or len(known))
+            yield _Origin(
+                helds=helds,
+                copies=copies,
+                wanted=wanted,
+                sources=len(wanted) or len(known),
+                erased=erased_in(ledger),
+            )
 
 
 @contextmanager
 def _from_export(root: Path, until: str | None, source_names: tuple[str, ...]) -> Iterator[_Origin]:
-    from kropot.restore.exported import ExportedCopies
+    from kropot.restore.read_export import ExportedCopies
 
     if until is not None or source_names:
         raise UsageError(
@@ -235,7 +249,20 @@ class _Destination:
             return "restore"
         if self.written.is_done(plan.path, plan.held.identity, found):
             return "keep"
-        return "replace" if self.written.is_ours(plan.path, found) else "leave"
+        return "replace" if self._is_ours(plan.path) else "leave"
+
+    def _is_ours(self, path: Parts) -> bool:
+        """Return whether an earlier restore wrote exactly the file that has this name now."""
+        from kropot.restore.journal import content_of
+
+        try:
+            root = os.open(self.target or "", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                return self.written.is_ours(path, content_of(open_below(root, path))[1])
+            finally:
+                os.close(root)
+        except OSError:
+            return False
 
 
 def _restore(

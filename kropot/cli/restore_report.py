@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from kropot.query.erasures import Erased
     from kropot.restore.job import Restored
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
 
@@ -28,6 +29,7 @@ class RestoreReport:
     numbered: int = 0
     findings: int = 0
     problems: dict[str, int] = field(default_factory=dict)
+    erased: Erased | None = None
 
     def restored(self, outcome: Restored) -> None:
         """Count a restored file."""
@@ -73,7 +75,10 @@ class RestoreReport:
             "findings": self.findings,
             "problems": self.problems,
             "unmatched": list(unmatched),
+            "erased": None if self.erased is None else self.erased.json,
         }
+        if self.erased:
+            say(f"erased, so it cannot be restored: {self.erased}")
         if self.settings.json:
             emit_json(summary)
         elif writes:

@@ -85,6 +85,8 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
 def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
     """Return the status as lines of text."""
     lines = [f"ledger   position {facts.position}, last event {moment(facts.recorded_us or None)}"]
+    if facts.erased:
+        lines.append(f"erased   {facts.erased}")
     for each in facts.sources:
         lines += _source_text(now_us, each)
     if any(size for each in facts.sources for _, size in each.states.values()):

@@ -20,7 +20,7 @@ from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, Col
 from kropot.collect.decide.sources import Thresholds, begin, match_source, source_key
 from kropot.collect.decide.step import Collector
 from kropot.collect.run.effects import LedgerEffects
-from kropot.collect.run.garbage import look_rarely
+from kropot.collect.run.gc_tuning import look_for_cycles_rarely
 from kropot.collect.run.loop import Loop
 from kropot.collect.run.signals import stopped_by_signals
 from kropot.collect.run.workers import Control, Crashed, Publisher, Transfer
@@ -130,7 +130,7 @@ def collect(
                 loop = _loop(
                     collector, rules, ledger=ledger, client=client, objects=objects, engine=engine, listener=listener
                 )
-                look_rarely()
+                look_for_cycles_rarely()
                 with stopped_by_signals(loop), _upkeep(options, ledger, segments, loop, warn):
                     code = loop.run()
             return Outcome(
@@ -167,7 +167,7 @@ def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectS
     """Hold the instance's name in the storage, and leave nothing unfinished there."""
     demand_objects(options.storage, ledger)
     objects = options.storage.objects()
-    objects.claim()
+    objects.lock()
     try:
         yield objects
         # No transfer runs any more. Remove what was broken off now: the next start may be far away.

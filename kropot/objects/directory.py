@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class DirectoryObjects:
-    """An object store in a folder; nothing is made or locked before `claim`, so that a reader needs no right to write.
+    """An object store in a folder; nothing is made or locked before `lock`, so that a reader needs no right to write.
 
     One thread may publish while others stage.
     """
@@ -60,7 +60,7 @@ class DirectoryObjects:
         self._held_back = held_back
         self._choice = choice
         self._durability: Durability | None = None
-        self._claiming = threading.Lock()
+        self._locking = threading.Lock()
         self._publishing = threading.Lock()
         self._prefix = f"{self._tmp}/{os.getpid()}-"
         self._numbers = itertools.count(1)
@@ -76,12 +76,12 @@ class DirectoryObjects:
             return "decided at the first write"
         return f"{self._choice.method} ({self._choice.why})"
 
-    def claim(self) -> None:
+    def lock(self) -> None:
         """Make the folders, lock the instance's name, choose how files become durable.
 
         Raises: LockedError, StorageError.
         """
-        with self._claiming:
+        with self._locking:
             if self._durability is not None:
                 return
             layout = self._layout
@@ -98,7 +98,7 @@ class DirectoryObjects:
     def stage(self) -> FileUpload:
         """Begin an object in memory; its file is made with the first large write, or at the end."""
         if self._durability is None:
-            self.claim()
+            self.lock()
         return FileUpload(f"{self._prefix}{next(self._numbers)}", self._files, self._writer(), self._held_back)
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
@@ -168,12 +168,8 @@ class DirectoryObjects:
 
     def clean_own_leftovers(self) -> int:
         """Empty this instance's own temporary folder, the lock aside."""
-        self.claim()
+        self.lock()
         return self._clean([name for name in names_in(self._tmp) if name != LOCK])
-
-    def clean_leftovers_of(self, pid: int) -> int:
-        """Remove what a process with this number, which is dead, had staged for this instance; return how much."""
-        return self._clean([name for name in names_in(self._tmp) if name.startswith(f"{pid}-")])
 
     def free_bytes(self) -> int | None:
         """Ask the file system what an ordinary user may still write."""

@@ -42,7 +42,7 @@ class MemoryObjects:
         self._held = False
         self._counter = 0
 
-    def claim(self) -> None:
+    def lock(self) -> None:
         """Take the instance's name; a test that kills the holder removes it from `disk.claimed`."""
         if not self._held:
             if self._instance in self.disk.claimed:
@@ -52,7 +52,7 @@ class MemoryObjects:
 
     def stage(self) -> _MemoryUpload:
         """Begin an object."""
-        self.claim()
+        self.lock()
         self._counter += 1
         return _MemoryUpload(self.disk, (self._instance, self._counter))
 
@@ -102,7 +102,7 @@ class MemoryObjects:
 
     def clean_own_leftovers(self) -> int:
         """Forget the temporary bytes of this instance."""
-        self.claim()
+        self.lock()
         own = [place for place in self.disk.temporary if place[0] == self._instance]
         for place in own:
             del self.disk.temporary[place]

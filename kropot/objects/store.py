@@ -102,7 +102,7 @@ class Upload(Protocol):
 class ObjectStore(Protocol):
     """Immutable objects named by the SHA-256 of their bytes."""
 
-    def claim(self) -> None:
+    def lock(self) -> None:
         """Take the right to write under this instance's name, until `close`.
 
         Raises: LockedError while another living process holds it; StorageError.

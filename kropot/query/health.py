@@ -8,6 +8,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from kropot.collect.decide.sources import TOO_MANY, is_cut_short
+from kropot.query.erasures import Erased, erased_in
 from kropot.wording import SECOND_US, number
 from ledger.errors import DamagedRowError
 from ledger.events import SOURCE_KIND, StreamKey
@@ -72,13 +73,17 @@ class SourceFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """The facts about the replica at `position`. The ledger began at `began_us`. `audit` says what was read when."""
+    """The facts about the replica at `position`. The ledger began at `began_us`. `audit` says what was read when.
+
+    `erased` sums up the erasures.
+    """
 
     position: int
     recorded_us: int
     began_us: int
     sources: tuple[SourceFacts, ...]
     audit: tuple[AuditRange, ...]
+    erased: Erased
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +132,7 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
             for id_, source in sources.items()
         ),
         audit=ledger.audit(),
+        erased=erased_in(ledger),
     )
 
 

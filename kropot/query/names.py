@@ -8,7 +8,7 @@ from kropot.errors import UsageError
 from ledger.events import StreamKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from ledger.log import Ledger
 
@@ -47,13 +47,13 @@ def readings(known: Iterable[bytes], text: str) -> list[StreamKey]:
     return keys
 
 
-def find_element(ledger: Ledger, text: str) -> StreamKey:
-    """Return the only element of the ledger that ELEMENT names.
+def find_element(ledger: Ledger, text: str, *, erased: Container[StreamKey] = ()) -> StreamKey:
+    """Return the only element of the ledger that ELEMENT names. Those in `erased` count as elements of the ledger.
 
     Raises: UsageError if ELEMENT names no element, or several.
     """
     keys = readings(ledger.sources(), text)
-    found = [key for key in keys if next(ledger.history(key), None) is not None]
+    found = [key for key in keys if key in erased or next(ledger.history(key), None) is not None]
     if len(found) == 1:
         return found[0]
     if found:

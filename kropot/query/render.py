@@ -159,6 +159,7 @@ def status_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any
         ],
         "position": facts.position,
         "recorded": None if not facts.position else moment(facts.recorded_us),
+        "erased": facts.erased.json,
         "audited_since": moment(audited_since_us(facts)),
         "audit": _audit_json(facts.audit),
         "sources": [_source_status_json(now_us, each) for each in facts.sources],

@@ -14,7 +14,7 @@ from kropot.durable.draft import InTheWayError, UnplaceableError
 from kropot.durable.errors import StorageError
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import held_json
-from kropot.restore.journal import show_name
+from kropot.restore.journal import content_of, show_name
 from kropot.restore.opener import DamagedError, copy_content
 from kropot.restore.parallel import in_order
 
@@ -94,8 +94,8 @@ def export(
         tasks = (job.prepare(held, names.give(place_of(held.key.id), held.key.stored)) for held in helds)
         for outcome in in_order(pool, job.work, tasks, window=64):
             done, found = (outcome, None) if isinstance(outcome, Unexported) else outcome
-            if isinstance(done, Exported) and found is not None:
-                journal.wrote(done.path, done.held.identity, found, {})
+            if isinstance(done, Exported) and found is not None and done.held.sha256 is not None:
+                journal.wrote(done.path, done.held.identity, found, done.held.sha256, {})
             line = _line(done)
             digest.update(line)
             manifest.write(line)
@@ -115,12 +115,11 @@ _Done = tuple[Exported, os.stat_result | None]
 
 @dataclass(frozen=True, slots=True)
 class _ExportTask:
-    """A copy to write at a path. `found` is the file there now; `is_ours` is true if an earlier run wrote it."""
+    """A copy to write at a path. `is_taken`: a file is there already, which may be ours or not."""
 
     held: HeldCopy
     path: tuple[bytes, ...]
-    found: os.stat_result | None
-    is_ours: bool
+    is_taken: bool
 
 
 class _ExportJob:
@@ -133,17 +132,14 @@ class _ExportJob:
     def may_replace(self, name: bytes) -> bool:
         """Return whether an earlier run wrote this file in the top folder. Raises: InTheWayError if it is not ours."""
         found = self._tree.look((name,))
-        if found is not None and not self._wrote((name,), found):
+        if found is not None and not (stat.S_ISREG(found.st_mode) and self._is_ours((name,))):
             shown = f"{self._tree.root}/{os.fsdecode(name)}"
             raise InTheWayError(f"{shown} is not the manifest of this export: move it away, or choose another folder")
         return found is not None
 
-    def _wrote(self, path: tuple[bytes, ...], found: os.stat_result) -> bool:
-        if not stat.S_ISREG(found.st_mode):
-            return False
+    def _is_ours(self, path: tuple[bytes, ...]) -> bool:
         try:
-            with os.fdopen(self._tree.read(path), "rb") as file:
-                return self._journal.has_content(path, hashlib.file_digest(file, "sha256").digest())
+            return self._journal.is_ours(path, content_of(self._tree.read(path))[1])
         except OSError:
             return False
 
@@ -151,7 +147,7 @@ class _ExportJob:
         """Check what is already at the path. Only one thread calls this, in order."""
         found = self._tree.look(path)
         if found is None:
-            return _ExportTask(held, path, None, is_ours=False)
+            return _ExportTask(held, path, is_taken=False)
         if not stat.S_ISREG(found.st_mode):
             return Unexported(
                 flaw="in_the_way",
@@ -160,7 +156,7 @@ class _ExportJob:
             )
         if self._journal.is_done(path, held.identity, found):
             return Exported(held=held, path=path, existed=True), None
-        return _ExportTask(held, path, found, is_ours=self._journal.is_ours(path, found))
+        return _ExportTask(held, path, is_taken=True)
 
     def work(self, task: _ExportTask | _Done | Unexported) -> _Done | Unexported:
         """Carry out the prepared task. Several threads call this."""
@@ -168,13 +164,13 @@ class _ExportJob:
             return task
         draft = None
         try:
-            if task.found is not None and not task.is_ours:
+            if task.is_taken and not self._is_ours(task.path):
                 return self._adopt(task)
             draft = self._tree.draft()
             with self._copies.open(task.held) as source:
                 self._fill(draft, source, task.held)
             found = draft.sync()
-            self._tree.place(draft, task.path, replace=task.is_ours)
+            self._tree.place(draft, task.path, replace=task.is_taken)
         except (ObjectMissingError, DamagedError, StorageError, InTheWayError, UnplaceableError) as error:
             flaw = next(name for kind, name in _FLAWS.items() if isinstance(error, kind))
             return Unexported(flaw=flaw, held=task.held, why=str(error))

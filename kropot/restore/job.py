@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,13 +10,14 @@ from kropot.durable.draft import InTheWayError, UnplaceableError
 from kropot.durable.errors import StorageError
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import held_json
-from kropot.restore.journal import show_name
-from kropot.restore.opener import BUFFER, Content, DamagedError, copy_content
+from kropot.restore.journal import content_of, show_name
+from kropot.restore.opener import Content, DamagedError, copy_content
 from kropot.restore.parallel import in_order
 from kropot.restore.plan import Planned, Problem, RestoreProblem
 from kropot.securecopy.sealing import BadSealError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterable, Iterator
     from concurrent.futures import Executor
 
@@ -76,7 +75,8 @@ def restore(
     for outcome in in_order(pool, job.work, map(job.prepare, plans), window=64):
         if isinstance(outcome, _Written):
             planned = outcome.planned
-            journal.wrote(planned.path, planned.held.identity, outcome.found, _details(planned, outcome.content))
+            content = outcome.content
+            journal.wrote(planned.path, planned.held.identity, outcome.found, content.sha256, _details(planned))
             yield Restored(planned=planned, size=outcome.content.size, existed=outcome.existed)
         else:
             yield outcome
@@ -86,11 +86,10 @@ def restore(
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A planned file. `replace`: an older file of ours has its name. `compare`: a file of unknown origin has it."""
+    """A planned file. `is_taken`: a file has its name already, which may be ours or not."""
 
     planned: Planned
-    replace: bool
-    compare: bool
+    is_taken: bool
 
 
 class _Job:
@@ -109,14 +108,16 @@ class _Job:
                 "unopened", plan, "the content is encrypted and the form is not: open it with `kropotcli decrypt`"
             )
         if found is None:
-            return _Task(plan, replace=False, compare=False)
+            return _Task(plan, is_taken=False)
         if not stat.S_ISREG(found.st_mode):
             return _finding(
                 "in_the_way",
                 plan,
                 "a folder, link or device has this name and was left alone: move it away and run this again",
             )
-        return self._judge(plan, found)
+        if self._journal.is_done(plan.path, held.identity, found):
+            return Restored(planned=plan, size=found.st_size, existed=True)
+        return _Task(plan, is_taken=True)
 
     def work(self, task: _Task | Restored | RestoreProblem) -> _Written | Restored | RestoreProblem:
         """Carry out the prepared task. Several threads call this."""
@@ -132,13 +133,6 @@ class _Job:
         finally:
             draft.drop()
 
-    def _judge(self, plan: Planned, found: os.stat_result) -> _Task | Restored:
-        """Decide what to do about a file that already has the name."""
-        if self._journal.is_done(plan.path, plan.held.identity, found):
-            return Restored(planned=plan, size=found.st_size, existed=True)
-        ours = self._journal.is_ours(plan.path, found)
-        return _Task(plan, replace=ours, compare=not ours)
-
     def _write(self, task: _Task, draft: Draft) -> _Written | RestoreProblem:
         plan = task.planned
         held, claim = plan.held, plan.opened.claim
@@ -151,29 +145,30 @@ class _Job:
                 "the opened content differs from its form, so the file changed while the server sent it: "
                 "open it anyway with `kropotcli decrypt`",
             )
-        if task.compare:
-            return self._adopt(plan, content)
+        if task.is_taken and (outcome := self._keep(plan, content)) is not None:
+            return outcome
         mtime_ns = claim.mtime_ns if claim.mtime_ns is not None else held.date * _NS
         draft.dress(mode=claim.mode, mtime_ns=mtime_ns)
         found = draft.sync()
-        self._tree.place(draft, plan.path, replace=task.replace)
+        self._tree.place(draft, plan.path, replace=task.is_taken)
         return _Written(planned=plan, content=content, found=found, existed=False)
 
-    def _adopt(self, plan: Planned, content: Content) -> _Written | RestoreProblem:
-        """Accept a file that already holds exactly this content: an earlier run stopped before recording it."""
+    def _keep(self, plan: Planned, content: Content) -> _Written | RestoreProblem | None:
+        """Return what becomes of the file that has the name already, or None if we wrote it and may replace it.
+
+        A file that already holds exactly the planned content is accepted: an earlier run stopped before recording it.
+        """
         try:
-            with os.fdopen(self._tree.read(plan.path), "rb", buffering=0) as file:
-                found = os.fstat(file.fileno())
-                digest = hashlib.sha256()
-                while found.st_size == content.size and (data := file.read(BUFFER)):
-                    digest.update(data)
+            found, sha256 = content_of(self._tree.read(plan.path))
         except OSError as error:
             return _finding(
                 "in_the_way",
                 plan,
                 f"a file that cannot be read has this name ({error.strerror}): move it away and run this again",
             )
-        if found.st_size != content.size or digest.digest() != content.sha256:
+        if self._journal.is_ours(plan.path, sha256):
+            return None
+        if sha256 != content.sha256:
             return _finding(
                 "in_the_way",
                 plan,
@@ -186,13 +181,12 @@ def _finding(problem: Problem, plan: Planned, why: str) -> RestoreProblem:
     return RestoreProblem(problem=problem, key=plan.held.key, name=plan.shown, why=why)
 
 
-def _details(plan: Planned, content: Content) -> dict[str, Any]:
-    """Return the manifest's fields about a file, apart from its path."""
+def _details(plan: Planned) -> dict[str, Any]:
+    """Return the manifest's fields about a file, apart from its path and content."""
     held, claim = plan.held, plan.opened.claim
     stored = held_json(held)
     return {
         **show_name("name", claim.name),
-        "sha256": content.sha256.hex(),
         "mode": claim.mode,
         "mtime_ns": None if claim.mtime_ns is None else str(claim.mtime_ns),
         "source": stored["source"],

@@ -1,7 +1,8 @@
 """The journal of a run: one JSON line for each file that it wrote. A second run uses it to continue.
 
 For a restore, the journal is also the manifest. A file is ours if the journal has a line for it, and the file still has
-the size and time in that line. Any other file in the folder belongs to somebody else, and we never write to it.
+exactly the content (SHA-256) in that line. Size and time prove nothing: whoever can write the journal can see them. Any
+other file in the folder belongs to somebody else, and we never write to it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import base64
 import hashlib
 import json
 import os
+import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from kropot.durable.dirfd import open_regular
@@ -34,6 +36,7 @@ class Written:
         """Start empty. `place` is the path of the journal, for messages."""
         self._place = place
         self._known = Fingerprints()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         """Return itself; the end of the block closes it."""
@@ -45,15 +48,11 @@ class Written:
 
     def is_done(self, path: Parts, identity: bytes, found: os.stat_result) -> bool:
         """Return whether we wrote the file from `identity` (32 bytes), and its size and time are unchanged."""
-        return self._mark(b"done", path, identity, found.st_size, found.st_mtime_ns) in self._known
+        return self._knows(_done(path, identity, found.st_size, found.st_mtime_ns))
 
-    def is_ours(self, path: Parts, found: os.stat_result) -> bool:
-        """Return whether we wrote the file, from any identity, and its size and time are unchanged."""
-        return self._mark(b"ours", path, b"", found.st_size, found.st_mtime_ns) in self._known
-
-    def has_content(self, path: Parts, sha256: bytes) -> bool:
-        """Return whether we wrote a file with this content (SHA-256) at this path."""
-        return self._mark(b"done", path, sha256, 0, 0) in self._known
+    def is_ours(self, path: Parts, sha256: bytes) -> bool:
+        """Return whether we wrote a file with this content (SHA-256) at this path. Any thread may ask."""
+        return self._knows(_ours(path, sha256))
 
     def close(self) -> None:
         """Free the memory."""
@@ -75,21 +74,23 @@ class Written:
             held = json.loads(line)
             path = tuple(read_name("file", held).split(b"/"))
             size, mtime_ns, identity = held["file_size"], held["file_mtime_ns"], bytes.fromhex(held["identity"])
-            self._learn(path, identity, int(size), int(mtime_ns))
+            # An export's lines of before have no SHA-256, but for the manifest's, which has it as its identity.
+            sha256 = bytes.fromhex(held.get("sha256", held["identity"]))
+            self._learn(_done(path, identity, int(size), int(mtime_ns)), _ours(path, sha256))
         except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
             raise UsageError(
                 f"line {number} of {self._place} was not written by this program: "
                 "move the file away, or choose another folder"
             ) from None
 
-    def _learn(self, path: Parts, identity: bytes, size: int, mtime_ns: int) -> None:
-        self._known.add(self._mark(b"done", path, identity, size, mtime_ns))
-        self._known.add(self._mark(b"ours", path, b"", size, mtime_ns))
+    def _learn(self, *marks: bytes) -> None:
+        with self._lock:
+            for mark in marks:
+                self._known.add(mark)
 
-    @staticmethod
-    def _mark(what: bytes, path: Parts, identity: bytes, size: int, mtime_ns: int) -> bytes:
-        text = b"\x00".join((what, b"/".join(path), identity.hex().encode(), b"%d %d" % (size, mtime_ns)))
-        return hashlib.sha256(text).digest()[:FINGERPRINT]
+    def _knows(self, mark: bytes) -> bool:
+        with self._lock:
+            return mark in self._known
 
 
 class Journal(Written):
@@ -112,24 +113,35 @@ class Journal(Written):
             self.close()
             raise
 
-    def wrote(self, path: Parts, identity: bytes, found: os.stat_result, details: dict[str, Any]) -> None:
-        """Record a file that has its name. The line is on disk when `sync` returns, or before. Raises: TreeError."""
+    def wrote(
+        self, path: Parts, identity: bytes, found: os.stat_result, sha256: bytes, details: dict[str, Any]
+    ) -> None:
+        """Record a file that has its name, and its content's SHA-256 (32 bytes).
+
+        The line is on disk when `sync` returns, or before. Raises: TreeError.
+        """
         line = show_name("file", b"/".join(path)) | {
             "file_size": found.st_size,
             "file_mtime_ns": found.st_mtime_ns,
             "identity": identity.hex(),
+            "sha256": sha256.hex(),
         }
         self._waiting.append(json.dumps(line | details, ensure_ascii=True).encode() + b"\n")
         self._size += len(self._waiting[-1])
-        self._learn(path, identity, found.st_size, found.st_mtime_ns)
+        self._learn(_done(path, identity, found.st_size, found.st_mtime_ns), _ours(path, sha256))
         if self._size > _FLUSH_BYTES:
             self._flush()
 
     def wrote_content(self, path: Parts, sha256: bytes) -> None:
-        """Record a file by its content, before it gets its name. `has_content` does not look at size or time."""
-        line = show_name("file", b"/".join(path)) | {"file_size": 0, "file_mtime_ns": 0, "identity": sha256.hex()}
+        """Record a file by its content (SHA-256), before it gets its name."""
+        line = show_name("file", b"/".join(path)) | {
+            "file_size": 0,
+            "file_mtime_ns": 0,
+            "identity": sha256.hex(),
+            "sha256": sha256.hex(),
+        }
         self._waiting.append(json.dumps(line, ensure_ascii=True).encode() + b"\n")
-        self._learn(path, sha256, 0, 0)
+        self._learn(_ours(path, sha256))
 
     def sync(self) -> None:
         """Make every line durable. Raises: TreeError."""
@@ -182,6 +194,24 @@ def written_in(root: Path, name: bytes) -> Written:
     finally:
         os.close(fd)
     return written
+
+
+def content_of(fd: int) -> tuple[os.stat_result, bytes]:
+    """Return the status and the SHA-256 of an open file, and close it. Raises: OSError."""
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        return os.fstat(file.fileno()), hashlib.file_digest(file, "sha256").digest()
+
+
+def _done(path: Parts, identity: bytes, size: int, mtime_ns: int) -> bytes:
+    return _mark(b"done", path, identity.hex().encode(), b"%d %d" % (size, mtime_ns))
+
+
+def _ours(path: Parts, sha256: bytes) -> bytes:
+    return _mark(b"ours", path, sha256.hex().encode())
+
+
+def _mark(what: bytes, path: Parts, *parts: bytes) -> bytes:
+    return hashlib.sha256(b"\x00".join((what, b"/".join(path), *parts))).digest()[:FINGERPRINT]
 
 
 def _unreadable(place: Path, error: OSError) -> UsageError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from kropot.query.erasures import sum_of
 from kropot.replay.processes import in_processes
 from kropot.replay.snapshots import check_snapshots
 from kropot.storage_away import StorageAwayError, demand_objects
@@ -96,6 +97,7 @@ class Verification:
             yield from self._index(log)
             yield from self._snapshots()
         yield from self._checkpoints(checkpoints, log)
+        yield from self._erasures(checkpoints, log)
         if segments is not None:
             yield from self._segments(segments, log, has_errors=has_errors)
         try:
@@ -114,7 +116,7 @@ class Verification:
 
     def _database(self) -> Iterator[Finding]:
         """Ask the database first: the audit reads through its indexes, and believes what they lead to."""
-        for detail in self._ledger.store.damage():
+        for detail in self._ledger.database.damage():
             yield with_hint(Finding(kind="damaged_database", detail=detail))
 
     def _log(self, log: LogAudit) -> Iterator[Finding]:
@@ -185,6 +187,35 @@ class Verification:
             checked = "1 checkpoint" if checkpoints.checked == 1 else f"{checkpoints.checked} checkpoints"
             gap = f"signatures of {checked}: give the key with --public-key to check them"
             self.summary.not_covered.append(gap)
+
+    def _erasures(self, checkpoints: CheckpointAudit, log: LogAudit) -> Iterator[Finding]:
+        """Name every erasure. One behind the last verified checkpoint is a finding: no person accepted it with the key.
+
+        An older signer signed erasures without being asked. Those were before, and are only named.
+        """
+        erased = sum_of(log.erasures)
+        self.summary.covered["erasures"] = erased.json
+        if erased.last is None:
+            return
+        hint = "compare with whom you know to have asked for it; `kropotcli history ELEMENT` tells of one element"
+        position = erased.last.position
+        yield Finding(kind="erased", severity="note", detail=str(erased), hint=hint, position=position)
+        if checkpoints.key is None:
+            gap = "erasures: give the key with --public-key to see which of them nobody accepted with it"
+            self.summary.not_covered.append(gap)
+            return
+        sealed_to = checkpoints.sealed_to or 0
+        unsigned = sum_of(each for each in log.erasures if each.position > sealed_to)
+        if unsigned.first is not None:
+            yield Finding(
+                kind="unsigned_erasure",
+                severity="error",
+                detail=f"nobody accepted with the key what was erased here: {unsigned}",
+                hint="if you asked for it, run `kropotcli checkpoint sign --accept-erasures POSITION` with the last "
+                "position; if not, somebody shreds this backup: keep the database, and make the ledger again from a "
+                "backup or a storage path from before",
+                position=unsigned.first.position,
+            )
 
     def _segments(self, segments: SegmentAudit, log: LogAudit, *, has_errors: bool) -> Iterator[Finding]:
         began = self._world.monotonic()

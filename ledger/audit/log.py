@@ -22,6 +22,7 @@ from ledger.stores import stored_events
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
+    from ledger.answers import Erasure
     from ledger.audit.fast.page import EventPage
     from ledger.audit.fast.ranges import RangeAudit, RunRanges
     from ledger.audit.log_rule import Learnt
@@ -91,6 +92,11 @@ class LogAudit:
     def erased(self) -> int:
         """How many events were proved although their payload was erased."""
         return self._rule.erased
+
+    @property
+    def erasures(self) -> list[Erasure]:
+        """Every event that erased its stream, in the order of positions."""
+        return self._rule.erasures
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings, in the order of positions.

@@ -6,6 +6,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ledger.answers import Erasure
 from ledger.audit.copies import FoldedCopies
 from ledger.audit.event import examine
 from ledger.audit.finding import Finding
@@ -60,6 +61,7 @@ class LogRule:
         self.unusable: set[int] = set()
         self.unknown = 0
         self.erased = 0
+        self.erasures: list[Erasure] = []
         self._erasures: dict[int, tuple[bytes, int]] = {}
 
     def check(self, event: StoredEvent, key: bytes | None, *, exists: bool) -> Iterator[Finding]:
@@ -70,6 +72,8 @@ class LogRule:
         faults, fact, header = examine(event, key, self.learnt.salts, exists=exists)
         yield from faults
         yield from self._erasure(event, key, None if header is None else header.stream_digest, exists=exists)
+        if is_erasure(event.type):
+            self.erasures.append(Erasure(event.seq, event.recorded_us, event.stream_version - 1))
         yield from self._time(event)
         yield from self._version(event, sound=not faults)
         yield from self._revision(event, fact)

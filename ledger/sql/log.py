@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from ledger.errors import DamagedRowError
+from ledger.events import PayloadErased
 from ledger.rows import CommitRow, StoredEvent, StoredHead
 from ledger.sql import schema as t
 from ledger.sql.statements import LARGE_PAGE, PAGE
@@ -86,6 +87,15 @@ class SqlLog:
         if numbers is None:
             return map(tuple, self._rows(select(t.stream).where(t.stream.c.id > after), t.stream.c.id))
         return iter(self._numbered(numbers))
+
+    def erasures(self) -> Iterator[StoredEvent]:
+        """Yield the events that erased their stream, in the order of streams."""
+        after = 0
+        while page := self._connections.raw_rows(self._statements.page_erased, (after, PAGE)):
+            streams = [row[0] for row in page]
+            wanted = select(t.event).where(t.event.c.stream.in_(streams), t.event.c.type == PayloadErased.TYPE)
+            yield from map(StoredEvent._make, self._connections.rows(wanted.order_by(t.event.c.stream)))
+            after = streams[-1]
 
     def streams_by_key(self, *, after: bytes = b"") -> Iterator[tuple[bytes, int]]:
         """Yield (stored key, number) of every stream that has a key above `after`, in bytewise order of the keys."""

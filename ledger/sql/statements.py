@@ -200,6 +200,11 @@ class Statements:
         )
 
     @cached_property
+    def page_erased(self) -> str:
+        """Values: after, limit; rows: the number of an erased stream. The index on `key` leads to them at once."""
+        return self.marked(f"SELECT id FROM stream WHERE stream.{self.key} IS NULL AND id > ? ORDER BY id LIMIT ?")
+
+    @cached_property
     def page_projection(self) -> str:
         """Values: after, limit; rows: stored key, EntryRow, and five columns of the event that it points to."""
         # With this join order, MySQL walks the index of the keys. Without it, MySQL would sort all entries.

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -154,8 +155,10 @@ def test_message_that_drips_is_given_up(tmp_path: Path, begin: bytes, drop: byte
 
 
 def test_line_breaks_behind_an_answer_hold_no_connection(tmp_path: Path) -> None:
-    with serving(tmp_path) as gateway, connect(gateway.server.url) as conversation:
-        conversation.sendall(get("/secure-copy/file/list", gateway.client().token))
+    with serving(tmp_path) as gateway, ExitStack() as stack:
+        request = get("/secure-copy/file/list", gateway.client().token)
+        conversation = stack.enter_context(connect(gateway.server.url))
+        conversation.sendall(request)
         assert status(conversation.recv(1 << 16)) == 200
         began = time.monotonic()
         with dripping([conversation], b"\r\n"):
@@ -182,7 +185,7 @@ def test_refused_client_keeps_no_connection(tmp_path: Path) -> None:
 
 
 def test_admitted_client_keeps_its_connection(tmp_path: Path) -> None:
-    with serving(tmp_path) as gateway, connect(gateway.server.url) as conversation:
+    with serving(tmp_path, bounds=Bounds()) as gateway, connect(gateway.server.url) as conversation:
         client = gateway.client(PLAIN)
         element = client.ids()[b"small"]
         for _ in range(3):
@@ -220,7 +223,7 @@ def test_refusal_reaches_a_client_that_is_still_sending(tmp_path: Path, request_
 
 
 def test_trailer_is_no_header(tmp_path: Path) -> None:
-    with serving(tmp_path) as gateway, connect(gateway.server.url) as conversation:
+    with serving(tmp_path, bounds=Bounds()) as gateway, connect(gateway.server.url) as conversation:
         token = gateway.client().token
         head = b"GET /secure-copy/file/list HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         conversation.sendall(head + b"0\r\ntoken: " + token.encode() + b"\r\n\r\n")
@@ -231,7 +234,7 @@ def test_trailer_is_no_header(tmp_path: Path) -> None:
 
 
 def test_requests_behind_a_request_get_no_answer(tmp_path: Path) -> None:
-    with serving(tmp_path) as gateway, connect(gateway.server.url) as conversation:
+    with serving(tmp_path, bounds=Bounds()) as gateway, connect(gateway.server.url) as conversation:
         conversation.sendall(get("/secure-copy/file/list", gateway.client().token) * 500)
         answer = everything(conversation)
     assert answer.count(b"HTTP/1.1 ") == 1
@@ -346,7 +349,7 @@ def test_reader_that_takes_next_to_nothing_is_cut_off(
 
 
 def test_slow_reader_of_a_list_gets_the_whole_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(tmp_path) as gateway:
+    with serving(tmp_path, bounds=replace(SHORT, stall_s=PROMPT_S)) as gateway:
         pages_of(monkeypatch, 4 << 20)
         token = gateway.client().token
         with connect(gateway.server.url, buffer=32_000) as conversation:

@@ -68,7 +68,7 @@ def place(tmp_path: Path) -> Path:
     ledger = Ledger(store)
     ledger.append([began(), *(observed(n) for n in range(3)), *(copied(n) for n in range(3))])
     objects = DirectoryObjects(tmp_path / "storage", "main")
-    objects.claim()
+    objects.lock()
     objects.close()
     SegmentFolder(tmp_path / "storage", scratch=tmp_path / "storage" / "tmp").write(ledger)
     store.close()

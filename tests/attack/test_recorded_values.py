@@ -14,6 +14,7 @@ from kropot.cli.base import Exit
 from kropot.cli.failures import explain
 from kropot.cli.main import cli
 from kropot.errors import KropotError
+from kropot.objects.directory import DirectoryObjects
 from ledger.errors import LedgerError
 from ledger.events import (
     MAX_INT,
@@ -35,6 +36,7 @@ from ledger.events import (
 )
 from ledger.log import AUDIT_KEY, Ledger, NewFact, source_key
 from ledger.sql import open_store
+from tests.attack.ranges import drawn
 from tests.ledger.world import SOURCE, began, element, source
 
 if TYPE_CHECKING:
@@ -137,9 +139,12 @@ def _withstands(folder: Path, *facts: NewFact, id_: str = "e") -> None:
     _answers(folder, id_)
 
 
-@pytest.mark.parametrize("make", CASES.values(), ids=CASES)
-def test_no_command_crashes_over_a_value(tmp_path: Path, make: Callable[[], Fact]) -> None:
-    fact = make()
+ONCE_CRASHED = ("last date", "last times of a failure", "held listing", "surge")
+
+
+@pytest.mark.parametrize("name", drawn(CASES, always=ONCE_CRASHED, more=4))
+def test_no_command_crashes_over_a_value(tmp_path: Path, name: str) -> None:
+    fact = CASES[name]()
     observed: Element | None = getattr(fact, "element", None)
     first = [] if observed is None else [_new(RemoteObserved(element=replace(observed, copy=None, failure=None)))]
     _withstands(tmp_path, *first, *([] if type(fact) is RemoteObserved else [_new(fact)]))
@@ -165,24 +170,27 @@ def test_a_value_out_of_bounds_is_refused_when_it_is_appended(tmp_path: Path, ma
     store.close()
 
 
-BROKEN = (
+ONCE_BROKE = (
     "DELETE FROM head",
     "UPDATE head SET position = 1 << 62",
-    "UPDATE head SET recorded_us = 9223372036854775807",
     "UPDATE head SET streams = 1 << 62",
     "DELETE FROM source",
     "UPDATE source SET no = 9",
     "UPDATE source SET seq = 1 << 62",
     "UPDATE tally SET source = 99 WHERE state = 'pending'",
-    "UPDATE tally SET elements = 9223372036854775807",
     "UPDATE stream SET key = CAST(substr(key, 1, 21) || x'ff' AS BLOB) WHERE id = 3",
+)
+BROKEN = (
+    *ONCE_BROKE,
+    "UPDATE head SET recorded_us = 9223372036854775807",
+    "UPDATE tally SET elements = 9223372036854775807",
     "UPDATE entry SET seq = 1 << 62",
     "UPDATE entry SET due_us = 9223372036854775807",
     "DELETE FROM entry",
 )
 
 
-@pytest.mark.parametrize("statement", BROKEN)
+@pytest.mark.parametrize("statement", drawn(BROKEN, always=ONCE_BROKE, more=2))
 def test_no_command_crashes_over_a_broken_row(tmp_path: Path, statement: str) -> None:
     """Whoever can write the database can write this; every command still ends with a sentence."""
     _withstands(tmp_path, _new(RemoteObserved(element=element())))
@@ -192,3 +200,9 @@ def test_no_command_crashes_over_a_broken_row(tmp_path: Path, statement: str) ->
         assert sql.execute(statement).rowcount
         sql.commit()
     _answers(tmp_path)
+
+
+def test_a_size_that_a_ledger_claims_does_not_cut_few_objects_into_many_parts(tmp_path: Path) -> None:
+    objects = DirectoryObjects(tmp_path / "storage", "main")
+    with closing(objects.bulk_reader(objects=2, size=MAX_INT, stopped=lambda: False)) as reader:
+        assert len(list(reader.read(bytes(32), b"\xff" * 32, lambda _start, _end: ()))) <= 16

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from kropot.gateway.sources import Seen
     from tests.conftest import Demonstrate, RunCli
 
+# The demonstration that most of them look at is shown once.
+pytestmark = pytest.mark.xdist_group("demonstration")
+
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory, kropotcli: Path) -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kropot.cli.status import as_text
+from kropot.query.erasures import Erased
 from kropot.query.health import (
     Alarm,
     Facts,
@@ -91,7 +92,9 @@ def source_facts(**changes: object) -> SourceFacts:
 
 
 def facts(*sources: SourceFacts, **changes: object) -> Facts:
-    found = Facts(position=9, recorded_us=NOW, began_us=NOW - 400 * DAY, sources=sources, audit=(WHOLE,))
+    found = Facts(
+        position=9, recorded_us=NOW, began_us=NOW - 400 * DAY, sources=sources, audit=(WHOLE,), erased=Erased()
+    )
     return replace(found, **changes)  # type: ignore[arg-type]
 
 

@@ -46,6 +46,21 @@ def test_erased_streams_have_no_place_in_the_order_of_keys(world: World) -> None
     assert gone.stored not in dict(world.store.log.streams_by_key())
 
 
+def test_erasures_are_found_without_reading_the_other_events(world: World) -> None:
+    gone = sorted(world.elements)[:2]
+    began = {key: world.ledger.entries([key])[key] for key in gone}
+    before = {event.seq for event in world.store.log.erasures()}
+    for key in gone:
+        world.erase(key)
+    head = world.ledger.head().position
+    found = [event for event in world.store.log.erasures() if event.seq not in before]
+    assert [event.stream for event in found] == sorted(entry.stream for entry in began.values())
+    assert {event.seq for event in found} == {head - 1, head}
+    versions = {entry.stream: entry.version for entry in began.values()}
+    assert all(event.stream_version == versions[event.stream] + 1 for event in found)
+    assert all(event.type == "PayloadErased" and event.payload is not None for event in found)
+
+
 def test_where_streams_stood_is_what_folding_says(world: World) -> None:
     log, head = world.store.log, world.ledger.head().position
     for position in (0, 1, 2, 30, 61, 10_000):

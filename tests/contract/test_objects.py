@@ -150,7 +150,7 @@ def test_answers_come_in_the_order_of_the_batch(store: ObjectStore) -> None:
 
 
 def test_empty_batch_is_published(store: ObjectStore) -> None:
-    store.claim()
+    store.lock()
     assert store.publish([]) == []
 
 
@@ -209,7 +209,7 @@ def test_walk_yields_the_half_open_range_in_order(
 ) -> None:
     for bench in (directory_bench(tmp_path_factory.mktemp("walk"), "syncfs"), memory_bench()):
         store = bench.open("one")
-        store.claim()
+        store.lock()
         known = sorted(put(store, *(str(content).encode() for content in contents)))
         bounds = [start, end, *known[:2], None]
         for first in (start, known[0] if known else b""):
@@ -260,21 +260,21 @@ def test_full_disk_is_said_clearly_and_leaves_nothing(bench: Bench, store: Objec
 
 
 def test_second_living_holder_of_an_instance_is_refused(bench: Bench, store: ObjectStore) -> None:
-    store.claim()
+    store.lock()
     other = bench.open("one")
-    for act in (other.claim, other.stage, other.clean_own_leftovers):
+    for act in (other.lock, other.stage, other.clean_own_leftovers):
         with pytest.raises(LockedError):
             act()
-    bench.open("two").claim()
+    bench.open("two").lock()
 
 
 def test_instance_of_a_closed_or_dead_holder_is_taken_over_at_once(bench: Bench, store: ObjectStore) -> None:
-    store.claim()
+    store.lock()
     bench.die(store)
     second = bench.open("one")
-    second.claim()
+    second.lock()
     second.close()
-    bench.open("one").claim()
+    bench.open("one").lock()
 
 
 def test_only_own_leftovers_are_cleaned(bench: Bench, store: ObjectStore) -> None:
@@ -295,7 +295,7 @@ def test_objects_of_one_instance_are_seen_by_another(bench: Bench, store: Object
 
 
 def test_object_of_another_store_is_refused(store: ObjectStore) -> None:
-    store.claim()
+    store.lock()
     with pytest.raises(TypeError):
         store.publish([Staged(path="", sha256=bytes(32), size=0)])
 

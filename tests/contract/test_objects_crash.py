@@ -50,7 +50,7 @@ def choice(method: Method) -> Choice:
 def prepare(root: Path, files: FileSystem) -> None:
     """Leave what an earlier run and a bad disk left: one object, one damaged object, one unfinished upload."""
     store = DirectoryObjects(root, "one", files=files, choice=choice("syncfs"), held_back=1000)
-    store.claim()
+    store.lock()
     batch = []
     for content in (b"known before", b"damaged before"):
         upload = store.stage()
@@ -392,7 +392,7 @@ def test_file_size_limit_is_a_clear_error(tmp_path: Path) -> None:
         "from kropot.objects.directory import DirectoryObjects\n"
         "from kropot.durable.errors import StorageFullError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "store = DirectoryObjects(Path(sys.argv[1]), 'one'); store.claim()\n"
+        "store = DirectoryObjects(Path(sys.argv[1]), 'one'); store.lock()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))\n"
         "upload = store.stage()\n"
         "try:\n"
@@ -410,7 +410,7 @@ def test_file_size_limit_is_a_clear_error(tmp_path: Path) -> None:
 def test_lock_of_a_living_process_holds_and_of_a_killed_one_does_not(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from kropot.objects.directory import DirectoryObjects\n"
-        "store = DirectoryObjects(Path(sys.argv[1]), 'one'); store.claim()\n"
+        "store = DirectoryObjects(Path(sys.argv[1]), 'one'); store.lock()\n"
         "print('claimed', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
@@ -418,10 +418,10 @@ def test_lock_of_a_living_process_holds_and_of_a_killed_one_does_not(tmp_path: P
         assert holder.stdout.readline() == "claimed\n"
         store = DirectoryObjects(tmp_path, "one")
         with pytest.raises(LockedError, match=rf"instance one is running already \(process {holder.pid}\)"):
-            store.claim()
+            store.lock()
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-        store.claim()
+        store.lock()
         store.close()
 
 
@@ -457,7 +457,7 @@ def test_symbolic_link_is_no_object(tmp_path: Path) -> None:
 
 def test_strays_are_named_and_are_no_objects(tmp_path: Path) -> None:
     store = DirectoryObjects(tmp_path, "one")
-    store.claim()
+    store.lock()
     strays = ["README", "ab/short", f"ab/{'0' * 64}", f"zz/{'z' * 64}", "AB"]
     for stray in strays:
         path = tmp_path / "objects" / stray
@@ -472,7 +472,7 @@ def test_strays_are_named_and_are_no_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize("instance", ["../../etc", "a/b", ".", "..", "%2e", "żółw", " x", "a\nb"])
 def test_instance_name_cannot_leave_its_folder(tmp_path: Path, instance: str) -> None:
     store = DirectoryObjects(tmp_path / "store", instance)
-    store.claim()
+    store.lock()
     folders = list((tmp_path / "store" / "tmp").iterdir())
     assert len(folders) == 1
     assert [path.name for path in folders[0].iterdir()] == ["lock"]
@@ -483,7 +483,7 @@ def test_instance_name_cannot_leave_its_folder(tmp_path: Path, instance: str) ->
 def test_storage_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "store").write_bytes(b"a file where the folder should be")
     with pytest.raises(StorageError, match="preparing the storage folder"):
-        DirectoryObjects(tmp_path / "store", "one").claim()
+        DirectoryObjects(tmp_path / "store", "one").lock()
 
 
 def test_no_space_left_as_the_kernel_says_it_is_a_full_storage() -> None:

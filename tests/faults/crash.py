@@ -11,7 +11,7 @@ import errno
 import random
 import re
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -109,7 +109,8 @@ class Laboratory:
         with ExitStack() as stack:
             self.root.mkdir(parents=True, exist_ok=True)
             self._zygotes = [stack.enter_context(Zygote()) for _ in range(self.workers)]
-            self._world = World(root=self.root, files=self.files, seed=self.seed, run=self._plain)
+            has_many = any(scenario.server == "many" for scenario in self.scenarios)
+            self._world = World(root=self.root, files=self.files, seed=self.seed, run=self._plain, has_many=has_many)
             self._world.build(stack)
             for scenario in self.scenarios:
                 self._observe(scenario)
@@ -356,10 +357,15 @@ def catches(laboratory: Laboratory, mutant: str, scenario: str, how: str) -> boo
     points = [point for point in laboratory.points() if point.scenario == scenario and point.how == how]
     if how == How.AGAIN:
         points = [point for point in points if laboratory.operation(point) in SYNCS]
-    spread = points[:: -max(1, len(points) // 24)]
-    if how in CUT:
-        spread += [replace(point, seed=seed) for seed in range(100, 100 + 48 // len(spread)) for point in spread]
-    return any(laboratory.run([point], mutant=mutant)[0].faults for point in spread)
+    spread = deque(points[:: -max(1, len(points) // 24)])
+    more = range(100, 100 + 48 // len(spread)) if how in CUT else range(0)
+    order: list[Point] = []
+    while spread:
+        # From behind, and every fourth from the front: what shows early only would else be found last.
+        point = spread.pop() if len(order) % 4 == 3 else spread.popleft()
+        order.append(point)
+    tried = (replace(point, seed=seed) for point in order for seed in (point.seed, *more))
+    return any(laboratory.run([point], mutant=mutant)[0].faults for point in tried)
 
 
 def tally(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

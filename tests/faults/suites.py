@@ -30,7 +30,11 @@ SUITES: dict[str, tuple[str, ...]] = {
         "tests/ledger/test_sql_killed.py",
         "tests/ledger/test_sql_outages.py",
     ),
-    "the gateway under attack": ("tests/gateway/test_attacks.py",),
+    "the gateway under attack": (
+        "tests/gateway/test_attacks.py",
+        "tests/attack/test_gateway_silence.py",
+        "tests/attack/test_gateway_tokens.py",
+    ),
     "secrets and TLS": ("tests/cli/test_secrets.py", "tests/cli/test_tls.py"),
     "ledgers tampered with": ("tests/tamper",),
 }

@@ -26,10 +26,10 @@ from kropot.query.names import readings
 from kropot.replay.snapshots import SLOT, _expand
 from kropot.replay.until import parse_note, parse_when
 from kropot.restore.claims import BadFormError, parse_form, read_claim
-from kropot.restore.exported import ExportedCopies
 from kropot.restore.journal import Journal
 from kropot.restore.kits import read_kit
 from kropot.restore.patterns import Patterns
+from kropot.restore.read_export import ExportedCopies
 from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
 from kropot.securecopy.sealing import BadSealError, Kit, open_form, open_stream, seal_form
 from kropot.securecopy.wire import BadPageError, Listed, encode_page, parse_page, parse_submitdata
@@ -207,7 +207,7 @@ def _config(data: bytes) -> None:
 
 def _journal(data: bytes) -> None:
     with _file("journal", data) as path, TargetFolder(path.parent) as tree, Journal(tree, b"journal") as journal:
-        journal.wrote((b"x",), bytes(32), path.stat(), {})
+        journal.wrote((b"x",), bytes(32), path.stat(), bytes(32), {})
 
 
 def _manifest(data: bytes) -> None:
@@ -219,7 +219,10 @@ def _manifest(data: bytes) -> None:
             copies.close()
 
 
-_JOURNAL = json.dumps({"file": "a/b", "file_size": 1, "file_mtime_ns": 2, "identity": "00" * 32}).encode() + b"\n"
+_JOURNAL = (
+    json.dumps({"file": "a/b", "file_size": 1, "file_mtime_ns": 2, "identity": "00" * 32, "sha256": "00" * 32}).encode()
+    + b"\n"
+)
 _MANIFEST = {
     "file": "ab/cd/x",
     "source": "00" * 16,

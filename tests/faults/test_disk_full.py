@@ -21,8 +21,11 @@ from kropot.gateway.server import GatewayServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.forked import ForkedProgram
+
 FILES, SIZE = 12, 1 << 20
 MOUNTS = os.geteuid() == 0 and Path("/proc/filesystems").exists() and "tmpfs" in Path("/proc/filesystems").read_text()
+pytestmark = pytest.mark.xdist_group("full disks")
 needs_mount = pytest.mark.skipif(not MOUNTS, reason="only root may mount a small file system")
 
 
@@ -94,17 +97,21 @@ class Collector:
         return self.process.wait(30)
 
 
-def current(kropotcli: Path, folder: Path, *args: str) -> int:
-    done = subprocess.run(
-        [str(kropotcli), *args, "status", "--json"], cwd=folder, capture_output=True, text=True, check=False
-    )
+def run(
+    forked: ForkedProgram, folder: Path, *words: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return forked.run(words, cwd=folder, env=env or dict(os.environ), stdin=None, timeout=60)
+
+
+def current(forked: ForkedProgram, folder: Path, *args: str) -> int:
+    done = run(forked, folder, *args, "status", "--json")
     states = json.loads(done.stdout.splitlines()[0])
     return sum(source["states"].get("current", {}).get("elements", 0) for source in states["sources"])
 
 
-def until_current(kropotcli: Path, folder: Path, collector: Collector, count: int, *args: str) -> None:
+def until_current(forked: ForkedProgram, folder: Path, collector: Collector, count: int, *args: str) -> None:
     end = time.monotonic() + 90
-    while current(kropotcli, folder, *args) < count:
+    while current(forked, folder, *args) < count:
         assert collector.process.poll() is None, collector.said()
         assert time.monotonic() < end, collector.said()
         time.sleep(0.3)
@@ -113,44 +120,43 @@ def until_current(kropotcli: Path, folder: Path, collector: Collector, count: in
 @needs_mount
 @pytest.mark.parametrize("ledger", ["elsewhere", "there, too"])
 def test_a_collector_on_a_full_disk_says_so_and_goes_on_by_itself_once_there_is_room(
-    small: Small, tmp_path: Path, kropotcli: Path, env: dict[str, str], ledger: str
+    small: Small, kropotcli: Path, forked: ForkedProgram, env: dict[str, str], ledger: str
 ) -> None:
+    tmp_path = small.root.parent
     database = tmp_path / "ledger.db" if ledger == "elsewhere" else small.root / "ledger.db"
     where = ("--storage-path", str(small.root / "storage"), "--db-string", f"sqlite:///{database}")
     with Collector(kropotcli, tmp_path, env, *where, "collect", "--min-free", "0") as collector:
         collector.wait_for("the storage is full|the disk is full|disk is full")
         small.grow("64m")
-        until_current(kropotcli, tmp_path, collector, FILES, *where)
+        until_current(forked, tmp_path, collector, FILES, *where)
         assert collector.stop() == Exit.DONE
     assert "Traceback" not in collector.said()
-    verify = subprocess.run(
-        [str(kropotcli), *where, "verify"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    verify = run(forked, tmp_path, *where, "verify")
     assert verify.returncode == Exit.DONE, verify.stdout + verify.stderr
 
 
 @needs_mount
 def test_a_single_run_on_a_full_disk_ends_partly_done_and_the_next_one_finishes(
-    small: Small, tmp_path: Path, kropotcli: Path, env: dict[str, str]
+    small: Small, tmp_path: Path, forked: ForkedProgram, env: dict[str, str]
 ) -> None:
     where = ("--storage-path", str(small.root / "storage"))
-    command = [str(kropotcli), *where, "collect", "--once", "--min-free", "0"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    command = (*where, "collect", "--once", "--min-free", "0")
+    done = run(forked, tmp_path, *command, env=env)
     assert done.returncode == Exit.PARTIAL
     assert "full" in done.stderr
     assert "Traceback" not in done.stderr
     small.grow("64m")
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = run(forked, tmp_path, *command, env=env)
     assert done.returncode == Exit.DONE, done.stderr
-    assert current(kropotcli, tmp_path, *where) == FILES
+    assert current(forked, tmp_path, *where) == FILES
 
 
 @pytest.fixture(scope="module")
-def replica(tmp_path_factory: pytest.TempPathFactory, kropotcli: Path, env: dict[str, str]) -> Path:
+def replica(tmp_path_factory: pytest.TempPathFactory, forked: ForkedProgram, env: dict[str, str]) -> Path:
     """A replica on a disk with room, with a key to sign by."""
     folder = tmp_path_factory.mktemp("replica")
     for command in (("collect", "--once"), ("checkpoint", "init", "--key", "signer.key")):
-        subprocess.run([str(kropotcli), *command], cwd=folder, env=env, capture_output=True, check=True)
+        assert run(forked, folder, *command, env=env).returncode == Exit.DONE
     return folder
 
 
@@ -166,25 +172,25 @@ def replica(tmp_path_factory: pytest.TempPathFactory, kropotcli: Path, env: dict
     ids=lambda command: command[0],
 )
 def test_a_full_disk_is_said_in_one_sentence_and_the_command_finishes_once_there_is_room(
-    small: Small, replica: Path, kropotcli: Path, env: dict[str, str], command: tuple[str, ...]
+    small: Small, replica: Path, forked: ForkedProgram, env: dict[str, str], command: tuple[str, ...]
 ) -> None:
     filler = small.root / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
     words = [word.format(full=small.root, kit=env["KIT"]) for word in command]
-    done = subprocess.run([str(kropotcli), *words], cwd=replica, env=env, capture_output=True, text=True, check=False)
+    done = run(forked, replica, *words, env=env)
     assert done.returncode in {Exit.ERROR, Exit.PARTIAL}, done.stderr
     assert re.search("No space left|is full", done.stderr), done.stderr
     assert "Traceback" not in done.stderr
     filler.unlink()
     small.grow("64m")
-    done = subprocess.run([str(kropotcli), *words], cwd=replica, env=env, capture_output=True, text=True, check=False)
+    done = run(forked, replica, *words, env=env)
     assert done.returncode == Exit.DONE, done.stderr
 
 
 def test_files_over_the_process_limit_fail_by_name_and_come_once_it_is_lifted(
-    tmp_path: Path, kropotcli: Path, env: dict[str, str]
+    tmp_path: Path, kropotcli: Path, forked: ForkedProgram, env: dict[str, str]
 ) -> None:
     command = [str(kropotcli), "collect", "--once", "--min-free", "0"]
     limited = ["sh", "-c", 'ulimit -f "$0" && exec "$@"', str(SIZE // 2 // 512), *command]
@@ -192,6 +198,6 @@ def test_files_over_the_process_limit_fail_by_name_and_come_once_it_is_lifted(
     assert done.returncode in {Exit.ERROR, Exit.PARTIAL}, done.stderr
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = run(forked, tmp_path, *command[1:], env=env)
     assert done.returncode == Exit.DONE, done.stderr
-    assert current(kropotcli, tmp_path) == FILES
+    assert current(forked, tmp_path) == FILES

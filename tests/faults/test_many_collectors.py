@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.forked import ForkedProgram
+
 TOKEN = "a-token-that-nobody-else-may-see"
 SEED = int(os.environ.get("KROPOT_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 32)
 FILES = 600
@@ -180,7 +182,7 @@ def left_over(url: str) -> dict[str, int]:
 
 
 def test_collectors_that_are_killed_and_stopped_copy_everything_once(
-    url: str, kropotcli: Path, tmp_path: Path, request: pytest.FixtureRequest
+    url: str, kropotcli: Path, forked: ForkedProgram, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     print(f"seed {SEED}")
     dice = random.Random(SEED)
@@ -225,7 +227,5 @@ def test_collectors_that_are_killed_and_stopped_copy_everything_once(
     finally:
         store.close()
     assert left_over(url) == {"lease": 0, "claim": 0}
-    checked = subprocess.run(
-        [str(kropotcli), "verify"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
+    checked = forked.run(("verify",), cwd=tmp_path, env=env, stdin=None, timeout=60)
     assert checked.returncode == Exit.DONE, checked.stdout + checked.stderr

@@ -95,7 +95,7 @@ def test_a_journal_that_lost_sectors_keeps_what_was_whole_and_goes_on(tmp_path: 
     state = tmp_path.stat()
     with TargetFolder(tmp_path / "tree") as tree, Journal(tree, b"journal") as journal:
         for number in range(20):
-            journal.wrote((b"%d" % number,), bytes(32), state, {})
+            journal.wrote((b"%d" % number,), bytes(32), state, bytes(32), {})
     path = tmp_path / "tree/journal"
     data = bytearray(path.read_bytes())
     lost = dice.randrange(0, len(data), 512)
@@ -103,7 +103,7 @@ def test_a_journal_that_lost_sectors_keeps_what_was_whole_and_goes_on(tmp_path: 
     path.write_bytes(data)
     whole = bytes(data[:lost]).count(b"\n")
     with TargetFolder(tmp_path / "tree") as tree, Journal(tree, b"journal") as journal:
-        assert [number for number in range(20) if journal.is_ours((b"%d" % number,), state)] == list(range(whole))
-        journal.wrote((b"new",), bytes(32), state, {})
+        assert [number for number in range(20) if journal.is_ours((b"%d" % number,), bytes(32))] == list(range(whole))
+        journal.wrote((b"new",), bytes(32), state, bytes(32), {})
         journal.sync()
         assert path.read_bytes().count(b"\n") == whole + 1

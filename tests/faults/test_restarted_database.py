@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ledger.stores import LedgerStore
+    from tests.forked import ForkedProgram
     from tests.oldserver import Fault, Request
 
 TOKEN = "a-token-that-nobody-else-may-see"
@@ -37,10 +38,19 @@ WRITERS = 3
 EVENTS = 200
 
 
-@pytest.fixture(params=SERVERS)
-def database(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=pytest.mark.xdist_group(f"a {kind} of its own")) for kind in SERVERS],
+)
+def server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
     with private_server(request.param) as server:
         yield server
+
+
+@pytest.fixture
+def database(server: PrivateServer) -> PrivateServer:
+    server.empty()
+    return server
 
 
 class Milestones:
@@ -98,7 +108,7 @@ def test_writers_outlive_a_server_that_is_stopped_and_started_again(database: Pr
 
 
 def test_a_collector_outlives_a_server_that_is_stopped_and_started_again(
-    database: PrivateServer, kropotcli: Path, tmp_path: Path
+    database: PrivateServer, kropotcli: Path, forked: ForkedProgram, tmp_path: Path
 ) -> None:
     files = {f"plain-name-{number:04}.bin": number.to_bytes(4, "big") * 50 for number in range(FILES)}
     asked, due, stopped, is_up = Counter[str](), deque(STOPS), threading.Semaphore(0), threading.Event()
@@ -137,9 +147,7 @@ def test_a_collector_outlives_a_server_that_is_stopped_and_started_again(
     assert set(copied.values()) == {1}
     assert store.work.instances() == []
     store.close()
-    checked = subprocess.run(
-        [str(kropotcli), "verify"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
+    checked = forked.run(("verify",), cwd=tmp_path, env=env, stdin=None, timeout=60)
     assert checked.returncode == Exit.DONE, checked.stdout + checked.stderr
 
 

@@ -32,12 +32,16 @@ MANY = 700
 
 @dataclass(slots=True)
 class World:
-    """Everything outside the disturbed folder. `run` gives a command line in a folder with an environment."""
+    """Everything outside the disturbed folder. `run` gives a command line in a folder with an environment.
+
+    With `has_many` there is a server of many files, too.
+    """
 
     root: Path
     files: int
     seed: int
     run: Callable[[tuple[str, ...], Path, dict[str, str]], tuple[int, str]]
+    has_many: bool = True
     _tokens: dict[str, str] = field(default_factory=dict)
     _urls: dict[str, str] = field(default_factory=dict)
 
@@ -69,10 +73,11 @@ class World:
             self._tokens[name], kit = gateway.create_token(spec)
             if kit_name:
                 (self.root / kit_name).write_text(json.dumps(kit))
-        many = self.root / "many"
-        for number in range(MANY):
-            _file(many, number).write_bytes(dice.randbytes(100))
-        self._tokens["many"], _ = self._gateway(stack, "many", many, dice).create_token(SEALED)
+        if self.has_many:
+            many = self.root / "many"
+            for number in range(MANY):
+                _file(many, number).write_bytes(dice.randbytes(100))
+            self._tokens["many"], _ = self._gateway(stack, "many", many, dice).create_token(SEALED)
         (self.root / "spec.json").write_text(json.dumps(SEALED))
         for name in ("empty", "collected", "gateway"):
             (self.root / name).mkdir()

@@ -10,7 +10,6 @@ if the command was killed.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ from typing import IO, Any, Self
 from ledger.log import Ledger
 from tests.faults.mutants import MUTANTS
 from tests.faults.shim import Kind, Shim, build
+from tests.forked import import_everything
 
 ROOT = Path(__file__).parents[2]
 
@@ -157,12 +157,7 @@ def _child(order: dict[str, Any], shim: Shim, count: int) -> None:
 
 def main() -> None:
     """Serve orders until the pipe ends."""
-    from kropot.cli.main import COMMANDS
-
-    for name in COMMANDS:
-        importlib.import_module(f"kropot.cli.{name.replace('-', '_')}")
-    for name in ("kropot.collect.run.loop", "kropot.collect.transfer.curl", "ledger.sql", "sqlite3", "alembic.command"):
-        importlib.import_module(name)
+    import_everything()
     shim = Shim()
     for line in sys.stdin:
         order = json.loads(line)

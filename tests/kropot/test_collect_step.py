@@ -156,7 +156,7 @@ def test_a_full_disk_is_told_in_a_sentence_that_makes_sense_without_a_limit() ->
     told.take(entry)
     told.tell(Fetched(failed=(NotReceived(entry=entry, reason="storage_full", storage=True),)))
     said = [action.text for action in told.actions if isinstance(action, Say)]
-    assert said == ["the storage is full: fetching rests until there is room again"]
+    assert said == ["the storage is full, so fetching has paused: free some space"]
 
 
 def test_a_second_try_is_no_second_copy_in_what_is_wanted() -> None:

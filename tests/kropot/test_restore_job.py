@@ -22,13 +22,13 @@ from kropot.replay.snapshots import pointers_at
 from kropot.restore.claims import read_claim
 from kropot.restore.export import JOURNAL, Exported, Links, Unexported, export, place_of
 from kropot.restore.export import MANIFEST as EXPORT_MANIFEST
-from kropot.restore.exported import ExportedCopies
 from kropot.restore.fingerprints import Fingerprints
 from kropot.restore.job import Restored, restore
 from kropot.restore.journal import Journal
 from kropot.restore.names import NameGiver
 from kropot.restore.patterns import Patterns
 from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem, Selection, plan
+from kropot.restore.read_export import ExportedCopies
 from tests.kropot.replay_world import KIT, OTHER_KIT, World
 
 if TYPE_CHECKING:

@@ -102,15 +102,15 @@ def test_a_journal_remembers_what_was_written_and_how_it_looked(tmp_path: Path) 
     one, other = found(3, 10**18, tmp_path), found(4, 10**18, tmp_path)
     with TargetFolder(tmp_path / "tree") as tree:
         with Journal(tree, b"journal") as journal:
-            journal.wrote((b"a", b"\xff"), bytes(32), one, {"more": "ż"})
+            journal.wrote((b"a", b"\xff"), bytes(32), one, b"\x05" * 32, {"more": "ż"})
             assert journal.is_done((b"a", b"\xff"), bytes(32), one)
         with Journal(tree, b"journal") as journal:
             assert journal.is_done((b"a", b"\xff"), bytes(32), one)
-            assert journal.is_ours((b"a", b"\xff"), one)
+            assert journal.is_ours((b"a", b"\xff"), b"\x05" * 32)
             assert not journal.is_done((b"a", b"\xff"), b"\x01" * 32, one)
             assert not journal.is_done((b"a", b"\xff"), bytes(32), other)
-            assert not journal.is_ours((b"a", b"\xff"), other)
-            assert not journal.is_ours((b"a",), one)
+            assert not journal.is_ours((b"a", b"\xff"), bytes(32))
+            assert not journal.is_ours((b"a",), b"\x05" * 32)
 
 
 @given(cut=st.integers(0, 300))
@@ -120,14 +120,14 @@ def test_a_journal_cut_anywhere_keeps_its_whole_lines(tmp_path_factory: pytest.T
     with TargetFolder(root / "tree") as tree:
         with Journal(tree, b"journal") as journal:
             for number in range(3):
-                journal.wrote((b"%d" % number,), bytes(32), state, {})
+                journal.wrote((b"%d" % number,), bytes(32), state, bytes(32), {})
         path = root / "tree/journal"
         lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join(lines)[:cut])
         whole = [number for number in range(3) if sum(map(len, lines[: number + 1])) <= cut]
         with Journal(tree, b"journal") as journal:
-            assert [number for number in range(3) if journal.is_ours((b"%d" % number,), state)] == whole
-            journal.wrote((b"9",), bytes(32), state, {})
+            assert [number for number in range(3) if journal.is_ours((b"%d" % number,), bytes(32))] == whole
+            journal.wrote((b"9",), bytes(32), state, bytes(32), {})
         assert len(path.read_bytes().splitlines()) == len(whole) + 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,14 +15,14 @@ from hypothesis import strategies as st
 from kropot.errors import IntegrityError
 from kropot.segments import SegmentFolder
 from ledger.errors import LedgerError, MalformedSegmentError
-from ledger.events import InstanceBegan, StreamKey
+from ledger.events import CopyStored, InstanceBegan, StreamKey
 from ledger.log import Ledger, NewFact, instance_key, source_key
 from ledger.memory import MemoryStore
 from ledger.merkle import Frontier
 from ledger.stores import stored_events
 from ledger.transfer.recover import recover_ledger
 from ledger.transfer.segments import encode, reach_of, read
-from tests.ledger.facts import SAMPLES
+from tests.ledger.facts import COPY, ELEMENT, SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,8 +221,9 @@ def test_an_erased_stream_is_recovered_as_one_stream(tmp_path: Path) -> None:
     ledger = new_ledger(2)
     ledger.append([NewFact(key=source_key(b"s" * 16), fact=SAMPLES["SourceBegan"], observed_us=1)])
     element = StreamKey(source=b"s" * 16, kind="file", id="a")
-    for fact in ("RemoteObserved", "CopyStored", "PayloadErased"):
-        ledger.append([NewFact(key=element, fact=SAMPLES[fact], observed_us=1)])
+    stored = CopyStored(element=replace(ELEMENT, copy=COPY))
+    for fact in (SAMPLES["RemoteObserved"], stored, SAMPLES["PayloadErased"]):
+        ledger.append([NewFact(key=element, fact=fact, observed_us=1)])
     folder(tmp_path).write(ledger)
     store = MemoryStore()
     with pytest.raises(ConnectionError):

@@ -80,7 +80,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[MakeEngine]:
 def store(tmp_path: Path) -> Iterator[DirectoryObjects]:
     choice = Choice(method="syncfs", why="the test says so")
     store = DirectoryObjects(tmp_path / "store", "one", files=UnsyncedFiles(), choice=choice)
-    store.claim()
+    store.lock()
     yield store
     store.close()
 
@@ -560,7 +560,7 @@ def test_disk_error_is_told_as_the_storages_own(make: MakeEngine, tmp_path: Path
 
     files = WatchedFiles(UnsyncedFiles(), before)
     store = DirectoryObjects(tmp_path / "bad", "one", files=files, choice=Choice(method="syncfs", why="test"))
-    store.claim()
+    store.lock()
     result = fetch(make, store, measured(sealed(64)))
     assert isinstance(result, NotReceived)
     assert (result.reason, result.storage) == ("storage_error", True)

@@ -112,6 +112,13 @@ class PrivateServer:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
 
+    def empty(self) -> None:
+        """Make the ledger's database anew, as no test has used it yet."""
+        if self.kind == "postgresql":
+            run_postgresql(make_url(self.url), "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+        else:
+            run_mariadb(make_url(self.url).set(database=None), "DROP DATABASE kropot", "CREATE DATABASE kropot")
+
     def stop_at_once(self) -> None:
         """End it without a farewell to anybody: every session is cut, what was not committed is gone."""
         process, self._process = self._process, None

@@ -79,7 +79,7 @@ class Actor:
         self._life += 1
         self._fetching.clear()
         self._objects = MemoryObjects(rules.instance, world.disk)
-        self._objects.claim()
+        self._objects.lock()
         ledger = Ledger(world.store, writer=rules.instance, entropy=self.rng.randbytes)
         try:
             ledger.work.enroll(rules.instance, place=rules.instance, lease_us=rules.lease_us, here=True)

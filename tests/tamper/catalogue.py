@@ -12,7 +12,7 @@ from ledger.checkpoint import Checkpoint, origin_of, sign_checkpoint, unverified
 from ledger.codec import Header, decode_header, decode_payload, encode_header, encode_payload, leaf_hash, payload_digest
 from ledger.events import SourceBegan
 from ledger.merkle import Frontier
-from tests.tamper.world import KEY, OTHER_KEY
+from tests.tamper.world import KEY, OTHER_KEY, SOURCES
 
 if TYPE_CHECKING:
     import sqlite3
@@ -416,7 +416,7 @@ def frame() -> Iterator[Tamper]:
     streams = {
         "renamed": (key.format("key || x'41'"), "stream_mismatch"),
         "renamed within its source": (key.format("substr(key, 1, 22) || x'7a7a'"), "stream_mismatch"),
-        "moved to another source": (key.format(f"x'{'bb' * 16}' || substr(key, 17)"), "stream_mismatch"),
+        "moved to another source": (key.format(f"x'{SOURCES[1].hex()}' || substr(key, 17)"), "stream_mismatch"),
         "moved to a source that never began": (key.format(f"x'{'cc' * 16}' || substr(key, 17)"), "unknown_source"),
         "made a source": (key.format("substr(key, 1, 16) || x'407800'"), "misplaced"),
         "made no text": (key.format("substr(key, 1, 16) || x'fffe'"), "stream_mismatch"),

@@ -102,36 +102,36 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
         "vanished": run.counts.vanished,
     }
     text = f"listed the server ({run.mode}): {result.seen} seen, {run.counts.new} new, {run.counts.changed} changed"
-    text += f", {run.counts.vanished} gone" if run.counts.vanished else ""
+    text += f", {run.counts.vanished} vanished" if run.counts.vanished else ""
     said = [Say(level="info", event="listing_completed", text=text, fields=fields)]
     if run.missing.hold in {sources.TOO_MANY, sources.TOO_LARGE}:
         return [tell_cut_short(run.missing.hold, run.lines)]
     if run.missing.hold:
         missing = run.missing
         text = (
-            f"{missing.count} of {missing.known} elements are missing from the list ({missing.hold}); that is not"
-            " believed and nothing is declared gone: look at the server, then `kropotcli source accept`"
+            f"{missing.count} of {missing.known} elements are missing from the list ({missing.hold}), so the listing"
+            " was held back and nothing was marked as vanished: check the server, then run `kropotcli source accept`"
         )
         said.append(Say(level="warning", event="listing_held_back", text=text, fields={"missing": run.missing.count}))
     if result.unlistable:
         shown = ", ".join(map(str, result.unlistable[:SHOWN]))
         shown += ", ..." if len(result.unlistable) > SHOWN else ""
         text = (
-            f"the server cannot list all of {len(result.unlistable)} of its seconds (dates {shown}): what is dated"
-            " so is not backed up until the server can"
+            f"the server has too many elements in {len(result.unlistable)} seconds to list them (dates {shown}):"
+            " elements with these dates are not backed up until the server can list them"
         )
         said.append(Say(level="warning", event="unlistable", text=text, fields={"seconds": result.unlistable[:SHOWN]}))
     if run.rejected:
         lines = (
-            "1 line of the list is not an entry"
+            "1 line of the list is not a valid entry"
             if run.rejected == 1
-            else f"{run.rejected} lines of the list are not entries"
+            else f"{run.rejected} lines of the list are not valid entries"
         )
-        text = f"{lines} that could be taken in"
+        text = f"{lines}, so these elements are not backed up: look for them at the server"
         said.append(Say(level="warning", event="rejected", text=text))
     if run.shift.offsets:
         seconds = " or ".join(map(str, run.shift.offsets))
-        text = f"the server's zone changed: dates moved by {seconds} seconds, and nothing else did"
+        text = f"the server's time zone changed: dates moved by {seconds} seconds, and no content changed"
         said.append(Say(level="warning", event="zone_changed", text=text, fields={"offsets": run.shift.offsets}))
     return said
 
@@ -141,7 +141,7 @@ def tell_cut_short(reason: str, lines: int = 0) -> Say:
     option = "--listing-entries" if reason == sources.TOO_MANY else "--listing-growth"
     came = f" after {lines} entries" if lines else ""
     text = (
-        f"the list is longer than {option} allows and was held back{came}; the server is not listed again before you"
-        f" agree: look at it, then `kropotcli source accept`, and collect with a larger {option} if the list is right"
+        f"the list is longer than {option} allows, so it was held back{came} and the server is not listed again: check"
+        f" the server, then run `kropotcli source accept`, and collect with a larger {option} if the list is right"
     )
     return Say(level="warning", event="listing_held_back", text=text, fields={"reason": reason})

@@ -166,16 +166,20 @@ class FetchController:
         if self.is_disk_low:
             return []
         self.is_disk_low = True
-        room = "the storage is full" if free is None else f"only {free >> 20} MiB are free for storage and ledger"
-        enough = f"are {self._rules.min_free >> 20} MiB again (--min-free)" if self._rules.min_free else "is room again"
-        text = f"{room}: {'nothing more is fetched' if self._rules.once else 'fetching rests'} until there {enough}"
+        room = (
+            "the storage is full" if free is None else f"only {free >> 20} MiB are free for the storage and the ledger"
+        )
+        wanted = f"until {self._rules.min_free >> 20} MiB are free (--min-free)" if self._rules.min_free else ""
+        text = (
+            f"{room}, so fetching has {'stopped' if self._rules.once else 'paused'}: free some space {wanted}".rstrip()
+        )
         return [Say(level="warning", event="disk_low", text=text, fields={"free": free})]
 
     def _disk_fine(self) -> list[Action]:
         if not self.is_disk_low:
             return []
         self.is_disk_low = False
-        return [Say(level="info", event="disk_fine", text="there is room again: fetching goes on")]
+        return [Say(level="info", event="disk_fine", text="there is enough free space again: fetching continues")]
 
     # --- fetches that ended ---
 
@@ -247,8 +251,8 @@ class FetchController:
         pause_us = self._rules.backoff.delay_us(self._outages, jitter(b"outage", self._outages))
         self._next_us = now_us + pause_us
         self.has_given_up = self._rules.once and self._outages >= OUTAGES
-        text = f"the server is in trouble ({trouble.reason})"
-        text += "" if self.has_given_up else f": fetching rests for {pause_us / SECOND_US:.0f} s"
+        text = f"the server does not answer as it should ({trouble.reason}): check that it runs and can be reached"
+        text += "" if self.has_given_up else f"; fetching pauses for {pause_us / SECOND_US:.0f} s"
         say = Say(level="warning", event="server_trouble", text=text, fields={"reason": trouble.reason})
         return [say, self._give_back(accused)]
 
@@ -304,7 +308,7 @@ class FetchController:
         if facts:
             actions.append(RecordFacts(about="copies", facts=tuple(facts), drop=True))
         if bad:
-            text = f"{len(bad)} objects could not be made durable, and are fetched again: {bad[0].detail}"
+            text = f"{len(bad)} objects could not be stored ({bad[0].detail}): check the disk; they are fetched again"
             actions.append(Say(level="error", event="not_durable", text=text, fields={"objects": len(bad)}))
             actions += self._judge(now_us, tuple(bad))
         return actions

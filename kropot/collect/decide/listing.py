@@ -65,9 +65,9 @@ ONCE_ATTEMPTS = 3
 """How often a run with --once tries to list the server."""
 
 WAYS_OUT = {
-    "tls": ": its certificate cannot be trusted; a private authority is named by --ca-file",
-    "redirected": ": it sends to elsewhere, where the token was not sent; if that is the server now, give --server-url",
-    "no_room": ": less than --min-free is free where the ledger is; what is new cannot be recorded until there is room",
+    "tls": ": its certificate cannot be trusted; if it is from a private authority, name that with --ca-file",
+    "redirected": ": it redirects to another address, which did not get the token; if it has moved, set --server-url",
+    "no_room": ": the ledger's disk has less free space than --min-free, so nothing new is recorded; free some space",
 }
 """What only the user can mend, by the reason."""
 
@@ -220,7 +220,7 @@ class ListingController:
         if self._followed is not None:
             return []
         self._followed = self.source.listed_us, self.source.full_listed_us
-        text = "another collector is listing the server: what it finds is fetched here, too, until it is through"
+        text = "another collector is listing the server: this one fetches what the other finds"
         return [Say(level="info", event="listing_followed", text=text)]
 
     def _was_done_by_another(self, source: Source) -> bool:
@@ -339,8 +339,8 @@ class ListingController:
         said = self._say_plain()
         if after is not None and surge is None:
             text = (
-                f"{after.changed} of {after.known} elements changed within 24 hours, as if something had encrypted them"
-                " at the source; every earlier version is kept: look at the server, then `kropotcli source accept`"
+                f"{after.changed} of {after.known} elements changed within 24 hours, as if ransomware had encrypted"
+                " them at the source: check the server, then run `kropotcli source accept`; all earlier copies are kept"
             )
             said.append(Say(level="warning", event="surge", text=text, fields={"changed": after.changed}))
         return said
@@ -500,7 +500,7 @@ class ListingController:
         is_over = self._rules.once and (self._failures >= ONCE_ATTEMPTS or reason == "refused")
         self.phase = Phase.OVER if is_over else Phase.IDLE
         text = f"the server could not be listed ({reason}{WAYS_OUT.get(reason, '')})"
-        text += "" if is_over else f"; it is asked again in {pause_us / SECOND_US:.0f} s"
+        text += "" if is_over else f"; the next attempt is in {pause_us / SECOND_US:.0f} s"
         say = Say(level="warning", event="listing_failed", text=text, fields={"reason": reason})
         return [EndListing(), *([] if reason == "refused" else [say])]
 
@@ -517,8 +517,8 @@ class ListingController:
             return []
         self._said_plain = True
         text = (
-            "this token is not an encrypted one: this replica is not zero-knowledge, it holds file names and contents"
-            " as they are"
+            "this token is not encrypted, so this replica is not zero-knowledge, and holds readable file names and"
+            " contents: use an encrypted token if the keeper must not read them"
         )
         return [Say(level="warning", event="not_zero_knowledge", text=text)]
 

@@ -191,7 +191,10 @@ class Collector:
         if self.is_refused:
             return []
         self.is_refused = True
-        text = "the server does not accept the token (401 or 403): nothing is fetched until it does"
+        text = (
+            "the server refuses the token (401 or 403), so nothing is fetched: check that the token is valid and has"
+            " not expired"
+        )
         return [Say(level="error", event="token_refused", text=text)]
 
     def _accept(self) -> list[Action]:
@@ -211,7 +214,10 @@ class Collector:
         return [*self._listing.abandon(), Abandon()]
 
     def _end_ousted(self) -> list[Action]:
-        text = f"another process has taken over the instance name {self._rules.instance}: this one ends"
+        text = (
+            f"another process has taken over the instance name {self._rules.instance}, so this one stops: give each"
+            " collector its own --instance-name"
+        )
         return [Say(level="error", event="ousted", text=text), *self._finish(Exit.LOCKED)]
 
     def _end_round(self, now_us: int) -> list[Action]:

@@ -142,7 +142,7 @@ class LedgerEffects:
             known={(key.kind, key.id): entry for key, entry in found.items()},
             source=source,
             version=version,
-            free=self.ledger.store.free_bytes(),
+            free=self.ledger.database.free_bytes(),
         )
 
     def _record(self, action: RecordFacts) -> Input:
@@ -191,7 +191,7 @@ class LedgerEffects:
 
     def _take(self, action: TakeWork) -> Input:
         ledger = self.ledger
-        rooms = (self.free_bytes(), ledger.store.free_bytes())
+        rooms = (self.free_bytes(), ledger.database.free_bytes())
         free = min((room for room in rooms if room is not None), default=None)
         position = ledger.head().position
         if free is not None and free < action.min_free:

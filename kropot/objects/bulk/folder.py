@@ -25,6 +25,8 @@ MANY_BYTES = 256 << 20
 
 _PART_OBJECTS = 2_500
 _PART_BYTES = 256 << 20
+_PARTS_AN_OBJECT = 8
+"""With more parts than this for each object, nearly all parts would be empty, however large the objects are."""
 _MOST_PARTS = 1 << 16
 _MOST_STRAYS = 10_000
 """At most this many are held in memory; where there are more, they are looked for again."""
@@ -46,7 +48,7 @@ class FolderReader:
     ) -> None:
         """Start processes if there are `many_objects` or more; a part has about `part_objects`."""
         self._stopped = stopped
-        parts = max(objects // part_objects, size // _PART_BYTES, 1)
+        parts = max(objects // part_objects, min(size // _PART_BYTES, _PARTS_AN_OBJECT * objects), 1)
         self._parts = min(1 << (parts - 1).bit_length(), _MOST_PARTS)
         self._workers = RangeWorkers(layout.root) if objects >= many_objects or size >= MANY_BYTES else None
         self._layout = layout

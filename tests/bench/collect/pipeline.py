@@ -31,7 +31,7 @@ def main(kind: str, name: str, url: str, out: Path) -> int:
     """Fetch everything; return 1 if anything was not published."""
     data = next(one for one in SETS if one.name == name)
     store = DirectoryObjects(out, "bench")
-    store.claim()
+    store.lock()
     headers = {"token": "bench-token", "User-Agent": "kropotcli/bench", "Accept-Encoding": "identity"}
     server = Server(base_url=url, headers=headers)
     engine: TransferEngine = CurlEngine(server, store) if kind == "curl" else PlainEngine(server, store)

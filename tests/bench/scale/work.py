@@ -108,7 +108,7 @@ def collect(folder: Path, count: int) -> int:
     inbox: Inbox = queue.SimpleQueue()
     rules = CollectRules(instance="main", once=True, full=True)
     objects = DirectoryObjects(folder / "storage", "main")
-    objects.claim()
+    objects.lock()
     ledger.work.enroll("main", place="bench", lease_us=rules.lease_us, here=True)
     loop = Loop(
         collector=Collector(SOURCE, ledger.sources()[SOURCE].source, rules),

@@ -9,7 +9,7 @@ LOOK_EVERY: Final = 50_000
 """How many new objects to look at together. Python's own 700 cost a collector a tenth of its processor time."""
 
 
-def look_rarely() -> None:
+def look_for_cycles_rarely() -> None:
     """Never look at what is there by now again, which stays to the end, and at what comes only now and then."""
     gc.freeze()
     gc.set_threshold(LOOK_EVERY, 20, 20)

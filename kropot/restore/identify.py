@@ -11,8 +11,8 @@ from kropot.errors import UsageError
 from kropot.replay.copies import HeldCopy, held_at
 from kropot.replay.fold import Standing, image
 from kropot.restore.export import MANIFEST
-from kropot.restore.exported import ExportedCopies
 from kropot.restore.opener import BUFFER
+from kropot.restore.read_export import ExportedCopies
 from ledger.events import StreamKey
 
 if TYPE_CHECKING:
