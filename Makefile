@@ -36,7 +36,7 @@ simulate: $(VENV)/.installed-dev ## the collector under a virtual clock; SEEDS=1
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000)
 
 attack: $(VENV)/.installed-dev ## hostile values, clients, servers and database users: all of tests/attack, of which make test runs a sample
-	KROPOT_TEST_ATTACK=all KROPOT_TEST_HYPOTHESIS=wide $(BIN)/python -m pytest -n auto tests/attack
+	KROPOT_TEST_ATTACK=all KROPOT_TEST_HYPOTHESIS=wide $(BIN)/python -m pytest -n auto --dist loadgroup tests/attack
 
 # uv reads the files that are there first: what pyproject.toml still allows stays as it is, but for UPGRADE=1.
 LOCK = $(VENV)/tools/bin/uv pip compile --quiet --universal --python $(BIN)/python --python-version 3.11 \
