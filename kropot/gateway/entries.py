@@ -135,7 +135,8 @@ def form_json(row: FileRow) -> bytes:
         "fileName": row.path.decode("utf-8", "backslashreplace"),
         "stripInvalidCharacters": False,
         "path": b64encode(row.path).decode(),
-        "mtime_ns": mtime_ns,
+        # Beyond 2^53 most readers of JSON round a number, so this one is text.
+        "mtime_ns": str(mtime_ns),
         "mode": row.mode,
         "size": size,
     }

@@ -179,7 +179,13 @@ def _text(proof: dict[str, Any], name: str) -> str:
 
 
 def _hex(proof: dict[str, Any], name: str, length: int) -> bytes:
-    value = bytes.fromhex(_text(proof, name))
+    return _bytes(_text(proof, name), name, length)
+
+
+def _bytes(text: str, name: str, length: int) -> bytes:
+    if len(text) != 2 * length:  # `fromhex` passes over spaces
+        raise ValueError(f"{name} has {len(text)} hexadecimal digits instead of {2 * length}")
+    value = bytes.fromhex(text)
     if len(value) != length:
         raise ValueError(f"{name} has {len(value)} bytes instead of {length}")
     return value
@@ -189,4 +195,4 @@ def _path(proof: dict[str, Any]) -> tuple[bytes, ...]:
     path = proof["path"]
     if not isinstance(path, list) or len(path) > 128:  # noqa: PLR2004 -- twice the depth of the largest possible tree
         raise TypeError("the path is not a list of hashes")
-    return tuple(bytes.fromhex(node) for node in path)
+    return tuple(_bytes(node, "path", 32) for node in path)

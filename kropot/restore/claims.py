@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from kropot.restore.names import split_path
 _NS = 1_000_000_000
 _MAX_NS = 253_402_300_799 * _NS
 _DIGEST = 32
+_DECIMAL = re.compile(r"-?[0-9]{1,21}")
 
 
 class BadFormError(KropotError):
@@ -86,7 +88,7 @@ def read_claim(form: bytes, *, element_id: str) -> Claim:
     return Claim(
         path=path,
         name=name,
-        mtime_ns=_whole(fields.get("mtime_ns"), -_MAX_NS, _MAX_NS),
+        mtime_ns=_whole(_number(fields.get("mtime_ns")), -_MAX_NS, _MAX_NS),
         mode=_whole(fields.get("mode"), 0, 0o177777),
         sha256=_sha256(fields.get("sha256")),
         size=_whole(fields.get("size"), 0, 1 << 63),
@@ -103,6 +105,11 @@ def _path(fields: dict[str, Any]) -> bytes | None:
         return base64.b64decode(encoded, validate=True) or None
     except (binascii.Error, ValueError):
         return None
+
+
+def _number(value: object) -> object:
+    """Return the number that this text is in decimal digits, else the value itself: earlier forms have a number."""
+    return int(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
 
 
 def _whole(value: object, least: int, most: int) -> int | None:

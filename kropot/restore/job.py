@@ -188,7 +188,7 @@ def _details(plan: Planned) -> dict[str, Any]:
     return {
         **show_name("name", claim.name),
         "mode": claim.mode,
-        "mtime_ns": claim.mtime_ns,
+        "mtime_ns": None if claim.mtime_ns is None else str(claim.mtime_ns),
         "source": stored["source"],
         "type": stored["type"],
         "id": stored["id"],

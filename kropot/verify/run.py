@@ -198,8 +198,7 @@ class Verification:
         if erased.last is None:
             return
         hint = "compare with whom you know to have asked for it; `kropotcli history ELEMENT` tells of one element"
-        position = erased.last.position
-        yield Finding(kind="erased", severity="note", detail=str(erased), hint=hint, position=position)
+        yield Finding(kind="erased", severity="note", detail=str(erased), hint=hint)
         if checkpoints.key is None:
             gap = "erasures: give the key with --public-key to see which of them nobody accepted with it"
             self.summary.not_covered.append(gap)

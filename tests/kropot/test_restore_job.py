@@ -19,6 +19,7 @@ from kropot.errors import LockedError, UsageError, WrongKeyError
 from kropot.replay.copies import StoredCopies, held_at
 from kropot.replay.fold import walk
 from kropot.replay.snapshots import pointers_at
+from kropot.restore.claims import read_claim
 from kropot.restore.export import JOURNAL, Exported, Links, Unexported, export, place_of
 from kropot.restore.export import MANIFEST as EXPORT_MANIFEST
 from kropot.restore.fingerprints import Fingerprints
@@ -100,6 +101,25 @@ def manifest(to: Path) -> list[dict[str, Any]]:
 
 
 # --- what comes back -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("claimed", "mtime_ns"),
+    [
+        (1_600_000_000_123_456_789, 1_600_000_000_123_456_789),
+        ("1600000000123456789", 1_600_000_000_123_456_789),
+        ("-1", -1),
+        ("1.5", None),
+        ("1_000", None),
+        ("\u0661", None),
+        ("9" * 21, None),
+        ("9" * 5000, None),
+        (True, None),
+    ],
+)
+def test_a_time_beyond_2_to_the_53_is_read_to_the_nanosecond(claimed: object, mtime_ns: int | None) -> None:
+    form = json.dumps({"fileName": "a", "mtime_ns": claimed}).encode()
+    assert read_claim(form, element_id="a").mtime_ns == mtime_ns
 
 
 def test_files_come_back_with_folders_time_mode_and_content(tmp_path: Path) -> None:

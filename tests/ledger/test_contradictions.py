@@ -138,6 +138,18 @@ def test_a_source_that_begins_twice_is_found() -> None:
     assert [(found.kind, found.position) for found in findings(ledger)] == [("misplaced", 4)]
 
 
+def test_the_salt_of_a_source_never_changes() -> None:
+    ledger = begun()
+    other = replace(source("other"), token_mac=sha("t"))
+    changed = NewFact(key=source_key(SOURCE), fact=ListingAdvanced(source=other), observed_us=1)
+    with pytest.raises(LedgerError, match="cannot change"):
+        ledger.append([changed])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ledger.append._check_source", lambda *_: None)
+        ledger.append([changed])
+    assert [(found.kind, found.position) for found in findings(ledger)] == [("misplaced", 4)]
+
+
 def test_a_source_that_never_began_is_found() -> None:
     ledger = Ledger(MemoryStore(), writer="main")
     first = NewFact(key=source_key(SOURCE), fact=ListingAdvanced(source=source(SOURCE.hex())), observed_us=1)

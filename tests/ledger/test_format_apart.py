@@ -118,6 +118,25 @@ def in_database(path: Path, reader: Reader) -> None:
     at.close()
 
 
+def state_of(element: dict[str, Any]) -> str:
+    if element["damage"] is not None or not element["present"]:
+        return element["damage"] or "vanished"
+    copy = element["copy"]
+    return "current" if copy is not None and copy["revision"] == element["revision"] else "pending"
+
+
+def state_digest(reader: Reader) -> str:
+    """Return the state digest as the document describes it."""
+    rows = hashlib.sha256()
+    for key, (_, element) in sorted(reader.elements.items()):
+        kind, _, name = key[16:].partition(b"\0")
+        copy = element["copy"] or dict.fromkeys(("sha256", "size", "iv"))
+        row = [key[:16], kind.decode(), name.decode(), element["date"], element["tz"], sha256(element["form"])]
+        row += [state_of(element), copy["sha256"], copy["size"], copy["iv"]]
+        rows.update(msgpack.packb(row, use_bin_type=True))
+    return "sd1:" + rows.hexdigest()
+
+
 def in_segment(path: Path) -> Iterator[list[bytes]]:
     """Yield the events of a segment once its ends agree."""
     data = path.read_bytes()
@@ -159,6 +178,7 @@ def test_a_reader_written_from_the_document_reads_ledger_and_storage(run_cli: Ru
     done = run_cli("replay", "--json", "--db-string", f"sqlite:///{home / 'ledger.db'}")
     told = json.loads(done.stdout.splitlines()[0])
     assert (told["position"], told["root"]) == (reader.position, reader.root.hex())
+    assert told["state_digest"] == state_digest(reader)
     again = Reader()
     (segment,) = (home / "storage" / "ledger").iterdir()
     for key, header, nonce, payload in in_segment(segment):

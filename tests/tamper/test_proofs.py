@@ -90,6 +90,11 @@ CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "a path extended": ("path", lambda path: [*path, path[0]]),
     "a path turned": ("path", lambda path: path[::-1]),
     "a path flipped": ("path", lambda path: [_flip_hex(path[0]), *path[1:]]),
+    "base64 in lines": ("header", lambda text: text + "\n"),
+    "base64 without its padding": ("payload", lambda text: text.rstrip("=")[:-1]),
+    "digits with a space between": ("nonce", lambda text: text[:2] + " " + text[2:]),
+    "a path with spaces": ("path", lambda path: [path[0] + " ", *path[1:]]),
+    "a path of numbers": ("path", lambda path: [5, *path[1:]]),
     "a path of short hashes": ("path", lambda path: [node[:-2] for node in path]),
     "no path": ("path", lambda _: "path"),
     "an endless path": ("path", lambda path: path * 50),
@@ -107,6 +112,15 @@ def test_no_changed_proof_is_believed(made: tuple[World, Places, dict[str, Any]]
     proof = {**made[2], field: change(made[2][field])}
     with pytest.raises(IntegrityError):
         check_proof(json.dumps(proof).encode(), KEY.verifier)
+
+
+def test_digits_may_be_large_and_what_the_format_does_not_name_says_nothing(
+    made: tuple[World, Places, dict[str, Any]],
+) -> None:
+    proof = made[2]
+    again = {**proof, "salt": proof["salt"].upper(), "path": [node.upper() for node in proof["path"]], "note": "x"}
+    facts = check_proof(json.dumps(proof).encode(), KEY.verifier).facts
+    assert check_proof(json.dumps(again).encode(), KEY.verifier).facts == facts
 
 
 @pytest.mark.parametrize("field", ["id", "type", "salt", "nonce", "payload", "header", "path", "checkpoint", "format"])

@@ -221,7 +221,7 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
     world.object(before).unlink()
     whole = AuditRange(start=bytes(32), end=b"\xff" * 32, position=ledger.head().position, at_us=ledger.now_us())
     _append(ledger, AUDIT_KEY, AuditAdvanced(ranges=(whole,)))
-    sign_head(ledger, KEY, world.folder / "signer.key", [folder])
+    sign_head(ledger, KEY, world.folder / "signer.key", [folder], accepted=ledger.head().position)
     take_snapshot(ledger, 200)
     take_snapshot(ledger, ledger.head().position)
     _stage(world, ledger, 7)

@@ -103,7 +103,13 @@ def recognise(columns: Columns, digests: Mapping[int, bytes]) -> EventPage:
             match if schema == _VERSION and flag == 0 and len(nonce) == NONCE_BYTES else None
             for match, schema, flag, nonce in zip(matches, schemas, flags, nonces, strict=True)
         ]
-    revisions = list(map(_revision_in, matches))
+    pairs = [(b"", b"") if match is None else match.group(_COPIED, _REVISION) for match in matches]
+    revisions = [
+        revision[0]
+        if len(revision) == 1 and (copied is None or copied == revision)
+        else _sound_revision(copied, revision)
+        for copied, revision in pairs
+    ]
     if 0 in revisions:
         matches = [match if revision else None for match, revision in zip(matches, revisions, strict=True)]
     if packed == headers and hashed == leaves and None not in matches:
@@ -156,13 +162,12 @@ def _nothing(_: bytes) -> None:
     """Recognise no payload."""
 
 
-def _revision_in(match: re.Match[bytes] | None) -> int:
-    """Return the element's revision, 0 where nothing was recognised or the copy's revision is above it."""
-    if match is None:
+def _sound_revision(copied: bytes | None, stored: bytes) -> int:
+    """Return the element's revision, 0 where nothing was recognised or the copy's revision `copied` is above it."""
+    if not stored:
         return 0
-    copied, stored = match.group(_COPIED, _REVISION)
     revision = number(stored)
-    return revision if copied is None or copied == stored or number(copied) <= revision else 0
+    return revision if copied is None or number(copied) <= revision else 0
 
 
 def _copies(
