@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -29,8 +30,10 @@ from tests.ledger.databases import (
 from tests.ledger.world import began, copied, key, observed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from sqlalchemy import URL
 
     from tests.conftest import RunCli
 
@@ -289,6 +292,31 @@ def test_info_knows_a_member_who_does_not_inherit_and_one_who_makes_roles(run_cl
         run_postgresql(server, f"ALTER ROLE {urls.name} NOSUPERUSER")
 
 
+@contextmanager
+def rights(run: Callable[..., None], server: URL, given: str, taken: str = "") -> Iterator[None]:
+    """Give the user a right, and take it away again: with `taken`, or with the GRANT turned round."""
+    run(server, given)
+    try:
+        yield
+    finally:
+        run(server, *(taken or re.sub("^GRANT (.+) TO ", r"REVOKE \1 FROM ", given)).split("; "))
+
+
+@pytest.fixture(scope="module")
+def ledger_on_postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
+    with separate_urls("postgresql", tmp_path_factory.mktemp("postgresql")) as urls:
+        yield urls
+
+
+@pytest.fixture
+def on_postgresql(ledger_on_postgresql: Urls) -> Iterator[Urls]:
+    """Yield the module's ledger, whose user has only the rights of a collector before and after the test."""
+    place = parse_place(ledger_on_postgresql.user)
+    assert protection(place) == Protection(kind="rights")
+    yield ledger_on_postgresql
+    assert protection(place) == Protection(kind="rights")
+
+
 @pytest.mark.parametrize(
     ("given", "taken", "way"),
     [
@@ -296,7 +324,11 @@ def test_info_knows_a_member_who_does_not_inherit_and_one_who_makes_roles(run_cl
         ("GRANT TRIGGER ON entry TO {user}", "", "has the right TRIGGER on the table entry"),
         ("GRANT TRUNCATE ON batch TO PUBLIC", "", "has the right TRUNCATE on the table batch"),
         ("GRANT CREATE ON SCHEMA {schema} TO {user}", "", "has the right CREATE on the schema {schema}"),
-        ("ALTER SCHEMA {schema} OWNER TO {user}", "ALTER SCHEMA {schema} OWNER TO {me}", "owns the schema {schema}"),
+        (
+            "ALTER SCHEMA {schema} OWNER TO {user}",
+            "ALTER SCHEMA {schema} OWNER TO {me}; GRANT USAGE ON SCHEMA {schema} TO {user}",
+            "owns the schema {schema}",
+        ),
         (
             "GRANT SET ON PARAMETER session_replication_role TO {user}",
             "REVOKE SET ON PARAMETER session_replication_role FROM {user}",
@@ -306,39 +338,43 @@ def test_info_knows_a_member_who_does_not_inherit_and_one_who_makes_roles(run_cl
         ("GRANT pg_execute_server_program TO {user}", "", "can become the role pg_execute_server_program"),
     ],
 )
-def test_info_knows_every_right_too_many_on_postgresql(given: str, taken: str, way: str, tmp_path: Path) -> None:
-    with separate_urls("postgresql", tmp_path) as urls:
-        schema = str(make_url(urls.user).query["options"]).removeprefix("-csearch_path=")
-        names = {"user": urls.name, "schema": schema, "me": server_url("postgresql").username}
-        inside = make_url(urls.owner)
-        if "PARAMETER" in given and _postgresql_version() < 150_000:
-            pytest.skip("this server cannot give it")
-        assert protection(parse_place(urls.user)) == Protection(kind="rights")
-        run_postgresql(inside, given.format(**names))
-        try:
-            found = protection(parse_place(urls.user))
-        finally:
-            run_postgresql(inside, *filter(None, [taken.format(**names)]))
-        assert found.kind == "triggers"
-        assert way.format(**names) in found.ways
-
-
-def test_info_cannot_tell_what_a_function_with_the_owners_rights_does(tmp_path: Path, run_cli: RunCli) -> None:
-    with separate_urls("postgresql", tmp_path) as urls:
-        body = "CREATE FUNCTION tidy() RETURNS void LANGUAGE sql SECURITY DEFINER AS 'DELETE FROM entry'"
-        assert attempt(urls.owner, body) is None
+def test_info_knows_every_right_too_many_on_postgresql(given: str, taken: str, way: str, on_postgresql: Urls) -> None:
+    urls = on_postgresql
+    schema = str(make_url(urls.user).query["options"]).removeprefix("-csearch_path=")
+    names = {"user": urls.name, "schema": schema, "me": server_url("postgresql").username}
+    inside = make_url(urls.owner)
+    if "PARAMETER" in given and _postgresql_version() < 150_000:
+        pytest.skip("this server cannot give it")
+    with rights(run_postgresql, inside, given.format(**names), taken.format(**names)):
         found = protection(parse_place(urls.user))
-        assert found.kind == "unknown"
-        assert ".tidy, which runs with the rights of" in found.ways[0]
+    assert found.kind == "triggers"
+    assert way.format(**names) in found.ways
+
+
+def test_info_cannot_tell_what_a_function_with_the_owners_rights_does(on_postgresql: Urls, run_cli: RunCli) -> None:
+    urls = on_postgresql
+    body = "CREATE FUNCTION tidy() RETURNS void LANGUAGE sql SECURITY DEFINER AS 'DELETE FROM entry'"
+    with rights(run_postgresql, make_url(urls.owner), body, "DROP FUNCTION tidy()"):
+        found = protection(parse_place(urls.user))
         told = run_cli("db", "info", "--db-string", urls.user)
-        assert "protection  cannot tell, because this user can call the function" in told.stdout
+    assert found.kind == "unknown"
+    assert ".tidy, which runs with the rights of" in found.ways[0]
+    assert "protection  cannot tell, because this user can call the function" in told.stdout
+
+
+@pytest.fixture(scope="module")
+def ledger_on_mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
+    with separate_urls("mariadb", tmp_path_factory.mktemp("mariadb")) as urls:
+        yield urls
 
 
 @pytest.fixture
-def restricted(tmp_path: Path) -> Iterator[Urls]:
-    with separate_urls("mariadb", tmp_path) as urls:
-        assert protection(parse_place(urls.user)) == Protection(kind="rights")
-        yield urls
+def restricted(ledger_on_mariadb: Urls) -> Iterator[Urls]:
+    """Yield the module's ledger, whose user has only the rights of a collector before and after the test."""
+    place = parse_place(ledger_on_mariadb.user)
+    assert protection(place) == Protection(kind="rights")
+    yield ledger_on_mariadb
+    assert protection(place) == Protection(kind="rights")
 
 
 @pytest.mark.parametrize("is_default", [True, False])
@@ -357,7 +393,7 @@ def test_info_knows_rights_by_a_role_on_mariadb(restricted: Urls, is_default: bo
         )
         found = protection(parse_place(restricted.user))
     finally:
-        run_mariadb(server, f"DROP ROLE {inner}", f"DROP ROLE {outer}")
+        run_mariadb(server, f"SET DEFAULT ROLE NONE FOR {grantee}", f"DROP ROLE {inner}", f"DROP ROLE {outer}")
     assert found.kind == "triggers"
     assert found.ways == (f"has the right DROP on {database}.*", f"has the right UPDATE on {database}.*")
 
@@ -378,23 +414,23 @@ def test_info_knows_every_right_too_many_on_mariadb(restricted: Urls, right: str
     database = str(make_url(restricted.user).database)
     names = {"database": database, "pattern": database.replace("_", r"\_")[:-3] + "%"}
     inside = server_url("mariadb")
-    run_mariadb(inside, f"GRANT {right} ON {on.format(**names)} TO {restricted.name}@'%'")
-    found = protection(parse_place(restricted.user))
+    with rights(run_mariadb, inside, f"GRANT {right} ON {on.format(**names)} TO {restricted.name}@'%'"):
+        found = protection(parse_place(restricted.user))
     assert (found.kind, found.ways) == ("triggers", (way.format(**names),))
 
 
 def test_info_cannot_tell_what_a_routine_does_on_mariadb(restricted: Urls) -> None:
     database = str(make_url(restricted.user).database)
-    run_mariadb(server_url("mariadb"), f"GRANT EXECUTE ON `{database}`.* TO {restricted.name}@'%'")
-    found = protection(parse_place(restricted.user))
+    with rights(run_mariadb, server_url("mariadb"), f"GRANT EXECUTE ON `{database}`.* TO {restricted.name}@'%'"):
+        found = protection(parse_place(restricted.user))
     assert (found.kind, len(found.ways)) == ("unknown", 1)
     assert "EXECUTE" in found.ways[0]
 
 
 def test_another_databases_rights_are_no_way_round(restricted: Urls) -> None:
     database = str(make_url(restricted.user).database)
-    run_mariadb(server_url("mariadb"), f"GRANT ALL ON `{database}x`.* TO {restricted.name}@'%'")
-    assert protection(parse_place(restricted.user)) == Protection(kind="rights")
+    with rights(run_mariadb, server_url("mariadb"), f"GRANT ALL ON `{database}x`.* TO {restricted.name}@'%'"):
+        assert protection(parse_place(restricted.user)) == Protection(kind="rights")
 
 
 def _postgresql_version() -> int:
