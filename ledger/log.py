@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ledger.answers import Commit, Head, RebuildReport, SourceEntry, Tally
 from ledger.append import (
@@ -27,7 +27,7 @@ from ledger.append import (
 from ledger.codec import NONCE_BYTES
 from ledger.decoding import entry_of, event_of, fact_of, happened, key_of
 from ledger.errors import BrokenChainError, DamagedRowError, LedgerError, LedgerUnavailableError
-from ledger.events import NO_SOURCE, AuditAdvanced, LedgerBegan, UnknownFact
+from ledger.events import NO_SOURCE, AuditAdvanced, LedgerBegan, PayloadErased, UnknownFact
 from ledger.merkle import Frontier
 from ledger.projection import project
 from ledger.replica import evolve_source
@@ -61,6 +61,8 @@ __all__ = [
 ]
 
 _PAGE = 1000
+
+_T = TypeVar("_T")
 
 
 def utc_now_us() -> int:
@@ -246,6 +248,19 @@ class Ledger:
         for event in self.log.stream_events(key.stored, newest_first=newest_first):
             yield event_of(event, key)
 
+    def erasures(self) -> Iterator[StoredEvent]:
+        """Yield the events that erased their stream, in the order of streams.
+
+        This reads only erased streams, so it costs nothing where nothing was erased.
+        """
+        head = self.log.head().position
+        for page in _pages(self.log.streams(erased=True)):
+            last = self.log.last_positions(head, [number for number, _ in page])
+            events = self.log.events_at(sorted(position for position, _ in last))
+            yield from sorted(
+                (each for each in events if each.type == PayloadErased.TYPE), key=lambda each: each.stream
+            )
+
     def position_at(self, us: int) -> int:
         """Return the last position recorded before `us` (microseconds since 1970 UTC, exclusive), or 0."""
         return self.log.position_before(us)
@@ -376,6 +391,6 @@ class Ledger:
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _pages(events: Iterator[StoredEvent]) -> Iterator[list[StoredEvent]]:
+def _pages(events: Iterator[_T]) -> Iterator[list[_T]]:
     while page := list(islice(events, _PAGE)):
         yield page

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ledger.events import PayloadErased
 from ledger.memory_tables import MemoryWriting, Tables
 from ledger.rows import FORGOTTEN_US, Image, StoredFact, is_held
 
@@ -98,10 +97,6 @@ class MemoryLog:
         """Return the leaf hashes of the events in (`after`, `until`], in order."""
         return [event.leaf for event in self._tables.events[after : max(after, until)]]
 
-    def headers(self, after: int, until: int) -> list[bytes]:
-        """Return the header bytes of the events in (`after`, `until`], in order."""
-        return [event.header for event in self._tables.events[after : max(after, until)]]
-
     def events_at(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in order."""
         return [self._tables.events[at - 1] for at in sorted(set(positions)) if 0 < at <= self._tables.head.position]
@@ -116,17 +111,14 @@ class MemoryLog:
         positions = [] if stream is None else self._tables.by_stream[stream - 1]
         return (self._tables.events[at - 1] for at in (positions[::-1] if newest_first else positions))
 
-    def streams(self, numbers: Collection[int] | None = None, *, after: int = 0) -> Iterator[tuple[int, bytes | None]]:
+    def streams(
+        self, numbers: Collection[int] | None = None, *, after: int = 0, erased: bool = False
+    ) -> Iterator[tuple[int, bytes | None]]:
         """Yield (number, stored key) of every stream numbered above `after`, or of those among `numbers`."""
         keys = self._tables.keys
         wanted = range(after + 1, len(keys) + 1) if numbers is None else numbers
-        return ((stream, keys[stream - 1]) for stream in wanted if 0 < stream <= len(keys))
-
-    def erasures(self) -> Iterator[StoredEvent]:
-        """Yield the events that erased their stream, in the order of streams."""
-        erased = [stream for stream, key in enumerate(self._tables.keys, 1) if key is None]
-        found = (self._tables.events[at - 1] for stream in erased for at in self._tables.by_stream[stream - 1])
-        return (event for event in found if event.type == PayloadErased.TYPE)
+        found = ((stream, keys[stream - 1]) for stream in wanted if 0 < stream <= len(keys))
+        return (pair for pair in found if not erased or pair[1] is None)
 
     def streams_by_key(self, *, after: bytes = b"") -> Iterator[tuple[bytes, int]]:
         """Yield (stored key, number) of every stream that has a key above `after`, in bytewise order of the keys."""

@@ -145,9 +145,6 @@ class EventLog(Protocol):
     def leaves(self, after: int, until: int) -> list[bytes]:
         """Return the leaf hashes of the events in (`after`, `until`], in order."""
 
-    def headers(self, after: int, until: int) -> list[bytes]:
-        """Return the header bytes of the events in (`after`, `until`], in order."""
-
     def events_at(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in order."""
 
@@ -157,16 +154,13 @@ class EventLog(Protocol):
     def stream_events(self, key: bytes, *, newest_first: bool = False) -> Iterator[StoredEvent]:
         """Yield the events of the stream with this stored key, in order or in reverse order."""
 
-    def streams(self, numbers: Collection[int] | None = None, *, after: int = 0) -> Iterator[tuple[int, bytes | None]]:
+    def streams(
+        self, numbers: Collection[int] | None = None, *, after: int = 0, erased: bool = False
+    ) -> Iterator[tuple[int, bytes | None]]:
         """Yield (number, stored key) of every stream numbered above `after`, in order. An erased stream's key is None.
 
-        With `numbers`, yield only the streams among them that exist, in any order.
-        """
-
-    def erasures(self) -> Iterator[StoredEvent]:
-        """Yield the events that erased their stream, in the order of streams.
-
-        This reads only erased streams, so it costs nothing where nothing was erased.
+        With `numbers`, yield only the streams among them that exist, in any order. With `erased`, yield only erased
+        streams, which costs nothing where nothing was erased.
         """
 
     def streams_by_key(self, *, after: bytes = b"") -> Iterator[tuple[bytes, int]]:

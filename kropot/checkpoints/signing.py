@@ -13,6 +13,7 @@ from ledger.codec import decode_header, leaf_hash, payload_digest
 from ledger.errors import BadCheckpointError, LedgerError
 from ledger.events import PayloadErased
 from ledger.merkle import Frontier
+from ledger.rows import StoredEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ledger.stores import EventLog
 
 _PAGE = 4096
+_HEADER = StoredEvent._fields.index("header")
 _MOST_SHOWN = 10
 _ERASURE = PayloadErased.TYPE.encode()
 _MANY = 1_000_000
@@ -225,7 +227,7 @@ def _grown(log: EventLog, tree: Frontier, size: int, erasures: list[int]) -> Fro
     """
     while tree.size < size:
         wanted = min(size - tree.size, _PAGE)
-        headers = log.headers(tree.size, tree.size + wanted)
+        headers = [row[_HEADER] for row in log.page(tree.size, tree.size + wanted, wanted)]
         if len(headers) != wanted or not all(type(header) is bytes for header in headers):
             raise IntegrityError(
                 f"events from position {tree.size + 1} on are missing or unreadable, and the database's head covers "

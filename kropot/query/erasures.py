@@ -67,7 +67,7 @@ def sum_of(erasures: Iterable[Erasure]) -> Erased:
 
 def erased_in(ledger: Ledger) -> Erased:
     """Return what was erased in this ledger."""
-    return sum_of(Erasure(event.seq, event.recorded_us, event.stream_version - 1) for event in ledger.log.erasures())
+    return sum_of(Erasure(event.seq, event.recorded_us, event.stream_version - 1) for event in ledger.erasures())
 
 
 def erasures_of(ledger: Ledger, keys: Iterable[StreamKey]) -> dict[StreamKey, list[StoredEvent]]:
@@ -78,7 +78,7 @@ def erasures_of(ledger: Ledger, keys: Iterable[StreamKey]) -> dict[StreamKey, li
     sources = ledger.sources()
     wanted = {stream_digest(sources[key.source].source.salt, key): key for key in keys}
     found: dict[StreamKey, list[StoredEvent]] = {}
-    for event in ledger.log.erasures():
+    for event in ledger.erasures():
         key = wanted.get(decode_header(event.header).stream_digest)
         if key is not None:
             found.setdefault(key, []).append(event)

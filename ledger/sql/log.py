@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from ledger.errors import DamagedRowError
-from ledger.events import PayloadErased
 from ledger.rows import CommitRow, StoredEvent, StoredHead
 from ledger.sql import schema as t
 from ledger.sql.statements import LARGE_PAGE, PAGE
@@ -58,10 +57,6 @@ class SqlLog:
         """Return the leaf hashes of the events in (`after`, `until`], in order."""
         return [row[0] for row in self._connections.raw_rows(self._statements.page_leaves, (after, until))]
 
-    def headers(self, after: int, until: int) -> list[bytes]:
-        """Return the header bytes of the events in (`after`, `until`], in order."""
-        return [row[0] for row in self._connections.raw_rows(self._statements.page_headers, (after, until))]
-
     def events_at(self, positions: Sequence[int]) -> list[StoredEvent]:
         """Return the events at these positions, in order."""
         found: list[StoredEvent] = []
@@ -82,20 +77,20 @@ class SqlLog:
         wanted = select(t.event).join(t.stream, t.stream.c.id == t.event.c.stream).where(t.stream.c.key == key)
         return map(StoredEvent._make, self._rows(wanted, t.event.c.stream_version, newest_first=newest_first))
 
-    def streams(self, numbers: Collection[int] | None = None, *, after: int = 0) -> Iterator[tuple[int, bytes | None]]:
+    def streams(
+        self, numbers: Collection[int] | None = None, *, after: int = 0, erased: bool = False
+    ) -> Iterator[tuple[int, bytes | None]]:
         """Yield (number, stored key) of every stream numbered above `after`, or of those among `numbers`."""
+        if erased:
+            return self._erased(after)
         if numbers is None:
             return map(tuple, self._rows(select(t.stream).where(t.stream.c.id > after), t.stream.c.id))
         return iter(self._numbered(numbers))
 
-    def erasures(self) -> Iterator[StoredEvent]:
-        """Yield the events that erased their stream, in the order of streams."""
-        after = 0
+    def _erased(self, after: int) -> Iterator[tuple[int, None]]:
         while page := self._connections.raw_rows(self._statements.page_erased, (after, PAGE)):
-            streams = [row[0] for row in page]
-            wanted = select(t.event).where(t.event.c.stream.in_(streams), t.event.c.type == PayloadErased.TYPE)
-            yield from map(StoredEvent._make, self._connections.rows(wanted.order_by(t.event.c.stream)))
-            after = streams[-1]
+            yield from ((number, None) for (number,) in page)
+            after = page[-1][0]
 
     def streams_by_key(self, *, after: bytes = b"") -> Iterator[tuple[bytes, int]]:
         """Yield (stored key, number) of every stream that has a key above `after`, in bytewise order of the keys."""

@@ -234,11 +234,6 @@ class Statements:
         )
 
     @cached_property
-    def page_headers(self) -> str:
-        """Values: after, until; rows: header."""
-        return self.marked("SELECT header FROM event WHERE seq > ? AND seq <= ? ORDER BY seq")
-
-    @cached_property
     def page_leaves(self) -> str:
         """Values: after, until; rows: leaf."""
         return self.marked("SELECT leaf FROM event WHERE seq > ? AND seq <= ? ORDER BY seq")

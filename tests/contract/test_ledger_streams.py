@@ -49,11 +49,11 @@ def test_erased_streams_have_no_place_in_the_order_of_keys(world: World) -> None
 def test_erasures_are_found_without_reading_the_other_events(world: World) -> None:
     gone = sorted(world.elements)[:2]
     began = {key: world.ledger.entries([key])[key] for key in gone}
-    before = {event.seq for event in world.store.log.erasures()}
+    before = {event.seq for event in world.ledger.erasures()}
     for key in gone:
         world.erase(key)
     head = world.ledger.head().position
-    found = [event for event in world.store.log.erasures() if event.seq not in before]
+    found = [event for event in world.ledger.erasures() if event.seq not in before]
     assert [event.stream for event in found] == sorted(entry.stream for entry in began.values())
     assert {event.seq for event in found} == {head - 1, head}
     versions = {entry.stream: entry.version for entry in began.values()}
