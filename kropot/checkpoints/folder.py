@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kropot.durable.dirfd import make_root, open_named
-from kropot.durable.newfile import name_new, sync_folder, temporary_file
+from kropot.durable.newfile import name_new, sync_folder, sync_written, temporary_file
 from kropot.errors import KropotError
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ class CheckpointFolder:
             self._sweep()
             with temporary_file(self.folder, f".checkpoint-{secrets.token_hex(8)}.tmp") as (stream, temporary):
                 stream.write(note)
-                stream.flush()
-                os.fsync(stream.fileno())
+                sync_written(stream)
                 path = self._name(temporary)
             sync_folder(self.folder)
         except OSError as error:

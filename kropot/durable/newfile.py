@@ -47,8 +47,7 @@ def new_file(path: Path, *, mode: int = 0o600) -> Iterator[BinaryIO]:
     """
     with temporary_file(path.parent, f".{path.name[:200]}.{secrets.token_hex(4)}", mode=mode) as (file, temporary):
         yield file
-        file.flush()
-        os.fsync(file.fileno())
+        sync_written(file)
         name_new(temporary, path)
         sync_folder(path.parent)
 
@@ -64,6 +63,12 @@ def temporary_file(folder: Path, name: str, *, mode: int = 0o600) -> Iterator[tu
     finally:
         with suppress(FileNotFoundError):
             path.unlink()
+
+
+def sync_written(file: BinaryIO) -> None:
+    """Make what was written to an open file durable. Raises: OSError."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def name_new(temporary: Path, path: Path) -> None:
