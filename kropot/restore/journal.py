@@ -225,7 +225,8 @@ def _is_torn(line: bytes) -> bool:
 
     The lines after it are lost too. The next run finds their files again by comparing contents.
     """
-    return b"\x00" in line and line.startswith((_BEGINNING, b"\x00"))
+    left, lost, _ = line.partition(b"\x00")
+    return bool(lost) and (left.startswith(_BEGINNING) or _BEGINNING.startswith(left))
 
 
 def show_name(field: str, name: bytes) -> dict[str, str]:

@@ -88,6 +88,21 @@ def test_cuts_stand_behind_changes_and_promises_before_them() -> None:
     assert [promised(records, cut) for cut in (2, 3, 6)] == [0, 0, 7]
 
 
+@pytest.mark.parametrize("left", range(0, 40, 3))
+def test_a_journal_whose_last_line_lost_all_but_its_beginning_goes_on(tmp_path: Path, left: int) -> None:
+    state = tmp_path.stat()
+    with TargetFolder(tmp_path / "tree") as tree, Journal(tree, b"journal") as journal:
+        for name in (b"one", b"two"):
+            journal.wrote((name,), bytes(32), state, bytes(32), {})
+    path = tmp_path / "tree/journal"
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second[:left] + bytes(len(second) - left - 1) + b"\n")
+    with TargetFolder(tmp_path / "tree") as tree, Journal(tree, b"journal") as journal:
+        assert journal.is_ours((b"one",), bytes(32))
+        assert not journal.is_ours((b"two",), bytes(32))
+        assert path.read_bytes() == first
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_journal_that_lost_sectors_keeps_what_was_whole_and_goes_on(tmp_path: Path, seed: int) -> None:
     """XFS, for one, may show a file's new length without its bytes."""

@@ -53,7 +53,8 @@ def expected(revision: str) -> dict[str, object]:
 def test_it_says_what_it_said_when_it_was_made(revision: str, url: str, run_cli: RunCli) -> None:
     replayed = run_cli("replay", "--json", "--db-string", url)
     assert replayed.returncode == Exit.DONE, replayed.stderr
-    assert json.loads(replayed.stdout) == expected(revision)
+    # Keys may be added.
+    assert json.loads(replayed.stdout).items() >= expected(revision).items()
 
 
 def test_nothing_in_it_is_found_wrong(url: str) -> None:
