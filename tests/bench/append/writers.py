@@ -80,7 +80,7 @@ def _write(cursor: Any, statements: Statements, batch: Batch, keys: dict[int, by
         cursor.execute("BEGIN IMMEDIATE")
     kind = "sqlite" if sqlite else "postgresql" if statements.insert_event.copy else "mysql"
     cursor.execute(LOCK_HEAD[kind])
-    position, recorded_us, streams, frontier, _ = cursor.fetchone()
+    position, recorded_us, streams, *_ = cursor.fetchone()
     for part in slices([keys[event.stream] for event in batch.events]):
         cursor.execute(statements.select_streams(len(part)), part)
         cursor.fetchall()
@@ -97,6 +97,8 @@ def _write(cursor: Any, statements: Statements, batch: Batch, keys: dict[int, by
     put_rows(cursor, statements.put_copy, copies)
     put_rows(cursor, statements.add_tally, changes.tallies)
     last, first = commit.last + up, commit.first + up
-    put_rows(cursor, statements.insert_batch, [(last, first, commit.recorded_us, None, commit.frontier)])
-    head = (last, max(recorded_us, batch.head.recorded_us), streams + len(batch.streams), frontier)
+    # The guards demand that the head ends where the batch does, with its time and frontier.
+    at_us = max(recorded_us, commit.recorded_us)
+    put_rows(cursor, statements.insert_batch, [(last, first, at_us, None, commit.frontier)])
+    head = (last, at_us, streams + len(batch.streams), commit.frontier)
     cursor.execute(statements.move_head, head)
