@@ -62,7 +62,11 @@ def init(settings: Settings, *, db_owner_url: str | None) -> None:
 @command.command("upgrade")
 @_OWNER
 def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
-    """Upgrade the tables of an older ledger to this version's schema."""
+    """Upgrade the tables of an older ledger to this version's schema.
+
+    Back up the database first: an older version of the program cannot use it afterwards. Running it again continues an
+    upgrade that was cut short.
+    """
     from ledger.errors import LedgerMissingError
     from ledger.sql import migrate, parse_place, schema_of
     from ledger.sql.rights import grant
