@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 from typing import TYPE_CHECKING
@@ -62,7 +63,8 @@ def nest() -> None:
     """Hold a command."""
 
 
-nest.add_command(probe)
+# A command knows its variables by the path that leads to it, so it stands in one place.
+nest.add_command(copy.deepcopy(probe))
 
 
 class ProbeRoot(RootGroup):
