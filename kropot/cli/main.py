@@ -51,7 +51,7 @@ Exit codes:
     2  the command line or the configuration is not valid
     3  partly done, or not healthy
     4  something differs from the record, or an action was refused to protect it
-   10  there is no ledger at the given place
+   10  no ledger was found where --db-string points
    11  another running process holds what this one needs
    12  the server refuses the token
    13  the key does not open the data

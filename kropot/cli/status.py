@@ -56,7 +56,7 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
     The replica is not healthy if one of these is true:
 
     \b
-    - There was no good listing for three times --refresh-time.
+    - The last good listing is older than three times --refresh-time.
     - An element has failed, or has waited for its first fetch, for a day.
     - A listing is held back because too many elements are missing.
     - There is a surge: too many elements changed within 24 hours.

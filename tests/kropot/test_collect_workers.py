@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from kropot.collect.decide.actions import Fetch
 from kropot.collect.decide.inputs import Fetched, NotReceived
 from kropot.collect.run.workers import Inbox, Transfer
-from ledger.events import Element, StreamKey
 from ledger.replica import Entry
+from tests.ledger.world import element, key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,21 +48,7 @@ class HeldEngine:
 
 def pending(number: int) -> Entry:
     """Build an entry for an element that has no copy; each call builds another one."""
-    element = Element(
-        date=1,
-        tz="UTC",
-        form=b'{"encrypted":""}',
-        revision=1,
-        present=True,
-        epoch=0,
-        size=None,
-        etag=None,
-        copy=None,
-        damage=None,
-        failure=None,
-    )
-    key = StreamKey(source=bytes(16), kind="file", id=f"e{number}")
-    return Entry(key=key, stream=number, version=1, position=number, element=element)
+    return Entry(key=key(f"e{number}"), stream=number, version=1, position=number, element=element())
 
 
 def test_an_element_taken_twice_is_answered_twice() -> None:
