@@ -11,18 +11,19 @@ if TYPE_CHECKING:
     from kropot.sc2.layout import Header
 
 _PAGE = """\
-This object is sealed by sc2. A kit that holds the masters of the vault {vault} opens it, and nothing else does.
+This object is sealed by sc2. The kit of this vault opens it, and nothing else does: {vault}.
 Numbers are big-endian. HMAC and HKDF use SHA-256. A kit with a passphrase must be unlocked first (see the end).
 
-  0  6  the letters kr-sc2           8  16  vault  {vault}
-  6  1  suite 1                     24  16  source {source}
-  7  1  compression 0: none         40  32  element id = HMAC(id_key, "element" || path)
- 72  8  key id {key_id}
- 80 32  version {version}
-112 32  commitment to the key
-144  2  length of the sealed form F; then F; then the chunks
-
-The element id is {element}.
+  0   6  the letters kr-sc2
+  6   1  suite: 1
+  7   1  compression: 0, none
+  8  16  vault       {vault}
+ 24  16  source      {source}
+ 40  32  element id  {element}
+ 72   8  key id      {key_id}
+ 80  32  version     {version}
+112  32  commitment to the key
+144   2  length of the sealed form F; then F; then the chunks to the end of the object
 
 1. Take the master of the kit whose HMAC(master, "kropot sc2 key id" || vault) begins with the key id.
 2. Derive three keys of 32 bytes: HKDF(master, salt = bytes 0 to 111 of the object, info = "kropot sc2 " || use), where
@@ -33,7 +34,8 @@ The element id is {element}.
    A chunk that does not open, an object that ends before its last chunk, or anything behind that one: do not use it.
 4. F opens to: length (2 bytes), the form (a msgpack map of so many bytes), zeros. The fields of a form: path, kind
    (file, folder, symlink), size, mode, mtime_ns, sealed_us (microseconds since 1970), sha256, target (of a symlink),
-   uid, gid, user, group, link_group (names of one file share it), xattrs. Check the element id against the path.
+   uid, gid, user, group, link_group (names of one file share it), xattrs. Check that the element id is
+   HMAC(id_key of the kit, "element" || path).
 5. The chunks open to `content` bytes (where that field is missing: `size`); zeros may follow. The first `attributes` of
    them, if the form has that field, are a msgpack map of xattrs and holes. The rest is the file without its `holes`:
    pairs of start and length, where the file has zeros.
@@ -65,7 +67,7 @@ def piece(label, index, last, sealed):
 at = 146 + int.from_bytes(data[144:146], "big")
 form = piece(2, 0, True, data[146:at])
 sys.stderr.buffer.write(form[2 : 2 + int.from_bytes(form[:2], "big")] + b"\\n")
-for index, start in enumerate(range(at, len(data), 65564)):
+for index, start in enumerate(range(at, max(at + 1, len(data)), 65564)):
     sys.stdout.buffer.write(piece(1, index, start + 65564 >= len(data), data[start : start + 65564]))
 """
 
