@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Final, cast
 
 import msgpack
@@ -165,27 +166,40 @@ def merged(form: Form, blob: bytes) -> Form:
 # --- what a form may say ---------------------------------------------------------------------------------------------
 
 
+_NUMBERS: Final = (
+    ("sealed_us", 0, _MAX_TIME_US, False),
+    ("size", 0, _MAX_SIZE, False),
+    ("attributes", 0, MAX_ATTRIBUTES, False),
+    ("content", 0, MAX_CONTENT, True),
+    ("mode", 0, _MAX_MODE, True),
+    ("mtime_ns", -_MAX_SIZE, _MAX_SIZE, True),
+    ("uid", 0, _MAX_NUMBER, True),
+    ("gid", 0, _MAX_NUMBER, True),
+)
+"""(name, least, most, whether it can be missing)"""
+
+_TEXTS: Final = (
+    ("sha256", _DIGEST, _DIGEST),
+    ("link_group", _LINK_GROUP, _LINK_GROUP),
+    ("target", 1, MAX_PATH),
+    ("user", 1, _MAX_NAME),
+    ("group", 1, _MAX_NAME),
+)
+"""(name, shortest, longest); all can be missing."""
+
+_numbers_of: Final = attrgetter(*(name for name, *_ in _NUMBERS))
+_texts_of: Final = attrgetter(*(name for name, *_ in _TEXTS))
+
+
 def _check(form: Form) -> None:
     _check_path(form)
-    _whole("sealed_us", form.sealed_us, 0, _MAX_TIME_US)
-    _whole("size", form.size, 0, _MAX_SIZE)
-    _whole("attributes", form.attributes, 0, MAX_ATTRIBUTES)
-    for name, value, least, most in (
-        ("content", form.content, 0, MAX_CONTENT),
-        ("mode", form.mode, 0, _MAX_MODE),
-        ("mtime_ns", form.mtime_ns, -_MAX_SIZE, _MAX_SIZE),
-        ("uid", form.uid, 0, _MAX_NUMBER),
-        ("gid", form.gid, 0, _MAX_NUMBER),
-    ):
-        if value is not None:
-            _whole(name, value, least, most)
-    for name, text, shortest, longest in (
-        ("sha256", form.sha256, _DIGEST, _DIGEST),
-        ("link_group", form.link_group, _LINK_GROUP, _LINK_GROUP),
-        ("target", form.target, 1, MAX_PATH),
-        ("user", form.user, 1, _MAX_NAME),
-        ("group", form.group, 1, _MAX_NAME),
-    ):
+    for (name, least, most, optional), value in zip(_NUMBERS, _numbers_of(form), strict=False):
+        if value is None:
+            if not optional:
+                raise _wrong(name)
+        elif type(value) is not int or not least <= value <= most:
+            raise _wrong(name)
+    for (name, shortest, longest), text in zip(_TEXTS, _texts_of(form), strict=False):
         if text is not None and not (type(text) is bytes and shortest <= len(text) <= longest):
             raise _wrong(name)
     if type(form.padding) is not bool:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import binascii
 import struct
 from base64 import b64decode
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from kropot.sc2.refused import Reason, RefusedError
 
@@ -54,8 +53,7 @@ LENGTH_BYTES: Final = 2
 _LIST_TEXT: Final = frozenset(-(-(HEADER_BYTES + size + OVERHEAD) // 3) * 4 for size in FORM_SIZES)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(NamedTuple):
     """The clear header of an object. A keeper can read it; only the owner can make one.
 
     `vault` and `source` have 16 bytes, `element` and `version` 32, `key_id` 8 and `commitment` 32.
@@ -80,7 +78,7 @@ class Header:
 
     def encode(self) -> bytes:
         """Return the header's 144 bytes."""
-        return bound_part(self.vault, self.source, self.element, self.key_id, self.version) + self.commitment
+        return bound_part(*self[:-1]) + self.commitment
 
 
 def bound_part(vault: bytes, source: bytes, element: bytes, key_id: bytes, version: bytes) -> bytes:

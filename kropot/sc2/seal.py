@@ -46,7 +46,7 @@ class Pieces:
         """Use the keys of one version of an element."""
         self._aead = AESGCM(keys.seal)
         self._nonce = keys.nonce
-        self._header = hashlib.sha256(keys.header.encode()).digest()
+        self._header = hashlib.sha256(keys.head).digest()
 
     def seal(self, label: bytes, index: int, plain: bytes, *, last: bool) -> bytes:
         """Return nonce, ciphertext and tag. The nonce follows from the plain bytes: it repeats only with them."""
@@ -82,7 +82,7 @@ class Sealing:
         self._plain, self._padded = form.plain_length, form.padded_length
         self._chunks = chunk_count(self._padded)
         sealed = self._pieces.seal(FORM, 0, padded, last=True)
-        self._head = keys.header.encode() + len(sealed).to_bytes(LENGTH_OF_FORM, "big") + sealed
+        self._head = keys.head + len(sealed).to_bytes(LENGTH_OF_FORM, "big") + sealed
         self._begin = head_length(len(padded))
 
     def span(self, read_at: ReadAt, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -151,7 +151,7 @@ def seal_list_form(vault: Vault, form: Form, *, source: bytes, version: bytes, k
     """
     keys = vault.keys(source=source, element=vault.element(form.path), version=version, key_id=key_id)
     sealed = Pieces(keys).seal(LIST_FORM, 0, pad_form(form.encode()), last=True)
-    return b64encode(keys.header.encode() + sealed).decode()
+    return b64encode(keys.head + sealed).decode()
 
 
 def read_exactly(source: BinaryIO, size: int) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
-from kropot.sc2.layout import KEY_ID_BYTES, VAULT_BYTES, Header, bound_part, parse_header
+from kropot.sc2.layout import KEY_ID_BYTES, VAULT_BYTES, Header, bound_part
 from kropot.sc2.refused import NoKeyError, Reason, RefusedError
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ _SEALING: Final = b"kropot sc2 sealing\x01"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectKeys:
-    """The keys of one version of one element, and its header: `seal` for AES-256-GCM, `nonce` for its nonces."""
+    """The keys of one version of one element: `seal` for AES-256-GCM, `nonce` for its nonces. `head` is its header."""
 
     header: Header
+    head: bytes = field(repr=False)
     seal: bytes = field(repr=False)
     nonce: bytes = field(repr=False)
 
@@ -88,8 +89,7 @@ class Vault:
         Raises:
             NoKeyError: this vault has no master with this id.
         """
-        bound = bound_part(self.id, source, element, key_id or self.key_ids[-1], version)
-        return self._keys(bound, key_id or self.key_ids[-1])
+        return self._keys(self.id, source, element, self.key_ids[-1] if key_id is None else key_id, version)
 
     def keys_of(self, header: Header) -> ObjectKeys:
         """Return the keys that open an object with this header. The header is then what its sealer wrote.
@@ -102,12 +102,12 @@ class Vault:
             raise NoKeyError(
                 Reason.VAULT, f"it belongs to the vault {header.vault.hex()}: give the kit of that vault with --key"
             )
-        found = self._keys(header.encode()[: -len(header.commitment)], header.key_id)
+        found = self._keys(*header[:-1])
         if not hmac.compare_digest(found.header.commitment, header.commitment):
             raise RefusedError(Reason.COMMITMENT, "its header was altered, or it was sealed with another key")
         return found
 
-    def _keys(self, bound: bytes, key_id: bytes) -> ObjectKeys:
+    def _keys(self, vault: bytes, source: bytes, element: bytes, key_id: bytes, version: bytes) -> ObjectKeys:
         """Derive keys from a master and all of the header before the commitment (HKDF-SHA256, RFC 5869).
 
         No two headers share a key. So a nonce can repeat only for the same bytes in the same place of the same object.
@@ -116,10 +116,12 @@ class Vault:
             raise NoKeyError(
                 Reason.KEY, f"this kit of the vault {self.id.hex()} has no key {key_id.hex()}: give a newer kit"
             )
+        bound = bound_part(vault, source, element, key_id, version)
         extracted = hmac.digest(bound, self.masters[self.key_ids.index(key_id)], _HASH)
         commitment = hmac.digest(extracted, _COMMITMENT, _HASH)
         return ObjectKeys(
-            header=parse_header(bound + commitment),
+            header=Header(vault, source, element, key_id, version, commitment),
+            head=bound + commitment,
             seal=hmac.digest(extracted, _SEALING, _HASH),
             nonce=hmac.digest(extracted, _NONCES, _HASH),
         )

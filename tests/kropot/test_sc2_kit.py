@@ -16,9 +16,10 @@ from kropot.sc2.kit import MAX_KIT, CbcKey, OwnerKit
 from kropot.sc2.kits import STORED_SALT, parse_kit
 from kropot.sc2.paper import from_paper, to_paper, to_qr
 from kropot.sc2.passphrase import LockedKit, Stretch, lock
+from kropot.secret import redact
 from kropot.securecopy.sealing import Kit
 from ledger.note import SigningKey
-from tests.kropot.sc2_world import VAULT
+from tests.kropot.sc2_world import VAULT, made_vault
 
 VERIFIER = SigningKey(name="gateway", seed=bytes(32)).verifier.text
 CBC = CbcKey(kit=Kit("a long passphrase", digest="sha256", rounds=4), stored_salt="c2FsdA==")
@@ -51,6 +52,13 @@ def test_no_text_of_a_kit_shows_a_key() -> None:
         assert secret.hex() not in shown
         assert repr(secret) not in shown
     assert "long passphrase" not in shown
+
+
+def test_no_output_shows_a_key_of_a_kit_that_was_made_or_read() -> None:
+    made = OwnerKit(vault=made_vault("guarded"))
+    assert made.vault is not None
+    for secret in (*made.vault.masters, made.vault.id_key, made.vault.etag_key):
+        assert redact(f"a log line with {secret.hex()}") == "a log line with [hidden]"
 
 
 def _without(name: str) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def test_every_field_of_the_header_is_bound() -> None:
         Reason.KEY: {"key_id": bytes(8)},
     }
     for reason, change in cases.items():
-        error = refused(replace(header, **change).encode() + OBJECT[HEADER_BYTES:], SMALL)
+        error = refused(header._replace(**change).encode() + OBJECT[HEADER_BYTES:], SMALL)
         assert (error.reason, error.exit_code, type(error)) == (reason, Exit.WRONG_KEY, NoKeyError)
     for change in (
         {"key_id": VAULT.key_ids[0]},
@@ -154,7 +154,7 @@ def test_every_field_of_the_header_is_bound() -> None:
         {"commitment": bytes(32)},
         {"vault": other.id, "key_id": other.key_ids[-1]},
     ):
-        damaged = replace(header, **change).encode() + OBJECT[HEADER_BYTES:]
+        damaged = header._replace(**change).encode() + OBJECT[HEADER_BYTES:]
         with pytest.raises(RefusedError) as caught:
             open_object(io.BytesIO(damaged), ring)
         assert (caught.value.reason, caught.value.exit_code) == (Reason.COMMITMENT, Exit.FINDINGS)
