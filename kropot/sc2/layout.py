@@ -68,8 +68,8 @@ class Header(NamedTuple):
 
     @property
     def etag(self) -> str:
-        """The entity tag of the version, with its quotes."""
-        return etag_of(self.version)
+        """The entity tag of the object, with its quotes: another version or another key has another one."""
+        return f'"{self.commitment[:_ETAG_BYTES].hex()}"'
 
     @property
     def element_id(self) -> str:
@@ -177,8 +177,3 @@ def sealed_length(*, content: int, form: int) -> int:
 def head_length(form: int) -> int:
     """Return where the first chunk of an object begins whose padded form has `form` bytes."""
     return HEADER_BYTES + LENGTH_BYTES + form + OVERHEAD
-
-
-def etag_of(version: bytes) -> str:
-    """Return the entity tag of a version, with its quotes. So a keeper can see which version an object is."""
-    return f'"{version[:_ETAG_BYTES].hex()}"'

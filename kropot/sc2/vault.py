@@ -84,7 +84,7 @@ class Vault:
     def keys(self, *, source: bytes, element: bytes, version: bytes, key_id: bytes | None = None) -> ObjectKeys:
         """Return the keys that seal one version of an element, by the newest master or by the one with this id.
 
-        A version MUST always be sealed by the same master, or its object would have two spellings.
+        Another master gives a version another entity tag, and so an object of its own.
 
         Raises:
             NoKeyError: this vault has no master with this id.
