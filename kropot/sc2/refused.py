@@ -40,6 +40,10 @@ class RefusedError(KropotError):
         super().__init__(sentence)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[RefusedError], tuple[Reason, str]]:
+        """Come out of another process as the same error."""
+        return type(self), (self.reason, str(self))
+
 
 class NoKeyError(RefusedError):
     """The kits at hand do not hold the key. The data may be sound."""

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kropot.errors import KropotError
 from kropot.sc2.form import pad_form
-from kropot.sc2.layout import CHUNK, NONCE_BYTES, OVERHEAD, chunk_count, head_length, sealed_length
+from kropot.sc2.layout import CHUNK, LENGTH_BYTES, NONCE_BYTES, OVERHEAD, chunk_count, head_length, sealed_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,8 +27,6 @@ CONTENT: Final = b"\x01"
 FORM: Final = b"\x02"
 LIST_FORM: Final = b"\x03"
 """What a sealed piece is: none is ever taken for another."""
-
-LENGTH_OF_FORM: Final = 2
 
 
 class LengthChangedError(KropotError):
@@ -82,7 +80,7 @@ class Sealing:
         self._plain, self._padded = form.plain_length, form.padded_length
         self._chunks = chunk_count(self._padded)
         sealed = self._pieces.seal(FORM, 0, padded, last=True)
-        self._head = keys.head + len(sealed).to_bytes(LENGTH_OF_FORM, "big") + sealed
+        self._head = keys.head + len(sealed).to_bytes(LENGTH_BYTES, "big") + sealed
         self._begin = head_length(len(padded))
 
     def span(self, read_at: ReadAt, start: int = 0, stop: int | None = None) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from base64 import b64encode
 from dataclasses import replace
@@ -165,6 +166,12 @@ def test_the_vault_of_another_is_named() -> None:
         open_object(io.BytesIO(OBJECT), keyring([made_vault("w")]))
     with pytest.raises(NoKeyError, match="newer kit"):
         open_object(io.BytesIO(OBJECT), keyring([made_vault(masters=1)]))
+
+
+def test_a_refusal_comes_out_of_another_process_as_it_was() -> None:
+    for error in (RefusedError(Reason.CUT, "it ends"), NoKeyError(Reason.KEY, "no key")):
+        back = copy.copy(error)  # by the same way as pickle
+        assert (type(back), back.reason, str(back)) == (type(error), error.reason, str(error))
 
 
 class Counting(io.BytesIO):
