@@ -26,8 +26,10 @@ from kropot.collect.run.signals import stopped_by_signals
 from kropot.collect.run.workers import Control, Crashed, Publisher, Transfer
 from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.engine import Server
+from kropot.collect.transfer.process import TransferProcess
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
+from kropot.processes import can_fork, processors
 from kropot.securecopy.client import ServerTroubleError
 from kropot.storage_away import demand_objects
 from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
     from kropot.collect.decide.progress import Progress
     from kropot.collect.run.loop import ProgressListener
-    from kropot.collect.run.workers import Inbox
+    from kropot.collect.run.workers import Inbox, ObjectPublisher
     from kropot.collect.transfer.engine import TransferEngine
     from kropot.errors import Exit
     from kropot.objects.opening import Storage
@@ -125,10 +127,17 @@ def collect(
             source_id = _find_source(options, ledger, say)
             rules = _rules(options)
             collector = Collector(source_id, ledger.sources()[source_id].source, rules)
-            with show() as listener:
-                engine = _engine(options, client, objects, warn)
+            with _transfers(options, client, objects, warn) as movers, show() as listener:
+                engine, publisher = movers
                 loop = _loop(
-                    collector, rules, ledger=ledger, client=client, objects=objects, engine=engine, listener=listener
+                    collector,
+                    rules,
+                    ledger=ledger,
+                    client=client,
+                    objects=objects,
+                    publisher=publisher,
+                    engine=engine,
+                    listener=listener,
                 )
                 look_for_cycles_rarely()
                 with stopped_by_signals(loop), _upkeep(options, ledger, segments, loop, warn):
@@ -160,6 +169,22 @@ def _engine(
         ca_file=None if options.server.ca_file is None else str(options.server.ca_file),
     )
     return lambda: choice.make(server, objects, keep_free=options.min_free)
+
+
+@contextmanager
+def _transfers(
+    options: CollectOptions, client: SecureCopyClient, objects: ObjectStore, warn: Callable[[str], None]
+) -> Iterator[tuple[Callable[[], TransferEngine], ObjectPublisher]]:
+    """Open what makes engines and what publishes: in a process of their own where this pays, else in this one."""
+    make = _engine(options, client, objects, warn)
+    if not can_fork() or processors() == 1:
+        yield make, objects
+        return
+    process = TransferProcess(make, objects)
+    try:
+        yield lambda: process, process
+    finally:
+        process.end()
 
 
 @contextmanager
@@ -273,6 +298,7 @@ def _loop(
     ledger: Ledger,
     client: SecureCopyClient,
     objects: ObjectStore,
+    publisher: ObjectPublisher,
     engine: Callable[[], TransferEngine],
     listener: ProgressListener,
 ) -> Loop:
@@ -289,7 +315,7 @@ def _loop(
         effects=effects,
         control=Control(client, inbox),
         transfer=Transfer(engine, inbox),
-        publisher=Publisher(objects, inbox),
+        publisher=Publisher(publisher, inbox),
         inbox=inbox,
         listener=listener,
         clock=utc_now_us,

@@ -149,7 +149,8 @@ def _audit_one(database: str) -> None:
     """Audit one ledger in this process, and again on every processor; print what it took as JSON."""
     import gc
 
-    from kropot.replay.processes import in_processes, processors
+    from kropot.processes import processors
+    from kropot.replay.processes import in_processes
     from ledger.audit import IndexAudit, LogAudit
     from ledger.log import Ledger
     from ledger.sql import open_store
