@@ -12,6 +12,7 @@ import secrets
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,7 @@ from kropot.collect.run.signals import stopped_by_signals
 from kropot.collect.run.workers import Control, Crashed, Publisher, Transfer
 from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.engine import Server
+from kropot.collect.transfer.kept import read_note
 from kropot.collect.transfer.process import TransferProcess
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
@@ -121,7 +123,7 @@ def collect(
         segments = options.storage.segments(writing=True)
         segments.check(ledger)
         with _enrolled(options, ledger):
-            removed = objects.clean_own_leftovers()
+            removed = objects.clean_own_leftovers(partial(_is_wanted, ledger))
             if removed:
                 say(f"removed {removed:,} unfinished file{'' if removed == 1 else 's'} of an earlier run")
             source_id = _find_source(options, ledger, say)
@@ -165,7 +167,7 @@ def _engine(
     server = Server(
         base_url=client.base_url,
         headers=client.headers(),
-        total_s=options.server.http_timeout,
+        silence_s=options.server.content_silence_s,
         ca_file=None if options.server.ca_file is None else str(options.server.ca_file),
     )
     return lambda: choice.make(server, objects, keep_free=options.min_free)
@@ -197,9 +199,17 @@ def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectS
         yield objects
         # No transfer runs any more. Remove what was broken off now: the next start may be far away.
         with suppress(StorageError):
-            objects.clean_own_leftovers()
+            objects.clean_own_leftovers(partial(_is_wanted, ledger))
     finally:
         objects.close()
+
+
+def _is_wanted(ledger: Ledger, note: bytes) -> bool:
+    """Whether the bytes of a transfer that broke off are still waited for: its element is there and has no copy."""
+    kept = read_note(note)
+    entry = None if kept is None else ledger.entries({kept.stream}).get(kept.stream)
+    element = None if entry is None else entry.element
+    return element is not None and element.present and (element.copy is None or element.damage is not None)
 
 
 @contextmanager
