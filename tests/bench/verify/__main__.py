@@ -166,9 +166,9 @@ def _audit_one(database: str) -> None:
     flaws += index.findings()
     ledger, began, rows_s = Ledger(store), time.perf_counter(), time.perf_counter() - began
     again = LogAudit(
-        store,
-        run_ranges=lambda read, stretches: in_processes(
-            lambda there, _, each: read(there.store, each), ledger, 0, stretches, processes=processors()
+        store.log,
+        run_ranges=lambda read, ranges: in_processes(
+            lambda there, _, each: read(there.log, each), ledger, 0, ranges, processes=processors()
         ),
     )
     flaws += again.findings()
