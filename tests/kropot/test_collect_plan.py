@@ -301,7 +301,7 @@ def test_another_token_is_a_new_source_even_at_the_same_address() -> None:
 
 
 def test_a_known_token_at_an_unknown_address_is_asked_about() -> None:
-    match = sources.match_source(known(a_source()), "secret-token", "https://two.example")
+    match = sources.match_source(known(a_source(listed_us=9)), "secret-token", "https://two.example")
     assert (match.kind, match.id) == ("moved", SOURCE)
 
 
