@@ -103,7 +103,7 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
     """
     head = ledger.head()
     sources = {id_: entry.source for id_, entry in ledger.sources().items()}
-    began = {id_: _recorded_us(ledger.history(StreamKey(source=id_, kind=SOURCE_KIND, id=""))) for id_ in sources}
+    began = _began(ledger, sources)
     scans = {id_: _SourceScan(shown=shown) for id_ in sources}
     for entry in ledger.scan(states=("pending", "damaged", "lost")):
         if entry.key.source not in scans:
@@ -171,6 +171,13 @@ def audited_since_us(facts: Facts) -> int:
     return facts.began_us
 
 
+def superseded_sources(ledger: Ledger) -> frozenset[bytes]:
+    """Return the sources that another token has taken over, by their ids."""
+    sources = {id_: entry.source for id_, entry in ledger.sources().items()}
+    began = _began(ledger, sources)
+    return frozenset(id_ for id_ in sources if _is_superseded(id_, sources, began))
+
+
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +225,11 @@ def _waiting_since(ledger: Ledger, scan: _SourceScan) -> int | None:
     if first is None:
         return scan.first_failing_us
     return _least(scan.first_failing_us, _recorded_us(ledger.events(after=first - 1, until=first)))
+
+
+def _began(ledger: Ledger, sources: Iterable[bytes]) -> dict[bytes, int]:
+    """Return when each source began."""
+    return {id_: _recorded_us(ledger.history(StreamKey(source=id_, kind=SOURCE_KIND, id=""))) for id_ in sources}
 
 
 def _recorded_us(records: Iterable[Event]) -> int:
