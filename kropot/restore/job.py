@@ -6,8 +6,8 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kropot.durable.draft import InTheWayError, UnplaceableError
 from kropot.durable.errors import StorageError
+from kropot.durable.refusals import InTheWayError, NoRoomError, TooLargeError, UnplaceableError
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import held_json
 from kropot.restore.journal import content_of, show_name
@@ -34,6 +34,7 @@ _PROBLEMS: dict[type[KropotError], Problem] = {
     BadSealError: "unopened",
     StorageError: "unreadable",
     InTheWayError: "in_the_way",
+    TooLargeError: "too_large",
     UnplaceableError: "unplaceable",
 }
 _PER_FILE = tuple(_PROBLEMS)
@@ -124,14 +125,20 @@ class _Job:
         if not isinstance(task, _Task):
             return task
         plan = task.planned
-        draft = self._tree.draft()
         try:
-            return self._write(task, draft)
+            draft = self._tree.draft()
+            try:
+                return self._write(task, draft)
+            finally:
+                draft.drop()
         except _PER_FILE as error:
             problem = next(name for kind, name in _PROBLEMS.items() if isinstance(error, kind))
             return _finding(problem, plan, str(error))
-        finally:
-            draft.drop()
+        except NoRoomError:
+            alone = self._tree.too_large(plan.held.size)
+            if alone is None:
+                raise
+            return _finding("too_large", plan, str(alone))
 
     def _write(self, task: _Task, draft: Draft) -> _Written | RestoreProblem:
         plan = task.planned

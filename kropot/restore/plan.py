@@ -28,7 +28,16 @@ EARLY = 1000
 """How many problems of one source to keep until one of its forms opens. They are reported only then."""
 
 Problem = Literal[
-    "missing", "damaged", "unopened", "bad_form", "bad_content", "unstored", "in_the_way", "unplaceable", "unreadable"
+    "missing",
+    "damaged",
+    "unopened",
+    "bad_form",
+    "bad_content",
+    "unstored",
+    "in_the_way",
+    "too_large",
+    "unplaceable",
+    "unreadable",
 ]
 
 
