@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
-from kropot.cli.copies import WORKERS, check_target, open_copies, read_kits, stop_workers
+from kropot.cli.copies import WORKERS, check_target, open_copies, read_kits
 from kropot.cli.moments import moment_of, until_option
+from kropot.cli.output import is_terminal
 from kropot.cli.paths import PATH
 from kropot.cli.restore_report import RestoreReport
-from kropot.durable.dirfd import look_below, open_below
+from kropot.cli.restore_stdout import write_to_stdout
+from kropot.cli.restore_target import WOULD, Destination
 from kropot.errors import UsageError
 from kropot.query.erasures import erased_in
 from kropot.query.names import find_source
@@ -29,13 +31,11 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from kropot.durable.dirfd import Parts
+    from kropot.cli.restore_report import Mode
     from kropot.query.erasures import Erased
     from kropot.replay.copies import Copies, HeldCopy
-    from kropot.restore.names import NameGiver
+    from kropot.restore.job import Overwrite
     from kropot.restore.plan import Planned, RestoreProblem
-
-MANIFEST = b"kropot-manifest.jsonl"
 
 
 @define("restore")
@@ -69,6 +69,25 @@ MANIFEST = b"kropot-manifest.jsonl"
 )
 @click.option("--list-names", is_flag=True, help="Only print names, dates and sizes. Write nothing.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be written. Write nothing.")
+@click.option(
+    "--overwrite",
+    type=click.Choice(["never", "older", "always"]),
+    default="never",
+    show_default=True,
+    help="Replace files of other content that restore did not write: never, only those older than the file that comes"
+    " back, or always.",
+)
+@click.option(
+    "--verify-only",
+    is_flag=True,
+    help="Write nothing. Open and check every copy, and with --to compare the folder's files with them.",
+)
+@click.option(
+    "--stdout",
+    "printed",
+    metavar="NAME",
+    help="Write this one file to standard output, and nothing else. It is checked before the first byte is written.",
+)
 @click.option("--portable-names", is_flag=True, help="Give all files names that also work on Windows.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
 def command(
@@ -83,13 +102,17 @@ def command(
     vanished: bool,
     list_names: bool,
     dry_run: bool,
+    overwrite: Overwrite,
+    verify_only: bool,
+    printed: str | None,
     portable_names: bool,
     no_snapshots: bool,
 ) -> Exit:
     """Open copies with their kits, and write them as files under their names.
 
     PATTERN is a glob over the restored names. *.txt means all such files. docs or docs/** means everything in that
-    folder. Files that an earlier run restored are not written again. Other files are never overwritten.
+    folder. You can give several. Files that an earlier run restored are not written again. Other files are not
+    overwritten, unless you ask for it with --overwrite.
 
     If a file cannot be restored, or a pattern matches nothing, you get a warning. The rest is restored, and the exit
     code is 3. If no kit fits, nothing is written, and the exit code is 13.
@@ -97,13 +120,13 @@ def command(
     from kropot.restore.patterns import Patterns
     from kropot.restore.plan import RestoreCounts, Selection, plan
 
-    if target is None and not list_names:
-        raise UsageError("no target folder was given: name it with --to DIR, or list the files with --list-names")
+    mode = _mode(list_names=list_names, dry_run=dry_run, verify_only=verify_only, printed=printed)
+    _check(settings, mode, target, patterns)
     if target is not None:
         check_target(settings, target)
     tally, report = RestoreCounts(), RestoreReport(settings)
     with ExitStack() as stack:
-        matching = Patterns(patterns)
+        matching = Patterns(patterns if printed is None else (printed,))
         pool = stack.enter_context(_pool())
         origin = stack.enter_context(
             _from_export(exported, until, source_names)
@@ -111,7 +134,9 @@ def command(
             else _from_ledger(settings, until, source_names, snapshots=not no_snapshots)
         )
         report.erased = origin.erased
-        destination = _Destination(target, stack, pool, portable=portable_names, writes=not (dry_run or list_names))
+        destination = Destination(
+            target, stack, pool, portable=portable_names, writes=mode == "restore", overwrite=overwrite
+        )
         plans = plan(
             origin.helds,
             kits=read_kits(kits),
@@ -121,13 +146,46 @@ def command(
             tally=tally,
             sources=origin.sources,
         )
+        if printed is not None:
+            return write_to_stdout(plans, origin.copies, printed)
         if list_names:
             _list_names(settings, plans, origin.copies, report)
         elif dry_run:
             _dry_run(settings, plans, destination, report)
+        elif verify_only:
+            _verify(plans, origin.copies, target, pool, report)
         else:
             _restore(plans, origin.copies, destination, pool, report)
-    return report.finish(tally, target, unmatched=matching.idle, writes=not (dry_run or list_names))
+    return report.finish(tally, target, unmatched=matching.idle, mode=mode)
+
+
+def _mode(*, list_names: bool, dry_run: bool, verify_only: bool, printed: str | None) -> Mode:
+    """Return what this run is to do. Raises: UsageError if it is asked for two things at once."""
+    asked: dict[str, tuple[bool, Mode]] = {
+        "--list-names": (list_names, "look"),
+        "--dry-run": (dry_run, "look"),
+        "--verify-only": (verify_only, "verify"),
+        "--stdout": (printed is not None, "print"),
+    }
+    chosen = [(option, mode) for option, (is_chosen, mode) in asked.items() if is_chosen]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(option for option, _ in chosen)} exclude each other: leave out all but one")
+    return chosen[0][1] if chosen else "restore"
+
+
+def _check(settings: Settings, mode: Mode, target: Path | None, patterns: tuple[str, ...]) -> None:
+    """Raise UsageError if the options do not fit together."""
+    if mode == "print":
+        if target is not None or patterns:
+            raise UsageError("--stdout names the one file itself: leave out --to and all patterns")
+        if settings.json:
+            raise UsageError("--json and the file cannot both go to stdout: leave out --json")
+        if is_terminal(sys.stdout):
+            raise UsageError("the file would be written to the terminal: redirect stdout, or add `| less`")
+    elif mode == "restore" and target is None:
+        raise UsageError("no target folder was given: name it with --to DIR, or list the files with --list-names")
+    elif mode == "verify" and target is not None and not target.is_dir():
+        raise UsageError(f"there is no folder {target} to compare with: name the right one with --to")
 
 
 # --- where copies come from ------------------------------------------------------------------------------------------
@@ -195,80 +253,13 @@ def _pool() -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
-# --- where files go --------------------------------------------------------------------------------------------------
-
-
-_Would = Literal["restore", "replace", "keep", "leave"]
-_WOULD: dict[_Would, str] = {
-    "restore": "would restore",
-    "replace": "would replace",
-    "keep": "already restored",
-    "leave": "would not overwrite",
-}
-
-
-class _Destination:
-    """The folder to restore into. It is made only after a kit has opened the first form."""
-
-    def __init__(self, target: Path | None, stack: ExitStack, pool: Executor, *, portable: bool, writes: bool) -> None:
-        self.target = target
-        self._stack = stack
-        self._pool = pool
-        self._portable = portable
-        self._writes = writes
-
-    def giver(self) -> NameGiver:
-        """Open the folder, unless this run writes nothing, and return the object that names its files."""
-        from dataclasses import replace
-
-        from kropot.durable.target import WORK, NameRules, TargetFolder
-        from kropot.restore.fingerprints import Fingerprints
-        from kropot.restore.journal import Journal, written_in
-        from kropot.restore.names import NameGiver
-
-        rules = NameRules(portable=self._portable or os.name == "nt")
-        if self._writes and self.target is not None:
-            self.tree = self._stack.enter_context(TargetFolder(self.target))
-            self.journal = self._stack.enter_context(Journal(self.tree, MANIFEST))
-            self._stack.callback(stop_workers, self._pool, self.tree)
-            rules = replace(self.tree.rules, portable=rules.portable or self.tree.rules.portable)
-        elif self.target is not None:
-            self.written = self._stack.enter_context(written_in(self.target, MANIFEST))
-        if rules.portable:
-            # Systems that need such names take `a` and `A` for the same name.
-            rules = replace(rules, fold_case=True)
-        return NameGiver(rules, Fingerprints(), (WORK, MANIFEST))
-
-    def predict(self, plan: Planned) -> _Would:
-        """Return what a restore would do with the file that has this name now. This writes nothing.
-
-        A restore keeps a file that it did not write. If that file has the right content, it counts as restored.
-        """
-        found = None if self.target is None else look_below(self.target, plan.path)
-        if found is None:
-            return "restore"
-        if self.written.is_done(plan.path, plan.held.identity, found):
-            return "keep"
-        return "replace" if self._is_ours(plan.path) else "leave"
-
-    def _is_ours(self, path: Parts) -> bool:
-        """Return whether an earlier restore wrote exactly the file that has this name now."""
-        from kropot.restore.journal import content_of
-
-        try:
-            root = os.open(self.target or "", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return self.written.is_ours(path, content_of(open_below(root, path))[1])
-            finally:
-                os.close(root)
-        except OSError:
-            return False
+# --- what is done with them ------------------------------------------------------------------------------------------
 
 
 def _restore(
     plans: Iterator[Planned | RestoreProblem],
     copies: Copies,
-    destination: _Destination,
+    destination: Destination,
     pool: Executor,
     report: RestoreReport,
 ) -> None:
@@ -280,7 +271,12 @@ def _restore(
             report.finding(first)
             continue
         outcomes = restore(
-            chain([first], plans), copies=copies, tree=destination.tree, journal=destination.journal, pool=pool
+            chain([first], plans),
+            copies=copies,
+            tree=destination.tree,
+            journal=destination.journal,
+            pool=pool,
+            overwrite=destination.overwrite,
         )
         for outcome in outcomes:
             if isinstance(outcome, Restored):
@@ -289,8 +285,24 @@ def _restore(
                 report.finding(outcome)
 
 
+def _verify(
+    plans: Iterable[Planned | RestoreProblem],
+    copies: Copies,
+    target: Path | None,
+    pool: Executor,
+    report: RestoreReport,
+) -> None:
+    from kropot.restore.compare import Verified, compare
+
+    for outcome in compare(plans, copies=copies, root=target, pool=pool):
+        if isinstance(outcome, Verified):
+            report.count(outcome.planned, existed=False, size=outcome.size)
+        else:
+            report.finding(outcome)
+
+
 def _dry_run(
-    settings: Settings, plans: Iterable[Planned | RestoreProblem], destination: _Destination, report: RestoreReport
+    settings: Settings, plans: Iterable[Planned | RestoreProblem], destination: Destination, report: RestoreReport
 ) -> None:
     from kropot.restore.plan import RestoreProblem
 
@@ -299,11 +311,11 @@ def _dry_run(
             report.finding(plan)
             continue
         would = destination.predict(plan)
-        report.count(plan, existed=would not in {"restore", "replace"}, size=plan.held.size)
+        report.count(plan, existed=would not in {"restore", "replace", "overwrite"}, size=plan.held.size)
         if settings.json:
             emit_json({"would": would, **_row(plan)}, flush=False)
         else:
-            emit(f"{_WOULD[would]}  {one_line(plan.shown)}", flush=False)
+            emit(f"{WOULD[would]}  {one_line(plan.shown)}", flush=False)
 
 
 def _list_names(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, say, warn
 from kropot.wording import amount, number, one_line
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from kropot.restore.job import Restored
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
 
+Mode = Literal["restore", "look", "verify", "print"]
+"""What a run does: write files, only look, check copies and compare a folder, or write one file to stdout."""
+
+_COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
+_DIFFERENCES = {"absent", "differs"}
+"""Problems of a folder that is not what the backup has: exit code 4."""
+
 
 @dataclass(slots=True)
 class RestoreReport:
@@ -24,6 +31,7 @@ class RestoreReport:
     settings: Settings
     files: int = 0
     existed: int = 0
+    overwritten: int = 0
     bytes: int = 0
     older: int = 0
     numbered: int = 0
@@ -33,6 +41,7 @@ class RestoreReport:
 
     def restored(self, outcome: Restored) -> None:
         """Count a restored file."""
+        self.overwritten += outcome.overwrote
         self.count(outcome.planned, existed=outcome.existed, size=outcome.size)
 
     def count(self, plan: Planned, *, existed: bool, size: int) -> None:
@@ -53,7 +62,7 @@ class RestoreReport:
             emit_json({"problem": finding.problem} | row, flush=False)
         warn(f"{one_line(finding.name or key.id)}: {finding.why}")
 
-    def finish(self, tally: RestoreCounts, target: Path | None, *, unmatched: Sequence[str], writes: bool) -> Exit:
+    def finish(self, tally: RestoreCounts, target: Path | None, *, unmatched: Sequence[str], mode: Mode) -> Exit:
         """Print the summary, and return the exit code. `unmatched` are the patterns that matched nothing."""
         for glob in unmatched:
             hint = "; --vanished also looks among the vanished elements" if tally.vanished else ""
@@ -65,8 +74,9 @@ class RestoreReport:
                 "its token with --key"
             )
         summary = {
-            "restored" if writes else "files": self.files,
+            _COUNTED[mode]: self.files,
             "existed": self.existed,
+            "overwritten": self.overwritten,
             "bytes": self.bytes,
             "older": self.older,
             "numbered": self.numbered,
@@ -81,20 +91,29 @@ class RestoreReport:
             say(f"erased, so it cannot be restored: {self.erased}")
         if self.settings.json:
             emit_json(summary)
-        elif writes:
+        elif mode != "look":
             if not (self.files or self.existed or self.findings or locked or unmatched):
-                say("nothing to restore: no matching element had a copy at that moment; check --until and --source")
-            emit(f"restored {number(self.files, 'file')} to {target} ({amount(self.bytes)})")
+                say(f"nothing to {mode}: no matching element had a copy at that moment; check --until and --source")
+            emit(self._headline(target, mode))
             for count, what in (
                 (self.existed, "restored by an earlier run, and unchanged"),
+                (self.overwritten, "in place of a file of other content (--overwrite)"),
                 (self.older, "from an older revision: the newest was not stored yet at that moment"),
                 (
                     self.numbered,
                     "under a numbered name: another file has the same name (--source takes only one source)",
                 ),
                 (tally.vanished, "left out: vanished from the server at that moment (--vanished restores them too)"),
-                (self.findings + locked, "not restored: see the warnings above"),
+                (self.findings + locked, f"not {_COUNTED[mode]}: see the warnings above"),
             ):
                 if count:
                     emit(f"{count:>8,}  {what}")
+        if not _DIFFERENCES.isdisjoint(self.problems):
+            return Exit.FINDINGS
         return Exit.PARTIAL if self.findings or locked or unmatched else Exit.DONE
+
+    def _headline(self, target: Path | None, mode: Mode) -> str:
+        files, size = number(self.files, "file"), amount(self.bytes)
+        if mode == "restore":
+            return f"restored {files} to {target} ({size})"
+        return f"verified {files} ({size}): {'the copies are sound' if target is None else f'{target} has the same'}"

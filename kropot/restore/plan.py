@@ -38,6 +38,8 @@ Problem = Literal[
     "too_large",
     "unplaceable",
     "unreadable",
+    "absent",
+    "differs",
 ]
 
 
