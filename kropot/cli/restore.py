@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
 from kropot.cli.copies import WORKERS, check_target, open_copies, read_kits
 from kropot.cli.moments import moment_of, until_option
-from kropot.cli.output import is_terminal
 from kropot.cli.paths import PATH
+from kropot.cli.restore_mode import check_options, mode_of
+from kropot.cli.restore_progress import RestoreProgress, restore_progress
 from kropot.cli.restore_report import RestoreReport
 from kropot.cli.restore_stdout import write_to_stdout
 from kropot.cli.restore_target import WOULD, Destination
@@ -27,15 +27,15 @@ from kropot.wording import moment as clock
 from kropot.wording import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from kropot.cli.restore_report import Mode
     from kropot.query.erasures import Erased
     from kropot.replay.copies import Copies, HeldCopy
     from kropot.restore.job import Overwrite
     from kropot.restore.plan import Planned, RestoreProblem
+    from ledger.answers import Tally
 
 
 @define("restore")
@@ -120,8 +120,8 @@ def command(
     from kropot.restore.patterns import Patterns
     from kropot.restore.plan import RestoreCounts, Selection, plan
 
-    mode = _mode(list_names=list_names, dry_run=dry_run, verify_only=verify_only, printed=printed)
-    _check(settings, mode, target, patterns)
+    mode = mode_of(list_names=list_names, dry_run=dry_run, verify_only=verify_only, printed=printed)
+    check_options(settings, mode, target, patterns)
     if target is not None:
         check_target(settings, target)
     tally, report = RestoreCounts(), RestoreReport(settings)
@@ -146,6 +146,11 @@ def command(
             tally=tally,
             sources=origin.sources,
         )
+
+        def show() -> AbstractContextManager[RestoreProgress]:
+            total = (None, None) if patterns else origin.total(vanished=vanished)
+            return restore_progress(settings, files=total[0], size=total[1])
+
         if printed is not None:
             return write_to_stdout(plans, origin.copies, printed)
         if list_names:
@@ -153,39 +158,10 @@ def command(
         elif dry_run:
             _dry_run(settings, plans, destination, report)
         elif verify_only:
-            _verify(plans, origin.copies, target, pool, report)
+            _verify(plans, origin.copies, target, pool, report, show=show())
         else:
-            _restore(plans, origin.copies, destination, pool, report)
+            _restore(plans, origin.copies, destination, pool, report, show=show())
     return report.finish(tally, target, unmatched=matching.idle, mode=mode)
-
-
-def _mode(*, list_names: bool, dry_run: bool, verify_only: bool, printed: str | None) -> Mode:
-    """Return what this run is to do. Raises: UsageError if it is asked for two things at once."""
-    asked: dict[str, tuple[bool, Mode]] = {
-        "--list-names": (list_names, "look"),
-        "--dry-run": (dry_run, "look"),
-        "--verify-only": (verify_only, "verify"),
-        "--stdout": (printed is not None, "print"),
-    }
-    chosen = [(option, mode) for option, (is_chosen, mode) in asked.items() if is_chosen]
-    if len(chosen) > 1:
-        raise UsageError(f"{' and '.join(option for option, _ in chosen)} exclude each other: leave out all but one")
-    return chosen[0][1] if chosen else "restore"
-
-
-def _check(settings: Settings, mode: Mode, target: Path | None, patterns: tuple[str, ...]) -> None:
-    """Raise UsageError if the options do not fit together."""
-    if mode == "print":
-        if target is not None or patterns:
-            raise UsageError("--stdout names the one file itself: leave out --to and all patterns")
-        if settings.json:
-            raise UsageError("--json and the file cannot both go to stdout: leave out --json")
-        if is_terminal(sys.stdout):
-            raise UsageError("the file would be written to the terminal: redirect stdout, or add `| less`")
-    elif mode == "restore" and target is None:
-        raise UsageError("no target folder was given: name it with --to DIR, or list the files with --list-names")
-    elif mode == "verify" and target is not None and not target.is_dir():
-        raise UsageError(f"there is no folder {target} to compare with: name the right one with --to")
 
 
 # --- where copies come from ------------------------------------------------------------------------------------------
@@ -195,7 +171,7 @@ def _check(settings: Settings, mode: Mode, target: Path | None, patterns: tuple[
 class _Origin:
     """The elements to choose from, and their copies. `sources` counts the sources, and `erased` sums up the erasures.
 
-    Both are None if that is not known.
+    Both are None if that is not known. `tallies` are the sums over all elements, empty if they are not known.
     """
 
     helds: Iterable[HeldCopy]
@@ -203,6 +179,18 @@ class _Origin:
     wanted: frozenset[bytes]
     sources: int | None
     erased: Erased | None = None
+    tallies: Sequence[Tally] = ()
+
+    def total(self, *, vanished: bool) -> tuple[int, int] | tuple[None, None]:
+        """Return how many files there are to restore, and their stored bytes; None twice if that is not known."""
+        counted = [
+            each
+            for each in self.tallies
+            if each.bytes and (vanished or each.state != "vanished") and (not self.wanted or each.source in self.wanted)
+        ]
+        if not counted:
+            return None, None
+        return sum(each.elements for each in counted), sum(each.bytes for each in counted)
 
 
 @contextmanager
@@ -225,6 +213,7 @@ def _from_ledger(
                 wanted=wanted,
                 sources=len(wanted) or len(known),
                 erased=erased_in(ledger),
+                tallies=() if until else ledger.tallies(),
             )
 
 
@@ -262,6 +251,8 @@ def _restore(
     destination: Destination,
     pool: Executor,
     report: RestoreReport,
+    *,
+    show: AbstractContextManager[RestoreProgress],
 ) -> None:
     from kropot.restore.job import Restored, restore
     from kropot.restore.plan import RestoreProblem
@@ -270,19 +261,22 @@ def _restore(
         if isinstance(first, RestoreProblem):
             report.finding(first)
             continue
-        outcomes = restore(
-            chain([first], plans),
-            copies=copies,
-            tree=destination.tree,
-            journal=destination.journal,
-            pool=pool,
-            overwrite=destination.overwrite,
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, Restored):
-                report.restored(outcome)
-            else:
-                report.finding(outcome)
+        with show as progress:
+            outcomes = restore(
+                chain([first], plans),
+                copies=copies,
+                tree=destination.tree,
+                journal=destination.journal,
+                pool=pool,
+                overwrite=destination.overwrite,
+                moved=progress.moved,
+            )
+            for outcome in outcomes:
+                progress.finished()
+                if isinstance(outcome, Restored):
+                    report.restored(outcome)
+                else:
+                    report.finding(outcome)
 
 
 def _verify(
@@ -291,14 +285,18 @@ def _verify(
     target: Path | None,
     pool: Executor,
     report: RestoreReport,
+    *,
+    show: AbstractContextManager[RestoreProgress],
 ) -> None:
     from kropot.restore.compare import Verified, compare
 
-    for outcome in compare(plans, copies=copies, root=target, pool=pool):
-        if isinstance(outcome, Verified):
-            report.count(outcome.planned, existed=False, size=outcome.size)
-        else:
-            report.finding(outcome)
+    with show as progress:
+        for outcome in compare(plans, copies=copies, root=target, pool=pool, moved=progress.moved):
+            progress.finished()
+            if isinstance(outcome, Verified):
+                report.count(outcome.planned, existed=False, size=outcome.size)
+            else:
+                report.finding(outcome)
 
 
 def _dry_run(

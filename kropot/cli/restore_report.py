@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, say, warn
 from kropot.wording import amount, number, one_line
@@ -12,12 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from kropot.cli.restore_mode import Mode
     from kropot.query.erasures import Erased
     from kropot.restore.job import Restored
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
-
-Mode = Literal["restore", "look", "verify", "print"]
-"""What a run does: write files, only look, check copies and compare a folder, or write one file to stdout."""
 
 _COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
 _DIFFERENCES = {"absent", "differs"}

@@ -15,7 +15,7 @@ from kropot.restore.parallel import in_order
 from kropot.restore.plan import Planned, RestoreProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -31,9 +31,16 @@ class Verified:
 
 
 def compare(
-    plans: Iterable[Planned | RestoreProblem], *, copies: Copies, root: Path | None, pool: Executor
+    plans: Iterable[Planned | RestoreProblem],
+    *,
+    copies: Copies,
+    root: Path | None,
+    pool: Executor,
+    moved: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Verified | RestoreProblem]:
     """Read every planned copy to its end, and the file at its path below `root`. Yield each result in order.
+
+    Any thread calls `moved` with the number of bytes that it read.
 
     Raises: OSError if `root` cannot be opened.
     """
@@ -44,10 +51,12 @@ def compare(
             stack.callback(os.close, folder)
         # The threads must have ended before the folder is closed: later its descriptor may belong to another file.
         stack.callback(pool.shutdown, cancel_futures=True)
-        yield from in_order(pool, lambda plan: _compared(plan, copies, folder), plans, window=64)
+        yield from in_order(pool, lambda plan: _compared(plan, copies, folder, moved), plans, window=64)
 
 
-def _compared(plan: Planned | RestoreProblem, copies: Copies, folder: int | None) -> Verified | RestoreProblem:
+def _compared(
+    plan: Planned | RestoreProblem, copies: Copies, folder: int | None, moved: Callable[[int], None]
+) -> Verified | RestoreProblem:
     """Check one copy and its file. Several threads call this."""
     if isinstance(plan, RestoreProblem):
         return plan
@@ -55,7 +64,7 @@ def _compared(plan: Planned | RestoreProblem, copies: Copies, folder: int | None
         return unopened
     try:
         with copies.open(plan.held) as source:
-            content = copy_content(source, lambda _: None, held=plan.held, kit=plan.opened.kit)
+            content = copy_content(source, lambda data: moved(len(data)), held=plan.held, kit=plan.opened.kit)
     except PER_FILE as error:
         return problem_of(error, plan)
     bad = bad_content_of(plan, content)

@@ -18,7 +18,7 @@ from kropot.securecopy.sealing import BadSealError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor
 
     from kropot.durable.draft import Draft
@@ -76,17 +76,19 @@ def restore(
     journal: Journal,
     pool: Executor,
     overwrite: Overwrite = "never",
+    moved: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Restored | RestoreProblem]:
     """Write the planned files, several at a time. Yield each result in order.
 
     Files that an earlier run finished are not written again. Files that are not ours are changed only as `overwrite`
-    allows. If such a file already holds exactly the planned content, it counts as restored.
+    allows. If such a file already holds exactly the planned content, it counts as restored. Any thread calls `moved`
+    with the number of bytes that it wrote, or that an earlier run had written.
 
     Raises:
         TreeError: nothing more can be written. Every file that has a name is complete, and a second run continues.
 
     """
-    job = _Job(copies, tree, journal, overwrite)
+    job = _Job(copies, tree, journal, overwrite, moved)
     for outcome in in_order(pool, job.work, map(job.prepare, plans), window=64):
         if isinstance(outcome, _Written):
             planned = outcome.planned
@@ -108,7 +110,15 @@ class _Task:
 
 
 class _Job:
-    def __init__(self, copies: Copies, tree: TargetFolder, journal: Journal, overwrite: Overwrite) -> None:
+    def __init__(
+        self,
+        copies: Copies,
+        tree: TargetFolder,
+        journal: Journal,
+        overwrite: Overwrite,
+        moved: Callable[[int], None],
+    ) -> None:
+        self._moved = moved
         self._overwrite = overwrite
         self._copies = copies
         self._tree = tree
@@ -130,6 +140,7 @@ class _Job:
                 "a folder, link or device has this name and was left alone: move it away and run this again",
             )
         if self._journal.is_done(plan.path, held.identity, found):
+            self._moved(found.st_size)
             return Restored(planned=plan, size=found.st_size, existed=True)
         return _Task(plan, is_taken=True)
 
@@ -155,8 +166,13 @@ class _Job:
     def _write(self, task: _Task, draft: Draft) -> _Written | RestoreProblem:
         plan = task.planned
         claim = plan.opened.claim
+
+        def write(data: memoryview) -> None:
+            draft.write(data)
+            self._moved(len(data))
+
         with self._copies.open(plan.held) as source:
-            content = copy_content(source, draft.write, held=plan.held, kit=plan.opened.kit)
+            content = copy_content(source, write, held=plan.held, kit=plan.opened.kit)
         if (bad := bad_content_of(plan, content)) is not None:
             return bad
         kept = self._keep(plan, content) if task.is_taken else None
