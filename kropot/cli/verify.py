@@ -161,7 +161,7 @@ def _fetch(settings: Settings, ledger: Ledger) -> Fetched:
     from kropot.verify import Fetched
 
     if settings.server_url is None or settings.token is None:
-        say("the damaged or lost copies were not fetched now: the next `kropotcli collect` fetches them again")
+        say("nothing is fetched again now: give --server-url and --token-file too, or run `kropotcli collect`")
         return Fetched(why="it was not fetched, because no server and token were given")
     source = match_source(ledger.sources(), settings.token.reveal(), settings.server_url).id
     try:
@@ -175,7 +175,7 @@ def _fetch(settings: Settings, ledger: Ledger) -> Fetched:
         return Fetched(source=source, reach="refused", why="the server refuses the token")
     if outcome.code == Exit.REFUSED:
         return Fetched(source=outcome.source_id, reach="refused", why="the server refuses the token")
-    return Fetched(source=outcome.source_id)
+    return Fetched(source=outcome.source_id, why="the collector of this run did not get it: see its messages above")
 
 
 def show(finding: Finding, *, as_json: bool) -> None:

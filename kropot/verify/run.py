@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from kropot.errors import ServerRefusedError
 from kropot.query.erasures import sum_of
-from kropot.query.health import superseded_sources
 from kropot.replay.processes import in_processes
 from kropot.replay.snapshots import check_snapshots
 from kropot.storage_away import StorageAwayError, demand_objects
 from kropot.verify.checkpoints import CheckpointAudit, Note
 from kropot.verify.contents import CopyVerification, World
 from kropot.verify.findings import REBUILD, Summary, with_hint
+from kropot.verify.reach import reach_of
 from kropot.verify.recording import Recorder
 from kropot.verify.segments import SegmentAudit
 from kropot.verify.source import SourceAudit
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from ledger.audit.fast.ranges import EventRange, RangeAudit, ReadRange
     from ledger.events import StreamKey
     from ledger.log import Ledger
-
-PAST: Reach = "past"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +280,7 @@ class Verification:
             summary=self.summary,
             position=position,
             spent_at=self._spent_at,
-            reach=dict.fromkeys(superseded_sources(self._ledger), PAST) | self._reach if is_sound else {},
+            reach=reach_of(self._ledger) | self._reach if is_sound else {},
             to_fetch=self._to_fetch,
         )
         yield from part.findings()
