@@ -128,9 +128,10 @@ def _audit_text(ranges: tuple[AuditRange, ...]) -> list[str]:
 def _source_text(now_us: int, each: SourceFacts) -> list[str]:
     """Return one source as lines of text."""
     source = each.source
-    lines = ["", f"source   {each.id.hex()}  {source.url}"]
-    if each.superseded:
-        lines.append("         a new token is used for this address; the copies of this source stay")
+    label = "" if each.label is None else f"{each.label}  "
+    lines = ["", f"source   {each.id.hex()}  {label}{source.url}"]
+    if each.past is not None:
+        lines.append(f"         past: {each.past.text}; the copies of this source stay")
     if source.opaque is False:
         lines.append("         not zero-knowledge: the token is plain, so this replica can read names and contents")
     for state, (elements, size) in sorted(each.states.items()):
@@ -154,6 +155,8 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
             f"next try {moment(failing.next_try_us)}"
             for failing in each.failing
         ]
+    if each.dismissed:
+        lines.append(f"  dismissed {number(each.dismissed, 'element')} (`kropotcli ls` shows which)")
     return lines
 
 

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
     from kropot.verify.copies import ObjectReport
     from kropot.verify.ways_out import Found, Reach, Role, Unrecorded, Way
-    from ledger.events import Damage, Element
+    from ledger.events import Element
     from ledger.log import Ledger
+    from ledger.replica import Entry
     from ledger.rows import CopyRow
+    from ledger.states import Damage
 
 NewState = Literal["damaged", "lost", "sound"]
 """The new state to record for a copy."""
@@ -68,7 +70,7 @@ def cases(
     if report.state == "orphan":
         return
     found: Found = "sound" if report.state == "recovered" else report.state
-    for row, key, element in _elements(ledger, report):
+    for row, key, entry, element in _elements(ledger, report):
         if report.state in {"recovered", "not_read"} and _recorded(row) is None:
             continue  # another element's copy of the same object was recorded as bad, and this one never was
         copy = BadCopy(
@@ -79,6 +81,7 @@ def cases(
             is_present=element.present,
             reach="open" if reach is None else reach.get(key.source, "open"),
             failure=None if element.failure is None else element.failure.reason,
+            is_dismissed=entry.is_dismissed,
             repairs=repairs,
         )
         yield Case(key=key, row=row, copy=copy)
@@ -115,7 +118,7 @@ def orphan_finding(report: ObjectReport) -> Finding:
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _elements(ledger: Ledger, report: ObjectReport) -> Iterator[tuple[CopyRow, StreamKey, Element]]:
+def _elements(ledger: Ledger, report: ObjectReport) -> Iterator[tuple[CopyRow, StreamKey, Entry, Element]]:
     """Yield the elements that still use this object, as they are now."""
     keys = {copy.key: StreamKey.parse(copy.key) for copy in report.copies if copy.state != RELEASED}
     entries = ledger.entries(list(keys.values()))
@@ -123,7 +126,7 @@ def _elements(ledger: Ledger, report: ObjectReport) -> Iterator[tuple[CopyRow, S
         key = keys.get(copy.key)
         entry = None if key is None else entries.get(key)
         if key is not None and entry is not None and entry.element is not None:
-            yield copy, key, entry.element
+            yield copy, key, entry, entry.element
 
 
 def _recorded(row: CopyRow) -> Damage | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kropot.query.health import superseded_sources
+from kropot.query.past import sources_at
 
 if TYPE_CHECKING:
     from kropot.verify.ways_out import Reach
@@ -13,4 +13,8 @@ if TYPE_CHECKING:
 
 def reach_of(ledger: Ledger) -> dict[bytes, Reach]:
     """Return the sources (16 bytes) that cannot be asked any more, and why. All others are open."""
-    return {source: "past" for source in superseded_sources(ledger)}  # noqa: C420 -- fromkeys makes it a plain string
+    found: dict[bytes, Reach] = {}
+    for source, known in sources_at(ledger).items():
+        if known.past is not None:
+            found[source] = "retired" if known.past.why == "retired" else "past"
+    return found

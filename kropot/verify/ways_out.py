@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from ledger.audit import Severity
-    from ledger.events import Damage
+    from ledger.states import Damage
 
 Found = Literal["damaged", "lost", "unreadable", "sound", "not_read"]
 """What this run found. "not_read": a copy that is known to be bad, and whose content this run did not read."""
@@ -39,6 +39,7 @@ class Way(Enum):
 
     NONE = ""
     NOTHING = "the same revision was fetched again and is sound: you need to do nothing"
+    DISMISSED = "a person dismissed this element: `kropotcli source dismiss --undo` takes that back"
     AGAIN = "the next `kropotcli collect` with this source's token fetches it again; `verify --repair` does so now"
     NOW = "a line at the end of this run says whether it was fetched again"
     FAILS = "collectors try to fetch it again, and fail so far: `kropotcli ls --failing` says when they try next"
@@ -66,11 +67,11 @@ class Way(Enum):
     )
     RETIRED = (
         "its source is retired, so it cannot be fetched again: look for the object in another backup, and put it back "
-        "under its name"
+        "under its name, or dismiss the element with `kropotcli source dismiss`"
     )
     GONE = (
         "the source no longer has this element, so it cannot be fetched again: look for the object in another backup, "
-        "and put it back under its name"
+        "and put it back under its name, or dismiss the element with `kropotcli source dismiss`"
     )
     OUTDATED = (
         "the source has a newer revision, and the next `kropotcli collect` fetches that; this older revision cannot be "
@@ -85,6 +86,9 @@ class Way(Enum):
 IS_FETCHED_AGAIN = frozenset({Way.AGAIN, Way.NOW, Way.FAILS})
 """The ways that end with a collector that fetches the copy again, without any person's doing."""
 
+_NOTES = frozenset({Way.NONE, Way.NOTHING, Way.DISMISSED})
+"""The ways of what needs nobody any more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BadCopy:
@@ -92,7 +96,8 @@ class BadCopy:
 
     `detail` is what the reader saw. `recorded` is what the ledger knew of it before this run. `unrecorded` is why this
     run did not record what is new, None if it did. `is_present`: the source has the element. `failure` is why fetching
-    it again has failed so far. `repairs`: this run fetches again what it can.
+    it again has failed so far. `is_dismissed`: a person said
+    that nothing can be done about the element. `repairs`: this run fetches again what it can.
     """
 
     found: Found
@@ -102,6 +107,7 @@ class BadCopy:
     is_present: bool = True
     reach: Reach = "open"
     failure: str | None = None
+    is_dismissed: bool = False
     unrecorded: Unrecorded | None = None
     repairs: bool = False
 
@@ -128,10 +134,9 @@ def explain(copy: BadCopy) -> Words:
         detail = f"the object was recorded as {copy.recorded}, and it is sound now"
         return Words(kind="recovered_object", severity="note", detail=detail, way=way)
     state = copy.recorded if copy.found == "not_read" else copy.found
-    is_over = way is Way.NOTHING
     return Words(
-        kind="replaced_object" if is_over else f"{state}_object",
-        severity="note" if is_over else "error",
+        kind="replaced_object" if way is Way.NOTHING else f"{state}_object",
+        severity="note" if way in _NOTES else "error",
         detail=_detail(copy, way),
         way=way,
     )
@@ -139,6 +144,11 @@ def explain(copy: BadCopy) -> Words:
 
 def way_out(copy: BadCopy) -> Way:
     """Return the way out. The first reason that stands in the way of a better one decides."""
+    return _at_hand(copy) or _lasting(copy) or _fetching(copy)
+
+
+def _at_hand(copy: BadCopy) -> Way | None:
+    """Return the way out of what is over, or has to be looked at first; None if the copy is bad and that matters."""
     if copy.found == "sound":
         return Way.NONE
     if copy.is_new and copy.unrecorded == "mass":
@@ -149,7 +159,7 @@ def way_out(copy: BadCopy) -> Way:
         return Way.NOTHING
     if copy.found == "not_read" and copy.detail:
         return Way.READ
-    return _lasting(copy) or _fetching(copy)
+    return Way.DISMISSED if copy.is_dismissed and not copy.is_new else None
 
 
 def _lasting(copy: BadCopy) -> Way | None:

@@ -76,6 +76,18 @@ TABLE: list[tuple[str, BadCopy, Way]] = [
         Way.READ,
     ),
     ("it was put back", BadCopy(found="sound", recorded="lost"), Way.NONE),
+    ("a person dismissed it", BadCopy(found="lost", recorded="lost", is_dismissed=True), Way.DISMISSED),
+    (
+        "a person dismissed an older one",
+        BadCopy(found="not_read", recorded="lost", role="older", is_dismissed=True),
+        Way.DISMISSED,
+    ),
+    ("a person dismissed it, and it is newly lost", BadCopy(found="lost", is_dismissed=True), Way.AGAIN),
+    (
+        "a person dismissed it, and so much is new",
+        BadCopy(found="lost", is_dismissed=True, unrecorded="mass"),
+        Way.MOUNT,
+    ),
     # A storage that may not be mounted: nothing new is believed, and what was known before is as it was.
     ("so much is new", BadCopy(found="lost", unrecorded="mass"), Way.MOUNT),
     ("so much is new, and it vanished", BadCopy(found="lost", unrecorded="mass", is_present=False), Way.MOUNT),
@@ -95,7 +107,7 @@ def test_each_state_has_its_way_out(copy: BadCopy, way: Way) -> None:
     assert way_out(copy) is way
     words = explain(copy)
     assert words.way is way
-    assert words.severity == ("note" if way in {Way.NONE, Way.NOTHING} else "error")
+    assert words.severity == ("note" if way in {Way.NONE, Way.NOTHING, Way.DISMISSED} else "error")
 
 
 def test_every_way_out_is_in_the_table() -> None:
