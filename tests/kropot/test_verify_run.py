@@ -289,7 +289,7 @@ def test_without_recording_nothing_is_appended(place: Place) -> None:
     place.path(place.shas[0]).unlink()
     before = place.ledger.head()
     findings, summary = place.verify(record=False)
-    assert [each.kind for each in findings] == ["lost_object"]
+    assert [(each.kind, each.hint) for each in findings] == [("lost_object", Way.RECORD.value)]
     assert summary.covered["copies"]["not_recorded_because"] is not None
     assert place.ledger.head() == before
 
@@ -395,7 +395,7 @@ def test_a_database_that_cannot_be_written_is_verified_all_the_same(
     monkeypatch.setattr(place.ledger, "append", refuse)
     place.path(place.shas[0]).unlink()
     findings, summary = place.verify()
-    assert [each.kind for each in findings] == ["lost_object"]
+    assert [(each.kind, each.hint) for each in findings] == [("lost_object", Way.WRITABLE.value)]
     assert summary.covered["copies"]["not_recorded_because"] == "the database is read-only"
 
 
@@ -406,6 +406,7 @@ def test_a_flawed_ledger_is_not_written_to_and_its_copies_are_read(place: Place)
     before = place.ledger.head()
     findings, summary = place.verify()
     assert [each.kind for each in findings] == ["column_mismatch", "lost_object"]
+    assert findings[1].hint == Way.LEDGER.value
     assert place.ledger.head() == before
     assert any(gap.startswith("index") for gap in summary.not_covered)
 
