@@ -332,7 +332,7 @@ class FetchController:
                 progress.copied += 1
                 progress.bytes += element.copy.size
             elif element is not None and element.failure is not None:
-                self.failing += 1
+                self.failing += not isinstance(new.fact, DismissedFetchFailed)
                 progress.failed += 1
                 reason = element.failure.reason
                 progress.reasons[reason] = progress.reasons.get(reason, 0) + 1
