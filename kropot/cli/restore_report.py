@@ -114,4 +114,6 @@ class RestoreReport:
         files, size = number(self.files, "file"), amount(self.bytes)
         if mode == "restore":
             return f"restored {files} to {target} ({size})"
+        if self.findings or not self.files:
+            return f"verified {files} ({size})"
         return f"verified {files} ({size}): {'the copies are sound' if target is None else f'{target} has the same'}"
