@@ -128,6 +128,8 @@ class RestoreReport:
         files, size = number(self.files, "file"), amount(self.bytes)
         if mode == "restore":
             return f"restored {files} to {target} ({size})"
+        if self.findings or not self.files:
+            return f"verified {files} ({size})"
         return f"verified {files} ({size}): {'the copies are sound' if target is None else f'{target} has the same'}"
 
     def _warn(self, tally: RestoreCounts, unmatched: Sequence[str]) -> None:

@@ -382,6 +382,7 @@ def test_verify_only_checks_every_copy_and_writes_nothing(world: World, run: Run
     answer = run(*line, "--verify-only", "--to", str(to), "docs/two", "docs/three")
     assert answer.code == 4
     assert "docs/two: the folder does not have it" in answer.err
+    assert answer.out.splitlines()[0] == "verified 1 file (5 B)"
     assert {path: before.get(path) for path in to.rglob("*")}.items() <= before.items()
 
 
