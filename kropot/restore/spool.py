@@ -15,6 +15,9 @@ T = TypeVar("T")
 RUN = 20_000
 """How many items are kept in memory."""
 
+MOST_FILES = 400
+"""How many files are open at a time. From then on they are merged into one."""
+
 
 class Spool(Generic[T]):
     """Takes items with their keys, and gives them back in the order of the keys; equal keys as they came.
@@ -23,10 +26,10 @@ class Spool(Generic[T]):
     `kept` are never written there: items that hold one of them get the same object back.
     """
 
-    def __init__(self, *, kept: Sequence[object] = (), run: int = RUN) -> None:
-        """Start empty; keep up to `run` items in memory."""
+    def __init__(self, *, kept: Sequence[object] = (), run: int | None = None) -> None:
+        """Start empty; keep up to `run` items in memory (RUN if that is not given)."""
         self._kept = tuple(kept)
-        self._run = run
+        self._run = RUN if run is None else run
         self._held: list[tuple[bytes, int, T]] = []
         self._files: list[IO[bytes]] = []
         self._count = 0
@@ -55,21 +58,26 @@ class Spool(Generic[T]):
 
     def _write(self) -> None:
         self._held.sort(key=_place)
+        full, self._held = self._held, []
+        before = self._files if len(self._files) >= MOST_FILES else []
         file = tempfile.TemporaryFile(prefix="kropot-")  # noqa: SIM115 -- the spool closes it
-        self._files.append(file)
-        pickler = _Pickler(file, self._kept)
-        for each in self._held:
-            pickler.dump(each)
-            pickler.clear_memo()
-        file.seek(0)
-        self._held = []
+        self._files = [*(() if before else self._files), file]
+        try:
+            pickler = _Pickler(file, self._kept)
+            for each in heapq.merge(*map(self._read, before), full, key=_place):
+                pickler.dump(each)
+                pickler.clear_memo()
+            file.seek(0)
+        finally:
+            for each_file in before:
+                each_file.close()
 
     def _read(self, file: IO[bytes]) -> Iterator[tuple[bytes, int, T]]:
         """Yield the items of a run. This program wrote them a moment ago, into a file that has no name."""
-        unpickler = _Unpickler(file, self._kept)
         while True:
             try:
-                yield unpickler.load()
+                # Each item was written with an empty memo, and a memo of before would make it another one.
+                yield _Unpickler(file, self._kept).load()
             except EOFError:
                 return
 

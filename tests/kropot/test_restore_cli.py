@@ -562,7 +562,10 @@ def test_the_kit_of_a_past_source_alone_says_what_to_add(
     assert "add --past-sources" in answer.err
 
 
-def test_every_line_of_the_list_is_sorted_and_taken_back(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+def test_every_line_of_the_list_is_sorted_and_taken_back(
+    world: World, run: Run, kit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kropot.restore.spool.RUN", 2)
     source = world.source()
     names = [
         b"a[1].txt",
@@ -577,7 +580,9 @@ def test_every_line_of_the_list_is_sorted_and_taken_back(world: World, run: Run,
     ]
     for name in names:
         world.put_path(source, name, name)
-    listed = run("restore", "--key", kit, "--list-names").out.splitlines()
+    answer = run("restore", "--key", kit, "--list-names")
+    assert answer.code == 0, answer.err
+    listed = answer.out.splitlines()
     shown = [line[len("2026-01-01T00:00:00Z") + 16 :] for line in listed]
     assert [as_written(text) for text in shown] == sorted(names)
     for number, text in enumerate(shown):

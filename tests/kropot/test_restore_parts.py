@@ -278,23 +278,25 @@ def test_any_glob_is_compiled_or_refused(glob: str, name: str) -> None:
 # --- in the order of keys --------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.binary(max_size=3), max_size=30), st.integers(1, 5))
-def test_a_spool_gives_all_items_in_the_order_of_their_keys(keys: list[bytes], run: int) -> None:
-    with Spool[int](run=run) as spool:
+@given(st.lists(st.binary(max_size=3), max_size=30), st.integers(1, 5), st.integers(1, 4))
+def test_a_spool_gives_all_items_in_the_order_of_their_keys(keys: list[bytes], run: int, files: int) -> None:
+    with pytest.MonkeyPatch.context() as patch, Spool[int](run=run) as spool:
+        patch.setattr("kropot.restore.spool.MOST_FILES", files)
         for number, key in enumerate(keys):
             spool.add(key, number)
+            assert len(spool._files) <= files
         assert list(spool.in_order()) == sorted(range(len(keys)), key=lambda number: (keys[number], number))
 
 
 def test_a_kit_never_reaches_the_files_of_a_spool() -> None:
     kit = Kit("correct horse battery staple")
-    with Spool[tuple[str, Kit]](kept=[kit], run=1) as spool:
-        spool.add(b"b", ("b", kit))
-        spool.add(b"a", ("a", kit))
+    with Spool[tuple[str, Kit]](kept=[kit], run=2) as spool:
+        for name in "bdac":
+            spool.add(name.encode(), (name, kit))
         for file in spool._files:
             assert b"horse" not in file.read()
             file.seek(0)
-        assert [(name, found is kit) for name, found in spool.in_order()] == [("a", True), ("b", True)]
+        assert [(name, found is kit) for name, found in spool.in_order()] == [(name, True) for name in "abcd"]
 
 
 # --- several at a time -----------------------------------------------------------------------------------------------
