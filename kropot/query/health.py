@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kropot.collect.decide.sources import TOO_MANY, is_cut_short
 from kropot.query.erasures import Erased, erased_in
 from kropot.wording import SECOND_US, number
 from ledger.errors import DamagedRowError
-from ledger.events import SOURCE_KIND, StreamKey
+from ledger.events import SOURCE_KIND, ListingCompleted, ListingHeldBack, StreamKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from ledger.events import AuditRange, Element, Source
     from ledger.log import Ledger
     from ledger.replica import Entry, Event
+
+_NEWEST_EVENTS: Final = 1_000
+"""How far back to look for the newest listing: behind it are only the pages of one that is under way."""
 
 _WHOLE_START: Final = bytes(32)
 _WHOLE_END: Final = b"\xff" * 32
@@ -52,7 +56,7 @@ class SourceFacts:
     holds those that have failed longest, the longest first, and the first of them began to fail at `failing_since_us`.
     `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. The element that has
     waited longest began to wait at `pending_since_us`. `superseded` means that a newer source has the same address,
-    because a new token is used.
+    because a new token is used. `unreadable` counts folders that the server cannot read, as it said itself last time.
     """
 
     id: bytes
@@ -64,6 +68,7 @@ class SourceFacts:
     beyond_help: int
     pending_since_us: int | None
     superseded: bool
+    unreadable: int = 0
 
     @property
     def failing_count(self) -> int:
@@ -128,6 +133,7 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
                 beyond_help=scans[id_].beyond_help,
                 pending_since_us=_waiting_since(ledger, scans[id_]),
                 superseded=_is_superseded(id_, sources, began),
+                unreadable=_unreadable_at(ledger, id_, source),
             )
             for id_, source in sources.items()
         ),
@@ -220,6 +226,17 @@ def _waiting_since(ledger: Ledger, scan: _SourceScan) -> int | None:
     return _least(scan.first_failing_us, _recorded_us(ledger.events(after=first - 1, until=first)))
 
 
+def _unreadable_at(ledger: Ledger, source_id: bytes, source: Source) -> int:
+    """Return how many folders the server could not read at its newest listing; 0 if it does not say."""
+    if source.listed_us is None:
+        return 0
+    key = StreamKey(source=source_id, kind=SOURCE_KIND, id="")
+    for event in islice(ledger.history(key, newest_first=True), _NEWEST_EVENTS):
+        if isinstance(event.fact, ListingCompleted | ListingHeldBack):
+            return event.fact.listing.unreadable or 0
+    return 0
+
+
 def _recorded_us(records: Iterable[Event]) -> int:
     """Return when the first of the events was recorded, or 0 if there are none."""
     return next((record.recorded_us for record in records), 0)
@@ -250,6 +267,12 @@ def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[
             "it accepts the token"
         )
         yield Alarm(name="listing_stale", source=each.id, text=text, since_us=listed_us)
+    if each.unreadable:
+        text = (
+            f"the server cannot read {number(each.unreadable, 'folder')} of its source, so the files in there are not "
+            "backed up: give the gateway's user the right to read them (its log says why)"
+        )
+        yield Alarm(name="unreadable", source=each.id, text=text)
     if each.source.unlistable:
         seconds = number(len(each.source.unlistable), "second")
         text = (
