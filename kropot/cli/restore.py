@@ -21,8 +21,8 @@ from kropot.durable.dirfd import look_below, open_below
 from kropot.errors import UsageError
 from kropot.query.erasures import erased_in
 from kropot.query.names import find_source
+from kropot.query.past import freshest_first, labels_of, past_ids, sources_at
 from kropot.wording import moment as clock
-from kropot.wording import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from kropot.durable.dirfd import Parts
     from kropot.query.erasures import Erased
+    from kropot.query.past import KnownSource
     from kropot.replay.copies import Copies, HeldCopy
     from kropot.restore.names import NameGiver
     from kropot.restore.plan import Planned, RestoreProblem
@@ -55,7 +56,8 @@ MANIFEST = b"kropot-manifest.jsonl"
     "source_names",
     metavar="SOURCE",
     multiple=True,
-    help="Restore only from this source. SOURCE is the beginning of its id. Can be repeated.",
+    help="Restore only from this source, even if it is past. SOURCE is its label, or the beginning of its id. Can be"
+    " repeated.",
 )
 @click.option(
     "--from",
@@ -67,7 +69,18 @@ MANIFEST = b"kropot-manifest.jsonl"
 @click.option(
     "--vanished", is_flag=True, help="Also restore elements that had vanished from the server at that moment."
 )
-@click.option("--list-names", is_flag=True, help="Only print names, dates and sizes. Write nothing.")
+@click.option(
+    "--past-sources",
+    "past",
+    is_flag=True,
+    help="Also restore what only past sources have: those that retired, or whose token was replaced by then.",
+)
+@click.option(
+    "--both",
+    is_flag=True,
+    help="If two sources have a file with the same name, restore both. The second gets a number in its name.",
+)
+@click.option("--list-names", is_flag=True, help="Only print names, dates and sizes, sorted by name. Write nothing.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be written. Write nothing.")
 @click.option("--portable-names", is_flag=True, help="Give all files names that also work on Windows.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
@@ -81,6 +94,8 @@ def command(
     source_names: tuple[str, ...],
     exported: Path | None,
     vanished: bool,
+    past: bool,
+    both: bool,
     list_names: bool,
     dry_run: bool,
     portable_names: bool,
@@ -88,8 +103,13 @@ def command(
 ) -> Exit:
     """Open copies with their kits, and write them as files under their names.
 
-    PATTERN is a glob over the restored names. *.txt means all such files. docs or docs/** means everything in that
-    folder. Files that an earlier run restored are not written again. Other files are never overwritten.
+    PATTERN is a name as --list-names prints it, or a glob over the names. *.txt means all such files. docs or docs/**
+    means everything in that folder. A file with exactly this name beats the glob. Files that an earlier run restored
+    are not written again. Other files are never overwritten.
+
+    A source that a person retired, or whose token was replaced, is past. Its files are left out unless you ask for them
+    with --past-sources or --source. If two sources have a file with the same name, only one is restored: that of the
+    source that was listed last. The other one is named.
 
     If a file cannot be restored, or a pattern matches nothing, you get a warning. The rest is restored, and the exit
     code is 3. If no kit fits, nothing is written, and the exit code is 13.
@@ -110,16 +130,23 @@ def command(
             if exported is not None
             else _from_ledger(settings, until, source_names, snapshots=not no_snapshots)
         )
-        report.erased = origin.erased
+        report.erased, report.sources = origin.erased, origin.sources or {}
         destination = _Destination(target, stack, pool, portable=portable_names, writes=not (dry_run or list_names))
         plans = plan(
             origin.helds,
             kits=read_kits(kits),
-            wanted=Selection(patterns=matching, sources=origin.wanted, vanished=vanished),
+            wanted=Selection(
+                patterns=matching,
+                sources=origin.wanted,
+                vanished=vanished,
+                past=past,
+                both=both,
+                by_path=list_names or dry_run,
+            ),
             giver=destination.giver,
             pool=pool,
             tally=tally,
-            sources=origin.sources,
+            sources=origin.count(past=past),
         )
         if list_names:
             _list_names(settings, plans, origin.copies, report)
@@ -135,7 +162,7 @@ def command(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Origin:
-    """The elements to choose from, and their copies. `sources` counts the sources, and `erased` sums up the erasures.
+    """The elements to choose from, and their copies. `sources` are the sources, and `erased` sums up the erasures.
 
     Both are None if that is not known.
     """
@@ -143,8 +170,14 @@ class _Origin:
     helds: Iterable[HeldCopy]
     copies: Copies
     wanted: frozenset[bytes]
-    sources: int | None
+    sources: dict[bytes, KnownSource] | None
     erased: Erased | None = None
+
+    def count(self, *, past: bool) -> int | None:
+        """Return from how many sources files are wanted, None if that is not known."""
+        if self.wanted or self.sources is None:
+            return len(self.wanted) or None
+        return sum(past or each.past is None for each in self.sources.values())
 
 
 @contextmanager
@@ -157,17 +190,12 @@ def _from_ledger(
 
     with open_ledger(settings, read_only=True) as ledger, open_copies(settings) as copies:
         moment = moment_of(ledger, until)
-        known = ledger.sources()
-        wanted = frozenset(find_source(known, name) for name in source_names)
+        labels, known = labels_of(ledger), sources_at(ledger, moment.position)
+        wanted = frozenset(find_source(labels, name) for name in source_names)
         with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
-            helds = held_at(ledger, walk(ledger, pointers, moment.position))
-            yield _Origin(
-                helds=helds,
-                copies=copies,
-                wanted=wanted,
-                sources=len(wanted) or len(known),
-                erased=erased_in(ledger),
-            )
+            standings = walk(ledger, pointers, moment.position, sources=freshest_first(known))
+            helds = held_at(ledger, standings, past=past_ids(known))
+            yield _Origin(helds=helds, copies=copies, wanted=wanted, sources=known, erased=erased_in(ledger))
 
 
 @contextmanager
@@ -303,7 +331,7 @@ def _dry_run(
         if settings.json:
             emit_json({"would": would, **_row(plan)}, flush=False)
         else:
-            emit(f"{_WOULD[would]}  {one_line(plan.shown)}", flush=False)
+            emit(f"{_WOULD[would]}  {plan.shown}", flush=False)
 
 
 def _list_names(
@@ -330,7 +358,7 @@ def _list_names(
             emit_json(_row(plan) | {"size": size}, flush=False)
         else:
             shown = "-" if size is None else str(size)
-            emit(f"{clock(_time_us(plan))}  {shown:>12}  {one_line(plan.shown)}", flush=False)
+            emit(f"{clock(_time_us(plan))}  {shown:>12}  {plan.shown}", flush=False)
 
 
 def _row(plan: Planned) -> dict[str, Any]:

@@ -236,5 +236,5 @@ def _line(done: Exported | Unexported) -> bytes:
         name, true = done.path[-1], held.key.id.encode()
         escape = None if name == true else "percent" if unquote_to_bytes(name) == true else "renamed"
         line = show_name("file", b"/".join(done.path)) | {"escaped": escape}
-    line |= held_json(held) | {"is_older": held.is_older, "form": json.loads(held.form)}
+    line |= held_json(held) | {"is_older": held.is_older, "is_past": held.is_past, "form": json.loads(held.form)}
     return json.dumps(line, ensure_ascii=True).encode() + b"\n"

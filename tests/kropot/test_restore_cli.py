@@ -13,6 +13,7 @@ import pytest
 
 from kropot.securecopy.sealing import Kit, seal_form, seal_stream
 from kropot.securecopy.wire import canonical_json
+from kropot.wording import as_written
 from tests.kropot.replay_world import KIT, OTHER_KIT
 from tests.vectors.load import content_bytes, contents, exchange, forms
 
@@ -89,7 +90,7 @@ def test_everything_that_the_real_server_sealed_comes_back(world: World, run: Ru
         # The very request that made the token is the kit.
         (tmp_path / f"{name}.json").write_text(exchange("tokens", name).request_body)
         kits += ["--key", str(tmp_path / f"{name}.json")]
-    answer = run("restore", *kits, "--to", str(tmp_path / "to"), "--json")
+    answer = run("restore", *kits, "--to", str(tmp_path / "to"), "--both", "--json")
     assert answer.code == 0, answer.err
     restored = files(tmp_path / "to")
     assert {name: restored[name] for name in expected} == expected
@@ -315,22 +316,157 @@ def test_portable_names_are_escaped_on_request(world: World, run: Run, kit: str,
     assert sorted(portable.values()) == [b"1", b"2", b"3"]
 
 
-def test_a_file_of_two_tokens_is_found_twice_by_its_name_and_told(
+def test_a_file_of_two_sources_in_use_is_restored_once_and_the_other_one_is_named(
     world: World, run: Run, kit: str, tmp_path: Path
 ) -> None:
-    for content in (b"before the new token", b"after it"):
-        source = world.source()
+    sources = [world.source(), world.source()]
+    for source, content in zip(sources, (b"listed last", b"listed first"), strict=True):
         world.put(source, "thesis.txt", content)
-        world.put(source, f"{content[:5].decode()}.txt", b"")
-    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "thesis.txt")
+        world.put(source, f"{content[-5:].decode()}.txt", b"")
+    for source in reversed(sources):
+        world.tick()
+        world.listed(source)
+    args = ("restore", "--key", kit, "--to", str(tmp_path / "to"))
+    answer = run(*args)
+    assert answer.code == 3
+    assert files(tmp_path / "to") == {"thesis.txt": b"listed last", " last.txt": b"", "first.txt": b""}
+    assert "thesis.txt: another source has a file with this name: choose one with --source, or" in answer.err
+    assert run(*args, "first.txt").code == 0, "what is not asked for is no finding"
+    both = run("restore", "--key", kit, "--to", str(tmp_path / "both"), "--both", "thesis.txt")
+    assert both.code == 0
+    assert sorted(files(tmp_path / "both").values()) == [b"listed first", b"listed last"]
+    assert files(tmp_path / "both")["thesis.txt"] == b"listed last"
+    assert "1  under a numbered name" in both.out
+    one = run("restore", "--key", kit, "--to", str(tmp_path / "one"), "--source", sources[1].hex(), "--json")
+    assert (one.code, one.json["numbered"]) == (0, 0)
+    assert files(tmp_path / "one")["thesis.txt"] == b"listed first"
+
+
+def test_very_many_names_of_two_sources_do_not_flood_the_terminal(
+    world: World, run: Run, kit: str, tmp_path: Path
+) -> None:
+    for source in (world.source(), world.source()):
+        for number in range(15):
+            world.put(source, f"{number}.txt", b"")
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"))
+    assert answer.code == 3
+    assert answer.err.count("another source has a file with this name") == 10
+    assert "and 5 more names that two sources have" in answer.err
+    assert len(files(tmp_path / "to")) == 15
+
+
+@pytest.fixture
+def rotated(world: World) -> tuple[bytes, bytes]:
+    """A source whose token was replaced: it holds a deleted file, an old one and one that both have; and its heir."""
+    old = world.source()
+    for name in ("deleted.txt", "thesis.txt"):
+        world.put(old, name, b"of the old token")
+    world.listed(old)
+    world.tick()
+    new = world.source(OTHER_KIT)
+    world.put(new, "thesis.txt", b"of the new token")
+    world.listed(new)
+    world.tick()
+    return old, new
+
+
+@pytest.fixture
+def kits(tmp_path: Path, kit: str) -> tuple[str, ...]:
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(kit_fields(OTHER_KIT)))
+    path.chmod(0o600)
+    return "--key", kit, "--key", str(path)
+
+
+@pytest.mark.parametrize("way", ["ledger", "export"])
+def test_the_files_of_a_replaced_token_come_back_only_if_asked_for(
+    run: Run, kits: tuple[str, ...], rotated: tuple[bytes, bytes], tmp_path: Path, way: str
+) -> None:
+    origin: tuple[str, ...] = ()
+    if way == "export":
+        origin = ("--from", str(tmp_path / "export"))
+        assert run("replay", "--export", origin[1]).code == 0
+    answer = run("restore", *kits, *origin, "--to", str(tmp_path / "to"))
     assert answer.code == 0
-    found = files(tmp_path / "to")
-    assert sorted(found.values()) == [b"after it", b"before the new token"]
-    assert "thesis.txt" in found
-    assert "1  under a numbered name" in answer.out
-    again = run("restore", "--key", kit, "--to", str(tmp_path / "one"), "--source", source.hex(), "--json")
-    assert again.json["numbered"] == 0
-    assert files(tmp_path / "one")["thesis.txt"] == b"after it"
+    assert files(tmp_path / "to") == {"thesis.txt": b"of the new token"}
+    assert f"source {rotated[0].hex()[:8]} is past" in answer.err
+    assert "2 elements were left out: --past-sources" in answer.err
+    assert "2  left out: of past sources" in answer.out
+    asked = run("restore", *kits, *origin, "--to", str(tmp_path / "all"), "--past-sources", "--json")
+    assert asked.code == 0
+    assert files(tmp_path / "all") == {"thesis.txt": b"of the new token", "deleted.txt": b"of the old token"}
+    assert asked.json["outdated"] == 1
+    both = run("restore", *kits, *origin, "--to", str(tmp_path / "both"), "--past-sources", "--both")
+    assert both.code == 0
+    assert len(files(tmp_path / "both")) == 3
+
+
+def test_a_past_source_is_restored_by_its_name_and_at_a_moment_before_it_was_past(
+    world: World, run: Run, kits: tuple[str, ...], rotated: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    old, _ = rotated
+    both = {"deleted.txt": b"of the old token", "thesis.txt": b"of the old token"}
+    assert run("restore", *kits, "--to", str(tmp_path / "one"), "--source", old.hex()[:6]).code == 0
+    assert files(tmp_path / "one") == both
+    position = next(event.position for event in world.ledger.events() if event.fact.TYPE == "ListingCompleted")  # type: ignore[union-attr]
+    assert run("restore", *kits, "--to", str(tmp_path / "then"), "--until", f"@{position}").code == 0
+    assert files(tmp_path / "then") == both
+
+
+def test_where_only_past_sources_are_left_nothing_comes_back_in_silence(
+    world: World, run: Run, kit: str, tmp_path: Path
+) -> None:
+    source = world.source()
+    world.put(source, "a.txt", b"1")
+    world.listed(source)
+    assert run("source", "label", source.hex(), "old server").code == 0
+    assert run("source", "retire", "old server").code == 0
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"))
+    assert answer.code == 3
+    assert "source old server is past (retired at " in answer.err
+    assert run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--past-sources").code == 0
+    assert files(tmp_path / "to") == {"a.txt": b"1"}
+    assert run("verify").code == 0
+
+
+def test_the_kit_of_a_past_source_alone_says_what_to_add(
+    run: Run, kit: str, rotated: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    assert rotated
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"))
+    assert answer.code == 13
+    assert "add --past-sources" in answer.err
+
+
+def test_every_line_of_the_list_is_sorted_and_taken_back(
+    world: World, run: Run, kit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kropot.restore.spool.RUN", 2)
+    source = world.source()
+    names = [
+        b"a[1].txt",
+        b"a1.txt",
+        b"docs/*",
+        b"docs/b",
+        b"x\\y",
+        b"line\nbreak",
+        b"\xff\xfe",
+        b"notes",
+        b"deep/notes",
+    ]
+    for name in names:
+        world.put_path(source, name, name)
+    answer = run("restore", "--key", kit, "--list-names")
+    assert answer.code == 0, answer.err
+    listed = answer.out.splitlines()
+    shown = [line[len("2026-01-01T00:00:00Z") + 16 :] for line in listed]
+    assert [as_written(text) for text in shown] == sorted(names)
+    for number, text in enumerate(shown):
+        answer = run("restore", "--key", kit, "--to", str(tmp_path / str(number)), text)
+        assert answer.code == 0
+        assert list(files(tmp_path / str(number)).values()) == [as_written(text)]
+    told = run("restore", "--key", kit, "--list-names", "--json").lines[:-1]
+    assert [row["name"] for row in told] == shown
 
 
 def test_an_export_is_restored_without_ledger_and_storage(world: World, run: Run, kit: str, tmp_path: Path) -> None:
