@@ -163,6 +163,7 @@ def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None
                 "reappeared": progress.reappeared,
                 "vanished": progress.vanished,
                 "rejected": progress.rejected,
+                "unreadable": progress.unreadable,
                 "unlistable": len(source.unlistable),
                 "copied": progress.copied,
                 "bytes": progress.bytes,

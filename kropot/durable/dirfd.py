@@ -6,13 +6,16 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Parts = tuple[bytes, ...]
 """A path below a folder, name by name."""
+
+USUAL: Final = 0o777
+"""The mode of folders made for files that are given back, less the umask: whoever reads the files must get to them."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPENED_BY_THE_SHELL = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
@@ -40,7 +43,7 @@ def descend(root: int, path: Parts, *, make: bool) -> int:
     fd = os.dup(root)
     try:
         for part in path:
-            step = open_folder(fd, part) if make else os.open(part, _FOLDER, dir_fd=fd)
+            step = open_folder(fd, part, USUAL) if make else os.open(part, _FOLDER, dir_fd=fd)
             os.close(fd)
             fd = step
     except OSError:
@@ -64,12 +67,12 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
                 os.close(each)
 
 
-def make_root(root: Path) -> None:
+def make_root(root: Path, mode: int = 0o700) -> None:
     """Make the folder, and those above it, durably; one that is there may be from a run that was cut off just then."""
     if not root.is_dir():
         if root.parent != root:
-            make_root(root.parent)
-        root.mkdir(mode=0o700, exist_ok=True)
+            make_root(root.parent, mode)
+        root.mkdir(mode=mode, exist_ok=True)
     # A folder above that is not ours to open is none in which this user made one.
     with suppress(PermissionError):
         above = os.open(root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -79,12 +82,12 @@ def make_root(root: Path) -> None:
             os.close(above)
 
 
-def open_folder(parent: int, name: bytes) -> int:
+def open_folder(parent: int, name: bytes, mode: int = 0o700) -> int:
     """Open a folder within another, made (durably) where it is missing; a symbolic link is refused."""
     with suppress(FileNotFoundError):
         return os.open(name, _FOLDER, dir_fd=parent)
     with suppress(FileExistsError):
-        os.mkdir(name, 0o700, dir_fd=parent)
+        os.mkdir(name, mode, dir_fd=parent)
         os.fsync(parent)
     return os.open(name, _FOLDER, dir_fd=parent)
 

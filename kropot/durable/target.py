@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from kropot.durable.dirfd import descend, make_root, open_below, open_folder, open_regular
+from kropot.durable.dirfd import USUAL, descend, make_root, open_below, open_folder, open_regular
 from kropot.durable.draft import Draft
 from kropot.durable.filesystem import OsFiles
 from kropot.durable.refusals import InTheWayError, TooLargeError, TreeError, is_whole_target, refusal, trouble
@@ -68,7 +68,7 @@ class TargetFolder:
         self._stopping = threading.Event()
         self._was_there = root.is_dir()
         try:
-            make_root(root)
+            make_root(root, USUAL)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._room = open_folder(self._fd, WORK)
         except OSError as error:

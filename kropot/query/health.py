@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kropot.collect.decide.sources import TOO_MANY, is_cut_short
@@ -12,14 +13,18 @@ from kropot.query.erasures import Erased, erased_in
 from kropot.query.past import sources_at
 from kropot.wording import SECOND_US, number
 from ledger.errors import DamagedRowError
+from ledger.events import SOURCE_KIND, ListingCompleted, ListingHeldBack, StreamKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from kropot.query.past import Past
-    from ledger.events import AuditRange, Element, Source, StreamKey
+    from ledger.events import AuditRange, Element, Source
     from ledger.log import Ledger
     from ledger.replica import Entry, Event
+
+_NEWEST_EVENTS: Final = 1_000
+"""How far back to look for the newest listing: behind it are only the pages of one that is under way."""
 
 _WHOLE_START: Final = bytes(32)
 _WHOLE_END: Final = b"\xff" * 32
@@ -54,6 +59,7 @@ class SourceFacts:
     `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. The element that has
     waited longest began to wait at `pending_since_us`. `past` says why the source is not in use any more, if it is not.
     Of the elements that a person dismissed, `dismissed` is the number, and they count nowhere else but in `states`.
+    `unreadable` counts folders that the server cannot read, as it said itself last time.
     """
 
     id: bytes
@@ -67,6 +73,7 @@ class SourceFacts:
     past: Past | None = None
     label: str | None = None
     dismissed: int = 0
+    unreadable: int = 0
 
     @property
     def superseded(self) -> bool:
@@ -137,6 +144,7 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
                 past=known.past,
                 label=known.keeping.label,
                 dismissed=scans[id_].dismissed,
+                unreadable=_unreadable_at(ledger, id_, known.source),
             )
             for id_, known in sources.items()
         ),
@@ -239,6 +247,17 @@ def _waiting_since(ledger: Ledger, scan: _SourceScan) -> int | None:
     return _least(scan.first_failing_us, _recorded_us(ledger.events(after=first - 1, until=first)))
 
 
+def _unreadable_at(ledger: Ledger, source_id: bytes, source: Source) -> int:
+    """Return how many folders the server could not read at its newest listing; 0 if it does not say."""
+    if source.listed_us is None:
+        return 0
+    key = StreamKey(source=source_id, kind=SOURCE_KIND, id="")
+    for event in islice(ledger.history(key, newest_first=True), _NEWEST_EVENTS):
+        if isinstance(event.fact, ListingCompleted | ListingHeldBack):
+            return event.fact.listing.unreadable or 0
+    return 0
+
+
 def _recorded_us(records: Iterable[Event]) -> int:
     """Return when the first of the events was recorded, or 0 if there are none."""
     return next((record.recorded_us for record in records), 0)
@@ -259,6 +278,12 @@ def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[
             "it accepts the token; if the server is gone or the token was replaced, run `kropotcli source retire`"
         )
         yield Alarm(name="listing_stale", source=each.id, text=text, since_us=listed_us)
+    if each.unreadable:
+        text = (
+            f"the server cannot read {number(each.unreadable, 'folder')} of its source, so the files in there are not "
+            "backed up: give the gateway's user the right to read them (its log says why)"
+        )
+        yield Alarm(name="unreadable", source=each.id, text=text)
     if each.source.unlistable:
         seconds = number(len(each.source.unlistable), "second")
         text = (

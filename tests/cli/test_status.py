@@ -126,6 +126,7 @@ def test_an_empty_ledger_is_not_healthy() -> None:
             "vanishing_held",
         ),
         (source_facts(source=a_source(surge=Surge(changed=40, known=100, since_us=NOW))), "surge"),
+        (source_facts(unreadable=1), "unreadable"),
         (source_facts(beyond_help=1), "beyond_help"),
         (source_facts(reasons={"http_500": 1}, failing_since_us=NOW - DAY - 1), "failing"),
         (source_facts(pending_since_us=NOW - DAY - 1), "waiting"),

@@ -128,7 +128,11 @@ def test_files_come_back_with_folders_time_mode_and_content(tmp_path: Path) -> N
     source = world.source()
     world.put_path(source, b"docs/deep/report.txt", b"hello", mtime_ns=1_600_000_000_123_456_789, mode=0o100640)
     world.put(source, "flat.bin", b"x" * 100_000, date=1_700_000_000)
-    done, findings = back(world, tmp_path / "to")
+    umask = os.umask(0o027)
+    try:
+        done, findings = back(world, tmp_path / "to")
+    finally:
+        os.umask(umask)
     assert findings == []
     assert files(tmp_path / "to") == {"docs/deep/report.txt": b"hello", "flat.bin": b"x" * 100_000}
     report, flat = (tmp_path / "to/docs/deep/report.txt").stat(), (tmp_path / "to/flat.bin").stat()
@@ -136,8 +140,8 @@ def test_files_come_back_with_folders_time_mode_and_content(tmp_path: Path) -> N
     assert stat.S_IMODE(report.st_mode) == 0o640
     assert flat.st_mtime_ns == 1_700_000_000 * 10**9
     assert stat.S_IMODE(flat.st_mode) == 0o600
-    assert stat.S_IMODE((tmp_path / "to").stat().st_mode) == 0o700
-    assert stat.S_IMODE((tmp_path / "to/docs").stat().st_mode) == 0o700
+    for made in ("to", "to/docs", "to/docs/deep"):
+        assert stat.S_IMODE((tmp_path / made).stat().st_mode) == 0o750, "the usual mode: whoever may read gets there"
     assert all(not outcome.existed for outcome in done.values())
 
 

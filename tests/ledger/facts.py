@@ -91,7 +91,16 @@ SOURCE = Source(
     unlistable=(1_795_414_100,),
 )
 LISTING = Listing(
-    mode="window", since=None, until=1_795_414_108, seen=256, new=3, changed=2, reappeared=1, vanished=0, rejected=1
+    mode="window",
+    since=None,
+    until=1_795_414_108,
+    seen=256,
+    new=3,
+    changed=2,
+    reappeared=1,
+    vanished=0,
+    rejected=1,
+    unreadable=4,
 )
 SAMPLES: dict[str, Fact] = {
     "LedgerBegan": LedgerBegan(ledger_id=bytes(range(16)), salt=bytes(range(32)), program="0.1.0"),

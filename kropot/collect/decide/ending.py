@@ -8,6 +8,7 @@ from kropot.collect.decide import sources
 from kropot.collect.decide.actions import Say
 from kropot.collect.decide.observation import SLACK_S
 from kropot.collect.decide.plan import SECOND_US, known_dates
+from kropot.wording import number
 from ledger.events import Listing, SourceFact
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def closing_facts(run: ListingRun, result: ListingResult, source: Source, now_us
         reappeared=run.counts.reappeared,
         vanished=run.counts.vanished,
         rejected=run.rejected,
+        unreadable=result.unreadable,
     )
     if hold.reason in {sources.TOO_MANY, sources.TOO_LARGE}:
         return [sources.cut_short(source, listing, hold, now_us=now_us)]
@@ -129,6 +131,13 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
         )
         text = f"{lines}, so these elements are not backed up: look for them at the server"
         said.append(Say(level="warning", event="rejected", text=text))
+    if result.unreadable:
+        folders = number(result.unreadable, "folder")
+        text = (
+            f"the server cannot read {folders} of its source, so the files in there are not backed up: give its user"
+            " the right to read them, or look at the gateway's log"
+        )
+        said.append(Say(level="warning", event="unreadable", text=text, fields={"folders": result.unreadable}))
     if run.shift.offsets:
         seconds = " or ".join(map(str, run.shift.offsets))
         text = f"the server's time zone changed: dates moved by {seconds} seconds, and no content changed"

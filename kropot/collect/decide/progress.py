@@ -16,6 +16,7 @@ class Progress:
     reappeared: int = 0
     vanished: int = 0
     rejected: int = 0
+    unreadable: int = 0
     taken: int = 0
     copied: int = 0
     bytes: int = 0

@@ -51,6 +51,8 @@ def open_state(url: str, *, create: bool, entropy: Any = os.urandom) -> State:
         )
     state = State(engine, place)
     if found >= ours and (state_schema := _schema(state)) is not None:
+        if state_schema == tables.FIRST_SCHEMA:
+            state_schema = _upgrade(state, engine)
         if state_schema != tables.SCHEMA:
             state.close()
             raise StateError(
@@ -135,6 +137,20 @@ def _engine(url: sa.URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _upgrade(state: State, engine: sa.Engine) -> bytes:
+    """Add the columns that the first schema lacks, and return the new schema. An interrupted upgrade goes on later."""
+    with state.explained():
+        there = {column["name"] for column in sa.inspect(engine).get_columns(tables.file.name)}
+    for column in tables.ADDED:
+        if column.name not in there:
+            kind = column.type.compile(engine.dialect)
+            with state.explained(), engine.begin() as at:
+                at.execute(sa.text(f"ALTER TABLE {tables.file.name} ADD COLUMN {column.name} {kind}"))
+    with state.write() as at:
+        at.execute(tables.meta.update().where(tables.meta.c.name == "schema").values(value=tables.SCHEMA))
+    return tables.SCHEMA
 
 
 def _schema(state: State) -> bytes | None:
