@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 __all__ = [
+    "MISSING_GUARDS",
     "Exit",
     "KropotCommand",
     "KropotGroup",
@@ -56,8 +57,13 @@ __all__ = [
     "storage_of",
     "warn",
     "warn_if_exposed",
+    "warn_unguarded",
 ]
 
+MISSING_GUARDS = (
+    'docs/operations.md, "Servers with a binary log", says which right or setting lets this user make them; then run '
+    "`kropotcli db upgrade`"
+)
 _FLAGS = "kropot.flags"
 _FILE = "kropot.file"
 
@@ -159,6 +165,14 @@ def warn_if_exposed(what: str, path: Path) -> None:
         warn(f"other users can read the {what} {path}: chmod 600 it")
 
 
+def warn_unguarded() -> None:
+    """Warn that nothing in the database guards the new ledger."""
+    warn(
+        "this database server writes a binary log and refuses triggers to this user, so the ledger was made without "
+        f"those that stop a careless UPDATE or DELETE: {MISSING_GUARDS}"
+    )
+
+
 def option_name(param: click.Option) -> str:
     """Return an option's long flag as an identifier, the name that environment variables and files use."""
     return max(param.opts, key=len).lstrip("-").replace("-", "_")
@@ -192,6 +206,8 @@ def open_ledger(settings: Settings, *, create: bool = False, read_only: bool = F
     from ledger.sql import open_store
 
     store = open_store(settings.db_string, create=create, read_only=read_only)
+    if not store.is_guarded:
+        warn_unguarded()
     try:
         yield Ledger(store, writer=settings.instance_name)
     finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, group, say, storage_of, warn
+from kropot.cli.base import MISSING_GUARDS, Settings, emit, emit_json, group, say, storage_of, warn, warn_unguarded
 from kropot.cli.output import log
 from kropot.errors import PartialError, UsageError
 from kropot.secret import credentials_in
@@ -29,6 +29,7 @@ _PROTECTION = {
         "docs/operations.md says how to separate owner and collector"
     ),
     "rights": "the database does not allow this user to change or delete events",
+    "none": "nothing: this database server refused the triggers that guard the ledger; " + MISSING_GUARDS,
     "unknown": "cannot tell, because this user {}: ask the administrator of the database",
 }
 _SQLITE_PROTECTION = "triggers only: they stop accidents, but not a person who can write to the file"
@@ -52,9 +53,11 @@ def init(settings: Settings, *, db_owner_url: str | None) -> None:
     from ledger.sql.rights import grant
 
     user, owner = parse_place(settings.db_string), parse_place(db_owner_url or settings.db_string)
-    migrate(owner)
+    is_guarded = migrate(owner, demand_guards=db_owner_url is not None)
     grantee = None if db_owner_url is None else grant(owner, user)
     _print_result(settings, {"place": str(user), "grantee": grantee}, f"the ledger at {user} is ready")
+    if not is_guarded:
+        warn_unguarded()
     if grantee is not None:
         say(f"{grantee} can read and append events, but cannot change or delete them")
 
@@ -75,7 +78,7 @@ def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
     before = schema_of(owner)
     if before is None:
         raise LedgerMissingError(str(owner))
-    migrate(owner)
+    is_guarded = migrate(owner, demand_guards=db_owner_url is not None)
     if db_owner_url is not None:
         grant(owner, user)
     after = schema_of(owner)
@@ -85,6 +88,8 @@ def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
         else f"upgraded the ledger from schema {before} to schema {after}"
     )
     _print_result(settings, {"place": str(user), "before": before, "after": after}, text)
+    if not is_guarded:
+        warn_unguarded()
 
 
 @command.command("info")
@@ -151,6 +156,8 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
     origin = open_store(source, read_only=True)
     try:
         destination = open_store(target, create=True)
+        if not destination.is_guarded:
+            warn_unguarded()
         try:
             report = copy_ledger(origin, destination, progress=_progress())
         finally:
@@ -197,6 +204,8 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
             " storage that your collectors wrote to"
         )
     store = open_store(settings.db_string, create=True)
+    if not store.is_guarded:
+        warn_unguarded()
     try:
         log_progress = _progress()
         report = recover_ledger(folder.events(), store, progress=lambda position: log_progress(position, reach.last))
