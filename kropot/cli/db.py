@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import MISSING_GUARDS, Settings, emit, emit_json, group, say, storage_of, warn, warn_unguarded
+from kropot.cli.base import (
+    MISSING_GUARDS,
+    Settings,
+    emit,
+    emit_json,
+    group,
+    open_ledger,
+    say,
+    storage_of,
+    warn_unguarded,
+)
 from kropot.cli.output import log
 from kropot.errors import PartialError, UsageError
-from kropot.secret import credentials_in
 from kropot.wording import amount, moment, number
 
 if TYPE_CHECKING:
@@ -134,6 +144,33 @@ def info(settings: Settings) -> None:
     emit(f"protection  {said}")
 
 
+@command.command("accept-clock")
+def accept_clock(settings: Settings) -> None:
+    """Let a ledger go on whose last event is years ago.
+
+    A clock that says so is not believed: recorded time never goes back, so a clock that is years ahead would freeze it.
+    Check the clock first.
+    """
+    from ledger.clock import MOST_LEAP_US
+    from ledger.events import InstanceBegan
+    from ledger.log import NewFact, instance_key, program
+
+    with open_ledger(settings) as ledger:
+        last_us, now_us = ledger.head().recorded_us, ledger.clock_us()
+        is_leap = now_us - last_us > MOST_LEAP_US
+        if is_leap:
+            ledger.most_leap_us = None
+            fact = InstanceBegan(program=program(), host=platform.node())
+            key = instance_key(settings.instance_name)
+            ledger.append([NewFact(key=key, fact=fact, observed_us=now_us)])
+    text = (
+        f"accepted: the ledger goes on at {moment(now_us)}"
+        if is_leap
+        else f"nothing to do: the clock says {moment(now_us)}, and the last event was recorded {moment(last_us)}"
+    )
+    _print_result(settings, {"accepted": is_leap, "clock_us": now_us, "last_us": last_us}, text)
+
+
 @command.command("copy")
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
@@ -147,12 +184,6 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
     from ledger.sql import open_store
     from ledger.transfer.copy import copy_ledger
 
-    for url in (source, target):
-        if credentials_in(url):
-            warn(
-                "other users of this machine can read the password on the command line: use ~/.pgpass or a socket "
-                "instead"
-            )
     origin = open_store(source, read_only=True)
     try:
         destination = open_store(target, create=True)

@@ -201,7 +201,7 @@ def _record_instance(options: CollectOptions, ledger: Ledger) -> None:
     fact = InstanceBegan(program=f"kropotcli {version('kropotcli')}", host=platform.node())
     last = next(ledger.history(key, newest_first=True), None)
     if last is None or last.fact != fact:
-        ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.now_us())])
+        ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.clock_us())])
 
 
 # --- which source this is --------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def _find_source(options: CollectOptions, ledger: Ledger, say: Callable[[str], N
         client.list(None, 1)
     salt = secrets.token_bytes(32)
     fact = begin(salt=salt, token=token, url=url)
-    new = NewFact(key=source_key(source_id_of(salt)), fact=fact, observed_us=ledger.now_us(), expected=0)
+    new = NewFact(key=source_key(source_id_of(salt)), fact=fact, observed_us=ledger.clock_us(), expected=0)
     # Several collectors may meet a new token at the same moment: the first one's append counts for all of them.
     once = hmac.digest(ledger.identity().salt, b"begin\0" + token.encode() + b"\0" + url.encode(), "sha256")
     ledger.append([new], batch_key=once)

@@ -97,6 +97,15 @@ def is_alive(engine: Engine, connection: Any, idle_since: float | None) -> bool:
     return True
 
 
+def is_pooled(connection: Any) -> bool:
+    """Return whether a pooler, such as pgbouncer, stands before the server: it answers with a process of its own.
+
+    In its transaction mode, each transaction can meet another session of the server.
+    """
+    (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return bool(pid != connection.info.backend_pid)
+
+
 def tables_without_transactions(connection: Connection) -> dict[str, str]:
     """Return the tables in this database whose engine has no transactions, and these engines. MySQL and MariaDB."""
     if connection.dialect.name not in {"mysql", "mariadb"}:
@@ -120,11 +129,9 @@ def _guide_planner(engine: Engine, *, reads_only: bool) -> None:
 
     @event.listens_for(engine, "connect")
     def look(connection: Any, record: Any) -> None:
-        (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone()
-        # A pooler (pgbouncer) answers with a process of its own. In its transaction mode, each transaction can meet
-        # another session of the server: with settings and prepared statements of others, and without its own.
-        record.info[_POOLED] = pid != connection.info.backend_pid
+        record.info[_POOLED] = is_pooled(connection)
         if record.info[_POOLED]:
+            # It may meet prepared statements of others, and miss its own.
             connection.prepare_threshold = None
         else:
             connection.execute(_SESSION)
