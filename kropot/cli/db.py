@@ -82,18 +82,22 @@ def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
     """
     from ledger.errors import LedgerMissingError
     from ledger.sql import migrate, parse_place, schema_of
+    from ledger.sql.protection import protection
     from ledger.sql.rights import grant
 
     user, owner = parse_place(settings.db_string), parse_place(db_owner_url or settings.db_string)
     before = schema_of(owner)
     if before is None:
         raise LedgerMissingError(str(owner))
+    was_bare = protection(owner).kind == "none"
     is_guarded = migrate(owner, demand_guards=db_owner_url is not None)
     if db_owner_url is not None:
         grant(owner, user)
     after = schema_of(owner)
     text = (
-        f"nothing to do: the ledger has schema {after} already"
+        f"made the missing triggers; the ledger has schema {after}"
+        if was_bare and is_guarded
+        else f"nothing to do: the ledger has schema {after} already"
         if before == after
         else f"upgraded the ledger from schema {before} to schema {after}"
     )

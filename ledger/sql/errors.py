@@ -30,11 +30,19 @@ _MYSQL_READ_ONLY = frozenset({1044, 1142, 1143, 1227, 1290, 1792})
 _MYSQL_CLIENT = range(2000, 3000)
 _MYSQL_NO_TRIGGERS = 1419
 
-_NO_TRIGGERS = (
-    "the database server writes a binary log, and lets only a user with the right SUPER make the triggers that guard "
-    "the ledger: name such a user with --db-owner-url, or have log_bin_trust_function_creators = 1 set on the server "
-    '(docs/operations.md, "Servers with a binary log")'
-)
+_MYSQL_STATEMENTS_LOGGED = 1665
+
+_MYSQL_SENTENCES = {
+    (_MYSQL_NO_TRIGGERS,): (
+        "the database server writes a binary log, and lets only a user with the right SUPER make the triggers that "
+        "guard the ledger: name such a user with --db-owner-url, or have log_bin_trust_function_creators = 1 set on "
+        'the server (docs/operations.md, "Servers with a binary log")'
+    ),
+    (_MYSQL_STATEMENTS_LOGGED,): (
+        "the database server writes a binary log of statements, which cannot hold the transactions of a ledger: have "
+        'binlog_format = ROW or MIXED set on the server (docs/operations.md, "Servers with a binary log")'
+    ),
+}
 
 
 @contextmanager
@@ -62,8 +70,8 @@ def is_trigger_refusal(error: BaseException) -> bool:
 
 
 def _meaning(dialect: Dialect, error: BaseException) -> LedgerError:
-    if is_trigger_refusal(error):
-        return LedgerError(_NO_TRIGGERS)
+    if dialect.name in {"mysql", "mariadb"} and error.args[:1] in _MYSQL_SENTENCES:
+        return LedgerError(_MYSQL_SENTENCES[error.args[:1]])
     kinds = {"sqlite": _sqlite, "postgresql": _postgresql}
     return kinds.get(dialect.name, _mysql)(error)(f"the database says: {_sentence(error)}")
 

@@ -206,6 +206,7 @@ def test_a_ledger_without_triggers_says_so_and_gets_them_later(mariadb: str, mon
     [
         (1419, True, r"SUPER.*--db-owner-url.*log_bin_trust_function_creators.*docs/operations.md"),
         (1142, False, "priv"),
+        (1665, False, "binlog_format = ROW"),
     ],
 )
 def test_of_a_ledger_that_cannot_be_made_nothing_stays(
