@@ -82,7 +82,7 @@ class Facts:
 
     position: int
     recorded_us: int
-    observed_us: int
+    observed_us: int = 0
     began_us: int
     sources: tuple[SourceFacts, ...]
     audit: tuple[AuditRange, ...]
