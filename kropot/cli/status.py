@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
+from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, warn_of_frozen_time
 from kropot.cli.base import command as define
 from kropot.query.health import Limits, gather, health
 from kropot.query.names import short_name
@@ -72,8 +72,10 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
     )
     with open_ledger(settings, read_only=True) as ledger:
         facts = gather(ledger, shown=shown)
-    # If this clock is behind the ledger's, old events must not look new.
-    now_us = max(time.time_ns() // 1000, facts.recorded_us)
+    # If this clock is behind, old events must not look new. The ledger's own time can stand still, years ahead.
+    clock_us = time.time_ns() // 1000
+    warn_of_frozen_time(facts.recorded_us, clock_us)
+    now_us = max(clock_us, facts.observed_us)
     alarms = health(now_us, facts, limits)
     if settings.json:
         emit_json(status_json(now_us, facts, alarms))

@@ -230,7 +230,7 @@ def _record_instance(options: CollectOptions, ledger: Ledger) -> None:
     fact = InstanceBegan(program=f"kropotcli {version('kropotcli')}", host=platform.node())
     last = next(ledger.history(key, newest_first=True), None)
     if last is None or last.fact != fact:
-        ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.now_us())])
+        ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.clock_us())])
 
 
 # --- the collector and what runs beside it ---------------------------------------------------------------------------

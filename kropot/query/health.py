@@ -12,6 +12,7 @@ from kropot.collect.decide.sources import TOO_MANY, is_cut_short
 from kropot.query.erasures import Erased, erased_in
 from kropot.query.past import sources_at
 from kropot.wording import SECOND_US, number
+from ledger.clock import DAY_US
 from ledger.errors import DamagedRowError
 from ledger.events import SOURCE_KIND, ListingCompleted, ListingHeldBack, StreamKey
 
@@ -90,11 +91,13 @@ class SourceFacts:
 class Facts:
     """The facts about the replica at `position`. The ledger began at `began_us`. `audit` says what was read when.
 
+    The last event was recorded at `recorded_us`, and observed at `observed_us` by the clock of who wrote it.
     `erased` sums up the erasures.
     """
 
     position: int
     recorded_us: int
+    observed_us: int = 0
     began_us: int
     sources: tuple[SourceFacts, ...]
     audit: tuple[AuditRange, ...]
@@ -130,6 +133,7 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
     return Facts(
         position=head.position,
         recorded_us=head.recorded_us,
+        observed_us=next((each.observed_us for each in ledger.events(after=head.position - 1)), head.recorded_us),
         began_us=_recorded_us(ledger.events(until=1)),
         sources=tuple(
             SourceFacts(
@@ -165,6 +169,8 @@ def health(now_us: int, facts: Facts, limits: Limits) -> list[Alarm]:
             alarms.extend(_doubtful_change_alarms(each))
         alarms.extend(_copy_alarms(now_us, each, limits))
     stale_us = audited_since_us(facts)
+    if stale_us > now_us + DAY_US:
+        stale_us = 0  # a clock that was far ahead: nobody knows when it was
     has_copies = any(size for each in facts.sources for _, size in each.states.values())
     if has_copies and now_us - stale_us > limits.audit_s * SECOND_US:
         text = "some stored contents were not read and compared for too long: run `kropotcli verify`"
@@ -259,8 +265,11 @@ def _unreadable_at(ledger: Ledger, source_id: bytes, source: Source) -> int:
 
 
 def _recorded_us(records: Iterable[Event]) -> int:
-    """Return when the first of the events was recorded, or 0 if there are none."""
-    return next((record.recorded_us for record in records), 0)
+    """Return when the first of the events was recorded, or 0 if there are none.
+
+    Recorded time stands still after a clock was far ahead. Then the time of the observation is the better one.
+    """
+    return next((min(record.recorded_us, record.observed_us) for record in records), 0)
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------

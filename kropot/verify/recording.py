@@ -79,11 +79,11 @@ class Recorder:
 
     def _advance(self, read: AuditRange) -> None:
         ranges = advance(self._ledger.audit(), read)
-        now = self._ledger.now_us()
+        now = self._ledger.clock_us()
         self._ledger.append([NewFact(key=AUDIT_KEY, fact=AuditAdvanced(ranges=ranges), observed_us=now)])
 
     def _append(self, batch: list[Change]) -> None:
-        now = self._ledger.now_us()
+        now = self._ledger.clock_us()
         entries = self._ledger.entries({key for key, _, _ in batch})
         elements = {key: entry.element for key, entry in entries.items()}
         versions = {key: entry.version for key, entry in entries.items()}
