@@ -46,18 +46,11 @@ def open_state(url: str, *, create: bool, entropy: Any = os.urandom) -> State:
     except (sa.exc.SQLAlchemyError, ImportError) as error:
         raise StateError(sentence(place, error)) from error
     ours = set(tables.metadata.tables)
-    if foreign := sorted(found - ours):
+    try:
+        _refuse_unfit(place, found - ours, fragile)
+    except StateError:
         engine.dispose()
-        raise StateError(
-            f"the database {place} holds tables of another program ({', '.join(foreign[:3])}); nothing was written: "
-            "give the gateway its own database with --state"
-        )
-    if fragile:
-        engine.dispose()
-        raise StateError(
-            f"the database {place} has tables of an engine without transactions ({', '.join(fragile)}), which a crash "
-            "can destroy; nothing was written: back it up, and run ALTER TABLE ... ENGINE=InnoDB for each of them"
-        )
+        raise
     state = State(engine, place)
     if found >= ours and (state_schema := _schema(state)) is not None:
         if state_schema == tables.FIRST_SCHEMA:
@@ -99,6 +92,20 @@ def sqlite_file(url: str) -> Path | None:
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return None
     return Path(parsed.database).absolute()
+
+
+def _refuse_unfit(place: str, foreign: set[str], fragile: list[str]) -> None:
+    """Refuse a database with `foreign` tables, or with tables whose engine knows no transactions (`fragile`)."""
+    if foreign:
+        raise StateError(
+            f"the database {place} holds tables of another program ({', '.join(sorted(foreign)[:3])}); nothing was"
+            " written: give the gateway its own database with --state"
+        )
+    if fragile:
+        raise StateError(
+            f"the database {place} has tables of an engine without transactions ({', '.join(fragile)}), which a crash"
+            " can destroy; nothing was written: back it up, and run ALTER TABLE ... ENGINE=InnoDB for each of them"
+        )
 
 
 def _parsed(url: str) -> sa.URL:
