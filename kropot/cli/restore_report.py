@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, say, warn
+from kropot.cli.restore_trust import Proofs, Trust
 from kropot.wording import amount, number, one_line
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
 
 _COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
-_DIFFERENCES = {"absent", "differs", "refused", "damaged", "bad_content"}
+_DIFFERENCES = {"absent", "differs", "refused", "unproved", "damaged", "bad_content"}
 """Problems of what is not what it should be, a copy or a file in the folder: exit code 4."""
 
 
@@ -35,6 +36,9 @@ class RestoreReport:
     """The counts of a restore. It prints each finding at once."""
 
     settings: Settings
+    trust: Trust
+    proofs: Proofs = field(default_factory=Proofs)
+    hidden: int = 0
     files: int = 0
     existed: int = 0
     overwritten: int = 0
@@ -54,6 +58,7 @@ class RestoreReport:
 
     def count(self, plan: Planned, *, existed: bool, size: int) -> None:
         """Count a file."""
+        self.proofs.count(plan, self.trust)
         self.existed += existed
         self.files += not existed
         self.bytes += 0 if existed else size
@@ -91,6 +96,8 @@ class RestoreReport:
             "problems": self.problems,
             "unmatched": list(unmatched),
             "erased": None if self.erased is None else self.erased.json,
+            "hidden": self.hidden,
+            **self.proofs.json(self.trust),
         }
         is_nothing = not (self.files or self.existed)
         if self.erased:
@@ -119,7 +126,9 @@ class RestoreReport:
             ):
                 if count:
                     emit(f"{count:>8,}  {what}")
-        if not _DIFFERENCES.isdisjoint(self.problems):
+            emit(f"sealing: {self.proofs.sealing}")
+            emit(f"history: {self.proofs.history(self.trust)}")
+        if self.hidden or not _DIFFERENCES.isdisjoint(self.problems):
             return Exit.FINDINGS
         is_partial = self.findings or locked or unmatched or (is_nothing and tally.past)
         return Exit.PARTIAL if is_partial else Exit.DONE
@@ -143,6 +152,11 @@ class RestoreReport:
                 f"and {self.same_names - _SHOWN_NAMES:,} more names that two sources have (--json shows all): choose a "
                 "source with --source, or restore both with --both; if the token of one source was replaced, run "
                 "`kropotcli source retire`"
+            )
+        if self.hidden:
+            warn(
+                f"{number(self.hidden, 'element')} of the history {'is' if self.hidden == 1 else 'are'} hidden: the "
+                "ledger has events about them, and does not show them; run `kropotcli verify`"
             )
         for source, elements in tally.past.items():
             known = self.sources.get(source)
