@@ -18,11 +18,13 @@ from kropot.cli.restore_look import dry_run as show_plan
 from kropot.cli.restore_look import list_names as show_names
 from kropot.cli.restore_mode import check_options, mode_of
 from kropot.cli.restore_origin import from_export, from_ledger
+from kropot.cli.restore_origin import from_storage as from_objects
 from kropot.cli.restore_progress import RestoreProgress, restore_progress
 from kropot.cli.restore_report import RestoreReport
 from kropot.cli.restore_stdout import write_to_stdout
 from kropot.cli.restore_target import Destination
 from kropot.cli.restore_trust import Trust, trust_options
+from kropot.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,6 +62,12 @@ if TYPE_CHECKING:
     type=PATH,
     metavar="EXPORT",
     help="Restore from a folder that `replay --export` wrote. This needs no ledger and no storage.",
+)
+@click.option(
+    "--from-storage",
+    is_flag=True,
+    help="Restore from the objects in --storage-path alone, without a ledger: of each element the version that was"
+    " sealed last. Only for sc2.",
 )
 @click.option(
     "--vanished", is_flag=True, help="Also restore elements that had vanished from the server at that moment."
@@ -108,6 +116,7 @@ def command(
     until: str | None,
     source_names: tuple[str, ...],
     exported: Path | None,
+    from_storage: bool,
     vanished: bool,
     past: bool,
     both: bool,
@@ -144,6 +153,8 @@ def command(
     from kropot.restore.patterns import Patterns
     from kropot.restore.plan import RestoreCounts, Selection, plan
 
+    if from_storage and (exported is not None or until is not None or source_names):
+        raise UsageError("--from-storage reads no ledger and no export: leave out --from, --until and --source")
     mode = mode_of(list_names=list_names, dry_run=dry_run, verify_only=verify_only, printed=printed)
     check_options(settings, mode, target, patterns)
     if target is not None:
@@ -153,8 +164,11 @@ def command(
     with ExitStack() as stack:
         matching = Patterns(patterns if printed is None else (printed,))
         pool = stack.enter_context(_pool())
+        keys = read_kits(kits)
         origin = stack.enter_context(
-            from_export(exported, until, source_names, trust)
+            from_objects(settings, keys, trust)
+            if from_storage
+            else from_export(exported, until, source_names, trust)
             if exported is not None
             else from_ledger(settings, until, source_names, trust, snapshots=not no_snapshots, remember=mode != "look")
         )
@@ -164,7 +178,7 @@ def command(
         )
         plans = plan(
             origin.helds,
-            kits=read_kits(kits),
+            kits=keys,
             wanted=Selection(
                 patterns=matching,
                 sources=origin.wanted,
@@ -194,7 +208,7 @@ def command(
             _verify(plans, origin.copies, target, pool, report, show=show())
         else:
             _restore(plans, origin.copies, destination, pool, report, show=show())
-        report.hidden = origin.hidden()
+        report.hidden, report.survey = origin.hidden(), origin.survey
     return report.finish(tally, target, unmatched=matching.idle, mode=mode)
 
 

@@ -1,4 +1,4 @@
-"""Where `kropotcli restore` takes copies from: a ledger with its storage, or an export."""
+"""Where `kropotcli restore` takes copies from: a ledger with its storage, an export, or the storage alone."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from kropot.query.erasures import Erased
     from kropot.query.past import KnownSource
     from kropot.replay.copies import Copies, HeldCopy
-    from kropot.restore.history import History
+    from kropot.restore.from_storage import Surveyed
+    from kropot.restore.opener import Key
     from ledger.answers import Tally
     from ledger.log import Ledger
+    from ledger.rows import StoredEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,8 @@ class Origin:
     """The elements to choose from, and their copies. `sources` are the sources, and `erased` sums up the erasures.
 
     Both are None if that is not known. `tallies` are the sums over all elements, empty if they are not known. Once all
-    elements were read, `hidden` counts those of the history that were not among them.
+    elements were read, `hidden` counts those of the history that were not among them. `survey` is what a storage
+    holds, if there was no ledger.
     """
 
     helds: Iterable[HeldCopy]
@@ -43,6 +46,7 @@ class Origin:
     erased: Erased | None = None
     tallies: Sequence[Tally] = ()
     hidden: Callable[[], int] = lambda: 0
+    survey: Surveyed | None = None
 
     def total(self, *, vanished: bool, past: bool) -> tuple[int, int] | tuple[None, None]:
         """Return how many files there are to restore, and their stored bytes; None twice if that is not known."""
@@ -81,9 +85,11 @@ def from_ledger(
 
     with open_ledger(settings, read_only=True) as ledger, open_copies(settings) as copies:
         moment = moment_of(ledger, until)
-        size, claimed = ledger.head().position, _claimed_id(ledger)
+        size, first = ledger.head().position, _first(ledger)
+        claimed = _id_in(first)
         with History(headers_of(ledger, size), until=moment.position, marks=trust.marks(claimed)) as history:
-            trust.compare(history, _proved_id(ledger, history, claimed), what="this ledger", remember=remember)
+            proved = claimed if first is not None and history.has(first) else None
+            trust.compare(history, proved, what="this ledger", remember=remember)
             labels, known = labels_of(ledger), sources_at(ledger, moment.position)
             wanted = frozenset(find_source(labels, name) for name in source_names)
             with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
@@ -100,31 +106,29 @@ def from_ledger(
                 )
 
 
-def _claimed_id(ledger: Ledger) -> bytes | None:
-    """Return the id that the ledger's first event says, None if it cannot be read."""
-    from ledger.errors import LedgerError
+def _first(ledger: Ledger) -> StoredEvent | None:
+    return next(iter(ledger.log.events_at([1])), None)
 
+
+def _id_in(first: StoredEvent | None) -> bytes | None:
+    """Return the ledger's id that its first event says, None if it cannot be read. It is not proved yet."""
+    from ledger.codec import decode_payload
+    from ledger.errors import LedgerError
+    from ledger.events import LedgerBegan
+
+    if first is None or first.payload is None:
+        return None
     try:
-        return ledger.identity().ledger_id
+        fact = decode_payload(first.type, first.schema_version, first.flags, first.payload)
     except LedgerError:
         return None
-
-
-def _proved_id(ledger: Ledger, history: History, claimed: bytes | None) -> bytes | None:
-    """Return the id if the first event is as it was recorded, else None."""
-    from kropot.restore.history import AlteredError
-
-    try:
-        for event in ledger.log.events_at([1]):
-            history.proved(event)
-    except AlteredError:
-        return None
-    return claimed
+    return fact.ledger_id if isinstance(fact, LedgerBegan) else None
 
 
 @contextmanager
 def from_export(root: Path, until: str | None, source_names: tuple[str, ...], trust: Trust) -> Iterator[Origin]:
     """Yield the copies in an export. Raises: IntegrityError if its history is not the one that `trust` knows."""
+    from kropot.restore.history import History
     from kropot.restore.read_export import ExportedCopies
 
     if until is not None or source_names:
@@ -134,7 +138,42 @@ def from_export(root: Path, until: str | None, source_names: tuple[str, ...], tr
         )
     copies = ExportedCopies(root)
     try:
-        trust.skip("the export has no history")
-        yield Origin(helds=copies.helds(), copies=copies, wanted=frozenset(), sources=None)
+        found = copies.history()
+        if found is None:
+            trust.skip("the export has no history")
+            yield Origin(helds=copies.helds(), copies=copies, wanted=frozenset(), sources=None)
+            return
+        told, headers = found
+        claimed = _id_in(told.first)
+        with History(headers, until=told.position, marks=trust.marks(claimed)) as history:
+            is_proved = claimed is not None and history.has(told.first)
+            trust.compare(history, claimed if is_proved else None, what="the export", remember=False)
+            helds = history.judged(copies.helds(), told.salts)
+            yield Origin(helds=helds, copies=copies, wanted=frozenset(), sources=None)
     finally:
         copies.close()
+
+
+@contextmanager
+def from_storage(settings: Settings, keys: Sequence[Key], trust: Trust) -> Iterator[Origin]:
+    """Yield the newest version of each element that the storage has objects of. No ledger is read."""
+    from kropot.restore.from_storage import Surveyed, newest_versions
+    from kropot.sc2.vault import Vault
+
+    vaults = {key.id: key for key in keys if isinstance(key, Vault)}
+    if not vaults:
+        raise UsageError(
+            "--from-storage opens only what sc2 sealed, and needs the kit of its vault: give it with --key"
+        )
+    trust.skip(
+        "no ledger was read, and only a ledger knows what was deleted; the version that was sealed last came back"
+    )
+    survey = Surveyed()
+    with open_copies(settings) as copies:
+        yield Origin(
+            helds=newest_versions(copies.objects, vaults, survey),
+            copies=copies,
+            wanted=frozenset(),
+            sources=None,
+            survey=survey,
+        )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kropot.cli.restore_mode import Mode
     from kropot.query.erasures import Erased
     from kropot.query.past import KnownSource
+    from kropot.restore.from_storage import Surveyed
     from kropot.restore.job import Restored
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
 
@@ -39,6 +40,7 @@ class RestoreReport:
     trust: Trust
     proofs: Proofs = field(default_factory=Proofs)
     hidden: int = 0
+    survey: Surveyed | None = None
     files: int = 0
     existed: int = 0
     overwritten: int = 0
@@ -97,6 +99,7 @@ class RestoreReport:
             "unmatched": list(unmatched),
             "erased": None if self.erased is None else self.erased.json,
             "hidden": self.hidden,
+            "objects": None if self.survey is None else _objects_json(self.survey),
             **self.proofs.json(self.trust),
         }
         is_nothing = not (self.files or self.existed)
@@ -128,9 +131,11 @@ class RestoreReport:
                     emit(f"{count:>8,}  {what}")
             emit(f"sealing: {self.proofs.sealing}")
             emit(f"history: {self.proofs.history(self.trust)}")
-        if self.hidden or not _DIFFERENCES.isdisjoint(self.problems):
+        survey = self.survey
+        if self.hidden or (survey is not None and survey.refused) or not _DIFFERENCES.isdisjoint(self.problems):
             return Exit.FINDINGS
-        is_partial = self.findings or locked or unmatched or (is_nothing and tally.past)
+        is_left_out = survey is not None and (survey.locked or survey.foreign)
+        is_partial = self.findings or locked or unmatched or is_left_out or (is_nothing and tally.past)
         return Exit.PARTIAL if is_partial else Exit.DONE
 
     def _headline(self, target: Path | None, mode: Mode) -> str:
@@ -158,6 +163,8 @@ class RestoreReport:
                 f"{number(self.hidden, 'element')} of the history {'is' if self.hidden == 1 else 'are'} hidden: the "
                 "ledger has events about them, and does not show them; run `kropotcli verify`"
             )
+        if self.survey is not None:
+            _warn_of_objects(self.survey)
         for source, elements in tally.past.items():
             known = self.sources.get(source)
             warn(
@@ -170,6 +177,32 @@ class RestoreReport:
                 f"no kit opens the {number(elements, 'element')} of source {name}: also give the kit of its token with "
                 "--key"
             )
+
+
+def _warn_of_objects(survey: Surveyed) -> None:
+    """Say which objects in a storage were left out."""
+    if survey.refused:
+        warn(
+            f"{number(survey.refused, 'object')} in the storage cannot be opened: damaged or altered; older versions "
+            "may have come back in their place, and a ledger would know"
+        )
+    if survey.locked:
+        warn(
+            f"{number(survey.locked, 'object')} in the storage need another kit: that of the vault "
+            f"{' and '.join(sorted(survey.vaults))}"
+        )
+    if survey.foreign:
+        warn(f"{number(survey.foreign, 'object')} in the storage are not of sc2: only a ledger says how to open them")
+
+
+def _objects_json(survey: Surveyed) -> dict[str, int]:
+    return {
+        "opened": survey.opened,
+        "older": survey.older,
+        "refused": survey.refused,
+        "locked": survey.locked,
+        "foreign": survey.foreign,
+    }
 
 
 def _name_of(known: KnownSource | None, source: bytes) -> str:

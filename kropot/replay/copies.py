@@ -68,13 +68,13 @@ class StoredCopies:
 
     def __init__(self, objects: ObjectStore) -> None:
         """Take the storage to read from."""
-        self._objects = objects
+        self.objects = objects
 
     def open(self, held: HeldCopy) -> BinaryIO:
         """Open the copy's object. Raises: ObjectMissingError, StorageError."""
         if held.sha256 is None:
             raise ObjectMissingError(b"")
-        return self._objects.open(held.sha256)
+        return self.objects.open(held.sha256)
 
 
 def held_at(

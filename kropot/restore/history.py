@@ -122,6 +122,14 @@ class History:
             raise AlteredError(f"event {event.seq} is not in the ledger's history")
         return header_of(event)
 
+    def has(self, event: StoredEvent) -> bool:
+        """Return whether this is an event of the history."""
+        try:
+            self.proved(event)
+        except AlteredError:
+            return False
+        return True
+
     # --- helpers ---
 
     def _read(self, headers: Iterable[bytes], until: int, marks: set[int]) -> None:

@@ -77,10 +77,7 @@ def lost_since(history: History, seen: Seen) -> str | None:
     if history.size < size:
         return f"{when}, and now there are {history.size:,}: the last {number(size - history.size, 'event')} are gone"
     kept = _agreeing(history, seen)
-    since = (
-        "all of them differ or the first one does" if kept == 0 else f"only the first {kept:,} are sure to be the same"
-    )
-    return f"{when}, and now the first {size:,} are others: {since}"
+    return f"{when}, and now the first {size:,} are others: only the first {kept:,} are sure to be the same"
 
 
 def marks_of(seen: Seen) -> set[int]:
