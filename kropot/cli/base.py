@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.output import configure_logging, emit, emit_json, say, warn
+from kropot.cli.output import configure_logging, emit, emit_json, expect_json_results, say, warn
 from kropot.cli.settings import (
     CONFIG,
     ENV_PREFIX,
@@ -114,6 +114,8 @@ class KropotCommand(GlobalOptions, click.Command):
         """Resolve the settings, set up logging, and run the command."""
         settings = settings_of(ctx)
         configure_logging(settings.log_level, settings.log_format)
+        if settings.json:
+            expect_json_results()
         if settings.origins.get("token") == "--token":
             warn("other users of this machine can read the token on the command line: use --token-file instead")
         if settings.token_file is not None:
@@ -215,7 +217,13 @@ def server_of(settings: Settings) -> ServerAccess:
     url, token = settings.need_server_url(), settings.need_token()
     if settings.is_exposed:
         warn(f"the connection to {url} is not encrypted, so others on the network can read the token: use https")
-    return ServerAccess(url=url, token=token, ca_file=settings.ca_file, http_timeout=settings.http_timeout)
+    return ServerAccess(
+        url=url,
+        token=token,
+        ca_file=settings.ca_file,
+        http_timeout=settings.http_timeout,
+        user_agent=settings.user_agent,
+    )
 
 
 def collect_options(settings: Settings, **options: Any) -> CollectOptions:

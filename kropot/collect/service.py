@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from ledger.events import Source
     from ledger.log import Ledger
 
+SHORTEST_REFRESH_S: Final = 1
+"""--refresh-time 0 lists again at once, as the first client did; this keeps it from asking in a tight loop."""
+
 LONGEST_TRIAL_S: Final = 10
 """How long the server may take to say whether it knows a new token. After that the collector itself finds out."""
 
@@ -86,7 +89,10 @@ class CollectOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a run did: its exit code, its counts, the source as it is now, and how many elements still wait or fail."""
+    """What a run did: its exit code, its counts, the source as it is now, and how many elements still wait or fail.
+
+    `trouble` is the stable word for why the server kept the run from its work, None if it did not.
+    """
 
     code: Exit
     source_id: bytes
@@ -94,6 +100,7 @@ class Outcome:
     progress: Progress
     pending: int
     failing: int
+    trouble: str | None = None
 
 
 def collect(
@@ -140,6 +147,7 @@ def collect(
                 progress=collector.progress,
                 pending=_pending(ledger, source_id),
                 failing=collector.failing,
+                trouble=collector.trouble,
             )
 
 
@@ -252,7 +260,7 @@ def _rules(options: CollectOptions) -> CollectRules:
         instance=options.instance,
         once=options.once,
         full=options.full,
-        refresh_us=options.refresh_time * SECOND_US,
+        refresh_us=max(options.refresh_time, SHORTEST_REFRESH_S) * SECOND_US,
         full_every_us=options.full_every * SECOND_US,
         thresholds=Thresholds(
             missing_share=options.missing_percent / 100,

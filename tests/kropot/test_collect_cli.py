@@ -141,7 +141,8 @@ def test_a_server_that_is_not_there_is_an_error_and_fails_no_element(folder: Fol
     server.stop()
     ran = folder.collect()
     assert ran.code == 1
-    assert "unreachable" in ran.err
+    assert "\nerror: nothing more could be collected" in ran.err
+    assert "nothing listens at this address" in ran.err
     server.start(port)
     assert folder.collect().code == 0
 
