@@ -14,6 +14,7 @@ import orjson
 import structlog
 
 from kropot.secret import redact
+from kropot.wording import as_unicode
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -62,7 +63,7 @@ def _encodable(value: object) -> object:
     """Return a value whose texts are all Unicode."""
     match value:
         case str() | os.PathLike():
-            return os.fsdecode(value).encode("utf-8", "backslashreplace").decode()
+            return as_unicode(os.fsdecode(value))
         case Mapping():
             return {_encodable(key): _encodable(each) for key, each in value.items()}
         case list() | tuple():

@@ -141,8 +141,9 @@ def test_a_server_that_is_not_there_is_an_error_and_fails_no_element(folder: Fol
     server.stop()
     ran = folder.collect()
     assert ran.code == 1
-    assert "\nerror: nothing more could be collected" in ran.err
-    assert "nothing listens at this address" in ran.err
+    failure = json.loads(ran.err.splitlines()[-1])
+    assert failure["error"].startswith(f"nothing more could be collected from {server.url}: nothing listens at this")
+    assert (failure["event"], failure["exit"], failure["level"]) == ("failed", 1, "error")
     server.start(port)
     assert folder.collect().code == 0
 

@@ -475,7 +475,7 @@ class ListingController:
         self.trouble = None
         progress = self._progress
         progress.listings += 1
-        progress.seen += result.seen
+        progress.seen = max(progress.seen, result.seen)
         progress.rejected += run.rejected
         self.next_us = now_us if self._wants_full else max(now_us, run.began_us + self._rules.refresh_us)
         self.phase = Phase.OVER if self._rules.once and not self._wants_full else Phase.IDLE
