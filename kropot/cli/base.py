@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.output import configure_logging, emit, emit_json, expect_json_results, say, warn
+from kropot.cli.config_check import expected, option_name, unknown_variables
+from kropot.cli.output import configure_logging, emit, emit_json, expect_results, say, warn
 from kropot.cli.settings import (
     CONFIG,
     ENV_PREFIX,
@@ -47,6 +48,7 @@ __all__ = [
     "Settings",
     "collect_options",
     "command",
+    "config_file_of",
     "emit",
     "emit_json",
     "group",
@@ -114,8 +116,7 @@ class KropotCommand(GlobalOptions, click.Command):
         """Resolve the settings, set up logging, and run the command."""
         settings = settings_of(ctx)
         configure_logging(settings.log_level, settings.log_format)
-        if settings.json:
-            expect_json_results()
+        expect_results(as_json=settings.json)
         if settings.origins.get("token") == "--token":
             warn("other users of this machine can read the token on the command line: use --token-file instead")
         if settings.token_file is not None:
@@ -123,6 +124,10 @@ class KropotCommand(GlobalOptions, click.Command):
         file: ConfigFile | None = ctx.meta.get(_FILE)
         if file is not None and file.is_confidential:
             warn_if_exposed("configuration file", file.path)
+        root = ctx.find_root()
+        if isinstance(root.command, click.Group):
+            for sentence in unknown_variables(root.command, root, os.environ):
+                warn(sentence)
         if self.callback is None:
             return None
         return ctx.invoke(self.callback, settings, **ctx.params)
@@ -159,11 +164,6 @@ def warn_if_exposed(what: str, path: Path) -> None:
     """Warn where users other than the owner can read a file that holds a secret; `what` says which file it is."""
     if is_readable_by_others(path):
         warn(f"other users can read the {what} {path}: chmod 600 it")
-
-
-def option_name(param: click.Option) -> str:
-    """Return an option's long flag as an identifier, the name that environment variables and files use."""
-    return max(param.opts, key=len).lstrip("-").replace("-", "_")
 
 
 def table_of(ctx: click.Context, path: Sequence[str]) -> Mapping[str, Any]:
@@ -275,11 +275,32 @@ def _take_config(ctx: click.Context, param: click.Parameter, value: Path | None)
     elif ctx.parent is None:
         ctx.meta[_FILE] = find_config(value, os.environ)
     table = table_of(ctx, _path(ctx))
+    _refuse_wrong_values(ctx, table)
     ctx.default_map = {
         param.name or "": table[option_name(param)]
         for param in ctx.command.params
         if isinstance(param, click.Option) and option_name(param) in table
     }
+
+
+def _refuse_wrong_values(ctx: click.Context, table: Mapping[str, Any]) -> None:
+    """Refuse values of this command's table that are not what its options take. Raises: UsageError."""
+    if ctx.resilient_parsing or ctx.parent is None:
+        return
+    for param in ctx.command.params:
+        name = option_name(param) if isinstance(param, click.Option) else ""
+        wrong = expected(param, table[name]) if isinstance(param, click.Option) and name in table else None
+        if wrong is not None:
+            raise UsageError(
+                f"the configuration file {ctx.meta[_FILE].path}: [{'.'.join(_path(ctx))}] {name.replace('_', '-')}: "
+                f"{wrong}; `kropotcli config check` names all mistakes"
+            )
+
+
+def config_file_of(ctx: click.Context) -> ConfigFile | None:
+    """Return the configuration file of this run, None if there is none."""
+    file: ConfigFile | None = ctx.meta.get(_FILE)
+    return file
 
 
 def _path(ctx: click.Context) -> list[str]:

@@ -13,7 +13,7 @@ import click
 
 from kropot.cli.base import KropotGroup
 from kropot.cli.failures import explain, is_unexpected
-from kropot.cli.output import configure_logging, expect_json_results, log, say_failure
+from kropot.cli.output import configure_logging, expect_results, log, say_failure
 from kropot.cli.settings import ENV_PREFIX
 from kropot.errors import Exit
 
@@ -39,7 +39,7 @@ COMMANDS: Final[dict[str, str]] = {
     "rebuild": "Rebuild the projection from the events.",
     "db": "Make, upgrade, describe, copy or recover a ledger's database.",
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",
-    "config": "Show the value of every option and where it came from.",
+    "config": "Show the value of every option and where it came from, or check all of them.",
     "demo": "Show a whole backup on one machine.",
 }
 """The commands and what they do. `command` in the module of that name is the command; it is imported when it runs."""
@@ -110,8 +110,7 @@ class RootGroup(KropotGroup):
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _open_closed_streams()
         configure_logging("info", "console")
-        if _asks_for_json(sys.argv[1:] if args is None else args):
-            expect_json_results()
+        expect_results(as_json=_asks_for_json(sys.argv[1:] if args is None else args))
         if isinstance(sys.stdout, TextIOWrapper):
             # Continue even if this terminal cannot show a name.
             sys.stdout.reconfigure(errors="backslashreplace")

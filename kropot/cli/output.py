@@ -102,15 +102,15 @@ def say_failure(text: str, code: int) -> None:
     """Say why the command ends with this exit code. With --json, or with JSON logs, this is one JSON object."""
     if _mode.is_json or _mode.are_results_json:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        event = {"event": "failed", "error": text, "exit": int(code), "level": "error", "timestamp": now}
+        event = {"event": "failed", "message": text, "exit": int(code), "level": "error", "timestamp": now}
         _tell(_as_json(None, "error", event))
     else:
         say(text, level="error")
 
 
-def expect_json_results() -> None:
-    """Hear that this run prints its results as JSON, so a failure is to be JSON too."""
-    _mode.are_results_json = True
+def expect_results(*, as_json: bool) -> None:
+    """Hear whether this run prints its results as JSON: then a failure is to be JSON too."""
+    _mode.are_results_json = as_json
 
 
 def warn(text: str) -> None:

@@ -367,6 +367,8 @@ def _converted(option: GlobalOption, value: object, origin: str) -> Any:
     """Return the value as the option's type. Raises: UsageError if it cannot be converted."""
     if isinstance(value, bool) and not option.is_flag:
         raise UsageError(f"{origin} is {str(value).lower()}, but this option is not a switch: give it a value")
+    if isinstance(value, list):
+        raise UsageError(f"{origin} is a list, but this option takes one value: write the value alone")
     try:
         return option.kind.convert(value if isinstance(value, (str, int)) else str(value), None, None)
     except click.BadParameter as error:

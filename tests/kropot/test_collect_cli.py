@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -142,7 +143,7 @@ def test_a_server_that_is_not_there_is_an_error_and_fails_no_element(folder: Fol
     ran = folder.collect()
     assert ran.code == 1
     failure = json.loads(ran.err.splitlines()[-1])
-    assert failure["error"].startswith(f"nothing more could be collected from {server.url}: nothing listens at this")
+    assert failure["message"].startswith(f"nothing more could be collected from {server.url}: nothing listens at this")
     assert (failure["event"], failure["exit"], failure["level"]) == ("failed", 1, "error")
     server.start(port)
     assert folder.collect().code == 0
@@ -248,7 +249,7 @@ def test_nothing_is_recorded_or_fetched_while_the_disk_is_low_and_that_is_said(f
     ran = folder.collect("--min-free", "1000TiB")
     assert ran.code == 3
     assert "MiB are free for the storage and the ledger, so fetching has stopped: free some space" in ran.err
-    assert "(no_room: the ledger's disk has less free space than --min-free" in ran.err
+    assert "the ledger's disk has less free space than --min-free" in ran.err
     assert (ran.summary["new"], ran.summary["copied"]) == (0, 0)
     assert folder.facts(FetchFailed) == []
     assert folder.collect().code == 0
