@@ -115,7 +115,7 @@ PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_
     "--checkpoint-to",
     type=click.Path(file_okay=False, path_type=Path),
     multiple=True,
-    help="Also write the checkpoints to this folder. Can be repeated.",
+    help="Also write the checkpoints to this folder, which must exist. Can be repeated.",
 )
 @click.option(
     "--checkpoint-every",
