@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,7 +34,8 @@ def env(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         return {"KROPOT_TOKEN": TOKEN}
     without = tmp_path_factory.mktemp("without")
     (without / "pycurl.py").write_text("raise ImportError('left out')")
-    return {"KROPOT_TOKEN": TOKEN, "PYTHONPATH": str(without)}
+    path = os.pathsep.join([str(without), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    return {"KROPOT_TOKEN": TOKEN, "PYTHONPATH": path}
 
 
 def test_a_server_that_a_named_authority_vouches_for_is_copied(
