@@ -116,7 +116,10 @@ def _variables(command: click.Command, ctx: click.Context, path: tuple[str, ...]
             continue
         here = (*path, name.replace("-", "_").upper())
         prefix = "_".join((ENV_PREFIX, *here))
-        found |= {f"{prefix}_{option_name(p).upper()}": p for p in below.params if isinstance(p, click.Option)}
+        for param in below.params:
+            if isinstance(param, click.Option):
+                own = param.envvar or f"{prefix}_{option_name(param).upper()}"
+                found |= dict.fromkeys([own] if isinstance(own, str) else own, param)
         found |= _variables(below, ctx, here)
     return found
 

@@ -78,6 +78,7 @@ def test_a_list_where_one_value_belongs_is_refused_for_global_options_too(run_cl
 
 def test_a_variable_that_is_no_option_is_warned_of(run_cli: RunCli) -> None:
     env = {"KROPOT_REFRSH_TIME": "5", "KROPOT_COLLECT_ONCE": "1", "KROPOT_GATEWAY_SERVE_PORT": "1"}
+    env |= {"KROPOT_GATEWAY_STATE": "sqlite:///g.db", "KROPOT_TEST_OF_A_DEVELOPER": "1"}
     done = run_cli("config", "show", env=env)
     (said,) = done.stderr.splitlines()
     assert "KROPOT_REFRSH_TIME belongs to no option" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,6 +85,9 @@ def test_what_cannot_be_had_is_named_with_its_reason_and_had_once_it_can(folder:
     assert (ran.summary["copied"], ran.summary["pending"]) == (57, 2)
     assert set(ran.summary["reasons"]) == {"http_500", "error_page"}
     assert ran.summary["unlistable"] == 1
+    (said,) = (line for line in ran.err.splitlines() if "cannot list all elements of 1 second" in line)
+    assert "copies of these elements that were stored before are kept" in said
+    assert re.search(r"\(20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ\)", said)
     failing = {id_: element.failure.reason for id_, element in folder.elements().items() if element.failure is not None}
     assert failing == {
         server.id_of("file number 7.txt"): "http_500",
