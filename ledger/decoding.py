@@ -69,4 +69,5 @@ def entry_of(image: Image) -> Entry:
         version=image.version,
         position=image.seq,
         element=fact.element,
+        is_dismissed=fact.IS_DISMISSED,
     )

@@ -223,6 +223,7 @@ def server_of(settings: Settings) -> ServerAccess:
         ca_file=settings.ca_file,
         http_timeout=settings.http_timeout,
         user_agent=settings.user_agent,
+        silence_timeout=settings.silence_timeout,
     )
 
 

@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
-import hmac
 import platform
 import queue
-import secrets
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+from kropot.collect.binding import find_source
 from kropot.collect.decide.plan import SECOND_US
 from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, CollectRules
-from kropot.collect.decide.sources import Thresholds, begin, match_source, source_key
+from kropot.collect.decide.sources import Thresholds
 from kropot.collect.decide.step import Collector
 from kropot.collect.run.effects import LedgerEffects
 from kropot.collect.run.gc_tuning import look_for_cycles_rarely
@@ -26,14 +26,15 @@ from kropot.collect.run.signals import stopped_by_signals
 from kropot.collect.run.workers import Control, Crashed, Publisher, Transfer
 from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.engine import Server
+from kropot.collect.transfer.kept import read_note
+from kropot.collect.transfer.process import TransferProcess
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
-from kropot.securecopy.client import ServerTroubleError
+from kropot.processes import can_fork, processors
 from kropot.storage_away import demand_objects
 from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
 from ledger.append import NewFact
-from ledger.codec import source_id_of
-from ledger.errors import InstanceBusyError, LedgerError
+from ledger.errors import InstanceBusyError
 from ledger.events import InstanceBegan
 from ledger.log import instance_key, utc_now_us
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
     from kropot.collect.decide.progress import Progress
     from kropot.collect.run.loop import ProgressListener
-    from kropot.collect.run.workers import Inbox
+    from kropot.collect.run.workers import Inbox, ObjectPublisher
     from kropot.collect.transfer.engine import TransferEngine
     from kropot.errors import Exit
     from kropot.objects.opening import Storage
@@ -56,9 +57,6 @@ if TYPE_CHECKING:
 
 SHORTEST_REFRESH_S: Final = 1
 """--refresh-time 0 lists again at once, as the first client did; this keeps it from asking in a tight loop."""
-
-LONGEST_TRIAL_S: Final = 10
-"""How long the server may take to say whether it knows a new token. After that the collector itself finds out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,16 +124,23 @@ def collect(
         segments = options.storage.segments(writing=True)
         segments.check(ledger)
         with _enrolled(options, ledger):
-            removed = objects.clean_own_leftovers()
+            removed = objects.clean_own_leftovers(partial(_is_wanted, ledger))
             if removed:
                 say(f"removed {removed:,} unfinished file{'' if removed == 1 else 's'} of an earlier run")
-            source_id = _find_source(options, ledger, say)
+            source_id = find_source(options.server, ledger, new_source=options.new_source, say=say)
             rules = _rules(options)
             collector = Collector(source_id, ledger.sources()[source_id].source, rules)
-            with show() as listener:
-                engine = _engine(options, client, objects, warn)
+            with _transfers(options, client, objects, warn) as movers, show() as listener:
+                engine, publisher = movers
                 loop = _loop(
-                    collector, rules, ledger=ledger, client=client, objects=objects, engine=engine, listener=listener
+                    collector,
+                    rules,
+                    ledger=ledger,
+                    client=client,
+                    objects=objects,
+                    publisher=publisher,
+                    engine=engine,
+                    listener=listener,
                 )
                 look_for_cycles_rarely()
                 with stopped_by_signals(loop), _upkeep(options, ledger, segments, loop, warn):
@@ -164,10 +169,26 @@ def _engine(
     server = Server(
         base_url=client.base_url,
         headers=client.headers(),
-        total_s=options.server.http_timeout,
+        silence_s=options.server.content_silence_s,
         ca_file=None if options.server.ca_file is None else str(options.server.ca_file),
     )
     return lambda: choice.make(server, objects, keep_free=options.min_free)
+
+
+@contextmanager
+def _transfers(
+    options: CollectOptions, client: SecureCopyClient, objects: ObjectStore, warn: Callable[[str], None]
+) -> Iterator[tuple[Callable[[], TransferEngine], ObjectPublisher]]:
+    """Open what makes engines and what publishes: in a process of their own where this pays, else in this one."""
+    make = _engine(options, client, objects, warn)
+    if not can_fork() or processors() == 1:
+        yield make, objects
+        return
+    process = TransferProcess(make, objects)
+    try:
+        yield lambda: process, process
+    finally:
+        process.end()
 
 
 @contextmanager
@@ -180,9 +201,17 @@ def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectS
         yield objects
         # No transfer runs any more. Remove what was broken off now: the next start may be far away.
         with suppress(StorageError):
-            objects.clean_own_leftovers()
+            objects.clean_own_leftovers(partial(_is_wanted, ledger))
     finally:
         objects.close()
+
+
+def _is_wanted(ledger: Ledger, note: bytes) -> bool:
+    """Whether the bytes of a transfer that broke off are still waited for: its element is there and has no copy."""
+    kept = read_note(note)
+    entry = None if kept is None else ledger.entries({kept.stream}).get(kept.stream)
+    element = None if entry is None else entry.element
+    return element is not None and element.present and (element.copy is None or element.damage is not None)
 
 
 @contextmanager
@@ -212,47 +241,13 @@ def _record_instance(options: CollectOptions, ledger: Ledger) -> None:
         ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.now_us())])
 
 
-# --- which source this is --------------------------------------------------------------------------------------------
-
-
-def _find_source(options: CollectOptions, ledger: Ledger, say: Callable[[str], None]) -> bytes:
-    """Return the id of this token's source, and begin the source if the token is new."""
-    url, token = options.server.url, options.server.token.reveal()
-    known = ledger.sources()
-    match = match_source(known, token, url)
-    if match.kind == "known" and match.id is not None:
-        return match.id
-    if match.kind == "moved" and match.id is not None and not options.new_source:
-        name = match.id.hex()
-        raise UsageError(
-            f"this token is known from {known[match.id].source.url}, not from {url}: if the server moved, say so with"
-            f" `kropotcli source alias {name[:8]} --server-url {url}`, and nothing is fetched again; if it is another"
-            " server, collect with --new-source"
-        )
-    # The ledger never forgets a source, so a mistyped token must not begin one.
-    with options.server.client(LONGEST_TRIAL_S) as client, suppress(ServerTroubleError):
-        client.list(None, 1)
-    salt = secrets.token_bytes(32)
-    fact = begin(salt=salt, token=token, url=url)
-    new = NewFact(key=source_key(source_id_of(salt)), fact=fact, observed_us=ledger.now_us(), expected=0)
-    # Several collectors may meet a new token at the same moment: the first one's append counts for all of them.
-    once = hmac.digest(ledger.identity().salt, b"begin\0" + token.encode() + b"\0" + url.encode(), "sha256")
-    ledger.append([new], batch_key=once)
-    begun = match_source(ledger.sources(), token, url)
-    if begun.kind != "known" or begun.id is None:
-        raise LedgerError("the ledger does not show a source that was begun a moment ago")
-    if known:
-        say(f"this token is new: it begins source {begun.id.hex()}, and nothing of the others is taken for gone")
-    return begun.id
+# --- the collector and what runs beside it ---------------------------------------------------------------------------
 
 
 def _pending(ledger: Ledger, source_id: bytes) -> int:
     """Return how many elements of the source wait for their copies, failing or not."""
     tallies = ledger.tallies()
     return sum(each.elements for each in tallies if each.source == source_id and each.state == "pending")
-
-
-# --- the collector and what runs beside it ---------------------------------------------------------------------------
 
 
 def _rules(options: CollectOptions) -> CollectRules:
@@ -281,6 +276,7 @@ def _loop(
     ledger: Ledger,
     client: SecureCopyClient,
     objects: ObjectStore,
+    publisher: ObjectPublisher,
     engine: Callable[[], TransferEngine],
     listener: ProgressListener,
 ) -> Loop:
@@ -297,7 +293,7 @@ def _loop(
         effects=effects,
         control=Control(client, inbox),
         transfer=Transfer(engine, inbox),
-        publisher=Publisher(objects, inbox),
+        publisher=Publisher(publisher, inbox),
         inbox=inbox,
         listener=listener,
         clock=utc_now_us,

@@ -36,7 +36,7 @@ TOKEN = "a-token-that-nobody-else-may-see"
 
 def by_listing(url: str, ca_file: Path | None, _: Path) -> str:
     with (
-        SecureCopyClient(url, TOKEN, http_timeout=5, user_agent="test", ca_file=ca_file) as client,
+        SecureCopyClient(url, TOKEN, silence_s=5, user_agent="test", ca_file=ca_file) as client,
         pytest.raises(ServerTroubleError) as caught,
     ):
         client.list(None, 1)
@@ -48,7 +48,7 @@ def by_listing(url: str, ca_file: Path | None, _: Path) -> str:
 def by_engine(make: Callable[..., TransferEngine], url: str, ca_file: Path | None, folder: Path) -> str:
     store = DirectoryObjects(folder / "storage", "test")
     server = Server(
-        base_url=url, headers={"User-Agent": "test"}, total_s=5, ca_file=None if ca_file is None else str(ca_file)
+        base_url=url, headers={"User-Agent": "test"}, silence_s=5, ca_file=None if ca_file is None else str(ca_file)
     )
     engine = make(server, store)
     try:
@@ -174,7 +174,7 @@ def test_all_that_speaks_to_the_server_trusts_what_the_environment_names(
         (hashed / f"{name}.0").write_bytes(authority.file.read_bytes())
         monkeypatch.setenv("SSL_CERT_DIR", str(hashed))
     with OldServer({"x": b"bread"}, token=TOKEN, tls=authority.context("127.0.0.1")) as server:
-        with SecureCopyClient(server.url, TOKEN, http_timeout=5, user_agent="test") as client:
+        with SecureCopyClient(server.url, TOKEN, silence_s=5, user_agent="test") as client:
             assert len(client.list(None, 9).entries) == 1
         for engine in (PlainEngine, CurlEngine):
             assert by_engine(engine, server.url, None, tmp_path) == "http_403"

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.bounds import MAX_INT
 from ledger.codec import (
     FLAG_CRITICAL,
     FORMAT,
@@ -31,7 +32,7 @@ from ledger.codec import (
     stream_digest,
 )
 from ledger.errors import MalformedEventError
-from ledger.events import FACTS, MAX_INT, CopyStored, Fact, InstanceBegan, RemoteObserved, StreamKey, UnknownFact
+from ledger.events import FACTS, CopyStored, Fact, InstanceBegan, RemoteObserved, StreamKey, UnknownFact
 from tests.ledger.facts import COPY, ELEMENT, SAMPLES, STORED, facts
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "events.json").read_text())

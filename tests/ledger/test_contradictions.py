@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ledger.audit import Finding, IndexAudit, LogAudit
+from ledger.bounds import MAX_US
 from ledger.codec import encode_payload
 from ledger.errors import LedgerError, MalformedEventError
 from ledger.events import (
-    MAX_US,
     Copy,
     CopyDamaged,
     CopyLost,

@@ -9,18 +9,8 @@ from typing import get_args
 
 import pytest
 
-from ledger.events import (
-    FACTS,
-    AuditRange,
-    Copy,
-    Element,
-    Failure,
-    HeldListing,
-    Listing,
-    NotEmpty,
-    Source,
-    Surge,
-)
+from ledger.bounds import NotEmpty
+from ledger.events import FACTS, AuditRange, Copy, Element, Failure, HeldListing, Keeping, Listing, Source, Surge
 from ledger.shape import hints_of
 from ledger.sql import schema
 
@@ -34,6 +24,7 @@ RECORDS = {
     "held": HeldListing,
     "surge": Surge,
     "audit range": AuditRange,
+    "keeping": Keeping,
 }
 
 
