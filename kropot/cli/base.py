@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.output import configure_logging, emit, emit_json, say, warn
+from kropot.cli.config_check import expected, option_name, unknown_variables
+from kropot.cli.output import configure_logging, emit, emit_json, expect_results, say, warn
 from kropot.cli.settings import (
     CONFIG,
     ENV_PREFIX,
@@ -48,6 +49,7 @@ __all__ = [
     "Settings",
     "collect_options",
     "command",
+    "config_file_of",
     "emit",
     "emit_json",
     "group",
@@ -123,6 +125,7 @@ class KropotCommand(GlobalOptions, click.Command):
         """Resolve the settings, set up logging, and run the command."""
         settings = settings_of(ctx)
         configure_logging(settings.log_level, settings.log_format)
+        expect_results(as_json=settings.json)
         if settings.origins.get("token") == "--token":
             warn("other users of this machine can read the token on the command line: use --token-file instead")
         if ctx.meta.get(_IS_EXPOSED):
@@ -135,6 +138,10 @@ class KropotCommand(GlobalOptions, click.Command):
         file: ConfigFile | None = ctx.meta.get(_FILE)
         if file is not None and file.is_confidential:
             warn_if_exposed("configuration file", file.path)
+        root = ctx.find_root()
+        if isinstance(root.command, click.Group):
+            for sentence in unknown_variables(root.command, root, os.environ):
+                warn(sentence)
         if self.callback is None:
             return None
         return ctx.invoke(self.callback, settings, **ctx.params)
@@ -192,11 +199,6 @@ def warn_of_frozen_time(recorded_us: int, clock_us: int) -> None:
             " one is behind): nothing is lost, and collecting goes on, but until that day --until needs a position"
             " (@N) instead of a time"
         )
-
-
-def option_name(param: click.Option) -> str:
-    """Return an option's long flag as an identifier, the name that environment variables and files use."""
-    return max(param.opts, key=len).lstrip("-").replace("-", "_")
 
 
 def table_of(ctx: click.Context, path: Sequence[str]) -> Mapping[str, Any]:
@@ -257,6 +259,7 @@ def server_of(settings: Settings) -> ServerAccess:
         token=token,
         ca_file=settings.ca_file,
         http_timeout=settings.http_timeout,
+        user_agent=settings.user_agent,
         silence_timeout=settings.silence_timeout,
     )
 
@@ -310,11 +313,32 @@ def _take_config(ctx: click.Context, param: click.Parameter, value: Path | None)
     elif ctx.parent is None:
         ctx.meta[_FILE] = find_config(value, os.environ)
     table = table_of(ctx, _path(ctx))
+    _refuse_wrong_values(ctx, table)
     ctx.default_map = {
         param.name or "": table[option_name(param)]
         for param in ctx.command.params
         if isinstance(param, click.Option) and option_name(param) in table
     }
+
+
+def _refuse_wrong_values(ctx: click.Context, table: Mapping[str, Any]) -> None:
+    """Refuse values of this command's table that are not what its options take. Raises: UsageError."""
+    if ctx.resilient_parsing or ctx.parent is None:
+        return
+    for param in ctx.command.params:
+        name = option_name(param) if isinstance(param, click.Option) else ""
+        wrong = expected(param, table[name]) if isinstance(param, click.Option) and name in table else None
+        if wrong is not None:
+            raise UsageError(
+                f"the configuration file {ctx.meta[_FILE].path}: [{'.'.join(_path(ctx))}] {name.replace('_', '-')}: "
+                f"{wrong}; `kropotcli config check` names all mistakes"
+            )
+
+
+def config_file_of(ctx: click.Context) -> ConfigFile | None:
+    """Return the configuration file of this run, None if there is none."""
+    file: ConfigFile | None = ctx.meta.get(_FILE)
+    return file
 
 
 def _path(ctx: click.Context) -> list[str]:

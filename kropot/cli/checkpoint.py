@@ -69,7 +69,11 @@ def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None
 @command.command("sign")
 @click.option("--key", "key_file", type=_FILE, help=_KEY_HELP)
 @click.option(
-    "--to", "folders", type=_FOLDER, multiple=True, help="Also write the checkpoint to this folder. Can be repeated."
+    "--to",
+    "folders",
+    type=_FOLDER,
+    multiple=True,
+    help="Also write the checkpoint to this folder, which must exist. Can be repeated.",
 )
 @click.option(
     "--accept-erasures",
@@ -87,8 +91,12 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     whole ledger. This takes about a minute for every 10 million events.
 
     This prints the checkpoint, keeps it in the database, and writes it to each --to folder as a new numbered file. It
-    never overwrites a file. Nothing is signed and the exit code is 4 if the ledger does not extend everything that this
-    key signed, or the segments in the storage, or if the database's head is not the tree of its events.
+    never overwrites a file, and never makes the folder: that could be the mount point of a disk that is away. If a
+    folder is missing, or held checkpoints before and holds none now, the other folders are written, and the exit code
+    is 1.
+
+    Nothing is signed and the exit code is 4 if the ledger does not extend everything that this key signed, or the
+    segments in the storage, or if the database's head is not the tree of its events.
 
     Nothing is signed either while the ledger has an erasure that this key did not sign before. The message names the
     positions. If you asked for these erasures, sign with --accept-erasures.

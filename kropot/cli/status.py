@@ -25,6 +25,8 @@ _SHOWN = 2
 """How many bytes of a SHA-256 are shown at the ends of a range."""
 _MISSED_LISTINGS = 3
 """After how many refresh times without a good listing `status` raises an alarm."""
+_SHORTEST_REFRESH_S = 60
+"""A listing may take this long: a --refresh-time of seconds is no reason for an alarm during each."""
 
 
 @define("status")
@@ -66,7 +68,7 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
     - Some contents were not read and compared for 30 days.
     """  # noqa: D301 - click needs the character \b, which keeps the list's line breaks
     limits = Limits(
-        listing_s=_MISSED_LISTINGS * settings.refresh_time,
+        listing_s=_MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S),
         failing_s=max_failing_hours * 3600,
         audit_s=max_audit_days * 86_400,
     )

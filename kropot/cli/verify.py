@@ -44,7 +44,10 @@ class Rate(click.ParamType[int, Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return bytes per second. Raises: click.BadParameter if the text is not a rate above 0."""
         text = str(value).strip().removesuffix("/s")
-        rate = value if isinstance(value, int) else SIZE.convert(text, param, ctx)
+        try:
+            rate = value if isinstance(value, int) else SIZE.convert(text, param, ctx)
+        except click.BadParameter:
+            rate = 0
         if rate < 1:
             self.fail(f"{value!r} is not a rate above 0: try 50MiB/s", param, ctx)
         return rate

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kropot.collect.binding import find_source
 from kropot.collect.decide.plan import SECOND_US
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from ledger.events import Source
     from ledger.log import Ledger
 
+SHORTEST_REFRESH_S: Final = 1
+"""--refresh-time 0 lists again at once, as the first client did; this keeps it from asking in a tight loop."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectOptions:
@@ -84,7 +87,10 @@ class CollectOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a run did: its exit code, its counts, the source as it is now, and how many elements still wait or fail."""
+    """What a run did: its exit code, its counts, the source as it is now, and how many elements still wait or fail.
+
+    `trouble` is the stable word for why the server kept the run from its work, None if it did not.
+    """
 
     code: Exit
     source_id: bytes
@@ -92,6 +98,7 @@ class Outcome:
     progress: Progress
     pending: int
     failing: int
+    trouble: str | None = None
 
 
 def collect(
@@ -145,6 +152,7 @@ def collect(
                 progress=collector.progress,
                 pending=_pending(ledger, source_id),
                 failing=collector.failing,
+                trouble=collector.trouble,
             )
 
 
@@ -247,7 +255,7 @@ def _rules(options: CollectOptions) -> CollectRules:
         instance=options.instance,
         once=options.once,
         full=options.full,
-        refresh_us=options.refresh_time * SECOND_US,
+        refresh_us=max(options.refresh_time, SHORTEST_REFRESH_S) * SECOND_US,
         full_every_us=options.full_every * SECOND_US,
         thresholds=Thresholds(
             missing_share=options.missing_percent / 100,

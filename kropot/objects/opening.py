@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.layout import Layout
 from kropot.segments import SegmentFolder
+from kropot.wording import as_unicode
 
 if TYPE_CHECKING:
     from kropot.objects.store import ObjectStore
@@ -66,7 +67,7 @@ class FolderStorage:
     @property
     def place(self) -> str:
         """The machine and the folder."""
-        return f"{platform.node()}:{self._root.resolve()}"
+        return as_unicode(f"{platform.node()}:{self._root.resolve()}")
 
     @property
     def is_there(self) -> bool:

@@ -296,8 +296,8 @@ def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[
     if each.source.unlistable:
         seconds = number(len(each.source.unlistable), "second")
         text = (
-            f"the server cannot list {seconds} of its history, so files with these dates are not backed up: "
-            "look for the cause in the server's log"
+            f"the server cannot list all files of {seconds}: copies of them that were stored before are kept, and what "
+            "else is there is not backed up; look for broken rows of these dates at the server"
         )
         yield Alarm(name="unlistable", source=each.id, text=text)
 

@@ -91,7 +91,9 @@ def parse_place(url: str) -> Place:
     try:
         __import__(module)
     except ImportError:
-        raise LedgerError(f"the driver for {kind} is missing: run pip install 'kropotcli[{extra}]'") from None
+        raise LedgerError(
+            f"the driver for {kind} is missing: run pip install '.[{extra}]' in the folder of this program's source"
+        ) from None
     path = None
     if kind == "sqlite":
         if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):

@@ -85,6 +85,7 @@ def test_a_new_database_on_a_storage_with_history_is_refused(collect: Collect, t
 def test_collect_signs_with_the_key_that_it_is_given(collect: Collect, run_cli: RunCli, tmp_path: Path) -> None:
     collect()
     public = run_cli("checkpoint", "init", "--key", "signer.key").stdout.strip()
+    (tmp_path / "notes").mkdir()
     assert collect("--checkpoint-key", "signer.key", "--checkpoint-to", "notes").returncode == Exit.DONE
     assert len(list((tmp_path / "notes").iterdir())) == 1
     checked = run_cli("verify", "--against", "notes", "--public-key", public)

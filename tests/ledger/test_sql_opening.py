@@ -416,9 +416,9 @@ def test_a_url_that_cannot_be_used_is_explained_without_its_password(url: str, s
 @pytest.mark.parametrize(
     ("url", "module", "extra"),
     [
-        ("postgresql://u:secret@127.0.0.1/d", "psycopg", "kropotcli[postgresql]"),
-        ("mysql://u:secret@127.0.0.1/d", "pymysql", "kropotcli[mysql]"),
-        ("mariadb://u:secret@127.0.0.1/d", "pymysql", "kropotcli[mysql]"),
+        ("postgresql://u:secret@127.0.0.1/d", "psycopg", "pip install '.[postgresql]'"),
+        ("mysql://u:secret@127.0.0.1/d", "pymysql", "pip install '.[mysql]'"),
+        ("mariadb://u:secret@127.0.0.1/d", "pymysql", "pip install '.[mysql]'"),
     ],
 )
 def test_a_missing_driver_is_named_with_its_extra(
