@@ -29,6 +29,7 @@ from kropot.cli.settings import (
 )
 from kropot.errors import Exit, UsageError
 from kropot.secret import Secret, guard_credentials
+from kropot.user_folders import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -263,7 +264,7 @@ def _take_config(ctx: click.Context, param: click.Parameter, value: Path | None)
     """Read the configuration file before click handles other options, because the file supplies their defaults."""
     _take_flag(ctx, param, value)
     if value is not None and ctx.parent is not None:
-        ctx.meta[_FILE] = read_config(value.expanduser())
+        ctx.meta[_FILE] = read_config(expanded(value))
     elif ctx.parent is None:
         ctx.meta[_FILE] = find_config(value, os.environ)
     table = table_of(ctx, _path(ctx))

@@ -328,7 +328,7 @@ def _signing_key_file(options: CollectOptions, ledger: Ledger) -> Path | None:
     from kropot.checkpoints.paths import default_key_path
 
     file = options.checkpoint_key or default_key_path(ledger.identity().ledger_id)
-    if options.checkpoint_key is None and not file.exists():
+    if file is None or (options.checkpoint_key is None and not file.exists()):
         if options.checkpoint_to:
             raise UsageError("--checkpoint-to needs a key: make one with `kropotcli checkpoint init`")
         return None

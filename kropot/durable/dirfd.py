@@ -6,15 +6,22 @@ import errno
 import os
 import stat
 from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import structlog
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+log = structlog.get_logger()
 
 Parts = tuple[bytes, ...]
 """A path below a folder, name by name."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CANNOT_SYNC_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
+_told: Final[set[int]] = set()
+"""The file systems of which the log says already that they cannot sync folders."""
 _OPENED_BY_THE_SHELL = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 
 
@@ -64,6 +71,28 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
                 os.close(each)
 
 
+def sync_names(folder: int) -> None:
+    """Make the names in an open folder durable, as far as its file system can. Raises: OSError.
+
+    CIFS and some FUSE file systems have no sync of folders and answer EINVAL or ENOTSUP. Then nothing more can be done,
+    and the log says so once. Every other error means that names may be lost, and is raised.
+    """
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDERS:
+            raise
+        volume = os.fstat(folder).st_dev
+        if volume not in _told:
+            _told.add(volume)
+            log.warning(
+                "folders_not_synced",
+                why=error.strerror,
+                volume=f"{os.major(volume)}:{os.minor(volume)}",
+                meaning="this file system cannot sync folders: a power cut may take the names of the newest files",
+            )
+
+
 def make_root(root: Path) -> None:
     """Make the folder, and those above it, durably; one that is there may be from a run that was cut off just then."""
     if not root.is_dir():
@@ -74,7 +103,7 @@ def make_root(root: Path) -> None:
     with suppress(PermissionError):
         above = os.open(root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(above)
+            sync_names(above)
         finally:
             os.close(above)
 
@@ -85,7 +114,7 @@ def open_folder(parent: int, name: bytes) -> int:
         return os.open(name, _FOLDER, dir_fd=parent)
     with suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=parent)
-        os.fsync(parent)
+        sync_names(parent)
     return os.open(name, _FOLDER, dir_fd=parent)
 
 

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Protocol
 
-from kropot.durable.dirfd import open_regular
+from kropot.durable.dirfd import open_regular, sync_names
 
 
 class FileSystem(Protocol):
@@ -115,10 +115,10 @@ class OsFiles:
             os.fsync(fd)
 
     def sync_folder(self, path: str) -> None:
-        """Fsync the folder through a descriptor of its own."""
+        """Fsync the folder through a descriptor of its own, as far as the file system can."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
+            sync_names(fd)
         finally:
             os.close(fd)
 
