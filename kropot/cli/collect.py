@@ -10,6 +10,7 @@ import click
 
 from kropot.cli.base import Exit, Settings, collect_options, emit, emit_json, open_ledger, say, warn
 from kropot.cli.base import command as define
+from kropot.cli.output import printing_beside_the_work
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.wording import amount, number
 
@@ -144,7 +145,8 @@ def command(settings: Settings, **options: Any) -> Exit:
         open_ledger(settings, create=True) as ledger,
     ):
         outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
-    _print_summary(settings, outcome, took=time.monotonic() - began)
+    with printing_beside_the_work():
+        _print_summary(settings, outcome, took=time.monotonic() - began)
     return outcome.code
 
 
