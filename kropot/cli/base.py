@@ -184,15 +184,26 @@ def table_of(ctx: click.Context, path: Sequence[str]) -> Mapping[str, Any]:
 
 
 @contextmanager
-def open_ledger(settings: Settings, *, create: bool = False, read_only: bool = False) -> Iterator[Ledger]:
+def open_ledger(
+    settings: Settings, *, before_making: Callable[[], object] | None = None, read_only: bool = False
+) -> Iterator[Ledger]:
     """Open the ledger that the settings name, and close it at the end of the block.
 
-    Raises: LedgerMissingError unless `create`; ForeignDatabaseError, NewerLedgerError, LedgerUnavailableError.
+    If there is none, `before_making` is called, which can still refuse, and the ledger is made.
+
+    Raises: LedgerMissingError without `before_making`; ForeignDatabaseError, NewerLedgerError, LedgerUnavailableError.
     """
+    from ledger.errors import LedgerMissingError
     from ledger.log import Ledger
     from ledger.sql import open_store
 
-    store = open_store(settings.db_string, create=create, read_only=read_only)
+    try:
+        store = open_store(settings.db_string, read_only=read_only)
+    except LedgerMissingError:
+        if before_making is None:
+            raise
+        before_making()
+        store = open_store(settings.db_string, create=True)
     try:
         yield Ledger(store, writer=settings.instance_name)
     finally:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Exit, Settings, collect_options, emit, emit_json, open_ledger, say, warn
+from kropot.cli.base import Exit, Settings, collect_options, emit, emit_json, open_ledger, say, storage_of, warn
 from kropot.cli.base import command as define
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.sizes import SIZE, SPAN
@@ -142,12 +143,32 @@ def command(settings: Settings, **options: Any) -> Exit:
     wanted = collect_options(settings, **options)
     with (
         ended_by_sigterm(Exit.PARTIAL if wanted.once else Exit.DONE),
-        open_ledger(settings, create=True) as ledger,
+        open_ledger(settings, before_making=lambda: _demand_new(settings)) as ledger,
     ):
+        _remember(settings)
         outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
     with printing_beside_the_work():
         _print_summary(settings, outcome, took=time.monotonic() - began)
     return outcome.code
+
+
+def _demand_new(settings: Settings) -> None:
+    """Refuse to make a ledger in the place of one that is away. Raises: ReplicaAwayError, IntegrityError."""
+    from kropot.remembered import ForgetfulError, Replica
+
+    with suppress(ForgetfulError):  # `_remember` is about to say so
+        Replica.at(settings.db_string, settings.storage_path).demand_new()
+    storage_of(settings).segments().check(None)
+
+
+def _remember(settings: Settings) -> None:
+    """Remember where this replica lies, and warn if that cannot be."""
+    from kropot.remembered import ForgetfulError, Replica
+
+    try:
+        Replica.at(settings.db_string, settings.storage_path).remember()
+    except ForgetfulError as error:
+        warn(str(error))
 
 
 def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None:
