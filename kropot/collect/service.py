@@ -19,6 +19,7 @@ from kropot.collect.decide.plan import SECOND_US
 from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, CollectRules
 from kropot.collect.decide.sources import Thresholds, begin, match_source, source_key
 from kropot.collect.decide.step import Collector
+from kropot.collect.failed_run import REASONS, failure_recorded, record_failure
 from kropot.collect.run.effects import LedgerEffects
 from kropot.collect.run.gc_tuning import look_for_cycles_rarely
 from kropot.collect.run.loop import Loop
@@ -131,8 +132,14 @@ def collect(
                     collector, rules, ledger=ledger, client=client, objects=objects, engine=engine, listener=listener
                 )
                 look_for_cycles_rarely()
-                with stopped_by_signals(loop), _upkeep(options, ledger, segments, loop, warn):
+                with (
+                    stopped_by_signals(loop),
+                    _upkeep(options, ledger, segments, loop, warn),
+                    failure_recorded(ledger, source_id, options.instance),
+                ):
                     code = loop.run()
+                    if code in REASONS:
+                        record_failure(ledger, source_id, options.instance, REASONS[code])
             return Outcome(
                 code=code,
                 source_id=source_id,

@@ -93,6 +93,15 @@ def sync_names(folder: int) -> None:
             )
 
 
+def sync_folder(path: str | Path) -> None:
+    """Make the names in a folder durable, as far as its file system can. Raises: OSError."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_names(folder)
+    finally:
+        os.close(folder)
+
+
 def make_root(root: Path) -> None:
     """Make the folder, and those above it, durably; one that is there may be from a run that was cut off just then."""
     if not root.is_dir():
@@ -101,11 +110,7 @@ def make_root(root: Path) -> None:
         root.mkdir(mode=0o700, exist_ok=True)
     # A folder above that is not ours to open is none in which this user made one.
     with suppress(PermissionError):
-        above = os.open(root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            sync_names(above)
-        finally:
-            os.close(above)
+        sync_folder(root.parent)
 
 
 def open_folder(parent: int, name: bytes) -> int:

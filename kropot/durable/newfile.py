@@ -12,7 +12,7 @@ import secrets
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
-from kropot.durable.dirfd import make_root, sync_names
+from kropot.durable.dirfd import make_root, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -117,12 +117,3 @@ def settle(path: Path) -> None:
     except OSError as error:
         if error.errno not in _NOT_OURS:
             raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable, as far as its file system can. Raises: OSError."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sync_names(folder)
-    finally:
-        os.close(folder)

@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kropot.collect.decide.sources import TOO_MANY, is_cut_short
+from kropot.collect.failed_run import NO_ANSWER, REFUSED
+from kropot.query.alarm import Alarm
 from kropot.query.erasures import Erased, erased_in
+from kropot.query.storage import StorageLimits, look, storage_alarms
 from kropot.wording import SECOND_US, number
-from ledger.errors import DamagedRowError
-from ledger.events import SOURCE_KIND, StreamKey
+from ledger.decoding import entry_of
+from ledger.events import SOURCE_KIND, RunFailed, StreamKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from kropot.objects.opening import Storage
+    from kropot.query.storage import StorageFacts
     from ledger.events import AuditRange, Element, Source
     from ledger.log import Ledger
     from ledger.replica import Entry, Event
+
+LOOKED_AT: Final = 10_000
+"""How many elements without a sound copy are looked at from each end of their queue."""
 
 _WHOLE_START: Final = bytes(32)
 _WHOLE_END: Final = b"\xff" * 32
@@ -26,11 +35,17 @@ _WHOLE_END: Final = b"\xff" * 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When to raise an alarm, in seconds: since a good listing, of failing fetches, since contents were read."""
+    """When to raise an alarm, in seconds: since a good listing, of failing fetches, since contents were read.
+
+    If more than the share `failing_share` of the elements fail, and more than `failing_count`, that is one at once.
+    """
 
     listing_s: int = 900
     failing_s: int = 86_400
     audit_s: int = 30 * 86_400
+    failing_share: float = 0.1
+    failing_count: int = 5
+    storage: StorageLimits = field(default_factory=StorageLimits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +60,15 @@ class FailingElement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailedRun:
+    """A run that ended without success: which collector's, why (a stable word), and when."""
+
+    instance: str
+    reason: str
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFacts:
     """The facts about one source.
 
@@ -52,7 +76,10 @@ class SourceFacts:
     holds those that have failed longest, the longest first, and the first of them began to fail at `failing_since_us`.
     `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. The element that has
     waited longest began to wait at `pending_since_us`. `superseded` means that a newer source has the same address,
-    because a new token is used.
+    because a new token is used. `failed_run` is the last thing that happened to the source, if that is a failed run.
+
+    With `is_sampled`, very many elements wait: only those longest and last due were looked at, so `reasons` and
+    `failing` name some, and `failing_about` is an estimate of how many fail.
     """
 
     id: bytes
@@ -64,10 +91,13 @@ class SourceFacts:
     beyond_help: int
     pending_since_us: int | None
     superseded: bool
+    failed_run: FailedRun | None = None
+    is_sampled: bool = False
+    failing_about: int = 0
 
     @property
     def failing_count(self) -> int:
-        """How many elements are failing."""
+        """How many elements are failing, or at least that many with `is_sampled`."""
         return sum(self.reasons.values())
 
 
@@ -75,7 +105,7 @@ class SourceFacts:
 class Facts:
     """The facts about the replica at `position`. The ledger began at `began_us`. `audit` says what was read when.
 
-    `erased` sums up the erasures.
+    `erased` sums up the erasures. `storage` is None if nobody looked at it.
     """
 
     position: int
@@ -84,35 +114,23 @@ class Facts:
     sources: tuple[SourceFacts, ...]
     audit: tuple[AuditRange, ...]
     erased: Erased
+    storage: StorageFacts | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alarm:
-    """A state that a person must answer: its stable name, the source or None, a message, and since when."""
-
-    name: str
-    source: bytes | None
-    text: str
-    since_us: int | None = None
-
-
-def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
+def gather(ledger: Ledger, storage: Storage | None = None, *, shown: int = 10) -> Facts:
     """Read the facts for `health`. Keep at most `shown` failing elements for each source, so that memory stays flat.
 
-    This reads single elements only if they have no sound copy. The ledger keeps all other numbers up to date.
+    This takes no longer for many elements: the ledger keeps all numbers up to date, and of those without a sound copy
+    only so many are read.
     """
     head = ledger.head()
     sources = {id_: entry.source for id_, entry in ledger.sources().items()}
-    began = {id_: _recorded_us(ledger.history(StreamKey(source=id_, kind=SOURCE_KIND, id=""))) for id_ in sources}
-    scans = {id_: _SourceScan(shown=shown) for id_ in sources}
-    for entry in ledger.scan(states=("pending", "damaged", "lost")):
-        if entry.key.source not in scans:
-            raise DamagedRowError(f"the projection has elements of source {entry.key.source.hex()}, but not the source")
-        if entry.element is not None:
-            scans[entry.key.source].add(entry, entry.element)
+    keys = {id_: StreamKey(source=id_, kind=SOURCE_KIND, id="") for id_ in sources}
+    began = {id_: _recorded_us(ledger.history(key)) for id_, key in keys.items()}
     states: dict[bytes, dict[str, tuple[int, int]]] = {id_: {} for id_ in sources}
     for tally in ledger.tallies():
         states[tally.source][tally.state] = (tally.elements, tally.bytes)
+    scans = {id_: _scan(ledger, id_, states[id_], shown=shown) for id_ in sources}
     return Facts(
         position=head.position,
         recorded_us=head.recorded_us,
@@ -125,14 +143,18 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
                 reasons=dict(scans[id_].reasons.most_common()),
                 failing=tuple(scans[id_].longest()),
                 failing_since_us=scans[id_].first_failing_us,
-                beyond_help=scans[id_].beyond_help,
+                beyond_help=_beyond_help(ledger, id_, states[id_]),
                 pending_since_us=_waiting_since(ledger, scans[id_]),
                 superseded=_is_superseded(id_, sources, began),
+                failed_run=_failed_run(ledger, keys[id_]),
+                is_sampled=scans[id_].is_sampled,
+                failing_about=scans[id_].failing_about,
             )
             for id_, source in sources.items()
         ),
         audit=ledger.audit(),
         erased=erased_in(ledger),
+        storage=None if storage is None else look(ledger, storage),
     )
 
 
@@ -142,8 +164,12 @@ def health(now_us: int, facts: Facts, limits: Limits) -> list[Alarm]:
     if not facts.sources:
         text = "nothing was collected into this ledger yet: run `kropotcli collect`"
         alarms.append(Alarm(name="never_collected", source=None, text=text))
+    if facts.storage is not None:
+        listed_us = max((each.source.listed_us or 0 for each in facts.sources), default=0) or None
+        alarms.extend(storage_alarms(facts.storage, limits.storage, listed_us=listed_us))
     for each in facts.sources:
         if not each.superseded:
+            alarms.extend(_run_alarms(each))
             alarms.extend(_listing_alarms(now_us, each, limits))
         alarms.extend(_doubtful_change_alarms(each))
         alarms.extend(_copy_alarms(now_us, each, limits))
@@ -180,16 +206,15 @@ class _SourceScan:
 
     shown: int
     reasons: Counter[str] = field(default_factory=Counter)
-    beyond_help: int = 0
+    is_sampled: bool = False
+    failing_about: int = 0
     first_waiting: int | None = None
     first_failing_us: int | None = None
     _failing: list[tuple[int, int, FailingElement]] = field(default_factory=list)
 
     def add(self, entry: Entry, element: Element) -> None:
-        """Count one element."""
-        if not element.present:
-            self.beyond_help += 1
-        elif element.failure is None:
+        """Count one wanted element."""
+        if element.failure is None:
             self.first_waiting = _least(self.first_waiting, entry.position)
         else:
             failure = element.failure
@@ -210,6 +235,47 @@ class _SourceScan:
     def longest(self) -> list[FailingElement]:
         """Return the elements that have failed longest, the longest first."""
         return [failing for _, _, failing in sorted(self._failing, reverse=True)]
+
+
+def _scan(ledger: Ledger, source: bytes, states: Mapping[str, tuple[int, int]], *, shown: int) -> _SourceScan:
+    """Look at the source's wanted elements: at all, or at those that are longest due and those that are due last.
+
+    Those that fail are due at their next try, so where very many wait, the failing ones are among the last.
+    """
+    scan = _SourceScan(shown=shown)
+    seen: set[int] = set()
+    for entry in map(entry_of, islice(ledger.projection.due(source, last_first=False), LOOKED_AT)):
+        if entry.element is not None:
+            scan.add(entry, entry.element)
+            seen.add(entry.stream)
+    scan.failing_about = sum(scan.reasons.values())
+    if len(seen) < LOOKED_AT:
+        return scan
+    scan.is_sampled = True
+    wanted = sum(states.get(state, (0, 0))[0] for state in ("pending", "damaged", "lost"))
+    about = scan.failing_about * wanted // len(seen)
+    for entry in map(entry_of, islice(ledger.projection.due(source, last_first=True), LOOKED_AT)):
+        if entry.stream in seen:
+            break
+        if entry.element is not None:
+            scan.add(entry, entry.element)
+    scan.failing_about = max(about, sum(scan.reasons.values()))
+    return scan
+
+
+def _beyond_help(ledger: Ledger, source: bytes, states: Mapping[str, tuple[int, int]]) -> int:
+    """Return how many elements have a damaged or lost copy and are not wanted, as the source no longer has them."""
+    bad = ("damaged", "lost")
+    count = sum(states.get(state, (0, 0))[0] for state in bad)
+    return count and count - ledger.projection.wanted_in(source, bad)
+
+
+def _failed_run(ledger: Ledger, key: StreamKey) -> FailedRun | None:
+    """Return the run that failed, if nothing has happened to the source since."""
+    last = next(ledger.history(key, newest_first=True), None)
+    if last is None or not isinstance(last.fact, RunFailed):
+        return None
+    return FailedRun(instance=last.fact.instance, reason=last.fact.reason, at_us=last.recorded_us)
 
 
 def _waiting_since(ledger: Ledger, scan: _SourceScan) -> int | None:
@@ -236,6 +302,20 @@ def _is_superseded(id_: bytes, sources: Mapping[bytes, Source], began: Mapping[b
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------
+
+
+def _run_alarms(each: SourceFacts) -> Iterator[Alarm]:
+    """Yield the alarm about the last run, if it failed and nothing has gone well since."""
+    failed = each.failed_run
+    if failed is None:
+        return
+    texts = {
+        REFUSED: "the server refused the token: have it allowed again, or collect with a new one",
+        NO_ANSWER: "the server could not be listed: look in the collector's log for the reason",
+    }
+    text = texts.get(failed.reason, f"it ended with an error ({failed.reason}): look in the collector's log")
+    text = f"the last run of collector {failed.instance} failed; {text}"
+    yield Alarm(name="run_failed", source=each.id, text=text, since_us=failed.at_us)
 
 
 def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Alarm]:
@@ -300,6 +380,14 @@ def _copy_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Ala
         )
         yield Alarm(name="failing", source=each.id, text=text, since_us=oldest_us)
         return
+    present = sum(elements for state, (elements, _) in each.states.items() if state != "vanished")
+    about = max(each.failing_count, each.failing_about)
+    if about and (about >= present or (about > limits.failing_count and about > limits.failing_share * present)):
+        text = (
+            f"{about:,} of {number(present, 'element')} cannot be fetched: run `kropotcli ls --failing` to see why, "
+            "and look at the server"
+        )
+        yield Alarm(name="many_failing", source=each.id, text=text, since_us=oldest_us)
     waiting_us = each.pending_since_us
     if waiting_us is not None and now_us - waiting_us > limits.failing_s * SECOND_US:
         text = (
