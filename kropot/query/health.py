@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
     from ledger.replica import Entry, Event
 
-LOOKED_AT: Final = 10_000
+LOOKED_AT: Final = 5_000
 """How many elements without a sound copy are looked at from each end of their queue."""
 
 _WHOLE_START: Final = bytes(32)
