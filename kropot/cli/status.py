@@ -97,7 +97,7 @@ def command(
     - The storage is away, nearly full, or out of inodes, or lacks objects.
     - `collect` would refuse this ledger, or writes no segments to the storage.
     - The last run failed, e.g. because the server refused the token.
-    - The last good listing is older than twice --expect-every.
+    - The last good listing is too old: see --expect-every.
     - More than a tenth of the elements fail, or all of them.
     - An element has failed, or has waited for its first fetch, for a day.
     - A listing is held back because too many elements are missing.

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from io import BufferedWriter, RawIOBase, TextIOWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from _typeshed import ReadableBuffer
 
 
 class LastingWriter(RawIOBase):
@@ -38,7 +36,7 @@ class LastingWriter(RawIOBase):
         """Return whether a terminal shows the lines."""
         return os.isatty(self._descriptor)
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         """Write everything or count its lines as lost; return how many bytes were taken, which is all of them."""
         whole = bytes(data)
         try:
