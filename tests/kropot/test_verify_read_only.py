@@ -31,8 +31,9 @@ def test_without_recording_it_makes_no_writing_connection_and_no_file(
     def refuse(self: object) -> None:
         raise AssertionError(f"{self} was opened for writing")
 
+    real = os.access
     monkeypatch.setattr(connections.Connections, "_connect_writer", refuse)
-    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and real(path, mode))
     before = sorted(folder.path.rglob("*"))
     ran = folder.run("verify", "--no-record")
     assert (ran.code, ran.err) == (Exit.DONE, "")
