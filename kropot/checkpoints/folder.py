@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kropot.durable.dirfd import open_named
-from kropot.durable.newfile import name_new, sync_folder, sync_written, temporary_file
+from kropot.durable.dirfd import open_named, sync_folder
+from kropot.durable.newfile import name_new, sync_written, temporary_file
 from kropot.errors import KropotError
 
 if TYPE_CHECKING:

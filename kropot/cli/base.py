@@ -30,6 +30,7 @@ from kropot.cli.settings import (
 )
 from kropot.errors import Exit, UsageError
 from kropot.secret import Secret, credentials_in, guard_credentials
+from kropot.user_folders import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -220,15 +221,26 @@ def table_of(ctx: click.Context, path: Sequence[str]) -> Mapping[str, Any]:
 
 
 @contextmanager
-def open_ledger(settings: Settings, *, create: bool = False, read_only: bool = False) -> Iterator[Ledger]:
+def open_ledger(
+    settings: Settings, *, before_making: Callable[[], object] | None = None, read_only: bool = False
+) -> Iterator[Ledger]:
     """Open the ledger that the settings name, and close it at the end of the block.
 
-    Raises: LedgerMissingError unless `create`; ForeignDatabaseError, NewerLedgerError, LedgerUnavailableError.
+    If there is none, `before_making` is called, which can still refuse, and the ledger is made.
+
+    Raises: LedgerMissingError without `before_making`; ForeignDatabaseError, NewerLedgerError, LedgerUnavailableError.
     """
+    from ledger.errors import LedgerMissingError
     from ledger.log import Ledger
     from ledger.sql import open_store
 
-    store = open_store(settings.db_string, create=create, read_only=read_only)
+    try:
+        store = open_store(settings.db_string, read_only=read_only)
+    except LedgerMissingError:
+        if before_making is None:
+            raise
+        before_making()
+        store = open_store(settings.db_string, create=True)
     if not store.is_guarded:
         warn_unguarded()
     try:
@@ -309,7 +321,7 @@ def _take_config(ctx: click.Context, param: click.Parameter, value: Path | None)
     """Read the configuration file before click handles other options, because the file supplies their defaults."""
     _take_flag(ctx, param, value)
     if value is not None and ctx.parent is not None:
-        ctx.meta[_FILE] = read_config(value.expanduser())
+        ctx.meta[_FILE] = read_config(expanded(value))
     elif ctx.parent is None:
         ctx.meta[_FILE] = find_config(value, os.environ)
     table = table_of(ctx, _path(ctx))

@@ -77,7 +77,8 @@ def _rows(settings: Settings) -> Iterator[tuple[str, object, str]]:
             case "token":
                 value = None if settings.token_given is None else HIDDEN
             case "config" if settings.config is None:
-                value = f"none (looked for {default_config_path()})"
+                usual = default_config_path()
+                value = "none (this user has no home)" if usual is None else f"none (looked for {usual})"
             case name:
                 value = getattr(settings, name)
         yield (

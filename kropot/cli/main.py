@@ -13,8 +13,9 @@ import click
 
 from kropot.cli.base import KropotGroup
 from kropot.cli.failures import explain, is_unexpected
-from kropot.cli.output import configure_logging, expect_results, log, say_failure
+from kropot.cli.output import configure_logging, discard_stdout, expect_results, log, message_line, say_failure
 from kropot.cli.settings import ENV_PREFIX
+from kropot.cli.stderr import make_stderr_last
 from kropot.errors import Exit
 
 if TYPE_CHECKING:
@@ -118,11 +119,11 @@ class RootGroup(KropotGroup):
             outcome = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
         except BrokenPipeError:
-            _discard_stdout()
+            discard_stdout()
             sys.exit(Exit.ERROR)
         except SystemExit:
             # Click exits like this when the reader of stdout is gone.
-            _discard_stdout()
+            discard_stdout()
             raise
         except BaseException as error:  # noqa: BLE001 - the one place that must explain every failure
             sys.exit(_report(error))
@@ -150,6 +151,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the program."""
+    make_stderr_last(message_line)
     cli.main(prog_name="kropotcli")
 
 
@@ -187,8 +189,3 @@ def _open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-
-
-def _discard_stdout() -> None:
-    """Connect stdout to the null device, so that the interpreter's last flush does not fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

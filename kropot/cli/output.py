@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from kropot.secret import redact
 from kropot.wording import as_unicode
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterator, MutableMapping
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -80,22 +81,38 @@ def _write(line: str, *, flush: bool) -> None:
         sys.stdout.flush()
 
 
+@contextmanager
+def printing_beside_the_work() -> Iterator[None]:
+    """Print what is only told of work that is done or goes on: if stdout cannot be written, warn, and keep the outcome.
+
+    Otherwise `collect > log`, with the log's disk full, would call a backup failed that is complete.
+    """
+    try:
+        yield
+    except OSError as error:
+        discard_stdout()
+        warn(f"the result could not be printed on stdout ({error.strerror}); the work itself is not touched by this")
+
+
+def discard_stdout() -> None:
+    """Connect stdout to the null device, so that the interpreter's last flush does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def say(text: str, *, level: str = "info") -> None:
     """Print a message for the user on stderr, at any log level. With JSON logs it is one JSON object."""
+    _tell(message_line(text, level=level))
+
+
+def message_line(text: str, *, level: str = "warning") -> str:
+    """Return a message for the user as the line that stands on stderr, without secrets."""
     if _mode.is_json:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         line = _as_json(None, level, {"event": "said", "message": text, "level": level, "timestamp": now})
     else:
         mark = {"warning": "warning: ", "error": "error: ", "critical": "error: "}.get(level, "")
         line = mark + printable(text)
-    _tell(line)
-
-
-def _tell(line: str) -> None:
-    # click.echo would bypass the stream with which a progress bar replaces stderr.
-    if sys.stderr is not None:
-        sys.stderr.write(f"{redact(line)}\n")
-        sys.stderr.flush()
+    return f"{redact(line)}\n"
 
 
 def say_failure(text: str, code: int) -> None:
@@ -103,9 +120,16 @@ def say_failure(text: str, code: int) -> None:
     if _mode.is_json or _mode.are_results_json:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         event = {"event": "failed", "message": text, "exit": int(code), "level": "error", "timestamp": now}
-        _tell(_as_json(None, "error", event))
+        _tell(f"{redact(_as_json(None, 'error', event))}\n")
     else:
         say(text, level="error")
+
+
+def _tell(line: str) -> None:
+    # click.echo would bypass the stream with which a progress bar replaces stderr.
+    if sys.stderr is not None:
+        sys.stderr.write(line)
+        sys.stderr.flush()
 
 
 def expect_results(*, as_json: bool) -> None:

@@ -97,7 +97,7 @@ def command(settings: Settings, **options: Any) -> Exit:
         raise UsageError("--against needs --public-key to verify the signatures: give the signer's public key")
     if options["repair"] and options["no_record"]:
         raise UsageError("--repair must record its repairs in the ledger: leave out --no-record")
-    with _stop_on_signals() as caught, open_ledger(settings) as ledger:
+    with _stop_on_signals() as caught, open_ledger(settings, read_only=options["no_record"]) as ledger:
         scope = _scope(settings, ledger, options)
         # Otherwise the garbage collector takes a sixth of the time, because there are millions of short-lived tuples.
         gc.set_threshold(50_000, 20, 50)

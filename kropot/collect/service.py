@@ -19,6 +19,7 @@ from kropot.collect.decide.plan import SECOND_US
 from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, CollectRules
 from kropot.collect.decide.sources import Thresholds
 from kropot.collect.decide.step import Collector
+from kropot.collect.failed_run import REASONS, failure_recorded, record_failure
 from kropot.collect.run.effects import LedgerEffects
 from kropot.collect.run.gc_tuning import look_for_cycles_rarely
 from kropot.collect.run.loop import Loop
@@ -143,8 +144,14 @@ def collect(
                     listener=listener,
                 )
                 look_for_cycles_rarely()
-                with stopped_by_signals(loop), _upkeep(options, ledger, segments, loop, warn):
+                with (
+                    stopped_by_signals(loop),
+                    _upkeep(options, ledger, segments, loop, warn),
+                    failure_recorded(ledger, source_id, options.instance),
+                ):
                     code = loop.run()
+                    if code in REASONS:
+                        record_failure(ledger, source_id, options.instance, REASONS[code])
             return Outcome(
                 code=code,
                 source_id=source_id,
@@ -332,7 +339,7 @@ def _signing_key_file(options: CollectOptions, ledger: Ledger) -> Path | None:
     from kropot.checkpoints.paths import default_key_path
 
     file = options.checkpoint_key or default_key_path(ledger.identity().ledger_id)
-    if options.checkpoint_key is None and not file.exists():
+    if file is None or (options.checkpoint_key is None and not file.exists()):
         if options.checkpoint_to:
             raise UsageError("--checkpoint-to needs a key: make one with `kropotcli checkpoint init`")
         return None

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from kropot.durable.dirfd import USUAL, descend, make_root, open_below, open_folder, open_regular
+from kropot.durable.dirfd import USUAL, descend, make_root, open_below, open_folder, open_regular, sync_names
 from kropot.durable.draft import Draft
 from kropot.durable.filesystem import OsFiles
 from kropot.durable.refusals import InTheWayError, TooLargeError, TreeError, is_whole_target, refusal, trouble
@@ -90,7 +90,7 @@ class TargetFolder:
         self._sweep()
         with suppress(OSError):
             os.rmdir(WORK, dir_fd=self._fd)
-            os.fsync(self._fd)  # a workroom that came back after a power cut would look like something unfinished
+            sync_names(self._fd)  # a workroom that came back after a power cut would look like something unfinished
         self.close()
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ class TargetFolder:
                     os.replace(draft.name, path[-1], src_dir_fd=self._room, dst_dir_fd=folder)
                 else:
                     self._name(draft, folder, path[-1])
-                os.fsync(folder)
+                sync_names(folder)
         except OSError as error:
             raise refusal(error, f"naming a file in {self.root}") from None
 
@@ -165,7 +165,7 @@ class TargetFolder:
 
     def sync(self) -> None:
         """Make the names in the top folder durable."""
-        os.fsync(self._fd)
+        sync_names(self._fd)
 
     def settle(self) -> None:
         """Make durable what an earlier run may have left without: a name that it gave just before it was killed.

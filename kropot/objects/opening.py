@@ -6,12 +6,15 @@ import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from kropot.durable.errors import storage_error
+from kropot.durable.filesystem import room_at
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.layout import Layout
 from kropot.segments import SegmentFolder
 from kropot.wording import as_unicode
 
 if TYPE_CHECKING:
+    from kropot.durable.filesystem import Room
     from kropot.objects.store import ObjectStore
 
 
@@ -36,6 +39,10 @@ class Storage(Protocol):
     @property
     def has_objects(self) -> bool:
         """Whether there is a place for objects. There is none while the disk is not mounted."""
+        ...
+
+    def room(self) -> Room:
+        """Return how much more it can take. Raises: StorageError."""
         ...
 
     def objects(self) -> ObjectStore:
@@ -83,6 +90,13 @@ class FolderStorage:
     def has_objects(self) -> bool:
         """Whether the folder of the objects exists."""
         return Path(self._layout.objects).is_dir()
+
+    def room(self) -> Room:
+        """Ask the file system of the folder."""
+        try:
+            return room_at(str(self._root))
+        except OSError as error:
+            raise storage_error(error, f"asking for the free space of {self._root}") from error
 
     def objects(self) -> ObjectStore:
         """Return the objects in the folder."""

@@ -500,7 +500,11 @@ int ioctl(int fd, unsigned long request, ...) {
     va_end(list);
     if (request != 0x40049409UL || !is_watched_fd(fd)) return real(fd, request, argument); /* FICLONE */
     int kind = enter("clone", NULL);
-    if (record_fd >= 0) kind = FAIL, all->armed_errno = EOPNOTSUPP;
+    /* A recording has no clones; and the error that a later sync is to meet stays what it is. */
+    if (record_fd >= 0) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
     if (FAILING(kind)) return -1;
     int done = real(fd, request, argument);
     leave(kind);
