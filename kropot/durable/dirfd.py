@@ -38,19 +38,22 @@ class NotRegularError(OSError):
 
 def open_below(root: int, path: Parts) -> int:
     """Open a regular file for reading, step by step from the folder `root`, through no link. Raises: OSError."""
-    folder = descend(root, path[:-1], make=False)
+    folder = descend(root, path[:-1])
     try:
         return open_regular(path[-1], os.O_RDONLY, folder)
     finally:
         os.close(folder)
 
 
-def descend(root: int, path: Parts, *, make: bool) -> int:
-    """Return a descriptor of the folder at `path` below `root`, through no link. Raises: OSError."""
+def descend(root: int, path: Parts, *, make: int | None = None) -> int:
+    """Return a descriptor of the folder at `path` below `root`, through no link. Raises: OSError.
+
+    Folders that are missing are made with the mode `make`, if there is one.
+    """
     fd = os.dup(root)
     try:
         for part in path:
-            step = open_folder(fd, part, USUAL) if make else os.open(part, _FOLDER, dir_fd=fd)
+            step = os.open(part, _FOLDER, dir_fd=fd) if make is None else open_folder(fd, part, make)
             os.close(fd)
             fd = step
     except OSError:
@@ -64,7 +67,7 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
     fd = folder = None
     try:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        folder = descend(fd, path[:-1], make=False)
+        folder = descend(fd, path[:-1])
         return os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
     except OSError:
         return None

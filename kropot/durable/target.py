@@ -57,18 +57,19 @@ class NameRules:
 class TargetFolder:
     """A folder open for giving files back; any number of threads may draft and place at once."""
 
-    def __init__(self, root: Path) -> None:
-        """Open the folder, made where it is missing, and take it for this run alone.
+    def __init__(self, root: Path, *, mode: int = USUAL) -> None:
+        """Open the folder, and take it for this run alone. Folders that are missing are made with this mode.
 
         Raises: LockedError while another run works in it; TreeError where it cannot be made or written.
         """
         self.root = root
         self._lock = threading.Lock()
         self._drafts = 0
+        self._mode = mode
         self._stopping = threading.Event()
         self._was_there = root.is_dir()
         try:
-            make_root(root, USUAL)
+            make_root(root, mode)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._room = open_folder(self._fd, WORK)
         except OSError as error:
@@ -187,7 +188,7 @@ class TargetFolder:
     @contextmanager
     def _folder(self, path: Parts, *, make: bool) -> Iterator[int]:
         """Open a folder step by step, making those that are missing."""
-        fd = descend(self._fd, path, make=make)
+        fd = descend(self._fd, path, make=self._mode if make else None)
         try:
             yield fd
         finally:

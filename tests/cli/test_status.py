@@ -389,7 +389,7 @@ def test_a_failed_run_is_an_alarm_until_something_goes_well() -> None:
     failed = source_facts(failed_run=FailedRun(instance="main", reason="refused", at_us=NOW))
     assert names(facts(failed)) == ["run_failed"]
     assert "the server refused the token" in health(NOW, facts(failed), Limits())[0].text
-    assert names(facts(replace(failed, superseded=True))) == []
+    assert names(facts(replace(failed, past=Past(why="taken_over", since_us=NOW)))) == []
 
 
 @pytest.mark.parametrize(
