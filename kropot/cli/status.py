@@ -21,7 +21,7 @@ from kropot.wording import SECOND_US, amount, moment, number, one_line, span
 if TYPE_CHECKING:
     from kropot.query.alarm import Alarm
     from kropot.query.facts import Facts, SourceFacts
-    from kropot.query.storage import StorageFacts
+    from kropot.query.storage import LongTransfer, StorageFacts
     from ledger.events import AuditRange
 
 _MOST_RANGES = 16
@@ -147,6 +147,7 @@ def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
         lines.append(f"erased   {facts.erased}")
     if facts.storage is not None:
         lines.append(_storage_text(facts.storage))
+        lines += [_transfer_text(now_us, each) for each in facts.storage.transfers]
     for each in facts.sources:
         lines += _source_text(now_us, each)
     if any(size for each in facts.sources for _, size in each.states.values()):
@@ -166,6 +167,15 @@ def _storage_text(storage: StorageFacts) -> str:
     free = "" if storage.room.bytes is None else f", {amount(storage.room.bytes)} free"
     to = "" if storage.segments_to is None else f", history up to event {storage.segments_to}"
     return f"storage  {storage.place}{free}{to}"
+
+
+def _transfer_text(now_us: int, each: LongTransfer) -> str:
+    """Return a transfer that takes long as a line of text."""
+    share_ = each.received / each.length if each.length else 0
+    return (
+        f"receives {one_line(each.key.id)}  {amount(each.received)} of {amount(each.length)} ({share_:.0%}), the last"
+        f" bytes {span(now_us - each.heard_us)} ago (collector {one_line(each.instance)})"
+    )
 
 
 def _audit_text(ranges: tuple[AuditRange, ...]) -> list[str]:

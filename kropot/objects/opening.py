@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote
 
 from kropot.durable.errors import storage_error
 from kropot.durable.filesystem import room_at
 from kropot.objects.directory import DirectoryObjects
-from kropot.objects.layout import Layout
+from kropot.objects.layout import Layout, names_in
+from kropot.objects.partial import Mark, marks_in
 from kropot.segments import SegmentFolder
 from kropot.wording import as_unicode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kropot.durable.filesystem import Room
     from kropot.objects.store import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partial:
+    """A content of which the bytes so far lie in an instance's folder; they were marked at `marked_s` (since 1970)."""
+
+    instance: str
+    mark: Mark
+    marked_s: float
 
 
 class Storage(Protocol):
@@ -51,6 +65,10 @@ class Storage(Protocol):
 
     def segments(self, *, writing: bool = False) -> SegmentFolder:
         """Return the segments of the ledger's history; `writing` needs the instance's lock."""
+        ...
+
+    def partials(self) -> Iterator[Partial]:
+        """Yield the contents that are on their way, or wait for their rest, in any instance. Raises: StorageError."""
         ...
 
     def object_place(self, sha256: bytes) -> str:
@@ -106,6 +124,12 @@ class FolderStorage:
         """Return the segments; temporary ones lie in the instance's own folder."""
         scratch = self._root / self._layout.instance(self._instance) if writing else None
         return SegmentFolder(self._root, scratch=scratch)
+
+    def partials(self) -> Iterator[Partial]:
+        """Read the marks in the instances' folders."""
+        for instance in names_in(self._layout.temporary):
+            for _, mark, marked_s in marks_in(f"{self._layout.temporary}/{instance}"):
+                yield Partial(instance=unquote(instance), mark=mark, marked_s=marked_s)
 
     def object_place(self, sha256: bytes) -> str:
         """Return the object's file."""

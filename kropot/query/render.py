@@ -193,6 +193,17 @@ def _storage_json(storage: StorageFacts) -> dict[str, Any]:
         "looked_for": storage.probed,
         "missing": storage.missing,
         "segments_to": storage.segments_to,
+        "transfers": [
+            {
+                "id": each.key.id,
+                "source": each.key.source.hex(),
+                "instance": each.instance,
+                "received": each.received,
+                "length": each.length,
+                "heard_us": each.heard_us,
+            }
+            for each in storage.transfers
+        ],
     }
 
 

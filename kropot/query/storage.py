@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from kropot.collect.transfer.kept import read_note
 from kropot.durable.errors import StorageError
 from kropot.durable.filesystem import Room
 from kropot.errors import IntegrityError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kropot.objects.opening import Storage
+    from ledger.events import StreamKey
     from ledger.log import Ledger
 
 PROBES: Final = 16
@@ -29,10 +31,24 @@ PROBES: Final = 16
 FEW_FILES: Final = 1000
 """A file system that can take fewer files than this is about to be full, however many bytes are free."""
 
+MOST_TRANSFERS: Final = 20
+"""How many of the transfers that take long are told."""
+
 UNKNOWN: Final = Room(bytes=None, files=None)
 
 SEGMENTS_LATE_S: Final = 900
 """How long events may be without a segment while listings complete: a collector writes segments once a minute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongTransfer:
+    """A content that comes, or waits for its rest: `received` of `length` bytes, the last of them at `heard_us`."""
+
+    key: StreamKey
+    instance: str
+    received: int
+    length: int
+    heard_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +58,7 @@ class StorageFacts:
     `away` and `trouble` say why it cannot be used or looked at, `refusal` why `collect` would refuse this ledger with
     it. Of `probed` objects, `missing` are not there as the ledger names them. `room` is that of the storage,
     `ledger_room` that of an SQLite ledger. The segments reach to event `segments_to`, None if there are none, and
-    `unwritten_us` is the time of the first event beyond.
+    `unwritten_us` is the time of the first event beyond. `transfers` are some of those that take long.
     """
 
     place: str
@@ -55,6 +71,7 @@ class StorageFacts:
     ledger_room: Room = UNKNOWN
     segments_to: int | None = None
     unwritten_us: int | None = None
+    transfers: tuple[LongTransfer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +91,14 @@ def look(ledger: Ledger, storage: Storage) -> StorageFacts:
         demand_objects(storage, ledger)
         room = storage.room()
         probed, missing = _probe(ledger, storage)
+        transfers = tuple(_transfers(storage))
     except StorageAwayError as error:
         return StorageFacts(place=place, away=str(error), ledger_room=ledger_room)
     except (StorageError, OSError) as error:
         return StorageFacts(place=place, trouble=str(error), ledger_room=ledger_room)
-    facts = StorageFacts(place=place, room=room, ledger_room=ledger_room, probed=probed, missing=missing)
+    facts = StorageFacts(
+        place=place, room=room, ledger_room=ledger_room, probed=probed, missing=missing, transfers=transfers
+    )
     return _with_segments(ledger, storage, facts)
 
 
@@ -110,6 +130,20 @@ def _probe(ledger: Ledger, storage: Storage) -> tuple[int, int]:
                 break
     missing = sum(objects.size(sha256) != size for sha256, size in sizes.items())
     return len(sizes), missing
+
+
+def _transfers(storage: Storage) -> Iterator[LongTransfer]:
+    """Yield transfers that take long, and only so many. Raises: StorageError."""
+    for partial in islice(storage.partials(), MOST_TRANSFERS):
+        note = read_note(partial.mark.note)
+        if note is not None:
+            yield LongTransfer(
+                key=note.stream,
+                instance=partial.instance,
+                received=partial.mark.size,
+                length=note.length,
+                heard_us=int(partial.marked_s * SECOND_US),
+            )
 
 
 def _with_segments(ledger: Ledger, storage: Storage, facts: StorageFacts) -> StorageFacts:
