@@ -83,7 +83,7 @@ def from_ledger(
     from kropot.replay.snapshots import pointers_at
     from kropot.restore.history import History, headers_of, salts_of
 
-    with open_ledger(settings, read_only=True) as ledger, open_copies(settings) as copies:
+    with open_ledger(settings, read_only=True) as ledger, open_copies(settings, ledger) as copies:
         moment = moment_of(ledger, until)
         size, first = ledger.head().position, _first(ledger)
         claimed = _id_in(first)
@@ -148,8 +148,10 @@ def from_export(root: Path, until: str | None, source_names: tuple[str, ...], tr
         with History(headers, until=told.position, marks=trust.marks(claimed)) as history:
             is_proved = claimed is not None and history.has(told.first)
             trust.compare(history, claimed if is_proved else None, what="the export", remember=False)
+            if told.position < history.size:
+                trust.seen.append(f"the export shows the state after event {told.position:,}")
             helds = history.judged(copies.helds(), told.salts)
-            yield Origin(helds=helds, copies=copies, wanted=frozenset(), sources=None)
+            yield Origin(helds=helds, copies=copies, wanted=frozenset(), sources=None, hidden=history.left_out)
     finally:
         copies.close()
 

@@ -160,8 +160,8 @@ class RestoreReport:
             )
         if self.hidden:
             warn(
-                f"{number(self.hidden, 'element')} of the history {'is' if self.hidden == 1 else 'are'} hidden: the "
-                "ledger has events about them, and does not show them; run `kropotcli verify`"
+                f"{number(self.hidden, 'element')} of the history {'is' if self.hidden == 1 else 'are'} hidden: there "
+                "are events about them, and nothing else: the ledger or the export was altered; run `kropotcli verify`"
             )
         if self.survey is not None:
             _warn_of_objects(self.survey)

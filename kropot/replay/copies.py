@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,7 +11,7 @@ from kropot.objects.store import ObjectMissingError
 from kropot.replay.fold import PAGE, image, pages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
     from kropot.objects.store import ObjectStore
@@ -55,6 +56,15 @@ class HeldCopy:
         return hashlib.sha256(b"".join(b"%d:%s" % (len(part), part) for part in parts)).digest()
 
 
+class ReleasedError(ObjectMissingError):
+    """The store holds no object of this name, because retention released it."""
+
+    def __init__(self, sha256: bytes) -> None:
+        """Say so."""
+        super().__init__(sha256)
+        self.args = ("retention released this copy, so it cannot be restored: choose another moment",)
+
+
 class Copies(Protocol):
     """Anything that copies can be read from."""
 
@@ -66,15 +76,23 @@ class Copies(Protocol):
 class StoredCopies:
     """The copies in a storage."""
 
-    def __init__(self, objects: ObjectStore) -> None:
-        """Take the storage to read from."""
+    def __init__(self, objects: ObjectStore, is_released: Callable[[bytes], bool] = lambda _: False) -> None:
+        """Take the storage to read from. `is_released` says of an object that is missing whether it was released."""
         self.objects = objects
+        self._is_released = is_released
+        self._lock = threading.Lock()
 
     def open(self, held: HeldCopy) -> BinaryIO:
-        """Open the copy's object. Raises: ObjectMissingError, StorageError."""
+        """Open the copy's object. Raises: ObjectMissingError, ReleasedError, StorageError."""
         if held.sha256 is None:
             raise ObjectMissingError(b"")
-        return self.objects.open(held.sha256)
+        try:
+            return self.objects.open(held.sha256)
+        except ObjectMissingError:
+            with self._lock:
+                if self._is_released(held.sha256):
+                    raise ReleasedError(held.sha256) from None
+            raise
 
 
 def held_at(

@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from kropot.errors import IntegrityError
+from kropot.replay.fold import pages
 from kropot.restore.last_events import MARK, LastEvents, Leaves
 from ledger.codec import decode_header, leaf_hash, payload_digest, stream_digest
 from ledger.errors import LedgerError
-from ledger.events import FACTS, ElementFact, PayloadErased
+from ledger.events import FACTS, CopyReleased, CopyStored, ElementFact, PayloadErased
 from ledger.merkle import Frontier
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _HEADER = 9
 """The place of the header in an event's row."""
 
 _ERASURE = PayloadErased.TYPE.encode()
+_STORES = {CopyStored.TYPE.encode(): True, CopyReleased.TYPE.encode(): False}
+_DIGEST = 32
 _LONG = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
 """How many bytes a number has in msgpack, by its first byte. Others have one."""
 
@@ -106,15 +109,13 @@ class History:
 
         It is 0 as long as not all that there is was read.
         """
-        if not self._is_whole:
-            return 0
-        count = 0
-        waiting: list[int] = []
-        for position in self._last.unseen():
-            waiting.append(position)
-            if len(waiting) == _PAGE:
-                count, waiting = count + self._hidden(ledger, waiting), []
-        return count + self._hidden(ledger, waiting)
+        unseen = (at for mark, at, _ in self._last.unseen() if mark not in self._erased) if self._is_whole else ()
+        return sum(_is_element(event) for page in pages(unseen, _PAGE) for event in ledger.log.events_at(sorted(page)))
+
+    def left_out(self) -> int:
+        """Return how many elements with a copy were not shown, and not erased either. This needs no ledger."""
+        unseen = self._last.unseen() if self._is_whole else ()
+        return sum(is_stored and mark not in self._erased for mark, _, is_stored in unseen)
 
     def proved(self, event: StoredEvent) -> Header:
         """Return the header of an event that is in the tree, as `header_of` does. Raises: AlteredError."""
@@ -138,10 +139,10 @@ class History:
             leaf = leaf_hash(header)
             leaves.append(leaf)
             self._leaves.add(leaf)
-            digest = _digest_in(header)
+            digest, kind = _stream_and_type(header)
             if at <= until:
-                self._last.put(digest, at)
-            if _ERASURE in header and _is_erasure(header):
+                self._last.put(digest, at, is_stored=_STORES.get(kind))
+            if kind == _ERASURE:
                 self._erased.add(digest[:MARK])
             if at in marks or len(leaves) == _PAGE:
                 self.tree, leaves = self.tree.extend(leaves), []
@@ -160,18 +161,6 @@ class History:
         last = self._last.get(digest)
         if last != held.events[0].seq:
             raise AlteredError(f"it is not what the last event about it (event {last}) says")
-
-    def _hidden(self, ledger: Ledger, positions: list[int]) -> int:
-        return sum(self._is_hidden(event) for event in ledger.log.events_at(sorted(positions)))
-
-    def _is_hidden(self, event: StoredEvent) -> bool:
-        if _digest_in(event.header)[:MARK] in self._erased:
-            return False
-        try:
-            kind = FACTS.get(decode_header(event.header).type)
-        except LedgerError:
-            return False
-        return kind is not None and issubclass(kind, ElementFact)
 
 
 def header_of(event: StoredEvent) -> Header:
@@ -207,17 +196,29 @@ def refuse_altered(held: HeldCopy, salt: bytes | None) -> None:
             raise AlteredError(f"event {event.seq} is about another element")
 
 
-def _digest_in(header: bytes) -> bytes:
-    """Return the digest of the stream in a header. Of a malformed header it is something, and no event has it."""
-    start = 2 + _LONG.get(header[2], 1) + 2 if len(header) > 2 else 0  # noqa: PLR2004 -- the array and the format
-    return header[start : start + 32].ljust(32, b"\xff")
+def _stream_and_type(header: bytes) -> tuple[bytes, bytes]:
+    """Return the stream's digest and the type's name in a header, without decoding the rest of it: there are millions.
+
+    Of a malformed header they are something, and no event that is used has them.
+    """
+    digest = 4 + _width(header, 2)
+    version = digest + _DIGEST
+    kind = version + _width(header, version)
+    length = header[kind] & 0x1F if kind < len(header) else 0
+    return header[digest:version].ljust(_DIGEST, b"\xff"), header[kind + 1 : kind + 1 + length]
 
 
-def _is_erasure(header: bytes) -> bool:
+def _width(header: bytes, at: int) -> int:
+    """Return how many bytes the number at this place has."""
+    return _LONG.get(header[at], 1) if at < len(header) else 1
+
+
+def _is_element(event: StoredEvent) -> bool:
     try:
-        return decode_header(header).type == PayloadErased.TYPE
+        kind = FACTS.get(decode_header(event.header).type)
     except LedgerError:
         return False
+    return kind is not None and issubclass(kind, ElementFact)
 
 
 def salts_of(ledger: Ledger) -> dict[bytes, bytes]:

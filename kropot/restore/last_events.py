@@ -21,6 +21,8 @@ _SEQ = 8
 _SLOT = MARK + _SEQ
 _FULL = 0.6
 _SEEN = 1 << 63
+_STORED = 1 << 62
+_POSITION = _STORED - 1
 _FIRST_SLOTS = 1024
 _FIRST_LEAVES = 4096
 
@@ -55,7 +57,7 @@ class Leaves:
 
 
 class LastEvents:
-    """The position of the last event of each stream, by the stream's digest, and which of them were seen."""
+    """The position of the last event of each stream, by the stream's digest, and two marks: seen, and stored."""
 
     def __init__(self) -> None:
         """Start empty. Raises: OSError (disk full)."""
@@ -63,21 +65,22 @@ class LastEvents:
         self._slots = _FIRST_SLOTS
         self._map = _room(_FIRST_SLOTS * _SLOT)
 
-    def put(self, digest: bytes, position: int) -> None:
-        """Note a later event of a stream. Raises: OSError (disk full)."""
+    def put(self, digest: bytes, position: int, *, is_stored: bool | None = None) -> None:
+        """Note a later event of a stream, and whether it stored a copy or released one. Raises: OSError (disk full)."""
         mark = digest[:MARK]
         at = self._find(mark)
+        stored = self._value(at) & _STORED if is_stored is None else _STORED * is_stored
         if self._map[at : at + MARK] == _FREE:
             self._count += 1
             if self._count > self._slots * _FULL:
                 self._grow()
                 at = self._find(mark)
-        self._map[at : at + _SLOT] = mark + position.to_bytes(_SEQ, "big")
+        self._map[at : at + _SLOT] = mark + (position | stored).to_bytes(_SEQ, "big")
 
     def get(self, digest: bytes) -> int | None:
         """Return the position of the last event of a stream, None if it has none."""
         found = self._value(self._find(digest[:MARK]))
-        return found & ~_SEEN or None
+        return found & _POSITION or None
 
     def see(self, digest: bytes) -> None:
         """Mark a stream as seen."""
@@ -85,12 +88,12 @@ class LastEvents:
         if self._map[at : at + MARK] != _FREE:
             self._map[at + MARK : at + _SLOT] = (self._value(at) | _SEEN).to_bytes(_SEQ, "big")
 
-    def unseen(self) -> Iterator[int]:
-        """Yield the positions of the last events of all streams that were not seen, in no order."""
+    def unseen(self) -> Iterator[tuple[bytes, int, bool]]:
+        """Yield (mark, position of the last event, whether a copy was stored) of the unseen streams, in no order."""
         for at in range(0, self._slots * _SLOT, _SLOT):
             value = self._value(at)
             if value and not value & _SEEN:
-                yield value
+                yield self._map[at : at + MARK], value & _POSITION, bool(value & _STORED)
 
     def close(self) -> None:
         """Give the file back."""
