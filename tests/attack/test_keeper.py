@@ -241,7 +241,7 @@ def remove_events(keeper: Keeper) -> None:
 def roll_back(keeper: Keeper) -> None:
     """Put an older copy of the whole ledger back: consistent in itself."""
     first = keeper.chance.randrange(5, keeper.size + 1)
-    frontier = keeper.database.execute(
+    head = keeper.database.execute(
         "SELECT frontier, recorded_us FROM batch WHERE last = ?", (first - 1,)
     ).fetchone()
     keeper.database.execute("DELETE FROM event WHERE seq >= ?", (first,))
