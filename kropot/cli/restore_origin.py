@@ -95,8 +95,9 @@ def from_ledger(
             with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
                 standings = walk(ledger, pointers, moment.position, sources=freshest_first(known))
                 helds = held_at(ledger, standings, past=past_ids(known), with_events=True)
+                salts = {id_: salt for id_, salt in salts_of(ledger).items() if history.vouches(ledger, id_, salt)}
                 yield Origin(
-                    helds=history.judged(helds, salts_of(ledger)),
+                    helds=history.judged(helds, salts),
                     copies=copies,
                     wanted=wanted,
                     sources=known,

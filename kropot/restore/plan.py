@@ -286,6 +286,10 @@ class _Forms:
 
 def _chosen(helds: Iterable[HeldCopy], wanted: Selection, tally: RestoreCounts) -> Iterator[HeldCopy]:
     for held in helds:
+        if held.refused is not None:
+            # Where it belongs, and whether it vanished, is what nobody can believe here.
+            yield held
+            continue
         if wanted.sources and held.key.source not in wanted.sources:
             continue
         if held.is_past and not (wanted.past or wanted.sources):
