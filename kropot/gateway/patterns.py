@@ -52,6 +52,11 @@ class Pattern:
         """The state at the root of the file system."""
         return self._skipping(1)
 
+    @property
+    def is_short(self) -> bool:
+        """Whether this is one component that may stand anywhere, so that a name that does not match changes nothing."""
+        return not self.is_anchored and len(self.steps) == 1 and self.steps[0] is not _ANY
+
     def advance(self, state: int, name: str) -> int:
         """Return the state of an entry called `name` in a folder with this state."""
         after = (state & self.accepts) | (0 if self.is_anchored else 1)
@@ -78,6 +83,11 @@ class Patterns:
     def __init__(self, patterns: Iterable[Pattern]) -> None:
         """Keep the patterns in their order."""
         self.patterns = tuple(patterns)
+        # Most patterns are one component that may stand anywhere. One regular expression asks about all of them.
+        short = [pattern for pattern in self.patterns if pattern.is_short]
+        self._short = re.compile("|".join(map(_regex, short)) or "(?!)", re.DOTALL)
+        self._all = tuple(range(len(self.patterns)))
+        self._long = tuple(index for index in self._all if not self.patterns[index].is_short)
 
     def __bool__(self) -> bool:
         """Whether there is any pattern."""
@@ -90,7 +100,11 @@ class Patterns:
 
     def advance(self, states: States, name: str) -> States:
         """Return the states of an entry called `name` in a folder with these states."""
-        return tuple([pattern.advance(state, name) for pattern, state in zip(self.patterns, states, strict=True)])
+        indices = self._long if self._short.fullmatch(name) is None else self._all
+        after = list(states)
+        for index in indices:
+            after[index] = self.patterns[index].advance(states[index], name)
+        return tuple(after)
 
     def match(self, states: States) -> bool:
         """Whether a path with these states matches."""
@@ -137,6 +151,12 @@ def parse(text: str, origin: str) -> Pattern:
 
 class _BadGlobError(ValueError):
     """Says in words what is wrong with a glob, and what to write."""
+
+
+def _regex(pattern: Pattern) -> str:
+    """Return the only component of a pattern as a regular expression."""
+    step = pattern.steps[0]
+    return step.pattern if isinstance(step, re.Pattern) else re.escape(step or "")
 
 
 def _step(part: str) -> Step:
