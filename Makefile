@@ -43,7 +43,7 @@ LOCK = $(VENV)/tools/bin/uv pip compile --quiet --universal --python $(BIN)/pyth
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 lock: $(VENV)/tools/.installed ## write the lock files from pyproject.toml; UPGRADE=1 takes the newest releases
-	$(LOCK) pyproject.toml --extra postgresql --extra mysql --output-file locks/run.txt
+	$(LOCK) pyproject.toml --extra postgresql --extra mysql --extra paper --output-file locks/run.txt
 	$(LOCK) --group dev --constraint locks/run.txt --output-file locks/dev.txt
 	$(LOCK) --group build --constraint locks/run.txt --constraint locks/dev.txt --output-file locks/build.txt
 	$(LOCK) --group lock --constraint locks/run.txt --constraint locks/dev.txt --output-file locks/tools.txt

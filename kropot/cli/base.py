@@ -215,7 +215,13 @@ def server_of(settings: Settings) -> ServerAccess:
     url, token = settings.need_server_url(), settings.need_token()
     if settings.is_exposed:
         warn(f"the connection to {url} is not encrypted, so others on the network can read the token: use https")
-    return ServerAccess(url=url, token=token, ca_file=settings.ca_file, http_timeout=settings.http_timeout)
+    return ServerAccess(
+        url=url,
+        token=token,
+        ca_file=settings.ca_file,
+        http_timeout=settings.http_timeout,
+        silence_timeout=settings.silence_timeout,
+    )
 
 
 def collect_options(settings: Settings, **options: Any) -> CollectOptions:

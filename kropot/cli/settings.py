@@ -115,7 +115,13 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
         kind=click.IntRange(min=1),
         default=7200,
         metavar="SECONDS",
-        help="The longest time that one transfer can take.",
+        help="The longest silence of the server, at any time. A transfer can take as long as it needs.",
+    ),
+    GlobalOption(
+        name="silence-timeout",
+        kind=click.IntRange(min=1),
+        metavar="SECONDS",
+        help="The longest silence within an answer. [default: 120 for lists, 300 for contents]",
     ),
     GlobalOption(
         name="ca-file",
@@ -164,6 +170,7 @@ class Settings:
     log_level: str = "info"
     refresh_time: int = 300
     http_timeout: int = 7200
+    silence_timeout: int | None = None
     ca_file: Path | None = None
     log_format: str = "console"
     json: bool = False

@@ -12,6 +12,7 @@ import secrets
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
@@ -26,8 +27,11 @@ from kropot.collect.run.signals import stopped_by_signals
 from kropot.collect.run.workers import Control, Crashed, Publisher, Transfer
 from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.engine import Server
+from kropot.collect.transfer.kept import read_note
+from kropot.collect.transfer.process import TransferProcess
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
+from kropot.processes import can_fork, processors
 from kropot.securecopy.client import ServerTroubleError
 from kropot.storage_away import demand_objects
 from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
 
     from kropot.collect.decide.progress import Progress
     from kropot.collect.run.loop import ProgressListener
-    from kropot.collect.run.workers import Inbox
+    from kropot.collect.run.workers import Inbox, ObjectPublisher
     from kropot.collect.transfer.engine import TransferEngine
     from kropot.errors import Exit
     from kropot.objects.opening import Storage
@@ -119,16 +123,23 @@ def collect(
         segments = options.storage.segments(writing=True)
         segments.check(ledger)
         with _enrolled(options, ledger):
-            removed = objects.clean_own_leftovers()
+            removed = objects.clean_own_leftovers(partial(_is_wanted, ledger))
             if removed:
                 say(f"removed {removed:,} unfinished file{'' if removed == 1 else 's'} of an earlier run")
             source_id = _find_source(options, ledger, say)
             rules = _rules(options)
             collector = Collector(source_id, ledger.sources()[source_id].source, rules)
-            with show() as listener:
-                engine = _engine(options, client, objects, warn)
+            with _transfers(options, client, objects, warn) as movers, show() as listener:
+                engine, publisher = movers
                 loop = _loop(
-                    collector, rules, ledger=ledger, client=client, objects=objects, engine=engine, listener=listener
+                    collector,
+                    rules,
+                    ledger=ledger,
+                    client=client,
+                    objects=objects,
+                    publisher=publisher,
+                    engine=engine,
+                    listener=listener,
                 )
                 look_for_cycles_rarely()
                 with stopped_by_signals(loop), _upkeep(options, ledger, segments, loop, warn):
@@ -156,10 +167,26 @@ def _engine(
     server = Server(
         base_url=client.base_url,
         headers=client.headers(),
-        total_s=options.server.http_timeout,
+        silence_s=options.server.content_silence_s,
         ca_file=None if options.server.ca_file is None else str(options.server.ca_file),
     )
     return lambda: choice.make(server, objects, keep_free=options.min_free)
+
+
+@contextmanager
+def _transfers(
+    options: CollectOptions, client: SecureCopyClient, objects: ObjectStore, warn: Callable[[str], None]
+) -> Iterator[tuple[Callable[[], TransferEngine], ObjectPublisher]]:
+    """Open what makes engines and what publishes: in a process of their own where this pays, else in this one."""
+    make = _engine(options, client, objects, warn)
+    if not can_fork() or processors() == 1:
+        yield make, objects
+        return
+    process = TransferProcess(make, objects)
+    try:
+        yield lambda: process, process
+    finally:
+        process.end()
 
 
 @contextmanager
@@ -172,9 +199,17 @@ def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectS
         yield objects
         # No transfer runs any more. Remove what was broken off now: the next start may be far away.
         with suppress(StorageError):
-            objects.clean_own_leftovers()
+            objects.clean_own_leftovers(partial(_is_wanted, ledger))
     finally:
         objects.close()
+
+
+def _is_wanted(ledger: Ledger, note: bytes) -> bool:
+    """Whether the bytes of a transfer that broke off are still waited for: its element is there and has no copy."""
+    kept = read_note(note)
+    entry = None if kept is None else ledger.entries({kept.stream}).get(kept.stream)
+    element = None if entry is None else entry.element
+    return element is not None and element.present and (element.copy is None or element.damage is not None)
 
 
 @contextmanager
@@ -273,6 +308,7 @@ def _loop(
     ledger: Ledger,
     client: SecureCopyClient,
     objects: ObjectStore,
+    publisher: ObjectPublisher,
     engine: Callable[[], TransferEngine],
     listener: ProgressListener,
 ) -> Loop:
@@ -289,7 +325,7 @@ def _loop(
         effects=effects,
         control=Control(client, inbox),
         transfer=Transfer(engine, inbox),
-        publisher=Publisher(objects, inbox),
+        publisher=Publisher(publisher, inbox),
         inbox=inbox,
         listener=listener,
         clock=utc_now_us,

@@ -31,6 +31,13 @@ class FileSystem(Protocol):
         """Write some of `data`, return how many bytes."""
         ...
 
+    def reopen(self, path: str, size: int) -> int:
+        """Open an existing regular file to write on after its first `size` bytes, which are to be read first.
+
+        What stands behind them is cut off. The descriptor is at the file's beginning.
+        """
+        ...
+
     def start_writing(self, fd: int, offset: int, size: int) -> None:
         """Set the disk to work on these bytes, without waiting: it promises nothing, and hides no later error."""
         ...
@@ -86,6 +93,16 @@ class OsFiles:
     def write(self, fd: int, data: bytes | bytearray | memoryview) -> int:
         """Write once; may be short."""
         return os.write(fd, data)
+
+    def reopen(self, path: str, size: int) -> int:
+        """Open for both, and cut what may have been written behind the mark."""
+        fd = open_regular(path, os.O_RDWR)
+        try:
+            os.ftruncate(fd, min(size, os.fstat(fd).st_size))
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
     def start_writing(self, fd: int, offset: int, size: int) -> None:
         """Start the write-back without waiting for it, where the system can.

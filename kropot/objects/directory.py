@@ -19,7 +19,8 @@ from kropot.durable.errors import DiscardedError, StorageError, storage_error
 from kropot.durable.filesystem import OsFiles
 from kropot.objects.instance import LOCK, InstanceLock
 from kropot.objects.layout import Layout, names_in
-from kropot.objects.store import CHUNK, ObjectMissingError, Published, PublishError, Staged
+from kropot.objects.partial import PartialFolder
+from kropot.objects.store import CHUNK, ObjectMissingError, Published, PublishError, Staged, TakenUp
 from kropot.objects.upload import HELD_BACK, FileUpload
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class DirectoryObjects:
         self._tmp = self._layout.instance(instance)
         self._files: FileSystem = OsFiles() if files is None else files
         self._lock = InstanceLock(self._tmp, instance)
+        self._partials = PartialFolder(self._tmp, self._files)
         self._held_back = held_back
         self._choice = choice
         self._durability: Durability | None = None
@@ -95,11 +97,35 @@ class DirectoryObjects:
             self._lock.acquire()
             self._durability = Durability(layout.root, self._files, self._choice.method)
 
-    def stage(self) -> FileUpload:
+    def stage(self, name: str | None = None) -> FileUpload:
         """Begin an object in memory; its file is made with the first large write, or at the end."""
         if self._durability is None:
             self.lock()
-        return FileUpload(f"{self._prefix}{next(self._numbers)}", self._files, self._writer(), self._held_back)
+        try:
+            if name is not None and self._partials.claim(name):
+                return self._upload(self._partials, name)
+        except OSError as error:
+            raise storage_error(error, f"removing {self._partials.path(name or '')}") from error
+        return self._upload()
+
+    def has_kept(self, name: str) -> bool:
+        """Look at the names that were in the folder, and those that came."""
+        return name in self._partials
+
+    def take_up(self, name: str) -> TakenUp | None:
+        """Read the file through; one that is not what its mark says is removed."""
+        if self._durability is None:
+            self.lock()
+        try:
+            found = self._partials.take_up(name)
+            if found is None:
+                self._partials.remove(name)
+                return None
+            upload = self._upload(self._partials, name)
+            upload.take_up(found)
+        except OSError as error:
+            raise storage_error(error, f"reading {self._partials.path(name)}") from error
+        return TakenUp(upload=upload, note=found.mark.note, tail=found.tail)
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
         """Contents durable, then names, then the names durable."""
@@ -166,10 +192,11 @@ class DirectoryObjects:
         """Look through every folder of the store, other instances' too."""
         return self._layout.leftovers()
 
-    def clean_own_leftovers(self) -> int:
-        """Empty this instance's own temporary folder, the lock aside."""
+    def clean_own_leftovers(self, wants: Callable[[bytes], bool]) -> int:
+        """Empty this instance's own temporary folder, except for the lock and what somebody wants."""
         self.lock()
-        return self._clean([name for name in names_in(self._tmp) if name != LOCK])
+        stays = {LOCK} | self._partials.wanted(wants)
+        return self._clean([name for name in names_in(self._tmp) if name not in stays])
 
     def free_bytes(self) -> int | None:
         """Ask the file system what an ordinary user may still write."""
@@ -198,6 +225,10 @@ class DirectoryObjects:
             raise storage_error(error, f"closing {self._layout.root}") from error
         finally:
             self._lock.release()
+
+    def _upload(self, partials: PartialFolder | None = None, name: str = "") -> FileUpload:
+        path = f"{self._prefix}{next(self._numbers)}"
+        return FileUpload(path, self._files, self._writer(), self._held_back, partials=partials, name=name)
 
     def _writer(self) -> Durability:
         if self._durability is None:

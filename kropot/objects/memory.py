@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kropot.durable.errors import DiscardedError, StorageError, StorageFullError
 from kropot.errors import LockedError
-from kropot.objects.store import Leftover, ObjectMissingError, Published, PublishError, Staged
+from kropot.objects.store import Leftover, ObjectMissingError, Published, PublishError, Staged, TakenUp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 class MemoryDisk:
@@ -50,11 +50,19 @@ class MemoryObjects:
             self.disk.claimed.add(self._instance)
             self._held = True
 
-    def stage(self) -> _MemoryUpload:
-        """Begin an object."""
+    def stage(self, name: str | None = None) -> _MemoryUpload:  # noqa: ARG002 -- the protocol has it
+        """Begin an object; nothing is ever kept here."""
         self.lock()
         self._counter += 1
         return _MemoryUpload(self.disk, (self._instance, self._counter))
+
+    def has_kept(self, name: str) -> bool:  # noqa: ARG002 -- the protocol has it
+        """Say that nothing is kept."""
+        return False
+
+    def take_up(self, name: str) -> TakenUp | None:  # noqa: ARG002 -- the protocol has it
+        """Find nothing."""
+        return None
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
         """Name every object whose bytes are still here."""
@@ -100,7 +108,7 @@ class MemoryObjects:
         for name, data in sorted(self.disk.quarantine.items()):
             yield Leftover(kind="quarantined", path=name, size=len(data))
 
-    def clean_own_leftovers(self) -> int:
+    def clean_own_leftovers(self, wants: Callable[[bytes], bool]) -> int:  # noqa: ARG002 -- the protocol has it
         """Forget the temporary bytes of this instance."""
         self.lock()
         own = [place for place in self.disk.temporary if place[0] == self._instance]
@@ -168,6 +176,13 @@ class _MemoryUpload:
         """Forget the bytes."""
         self._ended = True
         self._bytes.clear()
+
+    def keep(self, note: bytes) -> None:
+        """Keep nothing."""
+
+    def suspend(self) -> None:
+        """Forget the bytes."""
+        self.abort()
 
 
 def _place(staged: Staged) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from kropot.errors import IntegrityError
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kropot.durable.errors import StorageError
 
@@ -98,6 +98,26 @@ class Upload(Protocol):
         """Forget what was written; does nothing after `finish` or a second time."""
         ...
 
+    def keep(self, note: bytes) -> None:
+        """Let what is written from now on outlive its writer, where the upload has a name and the store can do it.
+
+        `note` is given back by `ObjectStore.take_up`.
+        """
+        ...
+
+    def suspend(self) -> None:
+        """End the upload as `abort` does, but leave what `keep` kept."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenUp:
+    """An upload that goes on, the note of whoever kept it, and the last bytes of it (4096 of them, or all)."""
+
+    upload: Upload
+    note: bytes
+    tail: bytes
+
 
 class ObjectStore(Protocol):
     """Immutable objects named by the SHA-256 of their bytes."""
@@ -109,8 +129,23 @@ class ObjectStore(Protocol):
         """
         ...
 
-    def stage(self) -> Upload:
-        """Begin an object; claims the instance's name where that was not done. Raises: LockedError, StorageError."""
+    def stage(self, name: str | None = None) -> Upload:
+        """Begin an object; claims the instance's name where that was not done. Raises: LockedError, StorageError.
+
+        What an upload with a `name` (letters and digits) keeps can be taken up under it; only one upload at a time has
+        it, and a second one is as if it had none.
+        """
+        ...
+
+    def has_kept(self, name: str) -> bool:
+        """Whether an earlier upload of this name, in whatever process of this instance, kept something. Cheap."""
+        ...
+
+    def take_up(self, name: str) -> TakenUp | None:
+        """Go on with what an upload kept; None if there is nothing that can be believed.
+
+        All that is there is read and compared with its SHA-256, which takes a while. Raises: StorageError.
+        """
         ...
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
@@ -147,8 +182,10 @@ class ObjectStore(Protocol):
         """Yield every file that is not an object. Raises: StorageError."""
         ...
 
-    def clean_own_leftovers(self) -> int:
+    def clean_own_leftovers(self, wants: Callable[[bytes], bool]) -> int:
         """Remove what an earlier process of this instance name left half done; return how many files that were.
+
+        What uploads kept stays where `wants` says so of their notes.
 
         MUST be called before the first `stage`. Raises: LockedError, StorageError.
         """

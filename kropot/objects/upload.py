@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from kropot.durable.errors import StorageError, storage_error
+from kropot.objects.partial import Mark
 from kropot.objects.store import Staged
 
 if TYPE_CHECKING:
     from kropot.durable.batch import Durability
     from kropot.durable.filesystem import FileSystem
+    from kropot.objects.partial import OpenPartial, PartialFolder
 
 HELD_BACK = 1 << 20
 """Bytes kept in memory before they are hashed and a file is made, and hashed at a time from then on."""
@@ -25,6 +28,9 @@ A virtual machine may first have to ask its host for those, which costs far more
 START_WRITING = 8 << 20
 """After so many bytes the disk is set to work: what it has written by the end, the final sync need not wait for."""
 
+MARK_EVERY_S = 1.0
+"""A kill costs what came within this time, in seconds, where the upload is one that is kept."""
+
 
 class FileUpload:
     """An object on its way into a temporary file; small ones stay in memory until their end."""
@@ -32,10 +38,15 @@ class FileUpload:
     __slots__ = (
         "_fd",
         "_files",
+        "_final",
         "_generation",
         "_hash",
         "_held",
         "_held_back",
+        "_marked",
+        "_name",
+        "_note",
+        "_partials",
         "_path",
         "_started",
         "_state",
@@ -44,9 +55,23 @@ class FileUpload:
         "size",
     )
 
-    def __init__(self, path: str, files: FileSystem, writer: Durability, held_back: int = HELD_BACK) -> None:
-        """Begin; no file is made yet."""
-        self._path = path
+    def __init__(
+        self,
+        path: str,
+        files: FileSystem,
+        writer: Durability,
+        held_back: int = HELD_BACK,
+        *,
+        partials: PartialFolder | None = None,
+        name: str = "",
+    ) -> None:
+        """Begin; no file is made yet. With `partials` the upload has claimed its `name` there."""
+        self._final = path
+        self._path = path if partials is None else partials.path(name)
+        self._partials = partials
+        self._name = name
+        self._note: bytes | None = None
+        self._marked = monotonic()
         self._files = files
         self._writer = writer
         self._held_back = held_back
@@ -58,6 +83,33 @@ class FileUpload:
         self._started = 0
         self._state = "open"
         self.size = 0
+
+    def take_up(self, found: OpenPartial) -> None:
+        """Begin with the bytes that an earlier upload kept. Raises: OSError."""
+        self._generation = self._writer.begin()
+        self._fd, self._hash, self._note = found.fd, found.hash, found.mark.note
+        self.size = self._written = self._started = found.mark.size
+
+    def keep(self, note: bytes) -> None:
+        """Mark what is written, about once a second."""
+        self._note = note if self._partials is not None else None
+
+    def suspend(self) -> None:
+        """Write what is held back and mark it; what never became a file is not worth keeping."""
+        if self._state == "open" and self._fd is not None and self._note is not None:
+            with contextlib.suppress(StorageError):
+                self._flush()
+        if self._state == "ended" or self._fd is None or self._note is None or self._partials is None:
+            self.abort()
+            return
+        self._state = "ended"
+        fd, self._fd = self._fd, None
+        # What cannot be marked is worth less than it could be, and swept as a leftover.
+        with contextlib.suppress(OSError):
+            self._mark(self._partials, self._note)
+        with contextlib.suppress(OSError):
+            self._files.close(fd)
+        self._partials.release(self._name)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Hold few bytes back, hash and write many."""
@@ -71,12 +123,20 @@ class FileUpload:
 
     def finish(self) -> Staged:
         """Write what is held back, and hand the descriptor over."""
+        if self._fd is None and self._partials is not None:
+            # So small that it is written in one go: nothing of it can be kept.
+            self._partials.release(self._name)
+            self._partials, self._path = None, self._final
         self._flush()
         if self._fd is None:
             self._put(b"")
         fd, self._fd = self._fd, None
         self._state = "ended"
         try:
+            if self._partials is not None:
+                self._partials.finished(self._name, self._final)
+                self._partials.release(self._name)
+                self._path = self._final
             pending = self._writer.hand_over(fd if fd is not None else -1, self._generation)
         except OSError as error:
             self._remove()
@@ -94,6 +154,8 @@ class FileUpload:
             with contextlib.suppress(OSError):
                 self._files.close(fd)
             self._remove()
+        if self._partials is not None:
+            self._partials.release(self._name)
 
     def _flush(self) -> None:
         if self._held:
@@ -115,11 +177,20 @@ class FileUpload:
             if self._written - self._started >= START_WRITING:
                 self._files.start_writing(self._fd, self._started, self._written - self._started)
                 self._started = self._written
+            if self._note is not None and self._partials is not None and monotonic() - self._marked >= MARK_EVERY_S:
+                self._mark(self._partials, self._note)
+                self._marked = monotonic()
         except OSError as error:
             self.abort()
             raise storage_error(error, f"writing {self._path}") from error
 
+    def _mark(self, partials: PartialFolder, note: bytes) -> None:
+        """Say what is written so far. Raises: OSError."""
+        partials.mark(self._name, Mark(note, self._written, self._hash.digest()))
+
     def _remove(self) -> None:
         # What cannot be removed now is removed as a leftover at the next start.
         with contextlib.suppress(OSError):
+            if self._partials is not None:
+                self._partials.remove(self._name)
             self._files.unlink(self._path)

@@ -1,20 +1,16 @@
 """Work on pages of a ledger in several processes, each with its own connection to the database.
 
 A single processor would limit a fold over millions of elements, and no page depends on another. If a page fails in a
-child process, this process works on it again, so that the error is raised here. The children are not a pool of
-`concurrent.futures`, because they must end as soon as their parent dies in any way. The closed pipe tells them.
+child process, this process works on it again, so that the error is raised here.
 """
 
 from __future__ import annotations
 
 import gc
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from kropot.processes import ChildProcess, can_fork, processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,14 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-MOST_PROCESSES = 8
-"""The largest number of processes to start."""
-
 MANY_STREAMS = 100_000
 """From this number of streams on, other processes save time."""
-
-PATIENCE_S = 5.0
-"""How many seconds to wait for a process to end before it is killed."""
 
 
 def in_processes(
@@ -67,12 +57,6 @@ def in_processes(
             yield work(ledger, position, page) if answer is None else answer
 
 
-def processors() -> int:
-    """Return how many processors this process can use, at most `MOST_PROCESSES`."""
-    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(count, MOST_PROCESSES)
-
-
 @contextmanager
 def _started(
     work: Callable[[Ledger, int, T], R], ledger: Ledger, position: int, processes: int | None
@@ -81,35 +65,19 @@ def _started(
     wanted = processes
     if wanted is None:
         wanted = processors() if ledger.log.head().streams >= MANY_STREAMS else 0
-    alone = sys.platform == "linux" and threading.active_count() == 1
     useful = wanted > (1 if processes is None else 0)
-    reopen = ledger.reopener() if alone and useful else None
+    reopen = ledger.reopener() if useful and can_fork() else None
     if reopen is None:
         yield []
         return
-    # The children never touch the database connections that they inherit, and they end without cleanup.
-    context = multiprocessing.get_context("fork")
-    links: list[Connection] = []
-    started = []
+    started: list[ChildProcess] = []
     try:
         for _ in range(wanted):
-            ours, theirs = context.Pipe()
-            # A child that kept our ends of the pipes open would keep itself and the others alive.
-            inherited = [*links, ours]
-            process = context.Process(target=_serve, args=(theirs, inherited, work, reopen, position), daemon=True)
-            process.start()
-            theirs.close()
-            links.append(ours)
-            started.append(process)
-        yield links
+            started.append(ChildProcess(_serve, work, reopen, position, siblings=started))
+        yield [each.links[0] for each in started]
     finally:
-        for link in links:
-            link.close()
-        for process in started:
-            process.join(PATIENCE_S)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        for each in started:
+            each.end()
 
 
 def _sent(link: Connection | None, page: object) -> Connection | None:
@@ -132,26 +100,17 @@ def _received(link: Connection | None) -> Any:
 
 
 def _serve(
-    link: Connection,
-    inherited: list[Connection],
-    work: Callable[[Ledger, int, Any], Any],
-    reopen: Callable[[], Ledger],
-    position: int,
+    links: list[Connection], work: Callable[[Ledger, int, Any], Any], reopen: Callable[[], Ledger], position: int
 ) -> None:
-    """Answer pages until the parent closes its end or dies."""
-    for each in inherited:
-        each.close()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Answer pages until the parent closes its end."""
     # There are no reference cycles here, and the search for them takes a tenth of the time.
     gc.disable()
-    gc.freeze()
     ledger = reopen()
-    with suppress(EOFError, OSError):
-        while True:
-            page = link.recv()
-            try:
-                answer = work(ledger, position, page)
-            except Exception:  # noqa: BLE001 -- the parent works on the page again and raises it
-                answer = None
-            link.send(answer)
+    (link,) = links
+    while True:
+        page = link.recv()
+        try:
+            answer = work(ledger, position, page)
+        except Exception:  # noqa: BLE001 -- the parent works on the page again and raises it
+            answer = None
+        link.send(answer)

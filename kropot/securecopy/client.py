@@ -20,7 +20,7 @@ import urllib3
 from kropot.errors import KropotError, ServerRefusedError, UsageError
 from kropot.securecopy.address import RedirectedAwayError, authorities, checked_base_url, redirected
 from kropot.securecopy.deadline import DeadlineAdapter, was_hung_up
-from kropot.securecopy.timed import CONNECT_TIMEOUT_S, STALL_TIMEOUT_S
+from kropot.securecopy.timed import CONNECT_TIMEOUT_S, CONTENT_SILENCE_S, LIST_SILENCE_S
 from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MAX_REDIRECTS = 3
 MAX_RETRY_AFTER_S = 24 * 3600
 
 LONGEST_ANSWER_S: Final = 600
-"""How long one page may take, in seconds, whatever --http-timeout allows for a content."""
+"""How long one page may take in all, in seconds."""
 
 _READ_BYTES = 1 << 16
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
@@ -71,20 +71,33 @@ class ServerTroubleError(KropotError):
 class ServerAccess:
     """How to reach a server: its address, the token, and the authorities to trust (a PEM file; None: the usual ones).
 
-    `http_timeout` is in seconds, for a whole content.
+    `http_timeout` and `silence_timeout` bound how long it may be silent, in seconds, and the smaller one counts; None
+    stands for what is usual for a list or a content. Nothing bounds how long a content may take.
     """
 
     url: str
     token: Secret
     ca_file: Path | None = None
     http_timeout: int = 7200
+    silence_timeout: int | None = None
+
+    @property
+    def list_silence_s(self) -> float:
+        """How long the server may be silent within a page."""
+        return min(self.http_timeout, self.silence_timeout or LIST_SILENCE_S)
+
+    @property
+    def content_silence_s(self) -> float:
+        """How long the server may be silent within a content."""
+        return min(self.http_timeout, self.silence_timeout or CONTENT_SILENCE_S)
 
     def client(self, longest_s: int = LONGEST_ANSWER_S) -> SecureCopyClient:
         """Return a client whose answers may take `longest_s` seconds each. Raises: UsageError."""
         return SecureCopyClient(
             self.url,
             self.token.reveal(),
-            http_timeout=min(self.http_timeout, longest_s),
+            silence_s=self.list_silence_s,
+            longest_s=longest_s,
             user_agent=f"kropotcli/{version('kropotcli')}",
             ca_file=self.ca_file,
         )
@@ -98,15 +111,15 @@ class SecureCopyClient:
         base_url: str,
         token: str,
         *,
-        http_timeout: float,
+        silence_s: float,
+        longest_s: float = LONGEST_ANSWER_S,
         user_agent: str,
         ca_file: str | Path | None = None,
-        stall_timeout: float = STALL_TIMEOUT_S,
         max_page_bytes: int = MAX_PAGE_BYTES,
     ) -> None:
         """Check what was given; nothing is sent yet.
 
-        `http_timeout` bounds a whole answer and `stall_timeout` the silence within it, both in seconds; `ca_file` is a
+        `silence_s` bounds the silence within an answer and `longest_s` a whole answer, both in seconds; `ca_file` is a
         PEM file of the authorities to trust instead of the usual ones.
 
         Raises:
@@ -121,11 +134,11 @@ class SecureCopyClient:
             raise UsageError(f"there is no file {ca_file}; --ca-file takes certificates in PEM form")
         self._headers = {"token": token, "User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
         self._max_page_bytes = max_page_bytes
-        self._timeouts = (min(CONNECT_TIMEOUT_S, http_timeout), min(stall_timeout, http_timeout))
+        self._timeouts = (min(CONNECT_TIMEOUT_S, silence_s, longest_s), min(silence_s, longest_s))
         self._authorities = authorities(ca_file)
         # The bare transport: a session would read the environment's proxies and netrc, keep cookies, and read the body
         # of a redirect to its end, however long; it would cost a third of the rate, too.
-        self._transport = DeadlineAdapter(total_s=http_timeout, stall_s=stall_timeout)
+        self._transport = DeadlineAdapter(total_s=longest_s, silence_s=silence_s)
 
     def __repr__(self) -> str:
         """Name the server, never the token."""

@@ -1,4 +1,4 @@
-"""HTTP connections whose whole answer has a deadline, so that a server that drips byte after byte cannot hold us."""
+"""HTTP connections whose answers have a deadline, so that a server that drips byte after byte cannot hold us."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class _TimedTlsPool(_Timed, HTTPSConnectionPool):
 
 
 class DeadlineAdapter(HTTPAdapter):
-    """A transport of requests whose answers, head included, take `total_s` seconds at most, and pause `stall_s`."""
+    """A transport of requests whose answers, head included, take `total_s` seconds at most, and pause `silence_s`."""
 
-    def __init__(self, *, total_s: float, stall_s: float) -> None:
+    def __init__(self, *, total_s: float, silence_s: float) -> None:
         """Keep both limits, in seconds."""
-        self._answer = partial(TimedResponse, total_s=total_s, stall_s=stall_s)
+        self._answer = partial(TimedResponse, total_s=total_s, silence_s=silence_s)
         super().__init__(max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

@@ -1,12 +1,13 @@
-"""How long an answer may take, and an answer of http.client that keeps to it; nothing but the standard library.
+"""How long an answer may be silent, and an answer of http.client that keeps to it; nothing but the standard library.
 
-A socket's own timeout starts anew with every byte; here each read gets what is left of the answer's time.
+A socket's own timeout starts anew with every byte; here it starts anew with every `NOISE` bytes.
 """
 
 from __future__ import annotations
 
 import http.client
 import io
+import math
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +15,25 @@ if TYPE_CHECKING:
     import socket
 
 CONNECT_TIMEOUT_S = 30.0
-STALL_TIMEOUT_S = 300.0
+
+LIST_SILENCE_S = 120.0
+CONTENT_SILENCE_S = 300.0
+"""How long a server may be silent within an answer, in seconds: a page of the list, a content."""
+
+NOISE = 1024
+"""Fewer bytes than these in that time are taken for silence, so that a drip holds nobody for ever."""
 
 
 class TimedResponse(http.client.HTTPResponse):
     """An answer that is read through a `_TimedReader`; its time starts when the request is out."""
 
-    def __init__(self, sock: socket.socket, *args: Any, total_s: float, stall_s: float, **kwargs: Any) -> None:
-        """Take over the socket, with both limits in seconds."""
+    def __init__(
+        self, sock: socket.socket, *args: Any, silence_s: float, total_s: float = math.inf, **kwargs: Any
+    ) -> None:
+        """Take over the socket; the answer may be silent for `silence_s` seconds, and take `total_s` in all."""
         super().__init__(sock, *args, **kwargs)
         raw = self.fp.detach()
-        self._reader = _TimedReader(raw, sock, monotonic() + total_s, stall_s)
+        self._reader = _TimedReader(raw, sock, silence_s, monotonic() + total_s)
         self.fp = io.BufferedReader(self._reader)
 
     @property
@@ -37,22 +46,27 @@ class TimedResponse(http.client.HTTPResponse):
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads from a socket's file and raises TimeoutError once the deadline is over."""
+    """Reads from a socket's file and raises TimeoutError where the other side is silent, or after the deadline."""
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float, stall_s: float) -> None:
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, silence_s: float, deadline: float) -> None:
         super().__init__()
-        self._raw, self._sock, self._deadline, self._stall_s = raw, sock, deadline, stall_s
+        self._raw, self._sock, self._silence_s, self._deadline = raw, sock, silence_s, deadline
+        self._silent_at = monotonic() + silence_s
+        self._came = 0
         self.is_over = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = self._deadline - monotonic()
+        left = min(self._deadline, self._silent_at) - monotonic()
         if left <= 0:
             raise TimeoutError
-        self._sock.settimeout(min(left, self._stall_s))
+        self._sock.settimeout(left)
         count = self._raw.readinto(buffer)
+        self._came += count or 0
+        if self._came >= NOISE:
+            self._silent_at, self._came = monotonic() + self._silence_s, 0
         self.is_over = self.is_over or count == 0
         return count
 

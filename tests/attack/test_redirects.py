@@ -77,7 +77,7 @@ def redirecting(target: str, evil: ScriptedServer, status: int = 302) -> Scripte
 def test_lists_and_elements_are_asked_for_at_the_known_server_only(evil: ScriptedServer, target: str) -> None:
     with (
         redirecting(target, evil) as good,
-        SecureCopyClient(good.url, TOKEN, http_timeout=5, user_agent="test") as client,
+        SecureCopyClient(good.url, TOKEN, silence_s=5, user_agent="test") as client,
     ):
         for ask in (lambda: client.list(None, 1), lambda: client.submitdata("an-id")):
             good.requests.clear()
@@ -95,7 +95,7 @@ def test_lists_and_elements_are_asked_for_at_the_known_server_only(evil: Scripte
 def test_a_redirect_within_the_server_leads_nowhere_else(evil: ScriptedServer, target: str) -> None:
     with (
         redirecting(target, evil) as good,
-        SecureCopyClient(good.url, TOKEN, http_timeout=5, user_agent="test") as client,
+        SecureCopyClient(good.url, TOKEN, silence_s=5, user_agent="test") as client,
     ):
         with pytest.raises(ServerTroubleError, match="in circles"):
             client.list(None, 1)
@@ -111,7 +111,7 @@ def test_contents_follow_no_redirect_at_all(
 ) -> None:
     for target in (ELSEWHERE[0], "http://EVIL/x", "/elsewhere"):
         with redirecting(target, evil, status) as good:
-            server = Server(base_url=good.url, headers={"token": TOKEN, "User-Agent": "test"}, total_s=5, stall_s=5)
+            server = Server(base_url=good.url, headers={"token": TOKEN, "User-Agent": "test"}, silence_s=5)
             engine = make(server, MemoryObjects(MemoryDisk(), "main"))
             try:
                 engine.submit([fetch_job(1, "an-id"), fetch_job(2, "large", size=2 << 20)])

@@ -92,6 +92,10 @@ def store(bench: Bench) -> Iterator[ObjectStore]:
     store.close()
 
 
+def nothing(_note: bytes) -> bool:
+    return False
+
+
 def staged(store: ObjectStore, content: bytes) -> Staged:
     upload = store.stage()
     upload.write(content)
@@ -262,7 +266,7 @@ def test_full_disk_is_said_clearly_and_leaves_nothing(bench: Bench, store: Objec
 def test_second_living_holder_of_an_instance_is_refused(bench: Bench, store: ObjectStore) -> None:
     store.lock()
     other = bench.open("one")
-    for act in (other.lock, other.stage, other.clean_own_leftovers):
+    for act in (other.lock, other.stage, lambda: other.clean_own_leftovers(nothing)):
         with pytest.raises(LockedError):
             act()
     bench.open("two").lock()
@@ -284,8 +288,8 @@ def test_only_own_leftovers_are_cleaned(bench: Bench, store: ObjectStore) -> Non
     assert sorted(temporaries(store)) == [("one", 4), ("two", 6)]
     bench.die(store)
     again = bench.open("one")
-    assert again.clean_own_leftovers() == 1
-    assert again.clean_own_leftovers() == 0
+    assert again.clean_own_leftovers(nothing) == 1
+    assert again.clean_own_leftovers(nothing) == 0
     assert temporaries(again) == [("two", 6)]
 
 

@@ -43,6 +43,7 @@ class How(StrEnum):
     """How a command is disturbed."""
 
     KILL = "kill"
+    KILL_ONE = "kill of one process"
     TORN = "torn write, kill"
     EIO = "EIO once"
     ENOSPC = "ENOSPC from there on"
@@ -53,13 +54,14 @@ class How(StrEnum):
 
 KINDS = {
     How.KILL: Kind.KILL_BEFORE,
+    How.KILL_ONE: Kind.KILL_ONE,
     How.TORN: Kind.TORN,
     How.EIO: Kind.FAIL,
     How.ENOSPC: Kind.FAIL,
     How.SYNC: Kind.FAIL,
     How.AGAIN: Kind.KILL_BEFORE,
 }
-ENDED_BY_THE_KERNEL = {How.KILL, How.TORN, How.AGAIN}
+ENDED_BY_THE_KERNEL = {How.KILL, How.KILL_ONE, How.TORN, How.AGAIN}
 # A seed decides what these leave.
 CUT = {How.POWER, How.SYNC, How.AGAIN}
 
@@ -149,6 +151,7 @@ class Laboratory:
             name, operations = scenario.name, self._operations[scenario.name]
             for at, operation in enumerate(operations, start=1):
                 ways = [How.KILL, How.EIO]
+                ways += [How.KILL_ONE] if scenario.processors > 1 else []
                 ways += [How.TORN] if operation in WRITES else []
                 ways += [How.ENOSPC] if operation in GROWING else []
                 found += [Point(scenario=name, how=how, at=at) for how in ways]
@@ -334,7 +337,7 @@ class Laboratory:
         env, zygote = self.world.env(scenario), self._zygotes[worker]
         # A zygote serves one worker alone: two at a time would take each other's answers.
         argv = self.world.filled(command, scenario, lambda asked: zygote.run(list(asked), cwd=folder, env=env)[2])
-        code, _, output = zygote.run(argv, cwd=folder, env=env, **how)
+        code, _, output = zygote.run(argv, cwd=folder, env=env, processors=scenario.processors, **how)
         return code, output
 
     def _plain(self, command: tuple[str, ...], folder: Path, env: dict[str, str]) -> tuple[int, str]:

@@ -16,6 +16,7 @@ class Scenario:
     replica: the tree of files in `out`, a ledger copied to copy.db, the tokens and their kits, the sources, the
     checkpoints in `notes`, what was set aside as damaged, or a key to sign by. `token` and `server` are whom the
     command speaks to, as whom.
+    With more than one of `processors`, collect moves contents in a process of its own.
     A command with `is_once` refuses to run a second time.
     """
 
@@ -27,6 +28,7 @@ class Scenario:
     look: Look = "replica"
     token: Literal["sealed", "second", "plain"] = "sealed"
     server: Literal["few", "many"] = "few"
+    processors: int = 1
     is_once: bool = False
 
 
@@ -61,10 +63,11 @@ def _same(name: str, base: str, command: tuple[str, ...], look: Look = "replica"
 
 SCENARIOS: tuple[Scenario, ...] = (
     _same("first collect", "empty", COLLECT),
+    Scenario(name="collect by two", base="empty", command=COLLECT, recovery=(COLLECT,), processors=2),
     _same("collect changes", "collected", COLLECT),
     Scenario(name="plain collect", base="empty", command=COLLECT, recovery=(COLLECT,), token="plain"),
     Scenario(name="second token", base="current", command=COLLECT, recovery=(COLLECT,), token="second"),
-    Scenario(name="many files", base="empty", command=COLLECT, recovery=(COLLECT,), server="many"),
+    Scenario(name="many files", base="empty", command=COLLECT, recovery=(COLLECT,), server="many", processors=2),
     _same("verify", "current", ("verify",)),
     Scenario(name="verify damage", base="damaged", command=("verify",), recovery=(("verify",), COLLECT), before=False),
     Scenario(

@@ -27,7 +27,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum kind { COUNT = 0, KILL_BEFORE = 1, KILL_AFTER = 2, TORN = 3, FAIL = 4 };
+enum kind { COUNT = 0, KILL_BEFORE = 1, KILL_AFTER = 2, TORN = 3, FAIL = 4, KILL_ONE = 5 };
 
 #define FDS 65536
 struct state {
@@ -133,10 +133,10 @@ static void note(long number, const char *what, const char *path) {
     if (length > 0) syscall(SYS_write, log_fd, line, (size_t)length);
 }
 
-/* End the process group. While operations are recorded, nobody is between an operation and its record then. */
-static void end(void) {
+/* End the process, or with `everyone` its group. While operations are recorded, nobody is between one and its record. */
+static void end(int everyone) {
     hold();
-    syscall(SYS_kill, 0, SIGKILL);
+    syscall(SYS_kill, everyone ? 0 : (pid_t)syscall(SYS_getpid), SIGKILL);
     for (;;) pause();
 }
 
@@ -145,12 +145,12 @@ static int enter(const char *what, const char *path) {
     long number = atomic_fetch_add(&all->counted, 1) + 1;
     note(number, what, path);
     if (all->armed_kind == COUNT || number < all->armed_at || number > all->armed_last) return COUNT;
-    if (all->armed_kind == KILL_BEFORE) end();
+    if (all->armed_kind == KILL_BEFORE || all->armed_kind == KILL_ONE) end(all->armed_kind == KILL_BEFORE);
     return all->armed_kind;
 }
 
 static void leave(int kind) {
-    if (kind == KILL_AFTER || kind == TORN) end();
+    if (kind == KILL_AFTER || kind == TORN) end(1);
 }
 
 #define FAILING(kind) ((kind) == FAIL && (errno = all->armed_errno, 1))

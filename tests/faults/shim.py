@@ -17,7 +17,7 @@ SOURCE = Path(__file__).with_name("shim.c")
 class Kind(IntEnum):
     """What happens at an armed operation: nothing, the end before or after it, half of it, an error.
 
-    The end is that of the whole process group.
+    The end is that of the whole process group, except for KILL_ONE.
     """
 
     COUNT = 0
@@ -25,6 +25,7 @@ class Kind(IntEnum):
     KILL_AFTER = 2
     TORN = 3
     FAIL = 4
+    KILL_ONE = 5
 
 
 def compiler() -> str | None:

@@ -30,6 +30,9 @@ from kropot.restore.journal import Journal
 from kropot.restore.kits import read_kit
 from kropot.restore.patterns import Patterns
 from kropot.restore.read_export import ExportedCopies
+from kropot.sc2.kits import parse_kit
+from kropot.sc2.paper import from_paper, to_paper
+from kropot.sc2.refused import RefusedError
 from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
 from kropot.securecopy.sealing import BadSealError, Kit, open_form, open_stream, seal_form
 from kropot.securecopy.wire import BadPageError, Listed, encode_page, parse_page, parse_submitdata
@@ -42,6 +45,7 @@ from ledger.merkle import Frontier
 from ledger.note import SigningKey, VerifierKey
 from ledger.sql.dialects import parse_place
 from ledger.transfer import segments
+from tests.faults import sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -310,6 +314,14 @@ TARGETS: dict[str, Target] = {
         parse=lambda data: read_kit(data, name="a file"),
         errors=(UsageError,),
         examples=lambda: [json.dumps(_SPEC).encode()],
+    ),
+    "sc2 object": Target(parse=sealed.read_object, errors=(RefusedError,), examples=sealed.objects),
+    "sc2 form": Target(parse=sealed.read_form, errors=(), examples=sealed.forms),
+    "sc2 list form": Target(parse=_text(sealed.read_list_form), errors=(RefusedError,), examples=sealed.list_forms),
+    "sc2 attributes": Target(parse=sealed.read_attributes, errors=(RefusedError,), examples=sealed.attributes),
+    "sc2 kit": Target(parse=lambda data: parse_kit(data, name="a file"), errors=(UsageError,), examples=sealed.kits),
+    "kit on paper": Target(
+        parse=_text(from_paper), errors=(UsageError,), examples=lambda: [to_paper(sealed.kits()[0]).encode()]
     ),
     "token request": Target(parse=_spec, errors=(SpecError,), examples=lambda: [json.dumps(_SPEC).encode()]),
     "--until": Target(

@@ -22,7 +22,7 @@ SEED = int(os.environ.get("KROPOT_TEST_SEED", "7"))
 REQUIRED = os.environ.get("KROPOT_TEST_REQUIRE_SHIM") == "1"
 # These run thousands of operations, or start a process: `make faults` has the time for them.
 DEAR = {"many files"}
-SORTS = ({How.KILL, How.TORN}, {How.EIO, How.ENOSPC}, {How.POWER}, {How.SYNC}, {How.AGAIN})
+SORTS = ({How.KILL, How.KILL_ONE, How.TORN}, {How.EIO, How.ENOSPC}, {How.POWER}, {How.SYNC}, {How.AGAIN})
 CHOSEN = tuple(scenario for scenario in SCENARIOS if scenario.name not in DEAR)
 
 pytestmark = [
@@ -89,7 +89,9 @@ def test_a_failed_sync_of_the_ledger_takes_nothing_with_it_that_was_acknowledged
     assert not failed, "\n".join(failed)
 
 
-@pytest.mark.parametrize("scenario", ["first collect", "restore", "export", "db copy", "token create"])
+@pytest.mark.parametrize(
+    "scenario", ["first collect", "collect by two", "restore", "export", "db copy", "token create"]
+)
 def test_what_a_command_did_is_durable_when_it_ends(laboratory: Laboratory, scenario: str) -> None:
     cuts = [point for point in laboratory.points() if point.scenario == scenario and point.how == How.POWER]
     failed = [told(outcome) for outcome in laboratory.run(cuts[-1:]) if outcome.faults]

@@ -135,7 +135,7 @@ def test_a_server_that_fails_at_random_is_copied_in_the_end(run_cli: RunCli, tmp
 
 
 def test_a_list_that_never_can_be_read_ends_the_run_and_changes_nothing(run_cli: RunCli, tmp_path: Path) -> None:
-    endless = Both(Endless(filler=b"x" * 1000), drip(piece=1000, pause_s=0.001))
+    endless = Both(Endless(filler=b"x" * (1 << 20)), drip(piece=1 << 20, pause_s=0.001))
     with OldServer(files(3), token=TOKEN) as server:
         replica = Replica(server, run_cli, tmp_path)
         assert replica.run("collect", "--once")[0] == Exit.DONE

@@ -3,8 +3,8 @@
     LD_PRELOAD=shim.so python -m tests.faults.zygote
 
 reads one JSON object a line ({"argv", "cwd", "env", "kind", "at", "last", "errno", "out", "log", "recording", "mutant",
-"seconds"}). It answers with {"code", "count"}: the exit code, negative for a signal, and the number of operations, None
-if the command was killed.
+"processors", "seconds"}). It answers with {"code", "count"}: the exit code, negative for a signal, and the number of
+operations, None if the command was killed.
 """
 
 from __future__ import annotations
@@ -70,11 +70,13 @@ class Zygote:
         log: Path | None = None,
         recording: Path | None = None,
         mutant: str = "",
+        processors: int = 1,
         seconds: int = 60,
     ) -> tuple[int, int | None, str]:
         """Run `kropotcli argv` in `cwd`, which is watched; return exit code, operations counted, and all output.
 
-        `log` and `recording` receive the operations, by name and with their bytes; `mutant` is a broken variant.
+        `log` and `recording` receive the operations, by name and with their bytes; `mutant` is a broken variant. With
+        one processor everything is done in one process.
         """
         out = cwd.parent / f"{cwd.name}.out"
         order = {
@@ -89,6 +91,7 @@ class Zygote:
             "log": None if log is None else str(log),
             "recording": None if recording is None else str(recording),
             "mutant": mutant,
+            "processors": processors,
             "seconds": seconds,
         }
         stdin = self._pipe(self._process.stdin)
@@ -122,7 +125,7 @@ def _child(order: dict[str, Any], shim: Shim, count: int) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.alarm(order["seconds"])
         os.setpgid(0, 0)
-        os.cpu_count = lambda: 1  # so that audits and replays do all their work in this one process
+        os.cpu_count = lambda: order["processors"]
         os.chdir(order["cwd"])
         for name in ("log", "recording"):
             if order[name]:

@@ -191,7 +191,7 @@ def test_url_templates_lead_to_the_content_whichever_way_they_are_filled_in(serv
 
 def test_our_own_client_reads_it(served: Served) -> None:
     token, _ = served.server.create_token(SEALED)
-    with SecureCopyClient(served.server.url, token, http_timeout=20, user_agent="test") as client:
+    with SecureCopyClient(served.server.url, token, silence_s=20, user_agent="test") as client:
         page = client.list(None, 256)
         assert len(page.entries) == len(FILES)
         assert page.rejected == ()

@@ -13,4 +13,4 @@ def fetch_job(
     """Return the job that fetches the element `id_`, whose stream has this number."""
     key = StreamKey(source=bytes(16), kind="file", id=id_)
     entry = Entry(key=key, stream=number, version=1, position=number, element=None)
-    return FetchJob(entry=entry, path=content_path(id_), opaque=opaque, size=size, etag=etag)
+    return FetchJob(entry=entry, stream=key, path=content_path(id_), opaque=opaque, size=size, etag=etag)

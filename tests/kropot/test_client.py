@@ -69,7 +69,7 @@ def server() -> Iterator[OldServer]:
 
 
 def client_of(url: str, **rest: Any) -> SecureCopyClient:
-    return SecureCopyClient(url, TOKEN, **{"http_timeout": 5, "user_agent": "kropot-test/1", **rest})
+    return SecureCopyClient(url, TOKEN, **{"silence_s": 5, "user_agent": "kropot-test/1", **rest})
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_a_token_that_expires_between_two_pages_is_noticed(server: OldServer, cl
 )
 def test_faults_of_a_list_have_a_reason(server: OldServer, fault: Fault, reason: str) -> None:
     server.plan = always(fault)
-    with client_of(server.url, http_timeout=0.5, max_page_bytes=1 << 20) as client:
+    with client_of(server.url, silence_s=0.5, max_page_bytes=1 << 20) as client:
         found = trouble(client)
         server.plan = None
         assert len(client.list(None, 256).entries) == 20
@@ -248,7 +248,7 @@ def test_a_bad_line_is_set_aside(server: OldServer, client: SecureCopyClient, fa
 @pytest.mark.parametrize("number", range(len(LIST_FAULTS)))
 def test_no_fault_of_a_list_is_anything_but_a_page_or_trouble(server: OldServer, number: int) -> None:
     server.plan = always(LIST_FAULTS[number])
-    with client_of(server.url, http_timeout=0.5) as client:
+    with client_of(server.url, silence_s=0.5) as client:
         for of in ("list", "submitdata"):
             try:
                 client.list(None, 256) if of == "list" else client.submitdata(server.id_of("file00.txt"))
@@ -387,7 +387,7 @@ def test_certificates_are_verified_against_the_authorities_that_are_named(tmp_pa
         with client_of(server.url, ca_file=file) as client:
             assert len(client.list(None, 256).entries) == 20
             server.plan = first_visits(9, drip(piece=1, pause_s=0.05))
-        with client_of(server.url, ca_file=file, http_timeout=0.5) as client:
+        with client_of(server.url, ca_file=file, silence_s=0.5) as client:
             assert trouble(client).reason == "timeout"
 
 
@@ -425,7 +425,7 @@ def test_a_refused_address_does_not_show_its_password() -> None:
 @pytest.mark.parametrize("token", ["", "a b", "a\r\nX: y", "ż", "a\n"])
 def test_tokens_that_no_header_can_carry_are_refused(token: str) -> None:
     with pytest.raises(UsageError) as caught:
-        SecureCopyClient("http://127.0.0.1:1", token, http_timeout=1, user_agent="x")
+        SecureCopyClient("http://127.0.0.1:1", token, silence_s=1, user_agent="x")
     assert token == "" or token not in str(caught.value)
 
 

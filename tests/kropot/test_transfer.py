@@ -21,6 +21,7 @@ from kropot.collect.decide.inputs import NotReceived, Receipt, Received
 from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.curl import CurlEngine
 from kropot.collect.transfer.engine import FetchJob, Server, TransferEngine, content_path
+from kropot.collect.transfer.kept import KeptNote, kept_name, read_note
 from kropot.collect.transfer.plain import PlainEngine
 from kropot.collect.transfer.receive import FreeSpace
 from kropot.durable.batch import Choice
@@ -67,7 +68,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[MakeEngine]:
 
     def engine(url: str, store: ObjectStore, *, keep_free: int = 0, **server: Any) -> TransferEngine:
         headers = {"token": "secret-token", "User-Agent": "kropotcli/test", "Accept-Encoding": "identity"}
-        where = Server(base_url=url, headers=headers, **({"total_s": 20, "stall_s": 10} | server))
+        where = Server(base_url=url, headers=headers, **({"silence_s": 10} | server))
         made.append(MAKERS[request.param](where, store, keep_free=keep_free))
         return made[-1]
 
@@ -334,16 +335,16 @@ def test_endless_body_ends_at_the_claimed_size(make: MakeEngine, store: Director
 
 def test_silence_is_a_stall(make: MakeEngine, store: DirectoryObjects) -> None:
     with ScriptedServer(lambda _: [head(Content_Length="64") + sealed(32), Wait(30)]) as server:
-        result = run(make(server.url, store, stall_s=1), job())[0]
+        result = run(make(server.url, store, silence_s=1), job())[0]
     assert_failed(result, store, "stalled", result.status)  # type: ignore[union-attr]
 
 
 def test_server_that_never_answers_is_a_stall(make: MakeEngine, store: DirectoryObjects) -> None:
     with ScriptedServer(lambda _: [Wait(30)]) as server:
-        assert_failed(run(make(server.url, store, stall_s=1), job())[0], store, "stalled", None)
+        assert_failed(run(make(server.url, store, silence_s=1), job())[0], store, "stalled", None)
 
 
-def test_drip_is_ended_by_the_total_time(make: MakeEngine, store: DirectoryObjects) -> None:
+def test_drip_is_taken_for_silence(make: MakeEngine, store: DirectoryObjects) -> None:
     def script(_: Asked) -> Iterator[Part]:
         yield head(Content_Length="1600")
         for _ in range(1600):
@@ -351,8 +352,21 @@ def test_drip_is_ended_by_the_total_time(make: MakeEngine, store: DirectoryObjec
             yield Wait(0.05)
 
     with ScriptedServer(script) as server:
-        result = run(make(server.url, store, total_s=1), job())[0]
-    assert_failed(result, store, "timeout", result.status)  # type: ignore[union-attr]
+        result = run(make(server.url, store, silence_s=1), job())[0]
+    assert_failed(result, store, "stalled", result.status)  # type: ignore[union-attr]
+
+
+def test_a_long_transfer_that_is_never_silent_is_never_ended(make: MakeEngine, store: DirectoryObjects) -> None:
+    content = sealed(40_000)
+
+    def script(_: Asked) -> Iterator[Part]:
+        yield head(Content_Length=str(len(content)))
+        for start in range(0, len(content), 2000):
+            yield content[start : start + 2000]
+            yield Wait(0.1)
+
+    with ScriptedServer(script) as server:
+        assert_got(run(make(server.url, store, silence_s=1), job())[0], store, content)
 
 
 def test_nobody_there_is_unreachable(make: MakeEngine, store: DirectoryObjects, free_port: int) -> None:
@@ -405,7 +419,7 @@ def test_lists_and_contents_trust_the_same_usual_authorities(
     monkeypatch.setattr("requests.utils.DEFAULT_CA_BUNDLE_PATH", authority)
     page = measured(b'{"remainingSince":0}\n\n', Content_Type="text/plain")
     with ScriptedServer(lambda asked: [page if "/list" in asked.path else measured(sealed(16))], tls=context) as server:
-        with SecureCopyClient(server.url, "secret-token", http_timeout=5, user_agent="test") as client:
+        with SecureCopyClient(server.url, "secret-token", silence_s=5, user_agent="test") as client:
             assert client.list(None, 1).entries == ()
         assert_got(run(make(server.url, store), job())[0], store, sealed(16))
 
@@ -413,6 +427,7 @@ def test_lists_and_contents_trust_the_same_usual_authorities(
 # --- going on where it broke off -------------------------------------------------------------------------------------
 
 BIG = sealed(400_000)
+HUGE = sealed(3_000_000)
 
 
 def ranged(asked: Asked, body: bytes = BIG, **fields: str | None) -> bytes:
@@ -424,9 +439,9 @@ def ranged(asked: Asked, body: bytes = BIG, **fields: str | None) -> bytes:
     return measured(body[start:], 206, **known, Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}")
 
 
-def broken(asked: Asked, sent: int, **fields: str | None) -> Iterator[Part]:
+def broken(asked: Asked, sent: int, body: bytes = BIG, **fields: str | None) -> Iterator[Part]:
     """Send so many bytes of the body, and hang up."""
-    answer = ranged(asked, **fields)
+    answer = ranged(asked, body, **fields)
     yield answer[: answer.index(b"\r\n\r\n") + 4 + sent]
     yield Wait(0.05)
     yield Hang()
@@ -503,6 +518,97 @@ def test_server_that_always_breaks_off_is_given_up(make: MakeEngine, store: Dire
     assert asked <= 10
 
 
+def test_a_line_that_always_breaks_off_brings_everything_in_the_end(make: MakeEngine, store: DirectoryObjects) -> None:
+    """There may be any number of attempts, as long as each brings something."""
+    with ScriptedServer(lambda asked: broken(asked, 70_000, HUGE)) as server:
+        assert_got(run(make(server.url, store), job())[0], store, HUGE)
+        assert len(server.requests) >= len(HUGE) // 70_000
+
+
+# --- going on in another process -------------------------------------------------------------------------------------
+
+
+def until(asked: Asked, at: int, *, then: Part) -> Iterator[Part]:
+    """Send the body up to this byte of the whole content, then do something else."""
+    answer = ranged(asked, HUGE)
+    start = int(asked.headers["range"].removeprefix("bytes=").removesuffix("-")) if "range" in asked.headers else 0
+    yield answer[: answer.index(b"\r\n\r\n") + 4 + max(0, at - start)]
+    yield Wait(0.05)
+    yield then
+
+
+def assert_goes_on(make: MakeEngine, store: DirectoryObjects, *, size: int | None = None) -> None:
+    """A new engine asks for the rest alone, and gets the whole."""
+    store.clean_own_leftovers(lambda _: True)
+    with ScriptedServer(lambda asked: [ranged(asked, HUGE)]) as server:
+        assert_got(run(make(server.url, store), job(size=size))[0], store, HUGE)
+        (asked,) = server.requests
+    assert int(asked.headers["range"].removeprefix("bytes=").removesuffix("-")) >= 1 << 20
+    assert asked.headers["if-range"] == TAG
+
+
+def test_what_broke_off_goes_on_in_another_process(make: MakeEngine, store: DirectoryObjects) -> None:
+    with ScriptedServer(lambda asked: until(asked, 2_000_000, then=Hang())) as server:
+        result = run(make(server.url, store), job())[0]
+        assert isinstance(result, NotReceived)
+        assert result.reason == "cut"
+    assert_goes_on(make, store)
+
+
+def test_what_fell_silent_goes_on_in_another_process(make: MakeEngine, store: DirectoryObjects) -> None:
+    with ScriptedServer(lambda asked: until(asked, 2_000_000, then=Wait(30))) as server:
+        result = run(make(server.url, store, silence_s=0.3), job(size=len(HUGE)))[0]
+        assert isinstance(result, NotReceived)
+        assert result.reason == "stalled"
+    assert_goes_on(make, store, size=len(HUGE))
+
+
+def test_what_was_ended_goes_on_in_another_process(make: MakeEngine, store: DirectoryObjects) -> None:
+    reached = threading.Event()
+
+    def script(asked: Asked) -> Iterator[Part]:
+        yield from until(asked, 2_000_000, then=b"")
+        reached.set()
+        yield Wait(30)
+
+    with ScriptedServer(script) as server:
+        engine = make(server.url, store)
+        engine.submit([job()])
+        while not reached.is_set():
+            engine.poll(0.05)
+        engine.poll(0.05)
+        engine.close()
+    assert_goes_on(make, store)
+
+
+def test_a_newer_content_is_fetched_from_the_start(make: MakeEngine, store: DirectoryObjects) -> None:
+    with ScriptedServer(lambda asked: until(asked, 2_000_000, then=Hang())) as server:
+        run(make(server.url, store), job())
+    newer = sealed(3_000_000, 1)
+    with ScriptedServer(lambda asked: [ranged(asked, newer, ETag='"newer"')]) as server:
+        assert_got(run(make(server.url, store), job())[0], store, newer)
+
+
+def test_a_note_of_another_element_is_not_believed(make: MakeEngine, store: DirectoryObjects) -> None:
+    upload = store.stage(kept_name(job().stream))
+    upload.keep(KeptNote(stream=job(7).stream, etag=TAG, iv=IV, length=len(HUGE)).pack())
+    upload.write(bytes(2_000_000))
+    upload.suspend()
+    with ScriptedServer(lambda asked: [ranged(asked, HUGE)]) as server:
+        assert_got(run(make(server.url, store), job())[0], store, HUGE)
+        assert "range" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x94\x01\x02\x03\x04", b"\x93\xc4\x01n\xa1e\xc0", bytes(1000)])
+def test_a_note_that_nobody_wrote_says_nothing(data: bytes) -> None:
+    assert read_note(data) is None
+
+
+def test_a_note_reads_back() -> None:
+    note = KeptNote(stream=job().stream, etag=TAG, iv=None, length=5)
+    assert read_note(note.pack()) == note
+
+
 # --- the store's own troubles ----------------------------------------------------------------------------------------
 
 
@@ -522,6 +628,16 @@ def test_room_that_is_to_stay_free_is_not_written_into(make: MakeEngine) -> None
         assert isinstance(result, NotReceived)
         assert result.reason == "storage_full"
         assert isinstance(run(make(server.url, store, keep_free=50_000), job())[0], Received)
+
+
+def test_one_content_that_does_not_fit_fails_alone_where_others_would(make: MakeEngine) -> None:
+    store = MemoryObjects("one", MemoryDisk(capacity=1 << 30))
+    huge = head(Content_Length=str(3 << 40))
+    with ScriptedServer(lambda asked: [huge if "id-1" in asked.path else measured(sealed(16))]) as server:
+        failed, other = run(make(server.url, store, keep_free=1 << 20), job(1), job(2))
+    assert isinstance(failed, NotReceived)
+    assert (failed.reason, failed.storage) == ("no_room", False)
+    assert isinstance(other, Received)
 
 
 def test_many_small_contents_do_not_eat_what_is_to_stay_free() -> None:

@@ -98,7 +98,7 @@ def test_cut_transfer_from_the_gateway_is_continued(maker: Callable[..., Transfe
     entry = client.page(limit=10).entries[0]
     with CuttingProxy(served.server.url, 1 << 20) as proxy:
         headers = {"token": client.token, "User-Agent": "test"}
-        engine = maker(Server(base_url=proxy.url, headers=headers, total_s=30, stall_s=10), store)
+        engine = maker(Server(base_url=proxy.url, headers=headers, silence_s=10), store)
         engine.submit([fetch_job(1, entry.id, size=entry.size, etag=entry.etag)])
         result = engine.poll(30)[0]
         engine.close()
@@ -123,7 +123,7 @@ def test_file_that_changes_between_two_parts_is_never_mixed(
     with CuttingProxy(served.server.url, 1 << 20) as proxy:
         proxy.on_cut = lambda: (served.folder / "big").write_bytes(changed)
         headers = {"token": client.token, "User-Agent": "test"}
-        engine = maker(Server(base_url=proxy.url, headers=headers, total_s=30, stall_s=10), store)
+        engine = maker(Server(base_url=proxy.url, headers=headers, silence_s=10), store)
         engine.submit([fetch_job(1, entry.id, size=entry.size, etag=entry.etag)])
         result = engine.poll(30)[0]
         engine.close()

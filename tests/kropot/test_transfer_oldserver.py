@@ -45,10 +45,10 @@ def fetch_all(
     server: OldServer, maker: Callable[..., TransferEngine], store: MemoryObjects, *, opaque: bool = True
 ) -> dict[str, Receipt]:
     """List the server, fetch every element, and return what came by name."""
-    with SecureCopyClient(server.url, server.token, http_timeout=20, user_agent=AGENT) as client:
+    with SecureCopyClient(server.url, server.token, silence_s=20, user_agent=AGENT) as client:
         client.list(None, 256)
         headers = client.headers()
-    where = Server(base_url=server.url, headers=headers, total_s=10, stall_s=1)
+    where = Server(base_url=server.url, headers=headers, silence_s=1)
     engine = maker(where, store)
     names = list(enumerate(server.ids().items()))
     engine.submit([fetch_job(n, id_, opaque=opaque) for n, (_, id_) in names])

@@ -85,7 +85,7 @@ class Actor:
             ledger.work.enroll(rules.instance, place=rules.instance, lease_us=rules.lease_us, here=True)
         except InstanceBusyError:
             raise AssertionError("the lock on the files is held, so no other process of this name lives") from None
-        self._objects.clean_own_leftovers()
+        self._objects.clean_own_leftovers(lambda _: False)
         self._hand = LedgerEffects(
             ledger=ledger,
             source_id=world.source_id,

@@ -228,6 +228,7 @@ class Transfer(Worker):
             jobs.append(
                 FetchJob(
                     entry=entry,
+                    stream=entry.key,
                     path=content_path(entry.key.id),
                     opaque=is_sealed_form(element.form),
                     size=element.size,

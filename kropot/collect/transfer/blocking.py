@@ -8,7 +8,6 @@ import socket
 import ssl
 import threading
 from functools import partial
-from time import monotonic
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -44,15 +43,17 @@ class BlockingFetcher:
         self._closed = threading.Event()
 
     def fetch(self, receiver: ContentReceiver) -> Receipt:
-        """Fetch one content to its end, going on where it breaks off if that can be done soundly."""
-        deadline = monotonic() + self._server.total_s
-        extra: dict[str, str] = {}
+        """Fetch one content to its end, going on where it breaks or broke off if that can be done soundly."""
+        try:
+            extra = receiver.take_up() or {}
+        except StorageError as error:
+            return receiver.failed(error)
         while True:
-            reason = self._attempt(receiver, extra, deadline)
+            reason = self._attempt(receiver, extra)
             if not isinstance(reason, str):
                 return reason
             self._disconnect()
-            again = None if self._closed.is_set() or monotonic() >= deadline else receiver.resume_headers()
+            again = None if self._closed.is_set() else receiver.resume_headers()
             if again is None:
                 return receiver.failed(reason)
             extra = again
@@ -67,16 +68,16 @@ class BlockingFetcher:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    def _attempt(self, receiver: ContentReceiver, extra: dict[str, str], deadline: float) -> Receipt | str:
+    def _attempt(self, receiver: ContentReceiver, extra: dict[str, str]) -> Receipt | str:
         """Return the result, or the reason of a transfer that broke off."""
         try:
-            answer = self._ask(receiver.job.path, extra, deadline)
+            answer = self._ask(receiver.job.path, extra)
             return "unreachable" if answer is None else self._take(receiver, answer)
         except (UnbelievableError, StorageError) as error:
             self._disconnect()
             return receiver.failed(error)
         except (http.client.HTTPException, OSError, ValueError) as error:
-            return _reason(error, is_late=monotonic() >= deadline)
+            return _reason(error)
 
     def _take(self, receiver: ContentReceiver, answer: http.client.HTTPResponse) -> Receipt | str:
         """Feed an answer to the receiver. Raises: what both raise."""
@@ -92,7 +93,7 @@ class BlockingFetcher:
             return "cut"
         return receiver.finish()
 
-    def _ask(self, path: str, extra: dict[str, str], deadline: float) -> http.client.HTTPResponse | None:
+    def _ask(self, path: str, extra: dict[str, str]) -> http.client.HTTPResponse | None:
         """Send a request and return the answer's head; a connection that was kept may be dead, then a new one is made.
 
         None where no connection can be made.
@@ -106,7 +107,7 @@ class BlockingFetcher:
                     return None
                 fresh = True  # noqa: PLW2901 -- a new connection is not tried twice
             connection.response_class = partial(  # type: ignore[assignment]
-                TimedResponse, total_s=max(0.0, deadline - monotonic()), stall_s=self._server.stall_s
+                TimedResponse, silence_s=self._server.silence_s
             )
             try:
                 connection.request("GET", self._prefix + path, headers=headers)
@@ -122,7 +123,7 @@ class BlockingFetcher:
         self._disconnect()
         if self._closed.is_set():
             return None
-        timeout = min(self._server.connect_s, self._server.total_s)
+        timeout = min(self._server.connect_s, self._server.silence_s)
         connection = (
             http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._context)
             if self._tls
@@ -153,11 +154,11 @@ class BlockingFetcher:
             connection.close()
 
 
-def _reason(error: Exception, *, is_late: bool) -> str:
+def _reason(error: Exception) -> str:
     """Return the stable word for a transfer that an exception ended."""
     match error:
         case TimeoutError():
-            return "timeout" if is_late else "stalled"
+            return "stalled"
         case ssl.SSLError():
             return "tls"
         case http.client.IncompleteRead() | http.client.RemoteDisconnected():

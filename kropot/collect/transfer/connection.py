@@ -12,6 +12,7 @@ from kropot.collect.transfer.receive import HEADERS_THAT_MATTER, ContentReceiver
 from kropot.durable.errors import StorageError
 from kropot.securecopy.address import authorities
 from kropot.securecopy.content import UnbelievableError
+from kropot.securecopy.timed import NOISE
 
 if TYPE_CHECKING:
     from kropot.collect.decide.inputs import NotReceived
@@ -46,8 +47,8 @@ class CurlConnection:
         self._broken: BaseException | None = None
         self._begun = False
         self._unwanted = 0
-        self._deadline = 0.0
         self._heard = 0.0
+        self._noise = 0
         self._ranged = False
         self.is_large = False
         self.curl = curl = pycurl.Curl()
@@ -58,7 +59,7 @@ class CurlConnection:
         # A proxy of the environment would see the token.
         curl.setopt(pycurl.PROXY, "")
         curl.setopt(pycurl.NOSIGNAL, 1)
-        curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(1000 * min(server.connect_s, server.total_s))))
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(1000 * min(server.connect_s, server.silence_s))))
         if not server.base_url.lower().startswith("http:"):
             curl.setopt(pycurl.CAINFO, authorities(server.ca_file))
         curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
@@ -68,17 +69,16 @@ class CurlConnection:
         """Prepare the handle for a content."""
         self._receiver = receiver
         self.is_large = False
-        self._deadline = monotonic() + self._server.total_s
         self.curl.setopt(pycurl.URL, self._server.base_url + receiver.job.path)
         self._prepare({})
 
     def is_silent(self, now: float) -> bool:
         """Whether nothing has come for too long; libcurl itself knows averages only."""
-        return now - self._heard > self._server.stall_s
+        return now - self._heard > self._server.silence_s
 
     def resume(self, code: int) -> bool:
         """Prepare the handle for the rest of a content that broke off; False where that cannot be done."""
-        if code == 0 or self._error is not None or monotonic() >= self._deadline:
+        if code == 0 or self._error is not None:
             return False
         extra = self._running.resume_headers()
         if extra is None:
@@ -107,6 +107,11 @@ class CurlConnection:
         receiver.abort()
         return receiver.job
 
+    def suspend(self) -> None:
+        """Break the transfer off; what came may wait for its rest."""
+        receiver, self._receiver = self._running, None
+        receiver.suspend()
+
     @property
     def _running(self) -> ContentReceiver:
         if self._receiver is None:
@@ -122,13 +127,14 @@ class CurlConnection:
             fields = self._fields + [f"{name}: {value}" for name, value in extra.items()]
             self.curl.setopt(pycurl.HTTPHEADER, fields)
             self._ranged = bool(extra)
-        self._heard = monotonic()
-        self.curl.setopt(pycurl.TIMEOUT_MS, max(1, int(1000 * (self._deadline - self._heard))))
+        self._heard, self._noise = monotonic(), 0
 
     def _write(self, chunk: bytes) -> int | None:
         """Take bytes from libcurl; anything but None breaks the transfer off."""
         try:
-            self._heard = monotonic()
+            self._noise += len(chunk)
+            if self._noise >= NOISE:
+                self._heard, self._noise = monotonic(), 0
             return self._take(self._running, chunk)
         except BaseException as error:  # noqa: BLE001 -- libcurl would print it and go on: `end` raises it
             self._broken = error
@@ -160,10 +166,8 @@ class CurlConnection:
             self._error = error
 
     def _reason(self, code: int) -> str:
-        if code == pycurl.E_OPERATION_TIMEDOUT and monotonic() < self._deadline:
-            return "stalled" if self.curl.getinfo(pycurl.CONNECT_TIME) else "unreachable"
         if code == pycurl.E_OPERATION_TIMEDOUT:
-            return "timeout"
+            return "stalled" if self.curl.getinfo(pycurl.CONNECT_TIME) else "unreachable"
         return "tls" if code in _TLS else _REASONS.get(code, f"transfer_{code}")
 
 

@@ -18,6 +18,7 @@ import pycurl
 from kropot.collect.decide.inputs import Received
 from kropot.collect.transfer.connection import CurlConnection
 from kropot.collect.transfer.engine import refusal_in
+from kropot.collect.transfer.kept import kept_name
 from kropot.collect.transfer.plain import PlainEngine
 from kropot.collect.transfer.receive import ContentReceiver, FreeSpace
 
@@ -93,9 +94,13 @@ class CurlEngine:
         return waiting + len(self._finishing) + self._waiting_small
 
     def submit(self, jobs: Sequence[FetchJob]) -> None:
-        """Queue the jobs; those that are known to be large take the other way at once."""
-        self._waiting.extend(job for job in jobs if (job.size or 0) < self._known_large)
-        self._large.submit([job for job in jobs if (job.size or 0) >= self._known_large])
+        """Queue the jobs; those that are known to be large, or to have broken off, take the other way at once."""
+        for job in jobs:
+            is_large = (job.size or 0) >= self._known_large or self._store.has_kept(kept_name(job.stream))
+            if is_large:
+                self._large.submit([job])
+            else:
+                self._waiting.append(job)
 
     def poll(self, timeout_s: float) -> list[Receipt]:
         """Turn libcurl's wheel until something has ended."""
@@ -124,7 +129,7 @@ class CurlEngine:
         self._waiting.clear()
         for curl, connection in self._busy.items():
             self._multi.remove_handle(curl)
-            connection.abort()
+            connection.suspend()
         self._busy.clear()
         for connection in self._connections:
             connection.curl.close()

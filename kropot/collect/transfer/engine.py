@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 from kropot.collect.decide.inputs import NotReceived
-from kropot.securecopy.timed import CONNECT_TIMEOUT_S, STALL_TIMEOUT_S
+from kropot.securecopy.timed import CONNECT_TIMEOUT_S, CONTENT_SILENCE_S
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
     from kropot.collect.decide.inputs import Receipt
     from kropot.objects.store import ObjectStore
+    from ledger.events import StreamKey
     from ledger.replica import Entry
 
 MAX_RESUMES = 5
-"""How often one job resumes where it broke off before it fails."""
+"""How often in a row a job resumes where it broke off, without much having come, before it fails."""
 
 
 @fast_init
@@ -26,11 +27,13 @@ MAX_RESUMES = 5
 class FetchJob:
     """One content to fetch, for this entry; `path` begins with a slash (`content_path`).
 
-    `opaque` says whether the source's contents are sealed, None if that is not known. `size` in bytes and `etag` are
-    the listing's claims, None if it makes none.
+    `stream` is the element's own key, under which its bytes wait if the transfer breaks off. `opaque` says whether the
+    source's contents are sealed, None if that is not known. `size` in bytes and `etag` are the listing's claims, None
+    if it makes none.
     """
 
     entry: Entry
+    stream: StreamKey
     path: str
     opaque: bool | None = None
     size: int | None = None
@@ -41,15 +44,14 @@ class FetchJob:
 class Server:
     """Where and how contents are asked for. The headers hold the token, so the repr leaves them out.
 
-    `total_s` bounds one whole transfer and `stall_s` the silence within it; `ca_file` is a PEM file of the authorities
-    to trust instead of the usual ones.
+    `silence_s` bounds how long the server may be silent; `ca_file` is a PEM file of the authorities to trust instead of
+    the usual ones.
     """
 
     base_url: str
     headers: Mapping[str, str] = field(repr=False)
-    total_s: float = 7200.0
     connect_s: float = CONNECT_TIMEOUT_S
-    stall_s: float = STALL_TIMEOUT_S
+    silence_s: float = CONTENT_SILENCE_S
     ca_file: str | None = None
 
 
@@ -83,7 +85,10 @@ class TransferEngine(Protocol):
         ...
 
     def close(self) -> None:
-        """Break off what is in flight, at once; its bytes are removed and its jobs are never answered."""
+        """Break off what is in flight, at once; its jobs are never answered.
+
+        Its bytes are removed, unless the rest of the same content can be asked for later.
+        """
         ...
 
 

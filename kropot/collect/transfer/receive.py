@@ -1,7 +1,8 @@
 """One content on its way in: heads are checked, bytes are hashed and written, and at its end it is believed or not.
 
 Both engines feed it, so both believe the same. What broke off goes on only where the server gave a length and
-a strong ETag, and only with bytes of the very same content (RFC 9110, 13.1.5 and 14.2).
+a strong ETag, and only with bytes of the very same content (RFC 9110, 13.1.5 and 14.2). It may go on at once, or in
+another process: from 1 MiB on, the bytes that came wait for the rest.
 """
 
 from __future__ import annotations
@@ -11,8 +12,16 @@ from typing import TYPE_CHECKING
 
 from kropot.collect.decide.inputs import NotReceived, Received
 from kropot.collect.transfer.engine import MAX_RESUMES
+from kropot.collect.transfer.kept import KeptNote, kept_name, read_note
 from kropot.durable.errors import StorageError, StorageFullError
-from kropot.securecopy.content import IV_HEADER, ContentHead, TailCheck, UnbelievableError, read_content_head
+from kropot.securecopy.content import (
+    IV_HEADER,
+    TAIL_BYTES,
+    ContentHead,
+    TailCheck,
+    UnbelievableError,
+    read_content_head,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,9 +43,16 @@ HEADERS_THAT_MATTER = frozenset(
 )
 """What a head is judged by, in lower case. The header that carries the plain file name is not among them."""
 
+WORTH_KEEPING = 1 << 20
+"""From this length on, what came of a content outlives its process."""
+
 _ASK_AFTER = 64 << 20
 _ASK_AFTER_S = 0.5
+_ROOM_FOR_OTHERS = 64 << 20
 _WORTH_RESUMING = 64 << 10
+_PROGRESS = 64 << 10
+"""An attempt that brought as many bytes does not count as one of those in a row that brought little."""
+
 _REFUSALS = frozenset({401, 403})
 _OK = 200
 _HTTP_1_1 = 11
@@ -56,13 +72,21 @@ class FreeSpace:
         self._asked = 0.0
 
     def take(self, size: int) -> None:
-        """Count `size` bytes that are about to be written. Raises: StorageFullError, StorageError."""
+        """Count `size` bytes that are about to be written.
+
+        Raises:
+            UnbelievableError: there is room for other contents, but not for this one ("no_room").
+            StorageFullError: there is hardly any room.
+            StorageError: the store cannot tell.
+        """
         if not self._keep:
             return
         self._taken += size
         if self._taken >= _ASK_AFTER or monotonic() - self._asked >= _ASK_AFTER_S or not self._is_enough:
             self._free, self._taken, self._asked = self._store.free_bytes(), size, monotonic()
             if not self._is_enough:
+                if self._free is not None and self._free - self._keep >= _ROOM_FOR_OTHERS:
+                    raise UnbelievableError("no_room")
                 raise StorageFullError(f"only {self._free} bytes are free, and {self._keep} are to stay free")
 
     @property
@@ -74,7 +98,8 @@ class ContentReceiver:
     """What is known of one job's content so far. `begin`, `write` and `finish` raise what `failed` translates."""
 
     __slots__ = (
-        "_looked", "_received", "_resumes", "_space", "_store", "_tail", "_upload", "head", "job", "status",
+        "_asked_at", "_looked", "_received", "_resumes", "_space", "_store", "_tail", "_upload",
+        "head", "job", "status",
     )  # fmt: skip
 
     def __init__(self, job: FetchJob, store: ObjectStore, space: FreeSpace) -> None:
@@ -88,6 +113,7 @@ class ContentReceiver:
         self._tail = TailCheck()
         self._received = 0
         self._looked = 0
+        self._asked_at = 0
         self._resumes = 0
 
     @property
@@ -119,7 +145,11 @@ class ContentReceiver:
         self.abort()
         self.head = head
         self._space.take(head.length or 0)
-        self._upload = self._store.stage()
+        is_kept = head.length is not None and head.length >= WORTH_KEEPING and _is_strong(head.etag)
+        self._upload = self._store.stage(kept_name(self.job.stream) if is_kept else None)
+        if is_kept and head.etag is not None and head.length is not None:
+            note = KeptNote(stream=self.job.stream, etag=head.etag, iv=head.iv, length=head.length)
+            self._upload.keep(note.pack())
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Take the next bytes of the body.
@@ -164,20 +194,45 @@ class ContentReceiver:
         except (UnbelievableError, StorageError) as error:
             return self.failed(error)
 
+    def take_up(self) -> dict[str, str] | None:
+        """Go on with what an earlier process received: return the headers that ask for the rest, None without such.
+
+        Raises: StorageError.
+        """
+        name = kept_name(self.job.stream)
+        found = self._store.take_up(name) if self._store.has_kept(name) else None
+        if found is None:
+            return None
+        self._upload = found.upload
+        note = read_note(found.note)
+        if note is None or note.stream != self.job.stream or found.upload.size > note.length:
+            self.abort()
+            return None
+        self.head = ContentHead(length=note.length, etag=note.etag, iv=note.iv, type="")
+        self._received = self._looked = self._tail.length = found.upload.size
+        self._tail.tail = found.tail[-TAIL_BYTES:]
+        return self.resume_headers()
+
     def resume_headers(self) -> dict[str, str] | None:
         """Return the headers that ask for the rest after a transfer broke off, or None where it must start again."""
         head = self.head
         if head is None or self._upload is None or head.length is None or head.etag is None:
             return None
-        strong = head.etag.startswith('"')
-        if not strong or self._resumes >= MAX_RESUMES or not _WORTH_RESUMING <= self._received < head.length:
+        if self._received - self._asked_at >= _PROGRESS:
+            self._resumes = 0
+        is_worth_it = _is_strong(head.etag) and _WORTH_RESUMING <= self._received < head.length
+        if not is_worth_it or self._resumes >= MAX_RESUMES:
             return None
         self._resumes += 1
+        self._asked_at = self._received
         return {"Range": f"bytes={self._received}-", "If-Range": head.etag}
 
     def failed(self, error: UnbelievableError | StorageError | str) -> NotReceived:
-        """Forget the content, and say why."""
-        self.abort()
+        """Say why the content did not come; what broke off may wait for its rest, everything else is forgotten."""
+        if isinstance(error, str):
+            self.suspend()
+        else:
+            self.abort()
         if isinstance(error, StorageError):
             return NotReceived(
                 entry=self.job.entry, reason=error.reason, status=self.status, storage=True, detail=str(error)
@@ -190,10 +245,19 @@ class ContentReceiver:
         """Remove what is here; a later `begin` starts anew."""
         if self._upload is not None:
             self._upload.abort()
-            self._upload = None
+        self._forget()
+
+    def suspend(self) -> None:
+        """Leave what is here for `take_up` in another process, if it is worth it."""
+        if self._upload is not None:
+            self._upload.suspend()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._upload = None
+        self.head = None
         self._tail = TailCheck()
-        self._received = 0
-        self._looked = 0
+        self._received = self._looked = self._asked_at = 0
 
     def _check_claims(self, head: ContentHead) -> None:
         claimed = self.job.etag
@@ -221,6 +285,10 @@ def check_framing(version: int, headers: Sequence[tuple[str, str]]) -> None:
         raise UnbelievableError("ambiguous_head")
     if not coded and not is_measured:
         raise UnbelievableError("close_delimited")
+
+
+def _is_strong(etag: str | None) -> bool:
+    return etag is not None and etag.startswith('"')
 
 
 def _opaque_tag(etag: str) -> str:

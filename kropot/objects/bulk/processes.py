@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections import deque
-from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING
 
 from kropot.errors import KropotError
 from kropot.objects.bulk.folder_ranges import RangeReader
 from kropot.objects.layout import Layout
+from kropot.processes import ChildProcess, processors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,31 +19,18 @@ if TYPE_CHECKING:
 
     from kropot.objects.bulk.protocol import ExpectedObject, RangeRead
 
-MOST_PROCESSES = 8
-PATIENCE_S = 5.0
-
 
 class RangeWorkers:
     """As many processes as there are processors; results come in the order in which the ranges went in."""
 
     def __init__(self, storage: str, *, processes: int | None = None) -> None:
         """Start them for the objects in the folder `storage`; they end with this process, however it ends."""
-        # A fork costs milliseconds where a fresh start costs a second, and is safe while there is one thread: the
-        # children read files and never touch the database connections that they inherit.
-        alone = sys.platform == "linux" and threading.active_count() == 1
-        context = multiprocessing.get_context("fork") if alone else multiprocessing.get_context("spawn")
-        self._stop: Event = context.Event()
-        self._links: list[Connection] = []
-        self._processes = []
-        for _ in range(processes or min(os.cpu_count() or 1, MOST_PROCESSES)):
-            ours, theirs = context.Pipe()
-            # A forked child inherits our ends, too, and would keep itself and the others alive with them.
-            inherited = [*self._links, ours] if alone else []
-            process = context.Process(target=_serve, args=(theirs, inherited, storage, self._stop), daemon=True)
-            process.start()
-            theirs.close()
-            self._links.append(ours)
-            self._processes.append(process)
+        # An event of either kind works in forks and in processes that start afresh.
+        self._stop: Event = multiprocessing.get_context("spawn").Event()
+        self._processes: list[ChildProcess] = []
+        for _ in range(processes or processors()):
+            self._processes.append(ChildProcess(_serve, storage, self._stop, siblings=self._processes))
+        self._links = [process.links[0] for process in self._processes]
         # Each process has its next range at hand when it ends one.
         self._idle = deque(self._links * 2)
         self._busy: dict[Connection, deque[int]] = {link: deque() for link in self._links}
@@ -92,12 +75,8 @@ class RangeWorkers:
     def close(self) -> None:
         """End all processes."""
         self._stop.set()
-        for link in self._links:
-            link.close()
         for process in self._processes:
-            process.join(PATIENCE_S)
-            if process.is_alive():
-                process.kill()
+            process.end()
 
     def _receive(self, link: Connection) -> None:
         try:
@@ -110,19 +89,15 @@ class RangeWorkers:
         self._idle.append(link)
 
 
-def _serve(link: Connection, inherited: list[Connection], storage: str, stop: Event) -> None:
-    """Read the ranges that come until the other end closes, which also happens when the parent dies."""
-    for each in inherited:
-        each.close()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _serve(links: list[Connection], storage: str, stop: Event) -> None:
+    """Read the ranges that come until the parent closes its end."""
     reader = RangeReader(Layout(storage), stop.is_set)
-    with suppress(EOFError, OSError):
-        while True:
-            start, end, rows = link.recv()
-            answer: tuple[str, object]
-            try:
-                answer = ("read", reader.read(start, end, rows))
-            except OSError as error:
-                answer = ("storage", f"the storage cannot be looked through: {error}")
-            link.send(answer)
+    (link,) = links
+    while True:
+        start, end, rows = link.recv()
+        answer: tuple[str, object]
+        try:
+            answer = ("read", reader.read(start, end, rows))
+        except OSError as error:
+            answer = ("storage", f"the storage cannot be looked through: {error}")
+        link.send(answer)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kropot.replay.processes import processors
+from kropot.processes import processors
 from kropot.replay.snapshots import count_at, drop_snapshots, maybe_snapshot, pointers_at, take_snapshot
 from kropot.replay.state import digest_at
 from ledger.log import Ledger

@@ -149,7 +149,8 @@ def _audit_one(database: str) -> None:
     """Audit one ledger in this process, and again on every processor; print what it took as JSON."""
     import gc
 
-    from kropot.replay.processes import in_processes, processors
+    from kropot.processes import processors
+    from kropot.replay.processes import in_processes
     from ledger.audit import IndexAudit, LogAudit
     from ledger.log import Ledger
     from ledger.sql import open_store
@@ -165,9 +166,9 @@ def _audit_one(database: str) -> None:
     flaws += index.findings()
     ledger, began, rows_s = Ledger(store), time.perf_counter(), time.perf_counter() - began
     again = LogAudit(
-        store,
-        run_ranges=lambda read, stretches: in_processes(
-            lambda there, _, each: read(there.store, each), ledger, 0, stretches, processes=processors()
+        store.log,
+        run_ranges=lambda read, ranges: in_processes(
+            lambda there, _, each: read(there.log, each), ledger, 0, ranges, processes=processors()
         ),
     )
     flaws += again.findings()

@@ -1,0 +1,232 @@
+"""Transfers in a process of their own, so that they and the ledger do not wait for each other's interpreter lock.
+
+The process is a fork of this one. It stages and publishes contents in the storage that it inherited; only numbers,
+digests and reasons come back. It ends when its pipes close, which also happens when this process dies in any way. What
+it had staged is then a leftover, and what it had published is durable. See docs/decisions/0017.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+from kropot.collect.decide.inputs import Received
+from kropot.errors import KropotError
+from kropot.objects.store import Staged
+from kropot.processes import ChildProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from multiprocessing.connection import Connection
+
+    from kropot.collect.decide.inputs import NotReceived, Receipt
+    from kropot.collect.transfer.engine import FetchJob, TransferEngine
+    from kropot.objects.store import ObjectStore, Published, PublishError
+    from ledger.replica import Entry
+
+POLL_S = 0.05
+TELL_AFTER = 64
+TELL_AFTER_S = 0.02
+"""Receipts are told in groups: so many, or after so long, whichever comes first."""
+
+_FETCH, _DISCARD, _CLOSE = range(3)
+_TOLD, _CLOSED, _CRASHED = range(3)
+
+
+class TransferLostError(KropotError):
+    """The process that moves contents has ended; nothing that was acknowledged is lost."""
+
+
+class TransferProcess:
+    """A process that fetches contents and publishes them; one thread uses `engine`, another may publish."""
+
+    def __init__(self, make: Callable[[], TransferEngine], store: ObjectStore) -> None:
+        """Fork. `store` is locked already, and only the child stages in it from now on. MUST be the only thread."""
+        self._process = ChildProcess(_serve, make, store, pipes=2)
+        self._transfers, self._publishing = self._process.links
+        self._jobs: dict[int, FetchJob] = {}
+        self._numbers = 0
+
+    @property
+    def name(self) -> str:
+        """Which engine this is."""
+        return f"process {self.pid}"
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs submitted and not yet answered."""
+        return len(self._jobs)
+
+    def submit(self, jobs: Sequence[FetchJob]) -> None:
+        """Send the jobs over. Raises: TransferLostError."""
+        rows = []
+        for job in jobs:
+            self._numbers += 1
+            self._jobs[self._numbers] = job
+            rows.append(replace(job, entry=cast("Entry", self._numbers)))
+        self._send(self._transfers, (_FETCH, rows))
+
+    def poll(self, timeout_s: float) -> list[Receipt]:
+        """Take the receipts that are there, waiting for the first. Raises: TransferLostError."""
+        receipts: list[Receipt] = []
+        while self._jobs and self._transfers.poll(0.0 if receipts else timeout_s):
+            _, told = self._receive(self._transfers)
+            receipts += [self._read(each) for each in told]
+        return receipts
+
+    def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
+        """Have staged objects published, as `ObjectStore.publish` does. Raises: TransferLostError."""
+        self._send(self._publishing, [staged.pending for staged in batch])
+        return cast("list[Published | PublishError]", self._receive(self._publishing)[1])
+
+    def close(self) -> None:
+        """Break off what is in flight; the next `submit` begins anew. Raises: TransferLostError."""
+        self._send(self._transfers, (_CLOSE, None))
+        unwanted: list[Any] = []
+        while True:
+            kind, told = self._receive(self._transfers)
+            if kind == _CLOSED:
+                break
+            unwanted += [each[1] for each in told if isinstance(each, tuple)]
+        self._send(self._transfers, (_DISCARD, unwanted))
+        self._jobs.clear()
+
+    def end(self) -> None:
+        """End the process, with everything that is in flight."""
+        self._process.end()
+
+    def _read(self, told: tuple[int, int, bytes, int, bytes | None] | NotReceived) -> Receipt:
+        if isinstance(told, tuple):
+            number, token, sha256, size, iv = told
+            # The store of the child knows it by its token.
+            staged = Staged(path="", sha256=sha256, size=size, pending=token)
+            return Received(entry=self._jobs.pop(number).entry, staged=staged, iv=iv)
+        return replace(told, entry=self._jobs.pop(cast("int", told.entry)).entry)
+
+    def _send(self, link: Connection, message: object) -> None:
+        try:
+            link.send(message)
+        except OSError as error:
+            raise self._lost() from error
+
+    def _receive(self, link: Connection) -> tuple[int, Any]:
+        try:
+            kind, message = link.recv()
+        except (EOFError, OSError) as error:
+            raise self._lost() from error
+        if kind == _CRASHED:
+            raise TransferLostError(f"the process that moves contents failed ({message}); start again")
+        return kind, message
+
+    def _lost(self) -> TransferLostError:
+        why = self._process.fate()
+        return TransferLostError(
+            f"the process that moves contents is gone ({why}): nothing acknowledged is lost, start again"
+        )
+
+
+# --- in the child ----------------------------------------------------------------------------------------------------
+
+
+def _serve(links: list[Connection], make: Callable[[], TransferEngine], store: ObjectStore) -> None:
+    """Obey until the parent closes its ends."""
+    served = _Served(links[0], links[1], make, store)
+    threading.Thread(target=served.guarded, args=(served.publish,), daemon=True).start()
+    threading.Thread(target=served.guarded, args=(served.transfer,), daemon=True).start()
+    with suppress(EOFError, OSError):
+        while True:
+            # Read at once, always: a parent that waits to write would read no receipts.
+            served.orders.put(links[0].recv())
+
+
+class _Served:
+    """Two threads beside the one that listens: one moves contents, one makes them durable."""
+
+    def __init__(
+        self, link: Connection, publishing: Connection, make: Callable[[], TransferEngine], store: ObjectStore
+    ) -> None:
+        self.orders: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        self._link = link
+        self._publishing = publishing
+        self._make = make
+        self._store = store
+        self._staged: dict[int, Staged] = {}
+        self._tokens = 0
+
+    def guarded(self, work: Callable[[], None]) -> None:
+        """Work until the parent is gone; tell it of what nobody foresaw."""
+        try:
+            work()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            os._exit(0)
+        except BaseException as error:  # noqa: BLE001 -- the parent is told, and tells the user
+            traceback.print_exc()
+            for link in (self._link, self._publishing):
+                with suppress(OSError):
+                    link.send((_CRASHED, repr(error)))
+            os._exit(1)
+
+    def publish(self) -> None:
+        """Answer batches of tokens."""
+        while True:
+            batch = [self._staged.pop(token) for token in self._publishing.recv()]
+            self._publishing.send((_TOLD, self._store.publish(batch)))
+
+    def transfer(self) -> None:
+        """Feed an engine, and tell its receipts in groups."""
+        engine: TransferEngine | None = None
+        receipts: list[Receipt] = []
+        since = 0.0
+        while True:
+            for kind, what in self._orders(wait=engine is None or not (engine.in_flight or receipts)):
+                if kind == _FETCH:
+                    engine = engine or self._make()
+                    engine.submit(what)
+                elif kind == _DISCARD:
+                    self._store.discard([self._staged.pop(token) for token in what])
+                else:
+                    if engine is not None:
+                        engine.close()
+                    engine = None
+                    self._tell(receipts)
+                    receipts = []
+                    self._link.send((_CLOSED, None))
+            if engine is None:
+                continue
+            found = engine.poll(TELL_AFTER_S if receipts else POLL_S)
+            since = since if receipts else monotonic()
+            receipts += found
+            if len(receipts) >= TELL_AFTER or not engine.in_flight or monotonic() - since > TELL_AFTER_S:
+                self._tell(receipts)
+                receipts = []
+
+    def _orders(self, *, wait: bool) -> list[tuple[int, Any]]:
+        """Return the orders that are there; with `wait` sleep until there is one."""
+        orders = [self.orders.get()] if wait else []
+        with suppress(queue.Empty):
+            while True:
+                orders.append(self.orders.get_nowait())
+        return orders
+
+    def _tell(self, receipts: list[Receipt]) -> None:
+        told: list[object] = []
+        for receipt in receipts:
+            if isinstance(receipt, Received):
+                self._tokens += 1
+                self._staged[self._tokens] = staged = receipt.staged
+                told.append((receipt.entry, self._tokens, staged.sha256, staged.size, receipt.iv))
+            else:
+                told.append(receipt)
+        if told:
+            self._link.send((_TOLD, told))

@@ -1,0 +1,105 @@
+"""Processes that work beside this one. Each serves until its parent closes its pipes, or dies in any way.
+
+They are no pool of `concurrent.futures`, because that outlives a parent that was killed. A fork costs milliseconds
+where a fresh start costs a second, but it is safe only while there is one thread: it leaves the others behind. A fork
+never touches the database connections that it inherits, and it ends without cleanup.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from multiprocessing.connection import Connection
+
+MOST_PROCESSES: Final = 8
+"""The largest number of processes to start."""
+
+PATIENCE_S: Final = 5.0
+"""How many seconds to wait for a process to end before it is killed."""
+
+
+def processors() -> int:
+    """Return how many processors this process can use, at most `MOST_PROCESSES`."""
+    count = os.cpu_count() or 1
+    if sys.platform == "linux":
+        count = min(count, len(os.sched_getaffinity(0)))
+    return min(count, MOST_PROCESSES)
+
+
+def can_fork() -> bool:
+    """Whether a fork is safe here and now."""
+    return sys.platform == "linux" and threading.active_count() == 1
+
+
+class ChildProcess:
+    """A process that runs `serve(links, *arguments)` and ends with it; `links` here are our ends of its pipes."""
+
+    def __init__(
+        self, serve: Callable[..., None], *arguments: object, pipes: int = 1, siblings: Sequence[ChildProcess] = ()
+    ) -> None:
+        """Start it: as a fork where that is safe, else afresh.
+
+        A fork closes what it inherits of the pipes to its `siblings`, or it would keep them alive. MUST NOT be called
+        from several threads.
+        """
+        is_fork = can_fork()
+        context = multiprocessing.get_context("fork") if is_fork else multiprocessing.get_context("spawn")
+        pairs = [context.Pipe() for _ in range(pipes)]
+        self.links = [ours for ours, _ in pairs]
+        theirs = [link for _, link in pairs]
+        inherited = [link for each in (*siblings, self) for link in each.links] if is_fork else []
+        self._process = context.Process(target=_run, args=(inherited, serve, theirs, arguments), daemon=True)
+        self._process.start()
+        for link in theirs:
+            link.close()
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid or 0
+
+    def fate(self) -> str:
+        """Return a clause that says how the process ended, which its closed pipe has told."""
+        self._process.join(PATIENCE_S)
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            return f"signal {-code} killed it; was the memory used up?"
+        return f"it ended with {code}"
+
+    def end(self) -> None:
+        """Close the pipes and wait for the end; kill the process if it does not come."""
+        for link in self.links:
+            link.close()
+        self._process.join(PATIENCE_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _run(
+    inherited: list[Connection], serve: Callable[..., None], links: list[Connection], arguments: tuple[object, ...]
+) -> None:
+    for link in inherited:
+        link.close()
+    # Ctrl-C and a service manager's SIGTERM reach the whole group, but the parent decides what they mean.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # What was inherited is never collected: the end of a connection would be sent through the parent's socket.
+    gc.freeze()
+    try:
+        with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+            serve(links, *arguments)
+    except BaseException:  # noqa: BLE001 -- this process has nobody above it; its parent sees the closed pipe
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)

@@ -1,0 +1,146 @@
+"""Open objects and list forms: nothing is given out before it is authenticated, and nothing altered is. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidTag
+
+from kropot.sc2.form import merged, parse_form, unpad_form
+from kropot.sc2.layout import (
+    CHUNK,
+    HEADER_BYTES,
+    LENGTH_BYTES,
+    OVERHEAD,
+    chunk_count,
+    form_length,
+    list_form_bytes,
+    parse_header,
+)
+from kropot.sc2.refused import NoKeyError, Reason, RefusedError
+from kropot.sc2.seal import CONTENT, FORM, LIST_FORM, Pieces, read_exactly
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import BinaryIO
+
+    from kropot.sc2.form import Form
+    from kropot.sc2.layout import Header
+    from kropot.sc2.vault import ObjectKeys, Vault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedObject:
+    """An object whose header and form are proved. `chunks` gives the rest of what was read from it, once.
+
+    `form` is complete: attributes that stood in front of the content are in it.
+    """
+
+    header: Header
+    form: Form
+    chunks: Iterator[bytes] = field(repr=False)
+    """The file's bytes without its holes, in pieces. Raises RefusedError where the object is not what was sealed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedForm:
+    """A list's form that is proved: which version of which element it describes, and what it says."""
+
+    header: Header
+    form: Form
+
+
+def open_object(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> OpenedObject:
+    """Return an object's header and form, and an iterator over its content, in flat memory.
+
+    `vaults` are the vaults at hand by their ids (`keyring`). Read the chunks to their end: only then is it certain that
+    nothing was cut off. Whoever expects a certain source, element or version MUST compare them with the header's: an
+    object from elsewhere in the same vault opens as well.
+
+    Raises:
+        RefusedError: the object is not what its owner sealed.
+        NoKeyError: the vaults do not hold the key.
+    """
+    header = parse_header(read_exactly(source, HEADER_BYTES))
+    vault = _vault(header, vaults)
+    keys = vault.keys_of(header)
+    length = form_length(read_exactly(source, LENGTH_BYTES))
+    sealed = read_exactly(source, length)
+    if len(sealed) < length:
+        raise RefusedError(Reason.CUT, "the object ends within its form")
+    pieces = Pieces(keys)
+    form = _form(vault, keys, pieces, FORM, sealed)
+    chunks = _content(source, pieces, plain=form.plain_length, padded=form.padded_length)
+    if form.attributes:
+        blob, chunks = _split(chunks, form.attributes)
+        form = merged(form, blob)
+    return OpenedObject(header=header, form=form, chunks=chunks)
+
+
+def open_list_form(text: str, vaults: Mapping[bytes, Vault]) -> OpenedForm:
+    """Return what `seal_list_form` sealed. Raises: as `open_object`."""
+    data = list_form_bytes(text)
+    header = parse_header(data)
+    vault = _vault(header, vaults)
+    keys = vault.keys_of(header)
+    return OpenedForm(header=header, form=_form(vault, keys, Pieces(keys), LIST_FORM, data[HEADER_BYTES:]))
+
+
+def _vault(header: Header, vaults: Mapping[bytes, Vault]) -> Vault:
+    if header.vault not in vaults:
+        raise NoKeyError(
+            Reason.VAULT, f"it belongs to the vault {header.vault.hex()}: give the kit of that vault with --key"
+        )
+    return vaults[header.vault]
+
+
+def _form(vault: Vault, keys: ObjectKeys, pieces: Pieces, label: bytes, sealed: bytes) -> Form:
+    try:
+        padded = pieces.open(label, 0, sealed, last=True)
+    except InvalidTag:
+        raise RefusedError(Reason.FORM, "its form was altered, or it is the form of something else") from None
+    form = parse_form(unpad_form(padded))
+    if vault.element(form.path) != keys.header.element:
+        raise RefusedError(Reason.NAME, "the id in its header is not that of the path in its form")
+    return form
+
+
+def _content(source: BinaryIO, pieces: Pieces, *, plain: int, padded: int) -> Iterator[bytes]:
+    """Yield the plain content. The last chunk follows only when nothing comes behind it."""
+    count = chunk_count(padded)
+    for index in range(count):
+        start = index * CHUNK
+        size = min(CHUNK, padded - start)
+        sealed = read_exactly(source, size + OVERHEAD)
+        if len(sealed) < size + OVERHEAD:
+            raise RefusedError(Reason.CUT, f"the object ends within its content, at byte {start + len(sealed)} of it")
+        last = index + 1 == count
+        try:
+            data = pieces.open(CONTENT, index, memoryview(sealed), last=last)
+        except InvalidTag:
+            raise RefusedError(
+                Reason.CONTENT, f"its content was altered behind byte {start}, or it is the content of something else"
+            ) from None
+        if last and source.read(1):
+            raise RefusedError(Reason.EXCESS, "something follows the end of the object")
+        real = min(max(plain - start, 0), size)
+        if data.count(0, real) != size - real:
+            raise RefusedError(Reason.CONTENT, "the padding of its content holds something else than zeros")
+        if real:
+            yield data[:real]
+
+
+def _split(chunks: Iterator[bytes], size: int) -> tuple[bytes, Iterator[bytes]]:
+    """Return the first `size` bytes, and an iterator over the others."""
+    taken, rest = bytearray(), b""
+    while len(taken) < size:
+        taken += next(chunks)
+    taken, rest = taken[:size], bytes(taken[size:])
+
+    def others() -> Iterator[bytes]:
+        if rest:
+            yield rest
+        yield from chunks
+
+    return bytes(taken), others()

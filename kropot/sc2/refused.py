@@ -1,0 +1,51 @@
+"""The one kind of error with which sealed data is refused: a sentence, and a stable word for the reason."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from kropot.errors import Exit, KropotError
+
+
+class Reason(StrEnum):
+    """Why sealed data is refused. The words are stable: messages, findings and tests use them."""
+
+    HEADER = "header"
+    """The header is not one that this version can read."""
+    VAULT = "vault"
+    """No kit at hand opens this vault."""
+    KEY = "key"
+    """The kit opens the vault, but has no such key: it is older than what was sealed."""
+    COMMITMENT = "commitment"
+    """The header was altered, or it belongs to another key."""
+    FORM = "form"
+    """The sealed form was altered, belongs elsewhere, or says what no form may say."""
+    NAME = "name"
+    """The id in the header is not the one of the path in the form."""
+    CONTENT = "content"
+    """A chunk was altered, or it belongs elsewhere."""
+    CUT = "cut"
+    """The data ends before its end."""
+    EXCESS = "excess"
+    """Something follows the end."""
+
+
+class RefusedError(KropotError):
+    """Sealed data that is not what the owner sealed. Nothing unauthenticated was given out before."""
+
+    exit_code = Exit.FINDINGS
+
+    def __init__(self, reason: Reason, sentence: str) -> None:
+        """Remember the reason."""
+        super().__init__(sentence)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[RefusedError], tuple[Reason, str]]:
+        """Come out of another process as the same error."""
+        return type(self), (self.reason, str(self))
+
+
+class NoKeyError(RefusedError):
+    """The kits at hand do not hold the key. The data may be sound."""
+
+    exit_code = Exit.WRONG_KEY
