@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SECOND_US: Final = 1_000_000
 
@@ -59,6 +62,13 @@ def quoted(text: str) -> str:
     return f'"{"".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)}"'
 
 
-def number(value: int, noun: str) -> str:
+def number(value: int, noun: str, plural: str | None = None) -> str:
     """Return a count and its noun, singular or plural, e.g. `1 element`, `2 elements`."""
-    return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"
+    return f"{value:,} {noun}" if value == 1 else f"{value:,} {plural or f'{noun}s'}"
+
+
+def counts(kinds: Mapping[str, int]) -> str:
+    """Return the counts that are not 0, the largest first, e.g. `12 excluded, 1 unreadable`; a dash if all are 0."""
+    return (
+        ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda of: -of[1]) if count) or "-"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +13,7 @@ from kropot.cli.base import command as define
 from kropot.query.health import Limits, gather, health
 from kropot.query.render import status_json
 from kropot.verify.coverage import foreseen_us, never_read, share
-from kropot.wording import SECOND_US, amount, moment, number, one_line, span
+from kropot.wording import SECOND_US, amount, counts, moment, number, one_line, span
 
 if TYPE_CHECKING:
     from kropot.query.health import Alarm, Facts, SourceFacts
@@ -62,6 +63,7 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
     - There is a surge: too many elements changed within 24 hours.
     - A copy is damaged or lost, and the source no longer has the element.
     - There are seconds that the server cannot list.
+    - The server cannot read a part of its source, or fails to scan it.
     - Some contents were not read and compared for 30 days.
     """  # noqa: D301 - click needs the character \b, which keeps the list's line breaks
     limits = Limits(
@@ -144,6 +146,8 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
         shown = ", ".join(moment(second * SECOND_US) for second in source.unlistable[:_MOST_SECONDS])
         more = len(source.unlistable) - _MOST_SECONDS
         lines.append(f"  unlisted {shown}{f' and {more} more (--json shows them)' if more > 0 else ''}")
+    if each.unserved is not None:
+        lines.append(f"  unserved {counts(asdict(each.unserved))} (as the server says)")
     if each.pending_since_us is not None:
         lines.append(f"  waiting  longest since {moment(each.pending_since_us)}")
     if each.failing_count:

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
+from kropot.gateway.marks import CACHE, mark_from
 from kropot.gateway.patterns import Patterns, States, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
+    from kropot.gateway.marks import Mark
     from kropot.gateway.patterns import Pattern
 
 MAX_FILE: Final = 1 << 20
@@ -30,18 +33,6 @@ _MARKS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """A file that excludes all other contents of its folder, if it is there and begins with `header`."""
-
-    name: str
-    header: bytes
-
-
-CACHE: Final = Mark(name="CACHEDIR.TAG", header=b"Signature: 8a477f597d28d172789f06886806bc55")
-"""The mark of a cache, as bford.info/cachedir defines it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,19 +129,9 @@ class Selection:
         return [each.text for each in idle]
 
 
-def mark_from(text: str) -> Mark:
-    """Return the mark that `FILE[:HEADER]` names.
-
-    Raises:
-        UsageError: FILE is not a plain name.
-    """
-    name, _, header = text.partition(":")
-    if name in {"", ".", ".."} or "/" in name or "\0" in name:
-        raise UsageError(
-            f"--exclude-if-present does not understand {text!r}: give the name of a file without its folder, such as "
-            ".nobackup, and after a colon how the file must begin, if that matters"
-        )
-    return Mark(name=name, header=os.fsencode(header))
+def named(folder: Path) -> str:
+    """Return the absolute path of a folder as patterns see it: as its owner calls it, symlinks and all."""
+    return os.path.normpath(folder.absolute())
 
 
 def patterns_of(data: bytes, origin: str, environ: Mapping[str, str]) -> list[Pattern]:

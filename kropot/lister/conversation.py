@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias, TypeVar
 
     from kropot.securecopy.wire import Listed, Page, Rejected
+    from ledger.events import Unserved
 
     T = TypeVar("T")
     Conversation: TypeAlias = "Generator[PageRequest | NewEntries, Page | Trouble | None, T]"
@@ -65,7 +66,7 @@ class ListingResult:
     `seen` and `rejected` count lines, including repeated ones. `unlistable` holds the seconds whose rows the server
     cannot list completely. `exempt` holds ranges of dates (first and last second) that this listing could not see:
     an element dated in one of them is not missing. After `closed`, the server may still add rows; up to it, never.
-    `unreadable` is how many folders the server says it cannot read.
+    `unserved` and `unscanned_since` are what the server says of itself (`Page`).
     """
 
     zone: str | None = None
@@ -75,4 +76,5 @@ class ListingResult:
     exempt: list[tuple[int, int]] = field(default_factory=list)
     is_misordered: bool = False
     closed: int | None = None
-    unreadable: int | None = None
+    unserved: Unserved | None = None
+    unscanned_since: int | None = None

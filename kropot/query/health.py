@@ -17,7 +17,7 @@ from ledger.events import SOURCE_KIND, ListingCompleted, ListingHeldBack, Stream
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from ledger.events import AuditRange, Element, Source
+    from ledger.events import AuditRange, Element, Listing, Source, Unserved
     from ledger.log import Ledger
     from ledger.replica import Entry, Event
 
@@ -56,7 +56,8 @@ class SourceFacts:
     holds those that have failed longest, the longest first, and the first of them began to fail at `failing_since_us`.
     `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. The element that has
     waited longest began to wait at `pending_since_us`. `superseded` means that a newer source has the same address,
-    because a new token is used. `unreadable` counts folders that the server cannot read, as it said itself last time.
+    because a new token is used. `unserved` and `unscanned_since` are what the server said of itself last time
+    (`Listing`).
     """
 
     id: bytes
@@ -68,7 +69,8 @@ class SourceFacts:
     beyond_help: int
     pending_since_us: int | None
     superseded: bool
-    unreadable: int = 0
+    unserved: Unserved | None = None
+    unscanned_since: int | None = None
 
     @property
     def failing_count(self) -> int:
@@ -118,6 +120,7 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
     states: dict[bytes, dict[str, tuple[int, int]]] = {id_: {} for id_ in sources}
     for tally in ledger.tallies():
         states[tally.source][tally.state] = (tally.elements, tally.bytes)
+    newest = {id_: _newest_listing(ledger, id_, source) for id_, source in sources.items()}
     return Facts(
         position=head.position,
         recorded_us=head.recorded_us,
@@ -133,9 +136,10 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
                 beyond_help=scans[id_].beyond_help,
                 pending_since_us=_waiting_since(ledger, scans[id_]),
                 superseded=_is_superseded(id_, sources, began),
-                unreadable=_unreadable_at(ledger, id_, source),
+                unserved=None if listing is None else listing.unserved,
+                unscanned_since=None if listing is None else listing.unscanned_since,
             )
-            for id_, source in sources.items()
+            for (id_, source), listing in zip(sources.items(), newest.values(), strict=True)
         ),
         audit=ledger.audit(),
         erased=erased_in(ledger),
@@ -226,15 +230,15 @@ def _waiting_since(ledger: Ledger, scan: _SourceScan) -> int | None:
     return _least(scan.first_failing_us, _recorded_us(ledger.events(after=first - 1, until=first)))
 
 
-def _unreadable_at(ledger: Ledger, source_id: bytes, source: Source) -> int:
-    """Return how many folders the server could not read at its newest listing; 0 if it does not say."""
+def _newest_listing(ledger: Ledger, source_id: bytes, source: Source) -> Listing | None:
+    """Return what the newest listing of a source found."""
     if source.listed_us is None:
-        return 0
+        return None
     key = StreamKey(source=source_id, kind=SOURCE_KIND, id="")
     for event in islice(ledger.history(key, newest_first=True), _NEWEST_EVENTS):
         if isinstance(event.fact, ListingCompleted | ListingHeldBack):
-            return event.fact.listing.unreadable or 0
-    return 0
+            return event.fact.listing
+    return None
 
 
 def _recorded_us(records: Iterable[Event]) -> int:
@@ -267,12 +271,19 @@ def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[
             "it accepts the token"
         )
         yield Alarm(name="listing_stale", source=each.id, text=text, since_us=listed_us)
-    if each.unreadable:
+    if each.unserved is not None and each.unserved.unreadable:
         text = (
-            f"the server cannot read {number(each.unreadable, 'folder')} of its source, so the files in there are not "
-            "backed up: give the gateway's user the right to read them (its log says why)"
+            f"the server cannot read {number(each.unserved.unreadable, 'folder or file', 'folders or files')} of its "
+            "source, so they are not backed up: give the gateway's user the right to read them (`kropotcli gateway "
+            "check` names them)"
         )
         yield Alarm(name="unreadable", source=each.id, text=text)
+    if each.unscanned_since is not None:
+        text = (
+            "the server fails to scan its source, so nothing newer is backed up: look at the gateway's log, which says "
+            "why (a command before or after the scan may fail, or the folder may not be mounted)"
+        )
+        yield Alarm(name="unscanned", source=each.id, text=text, since_us=each.unscanned_since * SECOND_US)
     if each.source.unlistable:
         seconds = number(len(each.source.unlistable), "second")
         text = (

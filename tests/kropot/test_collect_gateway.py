@@ -140,7 +140,7 @@ def test_metadata_alone_is_followed_without_fetching_anything_or_raising_an_alar
 def test_what_the_server_cannot_read_is_known_to_the_ledger_and_said(
     folder: Folder, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (folder.collect().summary["unreadable"], alarms(folder)) == (0, [])
+    assert (folder.collect().summary["unserved"]["unreadable"], alarms(folder)) == (0, [])
     real = FolderSource.walk
 
     def walk(self: FolderSource) -> Iterator[object]:
@@ -152,8 +152,8 @@ def test_what_the_server_cannot_read_is_known_to_the_ledger_and_said(
     monkeypatch.setattr(FolderSource, "walk", walk)
     served.server.rescan()
     half = folder.collect("--full")
-    assert (half.code, half.summary["unreadable"], half.summary["vanished"]) == (3, 1, 0)
-    assert "cannot read 1 folder" in half.err
+    assert (half.code, half.summary["unserved"]["unreadable"], half.summary["vanished"]) == (3, 1, 0)
+    assert "cannot read 1 folder or file" in half.err
     assert alarms(folder) == ["unreadable"]
     monkeypatch.undo()
     served.server.rescan()
