@@ -108,7 +108,15 @@ class GlobalOptions(click.Command):
 
 
 class KropotCommand(GlobalOptions, click.Command):
-    """A command whose function takes the settings first and returns the exit code."""
+    """A command whose function takes the settings first and returns the exit code.
+
+    `beside` names another command. In the file, its table also holds for the options that both commands have.
+    """
+
+    def __init__(self, *args: Any, beside: tuple[str, ...] | None = None, **kwargs: Any) -> None:
+        """Add the global options."""
+        super().__init__(*args, **kwargs)
+        self.beside = beside
 
     def invoke(self, ctx: click.Context) -> Any:
         """Resolve the settings, set up logging, and run the command."""
@@ -272,12 +280,19 @@ def _take_config(ctx: click.Context, param: click.Parameter, value: Path | None)
         ctx.meta[_FILE] = read_config(value.expanduser())
     elif ctx.parent is None:
         ctx.meta[_FILE] = find_config(value, os.environ)
-    table = table_of(ctx, _path(ctx))
+    beside = getattr(ctx.command, "beside", None)
+    shared = {} if beside is None else table_of(ctx, beside)
+    table = {**shared, **table_of(ctx, _path(ctx))}
     ctx.default_map = {
-        param.name or "": table[option_name(param)]
+        param.name or "": _as_given(param, table[option_name(param)])
         for param in ctx.command.params
         if isinstance(param, click.Option) and option_name(param) in table
     }
+
+
+def _as_given(param: click.Option, value: object) -> object:
+    """Return an option's value from the file. One text is a list of one, where click would take its characters."""
+    return [value] if param.multiple and isinstance(value, str) else value
 
 
 def _path(ctx: click.Context) -> list[str]:
