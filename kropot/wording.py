@@ -68,7 +68,7 @@ def number(value: int, noun: str, plural: str | None = None) -> str:
 
 
 def counts(kinds: Mapping[str, int]) -> str:
-    """Return the counts that are not 0, the largest first, e.g. `12 excluded, 1 unreadable`; a dash if all are 0."""
+    """Return the counts that are not 0, the largest first, e.g. `excluded 12, links 1`; a dash if all are 0."""
     return (
-        ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items(), key=lambda of: -of[1]) if count) or "-"
+        ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items(), key=lambda of: -of[1]) if count) or "-"
     )
