@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,8 @@ SECOND_US: Final = 1_000_000
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _STEP: Final = 1024
+_ESCAPE: Final = re.compile(rb"\\(\\|n|t|x[0-9a-fA-F]{2})")
+_MEANT: Final = {b"\\": b"\\", b"n": b"\n", b"t": b"\t"}
 
 
 def moment(us: int | None) -> str:
@@ -48,9 +51,25 @@ def amount(size: int) -> str:
     return f"{size} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
 
 
+def written(name: bytes) -> str:
+    r"""Return a name as it is shown: on one line, and taken back by `as_written`.
+
+    Backslashes, and what is not printable text, are escaped: as `\\`, `\n`, `\t`, or `\xHH` for each byte.
+    """
+    text = name.decode(errors="surrogateescape")
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(c if c.isprintable() and c != "\\" else _escaped(c) for c in text)
+
+
+def as_written(text: str) -> bytes:
+    """Return the name that `written` shows as this text. A backslash that begins no escape stands for itself."""
+    return _ESCAPE.sub(lambda found: _MEANT.get(found[1]) or bytes.fromhex(found[1][1:].decode()), _stored(text))
+
+
 def one_line(name: str) -> str:
-    """Return a name with its line breaks and tabs escaped, so that it cannot look like several lines or fields."""
-    return name.replace("\n", "\\n").replace("\t", "\\t")
+    """Return a name as `written` does, so that it cannot look like several lines or fields."""
+    return written(_stored(name))
 
 
 def quoted(text: str) -> str:
@@ -72,3 +91,16 @@ def counts(kinds: Mapping[str, int]) -> str:
     return (
         ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items(), key=lambda of: -of[1]) if count) or "-"
     )
+
+
+def _stored(text: str) -> bytes:
+    """Return the bytes of a text from a command line, where bytes that are not UTF-8 are lone surrogates."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogatepass")
+
+
+def _escaped(character: str) -> str:
+    short = {"\\": "\\\\", "\n": "\\n", "\t": "\\t"}.get(character)
+    return short or "".join(f"\\x{byte:02x}" for byte in character.encode(errors="surrogateescape"))

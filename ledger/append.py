@@ -218,8 +218,8 @@ def _salt(key: StreamKey, fact: Fact, salts: dict[bytes, bytes]) -> bytes:
         if isinstance(fact, SourceFact):
             _check_source(key, fact, salts)
     else:
-        id_ = key.id if subject is Subject.INSTANCE else ""
-        _demand(key == StreamKey(source=NO_SOURCE, kind=subject.value, id=id_), key, fact)
+        id_, of_ledger = key.id if subject is Subject.INSTANCE else "", subject is not Subject.KEEPING
+        _demand((key.kind, key.id, key.source == NO_SOURCE) == (subject.value, id_, of_ledger), key, fact)
         if isinstance(fact, LedgerBegan):
             salts.setdefault(NO_SOURCE, fact.salt)
     salt = salts.get(key.source)

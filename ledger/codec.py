@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgpack
 
+from ledger.bounds import MAX_INT, MIN_INT
 from ledger.errors import MalformedEventError
-from ledger.events import FACTS, MAX_INT, MIN_INT, Fact, UnknownFact
+from ledger.events import FACTS, Fact, UnknownFact
 from ledger.shape import Shape, shapes_of
 
 if TYPE_CHECKING:

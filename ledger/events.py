@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, ClassVar, Literal, TypeVar, dataclass_transform
 
+from ledger.bounds import Iv, Length, Micros, NotEmpty, Ordinal, Salt, Seconds, Sha256
 from ledger.errors import DamagedRowError
 from ledger.fast_init import fast_init
+from ledger.states import Damage, State, due_of, state_of
 
 NO_SOURCE = bytes(16)
 """The source of streams that belong to the ledger as a whole."""
@@ -40,73 +42,12 @@ class Subject(Enum):
     INSTANCE = INSTANCE_KIND
     AUDIT = AUDIT_KIND
     SOURCE = SOURCE_KIND
+    KEEPING = "@keeping"
     ELEMENT = "element"
 
 
-@dataclass(frozen=True, slots=True)
-class Length:
-    """Marks a byte string that has exactly this many bytes."""
-
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Least:
-    """Marks a number's smallest value. Without a mark it is 0. The largest value is always 2^63-1."""
-
-    value: int
-
-
-@dataclass(frozen=True, slots=True)
-class Most:
-    """Marks a number that may not be greater."""
-
-    value: int
-
-
-@dataclass(frozen=True, slots=True)
-class NotEmpty:
-    """Marks a tuple that has at least one item."""
-
-
-MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
-MAX_US = 1 << 62
-"""The last time that a fact may name, far enough from the end of 64 bits that sums of times still fit."""
-
-Sha256 = Annotated[bytes, Length(32)]
-Salt = Annotated[bytes, Length(32)]
-Iv = Annotated[bytes, Length(16)]
-Seconds = Annotated[int, Least(MIN_INT)]
-"""Seconds of the remote server, or differences of them. They can be negative."""
-Ordinal = Annotated[int, Least(1)]
-"""A number that counts from 1."""
-Micros = Annotated[int, Most(MAX_US)]
-"""A time in microseconds since 1970 UTC."""
-
-State = Literal["damaged", "lost", "vanished", "current", "pending"]
-Damage = Literal["damaged", "lost"]
 ListingMode = Literal["window", "full"]
 ObjectState = Literal["sound", "damaged", "lost", "released"]
-
-
-def state_of(damage: Damage | None, *, is_present: bool, is_current: bool) -> State:
-    """Return an element's state: the first that applies of damaged or lost, vanished, current, pending.
-
-    `is_current` says whether a copy of the newest revision is stored. This is the only definition of the state.
-    """
-    if damage is not None:
-        return damage
-    if not is_present:
-        return "vanished"
-    return "current" if is_current else "pending"
-
-
-def due_of(recorded_us: int, next_try_us: int | None) -> int:
-    """Return when a wanted element is due: at its next try, or since `recorded_us` if no fetch has failed yet.
-
-    So a failing element does not wait behind all new elements, and does not delay them either.
-    """
-    return recorded_us if next_try_us is None else next_try_us
 
 
 @fast_init
@@ -136,9 +77,6 @@ class StreamKey:
     def is_element(self) -> bool:
         """Whether this is an element of a source, and not a subject of the ledger itself."""
         return not self.kind.startswith("@")
-
-
-# --- the subjects ----------------------------------------------------------------------------------------------------
 
 
 @fast_init
@@ -309,6 +247,15 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """What persons decided about a source: its label, and that it retired, or is in use, since then. None: nothing."""
+
+    label: str | None = None
+    retired_us: Micros | None = None
+    in_use_us: Micros | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRange:
     """All objects with a SHA-256 in [`start`, `end`] (32 bytes each) were read and compared by `at_us`.
 
@@ -359,16 +306,25 @@ class SourceFact(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepingFact(Fact):
+    """A fact about what a person decided about a source, with all of it."""
+
+    SUBJECT: ClassVar[Subject] = Subject.KEEPING
+    keeping: Keeping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ElementFact(Fact):
     """A fact about an element, with its whole new state.
 
     `IS_PRESENT` is whether the source has the element after this fact, None if that may be either. `HOLDS` names the
-    fields of the element that this fact has to fill.
+    fields of the element that this fact has to fill. With `IS_DISMISSED`, the element raises no alarm after it.
     """
 
     SUBJECT: ClassVar[Subject] = Subject.ELEMENT
     IS_PRESENT: ClassVar[bool | None] = None
     HOLDS: ClassVar[tuple[str, ...]] = ()
+    IS_DISMISSED: ClassVar[bool] = False
     element: Element
 
     def contradiction(self) -> str | None:
@@ -506,6 +462,21 @@ class ZoneChanged(SourceFact):
 
 
 @fact
+class SourceLabelled(KeepingFact):
+    """A person gave the source a label, or took it away."""
+
+
+@fact
+class SourceRetired(KeepingFact):
+    """A person said that nothing is collected from the source any more. Its copies stay."""
+
+
+@fact
+class SourceResumed(KeepingFact):
+    """A person said that the source is in use: it did not retire, and no other source took its place so far."""
+
+
+@fact
 class RemoteObserved(ElementFact):
     """An element was seen for the first time."""
 
@@ -550,6 +521,25 @@ class FetchFailed(ElementFact):
     """A fetch did not give a valid content (`element.failure` says why, and when the next try is due)."""
 
     HOLDS: ClassVar[tuple[str, ...]] = ("failure",)
+
+
+@fact
+class ElementDismissed(ElementFact):
+    """A person said that nothing can be done about the element. It raises no alarm until there is news of it."""
+
+    IS_DISMISSED: ClassVar[bool] = True
+
+
+@fact
+class DismissedFetchFailed(FetchFailed):
+    """A fetch of a dismissed element failed again. It stays dismissed."""
+
+    IS_DISMISSED: ClassVar[bool] = True
+
+
+@fact
+class DismissalWithdrawn(ElementFact):
+    """A person took a dismissal back: the element raises alarms again."""
 
 
 @fact

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Final
 
-from ledger.events import FACTS, ElementFact, RemoteObserved, due_of, state_of
+from ledger.events import FACTS, ElementFact, RemoteObserved
 from ledger.pattern import is_whole, number, recogniser
+from ledger.states import due_of, state_of
 
 if TYPE_CHECKING:
-    from ledger.events import Damage
+    from ledger.states import Damage
 
 _FIELDS: Final = (
     "element_date",

@@ -5,13 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ledger.events import AuditAdvanced, ElementFact, ErasedFact, Fact, LedgerBegan, SourceFact, UnknownFact
+from ledger.events import (
+    AuditAdvanced,
+    ElementFact,
+    ErasedFact,
+    Fact,
+    KeepingFact,
+    LedgerBegan,
+    SourceFact,
+    UnknownFact,
+)
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ledger.events import AuditRange, Element, Source, StreamKey
+    from ledger.events import AuditRange, Element, Keeping, Source, StreamKey
 
 
 @fast_init
@@ -38,7 +47,7 @@ class Event:
 class Entry:
     """The projection of one element: its newest state, the stream's version, and the position of its newest event.
 
-    `element` is None once its payloads are erased.
+    `element` is None once its payloads are erased. `is_dismissed`: it raises no alarm (`ElementFact.IS_DISMISSED`).
     """
 
     key: StreamKey
@@ -46,6 +55,7 @@ class Entry:
     version: int
     position: int
     element: Element | None
+    is_dismissed: bool = False
 
 
 def evolve_source(fact: object) -> Source | None:
@@ -61,6 +71,7 @@ class Replica:
     recorded_us: int = 0
     ledger: LedgerBegan | None = None
     sources: dict[bytes, Source] = field(default_factory=dict)
+    keepings: dict[bytes, Keeping] = field(default_factory=dict)
     entries: dict[StreamKey, Entry] = field(default_factory=dict)
     audit: tuple[AuditRange, ...] = ()
     skipped: int = 0
@@ -80,6 +91,8 @@ class Replica:
             self.audit = fact.ranges
         elif isinstance(fact, SourceFact):
             self.sources[key.source] = fact.source
+        elif isinstance(fact, KeepingFact):
+            self.keepings[key.source] = fact.keeping
         elif isinstance(fact, ElementFact):
             self.entries[key] = Entry(
                 key=key,
@@ -87,6 +100,7 @@ class Replica:
                 version=event.stream_version,
                 position=event.position,
                 element=fact.element,
+                is_dismissed=fact.IS_DISMISSED,
             )
         if isinstance(fact, Fact) and fact.ERASES:
             for known in [k for k, e in self.entries.items() if e.stream == event.stream]:

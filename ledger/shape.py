@@ -9,8 +9,8 @@ import types
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from ledger.bounds import MAX_INT, Least, Length, Most, NotEmpty
 from ledger.errors import MalformedEventError
-from ledger.events import MAX_INT, Least, Length, Most, NotEmpty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

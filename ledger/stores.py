@@ -107,6 +107,9 @@ class Writing(Protocol):
     def entries(self, streams: Collection[int]) -> dict[int, EntryRow]:
         """Return the entries that exist among these streams."""
 
+    def stored(self, copies: Collection[tuple[bytes, int]]) -> set[tuple[bytes, int]]:
+        """Return which of these (SHA-256, stream) are copies that were stored once, whatever became of them."""
+
     def write(self, batch: Batch) -> None:
         """Write the batch: events, erasures, projection, commit row and head.
 

@@ -28,7 +28,7 @@ from kropot.cli.settings import (
     resolve,
 )
 from kropot.errors import Exit, UsageError
-from kropot.secret import Secret, guard_credentials
+from kropot.secret import Secret, credentials_in, guard_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 __all__ = [
+    "MISSING_GUARDS",
     "Exit",
     "KropotCommand",
     "KropotGroup",
@@ -56,10 +57,17 @@ __all__ = [
     "storage_of",
     "warn",
     "warn_if_exposed",
+    "warn_of_frozen_time",
+    "warn_unguarded",
 ]
 
+MISSING_GUARDS = (
+    'docs/operations.md, "Servers with a binary log", says which right or setting lets this user make them; then run '
+    "`kropotcli db upgrade`"
+)
 _FLAGS = "kropot.flags"
 _FILE = "kropot.file"
+_IS_EXPOSED = "kropot.is_exposed"
 
 
 class GlobalOptions(click.Command):
@@ -99,6 +107,7 @@ class GlobalOptions(click.Command):
         if ctx.parent is None:
             for text in (*args, *(value for name, value in os.environ.items() if name.startswith(ENV_PREFIX))):
                 guard_credentials(text)
+            ctx.meta[_IS_EXPOSED] = any(map(credentials_in, args))
         for param in self.params:
             if isinstance(param, click.Option) and not isinstance(param, GlobalClickOption) and param.envvar is None:
                 param.envvar = f"{ctx.auto_envvar_prefix}_{option_name(param).upper()}"
@@ -124,6 +133,11 @@ class KropotCommand(GlobalOptions, click.Command):
         configure_logging(settings.log_level, settings.log_format)
         if settings.origins.get("token") == "--token":
             warn("other users of this machine can read the token on the command line: use --token-file instead")
+        if ctx.meta.get(_IS_EXPOSED):
+            warn(
+                "other users of this machine can read the password on the command line: use the configuration file, an "
+                "environment variable, ~/.pgpass or a socket instead"
+            )
         if settings.token_file is not None:
             warn_if_exposed("token file", settings.token_file)
         file: ConfigFile | None = ctx.meta.get(_FILE)
@@ -167,6 +181,27 @@ def warn_if_exposed(what: str, path: Path) -> None:
         warn(f"other users can read the {what} {path}: chmod 600 it")
 
 
+def warn_unguarded() -> None:
+    """Warn that nothing in the database guards the new ledger."""
+    warn(
+        "this database server writes a binary log and refuses triggers to this user, so the ledger was made without "
+        f"those that stop a careless UPDATE or DELETE: {MISSING_GUARDS}"
+    )
+
+
+def warn_of_frozen_time(recorded_us: int, clock_us: int) -> None:
+    """Warn where the ledger's last event was recorded more than a day after the time of the clock."""
+    from kropot.wording import moment
+    from ledger.clock import DAY_US
+
+    if recorded_us > clock_us + DAY_US:
+        warn(
+            f"the ledger's time stands still at {moment(recorded_us)}, because a clock was once that far ahead (or this"
+            " one is behind): nothing is lost, and collecting goes on, but until that day --until needs a position"
+            " (@N) instead of a time"
+        )
+
+
 def option_name(param: click.Option) -> str:
     """Return an option's long flag as an identifier, the name that environment variables and files use."""
     return max(param.opts, key=len).lstrip("-").replace("-", "_")
@@ -200,6 +235,8 @@ def open_ledger(settings: Settings, *, create: bool = False, read_only: bool = F
     from ledger.sql import open_store
 
     store = open_store(settings.db_string, create=create, read_only=read_only)
+    if not store.is_guarded:
+        warn_unguarded()
     try:
         yield Ledger(store, writer=settings.instance_name)
     finally:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Exit, Settings, collect_options, emit, emit_json, open_ledger, say, warn
+from kropot.cli.base import (
+    Exit,
+    Settings,
+    collect_options,
+    emit,
+    emit_json,
+    open_ledger,
+    say,
+    warn,
+    warn_of_frozen_time,
+)
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.wording import amount, number
@@ -144,6 +154,7 @@ def command(settings: Settings, **options: Any) -> Exit:
         ended_by_sigterm(Exit.PARTIAL if wanted.once else Exit.DONE),
         open_ledger(settings, create=True) as ledger,
     ):
+        warn_of_frozen_time(ledger.head().recorded_us, ledger.clock_us())
         outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
     _print_summary(settings, outcome, took=time.monotonic() - began)
     return outcome.code

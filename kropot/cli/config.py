@@ -8,7 +8,7 @@ import click
 
 from kropot.cli.base import Settings, emit, emit_json, group
 from kropot.cli.settings import GLOBAL_OPTIONS, default_config_path
-from kropot.secret import HIDDEN, hide_credentials
+from kropot.secret import HIDDEN, hide_credentials, shown_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def _rows(settings: Settings) -> Iterator[tuple[str, object, str]]:
                 value = getattr(settings, name)
         yield (
             option.name,
-            value if isinstance(value, int | bool) or value is None else hide_credentials(str(value)),
+            value if isinstance(value, int | bool) or value is None else _shown(str(value), option.metavar),
             settings.origins[option.field],
         )
 
@@ -79,4 +79,8 @@ def _rows_below(group_: click.Group, ctx: click.Context, path: tuple[str, ...]) 
                 source = below.get_parameter_source(param.name or "")
                 if source in sources and isinstance(param, click.Option):
                     option = " ".join((*path, name, max(param.opts, key=len).lstrip("-")))
-                    yield option, hide_credentials(str(below.params.get(param.name or ""))), sources[source]
+                    yield option, _shown(str(below.params.get(param.name or "")), param.metavar), sources[source]
+
+
+def _shown(value: str, metavar: str | None) -> str:
+    return shown_url(value) if metavar == "URL" else hide_credentials(value)

@@ -14,7 +14,7 @@ from kropot.cli.base import Settings, emit, emit_json, say
 from kropot.cli.gateway_scan import selecting, selection_of
 from kropot.cli.paths import PATH
 from kropot.errors import Exit
-from kropot.wording import counts, number, one_line
+from kropot.wording import counts, number, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,10 +55,9 @@ def check(settings: Settings, *, source: Path, excluded: bool, **chosen: Any) ->
         found[kind] += 1
         if kind == "excluded" and not excluded:
             continue
-        name = one_line(os.fsdecode(path))
+        name = written(path)
         if settings.json:
-            shown = name.encode("utf-8", "backslashreplace").decode()
-            emit_json({"path": shown, "kind": kind, "reason": reason or None}, flush=False)
+            emit_json({"path": name, "kind": kind, "reason": reason or None}, flush=False)
         else:
             emit(f"{name}  {_WHY[kind]}{f' ({reason})' if reason else ''}", flush=False)
     served = found.pop("served", 0)

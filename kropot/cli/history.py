@@ -10,10 +10,12 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
 from kropot.query.erasures import erasures_of
 from kropot.query.names import find_element, readings
+from kropot.query.past import labels_of
 from kropot.query.render import element_of, event_json, event_name
 from kropot.wording import moment as clock
 from kropot.wording import number
 from ledger.decoding import event_of
+from ledger.events import DismissalWithdrawn, ElementDismissed
 
 if TYPE_CHECKING:
     from ledger.replica import Event
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
 def command(settings: Settings, *, element: str) -> Exit:
     """Show every event about one element, oldest first.
 
-    ELEMENT is [SOURCE:]ID. SOURCE is the beginning of a source's id. Of events that were erased, this shows only how
-    many there were, and when they were erased.
+    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Of events that were erased, this
+    shows only how many there were, and when they were erased.
     """
     with open_ledger(settings, read_only=True) as ledger:
-        erasures = erasures_of(ledger, readings(ledger.sources(), element))
+        erasures = erasures_of(ledger, readings(labels_of(ledger), element))
         key = find_element(ledger, element, erased=erasures)
         for erasure in erasures.get(key, ()):
             event, payloads = event_of(erasure, key), erasure.stream_version - 1
@@ -55,4 +57,6 @@ def as_text(event: Event) -> str:
         fields += [str(element.copy.size), element.copy.sha256.hex()]
     if element.failure is not None:
         fields.append(f"{element.failure.reason}, attempt {element.failure.attempts}")
+    if isinstance(event.fact, ElementDismissed | DismissalWithdrawn):
+        fields.append(f"by {event.writer}")
     return "  ".join(fields)

@@ -9,13 +9,15 @@ import click
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
 from kropot.errors import UsageError
-from kropot.query.names import find_element, find_source
+from kropot.query.names import find_element, find_source, short_name
+from kropot.query.past import labels_of
 from kropot.query.render import entry_json
 from kropot.wording import moment, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kropot.query.names import Labels
     from ledger.log import Ledger
     from ledger.replica import Entry
 
@@ -35,7 +37,7 @@ STATES: Final = ("current", "pending", "vanished", "damaged", "lost")
     "--source",
     "source_name",
     metavar="SOURCE",
-    help="List only elements of this source. SOURCE is the beginning of its id.",
+    help="List only elements of this source. SOURCE is its label, or the beginning of its id.",
 )
 @click.option("--failing", is_flag=True, help="List only elements whose last fetch failed.")
 def command(
@@ -48,26 +50,27 @@ def command(
 ) -> Exit:
     """List all elements, or only the named ones, in the order of their ids.
 
-    ELEMENT is [SOURCE:]ID. SOURCE is the beginning of a source's id. Each line shows the source, the id, the state, the
-    server's date, and the size and SHA-256 of the copy. With --json, each line is a JSON object.
+    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Each line shows the source, the
+    id, the state, the server's date, and the size and SHA-256 of the copy. With --json, each line is a JSON object.
     """
     if elements and (states or source_name):
         raise UsageError("--state and --source do not work with named elements: leave out the elements or the options")
     with open_ledger(settings, read_only=True) as ledger:
+        labels = labels_of(ledger)
         for entry in _chosen(ledger, elements, states, source_name):
             if entry.element is None or (failing and entry.element.failure is None):
                 continue
             if settings.json:
                 emit_json(entry_json(entry), flush=False)
             else:
-                emit(as_text(entry), flush=False)
+                emit(as_text(entry, labels), flush=False)
     return Exit.DONE
 
 
-def as_text(entry: Entry) -> str:
+def as_text(entry: Entry, labels: Labels) -> str:
     """Return an element as a line of text. Two spaces separate the fields."""
     element = entry.element
-    name = f"{entry.key.source.hex()[:8]}:{one_line(entry.key.id)}"
+    name = f"{short_name(labels, entry.key.source)}:{one_line(entry.key.id)}"
     if element is None:
         return f"{name}  erased"
     fields = [name, element.state, moment(element.date * 1_000_000)]
@@ -75,6 +78,8 @@ def as_text(entry: Entry) -> str:
         fields += [str(element.copy.size), element.copy.sha256.hex()]
     if element.failure is not None:
         fields.append(f"failing: {element.failure.reason}, next try {moment(element.failure.next_try_us)}")
+    if entry.is_dismissed:
+        fields.append("dismissed")
     return "  ".join(fields)
 
 
@@ -90,5 +95,5 @@ def _chosen(
             key = find_element(ledger, text)
             yield from ledger.entries([key]).values()
         return
-    source = None if source_name is None else find_source(ledger.sources(), source_name)
+    source = None if source_name is None else find_source(labels_of(ledger), source_name)
     yield from ledger.scan(source=source, states=states or None)

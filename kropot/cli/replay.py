@@ -13,6 +13,8 @@ from kropot.cli.moments import moment_of, until_option
 from kropot.cli.paths import PATH
 from kropot.errors import UsageError
 from kropot.query.erasures import erased_in
+from kropot.query.names import short_name
+from kropot.query.past import freshest_first, labels_of, past_ids, sources_at
 from kropot.query.render import difference_json, element_json, key_json
 from kropot.replay.until import instant
 from kropot.wording import amount, one_line
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from kropot.query.names import Labels
     from kropot.replay.copies import HeldCopy
     from kropot.replay.fold import Standing
     from kropot.replay.moment import Moment
@@ -133,11 +136,12 @@ def _list(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool
     from kropot.replay.snapshots import pointers_at
 
     with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
+        labels = labels_of(ledger)
         for standing in walk(ledger, pointers, moment.position):
             if settings.json:
                 emit_json(_listed(standing), flush=False)
             else:
-                emit(_line(standing.key, standing.element), flush=False)
+                emit(_line(standing.key, standing.element, labels), flush=False)
     return Exit.DONE
 
 
@@ -152,9 +156,10 @@ def _listed(standing: Standing) -> dict[str, Any]:
     )
 
 
-def _line(key: StreamKey, element: Element) -> str:
+def _line(key: StreamKey, element: Element, labels: Labels) -> str:
     """Return an element as a line of text. Two spaces separate the fields."""
-    fields = [f"{key.source.hex()[:8]}:{one_line(key.id)}", element.state, clock(element.date * 1_000_000)]
+    name = f"{short_name(labels, key.source)}:{one_line(key.id)}"
+    fields = [name, element.state, clock(element.date * 1_000_000)]
     if element.copy is not None:
         fields += [str(element.copy.size), element.copy.sha256.hex()]
     return "  ".join(fields)
@@ -168,12 +173,13 @@ def _diff(settings: Settings, ledger: Ledger, one: Moment, other: Moment) -> Exi
 
     earlier, later = sorted((one, other), key=lambda moment: moment.position)
     seen: Counter[str] = Counter()
+    labels = labels_of(ledger)
     for difference in diff(ledger, earlier.position, later.position):
         seen[difference.change] += 1
         if settings.json:
             emit_json(difference_json(difference), flush=False)
         else:
-            emit(f"{difference.change:<10}  {_line(difference.key, difference.after)}", flush=False)
+            emit(f"{difference.change:<10}  {_line(difference.key, difference.after, labels)}", flush=False)
     counts = ", ".join(f"{seen[change]:,} {change}" for change in CHANGES if seen[change]) or "no differences"
     say(f"from position {earlier.position} to {later.position}: {counts}")
     return Exit.DONE
@@ -213,7 +219,9 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
         workers(tree) as pool,
     ):
         names = NameGiver(tree.rules, Fingerprints(), (WORK, JOURNAL, MANIFEST))
-        helds = _stored(held_at(ledger, walk(ledger, pointers, moment.position)), seen)
+        known = sources_at(ledger, moment.position)
+        standings = walk(ledger, pointers, moment.position, sources=freshest_first(known))
+        helds = _stored(held_at(ledger, standings, past=past_ids(known)), seen)
         for outcome in export(helds, copies=copies, tree=tree, journal=journal, names=names, pool=pool, links=links):
             if isinstance(outcome, Exported):
                 seen["existed" if outcome.existed else "exported"] += 1

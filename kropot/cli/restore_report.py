@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from kropot.cli.restore_mode import Mode
     from kropot.query.erasures import Erased
+    from kropot.query.past import KnownSource
     from kropot.restore.job import Restored
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
+
+_COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
+_DIFFERENCES = {"absent", "differs"}
+"""Problems of a folder that is not what the backup has: exit code 4."""
+
+
+KnownSources = Mapping[bytes, "KnownSource"]
+
+_SHOWN_NAMES = 10
+"""How many names that two sources have are shown. After a change of token, it can be every name there is."""
 
 
 @dataclass(slots=True)
@@ -24,15 +37,19 @@ class RestoreReport:
     settings: Settings
     files: int = 0
     existed: int = 0
+    overwritten: int = 0
     bytes: int = 0
     older: int = 0
     numbered: int = 0
     findings: int = 0
     problems: dict[str, int] = field(default_factory=dict)
     erased: Erased | None = None
+    sources: KnownSources = field(default_factory=dict)
+    same_names: int = 0
 
     def restored(self, outcome: Restored) -> None:
         """Count a restored file."""
+        self.overwritten += outcome.overwrote
         self.count(outcome.planned, existed=outcome.existed, size=outcome.size)
 
     def count(self, plan: Planned, *, existed: bool, size: int) -> None:
@@ -51,50 +68,99 @@ class RestoreReport:
         if self.settings.json:
             row = {"source": key.source.hex(), "type": key.kind, "id": key.id, "name": finding.name, "why": finding.why}
             emit_json({"problem": finding.problem} | row, flush=False)
-        warn(f"{one_line(finding.name or key.id)}: {finding.why}")
+        self.same_names += finding.problem == "same_name"
+        if finding.problem != "same_name" or self.same_names <= _SHOWN_NAMES:
+            warn(f"{finding.name or one_line(key.id)}: {finding.why}")
 
-    def finish(self, tally: RestoreCounts, target: Path | None, *, unmatched: Sequence[str], writes: bool) -> Exit:
+    def finish(self, tally: RestoreCounts, target: Path | None, *, unmatched: Sequence[str], mode: Mode) -> Exit:
         """Print the summary, and return the exit code. `unmatched` are the patterns that matched nothing."""
-        for glob in unmatched:
-            hint = "; --vanished also looks among the vanished elements" if tally.vanished else ""
-            warn(f"no file matches {glob} at that moment: check the pattern and --until{hint}")
+        self._warn(tally, unmatched)
         locked = sum(tally.locked.values())
-        for source, elements in tally.locked.items():
-            warn(
-                f"no kit opens the {number(elements, 'element')} of source {source.hex()[:8]}: also give the kit of "
-                "its token with --key"
-            )
         summary = {
-            "restored" if writes else "files": self.files,
+            _COUNTED[mode]: self.files,
             "existed": self.existed,
+            "overwritten": self.overwritten,
             "bytes": self.bytes,
             "older": self.older,
             "numbered": self.numbered,
             "vanished": tally.vanished,
+            "past": {source.hex(): elements for source, elements in tally.past.items()},
+            "outdated": tally.outdated,
             "locked": locked,
             "findings": self.findings,
             "problems": self.problems,
             "unmatched": list(unmatched),
             "erased": None if self.erased is None else self.erased.json,
         }
+        is_nothing = not (self.files or self.existed)
         if self.erased:
             say(f"erased, so it cannot be restored: {self.erased}")
         if self.settings.json:
             emit_json(summary)
-        elif writes:
-            if not (self.files or self.existed or self.findings or locked or unmatched):
-                say("nothing to restore: no matching element had a copy at that moment; check --until and --source")
-            emit(f"restored {number(self.files, 'file')} to {target} ({amount(self.bytes)})")
+        elif mode != "look":
+            if is_nothing and not (self.findings or locked or unmatched or tally.past):
+                say(f"nothing to {mode}: no matching element had a copy at that moment; check --until and --source")
+            emit(self._headline(target, mode))
             for count, what in (
                 (self.existed, "restored by an earlier run, and unchanged"),
+                (self.overwritten, "in place of a file of other content (--overwrite)"),
                 (self.older, "from an older revision: the newest was not stored yet at that moment"),
                 (
                     self.numbered,
-                    "under a numbered name: another file has the same name (--source takes only one source)",
+                    "under a numbered name: another file has the same name",
                 ),
+                (
+                    tally.outdated,
+                    "left out of past sources: a source listed later has a file with the same name (--both)",
+                ),
+                (sum(tally.past.values()), "left out: of past sources (--past-sources)"),
                 (tally.vanished, "left out: vanished from the server at that moment (--vanished restores them too)"),
-                (self.findings + locked, "not restored: see the warnings above"),
+                (self.findings + locked, f"not {_COUNTED[mode]}: see the warnings above"),
             ):
                 if count:
                     emit(f"{count:>8,}  {what}")
-        return Exit.PARTIAL if self.findings or locked or unmatched else Exit.DONE
+        if not _DIFFERENCES.isdisjoint(self.problems):
+            return Exit.FINDINGS
+        is_partial = self.findings or locked or unmatched or (is_nothing and tally.past)
+        return Exit.PARTIAL if is_partial else Exit.DONE
+
+    def _headline(self, target: Path | None, mode: Mode) -> str:
+        files, size = number(self.files, "file"), amount(self.bytes)
+        if mode == "restore":
+            return f"restored {files} to {target} ({size})"
+        if self.findings or not self.files:
+            return f"verified {files} ({size})"
+        return f"verified {files} ({size}): {'the copies are sound' if target is None else f'{target} has the same'}"
+
+    def _warn(self, tally: RestoreCounts, unmatched: Sequence[str]) -> None:
+        """Say what was left out, and how to get it."""
+        for glob in unmatched:
+            hint = "; --vanished also looks among the vanished elements" if tally.vanished else ""
+            hint += "; --past-sources also looks in past sources" if tally.past else ""
+            warn(f"no file matches {glob} at that moment: check the pattern and --until{hint}")
+        if self.same_names > _SHOWN_NAMES:
+            warn(
+                f"and {self.same_names - _SHOWN_NAMES:,} more names that two sources have (--json shows all): choose a "
+                "source with --source, or restore both with --both; if the token of one source was replaced, run "
+                "`kropotcli source retire`"
+            )
+        for source, elements in tally.past.items():
+            known = self.sources.get(source)
+            warn(
+                f"source {_name_of(known, source)} is past{_why_past(known)}, so its {number(elements, 'element')} "
+                f"{'was' if elements == 1 else 'were'} left out: --past-sources restores what no other source has"
+            )
+        for source, elements in tally.locked.items():
+            name = _name_of(self.sources.get(source), source)
+            warn(
+                f"no kit opens the {number(elements, 'element')} of source {name}: also give the kit of its token with "
+                "--key"
+            )
+
+
+def _name_of(known: KnownSource | None, source: bytes) -> str:
+    return source.hex()[:8] if known is None or known.keeping.label is None else known.keeping.label
+
+
+def _why_past(known: KnownSource | None) -> str:
+    return "" if known is None or known.past is None else f" ({known.past.text})"

@@ -15,7 +15,7 @@ import platformdirs
 from kropot.cli.paths import PATH
 from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
-from kropot.secret import Secret, credentials_in, guard, guard_credentials, hide_credentials
+from kropot.secret import Secret, credentials_in, guard, guard_credentials, shown_url
 from kropot.securecopy.address import checked_base_url, sends_token_in_clear
 
 if TYPE_CHECKING:
@@ -143,8 +143,8 @@ class ConfigFile:
     """
 
     path: Path
-    values: Mapping[str, object]
-    tables: Mapping[str, Mapping[str, Any]]
+    values: Mapping[str, object] = field(repr=False)
+    tables: Mapping[str, Mapping[str, Any]] = field(repr=False)
     is_confidential: bool = False
 
 
@@ -152,7 +152,7 @@ class ConfigFile:
 class SettingValue:
     """A value and its origin. `rank` is 3 for a flag, 2 for the environment, 1 for a file, 0 for the default."""
 
-    value: Any
+    value: Any = field(repr=False)
     rank: int
     origin: str
 
@@ -208,7 +208,7 @@ class Settings:
     @property
     def place(self) -> str:
         """The database's address without its credentials, for messages."""
-        return hide_credentials(self.db_string)
+        return shown_url(self.db_string)
 
     @property
     def is_exposed(self) -> bool:

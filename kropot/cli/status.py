@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
+from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, warn_of_frozen_time
 from kropot.cli.base import command as define
 from kropot.query.health import Limits, gather, health
+from kropot.query.names import short_name
 from kropot.query.render import status_json
 from kropot.verify.coverage import foreseen_us, never_read, share
 from kropot.wording import SECOND_US, amount, counts, moment, number, one_line, span
@@ -73,8 +74,10 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
     )
     with open_ledger(settings, read_only=True) as ledger:
         facts = gather(ledger, shown=shown)
-    # If this clock is behind the ledger's, old events must not look new.
-    now_us = max(time.time_ns() // 1000, facts.recorded_us)
+    # If this clock is behind, old events must not look new. The ledger's own time can stand still, years ahead.
+    clock_us = time.time_ns() // 1000
+    warn_of_frozen_time(facts.recorded_us, clock_us)
+    now_us = max(clock_us, facts.observed_us)
     alarms = health(now_us, facts, limits)
     if settings.json:
         emit_json(status_json(now_us, facts, alarms))
@@ -95,7 +98,7 @@ def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
         lines += ["", *_audit_text(facts.audit)]
     if alarms:
         lines += ["", f"NOT HEALTHY: {number(len(alarms), 'alarm')}"]
-        lines += [_alarm_text(alarm) for alarm in alarms]
+        lines += [_alarm_text(alarm, _name_in(facts, alarm)) for alarm in alarms]
     else:
         lines += ["", "healthy"]
     return lines
@@ -130,9 +133,10 @@ def _audit_text(ranges: tuple[AuditRange, ...]) -> list[str]:
 def _source_text(now_us: int, each: SourceFacts) -> list[str]:
     """Return one source as lines of text."""
     source = each.source
-    lines = ["", f"source   {each.id.hex()}  {source.url}"]
-    if each.superseded:
-        lines.append("         a new token is used for this address; the copies of this source stay")
+    label = "" if each.label is None else f"{each.label}  "
+    lines = ["", f"source   {each.id.hex()}  {label}{source.url}"]
+    if each.past is not None:
+        lines.append(f"         past: {each.past.text}; the copies of this source stay")
     if source.opaque is False:
         lines.append("         not zero-knowledge: the token is plain, so this replica can read names and contents")
     for state, (elements, size) in sorted(each.states.items()):
@@ -158,10 +162,19 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
             f"next try {moment(failing.next_try_us)}"
             for failing in each.failing
         ]
+    if each.dismissed:
+        lines.append(f"  dismissed {number(each.dismissed, 'element')} (`kropotcli ls` shows which)")
     return lines
 
 
-def _alarm_text(alarm: Alarm) -> str:
-    """Return one alarm as a line of text."""
+def _name_in(facts: Facts, alarm: Alarm) -> str | None:
+    """Return the name of the source that the alarm is about, None if it is about no source or there is only one."""
+    labels = {each.id: each.label for each in facts.sources}
+    return None if alarm.source is None or len(labels) == 1 else short_name(labels, alarm.source)
+
+
+def _alarm_text(alarm: Alarm, source: str | None) -> str:
+    """Return one alarm as a line of text, with the name of its source."""
+    name = alarm.name if source is None else f"{alarm.name} ({source})"
     since = "" if alarm.since_us is None else f" (since {moment(alarm.since_us)})"
-    return f"  {alarm.name}: {alarm.text}{since}"
+    return f"  {name}: {alarm.text}{since}"

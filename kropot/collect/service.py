@@ -5,20 +5,19 @@
 
 from __future__ import annotations
 
-import hmac
 import platform
 import queue
-import secrets
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
+from kropot.collect.binding import find_source
 from kropot.collect.decide.plan import SECOND_US
 from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, CollectRules
-from kropot.collect.decide.sources import Thresholds, begin, match_source, source_key
+from kropot.collect.decide.sources import Thresholds
 from kropot.collect.decide.step import Collector
 from kropot.collect.run.effects import LedgerEffects
 from kropot.collect.run.gc_tuning import look_for_cycles_rarely
@@ -32,12 +31,10 @@ from kropot.collect.transfer.process import TransferProcess
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
 from kropot.processes import can_fork, processors
-from kropot.securecopy.client import ServerTroubleError
 from kropot.storage_away import demand_objects
 from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
 from ledger.append import NewFact
-from ledger.codec import source_id_of
-from ledger.errors import InstanceBusyError, LedgerError
+from ledger.errors import InstanceBusyError
 from ledger.events import InstanceBegan
 from ledger.log import instance_key, utc_now_us
 
@@ -57,9 +54,6 @@ if TYPE_CHECKING:
     from kropot.segments import SegmentFolder
     from ledger.events import Source
     from ledger.log import Ledger
-
-LONGEST_TRIAL_S: Final = 10
-"""How long the server may take to say whether it knows a new token. After that the collector itself finds out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +120,7 @@ def collect(
             removed = objects.clean_own_leftovers(partial(_is_wanted, ledger))
             if removed:
                 say(f"removed {removed:,} unfinished file{'' if removed == 1 else 's'} of an earlier run")
-            source_id = _find_source(options, ledger, say)
+            source_id = find_source(options.server, ledger, new_source=options.new_source, say=say)
             rules = _rules(options)
             collector = Collector(source_id, ledger.sources()[source_id].source, rules)
             with _transfers(options, client, objects, warn) as movers, show() as listener:
@@ -236,50 +230,16 @@ def _record_instance(options: CollectOptions, ledger: Ledger) -> None:
     fact = InstanceBegan(program=f"kropotcli {version('kropotcli')}", host=platform.node())
     last = next(ledger.history(key, newest_first=True), None)
     if last is None or last.fact != fact:
-        ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.now_us())])
+        ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.clock_us())])
 
 
-# --- which source this is --------------------------------------------------------------------------------------------
-
-
-def _find_source(options: CollectOptions, ledger: Ledger, say: Callable[[str], None]) -> bytes:
-    """Return the id of this token's source, and begin the source if the token is new."""
-    url, token = options.server.url, options.server.token.reveal()
-    known = ledger.sources()
-    match = match_source(known, token, url)
-    if match.kind == "known" and match.id is not None:
-        return match.id
-    if match.kind == "moved" and match.id is not None and not options.new_source:
-        name = match.id.hex()
-        raise UsageError(
-            f"this token is known from {known[match.id].source.url}, not from {url}: if the server moved, say so with"
-            f" `kropotcli source alias {name[:8]} --server-url {url}`, and nothing is fetched again; if it is another"
-            " server, collect with --new-source"
-        )
-    # The ledger never forgets a source, so a mistyped token must not begin one.
-    with options.server.client(LONGEST_TRIAL_S) as client, suppress(ServerTroubleError):
-        client.list(None, 1)
-    salt = secrets.token_bytes(32)
-    fact = begin(salt=salt, token=token, url=url)
-    new = NewFact(key=source_key(source_id_of(salt)), fact=fact, observed_us=ledger.now_us(), expected=0)
-    # Several collectors may meet a new token at the same moment: the first one's append counts for all of them.
-    once = hmac.digest(ledger.identity().salt, b"begin\0" + token.encode() + b"\0" + url.encode(), "sha256")
-    ledger.append([new], batch_key=once)
-    begun = match_source(ledger.sources(), token, url)
-    if begun.kind != "known" or begun.id is None:
-        raise LedgerError("the ledger does not show a source that was begun a moment ago")
-    if known:
-        say(f"this token is new: it begins source {begun.id.hex()}, and nothing of the others is taken for gone")
-    return begun.id
+# --- the collector and what runs beside it ---------------------------------------------------------------------------
 
 
 def _pending(ledger: Ledger, source_id: bytes) -> int:
     """Return how many elements of the source wait for their copies, failing or not."""
     tallies = ledger.tallies()
     return sum(each.elements for each in tallies if each.source == source_id and each.state == "pending")
-
-
-# --- the collector and what runs beside it ---------------------------------------------------------------------------
 
 
 def _rules(options: CollectOptions) -> CollectRules:

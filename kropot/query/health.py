@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Final
 
 from kropot.collect.decide.sources import TOO_MANY, is_cut_short
 from kropot.query.erasures import Erased, erased_in
+from kropot.query.past import sources_at
 from kropot.wording import SECOND_US, number
+from ledger.clock import DAY_US
 from ledger.errors import DamagedRowError
 from ledger.events import SOURCE_KIND, ListingCompleted, ListingHeldBack, StreamKey
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from kropot.query.past import Past
     from ledger.events import AuditRange, Element, Listing, Source, Unserved
     from ledger.log import Ledger
     from ledger.replica import Entry, Event
@@ -55,9 +58,9 @@ class SourceFacts:
     `states` maps a state to (elements, bytes of their copies). `reasons` counts failing elements by reason. `failing`
     holds those that have failed longest, the longest first, and the first of them began to fail at `failing_since_us`.
     `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. The element that has
-    waited longest began to wait at `pending_since_us`. `superseded` means that a newer source has the same address,
-    because a new token is used. `unserved` and `unscanned_since` are what the server said of itself last time
-    (`Listing`).
+    waited longest began to wait at `pending_since_us`. `past` says why the source is not in use any more, if it is not.
+    Of the elements that a person dismissed, `dismissed` is the number, and they count nowhere else but in `states`.
+    `unserved` and `unscanned_since` are what the server said of itself last time (`Listing`).
     """
 
     id: bytes
@@ -68,9 +71,16 @@ class SourceFacts:
     failing_since_us: int | None
     beyond_help: int
     pending_since_us: int | None
-    superseded: bool
+    past: Past | None = None
+    label: str | None = None
+    dismissed: int = 0
     unserved: Unserved | None = None
     unscanned_since: int | None = None
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another token took over the source's address."""
+        return self.past is not None and self.past.why == "taken_over"
 
     @property
     def failing_count(self) -> int:
@@ -82,11 +92,13 @@ class SourceFacts:
 class Facts:
     """The facts about the replica at `position`. The ledger began at `began_us`. `audit` says what was read when.
 
+    The last event was recorded at `recorded_us`, and observed at `observed_us` by the clock of who wrote it.
     `erased` sums up the erasures.
     """
 
     position: int
     recorded_us: int
+    observed_us: int = 0
     began_us: int
     sources: tuple[SourceFacts, ...]
     audit: tuple[AuditRange, ...]
@@ -109,9 +121,8 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
     This reads single elements only if they have no sound copy. The ledger keeps all other numbers up to date.
     """
     head = ledger.head()
-    sources = {id_: entry.source for id_, entry in ledger.sources().items()}
-    began = {id_: _recorded_us(ledger.history(StreamKey(source=id_, kind=SOURCE_KIND, id=""))) for id_ in sources}
-    scans = {id_: _SourceScan(shown=shown) for id_ in sources}
+    sources = sources_at(ledger)
+    scans = {id_: _SourceScan(shown=shown, past=known.past) for id_, known in sources.items()}
     for entry in ledger.scan(states=("pending", "damaged", "lost")):
         if entry.key.source not in scans:
             raise DamagedRowError(f"the projection has elements of source {entry.key.source.hex()}, but not the source")
@@ -120,26 +131,29 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
     states: dict[bytes, dict[str, tuple[int, int]]] = {id_: {} for id_ in sources}
     for tally in ledger.tallies():
         states[tally.source][tally.state] = (tally.elements, tally.bytes)
-    newest = {id_: _newest_listing(ledger, id_, source) for id_, source in sources.items()}
+    newest = {id_: _newest_listing(ledger, id_, known.source) for id_, known in sources.items()}
     return Facts(
         position=head.position,
         recorded_us=head.recorded_us,
+        observed_us=next((each.observed_us for each in ledger.events(after=head.position - 1)), head.recorded_us),
         began_us=_recorded_us(ledger.events(until=1)),
         sources=tuple(
             SourceFacts(
                 id=id_,
-                source=source,
+                source=known.source,
                 states=states[id_],
                 reasons=dict(scans[id_].reasons.most_common()),
                 failing=tuple(scans[id_].longest()),
                 failing_since_us=scans[id_].first_failing_us,
                 beyond_help=scans[id_].beyond_help,
                 pending_since_us=_waiting_since(ledger, scans[id_]),
-                superseded=_is_superseded(id_, sources, began),
-                unserved=None if listing is None else listing.unserved,
+                past=known.past,
+                label=known.keeping.label,
+                dismissed=scans[id_].dismissed,
+                unserved=None if (listing := newest[id_]) is None else listing.unserved,
                 unscanned_since=None if listing is None else listing.unscanned_since,
             )
-            for (id_, source), listing in zip(sources.items(), newest.values(), strict=True)
+            for id_, known in sources.items()
         ),
         audit=ledger.audit(),
         erased=erased_in(ledger),
@@ -153,11 +167,13 @@ def health(now_us: int, facts: Facts, limits: Limits) -> list[Alarm]:
         text = "nothing was collected into this ledger yet: run `kropotcli collect`"
         alarms.append(Alarm(name="never_collected", source=None, text=text))
     for each in facts.sources:
-        if not each.superseded:
+        if each.past is None:
             alarms.extend(_listing_alarms(now_us, each, limits))
-        alarms.extend(_doubtful_change_alarms(each))
+            alarms.extend(_doubtful_change_alarms(each))
         alarms.extend(_copy_alarms(now_us, each, limits))
     stale_us = audited_since_us(facts)
+    if stale_us > now_us + DAY_US:
+        stale_us = 0  # a clock that was far ahead: nobody knows when it was
     has_copies = any(size for each in facts.sources for _, size in each.states.values())
     if has_copies and now_us - stale_us > limits.audit_s * SECOND_US:
         text = "some stored contents were not read and compared for too long: run `kropotcli verify`"
@@ -186,18 +202,28 @@ def audited_since_us(facts: Facts) -> int:
 
 @dataclass(slots=True, kw_only=True)
 class _SourceScan:
-    """The result of one pass over a source's elements without a sound copy, in flat memory."""
+    """The result of one pass over a source's elements without a sound copy, in flat memory.
+
+    Nothing can be fetched from a `past` source. So only its damaged and lost copies count, and of a retired one only
+    those that were found so after its retirement.
+    """
 
     shown: int
+    past: Past | None = None
     reasons: Counter[str] = field(default_factory=Counter)
     beyond_help: int = 0
+    dismissed: int = 0
     first_waiting: int | None = None
     first_failing_us: int | None = None
     _failing: list[tuple[int, int, FailingElement]] = field(default_factory=list)
 
     def add(self, entry: Entry, element: Element) -> None:
         """Count one element."""
-        if not element.present:
+        if entry.is_dismissed:
+            self.dismissed += 1
+        elif self.past is not None:
+            self.beyond_help += element.damage is not None and entry.position > self.past.position
+        elif not element.present:
             self.beyond_help += 1
         elif element.failure is None:
             self.first_waiting = _least(self.first_waiting, entry.position)
@@ -242,18 +268,11 @@ def _newest_listing(ledger: Ledger, source_id: bytes, source: Source) -> Listing
 
 
 def _recorded_us(records: Iterable[Event]) -> int:
-    """Return when the first of the events was recorded, or 0 if there are none."""
-    return next((record.recorded_us for record in records), 0)
+    """Return when the first of the events was recorded, or 0 if there are none.
 
-
-def _is_superseded(id_: bytes, sources: Mapping[bytes, Source], began: Mapping[bytes, int]) -> bool:
-    """Return whether a source with the same address began after the last listing of this one."""
-    mine = sources[id_]
-    last_us = mine.listed_us or began[id_]
-    return any(
-        other != id_ and source.url == mine.url and source.listed_us is not None and began[other] >= last_us
-        for other, source in sources.items()
-    )
+    Recorded time stands still after a clock was far ahead. Then the time of the observation is the better one.
+    """
+    return next((min(record.recorded_us, record.observed_us) for record in records), 0)
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------
@@ -268,7 +287,7 @@ def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[
     elif now_us - listed_us > limits.listing_s * SECOND_US:
         text = (
             "the server was not listed for too long: check that the collector runs, that the server answers, and that "
-            "it accepts the token"
+            "it accepts the token; if the server is gone or the token was replaced, run `kropotcli source retire`"
         )
         yield Alarm(name="listing_stale", source=each.id, text=text, since_us=listed_us)
     if each.unserved is not None and each.unserved.unreadable:
@@ -323,14 +342,14 @@ def _copy_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Ala
         copies = "1 copy is" if each.beyond_help == 1 else f"{each.beyond_help} copies are"
         text = (
             f"{copies} damaged or lost, and cannot be fetched again because the source no longer has the elements: "
-            "run `kropotcli verify` to see which"
+            "run `kropotcli verify` to see which, and `kropotcli source dismiss` for those that are gone for good"
         )
         yield Alarm(name="beyond_help", source=each.id, text=text)
     oldest_us = each.failing_since_us
     if oldest_us is not None and now_us - oldest_us > limits.failing_s * SECOND_US:
         text = (
-            f"{number(each.failing_count, 'element')} cannot be fetched, some for too long: "
-            "run `kropotcli ls --failing` to see why"
+            f"{number(each.failing_count, 'element')} cannot be fetched, some for too long: run `kropotcli ls "
+            "--failing` to see why, and `kropotcli source dismiss` for those that nobody can help"
         )
         yield Alarm(name="failing", source=each.id, text=text, since_us=oldest_us)
         return

@@ -1,50 +1,92 @@
-"""Finds the sources and elements that a command line names: SOURCE is a prefix of an id, ELEMENT is `[SOURCE:]ID`."""
+"""Finds the sources and elements that a command line names, and shows sources by their names.
+
+SOURCE is a source's label or the beginning of its id. ELEMENT is `[SOURCE:]ID`. What is shown is taken back.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
+from kropot.query.past import labels_of
+from kropot.wording import as_written
 from ledger.events import StreamKey
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container, Mapping
 
     from ledger.log import Ledger
+
+    Labels = Mapping[bytes, str | None]
+    """The known sources (ids of 16 bytes), each with its label or None (`labels_of`)."""
 
 FILE_KIND: Final = "file"
 """The only type of element that the protocol lists."""
 
 _ID_BYTES: Final = 16
+_SHOWN: Final = 8
+"""How many digits of an id are shown where the whole id would be too long."""
+_LONGEST_LABEL: Final = 64
+_LIKE_AN_ID: Final = re.compile(rf"[0-9a-fA-F]{{{_SHOWN},}}")
 
 
-def find_source(known: Iterable[bytes], text: str) -> bytes:
-    """Return the only known source (16 bytes) whose hexadecimal id begins with `text`.
+def short_name(labels: Labels, source: bytes) -> str:
+    """Return a source's label, or the beginning of its id if it has none."""
+    return labels.get(source) or source.hex()[:_SHOWN]
+
+
+def long_name(labels: Labels, source: bytes) -> str:
+    """Return a source's whole id, with its label if it has one."""
+    label = labels.get(source)
+    return source.hex() if label is None else f"{label} ({source.hex()})"
+
+
+def check_label(labels: Labels, source: bytes, label: str) -> None:
+    """Raise UsageError if the source cannot have this label: it has to be short, plain and the only one of its kind."""
+    if not label.isprintable() or label != label.strip() or not 0 < len(label) <= _LONGEST_LABEL or ":" in label:
+        raise UsageError(
+            f"{label[:_LONGEST_LABEL]!a} cannot be a label: take 1 to {_LONGEST_LABEL} printable characters, without a"
+            " colon and without space around them"
+        )
+    if _LIKE_AN_ID.fullmatch(label):
+        raise UsageError(f"the label {label!r} looks like the id of a source: add another character, e.g. a dash")
+    taken = [other for other, known in labels.items() if other != source and known is not None and _same(known, label)]
+    if taken:
+        raise UsageError(f"source {taken[0].hex()} has the label {label!r} already: choose another one")
+
+
+def find_source(labels: Labels, text: str) -> bytes:
+    """Return the only known source (16 bytes) with this label or, if there is none, whose id begins with `text`.
 
     Raises: UsageError if there is no such source, or several.
     """
-    ids = list(known)
-    found = _sources_named(ids, text)
+    found = _sources_named(labels, text)
     if len(found) == 1:
         return found[0]
     if found:
         raise UsageError(f"the ids of {len(found)} sources begin with {text!r}: give more characters of the id")
     raise UsageError(
-        f"no source has an id that begins with {text!r}: run `kropotcli source list` to see all {len(ids)}"
+        f"no source has the label {text!r}, or an id that begins with it: run `kropotcli source list` to see all "
+        f"{len(labels)}"
     )
 
 
-def readings(known: Iterable[bytes], text: str) -> list[StreamKey]:
-    """Return every element that ELEMENT can mean, given the known sources (16 bytes each).
+def readings(labels: Labels, text: str) -> list[StreamKey]:
+    """Return every element that ELEMENT can mean, given the known sources.
 
-    An id can contain a colon, so a text with a colon has two meanings.
+    An id can contain a colon, so a text with a colon has two meanings. So has one with a backslash: as it stands, and
+    with its escapes undone, as `ls` prints them.
     """
-    ids = list(known)
-    keys = [StreamKey(source=source, kind=FILE_KIND, id=text) for source in ids]
-    prefix, colon, rest = text.partition(":")
-    if colon and rest:
-        keys += [StreamKey(source=source, kind=FILE_KIND, id=rest) for source in _sources_named(ids, prefix)]
-    return keys
+    texts = dict.fromkeys((text, as_written(text).decode(errors="replace")))
+    keys: dict[StreamKey, None] = {}
+    for each in texts:
+        keys |= dict.fromkeys(StreamKey(source=source, kind=FILE_KIND, id=each) for source in labels)
+        prefix, colon, rest = each.partition(":")
+        if colon and rest:
+            named = _sources_named(labels, prefix)
+            keys |= dict.fromkeys(StreamKey(source=source, kind=FILE_KIND, id=rest) for source in named)
+    return list(keys)
 
 
 def find_element(ledger: Ledger, text: str, *, erased: Container[StreamKey] = ()) -> StreamKey:
@@ -52,19 +94,25 @@ def find_element(ledger: Ledger, text: str, *, erased: Container[StreamKey] = ()
 
     Raises: UsageError if ELEMENT names no element, or several.
     """
-    keys = readings(ledger.sources(), text)
+    labels = labels_of(ledger)
+    keys = readings(labels, text)
     found = [key for key in keys if key in erased or next(ledger.history(key), None) is not None]
     if len(found) == 1:
         return found[0]
     if found:
-        sources = ", ".join(key.source.hex()[:8] for key in found)
+        sources = ", ".join(short_name(labels, key.source) for key in found)
         raise UsageError(f"the element {text!r} is ambiguous, because sources {sources} have it: write SOURCE:ID")
     raise UsageError(f"the ledger has no element {text!r}: run `kropotcli ls` to list all elements")
 
 
-def _sources_named(ids: list[bytes], text: str) -> list[bytes]:
-    """Return the sources whose hexadecimal id begins with `text`. An empty text names no source."""
+def _sources_named(labels: Labels, text: str) -> list[bytes]:
+    """Return the source with this label, else those whose hexadecimal id begins with `text`. "" names no source."""
+    labelled = [source for source, label in labels.items() if label is not None and _same(label, text)]
     wanted = text.lower()
-    if not wanted or len(wanted) > 2 * _ID_BYTES:
-        return []
-    return [source for source in ids if source.hex().startswith(wanted)]
+    if labelled or not wanted or len(wanted) > 2 * _ID_BYTES:
+        return labelled
+    return [source for source in labels if source.hex().startswith(wanted)]
+
+
+def _same(one: str, other: str) -> bool:
+    return one.casefold() == other.casefold()

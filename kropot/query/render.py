@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kropot.query.health import Alarm, Facts, SourceFacts
+    from kropot.query.past import KnownSource, Past
     from kropot.replay.diff import Difference
-    from ledger.answers import SourceEntry, Tally
+    from ledger.answers import Tally
     from ledger.events import AuditRange, Copy, StreamKey
     from ledger.replica import Entry, Event
 
@@ -67,6 +68,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
                 "since": moment(failure.since_us),
                 "next_try": moment(failure.next_try_us),
             },
+            "dismissed": entry.is_dismissed,
             "position": entry.position,
         }
     )
@@ -124,11 +126,21 @@ def difference_json(difference: Difference) -> dict[str, Any]:
     }
 
 
-def source_json(entry: SourceEntry, states: Mapping[str, Tally]) -> dict[str, Any]:
+def past_json(past: Past | None) -> dict[str, Any] | None:
+    """Return why a source is past, None if it is in use."""
+    if past is None:
+        return None
+    heir = None if past.heir is None else past.heir.hex()
+    return {"why": past.why, "since": moment(past.since_us), "heir": heir}
+
+
+def source_json(known: KnownSource, states: Mapping[str, Tally]) -> dict[str, Any]:
     """Return a source, without its salt and without the token's HMAC."""
-    source = entry.source
+    source = known.source
     return {
-        "source": entry.id.hex(),
+        "source": known.id.hex(),
+        "label": known.keeping.label,
+        "past": past_json(known.past),
         "url": source.url,
         "urls": list(source.urls),
         "zero_knowledge": source.opaque,
@@ -194,7 +206,10 @@ def _source_status_json(now_us: int, each: SourceFacts) -> dict[str, Any]:
         "source": each.id.hex(),
         "url": each.source.url,
         "zero_knowledge": each.source.opaque,
+        "label": each.label,
+        "past": past_json(each.past),
         "superseded": each.superseded,
+        "dismissed": each.dismissed,
         "states": {state: {"elements": n, "bytes": size} for state, (n, size) in sorted(each.states.items())},
         "cursor": each.source.cursor,
         "listed": None if listed_us is None else moment(listed_us),

@@ -24,7 +24,8 @@ class HeldCopy:
     """An element's copy, and what is needed to open it. The form and date are those of the copy's own revision.
 
     `sha256`, `size` (bytes) and `iv` describe the stored bytes. `sha256` is None if there was no copy yet. `is_older`
-    means that the element's newest revision was not stored yet. `file` is the path of an exported copy below the
+    means that the element's newest revision was not stored yet. `is_past` means that its source was past
+    (kropot/query/past.py). `file` is the path of an exported copy below the
     export's folder.
     """
 
@@ -37,6 +38,7 @@ class HeldCopy:
     size: int
     iv: bytes | None
     is_older: bool
+    is_past: bool = False
     file: tuple[bytes, ...] | None = None
 
     @property
@@ -68,8 +70,10 @@ class StoredCopies:
         return self._objects.open(held.sha256)
 
 
-def held_at(ledger: Ledger, standings: Iterable[Standing]) -> Iterator[HeldCopy]:
-    """Yield the newest copy of each element, in the order of `standings`."""
+def held_at(
+    ledger: Ledger, standings: Iterable[Standing], *, past: frozenset[bytes] = frozenset()
+) -> Iterator[HeldCopy]:
+    """Yield the newest copy of each element, in the order of `standings`. `past` are the ids of the past sources."""
     for standing in standings:
         element, copy = standing.element, standing.element.copy
         if copy is not None and copy.revision != element.revision:
@@ -86,6 +90,7 @@ def held_at(ledger: Ledger, standings: Iterable[Standing]) -> Iterator[HeldCopy]
             size=0 if copy is None else copy.size,
             iv=None if copy is None else copy.iv,
             is_older=copy is not None and copy.revision != element.revision,
+            is_past=standing.key.source in past,
         )
 
 

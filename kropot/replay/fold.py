@@ -21,7 +21,7 @@ from ledger.quick import plain_types, quick_element
 from ledger.rows import StoredFact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ledger.log import Ledger
     from ledger.rows import StoredEvent
@@ -86,21 +86,25 @@ def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: i
     return counts
 
 
-def walk(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[Standing]:
-    """Yield the state of every element at `position`, in bytewise key order. `pointers` must be those at `position`.
+def walk(ledger: Ledger, pointers: Pointers, position: int, *, sources: Sequence[bytes] = ()) -> Iterator[Standing]:
+    """Yield the state of every element at `position`. `pointers` must be those at `position`.
+
+    The elements come in bytewise key order, but those of `sources` before all others, one source after the other.
 
     Raises:
         StalePointersError, UnknownCriticalEventError, MalformedEventError: as `last_events` and `image`.
 
     """
-    for key, event in last_events(ledger, pointers, position):
+    for key, event in last_events(ledger, pointers, position, sources=sources):
         element = image(ledger, event)
         if element is not None:
             yield Standing(key=StreamKey.parse(key), element=element, position=event.seq, recorded_us=event.recorded_us)
 
 
-def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[tuple[bytes, StoredFact]]:
-    """Yield (stored key, last event) of every element known at `position`, in bytewise key order.
+def last_events(
+    ledger: Ledger, pointers: Pointers, position: int, *, sources: Sequence[bytes] = ()
+) -> Iterator[tuple[bytes, StoredFact]]:
+    """Yield (stored key, last event) of every element known at `position`, in the order that `walk` promises.
 
     `pointers` must be those at `position`. The fold checks this: each event has its number in its stream, so the
     numbers of all last events add up to the position. Wrong pointers give a smaller sum.
@@ -110,7 +114,7 @@ def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[t
 
     """
     events_seen = 0
-    for page in pages(ledger.log.streams_by_key(), LARGE_PAGE):
+    for page in pages(_streams(ledger, sources), LARGE_PAGE):
         last = [(key, stream, at) for key, stream in page if (at := pointers[stream])]
         facts = {fact.seq: fact for fact in _facts_at(ledger, [at for _, _, at in last])}
         for key, stream, at in last:
@@ -122,6 +126,24 @@ def last_events(ledger: Ledger, pointers: Pointers, position: int) -> Iterator[t
             if key[16:17] != b"@":
                 yield key, fact
     prove(ledger, pointers, position, events_seen)
+
+
+def _streams(ledger: Ledger, sources: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
+    """Yield (stored key, number) of every stream that has a key: those of `sources` first, in this order."""
+    for source in sources:
+        for stored, stream in ledger.log.streams_by_key(after=source):
+            if stored[:16] != source:
+                break
+            yield stored, stream
+    start = b""
+    for source in sorted(sources):
+        for stored, stream in ledger.log.streams_by_key(after=start):
+            if stored > source:
+                break
+            yield stored, stream
+        # No key of the source follows this: a kind is text, and no text has the byte 0xff.
+        start = source + b"\xff"
+    yield from ledger.log.streams_by_key(after=start)
 
 
 def prove(ledger: Ledger, pointers: Pointers, position: int, events: int) -> None:

@@ -78,6 +78,16 @@ class NameGiver:
         for name in reserved:
             claims.add(self._fingerprint(b"f", (name,)))
 
+    def is_of_another(self, components: tuple[bytes, ...], source: bytes) -> bool:
+        """Return whether another source has claimed exactly this path. If none has, `source` (16 bytes) has it now."""
+        true = b"/".join(components)
+        anyone = hashlib.sha256(b"t" + true).digest()[:_FINGERPRINT]
+        mine = hashlib.sha256(b"s" + source + true).digest()[:_FINGERPRINT]
+        if self._claims.add(anyone):
+            self._claims.add(mine)
+            return False
+        return mine not in self._claims
+
     def would_give(self, components: tuple[bytes, ...]) -> tuple[bytes, ...]:
         """Return the path that a claim would get if no other claim had it. This claims nothing."""
         return safe_path(components, self._rules)

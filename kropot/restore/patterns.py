@@ -1,49 +1,93 @@
-"""Globs over restored names: `*` and `?` stay in one folder, `**` crosses folders, a folder means all in it. Pure."""
+"""What a user asks for by name: a name as `--list-names` prints it, or a glob. Pure.
+
+In a glob, `*` and `?` stay in one folder, `**` crosses folders, and a folder means all in it. A file that has exactly
+the given name beats the glob: then the text means this file alone. A backslash begins an escape (kropot/wording.py).
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kropot.errors import UsageError
+from kropot.wording import as_written
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _MAX_PATTERN = 4096
+_NAMED, _TYPED, _GLOB = range(3)
+"""How well a text fits a name, best first: it is how the name is printed, or the name itself, or a glob."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well each pattern fits a file: its index in the list of patterns, and a number that is smaller for better."""
+
+    pattern: int
+    rank: int
 
 
 class Patterns:
-    """A list of globs; an empty list matches everything. It remembers which globs have matched."""
+    """A list of patterns; an empty list means every file. It remembers how well each one has fitted at best."""
 
-    def __init__(self, globs: Sequence[str]) -> None:
-        """Compile the globs. Raises: UsageError for a glob that can match nothing."""
-        self._compiled = {glob: _compile(glob) for glob in globs}
-        self._idle = set(self._compiled)
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Take the patterns. Raises: UsageError for one that can match nothing."""
+        self._texts = tuple(dict.fromkeys(texts))
+        self._compiled = tuple(_compile(text) for text in self._texts)
+        self._best: dict[int, int] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there are patterns, so that not every file is meant."""
+        return bool(self._texts)
 
     @property
     def idle(self) -> list[str]:
-        """The globs that have matched nothing so far, in the given order."""
-        return [glob for glob in self._compiled if glob in self._idle]
+        """The patterns that have fitted no file so far, in the given order."""
+        return [text for number, text in enumerate(self._texts) if number not in self._best]
 
-    def match(self, path: bytes) -> bool:
-        """Return whether any glob matches a restored path (parts joined by `/`).
+    def fits(self, paths: Iterable[bytes]) -> tuple[Fit, ...]:
+        """Return which patterns fit a file with any of these names (parts joined by `/`), and how well.
 
         A glob without a slash matches at every depth: `*.txt` means all text files.
         """
-        if not self._compiled:
-            return True
-        name = path.decode(errors="surrogateescape")
-        self._idle -= {glob for glob in self._idle if self._compiled[glob].fullmatch(name)}
-        return any(pattern.fullmatch(name) for pattern in self._compiled.values())
+        names = tuple(paths)
+        found = []
+        for number, pattern in enumerate(self._compiled):
+            ranks = [rank for name in names if (rank := pattern.rank(name)) is not None]
+            if ranks:
+                found.append(Fit(number, min(ranks)))
+                self._best[number] = min(*ranks, self._best.get(number, _GLOB))
+        return tuple(found)
+
+    def mean(self, fits: Iterable[Fit]) -> bool:
+        """Return whether a file with these fits is meant. Ask only after all files: an exact name beats a glob."""
+        return not self._texts or any(fit.rank == self._best[fit.pattern] for fit in fits)
 
 
-def _compile(glob: str) -> re.Pattern[str]:
-    wanted = glob.strip("/")
-    if not wanted or len(glob) > _MAX_PATTERN:
-        raise UsageError(f"the pattern {glob[:80]!a} cannot match any name: try '*.txt' or 'folder/**'")
-    anywhere = "(?:.*/)?" if "/" not in glob.rstrip("/") else ""
-    return re.compile(f"{anywhere}{_translate(wanted)}(?:/.*)?", re.DOTALL)
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    named: bytes
+    typed: bytes
+    glob: re.Pattern[str]
+
+    def rank(self, name: bytes) -> int | None:
+        if name == self.named:
+            return _NAMED
+        if name == self.typed:
+            return _TYPED
+        return _GLOB if self.glob.fullmatch(name.decode(errors="surrogateescape")) else None
+
+
+def _compile(text: str) -> _Pattern:
+    wanted = text.strip("/")
+    if not wanted or len(text) > _MAX_PATTERN:
+        raise UsageError(f"the pattern {text[:80]!a} cannot match any name: try '*.txt' or 'folder/**'")
+    named, typed = as_written(wanted), wanted.encode(errors="surrogateescape")
+    glob = named.decode(errors="surrogateescape")
+    anywhere = "(?:.*/)?" if "/" not in text.rstrip("/") else ""
+    return _Pattern(named, typed, re.compile(f"{anywhere}{_translate(glob)}(?:/.*)?", re.DOTALL))
 
 
 def _translate(glob: str) -> str:

@@ -10,6 +10,8 @@ from kropot.restore.claims import BadFormError
 from kropot.restore.kits import describe
 from kropot.restore.opener import NoKitError, Opened, open_claim
 from kropot.restore.parallel import in_order
+from kropot.restore.spool import Spool
+from kropot.wording import written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from kropot.replay.copies import HeldCopy
     from kropot.restore.names import NameGiver
-    from kropot.restore.patterns import Patterns
+    from kropot.restore.patterns import Fit, Patterns
     from kropot.securecopy.sealing import Kit
     from ledger.events import StreamKey
 
@@ -28,7 +30,19 @@ EARLY = 1000
 """How many problems of one source to keep until one of its forms opens. They are reported only then."""
 
 Problem = Literal[
-    "missing", "damaged", "unopened", "bad_form", "bad_content", "unstored", "in_the_way", "unplaceable", "unreadable"
+    "missing",
+    "damaged",
+    "unopened",
+    "bad_form",
+    "bad_content",
+    "unstored",
+    "in_the_way",
+    "too_large",
+    "unplaceable",
+    "unreadable",
+    "absent",
+    "differs",
+    "same_name",
 ]
 
 
@@ -53,30 +67,41 @@ class Planned:
 
     @property
     def shown(self) -> str:
-        """The path, as text for messages."""
-        return b"/".join(self.path).decode(errors="backslashreplace")
+        """The path as it is printed, and taken back as a pattern."""
+        return written(b"/".join(self.path))
 
 
 @dataclass(slots=True)
 class RestoreCounts:
     """Counts of a plan.
 
-    `vanished` counts elements that were left out because they had vanished. `locked` counts, for each source (16 bytes)
-    that no kit opens, its elements. `opened` counts opened forms.
+    `vanished` counts elements that were left out because they had vanished. `past` counts, for each past source (16
+    bytes) that was left out, its elements. `outdated` counts files of past sources that were left out because a source
+    in use has a file with the same name. `locked` counts, for each source that no kit opens, its elements. `opened`
+    counts opened forms.
     """
 
     vanished: int = 0
+    past: dict[bytes, int] = field(default_factory=dict)
+    outdated: int = 0
     locked: dict[bytes, int] = field(default_factory=dict)
     opened: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What to restore: matching names, sources (ids of 16 bytes; none means all), and vanished elements or not."""
+    """What to restore: matching names, sources (ids of 16 bytes; none means all), and vanished elements or not.
+
+    `past` includes past sources, which are otherwise restored only if `sources` names them. `both`: if two sources have
+    a file with the same name, restore both. `by_path`: plan the files in the order of their paths.
+    """
 
     patterns: Patterns
     sources: frozenset[bytes] = frozenset()
     vanished: bool = False
+    past: bool = False
+    both: bool = False
+    by_path: bool = False
 
 
 def plan(
@@ -92,45 +117,104 @@ def plan(
     """Yield the plan for each held copy. Forms are opened several at a time, and names are given in order.
 
     `giver` is called only after a form was opened, so nothing is written before that. `sources` is the number of all
-    sources, or None if it is unknown. The plan adds its counts to `tally`.
+    sources, or None if it is unknown. Where two sources have the same name, it is the first one's that is restored. The
+    plan adds its counts to `tally`.
 
     Raises:
         WrongKeyError: some forms are sealed, and not one form was opened.
 
     """
+    named = _named(helds, kits=kits, wanted=wanted, giver=giver, pool=pool, tally=tally, sources=sources)
+    if not (wanted.patterns or wanted.by_path):
+        yield from (each.what for each in named)
+        return
+    # Which files the patterns mean is known only at the end, because a file with exactly the given name beats a glob.
+    with Spool[_Named](kept=kits) as spool:
+        for each in named:
+            if each.fits is None:
+                yield each.what
+            else:
+                spool.add(each.path, each)
+        yield from (each.what for each in spool.in_order() if wanted.patterns.mean(each.fits or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What became of a copy, its path, and how the patterns fit it: None for a problem that is told in any case."""
+
+    what: Planned | RestoreProblem
+    path: bytes = b""
+    fits: tuple[Fit, ...] | None = None
+
+
+def _named(
+    helds: Iterable[HeldCopy],
+    *,
+    kits: Sequence[Kit],
+    wanted: Selection,
+    giver: Callable[[], NameGiver],
+    pool: Executor,
+    tally: RestoreCounts,
+    sources: int | None,
+) -> Iterator[_Named]:
+    """Yield the copies that have a name, or fit a pattern if there are any, and all problems that have no name."""
     forms = _Forms(kits, tally)
     names: NameGiver | None = None
     for held, outcome in in_order(pool, forms.open, _chosen(helds, wanted, tally), window=64):
         if isinstance(outcome, NoKitError):
-            yield from forms.failed(held, outcome)
+            yield from map(_Named, forms.failed(held, outcome))
             if not tally.opened and sources is not None and len(tally.locked) >= sources:
                 break
             continue
         if isinstance(outcome, BadFormError):
-            yield RestoreProblem(problem="bad_form", key=held.key, name=None, why=str(outcome))
+            yield _Named(RestoreProblem(problem="bad_form", key=held.key, name=None, why=str(outcome)))
             continue
         tally.opened += 1
-        yield from forms.succeeded(held)
+        yield from map(_Named, forms.succeeded(held))
         if names is None:
             names = giver()
-        own = names.would_give(outcome.claim.path)
-        if held.sha256 is None:
-            # It gets no name, so that a file that can be restored keeps its own.
-            if wanted.patterns.match(b"/".join(own)):
-                why = f"it had no copy at that moment ({held.state}): collect it first, or choose a later moment"
-                yield RestoreProblem(problem="unstored", key=held.key, name=outcome.claim.what, why=why)
-            continue
-        path = names.give(outcome.claim.path, held.key.stored)
-        # A pattern means every file that claims a matching name, not only the first one.
-        if wanted.patterns.match(b"/".join(path)) or (path != own and wanted.patterns.match(b"/".join(own))):
-            yield Planned(held=held, opened=outcome, path=path, numbered=path != own)
+        found = _name(held, outcome, names, wanted, tally, several=sources != 1)
+        if found is not None and (found.fits or not wanted.patterns):
+            yield found
     if not tally.opened and tally.locked:
-        raise WrongKeyError(
-            f"{describe(kits)} the elements, and nothing was written: "
-            "give the kit of their token with --key, once for each token"
-            if kits
-            else "the elements are encrypted: give the kit of their token with --key"
-        )
+        raise WrongKeyError(_no_key(kits, tally))
+
+
+def _name(
+    held: HeldCopy, opened: Opened, names: NameGiver, wanted: Selection, tally: RestoreCounts, *, several: bool
+) -> _Named | None:
+    """Give an opened copy its name, or say why it has none. None: it is left out, and counted."""
+    claim = opened.claim
+    own = names.would_give(claim.path)
+    own_path = b"/".join(own)
+    if held.sha256 is None:
+        # It gets no name, so that a file that can be restored keeps its own.
+        why = f"it had no copy at that moment ({held.state}): collect it first, or choose a later moment"
+        problem = RestoreProblem(problem="unstored", key=held.key, name=written(own_path), why=why)
+        return _Named(problem, own_path, wanted.patterns.fits([own_path]))
+    if several and not wanted.both and names.is_of_another(claim.path, held.key.source):
+        fits = wanted.patterns.fits([own_path])
+        if held.is_past:
+            tally.outdated += bool(fits) or not wanted.patterns
+            return None
+        why = "another source has a file with this name: choose one with --source, or restore both with --both"
+        problem = RestoreProblem(problem="same_name", key=held.key, name=written(own_path), why=why)
+        return _Named(problem, own_path, fits)
+    path = names.give(claim.path, held.key.stored)
+    joined = b"/".join(path)
+    planned = Planned(held=held, opened=opened, path=path, numbered=path != own)
+    # A pattern means every file that claims a matching name, not only the first one.
+    return _Named(planned, joined, wanted.patterns.fits(dict.fromkeys((joined, own_path))))
+
+
+def _no_key(kits: Sequence[Kit], tally: RestoreCounts) -> str:
+    if not kits:
+        return "the elements are encrypted: give the kit of their token with --key"
+    text = (
+        f"{describe(kits)} the elements, and nothing was written: give the kit of their token with --key, once for "
+        "each token"
+    )
+    return f"{text}; if it is the kit of a past source, add --past-sources" if tally.past else text
 
 
 class _Forms:
@@ -183,6 +267,9 @@ class _Forms:
 def _chosen(helds: Iterable[HeldCopy], wanted: Selection, tally: RestoreCounts) -> Iterator[HeldCopy]:
     for held in helds:
         if wanted.sources and held.key.source not in wanted.sources:
+            continue
+        if held.is_past and not (wanted.past or wanted.sources):
+            tally.past[held.key.source] = tally.past.get(held.key.source, 0) + 1
             continue
         if held.state == "vanished" and not wanted.vanished:
             tally.vanished += 1

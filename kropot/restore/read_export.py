@@ -89,6 +89,8 @@ def _held(line: dict[str, Any]) -> HeldCopy:
         size=int(line["size"]),
         iv=None if iv is None else _bytes(iv, _IV),
         is_older=bool(line["is_older"]),
+        # Exports of before do not say this.
+        is_past=bool(line.get("is_past", False)),
         file=parts,
     )
 

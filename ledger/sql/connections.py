@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ledger.errors import DamagedRowError, LedgerUnavailableError, ReadOnlyLedgerError
 from ledger.sql.dialects import LOCK_HEAD, reader_engine, sync, writer_engine
 from ledger.sql.errors import translated
+from ledger.sql.sessions import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +36,7 @@ class Connections:
         self._read_only = read_only
         self._lock = threading.RLock()
         self._writer: Connection | None = None
+        self._writer_idle_since: float | None = None
         self._has_hole = False
 
     def close(self) -> None:
@@ -99,7 +102,7 @@ class Connections:
         if self._read_only:
             raise ReadOnlyLedgerError(f"the ledger at {self.place} was opened only for reading")
         with self._lock, translated(self.writers.dialect):
-            connection = self._writer
+            connection = self._living_writer()
             try:
                 if connection is None:
                     connection = self._connect_writer()
@@ -111,6 +114,8 @@ class Connections:
                     self._drop_writer()
                 self._has_hole = self._has_hole or _is_io_error(error)
                 raise
+            finally:
+                self._writer_idle_since = time.monotonic()
 
     @contextmanager
     def head_locked(self) -> Iterator[tuple[Connection, tuple[Any, ...]]]:
@@ -176,6 +181,15 @@ class Connections:
             sync(path.with_name(f"{path.name}-wal"))
         except OSError as error:
             raise LedgerUnavailableError(f"the log of the ledger {path} cannot be synced: {error.strerror}") from error
+
+    def _living_writer(self) -> Connection | None:
+        """Return the writing connection, None if there is none or a server ended it while it was idle."""
+        writer = self._writer
+        if writer is None or self.kind == "sqlite":
+            return writer
+        if not is_alive(self.writers, writer.connection.driver_connection, self._writer_idle_since):
+            self._drop_writer()
+        return self._writer
 
     def _drop_writer(self) -> None:
         connection, self._writer = self._writer, None

@@ -28,9 +28,13 @@ _MOST_DAMAGES = 100
 class SqlStore:
     """A LedgerStore in a SQL database: one object per process, any number of threads."""
 
-    def __init__(self, place: Place, *, read_only: bool = False) -> None:
-        """Use a database that `open_store` has checked. Nothing is connected yet."""
+    def __init__(self, place: Place, *, read_only: bool = False, is_guarded: bool = True) -> None:
+        """Use a database that `open_store` has checked. Nothing is connected yet.
+
+        `is_guarded` is False if the ledger was made just now, and the server refused its triggers.
+        """
         self.place = place
+        self.is_guarded = is_guarded
         self._connections = Connections(place, read_only=read_only)
         self._statements = Statements(self._connections.writers)
         self.log = SqlLog(self._connections, self._statements)

@@ -15,11 +15,9 @@ from kropot.cli.failures import explain
 from kropot.cli.main import cli
 from kropot.errors import KropotError
 from kropot.objects.directory import DirectoryObjects
+from ledger.bounds import MAX_INT, MAX_US, MIN_INT
 from ledger.errors import LedgerError
 from ledger.events import (
-    MAX_INT,
-    MAX_US,
-    MIN_INT,
     AuditAdvanced,
     AuditRange,
     Copy,

@@ -24,6 +24,7 @@ from kropot.query.health import (
     gather,
     health,
 )
+from kropot.query.past import Past
 from kropot.query.render import status_json
 from kropot.wording import moment
 from ledger.events import (
@@ -90,7 +91,6 @@ def source_facts(**changes: object) -> SourceFacts:
         failing_since_us=None,
         beyond_help=0,
         pending_since_us=None,
-        superseded=False,
     )
     return replace(facts, **changes)  # type: ignore[arg-type]
 
@@ -153,7 +153,7 @@ def test_each_trouble_is_an_alarm_of_its_own(changed: SourceFacts, alarm: str) -
         source_facts(source=a_source(held=HeldListing(reason="accepted", missing=21, known=21, since_us=NOW))),
         source_facts(reasons={"http_500": 1}, failing_since_us=NOW - DAY),
         source_facts(pending_since_us=NOW - DAY),
-        source_facts(source=a_source(listed_us=NOW - 90 * DAY), superseded=True),
+        source_facts(source=a_source(listed_us=NOW - 90 * DAY), past=Past(why="taken_over", since_us=NOW)),
     ],
     ids=["listed just in time", "accepted", "failing for less than a day", "waiting for a day", "superseded"],
 )

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger.errors import UnknownCriticalEventError
+from ledger.errors import LedgerError, UnknownCriticalEventError
 from ledger.events import (
     Copy,
     CopyDamaged,
@@ -20,6 +20,7 @@ from ledger.events import (
     Element,
     Failure,
     FetchFailed,
+    RemoteChanged,
     RemoteVanished,
     StreamKey,
 )
@@ -209,20 +210,23 @@ def test_every_object_ever_named_is_listed_with_its_state(store: LedgerStore) ->
     ledger.append([copied(1, content="object 0", size=1)])  # two elements share an object
     sound = copied(2, content="object 2", size=3).fact.element  # type: ignore[union-attr]
     assert isinstance(sound, Element)
-    ledger.append(
-        [
-            NewFact(
-                key=key(2),
-                fact=CopyDamaged(element=replace(sound, damage="damaged"), sha256=sha("object 2")),
-                observed_us=1,
-            ),
-            NewFact(
-                key=key(3), fact=CopyLost(element=replace(sound, damage="lost"), sha256=sha("object 3")), observed_us=1
-            ),
-            NewFact(key=key(1), fact=CopyReleased(element=sound, sha256=sha("object 1")), observed_us=1),
-            NewFact(key=key(4), fact=CopyReleased(element=sound, sha256=sha("never stored")), observed_us=1),
-        ]
-    )
+    judgements = [
+        NewFact(
+            key=key(2),
+            fact=CopyDamaged(element=replace(sound, damage="damaged"), sha256=sha("object 2")),
+            observed_us=1,
+        ),
+        NewFact(
+            key=key(3), fact=CopyLost(element=replace(sound, damage="lost"), sha256=sha("object 3")), observed_us=1
+        ),
+        NewFact(key=key(1), fact=CopyReleased(element=sound, sha256=sha("object 1")), observed_us=1),
+        NewFact(key=key(4), fact=CopyReleased(element=sound, sha256=sha("never stored")), observed_us=1),
+    ]
+    with pytest.raises(LedgerError, match="was never stored"):
+        ledger.append(judgements)
+    with pytest.MonkeyPatch.context() as patch:  # another program may have written the last one all the same
+        patch.setattr("ledger.log.refuse_contradictions", lambda *_: None)
+        ledger.append(judgements)
     ledger.append([copied(3, content="object 3", size=4)])
     rows = list(ledger.copies())
     assert [row.sha256 for row in rows] == sorted(row.sha256 for row in rows)
@@ -238,6 +242,27 @@ def test_every_object_ever_named_is_listed_with_its_state(store: LedgerStore) ->
     assert list(ledger.copies(start=middle)) == [row for row in rows if row.sha256 >= middle]
     assert list(ledger.copies(end=middle)) == [row for row in rows if row.sha256 <= middle]
     assert LOST not in {row.state for row in rows}
+
+
+def test_what_the_store_knows_of_an_element_is_not_contradicted(store: LedgerStore) -> None:
+    ledger = Ledger(store)
+    ledger.append([began(), observed(1), observed(2)])
+    ledger.append([copied(1, content="older"), copied(1, content="newer"), copied(2, content="other")])
+    element_ = copied(1, content="newer").fact.element  # type: ignore[union-attr]
+    for content, is_known in (("older", True), ("newer", True), ("other", False), ("never", False)):
+        damage = None if content == "older" else "lost"
+        fact = CopyLost(element=replace(element_, damage=damage), sha256=sha(content))
+        lost = NewFact(key=key(1), fact=fact, observed_us=1)
+        if is_known:
+            ledger.append([lost])
+            continue
+        with pytest.raises(LedgerError, match="never stored"):
+            ledger.append([lost])
+    risen = RemoteChanged(element=element(revision=3))
+    ledger.append([NewFact(key=key(2), fact=risen, observed_us=1)])
+    with pytest.raises(LedgerError, match="from revision 3 to 2"):
+        ledger.append([NewFact(key=key(2), fact=RemoteChanged(element=element(revision=2)), observed_us=1)])
+    assert ledger.head().position == 10
 
 
 def test_many_copies_are_listed_over_all_pages(store: LedgerStore) -> None:

@@ -346,7 +346,7 @@ TARGETS: dict[str, Target] = {
         parse=_text(lambda text: Patterns([text])), errors=(UsageError,), examples=lambda: [b"docs/**", b"*.[a-z]"]
     ),
     "element name": Target(
-        parse=_text(lambda text: readings([bytes(16)], text)), errors=(UsageError,), examples=lambda: [b"00:x"]
+        parse=_text(lambda text: readings({bytes(16): "web"}, text)), errors=(UsageError,), examples=lambda: [b"00:x"]
     ),
     "amount": Target(parse=_text(_amounts), errors=(), examples=lambda: [b"1GiB", b"90s", b"1.5 d"]),
     "limit": Target(parse=_text(parse_limit), errors=(UsageError,), examples=lambda: [b"256", b"3abc"]),

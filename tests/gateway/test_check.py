@@ -52,13 +52,13 @@ def test_what_is_missing_is_named_with_its_reason_and_gives_exit_3(here: Path) -
     done = check("--source", "files")
     assert done.exit_code == 3
     assert sorted(done.stdout.splitlines()) == [
-        r"\udcff\nname  is a symlink that leads to a folder, outside, or nowhere",
+        r"\xff\nname  is a symlink that leads to a folder, outside, or nowhere",
         "outside  is a symlink that leads to a folder, outside, or nowhere",
         "pipe  is a pipe, which has no contents",
     ]
     assert "5 files served; not served: links 2, pipes 1" in done.stderr
     assert names(check("--source", "files", "--json")) == [
-        *(("\\udcff\\nname", "links"), ("outside", "links"), ("pipe", "pipes")),
+        *(("\\xff\\nname", "links"), ("outside", "links"), ("pipe", "pipes")),
     ]
 
 

@@ -21,6 +21,8 @@ from ledger.events import (
     ElementFact,
     Failure,
     FetchFailed,
+    Listing,
+    ListingCompleted,
     PayloadErased,
     RemoteChanged,
     RemoteObserved,
@@ -70,14 +72,14 @@ class World:
         self.elements: dict[StreamKey, Element] = {}
         self.kits: dict[bytes, Kit | None] = {}
 
-    def source(self, kit: Kit | None = KIT) -> bytes:
+    def source(self, kit: Kit | None = KIT, *, url: str = "https://files.example.org") -> bytes:
         """Begin a source whose elements are sealed with `kit`, or not at all."""
         source = self.random.randbytes(16)
         fact = SourceBegan(
             source=Source(
                 salt=self.random.randbytes(32),
                 token_mac=self.random.randbytes(32),
-                urls=("https://files.example.org",),
+                urls=(url,),
                 opaque=kit is not None,
                 zone="UTC",
                 cursor=None,
@@ -93,6 +95,16 @@ class World:
         self.kits[source] = kit
         self.ledger.append([NewFact(key=source_key(source), fact=fact, observed_us=self.now_us)])
         return source
+
+    def listed(self, source: bytes) -> None:
+        """Complete a listing of the source now."""
+        entry = self.ledger.sources()[source]
+        after = replace(entry.source, listed_us=self.now_us, full_listed_us=self.now_us)
+        listing = Listing(
+            mode="full", since=None, until=None, seen=0, new=0, changed=0, reappeared=0, vanished=0, rejected=0
+        )
+        fact = ListingCompleted(source=after, listing=listing)
+        self.ledger.append([NewFact(key=source_key(source), fact=fact, observed_us=self.now_us)])
 
     def tick(self, seconds: float = 1) -> int:
         """Let time pass; return the moment in microseconds."""

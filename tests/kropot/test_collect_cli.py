@@ -288,6 +288,33 @@ def test_a_mistyped_token_begins_no_source_beside_those_that_there_are(folder: F
     assert folder.run("status", "--check").code == 0
 
 
+def test_a_slip_in_the_first_address_binds_nothing(folder: Folder, server: OldServer) -> None:
+    slip = folder.collect("--server-url", "http://127.0.0.1:9/slip")
+    assert slip.code not in {0, 2}
+    right = folder.collect()
+    assert (right.code, right.summary["copied"]) == (0, 60), right.err
+    assert f"is now at {server.url}, because http://127.0.0.1:9/slip was never listed" in right.err
+    with folder.ledger() as ledger:
+        (entry,) = ledger.sources().values()
+    assert entry.source.urls == (server.url,)
+    again = folder.collect("--server-url", "http://127.0.0.1:9/slip")
+    assert (again.code, "source alias" in again.err) == (2, True)
+
+
+def test_a_retired_source_is_not_collected_until_a_person_says_so(folder: Folder) -> None:
+    folder.collect()
+    with folder.ledger() as ledger:
+        (source_id,) = ledger.sources()
+    assert folder.run("source", "label", source_id.hex(), "old web").code == 0
+    assert folder.run("source", "retire", "old web").code == 0
+    refused = folder.collect()
+    assert refused.code == 2
+    assert "the source of this token, old web, was retired at " in refused.err
+    assert "`kropotcli source retire 'old web' --undo`" in refused.err
+    assert folder.run("source", "retire", "old web", "--undo").code == 0
+    assert folder.collect().code == 0
+
+
 def test_a_server_that_moved_is_asked_about_and_nothing_is_fetched_again(folder: Folder, server: OldServer) -> None:
     folder.collect()
     server.stop()

@@ -327,8 +327,24 @@ def test_another_token_is_a_new_source_even_at_the_same_address() -> None:
 
 
 def test_a_known_token_at_an_unknown_address_is_asked_about() -> None:
-    match = sources.match_source(known(a_source()), "secret-token", "https://two.example")
+    match = sources.match_source(known(a_source(listed_us=9)), "secret-token", "https://two.example")
     assert (match.kind, match.id) == ("moved", SOURCE)
+
+
+def test_a_source_that_was_never_listed_is_bound_to_no_address() -> None:
+    never = sources.begin(salt=b"\1" * 32, token="secret-token", url="https://typo.example").source
+    match = sources.match_source(known(never), "secret-token", "https://one.example")
+    assert (match.kind, match.id) == ("unlisted", SOURCE)
+    for taken_in in (
+        {"opaque": True},
+        {"cursor": 5},
+        {"listed_us": 5},
+        {"held": HeldListing(reason="too_many", missing=0, known=0, since_us=1)},
+    ):
+        listed = replace(never, **taken_in)  # type: ignore[arg-type]
+        assert sources.match_source(known(listed), "secret-token", "https://one.example").kind == "moved"
+    match = sources.match_source(known(never, replace(never, listed_us=5)), "secret-token", "https://one.example")
+    assert (match.kind, match.id) == ("moved", OTHER)
 
 
 def test_the_source_that_is_at_an_address_now_comes_before_one_that_was() -> None:

@@ -52,7 +52,7 @@ from kropot.errors import Exit
 from kropot.lister.conversation import Trouble
 from kropot.objects.store import Published, PublishError, Staged
 from kropot.securecopy.wire import Listed, Page
-from ledger.events import CopyStored, Element, FetchFailed, RemoteVanished, Source, StreamKey
+from ledger.events import CopyStored, DismissedFetchFailed, Element, FetchFailed, RemoteVanished, Source, StreamKey
 from ledger.replica import Entry
 
 SOURCE = bytes(range(16))
@@ -218,6 +218,20 @@ def test_one_element_that_is_refused_while_the_token_is_fine_has_failed() -> Non
     (fact,) = told.facts()
     assert isinstance(fact, FetchFailed)
     assert not told.collector.is_refused
+
+
+def test_a_dismissed_element_fails_as_such_and_does_not_spoil_the_run() -> None:
+    told = Told()
+    entry = replace(an_entry(1), is_dismissed=True)
+    told.take(entry)
+    told.tell(Fetched(failed=(NotReceived(entry=entry, reason="http_403", status=403, refused=True),)))
+    told.tell(PageListed(page=NOTHING, check=True))
+    (fact,) = told.facts()
+    assert isinstance(fact, DismissedFetchFailed)
+    (record,) = (action for action in told.actions if isinstance(action, RecordFacts))
+    told.tell(Recorded(about="failures", facts=record.facts, position=9, dropped=frozenset()))
+    assert told.collector.failing == 0
+    assert told.collector.progress.failed == 1
 
 
 def test_after_a_500_the_server_is_asked_whether_the_element_is_gone() -> None:

@@ -31,6 +31,7 @@ from tests.kropot.replay_world import START_US, World, random_life
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from random import Random
 
     from ledger.events import StreamKey
     from ledger.log import Ledger
@@ -118,6 +119,21 @@ def test_later_events_change_no_earlier_state(seed: int, asked: float) -> None:
     random_life(world, 30)
     take_snapshot(world.ledger, world.ledger.head().position)
     assert walked(world.ledger, position) == before
+
+
+@given(SEEDS, st.randoms(use_true_random=False))
+@settings(max_examples=20)
+def test_a_walk_in_the_order_of_sources_sees_the_same(seed: int, random: Random) -> None:
+    world = lived(seed)
+    world.erase(next(iter(world.elements)))
+    position = world.ledger.head().position
+    sources = [source for source in world.ledger.sources() if random.random() < 0.8]
+    random.shuffle(sources)
+    with pointers_at(world.ledger, position) as pointers:
+        plain = list(walk(world.ledger, pointers, position))
+        ordered = list(walk(world.ledger, pointers, position, sources=sources))
+    ranks = {source: rank for rank, source in enumerate(sources)}
+    assert ordered == sorted(plain, key=lambda each: (ranks.get(each.key.source, len(ranks)), each.key))
 
 
 def test_counts_say_what_is_held() -> None:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kropot.cli import restore_stdout
 from kropot.securecopy.sealing import Kit, seal_form, seal_stream
 from kropot.securecopy.wire import canonical_json
+from kropot.wording import as_written
 from tests.kropot.replay_world import KIT, OTHER_KIT
 from tests.vectors.load import content_bytes, contents, exchange, forms
 
@@ -53,6 +55,15 @@ def files(to: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in found.items() if name != "kropot-manifest.jsonl"}
 
 
+def spoil(world: World, folder: Path, key: StreamKey) -> None:
+    """Write zeros over the stored object of an element."""
+    copy = world.elements[key].copy
+    assert copy is not None
+    stored = folder / "storage/objects" / copy.sha256.hex()[:2] / copy.sha256.hex()
+    stored.chmod(0o600)
+    stored.write_bytes(bytes(copy.size))
+
+
 # --- what the real server sealed -------------------------------------------------------------------------------------
 
 
@@ -89,7 +100,7 @@ def test_everything_that_the_real_server_sealed_comes_back(world: World, run: Ru
         # The very request that made the token is the kit.
         (tmp_path / f"{name}.json").write_text(exchange("tokens", name).request_body)
         kits += ["--key", str(tmp_path / f"{name}.json")]
-    answer = run("restore", *kits, "--to", str(tmp_path / "to"), "--json")
+    answer = run("restore", *kits, "--to", str(tmp_path / "to"), "--both", "--json")
     assert answer.code == 0, answer.err
     restored = files(tmp_path / "to")
     assert {name: restored[name] for name in expected} == expected
@@ -301,6 +312,120 @@ def test_a_dry_run_tells_what_is_done_from_what_would_be_replaced(
     assert (tmp_path / "to/touched").read_bytes() == b"by somebody"
 
 
+def test_files_of_others_are_overwritten_only_as_asked(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    source = world.source()
+    for name in ("older", "newer", "folder", "link"):
+        world.put(source, name, name.encode(), date=1_600_000_000)
+    to = tmp_path / "to"
+    to.mkdir()
+    (tmp_path / "outside").write_bytes(b"mine")
+
+    def fill() -> None:
+        for name, at in (("older", 1_500_000_000), ("newer", 1_700_000_000)):
+            (to / name).write_bytes(b"mine")
+            os.utime(to / name, (at, at))
+
+    fill()
+    (to / "folder").mkdir()
+    (to / "link").symlink_to(tmp_path / "outside")
+    line = ("restore", "--key", kit, "--to", str(to), "--json")
+    leave = {"folder": b"", "link": b"mine"}
+    for overwrite, wanted, would in (
+        ("never", {"older": b"mine", "newer": b"mine"}, {"older": "leave", "newer": "leave"}),
+        ("older", {"older": b"older", "newer": b"mine"}, {"older": "overwrite", "newer": "leave"}),
+        ("always", {"older": b"older", "newer": b"newer"}, {"older": "keep", "newer": "overwrite"}),
+    ):
+        rows = run(*line, "--overwrite", overwrite, "--dry-run").lines[:-1]
+        assert {row["name"]: row["would"] for row in rows} == would | dict.fromkeys(leave, "leave")
+        answer = run(*line, "--overwrite", overwrite)
+        assert answer.code == 3
+        assert answer.lines[-1]["overwritten"] == list(would.values()).count("overwrite")
+        assert answer.lines[-1]["problems"] == {"in_the_way": 2 + list(wanted.values()).count(b"mine")}
+        assert {name: (to / name).read_bytes() for name in wanted} == wanted
+        assert (to / "folder").is_dir()
+        assert (to / "link").is_symlink()
+    assert (tmp_path / "outside").read_bytes() == b"mine"
+    assert run("restore", "--key", kit, "--to", str(to), "older", "newer").code == 0  # they are its own now
+
+
+def test_several_names_and_patterns_are_taken_at_once(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    source = world.source()
+    for name in ("a.txt", "b.md", "docs/c.txt", "docs/d.bin", "e"):
+        world.put_path(source, name.encode(), name.encode())
+    to = tmp_path / "to"
+    assert run("restore", "--key", kit, "--to", str(to), "a.txt", "*.md", "docs/d.*", "e").code == 0
+    assert sorted(files(to)) == ["a.txt", "b.md", "docs/d.bin", "e"]
+
+
+def test_verify_only_checks_every_copy_and_writes_nothing(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    source = world.source()
+    for name in ("one", "two", "three"):
+        world.put_path(source, b"docs/" + name.encode(), name.encode())
+    line = ("restore", "--key", kit)
+    answer = run(*line, "--verify-only")
+    assert (answer.code, answer.out) == (0, "verified 3 files (11 B): the copies are sound\n")
+    to = tmp_path / "to"
+    assert run(*line, "--verify-only", "--to", str(to)).code == 2
+    assert not to.exists()
+    assert run(*line, "--to", str(to)).code == 0
+    answer = run(*line, "--verify-only", "--to", str(to))
+    assert (answer.code, answer.out) == (0, f"verified 3 files (11 B): {to} has the same\n")
+    (to / "docs/one").write_bytes(b"ONE")
+    (to / "docs/two").unlink()
+    (to / "docs/two").symlink_to(to / "docs/three")
+    before = {path: path.lstat().st_mtime_ns for path in to.rglob("*")}
+    answer = run(*line, "--verify-only", "--to", str(to), "--json")
+    assert answer.code == 4
+    assert {row["name"]: row["problem"] for row in answer.lines[:-1]} == {"docs/one": "differs", "docs/two": "differs"}
+    assert answer.lines[-1]["verified"] == 1
+    (to / "docs/two").unlink()
+    answer = run(*line, "--verify-only", "--to", str(to), "docs/two", "docs/three")
+    assert answer.code == 4
+    assert "docs/two: the folder does not have it" in answer.err
+    assert answer.out.splitlines()[0] == "verified 1 file (5 B)"
+    assert {path: before.get(path) for path in to.rglob("*")}.items() <= before.items()
+
+
+def test_verify_only_names_a_damaged_copy(world: World, run: Run, kit: str, tmp_path: Path) -> None:
+    source = world.source()
+    world.put(source, "sound", b"1")
+    key = world.put(source, "rotten", b"2")
+    spoil(world, tmp_path, key)
+    answer = run("restore", "--key", kit, "--verify-only", "--json")
+    assert answer.code == 3
+    assert [(row["name"], row["problem"]) for row in answer.lines[:-1]] == [("rotten", "damaged")]
+
+
+@pytest.mark.parametrize("at_once", [16 << 20, 500])
+def test_one_file_goes_to_stdout_and_nothing_else(
+    world: World, run: Run, kit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, at_once: int
+) -> None:
+    monkeypatch.setattr(restore_stdout, "_AT_ONCE", at_once)  # a larger file is read twice
+    source = world.source()
+    content = "line\r\n\x00" * 2000
+    world.put_path(source, b"docs/photo.bin", content.encode())
+    world.put_path(source, b"docs/photo.bin.old", b"old")
+    world.put_path(source, b"photo.bin", b"another")
+    rotten = world.put(source, "rotten", b"2" * 1000)
+    ask = ("restore", "--key", kit, "--stdout")
+    assert run(*ask, "docs/photo.bin") == (0, content, "")
+    assert run(*ask, "/photo.bin") == (0, "another", "")
+    assert run(*ask, "*.old") == (0, "old", "")
+    answer = run(*ask, "docs/*")
+    assert (answer.code, answer.out) == (2, "")
+    assert "docs/* matches 2 files (docs/photo.bin, docs/photo.bin.old): give one name" in answer.err
+    answer = run(*ask, "nothing")
+    assert (answer.code, answer.out) == (3, "")
+    assert "no file matches nothing at that moment" in answer.err
+    for more in (("--to", str(tmp_path / "to")), ("--json",), ("--dry-run",), ("another",)):
+        answer = run(*ask, "photo.bin", *more)
+        assert (answer.code, answer.out) == (2, "")
+    spoil(world, tmp_path, rotten)
+    answer = run(*ask, "rotten")
+    assert (answer.code, answer.out) == (4, "")
+    assert "is damaged" in answer.err
+
+
 def test_portable_names_are_escaped_on_request(world: World, run: Run, kit: str, tmp_path: Path) -> None:
     source = world.source()
     world.put_path(source, b"aux/a:b.", b"1")
@@ -315,22 +440,157 @@ def test_portable_names_are_escaped_on_request(world: World, run: Run, kit: str,
     assert sorted(portable.values()) == [b"1", b"2", b"3"]
 
 
-def test_a_file_of_two_tokens_is_found_twice_by_its_name_and_told(
+def test_a_file_of_two_sources_in_use_is_restored_once_and_the_other_one_is_named(
     world: World, run: Run, kit: str, tmp_path: Path
 ) -> None:
-    for content in (b"before the new token", b"after it"):
-        source = world.source()
+    sources = [world.source(), world.source()]
+    for source, content in zip(sources, (b"listed last", b"listed first"), strict=True):
         world.put(source, "thesis.txt", content)
-        world.put(source, f"{content[:5].decode()}.txt", b"")
-    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "thesis.txt")
+        world.put(source, f"{content[-5:].decode()}.txt", b"")
+    for source in reversed(sources):
+        world.tick()
+        world.listed(source)
+    args = ("restore", "--key", kit, "--to", str(tmp_path / "to"))
+    answer = run(*args)
+    assert answer.code == 3
+    assert files(tmp_path / "to") == {"thesis.txt": b"listed last", " last.txt": b"", "first.txt": b""}
+    assert "thesis.txt: another source has a file with this name: choose one with --source, or" in answer.err
+    assert run(*args, "first.txt").code == 0, "what is not asked for is no finding"
+    both = run("restore", "--key", kit, "--to", str(tmp_path / "both"), "--both", "thesis.txt")
+    assert both.code == 0
+    assert sorted(files(tmp_path / "both").values()) == [b"listed first", b"listed last"]
+    assert files(tmp_path / "both")["thesis.txt"] == b"listed last"
+    assert "1  under a numbered name" in both.out
+    one = run("restore", "--key", kit, "--to", str(tmp_path / "one"), "--source", sources[1].hex(), "--json")
+    assert (one.code, one.json["numbered"]) == (0, 0)
+    assert files(tmp_path / "one")["thesis.txt"] == b"listed first"
+
+
+def test_very_many_names_of_two_sources_do_not_flood_the_terminal(
+    world: World, run: Run, kit: str, tmp_path: Path
+) -> None:
+    for source in (world.source(), world.source()):
+        for number in range(15):
+            world.put(source, f"{number}.txt", b"")
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"))
+    assert answer.code == 3
+    assert answer.err.count("another source has a file with this name") == 10
+    assert "and 5 more names that two sources have" in answer.err
+    assert len(files(tmp_path / "to")) == 15
+
+
+@pytest.fixture
+def rotated(world: World) -> tuple[bytes, bytes]:
+    """A source whose token was replaced: it holds a deleted file, an old one and one that both have; and its heir."""
+    old = world.source()
+    for name in ("deleted.txt", "thesis.txt"):
+        world.put(old, name, b"of the old token")
+    world.listed(old)
+    world.tick()
+    new = world.source(OTHER_KIT)
+    world.put(new, "thesis.txt", b"of the new token")
+    world.listed(new)
+    world.tick()
+    return old, new
+
+
+@pytest.fixture
+def kits(tmp_path: Path, kit: str) -> tuple[str, ...]:
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(kit_fields(OTHER_KIT)))
+    path.chmod(0o600)
+    return "--key", kit, "--key", str(path)
+
+
+@pytest.mark.parametrize("way", ["ledger", "export"])
+def test_the_files_of_a_replaced_token_come_back_only_if_asked_for(
+    run: Run, kits: tuple[str, ...], rotated: tuple[bytes, bytes], tmp_path: Path, way: str
+) -> None:
+    origin: tuple[str, ...] = ()
+    if way == "export":
+        origin = ("--from", str(tmp_path / "export"))
+        assert run("replay", "--export", origin[1]).code == 0
+    answer = run("restore", *kits, *origin, "--to", str(tmp_path / "to"))
     assert answer.code == 0
-    found = files(tmp_path / "to")
-    assert sorted(found.values()) == [b"after it", b"before the new token"]
-    assert "thesis.txt" in found
-    assert "1  under a numbered name" in answer.out
-    again = run("restore", "--key", kit, "--to", str(tmp_path / "one"), "--source", source.hex(), "--json")
-    assert again.json["numbered"] == 0
-    assert files(tmp_path / "one")["thesis.txt"] == b"after it"
+    assert files(tmp_path / "to") == {"thesis.txt": b"of the new token"}
+    assert f"source {rotated[0].hex()[:8]} is past" in answer.err
+    assert "2 elements were left out: --past-sources" in answer.err
+    assert "2  left out: of past sources" in answer.out
+    asked = run("restore", *kits, *origin, "--to", str(tmp_path / "all"), "--past-sources", "--json")
+    assert asked.code == 0
+    assert files(tmp_path / "all") == {"thesis.txt": b"of the new token", "deleted.txt": b"of the old token"}
+    assert asked.json["outdated"] == 1
+    both = run("restore", *kits, *origin, "--to", str(tmp_path / "both"), "--past-sources", "--both")
+    assert both.code == 0
+    assert len(files(tmp_path / "both")) == 3
+
+
+def test_a_past_source_is_restored_by_its_name_and_at_a_moment_before_it_was_past(
+    world: World, run: Run, kits: tuple[str, ...], rotated: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    old, _ = rotated
+    both = {"deleted.txt": b"of the old token", "thesis.txt": b"of the old token"}
+    assert run("restore", *kits, "--to", str(tmp_path / "one"), "--source", old.hex()[:6]).code == 0
+    assert files(tmp_path / "one") == both
+    position = next(event.position for event in world.ledger.events() if event.fact.TYPE == "ListingCompleted")  # type: ignore[union-attr]
+    assert run("restore", *kits, "--to", str(tmp_path / "then"), "--until", f"@{position}").code == 0
+    assert files(tmp_path / "then") == both
+
+
+def test_where_only_past_sources_are_left_nothing_comes_back_in_silence(
+    world: World, run: Run, kit: str, tmp_path: Path
+) -> None:
+    source = world.source()
+    world.put(source, "a.txt", b"1")
+    world.listed(source)
+    assert run("source", "label", source.hex(), "old server").code == 0
+    assert run("source", "retire", "old server").code == 0
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"))
+    assert answer.code == 3
+    assert "source old server is past (retired at " in answer.err
+    assert run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--past-sources").code == 0
+    assert files(tmp_path / "to") == {"a.txt": b"1"}
+    assert run("verify").code == 0
+
+
+def test_the_kit_of_a_past_source_alone_says_what_to_add(
+    run: Run, kit: str, rotated: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    assert rotated
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"))
+    assert answer.code == 13
+    assert "add --past-sources" in answer.err
+
+
+def test_every_line_of_the_list_is_sorted_and_taken_back(
+    world: World, run: Run, kit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kropot.restore.spool.RUN", 2)
+    source = world.source()
+    names = [
+        b"a[1].txt",
+        b"a1.txt",
+        b"docs/*",
+        b"docs/b",
+        b"x\\y",
+        b"line\nbreak",
+        b"\xff\xfe",
+        b"notes",
+        b"deep/notes",
+    ]
+    for name in names:
+        world.put_path(source, name, name)
+    answer = run("restore", "--key", kit, "--list-names")
+    assert answer.code == 0, answer.err
+    listed = answer.out.splitlines()
+    shown = [line[len("2026-01-01T00:00:00Z") + 16 :] for line in listed]
+    assert [as_written(text) for text in shown] == sorted(names)
+    for number, text in enumerate(shown):
+        answer = run("restore", "--key", kit, "--to", str(tmp_path / str(number)), text)
+        assert answer.code == 0
+        assert list(files(tmp_path / str(number)).values()) == [as_written(text)]
+    told = run("restore", "--key", kit, "--list-names", "--json").lines[:-1]
+    assert [row["name"] for row in told] == shown
 
 
 def test_an_export_is_restored_without_ledger_and_storage(world: World, run: Run, kit: str, tmp_path: Path) -> None:

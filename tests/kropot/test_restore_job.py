@@ -32,7 +32,7 @@ from kropot.restore.read_export import ExportedCopies
 from tests.kropot.replay_world import KIT, OTHER_KIT, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from kropot.replay.copies import Copies, HeldCopy
@@ -58,6 +58,7 @@ def give_back(
     patterns: tuple[str, ...] = (),
     vanished: bool = False,
     tally: RestoreCounts | None = None,
+    moved: Callable[[int], None] = lambda _: None,
 ) -> tuple[dict[str, Restored], list[RestoreProblem]]:
     """Restore, and return what became of it by name."""
     done: dict[str, Restored] = {}
@@ -75,7 +76,7 @@ def give_back(
         plans = list(plan(helds, kits=kits, wanted=wanted, giver=giver, pool=pool, tally=tally or RestoreCounts()))
         if opened:
             tree, journal = opened[0]
-            for outcome in restore(plans, copies=copies, tree=tree, journal=journal, pool=pool):
+            for outcome in restore(plans, copies=copies, tree=tree, journal=journal, pool=pool, moved=moved):
                 if isinstance(outcome, Restored):
                     done[outcome.planned.shown] = outcome
                 else:
@@ -335,6 +336,17 @@ def test_another_moment_replaces_our_own_files_only(tmp_path: Path) -> None:
     _, findings = back(world, tmp_path / "to")
     assert files(tmp_path / "to") == {"one.txt": b"newer", "two.txt": b"edited by hand"}
     assert [(finding.name, finding.problem) for finding in findings] == [("two.txt", "in_the_way")]
+
+
+def test_every_byte_is_told_while_it_moves(tmp_path: Path) -> None:
+    world = World()
+    source = world.source()
+    for name in ("one", "two"):
+        world.put(source, name, name.encode() * 100_000)
+    for _ in range(2):  # what an earlier run wrote counts too: it is done
+        moved: list[int] = []
+        back(world, tmp_path / "to", moved=moved.append)
+        assert sum(moved) == 600_000
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:

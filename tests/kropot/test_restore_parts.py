@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kropot.durable.draft import InTheWayError, TreeError
+from kropot.durable.refusals import InTheWayError, TreeError
 from kropot.durable.target import TargetFolder
 from kropot.errors import UsageError
 from kropot.replay.pointers import Pointers
@@ -19,6 +19,9 @@ from kropot.restore.fingerprints import Fingerprints
 from kropot.restore.journal import Journal, read_name, show_name
 from kropot.restore.parallel import in_order
 from kropot.restore.patterns import Patterns
+from kropot.restore.spool import Spool
+from kropot.securecopy.sealing import Kit
+from kropot.wording import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,7 +213,7 @@ def test_a_stopped_tree_takes_nothing_more(tmp_path: Path) -> None:
         ("[a-c]x", ["ax", "cx"], ["dx", "a"]),
         ("[!a]x", ["bx"], ["ax"]),
         ("[]x]", ["]", "x"], ["y"]),
-        ("[z-a]", [], ["z", "a", "[z-a]"]),
+        ("[z-a]", ["[z-a]"], ["z", "a"]),
         ("a[", ["a["], ["a"]),
         ("a.b", ["a.b"], ["axb"]),
         ("żółć*", ["żółć.txt"], ["zolc.txt"]),
@@ -218,14 +221,43 @@ def test_a_stopped_tree_takes_nothing_more(tmp_path: Path) -> None:
 )
 def test_globs_mean_what_they_say(glob: str, means: list[str], not_: list[str]) -> None:
     patterns = Patterns([glob])
-    assert [name for name in means if not patterns.match(name.encode())] == []
-    assert [name for name in not_ if patterns.match(name.encode())] == []
+    assert [name for name in means if not patterns.fits([name.encode()])] == []
+    assert [name for name in not_ if patterns.fits([name.encode()])] == []
 
 
-def test_no_glob_means_everything_and_several_mean_any() -> None:
-    assert Patterns([]).match(b"anything\xff")
-    assert Patterns(["a", "b"]).match(b"b")
-    assert not Patterns(["a", "b"]).match(b"c")
+def meant(texts: list[str], names: list[bytes]) -> list[bytes]:
+    patterns = Patterns(texts)
+    fits = {name: patterns.fits([name]) for name in names}
+    return [name for name in names if patterns.mean(fits[name])]
+
+
+def test_no_pattern_means_everything_and_several_mean_any() -> None:
+    assert meant([], [b"anything\xff"]) == [b"anything\xff"]
+    assert meant(["a", "b"], [b"a", b"b", b"c"]) == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "exact", "others"),
+    [
+        ("a[1].txt", b"a[1].txt", [b"a1.txt"]),
+        ("*", b"*", [b"a", b"b"]),
+        ("notes.txt", b"notes.txt", [b"docs/notes.txt"]),
+        ("a\\nb", b"a\nb", [b"a\\nb"]),
+        ("a\\\\b", b"a\\b", [b"a\\\\b"]),
+        ("\\xff?", b"\xff?", [b"\xffx"]),
+    ],
+)
+def test_a_file_with_exactly_the_name_beats_the_glob(text: str, exact: bytes, others: list[bytes]) -> None:
+    assert meant([text], [*others, exact, b"else"]) == [exact]
+    assert meant([text], others) == others
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=6).filter(lambda name: name.strip(b"/") == name), min_size=1, max_size=6)
+)
+def test_every_name_is_taken_back_as_it_is_printed_and_means_this_file_alone(names: list[bytes]) -> None:
+    for name in names:
+        assert set(meant([written(name)], names)) == {name}
 
 
 @pytest.mark.parametrize("glob", ["", "/", "//", "x" * 5000])
@@ -240,7 +272,31 @@ def test_any_glob_is_compiled_or_refused(glob: str, name: str) -> None:
         patterns = Patterns([glob])
     except UsageError:
         return
-    assert patterns.match(name.encode()) in {True, False}
+    assert patterns.mean(patterns.fits([name.encode()])) in {True, False}
+
+
+# --- in the order of keys --------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.binary(max_size=3), max_size=30), st.integers(1, 5), st.integers(1, 4))
+def test_a_spool_gives_all_items_in_the_order_of_their_keys(keys: list[bytes], run: int, files: int) -> None:
+    with pytest.MonkeyPatch.context() as patch, Spool[int](run=run) as spool:
+        patch.setattr("kropot.restore.spool.MOST_FILES", files)
+        for number, key in enumerate(keys):
+            spool.add(key, number)
+            assert len(spool._files) <= files
+        assert list(spool.in_order()) == sorted(range(len(keys)), key=lambda number: (keys[number], number))
+
+
+def test_a_kit_never_reaches_the_files_of_a_spool() -> None:
+    kit = Kit("correct horse battery staple")
+    with Spool[tuple[str, Kit]](kept=[kit], run=2) as spool:
+        for name in "bdac":
+            spool.add(name.encode(), (name, kit))
+        for file in spool._files:
+            assert b"horse" not in file.read()
+            file.seek(0)
+        assert [(name, found is kit) for name, found in spool.in_order()] == [(name, True) for name in "abcd"]
 
 
 # --- several at a time -----------------------------------------------------------------------------------------------

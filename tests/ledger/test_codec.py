@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.bounds import MAX_INT
 from ledger.codec import (
     FLAG_CRITICAL,
     FORMAT,
@@ -33,7 +34,6 @@ from ledger.codec import (
 from ledger.errors import MalformedEventError
 from ledger.events import (
     FACTS,
-    MAX_INT,
     CopyStored,
     Fact,
     InstanceBegan,

@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 
+from ledger.bounds import NotEmpty
 from ledger.events import (
     FACTS,
     AuditRange,
@@ -16,8 +17,8 @@ from ledger.events import (
     Element,
     Failure,
     HeldListing,
+    Keeping,
     Listing,
-    NotEmpty,
     Source,
     Surge,
     Unserved,
@@ -36,6 +37,7 @@ RECORDS = {
     "held": HeldListing,
     "surge": Surge,
     "audit range": AuditRange,
+    "keeping": Keeping,
 }
 
 

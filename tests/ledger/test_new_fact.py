@@ -10,19 +10,9 @@ import pytest
 
 from kropot.query.render import event_json
 from ledger.audit import IndexAudit, LogAudit
+from ledger.bounds import Length, Ordinal, Seconds
 from ledger.errors import LedgerError, MalformedEventError
-from ledger.events import (
-    FACTS,
-    ElementFact,
-    Length,
-    ObjectState,
-    Ordinal,
-    Seconds,
-    Source,
-    SourceFact,
-    UnknownFact,
-    fact,
-)
+from ledger.events import FACTS, ElementFact, ObjectState, Source, SourceFact, UnknownFact, fact
 from ledger.log import Ledger, NewFact, source_key
 from ledger.memory import MemoryStore
 from ledger.merkle import inclusion_path, verify_inclusion

@@ -28,6 +28,7 @@ from kropot.lister.conversation import FAR, PageRequest
 from kropot.objects.store import Published
 from kropot.securecopy.wire import wall_clock
 from ledger.append import NewFact
+from ledger.events import DismissedFetchFailed
 
 if TYPE_CHECKING:
     from kropot.collect.decide.inputs import Fetched, GoneAnswered, PublishDone, Recorded, WorkTaken
@@ -230,6 +231,8 @@ class FetchController:
         if entry.element is None:
             raise TypeError("work is never taken on an erased element")
         fact = failed(entry.key, entry.element, reason=bad.reason, now_us=now_us, backoff=self._rules.fetch_backoff)
+        if entry.is_dismissed:
+            fact = DismissedFetchFailed(element=fact.element)
         return NewFact(key=entry.key, fact=fact, observed_us=now_us, expected=entry.version)
 
     # --- is it the server? ---
@@ -329,7 +332,7 @@ class FetchController:
                 progress.copied += 1
                 progress.bytes += element.copy.size
             elif element is not None and element.failure is not None:
-                self.failing += 1
+                self.failing += not isinstance(new.fact, DismissedFetchFailed)
                 progress.failed += 1
                 reason = element.failure.reason
                 progress.reasons[reason] = progress.reasons.get(reason, 0) + 1

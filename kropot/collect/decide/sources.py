@@ -20,6 +20,7 @@ from ledger.events import (
     ListingHeldBack,
     Source,
     SourceBegan,
+    SourceRenamed,
     StreamKey,
     Surge,
     ZoneChanged,
@@ -57,10 +58,11 @@ class Thresholds:
 class Match:
     """Which source a token and an address belong to.
 
-    "known" is `id`; "moved" is a known token at an unknown address (`id` is where it was seen last); "new" is neither.
+    "known" is `id`; "moved" is a known token at an unknown address (`id` is where it was seen last); "unlisted" is a
+    known token that was never listed anywhere, so that its source `id` is bound to no address; "new" is none of these.
     """
 
-    kind: Literal["known", "moved", "new"]
+    kind: Literal["known", "moved", "unlisted", "new"]
     id: bytes | None = None
 
 
@@ -111,9 +113,27 @@ def match_source(known: Mapping[bytes, SourceEntry], token: str, url: str) -> Ma
     if here:
         # Two servers may know the same token: the one that is at this address now comes before one that was.
         return Match(kind="known", id=max(here, key=lambda i: (mine[i].url == url, mine[i].listed_us or 0, i)))
+    listed = {i: s for i, s in mine.items() if was_listed(s)}
+    if listed:
+        return Match(kind="moved", id=max(listed, key=lambda i: (listed[i].listed_us or 0, i)))
     if mine:
-        return Match(kind="moved", id=max(mine, key=lambda i: (mine[i].listed_us or 0, i)))
+        return Match(kind="unlisted", id=max(mine))
     return Match(kind="new")
+
+
+def moved(source: Source, url: str) -> SourceRenamed:
+    """Return the fact that the server of `source` is now at `url`.
+
+    The earlier addresses stay known, but not those of a source that was never listed: they may be a slip of the pen.
+    """
+    known = source.urls if was_listed(source) else ()
+    urls = (*(each for each in known if each != url), url)
+    return SourceRenamed(source=replace(source, urls=urls))
+
+
+def was_listed(source: Source) -> bool:
+    """Whether any part of a listing was ever taken in. If none was, nobody knows whether the address was right."""
+    return (source.listed_us, source.cursor, source.opaque, source.held) != (None, None, None, None)
 
 
 def begin(*, salt: bytes, token: str, url: str) -> SourceBegan:

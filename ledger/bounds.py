@@ -1,0 +1,50 @@
+"""The marks that give a fact's fields their lengths and bounds, and the types that the facts share.
+
+`ledger/shape.py` turns them into checks, and docs/format.md, "Payloads", states them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """Marks a byte string that has exactly this many bytes."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """Marks a number's smallest value. Without a mark it is 0. The largest value is always 2^63-1."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """Marks a number that may not be greater."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotEmpty:
+    """Marks a tuple that has at least one item."""
+
+
+MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
+MAX_US = 1 << 62
+"""The last time that a fact may name, far enough from the end of 64 bits that sums of times still fit."""
+
+Sha256 = Annotated[bytes, Length(32)]
+Salt = Annotated[bytes, Length(32)]
+Iv = Annotated[bytes, Length(16)]
+Seconds = Annotated[int, Least(MIN_INT)]
+"""Seconds of the remote server, or differences of them. They can be negative."""
+Ordinal = Annotated[int, Least(1)]
+"""A number that counts from 1."""
+Micros = Annotated[int, Most(MAX_US)]
+"""A time in microseconds since 1970 UTC."""
