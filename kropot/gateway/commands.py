@@ -89,6 +89,8 @@ def command_from(text: str, option: str, environ: Mapping[str, str]) -> tuple[st
         words = tuple(shlex.split(text))
     except ValueError:
         raise UsageError(f"{option} has a quote that is not closed, or ends with a backslash: correct it") from None
+    if "\0" in text:
+        raise UsageError(f"{option} has a NUL character: remove it")
     if not words or not words[0]:
         raise UsageError(f"{option} is empty: give a program and its arguments")
     if (char := _for_shell(text)) is not None:

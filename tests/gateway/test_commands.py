@@ -43,6 +43,7 @@ def test_a_command_is_split_as_a_shell_does_and_nothing_is_expanded(text: str, w
         ("", "is empty"),
         ("   ", "is empty"),
         ("''", "is empty"),
+        ("cat a\0b", "a NUL character"),
         ("cat 'a", "a quote that is not closed"),
         ("cat \\", "ends with a backslash"),
         ("cat a | b", "has a | that only a shell understands"),
