@@ -128,7 +128,7 @@ class _Level:
 
     def enter(self, name: str) -> Place | None:
         """Return the place of an entry, or None if a mark excludes it."""
-        return None if any(mark != name for mark in self.marks) else self.place.enter(name)
+        return None if self.marks and any(mark != name for mark in self.marks) else self.place.enter(name)
 
 
 def identity_parts(identity: bytes) -> tuple[int, int]:
