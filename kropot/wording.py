@@ -81,6 +81,11 @@ def quoted(text: str) -> str:
     return f'"{"".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)}"'
 
 
+def as_unicode(text: str) -> str:
+    """Return a text in which a path's bytes that are no UTF-8 are escaped: JSON and databases hold Unicode only."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def number(value: int, noun: str, plural: str | None = None) -> str:
     """Return a count and its noun, singular or plural, e.g. `1 element`, `2 elements`."""
     return f"{value:,} {noun}" if value == 1 else f"{value:,} {plural or f'{noun}s'}"
@@ -88,9 +93,8 @@ def number(value: int, noun: str, plural: str | None = None) -> str:
 
 def counts(kinds: Mapping[str, int]) -> str:
     """Return the counts that are not 0, the largest first, e.g. `excluded 12, links 1`; a dash if all are 0."""
-    return (
-        ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items(), key=lambda of: -of[1]) if count) or "-"
-    )
+    shown = sorted(((kind, count) for kind, count in kinds.items() if count), key=lambda each: -each[1])
+    return ", ".join(f"{kind} {count:,}" for kind, count in shown) or "-"
 
 
 def _stored(text: str) -> bytes:

@@ -63,10 +63,11 @@ class NewEntries:
 class ListingResult:
     """What a whole listing found.
 
-    `seen` and `rejected` count lines, including repeated ones. `unlistable` holds the seconds whose rows the server
-    cannot list completely. `exempt` holds ranges of dates (first and last second) that this listing could not see:
-    an element dated in one of them is not missing. After `closed`, the server may still add rows; up to it, never.
-    `unserved` and `unscanned_since` are what the server says of itself (`Page`).
+    `seen` counts entries, without those with which a page repeats the one before; `rejected` counts lines. `unlistable`
+    holds the seconds whose rows the server cannot list completely. `exempt` holds ranges of dates (first and last
+    second) that this listing could not see: an element dated in one of them is not missing. After `closed`, the server
+    may still add rows; up to it, never. `unserved` and `unscanned_since` are what the server says of
+    itself (`Page`).
     """
 
     zone: str | None = None

@@ -110,7 +110,9 @@ def test_the_options_of_serve_in_the_file_and_the_environment_hold_here_too(
 ) -> None:
     (here / "wanted.txt").write_text("# mine\n$WHAT\n!keep.o\n")
     (here / "files/keep.o").touch()
-    text = '[gateway.serve]\nsource = "files"\nexclude = "sub"\nexclude-file = ["wanted.txt"]\nexclude-caches = true\n'
+    text = (
+        '[gateway.serve]\nsource = "files"\nexclude = ["sub"]\nexclude-file = ["wanted.txt"]\nexclude-caches = true\n'
+    )
     (here / "config.toml").write_text(text)
     monkeypatch.setenv("WHAT", "*.o")
     monkeypatch.setenv("KROPOT_CONFIG", "config.toml")

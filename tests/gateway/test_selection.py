@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from kropot.errors import UsageError
 from kropot.gateway.marks import CACHE, Mark, mark_from
 from kropot.gateway.patterns import Patterns, parse
-from kropot.gateway.selection import Selection, patterns_of, selection_from
+from kropot.gateway.selection import patterns_of, selection_from
+from kropot.gateway.sources import FolderSource, ScannedFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -285,39 +286,48 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @pytest.mark.skipif(shutil.which("restic") is None, reason="restic is not installed: nothing to compare with")
-def test_restic_itself_would_back_up_the_same_files(tmp_path: Path) -> None:
+def test_restic_itself_would_back_up_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "r"
     patterns = []
     for case, (asked, names) in CASES.items():
         patterns += [each.replace("{root}", str(root)) for each in asked]
         for name in names:
-            (root / case / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / case / name).write_text(name)
-    environ = {**os.environ, "RESTIC_PASSWORD": "x", "RESTIC_REPOSITORY": str(tmp_path / "repo"), "HOME": str(tmp_path)}
-    subprocess.run(["restic", "--no-cache", "init"], env=environ, check=True, capture_output=True)
+            write(root / case / name, name.encode())
+    marked = {"m1/CACHEDIR.TAG": CACHE.header + b"\n", "m2/CACHEDIR.TAG": b"x", "m3/.no": b"", "m4/TAG": b"out: 1"}
+    marked |= {"m5/TAG": b"out", "m6/d/.no": b""}
+    for name, data in marked.items():
+        write(root / name, data)
+        write((root / name).parent / "d" / "f", b"")
+    lines = ["# a comment", "", " ex*.a ", "!exkeep.a", "$ROOT/ex", "ex$$", r"\#ex"]
+    for name in ("ex1.a", "exkeep.a", "ex/f", "d/ex/f", "ex$", "#ex", "ex5"):
+        write(root / name, b"")
+    (tmp_path / "excludes").write_text("\n".join(lines))
+    for name, value in {"RESTIC_PASSWORD": "x", "HOME": str(tmp_path), "ROOT": str(root)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RESTIC_REPOSITORY", str(tmp_path / "repo"))
+    options = [*(f"--exclude={each}" for each in patterns), f"--exclude-file={tmp_path / 'excludes'}"]
+    options += ["--exclude-caches", "--exclude-if-present=.no", "--exclude-if-present=TAG:out:"]
+    subprocess.run(["restic", "--no-cache", "init"], check=True, capture_output=True)
     ran = subprocess.run(
-        ["restic", "--no-cache", "--json", "-vv", "backup", "-n", *(f"--exclude={each}" for each in patterns), root],
-        cwd=tmp_path,
-        env=environ,
+        ["restic", "--no-cache", "--json", "-vv", "backup", "-n", *options, root],
         check=True,
         capture_output=True,
         text=True,
     )
-    lines = [json.loads(line) for line in ran.stdout.splitlines()]
-    theirs = {each["item"] for each in lines if each.get("action") == "new" and not each["item"].endswith("/")}
+    told = [json.loads(line) for line in ran.stdout.splitlines()]
+    theirs = {each["item"] for each in told if each.get("action") == "new" and not each["item"].endswith("/")}
     assert len(theirs) > len(CASES)
-    assert files_of(selection_from(excludes=patterns, environ={}), root) == theirs
+    selection = selection_from(
+        excludes=patterns,
+        exclude_files=[("excludes", (tmp_path / "excludes").read_bytes())],
+        caches=True,
+        marks=[".no", "TAG:out:"],
+        environ=os.environ,
+    )
+    walk = FolderSource(os.fsencode(root), place=selection.at(str(root))).walk()
+    assert {str(root / os.fsdecode(item.path)) for item in walk if isinstance(item, ScannedFile)} == theirs
 
 
-def files_of(selection: Selection, root: Path) -> set[str]:
-    """Return the files below `root` that are served, as a walk finds them."""
-    found, folders = set(), [(root, selection.at(str(root)))]
-    while folders:
-        folder, place = folders.pop()
-        for each in folder.iterdir():
-            at = place.enter(each.name)
-            if each.is_dir() and at.may_hold:
-                folders.append((each, at))
-            elif each.is_file() and at.is_served:
-                found.add(str(each))
-    return found
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)

@@ -13,7 +13,8 @@ import pytest
 from kropot.cli.status import as_text
 from kropot.gateway.commands import CommandFailedError, ScanCommands
 from kropot.gateway.sources import FolderSource, ScannedFile, Unreadable
-from kropot.query.health import Limits, gather, health
+from kropot.query.facts import gather
+from kropot.query.health import Limits, health
 from kropot.securecopy.sealing import open_stream
 from ledger.events import RemoteChanged
 from tests.gateway.serve import SETTLE_S, Served

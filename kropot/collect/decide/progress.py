@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """Counts of one run, as they grow: what progress bars show and the summary says."""
+    """Counts of one run, as they grow: what progress bars show and the summary says.
+
+    `seen` is how many elements the longest listing showed: a window shows again what others showed before.
+    """
 
     listings: int = 0
     seen: int = 0
