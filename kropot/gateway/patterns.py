@@ -140,8 +140,8 @@ def parse(text: str, origin: str) -> Pattern:
     parts = [part for part in path.split("/") if part]
     if not is_anchored and parts[0] in {".", ".."}:
         raise UsageError(
-            f"{origin} has the pattern {text[:_SHOWN]!r}, which matches nothing, because patterns are compared with whole "
-            "paths: give a name, or a path that begins with /"
+            f"{origin} has the pattern {text[:_SHOWN]!r}, which matches nothing, because patterns are compared with "
+            "whole paths: give a name, or a path that begins with /"
         )
     try:
         steps = tuple(_step(part) for part in parts)

@@ -199,7 +199,8 @@ def _expanded(text: str, where: str, environ: Mapping[str, str]) -> str:
         name = found[1] or found[2] or ""
         if not _NAME.fullmatch(name) or name not in environ:
             raise UsageError(
-                f"{where} uses the variable {found[0][:_SHOWN]}, which is not set: set it, or write $$ for a dollar sign"
+                f"{where} uses the variable {found[0][:_SHOWN]}, which is not set: set it, or write $$ for a dollar "
+                "sign"
             )
         return environ[name]
 
