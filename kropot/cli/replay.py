@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from kropot.query.names import Labels
     from kropot.replay.copies import HeldCopy
+    from kropot.replay.counts import Counts
     from kropot.replay.fold import Standing
     from kropot.replay.moment import Moment
     from kropot.restore.export import Links
@@ -36,8 +37,14 @@ if TYPE_CHECKING:
 @define("replay")
 @until_option
 @click.option(
-    "--no-digest", is_flag=True, help="Do not compute the state digest. This is faster, because it reads fewer events."
+    "--digest",
+    "kind",
+    type=click.Choice(["sd2", "sd1"]),
+    default="sd2",
+    show_default=True,
+    help="The state digest to show. sd1 is that of earlier versions: it reads every element, so it takes longer.",
 )
+@click.option("--no-digest", is_flag=True, help="Do not compute a state digest.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
 @click.option("--list", "is_list", is_flag=True, help="List the elements as they were, in the order of their keys.")
 @click.option("--diff", "other", metavar="WHEN2", help="Show what changed between the moment of --until and WHEN2.")
@@ -54,6 +61,7 @@ def command(
     settings: Settings,
     *,
     until: str | None,
+    kind: str,
     no_digest: bool,
     no_snapshots: bool,
     is_list: bool,
@@ -79,30 +87,28 @@ def command(
             return _diff(settings, ledger, moment, moment_of(ledger, other))
         if target is not None:
             return _export(settings, ledger, moment, target, snapshots=snapshots, links=cast("Links", links))
-        return _summarize(settings, ledger, moment, snapshots=snapshots, digest=not no_digest)
+        return _summarize(settings, ledger, moment, snapshots=snapshots, kind=None if no_digest else kind)
 
 
 # --- the summary -----------------------------------------------------------------------------------------------------
 
 
-def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool, digest: bool) -> Exit:
-    from kropot.replay.fold import StalePointersError
-    from kropot.replay.snapshots import count_at
-    from kropot.replay.state import digest_at
+def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool, kind: str | None) -> Exit:
+    from kropot.replay.marks import state_at
 
-    if digest:
-        try:
-            counts, text = digest_at(ledger, moment.position, snapshots=snapshots)
-        except StalePointersError:
-            if not snapshots:
-                raise
-            warn("a snapshot contradicts the events, so it was not used: run `kropotcli verify` to see the findings")
-            counts, text = digest_at(ledger, moment.position, snapshots=False)
+    by_source: dict[bytes, str] = {}
+    text: str | None = None
+    if kind == "sd1":
+        counts, text = _counts_and_sd1(ledger, moment.position, snapshots=snapshots)
     else:
-        counts, text = count_at(ledger, moment.position, snapshots=snapshots), None
+        found = state_at(ledger, moment.position, snapshots=snapshots, digest=kind is not None)
+        counts = found.counts
+        if kind is not None:
+            text, by_source = found.digest.text, found.digest.sources
     held = counts.plain()
     if settings.json:
-        emit_json(_place(moment) | {"state_digest": text} | held | {"erased": erased_in(ledger).json})
+        digests = {"state_digest": text, "source_digests": {source.hex(): each for source, each in by_source.items()}}
+        emit_json(_place(moment) | digests | held | {"erased": erased_in(ledger).json})
         return Exit.DONE
     recorded = "before the first event" if moment.recorded_us is None else f"recorded {instant(moment.recorded_us)}"
     emit(f"position      {moment.position} ({recorded})")
@@ -110,12 +116,29 @@ def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots:
         emit(f"until         {moment.until}")
     emit(f"root          {moment.root.hex()}")
     emit(f"state digest  {text or 'not computed'}")
+    if len(by_source) > 1:
+        labels = labels_of(ledger)
+        for source, each in by_source.items():
+            emit(f"  {short_name(labels, source):<12}{each}")
     emit(f"elements      {held['elements']:,}")
     for state in ("current", "pending", "vanished", "damaged", "lost"):
         if held[state]:
             emit(f"  {state:<12}{held[state]:,}")
     emit(f"copies        {held['copies']:,} ({amount(held['bytes'])})")
     return Exit.DONE
+
+
+def _counts_and_sd1(ledger: Ledger, position: int, *, snapshots: bool) -> tuple[Counts, str]:
+    from kropot.replay.fold import StalePointersError
+    from kropot.replay.sd1 import digest_at
+
+    try:
+        return digest_at(ledger, position, snapshots=snapshots)
+    except StalePointersError:
+        if not snapshots:
+            raise
+        warn("a snapshot contradicts the events, so it was not used: run `kropotcli verify` to see the findings")
+        return digest_at(ledger, position, snapshots=False)
 
 
 def _place(moment: Moment) -> dict[str, Any]:

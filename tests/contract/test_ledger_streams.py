@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.replay import state
-from kropot.replay.snapshots import check_snapshots, count_at, take_snapshot
-from kropot.replay.state import digest_at
+from kropot.replay import sd1
+from kropot.replay.check import SnapshotAudit
+from kropot.replay.marks import state_at
+from kropot.replay.sd1 import digest_at
+from kropot.replay.snapshots import take_snapshot
 from ledger.log import Ledger
 from ledger.memory import MemoryStore
 from ledger.sql.store import SqlStore
@@ -86,12 +88,14 @@ def test_the_state_digest_is_the_same_on_every_store(world: World, twin: World) 
         assert digest_at(world.ledger, position) == digest_at(twin.ledger, position)
         take_snapshot(world.ledger, position)
         assert digest_at(world.ledger, position) == digest_at(twin.ledger, position)
-        assert count_at(world.ledger, position) == count_at(twin.ledger, position, snapshots=False)
-    assert list(check_snapshots(world.ledger)) == []
+        found, expected = state_at(world.ledger, position), state_at(twin.ledger, position, snapshots=False)
+        assert (found.counts, found.digest.text) == (expected.counts, expected.digest.text)
+        assert found.mark == (position or None)
+    assert list(SnapshotAudit(world.ledger).findings()) == []
 
 
 def test_other_processes_make_the_same_digest_on_every_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "LARGE_PAGE", 3)
+    monkeypatch.setattr(sd1, "LARGE_PAGE", 3)
     head = world.ledger.head().position
     expected = digest_at(world.ledger, head, processes=0)
     assert world.store.reopener() is None  # it writes, or nobody else sees it

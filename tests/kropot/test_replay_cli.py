@@ -38,7 +38,8 @@ def test_replay_says_what_the_replica_was(world: World, run: Run) -> None:
     assert held["until"] is None
     assert held["recorded_at"] == instant(head.recorded_us)
     assert held["root"] == head.frontier.root.hex()
-    assert held["state_digest"].startswith("sd1:")
+    assert held["state_digest"].startswith("sd2:")
+    assert set(held["source_digests"]) == {key.source.hex() for key in world.elements}
     assert held["elements"] == len(world.elements)
     assert held["elements"] == sum(held[state] for state in ("current", "pending", "vanished", "damaged", "lost"))
     assert {"copies", "bytes"} <= set(held)
@@ -120,8 +121,8 @@ def test_no_digest_leaves_it_null_and_counts_the_same(world: World, run: Run) ->
             run("replay", "--json", "--until", until).json,
             run("replay", "--json", "--no-digest", "--until", until).json,
         )
-        assert quick.pop("state_digest") is None
-        del whole["state_digest"]
+        assert (quick.pop("state_digest"), quick.pop("source_digests")) == (None, {})
+        del whole["state_digest"], whole["source_digests"]
         assert quick == whole
 
 
