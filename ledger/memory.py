@@ -47,8 +47,9 @@ class MemoryStore:
         with self._lock:
             tx = MemoryWriting(self._tables, self.now_us())
             yield tx
-            if tx.commit():
-                self.blobs.forget_snapshots()
+            erased_from = tx.commit()
+            if erased_from is not None:
+                self.blobs.forget_snapshots(erased_from)
             for session, streams in tx.released:
                 self.work.end_leases(session, streams)
 
@@ -339,9 +340,9 @@ class MemoryBlobs:
         self._snapshots: dict[tuple[str, int], list[bytes]] = {}
         self._checkpoints: dict[tuple[int, str], None] = {}
 
-    def forget_snapshots(self) -> None:
-        """Remove every snapshot, because they were made from data that an erasure has removed."""
-        self._snapshots.clear()
+    def forget_snapshots(self, first: int) -> None:
+        """Remove every snapshot from this position on, because it was made from data that an erasure has removed."""
+        self._snapshots = {pair: chunks for pair, chunks in self._snapshots.items() if pair[1] < first}
 
     def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes], *, as_of: int | None = None) -> bool:
         """Keep an opaque snapshot of `kind` at `position`, unless something was erased after `as_of`."""

@@ -110,7 +110,8 @@ class Writing(Protocol):
     def write(self, batch: Batch) -> None:
         """Write the batch: events, erasures, projection, commit row and head.
 
-        A batch with erasures MUST also remove every snapshot, because they were made from the erased data.
+        A batch with erasures MUST also remove every snapshot at or after the first event of an erased stream, because
+        it was made from the erased data.
         """
 
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:

@@ -45,7 +45,7 @@ class SnapshotAudit:
     def findings(self) -> Iterator[SnapshotFinding]:
         """Yield a finding for each snapshot that differs from the events.
 
-        An erasure removes every snapshot. If one comes meanwhile, what is left to compare is left to the next check.
+        An erasure removes the snapshots behind it. If one comes meanwhile, the rest is left to the next check.
 
         Raises:
             UnknownCriticalEventError, MalformedEventError: as `state.whole`.

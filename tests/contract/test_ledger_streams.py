@@ -8,9 +8,9 @@ import pytest
 
 from kropot.replay import sd1
 from kropot.replay.check import SnapshotAudit
-from kropot.replay.marks import state_at
+from kropot.replay.marks import MARKS, state_at
 from kropot.replay.sd1 import digest_at
-from kropot.replay.snapshots import take_snapshot
+from kropot.replay.snapshots import POINTERS, take_snapshot
 from ledger.log import Ledger
 from ledger.memory import MemoryStore
 from ledger.sql.store import SqlStore
@@ -74,12 +74,28 @@ def test_where_streams_stood_is_what_folding_says(world: World) -> None:
         assert list(log.last_positions(position, [])) == []
 
 
-def test_an_erasure_removes_every_snapshot(world: World) -> None:
-    take_snapshot(world.ledger, 40)
-    assert world.store.blobs.list_snapshots()
-    world.erase(min(world.elements))
+def test_an_erasure_removes_the_snapshots_that_were_made_from_what_is_erased(world: World) -> None:
+    gone = max(world.elements, key=lambda key: next(world.store.log.stream_events(key.stored)).seq)
+    first = next(world.store.log.stream_events(gone.stored)).seq
+    for position in (first - 1, first, world.ledger.head().position):
+        take_snapshot(world.ledger, position)
+    world.erase(gone)
+    assert world.store.blobs.list_snapshots() == [(MARKS, first - 1), (POINTERS, first - 1)]
+    assert list(world.store.blobs.load_snapshot(POINTERS, first)) == []
+    assert list(SnapshotAudit(world.ledger).findings()) == []
+    world.erase(min(world.elements, key=lambda key: next(world.store.log.stream_events(key.stored)).seq))
     assert world.store.blobs.list_snapshots() == []
-    assert list(world.store.blobs.load_snapshot("pointers", 40)) == []
+
+
+def test_a_snapshot_of_before_an_erasure_is_not_kept_after_it(world: World) -> None:
+    before = world.ledger.head().position
+    world.erase(min(world.elements))
+    assert not world.store.blobs.save_snapshot(MARKS, 40, [b"x"], as_of=before)
+    assert world.store.blobs.list_snapshots() == []
+    assert world.store.blobs.save_snapshot(MARKS, 40, [b"x"], as_of=before + 1)
+    assert list(world.store.blobs.load_snapshot(MARKS, 40)) == [b"x"]
+    assert not world.store.blobs.save_snapshot(MARKS, 40, [b"y"], as_of=before)
+    assert world.store.blobs.list_snapshots() == []
 
 
 def test_the_state_digest_is_the_same_on_every_store(world: World, twin: World) -> None:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kropot.replay.kept import Checksums
+from kropot.replay.marks import MARKS, encode, state_at
+from kropot.replay.sd1 import digest_at
 from kropot.replay.snapshots import take_snapshot
 from kropot.replay.until import instant
 from ledger.checkpoint import Checkpoint, SigningKey, origin_of, sign_checkpoint
@@ -124,6 +127,53 @@ def test_no_digest_leaves_it_null_and_counts_the_same(world: World, run: Run) ->
         assert (quick.pop("state_digest"), quick.pop("source_digests")) == (None, {})
         del whole["state_digest"], whole["source_digests"]
         assert quick == whole
+
+
+def test_the_digest_of_before_can_be_asked_for(world: World, run: Run) -> None:
+    random_life(world, 40)
+    head = world.ledger.head().position
+    answer = run("replay", "--json", "--digest", "sd1").json
+    assert answer["state_digest"] == digest_at(world.ledger, head)[1]
+    assert answer["source_digests"] == {}
+    assert answer["state_digest"] in run("replay", "--digest", "sd1").out
+    now = run("replay", "--json").json
+    assert now.pop("state_digest").startswith("sd2:")
+    assert {name: answer[name] for name in now if name != "source_digests"} == {
+        name: now[name] for name in now if name != "source_digests"
+    }
+
+
+def test_each_source_has_a_digest_of_its_own(world: World, run: Run) -> None:
+    random_life(world, 40)
+    answer = run("replay", "--json").json
+    assert len(answer["source_digests"]) == 2
+    shown = run("replay").out.splitlines()
+    for source, text in answer["source_digests"].items():
+        assert any(line.split() == [source[:8], text] for line in shown), shown
+
+
+def test_verify_tells_both_digests_and_finds_a_mark_that_lies(world: World, run: Run) -> None:
+    random_life(world, 60)
+    run("snapshot")
+    now, before = run("replay", "--json").json, run("replay", "--json", "--digest", "sd1").json
+    sound = run("verify", "--no-record", "--quick", "--json")
+    assert sound.code == 0, sound.err
+    index = sound.lines[-1]["covered"]["index"]
+    assert (index["state_digest"], index["state_digest_sd1"]) == (now["state_digest"], before["state_digest"])
+    text = run("verify", "--no-record", "--quick").out
+    assert now["state_digest"] in text
+    assert before["state_digest"] in text
+
+    head = world.ledger.head().position
+    chunk = Checksums(world.ledger, MARKS, head).sign(0, encode(state_at(world.ledger, head - 20)))
+    world.store.blobs.save_snapshot(MARKS, head, [chunk])
+    assert run("replay", "--json").json["state_digest"] != now["state_digest"]
+    assert run("replay", "--json", "--no-snapshots").json["state_digest"] == now["state_digest"]
+    found = run("verify", "--no-record", "--quick", "--json")
+    assert found.code == 4
+    unsound = [(line["kind"], line["position"]) for line in found.lines[:-1] if line["severity"] == "error"]
+    assert unsound == [("bad_snapshot", head)]
+    assert found.lines[-1]["covered"]["index"]["state_digest"] == now["state_digest"]
 
 
 def test_snapshots_change_no_answer(world: World, run: Run) -> None:

@@ -64,15 +64,16 @@ def zone_changed(world: World) -> None:
             world.see(key.source, key.id, date=element.date + 3600)
 
 
-def lived(seed: int, *, store: Any = None, erasures: int = 2) -> World:
-    """Return a life with four sources, zone changes and erasures."""
+def lived(seed: int, *, store: Any = None, erasures: int = 2, marked: bool = False) -> World:
+    """Return a life with four sources, zone changes and erasures. If it is `marked`, it has snapshots of before."""
     world = World(store, seed=seed)
     for _ in range(2):
         random_life(world, 15)
         zone_changed(world)
+        if marked:
+            take_snapshot(world.ledger, world.random.randrange(1, world.ledger.head().position))
     for _ in range(erasures):
-        gone = world.random.choice(sorted(world.elements))
-        world.erase(gone)
+        world.erase(world.random.choice(sorted(world.elements)))
         random_life(world, 3)
     return world
 
@@ -80,7 +81,7 @@ def lived(seed: int, *, store: Any = None, erasures: int = 2) -> World:
 @given(SEEDS, st.lists(st.floats(0.01, 1), max_size=4))
 @settings(max_examples=12)
 def test_marks_and_a_delta_give_the_whole_fold_at_every_position(seed: int, marked: list[float]) -> None:
-    ledger = lived(seed).ledger
+    ledger = lived(seed, marked=True).ledger
     head = ledger.head().position
     for part in marked:
         take_snapshot(ledger, int(head * part))
@@ -124,7 +125,7 @@ def test_an_erasure_drops_the_marks_behind_it_and_new_ones_know_nothing_of_it(se
     middle = ledger.head().position // 2
     take_snapshot(ledger, middle)
     before = told(state_at(ledger, middle))
-    gone = next(key for key, entry in fold(ledger.events(until=middle)).entries.items() if key in world.elements)
+    gone = next(key for key in fold(ledger.events(until=middle)).entries if key in world.elements)
     world.erase(gone)
     assert ledger.blobs.list_snapshots() == []
     take_snapshot(ledger, middle)
@@ -197,6 +198,15 @@ def test_bytes_that_are_no_mark_are_none(data: st.DataObject) -> None:
     }[how]
     found = decode(other, 25)
     assert found is None or encode(found) == other
+
+
+def test_a_chain_that_was_made_from_a_lie_is_found_from_there_on() -> None:
+    ledger = lived(5).ledger
+    forged(ledger, 20, naive(ledger, 15))
+    take_snapshot(ledger, 22)
+    take_snapshot(ledger, 10)
+    found = [(each.kind, each.position) for each in SnapshotAudit(ledger).findings()]
+    assert found == [(MARKS, 20), (MARKS, 22)]
 
 
 def test_what_cannot_be_read_behind_a_moment_does_not_hide_it(monkeypatch: pytest.MonkeyPatch) -> None:
