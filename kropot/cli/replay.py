@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,16 +34,32 @@ if TYPE_CHECKING:
     from ledger.events import Element, StreamKey
     from ledger.log import Ledger
 
+_DIGEST = re.compile("sd[12](:[0-9a-f]{64})?")
+
+
+class DigestChoice(click.ParamType[str, Any]):
+    """A kind of state digest, or a whole one."""
+
+    name = "digest"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text. Raises: click.BadParameter if it is neither a kind nor a digest."""
+        if not _DIGEST.fullmatch(str(value)):
+            self.fail(
+                f"{one_line(str(value))!r} is no state digest: try sd2, sd1, or sd2: and 64 hex digits", param, ctx
+            )
+        return str(value)
+
 
 @define("replay")
 @until_option
 @click.option(
     "--digest",
-    "kind",
-    type=click.Choice(["sd2", "sd1"]),
+    type=DigestChoice(),
     default="sd2",
     show_default=True,
-    help="The state digest to show. sd1 is that of earlier versions: it reads every element, so it takes longer.",
+    help="The kind of state digest to show. sd1 is that of earlier versions, and takes longer: it reads every element. "
+    "Or give a whole digest (sd1:a3e2...): if the state has another one, the exit code is 4.",
 )
 @click.option("--no-digest", is_flag=True, help="Do not compute a state digest.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
@@ -61,7 +78,7 @@ def command(
     settings: Settings,
     *,
     until: str | None,
-    kind: str,
+    digest: str,
     no_digest: bool,
     no_snapshots: bool,
     is_list: bool,
@@ -87,29 +104,36 @@ def command(
             return _diff(settings, ledger, moment, moment_of(ledger, other))
         if target is not None:
             return _export(settings, ledger, moment, target, snapshots=snapshots, links=cast("Links", links))
-        return _summarize(settings, ledger, moment, snapshots=snapshots, kind=None if no_digest else kind)
+        return _summarize(settings, ledger, moment, snapshots=snapshots, asked=None if no_digest else digest)
 
 
 # --- the summary -----------------------------------------------------------------------------------------------------
 
 
-def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool, kind: str | None) -> Exit:
+def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool, asked: str | None) -> Exit:
     from kropot.replay.marks import state_at
 
+    kind, _, expected = (asked or "").partition(":")
     by_source: dict[bytes, str] = {}
     text: str | None = None
     if kind == "sd1":
         counts, text = _counts_and_sd1(ledger, moment.position, snapshots=snapshots)
     else:
-        found = state_at(ledger, moment.position, snapshots=snapshots, digest=kind is not None)
+        found = state_at(ledger, moment.position, snapshots=snapshots, digest=asked is not None)
         counts = found.counts
-        if kind is not None:
+        if asked is not None:
             text, by_source = found.digest.text, found.digest.sources
     held = counts.plain()
+    differs = bool(expected) and text != asked
+    if differs:
+        warn(
+            f"the state digest at position {moment.position} is {text}, and not {asked}: this is another state, or an "
+            "element was erased since that digest was taken"
+        )
     if settings.json:
         digests = {"state_digest": text, "source_digests": {source.hex(): each for source, each in by_source.items()}}
         emit_json(_place(moment) | digests | held | {"erased": erased_in(ledger).json})
-        return Exit.DONE
+        return Exit.FINDINGS if differs else Exit.DONE
     recorded = "before the first event" if moment.recorded_us is None else f"recorded {instant(moment.recorded_us)}"
     emit(f"position      {moment.position} ({recorded})")
     if moment.until is not None:
@@ -125,7 +149,7 @@ def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots:
         if held[state]:
             emit(f"  {state:<12}{held[state]:,}")
     emit(f"copies        {held['copies']:,} ({amount(held['bytes'])})")
-    return Exit.DONE
+    return Exit.FINDINGS if differs else Exit.DONE
 
 
 def _counts_and_sd1(ledger: Ledger, position: int, *, snapshots: bool) -> tuple[Counts, str]:

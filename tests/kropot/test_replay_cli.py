@@ -143,6 +143,21 @@ def test_the_digest_of_before_can_be_asked_for(world: World, run: Run) -> None:
     }
 
 
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_a_digest_that_was_written_down_can_be_compared(world: World, run: Run, kind: str) -> None:
+    random_life(world, 40)
+    told = run("replay", "--json", "--until", "@30", "--digest", kind).json["state_digest"]
+    same = run("replay", "--json", "--until", "@30", "--digest", told)
+    assert (same.code, same.json["state_digest"]) == (0, told)
+    for other in (run("replay", "--until", "@29", "--digest", told), run("replay", "--json", "--digest", told)):
+        assert other.code == 4
+        assert f"and not {told}" in other.err
+    for wrong in (told[:-1], told + "0", "sd3", told.upper(), ""):
+        answer = run("replay", "--digest", wrong)
+        assert answer.code == 2
+        assert len(answer.err.splitlines()) == 1
+
+
 def test_each_source_has_a_digest_of_its_own(world: World, run: Run) -> None:
     random_life(world, 40)
     answer = run("replay", "--json").json
