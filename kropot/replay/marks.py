@@ -25,6 +25,8 @@ MARKS = "marks"
 MARKS_EVERY = STEP
 """The number of events between two marks. Moving a state by half of that takes a tenth of a second."""
 
+_SOURCE_BYTES = 16
+_LARGEST = (1 << 63) - 1
 _WHOLE_SHARE = 3
 """It takes about three times as long to move a state by an event as to fold one event in the whole ledger."""
 
@@ -70,6 +72,11 @@ def decode(body: bytes, position: int) -> State | None:
     """Return the state that `encode` gave these bytes of, as that of a mark; None if they are no such bytes."""
     try:
         counts, lanes = msgpack.unpackb(body, strict_map_key=False)
+        # Somebody who forges a mark can put anything into it, with a right checksum.
+        if not all(type(number) is int and 0 <= number <= _LARGEST for number in counts.values()):
+            return None
+        if not all(type(source) is bytes and len(source) == _SOURCE_BYTES for source in lanes):
+            return None
         state = State(counts=Counts(**counts), digest=SetDigest(lanes), mark=position)
         return state if encode(state) == body else None
     except (ValueError, TypeError, AttributeError):

@@ -6,13 +6,16 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kropot.replay import check as check_module
 from kropot.replay import marks as marks_module
 from kropot.replay import state as state_module
 from kropot.replay.check import SnapshotAudit
+from kropot.replay.counts import Counts
 from kropot.replay.fold import StalePointersError
 from kropot.replay.kept import Checksums
 from kropot.replay.marks import MARKS, decode, encode, load_mark, save_mark, state_at
@@ -31,8 +34,6 @@ from tests.kropot.replay_world import World, random_life
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
-
-    from kropot.replay.counts import Counts
 
 SEEDS = st.integers(0, 2**32)
 
@@ -184,6 +185,38 @@ def test_a_mark_that_lies_is_found_whatever_its_checksum_says(what: str) -> None
     assert told(state_at(ledger, 30, snapshots=False)) == told(naive(ledger, 30))
 
 
+COUNTS = Counts().plain()
+SOURCE = bytes(16)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        [COUNTS],
+        [COUNTS, []],
+        [COUNTS | {"bytes": True}, {}],
+        [COUNTS | {"bytes": -1}, {}],
+        [COUNTS | {"bytes": "1"}, {}],
+        [COUNTS | {"bytes": 1 << 63}, {}],
+        [COUNTS | {"more": 1}, {}],
+        [{}, {}],
+        [COUNTS, {SOURCE: bytes(2047)}],
+        [COUNTS, {SOURCE: bytes(2048)}],
+        [COUNTS, {SOURCE: [1] * 2048}],
+        [COUNTS, {SOURCE: "x" * 2048}],
+        [COUNTS, {SOURCE.decode(): b"x" * 2048}],
+        [COUNTS, {SOURCE + b"x": b"x" * 2048}],
+        [COUNTS, {7: b"x" * 2048}],
+    ],
+)
+def test_a_forged_mark_of_another_shape_is_none(value: object) -> None:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value[0] = dict(sorted(value[0].items()))
+    assert decode(msgpack.packb(value), 5) is None
+
+
 @given(st.data())
 @settings(max_examples=60)
 def test_bytes_that_are_no_mark_are_none(data: st.DataObject) -> None:
@@ -292,6 +325,21 @@ def test_a_mark_beyond_the_ledger_is_found_and_not_used() -> None:
     assert load_mark(ledger, head + 5) is None
     assert told(state_at(ledger, head)) == told(naive(ledger, head))
     assert [each.position for each in SnapshotAudit(ledger).findings()] == [head + 5]
+
+
+def test_an_erasure_while_marks_are_compared_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = lived(2)
+    take_snapshot(world.ledger, 30)
+    honest = check_module.load_mark
+
+    def slow(ledger: Ledger, position: int) -> State | None:
+        world.erase(min(world.elements))
+        return honest(ledger, position)
+
+    monkeypatch.setattr(check_module, "load_mark", slow)
+    audit = SnapshotAudit(world.ledger)
+    assert list(audit.findings()) == []
+    assert audit.has_moved
 
 
 def test_a_mark_that_comes_while_they_are_compared_is_left_to_the_next_check() -> None:
