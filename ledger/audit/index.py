@@ -30,8 +30,8 @@ class IndexAudit:
 
     Others may append meanwhile. A stream that changed after the log was read is left to the next audit and counted in
     `moved`. `rows` counts the compared rows. `digest` is their state digest of before (`sd1`), `state` the present one
-    (`sd2`), if it was asked for; they are not comparable with others if `moved` is not 0. All of these are final once
-    `findings` is exhausted.
+    (`sd2`), empty unless `with_state`; they are not comparable with others if `moved` is not 0. All of these
+    are final once `findings` is exhausted.
     """
 
     def __init__(self, store: LedgerStore, log: LogAudit, *, with_state: bool = False) -> None:
@@ -40,7 +40,8 @@ class IndexAudit:
         self._learnt = log.learnt
         self._position = log.position
         self._digest = StateDigest()
-        self.state = SetDigest() if with_state else None
+        self._with_state = with_state
+        self.state = SetDigest()
         self._numbers = {row.id: row.no for row in log.learnt.sources.values()}
         self._recognise = EntryRecogniser(self._numbers).digest_row
         self._sums_found: dict[tuple[int, str], list[int]] = {}
@@ -103,7 +104,7 @@ class IndexAudit:
         for row, found in zip(page, packed, strict=True):
             if found is not None:
                 add_row(row[0], found)
-                if self.state is not None:
+                if self._with_state:
                     self.state.add(found)
                 continue
             key, entry = row[0], EntryRow._make(row[1:_EVENT])
@@ -148,7 +149,7 @@ class IndexAudit:
             return f"the row differs from the log: {_differing(row, due)}"
         packed = digest_row(name, element)
         self._digest.add_row(key, packed)
-        if self.state is not None:
+        if self._with_state:
             self.state.add(packed)
         return None
 

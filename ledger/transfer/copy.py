@@ -72,8 +72,8 @@ def verify_copy(target: LedgerStore, head: StoredHead, begun: int) -> CopyReport
         raise BrokenChainError(head.position, "the copied events do not lead to the source's root")
     index = IndexAudit(target, log, with_state=True)
     _demand_none(index.findings())
-    state = "" if index.state is None else index.state.text
-    return CopyReport(events=head.position - begun, position=head.position, root=log.frontier.root, state=state)
+    root, state = log.frontier.root, index.state.text
+    return CopyReport(events=head.position - begun, position=head.position, root=root, state=state)
 
 
 def erasures(events: list[StoredEvent]) -> list[tuple[int, int]]:
