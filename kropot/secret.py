@@ -13,8 +13,11 @@ HIDDEN: Final = "[hidden]"
 _SHORTEST: Final = 4
 """Shorter texts are not looked for: they are not secrets, and hiding them would damage ordinary words."""
 
-_USER_INFO: Final = re.compile(r"[\w.+-]+://[^:/?#@]*:([^@]*(?:@[^@/?#]*)*)@")
-"""The password before a URL's host, as SQLAlchemy reads it: it may hold a slash, and by mistake an "@"."""
+_USER_INFO: Final = re.compile(r"[\w.+-]+://[^:/]*:([^@]*(?:@[^@/?#]*)*)@")
+"""The password before a URL's host, as SQLAlchemy reads it: it may hold a slash, and by mistake an "@".
+
+The user before it may hold everything but a colon and a slash: a hosted MySQL has users like `me@server`.
+"""
 
 _PARAMETER: Final = re.compile(r"[?&;]([^=&;]*)=([^&;]*)")
 _CONFIDENTIAL: Final = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
@@ -76,6 +79,14 @@ def hide_credentials(url: str) -> str:
     for start, end in reversed(_spans(url)):
         url = url[:start] + HIDDEN + url[end:]
     return url
+
+
+def shown_url(text: str) -> str:
+    """Return what may be shown of an option that should be a URL: without its credentials, and nothing if it is none.
+
+    Nobody can say where the password stands in a mistyped URL.
+    """
+    return hide_credentials(text) if "://" in text else f"{HIDDEN}, because it is not a URL"
 
 
 def guard_credentials(url: str) -> None:

@@ -33,7 +33,19 @@ SOURCE_BYTES = 16
 MAX_LEVELS = 64
 """How deep maps and arrays may lie in each other in a canonical payload. The facts known here need four levels."""
 
-UPCASTERS: Mapping[tuple[str, int], Upcaster] = {}
+
+def _with_unreadable(fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert a listing of schema 1, which says nothing about folders that the server cannot read."""
+    listing = fields.get("listing")
+    if type(listing) is not dict:
+        return fields
+    return fields | {"listing": dict(sorted({**listing, "unreadable": None}.items()))}
+
+
+UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
+    ("ListingCompleted", 1): _with_unreadable,
+    ("ListingHeldBack", 1): _with_unreadable,
+}
 """(type, schema version) -> the function that converts a payload's map to the next schema version."""
 
 

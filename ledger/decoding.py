@@ -12,7 +12,7 @@ from ledger.replica import Entry, Event
 
 if TYPE_CHECKING:
     from ledger.events import Fact, UnknownFact
-    from ledger.rows import Image, StoredEvent
+    from ledger.rows import Image, StoredEvent, StoredFact
 
 
 def happened(event: StoredEvent, key: bytes | None) -> Happened:
@@ -26,7 +26,7 @@ def key_of(stored: bytes | None) -> StreamKey | None:
     return None if stored is None else StreamKey.parse(stored)
 
 
-def fact_of(event: StoredEvent) -> Fact | UnknownFact | ErasedFact:
+def fact_of(event: StoredEvent | StoredFact) -> Fact | UnknownFact | ErasedFact:
     """Return the fact of a stored event. Raises: MalformedEventError, which names the position."""
     if event.payload is None:
         return ErasedFact(type_name=event.type, schema_version=event.schema_version)

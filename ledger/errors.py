@@ -113,6 +113,17 @@ class ClockAheadError(LedgerError):
         self.now_us = now_us
 
 
+class ClockLeapError(LedgerError):
+    """The clock says that years have passed since the ledger's last event, which may be wrong. Nothing was written."""
+
+    def __init__(self, clock_us: int, last_us: int) -> None:
+        """Keep both times, in microseconds since 1970."""
+        years = (clock_us - last_us) / (365.25 * 86_400_000_000)
+        super().__init__(f"the clock is {years:.1f} years after the ledger's last event")
+        self.clock_us = clock_us
+        self.last_us = last_us
+
+
 class InstanceBusyError(LedgerError):
     """Another active session has this instance name. `place` is where it works, or empty if that is not known."""
 

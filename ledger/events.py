@@ -113,9 +113,9 @@ class Failure:
 class Element:
     """Everything known about one element.
 
-    `form` is the listing's form as canonical JSON bytes, as it was when this revision was first seen. `revision`
-    counts from 1 and grows with every observed change. `epoch` is the number of the source's zone changes that `date`
-    accounts for. `size` (bytes) and `etag` are the server's claims, or None.
+    `form` is the listing's form as canonical JSON bytes, as it was at the last change. `revision` counts from 1 and
+    grows with every change, unless the server vouches for the content. `epoch` is the number of the source's zone
+    changes that `date` accounts for. `size` (bytes) and `etag` are the server's claims, or None.
     """
 
     date: Seconds
@@ -184,8 +184,8 @@ class Surge:
 class Listing:
     """What a listing found: how many elements it has seen, and how many were new, changed, reappeared or vanished.
 
-    `rejected` counts unreadable entries of the list. `since` and `until` are the range in the server's seconds, or None
-    if that end is open.
+    `rejected` counts unreadable entries of the list, `unreadable` the folders that the server cannot read, None if it
+    does not say. `since` and `until` are the range in the server's seconds, or None if that end is open.
     """
 
     mode: ListingMode
@@ -197,6 +197,7 @@ class Listing:
     reappeared: int
     vanished: int
     rejected: int
+    unreadable: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -417,6 +418,7 @@ class ListingAdvanced(SourceFact):
 class ListingCompleted(SourceFact):
     """A listing was completed."""
 
+    VERSION: ClassVar[int] = 2
     listing: Listing
 
 
@@ -427,12 +429,21 @@ class ListingHeldBack(SourceFact):
     `source.held` says why.
     """
 
+    VERSION: ClassVar[int] = 2
     listing: Listing
 
 
 @fact
 class AlarmsAccepted(SourceFact):
     """A person looked at a listing that was held back, or at a surge of changes, and accepted it."""
+
+
+@fact
+class RunFailed(SourceFact):
+    """A run of the collector `instance` ended without success, for `reason`, a stable word ("refused", ...)."""
+
+    instance: str
+    reason: str
 
 
 @fact
@@ -467,7 +478,7 @@ class RemoteObserved(ElementFact):
 
 @fact
 class RemoteChanged(ElementFact):
-    """An element has another date, or the server claims another content: this is a new revision."""
+    """An element has another date: a new revision, unless the server says that the content is the same."""
 
 
 @fact

@@ -24,6 +24,7 @@ from ledger.append import (
     plan_batch,
     source_key,
 )
+from ledger.clock import MOST_LEAP_US, recorded_time
 from ledger.codec import NONCE_BYTES
 from ledger.decoding import entry_of, event_of, fact_of, happened, key_of
 from ledger.errors import BrokenChainError, DamagedRowError, LedgerError, LedgerUnavailableError
@@ -33,6 +34,7 @@ from ledger.projection import project
 from ledger.replica import evolve_source
 from ledger.rows import CopyRow
 from ledger.stores import LedgerStore, stored_events
+from ledger.succession import refuse_contradictions
 from ledger.work import WorkSession
 
 if TYPE_CHECKING:
@@ -87,6 +89,8 @@ class Ledger:
     `writer` is the writer's name in this process's events. `clock` gives microseconds since 1970 UTC if the store has
     no clock of its own. `entropy` gives random bytes.
     """
+
+    most_leap_us: int | None = MOST_LEAP_US
 
     def __init__(
         self,
@@ -153,9 +157,9 @@ class Ledger:
                     done = self._done(tx, batch_key, planned)
                     if done is not None:
                         return done
-                    planned = plan_batch(
-                        facts, self._ground(tx, facts), writer=self.writer, nonces=nonces, batch_key=batch_key
-                    )
+                    ground = self._ground(tx, facts)
+                    planned = plan_batch(facts, ground, writer=self.writer, nonces=nonces, batch_key=batch_key)
+                    refuse_contradictions(facts, ground, self.log, tx)
                     tx.write(planned)
                     if release is not None:
                         tx.release(release, self.work.id, {event.stream for event in planned.events})
@@ -368,7 +372,7 @@ class Ledger:
             self._learn(tx)
         return AppendContext(
             head=tx.head,
-            recorded_us=max(tx.head.recorded_us, self._now(tx.now_us)),
+            recorded_us=recorded_time(tx.head, self._now(tx.now_us), self.most_leap_us),
             keys=keys,
             streams=tx.streams(set(keys)),
             sources=self._sources,

@@ -99,6 +99,10 @@ class MemoryWriting:
         entries = (self._fresh or self._tables.projection).entries
         return {stream: entries[stream] for stream in streams if stream in entries}
 
+    def stored(self, copies: Collection[tuple[bytes, int]]) -> set[tuple[bytes, int]]:
+        """Return which of these (SHA-256, stream) are copies that were stored once, whatever became of them."""
+        return copies & self._tables.projection.copies.keys()
+
     def write(self, batch: Batch) -> None:
         """Keep the batch, to write it at the end."""
         self._batch = batch

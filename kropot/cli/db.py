@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, group, say, storage_of, warn
+from kropot.cli.base import (
+    MISSING_GUARDS,
+    Settings,
+    emit,
+    emit_json,
+    group,
+    open_ledger,
+    say,
+    storage_of,
+    warn_unguarded,
+)
 from kropot.cli.output import log
 from kropot.errors import PartialError, UsageError
-from kropot.secret import credentials_in
 from kropot.wording import amount, moment, number
 
 if TYPE_CHECKING:
@@ -29,6 +39,7 @@ _PROTECTION = {
         "docs/operations.md says how to separate owner and collector"
     ),
     "rights": "the database does not allow this user to change or delete events",
+    "none": "nothing: this database server refused the triggers that guard the ledger; " + MISSING_GUARDS,
     "unknown": "cannot tell, because this user {}: ask the administrator of the database",
 }
 _SQLITE_PROTECTION = "triggers only: they stop accidents, but not a person who can write to the file"
@@ -52,9 +63,11 @@ def init(settings: Settings, *, db_owner_url: str | None) -> None:
     from ledger.sql.rights import grant
 
     user, owner = parse_place(settings.db_string), parse_place(db_owner_url or settings.db_string)
-    migrate(owner)
+    is_guarded = migrate(owner, demand_guards=db_owner_url is not None)
     grantee = None if db_owner_url is None else grant(owner, user)
     _print_result(settings, {"place": str(user), "grantee": grantee}, f"the ledger at {user} is ready")
+    if not is_guarded:
+        warn_unguarded()
     if grantee is not None:
         say(f"{grantee} can read and append events, but cannot change or delete them")
 
@@ -69,22 +82,28 @@ def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
     """
     from ledger.errors import LedgerMissingError
     from ledger.sql import migrate, parse_place, schema_of
+    from ledger.sql.protection import protection
     from ledger.sql.rights import grant
 
     user, owner = parse_place(settings.db_string), parse_place(db_owner_url or settings.db_string)
     before = schema_of(owner)
     if before is None:
         raise LedgerMissingError(str(owner))
-    migrate(owner)
+    was_bare = protection(owner).kind == "none"
+    is_guarded = migrate(owner, demand_guards=db_owner_url is not None)
     if db_owner_url is not None:
         grant(owner, user)
     after = schema_of(owner)
     text = (
-        f"nothing to do: the ledger has schema {after} already"
+        f"made the missing triggers; the ledger has schema {after}"
+        if was_bare and is_guarded
+        else f"nothing to do: the ledger has schema {after} already"
         if before == after
         else f"upgraded the ledger from schema {before} to schema {after}"
     )
     _print_result(settings, {"place": str(user), "before": before, "after": after}, text)
+    if not is_guarded:
+        warn_unguarded()
 
 
 @command.command("info")
@@ -129,6 +148,33 @@ def info(settings: Settings) -> None:
     emit(f"protection  {said}")
 
 
+@command.command("accept-clock")
+def accept_clock(settings: Settings) -> None:
+    """Let a ledger go on whose last event is years ago.
+
+    A clock that says so is not believed: recorded time never goes back, so a clock that is years ahead would freeze it.
+    Check the clock first.
+    """
+    from ledger.clock import MOST_LEAP_US
+    from ledger.events import InstanceBegan
+    from ledger.log import NewFact, instance_key, program
+
+    with open_ledger(settings) as ledger:
+        last_us, now_us = ledger.head().recorded_us, ledger.clock_us()
+        is_leap = now_us - last_us > MOST_LEAP_US
+        if is_leap:
+            ledger.most_leap_us = None
+            fact = InstanceBegan(program=program(), host=platform.node())
+            key = instance_key(settings.instance_name)
+            ledger.append([NewFact(key=key, fact=fact, observed_us=now_us)])
+    text = (
+        f"accepted: the ledger goes on at {moment(now_us)}"
+        if is_leap
+        else f"nothing to do: the clock says {moment(now_us)}, and the last event was recorded {moment(last_us)}"
+    )
+    _print_result(settings, {"accepted": is_leap, "clock_us": now_us, "last_us": last_us}, text)
+
+
 @command.command("copy")
 @click.argument("source", metavar="FROM")
 @click.argument("target", metavar="TO")
@@ -142,15 +188,11 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
     from ledger.sql import open_store
     from ledger.transfer.copy import copy_ledger
 
-    for url in (source, target):
-        if credentials_in(url):
-            warn(
-                "other users of this machine can read the password on the command line: use ~/.pgpass or a socket "
-                "instead"
-            )
     origin = open_store(source, read_only=True)
     try:
         destination = open_store(target, create=True)
+        if not destination.is_guarded:
+            warn_unguarded()
         try:
             report = copy_ledger(origin, destination, progress=_progress())
         finally:
@@ -197,6 +239,8 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
             " storage that your collectors wrote to"
         )
     store = open_store(settings.db_string, create=True)
+    if not store.is_guarded:
+        warn_unguarded()
     try:
         log_progress = _progress()
         report = recover_ledger(folder.events(), store, progress=lambda position: log_progress(position, reach.last))

@@ -7,11 +7,13 @@ import errno
 import click
 
 from kropot.errors import Exit, KropotError
+from kropot.wording import moment
 from ledger.errors import (
     BadCheckpointError,
     BadPlaceError,
     BrokenChainError,
     ClockAheadError,
+    ClockLeapError,
     ConflictError,
     DamagedRowError,
     ForeignDatabaseError,
@@ -120,6 +122,12 @@ def _explain_database(error: LedgerError) -> str:
             )
         case ClockAheadError():
             message = f"{error}: check the clock of this machine"
+        case ClockLeapError():
+            message = (
+                f"the clock says {moment(error.clock_us)}, years after the ledger's last event "
+                f"({moment(error.last_us)}), and nothing was recorded, because recorded time never goes back: set the "
+                "clock, or run `kropotcli db accept-clock` if it is right"
+            )
         case _:
             message = str(error)
     return message

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kropot.cli import base
-from kropot.cli.base import emit, emit_json, say, warn
+from kropot.cli.base import emit, emit_json, say, warn, warn_if_exposed
 from kropot.cli.masterkey import KEY_ENV, key_path, master_key
+from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
 from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
@@ -226,8 +227,9 @@ def serve(
                     "put a proxy with TLS in front of it, or use a tunnel"
                 )
             url = address_of(listening)
-            if settings.json:
-                emit_json({"url": url, "source": str(source), "state": service.state.place})
+            with printing_beside_the_work():
+                if settings.json:
+                    emit_json({"url": url, "source": str(source), "state": service.state.place})
             say(f"serving {source} at {url}; press Ctrl-C to stop")
             scanner.start()
             server.run([listening])
@@ -253,8 +255,8 @@ def token() -> None:
     "--kit",
     type=PATH,
     metavar="FILE",
-    help="Write the kit to this new file, if the gateway makes the key. Default: a file in this folder, named after the"
-    " token's id.",
+    help="Write the kit to this new file, also if SPEC holds the key. Default: a file in this folder, named after the "
+    "token's id, if the gateway makes the key.",
 )
 def create(
     settings: Settings,
@@ -275,13 +277,19 @@ def create(
     from kropot.gateway.tokenspec import STREAM_ROLE
 
     value = _read_spec(spec)
+    if str(spec) != "-" and _holds_key(value):
+        warn_if_exposed("specification with a key", spec)
     with _book(state_url, master_key_file, revocations, create=True) as book:
         root = book.source_root()
         if kit is not None and os.path.lexists(kit):
             raise UsageError(f"the file {kit} exists already, so no token was made: name a new file with --kit")
         if root is not None:
             refuse_inside(Path(os.fsdecode(root)), kit or Path.cwd() / "kit")
-        created = book.create(value, lambda made: keep_kit(made, Path.cwd()) if kit is None else write_kit(made, kit))
+        created = book.create(
+            value,
+            lambda made: keep_kit(made, Path.cwd()) if kit is None else write_kit(made, kit),
+            keeps_given_key=kit is not None,
+        )
     if settings.json:
         where = {} if created.kit_path is None else {"kit": str(created.kit_path.absolute())}
         emit_json({"id": created.token.id, "number": created.token.number} | where)
@@ -296,6 +304,8 @@ def create(
             "this token is plain, so its holder can read names and contents: to encrypt, add "
             '"secureCopyEncryptionMethod" to the specification'
         )
+    if kit is not None and created.kit_path is None:
+        warn(f"this token has no key, so there is no kit and {kit} was not written")
     if created.warning is not None:
         warn(created.warning)
 
@@ -373,6 +383,12 @@ def _read_spec(path: Path) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the specification {path} is not JSON: see docs/gateway.md for an example") from error
+
+
+def _holds_key(value: Any) -> bool:
+    """Whether a specification holds a passphrase."""
+    data = value.get("data") if isinstance(value, dict) else None
+    return isinstance(data, dict) and bool(data.get("secureCopyEncryptionKey"))
 
 
 @contextmanager

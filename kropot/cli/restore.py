@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
-from kropot.cli.copies import WORKERS, check_target, open_copies, read_kits, stop_workers
+from kropot.cli.copies import WORKERS, check_target, open_copies, read_kits
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.paths import PATH
+from kropot.cli.restore_mode import check_options, mode_of
+from kropot.cli.restore_progress import RestoreProgress, restore_progress
 from kropot.cli.restore_report import RestoreReport
-from kropot.durable.dirfd import look_below, open_below
+from kropot.cli.restore_stdout import write_to_stdout
+from kropot.cli.restore_target import WOULD, Destination
 from kropot.errors import UsageError
 from kropot.query.erasures import erased_in
 from kropot.query.names import find_source
@@ -25,18 +27,16 @@ from kropot.query.past import freshest_first, labels_of, past_ids, sources_at
 from kropot.wording import moment as clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from kropot.durable.dirfd import Parts
     from kropot.query.erasures import Erased
     from kropot.query.past import KnownSource
     from kropot.replay.copies import Copies, HeldCopy
-    from kropot.restore.names import NameGiver
+    from kropot.restore.job import Overwrite
     from kropot.restore.plan import Planned, RestoreProblem
-
-MANIFEST = b"kropot-manifest.jsonl"
+    from ledger.answers import Tally
 
 
 @define("restore")
@@ -82,6 +82,25 @@ MANIFEST = b"kropot-manifest.jsonl"
 )
 @click.option("--list-names", is_flag=True, help="Only print names, dates and sizes, sorted by name. Write nothing.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be written. Write nothing.")
+@click.option(
+    "--overwrite",
+    type=click.Choice(["never", "older", "always"]),
+    default="never",
+    show_default=True,
+    help="Replace files of other content that restore did not write: never, only those older than the file that comes"
+    " back, or always.",
+)
+@click.option(
+    "--verify-only",
+    is_flag=True,
+    help="Write nothing. Open and check every copy, and with --to compare the folder's files with them.",
+)
+@click.option(
+    "--stdout",
+    "printed",
+    metavar="NAME",
+    help="Write this one file to standard output, and nothing else. It is checked before the first byte is written.",
+)
 @click.option("--portable-names", is_flag=True, help="Give all files names that also work on Windows.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
 def command(
@@ -98,14 +117,17 @@ def command(
     both: bool,
     list_names: bool,
     dry_run: bool,
+    overwrite: Overwrite,
+    verify_only: bool,
+    printed: str | None,
     portable_names: bool,
     no_snapshots: bool,
 ) -> Exit:
     """Open copies with their kits, and write them as files under their names.
 
     PATTERN is a name as --list-names prints it, or a glob over the names. *.txt means all such files. docs or docs/**
-    means everything in that folder. A file with exactly this name beats the glob. Files that an earlier run restored
-    are not written again. Other files are never overwritten.
+    means everything in that folder. A file with exactly this name beats the glob. You can give several. Files that an
+    earlier run restored are not written again. Other files are not overwritten, unless you ask for it with --overwrite.
 
     A source that a person retired, or whose token was replaced, is past. Its files are left out unless you ask for them
     with --past-sources or --source. If two sources have a file with the same name, only one is restored: that of the
@@ -117,13 +139,13 @@ def command(
     from kropot.restore.patterns import Patterns
     from kropot.restore.plan import RestoreCounts, Selection, plan
 
-    if target is None and not list_names:
-        raise UsageError("no target folder was given: name it with --to DIR, or list the files with --list-names")
+    mode = mode_of(list_names=list_names, dry_run=dry_run, verify_only=verify_only, printed=printed)
+    check_options(settings, mode, target, patterns)
     if target is not None:
         check_target(settings, target)
     tally, report = RestoreCounts(), RestoreReport(settings)
     with ExitStack() as stack:
-        matching = Patterns(patterns)
+        matching = Patterns(patterns if printed is None else (printed,))
         pool = stack.enter_context(_pool())
         origin = stack.enter_context(
             _from_export(exported, until, source_names)
@@ -131,7 +153,9 @@ def command(
             else _from_ledger(settings, until, source_names, snapshots=not no_snapshots)
         )
         report.erased, report.sources = origin.erased, origin.sources or {}
-        destination = _Destination(target, stack, pool, portable=portable_names, writes=not (dry_run or list_names))
+        destination = Destination(
+            target, stack, pool, portable=portable_names, writes=mode == "restore", overwrite=overwrite
+        )
         plans = plan(
             origin.helds,
             kits=read_kits(kits),
@@ -148,13 +172,22 @@ def command(
             tally=tally,
             sources=origin.count(past=past),
         )
+
+        def show() -> AbstractContextManager[RestoreProgress]:
+            total = (None, None) if patterns else origin.total(vanished=vanished, past=past)
+            return restore_progress(settings, files=total[0], size=total[1])
+
+        if printed is not None:
+            return write_to_stdout(plans, origin.copies, printed)
         if list_names:
             _list_names(settings, plans, origin.copies, report)
         elif dry_run:
             _dry_run(settings, plans, destination, report)
+        elif verify_only:
+            _verify(plans, origin.copies, target, pool, report, show=show())
         else:
-            _restore(plans, origin.copies, destination, pool, report)
-    return report.finish(tally, target, unmatched=matching.idle, writes=not (dry_run or list_names))
+            _restore(plans, origin.copies, destination, pool, report, show=show())
+    return report.finish(tally, target, unmatched=matching.idle, mode=mode)
 
 
 # --- where copies come from ------------------------------------------------------------------------------------------
@@ -164,7 +197,7 @@ def command(
 class _Origin:
     """The elements to choose from, and their copies. `sources` are the sources, and `erased` sums up the erasures.
 
-    Both are None if that is not known.
+    Both are None if that is not known. `tallies` are the sums over all elements, empty if they are not known.
     """
 
     helds: Iterable[HeldCopy]
@@ -172,6 +205,19 @@ class _Origin:
     wanted: frozenset[bytes]
     sources: dict[bytes, KnownSource] | None
     erased: Erased | None = None
+    tallies: Sequence[Tally] = ()
+
+    def total(self, *, vanished: bool, past: bool) -> tuple[int, int] | tuple[None, None]:
+        """Return how many files there are to restore, and their stored bytes; None twice if that is not known."""
+        chosen = self.wanted or {id_ for id_, each in (self.sources or {}).items() if past or each.past is None}
+        counted = [
+            each
+            for each in self.tallies
+            if each.bytes and (vanished or each.state != "vanished") and each.source in chosen
+        ]
+        if not counted:
+            return None, None
+        return sum(each.elements for each in counted), sum(each.bytes for each in counted)
 
     def count(self, *, past: bool) -> int | None:
         """Return from how many sources files are wanted, None if that is not known."""
@@ -194,8 +240,14 @@ def _from_ledger(
         wanted = frozenset(find_source(labels, name) for name in source_names)
         with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
             standings = walk(ledger, pointers, moment.position, sources=freshest_first(known))
-            helds = held_at(ledger, standings, past=past_ids(known))
-            yield _Origin(helds=helds, copies=copies, wanted=wanted, sources=known, erased=erased_in(ledger))
+            yield _Origin(
+                helds=held_at(ledger, standings, past=past_ids(known)),
+                copies=copies,
+                wanted=wanted,
+                sources=known,
+                erased=erased_in(ledger),
+                tallies=() if until else ledger.tallies(),
+            )
 
 
 @contextmanager
@@ -223,82 +275,17 @@ def _pool() -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
-# --- where files go --------------------------------------------------------------------------------------------------
-
-
-_Would = Literal["restore", "replace", "keep", "leave"]
-_WOULD: dict[_Would, str] = {
-    "restore": "would restore",
-    "replace": "would replace",
-    "keep": "already restored",
-    "leave": "would not overwrite",
-}
-
-
-class _Destination:
-    """The folder to restore into. It is made only after a kit has opened the first form."""
-
-    def __init__(self, target: Path | None, stack: ExitStack, pool: Executor, *, portable: bool, writes: bool) -> None:
-        self.target = target
-        self._stack = stack
-        self._pool = pool
-        self._portable = portable
-        self._writes = writes
-
-    def giver(self) -> NameGiver:
-        """Open the folder, unless this run writes nothing, and return the object that names its files."""
-        from dataclasses import replace
-
-        from kropot.durable.target import WORK, NameRules, TargetFolder
-        from kropot.restore.fingerprints import Fingerprints
-        from kropot.restore.journal import Journal, written_in
-        from kropot.restore.names import NameGiver
-
-        rules = NameRules(portable=self._portable or os.name == "nt")
-        if self._writes and self.target is not None:
-            self.tree = self._stack.enter_context(TargetFolder(self.target))
-            self.journal = self._stack.enter_context(Journal(self.tree, MANIFEST))
-            self._stack.callback(stop_workers, self._pool, self.tree)
-            rules = replace(self.tree.rules, portable=rules.portable or self.tree.rules.portable)
-        elif self.target is not None:
-            self.written = self._stack.enter_context(written_in(self.target, MANIFEST))
-        if rules.portable:
-            # Systems that need such names take `a` and `A` for the same name.
-            rules = replace(rules, fold_case=True)
-        return NameGiver(rules, Fingerprints(), (WORK, MANIFEST))
-
-    def predict(self, plan: Planned) -> _Would:
-        """Return what a restore would do with the file that has this name now. This writes nothing.
-
-        A restore keeps a file that it did not write. If that file has the right content, it counts as restored.
-        """
-        found = None if self.target is None else look_below(self.target, plan.path)
-        if found is None:
-            return "restore"
-        if self.written.is_done(plan.path, plan.held.identity, found):
-            return "keep"
-        return "replace" if self._is_ours(plan.path) else "leave"
-
-    def _is_ours(self, path: Parts) -> bool:
-        """Return whether an earlier restore wrote exactly the file that has this name now."""
-        from kropot.restore.journal import content_of
-
-        try:
-            root = os.open(self.target or "", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                return self.written.is_ours(path, content_of(open_below(root, path))[1])
-            finally:
-                os.close(root)
-        except OSError:
-            return False
+# --- what is done with them ------------------------------------------------------------------------------------------
 
 
 def _restore(
     plans: Iterator[Planned | RestoreProblem],
     copies: Copies,
-    destination: _Destination,
+    destination: Destination,
     pool: Executor,
     report: RestoreReport,
+    *,
+    show: AbstractContextManager[RestoreProgress],
 ) -> None:
     from kropot.restore.job import Restored, restore
     from kropot.restore.plan import RestoreProblem
@@ -307,18 +294,46 @@ def _restore(
         if isinstance(first, RestoreProblem):
             report.finding(first)
             continue
-        outcomes = restore(
-            chain([first], plans), copies=copies, tree=destination.tree, journal=destination.journal, pool=pool
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, Restored):
-                report.restored(outcome)
+        with show as progress:
+            outcomes = restore(
+                chain([first], plans),
+                copies=copies,
+                tree=destination.tree,
+                journal=destination.journal,
+                pool=pool,
+                overwrite=destination.overwrite,
+                moved=progress.moved,
+            )
+            for outcome in outcomes:
+                progress.finished()
+                if isinstance(outcome, Restored):
+                    report.restored(outcome)
+                else:
+                    report.finding(outcome)
+
+
+def _verify(
+    plans: Iterable[Planned | RestoreProblem],
+    copies: Copies,
+    target: Path | None,
+    pool: Executor,
+    report: RestoreReport,
+    *,
+    show: AbstractContextManager[RestoreProgress],
+) -> None:
+    from kropot.restore.compare import Verified, compare
+
+    with show as progress:
+        for outcome in compare(plans, copies=copies, root=target, pool=pool, moved=progress.moved):
+            progress.finished()
+            if isinstance(outcome, Verified):
+                report.count(outcome.planned, existed=False, size=outcome.size)
             else:
                 report.finding(outcome)
 
 
 def _dry_run(
-    settings: Settings, plans: Iterable[Planned | RestoreProblem], destination: _Destination, report: RestoreReport
+    settings: Settings, plans: Iterable[Planned | RestoreProblem], destination: Destination, report: RestoreReport
 ) -> None:
     from kropot.restore.plan import RestoreProblem
 
@@ -327,11 +342,11 @@ def _dry_run(
             report.finding(plan)
             continue
         would = destination.predict(plan)
-        report.count(plan, existed=would not in {"restore", "replace"}, size=plan.held.size)
+        report.count(plan, existed=would not in {"restore", "replace", "overwrite"}, size=plan.held.size)
         if settings.json:
             emit_json({"would": would, **_row(plan)}, flush=False)
         else:
-            emit(f"{_WOULD[would]}  {plan.shown}", flush=False)
+            emit(f"{WOULD[would]}  {plan.shown}", flush=False)
 
 
 def _list_names(

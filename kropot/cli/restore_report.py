@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from kropot.cli.restore_mode import Mode
     from kropot.query.erasures import Erased
     from kropot.query.past import KnownSource
     from kropot.restore.job import Restored
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
+
+_COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
+_DIFFERENCES = {"absent", "differs"}
+"""Problems of a folder that is not what the backup has: exit code 4."""
 
 
 KnownSources = Mapping[bytes, "KnownSource"]
@@ -32,6 +37,7 @@ class RestoreReport:
     settings: Settings
     files: int = 0
     existed: int = 0
+    overwritten: int = 0
     bytes: int = 0
     older: int = 0
     numbered: int = 0
@@ -43,6 +49,7 @@ class RestoreReport:
 
     def restored(self, outcome: Restored) -> None:
         """Count a restored file."""
+        self.overwritten += outcome.overwrote
         self.count(outcome.planned, existed=outcome.existed, size=outcome.size)
 
     def count(self, plan: Planned, *, existed: bool, size: int) -> None:
@@ -65,13 +72,14 @@ class RestoreReport:
         if finding.problem != "same_name" or self.same_names <= _SHOWN_NAMES:
             warn(f"{finding.name or one_line(key.id)}: {finding.why}")
 
-    def finish(self, tally: RestoreCounts, target: Path | None, *, unmatched: Sequence[str], writes: bool) -> Exit:
+    def finish(self, tally: RestoreCounts, target: Path | None, *, unmatched: Sequence[str], mode: Mode) -> Exit:
         """Print the summary, and return the exit code. `unmatched` are the patterns that matched nothing."""
         self._warn(tally, unmatched)
         locked = sum(tally.locked.values())
         summary = {
-            "restored" if writes else "files": self.files,
+            _COUNTED[mode]: self.files,
             "existed": self.existed,
+            "overwritten": self.overwritten,
             "bytes": self.bytes,
             "older": self.older,
             "numbered": self.numbered,
@@ -89,12 +97,13 @@ class RestoreReport:
             say(f"erased, so it cannot be restored: {self.erased}")
         if self.settings.json:
             emit_json(summary)
-        elif writes:
+        elif mode != "look":
             if is_nothing and not (self.findings or locked or unmatched or tally.past):
-                say("nothing to restore: no matching element had a copy at that moment; check --until and --source")
-            emit(f"restored {number(self.files, 'file')} to {target} ({amount(self.bytes)})")
+                say(f"nothing to {mode}: no matching element had a copy at that moment; check --until and --source")
+            emit(self._headline(target, mode))
             for count, what in (
                 (self.existed, "restored by an earlier run, and unchanged"),
+                (self.overwritten, "in place of a file of other content (--overwrite)"),
                 (self.older, "from an older revision: the newest was not stored yet at that moment"),
                 (
                     self.numbered,
@@ -106,12 +115,22 @@ class RestoreReport:
                 ),
                 (sum(tally.past.values()), "left out: of past sources (--past-sources)"),
                 (tally.vanished, "left out: vanished from the server at that moment (--vanished restores them too)"),
-                (self.findings + locked, "not restored: see the warnings above"),
+                (self.findings + locked, f"not {_COUNTED[mode]}: see the warnings above"),
             ):
                 if count:
                     emit(f"{count:>8,}  {what}")
+        if not _DIFFERENCES.isdisjoint(self.problems):
+            return Exit.FINDINGS
         is_partial = self.findings or locked or unmatched or (is_nothing and tally.past)
         return Exit.PARTIAL if is_partial else Exit.DONE
+
+    def _headline(self, target: Path | None, mode: Mode) -> str:
+        files, size = number(self.files, "file"), amount(self.bytes)
+        if mode == "restore":
+            return f"restored {files} to {target} ({size})"
+        if self.findings or not self.files:
+            return f"verified {files} ({size})"
+        return f"verified {files} ({size}): {'the copies are sound' if target is None else f'{target} has the same'}"
 
     def _warn(self, tally: RestoreCounts, unmatched: Sequence[str]) -> None:
         """Say what was left out, and how to get it."""

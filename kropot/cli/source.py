@@ -75,7 +75,7 @@ def alias(settings: Settings, *, source_name: str) -> None:
         if entry.source.url != url:
             fact = moved(entry.source, url)
             key = source_key(entry.id)
-            ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.now_us(), expected=entry.version)])
+            ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.clock_us(), expected=entry.version)])
     if settings.json:
         emit_json({"source": entry.id.hex(), "url": url, "changed": entry.source.url != url})
     elif entry.source.url == url:
@@ -100,7 +100,7 @@ def accept(settings: Settings, *, source_name: str | None) -> None:
             fact = accept_alarms(entry.source)
             if fact is not None:
                 key = source_key(entry.id)
-                ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.now_us(), expected=entry.version)])
+                ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.clock_us(), expected=entry.version)])
                 accepted.append(entry.id)
     if settings.json:
         emit_json({"accepted": [each.hex() for each in accepted]})

@@ -25,14 +25,14 @@ from kropot.cli.base import (
 )
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
-from kropot.errors import LockedError, UsageError
+from kropot.errors import LockedError, ServerRefusedError, UsageError
 from kropot.wording import SECOND_US, amount, number, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kropot.securecopy.client import SecureCopyClient
-    from kropot.verify import Finding, Note, Scope, Summary
+    from kropot.verify import Fetched, Finding, Note, Scope, Summary
     from ledger.log import Ledger
 
 
@@ -44,7 +44,10 @@ class Rate(click.ParamType[int, Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return bytes per second. Raises: click.BadParameter if the text is not a rate above 0."""
         text = str(value).strip().removesuffix("/s")
-        rate = value if isinstance(value, int) else SIZE.convert(text, param, ctx)
+        try:
+            rate = value if isinstance(value, int) else SIZE.convert(text, param, ctx)
+        except click.BadParameter:
+            rate = 0
         if rate < 1:
             self.fail(f"{value!r} is not a rate above 0: try 50MiB/s", param, ctx)
         return rate
@@ -85,16 +88,16 @@ def command(settings: Settings, **options: Any) -> Exit:
     everything that was checked is sound, 4 if something is wrong, and 1 if the check could not be done. A budget that
     runs out is not an error.
 
-    Damaged and lost copies are recorded in the ledger. The next `collect` fetches them again. With --repair, this
-    happens at once.
+    Damaged and lost copies are recorded in the ledger. The next `collect` fetches them again, if their source still has
+    them. With --repair, this happens at once. What is known to be damaged or lost is reported by every run.
     """
-    from kropot.verify import Verification, World
+    from kropot.verify import Fetched, Verification, World
 
     if options["against"] and options["public_key"] is None:
         raise UsageError("--against needs --public-key to verify the signatures: give the signer's public key")
     if options["repair"] and options["no_record"]:
         raise UsageError("--repair must record its repairs in the ledger: leave out --no-record")
-    with _stop_on_signals() as caught, open_ledger(settings) as ledger:
+    with _stop_on_signals() as caught, open_ledger(settings, read_only=options["no_record"]) as ledger:
         scope = _scope(settings, ledger, options)
         # Otherwise the garbage collector takes a sixth of the time, because there are millions of short-lived tuples.
         gc.set_threshold(50_000, 20, 50)
@@ -102,9 +105,9 @@ def command(settings: Settings, **options: Any) -> Exit:
         run = Verification(ledger, storage_of(settings).objects(), scope, world)
         for finding in run.findings():
             show(finding, as_json=settings.json)
-        if scope.repair and run.is_fetch_due and not caught:
-            _fetch(settings, ledger)
-            for finding in run.repaired():
+        if scope.repair and run.is_fetch_due:
+            fetched = Fetched(why="it was not fetched, because this run was stopped")
+            for finding in run.repaired(fetched if caught else _fetch(settings, ledger)):
                 show(finding, as_json=settings.json)
     show_summary(run.summary, as_json=settings.json)
     if run.trouble is not None:
@@ -153,19 +156,29 @@ def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient
     return match.id, server.client()
 
 
-def _fetch(settings: Settings, ledger: Ledger) -> None:
-    """Collect once, which fetches damaged copies again. If that is not possible here, say what to do."""
+def _fetch(settings: Settings, ledger: Ledger) -> Fetched:
+    """Collect once, which fetches damaged copies again. Return how it ended, or why it is not possible here."""
     from kropot.cli.progress import progress_display
+    from kropot.collect.decide.sources import match_source
     from kropot.collect.service import collect
+    from kropot.verify import Fetched
 
     if settings.server_url is None or settings.token is None:
-        say("the damaged or lost copies were not fetched now: the next `kropotcli collect` fetches them again")
-        return
+        say("nothing is fetched again now: give --server-url and --token-file too, or run `kropotcli collect`")
+        return Fetched(why="it was not fetched, because no server and token were given")
+    source = match_source(ledger.sources(), settings.token.reveal(), settings.server_url).id
     try:
         wanted = collect_options(settings, once=True)
-        collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
+        outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
     except LockedError as error:
         say(f"{error}; that collector fetches the damaged or lost copies again")
+        return Fetched(source=source, why="it was not fetched now, because another collector is at work")
+    except ServerRefusedError as error:
+        say(str(error), level="error")
+        return Fetched(source=source, reach="refused", why="the server refuses the token")
+    if outcome.code == Exit.REFUSED:
+        return Fetched(source=outcome.source_id, reach="refused", why="the server refuses the token")
+    return Fetched(source=outcome.source_id, why="the collector of this run did not get it: see its messages above")
 
 
 def show(finding: Finding, *, as_json: bool) -> None:
@@ -228,7 +241,7 @@ def _lines(summary: Summary) -> Iterator[str]:
 
 def _gaps(summary: Summary) -> Iterator[str]:
     copies = summary.covered.get("copies")
-    if copies is not None and copies["bad"] and copies["not_recorded_because"]:
+    if copies is not None and copies["newly_bad"] and copies["not_recorded_because"]:
         yield f"not recorded: {copies['not_recorded_because']}"
     for gap in summary.not_covered:
         yield f"not checked: {gap}"

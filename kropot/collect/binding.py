@@ -73,7 +73,7 @@ def find_source(server: ServerAccess, ledger: Ledger, *, new_source: bool, say: 
 def _begin(ledger: Ledger, token: str, url: str, *, apart_from: bytes) -> None:
     salt = secrets.token_bytes(32)
     fact = begin(salt=salt, token=token, url=url)
-    new = NewFact(key=source_key(source_id_of(salt)), fact=fact, observed_us=ledger.now_us(), expected=0)
+    new = NewFact(key=source_key(source_id_of(salt)), fact=fact, observed_us=ledger.clock_us(), expected=0)
     # Several collectors may meet a new token at the same moment: the first one's append counts for all of them.
     named = b"begin\0" + token.encode() + b"\0" + url.encode() + b"\0" + apart_from
     once = hmac.digest(ledger.identity().salt, named, "sha256")
@@ -84,7 +84,7 @@ def _move(ledger: Ledger, entry: SourceEntry, url: str) -> None:
     key, fact = source_key(entry.id), moved(entry.source, url)
     # If another collector was faster, it has done the same.
     with suppress(ConflictError):
-        ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.now_us(), expected=entry.version)])
+        ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.clock_us(), expected=entry.version)])
 
 
 def _refuse_retired(ledger: Ledger, source: bytes) -> None:

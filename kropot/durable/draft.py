@@ -1,14 +1,13 @@
-"""Drafts: files without a name yet, and the errors of giving them one."""
+"""Drafts: files without a name yet."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kropot.errors import KropotError
+from kropot.durable.refusals import TreeError, refusal
 
 if TYPE_CHECKING:
     import threading
@@ -18,35 +17,24 @@ _PERMISSIONS = 0o777
 _CLONE = 0x40049409
 """FICLONE of Linux: share the blocks of another file until one of the two is written."""
 
-STOPS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors after which nothing further can be written."""
-
-
-class InTheWayError(KropotError):
-    """Something that is not ours has the name, or stands where a folder is needed; it was left alone."""
-
-
-class UnplaceableError(KropotError):
-    """The file system refuses this one name; others may be fine."""
-
-
-class TreeError(KropotError):
-    """The folder cannot be written at all: nothing further can be placed."""
-
 
 class Draft:
     """A file without a name yet, in the workroom; exactly one of `Tree.place` and `drop` ends it."""
 
-    def __init__(self, room: int, name: bytes, stopping: threading.Event) -> None:
-        """Make the file, for its owner alone; nothing more is written once `stopping` is set. Raises: OSError."""
+    def __init__(self, room: int, name: bytes, stopping: threading.Event, *, where: str) -> None:
+        """Make the file, for its owner alone; nothing more is written once `stopping` is set.
+
+        `where` is the folder, for messages. Raises: OSError.
+        """
         self._room = room
         self._stopping = stopping
+        self._where = where
         self.name = name
         self.fd = os.open(name, _NEW, 0o600, dir_fd=room)
         self.is_shared = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write all of the data. Raises: TreeError."""
+        """Write all of the data. Raises: TooLargeError, UnplaceableError, TreeError."""
         if self._stopping.is_set():
             raise TreeError("stopped before it was whole")
         view = memoryview(data)
@@ -54,7 +42,7 @@ class Draft:
             while view:
                 view = view[os.write(self.fd, view) :]
         except OSError as error:
-            raise trouble(error, "writing a file") from None
+            raise refusal(error, f"writing a file in {self._where}") from None
 
     def clone(self, source: int) -> bool:
         """Share the blocks of the open file `source`; False where the file system cannot, and nothing changed."""
@@ -92,12 +80,15 @@ class Draft:
                 os.fchmod(self.fd, mode & _PERMISSIONS)
 
     def sync(self) -> os.stat_result:
-        """Make the content durable, return what the file system says of it. Raises: TreeError."""
+        """Make the content durable, return what the file system says of it.
+
+        Raises: TooLargeError, UnplaceableError, TreeError.
+        """
         try:
             os.fsync(self.fd)
             return os.fstat(self.fd)
         except OSError as error:
-            raise trouble(error, "syncing a file") from None
+            raise refusal(error, f"syncing a file in {self._where}") from None
 
     def drop(self) -> None:
         """Forget the file, or only let go of it where it was placed."""
@@ -110,13 +101,3 @@ class Draft:
 def sync_file(fd: int) -> None:
     """Make the bytes of an open file durable. Raises: OSError."""
     os.fsync(fd)
-
-
-def trouble(error: OSError, doing: str) -> TreeError:
-    """Return the sentence for an operating system's error met while `doing` something."""
-    advice = {
-        errno.ENOSPC: "make room and run the same command again: it goes on where it stopped",
-        errno.EDQUOT: "the quota is used up: make room and run the same command again",
-        errno.EROFS: "it is mounted read-only",
-    }.get(error.errno or 0, "run the same command again once this is mended: it goes on where it stopped")
-    return TreeError(f"{doing}: {error.strerror or error}; {advice}")

@@ -16,10 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from kropot.durable.dirfd import descend, make_root, open_below, open_folder, open_regular
-from kropot.durable.draft import STOPS, Draft, InTheWayError, TreeError, UnplaceableError, trouble
+from kropot.durable.dirfd import USUAL, descend, make_root, open_below, open_folder, open_regular, sync_names
+from kropot.durable.draft import Draft
 from kropot.durable.filesystem import OsFiles
+from kropot.durable.refusals import InTheWayError, TooLargeError, TreeError, is_whole_target, refusal, trouble
 from kropot.errors import LockedError
+from kropot.wording import amount
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 WORK = b".kropot-tmp"
 """The folder's own workroom: temporary files, and the lock that keeps two runs apart."""
+
+MUCH_ROOM = 64 << 20
+"""A disk with so many free bytes is not called full when one file does not fit."""
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OURS = re.compile("[0-9]+\\.part(\\.link)?|kropot[:-](probe\\??|\u00e9|\udcff)")
@@ -52,18 +57,19 @@ class NameRules:
 class TargetFolder:
     """A folder open for giving files back; any number of threads may draft and place at once."""
 
-    def __init__(self, root: Path) -> None:
-        """Open the folder, made where it is missing, and take it for this run alone.
+    def __init__(self, root: Path, *, mode: int = USUAL) -> None:
+        """Open the folder, and take it for this run alone. Folders that are missing are made with this mode.
 
         Raises: LockedError while another run works in it; TreeError where it cannot be made or written.
         """
         self.root = root
         self._lock = threading.Lock()
         self._drafts = 0
+        self._mode = mode
         self._stopping = threading.Event()
         self._was_there = root.is_dir()
         try:
-            make_root(root)
+            make_root(root, mode)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._room = open_folder(self._fd, WORK)
         except OSError as error:
@@ -85,7 +91,7 @@ class TargetFolder:
         self._sweep()
         with suppress(OSError):
             os.rmdir(WORK, dir_fd=self._fd)
-            os.fsync(self._fd)  # a workroom that came back after a power cut would look like something unfinished
+            sync_names(self._fd)  # a workroom that came back after a power cut would look like something unfinished
         self.close()
 
     def close(self) -> None:
@@ -103,7 +109,7 @@ class TargetFolder:
             self._drafts += 1
             number = self._drafts
         try:
-            return Draft(self._room, b"%d.part" % number, self._stopping)
+            return Draft(self._room, b"%d.part" % number, self._stopping, where=str(self.root))
         except OSError as error:
             raise trouble(error, f"making a file in {self.root}") from None
 
@@ -118,15 +124,20 @@ class TargetFolder:
                     os.replace(draft.name, path[-1], src_dir_fd=self._room, dst_dir_fd=folder)
                 else:
                     self._name(draft, folder, path[-1])
-                os.fsync(folder)
-        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-            raise InTheWayError(f"something that is not ours is in the way ({error.strerror})") from None
+                sync_names(folder)
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise InTheWayError("a symbolic link is in the way") from None
-            if error.errno in STOPS:
-                raise trouble(error, f"naming a file in {self.root}") from None
-            raise UnplaceableError(f"the file system refuses the name ({error.strerror})") from None
+            raise refusal(error, f"naming a file in {self.root}") from None
+
+    def too_large(self, size: int) -> TooLargeError | None:
+        """Return the error if a file of `size` bytes filled the disk and yet much is free: others may still fit."""
+        found = os.fstatvfs(self._fd)
+        room = found.f_bavail * found.f_frsize
+        if not size > room >= MUCH_ROOM:
+            return None
+        return TooLargeError(
+            f"it has {amount(size)}, and {amount(room)} are free in {self.root}: make room and run the same command "
+            "again, or restore it into a folder of another file system"
+        )
 
     def look(self, path: Parts) -> os.stat_result | None:
         """Return what has this name, without following a link; None where nothing has or could have it."""
@@ -155,7 +166,7 @@ class TargetFolder:
 
     def sync(self) -> None:
         """Make the names in the top folder durable."""
-        os.fsync(self._fd)
+        sync_names(self._fd)
 
     def settle(self) -> None:
         """Make durable what an earlier run may have left without: a name that it gave just before it was killed.
@@ -177,7 +188,7 @@ class TargetFolder:
     @contextmanager
     def _folder(self, path: Parts, *, make: bool) -> Iterator[int]:
         """Open a folder step by step, making those that are missing."""
-        fd = descend(self._fd, path, make=make)
+        fd = descend(self._fd, path, make=self._mode if make else None)
         try:
             yield fd
         finally:
@@ -219,7 +230,7 @@ class TargetFolder:
         try:
             os.close(os.open(name, _NEW, 0o600, dir_fd=self._room))
         except OSError as error:
-            if error.errno in STOPS:
+            if is_whole_target(error):
                 raise trouble(error, f"making a file in {self.root}") from None
             return False
         try:

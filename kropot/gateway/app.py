@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from kropot.gateway.access import Access
+    from kropot.gateway.access import Access, Opens
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.contents import Contents, RecentFiles
     from kropot.gateway.entries import Sealings
@@ -57,11 +57,16 @@ class Gateway:
         contents: Contents,
         recent: RecentFiles,
         lists: Executor,
+        lookups: Executor,
+        opens: Opens,
         keep_kit: Callable[[dict[str, Any]], Path],
         clock_s: Callable[[], int],
         base_url: str | None = None,
     ) -> None:
-        """Set up the routes. Lists are built in the pool `lists`; `keep_kit` writes the kits of new keys."""
+        """Set up the routes; `keep_kit` writes the kits of new keys.
+
+        Lists are built in the pool `lists`. The database is asked in `lookups`, and files are looked at in `opens`.
+        """
         self._state = state
         self._catalogue = catalogue
         self._book = book
@@ -70,6 +75,8 @@ class Gateway:
         self._contents = contents
         self._recent = recent
         self._lists = lists
+        self._lookups = lookups
+        self._opens = opens
         self._keep_kit = keep_kit
         self._clock_s = clock_s
         self._base_url = None if base_url is None else base_url.rstrip("/")
@@ -107,7 +114,15 @@ class Gateway:
         def work() -> tuple[bytes, list[tuple[bytes, FileRow]]] | None:
             if not (self._is_ready or self._state.source().is_ready):
                 return None
-            return build_page(self._state, self._sealings, token, since=since, limit=limit, base_url=base_url)
+            return build_page(
+                self._state,
+                self._sealings,
+                token,
+                since=since,
+                limit=limit,
+                base_url=base_url,
+                unreadable=self._catalogue.unreadable,
+            )
 
         made = await in_pool(self._lists, work)
         if made is None:
@@ -126,15 +141,12 @@ class Gateway:
         mark = mark_of(element)
         is_raw = request.query_params.get("raw") == "true"
 
-        def work() -> bytes | None:
-            row = None if mark is None else self._state.find(token.scope, mark)
-            if row is None or element_of(token, row.path) != element or self._catalogue.is_gone(row.path):
-                return None
-            return encode_entry(self._sealings.entry(token, row)).rstrip(b"\n")
-
-        found = await in_pool(self._lists, work)
-        if found is None:
+        row = None if mark is None else await in_pool(self._lookups, self._state.find, token.scope, mark)
+        is_known = row is not None and element_of(token, row.path) == element
+        if row is None or not is_known or await self._opens.run(self._catalogue.is_gone, row.path):
             return answer({} if is_raw else {"status": "Not found", "http_code": 404, "object": None}, 404)
+        entry = await in_pool(self._lists, self._sealings.entry, token, row)
+        found = encode_entry(entry).rstrip(b"\n")
         body = found if is_raw else b'{"status":"OK","http_code":200,"object":' + found + b"}"
         return Response(body, media_type="application/json")
 
@@ -150,7 +162,7 @@ class Gateway:
     async def _make_token(self, value: Any) -> Response:
         """Answer with the new token, or with the reason why none was created."""
         try:
-            created = await in_pool(self._lists, self._book.create, value, self._keep_kit)
+            created = await self._opens.run(self._book.create, value, self._keep_kit)
         except SpecError as error:
             return _invalid(error.fields)
         except TokenExistsError:

@@ -6,16 +6,20 @@ cursor can have passed it. Memory use does not grow with the number of files, ex
 
 from __future__ import annotations
 
-import hashlib
 import os
+import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from kropot.bitmap import Bitmap
 from kropot.errors import KropotError
 from kropot.gateway.ivs import NONCE_BYTES
-from kropot.gateway.sources import ScannedFile, Unreadable, path_key, seen
+from kropot.gateway.keys import KEY_BYTES, MasterKey
+from kropot.gateway.restless import RESTLESS_NS, Restless
+from kropot.gateway.sameness import Sameness
+from kropot.gateway.scanreport import ScanReport
+from kropot.gateway.sources import NotFollowed, ScannedFile, Unreadable, identity_parts, path_key
 from kropot.gateway.state import PER_SECOND, NewFile
 
 if TYPE_CHECKING:
@@ -31,8 +35,9 @@ _LOOKED_UP_AT_ONCE = 500
 _WRITTEN_AT_ONCE = 16 * PER_SECOND
 _MOST_YOUNG = 10_000
 _MOST_UNREADABLE = 1_000
+_LEARNT_AT_ONCE = 64
 _RENEWALS = 8
-_READ = 1 << 18
+_DOUBTING_NS = 60_000_000_000
 
 
 class UnsettledError(KropotError):
@@ -46,27 +51,6 @@ class UnsettledError(KropotError):
         self.wait_s = wait_s
 
 
-@dataclass(slots=True, kw_only=True)
-class ScanReport:
-    """What a scan found: how many files, new files, changed files, vanished files, unsettled files, unreadable folders.
-
-    `young` holds the paths of files that changed within the settling time, at most 10,000. `misplaced` means that the
-    folder is empty and not the one that held files before, or that it was exchanged during the scan. The scan then
-    stops declaring files gone.
-    """
-
-    files: int = 0
-    new: int = 0
-    changed: int = 0
-    gone: int = 0
-    unsettled: int = 0
-    unreadable: list[Unreadable] = field(default_factory=list)
-    unreadable_count: int = 0
-    young: list[bytes] = field(default_factory=list)
-    stopped: bool = False
-    misplaced: bool = False
-
-
 class Catalogue:
     """The catalogue of one folder."""
 
@@ -78,15 +62,24 @@ class Catalogue:
         clock_ns: Callable[[], int] = time.time_ns,
         settle_ns: int = SETTLE_NS,
         hash_up_to: int = HASH_UP_TO,
+        restless_ns: int = RESTLESS_NS,
         entropy: Callable[[int], bytes] = os.urandom,
+        master: MasterKey | None = None,
     ) -> None:
-        """Keep the catalogue of `tree` in `state`. New versions of up to `hash_up_to` bytes are hashed."""
+        """Keep the catalogue of `tree` in `state`. New versions of up to `hash_up_to` bytes are hashed.
+
+        `master` vouches for what the database says. Without it, nothing that an earlier catalogue wrote is believed.
+        """
         self._state = state
         self._tree = tree
         self._clock_ns = clock_ns
         self._settle_ns = settle_ns
-        self._hash_up_to = hash_up_to
+        self._same = Sameness(tree, master or MasterKey(entropy(KEY_BYTES)), hash_up_to)
+        self._restless = Restless(restless_ns)
         self._entropy = entropy
+        self._learnt: list[FileRow] = []
+        self._lock = threading.Lock()
+        self.unreadable = state.unreadable()
 
     @property
     def is_ready(self) -> bool:
@@ -104,6 +97,8 @@ class Catalogue:
             OSError: the folder itself cannot be read; nothing is declared gone.
         """
         report = ScanReport()
+        self.keep_learnt()
+        self._restless.begin_scan()
         mark = self._tree.mark()
         first = not self.is_ready
         last_id = self._state.last_id()
@@ -111,6 +106,9 @@ class Catalogue:
         batch: list[ScannedFile] = []
         pending: list[NewFile] = []
         for item in self._tree.walk():
+            if isinstance(item, NotFollowed):
+                report.links += 1
+                continue
             if isinstance(item, Unreadable):
                 report.unreadable_count += 1
                 if len(report.unreadable) < _MOST_UNREADABLE:
@@ -126,11 +124,13 @@ class Catalogue:
                     return report
         pending += self._compare(batch, report, present, first=first)
         self._write(pending, first=first, least=1)
+        self._settle_doubts(report, stop)
         if first and patient and report.unsettled:
             return report
         if first:
             self._state.date_undated(self._now_s())
         if self._is_same_folder(mark, report):
+            self._tell_unreadable(report)
             self._forget_missing(present, last_id, report, lambda: stop() or not self._is_still(mark, report))
         else:
             report.misplaced = True
@@ -153,29 +153,68 @@ class Catalogue:
             chunk = found[start : start + _LOOKED_UP_AT_ONCE]
             pending += self._compare(chunk, report, Bitmap(), first=False)
         self._write(pending, first=False, least=1)
+        self._settle_doubts(report, lambda: False)
         return report
 
     def renewed(self, row: FileRow, looks: Seen) -> FileRow:
         """Return the file's row, updated to `looks`, which was just observed on the open file.
 
-        A new identity gets a new nonce, which is committed before this returns. One nonce MUST never seal two contents.
+        Bytes that may be new get a new nonce, which is committed before this returns. One nonce MUST never seal two
+        contents.
 
         Raises:
-            UnsettledError: the file changed too recently to trust its identity.
+            UnsettledError: the file changed too recently to trust its identity, or a scan has to read it first.
             StateError: the database cannot be used.
         """
         self.check_settled(looks)
-        at: FileRow | None = row
+        if self._same.is_as_known(row, looks):
+            return row
         for _ in range(_RENEWALS):
-            if at is None:
-                break
-            if at.identity == looks.identity:
-                return at
-            nonce = self._entropy(NONCE_BYTES)
-            if self._state.renew(at, identity=looks.identity, mode=looks.mode, nonce=nonce):
-                return replace(at, identity=looks.identity, mode=looks.mode, nonce=nonce, sha256=None, is_due=True)
+            # The caller's row can be old.
             at = self._state.file(row.id)
+            if at is None or self._same.is_long_doubt(at, looks):
+                break
+            if self._same.is_as_known(at, looks):
+                return at
+            new = self._version(path_key(at.path), ScannedFile(path=at.path, seen=looks), at)
+            now = replace(
+                at,
+                identity=new.identity,
+                mode=new.mode,
+                nonce=new.nonce,
+                sha256=new.sha256,
+                origin=new.origin,
+                seal=new.seal,
+                restless_s=None,
+                is_due=at.is_due or not new.is_silent,
+            )
+            if self._state.renew(at, now):
+                return now
         raise UnsettledError(1.0)
+
+    def needs_digest(self, row: FileRow) -> bool:
+        """Whether `learn` would keep the SHA-256 of this content."""
+        return row.sha256 is None and row.restless_s is None
+
+    def learn(self, row: FileRow, sha256: bytes) -> None:
+        """Keep the SHA-256 of a content that was just sent whole and did not change meanwhile."""
+        seal = self._same.seal(row.path, row.nonce, row.origin or row.identity, row.identity, sha256)
+        with self._lock:
+            self._learnt.append(replace(row, sha256=sha256, seal=seal))
+            is_enough = len(self._learnt) >= _LEARNT_AT_ONCE
+        if is_enough:
+            self.keep_learnt()
+
+    def keep_learnt(self) -> None:
+        """Store what `learn` has gathered."""
+        with self._lock:
+            learnt, self._learnt = self._learnt, []
+        if learnt:
+            self._state.keep_digests(learnt)
+
+    def is_settled(self, looks: Seen) -> bool:
+        """Whether the file has rested long enough that its identity can be trusted."""
+        return looks.is_settled(self._clock_ns(), self._settle_ns)
 
     def check_settled(self, looks: Seen) -> None:
         """Check that every later write is certain to change the identity of a file.
@@ -202,29 +241,68 @@ class Catalogue:
             report.files += 1
             if row is not None:
                 present.add(row.id)
-            same = row is not None and row.identity == looks.identity
-            if row is not None and same and not row.is_due and (first or row.date is not None):
-                continue
-            if not looks.is_settled(now_ns, self._settle_ns):
+                if self._is_recorded(row, looks, first=first):
+                    continue
+            if looks.is_settled(now_ns, self._settle_ns):
+                self._restless.rests(found.path)
+                if row is not None and not first and self._same.is_long_doubt(row, looks):
+                    report.doubtful.append(found)
+                    continue
+                version = self._version(key, found, row)
+            elif self._restless.is_offered(found.path, row, now_ns):
+                report.restless += 1
+                version = self._restless.version(key, found, row, now_ns, self._entropy(NONCE_BYTES))
+            else:
                 report.unsettled += 1
                 if len(report.young) < _MOST_YOUNG:
                     report.young.append(found.path)
                 continue
-            report.new += row is None
-            report.changed += row is not None
-            changes.append(
-                NewFile(
-                    id=None if row is None else row.id,
-                    key=key,
-                    path=found.path,
-                    identity=looks.identity,
-                    mode=looks.mode,
-                    nonce=row.nonce if row is not None and same else self._entropy(NONCE_BYTES),
-                    sha256=self._digest(found),
-                    old_date=None if row is None else row.date,
-                )
-            )
+            report.count(version)
+            changes.append(version)
         return changes
+
+    def _is_recorded(self, row: FileRow, looks: Seen, *, first: bool) -> bool:
+        """Whether nothing is left to do about a known file. An old database has SHA-256s without seals."""
+        if row.is_due or not (first or row.date is not None) or (row.sha256 is not None and row.seal is None):
+            return False
+        return self._same.is_as_known(row, looks)
+
+    def _version(self, key: bytes, found: ScannedFile, row: FileRow | None) -> NewFile:
+        """Return what to record about a settled file. It keeps its nonce if its bytes are proved to be the same."""
+        looks, sha256 = found.seen, self._same.digest(found, row)
+        nonce, origin, is_silent = self._entropy(NONCE_BYTES), looks.identity, False
+        if row is not None and self._same.is_proved(row, looks, sha256):
+            nonce, origin = row.nonce, row.origin or row.identity
+            if sha256 is None and self._same.is_vouched(row):
+                sha256 = row.sha256
+            as_listed = row.mode == looks.mode and identity_parts(row.identity) == (looks.size, looks.mtime_ns)
+            is_silent = as_listed and row.date is not None and not row.is_due
+        is_plain = sha256 is None and origin == looks.identity
+        return NewFile(
+            id=None if row is None else row.id,
+            key=key,
+            path=found.path,
+            identity=looks.identity,
+            mode=looks.mode,
+            nonce=nonce,
+            sha256=sha256,
+            old_date=None if row is None else row.date,
+            origin=None if origin == looks.identity else origin,
+            seal=None if is_plain else self._same.seal(found.path, nonce, origin, looks.identity, sha256),
+            is_silent=is_silent,
+        )
+
+    def _settle_doubts(self, report: ScanReport, stop: Callable[[], bool]) -> None:
+        """Read the large files that may have the same bytes, for about a minute. The next scan meets the rest again."""
+        until_ns = self._clock_ns() + _DOUBTING_NS
+        while report.doubtful and not stop() and self._clock_ns() < until_ns:
+            found = report.doubtful.pop()
+            key = path_key(found.path)
+            row = self._state.known([key]).get(key)
+            if row is not None:
+                version = self._version(key, found, row)
+                report.count(version)
+                self._write([version], first=False, least=1)
 
     def _write(self, pending: list[NewFile], *, first: bool, least: int) -> list[NewFile]:
         """Record the pending versions if there are at least `least`; return those that are still pending."""
@@ -232,8 +310,11 @@ class Catalogue:
             return pending
         if first:
             self._state.add_undated(pending)
-        else:
-            self._state.announce(pending, self._now_s())
+            return []
+        if silent := [version for version in pending if version.is_silent]:
+            self._state.keep_silently(silent)
+        if told := [version for version in pending if not version.is_silent]:
+            self._state.announce(told, self._now_s())
         return []
 
     def is_gone(self, path: bytes) -> bool:
@@ -273,6 +354,12 @@ class Catalogue:
                 self._state.forget(missing[start : start + _LOOKED_UP_AT_ONCE])
             report.gone += len(missing)
 
+    def _tell_unreadable(self, report: ScanReport) -> None:
+        """Keep how many folders could not be read, for the headers of lists."""
+        if report.unreadable_count != self.unreadable:
+            self._state.keep_unreadable(report.unreadable_count)
+            self.unreadable = report.unreadable_count
+
     def _is_same_folder(self, mark: bytes, report: ScanReport) -> bool:
         """Whether this is the folder that held files before. An empty folder may be its bare mount point.
 
@@ -301,27 +388,6 @@ class Catalogue:
             return self._tree.look(path) is None
         except OSError:
             return False
-
-    def _digest(self, found: ScannedFile) -> bytes | None:
-        """Return the SHA-256 of a small file, or None if the file is large or changed meanwhile."""
-        if found.seen.size > self._hash_up_to:
-            return None
-        try:
-            descriptor, before = self._tree.open(found.path)
-        except (KropotError, OSError):
-            return None
-        digest, left = hashlib.sha256(), before.size + 1
-        try:
-            # Read up to one byte more than the size: this notices a growing file, and still ends.
-            while left and (chunk := os.read(descriptor, min(left, _READ))):
-                digest.update(chunk)
-                left -= len(chunk)
-            after = seen(os.fstat(descriptor))
-        except OSError:
-            return None
-        finally:
-            os.close(descriptor)
-        return digest.digest() if before == after == found.seen and left == 1 else None
 
     def _now_s(self) -> int:
         return self._clock_ns() // 1_000_000_000

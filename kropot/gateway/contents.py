@@ -8,6 +8,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import ENOENT, errorcode
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -18,8 +19,9 @@ from kropot.gateway.access import RefusedError, answer, failure, in_pool, refusa
 from kropot.gateway.catalogue import UnsettledError
 from kropot.gateway.entries import element_of, mark_of
 from kropot.gateway.guard import ABORT
+from kropot.gateway.ivs import NONCE_BYTES
 from kropot.gateway.ranges import Span, wanted_span
-from kropot.gateway.serving import ChangedError, can_begin, plain_chunks, sealed_chunks, small_body
+from kropot.gateway.serving import ChangedError, Reading, can_begin, plain_chunks, sealed_chunks, sealed_whole, whole
 from kropot.gateway.sources import FolderAwayError, NotServedError
 from kropot.gateway.tokenspec import STREAM_ROLE
 from kropot.securecopy.sealing import sealed_size
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
-    from kropot.gateway.access import Access
+    from kropot.gateway.access import Access, Opens
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.entries import Sealings
     from kropot.gateway.serving import Blocks
@@ -57,13 +59,28 @@ _CACHE_CONTROL = b"max-age=0, must-revalidate, private"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """What to send: the number of the token, the open file, the bytes of it, and the headers."""
+class _Opened:
+    """An open file: its row, its bytes if it is small (and then no descriptor), and what its IV derives from.
 
-    token: int
-    descriptor: int
+    A file that `is_moving` is sent as it is now, under a nonce of its own.
+    """
+
+    row: FileRow
+    descriptor: int | None
     looks: Seen
+    plain: bytes | None
+    nonce: bytes
+    origin: bytes
+    is_moving: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What to send: the open file, the bytes of it, and the headers."""
+
+    opened: _Opened
     span: Span
+    is_whole: bool
     status: int
     headers: list[tuple[bytes, bytes]]
     iv: bytes | None
@@ -105,9 +122,15 @@ class Contents:
         blocks: Blocks,
         access: Access,
         recent: RecentFiles,
-        pool: Executor,
+        lookups: Executor,
+        opens: Opens,
+        reads: Executor,
     ) -> None:
-        """Serve the files of `tree` that `state` knows. Calls that may block for long run in `pool`."""
+        """Serve the files of `tree` that `state` knows.
+
+        Whatever may block has a pool: the database `lookups`, opening files `opens`, reading large ones `reads`. A file
+        system that hangs then holds up nobody but those who ask for its files.
+        """
         self._state = state
         self._tree = tree
         self._catalogue = catalogue
@@ -115,7 +138,9 @@ class Contents:
         self._blocks = blocks
         self._access = access
         self._recent = recent
-        self._pool = pool
+        self._lookups = lookups
+        self._opens = opens
+        self._reads = reads
         self._streams: dict[int, asyncio.Semaphore] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, element: str) -> None:
@@ -126,79 +151,100 @@ class Contents:
             )
             return
         try:
-            part = await self._prepare(scope, element)
+            token = await self._access.admit(scope, STREAM_ROLE)
+            opened = await self._open(scope, token, element)
         except (KropotError, OSError) as error:
             await _failed(error)(scope, receive, send)
             return
         try:
-            if part.span.stop - part.span.start <= _INLINE or scope["method"] == "HEAD":
-                await self._send(scope, receive, send, part)
+            part = await self._plan(scope, token, opened, element=element)
+            if opened.plain is not None or scope["method"] == "HEAD":
+                await self._send_small(scope, send, part)
             else:
-                async with self._streams.setdefault(part.token, asyncio.Semaphore(STREAMS)):
+                async with self._streams.setdefault(token.number, asyncio.Semaphore(STREAMS)):
                     await self._send(scope, receive, send, part)
         finally:
-            os.close(part.descriptor)
+            if opened.descriptor is not None:
+                self._opens.close_file(opened.descriptor)
 
-    async def _prepare(self, scope: Scope, element: str) -> _Part:
-        """Find and open the file; determine its version and which bytes to send."""
-        token = await self._access.admit(scope, STREAM_ROLE)
-        row = await self._find(token, element)
+    async def _open(self, scope: Scope, token: Token, element: str) -> _Opened:
+        """Find and open the file, and determine its version."""
         for attempt in range(_TRIES):
-            descriptor, looks = await self._open(row.path)
+            row = await self._find(token, element, is_new=attempt > 0)
             try:
-                self._catalogue.check_settled(looks)
-                if row.identity != looks.identity:
-                    row = await in_pool(self._pool, self._catalogue.renewed, row, looks)
-                    self._recent.put(token.scope, bytes.fromhex(element)[:16], row)
-                return await self._plan(scope, token, row, element=element, descriptor=descriptor, looks=looks)
+                opened = await self._opens.run(self._opened, row, scope["method"] == "GET")
             except UnsettledError as error:
-                os.close(descriptor)
                 if attempt == _TRIES - 1:
                     raise
                 # A timer can fire slightly early.
                 await asyncio.sleep(error.wait_s + _TIMER_S)
-            except BaseException:
-                os.close(descriptor)
-                raise
+                continue
+            if opened.row is not row:
+                self._recent.put(token.scope, bytes.fromhex(element)[:16], opened.row)
+            return opened
         raise AssertionError("every attempt returns or raises")
 
-    async def _open(self, path: bytes) -> tuple[int, Seen]:
-        """Open a file. Raises: as `FolderSource.open`; FolderAwayError if the file is missing with its whole folder."""
+    def _opened(self, row: FileRow, wants_body: bool) -> _Opened:  # noqa: FBT001 - called through a pool
+        """Open a file and read it if it is small. This may block as long as the file system likes.
+
+        Raises: as `FolderSource.open`, `Catalogue.renewed` and `whole`; FolderAwayError if the file is missing with its
+        whole folder.
+        """
         try:
-            return self._tree.open(path)
+            descriptor, looks = self._tree.open(row.path)
         except NotServedError:
-            if await in_pool(self._pool, self._catalogue.is_away):
+            if self._catalogue.is_away():
                 raise FolderAwayError(ENOENT, os.strerror(ENOENT)) from None
             raise
+        kept: int | None = None
+        try:
+            is_moving = row.restless_s is not None and not self._catalogue.is_settled(looks)
+            nonce, origin = os.urandom(NONCE_BYTES), looks.identity
+            if not is_moving:
+                row = self._catalogue.renewed(row, looks)
+                nonce, origin = row.nonce, row.origin or looks.identity
+            plain = None
+            if wants_body and looks.size <= _INLINE:
+                plain = whole(descriptor, looks, is_moving=is_moving)
+            else:
+                kept = descriptor
+        finally:
+            if kept is None:
+                os.close(descriptor)
+        return _Opened(
+            row=row, descriptor=kept, looks=looks, plain=plain, nonce=nonce, origin=origin, is_moving=is_moving
+        )
 
-    async def _find(self, token: Token, element: str) -> FileRow:
-        """Return the file behind an id of this token. Raises: NotServedError if there is none."""
+    async def _find(self, token: Token, element: str, *, is_new: bool) -> FileRow:
+        """Return the file behind an id of this token, from the database if it `is_new`.
+
+        Raises:
+            NotServedError: there is none.
+        """
         mark = mark_of(element)
         row = None
         if mark is not None:
-            row = self._recent.get(token.scope, mark)
+            row = None if is_new else self._recent.get(token.scope, mark)
             if row is None:
-                row = await in_pool(self._pool, self._state.find, token.scope, mark)
+                row = await in_pool(self._lookups, self._state.find, token.scope, mark)
                 if row is not None:
                     self._recent.put(token.scope, mark, row)
         if row is None or element_of(token, row.path) != element:
             raise NotServedError("there is no such element")
         return row
 
-    async def _plan(
-        self, scope: Scope, token: Token, row: FileRow, *, element: str, descriptor: int, looks: Seen
-    ) -> _Part:
+    async def _plan(self, scope: Scope, token: Token, opened: _Opened, *, element: str) -> _Part:
         """Decide which bytes and headers to send."""
         asked = dict(scope["headers"])
-        tag = self._sealings.etag(token, element, row.nonce)
+        row, size = opened.row, opened.looks.size
+        tag = None if opened.is_moving else self._sealings.etag(token, element, opened.nonce)
         iv = key = None
-        size = looks.size
         if token.kit is not None:
             size = sealed_size(size)
-            iv = self._sealings.iv(token, element, row.nonce, looks.identity)
-            key = self._sealings.ready_key(token, iv) or await in_pool(self._pool, self._sealings.key, token, iv)
+            iv = self._sealings.iv(token, element, opened.nonce, opened.origin)
+            key = self._sealings.ready_key(token, iv) or await self._opens.run(self._sealings.key, token, iv)
         span = None
-        if scope["method"] == "GET" and b"range" in asked:
+        if scope["method"] == "GET" and b"range" in asked and tag is not None:
             if_range = asked.get(b"if-range")
             span = wanted_span(
                 asked[b"range"].decode("latin-1"),
@@ -211,10 +257,10 @@ class Contents:
         status = _WHOLE
         headers = [
             (b"content-type", CONTENT_TYPE.encode()),
-            (b"etag", tag.encode()),
-            (b"accept-ranges", b"bytes"),
             (b"cache-control", _CACHE_CONTROL),
         ]
+        if tag is not None:
+            headers += [(b"etag", tag.encode()), (b"accept-ranges", b"bytes")]
         if iv is not None:
             headers.append((IV_HEADER.encode(), iv.hex().encode()))
         else:
@@ -230,32 +276,45 @@ class Contents:
             headers.append((b"content-range", b"bytes %d-%d/%d" % (span.start, span.stop - 1, size)))
         headers.append((b"content-length", b"%d" % (span.stop - span.start)))
         return _Part(
-            token=token.number,
-            descriptor=descriptor,
-            looks=looks,
+            opened=opened,
             span=span,
+            is_whole=span.start == 0 and span.stop == size,
             status=status,
             headers=headers,
             iv=iv,
             key=key,
         )
 
-    def _chunks(self, part: _Part) -> Iterator[bytes]:
+    def _chunks(self, part: _Part, descriptor: int) -> Iterator[bytes]:
         """Yield the bytes to send, produced on demand."""
+        opened, row = part.opened, part.opened.row
+        learn = None
+        if part.is_whole and not opened.is_moving and self._catalogue.needs_digest(row):
+            learn = partial(self._catalogue.learn, row)
+        reading = Reading(is_moving=opened.is_moving, learn=learn)
         if part.iv is None or part.key is None:
-            return plain_chunks(part.descriptor, part.looks, part.span)
-        return sealed_chunks(part.descriptor, part.looks, part.span, iv=part.iv, key=part.key, blocks=self._blocks)
+            return plain_chunks(descriptor, opened.looks, part.span, reading)
+        return sealed_chunks(
+            descriptor, opened.looks, part.span, iv=part.iv, key=part.key, blocks=self._blocks, reading=reading
+        )
+
+    async def _send_small(self, scope: Scope, send: Send, part: _Part) -> None:
+        """Send an answer whose bytes are all there: a small content, or none for HEAD."""
+        body = part.opened.plain or b""
+        if scope["method"] == "HEAD":
+            body = b""
+        elif part.iv is not None and part.key is not None:
+            body = sealed_whole(body, iv=part.iv, key=part.key)
+        await send({"type": "http.response.start", "status": part.status, "headers": part.headers})
+        await send({"type": "http.response.body", "body": body[part.span.start : part.span.stop]})
 
     async def _send(self, scope: Scope, receive: Receive, send: Send, part: _Part) -> None:
         """Send a part. If it cannot be finished, the connection closes before the announced length is reached."""
-        empty = part.span.start == part.span.stop or scope["method"] == "HEAD"
-        chunks = iter(()) if empty else self._chunks(part)
+        empty = part.span.start == part.span.stop or part.opened.descriptor is None
+        chunks = iter(()) if part.opened.descriptor is None else self._chunks(part, part.opened.descriptor)
         try:
             # Produce the first bytes before sending the status: an early failure is then an error, not half a file.
-            body = b"" if empty else None
-            if body is None and part.looks.size <= _INLINE and part.status == _WHOLE:
-                body = small_body(part.descriptor, part.looks, iv=part.iv, key=part.key)
-            chunk = await in_pool(self._pool, next, chunks, b"") if body is None else body
+            chunk = b"" if empty else await in_pool(self._reads, next, chunks, b"")
         except (KropotError, OSError) as error:
             await _failed(error)(scope, receive, send)
             return
@@ -270,7 +329,7 @@ class Contents:
                 await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
                 if left <= 0 or gone.done():
                     return
-                chunk = await in_pool(self._pool, next, chunks, b"")
+                chunk = await in_pool(self._reads, next, chunks, b"")
                 left -= len(chunk)
         except (ChangedError, OSError) as error:
             # The announced length is never reached, so no client can mistake the body for complete.

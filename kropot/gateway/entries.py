@@ -40,7 +40,7 @@ class Sealings:
         self._lock = Lock()
 
     def iv(self, token: Token, element: str, nonce: bytes, identity: bytes) -> bytes:
-        """Return the IV of a content for a token. `identity` is that of the open file."""
+        """Return the IV of a content for a token. `identity` is the one that the nonce was made for."""
         return content_iv(token.iv_key, self.source, token.id, element, nonce, identity=identity)
 
     def etag(self, token: Token, element: str, nonce: bytes) -> str:
@@ -75,14 +75,15 @@ class Sealings:
         if token.kit is not None:
             form = canonical_json({"encrypted": self._sealed_form(token, element, form)})
             size = sealed_size(size)
+        is_moving = row.restless_s is not None
         return Listed(
             type=TYPE,
             id=element,
             date=row.date or 0,
             tz=ZONE,
             form=form,
-            size=size,
-            etag=self.etag(token, element, row.nonce),
+            size=None if is_moving else size,
+            etag=None if is_moving else self.etag(token, element, row.nonce),
         )
 
     def _sealed_form(self, token: Token, element: str, form: bytes) -> str:
@@ -138,8 +139,11 @@ def form_json(row: FileRow) -> bytes:
         # Beyond 2^53 most readers of JSON round a number, so this one is text.
         "mtime_ns": str(mtime_ns),
         "mode": row.mode,
-        "size": size,
     }
+    if row.restless_s is None:
+        form["size"] = size
+    else:
+        form["restless"] = True
     if row.sha256 is not None:
         form["sha256"] = row.sha256.hex()
     return canonical_json(form)

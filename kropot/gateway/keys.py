@@ -28,7 +28,7 @@ _LONGEST_FILE = 4096
 class MasterKey:
     """Seals secrets for the database, and computes the keyed hashes that find tokens there."""
 
-    __slots__ = ("_aead", "_check", "_lookup")
+    __slots__ = ("_aead", "_check", "_lookup", "_rows")
 
     def __init__(self, key: bytes) -> None:
         """Derive one key for each use. `key` is 32 random bytes.
@@ -41,6 +41,7 @@ class MasterKey:
         self._aead = AESGCM(labelled(key, b"seal"))
         self._lookup = labelled(key, b"lookup")
         self._check = labelled(key, b"check")
+        self._rows = labelled(key, b"rows")
 
     @property
     def check(self) -> bytes:
@@ -53,6 +54,10 @@ class MasterKey:
         An attacker who times an index lookup learns only about this hash, which he can neither compute nor choose.
         """
         return labelled(self._lookup, token.encode("utf-8", "surrogatepass"))
+
+    def vouch(self, *parts: bytes) -> bytes:
+        """Return a keyed hash (32 bytes) over a row's parts. Whoever can only write the database cannot make one."""
+        return labelled(self._rows, *parts)
 
     def seal(self, plain: bytes, *, bound_to: bytes, entropy: Callable[[int], bytes] = os.urandom) -> bytes:
         """Return the nonce (12 bytes) and `plain` sealed with AES-256-GCM. Only the same `bound_to` opens it."""

@@ -72,7 +72,14 @@ def parse_since(text: str | None) -> int | None:
 
 
 def build_page(
-    state: State, sealings: Sealings, token: Token, *, since: int | None, limit: int, base_url: str
+    state: State,
+    sealings: Sealings,
+    token: Token,
+    *,
+    since: int | None,
+    limit: int,
+    base_url: str,
+    unreadable: int = 0,
 ) -> tuple[bytes, list[tuple[bytes, FileRow]]]:
     """Return a list page as it is sent, and its files, each as (mark, row).
 
@@ -90,6 +97,7 @@ def build_page(
         metadata_url=f"{base_url}/secure-copy/file/%file_id%/submitdata?_token=%token%",
         fetch_url=f"{base_url}/secure-copy/file/%file_id%/content?_token=%token%",
         closed=closed,
+        unreadable=unreadable,
     )
     return page, files
 

@@ -15,10 +15,10 @@ import structlog
 import uvicorn
 
 from kropot.errors import KropotError, UsageError
-from kropot.gateway.access import Access
+from kropot.gateway.access import Access, Opens
 from kropot.gateway.app import Gateway
-from kropot.gateway.catalogue import HASH_UP_TO, SETTLE_NS, Catalogue, ScanReport
-from kropot.gateway.contents import Contents, RecentFiles
+from kropot.gateway.catalogue import HASH_UP_TO, SETTLE_NS, Catalogue
+from kropot.gateway.contents import STREAMS, Contents, RecentFiles
 from kropot.gateway.entries import Sealings
 from kropot.gateway.guard import Bounds, guarded
 from kropot.gateway.keys import MasterKey
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from kropot.gateway.scanreport import ScanReport
     from kropot.gateway.state import State
 
 log = structlog.get_logger()
@@ -83,13 +84,15 @@ class Service:
             StateError, WrongKeyError, RevocationsError: see `open_state`, `TokenBook` and its `agree_on_revocations`.
         """
         root = Path(os.path.realpath(source))
-        self.tree = FolderSource(os.fsencode(root))
+        # A symlink inside may name the folder by the path that the owner uses for it.
+        self.tree = FolderSource(os.fsencode(root), os.fsencode(source.absolute()))
         refuse_inside(root, sqlite_file(state_url), options.kits)
         self.state = open_state(state_url, create=True, entropy=entropy)
         try:
+            master = MasterKey(master_key)
             self.book = TokenBook(
                 self.state,
-                MasterKey(master_key),
+                master,
                 clock_s=lambda: clock_ns() // 1_000_000_000,
                 entropy=entropy,
                 revocations=Revocations(options.revocations),
@@ -108,11 +111,15 @@ class Service:
             settle_ns=round(options.settle_s * 1e9),
             hash_up_to=options.hash_up_to,
             entropy=entropy,
+            master=master,
         )
+        self._told_unreadable = self._told_links = 0
         self._lists = ThreadPoolExecutor(2, thread_name_prefix="list")
-        self._reads = ThreadPoolExecutor(8, thread_name_prefix="content")
+        self._lookups = ThreadPoolExecutor(4, thread_name_prefix="lookup")
+        self._opens = Opens()
+        self._reads = ThreadPoolExecutor(STREAMS, thread_name_prefix="content")
         sealings, recent = Sealings(self.source.uid), RecentFiles()
-        access = Access(self.book, self._reads, lambda: clock_ns() // 1_000_000_000)
+        access = Access(self.book, self._lookups, lambda: clock_ns() // 1_000_000_000)
         contents = Contents(
             state=self.state,
             tree=self.tree,
@@ -121,7 +128,9 @@ class Service:
             blocks=Blocks(),
             access=access,
             recent=recent,
-            pool=self._reads,
+            lookups=self._lookups,
+            opens=self._opens,
+            reads=self._reads,
         )
         self.app = Gateway(
             state=self.state,
@@ -132,6 +141,8 @@ class Service:
             contents=contents,
             recent=recent,
             lists=self._lists,
+            lookups=self._lookups,
+            opens=self._opens,
             keep_kit=lambda kit: keep_kit(kit, options.kits),
             clock_s=lambda: clock_ns() // 1_000_000_000,
             base_url=options.base_url,
@@ -139,8 +150,10 @@ class Service:
 
     def close(self) -> None:
         """End the threads and close the connections."""
-        self._lists.shutdown(cancel_futures=True)
-        self._reads.shutdown(cancel_futures=True)
+        for pool in (self._lists, self._lookups, self._reads):
+            pool.shutdown(cancel_futures=True)
+        self._opens.shutdown()
+        self.catalogue.keep_learnt()
         self.state.close()
 
     def scan(self, stop: threading.Event) -> ScanReport:
@@ -155,24 +168,47 @@ class Service:
                 latest = self.catalogue.revisit(latest.young)
             report.new += latest.new
             report.changed += latest.changed
+            report.kept += latest.kept
             report.gone += latest.gone
         report.unsettled = latest.unsettled
+        self._log(report)
+        return report
+
+    def _log(self, report: ScanReport) -> None:
+        """Log what a scan found, and warn of what changed for the worse. A log must not hold names of files."""
         if report.misplaced:
             log.warning(
                 "folder_empty",
                 hint="this is not the folder that held the files: check that it is mounted; nothing was removed",
             )
+        if report.unreadable_count and report.unreadable_count != self._told_unreadable:
+            log.warning(
+                "folders_unreadable",
+                folders=report.unreadable_count,
+                reasons=" ".join(sorted({each.reason for each in report.unreadable})),
+                hint="nothing in them is served: run `find FOLDER ! -readable` as the user of the gateway",
+            )
+        if report.links and report.links != self._told_links:
+            log.warning(
+                "links_not_served",
+                links=report.links,
+                hint="they lead to folders, outside, or nowhere: `find FOLDER -type l` lists all symlinks",
+            )
+        self._told_unreadable, self._told_links = report.unreadable_count, report.links
         moved = report.new or report.changed or report.gone or report.unreadable_count or report.unsettled
         (log.info if moved else log.debug)(
             "folder_scanned",
             files=report.files,
             new=report.new,
             changed=report.changed,
+            same_content=report.kept,
             gone=report.gone,
             unsettled=report.unsettled,
+            restless=report.restless,
+            unread=len(report.doubtful),
             unreadable_folders=report.unreadable_count,
+            links_not_served=report.links,
         )
-        return report
 
     def scan_forever(self, stop: threading.Event, *, first: bool = True) -> None:
         """Scan repeatedly until `stop` is set. A scan that fails is logged, and the next scan tries again."""

@@ -6,6 +6,7 @@ two versions therefore never reaches its announced length.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import OrderedDict
 from threading import Lock
@@ -17,7 +18,7 @@ from kropot.securecopy.iv import BLOCK
 from kropot.securecopy.sealing import Sealer, sealed_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kropot.gateway.ranges import Span
     from kropot.gateway.sources import Seen
@@ -34,6 +35,28 @@ class ChangedError(KropotError):
     """The file changed while it was read."""
 
     http_status = 503
+
+
+class Reading:
+    """One reading of a file: what it has to be checked for at its end, and the SHA-256 of what was read."""
+
+    def __init__(self, *, is_moving: bool = False, learn: Callable[[bytes], None] | None = None) -> None:
+        """Check nothing if the file `is_moving`. Call `learn` with the SHA-256 of a file that is read whole."""
+        self._is_moving = is_moving
+        self._learn = learn
+        self._digest = None if learn is None else hashlib.sha256()
+
+    def take(self, plain: bytes) -> None:
+        """Take in the next bytes of the file."""
+        if self._digest is not None:
+            self._digest.update(plain)
+
+    def end(self, descriptor: int, looks: Seen) -> None:
+        """Check the file. Raises: ChangedError if it has changed."""
+        if not self._is_moving:
+            check(descriptor, looks)
+        if self._learn is not None and self._digest is not None:
+            self._learn(self._digest.digest())
 
 
 class Blocks:
@@ -72,7 +95,7 @@ class Blocks:
             return self._contents.get(iv, {}).get(step)
 
 
-def plain_chunks(descriptor: int, looks: Seen, span: Span) -> Iterator[bytes]:
+def plain_chunks(descriptor: int, looks: Seen, span: Span, reading: Reading) -> Iterator[bytes]:
     """Yield the bytes of `span`. The last chunk follows only after a final check that the file has not changed.
 
     Raises:
@@ -82,9 +105,10 @@ def plain_chunks(descriptor: int, looks: Seen, span: Span) -> Iterator[bytes]:
     at = span.start
     while at < span.stop:
         chunk = _read(descriptor, at, min(CHUNK, span.stop - at))
+        reading.take(chunk)
         at += len(chunk)
         if at >= span.stop:
-            check(descriptor, looks)
+            reading.end(descriptor, looks)
         yield chunk
 
 
@@ -96,6 +120,7 @@ def sealed_chunks(
     iv: bytes,
     key: bytes,
     blocks: Blocks,
+    reading: Reading,
 ) -> Iterator[bytes]:
     """Yield the ciphertext bytes of `span`. Sealing starts from the remembered block before it.
 
@@ -115,6 +140,7 @@ def sealed_chunks(
     held = b""
     while at < span.stop:
         plain = _read(descriptor, at, min(CHUNK, looks.size - at))
+        reading.take(plain)
         is_last = at + len(plain) == looks.size
         size = sealer.update_into(plain, out)
         ready = bytes(memoryview(out)[:size])
@@ -131,30 +157,26 @@ def sealed_chunks(
         if held:
             yield held
         held = ready
-    check(descriptor, looks)
+    reading.end(descriptor, looks)
     yield held
 
 
-def small_body(descriptor: int, looks: Seen, *, iv: bytes | None, key: bytes | None) -> bytes | None:
-    """Return the whole body of a small file without waiting for the disk, sealed if there is a key.
-
-    None if its bytes are not in memory, or the system cannot tell. The caller must then read it where it may block.
+def whole(descriptor: int, looks: Seen, *, is_moving: bool = False) -> bytes:
+    """Return all bytes of a small file, for which memory is no concern.
 
     Raises:
-        ChangedError: the file has changed.
+        ChangedError: the file has changed, and is not one that `is_moving`.
+        OSError: the file cannot be read.
     """
-    plain = bytearray(looks.size)
-    if looks.size:
-        try:
-            got = os.preadv(descriptor, [plain], 0, os.RWF_NOWAIT)
-        except (OSError, AttributeError):
-            return None
-        if got != looks.size:
-            return None
-    check(descriptor, looks)
-    if iv is None or key is None:
-        return bytes(plain)
-    sealer, out = Sealer(key, iv), bytearray(Sealer.room(looks.size))
+    plain = _read(descriptor, 0, looks.size)
+    if not is_moving:
+        check(descriptor, looks)
+    return plain
+
+
+def sealed_whole(plain: bytes, *, iv: bytes, key: bytes) -> bytes:
+    """Return the whole ciphertext of a small content."""
+    sealer, out = Sealer(key, iv), bytearray(Sealer.room(len(plain)))
     size = sealer.update_into(plain, out)
     return bytes(memoryview(out)[:size]) + sealer.finish()
 
@@ -165,11 +187,15 @@ def can_begin(blocks: Blocks, iv: bytes, start: int) -> bool:
 
 
 def check(descriptor: int, looks: Seen) -> None:
-    """Check that an open file has not changed.
+    """Check that an open file has not changed, and ends where its size says.
+
+    Some file systems tell a size of 0, or too small a one, for a file with content. Only reading on shows that.
 
     Raises:
-        ChangedError: it has.
+        ChangedError: it has changed, or there is more of it.
     """
+    if os.pread(descriptor, 1, looks.size):
+        raise ChangedError("the file holds more bytes than its size says: ask again")
     now = seen(os.fstat(descriptor))
     if now.identity != looks.identity:
         raise ChangedError("the file changed while it was read: ask again")

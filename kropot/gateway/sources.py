@@ -23,6 +23,10 @@ MAX_LINKS: Final = 40
 MAX_PATH: Final = 4096
 """The longest path that is served, in bytes. Most programs could not restore a longer one."""
 
+_OPEN_LEVELS = 32
+_LOST = "lost+found"
+"""A folder of the file system's own, which only root can read. It would raise an alarm on every mounted disk."""
+
 _NS: Final = 1_000_000_000
 _IDENTITY = struct.Struct(">QQQqIqI")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -87,6 +91,13 @@ class Unreadable:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotFollowed:
+    """A symlink that a walk found and that does not lead to a regular file inside the folder."""
+
+    path: bytes
+
+
 def identity_parts(identity: bytes) -> tuple[int, int]:
     """Return (size in bytes, mtime in ns) from a `Seen.identity`."""
     _, _, size, mtime_s, mtime_rest, _, _ = _IDENTITY.unpack(identity)
@@ -105,13 +116,14 @@ def path_key(path: bytes) -> bytes:
 class FolderSource:
     """A folder on this machine."""
 
-    def __init__(self, root: bytes) -> None:
-        """Serve the files below `root`, an absolute path.
+    def __init__(self, root: bytes, *names: bytes) -> None:
+        """Serve the files below `root`, an absolute path. `names` are other absolute paths of the same folder.
 
         Raises:
             UsageError: `root` is not a folder, or cannot be read.
         """
         self.root = root
+        self._names = (root, *names)
         try:
             os.close(self._open_root())
         except OSError as error:
@@ -135,19 +147,37 @@ class FolderSource:
             os.close(root)
         return struct.pack(">QQ", found.st_dev, found.st_ino)
 
-    def walk(self) -> Iterator[ScannedFile | Unreadable]:
-        """Yield every regular file below the root, in no particular order. Keep one folder open per level.
+    def walk(self) -> Iterator[ScannedFile | Unreadable | NotFollowed]:
+        """Yield every regular file below the root, in no particular order. Keep at most 32 folders open.
 
-        A symlink to a regular file inside the folder is yielded as a file. Other symlinks are skipped, and so is
-        everything that is neither a file nor a folder.
+        A symlink to a regular file inside the folder is yielded as a file, any other one as `NotFollowed`. Everything
+        else that is neither a file nor a folder is skipped.
 
         Raises:
             OSError: the root itself cannot be read.
         """
         root = self._open_root()
+        deeper: list[bytes] = []
+        yield from self._walk_from(b"", root, deeper)
+        while deeper:
+            path = deeper.pop()
+            try:
+                folder = self._open_folder(path)
+            except FolderAwayError:
+                raise
+            except OSError as error:
+                if error.errno not in _GONE:
+                    yield Unreadable(path=path, reason=_reason(error))
+                continue
+            yield from self._walk_from(path + b"/", folder, deeper)
+
+    def _walk_from(
+        self, base: bytes, start: int, deeper: list[bytes]
+    ) -> Iterator[ScannedFile | Unreadable | NotFollowed]:
+        """Walk one folder, open at `start`. Folders 32 levels below it are added to `deeper` instead."""
         stack: list[tuple[bytes, int, Iterator[os.DirEntry[str]]]] = []
         try:
-            stack.append((b"", root, _entries(root)))
+            stack.append((base, start, _entries(start)))
             while stack:
                 prefix, folder, entries = stack[-1]
                 try:
@@ -161,10 +191,14 @@ class FolderSource:
                     continue
                 path = prefix + os.fsencode(entry.name)
                 found = self._look(entry, folder, path)
-                if isinstance(found, int):
+                if not isinstance(found, int):
+                    if found is not None:
+                        yield found
+                elif len(stack) < _OPEN_LEVELS:
                     stack.append((path + b"/", found, _entries(found)))
-                elif found is not None:
-                    yield found
+                else:
+                    os.close(found)
+                    deeper.append(path)
         finally:
             for _, folder, _ in stack:
                 os.close(folder)
@@ -219,8 +253,10 @@ class FolderSource:
         except OSError as error:
             raise FolderAwayError(error.errno, error.strerror) from error
 
-    def _look(self, entry: os.DirEntry[str], folder: int, path: bytes) -> ScannedFile | Unreadable | int | None:
-        """Return what an entry is: a file, something unreadable, a folder (its open descriptor), or None to skip it."""
+    def _look(
+        self, entry: os.DirEntry[str], folder: int, path: bytes
+    ) -> ScannedFile | Unreadable | NotFollowed | int | None:
+        """Return what an entry is, an open descriptor if it is a folder, or None to skip it."""
         if len(path) > MAX_PATH:
             return Unreadable(path=path, reason="ENAMETOOLONG")
         try:
@@ -229,19 +265,25 @@ class FolderSource:
             looks = None
             if entry.is_symlink():
                 looks = self.look(path)
+                if looks is None:
+                    return NotFollowed(path=path)
             elif entry.is_file(follow_symlinks=False):
                 looks = seen(os.stat(entry.name, dir_fd=folder, follow_symlinks=False))
         except OSError as error:
-            return None if error.errno in _GONE else Unreadable(path=path, reason=_reason(error))
+            if error.errno in _GONE or (entry.name == _LOST and error.errno == errno.EACCES):
+                return None
+            return Unreadable(path=path, reason=_reason(error))
         return None if looks is None else ScannedFile(path=path, seen=looks)
 
     def _resolve(self, path: bytes) -> int:
-        """Open a path component by component. Symlinks are read and followed by hand, never above the root."""
+        """Open a path component by component. Symlinks are read and followed by hand, never above the root.
+
+        Two descriptors are open at most, however deep the path is.
+        """
         waiting = list(reversed(path.split(b"/")))
         if b"\0" in path or any(part in {b"", b".", b".."} for part in waiting):
             raise NotServedError("there is no such file")
-        folders = [self._open_root()]
-        links = 0
+        folder, through, links = self._open_root(), list[bytes](), 0
         try:
             while waiting:
                 part = waiting.pop()
@@ -249,24 +291,55 @@ class FolderSource:
                     continue
                 if part == b"..":
                     # Go back to the folder that we came through, not to where ".." leads now. Never go above the root.
-                    os.close(folders.pop())
-                    if not folders:
+                    if not through:
                         raise NotServedError("there is no such file")
+                    waiting.extend([*reversed(through[:-1])])
+                    folder, through = self._again(folder), []
                     continue
-                opened = _open_or_read(part, _FOLDER if waiting else _FILE, folders[-1])
+                opened = _open_or_read(part, _FOLDER if waiting else _FILE, folder)
                 if isinstance(opened, bytes):
                     links += 1
-                    if links > MAX_LINKS or opened.startswith(b"/"):
+                    target = self._inside(opened)
+                    if links > MAX_LINKS or target is None:
                         raise NotServedError("there is no such file")
-                    waiting.extend(reversed(opened.split(b"/")))
+                    if opened.startswith(b"/"):
+                        folder, through = self._again(folder), []
+                    waiting.extend(reversed(target.split(b"/")))
                 elif waiting:
-                    folders.append(opened)
+                    os.close(folder)
+                    folder = opened
+                    through.append(part)
                 else:
                     return opened
         finally:
-            for folder in folders:
-                os.close(folder)
+            os.close(folder)
         raise NotServedError("there is no such file")
+
+    def _again(self, folder: int) -> int:
+        """Return the root, opened in place of `folder`."""
+        root = self._open_root()
+        os.close(folder)
+        return root
+
+    def _inside(self, target: bytes) -> bytes | None:
+        """Return a symlink's target: relative as it is, absolute from the root on. None if it leads elsewhere."""
+        if not target.startswith(b"/"):
+            return target
+        for name in self._names:
+            if target == name or target.startswith(name.rstrip(b"/") + b"/"):
+                return target[len(name) :].lstrip(b"/")
+        return None
+
+    def _open_folder(self, path: bytes) -> int:
+        """Open a folder that a walk met, without following symlinks."""
+        folder = self._open_root()
+        for part in path.split(b"/"):
+            above = folder
+            try:
+                folder = os.open(part, _FOLDER, dir_fd=above)
+            finally:
+                os.close(above)
+        return folder
 
 
 def seen(found: os.stat_result) -> Seen:

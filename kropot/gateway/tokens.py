@@ -92,7 +92,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
-    """A new token. If the gateway made its key, also the kit and the path of its file.
+    """A new token. If its key was to be kept, also the kit and the path of its file.
 
     The kit is the request's JSON with the key in it. `warning` says what is weak about a passphrase that was given.
     """
@@ -142,11 +142,17 @@ class TokenBook:
         """Return the path of the folder that these tokens give access to, or None before the first serving."""
         return self._state.source().root
 
-    def create(self, value: Any, keep_kit: Callable[[dict[str, Any]], Path] | None = None) -> Created:
+    def create(
+        self,
+        value: Any,
+        keep_kit: Callable[[dict[str, Any]], Path] | None = None,
+        *,
+        keeps_given_key: bool = False,
+    ) -> Created:
         """Create the token that decoded JSON asks for.
 
         If the gateway makes the key, it passes the kit to `keep_kit` first, which returns its path. Without a kept key,
-        the token would seal copies that nobody can open.
+        the token would seal copies that nobody can open. With `keeps_given_key`, a key that was given is kept as well.
 
         Raises:
             SpecError: the request is not valid.
@@ -161,7 +167,8 @@ class TokenBook:
             raise TokenExistsError("a token with this id was revoked: choose another id, or none")
         record = self._record(spec, token_id, lookup)
         sealed = self._master.seal(json.dumps(record).encode(), bound_to=lookup, entropy=self._entropy)
-        kit = kit_of(record) if spec.sealing is not None and spec.sealing.passphrase is None else None
+        is_kept = spec.sealing is not None and (spec.sealing.passphrase is None or keeps_given_key)
+        kit = kit_of(record) if is_kept else None
         path = None if kit is None or keep_kit is None else keep_kit(kit)
         try:
             number = self._state.add_token(lookup, sealed, now_s)

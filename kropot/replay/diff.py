@@ -75,4 +75,5 @@ def classify(key: StreamKey, before: Element | None, after: Element) -> Change |
         return _SERIOUS[after.state]
     if before.state == "vanished" and after.present:
         return "reappeared"
-    return "changed" if after.revision != before.revision else "stored"
+    is_stored = after.revision == before.revision and after.copy != before.copy
+    return "stored" if is_stored else "changed"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote_to_bytes
 
-from kropot.durable.draft import InTheWayError, UnplaceableError
 from kropot.durable.errors import StorageError
+from kropot.durable.refusals import InTheWayError, NoRoomError, TooLargeError, UnplaceableError
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import held_json
 from kropot.restore.journal import content_of, show_name
@@ -34,7 +34,7 @@ MANIFEST = b"manifest.jsonl"
 JOURNAL = b".kropot-export.jsonl"
 
 Links = Literal["never", "reflink", "hard"]
-Flaw = Literal["missing", "damaged", "unreadable", "in_the_way", "unplaceable"]
+Flaw = Literal["missing", "damaged", "unreadable", "in_the_way", "too_large", "unplaceable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,23 +162,29 @@ class _ExportJob:
         """Carry out the prepared task. Several threads call this."""
         if not isinstance(task, _ExportTask):
             return task
-        draft = None
         try:
             if task.is_taken and not self._is_ours(task.path):
                 return self._adopt(task)
-            draft = self._tree.draft()
+            return self._write(task)
+        except NoRoomError:
+            alone = self._tree.too_large(task.held.size)
+            if alone is None:
+                raise
+            return Unexported(flaw="too_large", held=task.held, why=str(alone))
+        except (ObjectMissingError, DamagedError, StorageError, InTheWayError, UnplaceableError) as error:
+            flaw = next(name for kind, name in _FLAWS.items() if isinstance(error, kind))
+            return Unexported(flaw=flaw, held=task.held, why=str(error))
+
+    def _write(self, task: _ExportTask) -> _Done:
+        draft = self._tree.draft()
+        try:
             with self._copies.open(task.held) as source:
                 self._fill(draft, source, task.held)
             found = draft.sync()
             self._tree.place(draft, task.path, replace=task.is_taken)
-        except (ObjectMissingError, DamagedError, StorageError, InTheWayError, UnplaceableError) as error:
-            flaw = next(name for kind, name in _FLAWS.items() if isinstance(error, kind))
-            return Unexported(flaw=flaw, held=task.held, why=str(error))
-        else:
-            return Exported(held=task.held, path=task.path, existed=False), found
         finally:
-            if draft is not None:
-                draft.drop()
+            draft.drop()
+        return Exported(held=task.held, path=task.path, existed=False), found
 
     def _fill(self, draft: Draft, source: BinaryIO, held: HeldCopy) -> None:
         """Put the object's bytes into the draft, shared or copied, and check their hash. Raises: DamagedError."""
@@ -213,6 +219,7 @@ _FLAWS: dict[type[Exception], Flaw] = {
     DamagedError: "damaged",
     StorageError: "unreadable",
     InTheWayError: "in_the_way",
+    TooLargeError: "too_large",
     UnplaceableError: "unplaceable",
 }
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from kropot.durable.draft import InTheWayError, UnplaceableError
 from kropot.durable.errors import StorageError
+from kropot.durable.refusals import InTheWayError, NoRoomError, TooLargeError, UnplaceableError
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import held_json
 from kropot.restore.journal import content_of, show_name
@@ -18,7 +18,7 @@ from kropot.securecopy.sealing import BadSealError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from concurrent.futures import Executor
 
     from kropot.durable.draft import Draft
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from kropot.replay.copies import Copies
     from kropot.restore.journal import Journal
 
+Overwrite = Literal["never", "older", "always"]
+"""When a file that restore did not write is replaced. "older": if it is older than the file that comes back."""
+
 _NS = 1_000_000_000
 _PROBLEMS: dict[type[KropotError], Problem] = {
     ObjectMissingError: "missing",
@@ -34,19 +37,24 @@ _PROBLEMS: dict[type[KropotError], Problem] = {
     BadSealError: "unopened",
     StorageError: "unreadable",
     InTheWayError: "in_the_way",
+    TooLargeError: "too_large",
     UnplaceableError: "unplaceable",
 }
-_PER_FILE = tuple(_PROBLEMS)
+PER_FILE = tuple(_PROBLEMS)
 """Errors that stop one file and not the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """A restored file of `size` plain bytes. `existed` is true if it was there before this run."""
+    """A restored file of `size` plain bytes. `existed` is true if it was there before this run.
+
+    `overwrote` is true if it replaced a file that restore had not written.
+    """
 
     planned: Planned
     size: int
     existed: bool = False
+    overwrote: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,27 +65,36 @@ class _Written:
     content: Content
     found: os.stat_result
     existed: bool
+    overwrote: bool = False
 
 
 def restore(
-    plans: Iterable[Planned | RestoreProblem], *, copies: Copies, tree: TargetFolder, journal: Journal, pool: Executor
+    plans: Iterable[Planned | RestoreProblem],
+    *,
+    copies: Copies,
+    tree: TargetFolder,
+    journal: Journal,
+    pool: Executor,
+    overwrite: Overwrite = "never",
+    moved: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Restored | RestoreProblem]:
     """Write the planned files, several at a time. Yield each result in order.
 
-    Files that an earlier run finished are not written again. Files that are not ours are never changed. If such a file
-    already holds exactly the planned content, it counts as restored.
+    Files that an earlier run finished are not written again. Files that are not ours are changed only as `overwrite`
+    allows. If such a file already holds exactly the planned content, it counts as restored. Any thread calls `moved`
+    with the number of bytes that it wrote, or that an earlier run had written.
 
     Raises:
         TreeError: nothing more can be written. Every file that has a name is complete, and a second run continues.
 
     """
-    job = _Job(copies, tree, journal)
+    job = _Job(copies, tree, journal, overwrite, moved)
     for outcome in in_order(pool, job.work, map(job.prepare, plans), window=64):
         if isinstance(outcome, _Written):
             planned = outcome.planned
             content = outcome.content
             journal.wrote(planned.path, planned.held.identity, outcome.found, content.sha256, _details(planned))
-            yield Restored(planned=planned, size=outcome.content.size, existed=outcome.existed)
+            yield Restored(planned=planned, size=content.size, existed=outcome.existed, overwrote=outcome.overwrote)
         else:
             yield outcome
     journal.sync()
@@ -93,7 +110,16 @@ class _Task:
 
 
 class _Job:
-    def __init__(self, copies: Copies, tree: TargetFolder, journal: Journal) -> None:
+    def __init__(
+        self,
+        copies: Copies,
+        tree: TargetFolder,
+        journal: Journal,
+        overwrite: Overwrite,
+        moved: Callable[[int], None],
+    ) -> None:
+        self._moved = moved
+        self._overwrite = overwrite
         self._copies = copies
         self._tree = tree
         self._journal = journal
@@ -103,19 +129,18 @@ class _Job:
         if isinstance(plan, RestoreProblem):
             return plan
         held, found = plan.held, self._tree.look(plan.path)
-        if held.iv is not None and plan.opened.kit is None:
-            return _finding(
-                "unopened", plan, "the content is encrypted and the form is not: open it with `kropotcli decrypt`"
-            )
+        if (unopened := unopened_of(plan)) is not None:
+            return unopened
         if found is None:
             return _Task(plan, is_taken=False)
         if not stat.S_ISREG(found.st_mode):
-            return _finding(
+            return finding(
                 "in_the_way",
                 plan,
                 "a folder, link or device has this name and was left alone: move it away and run this again",
             )
         if self._journal.is_done(plan.path, held.identity, found):
+            self._moved(found.st_size)
             return Restored(planned=plan, size=found.st_size, existed=True)
         return _Task(plan, is_taken=True)
 
@@ -124,34 +149,45 @@ class _Job:
         if not isinstance(task, _Task):
             return task
         plan = task.planned
-        draft = self._tree.draft()
         try:
-            return self._write(task, draft)
-        except _PER_FILE as error:
-            problem = next(name for kind, name in _PROBLEMS.items() if isinstance(error, kind))
-            return _finding(problem, plan, str(error))
-        finally:
-            draft.drop()
+            draft = self._tree.draft()
+            try:
+                return self._write(task, draft)
+            finally:
+                draft.drop()
+        except PER_FILE as error:
+            return problem_of(error, plan)
+        except NoRoomError:
+            alone = self._tree.too_large(plan.held.size)
+            if alone is None:
+                raise
+            return finding("too_large", plan, str(alone))
 
     def _write(self, task: _Task, draft: Draft) -> _Written | RestoreProblem:
         plan = task.planned
-        held, claim = plan.held, plan.opened.claim
-        with self._copies.open(held) as source:
-            content = copy_content(source, draft.write, held=held, kit=plan.opened.kit)
-        if claim.sha256 is not None and claim.sha256 != content.sha256:
-            return _finding(
-                "bad_content",
-                plan,
-                "the opened content differs from its form, so the file changed while the server sent it: "
-                "open it anyway with `kropotcli decrypt`",
-            )
-        if task.is_taken and (outcome := self._keep(plan, content)) is not None:
-            return outcome
-        mtime_ns = claim.mtime_ns if claim.mtime_ns is not None else held.date * _NS
-        draft.dress(mode=claim.mode, mtime_ns=mtime_ns)
+        claim = plan.opened.claim
+
+        def write(data: memoryview) -> None:
+            draft.write(data)
+            self._moved(len(data))
+
+        with self._copies.open(plan.held) as source:
+            content = copy_content(source, write, held=plan.held, kit=plan.opened.kit)
+        if (bad := bad_content_of(plan, content)) is not None:
+            return bad
+        kept = self._keep(plan, content) if task.is_taken else None
+        may_overwrite = isinstance(kept, RestoreProblem) and self._may_overwrite(plan)
+        if kept is not None and not may_overwrite:
+            return kept
+        draft.dress(mode=claim.mode, mtime_ns=time_of(plan))
         found = draft.sync()
         self._tree.place(draft, plan.path, replace=task.is_taken)
-        return _Written(planned=plan, content=content, found=found, existed=False)
+        return _Written(planned=plan, content=content, found=found, existed=False, overwrote=may_overwrite)
+
+    def _may_overwrite(self, plan: Planned) -> bool:
+        """Return whether the file that has the name, which is not ours, may be replaced."""
+        found = self._tree.look(plan.path)
+        return found is not None and may_overwrite(found, plan, self._overwrite)
 
     def _keep(self, plan: Planned, content: Content) -> _Written | RestoreProblem | None:
         """Return what becomes of the file that has the name already, or None if we wrote it and may replace it.
@@ -161,7 +197,7 @@ class _Job:
         try:
             found, sha256 = content_of(self._tree.read(plan.path))
         except OSError as error:
-            return _finding(
+            return finding(
                 "in_the_way",
                 plan,
                 f"a file that cannot be read has this name ({error.strerror}): move it away and run this again",
@@ -169,15 +205,56 @@ class _Job:
         if self._journal.is_ours(plan.path, sha256):
             return None
         if sha256 != content.sha256:
-            return _finding(
+            return finding(
                 "in_the_way",
                 plan,
-                "a file with other content has this name and was left alone: move it away and run this again",
+                "a file with other content has this name and was left alone: move it away, or allow it with "
+                "--overwrite, and run this again",
             )
         return _Written(planned=plan, content=content, found=found, existed=True)
 
 
-def _finding(problem: Problem, plan: Planned, why: str) -> RestoreProblem:
+def time_of(plan: Planned) -> int:
+    """Return the time that the file gets, in nanoseconds since 1970: its own, or the server's date for it."""
+    mtime_ns = plan.opened.claim.mtime_ns
+    return plan.held.date * _NS if mtime_ns is None else mtime_ns
+
+
+def may_overwrite(found: os.stat_result, plan: Planned, overwrite: Overwrite) -> bool:
+    """Return whether a file that restore did not write may be replaced. A folder, link or device never may."""
+    if not stat.S_ISREG(found.st_mode):
+        return False
+    return overwrite == "always" or (overwrite == "older" and found.st_mtime_ns < time_of(plan))
+
+
+def unopened_of(plan: Planned) -> RestoreProblem | None:
+    """Return the problem of a content that nothing given here opens, None if there is none."""
+    if plan.held.iv is None or plan.opened.kit is not None:
+        return None
+    return finding("unopened", plan, "the content is encrypted and the form is not: open it with `kropotcli decrypt`")
+
+
+def bad_content_of(plan: Planned, content: Content) -> RestoreProblem | None:
+    """Return the problem of a content that is not what its form says, None if it is."""
+    claimed = plan.opened.claim.sha256
+    if claimed is None or claimed == content.sha256:
+        return None
+    return finding(
+        "bad_content",
+        plan,
+        "the opened content differs from its form, so the file changed while the server sent it: "
+        "open it anyway with `kropotcli decrypt`",
+    )
+
+
+def problem_of(error: KropotError, plan: Planned) -> RestoreProblem:
+    """Return the problem of one file that such an error means. `error` MUST be one of `PER_FILE`."""
+    problem = next(name for kind, name in _PROBLEMS.items() if isinstance(error, kind))
+    return finding(problem, plan, str(error))
+
+
+def finding(problem: Problem, plan: Planned, why: str) -> RestoreProblem:
+    """Return a problem of a planned file."""
     return RestoreProblem(problem=problem, key=plan.held.key, name=plan.shown, why=why)
 
 

@@ -15,7 +15,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from kropot.durable.dirfd import open_regular
-from kropot.durable.draft import TreeError, sync_file
+from kropot.durable.draft import sync_file
+from kropot.durable.refusals import trouble
 from kropot.errors import UsageError
 from kropot.restore.fingerprints import FINGERPRINT, Fingerprints
 
@@ -149,7 +150,7 @@ class Journal(Written):
         try:
             sync_file(self._fd)
         except OSError as error:
-            raise TreeError(f"syncing {self._place}: {error.strerror}; check the disk and run this again") from None
+            raise trouble(error, f"syncing {self._place}") from None
 
     def close(self) -> None:
         """Close the file. Lines that were not synced may be lost; the next run then compares those files again."""
@@ -166,7 +167,7 @@ class Journal(Written):
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            raise TreeError(f"writing {self._place}: {error.strerror}; make room and run this again") from None
+            raise trouble(error, f"writing {self._place}") from None
 
 
 def written_in(root: Path, name: bytes) -> Written:

@@ -37,8 +37,11 @@ Problem = Literal[
     "bad_content",
     "unstored",
     "in_the_way",
+    "too_large",
     "unplaceable",
     "unreadable",
+    "absent",
+    "differs",
     "same_name",
 ]
 

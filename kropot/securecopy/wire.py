@@ -104,6 +104,11 @@ class Listed:
     size: int | None = None
     etag: str | None = None
 
+    def vouches_for(self, etag: str | None, size: int | None) -> bool:
+        """Whether the server says that the content is still the one that it listed with this etag and this size."""
+        is_strong = etag is not None and etag.startswith('"')
+        return is_strong and self.etag == etag and (size is None or self.size is None or self.size == size)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
@@ -116,12 +121,16 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One list page: `remaining` as the server claims, `closed` the last second it will not add to (extension)."""
+    """One list page: `remaining` as the server claims; `closed` is the last second that it will not add to.
+
+    `unreadable` is how many folders the server cannot read. Both are extensions.
+    """
 
     entries: tuple[Listed, ...]
     rejected: tuple[Rejected, ...]
     remaining: int
     closed: int | None = None
+    unreadable: int | None = None
 
 
 def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -> Page:
@@ -138,7 +147,7 @@ def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -
     gap = body.find(b"\n\n")
     if gap < 0:
         raise BadPageError("no_header")
-    remaining, closed = _parse_header(body[:gap])
+    remaining, closed, unreadable = _parse_header(body[:gap])
     if not body.endswith(b"\n"):
         # Every line ends in a newline: behind the last one there is nothing, or the page was cut.
         raise BadPageError("truncated")
@@ -152,7 +161,9 @@ def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -
             rejected.append(Rejected(line=number, why=found.why, date=found.date))
         else:
             raise BadPageError("bad_lines")
-    return Page(entries=tuple(entries), rejected=tuple(rejected), remaining=remaining, closed=closed)
+    return Page(
+        entries=tuple(entries), rejected=tuple(rejected), remaining=remaining, closed=closed, unreadable=unreadable
+    )
 
 
 def parse_entry(line: bytes | bytearray) -> Listed | Rejected:
@@ -227,6 +238,7 @@ def encode_page(
     metadata_url: str,
     fetch_url: str,
     closed: int | None = None,
+    unreadable: int | None = None,
 ) -> bytes:
     """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
     header: dict[str, Any] = {
@@ -236,6 +248,8 @@ def encode_page(
     }
     if closed is not None:
         header["closed"] = closed
+    if unreadable is not None:
+        header["unreadable"] = unreadable
     return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
 
 
@@ -247,8 +261,8 @@ def _lines(body: bytes | bytearray, at: int) -> Iterator[bytes | bytearray]:
         at = end + 1
 
 
-def _parse_header(head: bytes | bytearray) -> tuple[int, int | None]:
-    """Return `remainingSince` and `closed` of a page's header line."""
+def _parse_header(head: bytes | bytearray) -> tuple[int, int | None, int | None]:
+    """Return `remainingSince`, `closed` and `unreadable` of a page's header line."""
     if len(head) > MAX_LINE_BYTES:
         raise BadPageError("bad_header")
     try:
@@ -257,12 +271,14 @@ def _parse_header(head: bytes | bytearray) -> tuple[int, int | None]:
         raise BadPageError("bad_header") from None
     if not isinstance(header, dict):
         raise BadPageError("bad_header")
-    remaining, closed = header.get("remainingSince"), header.get("closed")
+    remaining, closed, unreadable = (header.get(name) for name in ("remainingSince", "closed", "unreadable"))
     if type(remaining) is not int or remaining < 0:
         raise BadPageError("bad_header")
     if closed is not None and not _is_date(closed):
         raise BadPageError("bad_header")
-    return remaining, closed
+    if not _is_size(unreadable):
+        raise BadPageError("bad_header")
+    return remaining, closed, unreadable
 
 
 def _entry(value: Any) -> Listed | Rejected:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -11,21 +12,25 @@ from kropot.objects.bulk.protocol import BulkReadable
 from kropot.objects.bulk.reading import BUFFER, ReadRequest, ThreadReading, Throttle, read_object
 from kropot.replay.until import instant
 from kropot.verify.copies import CopyAudit
-from kropot.verify.copy_findings import AGAIN, copy_findings, orphan_finding
+from kropot.verify.copy_findings import cases, orphan_finding
 from kropot.verify.coverage import Due, due, read_by_us, runs_left, share
-from kropot.verify.recording import MASS_COUNT, MASS_SHARE
+from kropot.verify.recording import BATCH, MASS_COUNT, MASS_SHARE
+from kropot.verify.ways_out import IS_FETCHED_AGAIN, WHY_UNRECORDED
 from ledger.audit import Finding
+from ledger.clock import DAY_US
 from ledger.events import AuditRange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from kropot.objects.bulk.protocol import BulkReader
     from kropot.objects.store import ObjectStore
     from kropot.verify.copies import ObjectReport
+    from kropot.verify.copy_findings import Case
     from kropot.verify.findings import Summary
     from kropot.verify.recording import Recorder
     from kropot.verify.scope import Scope
+    from kropot.verify.ways_out import Reach
     from ledger.events import StreamKey
     from ledger.log import Ledger
 
@@ -57,15 +62,15 @@ class World:
     progress: Callable[[int, int], None] = nobody
 
 
-TOO_MUCH = (
-    "so much is missing or damaged that the storage may not be mounted, or may be the wrong one; if it is the right"
-    " one, --repair records the damage and fetches the copies again"
-)
+QUICK = "it is there with the right size, and --quick did not read it"
 
 
 @dataclass(slots=True, kw_only=True)
 class CopyVerification:
-    """The part of a run that checks copies, at the ledger's `position`. `to_fetch` are copies to fetch again."""
+    """The part of a run that checks copies, at the ledger's `position`.
+
+    `reach` says which sources (16 bytes) cannot be asked any more. `to_fetch` are copies that a repair fetches again.
+    """
 
     ledger: Ledger
     objects: ObjectStore
@@ -75,10 +80,16 @@ class CopyVerification:
     summary: Summary
     position: int
     spent_at: float | None
-    to_fetch: dict[StreamKey, Finding] = field(default_factory=dict)
+    reach: Mapping[bytes, Reach] = field(default_factory=dict)
+    to_fetch: dict[StreamKey, Case] = field(default_factory=dict)
+    _unsettled: list[Case] = field(default_factory=list)
+    _new: int = 0
+    _known: int = 0
 
     def findings(self) -> Iterator[Finding]:
-        """Yield the findings. Ranges that were read longest ago come first.
+        """Yield the findings. Ranges that were read longest ago come first, then known damage in all other ranges.
+
+        New damage is yielded once it is recorded, or once it is clear why it is not: that decides what to do about it.
 
         Raises:
             StorageError: if the storage cannot be listed.
@@ -88,24 +99,28 @@ class CopyVerification:
         known = self.ledger.audit()
         parts = self._due()
         left = 0.0
+        walked: list[AuditRange] = []
         try:
             for part in parts:
                 if not self._ends():
                     yield from self._walk(audit, part)
+                    if audit.read_to is not None:
+                        walked.append(AuditRange(start=part.start, end=audit.read_to, position=0, at_us=0))
                     if audit.read_to == part.end:
                         continue
                     start = part.start if audit.read_to is None else audit.read_to
                     left += share(start, part.end)
                 else:
                     left += share(part.start, part.end)
+            for part in due(walked, before_us=0):
+                yield from self._look_again(audit, part)
+            yield from self._settle()
         finally:
             audit.close()
             self.recorder.flush()
         whole = sum(share(part.start, part.end) for part in parts)
         yield from self._leftovers(audit, read_all=whole - left >= 1)
         self._summarise(audit, whole, left, self.world.monotonic() - began)
-        if whole - left < 1:
-            self._mention_known_damage()
         self._estimate(known, read=whole - left, left=left)
 
     def _reader(self) -> BulkReader:
@@ -127,8 +142,10 @@ class CopyVerification:
     def _due(self) -> list[Due]:
         if self.scope.quick:
             return due(())
-        age = self.scope.max_age_us
-        return due(self.ledger.audit(), before_us=None if age is None else self.ledger.now_us() - age)
+        age, now = self.scope.max_age_us, self.ledger.clock_us()
+        # Nobody knows when a part was read that a clock far ahead claims to have read.
+        read = [part for part in self.ledger.audit() if part.at_us <= now + DAY_US]
+        return due(read, before_us=None if age is None else now - age)
 
     def _walk(self, audit: CopyAudit, part: Due) -> Iterator[Finding]:
         """Walk one range, and record every few minutes how far contents were read."""
@@ -139,13 +156,33 @@ class CopyVerification:
             self.world.progress(audit.objects, audit.bytes)
             if audit.read_to is not None and self.world.monotonic() - since > ADVANCE_S:
                 self._reached(part.start, audit.read_to)
+                yield from self._settle()
                 since = self.world.monotonic()
         if audit.read_to is not None:
             self._reached(part.start, audit.read_to)
+            yield from self._settle()
+
+    def _look_again(self, audit: CopyAudit, part: Due) -> Iterator[Finding]:
+        """Look again at known damage in a range that was not read: the user may have put an object back."""
+        throttle = Throttle(self.scope.rate, sleep=self.world.sleep, monotonic=self.world.monotonic)
+        buffer = memoryview(bytearray(BUFFER))
+        for report in audit.known_bad(part.start, part.end):
+            seen = report
+            if not self._ends():
+                request = ReadRequest(report.sha256, report.copies[0].size)
+                with suppress(InterruptedError):
+                    bad = read_object(self.objects, request, buffer, throttle=throttle, stopped=self._ends)
+                    seen = (
+                        replace(report, state="recovered")
+                        if bad is None
+                        else replace(report, state=bad[1], detail=bad[2])
+                    )
+            audit.bad += seen.state != "recovered"
+            yield from self._findings_of(audit, seen)
 
     def _reached(self, start: bytes, end: bytes) -> None:
         if not self.scope.quick:
-            now = self.ledger.now_us()
+            now = self.ledger.clock_us()
             self.recorder.reached(AuditRange(start=start, end=end, position=self.position, at_us=now))
 
     def _ends(self) -> bool:
@@ -157,19 +194,38 @@ class CopyVerification:
         if report.state == "orphan":
             yield orphan_finding(report)
             return
-        if report.state != "recovered":
-            if not self.scope.repair and audit.bad > MASS_COUNT and audit.bad > MASS_SHARE * audit.looked:
-                self.recorder.stop(TOO_MUCH)
-            report = self._confirm(report)
-        for finding, key, state in copy_findings(self.ledger, report):
-            if state is not None:
-                self.recorder.add(key, report.sha256, state)
-            if self.scope.repair and finding.hint == AGAIN:
-                self.to_fetch[key] = finding
-            yield finding
+        found = list(cases(self.ledger, self._confirm(report), reach=self.reach, repairs=self.scope.repair))
+        self._new += any(case.copy.is_new for case in found)
+        self._known += any(case.copy.recorded is not None for case in found)
+        if not self.scope.repair and self._new > MASS_COUNT and self._new > MASS_SHARE * (audit.looked - self._known):
+            self.recorder.stop("mass")
+        for case in found:
+            if case.new_state is not None:
+                self.recorder.add(case.key, report.sha256, case.new_state)
+            if case.copy.is_new:
+                self._unsettled.append(case)
+            else:
+                yield self._say(case)
+        if len(self._unsettled) >= BATCH:
+            yield from self._settle()
+
+    def _settle(self) -> Iterator[Finding]:
+        """Yield the new damage, now that it is recorded or is not going to be. Raises: PartialError."""
+        self.recorder.flush()
+        unsettled, self._unsettled = self._unsettled, []
+        for case in unsettled:
+            yield self._say(case)
+
+    def _say(self, case: Case) -> Finding:
+        finding, way = case.finding(self.recorder.why_not)
+        if self.scope.repair and way in IS_FETCHED_AGAIN:
+            self.to_fetch[case.key] = case
+        return finding
 
     def _confirm(self, report: ObjectReport) -> ObjectReport:
         """Read a damaged object a second time to be sure. With `repair`, move a damaged object to the quarantine."""
+        if report.state == "recovered" and self.scope.quick:
+            return replace(report, state="not_read", detail=QUICK)
         if report.state != "damaged" or self.scope.quick or not report.copies:
             return report
         request = ReadRequest(report.sha256, report.copies[0].size)
@@ -193,29 +249,21 @@ class CopyVerification:
             )
 
     def _summarise(self, audit: CopyAudit, whole: float, left: float, seconds: float) -> None:
+        why_not = self.recorder.why_not
         self.summary.covered["copies"] = {
             "objects": audit.objects,
             "bytes": audit.bytes,
             "bad": audit.bad,
+            "newly_bad": self._new,
             "contents": not self.scope.quick,
             "share_due": round(whole, 6),
             "share_left": round(left, 6),
             "recorded": self.recorder.recorded,
-            "not_recorded_because": self.recorder.why_not,
+            "not_recorded_because": None if why_not is None else WHY_UNRECORDED[why_not],
             "seconds": round(seconds, 3),
         }
         if self.scope.quick:
             self.summary.not_covered.append("contents: --quick checks only names and sizes")
-
-    def _mention_known_damage(self) -> None:
-        """Add to the summary that earlier runs found damage which this run may not have checked."""
-        bad = sum(tally.elements for tally in self.ledger.tallies() if tally.state in {"damaged", "lost"})
-        if bad:
-            elements = "1 element still has" if bad == 1 else f"{bad} elements still have"
-            self.summary.not_covered.append(
-                f"copies: {elements} a damaged or lost copy, and this run did not read everything again"
-                " (`kropotcli ls --state damaged --state lost` lists them)"
-            )
 
     def _estimate(self, known: tuple[AuditRange, ...], *, read: float, left: float) -> None:
         """Estimate when the last object that is due will be read, if later runs are like this one."""

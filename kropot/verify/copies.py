@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from ledger.errors import BrokenChainError
-from ledger.rows import RELEASED, SOUND
+from ledger.rows import DAMAGED, LOST, RELEASED, SOUND
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 _SHA256 = 32
 
-ObjectState = Literal["damaged", "lost", "unreadable", "recovered", "orphan"]
+ObjectState = Literal["damaged", "lost", "unreadable", "recovered", "not_read", "orphan"]
+BAD = frozenset({DAMAGED, LOST})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectReport:
     """An object that needs a finding, and the `copies` that name it.
 
-    "recovered" means that it was recorded as damaged or lost and is sound now. "orphan" means that no copy names it;
-    only then is `size` (bytes) set.
+    "recovered" means that it was recorded as damaged or lost and is sound now. "not_read" means that it was recorded
+    so, and its content was not read. "orphan" means that no copy names it; only then is `size` (bytes) set.
     """
 
     sha256: bytes
@@ -77,6 +78,15 @@ class CopyAudit:
             self.read_to = found.read_to or self.read_to
             yield list(self._reports(found))
 
+    def known_bad(self, start: bytes, end: bytes) -> Iterator[ObjectReport]:
+        """Yield the objects in a range that were recorded as damaged or lost. This reads none of them."""
+        last = None
+        for row in self._ledger.projection.copies(start=start, end=end):
+            if row.state in BAD and row.sha256 != last:
+                last = row.sha256
+                copies = tuple(self._ledger.copies(start=last, end=last))
+                yield ObjectReport(sha256=last, state="not_read", copies=copies)
+
     def leftovers(self, *, read_all: bool) -> Iterator[Leftover]:
         """Yield every file that is not an object. Raises: StorageError."""
         return self._reader.leftovers(read_all=read_all)
@@ -107,7 +117,7 @@ class CopyAudit:
             if states == {RELEASED}:
                 yield sha256, None
                 continue
-            if SOUND not in states:
+            if not states.isdisjoint(BAD):
                 self._known_bad.append(sha256)
             if len({row.size for row in copies}) > 1:
                 self._conflicting.append(sha256)

@@ -1,50 +1,90 @@
-"""Turn a bad object into a finding, with a hint, and a fact to record, for each element that names the object."""
+"""Turn a bad object into what is known of each element that names it, and that into a finding and a fact to record."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from ledger.audit import Finding, Severity
+from kropot.verify.ways_out import BadCopy, explain
+from ledger.audit import Finding
 from ledger.events import CopyDamaged, CopyLost, CopyStored, StreamKey
 from ledger.replica import damaged
 from ledger.rows import DAMAGED, LOST, RELEASED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from kropot.verify.copies import ObjectReport
+    from kropot.verify.ways_out import Found, Reach, Role, Unrecorded, Way
     from ledger.events import Element
     from ledger.log import Ledger
+    from ledger.replica import Entry
     from ledger.rows import CopyRow
-
-AGAIN = "the next `kropotcli collect` fetches it again; `kropotcli verify --repair` does so now"
-GONE = (
-    "the source no longer has this element, so it cannot be fetched again: look for the object in another backup, and "
-    "put it back under its name"
-)
-OLD = (
-    "this is an older revision, which the source no longer offers, so it cannot be fetched again: look for the object "
-    "in another backup, and put it back under its name"
-)
-REPLACED = "the same revision was fetched again and is sound: you need to do nothing"
+    from ledger.states import Damage
 
 NewState = Literal["damaged", "lost", "sound"]
 """The new state to record for a copy."""
 
 
-def copy_findings(ledger: Ledger, report: ObjectReport) -> Iterator[tuple[Finding, StreamKey, NewState | None]]:
-    """Yield (finding, key, new state to record or None) for each element that names the object.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One element that names a bad object: its copy's row, and everything that decides what is said of it."""
 
-    Several elements can name one object, and each of them can need a different action.
+    key: StreamKey
+    row: CopyRow
+    copy: BadCopy
+
+    @property
+    def new_state(self) -> NewState | None:
+        """The state to record, None if the ledger knows it already or nothing is proved."""
+        match self.copy.found:
+            case "sound":
+                return "sound"
+            case "damaged" | "lost" as found if self.copy.is_new:
+                return found
+        return None
+
+    def finding(self, unrecorded: Unrecorded | None) -> tuple[Finding, Way]:
+        """Return the finding and the way out. `unrecorded` is why the new state was not recorded, None if it was."""
+        words = explain(replace(self.copy, unrecorded=unrecorded))
+        finding = Finding(
+            kind=words.kind,
+            severity=words.severity,
+            detail=words.detail,
+            hint=words.way.value,
+            source=self.key.source.hex(),
+            element=self.key.id,
+            object=self.row.sha256.hex(),
+            position=self.row.position,
+        )
+        return finding, words.way
+
+
+def cases(
+    ledger: Ledger, report: ObjectReport, *, reach: Mapping[bytes, Reach] | None = None, repairs: bool = False
+) -> Iterator[Case]:
+    """Yield a case for each element that names the object. Each of them can need a different action.
+
+    `reach` says which sources (16 bytes) cannot be asked any more. `repairs`: this run fetches again what it can.
     """
-    for copy, key, element in _elements(ledger, report):
-        if report.state == "recovered":
-            yield _recovered(copy, key), key, "sound"
-        elif report.state in ("damaged", "lost", "unreadable"):
-            is_known = copy.state in (DAMAGED, LOST)
-            new: NewState | None = None if is_known or report.state == "unreadable" else report.state
-            yield _finding(ledger, copy, key, element, report), key, new
+    if report.state == "orphan":
+        return
+    found: Found = "sound" if report.state == "recovered" else report.state
+    for row, key, entry, element in _elements(ledger, report):
+        if report.state in {"recovered", "not_read"} and _recorded(row) is None:
+            continue  # another element's copy of the same object was recorded as bad, and this one never was
+        copy = BadCopy(
+            found=found,
+            detail=report.detail,
+            recorded=_recorded(row),
+            role=_role(ledger, row, key, element),
+            is_present=element.present,
+            reach="open" if reach is None else reach.get(key.source, "open"),
+            failure=None if element.failure is None else element.failure.reason,
+            is_dismissed=entry.is_dismissed,
+            repairs=repairs,
+        )
+        yield Case(key=key, row=row, copy=copy)
 
 
 def fact_of(element: Element, sha256: bytes, state: NewState) -> CopyDamaged | CopyLost | CopyStored | None:
@@ -78,7 +118,7 @@ def orphan_finding(report: ObjectReport) -> Finding:
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _elements(ledger: Ledger, report: ObjectReport) -> Iterator[tuple[CopyRow, StreamKey, Element]]:
+def _elements(ledger: Ledger, report: ObjectReport) -> Iterator[tuple[CopyRow, StreamKey, Entry, Element]]:
     """Yield the elements that still use this object, as they are now."""
     keys = {copy.key: StreamKey.parse(copy.key) for copy in report.copies if copy.state != RELEASED}
     entries = ledger.entries(list(keys.values()))
@@ -86,50 +126,29 @@ def _elements(ledger: Ledger, report: ObjectReport) -> Iterator[tuple[CopyRow, S
         key = keys.get(copy.key)
         entry = None if key is None else entries.get(key)
         if key is not None and entry is not None and entry.element is not None:
-            yield copy, key, entry.element
+            yield copy, key, entry, entry.element
 
 
-def _recovered(copy: CopyRow, key: StreamKey) -> Finding:
-    return Finding(
-        kind="recovered_object",
-        severity="note",
-        detail=f"the object was recorded as {copy.state}, and it is sound now",
-        source=key.source.hex(),
-        element=key.id,
-        object=copy.sha256.hex(),
-        position=copy.position,
-    )
+def _recorded(row: CopyRow) -> Damage | None:
+    """Return the damage that the ledger knows of this copy."""
+    if row.state == DAMAGED:
+        return "damaged"
+    return "lost" if row.state == LOST else None
 
 
-def _finding(ledger: Ledger, copy: CopyRow, key: StreamKey, element: Element, report: ObjectReport) -> Finding:
-    known = "" if copy.state not in (DAMAGED, LOST) else " (already recorded)"
-    severity, hint = _severity_and_hint(ledger, copy, key, element)
-    return Finding(
-        kind=f"{report.state}_object" if severity == "error" else "replaced_object",
-        severity=severity,
-        detail=f"{report.detail}{known}",
-        hint=hint if report.state != "unreadable" else "fix what keeps it from being read, then verify again",
-        source=key.source.hex(),
-        element=key.id,
-        object=copy.sha256.hex(),
-        position=copy.position,
-    )
-
-
-def _severity_and_hint(ledger: Ledger, copy: CopyRow, key: StreamKey, element: Element) -> tuple[Severity, str]:
-    """Return severity and hint. A bad older object is an error only if its revision has no sound copy."""
+def _role(ledger: Ledger, row: CopyRow, key: StreamKey, element: Element) -> Role:
+    """Return what the copy is to its element."""
     newest = element.copy
-    if newest is not None and newest.sha256 == copy.sha256:
-        return "error", AGAIN if element.present else GONE
-    revision = _revision(ledger, copy, key)
-    if newest is not None and element.damage is None and newest.revision == revision:
-        return "note", REPLACED
-    return "error", OLD
+    if newest is not None and newest.sha256 == row.sha256:
+        return "newest" if newest.revision == element.revision else "outdated"
+    if newest is not None and element.damage is None and newest.revision == _revision(ledger, row, key):
+        return "replaced"
+    return "older"
 
 
-def _revision(ledger: Ledger, copy: CopyRow, key: StreamKey) -> int | None:
+def _revision(ledger: Ledger, row: CopyRow, key: StreamKey) -> int | None:
     """Return the revision that this copy holds, None if its event can no longer be read."""
     for record in ledger.history(key):
-        if record.position == copy.position and isinstance(record.fact, CopyStored):
+        if record.position == row.position and isinstance(record.fact, CopyStored):
             return None if record.fact.element.copy is None else record.fact.element.copy.revision
     return None

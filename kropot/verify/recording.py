@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kropot.verify.copy_findings import NewState
+    from kropot.verify.ways_out import Unrecorded
     from ledger.events import StreamKey
     from ledger.log import Ledger
 
@@ -25,7 +26,7 @@ BATCH = 500
 TRIES = 8
 MASS_SHARE = 0.1
 MASS_COUNT = 20
-"""If bad objects exceed both this number and this share, the storage is probably not mounted."""
+"""If newly bad objects exceed both this number and this share, the storage is probably not mounted."""
 
 
 class Recorder:
@@ -34,14 +35,14 @@ class Recorder:
     `why_not` is the reason why nothing is recorded, None while everything is.
     """
 
-    def __init__(self, ledger: Ledger, *, why_not: str | None = None) -> None:
+    def __init__(self, ledger: Ledger, *, why_not: Unrecorded | None = None) -> None:
         """Take the ledger. With `why_not`, nothing is ever recorded."""
         self._ledger = ledger
         self._waiting: list[Change] = []
         self.why_not = why_not
         self.recorded = 0
 
-    def stop(self, why: str) -> None:
+    def stop(self, why: Unrecorded) -> None:
         """Record nothing more, and drop the facts that wait."""
         self.why_not = self.why_not or why
         self._waiting.clear()
@@ -78,11 +79,11 @@ class Recorder:
 
     def _advance(self, read: AuditRange) -> None:
         ranges = advance(self._ledger.audit(), read)
-        now = self._ledger.now_us()
+        now = self._ledger.clock_us()
         self._ledger.append([NewFact(key=AUDIT_KEY, fact=AuditAdvanced(ranges=ranges), observed_us=now)])
 
     def _append(self, batch: list[Change]) -> None:
-        now = self._ledger.now_us()
+        now = self._ledger.clock_us()
         entries = self._ledger.entries({key for key, _, _ in batch})
         elements = {key: entry.element for key, entry in entries.items()}
         versions = {key: entry.version for key, entry in entries.items()}
@@ -102,4 +103,4 @@ class Recorder:
         try:
             act()
         except ReadOnlyLedgerError:
-            self.stop("the database is read-only")
+            self.stop("read_only")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from kropot.errors import ServerRefusedError
 from kropot.query.erasures import sum_of
 from kropot.replay.check import SnapshotAudit
 from kropot.replay.processes import in_processes
@@ -12,9 +13,11 @@ from kropot.storage_away import StorageAwayError, demand_objects
 from kropot.verify.checkpoints import CheckpointAudit, Note
 from kropot.verify.contents import CopyVerification, World
 from kropot.verify.findings import REBUILD, Summary, with_hint
+from kropot.verify.reach import reach_of
 from kropot.verify.recording import Recorder
 from kropot.verify.segments import SegmentAudit
 from kropot.verify.source import SourceAudit
+from kropot.verify.ways_out import Reach, way_out
 from ledger.audit import Finding, IndexAudit, LogAudit
 from ledger.errors import LedgerError, LedgerUnavailableError
 from ledger.events import NO_SOURCE
@@ -24,10 +27,21 @@ if TYPE_CHECKING:
 
     from kropot.errors import KropotError
     from kropot.objects.store import ObjectStore
+    from kropot.verify.copy_findings import Case
     from kropot.verify.scope import Scope
+    from kropot.verify.ways_out import Unrecorded
     from ledger.audit.fast.ranges import EventRange, RangeAudit, ReadRange
     from ledger.events import StreamKey
     from ledger.log import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """How a repair's fetching ended: the source (16 bytes) that was asked, None if none was, and why not all came."""
+
+    source: bytes | None = None
+    reach: Reach = "open"
+    why: str = "it was not fetched yet"
 
 
 class Verification:
@@ -44,7 +58,8 @@ class Verification:
         self._world = World() if world is None else world
         budget = scope.budget_s
         self._spent_at = None if budget is None else self._world.monotonic() + budget
-        self._to_fetch: dict[StreamKey, Finding] = {}
+        self._to_fetch: dict[StreamKey, Case] = {}
+        self._reach: dict[bytes, Reach] = {}
         self.summary = Summary()
         self.trouble: KropotError | None = None
 
@@ -63,9 +78,13 @@ class Verification:
         """Whether there are copies that a collector can fetch again."""
         return bool(self._to_fetch)
 
-    def repaired(self) -> Iterator[Finding]:
-        """Yield the results for the copies that had to be fetched again. Call this after a collector ran."""
-        for key, finding in self._to_fetch.items():
+    def repaired(self, fetched: Fetched) -> Iterator[Finding]:
+        """Yield the results for the copies that had to be fetched again. Call this after a collector ran, or did not.
+
+        `fetched` says which source was asked, and what kept it from giving everything.
+        """
+        for key, case in self._to_fetch.items():
+            finding, _ = case.finding(None)
             entry = self._ledger.entries([key]).get(key)
             element = None if entry is None else entry.element
             copy = None if element is None or not element.is_current else element.copy
@@ -74,12 +93,20 @@ class Verification:
                 detail = f"fetched again: the copy is {copy.sha256.hex()} ({copy.size} bytes)"
                 yield replace(finding, kind="repaired_copy", severity="note", detail=detail, hint="")
                 continue
-            why = "it was not fetched yet"
-            if element is not None and element.failure is not None:
-                why = f"fetching it fails ({element.failure.reason})"
-            elif element is not None and not element.present:
-                why = "the source no longer has it: it cannot be fetched again"
-            yield replace(finding, kind="not_repaired", severity="note", detail=why)
+            is_asked = key.source == fetched.source
+            now = replace(
+                case.copy,
+                is_present=element is not None and element.present,
+                reach=fetched.reach if is_asked else case.copy.reach,
+                failure=None if element is None or element.failure is None else element.failure.reason,
+                repairs=False,
+            )
+            why = fetched.why if is_asked or fetched.source is None else "this run's token belongs to another source"
+            if now.failure is not None:
+                why = f"fetching it fails ({now.failure})"
+            elif not now.is_present:
+                why = "the source no longer has it"
+            yield replace(finding, kind="not_repaired", severity="note", detail=why, hint=way_out(now).value)
 
     # --- the parts ---
 
@@ -100,15 +127,17 @@ class Verification:
         yield from self._erasures(checkpoints, log)
         if segments is not None:
             yield from self._segments(segments, log, has_errors=has_errors)
+        # The source comes before the copies: whether it answers decides what can be done about a bad copy.
+        is_sound = self.summary.sound
+        yield from self._source(has_errors=has_errors)
         try:
-            yield from self._copies(log.head.position)
+            yield from self._copies(log.head.position, is_sound=is_sound)
         except LedgerUnavailableError:
             raise
         except LedgerError as error:
-            if self.summary.sound:
+            if is_sound:
                 raise
             self.summary.miss(f"copies: not all were checked, because the ledger has errors ({error})")
-        yield from self._source(has_errors=has_errors)
 
     def _run_ranges(self, read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
         """Read a long ledger with every processor."""
@@ -235,7 +264,7 @@ class Verification:
             "seconds": self._since(began),
         }
 
-    def _copies(self, position: int) -> Iterator[Finding]:
+    def _copies(self, position: int, *, is_sound: bool) -> Iterator[Finding]:
         if self._scope.storage is not None:
             try:
                 demand_objects(self._scope.storage, self._ledger)
@@ -243,9 +272,9 @@ class Verification:
                 self.trouble = error
                 self.summary.miss("copies: the folder of objects is missing, so none was checked")
                 return
-        why_not = None if self._scope.record else "--no-record was given"
-        if not self.summary.sound:
-            why_not = "verify records nothing in a ledger that has errors"
+        why_not: Unrecorded | None = None if self._scope.record else "no_record"
+        if not is_sound:
+            why_not = "bad_ledger"
         part = CopyVerification(
             ledger=self._ledger,
             objects=self._objects,
@@ -255,6 +284,7 @@ class Verification:
             summary=self.summary,
             position=position,
             spent_at=self._spent_at,
+            reach=reach_of(self._ledger) | self._reach if is_sound else {},
             to_fetch=self._to_fetch,
         )
         yield from part.findings()
@@ -271,6 +301,8 @@ class Verification:
         if audit.trouble is not None:
             self.trouble = audit.trouble
             self.summary.miss(f"source: {audit.trouble}")
+            if isinstance(audit.trouble, ServerRefusedError):
+                self._reach[self._scope.source] = "refused"
         self.summary.covered["source"] = {
             "source": self._scope.source.hex(),
             "listed": audit.listed,

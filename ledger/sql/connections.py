@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from ledger.errors import DamagedRowError, LedgerUnavailableError, ReadOnlyLedgerError
 from ledger.sql.dialects import LOCK_HEAD, reader_engine, sync, writer_engine
 from ledger.sql.errors import translated
+from ledger.sql.sessions import is_alive
+from ledger.sql.unlocked import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +37,7 @@ class Connections:
         self._read_only = read_only
         self._lock = threading.RLock()
         self._writer: Connection | None = None
+        self._writer_idle_since: float | None = None
         self._has_hole = False
 
     def close(self) -> None:
@@ -57,7 +61,7 @@ class Connections:
         """Return all rows of a reading statement. If the connection was lost, try once more on a new one."""
         for last_try in (False, True):
             try:
-                with translated(self.readers.dialect), self.readers.connect() as connection:
+                with self._reading() as connection:
                     return connection.execute(statement, values or {}).fetchall()
             except LedgerUnavailableError:
                 if last_try:
@@ -68,7 +72,7 @@ class Connections:
         """Return all rows as the driver's own tuples, for scans of millions of rows, where wrappers cost time."""
         for last_try in (False, True):
             try:
-                with translated(self.readers.dialect), self.readers.connect() as connection:
+                with self._reading() as connection:
                     # Without this, PostgreSQL sends bytes as hexadecimal text.
                     how = {"binary": True} if self.kind == "postgresql" else {}
                     cursor = connection.connection.cursor(**how)
@@ -87,6 +91,16 @@ class Connections:
         raise AssertionError("unreachable")
 
     @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """Give a connection for one statement, whose answer counts only if the block ends well."""
+        with (
+            translated(self.readers.dialect),
+            self.readers.connect() as connection,
+            undisturbed(connection, self.readers),
+        ):
+            yield connection
+
+    @contextmanager
     def transaction(self, *, fleeting: bool = False) -> Iterator[Connection]:
         """Begin a write transaction, and commit it at the end. A connection that failed is never used again.
 
@@ -99,7 +113,7 @@ class Connections:
         if self._read_only:
             raise ReadOnlyLedgerError(f"the ledger at {self.place} was opened only for reading")
         with self._lock, translated(self.writers.dialect):
-            connection = self._writer
+            connection = self._living_writer()
             try:
                 if connection is None:
                     connection = self._connect_writer()
@@ -111,6 +125,8 @@ class Connections:
                     self._drop_writer()
                 self._has_hole = self._has_hole or _is_io_error(error)
                 raise
+            finally:
+                self._writer_idle_since = time.monotonic()
 
     @contextmanager
     def head_locked(self, *, fleeting: bool = False) -> Iterator[tuple[Connection, tuple[Any, ...]]]:
@@ -176,6 +192,15 @@ class Connections:
             sync(path.with_name(f"{path.name}-wal"))
         except OSError as error:
             raise LedgerUnavailableError(f"the log of the ledger {path} cannot be synced: {error.strerror}") from error
+
+    def _living_writer(self) -> Connection | None:
+        """Return the writing connection, None if there is none or a server ended it while it was idle."""
+        writer = self._writer
+        if writer is None or self.kind == "sqlite":
+            return writer
+        if not is_alive(self.writers, writer.connection.driver_connection, self._writer_idle_since):
+            self._drop_writer()
+        return self._writer
 
     def _drop_writer(self) -> None:
         connection, self._writer = self._writer, None

@@ -1,4 +1,4 @@
-"""The differences between the databases: connections, bulk statements, locks and clocks."""
+"""The differences between the databases: places, engines, bulk statements, locks and clocks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from ledger.errors import BadPlaceError, LedgerError
+from ledger.sql.sessions import driver_arguments, prepare_sessions
+from ledger.sql.unlocked import SqliteConnection, Unlocked, needs_no_locks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +92,9 @@ def parse_place(url: str) -> Place:
     try:
         __import__(module)
     except ImportError:
-        raise LedgerError(f"the driver for {kind} is missing: run pip install 'kropotcli[{extra}]'") from None
+        raise LedgerError(
+            f"the driver for {kind} is missing: run pip install '.[{extra}]' in the folder of this program's source"
+        ) from None
     path = None
     if kind == "sqlite":
         if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
@@ -181,16 +185,14 @@ On SQLite, BEGIN IMMEDIATE has locked it already.
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
-_POSTGRESQL_OFF = ("sort", "hashjoin", "mergejoin", "bitmapscan", "seqscan")
-
 
 def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
-    def connect() -> sqlite3.Connection:
+    def connect() -> SqliteConnection:
         # A name in a URI cannot contain these three characters unescaped.
         name = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         mode = "rw" if writes else "ro"
-        if not writes and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
-            # If no file can be created beside it, nobody can write to it, so SQLite need not check for writers.
+        unlocked = Unlocked(path) if not writes and needs_no_locks(path) else None
+        if unlocked is not None:
             mode = "ro&immutable=1"
         connection = sqlite3.connect(
             f"file:{name}?mode={mode}",
@@ -199,7 +201,9 @@ def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
+            factory=SqliteConnection,
         )
+        connection.unlocked = unlocked
         connection.execute(f"PRAGMA cache_size = {-(WRITER_KIB if writes else READER_KIB)}")
         if writes:
             # This must come first, because the change of mode below is its own transaction. EXTRA includes FULL.
@@ -230,27 +234,9 @@ def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
 def _server_engine(place: Place, *, reads_only: bool) -> Engine:
     options: dict[str, Any] = {"pool_size": 4, "max_overflow": 12}
     if reads_only:
-        options |= {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
+        options |= {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None, "pool_use_lifo": True}
     else:
         options = {"poolclass": NullPool, "isolation_level": "READ COMMITTED"}
-    if place.kind == "postgresql":
-        engine = create_engine(place.url, paramstyle="format", connect_args={"connect_timeout": 10}, **options)
-
-        @event.listens_for(engine, "connect")
-        def walk_indexes(connection: Any, _record: Any) -> None:
-            # Every statement here reads a page or a few rows along an index. The planner has no statistics for a
-            # growing ledger. Without these settings it would sort or hash whole tables for one page.
-            for setting in _POSTGRESQL_OFF:
-                connection.execute(f"SET enable_{setting} = off")
-            connection.execute("SET max_parallel_workers_per_gather = 0")
-            connection.execute("SET jit = off")
-            connection.commit()
-
-        return engine
-    arguments = {
-        "charset": "utf8mb4",
-        "connect_timeout": 10,
-        "init_command": "SET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'",
-        "max_allowed_packet": 1 << 30,
-    }
-    return create_engine(place.url, paramstyle="format", connect_args=arguments, **options)
+    engine = create_engine(place.url, paramstyle="format", connect_args=driver_arguments(place.url), **options)
+    prepare_sessions(engine, reads_only=reads_only)
+    return engine

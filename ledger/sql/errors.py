@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _SQLITE_AWAY = re.compile("locked|busy|unable to open|disk I/O", re.IGNORECASE)
 _SQLITE_READ_ONLY = re.compile("readonly|query_only", re.IGNORECASE)
 
-# SQLSTATE classes and codes: connection gone, out of resources or connections, shut down, deadlock, lock timeout.
-_POSTGRESQL_AWAY = ("08", "53", "57P", "40", "55P03")
+# SQLSTATE classes and codes: connection gone, out of resources or connections, shut down, deadlock, lock timeout, idle.
+_POSTGRESQL_AWAY = ("08", "53", "57P", "40", "55P03", "25P03")
 _POSTGRESQL_READ_ONLY = ("25006", "42501")
 
 # Too many connections, shutdown, killed, lock wait timeout, deadlock; 2000 and up are the client's lost connections.
@@ -28,6 +28,21 @@ _MYSQL_AWAY = frozenset(
 )
 _MYSQL_READ_ONLY = frozenset({1044, 1142, 1143, 1227, 1290, 1792})
 _MYSQL_CLIENT = range(2000, 3000)
+_MYSQL_NO_TRIGGERS = 1419
+
+_MYSQL_STATEMENTS_LOGGED = 1665
+
+_MYSQL_SENTENCES = {
+    (_MYSQL_NO_TRIGGERS,): (
+        "the database server writes a binary log, and lets only a user with the right SUPER make the triggers that "
+        "guard the ledger: name such a user with --db-owner-url, or have log_bin_trust_function_creators = 1 set on "
+        'the server (docs/operations.md, "Servers with a binary log")'
+    ),
+    (_MYSQL_STATEMENTS_LOGGED,): (
+        "the database server writes a binary log of statements, which cannot hold the transactions of a ledger: have "
+        'binlog_format = ROW or MIXED set on the server (docs/operations.md, "Servers with a binary log")'
+    ),
+}
 
 
 @contextmanager
@@ -49,7 +64,14 @@ def translated(dialect: Dialect) -> Iterator[None]:
         raise _meaning(dialect, error) from None
 
 
+def is_trigger_refusal(error: BaseException) -> bool:
+    """Return whether a server with a binary log refuses a trigger, because this user has no right to make one."""
+    return error.args[:1] == (_MYSQL_NO_TRIGGERS,)
+
+
 def _meaning(dialect: Dialect, error: BaseException) -> LedgerError:
+    if dialect.name in {"mysql", "mariadb"} and error.args[:1] in _MYSQL_SENTENCES:
+        return LedgerError(_MYSQL_SENTENCES[error.args[:1]])
     kinds = {"sqlite": _sqlite, "postgresql": _postgresql}
     return kinds.get(dialect.name, _mysql)(error)(f"the database says: {_sentence(error)}")
 

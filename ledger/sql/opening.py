@@ -28,10 +28,13 @@ from ledger.sql.dialects import (
     sync,
     writer_engine,
 )
-from ledger.sql.errors import translated
+from ledger.sql.errors import is_trigger_refusal, translated
 from ledger.sql.guards import renew
+from ledger.sql.protection import protection
 from ledger.sql.schema import REVISION, TABLES, VERSION_TABLE, metadata, version_table
+from ledger.sql.sessions import tables_without_transactions
 from ledger.sql.store import SqlStore
+from ledger.sql.unlocked import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +49,8 @@ SQLITE_MAGIC = b"SQLite format 3\0"
 REVISIONS = ("0001", "0002")
 """Every schema that this version can read or upgrade, the oldest first."""
 
-_NO_SYNC_OF_FOLDERS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM})
+_NOTHING_TO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EROFS})
+"""The folder cannot be synced, or this user or this mount (a snapshot) cannot have written what is there."""
 
 _PROGRAM = re.compile(r"kropotcli [0-9][0-9A-Za-z.+-]{0,40}")
 
@@ -59,19 +63,21 @@ def open_store(url: str, *, create: bool = False, read_only: bool = False) -> Sq
         ForeignDatabaseError: if the database holds another program's tables. Nothing was written.
         NewerLedgerError: if a newer version of this program made the ledger.
         LedgerUnavailableError: if the database cannot be reached.
-        LedgerError: if the URL names no database, its driver is not installed, or the schema is old.
+        LedgerError: if the URL names no database, its driver is not installed, the schema is old, or the tables are of
+            an engine without transactions.
     """
     place = parse_place(url)
     revision = schema_of(place)
+    is_guarded = True
     if revision is None:
         if not create or read_only:
             raise LedgerMissingError(str(place))
-        migrate(place)
+        is_guarded = migrate(place)
     elif revision != REVISION:
         raise LedgerError(f"the ledger at {place} has the old schema {revision}: run `kropotcli db upgrade`")
     if place.path is not None and not read_only:
         _settle(place.path)
-    return SqlStore(place, read_only=read_only)
+    return SqlStore(place, read_only=read_only, is_guarded=is_guarded)
 
 
 def schema_of(place: Place) -> str | None:
@@ -92,35 +98,43 @@ def schema_of(place: Place) -> str | None:
         _look_at_file(place.path)
     engine = reader_engine(place)
     try:
-        with translated(engine.dialect), engine.connect() as connection:
+        with translated(engine.dialect), engine.connect() as connection, undisturbed(connection, engine):
             return _revision(connection, place)
     finally:
         engine.dispose()
 
 
-def migrate(place: Place) -> None:
+def migrate(place: Place, *, demand_guards: bool = False) -> bool:
     """Create the newest schema, or upgrade the database to it. Several processes can safely do this at once.
+
+    Returns whether the triggers are there. A MySQL or MariaDB with a binary log may refuse them to this user. Then a
+    new ledger has none, unless `demand_guards`. They are made as soon as this is called with the right to make them.
 
     Raises:
         ForeignDatabaseError: if the database holds another program's tables. Nothing was written.
         NewerLedgerError: if this version does not know the revision.
+        LedgerError: if the server refuses the triggers that are demanded. Nothing stays.
     """
     # Check read-only first: a writing connection changes the journal mode, even of another program's file.
     schema_of(place)
     if place.path is not None:
         _create_file(place.path)
+    is_guarded = True
     engine = writer_engine(place)
     try:
         with translated(engine.dialect), _alone(engine) as connection:
             revision = _revision(connection, place)  # another process may have been faster
             if revision is None:
                 _sweep(connection, place)
-                _make(connection)
+                is_guarded = _make(connection, demand_guards=demand_guards)
             elif revision != REVISION:
                 _upgrade(connection)
                 connection.execute(text(f"UPDATE {VERSION_TABLE} SET program = :program"), {"program": program()})
+            elif protection(place).kind == "none":
+                is_guarded = _guard(connection, demand_guards=demand_guards)
     finally:
         engine.dispose()
+    return is_guarded
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
@@ -138,7 +152,21 @@ def _revision(connection: Connection, place: Place) -> str | None:
         return None
     if revision not in REVISIONS:
         raise NewerLedgerError(str(place), str(revision), _made_by(connection))
+    _demand_transactions(connection, place)
     return str(revision)
+
+
+def _demand_transactions(connection: Connection, place: Place) -> None:
+    """Refuse a ledger whose tables a crash would leave half written. Raises: LedgerError."""
+    found = {name: engine for name, engine in tables_without_transactions(connection).items() if name in TABLES}
+    if found:
+        engines = ", ".join(sorted(set(found.values())))
+        statements = " ".join(f"ALTER TABLE {name} ENGINE=InnoDB;" for name in found)
+        raise LedgerError(
+            f"the ledger at {place} was not opened and nothing was written, because it has tables of an engine without "
+            f"transactions ({engines}), which a crash can destroy: back the database up, run in it: {statements} "
+            "Then run `kropotcli verify`"
+        )
 
 
 def _made_by(connection: Connection) -> str | None:
@@ -173,7 +201,7 @@ def _settle(path: Path) -> None:
         sync(path.with_name(f"{path.name}-wal"))
         sync(path.parent)
     except OSError as error:
-        if error.errno in _NO_SYNC_OF_FOLDERS:
+        if error.errno in _NOTHING_TO_SYNC:
             return
         raise LedgerUnavailableError(f"the log of the ledger {path} cannot be synced: {error.strerror}") from error
 
@@ -227,19 +255,39 @@ def _sweep(connection: Connection, place: Place) -> None:
         connection.execute(text(f"DROP TABLE IF EXISTS {name}"))
 
 
-def _make(connection: Connection) -> None:
-    """Create the newest schema in an empty database. A test compares it with the schema of upgraded old ledgers.
+def _make(connection: Connection, *, demand_guards: bool) -> bool:
+    """Create the newest schema in an empty database. Returns whether it has its triggers.
 
-    The version is written last. Without it there is no ledger yet, and the next creation removes the rest.
+    A test compares it with the schema of upgraded old ledgers. The version is written last. Without it there is no
+    ledger yet, and the next creation removes the rest.
     """
-    metadata.create_all(connection)
-    connection.execute(
-        metadata.tables["head"].insert().values(id=1, position=0, recorded_us=0, streams=0, frontier=b"")
-    )
-    renew(connection)
     version = version_table()
-    version.create(connection)
-    connection.execute(version.insert().values(version_num=REVISION, program=program()))
+    try:
+        metadata.create_all(connection)
+        connection.execute(
+            metadata.tables["head"].insert().values(id=1, position=0, recorded_us=0, streams=0, frontier=b"")
+        )
+        is_guarded = _guard(connection, demand_guards=demand_guards)
+        version.create(connection)
+        connection.execute(version.insert().values(version_num=REVISION, program=program()))
+    except DBAPIError as error:
+        if connection.dialect.name in {"mysql", "mariadb"} and not error.connection_invalidated:
+            # There, nothing undoes CREATE TABLE.
+            version.drop(connection, checkfirst=True)
+            metadata.drop_all(connection)
+        raise
+    return is_guarded
+
+
+def _guard(connection: Connection, *, demand_guards: bool) -> bool:
+    """Make the triggers. Returns False if the server refuses them and they are not demanded."""
+    try:
+        renew(connection)
+    except DBAPIError as error:
+        if demand_guards or error.orig is None or not is_trigger_refusal(error.orig):
+            raise
+        return False
+    return True
 
 
 def _upgrade(connection: Connection) -> None:

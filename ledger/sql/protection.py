@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 class Protection:
     """What keeps a user from rewriting history.
 
-    "rights": the user has none for it. "triggers": the user can get round them, in these `ways`. "unknown": there is
-    no certain way, but the `ways` say what could be one and cannot be looked into.
+    "rights": the user has none for it. "triggers": the user can get round them, in these `ways`. "none": there are not
+    even triggers, because the server refused them. "unknown": there is no certain way, but the `ways` say what could be
+    one and cannot be looked into.
     """
 
-    kind: Literal["rights", "triggers", "unknown"]
+    kind: Literal["rights", "triggers", "none", "unknown"]
     ways: tuple[str, ...] = ()
 
 
@@ -45,12 +46,15 @@ def protection(place: Place) -> Protection:
         with translated(engine.dialect), engine.connect() as connection:
             look = _postgresql if place.kind == "postgresql" else _mysql
             found = list(dict.fromkeys(look(connection)))
+            has_triggers = place.kind == "postgresql" or _mysql_has_triggers(connection)
     finally:
         engine.dispose()
     ways = tuple(way for is_certain, way in found if is_certain)
     doubts = tuple(way for is_certain, way in found if not is_certain)
     if ways:
-        return Protection(kind="triggers", ways=ways)
+        # A server shows triggers only to a user with the right to make some.
+        is_bare = not has_triggers and any("TRIGGER" in way or "ALL PRIVILEGES" in way for way in ways)
+        return Protection(kind="none" if is_bare else "triggers", ways=ways)
     return Protection(kind="unknown", ways=doubts) if doubts else Protection(kind="rights")
 
 
@@ -185,6 +189,11 @@ def _mysql(connection: Connection) -> Iterator[Way]:
         lines += _grants(connection)
     for line in dict.fromkeys(lines):
         yield from _ways_of(line, database)
+
+
+def _mysql_has_triggers(connection: Connection) -> bool:
+    question = "SELECT count(*) FROM information_schema.triggers WHERE event_object_schema = database()"
+    return bool(connection.execute(text(question)).scalar_one())
 
 
 def _grants(connection: Connection) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import contextmanager
 from functools import partial
@@ -28,9 +29,13 @@ _MOST_DAMAGES = 100
 class SqlStore:
     """A LedgerStore in a SQL database: one object per process, any number of threads."""
 
-    def __init__(self, place: Place, *, read_only: bool = False) -> None:
-        """Use a database that `open_store` has checked. Nothing is connected yet."""
+    def __init__(self, place: Place, *, read_only: bool = False, is_guarded: bool = True) -> None:
+        """Use a database that `open_store` has checked. Nothing is connected yet.
+
+        `is_guarded` is False if the ledger was made just now, and the server refused its triggers.
+        """
         self.place = place
+        self.is_guarded = is_guarded
         self._connections = Connections(place, read_only=read_only)
         self._statements = Statements(self._connections.writers)
         self.log = SqlLog(self._connections, self._statements)
@@ -67,6 +72,14 @@ class SqlStore:
             return None if self.place.path is None else shutil.disk_usage(self.place.path).free
         except OSError:
             return None
+
+    def free_files(self) -> int | None:
+        """Return the free inodes on the file system of SQLite's file, None if it has no fixed number; as above."""
+        try:
+            room = None if self.place.path is None else os.statvfs(self.place.path)
+        except OSError:
+            return None
+        return None if room is None or not room.f_files else room.f_favail
 
     def reopener(self) -> Callable[[], SqlStore] | None:
         """Return a function that opens this store for reading in a forked process, or None if this one has written."""

@@ -106,6 +106,11 @@ class SqlWriting:
             found.update((row[0], EntryRow._make(row)) for row in self._cursor.fetchall())
         return found
 
+    def stored(self, copies: Collection[tuple[bytes, int]]) -> set[tuple[bytes, int]]:
+        """Return which of these (SHA-256, stream) are copies that were stored once, whatever became of them."""
+        probe = "SELECT 1 FROM copy WHERE sha256 = ? AND stream = ?"
+        return {copy for copy in copies if self._rows(probe, *copy)}
+
     def write(self, batch: Batch) -> None:
         """Write the batch: events, erasures, projection, commit row and head."""
         put_rows(self._cursor, self._statements.insert_stream, batch.streams)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kropot.cli.settings import read_config, resolve
 from kropot.demo import token_spec
 from kropot.secret import credentials_in, hide_credentials
+from ledger.sql import parse_place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +30,8 @@ WORD = "hunter2-hunter2"
         ("postgresql+psycopg://me:p%40ss@host:5432/x", "postgresql+psycopg://me:[hidden]@host:5432/x"),
         ("mysql+pymysql://me:a:b@host/x", "mysql+pymysql://me:[hidden]@host/x"),
         ("mysql://me:a/b?c@host/x", "mysql://me:[hidden]@host/x"),
+        ("mysql://me@server:a@host/x", "mysql://me@server:[hidden]@host/x"),
+        ("mysql://m?e#:a@host/x", "mysql://m?e#:[hidden]@host/x"),
         ("mysql://me:a@b@host/x?charset=a@b", "mysql://me:[hidden]@host/x?charset=a@b"),
         ("postgresql://h/x?user=me&password=a&sslmode=no", "postgresql://h/x?user=me&password=[hidden]&sslmode=no"),
         ("postgresql://me:a@h/x?SSLPassword=b", "postgresql://me:[hidden]@h/x?SSLPassword=[hidden]"),
@@ -55,6 +59,36 @@ def test_config_show_hides_passwords_wherever_they_stand(run_cli: RunCli, tmp_pa
         assert done.returncode == 0
         assert WORD not in done.stdout + done.stderr
         assert done.stdout.count("[hidden]") >= 5, done.stdout
+
+
+@pytest.mark.parametrize("url", [f"me:{WORD}@127.0.0.1/x", f"postgresql:/me:{WORD}@h/x", f"host=h password={WORD}"])
+def test_a_mistyped_url_is_not_shown_at_all(run_cli: RunCli, url: str) -> None:
+    for args in (["config", "show"], ["status"], ["db", "info"]):
+        done = run_cli("--db-string", url, *args, env={"KROPOT_GATEWAY_SERVE_STATE": url})
+        assert WORD not in done.stdout + done.stderr
+
+
+def test_a_password_on_the_command_line_draws_a_warning(run_cli: RunCli) -> None:
+    url = f"postgresql://me:{WORD}@127.0.0.1:1/x"
+    told = "other users of this machine can read the password on the command line"
+    for args in (
+        ["--db-string", url, "config", "show"],
+        ["db", "copy", url, url],
+        ["db", "init", "--db-owner-url", url],
+    ):
+        assert run_cli(*args).stderr.count(told) == 1
+    assert told not in run_cli("config", "show", env={"KROPOT_DB_STRING": url}).stderr
+
+
+def test_no_representation_of_a_setting_shows_a_password(tmp_path: Path) -> None:
+    url = f"postgresql://me:{WORD}@127.0.0.1:1/x"
+    config = tmp_path / "config.toml"
+    config.write_text(f'db-string = "{url}"\n[db.init]\ndb-owner-url = "{url}"\n')
+    file = read_config(config)
+    settings = resolve({}, {}, file)
+    shown = f"{file!r} {settings!r} {settings.place} {parse_place(url)!r} {parse_place(url)}"
+    assert settings.db_string == url
+    assert WORD not in shown
 
 
 @pytest.mark.parametrize("args", [["status"], ["--log-level", "debug", "db", "info"], ["db", "nonsense"]])

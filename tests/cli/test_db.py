@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from kropot.cli.main import cli
 from ledger.log import Ledger
 from ledger.sql import open_store
 from ledger.sql.schema import REVISION
@@ -15,8 +17,6 @@ from tests.ledger.databases import SQL_KINDS, fresh_url
 from tests.ledger.world import began, copied, observed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import RunCli
 
 
@@ -124,3 +124,25 @@ def test_sqlite_has_no_owner(tmp_path: Path, run_cli: RunCli) -> None:
     result = run_cli("db", "init", "--db-string", url, "--db-owner-url", url)
     assert result.returncode == 1
     assert "knows no users" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["db", "init"], ["db", "recover", "--from-storage"]])
+def test_a_ledger_whose_triggers_the_server_refuses_is_made_with_a_warning(
+    command: list[str],
+    tmp_path: Path,
+    ledger_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    storage = Path(__file__).parents[1] / "vectors" / "replicas" / "0001" / "storage"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ledger.sql.opening._guard", lambda *_, **__: False)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--db-string", ledger_url, "--storage-path", str(storage), *command], prog_name="kropotcli")
+    told = capfd.readouterr()
+    assert (ended.value.code or 0) == 0, told.err
+    assert told.err.count("refuses triggers to this user") == 1
+    # What it points to names the way out.
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    assert '"Servers with a binary log"' in told.err
+    assert "log_bin_trust_function_creators = 1" in page.partition("**Servers with a binary log**")[2]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger.errors import UnknownCriticalEventError
+from ledger.errors import LedgerError, UnknownCriticalEventError
 from ledger.events import (
     Copy,
     CopyDamaged,
@@ -20,6 +20,7 @@ from ledger.events import (
     Element,
     Failure,
     FetchFailed,
+    RemoteChanged,
     RemoteVanished,
     StreamKey,
 )
@@ -166,6 +167,30 @@ def test_scan_goes_through_all_pages_in_key_order_with_filters(store: LedgerStor
     assert len(list(ledger.scan(source=SOURCE, wanted=True))) == 1150 - 575 - 1
 
 
+def test_wanted_entries_come_by_their_due_times_from_both_ends(store: LedgerStore) -> None:
+    ledger = Ledger(store)
+    ledger.append([began(), began(OTHER)])
+    for n in range(0, 1300, 100):  # so many have the same due time
+        ledger.append([observed(m) for m in range(n, n + 100)])
+    ledger.append([observed("other", OTHER)])
+    ledger.append([copied(n) for n in range(1100)])
+    late = Failure(reason="http_500", attempts=1, since_us=1, next_try_us=1 << 60)
+    failed = replace(element(), failure=late)
+    ledger.append([NewFact(key=key(n), fact=FetchFailed(element=failed), observed_us=1) for n in (1150, 1290)])
+    lost = CopyLost(element=replace(copied(7).fact.element, damage="lost"), sha256=sha("7"))  # type: ignore[attr-defined]
+    ledger.append([NewFact(key=key(7), fact=lost, observed_us=1)])
+    first = [row.key for row in store.projection.due(SOURCE, last_first=False)]
+    last = [row.key for row in store.projection.due(SOURCE, last_first=True)]
+    assert first == last[::-1]
+    assert len(set(first)) == 201
+    assert {first[-1], first[-2]} == {key(1150).stored, key(1290).stored}
+    assert first[-3] == key(7).stored
+    assert [row.key for row in store.projection.due(OTHER, last_first=False)] == [key("other", OTHER).stored]
+    assert store.projection.wanted_in(SOURCE, ("pending",)) == 200
+    assert store.projection.wanted_in(SOURCE, ("lost", "damaged")) == 1
+    assert store.projection.wanted_in(OTHER, ("lost", "damaged")) == 0
+
+
 def test_keys_are_told_apart_byte_by_byte(store: LedgerStore) -> None:
     names = ["a", "A", "ä", "Ä", "a ", "a\u0301", "ß", "ss", "%", "_", "\\", "'", "\U0001f4be", "\u00e9", "e\u0301"]
     kinds = ["file", "File", "FILE", "file "]
@@ -209,20 +234,23 @@ def test_every_object_ever_named_is_listed_with_its_state(store: LedgerStore) ->
     ledger.append([copied(1, content="object 0", size=1)])  # two elements share an object
     sound = copied(2, content="object 2", size=3).fact.element  # type: ignore[union-attr]
     assert isinstance(sound, Element)
-    ledger.append(
-        [
-            NewFact(
-                key=key(2),
-                fact=CopyDamaged(element=replace(sound, damage="damaged"), sha256=sha("object 2")),
-                observed_us=1,
-            ),
-            NewFact(
-                key=key(3), fact=CopyLost(element=replace(sound, damage="lost"), sha256=sha("object 3")), observed_us=1
-            ),
-            NewFact(key=key(1), fact=CopyReleased(element=sound, sha256=sha("object 1")), observed_us=1),
-            NewFact(key=key(4), fact=CopyReleased(element=sound, sha256=sha("never stored")), observed_us=1),
-        ]
-    )
+    judgements = [
+        NewFact(
+            key=key(2),
+            fact=CopyDamaged(element=replace(sound, damage="damaged"), sha256=sha("object 2")),
+            observed_us=1,
+        ),
+        NewFact(
+            key=key(3), fact=CopyLost(element=replace(sound, damage="lost"), sha256=sha("object 3")), observed_us=1
+        ),
+        NewFact(key=key(1), fact=CopyReleased(element=sound, sha256=sha("object 1")), observed_us=1),
+        NewFact(key=key(4), fact=CopyReleased(element=sound, sha256=sha("never stored")), observed_us=1),
+    ]
+    with pytest.raises(LedgerError, match="was never stored"):
+        ledger.append(judgements)
+    with pytest.MonkeyPatch.context() as patch:  # another program may have written the last one all the same
+        patch.setattr("ledger.log.refuse_contradictions", lambda *_: None)
+        ledger.append(judgements)
     ledger.append([copied(3, content="object 3", size=4)])
     rows = list(ledger.copies())
     assert [row.sha256 for row in rows] == sorted(row.sha256 for row in rows)
@@ -238,6 +266,27 @@ def test_every_object_ever_named_is_listed_with_its_state(store: LedgerStore) ->
     assert list(ledger.copies(start=middle)) == [row for row in rows if row.sha256 >= middle]
     assert list(ledger.copies(end=middle)) == [row for row in rows if row.sha256 <= middle]
     assert LOST not in {row.state for row in rows}
+
+
+def test_what_the_store_knows_of_an_element_is_not_contradicted(store: LedgerStore) -> None:
+    ledger = Ledger(store)
+    ledger.append([began(), observed(1), observed(2)])
+    ledger.append([copied(1, content="older"), copied(1, content="newer"), copied(2, content="other")])
+    element_ = copied(1, content="newer").fact.element  # type: ignore[union-attr]
+    for content, is_known in (("older", True), ("newer", True), ("other", False), ("never", False)):
+        damage = None if content == "older" else "lost"
+        fact = CopyLost(element=replace(element_, damage=damage), sha256=sha(content))
+        lost = NewFact(key=key(1), fact=fact, observed_us=1)
+        if is_known:
+            ledger.append([lost])
+            continue
+        with pytest.raises(LedgerError, match="never stored"):
+            ledger.append([lost])
+    risen = RemoteChanged(element=element(revision=3))
+    ledger.append([NewFact(key=key(2), fact=risen, observed_us=1)])
+    with pytest.raises(LedgerError, match="from revision 3 to 2"):
+        ledger.append([NewFact(key=key(2), fact=RemoteChanged(element=element(revision=2)), observed_us=1)])
+    assert ledger.head().position == 10
 
 
 def test_many_copies_are_listed_over_all_pages(store: LedgerStore) -> None:

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from kropot.cli.main import cli
+from kropot.gateway.listening import listen
 from kropot.securecopy.sealing import Kit
 from tests.gateway.serve import DOCUMENTED, PLAIN, SEALED, Client
 
@@ -135,6 +136,44 @@ def test_given_key_makes_no_kit_and_plain_token_warns(tmp_path: Path, monkeypatc
     )
     assert late.exit_code == 0
     assert "expired already" in late.stderr
+
+
+def test_a_kit_that_is_asked_for_is_written_or_its_absence_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(DOCUMENTED))
+    spec.chmod(0o644)
+    given = CliRunner().invoke(cli, ["gateway", "token", "create", str(spec), "--json", "--kit", "given.json"])
+    assert given.exit_code == 0
+    assert json.loads(given.stdout)["kit"] == str(tmp_path / "given.json")
+    kit = json.loads((tmp_path / "given.json").read_text())["data"]
+    assert kit["secureCopyEncryptionKey"] == DOCUMENTED["data"]["secureCopyEncryptionKey"]
+    assert (tmp_path / "given.json").stat().st_mode & 0o777 == 0o600
+    assert f"other users can read the specification with a key {spec}: chmod 600 it" in given.stderr
+    spec.write_text(json.dumps(SEALED))
+    sealed = CliRunner().invoke(cli, ["gateway", "token", "create", str(spec), "--kit", "made.json"])
+    assert (sealed.exit_code, "other users" in sealed.stderr) == (0, False), "it holds no key"
+    spec.write_text(json.dumps(PLAIN))
+    plain = CliRunner().invoke(cli, ["gateway", "token", "create", str(spec), "--kit", "plain.json"])
+    assert plain.exit_code == 0
+    assert "there is no kit and plain.json was not written" in plain.stderr
+    assert not (tmp_path / "plain.json").exists()
+
+
+def test_two_colons_listen_on_both_kinds_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    # Tests may resolve loopback only.
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", lambda *_, **__: [(socket.AF_INET6,)])
+        listening = listen("::", 0)
+    with listening:
+        port = listening.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            with socket.create_connection((host, port), timeout=10) as client:
+                assert client.getpeername()[1] == port
 
 
 def test_mistakes_are_one_sentence_and_an_exit_code(

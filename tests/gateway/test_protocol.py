@@ -145,8 +145,11 @@ def test_same_version_is_the_same_bytes_and_another_one_is_not(served: Served) -
     assert other.content(other.ids()[b"sixteen"]).sealed != first.sealed
     os.utime(served.folder / "sixteen")
     served.server.rescan()
+    assert client.content(element).sealed == first.sealed, "another time is no other content"
+    (served.folder / "sixteen").write_bytes(b"y" * 16)
+    served.server.rescan()
     after = client.content(element)
-    assert after.plain == first.plain
+    assert after.plain == b"y" * 16
     assert after.iv != first.iv
     assert after.response.headers["etag"] != first.response.headers["etag"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import threading
 from contextlib import contextmanager
@@ -15,10 +16,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kropot.errors import UsageError
-from kropot.gateway.sources import FolderSource, NotServedError, ScannedFile, Unreadable, identity_parts, path_key
+from kropot.gateway.sources import (
+    FolderSource,
+    NotFollowed,
+    NotServedError,
+    ScannedFile,
+    Unreadable,
+    identity_parts,
+    path_key,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 SECRET = b"what lies outside"
 
@@ -138,6 +147,27 @@ def test_symlink_to_a_file_inside_is_that_file(root: Path) -> None:
     assert tree(root).look(b"chain") == tree(root).look(b"file")
 
 
+def test_an_absolute_symlink_inside_is_followed_under_every_name_of_the_folder(root: Path) -> None:
+    other = root.parent / "other name"
+    other.symlink_to(root)
+    (root / "absolute").symlink_to(root / "file")
+    (root / "sub" / "by the other name").symlink_to(other / "sub" / "deep" / "file")
+    (root / "sub" / "chain").symlink_to(root / "sub" / ".." / "absolute")
+    (root / "beside").symlink_to(f"{root}er/secret")
+    (root / "up").symlink_to(f"{root}/../outside/secret")
+    (root / "itself").symlink_to(root)
+    source = FolderSource(os.fsencode(root), os.fsencode(other))
+    items = list(source.walk())
+    links = {item.path for item in items if isinstance(item, NotFollowed)}
+    assert links == {b"beside", b"up", b"itself"}, "and none is dropped without a word"
+    files = {item.path for item in items if isinstance(item, ScannedFile)}
+    assert files == {b"file", b"sub/deep/file", b"absolute", b"sub/by the other name", b"sub/chain"}
+    assert source.look(b"absolute") == source.look(b"file") == source.look(b"sub/chain")
+    assert source.look(b"sub/by the other name") == source.look(b"sub/deep/file")
+    for path in links:
+        assert source.look(path) is None
+
+
 def test_symlinks_that_lead_nowhere_end(root: Path) -> None:
     (root / "one").symlink_to("two")
     (root / "two").symlink_to("one")
@@ -246,6 +276,50 @@ def test_walk_opens_no_more_than_one_folder_a_level(root: Path) -> None:
         most = max(most, len(os.listdir("/proc/self/fd")) - before)  # noqa: PTH208 - a count
     assert most <= 10
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - a count
+
+
+def test_a_tree_deeper_than_the_limit_of_descriptors_is_served_whole(root: Path) -> None:
+    levels = 300
+    allowed = len(os.listdir("/proc/self/fd")) + 100  # noqa: PTH208 - a count
+    folder = os.open(root, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir(b"n", dir_fd=folder)
+        deeper = os.open(b"n", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = deeper
+        os.close(os.open(b"f", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+    os.symlink("/".join([".."] * 3) + "/f", b"up", dir_fd=folder)
+    os.close(folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    try:
+        items = list(tree(root).walk())
+        assert not [item for item in items if not isinstance(item, ScannedFile)]
+        deep = max((item.path for item in items if isinstance(item, ScannedFile)), key=len)
+        assert len(items) == levels + len(found_above(items)) + 1
+        descriptor, _ = tree(root).open(b"n/" * levels + b"up")
+        os.close(descriptor)
+        assert deep == b"n/" * levels + b"up"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def found_above(items: Iterable[object]) -> set[bytes]:
+    """The files beside the deep tree."""
+    return {item.path for item in items if isinstance(item, ScannedFile) and not item.path.startswith(b"n/")}
+
+
+def test_the_file_systems_own_folder_is_not_told_as_unreadable() -> None:
+    with TemporaryDirectory() as place:
+        root = Path(place)
+        root.chmod(0o755)
+        (root / "lost+found").mkdir(mode=0)
+        try:
+            with as_nobody():
+                items = list(tree(root).walk())
+        finally:
+            (root / "lost+found").chmod(0o755)
+    assert items == []
 
 
 def test_too_long_path_is_told_and_not_silently_left_out(root: Path) -> None:

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 from kropot.gateway import serving
 from kropot.gateway.ranges import Span, wanted_span
-from kropot.gateway.serving import STEP, Blocks, ChangedError, can_begin, plain_chunks, sealed_chunks, small_body
+from kropot.gateway.serving import (
+    STEP,
+    Blocks,
+    ChangedError,
+    Reading,
+    can_begin,
+    plain_chunks,
+    sealed_chunks,
+    sealed_whole,
+)
+from kropot.gateway.serving import whole as all_bytes
 from kropot.gateway.sources import FolderSource
 from kropot.securecopy.sealing import Kit, open_stream, seal_stream, sealed_size
 from tests.gateway.serve import DOCUMENTED, PLAIN, Client, Served
@@ -157,11 +167,14 @@ def test_any_part_of_a_ciphertext_is_that_part(
         descriptor, looks = FolderSource(os.fsencode(folder)).open(b"part")
         blocks = Blocks()
         everything = Span(start=0, stop=len(whole))
-        assert b"".join(sealed_chunks(descriptor, looks, everything, iv=iv, key=key, blocks=blocks)) == whole
-        assert small_body(descriptor, looks, iv=iv, key=key) in {whole, None}
+        assert (
+            b"".join(sealed_chunks(descriptor, looks, everything, iv=iv, key=key, blocks=blocks, reading=Reading()))
+            == whole
+        )
+        assert sealed_whole(all_bytes(descriptor, looks), iv=iv, key=key) == whole
         if span.start < span.stop:
             assert can_begin(blocks, iv, span.start)
-            part = b"".join(sealed_chunks(descriptor, looks, span, iv=iv, key=key, blocks=blocks))
+            part = b"".join(sealed_chunks(descriptor, looks, span, iv=iv, key=key, blocks=blocks, reading=Reading()))
             assert part == whole[span.start : span.stop]
         os.close(descriptor)
 
@@ -363,7 +376,17 @@ def test_file_that_shrinks_or_fails_is_an_error_and_not_a_short_body(tmp_path: P
     descriptor, looks = FolderSource(os.fsencode(tmp_path)).open(b"file")
     os.truncate(tmp_path / "file", 50)
     with pytest.raises(ChangedError):
-        list(plain_chunks(descriptor, looks, Span(start=0, stop=100)))
+        list(plain_chunks(descriptor, looks, Span(start=0, stop=100), Reading()))
     with pytest.raises(ChangedError):
-        list(sealed_chunks(descriptor, looks, Span(start=0, stop=112), iv=bytes(16), key=bytes(16), blocks=Blocks()))
+        list(
+            sealed_chunks(
+                descriptor,
+                looks,
+                Span(start=0, stop=112),
+                iv=bytes(16),
+                key=bytes(16),
+                blocks=Blocks(),
+                reading=Reading(),
+            )
+        )
     os.close(descriptor)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kropot.gateway.sources import FolderSource, ScannedFile, Unreadable
+from kropot.query.facts import gather
+from kropot.query.health import Limits, health
 from kropot.securecopy.sealing import open_stream
 from ledger.events import RemoteChanged
 from tests.gateway.serve import SETTLE_S, Served
@@ -113,3 +116,51 @@ def test_closed_seconds_are_listed_once_and_new_files_still_found(
 
 def stored(folder: Folder) -> list[Path]:
     return [path for path in (folder.path / "storage" / "objects").rglob("*") if path.is_file()]
+
+
+def test_metadata_alone_is_followed_without_fetching_anything_or_raising_an_alarm(
+    folder: Folder, served: Served
+) -> None:
+    assert folder.collect().code == 0
+    before = folder.elements()
+    for name in FILES:
+        (served.folder / name).chmod(0o640)
+    time.sleep(2 * SETTLE_S)
+    served.server.rescan()
+    second = folder.collect("--full")
+    counts = {key: second.summary[key] for key in ("new", "changed", "vanished", "copied", "surge")}
+    assert counts == {"new": 0, "changed": len(FILES), "vanished": 0, "copied": 0, "surge": False}
+    assert second.code == 0
+    for id_, element in folder.elements().items():
+        assert element.is_current
+        assert (element.copy, element.revision) == (before[id_].copy, before[id_].revision)
+        assert element.date > before[id_].date
+        assert element.form != before[id_].form, "a restore gives the new mode"
+
+
+def test_what_the_server_cannot_read_is_known_to_the_ledger_and_said(
+    folder: Folder, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (folder.collect().summary["unreadable"], alarms(folder)) == (0, [])
+    real = FolderSource.walk
+
+    def walk(self: FolderSource) -> Iterator[object]:
+        for item in real(self):
+            if not (isinstance(item, ScannedFile) and item.path.startswith(b"folder 1/")):
+                yield item
+        yield Unreadable(path=b"folder 1", reason="EACCES")
+
+    monkeypatch.setattr(FolderSource, "walk", walk)
+    served.server.rescan()
+    half = folder.collect("--full")
+    assert (half.code, half.summary["unreadable"], half.summary["vanished"]) == (3, 1, 0)
+    assert "cannot read 1 folder" in half.err
+    assert alarms(folder) == ["unreadable"]
+    monkeypatch.undo()
+    served.server.rescan()
+    assert (folder.collect().code, alarms(folder)) == (0, [])
+
+
+def alarms(folder: Folder) -> list[str]:
+    with folder.ledger() as ledger:
+        return [alarm.name for alarm in health(ledger.now_us(), gather(ledger), Limits())]

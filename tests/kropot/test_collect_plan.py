@@ -97,6 +97,32 @@ def test_a_claim_about_the_content_tells_revisions_apart_only_where_it_was_made_
     assert isinstance(fact, RemoteChanged) if changed else fact is None
 
 
+@pytest.mark.parametrize(
+    ("known", "seen", "same"),
+    [
+        ({"etag": '"a"'}, {"etag": '"a"'}, True),
+        ({"etag": '"a"', "size": 16}, {"etag": '"a"', "size": 16}, True),
+        ({"etag": '"a"', "size": 16}, {"etag": '"a"', "size": None}, True),
+        ({"etag": '"a"', "size": 16}, {"etag": '"a"', "size": 32}, False),
+        ({"etag": '"a"'}, {"etag": '"b"'}, False),
+        ({"etag": 'W/"a"'}, {"etag": 'W/"a"'}, False),
+        ({"etag": None}, {"etag": None}, False),
+        ({"etag": None}, {"etag": '"a"'}, False),
+    ],
+)
+def test_a_new_date_and_form_of_a_content_that_the_server_vouches_for_are_news_and_no_revision(
+    known: dict[str, object], seen: dict[str, object], *, same: bool
+) -> None:
+    element = replace(ELEMENT, **known)  # type: ignore[arg-type]
+    form = b'{"encrypted":"BBBB"}'
+    for before in (element, plan.vanished(element).element):
+        fact = observe(before, replace(SEEN, date=DATE + 1, form=form, **seen), PLAIN)  # type: ignore[arg-type]
+        assert fact is not None
+        assert (fact.element.date, fact.element.form, fact.element.copy) == (DATE + 1, form, COPY)
+        assert fact.element.revision == element.revision + (not same)
+        assert fact.element.is_wanted != same
+
+
 def test_a_vanished_element_that_is_listed_again_unchanged_needs_no_new_copy() -> None:
     gone = plan.vanished(ELEMENT).element
     assert not gone.present

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import tracemalloc
 from contextlib import suppress
 from functools import partial
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
 
-from kropot.durable.draft import TreeError
+from kropot.durable import target
+from kropot.durable.refusals import TreeError
 from kropot.durable.target import WORK
 from kropot.objects.memory import MemoryObjects
 from kropot.replay.fold import walk
 from kropot.replay.snapshots import pointers_at
+from kropot.restore.export import Unexported
 from kropot.restore.opener import BUFFER, copy_content
 from kropot.securecopy.sealing import Sealer
 from ledger.sql.opening import open_store
@@ -141,6 +144,103 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(TreeError, match=r"No space left on device; make room and run the same command again"):
             back(world, tmp_path / "to")
     assert whole(tmp_path / "to") == {}
+
+
+# --- one file, or everything -----------------------------------------------------------------------------------------
+
+
+def refuse(patched: pytest.MonkeyPatch, call: str, number: int, word: bytes) -> None:
+    """Let a call that is about something with this word fail with an error number."""
+    real = getattr(os, call)
+
+    def refused(*args: Any, **named: Any) -> Any:
+        if any(isinstance(each, bytes | memoryview) and word in bytes(each) for each in args):
+            raise OSError(number, os.strerror(number))
+        return real(*args, **named)
+
+    patched.setattr(os, call, refused)
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "problem"),
+    [
+        ("write", errno.EFBIG, "too_large"),
+        ("write", errno.EINVAL, "unplaceable"),
+        ("link", errno.ENAMETOOLONG, "unplaceable"),
+        ("link", errno.EILSEQ, "unplaceable"),
+        ("link", errno.EACCES, "unplaceable"),
+        ("link", errno.EEXIST, "in_the_way"),
+        ("link", 4095, "unplaceable"),  # a number that nobody foresaw
+        ("mkdir", errno.ENAMETOOLONG, "unplaceable"),
+        ("mkdir", errno.EINVAL, "unplaceable"),
+        ("mkdir", errno.EPERM, "unplaceable"),
+        ("mkdir", errno.ELOOP, "in_the_way"),
+    ],
+)
+def test_what_the_target_refuses_of_one_file_is_a_finding_and_the_rest_comes(
+    tmp_path: Path, call: str, number: int, problem: str
+) -> None:
+    world, contents = small_world()
+    word = {"write": b"0" * 20, "link": b"file 0.txt", "mkdir": b"folder 0"}[call]
+    with pytest.MonkeyPatch.context() as patched:
+        refuse(patched, call, number, word)
+        _, findings = back(world, tmp_path / "to")
+    assert [(each.problem, each.name) for each in findings] == [(problem, "folder 0/file 0.txt")]
+    assert whole(tmp_path / "to") == {"folder 1/file 1.txt": contents["folder 1/file 1.txt"]}
+    assert back(world, tmp_path / "to")[1] == []
+    assert whole(tmp_path / "to") == contents
+
+
+@pytest.mark.parametrize("exporting", [False, True])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENOTCONN]
+)
+def test_what_stops_the_whole_target_ends_the_run_and_a_second_run_goes_on(
+    tmp_path: Path, number: int, *, exporting: bool
+) -> None:
+    world, contents = small_world()
+    word = b"" if exporting else b"0" * 20
+    with pytest.MonkeyPatch.context() as patched:
+        refuse(patched, "write", number, word)
+        with pytest.raises(TreeError, match=f"{os.strerror(number)}; .*run the same command again"):
+            run_out(world, tmp_path / "to", exporting=exporting)
+    run_out(world, tmp_path / "to", exporting=exporting)
+    assert len(whole(tmp_path / "to")) == len(contents)
+
+
+@pytest.mark.parametrize("exporting", [False, True])
+def test_a_file_above_the_largest_size_of_a_file_is_a_finding(tmp_path: Path, *, exporting: bool) -> None:
+    world, contents = small_world()
+    world.put_path(next(iter(world.elements)).source, b"large", bytes(200_000))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        _, findings = (send_out if exporting else back)(world, tmp_path / "to")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    flaws = [each.flaw if isinstance(each, Unexported) else each.problem for each in findings]
+    assert flaws == ["too_large"]
+    assert len(whole(tmp_path / "to")) == len(contents)
+
+
+@pytest.mark.parametrize("exporting", [False, True])
+def test_a_file_larger_than_the_free_room_is_a_finding_while_others_fit(tmp_path: Path, *, exporting: bool) -> None:
+    world, _ = small_world()
+
+    class Free:
+        f_bavail, f_frsize = 40, 1
+
+    with pytest.MonkeyPatch.context() as patched:
+        refuse(patched, "write", errno.ENOSPC, b"" if exporting else b"0" * 20)
+        patched.setattr(os, "fstatvfs", lambda _: Free)
+        with pytest.raises(TreeError):  # 40 bytes are a full disk
+            run_out(world, tmp_path / "to", exporting=exporting)
+        patched.setattr(target, "MUCH_ROOM", 40)
+        if not exporting:
+            _, findings = back(world, tmp_path / "to")
+            assert [(each.problem, each.name) for each in findings] == [("too_large", "folder 0/file 0.txt")]
+            assert "40 B are free" in findings[0].why
+            assert list(whole(tmp_path / "to")) == ["folder 1/file 1.txt"]
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from kropot.restore.read_export import ExportedCopies
 from tests.kropot.replay_world import KIT, OTHER_KIT, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from kropot.replay.copies import Copies, HeldCopy
@@ -58,6 +58,7 @@ def give_back(
     patterns: tuple[str, ...] = (),
     vanished: bool = False,
     tally: RestoreCounts | None = None,
+    moved: Callable[[int], None] = lambda _: None,
 ) -> tuple[dict[str, Restored], list[RestoreProblem]]:
     """Restore, and return what became of it by name."""
     done: dict[str, Restored] = {}
@@ -75,7 +76,7 @@ def give_back(
         plans = list(plan(helds, kits=kits, wanted=wanted, giver=giver, pool=pool, tally=tally or RestoreCounts()))
         if opened:
             tree, journal = opened[0]
-            for outcome in restore(plans, copies=copies, tree=tree, journal=journal, pool=pool):
+            for outcome in restore(plans, copies=copies, tree=tree, journal=journal, pool=pool, moved=moved):
                 if isinstance(outcome, Restored):
                     done[outcome.planned.shown] = outcome
                 else:
@@ -127,7 +128,11 @@ def test_files_come_back_with_folders_time_mode_and_content(tmp_path: Path) -> N
     source = world.source()
     world.put_path(source, b"docs/deep/report.txt", b"hello", mtime_ns=1_600_000_000_123_456_789, mode=0o100640)
     world.put(source, "flat.bin", b"x" * 100_000, date=1_700_000_000)
-    done, findings = back(world, tmp_path / "to")
+    umask = os.umask(0o027)
+    try:
+        done, findings = back(world, tmp_path / "to")
+    finally:
+        os.umask(umask)
     assert findings == []
     assert files(tmp_path / "to") == {"docs/deep/report.txt": b"hello", "flat.bin": b"x" * 100_000}
     report, flat = (tmp_path / "to/docs/deep/report.txt").stat(), (tmp_path / "to/flat.bin").stat()
@@ -135,8 +140,8 @@ def test_files_come_back_with_folders_time_mode_and_content(tmp_path: Path) -> N
     assert stat.S_IMODE(report.st_mode) == 0o640
     assert flat.st_mtime_ns == 1_700_000_000 * 10**9
     assert stat.S_IMODE(flat.st_mode) == 0o600
-    assert stat.S_IMODE((tmp_path / "to").stat().st_mode) == 0o700
-    assert stat.S_IMODE((tmp_path / "to/docs").stat().st_mode) == 0o700
+    for made in ("to", "to/docs", "to/docs/deep"):
+        assert stat.S_IMODE((tmp_path / made).stat().st_mode) == 0o750, "the usual mode: whoever may read gets there"
     assert all(not outcome.existed for outcome in done.values())
 
 
@@ -331,6 +336,17 @@ def test_another_moment_replaces_our_own_files_only(tmp_path: Path) -> None:
     _, findings = back(world, tmp_path / "to")
     assert files(tmp_path / "to") == {"one.txt": b"newer", "two.txt": b"edited by hand"}
     assert [(finding.name, finding.problem) for finding in findings] == [("two.txt", "in_the_way")]
+
+
+def test_every_byte_is_told_while_it_moves(tmp_path: Path) -> None:
+    world = World()
+    source = world.source()
+    for name in ("one", "two"):
+        world.put(source, name, name.encode() * 100_000)
+    for _ in range(2):  # what an earlier run wrote counts too: it is done
+        moved: list[int] = []
+        back(world, tmp_path / "to", moved=moved.append)
+        assert sum(moved) == 600_000
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:

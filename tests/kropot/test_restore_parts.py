@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kropot.durable.draft import InTheWayError, TreeError
+from kropot.durable.refusals import InTheWayError, TreeError
 from kropot.durable.target import TargetFolder
 from kropot.errors import UsageError
 from kropot.replay.pointers import Pointers

@@ -16,6 +16,7 @@ from kropot.cli.main import cli
 from kropot.cli.verify import show_summary
 from kropot.errors import KropotError
 from kropot.verify import Summary
+from kropot.verify.ways_out import Way
 from ledger.errors import LedgerError
 from tests.oldserver import OldServer, Quirks
 
@@ -114,6 +115,31 @@ def test_repair_without_a_server_says_who_will_fetch(backup: Backup) -> None:
     assert not backup.object(copy["sha256"]).exists()
     backup.run("collect", "--once")
     assert backup.verify()[1]["sound"]
+
+
+def test_a_refused_token_promises_no_fetch(backup: Backup) -> None:
+    element, copy = next(iter(backup.copies().items()))
+    backup.object(copy["sha256"]).unlink()
+    backup.server.repository.tokens.clear()
+    findings, summary = backup.verify("--repair", server=True, code=4)
+    last = [each for each in findings if each["element"] == element][-1]
+    assert (last["kind"], last["detail"]) == ("not_repaired", "the server refuses the token")
+    assert last["hint"] == Way.REFUSED.value
+    assert not summary["sound"]
+    findings, _ = backup.verify("--source", server=True, code=4)
+    (finding,) = [each for each in findings if each["element"] == element]
+    assert (finding["kind"], finding["hint"]) == ("lost_object", Way.REFUSED.value)
+
+
+def test_a_source_that_another_token_took_over_promises_no_fetch(backup: Backup) -> None:
+    element, copy = next(iter(backup.copies().items()))
+    backup.object(copy["sha256"]).unlink()
+    backup.server.add_token("fd8a0c55-second")  # the wall of secrets hides it from now on, so it is no word
+    backup.run("--token", "fd8a0c55-second", "collect", "--once")
+    for args in (), ("--repair",):
+        findings, _ = backup.verify(*args, server=True, code=4)
+        (finding,) = [each for each in findings if each["element"] == element]
+        assert finding["hint"] == Way.PAST.value
 
 
 def test_what_the_source_no_longer_has_is_a_standing_alarm(backup: Backup) -> None:

@@ -26,6 +26,7 @@ from kropot.objects.memory import MemoryObjects
 from kropot.verify import Finding, Scope, Summary, Verification, World
 from kropot.verify.copies import CopyAudit
 from kropot.verify.coverage import FIRST, LAST, due
+from kropot.verify.ways_out import Way
 from ledger.errors import ReadOnlyLedgerError
 from ledger.events import Copy, CopyStored
 from ledger.log import Ledger, NewFact
@@ -168,14 +169,50 @@ def test_what_was_read_lately_is_passed_over(place: Place) -> None:
     assert place.verify(max_age_us=hour)[1].covered["copies"]["objects"] == COUNT
 
 
-def test_damage_known_from_before_is_told_of_when_nothing_is_read_again(place: Place) -> None:
-    hour = 3_600_000_000
-    place.path(place.shas[3]).unlink()
-    assert any(each.kind == "lost_object" for each in place.verify()[0])
-    findings, summary = place.verify(max_age_us=hour)
-    assert [each.severity for each in findings if each.severity == "error"] == []
-    assert any("1 element still has a damaged or lost copy" in gap for gap in summary.not_covered)
-    assert not any("damaged or lost copy" in gap for gap in place.verify()[1].not_covered)
+def test_known_damage_is_reported_by_every_run(place: Place) -> None:
+    lost, rotten, back = place.shas[3], place.shas[4], place.shas[5]
+    held = place.path(back).read_bytes()
+    place.path(lost).unlink()
+    place.path(back).unlink()
+    place.path(rotten).write_bytes(bytes(100))
+    first = {each.object: each for each in place.verify()[0]}
+    place.path(back).write_bytes(held)
+    wanted = {(lost.hex(), "lost_object"), (rotten.hex(), "damaged_object"), (back.hex(), "recovered_object")}
+    scopes: list[dict[str, object]] = [{}, {"max_age_us": 10**12}, {"budget_s": 0, "time": Time(0.1)}, {"quick": True}]
+    for scope in scopes:
+        findings, summary = place.verify(record=False, **scope)  # type: ignore[arg-type]
+        found = {(each.object, each.kind) for each in findings}
+        if scope.keys() & {"quick", "budget_s"}:  # what was put back is not read, so it is not called sound
+            assert found == (wanted - {(back.hex(), "recovered_object")}) | {(back.hex(), "lost_object")}
+        else:
+            assert found == wanted
+        assert not summary.sound
+        assert {each.hint for each in findings if each.object == lost.hex()} == {first[lost.hex()].hint}
+    assert place.verify()[1].covered["copies"]["newly_bad"] == 0
+    assert (back.hex(), "recovered_object") not in {(each.object, each.kind) for each in place.verify()[0]}
+
+
+def test_a_quick_run_calls_nothing_sound_that_it_did_not_read(place: Place) -> None:
+    place.path(place.shas[3]).write_bytes(bytes(100))  # the right size
+    place.verify()
+    (finding,) = place.verify(quick=True)[0]
+    assert (finding.kind, finding.hint) == ("damaged_object", Way.READ.value)
+    assert [each.kind for each in place.verify()[0]] == ["damaged_object"]
+
+
+def test_a_mass_of_known_losses_is_no_unmounted_storage(place: Place) -> None:
+    for sha256 in place.shas[:300]:
+        place.path(sha256).unlink()
+    findings, summary = place.verify()
+    assert {each.hint for each in findings} == {Way.MOUNT.value}
+    assert summary.covered["copies"]["recorded"] == 0
+    findings, summary = place.verify(repair=True)  # the person says that it is the right storage
+    assert summary.covered["copies"]["recorded"] == 300
+    place.path(place.shas[400]).unlink()
+    findings, summary = place.verify()
+    assert {each.hint for each in findings} == {Way.AGAIN.value}
+    assert summary.covered["copies"]["recorded"] == 1
+    assert summary.covered["copies"]["not_recorded_because"] is None
 
 
 @BOTH
@@ -253,7 +290,7 @@ def test_without_recording_nothing_is_appended(place: Place) -> None:
     place.path(place.shas[0]).unlink()
     before = place.ledger.head()
     findings, summary = place.verify(record=False)
-    assert [each.kind for each in findings] == ["lost_object"]
+    assert [(each.kind, each.hint) for each in findings] == [("lost_object", Way.RECORD.value)]
     assert summary.covered["copies"]["not_recorded_because"] is not None
     assert place.ledger.head() == before
 
@@ -359,7 +396,7 @@ def test_a_database_that_cannot_be_written_is_verified_all_the_same(
     monkeypatch.setattr(place.ledger, "append", refuse)
     place.path(place.shas[0]).unlink()
     findings, summary = place.verify()
-    assert [each.kind for each in findings] == ["lost_object"]
+    assert [(each.kind, each.hint) for each in findings] == [("lost_object", Way.WRITABLE.value)]
     assert summary.covered["copies"]["not_recorded_because"] == "the database is read-only"
 
 
@@ -370,6 +407,7 @@ def test_a_flawed_ledger_is_not_written_to_and_its_copies_are_read(place: Place)
     before = place.ledger.head()
     findings, summary = place.verify()
     assert [each.kind for each in findings] == ["column_mismatch", "lost_object"]
+    assert findings[1].hint == Way.LEDGER.value
     assert place.ledger.head() == before
     assert any(gap.startswith("index") for gap in summary.not_covered)
 

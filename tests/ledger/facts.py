@@ -38,6 +38,7 @@ from ledger.events import (
     RemoteObserved,
     RemoteReappeared,
     RemoteVanished,
+    RunFailed,
     Source,
     SourceBegan,
     SourceLabelled,
@@ -91,7 +92,16 @@ SOURCE = Source(
     unlistable=(1_795_414_100,),
 )
 LISTING = Listing(
-    mode="window", since=None, until=1_795_414_108, seen=256, new=3, changed=2, reappeared=1, vanished=0, rejected=1
+    mode="window",
+    since=None,
+    until=1_795_414_108,
+    seen=256,
+    new=3,
+    changed=2,
+    reappeared=1,
+    vanished=0,
+    rejected=1,
+    unreadable=4,
 )
 SAMPLES: dict[str, Fact] = {
     "LedgerBegan": LedgerBegan(ledger_id=bytes(range(16)), salt=bytes(range(32)), program="0.1.0"),
@@ -104,6 +114,7 @@ SAMPLES: dict[str, Fact] = {
     "ListingCompleted": ListingCompleted(source=SOURCE, listing=LISTING),
     "ListingHeldBack": ListingHeldBack(source=SOURCE, listing=LISTING),
     "AlarmsAccepted": AlarmsAccepted(source=SOURCE),
+    "RunFailed": RunFailed(source=SOURCE, instance="main", reason="refused"),
     "ZoneChanged": ZoneChanged(source=SOURCE, offsets=(-3600,)),
     "RemoteObserved": RemoteObserved(element=ELEMENT),
     "RemoteChanged": RemoteChanged(element=ELEMENT),

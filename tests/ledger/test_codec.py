@@ -32,7 +32,17 @@ from ledger.codec import (
     stream_digest,
 )
 from ledger.errors import MalformedEventError
-from ledger.events import FACTS, CopyStored, Fact, InstanceBegan, RemoteObserved, StreamKey, UnknownFact
+from ledger.events import (
+    FACTS,
+    CopyStored,
+    Fact,
+    InstanceBegan,
+    ListingCompleted,
+    ListingHeldBack,
+    RemoteObserved,
+    StreamKey,
+    UnknownFact,
+)
 from tests.ledger.facts import COPY, ELEMENT, SAMPLES, STORED, facts
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "events.json").read_text())
@@ -86,7 +96,8 @@ def test_the_bytes_of_every_fact_are_the_frozen_ones(name: str) -> None:
     header = encode_header(header_of(name, vector["seq"], payload))
     assert header.hex() == vector["header"]
     assert leaf_hash(header).hex() == vector["leaf"]
-    assert decode_payload(SAMPLES[name].TYPE, 1, 0, bytes.fromhex(vector["payload"])) == SAMPLES[name]
+    version = SAMPLES[name].VERSION
+    assert decode_payload(SAMPLES[name].TYPE, version, 0, bytes.fromhex(vector["payload"])) == SAMPLES[name]
     assert decode_header(bytes.fromhex(vector["header"])) == header_of(name, vector["seq"], payload)
 
 
@@ -102,6 +113,20 @@ def test_a_naive_reader_of_the_format_document_agrees(name: str) -> None:
     assert bytes.fromhex(vector["leaf"]) == hashlib.sha256(b"\x00" + header).digest()
     held = msgpack.unpackb(payload)
     assert list(held) == sorted(held)
+
+
+@pytest.mark.parametrize("name", VECTORS["earlier"])
+def test_an_earlier_schema_is_read_as_the_newest(name: str) -> None:
+    type_name, _, version = name.partition(" ")
+    payload = bytes.fromhex(VECTORS["earlier"][name]["payload"])
+    sample = SAMPLES[type_name]
+    assert isinstance(sample, ListingCompleted | ListingHeldBack)
+    fact, is_canonical = read_payload(type_name, int(version), 0, payload)
+    assert fact == replace(sample, listing=replace(sample.listing, unreadable=None))
+    assert is_canonical
+    assert encode_payload(fact) != payload, "it is written as the newest"
+    with pytest.raises(MalformedEventError):
+        decode_payload(type_name, int(version), 0, msgpack.packb({"listing": 1}))
 
 
 # --- properties ------------------------------------------------------------------------------------------------------

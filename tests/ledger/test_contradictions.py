@@ -11,17 +11,19 @@ import pytest
 from ledger.audit import Finding, IndexAudit, LogAudit
 from ledger.bounds import MAX_US
 from ledger.codec import encode_payload
-from ledger.errors import LedgerError, MalformedEventError
+from ledger.errors import ConflictError, LedgerError, MalformedEventError
 from ledger.events import (
     Copy,
     CopyDamaged,
     CopyLost,
+    CopyReleased,
     CopyStored,
     Fact,
     Failure,
     FetchFailed,
     HeldListing,
     ListingAdvanced,
+    RemoteChanged,
     RemoteObserved,
     RemoteReappeared,
     RemoteVanished,
@@ -74,6 +76,7 @@ def unchecked(fact: Fact) -> Iterator[None]:
     """Let a program without these rules append."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(fact), "contradiction", lambda _: None)
+        patch.setattr("ledger.log.refuse_contradictions", lambda *_: None)
         yield
 
 
@@ -108,23 +111,89 @@ def test_what_does_not_contradict_itself_is_recorded(fact: Fact) -> None:
         assert findings(ledger) == []
 
 
-def test_a_revision_that_falls_is_found_among_any_number_of_sound_events() -> None:
+@contextmanager
+def without_looking_back() -> Iterator[None]:
+    """Let a program append that does not compare a fact with the state before it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ledger.log.refuse_contradictions", lambda *_: None)
+        yield
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        RemoteChanged(element=element(revision=4)),
+        RemoteReappeared(element=element(revision=4)),
+        RemoteVanished(element=replace(element(revision=4), present=False)),
+        FetchFailed(element=replace(element(revision=4), failure=FAILURE)),
+    ],
+    ids=lambda fact: fact.TYPE,
+)
+def test_a_revision_that_falls_is_refused_and_one_that_was_recorded_is_found(fact: Fact) -> None:
     ledger = begun()
     ledger.append([observed(f"b{number}") for number in range(500)])
     ledger.append([new(RemoteReappeared(element=element(revision=5)))])
-    ledger.append([new(RemoteReappeared(element=element(revision=4)))])
-    at = ledger.head().position
+    with pytest.raises(LedgerError, match=f"{fact.TYPE} .* from revision 5 to 4"):
+        ledger.append([observed("c"), new(fact)])
+    at = ledger.head().position + 1
+    with without_looking_back():
+        ledger.append([new(fact)])
     ledger.append([new(RemoteReappeared(element=element(revision=5)))])
     assert [(found.kind, found.position) for found in findings(ledger)] == [("contradiction", at)]
 
 
-def test_a_judgement_of_an_object_that_was_never_stored_is_found() -> None:
+def test_a_revision_that_falls_within_a_batch_is_refused_even_of_a_copy() -> None:
     ledger = begun()
-    ledger.append([new(CopyStored(element=replace(element(), copy=COPY)))])
-    ledger.append([new(CopyLost(element=replace(element(), copy=COPY), sha256=sha("never stored")))])
+    copied = CopyStored(element=replace(element(), copy=COPY))
+    with pytest.raises(LedgerError, match=r"CopyStored .* from revision 5 to 1"):
+        ledger.append([new(RemoteChanged(element=element(revision=5)), "x"), new(copied, "x")])
+    with pytest.raises(LedgerError, match=r"RemoteChanged .* from revision 5 to 4"):
+        ledger.append([new(RemoteChanged(element=element(revision=revision))) for revision in (5, 4)])
+    assert ledger.head().position == 3
+
+
+def test_a_writer_who_was_too_slow_is_told_of_the_conflict_and_not_of_a_contradiction() -> None:
+    ledger = begun()
+    ledger.append([new(RemoteChanged(element=element(revision=2)))])
+    late = replace(new(RemoteVanished(element=replace(element(), present=False))), expected=1)
+    with pytest.raises(ConflictError):
+        ledger.append([late])
+
+
+JUDGED = {
+    "damaged": CopyDamaged(element=replace(element(), copy=COPY), sha256=sha("never stored")),
+    "lost": CopyLost(element=replace(element(), copy=COPY), sha256=sha("never stored")),
+    "released": CopyReleased(element=replace(element(), copy=COPY), sha256=sha("never stored")),
+}
+
+
+@pytest.mark.parametrize("fact", JUDGED.values(), ids=JUDGED)
+def test_a_judgement_of_an_object_that_was_never_stored_is_refused_and_one_that_was_recorded_is_found(
+    fact: Fact,
+) -> None:
+    ledger = begun()
+    ledger.append([observed("other"), new(CopyStored(element=replace(element(), copy=COPY)))])
+    stored = replace(COPY, sha256=sha("never stored"))
+    # Another element's object is not this one's.
+    ledger.append([new(CopyStored(element=replace(element(), copy=stored)), "other")])
+    for name in ("a", "a new one"):
+        with pytest.raises(LedgerError, match=f"{fact.TYPE} .* was never stored"):
+            ledger.append([new(fact, name)])
+    with without_looking_back():
+        ledger.append([new(fact)])
     found = findings(ledger)
-    assert [(one.kind, one.position) for one in found] == [("contradiction", 5)]
+    assert [(one.kind, one.position) for one in found] == [("contradiction", 7)]
     assert sha("never stored").hex() in found[0].detail
+
+
+def test_an_object_that_the_same_batch_stores_can_be_judged_in_it() -> None:
+    ledger = begun()
+    old = replace(COPY, sha256=sha("old"))
+    facts = [CopyStored(element=replace(element(), copy=copy)) for copy in (old, COPY)]
+    lost = CopyLost(element=replace(element(), copy=COPY), sha256=old.sha256)
+    ledger.append([new(fact, "x") for fact in (*facts, lost)])
+    ledger.append([new(lost, "x")])  # an older version: only the stored copies know it
+    assert findings(ledger) == []
 
 
 def test_a_source_that_begins_twice_is_found() -> None:

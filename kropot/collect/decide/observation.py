@@ -111,7 +111,8 @@ class _Observed:
             self.new += 1
         elif isinstance(fact, RemoteChanged):
             self.changed += 1
-            self.afresh += not self._changed_lately(element)
+            is_same = element is not None and fact.element.revision == element.revision
+            self.afresh += not (is_same or self._changed_lately(element))
         else:
             self.reappeared += 1
         self.facts.append(NewFact(key=key, fact=fact, observed_us=self.now_us, expected=version))

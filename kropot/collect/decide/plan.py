@@ -84,7 +84,8 @@ def known_dates(source: Source) -> Dates:
 def observe(element: Element | None, listed: Listed, dates: Dates) -> Observation | None:
     """Return what the sight of `listed` tells about an element as it is known (None: not at all); None if nothing new.
 
-    `dates` is how far the dates of the element's source may have moved.
+    `dates` is how far the dates of the element's source may have moved. If the server vouches for the content (a strong
+    etag), another date or form is news about the element and no new revision: its copy stays current.
     """
     if element is None:
         return RemoteObserved(element=_first_sight(listed, dates))
@@ -94,7 +95,7 @@ def observe(element: Element | None, listed: Listed, dates: Dates) -> Observatio
         date=listed.date,
         tz=listed.tz,
         form=listed.form,
-        revision=element.revision + 1,
+        revision=element.revision + (not listed.vouches_for(element.etag, element.size)),
         present=True,
         epoch=dates.epoch,
         size=listed.size,

@@ -66,6 +66,11 @@ class Collector:
         return self._listing.source
 
     @property
+    def trouble(self) -> str | None:
+        """Why the server does not let the run do its work, as a stable word; None if it does."""
+        return "refused" if self.is_refused else self._listing.trouble or self._fetching.trouble
+
+    @property
     def outstanding(self) -> int:
         """How many elements are being fetched or recorded."""
         return self._fetching.outstanding
@@ -246,7 +251,7 @@ class Collector:
             or listing.has_failed
             or bool(fetching.failing)
             or fetching.has_given_up
-            or self.progress.rejected > 0
+            or self.progress.rejected + self.progress.unreadable > 0
             or bool(listing.source.unlistable)
             or listing.source.surge is not None
             or (listing.source.held is not None and not listing.source.held.is_accepted)

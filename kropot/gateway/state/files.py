@@ -28,7 +28,12 @@ _ROW_COLUMNS = (
     tables.file.c.sha256,
     tables.file.c.date,
     tables.file.c.is_due,
+    tables.file.c.origin,
+    tables.file.c.seal,
+    tables.file.c.restless_s,
 )
+
+_VERSION = ("identity", "mode", "nonce", "sha256", "origin", "seal", "restless_s")
 
 
 class Files(Transactions):
@@ -94,18 +99,35 @@ class Files(Transactions):
             at.execute(tables.source.update().values(last_date=last))
         return now_s if last is None else last
 
-    def renew(self, file: FileRow, *, identity: bytes, mode: int, nonce: bytes) -> bool:
-        """Store the new identity and nonce of a file that changed since its last scan. The next scan announces it.
+    def renew(self, file: FileRow, now: FileRow) -> bool:
+        """Store what a file is now, which changed since its last scan. The next scan announces it, if it is due.
 
         False if another request was faster. The caller must then read the row again.
         """
         with self.write() as at:
+            as_read = (tables.file.c.nonce == file.nonce) & (tables.file.c.identity == file.identity)
             done = at.execute(
                 tables.file.update()
-                .where(tables.file.c.id == file.id, tables.file.c.nonce == file.nonce)
-                .values(identity=identity, mode=mode, nonce=nonce, sha256=None, is_due=True)
+                .where(tables.file.c.id == file.id, as_read)
+                .values({name: getattr(now, name) for name in (*_VERSION, "is_due")})
             )
             return done.rowcount == 1
+
+    def keep_silently(self, files: Sequence[NewFile]) -> None:
+        """Record versions whose bytes and listed metadata did not change. They keep their dates."""
+        with self.write() as at:
+            self._update(at, files, _VERSION)
+
+    def keep_digests(self, files: Sequence[FileRow]) -> None:
+        """Store the SHA-256 and the seal of contents that were sent whole, unless they changed meanwhile."""
+        with self.write() as at:
+            for file in files:
+                same = (tables.file.c.nonce == file.nonce) & (tables.file.c.identity == file.identity)
+                at.execute(
+                    tables.file.update()
+                    .where(tables.file.c.id == file.id, same)
+                    .values(sha256=file.sha256, seal=file.seal)
+                )
 
     def last_id(self) -> int:
         """Return the highest row id."""
@@ -198,29 +220,24 @@ class Files(Transactions):
 
     def _put(self, at: sa.Connection, files: Sequence[NewFile], date: int | None) -> None:
         """Insert new files and update known ones."""
-        values = [
-            {
-                "file_id": file.id,
-                "key": file.key,
-                "path": file.path,
-                "identity": file.identity,
-                "mode": file.mode,
-                "nonce": file.nonce,
-                "sha256": file.sha256,
-                "date": date,
-                "is_due": False,
-            }
+        new = [
+            {name: getattr(file, name) for name in ("key", "path", *_VERSION)} | {"date": date, "is_due": False}
             for file in files
+            if file.id is None
         ]
-        new = [{k: v for k, v in each.items() if k != "file_id"} for each in values if each["file_id"] is None]
-        old = [each for each in values if each["file_id"] is not None]
         if new:
             at.execute(tables.file.insert(), new)
-        if old:
-            changed: dict[str, Any] = {
-                name: sa.bindparam(name) for name in ("identity", "mode", "nonce", "sha256", "date", "is_due")
-            }
-            at.execute(tables.file.update().where(tables.file.c.id == sa.bindparam("file_id")).values(changed), old)
+        self._update(at, [file for file in files if file.id is not None], _VERSION, {"date": date, "is_due": False})
+
+    def _update(
+        self, at: sa.Connection, files: Sequence[NewFile], names: Sequence[str], more: dict[str, Any] | None = None
+    ) -> None:
+        """Write these fields of known files, and `more`, which is the same for all."""
+        if not files:
+            return
+        values = [{"file_id": file.id} | {name: getattr(file, name) for name in names} | (more or {}) for file in files]
+        changed: dict[str, Any] = {name: sa.bindparam(name) for name in (*names, *(more or {}))}
+        at.execute(tables.file.update().where(tables.file.c.id == sa.bindparam("file_id")).values(changed), values)
 
     def _tally(self, at: sa.Connection, moved: dict[int, int]) -> None:
         """Update the counts per day and minute, because counting 10 million rows is slow.
@@ -256,7 +273,7 @@ class Files(Transactions):
 
 
 def _as_file(row: Any) -> FileRow:
-    file_id, path, identity, mode, nonce, sha256, date, is_due = row
+    file_id, path, identity, mode, nonce, sha256, date, is_due, origin, seal, restless_s = row
     return FileRow(
         id=file_id,
         path=path,
@@ -266,4 +283,7 @@ def _as_file(row: Any) -> FileRow:
         sha256=sha256,
         date=date,
         is_due=is_due,
+        origin=origin,
+        seal=seal,
+        restless_s=restless_s,
     )

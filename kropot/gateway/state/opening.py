@@ -13,6 +13,7 @@ from kropot.gateway.state import tables
 from kropot.gateway.state.rows import StateError
 from kropot.gateway.state.store import State
 from kropot.gateway.state.transactions import sentence
+from ledger.sql.sessions import driver_arguments, tables_without_transactions
 
 _BUSY_S: Final = 30
 _DRIVERS: Final = {
@@ -40,17 +41,20 @@ def open_state(url: str, *, create: bool, entropy: Any = os.urandom) -> State:
     try:
         engine = _engine(parsed)
         found = set(sa.inspect(engine).get_table_names())
+        with engine.connect() as at:
+            fragile = sorted(tables_without_transactions(at).keys() & tables.metadata.tables.keys())
     except (sa.exc.SQLAlchemyError, ImportError) as error:
         raise StateError(sentence(place, error)) from error
     ours = set(tables.metadata.tables)
-    if foreign := sorted(found - ours):
+    try:
+        _refuse_unfit(place, found - ours, fragile)
+    except StateError:
         engine.dispose()
-        raise StateError(
-            f"the database {place} holds tables of another program ({', '.join(foreign[:3])}); nothing was written: "
-            "give the gateway its own database with --state"
-        )
+        raise
     state = State(engine, place)
     if found >= ours and (state_schema := _schema(state)) is not None:
+        if state_schema == tables.FIRST_SCHEMA:
+            state_schema = _upgrade(state, engine)
         if state_schema != tables.SCHEMA:
             state.close()
             raise StateError(
@@ -90,6 +94,20 @@ def sqlite_file(url: str) -> Path | None:
     return Path(parsed.database).absolute()
 
 
+def _refuse_unfit(place: str, foreign: set[str], fragile: list[str]) -> None:
+    """Refuse a database with `foreign` tables, or with tables whose engine knows no transactions (`fragile`)."""
+    if foreign:
+        raise StateError(
+            f"the database {place} holds tables of another program ({', '.join(sorted(foreign)[:3])}); nothing was"
+            " written: give the gateway its own database with --state"
+        )
+    if fragile:
+        raise StateError(
+            f"the database {place} has tables of an engine without transactions ({', '.join(fragile)}), which a crash"
+            " can destroy; nothing was written: back it up, and run ALTER TABLE ... ENGINE=InnoDB for each of them"
+        )
+
+
 def _parsed(url: str) -> sa.URL:
     """Return the parsed URL. Raises: UsageError if it is not valid; the message never shows a password."""
     try:
@@ -119,7 +137,11 @@ def _make_file(file: Path, *, create: bool) -> None:
 def _engine(url: sa.URL) -> sa.Engine:
     """Return an engine. With SQLite, transactions begin explicitly and commits survive a power loss."""
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
+        arguments = driver_arguments(url)
+        if url.get_backend_name() == "postgresql":
+            # A pooler may run the next transaction in another session, which has other prepared statements.
+            arguments["prepare_threshold"] = None
+        return sa.create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=arguments)
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S, "check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")
@@ -135,6 +157,20 @@ def _engine(url: sa.URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _upgrade(state: State, engine: sa.Engine) -> bytes:
+    """Add the columns that the first schema lacks, and return the new schema. An interrupted upgrade goes on later."""
+    with state.explained():
+        there = {column["name"] for column in sa.inspect(engine).get_columns(tables.file.name)}
+    for column in tables.ADDED:
+        if column.name not in there:
+            kind = column.type.compile(engine.dialect)
+            with state.explained(), engine.begin() as at:
+                at.execute(sa.text(f"ALTER TABLE {tables.file.name} ADD COLUMN {column.name} {kind}"))
+    with state.write() as at:
+        at.execute(tables.meta.update().where(tables.meta.c.name == "schema").values(value=tables.SCHEMA))
+    return tables.SCHEMA
 
 
 def _schema(state: State) -> bytes | None:

@@ -25,9 +25,11 @@ class TokenExistsError(KropotError):
 class FileRow:
     """One file of the catalogue.
 
-    `identity` is `sources.Seen.identity`. `nonce` (16 bytes) belongs to exactly this identity. `date` is the second,
+    `identity` is `sources.Seen.identity`. `nonce` (16 bytes) belongs to exactly this content. `date` is the second,
     since 1970, under which this version is listed. It is None until the first scan is complete. `is_due` means that the
-    next scan must give a newer date.
+    next scan must give a newer date. `origin` is the identity that the nonce was made for, None if it is `identity`.
+    `seal` vouches for the row (`sameness.Sameness`). `restless_s` is when the file was offered as it is, because it
+    never rests; None otherwise.
     """
 
     id: int
@@ -38,11 +40,17 @@ class FileRow:
     sha256: bytes | None
     date: int | None
     is_due: bool
+    origin: bytes | None = None
+    seal: bytes | None = None
+    restless_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewFile:
-    """A version to record: of a new file (`id` is None), or of a known file (its `id` and current date)."""
+    """A version to record: of a new file (`id` is None), or of a known file (its `id` and current date).
+
+    The other fields are those of `FileRow`. A version with `is_silent` keeps its date: nothing that is listed changed.
+    """
 
     id: int | None
     key: bytes
@@ -52,6 +60,10 @@ class NewFile:
     nonce: bytes
     sha256: bytes | None
     old_date: int | None = None
+    origin: bytes | None = None
+    seal: bytes | None = None
+    restless_s: int | None = None
+    is_silent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

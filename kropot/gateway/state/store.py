@@ -52,6 +52,18 @@ class State(Files):
             at.execute(tables.meta.delete().where(tables.meta.c.name == "mark"))
             at.execute(tables.meta.insert().values(name="mark", value=mark))
 
+    def unreadable(self) -> int:
+        """Return how many folders the last whole scan could not read."""
+        with self.read() as at:
+            kept = at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "unreadable"))
+        return int.from_bytes(kept or b"")
+
+    def keep_unreadable(self, count: int) -> None:
+        """Store how many folders a whole scan could not read."""
+        with self.write() as at:
+            at.execute(tables.meta.delete().where(tables.meta.c.name == "unreadable"))
+            at.execute(tables.meta.insert().values(name="unreadable", value=count.to_bytes(8)))
+
     # --- tokens -------------------------------------------------------------------------------------------------------
 
     def add_token(self, lookup: bytes, sealed: bytes, now_s: int) -> int:

@@ -7,7 +7,10 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-SCHEMA: Final = b"1"
+SCHEMA: Final = b"2"
+
+FIRST_SCHEMA: Final = b"1"
+"""The schema before the columns in `ADDED`. Such a database gets them when it is opened."""
 
 
 def _fixed(size: int) -> sa.types.TypeEngine[bytes]:
@@ -54,8 +57,12 @@ file = sa.Table(
     sa.Column("sha256", _fixed(32)),
     sa.Column("date", sa.BigInteger, index=True),
     sa.Column("is_due", sa.Boolean, nullable=False),
+    sa.Column("origin", _fixed(64)),
+    sa.Column("seal", _fixed(32)),
+    sa.Column("restless_s", sa.BigInteger),
     sqlite_autoincrement=True,
 )
+ADDED: Final = (file.c.origin, file.c.seal, file.c.restless_s)
 element = sa.Table(
     "gateway_element",
     metadata,

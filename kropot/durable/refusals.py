@@ -1,0 +1,95 @@
+"""Whose fault it is when a target refuses a file: the file's alone, something in its way, or the whole target's.
+
+This is the one place that decides. What is the whole target's ends the run, and a second run goes on from there. Any
+other error stops one file, and the others come.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from kropot.errors import KropotError
+
+_GOES_ON = "run the same command again: it goes on where it stopped"
+
+_GONE = f"the disk or server behind it is gone: connect it again and {_GOES_ON}"
+
+_NO_ROOM = {
+    errno.ENOSPC: f"make room and {_GOES_ON}",
+    errno.EDQUOT: f"the quota is used up: make room and {_GOES_ON}",
+}
+_WHOLE_TARGET = {
+    **_NO_ROOM,
+    errno.EROFS: f"it is mounted read-only: mount it for writing and {_GOES_ON}",
+    errno.EIO: f"its disk fails: look at the kernel's log, then {_GOES_ON}",
+    errno.EMFILE: f"raise the limit of open files (ulimit -n) and {_GOES_ON}",
+    errno.ENFILE: f"the system has too many open files: close other programs and {_GOES_ON}",
+    errno.ENOMEM: f"there is not enough memory: close other programs and {_GOES_ON}",
+    errno.ENODEV: _GONE,
+    errno.ENXIO: _GONE,
+    errno.ESTALE: _GONE,
+    errno.ENOTCONN: _GONE,
+    errno.ETIMEDOUT: _GONE,
+    errno.EHOSTDOWN: _GONE,
+}
+"""Errors after which nothing further can be written, and what to do about them."""
+
+_IN_THE_WAY = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY})
+"""Errors that come from something that is there already."""
+
+_ELSEWHERE = "restore it into a folder of another file system"
+_ONE_FILE = {
+    errno.EFBIG: f"it is larger than a file can be here (the file system's limit, or `ulimit -f`): {_ELSEWHERE}",
+    errno.ENAMETOOLONG: f"its name is too long for this file system: {_ELSEWHERE}",
+    errno.EINVAL: "this file system cannot hold such a name or file: try --portable-names",
+    errno.EILSEQ: "this file system cannot hold such a name: try --portable-names",
+    errno.EACCES: "permission denied: make its folder writable for you, and run the same command again",
+    errno.EPERM: "not permitted: see whether its folder is immutable, and run the same command again",
+    errno.EMLINK: f"its folder is full: {_ELSEWHERE}",
+}
+"""Errors of one file that have a better sentence than the system's own."""
+
+
+class InTheWayError(KropotError):
+    """Something that is not ours has the name, or stands where a folder is needed; it was left alone."""
+
+
+class UnplaceableError(KropotError):
+    """The target refuses this one file; others may be fine."""
+
+
+class TooLargeError(UnplaceableError):
+    """The file is larger than the target can take; smaller ones may be fine."""
+
+
+class TreeError(KropotError):
+    """The folder cannot be written at all: nothing further can be placed."""
+
+
+class NoRoomError(TreeError):
+    """The disk or the quota is full."""
+
+
+def is_whole_target(error: OSError) -> bool:
+    """Return whether nothing further can be written after this error."""
+    return error.errno in _WHOLE_TARGET
+
+
+def refusal(error: OSError, doing: str) -> TreeError | InTheWayError | UnplaceableError:
+    """Return what an error means that came while `doing` something for one file ("writing a file in /srv/x")."""
+    number = error.errno or 0
+    if number in _WHOLE_TARGET:
+        return trouble(error, doing)
+    if number in _IN_THE_WAY:
+        what = "a symbolic link" if number == errno.ELOOP else "something that is not ours"
+        return InTheWayError(f"{what} is in the way ({error.strerror}): move it away and run the same command again")
+    kind = TooLargeError if number == errno.EFBIG else UnplaceableError
+    return kind(_ONE_FILE.get(number) or f"the target refuses it ({error.strerror or error})")
+
+
+def trouble(error: OSError, doing: str) -> TreeError:
+    """Return the sentence for an error that stops the whole run, whatever its number is."""
+    number = error.errno or 0
+    advice = _WHOLE_TARGET.get(number) or f"mend this and {_GOES_ON}"
+    kind = NoRoomError if number in _NO_ROOM else TreeError
+    return kind(f"{doing}: {error.strerror or error}; {advice}")

@@ -1,0 +1,86 @@
+"""Open and check every copy that a restore would write, and compare a folder with them. This writes nothing."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kropot.durable.dirfd import open_below
+from kropot.restore.job import PER_FILE, bad_content_of, finding, problem_of, unopened_of
+from kropot.restore.journal import content_of
+from kropot.restore.opener import copy_content
+from kropot.restore.parallel import in_order
+from kropot.restore.plan import Planned, RestoreProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from kropot.replay.copies import Copies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """A copy of `size` plain bytes that is as it was stored, and that the folder holds, if one was given."""
+
+    planned: Planned
+    size: int
+
+
+def compare(
+    plans: Iterable[Planned | RestoreProblem],
+    *,
+    copies: Copies,
+    root: Path | None,
+    pool: Executor,
+    moved: Callable[[int], None] = lambda _: None,
+) -> Iterator[Verified | RestoreProblem]:
+    """Read every planned copy to its end, and the file at its path below `root`. Yield each result in order.
+
+    Any thread calls `moved` with the number of bytes that it read.
+
+    Raises: OSError if `root` cannot be opened.
+    """
+    with ExitStack() as stack:
+        folder = None
+        if root is not None:
+            folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, folder)
+        # The threads must have ended before the folder is closed: later its descriptor may belong to another file.
+        stack.callback(pool.shutdown, cancel_futures=True)
+        yield from in_order(pool, lambda plan: _compared(plan, copies, folder, moved), plans, window=64)
+
+
+def _compared(
+    plan: Planned | RestoreProblem, copies: Copies, folder: int | None, moved: Callable[[int], None]
+) -> Verified | RestoreProblem:
+    """Check one copy and its file. Several threads call this."""
+    if isinstance(plan, RestoreProblem):
+        return plan
+    if (unopened := unopened_of(plan)) is not None:
+        return unopened
+    try:
+        with copies.open(plan.held) as source:
+            content = copy_content(source, lambda data: moved(len(data)), held=plan.held, kit=plan.opened.kit)
+    except PER_FILE as error:
+        return problem_of(error, plan)
+    bad = bad_content_of(plan, content)
+    if bad is None and folder is not None:
+        bad = _difference(plan, folder, content.sha256)
+    return Verified(planned=plan, size=content.size) if bad is None else bad
+
+
+def _difference(plan: Planned, folder: int, sha256: bytes) -> RestoreProblem | None:
+    """Return how the file in the folder differs from the copy, None if it has the same content."""
+    try:
+        _, found = content_of(open_below(folder, plan.path))
+    except FileNotFoundError:
+        return finding("absent", plan, "the folder does not have it: run the restore without --verify-only")
+    except OSError as error:
+        return finding("differs", plan, f"what has its name in the folder cannot be read as a file ({error.strerror})")
+    if found != sha256:
+        return finding("differs", plan, "the file in the folder has other content than the backup")
+    return None

@@ -1,0 +1,102 @@
+"""A running restore shows files, bytes and the time that is left, and nothing of it gets into the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from rich.progress import Progress
+
+from kropot.cli import restore_progress
+from kropot.cli.progress import LOG_EVERY_S
+from kropot.cli.restore_progress import PER_FILE, RestoreProgress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.kropot.replay_world import World
+
+pytest_plugins = ["tests.kropot.replay_cli"]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_time_that_is_left_comes_from_bytes_and_files() -> None:
+    clock = Clock()
+    progress = RestoreProgress(None, files=100, size=100 * PER_FILE, clock=clock)
+    assert progress.left_s is None
+    clock.now += 10
+    progress.moved(10 * PER_FILE)  # one large file, not yet whole, is a twentieth of the work
+    assert progress.left_s == pytest.approx(190)
+    for _ in range(10):
+        progress.finished()
+    assert progress.left_s == pytest.approx(90)
+    clock.now += 90
+    progress.moved(200 * PER_FILE)  # more than was expected
+    assert progress.left_s == 0
+    assert RestoreProgress(None, files=None, size=None).left_s is None
+
+
+def test_log_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[dict[str, object]] = []
+    monkeypatch.setattr(restore_progress.log, "info", lambda event, **fields: lines.append({"event": event} | fields))
+    clock = Clock()
+    progress = RestoreProgress(None, files=2, size=2 * PER_FILE, clock=clock)
+    for _ in range(10):
+        progress.moved(PER_FILE // 10)
+    assert lines == []
+    clock.now += LOG_EVERY_S
+    progress.finished()
+    progress.moved(1)
+    assert lines == [
+        {
+            "event": "progress",
+            "files": 1,
+            "of_files": 2,
+            "bytes": PER_FILE // 10 * 10,
+            "of_bytes": 2 * PER_FILE,
+            "seconds_left": round(LOG_EVERY_S),
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "size", "text"),
+    [(3, 3 << 20, "1/3 files  1.0 MiB/3.0 MiB  1.0 MiB/s"), (None, None, "1 file  1.0 MiB  1.0 MiB/s")],
+)
+def test_a_bar_tells_files_bytes_and_pace(files: int | None, size: int | None, text: str) -> None:
+    clock, bar = Clock(), Progress(disable=True)
+    progress = RestoreProgress(bar, files=files, size=size, clock=clock)
+    progress.finished()
+    clock.now += 1
+    progress.moved(1 << 20)
+    (task,) = bar.tasks
+    assert task.fields["text"] == text
+    assert task.completed == PER_FILE + (1 << 20)
+    assert task.total == (None if size is None else 3 * PER_FILE + size)
+
+
+def test_a_bar_on_the_terminal_takes_nothing_from_a_pipe(world: World, kropotcli: Path, tmp_path: Path) -> None:
+    source = world.source(None)
+    world.put(source, "sound", b"1")
+    world.see(source, "never stored")
+    main, side = pty.openpty()
+    line = [kropotcli, "--db-string", "sqlite:///ledger.db", "restore", "--to", "to", "--json"]
+    with subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=side) as ran:
+        os.close(side)
+        out, _ = ran.communicate(timeout=60)
+    os.close(main)
+    assert ran.returncode == 3
+    rows = [json.loads(row) for row in out.splitlines()]
+    assert [row.get("problem") for row in rows] == ["unstored", None]
+    assert rows[-1]["restored"] == 1
