@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from kropot.errors import IntegrityError
 from kropot.replay.fold import pages
+from kropot.restore.fingerprints import Fingerprints
 from kropot.restore.last_events import MARK, LastEvents, Leaves
 from ledger.append import source_key
 from ledger.codec import decode_header, leaf_hash, payload_digest, stream_digest
@@ -70,7 +71,7 @@ class History:
         self.roots: dict[int, bytes] = {}
         self._leaves = Leaves()
         self._last = LastEvents()
-        self._erased: set[bytes] = set()
+        self._erased = Fingerprints()
         self._is_whole = False
         self._read(headers, until, {each for each in marks if each > 0})
 
@@ -82,6 +83,7 @@ class History:
         """Give the temporary files back."""
         self._leaves.close()
         self._last.close()
+        self._erased.close()
 
     @property
     def size(self) -> int:
