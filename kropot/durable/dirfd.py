@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 Parts = tuple[bytes, ...]
@@ -38,12 +39,22 @@ def open_below(root: int, path: Parts) -> int:
         os.close(folder)
 
 
-def descend(root: int, path: Parts, *, make: bool) -> int:
-    """Return a descriptor of the folder at `path` below `root`, through no link. Raises: OSError."""
+def descend(
+    root: int, path: Parts, *, make: bool, mode: int = USUAL, made: Callable[[Parts], object] = lambda _: None
+) -> int:
+    """Return a descriptor of the folder at `path` below `root`, through no link.
+
+    With `make`, folders that are missing are made with this mode, and `made` is called with their paths.
+
+    Raises: OSError.
+    """
     fd = os.dup(root)
     try:
-        for part in path:
-            step = open_folder(fd, part, USUAL) if make else os.open(part, _FOLDER, dir_fd=fd)
+        for number, part in enumerate(path, 1):
+            is_new: list[bytes] = []
+            step = open_folder(fd, part, mode, is_new.append) if make else os.open(part, _FOLDER, dir_fd=fd)
+            if is_new:
+                made(path[:number])
             os.close(fd)
             fd = step
     except OSError:
@@ -58,7 +69,7 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
     try:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         folder = descend(fd, path[:-1], make=False)
-        return os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
+        return os.stat(path[-1] if path else b".", dir_fd=folder, follow_symlinks=False)
     except OSError:
         return None
     finally:
@@ -82,13 +93,17 @@ def make_root(root: Path, mode: int = 0o700) -> None:
             os.close(above)
 
 
-def open_folder(parent: int, name: bytes, mode: int = 0o700) -> int:
-    """Open a folder within another, made (durably) where it is missing; a symbolic link is refused."""
+def open_folder(parent: int, name: bytes, mode: int = 0o700, made: Callable[[bytes], object] = lambda _: None) -> int:
+    """Open a folder within another, made (durably) where it is missing; a symbolic link is refused.
+
+    `made` is called with the name of a folder that this made.
+    """
     with suppress(FileNotFoundError):
         return os.open(name, _FOLDER, dir_fd=parent)
     with suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=parent)
         os.fsync(parent)
+        made(name)
     return os.open(name, _FOLDER, dir_fd=parent)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from kropot.replay.copies import HeldCopy
+    from kropot.sc2.form import Form
     from kropot.securecopy.sealing import Kit
 
 BUFFER = 1 << 18
@@ -41,10 +42,14 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """A content that was read to its end: the SHA-256 (32 bytes) and size (bytes) of the plain bytes."""
+    """A content that was read to its end: the SHA-256 (32 bytes) and size (bytes) of the plain bytes.
+
+    `form` is the complete form in an object of sc2, with all attributes and holes; None for other objects.
+    """
 
     sha256: bytes
     size: int
+    form: Form | None = None
 
 
 def open_claim(held: HeldCopy, kits: Sequence[Kit]) -> Opened:
