@@ -25,6 +25,7 @@ from kropot.query.erasures import erased_in
 from kropot.query.names import find_source
 from kropot.query.past import freshest_first, labels_of, past_ids, sources_at
 from kropot.wording import moment as clock
+from kropot.wording import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from kropot.query.erasures import Erased
     from kropot.query.past import KnownSource
     from kropot.replay.copies import Copies, HeldCopy
-    from kropot.restore.job import Overwrite
+    from kropot.restore.entry import Overwrite
     from kropot.restore.plan import Planned, RestoreProblem
     from ledger.answers import Tally
 
@@ -101,6 +102,11 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Write this one file to standard output, and nothing else. It is checked before the first byte is written.",
 )
+@click.option(
+    "--numeric-owner",
+    is_flag=True,
+    help="As root, give files to the user and group with the recorded numbers, not to those with the recorded names.",
+)
 @click.option("--portable-names", is_flag=True, help="Give all files names that also work on Windows.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
 def command(
@@ -120,6 +126,7 @@ def command(
     overwrite: Overwrite,
     verify_only: bool,
     printed: str | None,
+    numeric_owner: bool,
     portable_names: bool,
     no_snapshots: bool,
 ) -> Exit:
@@ -153,12 +160,13 @@ def command(
             else _from_ledger(settings, until, source_names, snapshots=not no_snapshots)
         )
         report.erased, report.sources = origin.erased, origin.sources or {}
+        keys = read_kits(kits)
         destination = Destination(
             target, stack, pool, portable=portable_names, writes=mode == "restore", overwrite=overwrite
         )
         plans = plan(
             origin.helds,
-            kits=read_kits(kits),
+            kits=keys,
             wanted=Selection(
                 patterns=matching,
                 sources=origin.wanted,
@@ -186,7 +194,9 @@ def command(
         elif verify_only:
             _verify(plans, origin.copies, target, pool, report, show=show())
         else:
-            _restore(plans, origin.copies, destination, pool, report, show=show())
+            owning = _Owning(numeric=numeric_owner, keys=keys)
+            _restore(plans, origin.copies, destination, pool, report, owning=owning, show=show())
+            report.tree = destination.opened
     return report.finish(tally, target, unmatched=matching.idle, mode=mode)
 
 
@@ -275,6 +285,14 @@ def _pool() -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Owning:
+    """How owners come back, and the keys in the plans."""
+
+    numeric: bool
+    keys: Sequence[object]
+
+
 # --- what is done with them ------------------------------------------------------------------------------------------
 
 
@@ -285,9 +303,11 @@ def _restore(
     pool: Executor,
     report: RestoreReport,
     *,
+    owning: _Owning,
     show: AbstractContextManager[RestoreProgress],
 ) -> None:
     from kropot.restore.job import Restored, restore
+    from kropot.restore.owners import Owners
     from kropot.restore.plan import RestoreProblem
 
     for first in plans:
@@ -302,6 +322,8 @@ def _restore(
                 journal=destination.journal,
                 pool=pool,
                 overwrite=destination.overwrite,
+                owners=Owners(numeric=owning.numeric),
+                keys=owning.keys,
                 moved=progress.moved,
             )
             for outcome in outcomes:
@@ -346,7 +368,7 @@ def _dry_run(
         if settings.json:
             emit_json({"would": would, **_row(plan)}, flush=False)
         else:
-            emit(f"{WOULD[would]}  {plan.shown}", flush=False)
+            emit(f"{WOULD[would]}  {_marked(plan)}", flush=False)
 
 
 def _list_names(
@@ -356,13 +378,16 @@ def _list_names(
     from kropot.objects.store import ObjectMissingError
     from kropot.restore.opener import plain_size
     from kropot.restore.plan import RestoreProblem
+    from kropot.sc2.form import Kind
 
     for plan in plans:
         if isinstance(plan, RestoreProblem):
             report.finding(plan)
             continue
         size = plan.opened.claim.size
-        if size is None:
+        if plan.opened.claim.kind is not Kind.FILE:
+            size = None
+        elif size is None:
             try:
                 with copies.open(plan.held) as source:
                     size = plain_size(source, held=plan.held, kit=plan.opened.kit)
@@ -373,7 +398,21 @@ def _list_names(
             emit_json(_row(plan) | {"size": size}, flush=False)
         else:
             shown = "-" if size is None else str(size)
-            emit(f"{clock(_time_us(plan))}  {shown:>12}  {plan.shown}", flush=False)
+            emit(f"{clock(_time_us(plan))}  {shown:>12}  {_marked(plan)}", flush=False)
+
+
+def _marked(plan: Planned) -> str:
+    """Return the name, with a slash behind a folder, and an arrow behind a symlink to where it leads."""
+    from kropot.restore.entry import target_of
+    from kropot.sc2.form import Kind
+
+    match plan.opened.claim.kind:
+        case Kind.FOLDER:
+            return f"{plan.shown}/"
+        case Kind.SYMLINK:
+            return f"{plan.shown} -> {written(target_of(plan))}"
+        case _:
+            return plan.shown
 
 
 def _row(plan: Planned) -> dict[str, Any]:
@@ -381,6 +420,7 @@ def _row(plan: Planned) -> dict[str, Any]:
     return {
         "name": plan.shown,
         "true_name": plan.opened.claim.what,
+        "kind": str(plan.opened.claim.kind),
         "date": clock(_time_us(plan)),
         "state": held.state,
         "is_older": held.is_older,

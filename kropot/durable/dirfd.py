@@ -78,6 +78,19 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
                 os.close(each)
 
 
+def link_below(root: int, path: Parts) -> bytes | None:
+    """Return where a symlink leads, found through no other link; None if this is something else. Raises: OSError."""
+    folder = descend(root, path[:-1], make=False)
+    try:
+        return os.readlink(path[-1], dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
+    finally:
+        os.close(folder)
+
+
 def make_root(root: Path, mode: int = 0o700) -> None:
     """Make the folder, and those above it, durably; one that is there may be from a run that was cut off just then."""
     if not root.is_dir():

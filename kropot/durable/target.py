@@ -20,7 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 from kropot.durable.attributes import put_on, put_on_link
-from kropot.durable.dirfd import USUAL, descend, make_root, open_below, open_folder, open_regular
+from kropot.durable.dirfd import USUAL, descend, link_below, make_root, open_below, open_folder, open_regular
 from kropot.durable.draft import Draft
 from kropot.durable.filesystem import OsFiles
 from kropot.durable.refusals import InTheWayError, TooLargeError, TreeError, is_whole_target, refusal, trouble
@@ -225,10 +225,9 @@ class TargetFolder:
         """Open a regular file below the folder for reading, return its descriptor. Raises: OSError."""
         return open_below(self._fd, path)
 
-    def read_link(self, path: Parts) -> bytes:
-        """Return where a symlink leads. Raises: OSError."""
-        with self._folder(path[:-1], make=False) as folder:
-            return os.readlink(path[-1], dir_fd=folder)
+    def read_link(self, path: Parts) -> bytes | None:
+        """Return where a symlink leads, None if this is none. Raises: OSError."""
+        return link_below(self._fd, path)
 
     def open_log(self, name: bytes) -> int:
         """Open a file in the top folder for reading and appending, made where it is missing.

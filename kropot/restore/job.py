@@ -1,24 +1,32 @@
 """Restore files: read each object, check it, open it, and only then give the file its name.
 
-Folders and symlinks come back the same way. Names of one file wait until the others are there (kropot/restore/links.py),
-and folders get their modes and times last (kropot/restore/folders.py).
+Folders and symlinks come back the same way. Files with several names come last (kropot/restore/links.py), and then
+folders get their modes and times (kropot/restore/folders.py).
 """
 
 from __future__ import annotations
 
 import hashlib
-import stat
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from kropot.durable.attributes import Attributes
 from kropot.durable.errors import StorageError
 from kropot.durable.refusals import InTheWayError, NoRoomError, TooLargeError, UnplaceableError
 from kropot.objects.store import ObjectMissingError
-from kropot.replay.copies import held_json
 from kropot.restore.authentic import DamagedError
+from kropot.restore.entry import (
+    details_of,
+    group_of,
+    is_of_kind,
+    is_same,
+    may_overwrite,
+    size_of,
+    target_of,
+    time_of,
+)
 from kropot.restore.folders import Folders
-from kropot.restore.journal import content_of, show_name
+from kropot.restore.journal import content_of
 from kropot.restore.links import LinkGroup, LinkGroups
 from kropot.restore.opener import Content, copy_content
 from kropot.restore.owners import Owners, attributes_of
@@ -39,12 +47,9 @@ if TYPE_CHECKING:
     from kropot.durable.target import TargetFolder
     from kropot.errors import KropotError
     from kropot.replay.copies import Copies
+    from kropot.restore.entry import Overwrite
     from kropot.restore.journal import Journal
 
-Overwrite = Literal["never", "older", "always"]
-"""When a file that restore did not write is replaced. "older": if it is older than the file that comes back."""
-
-_NS = 1_000_000_000
 _PROBLEMS: dict[type[KropotError], Problem] = {
     ObjectMissingError: "missing",
     DamagedError: "damaged",
@@ -55,7 +60,6 @@ _PROBLEMS: dict[type[KropotError], Problem] = {
     TooLargeError: "too_large",
     UnplaceableError: "unplaceable",
 }
-_FORMATS = {Kind.FILE: stat.S_IFREG, Kind.FOLDER: stat.S_IFDIR, Kind.SYMLINK: stat.S_IFLNK}
 PER_FILE = tuple(_PROBLEMS)
 """Errors that stop one file and not the others."""
 
@@ -115,7 +119,15 @@ def restore(
 
     """
     with Folders(tree, journal) as folders, Spool[Planned](kept=keys) as linked:
-        job = _Job(copies, tree, journal, overwrite, moved, owners or Owners(numeric=False), folders)
+        job = _Job(
+            copies=copies,
+            tree=tree,
+            journal=journal,
+            overwrite=overwrite,
+            moved=moved,
+            owners=owners or Owners(numeric=False),
+            folders=folders,
+        )
 
         def done(some: Iterable[Planned | RestoreProblem]) -> Iterator[Restored | RestoreProblem]:
             for outcome in in_order(pool, job.work, map(job.prepare, some), window=64):
@@ -146,36 +158,27 @@ class _Task:
     group: LinkGroup | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    def __init__(
-        self,
-        copies: Copies,
-        tree: TargetFolder,
-        journal: Journal,
-        overwrite: Overwrite,
-        moved: Callable[[int], None],
-        owners: Owners,
-        folders: Folders,
-    ) -> None:
-        self._moved = moved
-        self._overwrite = overwrite
-        self._copies = copies
-        self._tree = tree
-        self._journal = journal
-        self._owners = owners
-        self._folders = folders
-        self._groups = LinkGroups()
+    copies: Copies
+    tree: TargetFolder
+    journal: Journal
+    overwrite: Overwrite
+    moved: Callable[[int], None]
+    owners: Owners
+    folders: Folders
+    groups: LinkGroups = field(default_factory=LinkGroups)
 
     def prepare(self, plan: Planned | RestoreProblem) -> _Task | Restored | RestoreProblem:
         """Check what is already at the path. Only one thread calls this, in order."""
         if isinstance(plan, RestoreProblem):
             return plan
         if plan.opened.claim.sealed is not None:
-            self._folders.expect()
-        held, found = plan.held, self._tree.look(plan.path)
+            self.folders.expect()
+        held, found = plan.held, self.tree.look(plan.path)
         if (unopened := unopened_of(plan)) is not None:
             return unopened
-        group = self._groups.of(group_of(plan))
+        group = self.groups.of(group_of(plan))
         if found is None:
             return _Task(plan, is_taken=False, group=group)
         if not is_of_kind(found, plan):
@@ -185,9 +188,9 @@ class _Job:
                 f"something else than a {plan.opened.claim.kind} (a folder, link or device, say) has this name and "
                 "was left alone: move it away and run this again",
             )
-        if group is None and self._journal.is_done(plan.path, held.identity, found):
-            self._moved(found.st_size)
-            return Restored(planned=plan, size=_size(plan, found), existed=True)
+        if group is None and self.journal.is_done(plan.path, held.identity, found):
+            self.moved(found.st_size)
+            return Restored(planned=plan, size=size_of(plan, found), existed=True)
         return _Task(plan, is_taken=True, group=group)
 
     def work(self, task: _Task | Restored | RestoreProblem) -> _Written | Restored | RestoreProblem:
@@ -196,30 +199,31 @@ class _Job:
             return task
         plan = task.planned
         try:
-            match plan.opened.claim.kind:
-                case Kind.FOLDER:
-                    return self._make_folder(task)
-                case Kind.SYMLINK:
-                    return self._make_symlink(task)
-                case Kind.FILE if task.group is None:
-                    return self._write(task)
-                case _:
-                    return self._write_one_of(task, task.group)
+            return self._restore(task)
         except PER_FILE as error:
             return problem_of(error, plan)
         except NoRoomError:
-            alone = self._tree.too_large(plan.held.size)
+            alone = self.tree.too_large(plan.held.size)
             if alone is None:
                 raise
             return finding("too_large", plan, str(alone))
+
+    def _restore(self, task: _Task) -> _Written | Restored | RestoreProblem:
+        match task.planned.opened.claim.kind:
+            case Kind.FOLDER:
+                return self._make_folder(task)
+            case Kind.SYMLINK:
+                return self._make_symlink(task)
+            case Kind.FILE:
+                return self._write(task) if task.group is None else self._write_one_of(task, task.group)
 
     def record(self, written: _Written) -> Restored:
         """Remember what came under its name. Only one thread calls this, in order."""
         plan, content = written.planned, written.content
         if written.wanted is not None:
-            self._folders.add(plan.path, written.wanted)
+            self.folders.add(plan.path, written.wanted)
         if written.found is not None:
-            self._journal.wrote(plan.path, plan.held.identity, written.found, content.sha256, _details(plan))
+            self.journal.wrote(plan.path, plan.held.identity, written.found, content.sha256, details_of(plan))
         return Restored(
             planned=plan,
             size=content.size,
@@ -231,7 +235,7 @@ class _Job:
     # --- files --------------------------------------------------------------------------------------------------------
 
     def _write(self, task: _Task) -> _Written | RestoreProblem:
-        draft = self._tree.draft()
+        draft = self.tree.draft()
         try:
             return self._fill(task, draft)
         finally:
@@ -242,50 +246,51 @@ class _Job:
 
         def write(data: memoryview) -> None:
             draft.write(data)
-            self._moved(len(data))
+            self.moved(len(data))
 
-        content = self._read(plan, write)
+        content = self._read(plan, write, draft.skip)
         if isinstance(content, RestoreProblem):
             return content
         kept = self._keep(plan, content) if task.is_taken else None
         may_overwrite = isinstance(kept, RestoreProblem) and self._may_overwrite(plan)
         if kept is not None and not may_overwrite:
             return kept
-        self._tree.note(draft.dress(self._attributes(plan, content)))
+        self.tree.note(draft.dress(self._attributes(plan, content)))
         found = draft.sync()
-        self._tree.place(draft, plan.path, replace=task.is_taken)
+        self.tree.place(draft, plan.path, replace=task.is_taken)
         return _Written(planned=plan, content=content, found=found, overwrote=may_overwrite)
 
-    def _read(self, plan: Planned, write: Callable[[memoryview], object]) -> Content | RestoreProblem:
+    def _read(
+        self, plan: Planned, write: Callable[[memoryview], object], skip: Callable[[int], object] | None = None
+    ) -> Content | RestoreProblem:
         """Read the object to its end, and pass its plain bytes on."""
-        with self._copies.open(plan.held) as source:
-            content = copy_content(source, write, held=plan.held, kit=plan.opened.kit)
+        with self.copies.open(plan.held) as source:
+            content = copy_content(source, write, held=plan.held, kit=plan.opened.kit, skip=skip)
         return bad_content_of(plan, content) or content
 
     def _check(self, plan: Planned) -> Content | RestoreProblem:
         """Read the object to its end, and keep nothing of it."""
-        return self._read(plan, lambda data: self._moved(len(data)))
+        return self._read(plan, lambda data: self.moved(len(data)))
 
     def _attributes(self, plan: Planned, content: Content) -> Attributes:
         """Return what the entry gets beside its content."""
         listed = plan.opened.claim.sealed
         if listed is None:
             return Attributes(mode=plan.opened.claim.mode, mtime_ns=time_of(plan))
-        if self._owners.is_lost(listed):
-            self._tree.note(("owner",))
-        return attributes_of(listed, content.form, self._owners, time_of(plan))
+        if self.owners.is_lost(listed):
+            self.tree.note(("owner",))
+        return attributes_of(listed, content.form, self.owners, time_of(plan))
 
-    def _write_one_of(self, task: _Task, group: LinkGroup | None) -> _Written | Restored | RestoreProblem:
+    def _write_one_of(self, task: _Task, group: LinkGroup) -> _Written | Restored | RestoreProblem:
         """Write a file that has several names, or link it to the name that is there already."""
-        assert group is not None, "files with one name alone are written elsewhere"
         plan = task.planned
         with group.lock:
-            found = self._tree.look(plan.path)
-            if found is not None and self._journal.is_done(plan.path, plan.held.identity, found):
-                lead = None if group.path is None else self._tree.look(group.path)
-                if lead is None or _is_same(lead, found):
+            found = self.tree.look(plan.path)
+            if found is not None and self.journal.is_done(plan.path, plan.held.identity, found):
+                lead = None if group.path is None else self.tree.look(group.path)
+                if lead is None or is_same(lead, found):
                     group.path = group.path or plan.path
-                    self._moved(found.st_size)
+                    self.moved(found.st_size)
                     return Restored(planned=plan, size=found.st_size, existed=True)
             outcome = self._write(task) if group.path is None else self._link(task, group.path, group.sha256)
             if group.path is None and isinstance(outcome, _Written):
@@ -301,14 +306,14 @@ class _Job:
         kept = self._keep(plan, content) if task.is_taken else None
         may_overwrite = isinstance(kept, RestoreProblem) and self._may_overwrite(plan)
         if isinstance(kept, _Written):
-            there = self._tree.look(lead)
-            return replace(kept, unlinked=there is None or kept.found is None or not _is_same(there, kept.found))
+            there = self.tree.look(lead)
+            return replace(kept, unlinked=there is None or kept.found is None or not is_same(there, kept.found))
         if kept is not None and not may_overwrite:
             return kept
-        if self._hash_of(lead, sha256) == content.sha256 and self._tree.place_link(
+        if self._hash_of(lead, sha256) == content.sha256 and self.tree.place_link(
             lead, plan.path, replace=task.is_taken
         ):
-            return _Written(planned=plan, content=content, found=self._tree.look(plan.path), overwrote=may_overwrite)
+            return _Written(planned=plan, content=content, found=self.tree.look(plan.path), overwrote=may_overwrite)
         outcome = self._write(task)
         return outcome if isinstance(outcome, RestoreProblem) else replace(outcome, unlinked=True)
 
@@ -317,7 +322,7 @@ class _Job:
         if known is not None:
             return known
         try:
-            return content_of(self._tree.read(path))[1]
+            return content_of(self.tree.read(path))[1]
         except OSError:
             return None
 
@@ -327,7 +332,7 @@ class _Job:
         content = self._check(task.planned)
         if isinstance(content, RestoreProblem):
             return content
-        self._tree.make_folder(task.planned.path)
+        self.tree.make_folder(task.planned.path)
         wanted = self._attributes(task.planned, content)
         return _Written(planned=task.planned, content=content, wanted=wanted, existed=task.is_taken)
 
@@ -341,8 +346,8 @@ class _Job:
         overwrote = False
         if task.is_taken and (there := self._target_at(plan.path)) is not None:
             if there == target:
-                return _Written(planned=plan, content=content, found=self._tree.look(plan.path), existed=True)
-            overwrote = not self._journal.is_ours(plan.path, hashlib.sha256(there).digest())
+                return _Written(planned=plan, content=content, found=self.tree.look(plan.path), existed=True)
+            overwrote = not self.journal.is_ours(plan.path, hashlib.sha256(there).digest())
             if overwrote and not self._may_overwrite(plan):
                 return finding(
                     "in_the_way",
@@ -350,12 +355,12 @@ class _Job:
                     "a symlink to somewhere else has this name and was left alone: move it away, or allow it with "
                     "--overwrite, and run this again",
                 )
-        self._tree.place_symlink(target, self._attributes(plan, content), plan.path, replace=task.is_taken)
-        return _Written(planned=plan, content=content, found=self._tree.look(plan.path), overwrote=overwrote)
+        self.tree.place_symlink(target, self._attributes(plan, content), plan.path, replace=task.is_taken)
+        return _Written(planned=plan, content=content, found=self.tree.look(plan.path), overwrote=overwrote)
 
     def _target_at(self, path: Parts) -> bytes | None:
         try:
-            return self._tree.read_link(path)
+            return self.tree.read_link(path)
         except OSError:
             return None
 
@@ -363,8 +368,8 @@ class _Job:
 
     def _may_overwrite(self, plan: Planned) -> bool:
         """Return whether the file that has the name, which is not ours, may be replaced."""
-        found = self._tree.look(plan.path)
-        return found is not None and may_overwrite(found, plan, self._overwrite)
+        found = self.tree.look(plan.path)
+        return found is not None and may_overwrite(found, plan, self.overwrite)
 
     def _keep(self, plan: Planned, content: Content) -> _Written | RestoreProblem | None:
         """Return what becomes of the file that has the name already, or None if we wrote it and may replace it.
@@ -372,14 +377,14 @@ class _Job:
         A file that already holds exactly the planned content is accepted: an earlier run stopped before recording it.
         """
         try:
-            found, sha256 = content_of(self._tree.read(plan.path))
+            found, sha256 = content_of(self.tree.read(plan.path))
         except OSError as error:
             return finding(
                 "in_the_way",
                 plan,
                 f"a file that cannot be read has this name ({error.strerror}): move it away and run this again",
             )
-        if self._journal.is_ours(plan.path, sha256):
+        if self.journal.is_ours(plan.path, sha256):
             return None
         if sha256 != content.sha256:
             return finding(
@@ -389,44 +394,6 @@ class _Job:
                 "--overwrite, and run this again",
             )
         return _Written(planned=plan, content=content, found=found, existed=True)
-
-
-def time_of(plan: Planned) -> int:
-    """Return the time that the file gets, in nanoseconds since 1970: its own, or the server's date for it."""
-    mtime_ns = plan.opened.claim.mtime_ns
-    return plan.held.date * _NS if mtime_ns is None else mtime_ns
-
-
-def may_overwrite(found: os.stat_result, plan: Planned, overwrite: Overwrite) -> bool:
-    """Return whether something that restore did not write may be replaced: a file by a file, a symlink by a symlink."""
-    if plan.opened.claim.kind is Kind.FOLDER or not is_of_kind(found, plan):
-        return False
-    return overwrite == "always" or (overwrite == "older" and found.st_mtime_ns < time_of(plan))
-
-
-def is_of_kind(found: os.stat_result, plan: Planned) -> bool:
-    """Return whether what has the name is a file, folder or symlink, as planned."""
-    return stat.S_IFMT(found.st_mode) == _FORMATS[plan.opened.claim.kind]
-
-
-def group_of(plan: Planned) -> bytes | None:
-    """Return the group of a file that has several names (hard links), None for all others."""
-    sealed = plan.opened.claim.sealed
-    return None if sealed is None or sealed.kind is not Kind.FILE else sealed.link_group
-
-
-def target_of(plan: Planned) -> bytes:
-    """Return where a planned symlink leads."""
-    sealed = plan.opened.claim.sealed
-    return b"" if sealed is None else sealed.target or b""
-
-
-def _is_same(one: os.stat_result, other: os.stat_result) -> bool:
-    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
-
-
-def _size(plan: Planned, found: os.stat_result) -> int:
-    return found.st_size if plan.opened.claim.kind is Kind.FILE else 0
 
 
 def unopened_of(plan: Planned) -> RestoreProblem | None:
@@ -463,25 +430,3 @@ def problem_of(error: KropotError, plan: Planned) -> RestoreProblem:
 def finding(problem: Problem, plan: Planned, why: str) -> RestoreProblem:
     """Return a problem of a planned file."""
     return RestoreProblem(problem=problem, key=plan.held.key, name=plan.shown, why=why)
-
-
-def _details(plan: Planned) -> dict[str, Any]:
-    """Return the manifest's fields about a file, apart from its path and content."""
-    held, claim = plan.held, plan.opened.claim
-    stored = held_json(held)
-    kind = {} if claim.kind is Kind.FILE else {"kind": str(claim.kind), **show_name("target", target_of(plan))}
-    return {
-        **show_name("name", claim.name),
-        "mode": claim.mode,
-        "mtime_ns": None if claim.mtime_ns is None else str(claim.mtime_ns),
-        "source": stored["source"],
-        "type": stored["type"],
-        "id": stored["id"],
-        "date": stored["date"],
-        "tz": stored["tz"],
-        "state": stored["state"],
-        "object": stored["sha256"],
-        "is_older": held.is_older,
-        "form": claim.rest,
-        **kind,
-    }
