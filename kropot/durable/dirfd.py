@@ -8,9 +8,13 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+import structlog
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+log = structlog.get_logger()
 
 Parts = tuple[bytes, ...]
 """A path below a folder, name by name."""
@@ -19,6 +23,9 @@ USUAL: Final = 0o777
 """The mode of folders made for files that are given back, less the umask: whoever reads the files must get to them."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CANNOT_SYNC_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
+_told: Final[set[int]] = set()
+"""The file systems of which the log says already that they cannot sync folders."""
 _OPENED_BY_THE_SHELL = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 
 
@@ -32,7 +39,7 @@ class NotRegularError(OSError):
 
 def open_below(root: int, path: Parts) -> int:
     """Open a regular file for reading, step by step from the folder `root`, through no link. Raises: OSError."""
-    folder = descend(root, path[:-1], make=False)
+    folder = descend(root, path[:-1])
     try:
         return open_regular(path[-1], os.O_RDONLY, folder)
     finally:
@@ -40,19 +47,17 @@ def open_below(root: int, path: Parts) -> int:
 
 
 def descend(
-    root: int, path: Parts, *, make: bool, mode: int = USUAL, made: Callable[[Parts], object] = lambda _: None
+    root: int, path: Parts, *, make: int | None = None, made: Callable[[Parts], object] = lambda _: None
 ) -> int:
-    """Return a descriptor of the folder at `path` below `root`, through no link.
+    """Return a descriptor of the folder at `path` below `root`, through no link. Raises: OSError.
 
-    With `make`, folders that are missing are made with this mode, and `made` is called with their paths.
-
-    Raises: OSError.
+    Folders that are missing are made with the mode `make`, if there is one, and `made` is called with their paths.
     """
     fd = os.dup(root)
     try:
         for number, part in enumerate(path, 1):
             is_new: list[bytes] = []
-            step = open_folder(fd, part, mode, is_new.append) if make else os.open(part, _FOLDER, dir_fd=fd)
+            step = os.open(part, _FOLDER, dir_fd=fd) if make is None else open_folder(fd, part, make, is_new.append)
             if is_new:
                 made(path[:number])
             os.close(fd)
@@ -68,7 +73,7 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
     fd = folder = None
     try:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        folder = descend(fd, path[:-1], make=False)
+        folder = descend(fd, path[:-1])
         return os.stat(path[-1] if path else b".", dir_fd=folder, follow_symlinks=False)
     except OSError:
         return None
@@ -80,13 +85,44 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
 
 def link_below(root: int, path: Parts) -> bytes | None:
     """Return where a symlink leads, found through no other link; None if this is something else. Raises: OSError."""
-    folder = descend(root, path[:-1], make=False)
+    folder = descend(root, path[:-1])
     try:
         return os.readlink(path[-1], dir_fd=folder)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         return None
+    finally:
+        os.close(folder)
+
+
+def sync_names(folder: int) -> None:
+    """Make the names in an open folder durable, as far as its file system can. Raises: OSError.
+
+    CIFS and some FUSE file systems have no sync of folders and answer EINVAL or ENOTSUP. Then nothing more can be done,
+    and the log says so once. Every other error means that names may be lost, and is raised.
+    """
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDERS:
+            raise
+        volume = os.fstat(folder).st_dev
+        if volume not in _told:
+            _told.add(volume)
+            log.warning(
+                "folders_not_synced",
+                why=error.strerror,
+                volume=f"{os.major(volume)}:{os.minor(volume)}",
+                meaning="this file system cannot sync folders: a power cut may take the names of the newest files",
+            )
+
+
+def sync_folder(path: str | Path) -> None:
+    """Make the names in a folder durable, as far as its file system can. Raises: OSError."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_names(folder)
     finally:
         os.close(folder)
 
@@ -99,11 +135,7 @@ def make_root(root: Path, mode: int = 0o700) -> None:
         root.mkdir(mode=mode, exist_ok=True)
     # A folder above that is not ours to open is none in which this user made one.
     with suppress(PermissionError):
-        above = os.open(root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(above)
-        finally:
-            os.close(above)
+        sync_folder(root.parent)
 
 
 def open_folder(parent: int, name: bytes, mode: int = 0o700, made: Callable[[bytes], object] = lambda _: None) -> int:
@@ -115,7 +147,7 @@ def open_folder(parent: int, name: bytes, mode: int = 0o700, made: Callable[[byt
         return os.open(name, _FOLDER, dir_fd=parent)
     with suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=parent)
-        os.fsync(parent)
+        sync_names(parent)
         made(name)
     return os.open(name, _FOLDER, dir_fd=parent)
 

@@ -20,7 +20,16 @@ from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 from kropot.durable.attributes import put_on, put_on_link
-from kropot.durable.dirfd import USUAL, descend, link_below, make_root, open_below, open_folder, open_regular
+from kropot.durable.dirfd import (
+    USUAL,
+    descend,
+    link_below,
+    make_root,
+    open_below,
+    open_folder,
+    open_regular,
+    sync_names,
+)
 from kropot.durable.draft import Draft
 from kropot.durable.filesystem import OsFiles
 from kropot.durable.refusals import InTheWayError, TooLargeError, TreeError, is_whole_target, refusal, trouble
@@ -65,8 +74,8 @@ class NameRules:
 class TargetFolder:
     """A folder open for giving files back; any number of threads may draft and place at once."""
 
-    def __init__(self, root: Path) -> None:
-        """Open the folder, made where it is missing, and take it for this run alone.
+    def __init__(self, root: Path, *, mode: int = USUAL) -> None:
+        """Open the folder, and take it for this run alone. Folders that are missing are made with this mode.
 
         Raises: LockedError while another run works in it; TreeError where it cannot be made or written.
         """
@@ -76,11 +85,12 @@ class TargetFolder:
         self._root_last: Attributes | None = None
         self._made: Callable[[Parts], object] | None = None
         self.refused: Counter[Refused] = Counter()
+        self._mode = mode
         self._stopping = threading.Event()
         self._was_there = root.is_dir()
         self._names_before = _first_names(root)
         try:
-            make_root(root, USUAL)
+            make_root(root, mode)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._room = open_folder(self._fd, WORK)
         except OSError as error:
@@ -103,12 +113,12 @@ class TargetFolder:
         self._sweep()
         with suppress(OSError):
             os.rmdir(WORK, dir_fd=self._fd)
-            os.fsync(self._fd)  # a workroom that came back after a power cut would look like something unfinished
+            sync_names(self._fd)  # a workroom that came back after a power cut would look like something unfinished
         if self._root_last is not None:
             # Only now: each name that comes or goes changes the folder's time.
             self.note(put_on(self._fd, self._root_last))
             with suppress(OSError):
-                os.fsync(self._fd)
+                sync_names(self._fd)
         self.close()
 
     def close(self) -> None:
@@ -244,7 +254,7 @@ class TargetFolder:
 
     def sync(self) -> None:
         """Make the names in the top folder durable."""
-        os.fsync(self._fd)
+        sync_names(self._fd)
 
     def settle(self) -> None:
         """Make durable what an earlier run may have left without: a name that it gave just before it was killed.
@@ -266,10 +276,8 @@ class TargetFolder:
     @contextmanager
     def _folder(self, path: Parts, *, make: bool) -> Iterator[int]:
         """Open a folder step by step, making those that are missing."""
-        if self._made is None:
-            fd = descend(self._fd, path, make=make)
-        else:
-            fd = descend(self._fd, path, make=make, mode=_PRIVATE, made=self._made)
+        mode, made = (self._mode, None) if self._made is None else (_PRIVATE, self._made)
+        fd = descend(self._fd, path, make=mode if make else None, made=made or (lambda _: None))
         try:
             yield fd
         finally:
@@ -294,7 +302,7 @@ class TargetFolder:
                     os.replace(new, path[-1], src_dir_fd=self._room, dst_dir_fd=folder)
                 else:
                     self._name(new, folder, path[-1])
-                os.fsync(folder)
+                sync_names(folder)
         except OSError as error:
             raise refusal(error, f"naming a file in {self.root}") from None
 
@@ -333,7 +341,7 @@ class TargetFolder:
         """Return the mode of a new folder: the umask and the ACL of the folder above have a say in it."""
         try:
             with suppress(FileExistsError):
-                os.mkdir(_USUAL_PROBE, USUAL, dir_fd=self._room)
+                os.mkdir(_USUAL_PROBE, self._mode, dir_fd=self._room)
             return stat.S_IMODE(os.stat(_USUAL_PROBE, dir_fd=self._room, follow_symlinks=False).st_mode)
         except OSError as error:
             raise trouble(error, f"making a folder in {self.root}") from None

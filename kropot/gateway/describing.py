@@ -146,7 +146,7 @@ def open_entry(root: int, path: bytes) -> int:
         OSError: there is no such entry, or it cannot be opened.
     """
     *above, name = path.split(b"/")
-    folder = descend(root, tuple(above), make=False)
+    folder = descend(root, tuple(above))
     try:
         return os.open(name or b".", _OPEN, dir_fd=folder)
     except OSError as error:

@@ -95,7 +95,7 @@ def _other_entry(plan: Planned, folder: int) -> RestoreProblem | None:
     kind = plan.opened.claim.kind
     try:
         if kind is Kind.FOLDER:
-            os.close(descend(folder, plan.path, make=False))
+            os.close(descend(folder, plan.path))
             return None
         target = link_below(folder, plan.path)
     except FileNotFoundError:
