@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import deque
 from itertools import groupby
 from operator import itemgetter
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from kropot.durable.attributes import Attributes
 from kropot.durable.dirfd import Parts
 from kropot.durable.refusals import InTheWayError, UnplaceableError
+from kropot.restore.fingerprints import FINGERPRINT, Fingerprints
 from kropot.restore.spool import Spool
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Folders:
         self._journal = journal
         self._spool = Spool[tuple[Parts, Attributes | None]]()
         self._made: deque[Parts] = deque()
+        self._ever_made = Fingerprints()
+        self._lock = threading.Lock()
         self._knows = False
 
     def __enter__(self) -> Self:
@@ -43,6 +47,7 @@ class Folders:
     def __exit__(self, *_: object) -> None:
         """Forget the folders."""
         self._spool.__exit__()
+        self._ever_made.close()
 
     def expect(self) -> None:
         """Be told that folders come that have modes. Only one thread calls this.
@@ -52,10 +57,16 @@ class Folders:
         if self._knows:
             return
         self._knows = True
-        self._tree.keep_private(self._made.append)
+        self._tree.keep_private(self._note_made)
         if self._journal.is_new and self._tree.was_empty(self._journal.name):
             self._journal.wrote_content((), _OURS)
             self._journal.sync()
+            self._ever_made.add(_mark(()))
+
+    def was_made(self, path: Parts) -> bool:
+        """Return whether this run made the folder. Any thread may ask."""
+        with self._lock:
+            return _mark(path) in self._ever_made
 
     @property
     def is_top_ours(self) -> bool:
@@ -80,10 +91,20 @@ class Folders:
             except (InTheWayError, UnplaceableError):
                 self._tree.note(("mode",))
 
+    def _note_made(self, path: Parts) -> None:
+        """Take a folder that was just made. Any thread may call this."""
+        with self._lock:
+            self._ever_made.add(_mark(path))
+            self._made.append(path)
+
     def _take_made(self) -> None:
         while self._made:
             path = self._made.popleft()
             self._spool.add(_key(path), (path, None))
+
+
+def _mark(path: Parts) -> bytes:
+    return hashlib.sha256(b"/".join(path)).digest()[:FINGERPRINT]
 
 
 def _key(path: Parts) -> bytes:

@@ -334,7 +334,8 @@ class _Job:
             return content
         self.tree.make_folder(task.planned.path)
         wanted = self._attributes(task.planned, content)
-        return _Written(planned=task.planned, content=content, wanted=wanted, existed=task.is_taken)
+        existed = task.is_taken and not self.folders.was_made(task.planned.path)
+        return _Written(planned=task.planned, content=content, wanted=wanted, existed=existed)
 
     def _make_symlink(self, task: _Task) -> _Written | RestoreProblem:
         plan = task.planned
