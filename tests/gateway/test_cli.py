@@ -127,12 +127,14 @@ def test_given_key_makes_no_kit_and_plain_token_warns(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     given = CliRunner().invoke(cli, ["gateway", "token", "create", "-", "--json"], input=json.dumps(DOCUMENTED))
     assert json.loads(given.stdout) == {"id": DOCUMENTED["id"], "number": 1}
-    plain = CliRunner().invoke(cli, ["gateway", "token", "create", "-"], input=json.dumps(PLAIN))
+    plain = CliRunner().invoke(cli, ["gateway", "token", "create", "-", "--plain"], input=json.dumps(PLAIN))
     assert plain.exit_code == 0
-    assert "plain" in plain.stderr
+    assert "this token is plain" in plain.stderr
     assert not list(tmp_path.glob("kit*"))
     late = CliRunner().invoke(
-        cli, ["gateway", "token", "create", "-"], input=json.dumps({**PLAIN, "expires": "2020-05-01 01:06:01"})
+        cli,
+        ["gateway", "token", "create", "-", "--plain"],
+        input=json.dumps({**PLAIN, "expires": "2020-05-01 01:06:01"}),
     )
     assert late.exit_code == 0
     assert "expired already" in late.stderr
@@ -156,7 +158,7 @@ def test_a_kit_that_is_asked_for_is_written_or_its_absence_is_said(
     sealed = CliRunner().invoke(cli, ["gateway", "token", "create", str(spec), "--kit", "made.json"])
     assert (sealed.exit_code, "other users" in sealed.stderr) == (0, False), "it holds no key"
     spec.write_text(json.dumps(PLAIN))
-    plain = CliRunner().invoke(cli, ["gateway", "token", "create", str(spec), "--kit", "plain.json"])
+    plain = CliRunner().invoke(cli, ["gateway", "token", "create", str(spec), "--plain", "--kit", "plain.json"])
     assert plain.exit_code == 0
     assert "there is no kit and plain.json was not written" in plain.stderr
     assert not (tmp_path / "plain.json").exists()

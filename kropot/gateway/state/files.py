@@ -202,13 +202,35 @@ class Files(Transactions):
         """Return the file behind an id of this token, or None."""
         joined = tables.element.join(tables.file, tables.file.c.id == tables.element.c.file)
         wanted = (
-            sa.select(*_ROW_COLUMNS)
+            sa.select(*_ROW_COLUMNS, tables.element.c.birth)
             .select_from(joined)
             .where(tables.element.c.token == token, tables.element.c.mark == mark)
         )
         with self.read() as at:
             row = at.execute(wanted).one_or_none()
-        return None if row is None else _as_file(row)
+        return None if row is None else _as_file(row[:-1], birth=row[-1])
+
+    def births(self, token: int, marks: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """Return what is kept of the births behind these ids of a token, by mark. An id that is not known has none."""
+        with self.read() as at:
+            return self._births(at, token, marks)
+
+    def keep_births(self, token: int, births: Sequence[tuple[bytes, bytes | None, bytes]]) -> dict[bytes, bytes | None]:
+        """Store births, each as (mark, what was read before, what to keep now). Return what is kept in the end.
+
+        Where somebody else was faster, his birth stays: one version has one form for everybody.
+        """
+        with self.write() as at:
+            kept = self._births(at, token, [mark for mark, _, _ in births])
+            fresh = {mark: new for mark, old, new in births if mark in kept and kept[mark] == old}
+            if fresh:
+                at.execute(
+                    tables.element.update()
+                    .where(tables.element.c.token == token, tables.element.c.mark == sa.bindparam("of_mark"))
+                    .values(birth=sa.bindparam("new_birth")),
+                    [{"of_mark": mark, "new_birth": new} for mark, new in fresh.items()],
+                )
+        return kept | fresh
 
     def file(self, file_id: int) -> FileRow | None:
         """Return a file by its row id, or None."""
@@ -217,6 +239,13 @@ class Files(Transactions):
         return None if row is None else _as_file(row)
 
     # --- helpers ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _births(at: sa.Connection, token: int, marks: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        wanted = sa.select(tables.element.c.mark, tables.element.c.birth).where(
+            tables.element.c.token == token, tables.element.c.mark.in_(marks)
+        )
+        return {row[0]: row[1] for row in at.execute(wanted)}
 
     def _put(self, at: sa.Connection, files: Sequence[NewFile], date: int | None) -> None:
         """Insert new files and update known ones."""
@@ -272,7 +301,7 @@ class Files(Transactions):
         return total + int(at.scalar(sa.select(sa.func.count()).select_from(tables.file).where(rest)) or 0)
 
 
-def _as_file(row: Any) -> FileRow:
+def _as_file(row: Any, birth: bytes | None = None) -> FileRow:
     file_id, path, identity, mode, nonce, sha256, date, is_due, origin, seal, restless_s = row
     return FileRow(
         id=file_id,
@@ -286,4 +315,5 @@ def _as_file(row: Any) -> FileRow:
         origin=origin,
         seal=seal,
         restless_s=restless_s,
+        birth=birth,
     )
