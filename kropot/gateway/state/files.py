@@ -183,16 +183,15 @@ class Files(Transactions):
 
     def give_ids(self, token: int, marks: Sequence[tuple[bytes, int]]) -> None:
         """Store which files the ids of this token stand for. `marks` holds pairs (mark, file id)."""
-        of_token = (tables.element.c.token == token) & tables.element.c.mark.in_([mark for mark, _ in marks])
         with self.read() as at:
-            known = {
-                (row[0], row[1])
-                for row in at.execute(sa.select(tables.element.c.mark, tables.element.c.file).where(of_token))
-            }
-        new = [pair for pair in marks if pair not in known]
+            new = self._new_pairs(at, token, marks)
         if not new:
             return
         with self.write() as at:
+            # Another list may have been faster, and have kept births beside its pairs.
+            new = self._new_pairs(at, token, new)
+            if not new:
+                return
             # Replace old pairs: a file that vanished and came back has a new row, but the same id.
             fresh = tables.element.c.mark.in_([mark for mark, _ in new])
             at.execute(tables.element.delete().where(tables.element.c.token == token, fresh))
@@ -239,6 +238,14 @@ class Files(Transactions):
         return None if row is None else _as_file(row)
 
     # --- helpers ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _new_pairs(at: sa.Connection, token: int, marks: Sequence[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+        """Return the pairs (mark, file id) that are not stored yet."""
+        of_token = (tables.element.c.token == token) & tables.element.c.mark.in_([mark for mark, _ in marks])
+        wanted = sa.select(tables.element.c.mark, tables.element.c.file).where(of_token)
+        known = {(row[0], row[1]) for row in at.execute(wanted)}
+        return [pair for pair in marks if pair not in known]
 
     @staticmethod
     def _births(at: sa.Connection, token: int, marks: Sequence[bytes]) -> dict[bytes, bytes | None]:
