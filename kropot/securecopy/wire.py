@@ -239,8 +239,12 @@ def encode_page(
     fetch_url: str,
     closed: int | None = None,
     unreadable: int | None = None,
+    vault: str | None = None,
 ) -> bytes:
-    """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
+    """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them.
+
+    `vault` is the id of the vault whose tokens share these ids, in hexadecimal digits.
+    """
     header: dict[str, Any] = {
         "metadataUrlTemplate": metadata_url,
         "fetchUrlTemplate": fetch_url,
@@ -250,6 +254,8 @@ def encode_page(
         header["closed"] = closed
     if unreadable is not None:
         header["unreadable"] = unreadable
+    if vault is not None:
+        header["vault"] = vault
     return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
 
 
