@@ -23,6 +23,7 @@ USUAL: Final = 0o777
 """The mode of folders made for files that are given back, less the umask: whoever reads the files must get to them."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ENTRY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CANNOT_SYNC_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _told: Final[set[int]] = set()
 """The file systems of which the log says already that they cannot sync folders."""
@@ -42,6 +43,26 @@ def open_below(root: int, path: Parts) -> int:
     folder = descend(root, path[:-1])
     try:
         return open_regular(path[-1], os.O_RDONLY, folder)
+    finally:
+        os.close(folder)
+
+
+def open_entry(root: int, path: bytes) -> int:
+    """Return a descriptor of what has this path below the open folder `root`, through no symlink.
+
+    A symlink itself is opened, not what it leads to. The empty path is the folder itself. The caller must close it.
+
+    Raises:
+        OSError: there is no such entry, or it cannot be opened.
+    """
+    *above, name = path.split(b"/")
+    folder = descend(root, tuple(above))
+    try:
+        return os.open(name or b".", _ENTRY, dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return os.open(name, getattr(os, "O_PATH", 0) | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     finally:
         os.close(folder)
 

@@ -7,7 +7,6 @@ is no form.
 from __future__ import annotations
 
 import errno
-import hashlib
 import hmac
 import os
 import stat
@@ -17,10 +16,9 @@ from heapq import nlargest
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from kropot.durable.dirfd import descend
 from kropot.gateway.serving import ChangedError
 from kropot.gateway.sources import NotServedError, seen
-from kropot.sc2.form import Form, Kind, fitted
+from kropot.sc2.form import Form, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,8 +32,6 @@ _GROUP_BYTES: Final = 16
 _MOST_NAMES: Final = 4096
 _LONGEST_NAME: Final = 255
 _BLOCK: Final = 512
-_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_PATH: Final = getattr(os, "O_PATH", 0) | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_ATTRIBUTES: Final = frozenset({errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT})
 _NOT_READ: Final = frozenset({errno.EACCES, errno.EPERM, errno.ENODATA, errno.ENOTSUP, errno.EOPNOTSUPP})
 _DEVICE: Final = struct.Struct(">QQ")
@@ -76,7 +72,7 @@ class Describer:
     def form(
         self, descriptor: int, path: bytes, *, sealed_us: int, sha256: bytes | None = None, padding: bool = False
     ) -> tuple[Form, Seen]:
-        """Return the complete form of an open entry, and its metadata. See `open_entry` and `fitted`.
+        """Return the complete form of an open entry, and its metadata. See `dirfd.open_entry` and `form.fitted`.
 
         `sha256` is the file's, where it is known for what is open here.
 
@@ -135,40 +131,6 @@ def kind_of(found: os.stat_result) -> Kind | None:
     if stat.S_ISDIR(found.st_mode):
         return Kind.FOLDER
     return Kind.SYMLINK if stat.S_ISLNK(found.st_mode) else None
-
-
-def open_entry(root: int, path: bytes) -> int:
-    """Return a descriptor of what has this path below the open folder `root`, through no symlink.
-
-    A symlink itself is opened, not what it leads to. The empty path is the folder itself. The caller must close it.
-
-    Raises:
-        OSError: there is no such entry, or it cannot be opened.
-    """
-    *above, name = path.split(b"/")
-    folder = descend(root, tuple(above))
-    try:
-        return os.open(name or b".", _OPEN, dir_fd=folder)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        return os.open(name, _PATH, dir_fd=folder)
-    finally:
-        os.close(folder)
-
-
-def content_of(form: Form, sha256: bytes | None) -> bytes | None:
-    """Return 32 bytes that stand for what is in an object's content, given the SHA-256 of a file, None if unknown.
-
-    They change with a file's bytes, with a symlink's target, and with attributes that are too large for the form. All
-    else is metadata, and a folder has no content.
-    """
-    blob = fitted(form)[1]
-    if form.kind is not Kind.FILE:
-        sha256 = hashlib.sha256(form.target or b"").digest()
-    if sha256 is None or not blob:
-        return sha256
-    return hashlib.sha256(sha256 + blob).digest()
 
 
 def _holes(descriptor: int, found: os.stat_result) -> tuple[tuple[int, int], ...]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kropot.durable.dirfd import open_entry
 from kropot.gateway import describing
-from kropot.gateway.describing import Describer, content_of, open_entry
+from kropot.gateway.describing import Describer, content_of
 from kropot.gateway.serving import ChangedError
 from kropot.gateway.sources import NotServedError
 from kropot.sc2.form import Form, Kind, fitted, merged

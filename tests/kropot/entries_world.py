@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.gateway.describing import Describer, open_entry
+from kropot.durable.dirfd import open_entry
+from kropot.gateway.describing import Describer
 from kropot.sc2.form import Form, Kind, fitted
 from kropot.sc2.seal import Sealing
 from kropot.sc2.sparse import content_reader

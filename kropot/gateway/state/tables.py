@@ -18,6 +18,7 @@ def _fixed(size: int) -> sa.types.TypeEngine[bytes]:
     return sa.LargeBinary(size).with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
 
 
+_large = sa.LargeBinary().with_variant(mysql.LONGBLOB, "mysql", "mariadb")
 _big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 metadata = sa.MetaData()
 meta = sa.Table(
@@ -69,6 +70,8 @@ file = sa.Table(
     sa.Column("origin", _fixed(64)),
     sa.Column("seal", _fixed(32)),
     sa.Column("restless_s", sa.BigInteger),
+    sa.Column("audience", sa.Integer),
+    sa.Column("facts", _large),
     sqlite_autoincrement=True,
 )
 element = sa.Table(
@@ -77,10 +80,10 @@ element = sa.Table(
     sa.Column("token", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("mark", _fixed(16), primary_key=True),
     sa.Column("file", sa.BigInteger, nullable=False, index=True),
-    sa.Column("birth", sa.LargeBinary),
+    sa.Column("birth", _large),
     sqlite_with_rowid=False,
 )
-ADDED: Final = (file.c.origin, file.c.seal, file.c.restless_s, element.c.birth)
+ADDED: Final = (file.c.origin, file.c.seal, file.c.restless_s, file.c.audience, file.c.facts, element.c.birth)
 tally = sa.Table(
     "gateway_tally",
     metadata,
