@@ -18,6 +18,7 @@ from kropot.cli.base import emit, emit_json, say, warn, warn_if_exposed
 from kropot.cli.gateway_book import gateway_book, key_file_option, kit_writer, revocations_option, state_option
 from kropot.cli.gateway_vault import vault as vault_group
 from kropot.cli.masterkey import key_path, master_key
+from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
 from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
@@ -198,8 +199,9 @@ def serve(
                     "put a proxy with TLS in front of it, or use a tunnel"
                 )
             url = address_of(listening)
-            if settings.json:
-                emit_json({"url": url, "source": str(source), "state": service.state.place})
+            with printing_beside_the_work():
+                if settings.json:
+                    emit_json({"url": url, "source": str(source), "state": service.state.place})
             say(f"serving {source} at {url}; press Ctrl-C to stop")
             scanner.start()
             server.run([listening])

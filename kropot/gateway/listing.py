@@ -104,7 +104,7 @@ def build_page(
         fetch_url=f"{base_url}/secure-copy/file/%file_id%/content?_token=%token%",
         closed=closed,
         unreadable=unreadable,
-        vault=None if token.held is None else token.held.vault.id.hex(),
+        vault=None if token.held is None else token.held.vault.id,
     )
     return page, _marked(entries)
 

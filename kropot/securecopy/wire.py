@@ -239,12 +239,9 @@ def encode_page(
     fetch_url: str,
     closed: int | None = None,
     unreadable: int | None = None,
-    vault: str | None = None,
+    vault: bytes | None = None,
 ) -> bytes:
-    """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them.
-
-    `vault` is the id of the vault whose tokens share these ids, in hexadecimal digits.
-    """
+    """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
     header: dict[str, Any] = {
         "metadataUrlTemplate": metadata_url,
         "fetchUrlTemplate": fetch_url,
@@ -255,7 +252,7 @@ def encode_page(
     if unreadable is not None:
         header["unreadable"] = unreadable
     if vault is not None:
-        header["vault"] = vault
+        header["vault"] = vault.hex()
     return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
 
 

@@ -66,6 +66,11 @@ class Collector:
         return self._listing.source
 
     @property
+    def trouble(self) -> str | None:
+        """Why the server does not let the run do its work, as a stable word; None if it does."""
+        return "refused" if self.is_refused else self._listing.trouble or self._fetching.trouble
+
+    @property
     def outstanding(self) -> int:
         """How many elements are being fetched or recorded."""
         return self._fetching.outstanding
