@@ -160,8 +160,8 @@ def _token_before_kit() -> None:
 
     create = TokenBook.create
 
-    def hastily(self: TokenBook, value: Any, keep_kit: Callable[[Any], Path] | None = None, **rest: Any) -> Any:
-        created = create(self, value, **rest)
+    def hastily(self: TokenBook, value: Any, keep_kit: Callable[[Any], Path] | None = None, **how: Any) -> Any:
+        created = create(self, value, **how)
         kit = created.kit or created.vault_kit
         if kit is None or keep_kit is None:
             return created
