@@ -42,6 +42,7 @@ _LINE_BYTES: Final = 1000
 _POLL_S: Final = 0.1
 _ENDING_S: Final = 5.0
 _CLEANING_S: Final = 60.0
+_SHOWN: Final = 200
 
 
 class CommandFailedError(KropotError):
@@ -99,7 +100,9 @@ def command_from(text: str, option: str, environ: Mapping[str, str]) -> tuple[st
             f"command into a script, or write sh -c '...'"
         )
     if shutil.which(words[0], path=environ.get("PATH")) is None:
-        raise UsageError(f"{option} names the program {quoted(words[0])}, which cannot be run: give its whole path")
+        raise UsageError(
+            f"{option} names the program {quoted(words[0][:_SHOWN])}, which cannot be run: give its whole path"
+        )
     return words
 
 

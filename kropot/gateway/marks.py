@@ -8,6 +8,7 @@ from typing import Final
 
 from kropot.errors import UsageError
 
+_SHOWN: Final = 200
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -48,7 +49,7 @@ def mark_from(text: str) -> Mark:
     name, _, header = text.partition(":")
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
         raise UsageError(
-            f"--exclude-if-present does not understand {text!r}: give the name of a file without its folder, such as "
-            ".nobackup, and after a colon how the file must begin, if that matters"
+            f"--exclude-if-present does not understand {text[:_SHOWN]!r}: give the name of a file without its folder, "
+            "such as .nobackup, and after a colon how the file must begin, if that matters"
         )
     return Mark(name=name, header=os.fsencode(header))

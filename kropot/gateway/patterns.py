@@ -28,6 +28,7 @@ for an anchored pattern. The highest one means that it matches; it stays set bel
 _ANY: Final = None
 """The component `**`."""
 
+_SHOWN: Final = 200
 _SPECIAL: Final = re.compile(r"[\\*?\[]")
 
 Step = str | re.Pattern[str] | None
@@ -139,13 +140,13 @@ def parse(text: str, origin: str) -> Pattern:
     parts = [part for part in path.split("/") if part]
     if not is_anchored and parts[0] in {".", ".."}:
         raise UsageError(
-            f"{origin} has the pattern {text!r}, which matches nothing, because patterns are compared with whole "
-            "paths: give a name, or a path that begins with /"
+            f"{origin} has the pattern {text[:_SHOWN]!r}, which matches nothing, because patterns are compared with "
+            "whole paths: give a name, or a path that begins with /"
         )
     try:
         steps = tuple(_step(part) for part in parts)
     except _BadGlobError as error:
-        raise UsageError(f"{origin} has the pattern {text!r}, which is not valid: {error}") from None
+        raise UsageError(f"{origin} has the pattern {text[:_SHOWN]!r}, which is not valid: {error}") from None
     return Pattern(text=text, is_negated=is_negated, is_anchored=is_anchored, steps=steps)
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MAX_FILE: Final = 1 << 20
 """The largest file of patterns that is read, in bytes. Each pattern costs time for each file of a scan."""
 
+_SHOWN: Final = 200
 _VARIABLE: Final = re.compile(r"\$(?:\$|\{([^{}]*)\}|(\w+)|([*#@!?{-]))", re.ASCII)
 _NAME: Final = re.compile(r"\w+", re.ASCII)
 _MARKS: Final = (
@@ -198,7 +199,8 @@ def _expanded(text: str, where: str, environ: Mapping[str, str]) -> str:
         name = found[1] or found[2] or ""
         if not _NAME.fullmatch(name) or name not in environ:
             raise UsageError(
-                f"{where} uses the variable {found[0]}, which is not set: set it, or write $$ for a dollar sign"
+                f"{where} uses the variable {found[0][:_SHOWN]}, which is not set: set it, or write $$ for a dollar "
+                "sign"
             )
         return environ[name]
 
