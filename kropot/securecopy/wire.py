@@ -239,14 +239,11 @@ def encode_page(
     metadata_url: str,
     fetch_url: str,
     closed: int | None = None,
-    vault: str | None = None,
     unserved: Unserved | None = None,
     unscanned_since: int | None = None,
+    vault: bytes | None = None,
 ) -> bytes:
-    """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them.
-
-    `vault` is the id of the vault whose tokens share these ids, in hexadecimal digits.
-    """
+    """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
     header: dict[str, Any] = {
         "metadataUrlTemplate": metadata_url,
         "fetchUrlTemplate": fetch_url,
@@ -254,12 +251,12 @@ def encode_page(
     }
     if closed is not None:
         header["closed"] = closed
-    if vault is not None:
-        header["vault"] = vault
     if unserved is not None:
         header["unserved"] = asdict(unserved)
     if unscanned_since is not None:
         header["unscannedSince"] = unscanned_since
+    if vault is not None:
+        header["vault"] = vault.hex()
     return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
 
 
