@@ -19,6 +19,7 @@ import urllib3
 
 from kropot.errors import KropotError, ServerRefusedError, UsageError
 from kropot.securecopy.address import RedirectedAwayError, authorities, checked_base_url, redirected
+from kropot.securecopy.content import ACCEPT
 from kropot.securecopy.deadline import DeadlineAdapter, was_hung_up
 from kropot.securecopy.timed import CONNECT_TIMEOUT_S, CONTENT_SILENCE_S, LIST_SILENCE_S
 from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
@@ -132,7 +133,7 @@ class SecureCopyClient:
             raise UsageError("the user agent must be printable ASCII: the server answers nothing without one")
         if ca_file is not None and not Path(ca_file).is_file():
             raise UsageError(f"there is no file {ca_file}; --ca-file takes certificates in PEM form")
-        self._headers = {"token": token, "User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        self._headers = {"token": token, "User-Agent": user_agent, "Accept": ACCEPT, "Accept-Encoding": "identity"}
         self._max_page_bytes = max_page_bytes
         self._timeouts = (min(CONNECT_TIMEOUT_S, silence_s, longest_s), min(silence_s, longest_s))
         self._authorities = authorities(ca_file)

@@ -25,6 +25,7 @@ from kropot.securecopy.content import (
     media_type,
     read_content_head,
 )
+from kropot.securecopy.sealed_form import contradiction, parse_vault, sealed_header, vault_of
 from kropot.securecopy.zones import MAX_DATE, MIN_DATE, is_known_zone, wall_clock
 from ledger.fast_init import fast_init
 
@@ -53,6 +54,7 @@ __all__ = [
     "parse_page",
     "parse_submitdata",
     "read_content_head",
+    "sealed_header",
     "wall_clock",
 ]
 
@@ -123,7 +125,8 @@ class Rejected:
 class Page:
     """One list page: `remaining` as the server claims; `closed` is the last second that it will not add to.
 
-    `unreadable` is how many folders the server cannot read. Both are extensions.
+    `unreadable` is how many folders the server cannot read. `vault` is the id (16 bytes) of the vault that seals what
+    is listed; then every entry has a form of `sc2` and belongs to this vault. These three are extensions.
     """
 
     entries: tuple[Listed, ...]
@@ -131,6 +134,7 @@ class Page:
     remaining: int
     closed: int | None = None
     unreadable: int | None = None
+    vault: bytes | None = None
 
 
 def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -> Page:
@@ -147,14 +151,14 @@ def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -
     gap = body.find(b"\n\n")
     if gap < 0:
         raise BadPageError("no_header")
-    remaining, closed, unreadable = _parse_header(body[:gap])
+    remaining, closed, unreadable, vault = _parse_header(body[:gap])
     if not body.endswith(b"\n"):
         # Every line ends in a newline: behind the last one there is nothing, or the page was cut.
         raise BadPageError("truncated")
     entries: list[Listed] = []
     rejected: list[Rejected] = []
     for number, line in enumerate(_lines(body, gap + 2), 1):
-        found = parse_entry(line)
+        found = _of_vault(parse_entry(line), vault)
         if isinstance(found, Listed):
             entries.append(found)
         elif len(rejected) < MAX_REJECTED:
@@ -162,7 +166,12 @@ def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -
         else:
             raise BadPageError("bad_lines")
     return Page(
-        entries=tuple(entries), rejected=tuple(rejected), remaining=remaining, closed=closed, unreadable=unreadable
+        entries=tuple(entries),
+        rejected=tuple(rejected),
+        remaining=remaining,
+        closed=closed,
+        unreadable=unreadable,
+        vault=vault,
     )
 
 
@@ -239,6 +248,7 @@ def encode_page(
     fetch_url: str,
     closed: int | None = None,
     unreadable: int | None = None,
+    vault: bytes | None = None,
 ) -> bytes:
     """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
     header: dict[str, Any] = {
@@ -250,6 +260,8 @@ def encode_page(
         header["closed"] = closed
     if unreadable is not None:
         header["unreadable"] = unreadable
+    if vault is not None:
+        header["vault"] = vault.hex()
     return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
 
 
@@ -261,8 +273,8 @@ def _lines(body: bytes | bytearray, at: int) -> Iterator[bytes | bytearray]:
         at = end + 1
 
 
-def _parse_header(head: bytes | bytearray) -> tuple[int, int | None, int | None]:
-    """Return `remainingSince`, `closed` and `unreadable` of a page's header line."""
+def _parse_header(head: bytes | bytearray) -> tuple[int, int | None, int | None, bytes | None]:
+    """Return `remainingSince`, `closed`, `unreadable` and `vault` of a page's header line."""
     if len(head) > MAX_LINE_BYTES:
         raise BadPageError("bad_header")
     try:
@@ -278,7 +290,18 @@ def _parse_header(head: bytes | bytearray) -> tuple[int, int | None, int | None]
         raise BadPageError("bad_header")
     if not _is_size(unreadable):
         raise BadPageError("bad_header")
-    return remaining, closed, unreadable
+    try:
+        vault = parse_vault(header.get("vault"))
+    except ValueError:
+        raise BadPageError("bad_header") from None
+    return remaining, closed, unreadable, vault
+
+
+def _of_vault(found: Listed | Rejected, vault: bytes | None) -> Listed | Rejected:
+    """Return the entry, or that it does not belong to the list's vault: a vault seals every entry, or none."""
+    if isinstance(found, Rejected) or vault_of(found.form) == vault:
+        return found
+    return Rejected(line=1, why="other_vault", date=found.date)
 
 
 def _entry(value: Any) -> Listed | Rejected:
@@ -293,7 +316,7 @@ def _entry(value: Any) -> Listed | Rejected:
             return Rejected(line=1, why=why, date=date)
     if form is None:
         return Rejected(line=1, why="bad_form", date=date)
-    return Listed(
+    listed = Listed(
         type=value["type"],
         id=value["id"],
         date=date,
@@ -302,6 +325,8 @@ def _entry(value: Any) -> Listed | Rejected:
         size=value.get("size"),
         etag=value.get("etag"),
     )
+    wrong = contradiction(listed.form, listed.id, listed.etag)
+    return listed if wrong is None else Rejected(line=1, why=wrong, date=date)
 
 
 def _form(form: Any) -> bytes | None:

@@ -64,7 +64,12 @@ MAX_CONFLICTS = 20
 ONCE_ATTEMPTS = 3
 """How often a run with --once tries to list the server."""
 
+OTHER_VAULT = "other_vault"
+"""Why a list is not read whose vault is not the one of the source."""
+
 WAYS_OUT = {
+    OTHER_VAULT: ": its list names another vault than this source has, or none, so nothing of it is believed: check"
+    " --server-url and the token; what the server shows now is another source, which --new-source begins",
     "tls": ": its certificate cannot be trusted; if it is from a private authority, name that with --ca-file",
     "redirected": ": it redirects to another address, which did not get the token; if it has moved, set --server-url",
     "no_room": ": the ledger's disk has less free space than --min-free, so nothing new is recorded; free some space",
@@ -104,6 +109,7 @@ class ListingController:
         self.next_us = 0
         self.has_failed = False
         self.has_answered = False
+        self.is_other_vault = False
         self.has_news = False
         self._rules = rules
         self._progress = progress
@@ -195,6 +201,9 @@ class ListingController:
             began_us=now_us,
             conversation=drain(wanted),
             shift=Shift(is_believing=self._believes),
+            vault=happened.naming.vault,
+            # Whoever listed a source without a vault may not be given one later: its ids and copies are others.
+            is_vault_known=happened.naming.vault is not None or source.opaque is not None,
         )
         self.phase = Phase.DRAINING
         self._wants_full = self._believes = False
@@ -233,8 +242,13 @@ class ListingController:
     # --- DRAINING: pages ---
 
     def _take_page(self, now_us: int, happened: PageListed) -> list[Action]:
+        run, page = self._running, happened.page
+        if not run.is_vault_known:
+            run.vault, run.is_vault_known = page.vault, True
+        if page.vault != run.vault:
+            return self._fail(now_us, OTHER_VAULT)
         self.has_answered = True
-        return self._converse(now_us, self._running, happened.page)
+        return self._converse(now_us, run, page)
 
     def _take_trouble(self, now_us: int, happened: PageFailed) -> list[Action]:
         return self._converse(now_us, self._running, happened.trouble)
@@ -283,6 +297,9 @@ class ListingController:
         """Observe the entries that were looked up, and record the news."""
         run = self._running
         self.source, self.version = happened.source, happened.version
+        if happened.naming.vault not in {None, run.vault}:
+            # Another collector was faster, and its server names another vault.
+            return self._fail(now_us, OTHER_VAULT)
         facts, advanced = observe_chunk(
             run,
             self.source_id,
@@ -294,6 +311,8 @@ class ListingController:
         )
         if advanced is not None:
             facts.append(self._about_source(now_us, advanced))
+        if run.vault is not None and happened.naming.vault is None:
+            facts.append(happened.naming.fact(self.source_id, run.vault, observed_us=now_us))
         if facts and happened.free is not None and happened.free < self._rules.min_free:
             return self._fail(now_us, "no_room")
         run.growth += ending.growth_of(facts)
@@ -498,7 +517,9 @@ class ListingController:
         self.has_failed = True
         pause_us = self._rules.backoff.delay_us(self._failures, jitter(self.source_id, self._failures))
         self.next_us = now_us + pause_us
-        is_over = self._rules.once and (self._failures >= ONCE_ATTEMPTS or reason == "refused")
+        self.is_other_vault = reason == OTHER_VAULT
+        is_final = reason == "refused" or self.is_other_vault
+        is_over = self._rules.once and (self._failures >= ONCE_ATTEMPTS or is_final)
         self.phase = Phase.OVER if is_over else Phase.IDLE
         text = f"the server could not be listed ({reason}{WAYS_OUT.get(reason, '')})"
         text += "" if is_over else f"; the next attempt is in {pause_us / SECOND_US:.0f} s"

@@ -239,6 +239,8 @@ class Collector:
             return Exit.DONE
         if self.is_refused:
             return Exit.REFUSED
+        if listing.is_other_vault:
+            return Exit.FINDINGS
         if self._stop is None and listing.has_failed and not listing.has_answered and self.progress.copied == 0:
             return Exit.ERROR
         is_partial = (

@@ -30,7 +30,7 @@ from kropot.collect.transfer.engine import FetchJob, content_path
 from kropot.errors import ServerRefusedError
 from kropot.lister.conversation import Trouble
 from kropot.securecopy.client import ServerTroubleError
-from kropot.securecopy.wire import is_sealed_form
+from kropot.securecopy.wire import is_sealed_form, sealed_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -225,6 +225,7 @@ class Transfer(Worker):
             if element is None:
                 raise TypeError("an erased element cannot be fetched")
             self._waiting[id(entry)] = entry
+            sealed = sealed_header(element.form)
             jobs.append(
                 FetchJob(
                     entry=entry,
@@ -232,7 +233,8 @@ class Transfer(Worker):
                     path=content_path(entry.key.id),
                     opaque=is_sealed_form(element.form),
                     size=element.size,
-                    etag=element.etag,
+                    etag=element.etag if sealed is None else sealed.etag,
+                    sealed=sealed,
                 )
             )
         if self._engine is None:
