@@ -43,12 +43,12 @@ def vault_key(source: bytes) -> StreamKey:
     return StreamKey(source=source, kind=Subject.VAULT.value, id="")
 
 
-def naming_of(log: EventLog, source: bytes) -> Naming:
-    """Return which vault the source's list names."""
+def naming_of(log: EventLog, source: bytes, *, until: int | None = None) -> Naming:
+    """Return which vault the source's list names, by the position `until` if that is given."""
     version = 0
     for event in log.stream_events(vault_key(source).stored, newest_first=True):
         version = version or event.stream_version
-        fact = fact_of(event)
+        fact = fact_of(event) if until is None or event.seq <= until else None
         if isinstance(fact, VaultNamed):
             return Naming(fact.vault, fact.token_macs, version)
     return Naming(version=version)

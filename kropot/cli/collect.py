@@ -21,6 +21,7 @@ from kropot.cli.base import (
 )
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
+from kropot.query.reasons import ways_out
 from kropot.wording import amount, number
 
 if TYPE_CHECKING:
@@ -156,6 +157,8 @@ def command(settings: Settings, **options: Any) -> Exit:
         warn_of_frozen_time(ledger.head().recorded_us, ledger.clock_us())
         outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
     _print_summary(settings, outcome, took=time.monotonic() - began)
+    for sentence in ways_out(outcome.progress.reasons) if outcome.failing else ():
+        warn(sentence)
     return outcome.code
 
 

@@ -11,6 +11,7 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, warn_o
 from kropot.cli.base import command as define
 from kropot.query.health import Limits, gather, health
 from kropot.query.names import short_name
+from kropot.query.reasons import ways_out
 from kropot.query.render import status_json
 from kropot.verify.coverage import foreseen_us, never_read, share
 from kropot.wording import SECOND_US, amount, moment, number, one_line, span
@@ -137,6 +138,8 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
         lines.append(f"         past: {each.past.text}; the copies of this source stay")
     if source.opaque is False:
         lines.append("         not zero-knowledge: the token is plain, so this replica can read names and contents")
+    if each.vault is not None:
+        lines.append(f"  vault    {each.vault.hex()}")
     for state, (elements, size) in sorted(each.states.items()):
         if elements:
             lines.append(f"  {state:<9}{number(elements, 'element')}, {amount(size)}")
@@ -153,6 +156,7 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
     if each.failing_count:
         reasons = ", ".join(f"{reason} {count}" for reason, count in each.reasons.items())
         lines.append(f"  failing  {number(each.failing_count, 'element')}: {reasons}")
+        lines += [f"           {sentence}" for sentence in ways_out(each.reasons)]
         lines += [
             f"           {one_line(failing.key.id)}  {failing.reason}, {number(failing.attempts, 'attempt')}, "
             f"next try {moment(failing.next_try_us)}"

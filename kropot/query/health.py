@@ -60,7 +60,8 @@ class SourceFacts:
     `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. The element that has
     waited longest began to wait at `pending_since_us`. `past` says why the source is not in use any more, if it is not.
     Of the elements that a person dismissed, `dismissed` is the number, and they count nowhere else but in `states`.
-    `unreadable` counts folders that the server cannot read, as it said itself last time.
+    `unreadable` counts folders that the server cannot read, as it said itself last time. `vault` is the id (16 bytes)
+    of the vault that seals the source, if its list names one.
     """
 
     id: bytes
@@ -75,6 +76,7 @@ class SourceFacts:
     label: str | None = None
     dismissed: int = 0
     unreadable: int = 0
+    vault: bytes | None = None
 
     @property
     def superseded(self) -> bool:
@@ -149,6 +151,7 @@ def gather(ledger: Ledger, *, shown: int = 10) -> Facts:
                 label=known.keeping.label,
                 dismissed=scans[id_].dismissed,
                 unreadable=_unreadable_at(ledger, id_, known.source),
+                vault=known.vault,
             )
             for id_, known in sources.items()
         ),
