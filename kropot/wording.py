@@ -78,6 +78,11 @@ def quoted(text: str) -> str:
     return f'"{"".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)}"'
 
 
+def as_unicode(text: str) -> str:
+    """Return a text in which a path's bytes that are no UTF-8 are escaped: JSON and databases hold Unicode only."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def number(value: int, noun: str) -> str:
     """Return a count and its noun, singular or plural, e.g. `1 element`, `2 elements`."""
     return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"

@@ -440,6 +440,14 @@ class AlarmsAccepted(SourceFact):
 
 
 @fact
+class RunFailed(SourceFact):
+    """A run of the collector `instance` ended without success, for `reason`, a stable word ("refused", ...)."""
+
+    instance: str
+    reason: str
+
+
+@fact
 class ZoneChanged(SourceFact):
     """The server's zone changed: nearly all dates moved by `offsets` seconds, but no content changed."""
 

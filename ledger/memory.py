@@ -59,6 +59,9 @@ class MemoryStore:
         """Return the time of the clock that was passed in, or None without one."""
         return None if self._clock is None else self._clock()
 
+    def free_files(self) -> None:
+        """Return None: memory holds no files."""
+
     def free_bytes(self) -> None:
         """Return None: nobody knows."""
         return
@@ -191,6 +194,18 @@ class MemoryProjection:
         """Return the earliest time at which an entry is due, or None if nothing is wanted."""
         with self._lock:
             return min((row.due_us for row in self._tables.wanted(source) if row.due_us is not None), default=None)
+
+    def due(self, source: bytes, *, last_first: bool) -> Iterator[Image]:
+        """Yield the wanted entries of a source, in the order of their due times, or in the opposite order."""
+        with self._lock:
+            rows = sorted(self._tables.wanted(source), key=lambda row: (row.due_us, row.stream), reverse=last_first)
+            images = [self._tables.image(row) for row in rows]
+        yield from images
+
+    def wanted_in(self, source: bytes, states: Collection[str]) -> int:
+        """Return how many wanted entries of a source are in these states."""
+        with self._lock:
+            return sum(row.state in states for row in self._tables.wanted(source))
 
     def sources(self) -> list[SourceRow]:
         """Return all sources, in the order in which they began."""

@@ -42,6 +42,9 @@ class Database(Protocol):
     def free_bytes(self) -> int | None:
         """Return how many bytes more the database can take, None where that is not known."""
 
+    def free_files(self) -> int | None:
+        """Return how many files more can be made beside the database, None where that is not known or limited."""
+
 
 class LedgerStore(Database, Protocol):
     """The whole database of a ledger: its four parts, and transactions that write to several of them at once."""
@@ -207,6 +210,15 @@ class ProjectionStore(Protocol):
 
     def next_due_us(self, source: bytes | None) -> int | None:
         """Return the earliest time at which an entry is due, or None if nothing is wanted."""
+
+    def due(self, source: bytes, *, last_first: bool) -> Iterator[Image]:
+        """Yield the wanted entries of a source, in the order of their due times, or in the opposite order.
+
+        This costs as much as is read: wanted entries have an index.
+        """
+
+    def wanted_in(self, source: bytes, states: Collection[str]) -> int:
+        """Return how many wanted entries of a source are in these states. This reads the index of wanted entries."""
 
     def sources(self) -> list[SourceRow]:
         """Return all sources, in the order in which they began."""

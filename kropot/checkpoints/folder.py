@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kropot.durable.dirfd import make_root, open_named
-from kropot.durable.newfile import name_new, sync_folder, sync_written, temporary_file
+from kropot.durable.dirfd import open_named, sync_folder
+from kropot.durable.newfile import name_new, sync_written, temporary_file
 from kropot.errors import KropotError
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ class KeptCheckpoint:
     note: bytes
 
 
+class FolderAwayError(KropotError):
+    """A folder for checkpoints is not there, or no longer what it was: more likely a disk that is not mounted."""
+
+
 class CheckpointFolder:
     """A folder for exported checkpoints. It should be on another machine or disk than the database."""
 
@@ -50,13 +54,30 @@ class CheckpointFolder:
         last = max(self._numbered(), default=None)
         return None if last is None else KeptCheckpoint(number=last[0], path=last[1], note=read_note(last[1]))
 
+    def demand(self, *, held_some: bool) -> None:
+        """Return if the folder is there; `held_some` is whether checkpoints were written to it before.
+
+        It is never made: where a disk is not mounted, a new folder would be on the disk that is to be protected.
+
+        Raises: FolderAwayError; KropotError if it cannot be read.
+        """
+        if not self.folder.is_dir():
+            raise FolderAwayError(
+                f"there is no folder {self.folder}, so no checkpoint was written to it: is its disk mounted? If it is, "
+                "make the folder there once, and sign again"
+            )
+        if held_some and not self._numbered():
+            raise FolderAwayError(
+                f"the folder {self.folder} held checkpoints before and holds none now, so none was written to it: is "
+                "its disk mounted? If you emptied it, name another folder"
+            )
+
     def write(self, note: bytes) -> Path:
         """Write a note durably under the next number, and return its path.
 
         Raises: KropotError if it cannot be written. The file of that number is then missing or complete.
         """
         try:
-            make_root(self.folder)
             self._sweep()
             with temporary_file(self.folder, f".checkpoint-{secrets.token_hex(8)}.tmp") as (stream, temporary):
                 stream.write(note)
@@ -75,7 +96,6 @@ class CheckpointFolder:
         Raises: KropotError if the folder cannot be synced.
         """
         try:
-            make_root(self.folder)
             sync_folder(self.folder)
         except OSError as error:
             raise KropotError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kropot.checkpoints.folder import FolderAwayError
 from kropot.checkpoints.state import SignerState
 from kropot.errors import IntegrityError, UnacceptedErasureError
 from ledger.audit.rows import read_head
@@ -72,13 +73,15 @@ def sign_head(
             its events. The ledger was then restored from an old copy, or altered, and nothing is signed.
         UnacceptedErasureError: if there is an erasure that nobody accepted. Nothing is signed.
         LockedError: if another process is signing with this key.
+        FolderAwayError: if a folder is not there. The head is signed all the same, and written to the other folders.
         KropotError: if the signer's state or a folder cannot be read or written.
     """
     ledger_id = _ledger_id(ledger)
     state = SignerState(key_file, ledger_id)
     with state.locked():
-        newest = [folder.newest() for folder in folders]
         signed = state.read()
+        here, away = _looked_at(state, folders)
+        newest = [folder.newest() for folder in here]
         before = list(_signed_before(ledger, key, origin_of(ledger_id), signed, newest))
         tree = _tree_of_head(ledger.log, signed, before, accepted, say)
         if tree != signed:
@@ -87,13 +90,35 @@ def sign_head(
         checkpoint = Checkpoint(origin=origin_of(ledger_id), size=tree.size, root=tree.root)
         note = sign_checkpoint(checkpoint, key)
         paths = []
-        for folder, kept in zip(folders, newest, strict=True):
+        for folder, kept in zip(here, newest, strict=True):
             if kept is None or unverified_checkpoint(kept.note).size < tree.size:
                 paths.append(folder.write(note))
             else:
                 folder.settle()
+        fresh = [folder.folder for folder in here if not state.knows(folder.folder)]
+        if fresh:
+            for each in fresh:
+                state.remember(each)
+            state.write(tree)
         ledger.blobs.save_checkpoint(checkpoint.size, note.decode())
+    if away:
+        raise away[0]
     return Signed(checkpoint=checkpoint, note=note, paths=tuple(paths))
+
+
+def _looked_at(
+    state: SignerState, folders: Sequence[CheckpointFolder]
+) -> tuple[list[CheckpointFolder], list[FolderAwayError]]:
+    """Return the folders that are there, and what is wrong with the others."""
+    here: list[CheckpointFolder] = []
+    away: list[FolderAwayError] = []
+    for folder in folders:
+        try:
+            folder.demand(held_some=state.knows(folder.folder))
+            here.append(folder)
+        except FolderAwayError as error:
+            away.append(error)
+    return here, away
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------

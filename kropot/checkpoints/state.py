@@ -16,6 +16,7 @@ from kropot.durable.dirfd import open_regular
 from kropot.durable.filesystem import OsFiles
 from kropot.durable.newfile import replace_file
 from kropot.errors import IntegrityError, KropotError, LockedError
+from kropot.wording import as_unicode
 from ledger.merkle import Frontier
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = "kropotcli-signer-v1"
-_LONGEST = 8192
+_LONGEST = 1 << 20
+_MOST_FOLDERS = 100
 
 
 class SignerState:
@@ -32,6 +34,7 @@ class SignerState:
     def __init__(self, key_file: Path, ledger_id: bytes) -> None:
         """Take the key's file and the ledger's id (16 bytes). This touches no file."""
         self._ledger = ledger_id.hex()
+        self._folders: list[str] = []
         self.path = key_file.absolute().with_name(f"{key_file.name}.{self._ledger}.state")
 
     @contextmanager
@@ -59,6 +62,8 @@ class SignerState:
     def read(self) -> Frontier | None:
         """Return the frontier of the tree that was signed last, None if there is no state yet.
 
+        `knows` then tells which folders checkpoints were written to.
+
         Raises: IntegrityError if the file holds something else; KropotError if it cannot be read.
         """
         try:
@@ -75,6 +80,7 @@ class SignerState:
             held = json.loads(text)
             if held["format"] != FORMAT or held["ledger"] != self._ledger:
                 raise ValueError  # noqa: TRY301 -- one sentence for everything that does not fit
+            self._folders = [str(each) for each in held.get("folders", [])]
             return Frontier.parse(int(held["size"]), bytes.fromhex(held["frontier"]))
         except (ValueError, TypeError, KeyError, RecursionError):
             raise IntegrityError(
@@ -82,9 +88,23 @@ class SignerState:
                 "is none, delete it, and the next signing reads the whole ledger and compares it with all checkpoints"
             ) from None
 
+    def knows(self, folder: Path) -> bool:
+        """Return whether checkpoints were written to this folder."""
+        return as_unicode(str(folder.absolute())) in self._folders
+
+    def remember(self, folder: Path) -> None:
+        """Add a folder to those that checkpoints were written to; `write` makes this durable."""
+        self._folders = [*self._folders, as_unicode(str(folder.absolute()))][-_MOST_FOLDERS:]
+
     def write(self, frontier: Frontier) -> None:
         """Put this frontier in the place of the last one, durably. Raises: KropotError if it cannot be written."""
-        held = {"format": FORMAT, "ledger": self._ledger, "size": frontier.size, "frontier": frontier.stored.hex()}
+        held = {
+            "format": FORMAT,
+            "ledger": self._ledger,
+            "size": frontier.size,
+            "frontier": frontier.stored.hex(),
+            "folders": self._folders,
+        }
         try:
             replace_file(OsFiles(), f"{self.path}.new", str(self.path), [json.dumps(held).encode() + b"\n"])
         except OSError as error:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.output import configure_logging, emit, emit_json, say, warn
+from kropot.cli.config_check import expected, option_name, unknown_variables
+from kropot.cli.output import configure_logging, emit, emit_json, expect_results, say, warn
 from kropot.cli.settings import (
     CONFIG,
     ENV_PREFIX,
@@ -29,6 +30,7 @@ from kropot.cli.settings import (
 )
 from kropot.errors import Exit, UsageError
 from kropot.secret import Secret, credentials_in, guard_credentials
+from kropot.user_folders import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,6 +50,7 @@ __all__ = [
     "Settings",
     "collect_options",
     "command",
+    "config_file_of",
     "emit",
     "emit_json",
     "group",
@@ -123,6 +126,7 @@ class KropotCommand(GlobalOptions, click.Command):
         """Resolve the settings, set up logging, and run the command."""
         settings = settings_of(ctx)
         configure_logging(settings.log_level, settings.log_format)
+        expect_results(as_json=settings.json)
         if settings.origins.get("token") == "--token":
             warn("other users of this machine can read the token on the command line: use --token-file instead")
         if ctx.meta.get(_IS_EXPOSED):
@@ -135,6 +139,10 @@ class KropotCommand(GlobalOptions, click.Command):
         file: ConfigFile | None = ctx.meta.get(_FILE)
         if file is not None and file.is_confidential:
             warn_if_exposed("configuration file", file.path)
+        root = ctx.find_root()
+        if isinstance(root.command, click.Group):
+            for sentence in unknown_variables(root.command, root, os.environ):
+                warn(sentence)
         if self.callback is None:
             return None
         return ctx.invoke(self.callback, settings, **ctx.params)
@@ -194,11 +202,6 @@ def warn_of_frozen_time(recorded_us: int, clock_us: int) -> None:
         )
 
 
-def option_name(param: click.Option) -> str:
-    """Return an option's long flag as an identifier, the name that environment variables and files use."""
-    return max(param.opts, key=len).lstrip("-").replace("-", "_")
-
-
 def table_of(ctx: click.Context, path: Sequence[str]) -> Mapping[str, Any]:
     """Return the configuration file's table for the command at `path`. Its names are spelt with underscores.
 
@@ -218,15 +221,26 @@ def table_of(ctx: click.Context, path: Sequence[str]) -> Mapping[str, Any]:
 
 
 @contextmanager
-def open_ledger(settings: Settings, *, create: bool = False, read_only: bool = False) -> Iterator[Ledger]:
+def open_ledger(
+    settings: Settings, *, before_making: Callable[[], object] | None = None, read_only: bool = False
+) -> Iterator[Ledger]:
     """Open the ledger that the settings name, and close it at the end of the block.
 
-    Raises: LedgerMissingError unless `create`; ForeignDatabaseError, NewerLedgerError, LedgerUnavailableError.
+    If there is none, `before_making` is called, which can still refuse, and the ledger is made.
+
+    Raises: LedgerMissingError without `before_making`; ForeignDatabaseError, NewerLedgerError, LedgerUnavailableError.
     """
+    from ledger.errors import LedgerMissingError
     from ledger.log import Ledger
     from ledger.sql import open_store
 
-    store = open_store(settings.db_string, create=create, read_only=read_only)
+    try:
+        store = open_store(settings.db_string, read_only=read_only)
+    except LedgerMissingError:
+        if before_making is None:
+            raise
+        before_making()
+        store = open_store(settings.db_string, create=True)
     if not store.is_guarded:
         warn_unguarded()
     try:
@@ -257,6 +271,7 @@ def server_of(settings: Settings) -> ServerAccess:
         token=token,
         ca_file=settings.ca_file,
         http_timeout=settings.http_timeout,
+        user_agent=settings.user_agent,
         silence_timeout=settings.silence_timeout,
     )
 
@@ -306,15 +321,36 @@ def _take_config(ctx: click.Context, param: click.Parameter, value: Path | None)
     """Read the configuration file before click handles other options, because the file supplies their defaults."""
     _take_flag(ctx, param, value)
     if value is not None and ctx.parent is not None:
-        ctx.meta[_FILE] = read_config(value.expanduser())
+        ctx.meta[_FILE] = read_config(expanded(value))
     elif ctx.parent is None:
         ctx.meta[_FILE] = find_config(value, os.environ)
     table = table_of(ctx, _path(ctx))
+    _refuse_wrong_values(ctx, table)
     ctx.default_map = {
         param.name or "": table[option_name(param)]
         for param in ctx.command.params
         if isinstance(param, click.Option) and option_name(param) in table
     }
+
+
+def _refuse_wrong_values(ctx: click.Context, table: Mapping[str, Any]) -> None:
+    """Refuse values of this command's table that are not what its options take. Raises: UsageError."""
+    if ctx.resilient_parsing or ctx.parent is None:
+        return
+    for param in ctx.command.params:
+        name = option_name(param) if isinstance(param, click.Option) else ""
+        wrong = expected(param, table[name]) if isinstance(param, click.Option) and name in table else None
+        if wrong is not None:
+            raise UsageError(
+                f"the configuration file {ctx.meta[_FILE].path}: [{'.'.join(_path(ctx))}] {name.replace('_', '-')}: "
+                f"{wrong}; `kropotcli config check` names all mistakes"
+            )
+
+
+def config_file_of(ctx: click.Context) -> ConfigFile | None:
+    """Return the configuration file of this run, None if there is none."""
+    file: ConfigFile | None = ctx.meta.get(_FILE)
+    return file
 
 
 def _path(ctx: click.Context) -> list[str]:

@@ -43,14 +43,13 @@ def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None
     public key is also written beside it, with .pub added to the file's name.
     """
     from kropot.checkpoints.keys import write_signing_key
-    from kropot.checkpoints.paths import default_key_path
     from ledger.errors import BadCheckpointError
     from ledger.note import SigningKey
 
     if name is None or key_file is None:
         with open_ledger(settings, read_only=True) as ledger:
             name = name or _origin(ledger)
-            key_file = key_file or default_key_path(ledger.identity().ledger_id)
+            key_file = key_file or _default_key(ledger)
     try:
         key = SigningKey.generate(name, os.urandom)
     except BadCheckpointError as error:
@@ -69,7 +68,11 @@ def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None
 @command.command("sign")
 @click.option("--key", "key_file", type=_FILE, help=_KEY_HELP)
 @click.option(
-    "--to", "folders", type=_FOLDER, multiple=True, help="Also write the checkpoint to this folder. Can be repeated."
+    "--to",
+    "folders",
+    type=_FOLDER,
+    multiple=True,
+    help="Also write the checkpoint to this folder, which must exist. Can be repeated.",
 )
 @click.option(
     "--accept-erasures",
@@ -87,19 +90,22 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     whole ledger. This takes about a minute for every 10 million events.
 
     This prints the checkpoint, keeps it in the database, and writes it to each --to folder as a new numbered file. It
-    never overwrites a file. Nothing is signed and the exit code is 4 if the ledger does not extend everything that this
-    key signed, or the segments in the storage, or if the database's head is not the tree of its events.
+    never overwrites a file, and never makes the folder: that could be the mount point of a disk that is away. If a
+    folder is missing, or held checkpoints before and holds none now, the other folders are written, and the exit code
+    is 1.
+
+    Nothing is signed and the exit code is 4 if the ledger does not extend everything that this key signed, or the
+    segments in the storage, or if the database's head is not the tree of its events.
 
     Nothing is signed either while the ledger has an erasure that this key did not sign before. The message names the
     positions. If you asked for these erasures, sign with --accept-erasures.
     """
     from kropot.checkpoints.folder import CheckpointFolder
     from kropot.checkpoints.keys import read_signing_key
-    from kropot.checkpoints.paths import default_key_path
     from kropot.checkpoints.signing import sign_head
 
     with open_ledger(settings) as ledger:
-        key_file = key_file or default_key_path(ledger.identity().ledger_id)
+        key_file = key_file or _default_key(ledger)
         key = read_signing_key(key_file)
         # Where the signer has no state yet, only the segments expose an older copy of the database.
         storage_of(settings).segments().check(ledger)
@@ -153,6 +159,16 @@ def list_(settings: Settings, *, public_key: str | None, folders: tuple[Path, ..
             emit(f"{shown}  {row['signature']}  {row['where']}")
     if not notes and not settings.json:
         emit("no checkpoints yet: `kropotcli checkpoint sign` makes one")
+
+
+def _default_key(ledger: Ledger) -> Path:
+    """Return the default path of the ledger's key. Raises: UsageError for a user without a home."""
+    from kropot.checkpoints.paths import default_key_path
+
+    path = default_key_path(ledger.identity().ledger_id)
+    if path is None:
+        raise UsageError("this user has no home, so there is no default place for the key: name the key with --key")
+    return path
 
 
 def _origin(ledger: Ledger) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,16 +18,21 @@ from kropot.cli.base import (
     emit_json,
     open_ledger,
     say,
+    storage_of,
     warn,
     warn_of_frozen_time,
 )
 from kropot.cli.base import command as define
+from kropot.cli.output import printing_beside_the_work, say_failure
 from kropot.cli.sizes import SIZE, SPAN
-from kropot.query.reasons import ways_out
+from kropot.securecopy.trouble import AT_A_CONTENT, AT_THE_NETWORK, sentence
 from kropot.wording import amount, number
 
 if TYPE_CHECKING:
     from kropot.collect.service import Outcome
+
+PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY")
+"""What other programs read. A proxy would see the token, or where it goes, so none is used unasked."""
 
 
 @define("collect")
@@ -120,7 +127,7 @@ if TYPE_CHECKING:
     "--checkpoint-to",
     type=click.Path(file_okay=False, path_type=Path),
     multiple=True,
-    help="Also write the checkpoints to this folder. Can be repeated.",
+    help="Also write the checkpoints to this folder, which must exist. Can be repeated.",
 )
 @click.option(
     "--checkpoint-every",
@@ -152,14 +159,46 @@ def command(settings: Settings, **options: Any) -> Exit:
     wanted = collect_options(settings, **options)
     with (
         ended_by_sigterm(Exit.PARTIAL if wanted.once else Exit.DONE),
-        open_ledger(settings, create=True) as ledger,
+        open_ledger(settings, before_making=lambda: _demand_new(settings)) as ledger,
     ):
         warn_of_frozen_time(ledger.head().recorded_us, ledger.clock_us())
+        _remember(settings)
         outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
-    _print_summary(settings, outcome, took=time.monotonic() - began)
-    for sentence in ways_out(outcome.progress.reasons) if outcome.failing else ():
-        warn(sentence)
+    with printing_beside_the_work():
+        _print_summary(settings, outcome, took=time.monotonic() - began)
+    if outcome.trouble is not None and outcome.code not in {Exit.DONE, Exit.INTERRUPTED}:
+        say_failure(_explain_trouble(wanted.server.url, outcome.trouble), outcome.code)
+    for reason in sorted(AT_A_CONTENT & outcome.progress.reasons.keys()) if outcome.failing else ():
+        warn(f"the server: {sentence(reason)}")
     return outcome.code
+
+
+def _explain_trouble(url: str, trouble: str) -> str:
+    """Return why the server kept a run from its work, and what to do now."""
+    text = f"nothing more could be collected from {url}: {sentence(trouble)}"
+    proxies = [name for name in PROXIES if os.environ.get(name)]
+    if trouble in AT_THE_NETWORK and proxies:
+        text += f"; note that {proxies[0]} is not used: this program connects to the server itself"
+    return text
+
+
+def _demand_new(settings: Settings) -> None:
+    """Refuse to make a ledger in the place of one that is away. Raises: ReplicaAwayError, IntegrityError."""
+    from kropot.remembered import ForgetfulError, Replica
+
+    with suppress(ForgetfulError):  # `_remember` is about to say so
+        Replica.at(settings.db_string, settings.storage_path).demand_new()
+    storage_of(settings).segments().check(None)
+
+
+def _remember(settings: Settings) -> None:
+    """Remember where this replica lies, and warn if that cannot be."""
+    from kropot.remembered import ForgetfulError, Replica
+
+    try:
+        Replica.at(settings.db_string, settings.storage_path).remember()
+    except ForgetfulError as error:
+        warn(str(error))
 
 
 def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None:

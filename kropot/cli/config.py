@@ -1,14 +1,18 @@
-"""`kropotcli config show`: shows the value of every option and where it came from."""
+"""`kropotcli config`: shows the value of every option and where it came from, and checks all of them."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, group
+from kropot.cli.base import Exit, Settings, config_file_of, emit, emit_json, group
+from kropot.cli.config_check import mistakes
 from kropot.cli.settings import GLOBAL_OPTIONS, default_config_path
+from kropot.errors import UsageError
 from kropot.secret import HIDDEN, hide_credentials, shown_url
+from kropot.wording import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +20,33 @@ if TYPE_CHECKING:
 
 @group("config")
 def command() -> None:
-    """Show the value of every option and where it came from."""
+    """Show the value of every option and where it came from, or check all of them."""
+
+
+@command.command("check")
+def check(settings: Settings) -> Exit:
+    """Check every value in the configuration file and in the environment.
+
+    This prints one line for each mistake: the file or variable, the table, the option, and what was expected. The exit
+    code is 2 if there is one. Other commands check what concerns them alone.
+    """
+    found = _mistakes()
+    if settings.json:
+        emit_json({"file": None if settings.config is None else str(settings.config), "mistakes": found})
+    else:
+        for each in found:
+            emit(each)
+        where = "no configuration file" if settings.config is None else f"{settings.config}"
+        emit(f"{number(len(found), 'mistake')} ({where})" if found else f"every value is valid ({where})")
+    return Exit.USAGE if found else Exit.DONE
+
+
+def _mistakes() -> list[str]:
+    ctx = click.get_current_context()
+    root = ctx.find_root()
+    return (
+        mistakes(root.command, root, config_file_of(ctx), os.environ) if isinstance(root.command, click.Group) else []
+    )
 
 
 @command.command("show")
@@ -26,6 +56,10 @@ def show(settings: Settings) -> None:
     A flag beats the environment, the environment beats the file, and the file beats the default. The global options
     come first. Options of single commands follow, if the environment or the file sets them.
     """
+    found = _mistakes()
+    if found:
+        more = f"; `kropotcli config check` names all {len(found)} mistakes" if len(found) > 1 else ""
+        raise UsageError(found[0] + more)
     rows = [*_rows(settings), *_command_rows(click.get_current_context())]
     if settings.json:
         emit_json([{"option": option, "value": value, "source": origin} for option, value, origin in rows])
@@ -43,7 +77,8 @@ def _rows(settings: Settings) -> Iterator[tuple[str, object, str]]:
             case "token":
                 value = None if settings.token_given is None else HIDDEN
             case "config" if settings.config is None:
-                value = f"none (looked for {default_config_path()})"
+                usual = default_config_path()
+                value = "none (this user has no home)" if usual is None else f"none (looked for {usual})"
             case name:
                 value = getattr(settings, name)
         yield (

@@ -17,6 +17,7 @@ import click
 from kropot.cli import base
 from kropot.cli.base import emit, emit_json, say, warn, warn_if_exposed
 from kropot.cli.masterkey import KEY_ENV, key_path, master_key
+from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
 from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
@@ -226,8 +227,9 @@ def serve(
                     "put a proxy with TLS in front of it, or use a tunnel"
                 )
             url = address_of(listening)
-            if settings.json:
-                emit_json({"url": url, "source": str(source), "state": service.state.place})
+            with printing_beside_the_work():
+                if settings.json:
+                    emit_json({"url": url, "source": str(source), "state": service.state.place})
             say(f"serving {source} at {url}; press Ctrl-C to stop")
             scanner.start()
             server.run([listening])

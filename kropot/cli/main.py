@@ -13,8 +13,9 @@ import click
 
 from kropot.cli.base import KropotGroup
 from kropot.cli.failures import explain, is_unexpected
-from kropot.cli.output import configure_logging, log, say
+from kropot.cli.output import configure_logging, discard_stdout, expect_results, log, message_line, say_failure
 from kropot.cli.settings import ENV_PREFIX
+from kropot.cli.stderr import make_stderr_last
 from kropot.errors import Exit
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ COMMANDS: Final[dict[str, str]] = {
     "rebuild": "Rebuild the projection from the events.",
     "db": "Make, upgrade, describe, copy or recover a ledger's database.",
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",
-    "config": "Show the value of every option and where it came from.",
+    "config": "Show the value of every option and where it came from, or check all of them.",
     "demo": "Show a whole backup on one machine.",
 }
 """The commands and what they do. `command` in the module of that name is the command; it is imported when it runs."""
@@ -83,6 +84,15 @@ class RootGroup(KropotGroup):
             raise TypeError(f"kropot.cli.{cmd_name}.command is not a command")
         return found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; a wrong name is answered with the names that are close to it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         """Write the commands without importing them, so that --help stays fast."""
         with formatter.section("Commands"):
@@ -101,6 +111,7 @@ class RootGroup(KropotGroup):
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _open_closed_streams()
         configure_logging("info", "console")
+        expect_results(as_json=_asks_for_json(sys.argv[1:] if args is None else args))
         if isinstance(sys.stdout, TextIOWrapper):
             # Continue even if this terminal cannot show a name.
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -108,11 +119,11 @@ class RootGroup(KropotGroup):
             outcome = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
         except BrokenPipeError:
-            _discard_stdout()
+            discard_stdout()
             sys.exit(Exit.ERROR)
         except SystemExit:
             # Click exits like this when the reader of stdout is gone.
-            _discard_stdout()
+            discard_stdout()
             raise
         except BaseException as error:  # noqa: BLE001 - the one place that must explain every failure
             sys.exit(_report(error))
@@ -140,6 +151,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the program."""
+    make_stderr_last(message_line)
     cli.main(prog_name="kropotcli")
 
 
@@ -152,8 +164,24 @@ def _report(error: BaseException) -> Exit:
     message, code = explain(error)
     if is_unexpected(error):
         log.debug("failed", exc_info=error)
-    say(message, level="error")
+    say_failure(message, code)
     return code
+
+
+def _asks_for_json(args: Sequence[str]) -> bool:
+    """Whether results are to be JSON, as far as that is clear before the command line is understood.
+
+    A command line that is wrong must be refused in JSON, too. What the configuration file says is known later.
+    """
+    options = args[: list(args).index("--")] if "--" in args else args
+    return "--json" in options or os.environ.get(f"{ENV_PREFIX}_JSON", "").lower() in {
+        "1",
+        "true",
+        "yes",
+        "on",
+        "t",
+        "y",
+    }
 
 
 def _open_closed_streams() -> None:
@@ -161,8 +189,3 @@ def _open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-
-
-def _discard_stdout() -> None:
-    """Connect stdout to the null device, so that the interpreter's last flush does not fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

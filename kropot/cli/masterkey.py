@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError, WrongKeyError
 from kropot.secret import guard
+from kropot.user_folders import expanded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +18,7 @@ KEY_ENV: Final = "KROPOT_GATEWAY_MASTER_KEY"
 def key_path(state_url: str, given: Path | None) -> Path | None:
     """Return the file of the master key, or None if the key is in the environment."""
     if given is not None:
-        return given.expanduser()
+        return expanded(given)
     if os.environ.get(KEY_ENV):
         return None
     from kropot.gateway.state import sqlite_file

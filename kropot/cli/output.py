@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,10 @@ import orjson
 import structlog
 
 from kropot.secret import redact
+from kropot.wording import as_unicode
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterator, MutableMapping
 
     from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -27,6 +30,7 @@ class _Mode:
     """The format of stderr in this process."""
 
     is_json: bool = False
+    are_results_json: bool = False
 
 
 _mode = _Mode()
@@ -37,12 +41,38 @@ def emit_json(value: object, *, flush: bool = True) -> None:
 
     Long lists print faster without `flush`. They are complete when the command ends.
     """
-    _write(orjson.dumps(value, default=_shown, option=orjson.OPT_NON_STR_KEYS).decode(), flush=flush)
+    _write(as_json(value), flush=flush)
 
 
 def emit(text: str, *, flush: bool = True) -> None:
     """Print one line of a result on stdout. Control characters in names do not reach the terminal."""
     _write(printable(text), flush=flush)
+
+
+def as_json(value: object) -> str:
+    """Return a value as one line of JSON.
+
+    JSON is Unicode, and a path need not be: its bytes that are no UTF-8 are escaped as `emit` escapes them.
+    """
+    try:
+        return orjson.dumps(value, default=_shown, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:
+        return orjson.dumps(_encodable(value), default=_shown, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _encodable(value: object) -> object:
+    """Return a value whose texts are all Unicode."""
+    match value:
+        case str() | os.PathLike():
+            return as_unicode(os.fsdecode(value))
+        case Mapping():
+            return {_encodable(key): _encodable(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_encodable(each) for each in value]
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return {each.name: _encodable(getattr(value, each.name)) for each in fields(value)}
+        case _:
+            return value
 
 
 def _write(line: str, *, flush: bool) -> None:
@@ -51,18 +81,60 @@ def _write(line: str, *, flush: bool) -> None:
         sys.stdout.flush()
 
 
+@contextmanager
+def printing_beside_the_work() -> Iterator[None]:
+    """Print what is only told of work that is done or goes on: if stdout cannot be written, warn, and keep the outcome.
+
+    Otherwise `collect > log`, with the log's disk full, would call a backup failed that is complete.
+    """
+    try:
+        yield
+    except OSError as error:
+        discard_stdout()
+        warn(f"the result could not be printed on stdout ({error.strerror}); the work itself is not touched by this")
+
+
+def discard_stdout() -> None:
+    """Connect stdout to the null device, so that the interpreter's last flush does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def say(text: str, *, level: str = "info") -> None:
     """Print a message for the user on stderr, at any log level. With JSON logs it is one JSON object."""
+    _tell(message_line(text, level=level))
+
+
+def message_line(text: str, *, level: str = "warning") -> str:
+    """Return a message for the user as the line that stands on stderr, without secrets."""
     if _mode.is_json:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         line = _as_json(None, level, {"event": "said", "message": text, "level": level, "timestamp": now})
     else:
         mark = {"warning": "warning: ", "error": "error: ", "critical": "error: "}.get(level, "")
         line = mark + printable(text)
+    return f"{redact(line)}\n"
+
+
+def say_failure(text: str, code: int) -> None:
+    """Say why the command ends with this exit code. With --json, or with JSON logs, this is one JSON object."""
+    if _mode.is_json or _mode.are_results_json:
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        event = {"event": "failed", "message": text, "exit": int(code), "level": "error", "timestamp": now}
+        _tell(f"{redact(_as_json(None, 'error', event))}\n")
+    else:
+        say(text, level="error")
+
+
+def _tell(line: str) -> None:
     # click.echo would bypass the stream with which a progress bar replaces stderr.
     if sys.stderr is not None:
-        sys.stderr.write(f"{redact(line)}\n")
+        sys.stderr.write(line)
         sys.stderr.flush()
+
+
+def expect_results(*, as_json: bool) -> None:
+    """Hear whether this run prints its results as JSON: then a failure is to be JSON too."""
+    _mode.are_results_json = as_json
 
 
 def warn(text: str) -> None:
@@ -128,7 +200,7 @@ def configure_logging(level: str, log_format: str) -> None:
 
 def _as_json(_logger: WrappedLogger, _name: str, event: MutableMapping[str, Any]) -> str:
     """Return a log event as one line of JSON."""
-    return orjson.dumps(event, default=_shown, option=orjson.OPT_NON_STR_KEYS).decode()
+    return as_json(event)
 
 
 def _redact_line(_logger: WrappedLogger, _name: str, line: EventDict | str) -> str:

@@ -213,7 +213,7 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
     size = 0
     with (
         open_copies(settings) as copies,
-        TargetFolder(target) as tree,
+        TargetFolder(target, mode=0o700) as tree,
         Journal(tree, JOURNAL) as journal,
         pointers_at(ledger, moment.position, snapshots=snapshots) as pointers,
         workers(tree) as pool,

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-import platformdirs
 
 from kropot.cli.paths import PATH
 from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 from kropot.secret import Secret, credentials_in, guard, guard_credentials, shown_url
-from kropot.securecopy.address import checked_base_url, sends_token_in_clear
+from kropot.securecopy.address import checked_base_url, is_user_agent, sends_token_in_clear
+from kropot.user_folders import config_folder, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,7 +56,19 @@ class GlobalOption:
         return f"{ENV_PREFIX}_{self.field.upper()}"
 
 
-_LEVEL = click.Choice(LOG_LEVELS, case_sensitive=False)
+_OTHER_NAMES: Final = {"warn": "warning", "fatal": "critical"}
+"""How Python and the first client also call two of the levels."""
+
+
+class LogLevel(click.Choice[str]):
+    """A level of log lines, by any of its names."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the level's name. Raises: click.BadParameter."""
+        return super().convert(_OTHER_NAMES.get(str(value).lower(), value), param, ctx)
+
+
+_LEVEL = LogLevel(LOG_LEVELS, case_sensitive=False)
 _FORMAT = click.Choice(LOG_FORMATS, case_sensitive=False)
 
 CONFIG: Final = GlobalOption(
@@ -105,10 +117,10 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
     GlobalOption(name="log-level", kind=_LEVEL, default="info", help="Show log lines of this level and above."),
     GlobalOption(
         name="refresh-time",
-        kind=click.IntRange(min=1),
+        kind=click.IntRange(min=0),
         default=300,
         metavar="SECONDS",
-        help="How long to wait between two listings.",
+        help="How long to wait between two listings. 0 lists again at once.",
     ),
     GlobalOption(
         name="http-timeout",
@@ -128,6 +140,12 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
         kind=PATH,
         metavar="FILE",
         help="A PEM file with certificate authorities. They replace the system's.",
+    ),
+    GlobalOption(
+        name="user-agent",
+        kind=click.STRING,
+        metavar="TEXT",
+        help="The User-Agent of every request, for tokens that are valid for some only. Default: kropotcli/VERSION.",
     ),
     GlobalOption(name="log-format", kind=_FORMAT, default="console", help="The format of log lines on stderr."),
     GlobalOption(name="json", kind=click.BOOL, default=False, is_flag=True, help="Print results as JSON on stdout."),
@@ -172,20 +190,30 @@ class Settings:
     http_timeout: int = 7200
     silence_timeout: int | None = None
     ca_file: Path | None = None
+    user_agent: str | None = None
     log_format: str = "console"
     json: bool = False
     config: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
+    _read: list[Secret] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def token(self) -> Secret | None:
-        """Return the token. This reads the token file, so a command that needs no token does not need the file.
+        """Return the token. Only this looks at it, so a command that needs no token runs with a wrong one, too.
 
-        Raises: UsageError if the file cannot be read or holds no token.
+        It is read only once: a pipe, such as `--token-file <(pass show kropot)`, gives its text only once.
+
+        Raises: UsageError if two places give a token, or if what was given, or the file, is no token.
         """
+        if self.token_given is not None and self.token_file is not None:
+            first, second = self.origins["token"], self.origins["token_file"]
+            raise UsageError(f"both {first} and {second} give a token: use only one of them")
         if self.token_given is not None:
+            _checked_token(self.token_given.reveal(), self.origins.get("token", "the token"))
             return self.token_given
-        return None if self.token_file is None else read_token(self.token_file)
+        if not self._read and self.token_file is not None:
+            self._read.append(read_token(self.token_file))
+        return self._read[0] if self._read else None
 
     def need_token(self) -> Secret:
         """Return the token. Raises: UsageError if none was given."""
@@ -216,9 +244,10 @@ class Settings:
         return self.server_url is not None and sends_token_in_clear(self.server_url)
 
 
-def default_config_path() -> Path:
-    """Return the path of the configuration file that is used if the user names none."""
-    return platformdirs.user_config_path("kropotcli") / "config.toml"
+def default_config_path() -> Path | None:
+    """Return the path of the configuration file that is used if the user names none. None: the user has no home."""
+    folder = config_folder()
+    return None if folder is None else folder / "config.toml"
 
 
 def read_config(path: Path) -> ConfigFile:
@@ -228,7 +257,7 @@ def read_config(path: Path) -> ConfigFile:
     """
     try:
         with open_named(path) as file:
-            data = tomllib.load(file)
+            data = tomllib.loads(file.read().decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(
             f"cannot read the configuration file {path} ({error.strerror}): check the path and its permissions"
@@ -265,9 +294,9 @@ def find_config(given: Path | None, environ: Mapping[str, str]) -> ConfigFile | 
     """Read the file that a flag or the environment names, else the one in the user's configuration folder, if any."""
     named = given or (Path(environ[CONFIG.env]) if environ.get(CONFIG.env) else None)
     if named is not None:
-        return read_config(named.expanduser())
+        return read_config(expanded(named))
     usual = default_config_path()
-    return read_config(usual) if usual.is_file() else None
+    return read_config(usual) if usual is not None and usual.is_file() else None
 
 
 def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: ConfigFile | None) -> Settings:
@@ -278,19 +307,20 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: Confi
     """
     found = {option.field: _find(option, flags, environ, file) for option in GLOBAL_OPTIONS}
     token, token_file = found["token"], found["token_file"]
-    if token.value is not None and token_file.value is not None and token.rank == token_file.rank:
-        raise UsageError(f"both {token.origin} and {token_file.origin} give a token: use only one of them")
-    by_value = token.value is not None and token.rank > token_file.rank
+    by_value = token.value is not None and token.rank >= token_file.rank
+    by_file = token_file.value is not None and token_file.rank >= token.rank
     origins = {name: each.origin for name, each in found.items()}
     if file is not None and found["config"].value is None:
         origins["config"] = "user's configuration folder"
     values = {name: each.value for name, each in found.items() if name not in {"token", "token_file", "config"}}
     values["server_url"] = None if values["server_url"] is None else _checked_url(found["server_url"])
-    values["storage_path"] = values["storage_path"].expanduser()
+    values["storage_path"] = expanded(values["storage_path"])
     _checked_name(found["instance_name"])
+    if values["user_agent"] is not None and not is_user_agent(values["user_agent"]):
+        raise UsageError(f"{found['user_agent'].origin} is not a user agent: give printable ASCII, e.g. backup/1.0")
     return Settings(
-        token_given=Secret(_checked_token(token.value, token.origin)) if by_value else None,
-        token_file=None if by_value or token_file.value is None else token_file.value.expanduser(),
+        token_given=Secret(token.value) if by_value else None,
+        token_file=expanded(token_file.value) if by_file else None,
         config=None if file is None else file.path,
         origins=origins,
         **values,
@@ -311,7 +341,7 @@ def read_token(path: Path) -> Secret:
             f"the token file {path} has more than {_LONGEST_TOKEN} bytes, so it is not a token: name another file"
         )
     try:
-        text = data.decode().strip()
+        text = data.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise UsageError(f"the token file {path} is not a text file: put only the token into it") from error
     return Secret(_checked_token(text, f"the token file {path}"))
@@ -348,6 +378,8 @@ def _converted(option: GlobalOption, value: object, origin: str) -> Any:
     """Return the value as the option's type. Raises: UsageError if it cannot be converted."""
     if isinstance(value, bool) and not option.is_flag:
         raise UsageError(f"{origin} is {str(value).lower()}, but this option is not a switch: give it a value")
+    if isinstance(value, list):
+        raise UsageError(f"{origin} is a list, but this option takes one value: write the value alone")
     try:
         return option.kind.convert(value if isinstance(value, (str, int)) else str(value), None, None)
     except click.BadParameter as error:

@@ -7,17 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, warn_of_frozen_time
+from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, storage_of, table_of, warn_of_frozen_time
 from kropot.cli.base import command as define
-from kropot.query.health import Limits, gather, health
+from kropot.cli.sizes import SIZE, SPAN
+from kropot.query.facts import gather
+from kropot.query.health import Limits, health
 from kropot.query.names import short_name
-from kropot.query.reasons import ways_out
 from kropot.query.render import status_json
+from kropot.query.storage import StorageLimits
+from kropot.securecopy.trouble import AT_A_CONTENT, sentence
 from kropot.verify.coverage import foreseen_us, never_read, share
 from kropot.wording import SECOND_US, amount, moment, number, one_line, span
 
 if TYPE_CHECKING:
-    from kropot.query.health import Alarm, Facts, SourceFacts
+    from kropot.query.alarm import Alarm
+    from kropot.query.facts import Facts, SourceFacts
+    from kropot.query.storage import LongTransfer, StorageFacts
     from ledger.events import AuditRange
 
 _MOST_RANGES = 16
@@ -26,6 +31,10 @@ _SHOWN = 2
 """How many bytes of a SHA-256 are shown at the ends of a range."""
 _MISSED_LISTINGS = 3
 """After how many refresh times without a good listing `status` raises an alarm."""
+_SHORTEST_REFRESH_S = 60
+"""A listing may take this long: a --refresh-time of seconds is no reason for an alarm during each."""
+_MISSED_RUNS = 2
+"""After how many times --expect-every without a good listing it does."""
 
 
 @define("status")
@@ -37,6 +46,28 @@ _MISSED_LISTINGS = 3
     default=10,
     show_default=True,
     help="How many failing elements to show for each source. Those that have failed longest come first.",
+)
+@click.option(
+    "--expect-every",
+    type=SPAN,
+    metavar="SPAN",
+    help="How often a run is started, e.g. 1h for an hourly `collect --once`. Raise an alarm if the last good listing"
+    " is older than twice this. Default: three times --refresh-time is the limit.",
+)
+@click.option(
+    "--min-free",
+    type=SIZE,
+    metavar="SIZE",
+    envvar=["KROPOT_STATUS_MIN_FREE", "KROPOT_COLLECT_MIN_FREE"],
+    help="Raise an alarm if the storage, or the folder of an SQLite ledger, has less free space than this. Default:"
+    " what the environment or the configuration file says for `collect`, else 1GiB.",
+)
+@click.option(
+    "--max-failing-percent",
+    type=click.FloatRange(min=0, max=100),
+    default=10,
+    show_default=True,
+    help="Raise an alarm at once if more than this percentage of the elements fail.",
 )
 @click.option(
     "--max-failing-hours",
@@ -52,13 +83,27 @@ _MISSED_LISTINGS = 3
     show_default=True,
     help="Raise an alarm if `verify` has not read some contents for longer than this.",
 )
-def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: int, max_audit_days: int) -> Exit:
+def command(
+    settings: Settings,
+    *,
+    check: bool,
+    shown: int,
+    expect_every: int | None,
+    min_free: int | None,
+    max_failing_percent: float,
+    max_failing_hours: int,
+    max_audit_days: int,
+) -> Exit:
     """Show the state of the replica, and whether it is healthy.
 
     The replica is not healthy if one of these is true:
 
     \b
-    - The last good listing is older than three times --refresh-time.
+    - The storage is away, nearly full, or out of inodes, or lacks objects.
+    - `collect` would refuse this ledger, or writes no segments to the storage.
+    - The last run failed, e.g. because the server refused the token.
+    - The last good listing is too old: see --expect-every.
+    - More than a tenth of the elements fail, or all of them.
     - An element has failed, or has waited for its first fetch, for a day.
     - A listing is held back because too many elements are missing.
     - There is a surge: too many elements changed within 24 hours.
@@ -67,12 +112,16 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
     - Some contents were not read and compared for 30 days.
     """  # noqa: D301 - click needs the character \b, which keeps the list's line breaks
     limits = Limits(
-        listing_s=_MISSED_LISTINGS * settings.refresh_time,
+        listing_s=_MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S)
+        if expect_every is None
+        else _MISSED_RUNS * expect_every,
+        failing_share=max_failing_percent / 100,
+        storage=StorageLimits(min_free=_min_free_of_collect() if min_free is None else min_free),
         failing_s=max_failing_hours * 3600,
         audit_s=max_audit_days * 86_400,
     )
     with open_ledger(settings, read_only=True) as ledger:
-        facts = gather(ledger, shown=shown)
+        facts = gather(ledger, storage_of(settings), shown=shown)
     # If this clock is behind, old events must not look new. The ledger's own time can stand still, years ahead.
     clock_us = time.time_ns() // 1000
     warn_of_frozen_time(facts.recorded_us, clock_us)
@@ -86,11 +135,20 @@ def command(settings: Settings, *, check: bool, shown: int, max_failing_hours: i
     return Exit.PARTIAL if check and alarms else Exit.DONE
 
 
+def _min_free_of_collect() -> int:
+    """Return what `collect` leaves free, as the configuration file says. Raises: click.BadParameter."""
+    ctx = click.get_current_context()
+    return SIZE.convert(table_of(ctx, ["collect"]).get("min_free", "1GiB"), None, ctx)
+
+
 def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
     """Return the status as lines of text."""
     lines = [f"ledger   position {facts.position}, last event {moment(facts.recorded_us or None)}"]
     if facts.erased:
         lines.append(f"erased   {facts.erased}")
+    if facts.storage is not None:
+        lines.append(_storage_text(facts.storage))
+        lines += [_transfer_text(now_us, each) for each in facts.storage.transfers]
     for each in facts.sources:
         lines += _source_text(now_us, each)
     if any(size for each in facts.sources for _, size in each.states.values()):
@@ -101,6 +159,24 @@ def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
     else:
         lines += ["", "healthy"]
     return lines
+
+
+def _storage_text(storage: StorageFacts) -> str:
+    """Return the storage as a line of text."""
+    if storage.away is not None or storage.trouble is not None:
+        return f"storage  {storage.place} (not there, or not readable)"
+    free = "" if storage.room.bytes is None else f", {amount(storage.room.bytes)} free"
+    to = "" if storage.segments_to is None else f", history up to event {storage.segments_to}"
+    return f"storage  {storage.place}{free}{to}"
+
+
+def _transfer_text(now_us: int, each: LongTransfer) -> str:
+    """Return a transfer that takes long as a line of text."""
+    share_ = each.received / each.length if each.length else 0
+    return (
+        f"receives {one_line(each.key.id)}  {amount(each.received)} of {amount(each.length)} ({share_:.0%}), the last"
+        f" bytes {span(now_us - each.heard_us)} ago (collector {one_line(each.instance)})"
+    )
 
 
 def _audit_text(ranges: tuple[AuditRange, ...]) -> list[str]:
@@ -138,8 +214,7 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
         lines.append(f"         past: {each.past.text}; the copies of this source stay")
     if source.opaque is False:
         lines.append("         not zero-knowledge: the token is plain, so this replica can read names and contents")
-    if each.vault is not None:
-        lines.append(f"  vault    {each.vault.hex()}")
+    lines += [] if each.vault is None else [f"  vault    {each.vault.hex()}"]
     for state, (elements, size) in sorted(each.states.items()):
         if elements:
             lines.append(f"  {state:<9}{number(elements, 'element')}, {amount(size)}")
@@ -151,12 +226,15 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
         shown = ", ".join(moment(second * SECOND_US) for second in source.unlistable[:_MOST_SECONDS])
         more = len(source.unlistable) - _MOST_SECONDS
         lines.append(f"  unlisted {shown}{f' and {more} more (--json shows them)' if more > 0 else ''}")
+    if each.failed_run is not None:
+        lines.append(f"  failed   the last run, at {moment(each.failed_run.at_us)}: {each.failed_run.reason}")
     if each.pending_since_us is not None:
         lines.append(f"  waiting  longest since {moment(each.pending_since_us)}")
     if each.failing_count:
         reasons = ", ".join(f"{reason} {count}" for reason, count in each.reasons.items())
-        lines.append(f"  failing  {number(each.failing_count, 'element')}: {reasons}")
-        lines += [f"           {sentence}" for sentence in ways_out(each.reasons)]
+        about = f"about {each.failing_about:,}, e.g. " if each.is_sampled else ""
+        lines.append(f"  failing  {about}{number(each.failing_count, 'element')}: {reasons}")
+        lines += [f"           the server: {sentence(why)}" for why in sorted(AT_A_CONTENT & each.reasons.keys())]
         lines += [
             f"           {one_line(failing.key.id)}  {failing.reason}, {number(failing.attempts, 'attempt')}, "
             f"next try {moment(failing.next_try_us)}"

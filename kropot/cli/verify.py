@@ -44,7 +44,10 @@ class Rate(click.ParamType[int, Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return bytes per second. Raises: click.BadParameter if the text is not a rate above 0."""
         text = str(value).strip().removesuffix("/s")
-        rate = value if isinstance(value, int) else SIZE.convert(text, param, ctx)
+        try:
+            rate = value if isinstance(value, int) else SIZE.convert(text, param, ctx)
+        except click.BadParameter:
+            rate = 0
         if rate < 1:
             self.fail(f"{value!r} is not a rate above 0: try 50MiB/s", param, ctx)
         return rate
@@ -94,7 +97,7 @@ def command(settings: Settings, **options: Any) -> Exit:
         raise UsageError("--against needs --public-key to verify the signatures: give the signer's public key")
     if options["repair"] and options["no_record"]:
         raise UsageError("--repair must record its repairs in the ledger: leave out --no-record")
-    with _stop_on_signals() as caught, open_ledger(settings) as ledger:
+    with _stop_on_signals() as caught, open_ledger(settings, read_only=options["no_record"]) as ledger:
         scope = _scope(settings, ledger, options)
         # Otherwise the garbage collector takes a sixth of the time, because there are millions of short-lived tuples.
         gc.set_threshold(50_000, 20, 50)

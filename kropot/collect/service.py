@@ -12,13 +12,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kropot.collect.binding import find_source
 from kropot.collect.decide.plan import SECOND_US
 from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, CollectRules
 from kropot.collect.decide.sources import Thresholds
 from kropot.collect.decide.step import Collector
+from kropot.collect.failed_run import REASONS, failure_recorded, record_failure
 from kropot.collect.run.effects import LedgerEffects
 from kropot.collect.run.gc_tuning import look_for_cycles_rarely
 from kropot.collect.run.loop import Loop
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
     from ledger.events import Source
     from ledger.log import Ledger
 
+SHORTEST_REFRESH_S: Final = 1
+"""--refresh-time 0 lists again at once, as the first client did; this keeps it from asking in a tight loop."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectOptions:
@@ -84,7 +88,10 @@ class CollectOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a run did: its exit code, its counts, the source as it is now, and how many elements still wait or fail."""
+    """What a run did: its exit code, its counts, the source as it is now, and how many elements still wait or fail.
+
+    `trouble` is the stable word for why the server kept the run from its work, None if it did not.
+    """
 
     code: Exit
     source_id: bytes
@@ -92,6 +99,7 @@ class Outcome:
     progress: Progress
     pending: int
     failing: int
+    trouble: str | None = None
 
 
 def collect(
@@ -136,8 +144,14 @@ def collect(
                     listener=listener,
                 )
                 look_for_cycles_rarely()
-                with stopped_by_signals(loop), _upkeep(options, ledger, segments, loop, warn):
+                with (
+                    stopped_by_signals(loop),
+                    _upkeep(options, ledger, segments, loop, warn),
+                    failure_recorded(ledger, source_id, options.instance),
+                ):
                     code = loop.run()
+                    if code in REASONS:
+                        record_failure(ledger, source_id, options.instance, REASONS[code])
             return Outcome(
                 code=code,
                 source_id=source_id,
@@ -145,6 +159,7 @@ def collect(
                 progress=collector.progress,
                 pending=_pending(ledger, source_id),
                 failing=collector.failing,
+                trouble=collector.trouble,
             )
 
 
@@ -247,7 +262,7 @@ def _rules(options: CollectOptions) -> CollectRules:
         instance=options.instance,
         once=options.once,
         full=options.full,
-        refresh_us=options.refresh_time * SECOND_US,
+        refresh_us=max(options.refresh_time, SHORTEST_REFRESH_S) * SECOND_US,
         full_every_us=options.full_every * SECOND_US,
         thresholds=Thresholds(
             missing_share=options.missing_percent / 100,
@@ -324,7 +339,7 @@ def _signing_key_file(options: CollectOptions, ledger: Ledger) -> Path | None:
     from kropot.checkpoints.paths import default_key_path
 
     file = options.checkpoint_key or default_key_path(ledger.identity().ledger_id)
-    if options.checkpoint_key is None and not file.exists():
+    if file is None or (options.checkpoint_key is None and not file.exists()):
         if options.checkpoint_to:
             raise UsageError("--checkpoint-to needs a key: make one with `kropotcli checkpoint init`")
         return None

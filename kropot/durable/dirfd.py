@@ -8,8 +8,12 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+import structlog
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+log = structlog.get_logger()
 
 Parts = tuple[bytes, ...]
 """A path below a folder, name by name."""
@@ -18,6 +22,9 @@ USUAL: Final = 0o777
 """The mode of folders made for files that are given back, less the umask: whoever reads the files must get to them."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CANNOT_SYNC_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
+_told: Final[set[int]] = set()
+"""The file systems of which the log says already that they cannot sync folders."""
 _OPENED_BY_THE_SHELL = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 
 
@@ -31,19 +38,22 @@ class NotRegularError(OSError):
 
 def open_below(root: int, path: Parts) -> int:
     """Open a regular file for reading, step by step from the folder `root`, through no link. Raises: OSError."""
-    folder = descend(root, path[:-1], make=False)
+    folder = descend(root, path[:-1])
     try:
         return open_regular(path[-1], os.O_RDONLY, folder)
     finally:
         os.close(folder)
 
 
-def descend(root: int, path: Parts, *, make: bool) -> int:
-    """Return a descriptor of the folder at `path` below `root`, through no link. Raises: OSError."""
+def descend(root: int, path: Parts, *, make: int | None = None) -> int:
+    """Return a descriptor of the folder at `path` below `root`, through no link. Raises: OSError.
+
+    Folders that are missing are made with the mode `make`, if there is one.
+    """
     fd = os.dup(root)
     try:
         for part in path:
-            step = open_folder(fd, part, USUAL) if make else os.open(part, _FOLDER, dir_fd=fd)
+            step = os.open(part, _FOLDER, dir_fd=fd) if make is None else open_folder(fd, part, make)
             os.close(fd)
             fd = step
     except OSError:
@@ -57,7 +67,7 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
     fd = folder = None
     try:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        folder = descend(fd, path[:-1], make=False)
+        folder = descend(fd, path[:-1])
         return os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
     except OSError:
         return None
@@ -65,6 +75,37 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
         for each in (fd, folder):
             if each is not None:
                 os.close(each)
+
+
+def sync_names(folder: int) -> None:
+    """Make the names in an open folder durable, as far as its file system can. Raises: OSError.
+
+    CIFS and some FUSE file systems have no sync of folders and answer EINVAL or ENOTSUP. Then nothing more can be done,
+    and the log says so once. Every other error means that names may be lost, and is raised.
+    """
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_FOLDERS:
+            raise
+        volume = os.fstat(folder).st_dev
+        if volume not in _told:
+            _told.add(volume)
+            log.warning(
+                "folders_not_synced",
+                why=error.strerror,
+                volume=f"{os.major(volume)}:{os.minor(volume)}",
+                meaning="this file system cannot sync folders: a power cut may take the names of the newest files",
+            )
+
+
+def sync_folder(path: str | Path) -> None:
+    """Make the names in a folder durable, as far as its file system can. Raises: OSError."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_names(folder)
+    finally:
+        os.close(folder)
 
 
 def make_root(root: Path, mode: int = 0o700) -> None:
@@ -75,11 +116,7 @@ def make_root(root: Path, mode: int = 0o700) -> None:
         root.mkdir(mode=mode, exist_ok=True)
     # A folder above that is not ours to open is none in which this user made one.
     with suppress(PermissionError):
-        above = os.open(root.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(above)
-        finally:
-            os.close(above)
+        sync_folder(root.parent)
 
 
 def open_folder(parent: int, name: bytes, mode: int = 0o700) -> int:
@@ -88,7 +125,7 @@ def open_folder(parent: int, name: bytes, mode: int = 0o700) -> int:
         return os.open(name, _FOLDER, dir_fd=parent)
     with suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=parent)
-        os.fsync(parent)
+        sync_names(parent)
     return os.open(name, _FOLDER, dir_fd=parent)
 
 

@@ -1,6 +1,6 @@
 """The file operations a directory store is made of, one method a step, so that every step can be watched and broken."""
 
-# ruff: noqa: PTH102, PTH104, PTH108 -- one system call a method, with descriptors and strings
+# ruff: noqa: PTH102, PTH104, PTH108, PTH120 -- one system call a method, with descriptors and strings
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import ctypes
 import errno
 import os
 import sys
+from dataclasses import dataclass
 from typing import Protocol
 
-from kropot.durable.dirfd import open_regular
+from kropot.durable.dirfd import open_regular, sync_folder
 
 
 class FileSystem(Protocol):
@@ -132,12 +133,8 @@ class OsFiles:
             os.fsync(fd)
 
     def sync_folder(self, path: str) -> None:
-        """Fsync the folder through a descriptor of its own."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        """Fsync the folder through a descriptor of its own, as far as the file system can."""
+        sync_folder(path)
 
     def open_volume(self, path: str) -> int:
         """Open the folder: any descriptor of the file system will do."""
@@ -160,6 +157,29 @@ class OsFiles:
     def close(self, fd: int) -> None:
         """Close; on a network file system this too reports write errors."""
         os.close(fd)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What an ordinary user can still put on a file system: so many bytes and files. None: not known, or no limit."""
+
+    bytes: int | None
+    files: int | None
+
+
+def room_at(folder: str) -> Room:
+    """Return the room where a folder is, or will be made: in the nearest one above that exists. Raises: OSError."""
+    while True:
+        try:
+            status = os.statvfs(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            above = os.path.dirname(folder)
+            if above == folder:
+                raise
+            folder = above
+        else:
+            files = status.f_favail if status.f_files else None  # some have no fixed number of inodes
+            return Room(bytes=status.f_bavail * status.f_frsize, files=files)
 
 
 def file_system_type(path: str) -> int | None:

@@ -12,7 +12,7 @@ import secrets
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
-from kropot.durable.dirfd import make_root
+from kropot.durable.dirfd import make_root, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from kropot.durable.filesystem import FileSystem
 
-_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL})
+_NOT_OURS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
@@ -117,12 +117,3 @@ def settle(path: Path) -> None:
     except OSError as error:
         if error.errno not in _NOT_OURS:
             raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable. Raises: OSError."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from kropot.durable.dirfd import USUAL, descend, make_root, open_below, open_folder, open_regular
+from kropot.durable.dirfd import USUAL, descend, make_root, open_below, open_folder, open_regular, sync_names
 from kropot.durable.draft import Draft
 from kropot.durable.filesystem import OsFiles
 from kropot.durable.refusals import InTheWayError, TooLargeError, TreeError, is_whole_target, refusal, trouble
@@ -57,18 +57,19 @@ class NameRules:
 class TargetFolder:
     """A folder open for giving files back; any number of threads may draft and place at once."""
 
-    def __init__(self, root: Path) -> None:
-        """Open the folder, made where it is missing, and take it for this run alone.
+    def __init__(self, root: Path, *, mode: int = USUAL) -> None:
+        """Open the folder, and take it for this run alone. Folders that are missing are made with this mode.
 
         Raises: LockedError while another run works in it; TreeError where it cannot be made or written.
         """
         self.root = root
         self._lock = threading.Lock()
         self._drafts = 0
+        self._mode = mode
         self._stopping = threading.Event()
         self._was_there = root.is_dir()
         try:
-            make_root(root, USUAL)
+            make_root(root, mode)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._room = open_folder(self._fd, WORK)
         except OSError as error:
@@ -90,7 +91,7 @@ class TargetFolder:
         self._sweep()
         with suppress(OSError):
             os.rmdir(WORK, dir_fd=self._fd)
-            os.fsync(self._fd)  # a workroom that came back after a power cut would look like something unfinished
+            sync_names(self._fd)  # a workroom that came back after a power cut would look like something unfinished
         self.close()
 
     def close(self) -> None:
@@ -123,7 +124,7 @@ class TargetFolder:
                     os.replace(draft.name, path[-1], src_dir_fd=self._room, dst_dir_fd=folder)
                 else:
                     self._name(draft, folder, path[-1])
-                os.fsync(folder)
+                sync_names(folder)
         except OSError as error:
             raise refusal(error, f"naming a file in {self.root}") from None
 
@@ -165,7 +166,7 @@ class TargetFolder:
 
     def sync(self) -> None:
         """Make the names in the top folder durable."""
-        os.fsync(self._fd)
+        sync_names(self._fd)
 
     def settle(self) -> None:
         """Make durable what an earlier run may have left without: a name that it gave just before it was killed.
@@ -187,7 +188,7 @@ class TargetFolder:
     @contextmanager
     def _folder(self, path: Parts, *, make: bool) -> Iterator[int]:
         """Open a folder step by step, making those that are missing."""
-        fd = descend(self._fd, path, make=make)
+        fd = descend(self._fd, path, make=self._mode if make else None)
         try:
             yield fd
         finally:

@@ -10,7 +10,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kropot.durable.newfile import write_new
-from kropot.errors import KropotError
+from kropot.errors import KropotError, UsageError
+from kropot.user_folders import state_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +71,8 @@ class Revocations:
 
 
 def default_revocations() -> Path:
-    """Return this user's folder of revoked tokens."""
-    import platformdirs
-
-    return platformdirs.user_state_path("kropotcli") / "revoked-tokens"
+    """Return this user's folder of revoked tokens. Raises: UsageError for a user without a home."""
+    folder = state_folder()
+    if folder is None:
+        raise UsageError("this user has no home for the folder of revoked tokens: name a folder with --revocations")
+    return folder / "revoked-tokens"

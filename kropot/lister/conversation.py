@@ -62,10 +62,11 @@ class NewEntries:
 class ListingResult:
     """What a whole listing found.
 
-    `seen` and `rejected` count lines, including repeated ones. `unlistable` holds the seconds whose rows the server
-    cannot list completely. `exempt` holds ranges of dates (first and last second) that this listing could not see:
-    an element dated in one of them is not missing. After `closed`, the server may still add rows; up to it, never.
-    `unreadable` is how many folders the server says it cannot read.
+    `seen` counts entries, without those with which a page repeats the one before; `rejected` counts lines. `unlistable`
+    holds the seconds whose rows the server cannot list completely. `exempt` holds ranges of dates (first and last
+    second) that this listing could not see: an element dated in one of them is not missing. After `closed`, the server
+    may still add rows; up to it, never. `unreadable` is how many folders the server says it cannot
+    read.
     """
 
     zone: str | None = None

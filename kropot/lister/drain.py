@@ -101,7 +101,7 @@ class _Drain:
             size = len(page.entries) + len(page.rejected)
             if (yield from self._is_out_of_step(page, fresh, size)):
                 continue
-            self._learn(page)
+            self._learn(page, fresh)
             if paging.is_stuck(page):
                 raise ListingFailedError("no_progress")
             if fresh or page.rejected:
@@ -126,12 +126,12 @@ class _Drain:
 
     # --- pages that came ---
 
-    def _learn(self, page: Page) -> None:
+    def _learn(self, page: Page, fresh: tuple[Listed, ...]) -> None:
         """Take in what a page says beside its entries."""
         self.closed = page.closed
         result, entries = self.result, page.entries
         result.unreadable = page.unreadable
-        result.seen += len(entries)
+        result.seen += len(fresh)
         result.rejected += len(page.rejected)
         if entries:
             tz = entries[-1].tz
@@ -269,18 +269,21 @@ class _Drain:
         else:
             self.zone = zone
         self._doubt()
+        self._forget_counts()
         self.paging.restart(start)
         return True
 
     def _ask_for_zone(self) -> Conversation[None]:
         """Ask for the zone at the end of the list, if its newest entry was made in another one than is believed.
 
-        A list can be read to its end in the wrong zone without a contradiction, if new rows follow the change.
+        A list can be read to its end in the wrong zone without a contradiction, if new rows follow the change, or if it
+        is short. Ask also where no entry has the date of the last listing's newest: all dates may have moved.
         """
         newest = self.newest
         if newest is None or self.closed is not None or not is_known_zone(newest.tz):
             return
-        if not read_alike(newest.date, newest.tz, self.zone):
+        has_moved = self.wanted.cursor is not None and not self.saw_cursor
+        if has_moved or not read_alike(newest.date, newest.tz, self.zone):
             self.zone = (yield from find_zone(newest.date, [self.zone, newest.tz])) or self.zone
 
     def _adopt(self, zone: str) -> None:
@@ -291,7 +294,12 @@ class _Drain:
             self.paging.resize()
             return
         self.result.unlistable.clear()
+        self._forget_counts()
         self.paging.restart(self.wanted.start)
+
+    def _forget_counts(self) -> None:
+        """Count anew, since all that was listed so far is listed once more."""
+        self.result.seen = self.result.rejected = 0
 
     def _doubt(self) -> None:
         """Count how often the listing had to go back. Raises: ListingFailedError if it goes on for ever."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from kropot.durable.batch import Durability, Pending, choose_method
 from kropot.durable.errors import DiscardedError, StorageError, storage_error
-from kropot.durable.filesystem import OsFiles
+from kropot.durable.filesystem import OsFiles, room_at
 from kropot.objects.instance import LOCK, InstanceLock
 from kropot.objects.layout import Layout, names_in
 from kropot.objects.partial import PartialFolder
@@ -200,20 +200,11 @@ class DirectoryObjects:
 
     def free_bytes(self) -> int | None:
         """Ask the file system what an ordinary user may still write."""
-        folder = self._layout.root
-        while True:
-            try:
-                status = os.statvfs(folder)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                # Nothing was stored yet: the folder will be made in the one above it.
-                above = os.path.dirname(folder)
-                if above == folder:
-                    raise storage_error(error, f"asking for the free space of {folder}") from error
-                folder = above
-            except OSError as error:
-                raise storage_error(error, f"asking for the free space of {folder}") from error
-            else:
-                return status.f_bavail * status.f_frsize
+        root = self._layout.root
+        try:
+            return room_at(root).bytes
+        except OSError as error:
+            raise storage_error(error, f"asking for the free space of {root}") from error
 
     def close(self) -> None:
         """End the threads, close the descriptor, give the lock back."""

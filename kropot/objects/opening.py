@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote
 
+from kropot.durable.errors import storage_error
+from kropot.durable.filesystem import room_at
 from kropot.objects.directory import DirectoryObjects
-from kropot.objects.layout import Layout
+from kropot.objects.layout import Layout, names_in
+from kropot.objects.partial import Mark, marks_in
 from kropot.segments import SegmentFolder
+from kropot.wording import as_unicode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.durable.filesystem import Room
     from kropot.objects.store import ObjectStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partial:
+    """A content of which the bytes so far lie in an instance's folder; they were marked at `marked_s` (since 1970)."""
+
+    instance: str
+    mark: Mark
+    marked_s: float
 
 
 class Storage(Protocol):
@@ -37,12 +55,20 @@ class Storage(Protocol):
         """Whether there is a place for objects. There is none while the disk is not mounted."""
         ...
 
+    def room(self) -> Room:
+        """Return how much more it can take. Raises: StorageError."""
+        ...
+
     def objects(self) -> ObjectStore:
         """Return the store of the objects; it is opened at its first use."""
         ...
 
     def segments(self, *, writing: bool = False) -> SegmentFolder:
         """Return the segments of the ledger's history; `writing` needs the instance's lock."""
+        ...
+
+    def partials(self) -> Iterator[Partial]:
+        """Yield the contents that are on their way, or wait for their rest, in any instance. Raises: StorageError."""
         ...
 
     def object_place(self, sha256: bytes) -> str:
@@ -66,7 +92,7 @@ class FolderStorage:
     @property
     def place(self) -> str:
         """The machine and the folder."""
-        return f"{platform.node()}:{self._root.resolve()}"
+        return as_unicode(f"{platform.node()}:{self._root.resolve()}")
 
     @property
     def is_there(self) -> bool:
@@ -83,6 +109,13 @@ class FolderStorage:
         """Whether the folder of the objects exists."""
         return Path(self._layout.objects).is_dir()
 
+    def room(self) -> Room:
+        """Ask the file system of the folder."""
+        try:
+            return room_at(str(self._root))
+        except OSError as error:
+            raise storage_error(error, f"asking for the free space of {self._root}") from error
+
     def objects(self) -> ObjectStore:
         """Return the objects in the folder."""
         return DirectoryObjects(self._root, self._instance)
@@ -91,6 +124,12 @@ class FolderStorage:
         """Return the segments; temporary ones lie in the instance's own folder."""
         scratch = self._root / self._layout.instance(self._instance) if writing else None
         return SegmentFolder(self._root, scratch=scratch)
+
+    def partials(self) -> Iterator[Partial]:
+        """Read the marks in the instances' folders."""
+        for instance in names_in(self._layout.temporary):
+            for _, mark, marked_s in marks_in(f"{self._layout.temporary}/{instance}"):
+                yield Partial(instance=unquote(instance), mark=mark, marked_s=marked_s)
 
     def object_place(self, sha256: bytes) -> str:
         """Return the object's file."""

@@ -14,8 +14,10 @@ from ledger.events import Element, ErasedFact, UnknownFact
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kropot.query.health import Alarm, Facts, SourceFacts
+    from kropot.query.alarm import Alarm
+    from kropot.query.facts import Facts, SourceFacts
     from kropot.query.past import KnownSource, Past
+    from kropot.query.storage import StorageFacts
     from kropot.replay.diff import Difference
     from ledger.answers import Tally
     from ledger.events import AuditRange, Copy, StreamKey
@@ -175,7 +177,34 @@ def status_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any
         "erased": facts.erased.json,
         "audited_since": moment(audited_since_us(facts)),
         "audit": _audit_json(facts.audit),
+        "storage": None if facts.storage is None else _storage_json(facts.storage),
         "sources": [_source_status_json(now_us, each) for each in facts.sources],
+    }
+
+
+def _storage_json(storage: StorageFacts) -> dict[str, Any]:
+    """Return what was seen of the storage."""
+    return {
+        "place": storage.place,
+        "there": storage.away is None and storage.trouble is None,
+        "free_bytes": storage.room.bytes,
+        "free_files": storage.room.files,
+        "ledger_free_bytes": storage.ledger_room.bytes,
+        "ledger_free_files": storage.ledger_room.files,
+        "looked_for": storage.probed,
+        "missing": storage.missing,
+        "segments_to": storage.segments_to,
+        "transfers": [
+            {
+                "id": each.key.id,
+                "source": each.key.source.hex(),
+                "instance": each.instance,
+                "received": each.received,
+                "length": each.length,
+                "heard_us": each.heard_us,
+            }
+            for each in storage.transfers
+        ],
     }
 
 
@@ -216,10 +245,19 @@ def _source_status_json(now_us: int, each: SourceFacts) -> dict[str, Any]:
         "listed": None if listed_us is None else moment(listed_us),
         "lag_s": None if listed_us is None else (now_us - listed_us) // SECOND_US,
         "full_listed": None if each.source.full_listed_us is None else moment(each.source.full_listed_us),
+        "failed_run": None
+        if each.failed_run is None
+        else {
+            "instance": each.failed_run.instance,
+            "reason": each.failed_run.reason,
+            "at": moment(each.failed_run.at_us),
+        },
         "pending_since": None if each.pending_since_us is None else moment(each.pending_since_us),
         "unlistable": list(each.source.unlistable),
         "failing": {
             "elements": each.failing_count,
+            "about": max(each.failing_count, each.failing_about),
+            "sampled": each.is_sampled,
             "reasons": dict(each.reasons),
             "longest": [
                 {

@@ -1,6 +1,7 @@
 """Commands that open one copy with openssl only, so that the data outlives this program. Pure.
 
-The commands never contain the secret. They use the shell variable KEY, and derive the key from it when they run.
+The commands never contain the secret. They use the shell variable KEY without the white space at its ends, and derive
+the key from it when they run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 _ENVELOPE_HEAD = 32 + len(SEPARATOR)
 _PADDING = "00" * KEY_BYTES
+
+_TRIM = """K="${KEY#"${KEY%%[![:space:]]*}"}"; K="${K%"${K##*[![:space:]]}"}"; """
+"""Sets K to KEY without white space at its ends: the server drops it when the token is made (docs/protocol.md, 5)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +82,13 @@ def _enc(key: str, iv: bytes) -> str:
 def _openssl_kdf(iv: bytes, stretch: ByteRange) -> str:
     """Return the shell expression for the key: PBKDF2, with the IV's hexadecimal text as salt."""
     return (
-        f'$(openssl kdf -keylen {KEY_BYTES} -kdfopt digest:{stretch.digest.upper()} -kdfopt pass:"$KEY" '
-        f"-kdfopt salt:{iv.hex()} -kdfopt iter:{stretch.rounds} PBKDF2 | tr -d ':\\n')"
+        f"$({_TRIM}openssl kdf -keylen {KEY_BYTES} -kdfopt digest:{stretch.digest.upper()} "
+        f"""-kdfopt pass:"$K" -kdfopt salt:{iv.hex()} -kdfopt iter:{stretch.rounds} PBKDF2 | tr -d ':\\n')"""
     )
 
 
 def _python_kdf(iv: bytes, stretch: ByteRange) -> str:
     return (
         f'$(python3 -c \'import hashlib, os; print(hashlib.pbkdf2_hmac("{stretch.digest}", '
-        f'os.environb[b"KEY"], b"{iv.hex()}", {stretch.rounds}, {KEY_BYTES}).hex())\')'
+        f'os.environb[b"KEY"].strip(), b"{iv.hex()}", {stretch.rounds}, {KEY_BYTES}).hex())\')'
     )

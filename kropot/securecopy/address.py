@@ -1,4 +1,4 @@
-"""A server's address: what can be one, what may be asked there, and whom it trusts to say that it is the one.
+"""A server's address: what can be one, how it is spelt, and what may be asked there.
 
 Everything that speaks HTTP to a server stands on this: the control plane and both transfer engines.
 """
@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from kropot.errors import KropotError, UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _URI = re.compile(r"[!-\[\]-~]+")
 """Printable ASCII without the backslash, in which parsers of addresses see different things."""
@@ -29,7 +25,7 @@ class RedirectedAwayError(KropotError):
 
 
 def checked_base_url(url: str) -> str:
-    """Return a server's address without its last slash.
+    """Return a server's address without its last slash. A host that is not ASCII is spelt as DNS has it (xn--...).
 
     Raises:
         UsageError: it is not an http or https address, or it holds a user, a password, a query or a fragment, or a
@@ -46,7 +42,24 @@ def checked_base_url(url: str) -> str:
         raise UsageError(
             "the server's address must hold no user, password, query or fragment; the token goes in --token"
         )
-    return url.rstrip("/")
+    return _in_ascii(url).rstrip("/")
+
+
+def _in_ascii(url: str) -> str:
+    """Return an address that every program reads alike: host and path in ASCII. Raises: UsageError."""
+    if url.isascii():
+        return url
+    import idna  # it is needed here only, and loads large tables
+
+    parts = urlsplit(url)
+    try:
+        host = idna.encode(parts.hostname or "", uts46=True).decode()
+    except idna.IDNAError as error:
+        raise UsageError(
+            f"the host of the server's address, {parts.hostname}, is not a name that DNS can hold ({error}): check it"
+        ) from None
+    place = host if parts.port is None else f"{host}:{parts.port}"
+    return f"{parts.scheme}://{place}{quote(parts.path, safe='/%')}"
 
 
 def sends_token_in_clear(base_url: str) -> bool:
@@ -65,6 +78,11 @@ def sends_token_in_clear(base_url: str) -> bool:
         return not ipaddress.ip_address(host).is_loopback
     except ValueError:
         return True
+
+
+def is_user_agent(text: str) -> bool:
+    """Whether a header can carry this text, and a server that wants a User-Agent sees one."""
+    return text.isascii() and text.isprintable() and bool(text.strip())
 
 
 def origin_of(url: str) -> tuple[str, str, int] | None:
@@ -97,12 +115,3 @@ def redirected(url: str, location: str) -> str:
         raise RedirectedAwayError(origin)
     here = urlsplit(url)
     return f"{here.scheme}://{here.netloc}/{target.path.lstrip('/')}{'?' if target.query else ''}{target.query}"
-
-
-def authorities(ca_file: str | Path | None) -> str:
-    """Return the PEM file of the authorities to trust: the one that is named, else the usual ones."""
-    if ca_file is not None:
-        return str(ca_file)
-    from requests.utils import DEFAULT_CA_BUNDLE_PATH  # it takes a tenth of a second
-
-    return DEFAULT_CA_BUNDLE_PATH

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import quote, urlencode
 
@@ -18,13 +17,17 @@ import requests
 import urllib3
 
 from kropot.errors import KropotError, ServerRefusedError, UsageError
-from kropot.securecopy.address import RedirectedAwayError, authorities, checked_base_url, redirected
+from kropot.securecopy.address import RedirectedAwayError, checked_base_url, is_user_agent, redirected
+from kropot.securecopy.authorities import authorities
+from kropot.securecopy.causes import reason_of
 from kropot.securecopy.content import ACCEPT
 from kropot.securecopy.deadline import DeadlineAdapter, was_hung_up
 from kropot.securecopy.timed import CONNECT_TIMEOUT_S, CONTENT_SILENCE_S, LIST_SILENCE_S
+from kropot.securecopy.trouble import sentence
 from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from kropot.secret import Secret
@@ -48,9 +51,8 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 class ServerTroubleError(KropotError):
     """The server could not be asked, or its answer could not be used; the same request may succeed later.
 
-    `reason` is a stable word ("timeout", "unreachable", "tls", "cut", "too_big", "redirected", "encoded",
-    "close_delimited", "not_http", "http_500", or a reason of `BadPageError`), `status` the HTTP status where one
-    came, `retry_after_s` what the server asks for.
+    `reason` is a stable word (of `trouble.SENTENCES`, "too_big", "encoded", "close_delimited", "http_500", or a reason
+    of `BadPageError`), `status` the HTTP status where one came, `retry_after_s` what the server asks for.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class ServerTroubleError(KropotError):
         retry_after_s: int | None = None,
     ) -> None:
         """Say what happened; `detail` MUST hold no secret and no element's name."""
-        super().__init__(detail or f"the server's answer is of no use: {reason}")
+        super().__init__(detail or f"the server: {sentence(reason)}")
         self.reason = reason
         self.status = status
         self.retry_after_s = retry_after_s
@@ -73,13 +75,15 @@ class ServerAccess:
     """How to reach a server: its address, the token, and the authorities to trust (a PEM file; None: the usual ones).
 
     `http_timeout` and `silence_timeout` bound how long it may be silent, in seconds, and the smaller one counts; None
-    stands for what is usual for a list or a content. Nothing bounds how long a content may take.
+    stands for what is usual for a list or a content. Nothing bounds how long a content may take. `user_agent` goes with
+    every request (None: the program's own).
     """
 
     url: str
     token: Secret
     ca_file: Path | None = None
     http_timeout: int = 7200
+    user_agent: str | None = None
     silence_timeout: int | None = None
 
     @property
@@ -99,7 +103,7 @@ class ServerAccess:
             self.token.reveal(),
             silence_s=self.list_silence_s,
             longest_s=longest_s,
-            user_agent=f"kropotcli/{version('kropotcli')}",
+            user_agent=self.user_agent or f"kropotcli/{version('kropotcli')}",
             ca_file=self.ca_file,
         )
 
@@ -129,10 +133,8 @@ class SecureCopyClient:
         self.base_url = checked_base_url(base_url)
         if not _PRINTABLE.fullmatch(token):
             raise UsageError("the token is empty or holds characters that no HTTP header can carry; give it as it is")
-        if not user_agent.isascii() or not user_agent.isprintable() or not user_agent.strip():
+        if not is_user_agent(user_agent):
             raise UsageError("the user agent must be printable ASCII: the server answers nothing without one")
-        if ca_file is not None and not Path(ca_file).is_file():
-            raise UsageError(f"there is no file {ca_file}; --ca-file takes certificates in PEM form")
         self._headers = {"token": token, "User-Agent": user_agent, "Accept": ACCEPT, "Accept-Encoding": "identity"}
         self._max_page_bytes = max_page_bytes
         self._timeouts = (min(CONNECT_TIMEOUT_S, silence_s, longest_s), min(silence_s, longest_s))
@@ -222,20 +224,19 @@ class SecureCopyClient:
 
     def _translated(self, error: Exception) -> ServerTroubleError:
         """Return a foreign exception as one of ours; its own text may hold addresses and is left out."""
-        where = self.base_url
-        if isinstance(error, requests.exceptions.SSLError):
-            return ServerTroubleError(
-                "tls",
-                detail=f"{where} has no certificate that can be trusted ({_cause(error)}); "
-                "a private authority is named by --ca-file",
-            )
-        if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
-            return ServerTroubleError("timeout", detail=f"{where} did not answer in time")
-        if isinstance(error, requests.exceptions.ChunkedEncodingError | urllib3.exceptions.ProtocolError):
-            return ServerTroubleError("cut", detail=f"{where} broke off in the middle of an answer")
-        if isinstance(error, requests.ConnectionError | OSError):
-            return ServerTroubleError("unreachable", detail=f"{where} could not be reached ({_cause(error)})")
-        return ServerTroubleError("not_http", detail=f"{where} answered with something that is no HTTP")
+        reason = reason_of(error)
+        if reason is None:
+            reason = _reason_of_library(error)
+        return ServerTroubleError(reason, detail=f"{self.base_url}: {sentence(reason)}")
+
+
+def _reason_of_library(error: Exception) -> str:
+    """Return the word for what requests and urllib3 say where no error of the system lies behind it."""
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
+        return "timeout"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError | urllib3.exceptions.ProtocolError):
+        return "cut"
+    return "cut" if isinstance(error, requests.ConnectionError | OSError) else "not_http"
 
 
 def _believable_body(answer: requests.Response, limit: int) -> bytearray:
@@ -271,19 +272,3 @@ def _retry_after(answer: requests.Response) -> int | None:
     """Return the seconds that the server asks to wait, where it says so in seconds; a day at most."""
     told = answer.headers.get("Retry-After", "")
     return min(int(told), MAX_RETRY_AFTER_S) if _DIGITS.fullmatch(told) else None
-
-
-def _cause(error: BaseException) -> str:
-    """Return the operating system's or TLS library's own words at the root of an exception, or that none came."""
-    seen: set[int] = set()
-    words = "it gave no HTTP answer"
-    queue: list[object] = [error]
-    while queue:
-        found = queue.pop()
-        if not isinstance(found, BaseException) or id(found) in seen:
-            continue
-        seen.add(id(found))
-        if isinstance(found, OSError) and isinstance(found.strerror, str):
-            words = found.strerror
-        queue += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
-    return words

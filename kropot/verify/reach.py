@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kropot.collect.decide.sources import source_key
+from kropot.collect.failed_run import REFUSED
 from kropot.query.past import sources_at
+from ledger.events import RunFailed
 
 if TYPE_CHECKING:
     from kropot.verify.ways_out import Reach
@@ -17,4 +20,12 @@ def reach_of(ledger: Ledger) -> dict[bytes, Reach]:
     for source, known in sources_at(ledger).items():
         if known.past is not None:
             found[source] = "retired" if known.past.why == "retired" else "past"
+        elif _is_refused(ledger, source):
+            found[source] = "refused"
     return found
+
+
+def _is_refused(ledger: Ledger, source: bytes) -> bool:
+    """Whether the last thing that happened to the source is a run to which the server refused the token."""
+    last = next(ledger.history(source_key(source), newest_first=True), None)
+    return last is not None and isinstance(last.fact, RunFailed) and last.fact.reason == REFUSED

@@ -15,6 +15,7 @@ from kropot.errors import KropotError, ServerRefusedError
 from kropot.lister.conversation import ListingFailedError, NewEntries, PageRequest, Trouble
 from kropot.lister.drain import Range, drain
 from kropot.securecopy.client import ServerTroubleError
+from kropot.wording import SECOND_US, moment
 from ledger.audit import Finding
 from ledger.events import Element, RemoteObserved, RemoteReappeared, StreamKey
 
@@ -168,16 +169,20 @@ class SourceAudit:
                     position=entry.position,
                 )
         for second in drained.unlistable:
-            detail = f"the server fails to list the elements of second {second}"
+            detail = f"the server cannot list all elements dated {_day(second)}; copies of them are kept"
             hint = "this is the server's own error: report it to the person who runs the server"
             yield Finding(kind="unlistable_second", severity="error", detail=detail, hint=hint, source=self._id.hex())
 
 
 def _difference(element: Element | None, listed: Listed) -> str:
     if element is None:
-        return f"the source has it with the date {listed.date}, and the ledger does not know it"
+        return f"the source has it with the date {_day(listed.date)}, and the ledger does not know it"
     if not element.present:
-        return f"the source has it again, with the date {listed.date}"
+        return f"the source has it again, with the date {_day(listed.date)}"
     if element.date != listed.date:
-        return f"the source has the date {listed.date}, and the ledger has {element.date}"
+        return f"the source has the date {_day(listed.date)}, and the ledger has {_day(element.date)}"
     return "the source lists another content under the same date"
+
+
+def _day(second: int) -> str:
+    return moment(second * SECOND_US)

@@ -14,6 +14,7 @@ from ledger.errors import DamagedRowError, LedgerUnavailableError, ReadOnlyLedge
 from ledger.sql.dialects import LOCK_HEAD, reader_engine, sync, writer_engine
 from ledger.sql.errors import translated
 from ledger.sql.sessions import is_alive
+from ledger.sql.unlocked import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ class Connections:
         """Return all rows of a reading statement. If the connection was lost, try once more on a new one."""
         for last_try in (False, True):
             try:
-                with translated(self.readers.dialect), self.readers.connect() as connection:
+                with self._reading() as connection:
                     return connection.execute(statement, values or {}).fetchall()
             except LedgerUnavailableError:
                 if last_try:
@@ -71,7 +72,7 @@ class Connections:
         """Return all rows as the driver's own tuples, for scans of millions of rows, where wrappers cost time."""
         for last_try in (False, True):
             try:
-                with translated(self.readers.dialect), self.readers.connect() as connection:
+                with self._reading() as connection:
                     # Without this, PostgreSQL sends bytes as hexadecimal text.
                     how = {"binary": True} if self.kind == "postgresql" else {}
                     cursor = connection.connection.cursor(**how)
@@ -88,6 +89,16 @@ class Connections:
                 if last_try:
                     raise
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """Give a connection for one statement, whose answer counts only if the block ends well."""
+        with (
+            translated(self.readers.dialect),
+            self.readers.connect() as connection,
+            undisturbed(connection, self.readers),
+        ):
+            yield connection
 
     @contextmanager
     def transaction(self, *, fleeting: bool = False) -> Iterator[Connection]:

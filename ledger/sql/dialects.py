@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from ledger.errors import BadPlaceError, LedgerError
 from ledger.sql.sessions import driver_arguments, prepare_sessions
+from ledger.sql.unlocked import SqliteConnection, Unlocked, needs_no_locks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +92,9 @@ def parse_place(url: str) -> Place:
     try:
         __import__(module)
     except ImportError:
-        raise LedgerError(f"the driver for {kind} is missing: run pip install 'kropotcli[{extra}]'") from None
+        raise LedgerError(
+            f"the driver for {kind} is missing: run pip install '.[{extra}]' in the folder of this program's source"
+        ) from None
     path = None
     if kind == "sqlite":
         if not parsed.database or parsed.database == ":memory:" or parsed.database.startswith("file:"):
@@ -184,12 +187,12 @@ On SQLite, BEGIN IMMEDIATE has locked it already.
 
 
 def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
-    def connect() -> sqlite3.Connection:
+    def connect() -> SqliteConnection:
         # A name in a URI cannot contain these three characters unescaped.
         name = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         mode = "rw" if writes else "ro"
-        if not writes and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
-            # If no file can be created beside it, nobody can write to it, so SQLite need not check for writers.
+        unlocked = Unlocked(path) if not writes and needs_no_locks(path) else None
+        if unlocked is not None:
             mode = "ro&immutable=1"
         connection = sqlite3.connect(
             f"file:{name}?mode={mode}",
@@ -198,7 +201,9 @@ def _sqlite_engine(path: Path, *, writes: bool) -> Engine:
             isolation_level=None,
             check_same_thread=False,
             cached_statements=256,
+            factory=SqliteConnection,
         )
+        connection.unlocked = unlocked
         connection.execute(f"PRAGMA cache_size = {-(WRITER_KIB if writes else READER_KIB)}")
         if writes:
             # This must come first, because the change of mode below is its own transaction. EXTRA includes FULL.

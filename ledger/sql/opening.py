@@ -34,6 +34,7 @@ from ledger.sql.protection import protection
 from ledger.sql.schema import REVISION, TABLES, VERSION_TABLE, metadata, version_table
 from ledger.sql.sessions import tables_without_transactions
 from ledger.sql.store import SqlStore
+from ledger.sql.unlocked import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,8 @@ SQLITE_MAGIC = b"SQLite format 3\0"
 REVISIONS = ("0001", "0002")
 """Every schema that this version can read or upgrade, the oldest first."""
 
-_NO_SYNC_OF_FOLDERS = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM})
+_NOTHING_TO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EROFS})
+"""The folder cannot be synced, or this user or this mount (a snapshot) cannot have written what is there."""
 
 _PROGRAM = re.compile(r"kropotcli [0-9][0-9A-Za-z.+-]{0,40}")
 
@@ -96,7 +98,7 @@ def schema_of(place: Place) -> str | None:
         _look_at_file(place.path)
     engine = reader_engine(place)
     try:
-        with translated(engine.dialect), engine.connect() as connection:
+        with translated(engine.dialect), engine.connect() as connection, undisturbed(connection, engine):
             return _revision(connection, place)
     finally:
         engine.dispose()
@@ -199,7 +201,7 @@ def _settle(path: Path) -> None:
         sync(path.with_name(f"{path.name}-wal"))
         sync(path.parent)
     except OSError as error:
-        if error.errno in _NO_SYNC_OF_FOLDERS:
+        if error.errno in _NOTHING_TO_SYNC:
             return
         raise LedgerUnavailableError(f"the log of the ledger {path} cannot be synced: {error.strerror}") from error
 

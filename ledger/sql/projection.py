@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, or_, select
 
 from ledger.rows import CopyState, Image, SourceRow, TallyRow
 from ledger.sql import schema as t
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from ledger.sql.connections import Connections
     from ledger.sql.statements import Statements
+
+DUE_PAGE = 1000
+"""How many wanted entries are read at once."""
 
 _BELOW, _ABOVE = -1, b"\xff" * 64
 """A number below every stream number, and bytes above every SHA-256."""
@@ -83,6 +86,38 @@ class SqlProjection:
             if len(page) < PAGE:
                 return
             after = page[-1].key
+
+    def due(self, source: bytes, *, last_first: bool) -> Iterator[Image]:
+        """Yield the wanted entries of a source, in the order of their due times, or in the opposite order."""
+        c = t.entry.c
+        order = (c.due_us.desc(), c.stream.desc()) if last_first else (c.due_us, c.stream)
+        for no in source_numbers(self._connections, source):
+            wanted = select(c.due_us, c.stream).where(c.source == no, c.due_us.is_not(None)).order_by(*order)
+            page = self._connections.rows(wanted.limit(DUE_PAGE))
+            while page:
+                yield from self._images([stream for _, stream in page])
+                us, stream = page[-1]
+                # The first condition is implied by the second, and all databases find it in the index.
+                if last_first:
+                    beyond = (c.due_us <= us, or_(c.due_us < us, c.stream < stream))
+                else:
+                    beyond = (c.due_us >= us, or_(c.due_us > us, c.stream > stream))
+                page = self._connections.rows(wanted.where(*beyond).limit(DUE_PAGE))
+
+    def wanted_in(self, source: bytes, states: Collection[str]) -> int:
+        """Return how many wanted entries of a source are in these states."""
+        c = t.entry.c
+        counted = select(func.count()).where(c.due_us.is_not(None), c.state.in_(sorted(states)))
+        numbers = source_numbers(self._connections, source)
+        return sum(self._connections.rows(counted.where(c.source == no))[0][0] for no in numbers)
+
+    def _images(self, streams: Sequence[int]) -> Iterator[Image]:
+        """Yield the entries of these streams, in this order. An entry that is gone meanwhile is left out."""
+        found: dict[int, Image] = {}
+        for part in slices(streams):
+            rows = self._connections.raw_rows(self._statements.select_images(len(part)), part)
+            found.update((row[1], Image._make(row)) for row in rows)
+        yield from (found[stream] for stream in streams if stream in found)
 
     def sources(self) -> list[SourceRow]:
         """Return all sources, in the order in which they began."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import contextmanager
 from functools import partial
@@ -71,6 +72,14 @@ class SqlStore:
             return None if self.place.path is None else shutil.disk_usage(self.place.path).free
         except OSError:
             return None
+
+    def free_files(self) -> int | None:
+        """Return the free inodes on the file system of SQLite's file, None if it has no fixed number; as above."""
+        try:
+            room = None if self.place.path is None else os.statvfs(self.place.path)
+        except OSError:
+            return None
+        return None if room is None or not room.f_files else room.f_favail
 
     def reopener(self) -> Callable[[], SqlStore] | None:
         """Return a function that opens this store for reading in a forked process, or None if this one has written."""

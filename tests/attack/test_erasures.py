@@ -37,7 +37,7 @@ def keys(world: World) -> list[StreamKey]:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """Return the signer's own folder."""
-    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "notes").mkdir(parents=True)
     return tmp_path / "home"
 
 
@@ -180,7 +180,7 @@ def test_the_command_refuses_with_4_and_signs_when_asked(
     assert answer.code == 4
     assert answer.out == ""
     assert f"the event at position {last} erased" in answer.err
-    assert not (home / "notes").exists()
+    assert list((home / "notes").iterdir()) == []
     assert run(*line, "--accept-erasures", str(last)).code == 0
     assert run(*line).code == 0
     assert against(run, home)[0] == 0

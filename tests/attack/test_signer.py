@@ -74,8 +74,12 @@ class World:
             ledger.append([began(), *facts] if first == 0 else facts)
 
     def sign(self, *folders: CheckpointFolder) -> Signed:
+        wanted = folders or (self.folder,)
+        for each in wanted:
+            if each.folder.parent.is_dir():
+                each.folder.mkdir(mode=0o700, exist_ok=True)
         with self.opened() as ledger:
-            return sign_head(ledger, KEY, self.key_file, folders or [self.folder])
+            return sign_head(ledger, KEY, self.key_file, wanted)
 
     def notes(self) -> list[tuple[Checkpoint, bytes]]:
         return [(unverified_checkpoint(kept.note), kept.note) for kept in self.folder.exported()]
@@ -377,6 +381,7 @@ def test_two_processes_never_sign_at_the_same_time(local: World) -> None:
 
 
 def test_the_collectors_own_checkpoints_are_as_careful(local: World) -> None:
+    local.folder.folder.mkdir()
     with local.opened() as ledger:
         chore = keep_checkpoints(ledger, KEY, local.key_file, [local.folder], every_s=1e9, every_events=1)
         chore.do()

@@ -85,6 +85,7 @@ def test_a_key_whose_making_was_cut_short_is_finished(run: Run, tmp_path: Path) 
 
 def test_checkpoints_are_numbered_and_an_old_database_is_not_signed(run: Run, tmp_path: Path) -> None:
     signing, folder = str(tmp_path / "k"), tmp_path / "elsewhere"
+    folder.mkdir()
     run("checkpoint", "init", "--key", signing)
     shutil.copy(tmp_path / "ledger.db", tmp_path / "old.db")
     for number in (1, 1, 2):  # nothing new the second time: nothing is written
@@ -122,6 +123,7 @@ def test_without_a_folder_the_history_beside_the_objects_tells_an_old_database(r
 
 def test_another_key_does_not_sign_on_in_the_same_folder(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
+    folder.mkdir()
     for name in ("one", "two"):
         run("checkpoint", "init", "--key", str(tmp_path / name))
     assert run("checkpoint", "sign", "--key", str(tmp_path / "one"), "--to", str(folder))[0] == 0
@@ -135,6 +137,7 @@ def test_a_proof_is_checked_without_database_or_storage(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signing, folder = str(tmp_path / "k"), tmp_path / "elsewhere"
+    folder.mkdir()
     run("checkpoint", "init", "--key", signing)
     run("checkpoint", "sign", "--key", signing, "--to", str(folder))
     grow(tmp_path, 5, 9)
@@ -179,3 +182,27 @@ def test_what_makes_no_sense_is_said_in_one_sentence(run: Run, args: tuple[str, 
     code, shown, said = run(*args)
     assert (code, shown) == (2, "")
     assert words in said
+
+
+def test_a_folder_whose_disk_is_away_is_neither_made_nor_taken_for_the_one_before(run: Run, tmp_path: Path) -> None:
+    signing, stick, other = str(tmp_path / "k"), tmp_path / "stick", tmp_path / "other"
+    other.mkdir()
+    run("checkpoint", "init", "--key", signing)
+    sign = ("checkpoint", "sign", "--key", signing, "--to", str(stick), "--to", str(other))
+    code, _, said = run(*sign)
+    assert code == 1
+    assert f"there is no folder {stick}" in said
+    assert not stick.exists()
+    assert len(list(other.iterdir())) == 1  # what can be written is
+    stick.mkdir()
+    assert run(*sign)[0] == 0
+    (stick / "checkpoint-00000001.txt").rename(tmp_path / "on the stick")  # as an empty mount point
+    grow(tmp_path, 5, 9)
+    code, _, said = run(*sign)
+    assert code == 1
+    assert f"{stick} held checkpoints before and holds none now" in said
+    assert list(stick.iterdir()) == []
+    assert len(list(other.iterdir())) == 2
+    (tmp_path / "on the stick").rename(stick / "checkpoint-00000001.txt")
+    assert run(*sign)[0] == 0
+    assert len(list(stick.iterdir())) == 2

@@ -295,3 +295,26 @@ def test_closed_streams_are_no_crash(kropotcli: Path, tmp_path: Path) -> None:
     )
     assert done.stdout.split() == ["0", "2"]
     assert (tmp_path / "err").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "code"), [(("--json", "statsu"), 2), (("status", "--json"), 10), (("status", "--json", "--no-such"), 2)]
+)
+def test_with_json_results_a_failure_is_one_json_object(run_cli: RunCli, line: tuple[str, ...], code: int) -> None:
+    done = run_cli(*line)
+    assert (done.returncode, done.stdout) == (code, "")
+    failure = json.loads(done.stderr)
+    assert (failure["event"], failure["exit"], failure["level"]) == ("failed", code, "error")
+    assert failure["message"]
+    assert run_cli("status", env={"KROPOT_JSON": "1"}).stderr.startswith("{")
+    assert run_cli("status").stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("statsu", "'status'"), ("source lst", "'list'"), ("collect --onse", "'--once'")]
+)
+def test_a_wrong_name_is_answered_with_the_one_that_was_meant(run_cli: RunCli, wrong: str, meant: str) -> None:
+    done = run_cli(*wrong.split())
+    assert done.returncode == 2
+    assert "Did you mean" in done.stderr
+    assert meant in done.stderr

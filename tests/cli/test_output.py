@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
-from typing import TYPE_CHECKING
+from io import BufferedWriter, TextIOWrapper
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,15 +15,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import Progress
 
-from kropot.cli.output import printable, say
+from kropot.cli.output import emit, message_line, printable, printing_beside_the_work, say
 from kropot.cli.progress import ProgressDisplay
 from kropot.cli.settings import Settings
+from kropot.cli.stderr import LastingWriter
 from kropot.collect.decide.actions import Say
+from kropot.errors import Exit
 from kropot.secret import HIDDEN, Secret, redact
 from kropot.wording import amount, moment, number, span
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @given(st.text(max_size=40), st.text(max_size=20), st.text(max_size=20))
@@ -87,3 +89,58 @@ def test_the_log_level_holds_beside_a_progress_bar_too(
     audience = ProgressDisplay(Settings(log_level=level), Progress())
     audience.hear(Say(level="warning", event="surge", text="much has changed"))
     assert ("much has changed" in capsys.readouterr().err) is is_told
+
+
+FULL = Path("/dev/full")
+needs_a_full_device = pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+
+
+@needs_a_full_device
+def test_a_log_on_a_full_disk_fails_nothing_and_is_told_of_when_there_is_room(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    there = os.open(log, os.O_WRONLY | os.O_CREAT)
+    descriptor = os.dup(there)
+    stream = TextIOWrapper(BufferedWriter(LastingWriter(descriptor, message_line)), line_buffering=True)
+    full = os.open(FULL, os.O_WRONLY)
+    stream.write("one\n")
+    os.dup2(full, descriptor)
+    stream.write("two\n")
+    stream.write("three\nfour\n")
+    os.dup2(there, descriptor)
+    stream.write("five\n")
+    stream.close()
+    assert log.read_text() == (
+        "one\nwarning: 3 lines of the log could not be written before this one (No space left on device)\nfive\n"
+    )
+    for each in (full, there, descriptor):
+        os.close(each)
+
+
+def test_a_log_whose_reader_is_gone_fails_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = TextIOWrapper(BufferedWriter(LastingWriter(writer, message_line)), line_buffering=True)
+    for _ in range(1000):
+        stream.write("x" * 100 + "\n")
+    stream.close()
+    os.close(writer)
+
+
+@needs_a_full_device
+@pytest.mark.parametrize("stdout", ["/dev/full", os.devnull])
+def test_a_command_ends_as_it_would_without_its_log(kropotcli: Path, tmp_path: Path, stdout: str) -> None:
+    with FULL.open("w") as full, Path(stdout).open("w") as out:
+        done = subprocess.run([kropotcli, "status"], cwd=tmp_path, stderr=full, stdout=out, timeout=60, check=False)
+    assert done.returncode == Exit.NO_LEDGER
+
+
+@needs_a_full_device
+def test_what_tells_only_of_finished_work_may_go_unprinted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FULL.open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with printing_beside_the_work():
+            emit("copied 3 files")
+        full.write("discarded, and no error at the end\n")
+    assert "could not be printed on stdout (No space left on device)" in capsys.readouterr().err

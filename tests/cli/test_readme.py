@@ -35,6 +35,8 @@ def script(lines: list[str], tmp_path: Path, port: int) -> str:
         "/mnt/stick": str(tmp_path / "stick"),
         "https://files.example.org": f"http://127.0.0.1:{port}",
     }
+    # A stick that is plugged in.
+    (tmp_path / "stick").mkdir()
     out = ["set -euo pipefail"]
     for given in lines:
         line = given

@@ -165,6 +165,7 @@ def test_a_round_of_every_command_tells_no_secret(
     listed = [json.loads(line) for line in through.run("replay", "--list", "--json").splitlines()]
     current = (entry for entry in listed if entry.get("state") == "current")
     element = next(entry["id"] for entry in current if entry["sha256"] != damaged.name)
+    (tmp_path / "notes").mkdir(mode=0o700)
     filled = COMMANDS.format(kit=kit.name, start=token[:8], token=token, element=element)
     for command in filled.replace("\n", ";").split(";"):
         if command.strip():

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import pwd
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kropot.checkpoints.paths import default_key_path
 from kropot.cli.settings import (
     GLOBAL_OPTIONS,
     ConfigFile,
     GlobalOption,
     Settings,
+    find_config,
     is_readable_by_others,
     read_config,
     read_token,
     resolve,
 )
 from kropot.errors import UsageError
+from kropot.gateway.revocations import default_revocations
+from kropot.user_folders import config_folder, state_folder
 
 TOKEN = "f9b2f8a0-token-of-a-test-0c1d"
 
@@ -96,8 +101,45 @@ def test_a_stronger_place_decides_between_token_and_token_file(tmp_path: Path) -
 
 
 def test_two_tokens_from_one_place_are_refused(tmp_path: Path) -> None:
+    settings = resolve({"token": TOKEN, "token_file": tmp_path / "token"}, {}, None)
     with pytest.raises(UsageError, match="both --token and --token-file"):
-        resolve({"token": TOKEN, "token_file": tmp_path / "token"}, {}, None)
+        settings.need_token()
+
+
+def test_a_token_is_looked_at_only_by_what_needs_it(tmp_path: Path) -> None:
+    """`status`, `ls` and `verify` run in an environment whose token is wrong, doubled or not readable."""
+    wrong = resolve({}, {"KROPOT_TOKEN": "two words", "KROPOT_DB_STRING": "sqlite:///x.db"}, None)
+    doubled = resolve({}, {"KROPOT_TOKEN": TOKEN, "KROPOT_TOKEN_FILE": str(tmp_path / "token")}, None)
+    missing = resolve({}, {"KROPOT_TOKEN_FILE": str(tmp_path / "token")}, None)
+    assert wrong.db_string == "sqlite:///x.db"
+    for settings, named in ((wrong, "KROPOT_TOKEN "), (doubled, "both KROPOT_TOKEN and"), (missing, "cannot read")):
+        with pytest.raises(UsageError, match=named):
+            settings.need_token()
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this user one without a home: none in the environment, and none in the system's list of users."""
+
+    def unknown(uid: int) -> object:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_has_no_default_files_and_everything_else() -> None:
+    assert config_folder() is None
+    assert state_folder() is None
+    assert find_config(None, {}) is None
+    assert default_key_path(bytes(16)) is None
+    assert resolve({"storage_path": Path("s")}, {}, None).storage_path == Path("s")
+    with pytest.raises(UsageError, match="nobody knows which folder ~ means in ~/s: set HOME"):
+        resolve({"storage_path": Path("~/s")}, {}, None)
+    with pytest.raises(UsageError, match="--revocations"):
+        default_revocations()
 
 
 @pytest.mark.parametrize(

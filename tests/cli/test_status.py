@@ -13,19 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kropot.cli.status import as_text
+from kropot.collect.failed_run import record_failure
+from kropot.durable.filesystem import Room
+from kropot.query.alarm import Alarm
 from kropot.query.erasures import Erased
-from kropot.query.health import (
-    Alarm,
-    Facts,
-    FailingElement,
-    Limits,
-    SourceFacts,
-    audited_since_us,
-    gather,
-    health,
-)
+from kropot.query.facts import Facts, FailedRun, FailingElement, SourceFacts, gather
+from kropot.query.health import Limits, audited_since_us, health
 from kropot.query.past import Past
 from kropot.query.render import status_json
+from kropot.query.storage import StorageFacts
 from kropot.wording import moment
 from ledger.events import (
     SOURCE_KIND,
@@ -49,7 +45,9 @@ from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from ledger.rows import Image
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
@@ -350,3 +348,114 @@ def test_an_empty_ledger_has_no_last_event() -> None:
     empty = facts(position=0, recorded_us=0)
     assert as_text(NOW, empty, [])[0] == "ledger   position 0, last event -"
     assert status_json(NOW, empty, [])["recorded"] is None
+
+
+# --- the storage, the last run, and many failures --------------------------------------------------------------------
+
+
+def storage_names(**changes: object) -> list[str]:
+    found = replace(StorageFacts(place="/srv/objects"), **changes)  # type: ignore[arg-type]
+    return names(facts(source_facts(), storage=found))
+
+
+def test_a_storage_with_room_that_holds_what_is_named_is_healthy() -> None:
+    plenty = Room(bytes=1 << 40, files=1 << 20)
+    assert storage_names(room=plenty, ledger_room=plenty, probed=16, segments_to=9) == []
+    assert storage_names(room=Room(bytes=1 << 40, files=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("storage_away", {"away": "there is no folder"}),
+        ("storage_unknown", {"trouble": "permission denied"}),
+        ("history_differs", {"refusal": "rolled back"}),
+        ("objects_missing", {"probed": 16, "missing": 1}),
+        ("storage_full", {"room": Room(bytes=1000, files=None)}),
+        ("storage_full", {"room": Room(bytes=1 << 40, files=3)}),
+        ("storage_full", {"ledger_room": Room(bytes=1000, files=None)}),
+        ("segments_stale", {"segments_to": 5, "unwritten_us": NOW - 3600 * SECOND}),
+    ],
+)
+def test_each_trouble_of_the_storage_is_an_alarm(name: str, changes: dict[str, object]) -> None:
+    assert storage_names(**changes) == [name]
+
+
+def test_events_of_just_now_need_no_segment_yet() -> None:
+    assert storage_names(segments_to=5, unwritten_us=NOW - 60 * SECOND) == []
+
+
+def test_a_failed_run_is_an_alarm_until_something_goes_well() -> None:
+    failed = source_facts(failed_run=FailedRun(instance="main", reason="refused", at_us=NOW))
+    assert names(facts(failed)) == ["run_failed"]
+    assert "the server refused the token" in health(NOW, facts(failed), Limits())[0].text
+    assert names(facts(replace(failed, past=Past(why="taken_over", since_us=NOW)))) == []
+
+
+@pytest.mark.parametrize(
+    ("failing_", "present", "alarms"),
+    [(300, 300, ["many_failing"]), (3, 3, ["many_failing"]), (31, 300, ["many_failing"]), (30, 300, []), (5, 6, [])],
+)
+def test_many_failures_are_an_alarm_at_once(failing_: int, present: int, alarms: list[str]) -> None:
+    states = {"current": (present - failing_, 0), "pending": (failing_, 0), "vanished": (1000, 0)}
+    found = source_facts(states=states, reasons={"http_500": failing_}, failing_since_us=NOW)
+    assert names(facts(found)) == alarms
+
+
+@pytest.mark.parametrize("counts", [(100, 60, 40), (0, 160, 160), (70, 20, 20)])
+def test_where_very_many_wait_only_some_are_looked_at(
+    ledger: Ledger,
+    append: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    counts: tuple[int, int, int],
+) -> None:
+    waiting, failing_, about = counts
+    monkeypatch.setattr("kropot.query.facts.LOOKED_AT", 40)
+    read: list[Image] = []
+    due = ledger.projection.due
+
+    def counted(source: bytes, *, last_first: bool) -> Iterator[Image]:
+        for image in due(source, last_first=last_first):
+            read.append(image)
+            yield image
+
+    monkeypatch.setattr(ledger.projection, "due", counted)
+    later = Failure(reason="http_500", attempts=1, since_us=NOW, next_try_us=NOW + DAY)
+    some = ((key(f"waits {n}"), RemoteObserved(element=element())) for n in range(waiting))
+    append((source_key(), SourceBegan(source=a_source())), *some, at_us=NOW)
+    append(*((key(f"fails {n}"), RemoteObserved(element=element(failure=later))) for n in range(failing_)), at_us=NOW)
+    found = gather(ledger)
+    (each,) = found.sources
+    assert len(read) <= 2 * 40
+    assert each.is_sampled
+    assert each.failing_about == about
+    assert "many_failing" in names(found)
+    assert each.pending_since_us == NOW
+
+
+def test_what_is_beyond_help_is_counted_beside_what_is_wanted(ledger: Ledger, append: Callable[..., None]) -> None:
+    append((source_key(), SourceBegan(source=a_source())), at_us=NOW)
+    for name, present in (("here", True), ("gone", False), ("gone too", False)):
+        copy = a_copy()
+        append(
+            (key(name), RemoteObserved(element=element())),
+            (key(name), CopyStored(element=element(copy=copy))),
+            (key(name), CopyLost(element=element(copy=copy, present=present, damage="lost"), sha256=copy.sha256)),
+            at_us=NOW,
+        )
+    (each,) = gather(ledger).sources
+    assert each.beyond_help == 2
+    assert each.states["lost"] == (3, 96)
+
+
+def test_a_failed_run_is_the_last_thing_known_of_a_source(ledger: Ledger, append: Callable[..., None]) -> None:
+    append((source_key(), SourceBegan(source=a_source())), at_us=NOW)
+    record_failure(ledger, ID, "main", "refused")
+    record_failure(ledger, ID, "main", "refused")
+    assert ledger.head().position == 3
+    (each,) = gather(ledger).sources
+    assert each.failed_run == FailedRun(instance="main", reason="refused", at_us=NOW)
+    append((source_key(), ListingAdvanced(source=a_source())), at_us=NOW)
+    assert gather(ledger).sources[0].failed_run is None
+    record_failure(ledger, ID, "main", "refused")
+    assert ledger.head().position == 5

@@ -73,18 +73,26 @@ def test_a_database_put_back_to_an_older_copy_is_refused(
     assert names(tmp_path) == [f"00000000.partial-{newest}"]
 
 
-def test_a_new_database_on_a_storage_with_history_is_refused(collect: Collect, tmp_path: Path) -> None:
+def test_a_new_database_on_a_storage_with_history_is_refused_and_not_made(
+    collect: Collect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     collect()
     for path in tmp_path.glob("database.db*"):
         path.unlink()
     refused = collect()
+    assert refused.returncode == Exit.ERROR
+    assert "has collected into one there, so nothing was made" in refused.stderr
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another user's"))
+    refused = collect()
     assert refused.returncode == Exit.FINDINGS
     assert "the database is new" in refused.stderr
+    assert not (tmp_path / "database.db").exists()
 
 
 def test_collect_signs_with_the_key_that_it_is_given(collect: Collect, run_cli: RunCli, tmp_path: Path) -> None:
     collect()
     public = run_cli("checkpoint", "init", "--key", "signer.key").stdout.strip()
+    (tmp_path / "notes").mkdir()
     assert collect("--checkpoint-key", "signer.key", "--checkpoint-to", "notes").returncode == Exit.DONE
     assert len(list((tmp_path / "notes").iterdir())) == 1
     checked = run_cli("verify", "--against", "notes", "--public-key", public)

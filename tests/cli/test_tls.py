@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,7 +34,8 @@ def env(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         return {"KROPOT_TOKEN": TOKEN}
     without = tmp_path_factory.mktemp("without")
     (without / "pycurl.py").write_text("raise ImportError('left out')")
-    return {"KROPOT_TOKEN": TOKEN, "PYTHONPATH": str(without)}
+    path = os.pathsep.join([str(without), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    return {"KROPOT_TOKEN": TOKEN, "PYTHONPATH": path}
 
 
 def test_a_server_that_a_named_authority_vouches_for_is_copied(
@@ -47,9 +49,17 @@ def test_a_server_that_a_named_authority_vouches_for_is_copied(
     assert ("slower engine" in done.stderr) == ("PYTHONPATH" in env)
 
 
-@pytest.mark.parametrize("wrong", ["nobody vouches", "another host", "run out", "another authority"])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("nobody vouches", "its certificate cannot be trusted"),
+        ("another authority", "its certificate cannot be trusted"),
+        ("another host", "its certificate is for another host"),
+        ("run out", "its certificate has expired"),
+    ],
+)
 def test_a_server_that_cannot_be_trusted_is_told_nothing(
-    authority: Authority, run_cli: RunCli, tmp_path: Path, wrong: str
+    authority: Authority, run_cli: RunCli, tmp_path: Path, wrong: str, said: str
 ) -> None:
     address = "192.0.2.1" if wrong == "another host" else "127.0.0.1"
     context = authority.context(address, days=-1 if wrong == "run out" else 1)
@@ -61,8 +71,8 @@ def test_a_server_that_cannot_be_trusted_is_told_nothing(
         done = run_cli("--server-url", server.url, *trust, "collect", "--once", env={"KROPOT_TOKEN": TOKEN})
         assert server.asked() == []
     assert done.returncode == Exit.ERROR, done.stderr
-    assert "its certificate cannot be trusted" in done.stderr
-    assert "--ca-file" in done.stderr
+    assert f"error: nothing more could be collected from {server.url}: {said}" in done.stderr
+    assert ("--ca-file" in done.stderr) == ("trusted" in said)
     assert "Traceback" not in done.stderr
 
 

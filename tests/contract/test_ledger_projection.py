@@ -167,6 +167,30 @@ def test_scan_goes_through_all_pages_in_key_order_with_filters(store: LedgerStor
     assert len(list(ledger.scan(source=SOURCE, wanted=True))) == 1150 - 575 - 1
 
 
+def test_wanted_entries_come_by_their_due_times_from_both_ends(store: LedgerStore) -> None:
+    ledger = Ledger(store)
+    ledger.append([began(), began(OTHER)])
+    for n in range(0, 1300, 100):  # so many have the same due time
+        ledger.append([observed(m) for m in range(n, n + 100)])
+    ledger.append([observed("other", OTHER)])
+    ledger.append([copied(n) for n in range(1100)])
+    late = Failure(reason="http_500", attempts=1, since_us=1, next_try_us=1 << 60)
+    failed = replace(element(), failure=late)
+    ledger.append([NewFact(key=key(n), fact=FetchFailed(element=failed), observed_us=1) for n in (1150, 1290)])
+    lost = CopyLost(element=replace(copied(7).fact.element, damage="lost"), sha256=sha("7"))  # type: ignore[attr-defined]
+    ledger.append([NewFact(key=key(7), fact=lost, observed_us=1)])
+    first = [row.key for row in store.projection.due(SOURCE, last_first=False)]
+    last = [row.key for row in store.projection.due(SOURCE, last_first=True)]
+    assert first == last[::-1]
+    assert len(set(first)) == 201
+    assert {first[-1], first[-2]} == {key(1150).stored, key(1290).stored}
+    assert first[-3] == key(7).stored
+    assert [row.key for row in store.projection.due(OTHER, last_first=False)] == [key("other", OTHER).stored]
+    assert store.projection.wanted_in(SOURCE, ("pending",)) == 200
+    assert store.projection.wanted_in(SOURCE, ("lost", "damaged")) == 1
+    assert store.projection.wanted_in(OTHER, ("lost", "damaged")) == 0
+
+
 def test_keys_are_told_apart_byte_by_byte(store: LedgerStore) -> None:
     names = ["a", "A", "ä", "Ä", "a ", "a\u0301", "ß", "ss", "%", "_", "\\", "'", "\U0001f4be", "\u00e9", "e\u0301"]
     kinds = ["file", "File", "FILE", "file "]

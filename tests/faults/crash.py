@@ -334,7 +334,8 @@ class Laboratory:
     def _run(
         self, scenario: Scenario, command: tuple[str, ...], folder: Path, worker: int = 0, **how: Any
     ) -> tuple[int, str]:
-        env, zygote = self.world.env(scenario), self._zygotes[worker]
+        # What is remembered of replicas is cut and killed with the replica.
+        env, zygote = {**self.world.env(scenario), "XDG_STATE_HOME": f"{folder}/state"}, self._zygotes[worker]
         # A zygote serves one worker alone: two at a time would take each other's answers.
         argv = self.world.filled(command, scenario, lambda asked: zygote.run(list(asked), cwd=folder, env=env)[2])
         code, _, output = zygote.run(argv, cwd=folder, env=env, processors=scenario.processors, **how)

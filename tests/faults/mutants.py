@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -152,11 +151,7 @@ def _unsynced_names() -> None:
     """Give files back without making their names durable."""
     from kropot.durable import target
 
-    target.os = _without_fsync()  # type: ignore[attr-defined]
-
-
-def _without_fsync() -> SimpleNamespace:
-    return SimpleNamespace(**{**vars(os), "fsync": os.fstat})
+    target.sync_names = lambda _folder: None  # type: ignore[attr-defined]
 
 
 def _token_before_kit() -> None:

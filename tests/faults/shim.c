@@ -1,8 +1,8 @@
 /* A layer between a program and the C library that counts every operation on files below watched folders, and can end
  * the process, tear a write or return an error at exactly one of them; or record them all with their bytes, so that the
  * disk can be built as a power cut would have left it. Preloaded (LD_PRELOAD), driven through shim_watch / shim_arm /
- * shim_count / shim_record / shim_mark. Processes that are given the same KROPOT_SHIM_STATE count together; KROPOT_SHIM_LOG
- * and KROPOT_SHIM_RECORDING name what they log and record to.
+ * shim_count / shim_record / shim_mark. Processes that are given the same KROPOT_TEST_SHIM_STATE count together; KROPOT_TEST_SHIM_LOG
+ * and KROPOT_TEST_SHIM_RECORDING name what they log and record to.
  *
  * It knows nothing of the program above it: SQLite's writes are all->counted like those of Python.
  */
@@ -212,8 +212,8 @@ static void share(const char *path) {
 }
 
 __attribute__((constructor)) static void begin(void) {
-    const char *state = getenv("KROPOT_SHIM_STATE"), *log = getenv("KROPOT_SHIM_LOG"),
-               *recording = getenv("KROPOT_SHIM_RECORDING");
+    const char *state = getenv("KROPOT_TEST_SHIM_STATE"), *log = getenv("KROPOT_TEST_SHIM_LOG"),
+               *recording = getenv("KROPOT_TEST_SHIM_RECORDING");
     if (state) share(state);
     if (log) shim_log(log);
     if (recording) shim_record(recording);
@@ -500,7 +500,11 @@ int ioctl(int fd, unsigned long request, ...) {
     va_end(list);
     if (request != 0x40049409UL || !is_watched_fd(fd)) return real(fd, request, argument); /* FICLONE */
     int kind = enter("clone", NULL);
-    if (record_fd >= 0) kind = FAIL, all->armed_errno = EOPNOTSUPP;
+    /* A recording has no clones; and the error that a later sync is to meet stays what it is. */
+    if (record_fd >= 0) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
     if (FAILING(kind)) return -1;
     int done = real(fd, request, argument);
     leave(kind);

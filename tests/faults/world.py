@@ -96,6 +96,7 @@ class World:
         shutil.copytree(self.root / "collected", self.root / "current")
         self._must(collect, "current")
         self._must(("checkpoint", "init", "--key", "signer.key"), "current")
+        (self.root / "current" / "notes").mkdir(mode=0o700)
         shutil.copytree(self.root / "current", self.root / "two")
         self._must(collect, "two", token="second")
         shutil.copytree(self.root / "current", self.root / "damaged")

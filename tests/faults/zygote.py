@@ -39,7 +39,7 @@ class Zygote:
             env={
                 **os.environ,
                 "LD_PRELOAD": str(build()),
-                "KROPOT_SHIM_STATE": f"{self._folder.name}/state",
+                "KROPOT_TEST_SHIM_STATE": f"{self._folder.name}/state",
                 "NO_COLOR": "1",
                 "PYTHONPATH": str(ROOT),
             },
@@ -129,7 +129,7 @@ def _child(order: dict[str, Any], shim: Shim, count: int) -> None:
         os.chdir(order["cwd"])
         for name in ("log", "recording"):
             if order[name]:
-                os.environ[f"KROPOT_SHIM_{name.upper()}"] = order[name]
+                os.environ[f"KROPOT_TEST_SHIM_{name.upper()}"] = order[name]
         os.environ.update(order["env"])
         out = os.open(order["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         for stream in (1, 2):

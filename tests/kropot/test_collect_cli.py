@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -83,6 +85,9 @@ def test_what_cannot_be_had_is_named_with_its_reason_and_had_once_it_can(folder:
     assert (ran.summary["copied"], ran.summary["pending"]) == (57, 2)
     assert set(ran.summary["reasons"]) == {"http_500", "error_page"}
     assert ran.summary["unlistable"] == 1
+    (said,) = (line for line in ran.err.splitlines() if "cannot list all elements of 1 second" in line)
+    assert "copies of these elements that were stored before are kept" in said
+    assert re.search(r"\(20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ\)", said)
     failing = {id_: element.failure.reason for id_, element in folder.elements().items() if element.failure is not None}
     assert failing == {
         server.id_of("file number 7.txt"): "http_500",
@@ -141,7 +146,9 @@ def test_a_server_that_is_not_there_is_an_error_and_fails_no_element(folder: Fol
     server.stop()
     ran = folder.collect()
     assert ran.code == 1
-    assert "unreachable" in ran.err
+    failure = json.loads(ran.err.splitlines()[-1])
+    assert failure["message"].startswith(f"nothing more could be collected from {server.url}: nothing listens at this")
+    assert (failure["event"], failure["exit"], failure["level"]) == ("failed", 1, "error")
     server.start(port)
     assert folder.collect().code == 0
 
@@ -246,7 +253,7 @@ def test_nothing_is_recorded_or_fetched_while_the_disk_is_low_and_that_is_said(f
     ran = folder.collect("--min-free", "1000TiB")
     assert ran.code == 3
     assert "MiB are free for the storage and the ledger, so fetching has stopped: free some space" in ran.err
-    assert "(no_room: the ledger's disk has less free space than --min-free" in ran.err
+    assert "the ledger's disk has less free space than --min-free" in ran.err
     assert (ran.summary["new"], ran.summary["copied"]) == (0, 0)
     assert folder.facts(FetchFailed) == []
     assert folder.collect().code == 0

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kropot.gateway.sources import FolderSource, ScannedFile, Unreadable
-from kropot.query.health import Limits, gather, health
+from kropot.query.facts import gather
+from kropot.query.health import Limits, health
 from kropot.securecopy.sealing import open_stream
 from ledger.events import RemoteChanged
 from tests.gateway.serve import SETTLE_S, Served

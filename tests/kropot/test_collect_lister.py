@@ -372,3 +372,16 @@ def test_dates_to_come_do_not_hide_what_lies_before_them() -> None:
     server = server_with([NOW - 100, NOW + 40 * DAY, NOW - 50])
     heard = listen(server)
     assert heard.ids == all_ids(server)
+
+
+def test_what_two_pages_share_is_counted_once() -> None:
+    server = server_with([NOW - 5000 + 7 * i for i in range(700)])
+    assert listen(server).result.seen == 700
+
+
+def test_a_listing_that_begins_anew_counts_anew() -> None:
+    server = server_with([NOW - 5000 + 7 * i for i in range(20)], zone="Asia/Tokyo")
+    heard = listen(server, Range(start=NOW - 5000 - 7200, cursor=NOW - 4000 - 1, zone="America/Bogota"))
+    assert heard.ids == all_ids(server)
+    assert heard.result.seen == 20
+    assert heard.result.zone == "Asia/Tokyo"

@@ -132,8 +132,11 @@ def test_the_recipes_open_the_real_servers_contents_with_openssl(number: int, st
         )
     )
     assert shell(steps[0][1], tmp_path).endswith(b"OK\n")
-    shell(steps[step][1], tmp_path, key=vector["passphrase"])
-    assert (tmp_path / "plain.bin").read_bytes() == plain
+    # The server drops white space at the ends of a passphrase when it makes the token.
+    for key in (vector["passphrase"], f" \t{vector['passphrase']}\r\n "):
+        shell(steps[step][1], tmp_path, key=key)
+        assert (tmp_path / "plain.bin").read_bytes() == plain
+        (tmp_path / "plain.bin").unlink()
     assert vector["passphrase"] not in "".join(line for _, line in steps)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.collect.decide.sources import moved
-from kropot.query.health import Limits, gather, health
+from kropot.query.facts import gather
+from kropot.query.health import Limits, health
 from kropot.query.past import freshest_first, labels_of, sources_at
 from ledger.audit import IndexAudit, LogAudit
 from ledger.errors import LedgerError

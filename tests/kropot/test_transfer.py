@@ -372,7 +372,7 @@ def test_a_long_transfer_that_is_never_silent_is_never_ended(make: MakeEngine, s
 def test_nobody_there_is_unreachable(make: MakeEngine, store: DirectoryObjects, free_port: int) -> None:
     results = run(make(f"http://127.0.0.1:{free_port}", store), job(1), job(2))
     for result in results:
-        assert_failed(result, store, "unreachable", None)
+        assert_failed(result, store, "not_listening", None)
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +404,7 @@ def test_certificate_of_a_private_authority_is_refused_unless_it_is_named(
 ) -> None:
     context, authority = certificate
     with ScriptedServer(lambda _: [measured(sealed(16))], tls=context) as server:
-        assert_failed(run(make(server.url, store), job())[0], store, "tls", None)
+        assert_failed(run(make(server.url, store), job())[0], store, "tls_unknown_issuer", None)
         assert server.requests == []
         assert_got(run(make(server.url, store, ca_file=authority), job())[0], store, sealed(16))
 
@@ -416,7 +416,7 @@ def test_lists_and_contents_trust_the_same_usual_authorities(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     context, authority = certificate
-    monkeypatch.setattr("requests.utils.DEFAULT_CA_BUNDLE_PATH", authority)
+    monkeypatch.setenv("SSL_CERT_FILE", authority)
     page = measured(b'{"remainingSince":0}\n\n', Content_Type="text/plain")
     with ScriptedServer(lambda asked: [page if "/list" in asked.path else measured(sealed(16))], tls=context) as server:
         with SecureCopyClient(server.url, "secret-token", silence_s=5, user_agent="test") as client:

@@ -106,6 +106,7 @@ def test_a_head_is_signed_first_at_once_and_then_after_so_many_events(tmp_path: 
     ledger.begin()
     key = SigningKey.generate(origin_of(ledger.identity().ledger_id), os.urandom)
     folder = CheckpointFolder(tmp_path / "notes")
+    folder.folder.mkdir()
     chore = keep_checkpoints(ledger, key, tmp_path / "key", [folder], every_s=1e9, every_events=3)
 
     def sizes() -> list[int]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.query.health import Limits, gather, health
+from kropot.query.facts import gather
+from kropot.query.health import Limits, health
 from ledger.audit import LogAudit
 from ledger.clock import MOST_LEAP_US
 from ledger.errors import ClockLeapError

@@ -34,10 +34,11 @@ from ledger.errors import (
 )
 from ledger.events import PayloadErased, RemoteObserved
 from ledger.log import Ledger, NewFact, program
-from ledger.sql import open_store
-from ledger.sql.dialects import parse_place, writer_engine
+from ledger.sql import open_store, opening
+from ledger.sql.dialects import parse_place, reader_engine, writer_engine
 from ledger.sql.opening import REVISIONS, migrate
 from ledger.sql.schema import REVISION, VERSION_TABLE, metadata
+from ledger.sql.unlocked import undisturbed
 from tests.ledger.databases import SQL_KINDS, fresh_url, load_first_version
 from tests.ledger.world import began, element, key, observed
 
@@ -339,6 +340,69 @@ def test_a_ledger_on_a_read_only_medium_can_be_read(tmp_path: Path, monkeypatch:
     reading.close()
 
 
+def test_a_reader_without_rights_never_mistakes_a_writer_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has pages of before in its cache when a writer comes, changes the file, and goes."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    seen = RemoteObserved(element=element())
+    store = open_store(url, create=True)
+    ledger = Ledger(store)
+    ledger.append([began(), *(NewFact(key=key(n), fact=seen, observed_us=1) for n in range(900))])
+    store.close()
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != tmp_path)
+    reading = open_store(url, read_only=True)
+    reader = Ledger(reading)
+    assert len(list(reader.events())) == 902
+    for start in (900, 1800):
+        ledger.append([NewFact(key=key(n), fact=seen, observed_us=1) for n in range(start, start + 900)])
+        assert not next(reading.damage(), None)  # while the writer is at work
+        store.close()
+        assert not next(reading.damage(), None)  # after it has folded its log into the file
+    assert len(list(reader.scan())) == 2700
+    assert len(list(reader.events())) == 2702
+    reading.close()
+
+
+def test_an_answer_that_was_read_beside_a_writer_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.db"
+    url = f"sqlite:///{path}"
+    store = open_store(url, create=True)
+    Ledger(store).append([began()])
+    store.close()
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    engine = reader_engine(parse_place(url))
+
+    def read_beside_a_writer() -> None:
+        with engine.connect() as connection, undisturbed(connection, engine):
+            os.utime(path, ns=(1, 1))
+            raise LedgerError("the database disk image is malformed")
+
+    with pytest.raises(LedgerUnavailableError, match="another process writes to the ledger"):
+        read_beside_a_writer()
+    with engine.connect() as connection, undisturbed(connection, engine):
+        assert connection.exec_driver_sql("SELECT position FROM head").scalar() == 2
+    engine.dispose()
+
+
+def test_a_ledger_is_opened_though_its_mount_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot, taken while the collector worked: what nobody can write through this mount, nobody has to sync."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    store = open_store(url, create=True)
+    Ledger(store).append([began()])
+
+    def refuse(_path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(opening, "sync", refuse)
+    snapshot = open_store(url)
+    assert len(list(Ledger(snapshot).events())) == 2
+    snapshot.close()
+    store.close()
+
+
 @pytest.mark.parametrize("read_only", [True, False])
 def test_what_a_crash_left_half_written_is_undone_before_the_ledger_is_read(tmp_path: Path, read_only: bool) -> None:  # noqa: FBT001
     source, left = tmp_path / "ledger.db", tmp_path / "left.db"
@@ -416,9 +480,9 @@ def test_a_url_that_cannot_be_used_is_explained_without_its_password(url: str, s
 @pytest.mark.parametrize(
     ("url", "module", "extra"),
     [
-        ("postgresql://u:secret@127.0.0.1/d", "psycopg", "kropotcli[postgresql]"),
-        ("mysql://u:secret@127.0.0.1/d", "pymysql", "kropotcli[mysql]"),
-        ("mariadb://u:secret@127.0.0.1/d", "pymysql", "kropotcli[mysql]"),
+        ("postgresql://u:secret@127.0.0.1/d", "psycopg", "pip install '.[postgresql]'"),
+        ("mysql://u:secret@127.0.0.1/d", "pymysql", "pip install '.[mysql]'"),
+        ("mariadb://u:secret@127.0.0.1/d", "pymysql", "pip install '.[mysql]'"),
     ],
 )
 def test_a_missing_driver_is_named_with_its_extra(

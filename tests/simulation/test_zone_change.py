@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from ledger.events import CopyStored, RemoteChanged, ZoneChanged
+from ledger.events import CopyStored, RemoteChanged, RemoteObserved, ZoneChanged
 from tests.simulation.invariants import INVARIANTS
 from tests.simulation.world import SECOND, Plan, World
 
@@ -79,3 +81,30 @@ def test_files_that_change_at_the_same_time_do_not_hide_it_either(replaced: int)
     assert facts[ZoneChanged] == 1
     assert facts[RemoteChanged] == replaced
     assert facts[CopyStored] == PLAN.files + replaced
+
+
+FLIPS = ("UTC", "Asia/Kolkata", "America/Bogota", "Asia/Tokyo", "Europe/Warsaw", "Asia/Kathmandu")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_zones_that_change_again_and_again_fetch_nothing_again(seed: int) -> None:
+    """Most files may be new since the last change, or be seen for the first time just after one."""
+    rng = random.Random(seed)
+    world = World(seed, replace(PLAN, files=rng.choice([3, 10, 40]), chaos_s=9000))
+
+    def upload(number: int) -> None:
+        for _ in range(number):
+            world._upload()
+
+    def change(zone: str, number: int) -> None:
+        world.server.set_zone(zone)
+        upload(number)
+
+    at_s = AT // SECOND
+    for _ in range(rng.choice([2, 3, 4])):
+        world.at(at_s * SECOND, partial(change, rng.choice(FLIPS), rng.choice([0, 1, 3, 12, 60])))
+        at_s += rng.choice([400, 1000, 1900])
+        world.at((at_s - rng.choice([10, 300])) * SECOND, partial(upload, rng.choice([0, 2, 15])))
+    facts = lives_through(world)
+    assert facts[RemoteChanged] == 0
+    assert facts[CopyStored] == facts[RemoteObserved]

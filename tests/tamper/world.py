@@ -167,6 +167,7 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
     made: dict[StreamKey, Element] = {}
     shas: dict[str, bytes] = {}
     folder = CheckpointFolder(world.checkpoints)
+    world.checkpoints.mkdir(exist_ok=True)
     for start in range(0, 90, 15):
         block = keys[start : start + 15]
         _stage(world, ledger, start // 15)

@@ -8,7 +8,7 @@ from kropot.collect.decide import sources
 from kropot.collect.decide.actions import Say
 from kropot.collect.decide.observation import SLACK_S
 from kropot.collect.decide.plan import SECOND_US, known_dates
-from kropot.wording import number
+from kropot.wording import moment, number
 from ledger.events import Listing, SourceFact
 
 if TYPE_CHECKING:
@@ -116,11 +116,12 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
         )
         said.append(Say(level="warning", event="listing_held_back", text=text, fields={"missing": run.missing.count}))
     if result.unlistable:
-        shown = ", ".join(map(str, result.unlistable[:SHOWN]))
+        shown = ", ".join(moment(second * SECOND_US) for second in result.unlistable[:SHOWN])
         shown += ", ..." if len(result.unlistable) > SHOWN else ""
         text = (
-            f"the server has too many elements in {len(result.unlistable)} seconds to list them (dates {shown}):"
-            " elements with these dates are not backed up until the server can list them"
+            f"the server cannot list all elements of {number(len(result.unlistable), 'second')} ({shown}): copies of"
+            " these elements that were stored before are kept; what else is there is not backed up until the server"
+            " can list it, so look for broken rows of these dates at the server"
         )
         said.append(Say(level="warning", event="unlistable", text=text, fields={"seconds": result.unlistable[:SHOWN]}))
     if run.rejected:
@@ -129,7 +130,10 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
             if run.rejected == 1
             else f"{run.rejected} lines of the list are not valid entries"
         )
-        text = f"{lines}, so these elements are not backed up: look for them at the server"
+        text = (
+            f"{lines}: if one stands for an element whose copy was stored before, that copy is kept; anything else"
+            " behind them is not backed up, so look for it at the server"
+        )
         said.append(Say(level="warning", event="rejected", text=text))
     if result.unreadable:
         folders = number(result.unreadable, "folder")

@@ -26,6 +26,7 @@ from kropot.collect.decide.plan import SECOND_US, failed, jitter, stored, vanish
 from kropot.durable.errors import DiscardedError, StorageFullError
 from kropot.lister.conversation import FAR, PageRequest
 from kropot.objects.store import Published
+from kropot.securecopy.trouble import sentence
 from kropot.securecopy.wire import wall_clock
 from ledger.append import NewFact
 from ledger.events import DismissedFetchFailed
@@ -64,6 +65,7 @@ class FetchController:
         self.is_dry = False
         self.is_closed = True
         self.has_given_up = False
+        self.trouble: str | None = None
         self.is_disk_low = False
         self.position = 0
         self.known = 0
@@ -240,7 +242,7 @@ class FetchController:
     def server_is_fine(self, now_us: int) -> list[Action]:
         """Hear that the server answers and accepts the token: the failures are the elements' own."""
         self._is_checking = False
-        self._outages = 0
+        self._outages, self.trouble = 0, None
         accused, self._accused = self._accused, []
         self._to_ask.extend(one for one in accused if one.status in ASKS_WHETHER_GONE)
         guilty = [one for one in accused if one.status not in ASKS_WHETHER_GONE]
@@ -254,7 +256,8 @@ class FetchController:
         pause_us = self._rules.backoff.delay_us(self._outages, jitter(b"outage", self._outages))
         self._next_us = now_us + pause_us
         self.has_given_up = self._rules.once and self._outages >= OUTAGES
-        text = f"the server does not answer as it should ({trouble.reason}): check that it runs and can be reached"
+        self.trouble = trouble.reason
+        text = f"the server does not answer as it should: {sentence(trouble.reason)}"
         text += "" if self.has_given_up else f"; fetching pauses for {pause_us / SECOND_US:.0f} s"
         say = Say(level="warning", event="server_trouble", text=text, fields={"reason": trouble.reason})
         return [say, self._give_back(accused)]

@@ -40,6 +40,7 @@ from kropot.collect.decide.observation import observe_chunk
 from kropot.collect.decide.plan import SECOND_US, jitter, vanished
 from kropot.lister.conversation import ListingFailedError, ListingResult, NewEntries
 from kropot.lister.drain import Range, drain
+from kropot.securecopy.trouble import sentence
 from ledger.append import NewFact
 from ledger.events import RemoteChanged, RemoteObserved, SourceFact
 
@@ -66,15 +67,6 @@ ONCE_ATTEMPTS = 3
 
 OTHER_VAULT = "other_vault"
 """Why a list is not read whose vault is not the one of the source."""
-
-WAYS_OUT = {
-    OTHER_VAULT: ": its list names another vault than this source has, or none, so nothing of it is believed: check"
-    " --server-url and the token; what the server shows now is another source, which --new-source begins",
-    "tls": ": its certificate cannot be trusted; if it is from a private authority, name that with --ca-file",
-    "redirected": ": it redirects to another address, which did not get the token; if it has moved, set --server-url",
-    "no_room": ": the ledger's disk has less free space than --min-free, so nothing new is recorded; free some space",
-}
-"""What only the user can mend, by the reason."""
 
 FOLLOW_US = 2 * SECOND_US
 """How long a run with --once waits before it looks again whether another collector's listing is complete."""
@@ -107,9 +99,8 @@ class ListingController:
         self.version = 0
         self.phase = Phase.IDLE
         self.next_us = 0
-        self.has_failed = False
+        self.trouble: str | None = None
         self.has_answered = False
-        self.is_other_vault = False
         self.has_news = False
         self._rules = rules
         self._progress = progress
@@ -121,6 +112,11 @@ class ListingController:
         self._said_plain = False
         self._said_held = False
         self._followed: tuple[int | None, int | None] | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last listing came to no end; `trouble` says why, in a stable word."""
+        return self.trouble is not None
 
     @property
     def is_over(self) -> bool:
@@ -492,10 +488,10 @@ class ListingController:
         self._run = None
         self._closed = result.closed
         self._failures = 0
-        self.has_failed = False
+        self.trouble = None
         progress = self._progress
         progress.listings += 1
-        progress.seen += result.seen
+        progress.seen = max(progress.seen, result.seen)
         progress.rejected += run.rejected
         progress.unreadable = result.unreadable or 0
         self.next_us = now_us if self._wants_full else max(now_us, run.began_us + self._rules.refresh_us)
@@ -514,14 +510,13 @@ class ListingController:
             run.conversation.close()
             self._wants_full = self._wants_full or (run.mode == "full" and self._rules.full)
         self._failures += 1
-        self.has_failed = True
+        self.trouble = reason
         pause_us = self._rules.backoff.delay_us(self._failures, jitter(self.source_id, self._failures))
         self.next_us = now_us + pause_us
-        self.is_other_vault = reason == OTHER_VAULT
-        is_final = reason == "refused" or self.is_other_vault
-        is_over = self._rules.once and (self._failures >= ONCE_ATTEMPTS or is_final)
+        is_final = self._failures >= ONCE_ATTEMPTS or reason in {"refused", OTHER_VAULT}
+        is_over = self._rules.once and is_final
         self.phase = Phase.OVER if is_over else Phase.IDLE
-        text = f"the server could not be listed ({reason}{WAYS_OUT.get(reason, '')})"
+        text = f"the server could not be listed: {sentence(reason)}"
         text += "" if is_over else f"; the next attempt is in {pause_us / SECOND_US:.0f} s"
         say = Say(level="warning", event="listing_failed", text=text, fields={"reason": reason})
         return [EndListing(), *([] if reason == "refused" else [say])]

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """Counts of one run, as they grow: what progress bars show and the summary says."""
+    """Counts of one run, as they grow: what progress bars show and the summary says.
+
+    `seen` is how many elements the longest listing showed: a window shows again what others showed before.
+    """
 
     listings: int = 0
     seen: int = 0

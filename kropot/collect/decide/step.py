@@ -33,7 +33,7 @@ from kropot.collect.decide.inputs import (
     Tick,
     WorkTaken,
 )
-from kropot.collect.decide.listing import ListingController
+from kropot.collect.decide.listing import OTHER_VAULT, ListingController
 from kropot.collect.decide.progress import Progress
 from kropot.errors import Exit
 
@@ -64,6 +64,11 @@ class Collector:
     def source(self) -> Source:
         """The source as it was last read or recorded."""
         return self._listing.source
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the server does not let the run do its work, as a stable word; None if it does."""
+        return "refused" if self.is_refused else self._listing.trouble or self._fetching.trouble
 
     @property
     def outstanding(self) -> int:
@@ -239,7 +244,7 @@ class Collector:
             return Exit.DONE
         if self.is_refused:
             return Exit.REFUSED
-        if listing.is_other_vault:
+        if listing.trouble == OTHER_VAULT:
             return Exit.FINDINGS
         if self._stop is None and listing.has_failed and not listing.has_answered and self.progress.copied == 0:
             return Exit.ERROR

@@ -62,12 +62,19 @@ def changed_by(moves: Moves, *, known: int, before: str | None, after: str | Non
     It did if at least nine in ten moved, and if the wall clock of the newest still reads the same, `before` in the old
     zone and `after` in the new: files that were all put in anew, an hour later to the second, read differently. Rows
     that were made in the new zone do not count. Where the old zone is not known, ten dates are enough to tell.
+
+    Where the server itself answered in another zone than before, the change is certain. Then nine in ten of those that
+    moved are enough: all others may have been seen for the first time after it.
     """
     if not moves.strange:
         return ()
+    counted = moves.by_shifts
     if before is not None and after is not None and moves.newest is not None:
         date = moves.newest[0]
         known -= sum(number for tz, number in moves.made_in.items() if read_alike(date, tz, after))
+        if between(before, after, date):
+            counted = Counter({shifts: number for shifts, number in counted.items() if 0 not in shifts})
+            known = min(known, moves.strange)
     by_offset: Counter[int] = Counter()
     for shifts, number in moves.by_shifts.items():
         for shift in shifts:
@@ -77,7 +84,7 @@ def changed_by(moves: Moves, *, known: int, before: str | None, after: str | Non
     found: tuple[int, ...] = ()
     most = 0
     for offsets in (*((one,) for one in likely), *combinations(likely, 2)):
-        explained = sum(number for shifts, number in moves.by_shifts.items() if not set(offsets).isdisjoint(shifts))
+        explained = sum(number for shifts, number in counted.items() if not set(offsets).isdisjoint(shifts))
         if explained > most and _reads_the_same(moves, offsets, known=known, before=before, after=after):
             found, most = offsets, explained
     return tuple(sorted(found)) if most >= MOST * known else ()

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from kropot.durable.errors import StorageError
 from kropot.objects.store import CHUNK
-from kropot.securecopy.address import authorities
+from kropot.securecopy.authorities import authorities, verifying_context
+from kropot.securecopy.causes import reason_of
 from kropot.securecopy.content import UnbelievableError
 from kropot.securecopy.timed import TimedResponse
 
@@ -36,7 +37,7 @@ class BlockingFetcher:
         self._tls = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port
-        self._context = ssl.create_default_context(cafile=authorities(server.ca_file)) if self._tls else None
+        self._context = verifying_context(authorities(server.ca_file)) if self._tls else None
         self._buffer = memoryview(bytearray(CHUNK))
         self._connection: http.client.HTTPConnection | None = None
         self._sock: socket.socket | None = None
@@ -72,7 +73,7 @@ class BlockingFetcher:
         """Return the result, or the reason of a transfer that broke off."""
         try:
             answer = self._ask(receiver.job.path, extra)
-            return "unreachable" if answer is None else self._take(receiver, answer)
+            return answer if isinstance(answer, str) else self._take(receiver, answer)
         except (UnbelievableError, StorageError) as error:
             self._disconnect()
             return receiver.failed(error)
@@ -93,18 +94,19 @@ class BlockingFetcher:
             return "cut"
         return receiver.finish()
 
-    def _ask(self, path: str, extra: dict[str, str]) -> http.client.HTTPResponse | None:
+    def _ask(self, path: str, extra: dict[str, str]) -> http.client.HTTPResponse | str:
         """Send a request and return the answer's head; a connection that was kept may be dead, then a new one is made.
 
-        None where no connection can be made.
+        The reason where no connection can be made.
         """
         headers = {**self._server.headers, **extra}
         for fresh in (False, True):
             connection = self._connection
             if connection is None or fresh:
-                connection = self._connect()
-                if connection is None:
-                    return None
+                made = self._connect()
+                if isinstance(made, str):
+                    return made
+                connection = made
                 fresh = True  # noqa: PLW2901 -- a new connection is not tried twice
             connection.response_class = partial(  # type: ignore[assignment]
                 TimedResponse, silence_s=self._server.silence_s
@@ -116,13 +118,13 @@ class BlockingFetcher:
                 self._disconnect()
                 if fresh:
                     raise
-        return None
+        return "unreachable"
 
-    def _connect(self) -> http.client.HTTPConnection | None:
-        """Connect; None where the server cannot be reached. Raises: ssl.SSLError."""
+    def _connect(self) -> http.client.HTTPConnection | str:
+        """Connect; the reason where the server cannot be reached."""
         self._disconnect()
         if self._closed.is_set():
-            return None
+            return "unreachable"
         timeout = min(self._server.connect_s, self._server.silence_s)
         connection = (
             http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._context)
@@ -131,14 +133,12 @@ class BlockingFetcher:
         )
         try:
             connection.connect()
-        except ssl.SSLError:
-            raise
-        except OSError:
-            return None
+        except (OSError, UnicodeError) as error:
+            return reason_of(error) or "unreachable"
         self._connection, self._sock = connection, connection.sock
         if self._closed.is_set():  # meanwhile: whoever closes either sees the socket or is seen here
             self._disconnect()
-            return None
+            return "unreachable"
         return connection
 
     def _leave(self, answer: http.client.HTTPResponse) -> None:
@@ -160,7 +160,7 @@ def _reason(error: Exception) -> str:
         case TimeoutError():
             return "stalled"
         case ssl.SSLError():
-            return "tls"
+            return reason_of(error) or "tls"
         case http.client.IncompleteRead() | http.client.RemoteDisconnected():
             return "cut"
         case http.client.HTTPException() | ValueError():

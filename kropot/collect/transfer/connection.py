@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ import pycurl
 
 from kropot.collect.transfer.receive import HEADERS_THAT_MATTER, ContentReceiver
 from kropot.durable.errors import StorageError
-from kropot.securecopy.address import authorities
+from kropot.securecopy.authorities import authorities
+from kropot.securecopy.causes import curl_reason
 from kropot.securecopy.content import UnbelievableError
 from kropot.securecopy.timed import NOISE
 
@@ -20,10 +22,7 @@ if TYPE_CHECKING:
 
 _FEW_BYTES = 64 << 10
 
-_TLS = frozenset({35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 98})
 _REASONS = {
-    pycurl.E_COULDNT_RESOLVE_HOST: "unreachable",
-    pycurl.E_COULDNT_CONNECT: "unreachable",
     pycurl.E_PARTIAL_FILE: "cut",
     pycurl.E_GOT_NOTHING: "cut",
     pycurl.E_SEND_ERROR: "cut",
@@ -61,7 +60,8 @@ class CurlConnection:
         curl.setopt(pycurl.NOSIGNAL, 1)
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, max(1, int(1000 * min(server.connect_s, server.silence_s))))
         if not server.base_url.lower().startswith("http:"):
-            curl.setopt(pycurl.CAINFO, authorities(server.ca_file))
+            trusted = authorities(server.ca_file)
+            curl.setopt(pycurl.CAPATH if Path(trusted).is_dir() else pycurl.CAINFO, trusted)
         curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
 
@@ -168,7 +168,8 @@ class CurlConnection:
     def _reason(self, code: int) -> str:
         if code == pycurl.E_OPERATION_TIMEDOUT:
             return "stalled" if self.curl.getinfo(pycurl.CONNECT_TIME) else "unreachable"
-        return "tls" if code in _TLS else _REASONS.get(code, f"transfer_{code}")
+        unmade = curl_reason(code, self.curl.errstr())
+        return unmade or _REASONS.get(code, f"transfer_{code}")
 
 
 def _parse_head(lines: list[bytes]) -> tuple[int, int, list[tuple[str, str]]]:

@@ -1,0 +1,298 @@
+"""The facts that tell whether a replica is well, read from ledger and storage in flat memory and time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from kropot.query.erasures import Erased, erased_in
+from kropot.query.past import sources_at
+from kropot.query.storage import look
+from ledger.decoding import entry_of
+from ledger.errors import DamagedRowError
+from ledger.events import SOURCE_KIND, ListingCompleted, ListingHeldBack, RunFailed, StreamKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from kropot.objects.opening import Storage
+    from kropot.query.past import KnownSource, Past
+    from kropot.query.storage import StorageFacts
+    from ledger.events import AuditRange, Element, Source
+    from ledger.log import Ledger
+    from ledger.replica import Entry, Event
+
+LOOKED_AT: Final = 5_000
+"""How many elements without a sound copy are looked at from each end of their queue."""
+
+_NEWEST_EVENTS: Final = 1_000
+"""How far back to look for the newest listing: behind it are only the pages of one that is under way."""
+
+_BAD: Final = ("damaged", "lost")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailingElement:
+    """An element whose fetches fail: why, how often, since when, and when the next try is."""
+
+    key: StreamKey
+    reason: str
+    attempts: int
+    since_us: int
+    next_try_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedRun:
+    """A run that ended without success: which collector's, why (a stable word), and when."""
+
+    instance: str
+    reason: str
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFacts:
+    """The facts about one source.
+
+    `states` maps a state to (elements, bytes of their copies). `reasons` counts failing elements by reason. `failing`
+    holds those that have failed longest, the longest first, and the first of them began to fail at `failing_since_us`.
+    `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. The element that has
+    waited longest began to wait at `pending_since_us`. `past` says why the source is not in use any more, if it is not.
+    Of the elements that a person dismissed, `dismissed` is the number, and they count nowhere else but in `states`.
+    `unreadable` counts folders that the server cannot read, as it said itself last time. `failed_run` is the last thing
+    that happened to the source, if that is a failed run. `vault` is the id (16 bytes) of the vault that seals the
+    source, if its list names one.
+
+    With `is_sampled`, very many elements wait: only those longest and last due were looked at, so `reasons` and
+    `failing` name some, and `failing_about` is an estimate of how many fail.
+    """
+
+    id: bytes
+    source: Source
+    states: Mapping[str, tuple[int, int]]
+    reasons: Mapping[str, int]
+    failing: tuple[FailingElement, ...]
+    failing_since_us: int | None
+    beyond_help: int
+    pending_since_us: int | None
+    past: Past | None = None
+    label: str | None = None
+    dismissed: int = 0
+    unreadable: int = 0
+    failed_run: FailedRun | None = None
+    is_sampled: bool = False
+    failing_about: int = 0
+    vault: bytes | None = None
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another token took over the source's address."""
+        return self.past is not None and self.past.why == "taken_over"
+
+    @property
+    def failing_count(self) -> int:
+        """How many elements are failing, or at least that many with `is_sampled`."""
+        return sum(self.reasons.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """The facts about the replica at `position`. The ledger began at `began_us`. `audit` says what was read when.
+
+    The last event was recorded at `recorded_us`, and observed at `observed_us` by the clock of who wrote it.
+    `erased` sums up the erasures. `storage` is None if nobody looked at it.
+    """
+
+    position: int
+    recorded_us: int
+    observed_us: int = 0
+    began_us: int
+    sources: tuple[SourceFacts, ...]
+    audit: tuple[AuditRange, ...]
+    erased: Erased
+    storage: StorageFacts | None = None
+
+
+def gather(ledger: Ledger, storage: Storage | None = None, *, shown: int = 10) -> Facts:
+    """Read the facts for `health`. Keep at most `shown` failing elements for each source, so that memory stays flat.
+
+    This takes no longer for many elements: the ledger keeps all numbers up to date, and of those without a sound copy
+    only so many are read.
+    """
+    head = ledger.head()
+    sources = sources_at(ledger)
+    states: dict[bytes, dict[str, tuple[int, int]]] = {id_: {} for id_ in sources}
+    for tally in ledger.tallies():
+        if tally.source not in states:
+            raise DamagedRowError(f"the projection has elements of source {tally.source.hex()}, but not the source")
+        states[tally.source][tally.state] = (tally.elements, tally.bytes)
+    return Facts(
+        position=head.position,
+        recorded_us=head.recorded_us,
+        observed_us=next((each.observed_us for each in ledger.events(after=head.position - 1)), head.recorded_us),
+        began_us=_recorded_us(ledger.events(until=1)),
+        sources=tuple(_source_facts(ledger, id_, known, states[id_], shown=shown) for id_, known in sources.items()),
+        audit=ledger.audit(),
+        erased=erased_in(ledger),
+        storage=None if storage is None else look(ledger, storage),
+    )
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _source_facts(
+    ledger: Ledger, id_: bytes, known: KnownSource, states: Mapping[str, tuple[int, int]], *, shown: int
+) -> SourceFacts:
+    key = StreamKey(source=id_, kind=SOURCE_KIND, id="")
+    scan = _SourceScan(shown=shown, past=known.past)
+    for entry in islice(ledger.scan(source=id_, states=_BAD), LOOKED_AT):
+        if entry.element is not None:
+            scan.add_bad(entry, entry.element)
+    if known.past is None:
+        bad = sum(states.get(state, (0, 0))[0] for state in _BAD)
+        # What the source no longer has is not wanted. Where very many are bad, not all dismissed ones are known.
+        unwanted = bad and bad - ledger.projection.wanted_in(id_, _BAD)
+        scan.beyond_help = max(unwanted - scan.dismissed, 0)
+        _look_at_wanted(ledger, id_, scan, states)
+    return SourceFacts(
+        id=id_,
+        source=known.source,
+        states=states,
+        reasons=dict(scan.reasons.most_common()),
+        failing=tuple(scan.longest()),
+        failing_since_us=scan.first_failing_us,
+        beyond_help=scan.beyond_help,
+        pending_since_us=_waiting_since(ledger, scan),
+        past=known.past,
+        label=known.keeping.label,
+        dismissed=scan.dismissed,
+        unreadable=_unreadable_at(ledger, key, known.source),
+        failed_run=_failed_run(ledger, key),
+        is_sampled=scan.is_sampled,
+        failing_about=scan.failing_about,
+        vault=known.vault,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _SourceScan:
+    """The result of one pass over a source's elements without a sound copy, in flat memory.
+
+    Nothing can be fetched from a `past` source. So only its damaged and lost copies count, and of a retired one only
+    those that were found so after its retirement.
+    """
+
+    shown: int
+    past: Past | None = None
+    reasons: Counter[str] = field(default_factory=Counter)
+    beyond_help: int = 0
+    dismissed: int = 0
+    is_sampled: bool = False
+    failing_about: int = 0
+    first_waiting: int | None = None
+    first_failing_us: int | None = None
+    _failing: list[tuple[int, int, FailingElement]] = field(default_factory=list)
+
+    def add_bad(self, entry: Entry, element: Element) -> None:
+        """Count an element whose copy is damaged or lost, unless it is counted as a wanted one."""
+        if self.past is None and element.present:
+            return
+        if entry.is_dismissed:
+            self.dismissed += 1
+        elif self.past is not None:
+            self.beyond_help += entry.position > self.past.position
+
+    def add_wanted(self, entry: Entry, element: Element) -> None:
+        """Count an element that waits to be fetched."""
+        if entry.is_dismissed:
+            self.dismissed += 1
+        elif element.failure is None:
+            self.first_waiting = _least(self.first_waiting, entry.position)
+        else:
+            failure = element.failure
+            self.reasons[failure.reason] += 1
+            self.first_failing_us = _least(self.first_failing_us, failure.since_us)
+            failing = FailingElement(
+                key=entry.key,
+                reason=failure.reason,
+                attempts=failure.attempts,
+                since_us=failure.since_us,
+                next_try_us=failure.next_try_us,
+            )
+            # The one that began to fail last is on top, and is removed first.
+            heappush(self._failing, (-failure.since_us, -entry.position, failing))
+            if len(self._failing) > self.shown:
+                heappop(self._failing)
+
+    def longest(self) -> list[FailingElement]:
+        """Return the elements that have failed longest, the longest first."""
+        return [failing for _, _, failing in sorted(self._failing, reverse=True)]
+
+
+def _look_at_wanted(ledger: Ledger, source: bytes, scan: _SourceScan, states: Mapping[str, tuple[int, int]]) -> None:
+    """Look at the source's wanted elements: at all, or at those that are longest due and those that are due last.
+
+    Those that fail are due at their next try, so where very many wait, the failing ones are among the last.
+    """
+    seen: set[int] = set()
+    for entry in map(entry_of, islice(ledger.projection.due(source, last_first=False), LOOKED_AT)):
+        if entry.element is not None:
+            scan.add_wanted(entry, entry.element)
+            seen.add(entry.stream)
+    scan.failing_about = sum(scan.reasons.values())
+    if len(seen) < LOOKED_AT:
+        return
+    scan.is_sampled = True
+    wanted = sum(states.get(state, (0, 0))[0] for state in ("pending", *_BAD))
+    about = scan.failing_about * wanted // len(seen)
+    for entry in map(entry_of, islice(ledger.projection.due(source, last_first=True), LOOKED_AT)):
+        if entry.stream in seen:
+            break
+        if entry.element is not None:
+            scan.add_wanted(entry, entry.element)
+    scan.failing_about = max(about, sum(scan.reasons.values()))
+
+
+def _failed_run(ledger: Ledger, key: StreamKey) -> FailedRun | None:
+    """Return the run that failed, if nothing has happened to the source since."""
+    last = next(ledger.history(key, newest_first=True), None)
+    if last is None or not isinstance(last.fact, RunFailed):
+        return None
+    return FailedRun(instance=last.fact.instance, reason=last.fact.reason, at_us=last.recorded_us)
+
+
+def _waiting_since(ledger: Ledger, scan: _SourceScan) -> int | None:
+    """Return when the element of a source that has waited longest began to wait."""
+    first = scan.first_waiting
+    if first is None:
+        return scan.first_failing_us
+    return _least(scan.first_failing_us, _recorded_us(ledger.events(after=first - 1, until=first)))
+
+
+def _unreadable_at(ledger: Ledger, key: StreamKey, source: Source) -> int:
+    """Return how many folders the server could not read at its newest listing; 0 if it does not say."""
+    if source.listed_us is None:
+        return 0
+    for event in islice(ledger.history(key, newest_first=True), _NEWEST_EVENTS):
+        if isinstance(event.fact, ListingCompleted | ListingHeldBack):
+            return event.fact.listing.unreadable or 0
+    return 0
+
+
+def _recorded_us(records: Iterable[Event]) -> int:
+    """Return when the first of the events was recorded, or 0 if there are none.
+
+    Recorded time stands still after a clock was far ahead. Then the time of the observation is the better one.
+    """
+    return next((min(record.recorded_us, record.observed_us) for record in records), 0)
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    """Return the smaller of two numbers, either of which can be None."""
+    known = [each for each in (one, other) if each is not None]
+    return min(known, default=None)

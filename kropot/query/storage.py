@@ -1,0 +1,210 @@
+"""The storage as `status` sees it: whether it is there, has room, and holds what the ledger names. It costs little.
+
+`look` reads; `storage_alarms` judges, and is pure. Nothing here depends on the number of objects or events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from kropot.collect.transfer.kept import read_note
+from kropot.durable.errors import StorageError
+from kropot.durable.filesystem import Room
+from kropot.errors import IntegrityError
+from kropot.query.alarm import Alarm
+from kropot.storage_away import StorageAwayError, demand_objects
+from kropot.wording import SECOND_US, amount, number
+from ledger.rows import SOUND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kropot.objects.opening import Storage
+    from ledger.events import StreamKey
+    from ledger.log import Ledger
+
+PROBES: Final = 16
+"""How many of the objects that the ledger calls sound are looked for, at even distances over all hashes."""
+
+FEW_FILES: Final = 1000
+"""A file system that can take fewer files than this is about to be full, however many bytes are free."""
+
+MOST_TRANSFERS: Final = 20
+"""How many of the transfers that take long are told."""
+
+UNKNOWN: Final = Room(bytes=None, files=None)
+
+SEGMENTS_LATE_S: Final = 900
+"""How long events may be without a segment while listings complete: a collector writes segments once a minute."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongTransfer:
+    """A content that comes, or waits for its rest: `received` of `length` bytes, the last of them at `heard_us`."""
+
+    key: StreamKey
+    instance: str
+    received: int
+    length: int
+    heard_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageFacts:
+    """The facts about the storage at `place`.
+
+    `away` and `trouble` say why it cannot be used or looked at, `refusal` why `collect` would refuse this ledger with
+    it. Of `probed` objects, `missing` are not there as the ledger names them. `room` is that of the storage,
+    `ledger_room` that of an SQLite ledger. The segments reach to event `segments_to`, None if there are none, and
+    `unwritten_us` is the time of the first event beyond. `transfers` are some of those that take long.
+    """
+
+    place: str
+    away: str | None = None
+    trouble: str | None = None
+    refusal: str | None = None
+    probed: int = 0
+    missing: int = 0
+    room: Room = UNKNOWN
+    ledger_room: Room = UNKNOWN
+    segments_to: int | None = None
+    unwritten_us: int | None = None
+    transfers: tuple[LongTransfer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageLimits:
+    """When there is too little room: fewer bytes or fewer files than these."""
+
+    min_free: int = 1 << 30
+    min_files: int = FEW_FILES
+
+
+def look(ledger: Ledger, storage: Storage) -> StorageFacts:
+    """Read the facts about a storage, as far as this user can see them."""
+    place = storage.objects_place
+    database = ledger.database
+    ledger_room = Room(bytes=database.free_bytes(), files=database.free_files())
+    try:
+        demand_objects(storage, ledger)
+        room = storage.room()
+        probed, missing = _probe(ledger, storage)
+        transfers = tuple(_transfers(storage))
+    except StorageAwayError as error:
+        return StorageFacts(place=place, away=str(error), ledger_room=ledger_room)
+    except (StorageError, OSError) as error:
+        return StorageFacts(place=place, trouble=str(error), ledger_room=ledger_room)
+    facts = StorageFacts(
+        place=place, room=room, ledger_room=ledger_room, probed=probed, missing=missing, transfers=transfers
+    )
+    return _with_segments(ledger, storage, facts)
+
+
+def storage_alarms(facts: StorageFacts, limits: StorageLimits, *, listed_us: int | None) -> Iterator[Alarm]:
+    """Yield the alarms about the storage. The last listing of any source was completed at `listed_us`."""
+    for judge in STORAGE_ALARMS:
+        yield from judge(facts, limits)
+    late_us = facts.unwritten_us
+    if late_us is not None and listed_us is not None and listed_us - late_us > SEGMENTS_LATE_S * SECOND_US:
+        text = (
+            f"the history beside the objects ends at event {facts.segments_to}, so the storage alone is no whole "
+            "backup: look in the collector's log for why it writes no segments"
+        )
+        yield Alarm(name="segments_stale", source=None, text=text, since_us=late_us)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _probe(ledger: Ledger, storage: Storage) -> tuple[int, int]:
+    """Return how many sound objects were looked for, and how many of them are not there. Raises: StorageError."""
+    objects = storage.objects()
+    sizes: dict[bytes, int] = {}
+    for first in range(0, 256, 256 // PROBES):
+        # A few, because some may be released or lost.
+        for row in islice(ledger.projection.copies(start=bytes([first])), PROBES):
+            if row.state == SOUND:
+                sizes[row.sha256] = row.size
+                break
+    missing = sum(objects.size(sha256) != size for sha256, size in sizes.items())
+    return len(sizes), missing
+
+
+def _transfers(storage: Storage) -> Iterator[LongTransfer]:
+    """Yield transfers that take long, and only so many. Raises: StorageError."""
+    for partial in islice(storage.partials(), MOST_TRANSFERS):
+        note = read_note(partial.mark.note)
+        if note is not None:
+            yield LongTransfer(
+                key=note.stream,
+                instance=partial.instance,
+                received=partial.mark.size,
+                length=note.length,
+                heard_us=int(partial.marked_s * SECOND_US),
+            )
+
+
+def _with_segments(ledger: Ledger, storage: Storage, facts: StorageFacts) -> StorageFacts:
+    """Return the facts with those about the history beside the objects."""
+    segments = storage.segments()
+    try:
+        segments.check(ledger)
+        reach = segments.newest()
+    except IntegrityError as error:
+        return replace(facts, refusal=str(error))
+    except StorageError as error:
+        return replace(facts, trouble=str(error))
+    if reach is None:
+        return facts
+    beyond = next(ledger.stored(after=reach.last, until=reach.last + 1), None)
+    return replace(facts, segments_to=reach.last, unwritten_us=None if beyond is None else beyond.recorded_us)
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+
+
+def _away(facts: StorageFacts, _limits: StorageLimits) -> Iterator[Alarm]:
+    if facts.away is not None:
+        yield Alarm(name="storage_away", source=None, text=facts.away)
+    if facts.trouble is not None:
+        text = f"the storage cannot be looked at ({facts.trouble}): run `status` as the user who collects"
+        yield Alarm(name="storage_unknown", source=None, text=text)
+
+
+def _refused(facts: StorageFacts, _limits: StorageLimits) -> Iterator[Alarm]:
+    if facts.refusal is not None:
+        yield Alarm(name="history_differs", source=None, text=f"`collect` refuses this ledger: {facts.refusal}")
+
+
+def _missing(facts: StorageFacts, _limits: StorageLimits) -> Iterator[Alarm]:
+    if facts.missing:
+        text = (
+            f"{facts.missing} of {number(facts.probed, 'object')} that were looked for are not in {facts.place} as the "
+            "ledger names them: check --storage-path, then run `kropotcli verify --quick`"
+        )
+        yield Alarm(name="objects_missing", source=None, text=text)
+
+
+def _full(facts: StorageFacts, limits: StorageLimits) -> Iterator[Alarm]:
+    for what, room in (("storage", facts.room), ("file system of the ledger", facts.ledger_room)):
+        if room.bytes is not None and room.bytes < limits.min_free:
+            text = (
+                f"the {what} has {amount(room.bytes)} free, less than {amount(limits.min_free)} (--min-free), so "
+                "nothing new is fetched: make room"
+            )
+            yield Alarm(name="storage_full", source=None, text=text)
+        elif room.files is not None and room.files < limits.min_files:
+            text = (
+                f"the {what} can take only {number(room.files, 'more file')} (inodes): make room, or use a larger one"
+            )
+            yield Alarm(name="storage_full", source=None, text=text)
+
+
+STORAGE_ALARMS: Final[tuple[Callable[[StorageFacts, StorageLimits], Iterator[Alarm]], ...]] = (
+    _away,
+    _refused,
+    _missing,
+    _full,
+)

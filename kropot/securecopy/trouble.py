@@ -1,0 +1,62 @@
+"""What keeps a server from being asked: a stable word for each reason, and the sentence for the user. Pure.
+
+`causes.py` finds the word for an exception or for libcurl's code; both transfer engines and the lister use the same.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_PATH = "check host, port and path of --server-url"
+
+SENTENCES: Final = {
+    "no_such_host": "no host of this name was found: check the name in --server-url and the network's DNS",
+    "not_listening": "nothing listens at this address: is the server running, and are host and port right?",
+    "unreachable": "no connection could be made: check the network and the firewalls on the way",
+    "timeout": "it did not answer in time: it is overloaded, or something on the way drops the packets",
+    "stalled": "it stopped answering in the middle: it is overloaded, or the connection is bad",
+    "cut": "it broke off in the middle of an answer: look at its log, and at proxies on the way",
+    "not_http": f"what listens there does not speak HTTP: {_PATH}, and whether it must begin with https://",
+    "not_a_list": f"what answers there is not a File Repository, its page is no list: {_PATH}",
+    "redirected": "it redirects to another address, which did not get the token; if it has moved, set --server-url",
+    "tls_expired": "its certificate has expired, or is not valid yet: renew it at the server, or set this clock right",
+    "tls_wrong_host": "its certificate is for another host: use the host of the certificate in --server-url",
+    "tls_unknown_issuer": "its certificate cannot be trusted, since this machine does not know who issued it; if it is "
+    "from a private authority, name that with --ca-file",
+    "tls_missing": "it does not speak TLS at this port: check the port, and whether it must begin with http://",
+    "tls": "no encrypted connection could be made: its certificate or its version of TLS is refused",
+    "refused": "it refuses the token (401 or 403): check that the token is right, not expired, allowed from here, and "
+    "has the role securecopy.stream",
+    "no_room": "the ledger's disk has less free space than --min-free, so nothing new is recorded; free some space",
+    "http_400": f"it does not understand the request (HTTP 400): {_PATH}, and whether it must begin with https://",
+    "http_404": f"there is no File Repository at this address (HTTP 404): {_PATH}",
+    "http_429": "it asks for patience (HTTP 429)",
+    "http_503": "it is not ready (HTTP 503): wait, or look at its log",
+    "other_vault": "its list names another vault than this source has, or none, so nothing of it is believed: check "
+    "--server-url and the token; if another vault is meant, begin another source with --new-source",
+    "not_sc2": "it did not send the sealed object of sc2 that its list promises: look for a proxy that takes the header"
+    " Accept away or changes Content-Type, and for a server that is older than its list",
+    "other_object": "it sent another object than the one that it listed, which was not stored: if the next listing does"
+    " not mend that, the server, or something on the way, swaps contents",
+    "other_version": "it sent another version than the one that it listed, which was not stored: a file that changed"
+    " meanwhile comes with the next listing",
+}
+"""What is wrong and what to do now, by the reason. The subject is the server that was asked."""
+
+AT_THE_NETWORK: Final = frozenset({"no_such_host", "not_listening", "unreachable", "timeout"})
+"""Reasons why nobody was met at all."""
+
+AT_A_CONTENT: Final = frozenset({"not_sc2", "other_object", "other_version"})
+"""Reasons why a content was not believed that the user can do something about."""
+
+
+def sentence(reason: str) -> str:
+    """Return what is wrong and what to do now, and the stable word."""
+    known = SENTENCES.get(reason)
+    if known is not None:
+        return f"{known} ({reason})"
+    status = reason.removeprefix("http_")
+    if status != reason:
+        at_fault = "look at the server's log" if status.startswith("5") else _PATH
+        return f"it answers HTTP {status}: {at_fault}"
+    return f"its answer cannot be used ({reason}): look at the server's log"
