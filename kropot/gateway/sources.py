@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_LINKS: Final = 40
-MAX_PATH: Final = 4096
+MAX_PATH: Final = 4095
 """The longest path that is served, in bytes. Most programs could not restore a longer one."""
 
 _OPEN_LEVELS = 32
