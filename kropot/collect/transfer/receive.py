@@ -191,7 +191,7 @@ class ContentReceiver:
         opaque = bool(self.job.opaque) or self.head.iv is not None
         self._tail.finish(opaque=opaque, sc2=self._is_sc2, expected=expected)
         if self._is_sc2 and len(self._clear) < HEADER_BYTES:
-            raise UnbelievableError("cut_object")
+            raise UnbelievableError("not_sc2")
         staged = self._upload.finish()
         self._upload = None
         return Received(entry=self.job.entry, staged=staged, iv=self.head.iv)
