@@ -6,20 +6,21 @@ It proves nothing by itself. But an entry, a vault and a content that do not fit
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, Final
 
-from kropot.sc2.layout import VAULT_BYTES, Header, is_list_form, list_form_bytes, parse_header
+from kropot.sc2.layout import LIST_BEGINNING, VAULT_BYTES, Header, list_form_bytes, parse_header
 from kropot.sc2.refused import RefusedError
 
 _HEAD: Final = b'{"encrypted":"'
 _END: Final = b'"}'
-_BEGINNING: Final = 8
+_BEGINNING: Final = _HEAD + LIST_BEGINNING.encode()
 _VAULT: Final = re.compile(rf"[0-9a-f]{{{2 * VAULT_BYTES}}}")
 
 
 def sealed_header(form: bytes) -> Header | None:
     """Return the clear header in a canonical form of `sc2`, None for every other form."""
-    if not _is_sc2(form):
+    if not form.startswith(_BEGINNING):
         return None
     try:
         return _read(form)
@@ -30,7 +31,7 @@ def sealed_header(form: bytes) -> Header | None:
 
 def contradiction(form: bytes, id_: str, etag: str | None) -> str | None:
     """Return why an entry's form is none, or is of another element or content than the entry; None if it is fine."""
-    if not _is_sc2(form):
+    if not form.startswith(_BEGINNING):
         return None
     try:
         header = _read(form)
@@ -74,13 +75,9 @@ def parse_vault(value: Any) -> bytes | None:
     return bytes.fromhex(value)
 
 
-def _is_sc2(form: bytes) -> bool:
-    begin = form[len(_HEAD) : len(_HEAD) + _BEGINNING]
-    return form.startswith(_HEAD) and form.endswith(_END) and is_list_form(begin.decode("latin-1"))
-
-
+@lru_cache(maxsize=1)
 def _read(form: bytes) -> Header:
-    """Return the header in a form. Raises: RefusedError."""
+    """Return the header in a form. Raises: RefusedError. Cached, because an entry is asked for it several times."""
     return parse_header(list_form_bytes(form[len(_HEAD) : -len(_END)].decode("latin-1")))
 
 

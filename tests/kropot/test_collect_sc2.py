@@ -331,6 +331,20 @@ def test_verify_finds_a_copy_that_is_the_object_of_another_element_or_version(
     assert folder.run("verify", "--quick").code == 0
 
 
+def test_verify_compares_the_source_by_versions_and_not_with_another_vault(
+    folder: Folder, server: SealedServer
+) -> None:
+    folder.collect()
+    agreeing = folder.run("verify", "--source", "--json")
+    assert agreeing.code == 0
+    counts = agreeing.summary["covered"]["source"]
+    assert (counts["listed"], counts["agreeing"], counts["proved"]) == (len(CONTENTS),) * 3
+    server.vault = made_vault("other")
+    other = folder.run("verify", "--source", "--json")
+    assert (other.code, other.summary["notes"]) == (4, 0)
+    assert "names another vault than this source has, or none" in other.err
+
+
 def claim(folder: Folder, id_: str, sha256: bytes) -> None:
     """Record that this object is the element's copy, as a keeper could do it."""
     store = open_store(f"sqlite:///{folder.path / 'ledger.db'}")
