@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kropot.gateway.contents import Contents
     from kropot.gateway.entries import Sealings
     from kropot.gateway.recent import RecentFiles
+    from kropot.gateway.standing import Standing
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.token import Token
     from kropot.gateway.tokens import TokenBook
@@ -56,6 +57,7 @@ class Gateway:
         *,
         state: State,
         catalogue: Catalogue,
+        standing: Standing,
         book: TokenBook,
         sealings: Sealings,
         births: Births,
@@ -75,6 +77,7 @@ class Gateway:
         """
         self._state = state
         self._catalogue = catalogue
+        self._standing = standing
         self._book = book
         self._sealings = sealings
         self._births = births
@@ -128,8 +131,9 @@ class Gateway:
                 since=since,
                 limit=limit,
                 base_url=base_url,
-                unreadable=self._catalogue.unreadable,
                 births=self._births,
+                unserved=self._standing.unserved,
+                unscanned_since=self._standing.unscanned_since,
             )
 
         made = await in_pool(self._lists, work)

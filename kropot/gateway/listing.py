@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.token import Token
     from kropot.securecopy.wire import Listed
+    from ledger.events import Unserved
 
 DEFAULT_LIMIT: Final = 256
 MAX_LIMIT: Final = 8191
@@ -81,8 +82,9 @@ def build_page(
     since: int | None,
     limit: int,
     base_url: str,
-    unreadable: int = 0,
     births: Births | None = None,
+    unserved: Unserved | None = None,
+    unscanned_since: int | None = None,
 ) -> tuple[bytes, list[tuple[bytes, FileRow]]]:
     """Return a list page as it is sent, and its files, each as (mark, row).
 
@@ -103,8 +105,9 @@ def build_page(
         metadata_url=f"{base_url}/secure-copy/file/%file_id%/submitdata?_token=%token%",
         fetch_url=f"{base_url}/secure-copy/file/%file_id%/content?_token=%token%",
         closed=closed,
-        unreadable=unreadable,
         vault=None if token.held is None else token.held.vault.id,
+        unserved=unserved,
+        unscanned_since=unscanned_since,
     )
     return page, _marked(entries)
 

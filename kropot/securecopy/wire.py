@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import orjson
@@ -27,6 +27,7 @@ from kropot.securecopy.content import (
 )
 from kropot.securecopy.sealed_form import contradiction, parse_vault, sealed_header, vault_of
 from kropot.securecopy.zones import MAX_DATE, MIN_DATE, is_known_zone, wall_clock
+from ledger.events import Unserved
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
@@ -125,15 +126,17 @@ class Rejected:
 class Page:
     """One list page: `remaining` as the server claims; `closed` is the last second that it will not add to.
 
-    `unreadable` is how many folders the server cannot read. `vault` is the id (16 bytes) of the vault that seals what
-    is listed; then every entry has a form of `sc2` and belongs to this vault. These three are extensions.
+    `unserved` counts what the server does not serve of its source, and since the second `unscanned_since` it fails to
+    scan it. `vault` is the id (16 bytes) of the vault that seals every entry, each with a form of `sc2`. All four are
+    extensions.
     """
 
     entries: tuple[Listed, ...]
     rejected: tuple[Rejected, ...]
     remaining: int
     closed: int | None = None
-    unreadable: int | None = None
+    unserved: Unserved | None = None
+    unscanned_since: int | None = None
     vault: bytes | None = None
 
 
@@ -151,28 +154,21 @@ def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -
     gap = body.find(b"\n\n")
     if gap < 0:
         raise BadPageError("no_header")
-    remaining, closed, unreadable, vault = _parse_header(body[:gap])
+    header = _parse_header(body[:gap])
     if not body.endswith(b"\n"):
         # Every line ends in a newline: behind the last one there is nothing, or the page was cut.
         raise BadPageError("truncated")
     entries: list[Listed] = []
     rejected: list[Rejected] = []
     for number, line in enumerate(_lines(body, gap + 2), 1):
-        found = _of_vault(parse_entry(line), vault)
+        found = _of_vault(parse_entry(line), header.vault)
         if isinstance(found, Listed):
             entries.append(found)
         elif len(rejected) < MAX_REJECTED:
             rejected.append(Rejected(line=number, why=found.why, date=found.date))
         else:
             raise BadPageError("bad_lines")
-    return Page(
-        entries=tuple(entries),
-        rejected=tuple(rejected),
-        remaining=remaining,
-        closed=closed,
-        unreadable=unreadable,
-        vault=vault,
-    )
+    return replace(header, entries=tuple(entries), rejected=tuple(rejected))
 
 
 def parse_entry(line: bytes | bytearray) -> Listed | Rejected:
@@ -247,7 +243,8 @@ def encode_page(
     metadata_url: str,
     fetch_url: str,
     closed: int | None = None,
-    unreadable: int | None = None,
+    unserved: Unserved | None = None,
+    unscanned_since: int | None = None,
     vault: bytes | None = None,
 ) -> bytes:
     """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
@@ -258,8 +255,10 @@ def encode_page(
     }
     if closed is not None:
         header["closed"] = closed
-    if unreadable is not None:
-        header["unreadable"] = unreadable
+    if unserved is not None:
+        header["unserved"] = asdict(unserved)
+    if unscanned_since is not None:
+        header["unscannedSince"] = unscanned_since
     if vault is not None:
         header["vault"] = vault.hex()
     return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
@@ -273,8 +272,8 @@ def _lines(body: bytes | bytearray, at: int) -> Iterator[bytes | bytearray]:
         at = end + 1
 
 
-def _parse_header(head: bytes | bytearray) -> tuple[int, int | None, int | None, bytes | None]:
-    """Return `remainingSince`, `closed`, `unreadable` and `vault` of a page's header line."""
+def _parse_header(head: bytes | bytearray) -> Page:
+    """Return what a page's header line says, as a page without entries."""
     if len(head) > MAX_LINE_BYTES:
         raise BadPageError("bad_header")
     try:
@@ -283,18 +282,39 @@ def _parse_header(head: bytes | bytearray) -> tuple[int, int | None, int | None,
         raise BadPageError("bad_header") from None
     if not isinstance(header, dict):
         raise BadPageError("bad_header")
-    remaining, closed, unreadable = (header.get(name) for name in ("remainingSince", "closed", "unreadable"))
+    remaining, closed, since = (header.get(name) for name in ("remainingSince", "closed", "unscannedSince"))
     if type(remaining) is not int or remaining < 0:
         raise BadPageError("bad_header")
-    if closed is not None and not _is_date(closed):
+    if not all(second is None or _is_date(second) for second in (closed, since)):
         raise BadPageError("bad_header")
-    if not _is_size(unreadable):
+    return Page(
+        entries=(),
+        rejected=(),
+        remaining=remaining,
+        closed=closed,
+        unserved=_unserved(header.get("unserved")),
+        unscanned_since=since,
+        vault=_vault(header.get("vault")),
+    )
+
+
+def _unserved(value: Any) -> Unserved | None:
+    """Return what a header says that is not served. Kinds that it does not name count 0."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
         raise BadPageError("bad_header")
+    counts = {each.name: value.get(each.name, 0) for each in fields(Unserved)}
+    if not all(type(count) is int and _is_size(count) for count in counts.values()):
+        raise BadPageError("bad_header")
+    return Unserved(**counts)
+
+
+def _vault(value: Any) -> bytes | None:
     try:
-        vault = parse_vault(header.get("vault"))
+        return parse_vault(value)
     except ValueError:
         raise BadPageError("bad_header") from None
-    return remaining, closed, unreadable, vault
 
 
 def _of_vault(found: Listed | Rejected, vault: bytes | None) -> Listed | Rejected:

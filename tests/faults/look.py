@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from kropot.errors import Exit
@@ -102,19 +103,19 @@ class Looker:
             return []
         if code != Exit.DONE:
             return [f"token list {when}: exit {code}: {output.strip()[-300:]}"]
-        tokens = [row["id"] for row in json.loads(output.splitlines()[0])]
-        whole = [kit["id"] for kit in kits if kit["data"]["secureCopyEncryptionKey"]]
+        vaults = {kit["vault"] for kit in kits if kit["masters"]}
         return [
-            f"{when}: the token {token} has no kit"
-            for token in tokens
-            if not any(kit.startswith(token.rstrip("*.…")[:8]) for kit in whole)
+            f"{when}: the token {row['id']} has no kit"
+            for row in json.loads(output.splitlines()[0])
+            if row["vault"] not in vaults
         ]
 
     def _entries(self, *more: str) -> list[dict[str, Any]]:
         code, output = self._run("replay", "--list", "--json", *more)
         if code != Exit.DONE:
-            # Each worker has a folder of its own.
-            return [{"replay": code, "said": output.replace(str(self._folder), "folder")}]
+            # Each worker has a folder of its own, and each run its time.
+            said = re.sub(r'"timestamp":"[^"]*"', "", output.replace(str(self._folder), "folder"))
+            return [{"replay": code, "said": said}]
         rows = [{key: value for key, value in row.items() if key not in PASSING} for row in _objects(output)]
         # They come by source, whose ids are random.
         return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
