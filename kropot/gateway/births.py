@@ -38,6 +38,8 @@ _FORM_AT: Final = _KEY_AT + KEY_ID_BYTES
 _MOST_MTIME_NS: Final = 2**63 - 1
 _TRIES: Final = 4
 _MOST_RECENT: Final = 16_384
+LONGEST_REMEMBERED: Final = 4096
+"""Longer records are read from the database each time, so that thousands of them do not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +152,7 @@ class Births:
         ):
             return kept
         birth = self._proved(token, token.held, row, record)
-        if birth is not None:
+        if birth is not None and len(record) <= LONGEST_REMEMBERED:
             if len(self._recent) >= _MOST_RECENT:
                 self._recent.clear()
             self._recent[record] = birth

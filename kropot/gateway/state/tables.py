@@ -18,6 +18,7 @@ def _fixed(size: int) -> sa.types.TypeEngine[bytes]:
     return sa.LargeBinary(size).with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
 
 
+_large = sa.LargeBinary().with_variant(mysql.LONGBLOB, "mysql", "mariadb")
 _big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 metadata = sa.MetaData()
 meta = sa.Table(
@@ -77,7 +78,7 @@ element = sa.Table(
     sa.Column("token", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("mark", _fixed(16), primary_key=True),
     sa.Column("file", sa.BigInteger, nullable=False, index=True),
-    sa.Column("birth", sa.LargeBinary),
+    sa.Column("birth", _large),
     sqlite_with_rowid=False,
 )
 ADDED: Final = (file.c.origin, file.c.seal, file.c.restless_s, element.c.birth)
