@@ -49,6 +49,8 @@ _KEY_AT: Final = NONCE_BYTES + _SEAL
 _FORM_AT: Final = _KEY_AT + KEY_ID_BYTES
 _TRIES: Final = 4
 _MOST_RECENT: Final = 16_384
+LONGEST_REMEMBERED: Final = 4096
+"""Longer records are read from the database each time, so that thousands of them do not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +177,7 @@ class Births:
         ):
             return kept
         birth = self._proved(token, token.held, row, record)
-        if birth is not None and not birth.attributes:
+        if birth is not None and len(record) <= LONGEST_REMEMBERED:
             if len(self._recent) >= _MOST_RECENT:
                 self._recent.clear()
             self._recent[record] = birth

@@ -191,7 +191,7 @@ def test_a_database_of_before_gets_what_it_lacks(url: str, schema: bytes) -> Non
     again = open_state(url, create=False)
     again.add_token(b"l" * 32, b"token", NOW, VaultRow(number=0, uid=b"v" * 16, sealed=b"s" * 20_000, created_s=NOW))
     assert [len(each.sealed) for each in again.vaults()] == [20_000], "256 masters have their room"
-    assert again.keep_births(1, [(b"m" * 16, None, b"b" * 9_000)]) == {b"m" * 16: b"b" * 9_000}
+    assert again.keep_births(1, [(b"m" * 16, None, b"b" * 70_000)]) == {b"m" * 16: b"b" * 70_000}
     again.close()
 
 
