@@ -39,7 +39,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 @pytest.fixture
 def client(served: Served) -> VaultClient:
     made = served.vault_client()
-    wait_until("the first scan", lambda: made.listed().keys() == set(paths_in(served.folder)))
+    wait_until("the first scan", lambda: made.everything().keys() == set(paths_in(served.folder)))
     return made
 
 
@@ -57,7 +57,7 @@ def test_a_tree_with_every_kind_of_entry_goes_round(
     objects = DirectoryObjects(tmp_path / "storage", "writer")
     world = EntriesWorld(store, objects=objects)  # type: ignore[arg-type]  # both are object stores
     source = world.source(None)
-    for entry, found in client.listed().values():
+    for entry, found in client.everything().values():
         world.keep(StreamKey(source=source, kind="file", id=entry.id), entry.form, client.object(entry.id).sealed)
         assert found.header.element_id == entry.id
     to = tmp_path / "to"
@@ -70,7 +70,7 @@ def test_a_tree_with_every_kind_of_entry_goes_round(
 
 
 def test_other_tokens_are_told_of_files_alone_and_of_those_behind_symlinks(served: Served, client: VaultClient) -> None:
-    kinds = {path: found.form.kind for path, (_, found) in client.listed().items()}
+    kinds = {path: found.form.kind for path, (_, found) in client.everything().items()}
     files = {path for path, kind in kinds.items() if kind is Kind.FILE}
     plain = served.client(PLAIN)
     page = plain.page(limit=8191)
@@ -80,15 +80,15 @@ def test_other_tokens_are_told_of_files_alone_and_of_those_behind_symlinks(serve
 
 
 def test_metadata_alone_is_listed_anew_and_nothing_is_sealed_anew(served: Served, client: VaultClient) -> None:
-    before = client.listed()
+    before = client.everything()
     (served.folder / "empty/new").touch()
     os.setxattr(served.folder / "docs/a.txt", "user.new", b"1")
     os.utime(served.folder / "to nowhere", (5, 5), follow_symlinks=False)
     (served.folder / "closed").chmod(0o501)
     changed = (b"empty", b"docs/a.txt", b"to nowhere", b"closed")
     rescan(served)
-    wait_until("the change", lambda: all(client.listed()[path][0].form != before[path][0].form for path in changed))
-    after = client.listed()
+    wait_until("the change", lambda: all(client.everything()[path][0].form != before[path][0].form for path in changed))
+    after = client.everything()
     assert {path for path in before if after[path][0].etag != before[path][0].etag} == set(), "nothing to fetch"
     assert dict(after[b"docs/a.txt"][1].form.xattrs)[b"user.new"] == b"1"
     assert after[b"closed"][1].form.mode == 0o501
@@ -97,14 +97,14 @@ def test_metadata_alone_is_listed_anew_and_nothing_is_sealed_anew(served: Served
 
 def test_what_counts_as_content_is_a_new_version(served: Served, client: VaultClient) -> None:
     """Where a symlink leads, and attributes that are too large for a form."""
-    before = client.listed()
+    before = client.everything()
     (served.folder / "to nowhere").unlink()
     (served.folder / "to nowhere").symlink_to("elsewhere")
     os.setxattr(served.folder / "many holes", "user.new", b"1")
     changed = (b"to nowhere", b"many holes")
     rescan(served)
-    wait_until("the change", lambda: all(client.listed()[path][0].etag != before[path][0].etag for path in changed))
-    after = client.listed()
+    wait_until("the change", lambda: all(client.everything()[path][0].etag != before[path][0].etag for path in changed))
+    after = client.everything()
     assert client.object(after[b"to nowhere"][0].id).form.target == b"elsewhere"
     assert dict(client.object(after[b"many holes"][0].id).form.xattrs)[b"user.new"] == b"1"
 
@@ -115,14 +115,14 @@ def test_what_is_gone_leaves_the_list_and_what_became_something_else_stays(serve
     (served.folder / "none").unlink()
     (served.folder / "none").mkdir()
     rescan(served)
-    wait_until("the change", lambda: client.listed().keys() == set(paths_in(served.folder)))
-    assert client.listed()[b"none"][1].form.kind is Kind.FOLDER
+    wait_until("the change", lambda: client.everything().keys() == set(paths_in(served.folder)))
+    assert client.everything()[b"none"][1].form.kind is Kind.FOLDER
     assert client.page(limit=1).remaining == len(set(paths_in(served.folder)))
 
 
 def test_an_object_is_the_same_from_any_byte_on(client: VaultClient) -> None:
     """Holes and large attributes included: the form of the version's birth decides."""
-    entry, _ = client.listed()[b"many holes"]
+    entry, _ = client.everything()[b"many holes"]
     whole = client.object(entry.id)
     for start in (1, 5_000, len(whole.sealed) - 10):
         part = client.get(
