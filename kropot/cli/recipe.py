@@ -32,11 +32,13 @@ def command(settings: Settings, *, element: str, kit: Path | None, until: str | 
     from kropot.restore.claims import sealed_text
     from kropot.restore.element_copy import held_of
     from kropot.restore.recipe import ByteRange, recipes
+    from kropot.sc2.kit import CbcKey
 
     stretch = ByteRange()
     if kit is not None:
-        known = read_kits([kit])[0]
-        stretch = ByteRange(digest=known.digest, rounds=known.rounds)
+        known = next((key.kit for key in read_kits([kit]) if isinstance(key, CbcKey)), None)
+        if known is not None:
+            stretch = ByteRange(digest=known.digest, rounds=known.rounds)
     with open_ledger(settings, read_only=True) as ledger:
         key = find_element(ledger, element)
         held = held_of(ledger, key, moment_of(ledger, until).position)

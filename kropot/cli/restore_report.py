@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
 
 _COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
-_DIFFERENCES = {"absent", "differs"}
-"""Problems of a folder that is not what the backup has: exit code 4."""
+_DIFFERENCES = {"absent", "differs", "refused", "damaged", "bad_content"}
+"""Problems of what is not what it should be, a copy or a file in the folder: exit code 4."""
 
 
 KnownSources = Mapping[bytes, "KnownSource"]

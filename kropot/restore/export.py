@@ -14,8 +14,9 @@ from kropot.durable.errors import StorageError
 from kropot.durable.refusals import InTheWayError, NoRoomError, TooLargeError, UnplaceableError
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import held_json
+from kropot.restore.authentic import DamagedError
 from kropot.restore.journal import content_of, show_name
-from kropot.restore.opener import DamagedError, copy_content
+from kropot.restore.opener import copy_content
 from kropot.restore.parallel import in_order
 
 if TYPE_CHECKING:

@@ -10,10 +10,12 @@ from kropot.durable.errors import StorageError
 from kropot.durable.refusals import InTheWayError, NoRoomError, TooLargeError, UnplaceableError
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import held_json
+from kropot.restore.authentic import DamagedError
 from kropot.restore.journal import content_of, show_name
-from kropot.restore.opener import Content, DamagedError, copy_content
+from kropot.restore.opener import Content, copy_content
 from kropot.restore.parallel import in_order
 from kropot.restore.plan import Planned, Problem, RestoreProblem
+from kropot.sc2.refused import RefusedError
 from kropot.securecopy.sealing import BadSealError
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ _NS = 1_000_000_000
 _PROBLEMS: dict[type[KropotError], Problem] = {
     ObjectMissingError: "missing",
     DamagedError: "damaged",
+    RefusedError: "refused",
     BadSealError: "unopened",
     StorageError: "unreadable",
     InTheWayError: "in_the_way",
@@ -229,21 +232,26 @@ def may_overwrite(found: os.stat_result, plan: Planned, overwrite: Overwrite) ->
 
 def unopened_of(plan: Planned) -> RestoreProblem | None:
     """Return the problem of a content that nothing given here opens, None if there is none."""
-    if plan.held.iv is None or plan.opened.kit is not None:
+    sealing = plan.opened.sealing
+    if sealing == "cbc" and plan.held.iv is None:
+        return finding("refused", plan, "its form is sealed, and its content is not: somebody exchanged it")
+    if plan.held.iv is None or sealing != "plain":
         return None
     return finding("unopened", plan, "the content is encrypted and the form is not: open it with `kropotcli decrypt`")
 
 
 def bad_content_of(plan: Planned, content: Content) -> RestoreProblem | None:
     """Return the problem of a content that is not what its form says, None if it is."""
-    claimed = plan.opened.claim.sha256
-    if claimed is None or claimed == content.sha256:
+    claim = plan.opened.claim
+    is_restless = claim.rest.get("restless") is True
+    has_size = claim.size is None or is_restless or claim.size == content.size
+    if has_size and claim.sha256 in {None, content.sha256}:
         return None
     return finding(
         "bad_content",
         plan,
-        "the opened content differs from its form, so the file changed while the server sent it: "
-        "open it anyway with `kropotcli decrypt`",
+        "the opened content differs from its form: the file changed while the server sent it, or somebody exchanged "
+        "it; open it anyway with `kropotcli decrypt`",
     )
 
 

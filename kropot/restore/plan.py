@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from kropot.errors import WrongKeyError
+from kropot.restore.authentic import NoKitError
 from kropot.restore.claims import BadFormError
 from kropot.restore.kits import describe
-from kropot.restore.opener import NoKitError, Opened, open_claim
+from kropot.restore.opener import Opened, open_claim
 from kropot.restore.parallel import in_order
 from kropot.restore.spool import Spool
+from kropot.sc2.kit import CbcKey
+from kropot.sc2.refused import RefusedError
 from kropot.wording import written
 
 if TYPE_CHECKING:
@@ -19,8 +22,8 @@ if TYPE_CHECKING:
 
     from kropot.replay.copies import HeldCopy
     from kropot.restore.names import NameGiver
+    from kropot.restore.opener import Key
     from kropot.restore.patterns import Fit, Patterns
-    from kropot.securecopy.sealing import Kit
     from ledger.events import StreamKey
 
 TRIES = 3
@@ -30,6 +33,7 @@ EARLY = 1000
 """How many problems of one source to keep until one of its forms opens. They are reported only then."""
 
 Problem = Literal[
+    "refused",
     "missing",
     "damaged",
     "unopened",
@@ -107,7 +111,7 @@ class Selection:
 def plan(
     helds: Iterable[HeldCopy],
     *,
-    kits: Sequence[Kit],
+    kits: Sequence[Key],
     wanted: Selection,
     giver: Callable[[], NameGiver],
     pool: Executor,
@@ -150,7 +154,7 @@ class _Named:
 def _named(
     helds: Iterable[HeldCopy],
     *,
-    kits: Sequence[Kit],
+    kits: Sequence[Key],
     wanted: Selection,
     giver: Callable[[], NameGiver],
     pool: Executor,
@@ -166,6 +170,9 @@ def _named(
             if not tally.opened and sources is not None and len(tally.locked) >= sources:
                 break
             continue
+        if isinstance(outcome, RefusedError):
+            yield _Named(RestoreProblem(problem="refused", key=held.key, name=None, why=str(outcome)))
+            continue
         if isinstance(outcome, BadFormError):
             yield _Named(RestoreProblem(problem="bad_form", key=held.key, name=None, why=str(outcome)))
             continue
@@ -177,7 +184,7 @@ def _named(
         if found is not None and (found.fits or not wanted.patterns):
             yield found
     if not tally.opened and tally.locked:
-        raise WrongKeyError(_no_key(kits, tally))
+        raise WrongKeyError(_no_key(kits, tally, forms.vaults))
 
 
 def _name(
@@ -207,37 +214,44 @@ def _name(
     return _Named(planned, joined, wanted.patterns.fits(dict.fromkeys((joined, own_path))))
 
 
-def _no_key(kits: Sequence[Kit], tally: RestoreCounts) -> str:
+def _no_key(kits: Sequence[Key], tally: RestoreCounts, vaults: Sequence[str]) -> str:
+    whose = f"the kit of the vault {' and of the vault '.join(vaults)}" if vaults else "the kit of their token"
     if not kits:
-        return "the elements are encrypted: give the kit of their token with --key"
-    text = (
-        f"{describe(kits)} the elements, and nothing was written: give the kit of their token with --key, once for "
-        "each token"
-    )
+        return f"the elements are encrypted: give {whose} with --key"
+    each = "" if vaults else ", once for each token"
+    text = f"{describe(kits)} the elements, and nothing was written: give {whose} with --key{each}"
     return f"{text}; if it is the kit of a past source, add --past-sources" if tally.past else text
 
 
 class _Forms:
     """Opens forms. It remembers for each source which kit fits, or that none does."""
 
-    def __init__(self, kits: Sequence[Kit], tally: RestoreCounts) -> None:
+    def __init__(self, kits: Sequence[Key], tally: RestoreCounts) -> None:
         self._kits = tuple(kits)
-        self._fitting: dict[bytes, Kit] = {}
+        self._fitting: dict[bytes, Key] = {}
         self._failures: dict[bytes, int] = {}
         self._open: set[bytes] = set()
         self._kept: dict[bytes, list[RestoreProblem]] = {}
         self._tally = tally
+        self._vaults: dict[str, None] = {}
 
-    def open(self, held: HeldCopy) -> tuple[HeldCopy, Opened | NoKitError | BadFormError]:
+    @property
+    def vaults(self) -> Sequence[str]:
+        """The ids of the vaults that no kit opens, in hexadecimal digits: at most one for each source."""
+        return tuple(self._vaults)
+
+    def open(self, held: HeldCopy) -> tuple[HeldCopy, Opened | NoKitError | BadFormError | RefusedError]:
         """Return the opened form, or the error if it cannot be opened. Several threads call this."""
         source = held.key.source
         if source not in self._fitting and self._failures.get(source, 0) >= TRIES:
             return held, NoKitError("no kit opens the forms of this source: give the kit of its token with --key")
         fitting = self._fitting.get(source)
-        kits = self._kits if fitting is None else (fitting, *(kit for kit in self._kits if kit is not fitting))
+        kits = self._kits
+        if isinstance(fitting, CbcKey):
+            kits = (fitting, *(kit for kit in self._kits if kit is not fitting))
         try:
             opened = open_claim(held, kits)
-        except (NoKitError, BadFormError) as error:
+        except (NoKitError, BadFormError, RefusedError) as error:
             return held, error
         if opened.kit is not None:
             self._fitting[source] = opened.kit
@@ -247,6 +261,8 @@ class _Forms:
         """Record a form that no kit opened. If other forms of its source were opened, yield it as a problem."""
         source = held.key.source
         self._failures[source] = self._failures.get(source, 0) + 1
+        if error.vault is not None and not self._failures[source] > TRIES:
+            self._vaults[error.vault.hex()] = None
         finding = RestoreProblem(problem="unopened", key=held.key, name=None, why=str(error))
         if source in self._open:
             yield finding

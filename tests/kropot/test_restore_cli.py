@@ -395,7 +395,7 @@ def test_verify_only_names_a_damaged_copy(world: World, run: Run, kit: str, tmp_
     key = world.put(source, "rotten", b"2")
     spoil(world, tmp_path, key)
     answer = run("restore", "--key", kit, "--verify-only", "--json")
-    assert answer.code == 3
+    assert answer.code == 4
     assert [(row["name"], row["problem"]) for row in answer.lines[:-1]] == [("rotten", "damaged")]
 
 
