@@ -43,6 +43,7 @@ class Subject(Enum):
     AUDIT = AUDIT_KIND
     SOURCE = SOURCE_KIND
     KEEPING = "@keeping"
+    DRILL = "@drill"
     ELEMENT = "element"
 
 
@@ -467,6 +468,15 @@ class SourceRetired(KeepingFact):
 @fact
 class SourceResumed(KeepingFact):
     """A person said that the source is in use: it did not retire, and no other source took its place so far."""
+
+
+@fact
+class DrillHeld(Fact):
+    """A person opened copies of the source with a kit, picked at random: `opened` of them opened, `failed` did not."""
+
+    SUBJECT: ClassVar[Subject] = Subject.DRILL
+    opened: int
+    failed: int
 
 
 @fact

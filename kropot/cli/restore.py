@@ -14,6 +14,7 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
 from kropot.cli.copies import WORKERS, check_target, open_copies, read_kits
 from kropot.cli.moments import moment_of, until_option
+from kropot.cli.passphrases import passphrase_option
 from kropot.cli.paths import PATH
 from kropot.cli.restore_mode import check_options, mode_of
 from kropot.cli.restore_progress import RestoreProgress, restore_progress
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     metavar="KIT.json",
     help="The token's kit: the JSON of the request that made the token. Repeat this option for each token.",
 )
+@passphrase_option
 @click.option("--to", "target", type=PATH, metavar="DIR", help="Restore into this folder.")
 @until_option
 @click.option(
@@ -108,6 +110,7 @@ def command(
     *,
     patterns: tuple[str, ...],
     kits: tuple[Path, ...],
+    passphrase_files: tuple[Path, ...],
     target: Path | None,
     until: str | None,
     source_names: tuple[str, ...],
@@ -158,7 +161,7 @@ def command(
         )
         plans = plan(
             origin.helds,
-            kits=read_kits(kits),
+            kits=read_kits(kits, passphrase_files),
             wanted=Selection(
                 patterns=matching,
                 sources=origin.wanted,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
 
 _COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
-_DIFFERENCES = {"absent", "differs", "refused", "damaged", "bad_content"}
+DIFFERENCES = {"absent", "differs", "refused", "damaged", "bad_content"}
 """Problems of what is not what it should be, a copy or a file in the folder: exit code 4."""
 
 
@@ -119,7 +119,7 @@ class RestoreReport:
             ):
                 if count:
                     emit(f"{count:>8,}  {what}")
-        if not _DIFFERENCES.isdisjoint(self.problems):
+        if not DIFFERENCES.isdisjoint(self.problems):
             return Exit.FINDINGS
         is_partial = self.findings or locked or unmatched or (is_nothing and tally.past)
         return Exit.PARTIAL if is_partial else Exit.DONE

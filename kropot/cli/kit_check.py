@@ -1,0 +1,166 @@
+"""`kropotcli kit check`: the yearly drill. Opens copies that are picked at random, with the kit that is kept for it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from random import SystemRandom
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from kropot.cli.base import Exit, KropotCommand, Settings, emit, emit_json, open_ledger, warn
+from kropot.cli.copies import WORKERS, open_copies, read_kits
+from kropot.cli.passphrases import passphrase_option
+from kropot.cli.paths import PATH
+from kropot.cli.restore_progress import restore_progress
+from kropot.cli.restore_report import DIFFERENCES, RestoreReport
+from kropot.errors import PartialError, WrongKeyError
+from kropot.query.names import short_name
+from kropot.query.past import labels_of
+from kropot.wording import amount, number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from kropot.query.names import Labels
+    from kropot.replay.copies import Copies
+    from kropot.restore.drill import Sample
+    from kropot.restore.opener import Key
+
+SAMPLE: Final = 25
+"""How many copies a drill opens: one copy in ten that does not open is found with a chance of 93 %."""
+
+
+@click.command("check", cls=KropotCommand)
+@click.argument("kits", metavar="KIT...", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--sample",
+    "wanted",
+    type=click.IntRange(min=1),
+    default=SAMPLE,
+    show_default=True,
+    help="How many copies to open. At least one of each source is opened.",
+)
+@click.option("--no-record", is_flag=True, help="Write nothing to the ledger: `status` does not show this drill.")
+@passphrase_option
+def check(
+    settings: Settings, *, kits: tuple[Path, ...], wanted: int, no_record: bool, passphrase_files: tuple[Path, ...]
+) -> Exit:
+    """Open copies with KIT, picked at random. Do this once a year, with the kit from its drawer.
+
+    The copies come from all sources that the kits open, past ones and vanished elements included. Each is read to its
+    end and compared with what was sealed, as a restore does it. Nothing is written but the date, which `status` shows.
+
+    The exit code is 0 if all of them opened, 4 if one is not what it should be, and 3 if one could not be read. If the
+    kits open nothing here, it is 13.
+    """
+    from kropot.restore.drill import draw
+
+    keys = read_kits(kits, passphrase_files)
+    report = RestoreReport(settings)
+    with open_ledger(settings, read_only=True) as ledger, open_copies(settings) as copies, _pool() as pool:
+        labels = labels_of(ledger)
+        sample = draw(ledger, keys, wanted=wanted, chance=SystemRandom())
+        _refuse_nothing(sample, kits)
+        opened = _open(sample, keys=keys, copies=copies, pool=pool, report=report, labels=labels)
+    picked = Counter(held.key.source for held in sample.helds)
+    is_recorded = not no_record and _record(settings, picked, opened)
+    summary = {
+        "opened": opened.total(),
+        "failed": picked.total() - opened.total(),
+        "bytes": report.bytes,
+        "elements": sum(sample.elements.values()),
+        "sources": [id_.hex() for id_ in sample.elements],
+        "other_sources": [id_.hex() for id_ in sample.foreign],
+        "problems": report.problems,
+        "recorded": is_recorded,
+    }
+    if settings.json:
+        emit_json(summary)
+    else:
+        sources = number(len(sample.elements), "source")
+        elements = number(sum(sample.elements.values()), "element")
+        emit(f"opened {opened.total()} of {picked.total()} copies ({amount(report.bytes)}) of {elements} in {sources}")
+        for id_ in sample.foreign:
+            emit(f"not opened: source {short_name(labels, id_)}, which is not sealed with a key of this kit")
+    if not DIFFERENCES.isdisjoint(report.problems):
+        return Exit.FINDINGS
+    return Exit.DONE if opened == picked else Exit.PARTIAL
+
+
+def _open(
+    sample: Sample, *, keys: Sequence[Key], copies: Copies, pool: Executor, report: RestoreReport, labels: Labels
+) -> Counter[bytes]:
+    """Open the copies, and report those that do not open. Return how many opened in each source."""
+    from kropot.durable.target import NameRules
+    from kropot.restore.compare import Verified, compare
+    from kropot.restore.fingerprints import Fingerprints
+    from kropot.restore.names import NameGiver
+    from kropot.restore.patterns import Patterns
+    from kropot.restore.plan import RestoreCounts, Selection, plan
+
+    tally, opened = RestoreCounts(), Counter[bytes]()
+    plans = plan(
+        sample.helds,
+        kits=keys,
+        wanted=Selection(patterns=Patterns(()), vanished=True, past=True, both=True),
+        giver=lambda: NameGiver(NameRules(), Fingerprints(), ()),
+        pool=pool,
+        tally=tally,
+    )
+    size = sum(held.size for held in sample.helds)
+    with restore_progress(report.settings, files=len(sample.helds), size=size) as progress:
+        for outcome in compare(plans, copies=copies, root=None, pool=pool, moved=progress.moved):
+            progress.finished()
+            if isinstance(outcome, Verified):
+                report.count(outcome.planned, existed=False, size=outcome.size)
+                opened[outcome.planned.held.key.source] += 1
+            else:
+                report.finding(outcome)
+    for source, elements in tally.locked.items():
+        warn(
+            f"source {short_name(labels, source)}: the kit opens none of the {elements} forms that were tried: if its "
+            "vault has a newer master, give the newest kit"
+        )
+    return opened
+
+
+def _refuse_nothing(sample: Sample, kits: Sequence[Path]) -> None:
+    """Refuse a drill that would open nothing. Raises: WrongKeyError, PartialError."""
+    if sample.helds:
+        return
+    if sample.foreign:
+        raise WrongKeyError(
+            f"{kits[0]} opens none of the {number(len(sample.foreign), 'source')} here: give the kit of their token or "
+            "vault, or name the right ledger with --db-string"
+        )
+    raise PartialError("there is no copy to open yet: run `kropotcli collect` first")
+
+
+def _record(settings: Settings, picked: Counter[bytes], opened: Counter[bytes]) -> bool:
+    """Record the drill, for each source. Return whether that was possible."""
+    from ledger.drills import record_drills
+    from ledger.errors import ReadOnlyLedgerError
+    from ledger.events import DrillHeld
+
+    drills = {id_: DrillHeld(opened=opened[id_], failed=count - opened[id_]) for id_, count in picked.items()}
+    try:
+        with open_ledger(settings) as ledger:
+            record_drills(ledger, drills)
+    except ReadOnlyLedgerError:
+        warn("this user cannot write to the ledger, so `status` does not show this drill: note its date elsewhere")
+        return False
+    return True
+
+
+@contextmanager
+def _pool() -> Iterator[Executor]:
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
