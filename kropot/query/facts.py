@@ -12,6 +12,7 @@ from kropot.query.erasures import Erased, erased_in
 from kropot.query.past import sources_at
 from kropot.query.storage import look
 from ledger.decoding import entry_of
+from ledger.drills import drill_of
 from ledger.errors import DamagedRowError
 from ledger.events import SOURCE_KIND, ListingCompleted, ListingHeldBack, RunFailed, StreamKey
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kropot.objects.opening import Storage
     from kropot.query.past import KnownSource, Past
     from kropot.query.storage import StorageFacts
+    from ledger.drills import Drill
     from ledger.events import AuditRange, Element, Source
     from ledger.log import Ledger
     from ledger.replica import Entry, Event
@@ -64,7 +66,7 @@ class SourceFacts:
     waited longest began to wait at `pending_since_us`. `past` says why the source is not in use any more, if it is not.
     Of the elements that a person dismissed, `dismissed` is the number, and they count nowhere else but in `states`.
     `unreadable` counts folders that the server cannot read, as it said itself last time. `failed_run` is the last thing
-    that happened to the source, if that is a failed run.
+    that happened to the source, if that is a failed run. `drill` says when copies were last opened with a kit.
 
     With `is_sampled`, very many elements wait: only those longest and last due were looked at, so `reasons` and
     `failing` name some, and `failing_about` is an estimate of how many fail.
@@ -80,6 +82,7 @@ class SourceFacts:
     pending_since_us: int | None
     past: Past | None = None
     label: str | None = None
+    drill: Drill | None = None
     dismissed: int = 0
     unreadable: int = 0
     failed_run: FailedRun | None = None
@@ -90,6 +93,11 @@ class SourceFacts:
     def superseded(self) -> bool:
         """Whether another token took over the source's address."""
         return self.past is not None and self.past.why == "taken_over"
+
+    @property
+    def needs_kit(self) -> bool:
+        """Whether the source has copies, and is encrypted as far as it is known."""
+        return self.source.opaque is not False and any(size for _, size in self.states.values())
 
     @property
     def failing_count(self) -> int:
@@ -168,6 +176,7 @@ def _source_facts(
         pending_since_us=_waiting_since(ledger, scan),
         past=known.past,
         label=known.keeping.label,
+        drill=drill_of(ledger, id_),
         dismissed=scan.dismissed,
         unreadable=_unreadable_at(ledger, key, known.source),
         failed_run=_failed_run(ledger, key),
