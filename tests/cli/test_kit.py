@@ -269,6 +269,30 @@ def test_a_locked_kit_opens_everywhere_with_its_passphrase_and_not_with_another(
     assert (tmp_path / "to/docs/a.txt").read_bytes() == (tmp_path / "out").read_bytes() == b"content"
 
 
+def test_one_passphrase_is_asked_for_once_and_a_wrong_one_ends_the_run(
+    world: SealedWorld, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.seal(world.source(None), b"a.txt", b"content")
+    typed, asked = [PASSPHRASE], []
+
+    def prompt(text: str, **how: object) -> str:
+        assert how == {"hide_input": True, "err": True, "confirmation_prompt": False}
+        asked.append(text)
+        return typed[0]
+
+    monkeypatch.setattr("kropot.cli.passphrases.is_terminal", lambda _: True)
+    monkeypatch.setattr("kropot.cli.passphrases.click.prompt", prompt)
+    one = locked_file(tmp_path)
+    two = secret(tmp_path / "two.json", lock(OwnerKit(vault=OTHER_VAULT), PASSPHRASE, stretch=quick).encode().decode())
+    assert run("kit", "check", one, two).code == 0
+    assert asked == [f"passphrase of the kit {one}"]
+    typed[0] = NEW
+    answer = run("restore", "--key", one, "--list-names")
+    assert answer.code == 13
+    assert answer.err == f"error: the passphrase does not open the kit {one}: check it for typing errors\n"
+    assert len(asked) == 2
+
+
 def test_an_exposed_passphrase_file_is_warned_of(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "passphrase"
     secret(file, PASSPHRASE)
