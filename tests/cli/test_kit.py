@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.conftest import RunCli
     from tests.kropot.replay_cli import Answer, Run
 
 pytest_plugins = ["tests.kropot.replay_cli"]
@@ -338,6 +339,15 @@ def test_a_terminal_is_asked_and_shows_no_passphrase(world: SealedWorld, kit: st
     assert shown.count("passphrase of the kit locked.json") == 1
     assert PASSPHRASE not in shown
     assert (tmp_path / "to/a.txt").read_bytes() == b"content"
+
+
+def test_kits_and_passphrases_come_through_pipes(run_cli: RunCli, kit: str, tmp_path: Path) -> None:
+    printed = run_cli("kit", "show", kit, "--paper")
+    assert run_cli("kit", "read", "-", "-o", "again.json", stdin=printed.stdout).returncode == 0
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / kit).read_bytes()
+    locked = locked_file(tmp_path)
+    opened = run_cli("kit", "show", locked, "--passphrase-file", "/dev/stdin", stdin=PASSPHRASE)
+    assert (opened.returncode, "masters" in opened.stdout) == (0, True)
 
 
 # --- the drill -------------------------------------------------------------------------------------------------------
