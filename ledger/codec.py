@@ -42,9 +42,23 @@ def _with_unreadable(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"listing": dict(sorted({**listing, "unreadable": None}.items()))}
 
 
+def _with_unserved(fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert a listing of schema 2, which says only how many folders the server cannot read."""
+    listing = fields.get("listing")
+    if type(listing) is not dict or "unreadable" not in listing:
+        return fields
+    count = listing["unreadable"]
+    kinds = ("devices", "excluded", "links", "pipes", "sockets", "unreadable", "unsettled")
+    unserved = None if count is None else dict.fromkeys(kinds, 0) | {"unreadable": count}
+    rest = {name: value for name, value in listing.items() if name != "unreadable"}
+    return fields | {"listing": dict(sorted({**rest, "unserved": unserved, "unscanned_since": None}.items()))}
+
+
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("ListingCompleted", 1): _with_unreadable,
+    ("ListingCompleted", 2): _with_unserved,
     ("ListingHeldBack", 1): _with_unreadable,
+    ("ListingHeldBack", 2): _with_unserved,
 }
 """(type, schema version) -> the function that converts a payload's map to the next schema version."""
 

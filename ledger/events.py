@@ -41,9 +41,9 @@ class Subject(Enum):
     LEDGER = LEDGER_KIND
     INSTANCE = INSTANCE_KIND
     AUDIT = AUDIT_KIND
+    DRILL = "@drill"
     SOURCE = SOURCE_KIND
     KEEPING = "@keeping"
-    DRILL = "@drill"
     ELEMENT = "element"
 
 
@@ -182,11 +182,25 @@ class Surge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unserved:
+    """How many entries of its source a server does not serve, as it says itself. An excluded folder counts once."""
+
+    sockets: int
+    pipes: int
+    devices: int
+    links: int
+    unreadable: int
+    unsettled: int
+    excluded: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """What a listing found: how many elements it has seen, and how many were new, changed, reappeared or vanished.
 
-    `rejected` counts unreadable entries of the list, `unreadable` the folders that the server cannot read, None if it
-    does not say. `since` and `until` are the range in the server's seconds, or None if that end is open.
+    `rejected` counts unreadable entries of the list. `unserved` and `unscanned_since`, the second since when the server
+    fails to scan its source, are None if it does not say. `since` and `until` are the range in the server's seconds, or
+    None if that end is open.
     """
 
     mode: ListingMode
@@ -198,7 +212,8 @@ class Listing:
     reappeared: int
     vanished: int
     rejected: int
-    unreadable: int | None = None
+    unserved: Unserved | None = None
+    unscanned_since: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -399,6 +414,15 @@ class AuditAdvanced(Fact):
 
 
 @fact
+class DrillHeld(Fact):
+    """A person opened copies of the source with a kit, picked at random: `opened` of them opened, `failed` did not."""
+
+    SUBJECT: ClassVar[Subject] = Subject.DRILL
+    opened: int
+    failed: int
+
+
+@fact
 class SourceBegan(SourceFact):
     """A token was used for the first time: it is a new source with its own elements."""
 
@@ -419,7 +443,7 @@ class ListingAdvanced(SourceFact):
 class ListingCompleted(SourceFact):
     """A listing was completed."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     listing: Listing
 
 
@@ -430,7 +454,7 @@ class ListingHeldBack(SourceFact):
     `source.held` says why.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     listing: Listing
 
 
@@ -468,15 +492,6 @@ class SourceRetired(KeepingFact):
 @fact
 class SourceResumed(KeepingFact):
     """A person said that the source is in use: it did not retire, and no other source took its place so far."""
-
-
-@fact
-class DrillHeld(Fact):
-    """A person opened copies of the source with a kit, picked at random: `opened` of them opened, `failed` did not."""
-
-    SUBJECT: ClassVar[Subject] = Subject.DRILL
-    opened: int
-    failed: int
 
 
 @fact

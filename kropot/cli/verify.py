@@ -239,7 +239,7 @@ def _lines(summary: Summary) -> Iterator[str]:
 
 def _gaps(summary: Summary) -> Iterator[str]:
     copies = summary.covered.get("copies")
-    if copies is not None and copies["newly_bad"] and copies["not_recorded_because"]:
+    if copies is not None and copies["not_recorded_because"]:
         yield f"not recorded: {copies['not_recorded_because']}"
     for gap in summary.not_covered:
         yield f"not checked: {gap}"

@@ -47,6 +47,7 @@ from ledger.events import (
     SourceResumed,
     SourceRetired,
     Surge,
+    Unserved,
     ZoneChanged,
 )
 
@@ -102,7 +103,8 @@ LISTING = Listing(
     reappeared=1,
     vanished=0,
     rejected=1,
-    unreadable=4,
+    unserved=Unserved(sockets=1, pipes=2, devices=3, links=4, unreadable=5, unsettled=6, excluded=7),
+    unscanned_since=1_795_414_000,
 )
 SAMPLES: dict[str, Fact] = {
     "LedgerBegan": LedgerBegan(ledger_id=bytes(range(16)), salt=bytes(range(32)), program="0.1.0"),

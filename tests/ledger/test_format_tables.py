@@ -10,7 +10,19 @@ from typing import get_args
 import pytest
 
 from ledger.bounds import NotEmpty
-from ledger.events import FACTS, AuditRange, Copy, Element, Failure, HeldListing, Keeping, Listing, Source, Surge
+from ledger.events import (
+    FACTS,
+    AuditRange,
+    Copy,
+    Element,
+    Failure,
+    HeldListing,
+    Keeping,
+    Listing,
+    Source,
+    Surge,
+    Unserved,
+)
 from ledger.shape import hints_of
 from ledger.sql import schema
 
@@ -21,6 +33,7 @@ RECORDS = {
     "failure": Failure,
     "source": Source,
     "listing": Listing,
+    "unserved": Unserved,
     "held": HeldListing,
     "surge": Surge,
     "audit range": AuditRange,
@@ -58,7 +71,9 @@ def test_a_fact_has_the_fields_of_the_document(name: str) -> None:
     assert set(fields_in(row_of(f"`{name}`"))) == set(hints)
     assert not any(NoneType in get_args(hint) for hint in hints.values())
     newer = (
-        re.findall(r"Schema version 1 of\s+both facts", PAGE) if name in {"ListingCompleted", "ListingHeldBack"} else []
+        re.findall(r"Schema\s+version [12] of both facts", PAGE)
+        if name in {"ListingCompleted", "ListingHeldBack"}
+        else []
     )
     assert 1 + len(newer) == FACTS[name].VERSION
 
