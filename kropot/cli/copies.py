@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from kropot.durable.target import TargetFolder
     from kropot.replay.copies import StoredCopies
     from kropot.restore.opener import Key
+    from ledger.log import Ledger
 
 WORKERS: Final = 8
 """How many files are handled at the same time. Hashing, ciphers and syncs release Python's lock."""
 
 
 @contextmanager
-def open_copies(settings: Settings) -> Iterator[StoredCopies]:
-    """Open the copies in the storage for reading. Raises: UsageError if there is no storage."""
+def open_copies(settings: Settings, ledger: Ledger | None = None) -> Iterator[StoredCopies]:
+    """Open the copies in the storage for reading. The ledger tells which of those that are missing were released.
+
+    Raises: UsageError if there is no storage.
+    """
     from kropot.replay.copies import StoredCopies
 
     storage = storage_of(settings)
@@ -34,9 +38,13 @@ def open_copies(settings: Settings) -> Iterator[StoredCopies]:
         )
     objects = storage.objects()
     try:
-        yield StoredCopies(objects)
+        yield StoredCopies(objects, lambda sha256: ledger is not None and _is_released(ledger, sha256))
     finally:
         objects.close()
+
+
+def _is_released(ledger: Ledger, sha256: bytes) -> bool:
+    return any(row.state == "released" for row in ledger.copies(start=sha256, end=sha256))
 
 
 @contextmanager

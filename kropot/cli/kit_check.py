@@ -16,6 +16,7 @@ from kropot.cli.passphrases import passphrase_option
 from kropot.cli.paths import PATH
 from kropot.cli.restore_progress import restore_progress
 from kropot.cli.restore_report import DIFFERENCES, RestoreReport
+from kropot.cli.restore_trust import Trust
 from kropot.errors import PartialError, WrongKeyError
 from kropot.query.names import short_name
 from kropot.query.past import labels_of
@@ -61,13 +62,13 @@ def check(
     from kropot.restore.drill import draw
 
     keys = read_kits(kits, passphrase_files)
-    report = RestoreReport(settings)
-    with open_ledger(settings, read_only=True) as ledger, open_copies(settings) as copies, _pool() as pool:
+    report = RestoreReport(settings, Trust(signed=(), files=(), require=frozenset()))
+    with open_ledger(settings, read_only=True) as ledger, open_copies(settings, ledger) as copies, _pool() as pool:
         labels = labels_of(ledger)
         sample = draw(ledger, keys, wanted=wanted, chance=SystemRandom())
         _refuse_nothing(sample, kits)
         opened = _open(sample, keys=keys, copies=copies, pool=pool, report=report, labels=labels)
-    picked = Counter(held.key.source for held in sample.helds)
+    picked = sample.picked
     is_recorded = not no_record and _record(settings, picked, opened)
     summary = {
         "opened": opened.total(),
@@ -103,6 +104,8 @@ def _open(
     from kropot.restore.patterns import Patterns
     from kropot.restore.plan import RestoreCounts, Selection, plan
 
+    for each in sample.altered:
+        report.finding(each)
     tally, opened = RestoreCounts(), Counter[bytes]()
     plans = plan(
         sample.helds,
@@ -131,7 +134,7 @@ def _open(
 
 def _refuse_nothing(sample: Sample, kits: Sequence[Path]) -> None:
     """Refuse a drill that would open nothing. Raises: WrongKeyError, PartialError."""
-    if sample.helds:
+    if sample.helds or sample.altered:
         return
     if sample.foreign:
         raise WrongKeyError(

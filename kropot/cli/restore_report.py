@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, say, warn
+from kropot.cli.restore_trust import Proofs, Trust
 from kropot.wording import amount, number, one_line
 
 if TYPE_CHECKING:
@@ -16,11 +17,12 @@ if TYPE_CHECKING:
     from kropot.cli.restore_mode import Mode
     from kropot.query.erasures import Erased
     from kropot.query.past import KnownSource
+    from kropot.restore.from_storage import Surveyed
     from kropot.restore.job import Restored
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
 
 _COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
-DIFFERENCES = {"absent", "differs", "refused", "damaged", "bad_content"}
+DIFFERENCES = {"absent", "differs", "refused", "unproved", "damaged", "bad_content"}
 """Problems of what is not what it should be, a copy or a file in the folder: exit code 4."""
 
 
@@ -35,6 +37,10 @@ class RestoreReport:
     """The counts of a restore. It prints each finding at once."""
 
     settings: Settings
+    trust: Trust
+    proofs: Proofs = field(default_factory=Proofs)
+    hidden: int = 0
+    survey: Surveyed | None = None
     files: int = 0
     existed: int = 0
     overwritten: int = 0
@@ -54,6 +60,7 @@ class RestoreReport:
 
     def count(self, plan: Planned, *, existed: bool, size: int) -> None:
         """Count a file."""
+        self.proofs.count(plan, self.trust)
         self.existed += existed
         self.files += not existed
         self.bytes += 0 if existed else size
@@ -91,6 +98,9 @@ class RestoreReport:
             "problems": self.problems,
             "unmatched": list(unmatched),
             "erased": None if self.erased is None else self.erased.json,
+            "hidden": self.hidden,
+            "objects": None if self.survey is None else _objects_json(self.survey),
+            **self.proofs.json(self.trust),
         }
         is_nothing = not (self.files or self.existed)
         if self.erased:
@@ -119,9 +129,13 @@ class RestoreReport:
             ):
                 if count:
                     emit(f"{count:>8,}  {what}")
-        if not DIFFERENCES.isdisjoint(self.problems):
+            emit(f"sealing: {self.proofs.sealing}")
+            emit(f"history: {self.proofs.history(self.trust)}")
+        survey = self.survey
+        if self.hidden or (survey is not None and survey.refused) or not DIFFERENCES.isdisjoint(self.problems):
             return Exit.FINDINGS
-        is_partial = self.findings or locked or unmatched or (is_nothing and tally.past)
+        is_left_out = survey is not None and (survey.locked or survey.foreign)
+        is_partial = self.findings or locked or unmatched or is_left_out or (is_nothing and tally.past)
         return Exit.PARTIAL if is_partial else Exit.DONE
 
     def _headline(self, target: Path | None, mode: Mode) -> str:
@@ -144,6 +158,13 @@ class RestoreReport:
                 "source with --source, or restore both with --both; if the token of one source was replaced, run "
                 "`kropotcli source retire`"
             )
+        if self.hidden:
+            warn(
+                f"{number(self.hidden, 'element')} of the history {'is' if self.hidden == 1 else 'are'} hidden: there "
+                "are events about them, and nothing else: the ledger or the export was altered; run `kropotcli verify`"
+            )
+        if self.survey is not None:
+            _warn_of_objects(self.survey)
         for source, elements in tally.past.items():
             known = self.sources.get(source)
             warn(
@@ -156,6 +177,32 @@ class RestoreReport:
                 f"no kit opens the {number(elements, 'element')} of source {name}: also give the kit of its token with "
                 "--key"
             )
+
+
+def _warn_of_objects(survey: Surveyed) -> None:
+    """Say which objects in a storage were left out."""
+    if survey.refused:
+        warn(
+            f"{number(survey.refused, 'object')} in the storage cannot be opened: damaged or altered; older versions "
+            "may have come back in their place, and a ledger would know"
+        )
+    if survey.locked:
+        warn(
+            f"{number(survey.locked, 'object')} in the storage need another kit: that of the vault "
+            f"{' and '.join(sorted(survey.vaults))}"
+        )
+    if survey.foreign:
+        warn(f"{number(survey.foreign, 'object')} in the storage are not of sc2: only a ledger says how to open them")
+
+
+def _objects_json(survey: Surveyed) -> dict[str, int]:
+    return {
+        "opened": survey.opened,
+        "older": survey.older,
+        "refused": survey.refused,
+        "locked": survey.locked,
+        "foreign": survey.foreign,
+    }
 
 
 def _name_of(known: KnownSource | None, source: bytes) -> str:

@@ -5,6 +5,7 @@ Nobody can tell beforehand which ones it will be. So a keeper cannot prepare for
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,9 @@ from kropot.query.names import FILE_KIND
 from kropot.restore.authentic import NoKitError
 from kropot.restore.claims import sealed_text
 from kropot.restore.element_copy import held_of
+from kropot.restore.history import AlteredError
 from kropot.restore.opener import open_claim
+from kropot.restore.plan import RestoreProblem
 from kropot.sc2.layout import is_list_form, list_form_bytes, parse_header
 from kropot.sc2.refused import RefusedError
 from kropot.sc2.vault import Vault
@@ -41,11 +44,20 @@ _PROBES: Final = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """The copies to open, how many elements each source has that the kits open, and the sources of other kits."""
+    """The copies to open, how many elements each source has that the kits open, and the sources of other kits.
+
+    `altered` are those of the picked elements whose events are not what was recorded. They count as not opened.
+    """
 
     helds: tuple[HeldCopy, ...]
+    altered: tuple[RestoreProblem, ...]
     elements: dict[bytes, int]
     foreign: tuple[bytes, ...]
+
+    @property
+    def picked(self) -> Counter[bytes]:
+        """How many elements were picked of each source."""
+        return Counter(key.source for key in (*(held.key for held in self.helds), *(each.key for each in self.altered)))
 
 
 def draw(ledger: Ledger, kits: Sequence[Key], *, wanted: int, chance: Random) -> Sample:
@@ -59,17 +71,22 @@ def draw(ledger: Ledger, kits: Sequence[Key], *, wanted: int, chance: Random) ->
         if not count:
             continue
         tried = (_held(ledger, key, position) for key in _picked(ledger, source, _TRIED, count, chance))
-        if any(_is_opened(held, kits) for held in tried):
+        if any(isinstance(held, RestoreProblem) or _is_opened(held, kits) for held in tried):
             ours[source] = count
         else:
             foreign.append(source)
     total = sum(ours.values())
-    helds = [
+    found = [
         _held(ledger, key, position)
         for source, count in ours.items()
         for key in _picked(ledger, source, max(1, round(wanted * count / total)), count, chance)
     ]
-    return Sample(helds=tuple(helds), elements=ours, foreign=tuple(foreign))
+    return Sample(
+        helds=tuple(held for held in found if not isinstance(held, RestoreProblem)),
+        altered=tuple(each for each in found if isinstance(each, RestoreProblem)),
+        elements=ours,
+        foreign=tuple(foreign),
+    )
 
 
 def _picked(ledger: Ledger, source: bytes, wanted: int, count: int, chance: Random) -> list[StreamKey]:
@@ -95,8 +112,11 @@ def _has_copy(entry: Entry) -> bool:
     return entry.element is not None and entry.element.copy is not None
 
 
-def _held(ledger: Ledger, key: StreamKey, position: int) -> HeldCopy:
-    held = held_of(ledger, key, position)
+def _held(ledger: Ledger, key: StreamKey, position: int) -> HeldCopy | RestoreProblem:
+    try:
+        held = held_of(ledger, key, position)
+    except AlteredError as error:
+        return RestoreProblem(problem="refused", key=key, name=None, why=str(error))
     if held is None:
         raise IntegrityError(
             f"the projection has the element {key.id}, and the events do not: run `kropotcli verify`, which compares "

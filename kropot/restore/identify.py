@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
-from kropot.replay.copies import HeldCopy, held_at
+from kropot.replay.copies import HeldCopy
 from kropot.replay.fold import Standing, image
+from kropot.restore.element_copy import judged
 from kropot.restore.export import MANIFEST
 from kropot.restore.opener import BUFFER
 from kropot.restore.read_export import ExportedCopies
@@ -72,7 +73,7 @@ def in_ledger(ledger: Ledger, sha256: bytes) -> HeldCopy | None:
         return None
     key = StreamKey.parse(row.key)
     standing = Standing(key=key, element=element, position=event.seq, recorded_us=event.recorded_us)
-    return next(held_at(ledger, [standing]))
+    return judged(ledger, standing)
 
 
 def header_of(source: BinaryIO) -> Header | None:

@@ -34,6 +34,7 @@ EARLY = 1000
 
 Problem = Literal[
     "refused",
+    "unproved",
     "missing",
     "damaged",
     "unopened",
@@ -194,6 +195,9 @@ def _name(
     claim = opened.claim
     own = names.would_give(claim.path)
     own_path = b"/".join(own)
+    if held.refused is not None:
+        problem = RestoreProblem(problem="refused", key=held.key, name=written(own_path), why=held.refused)
+        return _Named(problem, own_path, wanted.patterns.fits([own_path]))
     if held.sha256 is None:
         # It gets no name, so that a file that can be restored keeps its own.
         why = f"it had no copy at that moment ({held.state}): collect it first, or choose a later moment"

@@ -22,6 +22,8 @@ from tests.kropot.replay_world import KIT, OTHER_KIT
 from tests.kropot.sc2_world import VAULT
 from tests.kropot.sealed_world import OTHER_VAULT, SealedWorld, kit_file
 from tests.kropot.test_restore_cli import kit_fields
+from tests.kropot.test_restore_history import altered_payload
+from tests.kropot.test_restore_sealed import exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -409,6 +411,26 @@ def test_a_drill_names_what_does_not_open_and_records_it(
     assert drill[1:] == (2, 2)
     paths[0].unlink()
     assert run("kit", "check", kit).code == 3
+
+
+def test_a_drill_refuses_what_a_keeper_altered_in_ledger_and_storage(
+    world: SealedWorld, run: Run, kit: str, tmp_path: Path
+) -> None:
+    source = world.source(None)
+    keys = [world.seal(source, b"file %d" % number, b"%d" % number * 50) for number in range(4)]
+    position = world.ledger.head().position
+    exchanged, other = (world.elements[key].copy for key in keys[:2])
+    assert exchanged is not None
+    assert other is not None
+    exchange(world, keys[0], sha256=other.sha256, size=other.size)
+    altered_payload(tmp_path, position, revision=7)
+    answer = run("kit", "check", kit, "--json")
+    assert answer.code == 4
+    assert sorted(row["why"] for row in answer.lines[:-1]) == [
+        "its content is that of another element: somebody exchanged them",
+        f"the payload of event {position} is not the one that was recorded",
+    ]
+    assert (answer.lines[-1]["opened"], answer.lines[-1]["failed"]) == (2, 2)
 
 
 def test_a_drill_with_another_kit_or_without_copies_opens_nothing(
