@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, group, say, warn
+from kropot.cli.base import Settings, emit, emit_json, group, say, warn, warn_if_exposed
 from kropot.cli.kit_check import check
 from kropot.cli.kit_files import read_kit_file, write_secret
 from kropot.cli.passphrases import Passphrases, ask_passphrase, passphrase_option, read_passphrase
@@ -251,6 +251,7 @@ def _typed(path: Path) -> str:
                 data = file.read(_LONGEST_TEXT + 1)
         except OSError as error:
             raise UsageError(f"cannot read {path} ({error.strerror}): check the path and its permissions") from None
+        warn_if_exposed("kit as text in", path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:

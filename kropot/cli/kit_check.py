@@ -12,6 +12,7 @@ import click
 
 from kropot.cli.base import Exit, KropotCommand, Settings, emit, emit_json, open_ledger, warn
 from kropot.cli.copies import WORKERS, open_copies, read_kits
+from kropot.cli.failures import explain
 from kropot.cli.passphrases import passphrase_option
 from kropot.cli.paths import PATH
 from kropot.cli.restore_progress import restore_progress
@@ -147,15 +148,16 @@ def _refuse_nothing(sample: Sample, kits: Sequence[Path]) -> None:
 def _record(settings: Settings, picked: Counter[bytes], opened: Counter[bytes]) -> bool:
     """Record the drill, for each source. Return whether that was possible."""
     from ledger.drills import record_drills
-    from ledger.errors import ReadOnlyLedgerError
+    from ledger.errors import LedgerError
     from ledger.events import DrillHeld
 
     drills = {id_: DrillHeld(opened=opened[id_], failed=count - opened[id_]) for id_, count in picked.items()}
     try:
         with open_ledger(settings) as ledger:
             record_drills(ledger, drills)
-    except ReadOnlyLedgerError:
-        warn("this user cannot write to the ledger, so `status` does not show this drill: note its date elsewhere")
+    except LedgerError as error:
+        # The drill was held all the same, and its result counts.
+        warn(f"this drill was not recorded, so `status` does not show it: {explain(error)[0]}")
         return False
     return True
 

@@ -17,6 +17,7 @@ from kropot.sc2.kit import CbcKey, OwnerKit
 from kropot.sc2.kits import parse_kit
 from kropot.sc2.passphrase import LockedKit, Stretch, lock
 from ledger.drills import drill_of
+from ledger.errors import ReadOnlyLedgerError
 from ledger.sql.opening import open_store
 from tests.kropot.replay_world import KIT, OTHER_KIT
 from tests.kropot.sc2_world import VAULT
@@ -455,6 +456,20 @@ def test_a_drill_can_be_held_without_a_trace(world: SealedWorld, run: Run, kit: 
     position = world.ledger.head().position
     assert run("kit", "check", kit, "--no-record", "--json").json["recorded"] is False
     assert world.ledger.head().position == position
+
+
+def test_a_drill_that_cannot_be_recorded_counts_all_the_same(
+    world: SealedWorld, run: Run, kit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ReadOnlyLedgerError("attempt to write a readonly database")
+
+    monkeypatch.setattr("ledger.drills.record_drills", refuse)
+    world.seal(world.source(None), b"a", b"content")
+    answer = run("kit", "check", kit)
+    assert answer.code == 0
+    assert "opened 1 of 1 copies" in answer.out
+    assert "this drill was not recorded, so `status` does not show it: cannot write to the ledger" in answer.err
 
 
 def test_a_large_source_is_sampled_without_reading_it(
