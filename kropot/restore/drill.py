@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import IntegrityError, KropotError
@@ -38,7 +38,7 @@ _TRIED: Final = 3
 _WALK: Final = 1000
 """How many elements behind a random id are looked at. A source with no more elements is read as a whole."""
 
-_PROBES: Final = 20
+_PROBES: Final = 4
 """How many random ids to try for each copy that is wanted."""
 
 
@@ -100,11 +100,10 @@ def _picked(ledger: Ledger, source: bytes, wanted: int, count: int, chance: Rand
             break
         # The ids of sealed elements are digests, so any beginning of one is as likely as any other.
         start = StreamKey(source=source, kind=FILE_KIND, id=chance.randbytes(32).hex())
-        for after in (start, None):
-            behind = islice(ledger.scan(source=source, after=after), _WALK)
-            if (key := next((entry.key for entry in behind if _has_copy(entry)), None)) is not None:
-                picked[key] = None
-                break
+        # Behind the last id, it goes on at the first one.
+        behind = chain(ledger.scan(source=source, after=start), ledger.scan(source=source))
+        if (key := next((entry.key for entry in islice(behind, _WALK) if _has_copy(entry)), None)) is not None:
+            picked[key] = None
     return list(picked)
 
 
