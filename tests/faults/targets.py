@@ -27,7 +27,9 @@ from kropot.gateway.selection import patterns_of
 from kropot.gateway.tokenspec import SpecError, parse_spec
 from kropot.proofs.check import check_proof
 from kropot.query.names import readings
+from kropot.replay.marks import decode, encode
 from kropot.replay.snapshots import SLOT, _expand
+from kropot.replay.state import State
 from kropot.replay.until import parse_note, parse_when
 from kropot.restore.claims import BadFormError, parse_form, read_claim
 from kropot.restore.journal import Journal
@@ -42,6 +44,7 @@ from kropot.securecopy.sealing import BadSealError, Kit, open_form, open_stream,
 from kropot.securecopy.wire import BadPageError, Listed, encode_page, parse_page, parse_submitdata
 from ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from ledger.codec import decode_header, encode_payload, read_payload
+from ledger.digest import SetDigest
 from ledger.errors import BadCheckpointError, LedgerError, MalformedEventError, MalformedSegmentError
 from ledger.events import Unserved
 from ledger.log import Ledger
@@ -251,6 +254,11 @@ _MANIFEST = {
 _CLAIM = {"fileName": "x", "path": base64.b64encode(b"a/x").decode(), "mtime_ns": 1, "mode": 420, "sha256": "00" * 32}
 
 
+def _marks() -> list[bytes]:
+    state = State(digest=SetDigest({bytes(16): bytes(range(256)) * 8}))
+    return [encode(State()), encode(state)]
+
+
 def _chunks() -> list[bytes]:
     import zlib
 
@@ -371,6 +379,7 @@ TARGETS: dict[str, Target] = {
         parse=_manifest, errors=(UsageError,), examples=lambda: [json.dumps(_MANIFEST).encode() + b"\n"]
     ),
     "snapshot chunk": Target(parse=lambda data: _expand(data[1:], data[0] if data else 0), errors=(), examples=_chunks),
+    "mark": Target(parse=lambda data: decode(data, 1), errors=(), examples=_marks),
     "pattern": Target(
         parse=_text(lambda text: Patterns([text])), errors=(UsageError,), examples=lambda: [b"docs/**", b"*.[a-z]"]
     ),
