@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from kropot.query.names import Labels
     from kropot.replay.copies import Copies
     from kropot.restore.drill import Sample
     from kropot.restore.opener import Key
@@ -68,7 +67,7 @@ def check(
         labels = labels_of(ledger)
         sample = draw(ledger, keys, wanted=wanted, chance=SystemRandom())
         _refuse_nothing(sample, kits)
-        opened = _open(sample, keys=keys, copies=copies, pool=pool, report=report, labels=labels)
+        opened = _open(sample, keys=keys, copies=copies, pool=pool, report=report)
     picked = sample.picked
     is_recorded = not no_record and _record(settings, picked, opened)
     summary = {
@@ -91,33 +90,24 @@ def check(
             emit(f"not opened: source {short_name(labels, id_)}, which is not sealed with a key of this kit")
     if not DIFFERENCES.isdisjoint(report.problems):
         return Exit.FINDINGS
+    if not opened and report.problems.keys() == {"unopened"}:
+        raise WrongKeyError(f"{kits[0]} opens none of the copies that were picked: give the newest kit of its vault")
     return Exit.DONE if opened == picked else Exit.PARTIAL
 
 
 def _open(
-    sample: Sample, *, keys: Sequence[Key], copies: Copies, pool: Executor, report: RestoreReport, labels: Labels
+    sample: Sample, *, keys: Sequence[Key], copies: Copies, pool: Executor, report: RestoreReport
 ) -> Counter[bytes]:
     """Open the copies, and report those that do not open. Return how many opened in each source."""
-    from kropot.durable.target import NameRules
     from kropot.restore.compare import Verified, compare
-    from kropot.restore.fingerprints import Fingerprints
-    from kropot.restore.names import NameGiver
-    from kropot.restore.patterns import Patterns
-    from kropot.restore.plan import RestoreCounts, Selection, plan
+    from kropot.restore.drill import planned
 
     for each in sample.altered:
         report.finding(each)
-    tally, opened = RestoreCounts(), Counter[bytes]()
-    plans = plan(
-        sample.helds,
-        kits=keys,
-        wanted=Selection(patterns=Patterns(()), vanished=True, past=True, both=True),
-        giver=lambda: NameGiver(NameRules(), Fingerprints(), ()),
-        pool=pool,
-        tally=tally,
-    )
+    opened = Counter[bytes]()
+    plans = [planned(held, keys) for held in sample.helds]
     size = sum(held.size for held in sample.helds)
-    with restore_progress(report.settings, files=len(sample.helds), size=size) as progress:
+    with restore_progress(report.settings, files=len(plans), size=size) as progress:
         for outcome in compare(plans, copies=copies, root=None, pool=pool, moved=progress.moved):
             progress.finished()
             if isinstance(outcome, Verified):
@@ -125,11 +115,6 @@ def _open(
                 opened[outcome.planned.held.key.source] += 1
             else:
                 report.finding(outcome)
-    for source, elements in tally.locked.items():
-        warn(
-            f"source {short_name(labels, source)}: the kit opens none of the {elements} forms that were tried: if its "
-            "vault has a newer master, give the newest kit"
-        )
     return opened
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -28,12 +29,12 @@ from kropot.cli.restore_trust import Trust, trust_options
 from kropot.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
     from kropot.replay.copies import Copies
-    from kropot.restore.job import Overwrite
+    from kropot.restore.entry import Overwrite
     from kropot.restore.plan import Planned, RestoreProblem
 
 
@@ -107,6 +108,11 @@ if TYPE_CHECKING:
     help="Write this one file to standard output, and nothing else. It is checked before the first byte is written.",
 )
 @trust_options
+@click.option(
+    "--numeric-owner",
+    is_flag=True,
+    help="As root, give files to the user and group with the recorded numbers, not to those with the recorded names.",
+)
 @click.option("--portable-names", is_flag=True, help="Give all files names that also work on Windows.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
 def command(
@@ -132,6 +138,7 @@ def command(
     public_key: str | None,
     require: frozenset[str],
     accept_older: bool,
+    numeric_owner: bool,
     portable_names: bool,
     no_snapshots: bool,
 ) -> Exit:
@@ -210,7 +217,9 @@ def command(
         elif verify_only:
             _verify(plans, origin.copies, target, pool, report, show=show())
         else:
-            _restore(plans, origin.copies, destination, pool, report, show=show())
+            owning = _Owning(numeric=numeric_owner, keys=keys)
+            _restore(plans, origin.copies, destination, pool, report, owning=owning, show=show())
+            report.tree = destination.opened
         report.hidden, report.survey = origin.hidden(), origin.survey
     return report.finish(tally, target, unmatched=matching.idle, mode=mode)
 
@@ -227,6 +236,14 @@ def _pool() -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Owning:
+    """How owners come back, and the keys in the plans."""
+
+    numeric: bool
+    keys: Sequence[object]
+
+
 def _restore(
     plans: Iterator[Planned | RestoreProblem],
     copies: Copies,
@@ -234,9 +251,11 @@ def _restore(
     pool: Executor,
     report: RestoreReport,
     *,
+    owning: _Owning,
     show: AbstractContextManager[RestoreProgress],
 ) -> None:
     from kropot.restore.job import Restored, restore
+    from kropot.restore.owners import Owners
     from kropot.restore.plan import RestoreProblem
 
     for first in plans:
@@ -251,6 +270,8 @@ def _restore(
                 journal=destination.journal,
                 pool=pool,
                 overwrite=destination.overwrite,
+                owners=Owners(numeric=owning.numeric),
+                keys=owning.keys,
                 moved=progress.moved,
             )
             for outcome in outcomes:

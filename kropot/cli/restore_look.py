@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kropot.cli.base import Settings, emit, emit_json
 from kropot.cli.restore_target import WOULD, Destination
 from kropot.wording import moment as clock
+from kropot.wording import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def dry_run(
     settings: Settings, plans: Iterable[Planned | RestoreProblem], destination: Destination, report: RestoreReport
 ) -> None:
-    """Print what would happen to each planned file."""
+    """Print what would happen to each planned entry."""
     from kropot.restore.plan import RestoreProblem
 
     for plan in plans:
@@ -31,24 +32,27 @@ def dry_run(
         if settings.json:
             emit_json({"would": would, **_row(plan)}, flush=False)
         else:
-            emit(f"{WOULD[would]}  {plan.shown}", flush=False)
+            emit(f"{WOULD[would]}  {_marked(plan)}", flush=False)
 
 
 def list_names(
     settings: Settings, plans: Iterable[Planned | RestoreProblem], copies: Copies, report: RestoreReport
 ) -> None:
-    """Print the names, dates and sizes of the planned files."""
+    """Print the names, dates and sizes of the planned entries."""
     from kropot.durable.errors import StorageError
     from kropot.objects.store import ObjectMissingError
     from kropot.restore.opener import plain_size
     from kropot.restore.plan import RestoreProblem
+    from kropot.sc2.form import Kind
 
     for plan in plans:
         if isinstance(plan, RestoreProblem):
             report.finding(plan)
             continue
         size = plan.opened.claim.size
-        if size is None:
+        if plan.opened.claim.kind is not Kind.FILE:
+            size = None
+        elif size is None:
             try:
                 with copies.open(plan.held) as source:
                     size = plain_size(source, held=plan.held, kit=plan.opened.kit)
@@ -59,7 +63,21 @@ def list_names(
             emit_json(_row(plan) | {"size": size}, flush=False)
         else:
             shown = "-" if size is None else str(size)
-            emit(f"{clock(_time_us(plan))}  {shown:>12}  {plan.shown}", flush=False)
+            emit(f"{clock(_time_us(plan))}  {shown:>12}  {_marked(plan)}", flush=False)
+
+
+def _marked(plan: Planned) -> str:
+    """Return the name, with a slash behind a folder, and an arrow behind a symlink to where it leads."""
+    from kropot.restore.entry import target_of
+    from kropot.sc2.form import Kind
+
+    match plan.opened.claim.kind:
+        case Kind.FOLDER:
+            return f"{plan.shown}/"
+        case Kind.SYMLINK:
+            return f"{plan.shown} -> {written(target_of(plan))}"
+        case _:
+            return plan.shown
 
 
 def _row(plan: Planned) -> dict[str, Any]:
@@ -67,6 +85,7 @@ def _row(plan: Planned) -> dict[str, Any]:
     return {
         "name": plan.shown,
         "true_name": plan.opened.claim.what,
+        "kind": str(plan.opened.claim.kind),
         "date": clock(_time_us(plan)),
         "state": held.state,
         "is_older": held.is_older,

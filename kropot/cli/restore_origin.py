@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kropot.cli.base import open_ledger
+from kropot.cli.base import open_ledger, say
 from kropot.cli.copies import open_copies
 from kropot.cli.moments import moment_of
 from kropot.errors import UsageError
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ledger.answers import Tally
     from ledger.log import Ledger
     from ledger.rows import StoredEvent
+
+
+_MANY = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +90,8 @@ def from_ledger(
         moment = moment_of(ledger, until)
         size, first = ledger.head().position, _first(ledger)
         claimed = _id_in(first)
+        if size >= _MANY:
+            say(f"reading the headers of {size:,} events first, about two minutes for every 10 million")
         with History(headers_of(ledger, size), until=moment.position, marks=trust.marks(claimed)) as history:
             proved = claimed if first is not None and history.has(first) else None
             trust.compare(history, proved, what="this ledger", remember=remember)
@@ -95,8 +100,9 @@ def from_ledger(
             with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
                 standings = walk(ledger, pointers, moment.position, sources=freshest_first(known))
                 helds = held_at(ledger, standings, past=past_ids(known), with_events=True)
+                salts = {id_: salt for id_, salt in salts_of(ledger).items() if history.vouches(ledger, id_, salt)}
                 yield Origin(
-                    helds=history.judged(helds, salts_of(ledger)),
+                    helds=history.judged(helds, salts),
                     copies=copies,
                     wanted=wanted,
                     sources=known,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.cli.restore_mode import Mode
+    from kropot.durable.target import TargetFolder
     from kropot.query.erasures import Erased
     from kropot.query.past import KnownSource
     from kropot.restore.from_storage import Surveyed
@@ -52,17 +54,27 @@ class RestoreReport:
     erased: Erased | None = None
     sources: KnownSources = field(default_factory=dict)
     same_names: int = 0
+    folders: int = 0
+    symlinks: int = 0
+    unlinked: int = 0
+    tree: TargetFolder | None = None
 
     def restored(self, outcome: Restored) -> None:
         """Count a restored file."""
         self.overwritten += outcome.overwrote
+        self.unlinked += outcome.unlinked
         self.count(outcome.planned, existed=outcome.existed, size=outcome.size)
 
     def count(self, plan: Planned, *, existed: bool, size: int) -> None:
-        """Count a file."""
+        """Count a file, a folder or a symlink."""
+        from kropot.sc2.form import Kind
+
+        kind = plan.opened.claim.kind
         self.proofs.count(plan, self.trust)
         self.existed += existed
-        self.files += not existed
+        self.files += kind is Kind.FILE and not existed
+        self.folders += kind is Kind.FOLDER and not existed
+        self.symlinks += kind is Kind.SYMLINK and not existed
         self.bytes += 0 if existed else size
         self.older += plan.held.is_older
         self.numbered += plan.numbered
@@ -85,11 +97,15 @@ class RestoreReport:
         locked = sum(tally.locked.values())
         summary = {
             _COUNTED[mode]: self.files,
+            "folders": self.folders,
+            "symlinks": self.symlinks,
             "existed": self.existed,
             "overwritten": self.overwritten,
             "bytes": self.bytes,
             "older": self.older,
             "numbered": self.numbered,
+            "unlinked": self.unlinked,
+            "refused": self._refused,
             "vanished": tally.vanished,
             "past": {source.hex(): elements for source, elements in tally.past.items()},
             "outdated": tally.outdated,
@@ -102,7 +118,7 @@ class RestoreReport:
             "objects": None if self.survey is None else _objects_json(self.survey),
             **self.proofs.json(self.trust),
         }
-        is_nothing = not (self.files or self.existed)
+        is_nothing = not (self.files or self.folders or self.symlinks or self.existed)
         if self.erased:
             say(f"erased, so it cannot be restored: {self.erased}")
         if self.settings.json:
@@ -119,6 +135,8 @@ class RestoreReport:
                     self.numbered,
                     "under a numbered name: another file has the same name",
                 ),
+                (self.unlinked, "files of their own that were one file with others (hard links)"),
+                *((count, _not_taken(what)) for what, count in self._refused.items()),
                 (
                     tally.outdated,
                     "left out of past sources: a source listed later has a file with the same name (--both)",
@@ -139,12 +157,25 @@ class RestoreReport:
         return Exit.PARTIAL if is_partial else Exit.DONE
 
     def _headline(self, target: Path | None, mode: Mode) -> str:
-        files, size = number(self.files, "file"), amount(self.bytes)
+        files, size = self._counted, amount(self.bytes)
         if mode == "restore":
             return f"restored {files} to {target} ({size})"
-        if self.findings or not self.files:
+        if self.findings or not (self.files or self.folders or self.symlinks):
             return f"verified {files} ({size})"
         return f"verified {files} ({size}): {'the copies are sound' if target is None else f'{target} has the same'}"
+
+    @property
+    def _counted(self) -> str:
+        """How many files, folders and symlinks there were: those alone of which there are any, but files always."""
+        counted = [number(self.files, "file")]
+        counted += [number(self.folders, "folder")] if self.folders else []
+        counted += [number(self.symlinks, "symlink")] if self.symlinks else []
+        return ", ".join(counted)
+
+    @property
+    def _refused(self) -> dict[str, int]:
+        """How many entries the target folder did not give something to that they had."""
+        return {} if self.tree is None else dict(sorted(self.tree.refused.items()))
 
     def _warn(self, tally: RestoreCounts, unmatched: Sequence[str]) -> None:
         """Say what was left out, and how to get it."""
@@ -203,6 +234,16 @@ def _objects_json(survey: Surveyed) -> dict[str, int]:
         "locked": survey.locked,
         "foreign": survey.foreign,
     }
+
+
+def _not_taken(what: str) -> str:
+    """Return the line about something that entries had and the target folder did not take."""
+    if what == "owner":
+        if os.geteuid() != 0:
+            return "of other owners, whom only root can restore: they are yours now"
+        return "without their owners: the target refused them"
+    named = {"xattrs": "extended attributes or ACLs", "mode": "modes", "time": "times"}
+    return f"without some of their {named[what]}: the target refused them"
 
 
 def _name_of(known: KnownSource | None, source: bytes) -> str:

@@ -62,6 +62,7 @@ def write_to_stdout(
 def _chosen(plans: Iterable[Planned | RestoreProblem], name: str) -> Planned:
     """Return the file with exactly this name, or the only one that matches it."""
     from kropot.restore.plan import RestoreProblem
+    from kropot.sc2.form import Kind
 
     exact = first = problem = None
     matches: list[str] = []
@@ -69,6 +70,10 @@ def _chosen(plans: Iterable[Planned | RestoreProblem], name: str) -> Planned:
     for plan in plans:
         if isinstance(plan, RestoreProblem):
             problem = plan if problem is None and plan.name is not None else problem
+            continue
+        if plan.opened.claim.kind is not Kind.FILE:
+            if b"/".join(plan.path) == os.fsencode(name.strip("/")):
+                raise UsageError(f"{one_line(name)} is a {plan.opened.claim.kind}: --stdout writes one file")
             continue
         count += 1
         first = first or plan

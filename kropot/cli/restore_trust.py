@@ -186,7 +186,7 @@ class Trust:
         now = Seen(tree=history.tree, at_us=utc_now_us(), checkpoint=self.checkpoint)
         for file in self.files:
             before = file.of(ledger_id.hex())
-            if before is not None and before.tree.size == now.tree.size and before.checkpoint == now.checkpoint:
+            if before is not None and (before.tree, before.checkpoint) == (now.tree, now.checkpoint):
                 continue
             why = file.write(ledger_id.hex(), now)
             if why is not None:

@@ -20,8 +20,11 @@ from kropot.securecopy.sealing import Sealer, sealed_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    ReadAt = Callable[[int, int], bytes]
+
     from kropot.gateway.ranges import Span
     from kropot.gateway.sources import Seen
+    from kropot.sc2.seal import Sealing
 
 STEP: Final = 16 << 20
 """One ciphertext block is remembered for every 16 MiB sent. A range can resume from each remembered block."""
@@ -159,6 +162,40 @@ def sealed_chunks(
         held = ready
     reading.end(descriptor, looks)
     yield held
+
+
+def vault_chunks(
+    descriptor: int,
+    looks: Seen,
+    span: Span,
+    *,
+    sealing: Sealing,
+    content: Callable[[ReadAt], ReadAt],
+    reading: Reading,
+) -> Iterator[bytes]:
+    """Yield the bytes of `span` of an object of sc2, from any byte on. `content` makes its content of the file.
+
+    The last ones follow only after a final check that the file has not changed.
+
+    Raises:
+        ChangedError: the file has changed.
+        OSError: the file cannot be read.
+    """
+
+    def read_file(offset: int, size: int) -> bytes:
+        plain = _read(descriptor, offset, size)
+        reading.take(plain)
+        return plain
+
+    ready, held = bytearray(), b""
+    for piece in sealing.span(content(read_file), span.start, span.stop):
+        ready += piece
+        if len(ready) >= CHUNK:
+            if held:
+                yield held
+            held, ready = bytes(ready), bytearray()
+    reading.end(descriptor, looks)
+    yield held + ready
 
 
 def whole(descriptor: int, looks: Seen, *, is_moving: bool = False) -> bytes:

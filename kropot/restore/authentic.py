@@ -63,9 +63,16 @@ def open_authentic(sealed: str, held: HeldCopy, vaults: Sequence[Vault]) -> tupl
 
 
 def copy_authentic(
-    source: BinaryIO, write: Callable[[memoryview], object], *, held: HeldCopy, vault: Vault
+    source: BinaryIO,
+    write: Callable[[memoryview], object],
+    *,
+    held: HeldCopy,
+    vault: Vault,
+    skip: Callable[[int], object] | None = None,
 ) -> tuple[Form, bytes]:
-    """Read an object to its end, and pass the file's bytes to `write`. Holes are written as zeros.
+    """Read an object to its end, and pass the file's bytes to `write`. `skip` gets the lengths of its holes.
+
+    Without `skip`, holes are written as zeros.
 
     Returns the complete form in the object, and the SHA-256 (32 bytes) of the file. If this raises, the caller MUST
     discard what was written.
@@ -77,7 +84,7 @@ def copy_authentic(
     """
     stored = _Hashing(source)
     try:
-        form, sha256 = _copied(stored, write, held, vault)
+        form, sha256 = _copied(stored, write, held, vault, skip)
     except RefusedError:
         # Whether the storage altered it decides what can be done: damage can be fetched again.
         stored.compare(held)
@@ -87,26 +94,33 @@ def copy_authentic(
 
 
 def _copied(
-    source: _Hashing, write: Callable[[memoryview], object], held: HeldCopy, vault: Vault
+    source: _Hashing,
+    write: Callable[[memoryview], object],
+    held: HeldCopy,
+    vault: Vault,
+    skip: Callable[[int], object] | None,
 ) -> tuple[Form, bytes]:
     opened = open_object(source, {vault.id: vault})  # type: ignore[arg-type]  # it only reads
     sealed = sealed_text(held.form)
     _compare(opened.header, None if sealed is None else parse_header(list_form_bytes(sealed)), held)
     plain, at = hashlib.sha256(), 0
 
-    def put(data: memoryview) -> None:
+    def put(data: memoryview, to: Callable[[memoryview], object]) -> None:
         nonlocal at
         plain.update(data)
         at += len(data)
-        write(data)
+        to(data)
 
     def fill(until: int) -> None:
+        hole = until - at
         while at < until:
-            put(_ZEROS[: until - at])
+            put(_ZEROS[: until - at], write if skip is None else len)
+        if skip is not None and hole:
+            skip(hole)
 
     for offset, data in placed(opened.form, opened.chunks):
         fill(offset)
-        put(memoryview(data))
+        put(memoryview(data), write)
     fill(opened.form.size)
     if opened.form.sha256 not in (None, plain.digest()):
         raise RefusedError(Reason.CONTENT, "its content has not the SHA-256 that its form says")

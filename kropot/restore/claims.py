@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kropot.errors import KropotError
 from kropot.restore.names import split_path
+from kropot.sc2.form import Kind
 
 if TYPE_CHECKING:
     from kropot.sc2.form import Form
@@ -42,6 +43,11 @@ class Claim:
     size: int | None
     rest: dict[str, Any]
     sealed: Form | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the element is. Only forms of sc2 know other kinds than files."""
+        return Kind.FILE if self.sealed is None else self.sealed.kind
 
     @property
     def what(self) -> str:

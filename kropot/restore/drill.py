@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 from kropot.errors import IntegrityError, KropotError
 from kropot.query.names import FILE_KIND
 from kropot.restore.authentic import NoKitError
-from kropot.restore.claims import sealed_text
+from kropot.restore.claims import BadFormError, sealed_text
 from kropot.restore.element_copy import held_of
 from kropot.restore.history import AlteredError
 from kropot.restore.opener import open_claim
-from kropot.restore.plan import RestoreProblem
+from kropot.restore.plan import Planned, RestoreProblem
 from kropot.sc2.layout import is_list_form, list_form_bytes, parse_header
 from kropot.sc2.refused import RefusedError
 from kropot.sc2.vault import Vault
@@ -87,6 +87,21 @@ def draw(ledger: Ledger, kits: Sequence[Key], *, wanted: int, chance: Random) ->
         elements=ours,
         foreign=tuple(foreign),
     )
+
+
+def planned(held: HeldCopy, kits: Sequence[Key]) -> Planned | RestoreProblem:
+    """Return a picked copy under the name in its form, or why it has none."""
+    if held.refused is not None:
+        return RestoreProblem(problem="refused", key=held.key, name=None, why=held.refused)
+    try:
+        opened = open_claim(held, kits)
+    except NoKitError as error:
+        return RestoreProblem(problem="unopened", key=held.key, name=None, why=str(error))
+    except BadFormError as error:
+        return RestoreProblem(problem="bad_form", key=held.key, name=None, why=str(error))
+    except RefusedError as error:
+        return RestoreProblem(problem="refused", key=held.key, name=None, why=str(error))
+    return Planned(held=held, opened=opened, path=opened.claim.path)
 
 
 def _picked(ledger: Ledger, source: bytes, wanted: int, count: int, chance: Random) -> list[StreamKey]:

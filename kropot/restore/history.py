@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Self
 
 from kropot.errors import IntegrityError
 from kropot.replay.fold import pages
+from kropot.restore.fingerprints import Fingerprints
 from kropot.restore.last_events import MARK, LastEvents, Leaves
+from ledger.append import source_key
 from ledger.codec import decode_header, leaf_hash, payload_digest, stream_digest
 from ledger.errors import LedgerError
 from ledger.events import FACTS, CopyReleased, CopyStored, ElementFact, PayloadErased
+from ledger.keeping import keeping_key
 from ledger.merkle import Frontier
 
 if TYPE_CHECKING:
@@ -63,11 +66,12 @@ class History:
 
     def __init__(self, headers: Iterable[bytes], *, until: int, marks: Collection[int] = ()) -> None:
         """Read all headers. The state in question is that of the first `until` events. Raises: OSError (disk full)."""
+        self.until = until
         self.tree = Frontier()
         self.roots: dict[int, bytes] = {}
         self._leaves = Leaves()
         self._last = LastEvents()
-        self._erased: set[bytes] = set()
+        self._erased = Fingerprints()
         self._is_whole = False
         self._read(headers, until, {each for each in marks if each > 0})
 
@@ -79,6 +83,7 @@ class History:
         """Give the temporary files back."""
         self._leaves.close()
         self._last.close()
+        self._erased.close()
 
     @property
     def size(self) -> int:
@@ -96,7 +101,7 @@ class History:
                 if held.refused is not None:
                     raise AlteredError(held.refused)  # noqa: TRY301 -- one way for all of them
                 if salt is None:
-                    raise AlteredError("the ledger does not know its source")  # noqa: TRY301 -- one way for all of them
+                    raise AlteredError("what the ledger says about its source is not what was recorded")  # noqa: TRY301 -- one way for all of them
                 self._judge(held, salt)
             except AlteredError as error:
                 yield replace(held, refused=str(error), events=())
@@ -129,6 +134,18 @@ class History:
             self.proved(event)
         except AlteredError:
             return False
+        return True
+
+    def vouches(self, ledger: Ledger, source: bytes, salt: bytes) -> bool:
+        """Return whether the events of this history say about a source what the ledger says about it."""
+        for key in (source_key(source), keeping_key(source)):
+            digest = stream_digest(salt, key)
+            events = ledger.log.stream_events(key.stored, newest_first=True)
+            last = next((event for event in events if event.seq <= self.until), None)
+            if self._last.get(digest) != (None if last is None else last.seq):
+                return False
+            if last is not None and not (self.has(last) and header_of(last).stream_digest == digest):
+                return False
         return True
 
     # --- helpers ---

@@ -124,9 +124,16 @@ def _refuse_foreign_name(claim: Claim, held: HeldCopy, key: CbcKey) -> None:
 
 
 def copy_content(
-    source: BinaryIO, write: Callable[[memoryview], object], *, held: HeldCopy, kit: Key | None
+    source: BinaryIO,
+    write: Callable[[memoryview], object],
+    *,
+    held: HeldCopy,
+    kit: Key | None,
+    skip: Callable[[int], object] | None = None,
 ) -> Content:
     """Read a stored object to its end, open it with `kit`, and pass the plain bytes to `write`.
+
+    `skip` gets the lengths of a file's holes, where the object knows them. Without it, they are written as zeros.
 
     Returns the hash and size of the plain bytes. If this raises, the caller MUST discard what was written. Without a
     kit, the stored bytes are passed on unchanged.
@@ -138,7 +145,7 @@ def copy_content(
 
     """
     if isinstance(kit, Vault):
-        form, sha256 = copy_authentic(source, write, held=held, vault=kit)
+        form, sha256 = copy_authentic(source, write, held=held, vault=kit, skip=skip)
         return Content(sha256=sha256, size=form.size, form=form)
     stored, plain = hashlib.sha256(), hashlib.sha256()
     sizes = [0, 0]

@@ -12,6 +12,7 @@ from kropot.restore.kits import describe
 from kropot.restore.opener import Opened, open_claim
 from kropot.restore.parallel import in_order
 from kropot.restore.spool import Spool
+from kropot.sc2.form import Kind
 from kropot.sc2.kit import CbcKey
 from kropot.sc2.refused import RefusedError
 from kropot.wording import written
@@ -73,7 +74,7 @@ class Planned:
     @property
     def shown(self) -> str:
         """The path as it is printed, and taken back as a pattern."""
-        return written(b"/".join(self.path))
+        return written(b"/".join(self.path)) or "."
 
 
 @dataclass(slots=True)
@@ -140,7 +141,22 @@ def plan(
                 yield each.what
             else:
                 spool.add(each.path, each)
-        yield from (each.what for each in spool.in_order() if wanted.patterns.mean(each.fits or ()))
+        yield from (each.what for each in _meant(spool.in_order(), wanted.patterns))
+
+
+def _meant(ordered: Iterable[_Named], patterns: Patterns) -> Iterator[_Named]:
+    """Yield what the patterns mean, each after the folders that it lies in: these come back with their modes, too."""
+    above: list[_Named] = []
+    for each in ordered:
+        # Names such as "folder-2" come between a folder and what is in it, and "folder0" comes behind all that.
+        while above and each.path >= above[-1].path + b"0":
+            above.pop()
+        if patterns.mean(each.fits or ()):
+            yield from (folder for folder in above if each.path.startswith(folder.path + b"/"))
+            above = [folder for folder in above if not each.path.startswith(folder.path + b"/")]
+            yield each
+        elif each.is_folder:
+            above.append(each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +166,11 @@ class _Named:
     what: Planned | RestoreProblem
     path: bytes = b""
     fits: tuple[Fit, ...] | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether this is a folder: it comes back with everything in it that does."""
+        return isinstance(self.what, Planned) and self.what.opened.claim.kind is Kind.FOLDER
 
 
 def _named(
@@ -182,7 +203,7 @@ def _named(
         if names is None:
             names = giver()
         found = _name(held, outcome, names, wanted, tally, several=sources != 1)
-        if found is not None and (found.fits or not wanted.patterns):
+        if found is not None and (found.fits or not wanted.patterns or found.is_folder):
             yield found
     if not tally.opened and tally.locked:
         raise WrongKeyError(_no_key(kits, tally, forms.vaults))
@@ -192,8 +213,8 @@ def _name(
     held: HeldCopy, opened: Opened, names: NameGiver, wanted: Selection, tally: RestoreCounts, *, several: bool
 ) -> _Named | None:
     """Give an opened copy its name, or say why it has none. None: it is left out, and counted."""
-    claim = opened.claim
-    own = names.would_give(claim.path)
+    claim, is_folder = opened.claim, opened.claim.kind is Kind.FOLDER
+    own = names.would_give_folder(claim.path) if is_folder else names.would_give(claim.path)
     own_path = b"/".join(own)
     if held.refused is not None:
         problem = RestoreProblem(problem="refused", key=held.key, name=written(own_path), why=held.refused)
@@ -202,7 +223,9 @@ def _name(
         # It gets no name, so that a file that can be restored keeps its own.
         why = f"it had no copy at that moment ({held.state}): collect it first, or choose a later moment"
         problem = RestoreProblem(problem="unstored", key=held.key, name=written(own_path), why=why)
-        return _Named(problem, own_path, wanted.patterns.fits([own_path]))
+        return _Named(problem, own_path, wanted.patterns.fits([own_path], is_folder=is_folder))
+    if is_folder:
+        return _name_folder(held, opened, names, wanted)
     if several and not wanted.both and names.is_of_another(claim.path, held.key.source):
         fits = wanted.patterns.fits([own_path])
         if held.is_past:
@@ -216,6 +239,17 @@ def _name(
     planned = Planned(held=held, opened=opened, path=path, numbered=path != own)
     # A pattern means every file that claims a matching name, not only the first one.
     return _Named(planned, joined, wanted.patterns.fits(dict.fromkeys((joined, own_path))))
+
+
+def _name_folder(held: HeldCopy, opened: Opened, names: NameGiver, wanted: Selection) -> _Named | None:
+    """Give a folder its name. None: another source has described this folder, and the files of both come into it."""
+    components = opened.claim.path
+    if names.is_of_another((*components, b""), held.key.source):
+        return None
+    path = names.give_folder(components)
+    planned = Planned(held=held, opened=opened, path=path, numbered=path != names.would_give_folder(components))
+    fits = wanted.patterns.fits([b"/".join(path)], is_folder=True) if path else ()
+    return _Named(planned, b"/".join(path), fits)
 
 
 def _no_key(kits: Sequence[Key], tally: RestoreCounts, vaults: Sequence[str]) -> str:
@@ -286,6 +320,10 @@ class _Forms:
 
 def _chosen(helds: Iterable[HeldCopy], wanted: Selection, tally: RestoreCounts) -> Iterator[HeldCopy]:
     for held in helds:
+        if held.refused is not None:
+            # Where it belongs, and whether it vanished, is what nobody can believe here.
+            yield held
+            continue
         if wanted.sources and held.key.source not in wanted.sources:
             continue
         if held.is_past and not (wanted.past or wanted.sources):

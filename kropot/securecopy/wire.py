@@ -239,10 +239,14 @@ def encode_page(
     metadata_url: str,
     fetch_url: str,
     closed: int | None = None,
+    vault: str | None = None,
     unserved: Unserved | None = None,
     unscanned_since: int | None = None,
 ) -> bytes:
-    """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
+    """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them.
+
+    `vault` is the id of the vault whose tokens share these ids, in hexadecimal digits.
+    """
     header: dict[str, Any] = {
         "metadataUrlTemplate": metadata_url,
         "fetchUrlTemplate": fetch_url,
@@ -250,6 +254,8 @@ def encode_page(
     }
     if closed is not None:
         header["closed"] = closed
+    if vault is not None:
+        header["vault"] = vault
     if unserved is not None:
         header["unserved"] = asdict(unserved)
     if unscanned_since is not None:

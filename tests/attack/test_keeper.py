@@ -173,6 +173,14 @@ class Keeper:
         self.database.close()
 
 
+def change_source(keeper: Keeper) -> None:
+    """Change what the last event about a source says, in place: it was listed long ago, or at another address."""
+    found = keeper.database.execute("SELECT seq FROM event WHERE type = 'SourceBegan'").fetchall()
+    fact, put = keeper.payload(keeper.chance.choice(found)[0])
+    change = keeper.chance.choice([{"listed_us": 9**15}, {"salt": bytes(32)}, {"urls": ("https://other.example",)}])
+    put(replace(fact, source=replace(fact.source, **change)))
+
+
 def change_element(keeper: Keeper) -> None:
     """Change what an event says about its element, in place."""
     fact, put = keeper.payload(keeper.events(1)[0])
@@ -346,6 +354,7 @@ def edit_export_file(keeper: Keeper) -> None:
 LEDGER_EDITS = (
     change_element,
     change_element,
+    change_source,
     swap_rows,
     change_column,
     remove_payload,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.objects.directory import DirectoryObjects
+from kropot.sc2.form import Kind
 from kropot.sc2.kit import CbcKey, OwnerKit
 from kropot.sc2.kits import parse_kit
 from kropot.sc2.passphrase import LockedKit, Stretch, lock
@@ -448,6 +449,31 @@ def test_a_drill_with_another_kit_or_without_copies_opens_nothing(
     assert answer.code == 13
     assert f"{other} opens none of the 1 source here" in answer.err
     assert drill_of(world.ledger, source) is None
+
+
+def test_a_kit_that_is_older_than_the_newest_master_opens_what_it_can(
+    world: SealedWorld, run: Run, kit: str, tmp_path: Path
+) -> None:
+    source = world.source(None)
+    newer = VAULT.with_new_master(entropy=lambda size: b"n" * size)
+    world.seal(source, b"new", b"content", vault=newer)
+    answer = run("kit", "check", kit)
+    assert answer.code == 13
+    assert "give a newer kit" in answer.err
+    world.seal(source, b"old", b"content")
+    mixed = run("kit", "check", kit, "--json")
+    assert (mixed.code, mixed.lines[-1]["opened"], mixed.lines[-1]["problems"]) == (3, 1, {"unopened": 1})
+    assert run("kit", "check", kit_file(tmp_path, newer, "newer.json")).code == 0
+
+
+def test_a_drill_opens_every_kind_of_entry_in_several_sources(world: SealedWorld, run: Run, kit: str) -> None:
+    for source in (world.source(None), world.source(None)):
+        world.seal(source, b"", b"", kind=Kind.FOLDER, sha256=None)
+        world.seal(source, b"docs", b"", kind=Kind.FOLDER, sha256=None)
+        world.seal(source, b"docs/a.txt", b"content")
+        world.seal(source, b"link", b"", kind=Kind.SYMLINK, target=b"docs", sha256=None)
+    answer = run("kit", "check", kit, "--json")
+    assert (answer.code, answer.json["opened"], answer.json["failed"]) == (0, 8, 0)
 
 
 def test_a_drill_can_be_held_without_a_trace(world: SealedWorld, run: Run, kit: str) -> None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
-from contextlib import closing
+import tempfile
+from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kropot.replay.copies import HeldCopy
+from kropot.restore.evidence import read_history, with_events
 from kropot.restore.last_events import LastEvents, Leaves
+from kropot.restore.seen import SeenFile
 from ledger.checkpoint import Checkpoint, SigningKey, origin_of, sign_checkpoint
 from ledger.codec import decode_payload, encode_payload
-from ledger.events import RemoteChanged
+from ledger.events import RemoteChanged, StreamKey
 from ledger.sql.opening import open_store
 from tests.kropot.replay_world import KIT
 from tests.kropot.sc2_world import VAULT, drawn
@@ -21,8 +30,6 @@ from tests.kropot.test_restore_cli import files, kit_fields
 from tests.kropot.test_restore_sealed import kit, object_of, world
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.kropot.replay_cli import Run
 
 pytest_plugins = ["tests.kropot.replay_cli"]
@@ -372,6 +379,50 @@ def test_the_storage_alone_names_what_it_cannot_open(world: SealedWorld, run: Ru
     assert "1 object in the storage cannot be opened" in answer.err
     other = kit_file(tmp_path, replace(VAULT, id=bytes(16)), "third.json")
     assert run("restore", "--from-storage", "--key", other, "--to", str(tmp_path / "no")).code == 13
+
+
+@given(data=st.binary(max_size=200), is_whole=st.booleans())
+def test_any_bytes_are_a_history_of_an_export_or_refused(data: bytes, is_whole: bool) -> None:  # noqa: FBT001
+    with tempfile.TemporaryFile() as file:
+        file.write(data if is_whole else b"kropot-history-1\n" + data)
+        file.seek(0)
+        with suppress(ValueError):
+            origin, headers = read_history(os.dup(file.fileno()))
+            assert type(origin.position) is int
+            assert all(type(header) is bytes for header in headers)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20) | st.just("kropotcli-seen-v1"),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["format", "ledgers", "size", "frontier", "at_us", "checkpoint", "header", "nonce", "payload", "00"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(value=JSON_VALUES)
+def test_any_json_is_what_a_kit_saw_or_is_told(value: object) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "kit.json.seen"
+        place.write_text(json.dumps(value))
+        file = SeenFile(Path(folder) / "kit.json")
+        assert file.trouble is not None or file.others >= 0
+        assert place.read_text() == json.dumps(value)
+
+
+@given(value=JSON_VALUES)
+def test_any_events_in_a_manifest_are_refused_or_read(value: object) -> None:
+    key = StreamKey(source=bytes(16), kind="file", id="x")
+    held = HeldCopy(key=key, form=b"{}", date=0, tz="", state="", sha256=None, size=0, iv=None, is_older=False)
+    assert with_events(held, value).refused is not None
 
 
 # --- the tables ------------------------------------------------------------------------------------------------------
