@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
+    from kropot.query.names import Labels
     from kropot.replay.copies import Copies
     from kropot.restore.drill import Sample
     from kropot.restore.opener import Key
@@ -68,31 +69,12 @@ def check(
         sample = draw(ledger, keys, wanted=wanted, chance=SystemRandom())
         _refuse_nothing(sample, kits)
         opened = _open(sample, keys=keys, copies=copies, pool=pool, report=report)
-    picked = sample.picked
-    is_recorded = not no_record and _record(settings, picked, opened)
-    summary = {
-        "opened": opened.total(),
-        "failed": picked.total() - opened.total(),
-        "bytes": report.bytes,
-        "elements": sum(sample.elements.values()),
-        "sources": [id_.hex() for id_ in sample.elements],
-        "other_sources": [id_.hex() for id_ in sample.foreign],
-        "problems": report.problems,
-        "recorded": is_recorded,
-    }
-    if settings.json:
-        emit_json(summary)
-    else:
-        sources = number(len(sample.elements), "source")
-        elements = number(sum(sample.elements.values()), "element")
-        emit(f"opened {opened.total()} of {picked.total()} copies ({amount(report.bytes)}) of {elements} in {sources}")
-        for id_ in sample.foreign:
-            emit(f"not opened: source {short_name(labels, id_)}, which is not sealed with a key of this kit")
+    _tell(report, sample, opened, labels, is_recorded=not no_record and _record(settings, sample.picked, opened))
     if not DIFFERENCES.isdisjoint(report.problems):
         return Exit.FINDINGS
     if not opened and report.problems.keys() == {"unopened"}:
         raise WrongKeyError(f"{kits[0]} opens none of the copies that were picked: give the newest kit of its vault")
-    return Exit.DONE if opened == picked else Exit.PARTIAL
+    return Exit.DONE if opened == sample.picked else Exit.PARTIAL
 
 
 def _open(
@@ -116,6 +98,31 @@ def _open(
             else:
                 report.finding(outcome)
     return opened
+
+
+def _tell(
+    report: RestoreReport, sample: Sample, opened: Counter[bytes], labels: Labels, *, is_recorded: bool
+) -> None:
+    """Print how many copies opened, of how many."""
+    picked, elements = sample.picked.total(), sum(sample.elements.values())
+    if report.settings.json:
+        emit_json(
+            {
+                "opened": opened.total(),
+                "failed": picked - opened.total(),
+                "bytes": report.bytes,
+                "elements": elements,
+                "sources": [id_.hex() for id_ in sample.elements],
+                "other_sources": [id_.hex() for id_ in sample.foreign],
+                "problems": report.problems,
+                "recorded": is_recorded,
+            }
+        )
+        return
+    whole = f"{number(elements, 'element')} in {number(len(sample.elements), 'source')}"
+    emit(f"opened {opened.total()} of {picked} copies ({amount(report.bytes)}) of {whole}")
+    for id_ in sample.foreign:
+        emit(f"not opened: source {short_name(labels, id_)}, which is not sealed with a key of this kit")
 
 
 def _refuse_nothing(sample: Sample, kits: Sequence[Path]) -> None:
