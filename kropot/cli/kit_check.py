@@ -100,9 +100,7 @@ def _open(
     return opened
 
 
-def _tell(
-    report: RestoreReport, sample: Sample, opened: Counter[bytes], labels: Labels, *, is_recorded: bool
-) -> None:
+def _tell(report: RestoreReport, sample: Sample, opened: Counter[bytes], labels: Labels, *, is_recorded: bool) -> None:
     """Print how many copies opened, of how many."""
     picked, elements = sample.picked.total(), sum(sample.elements.values())
     if report.settings.json:
