@@ -48,6 +48,9 @@ _SEAL: Final = 32
 _KEY_AT: Final = NONCE_BYTES + _SEAL
 _FORM_AT: Final = _KEY_AT + KEY_ID_BYTES
 _TRIES: Final = 4
+_MOST_RECENT: Final = 16_384
+LONGEST_REMEMBERED: Final = 4096
+"""Longer records are read from the database each time, so that thousands of them do not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +102,7 @@ class Births:
         self._vaults = vaults
         self._source = source
         self._clock_ns = clock_ns
+        self._recent: dict[bytes, Birth] = {}
 
     def of(self, token: Token, mark: bytes, row: FileRow) -> tuple[Birth, FileRow]:
         """Return the birth of a file's version for a token, and the row with what is kept of it.
@@ -165,10 +169,26 @@ class Births:
         """Return the birth that a record tells, or None if it is of another version, or nothing vouches for it."""
         if record is None or token.held is None or record[:NONCE_BYTES] != row.nonce:
             return None
+        kept = self._recent.get(record)
+        if (
+            kept is not None
+            and kept.held.vault is token.held.vault
+            and (kept.form.path, kept.form.padding) == (row.path, token.padding)
+        ):
+            return kept
+        birth = self._proved(token, token.held, row, record)
+        if birth is not None and len(record) <= LONGEST_REMEMBERED:
+            if len(self._recent) >= _MOST_RECENT:
+                self._recent.clear()
+            self._recent[record] = birth
+        return birth
+
+    def _proved(self, token: Token, held: HeldVault, row: FileRow, record: bytes) -> Birth | None:
+        """Return the birth that a record tells, if its seal vouches for it."""
         key_id, kept = record[_KEY_AT:_FORM_AT], record[_FORM_AT:]
         if not hmac.compare_digest(record[NONCE_BYTES:_KEY_AT], self._seal(token, row, key_id, kept)):
             return None
-        if key_id not in token.held.vault.key_ids:
+        if key_id not in held.vault.key_ids:
             return None
         end = LENGTH_BYTES + int.from_bytes(kept[:LENGTH_BYTES], "big")
         encoded, attributes = kept[LENGTH_BYTES:end], kept[end:]
@@ -177,9 +197,9 @@ class Births:
         except RefusedError:
             return None
         return Birth(
-            held=token.held,
+            held=held,
             source=self._source,
-            version=token.held.vault.version(row.nonce + (b"padme" if token.padding else b"")),
+            version=held.vault.version(row.nonce + (b"padme" if token.padding else b"")),
             key_id=key_id,
             form=form,
             attributes=attributes,

@@ -107,7 +107,7 @@ def build_page(
         metadata_url=f"{base_url}/secure-copy/file/%file_id%/submitdata?_token=%token%",
         fetch_url=f"{base_url}/secure-copy/file/%file_id%/content?_token=%token%",
         closed=closed,
-        vault=None if token.held is None else token.held.vault.id.hex(),
+        vault=None if token.held is None else token.held.vault.id,
         unserved=unserved if unserved is None or token.held is None else replace(unserved, links=0),
         unscanned_since=unscanned_since,
     )

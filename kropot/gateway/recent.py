@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
+
+from kropot.gateway.births import LONGEST_REMEMBERED
 
 if TYPE_CHECKING:
     from kropot.gateway.state import FileRow
@@ -23,7 +26,9 @@ class RecentFiles:
         self._rows: OrderedDict[tuple[int, bytes], FileRow] = OrderedDict()
 
     def put(self, scope: int, mark: bytes, row: FileRow) -> None:
-        """Remember a file under its mark."""
+        """Remember a file under its mark. A long birth stays in the database."""
+        if row.birth is not None and len(row.birth) > LONGEST_REMEMBERED:
+            row = replace(row, birth=None)
         self._rows[scope, mark] = row
         if len(self._rows) > self._most:
             self._rows.popitem(last=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -249,6 +250,24 @@ def test_a_kit_that_cannot_be_written_leaves_the_vault_as_it_is(
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.output
     listed = json.loads(CliRunner().invoke(cli, ["gateway", "vault", "list", "--json"]).stdout)
     assert listed[0]["masters"] == 1
+
+
+def test_a_rotation_that_only_the_database_knows_is_told_with_its_kit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = CliRunner().invoke(cli, ["gateway", "token", "create", "-", "--json"], input=json.dumps(PLAIN))
+    vault = json.loads(made.stdout)["vault"]
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kropot.gateway.revocations.write_new", full)
+    done = CliRunner().invoke(cli, ["gateway", "vault", "rotate", vault, "--json"])
+    assert done.exit_code == 0, done.output
+    assert "only the database knows what was revoked" in done.stderr
+    assert Path(json.loads(done.stdout)["kit"]).exists()
+    assert json.loads(done.stdout)["masters"] == 2
 
 
 def test_two_colons_listen_on_both_kinds_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

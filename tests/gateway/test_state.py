@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 
 from kropot.errors import NoLedgerError
 from kropot.gateway.state import NewFile, State, StateError, TokenExistsError, VaultRow, open_state, tables
@@ -167,6 +168,31 @@ def test_births_are_kept_until_another_version_and_only_by_the_first(state: Stat
     assert state.births(-4, marks) == {}
     state.give_ids(-2, [(marks[0], rows[1].id)])
     assert state.births(-2, marks) == {marks[0]: None, marks[1]: b"two"}, "another file is another version"
+
+
+@pytest.mark.parametrize("schema", [b"1", b"2"])
+def test_a_database_of_before_gets_what_it_lacks(url: str, schema: bytes) -> None:
+    made = open_state(url, create=True)
+    made.add_undated([version(1)])
+    made.date_undated(NOW)
+    [row] = made.page(None, 1)[0]
+    made.give_ids(1, [(b"m" * 16, row.id)])
+    with made.write() as at:
+        tables.vault.drop(at)
+        for column in (tables.element.c.birth, *(tables.ADDED[:3] if schema == b"1" else ())):
+            at.execute(sa.text(f"ALTER TABLE {column.table.name} DROP COLUMN {column.name}"))
+        at.execute(tables.meta.update().where(tables.meta.c.name == "schema").values(value=schema))
+    made.close()
+    for _ in range(2):
+        again = open_state(url, create=False)
+        assert again.find(1, b"m" * 16) == row
+        assert again.vaults() == []
+        again.close()
+    again = open_state(url, create=False)
+    again.add_token(b"l" * 32, b"token", NOW, VaultRow(number=0, uid=b"v" * 16, sealed=b"s" * 20_000, created_s=NOW))
+    assert [len(each.sealed) for each in again.vaults()] == [20_000], "256 masters have their room"
+    assert again.keep_births(1, [(b"m" * 16, None, b"b" * 70_000)]) == {b"m" * 16: b"b" * 70_000}
+    again.close()
 
 
 def test_vaults_are_kept_with_their_token_and_exchanged_only_once(state: State) -> None:

@@ -247,6 +247,24 @@ def _text(entry: Any) -> str:
     return str(entry.form.decode().split('"')[3])
 
 
+def test_long_births_are_not_remembered(served: Served) -> None:
+    """A folder of long names, or of large attributes, would fill the memory otherwise."""
+    folder = served.folder
+    for _ in range(15):
+        folder = folder / ("n" * 250)
+    folder.mkdir(parents=True)
+    (folder / ("f" * 200)).write_bytes(b"far away")
+    rest(served)
+    client = served.vault_client()
+    [path] = [path for path in client.ids() if path.endswith(b"f" * 200)]
+    for _ in range(2):
+        assert client.object(client.ids()[path]).plain == b"far away"
+    app = served.server.service.app
+    kept = [row.birth for row in app._contents._recent._rows.values()]
+    assert sorted(birth is None for birth in kept) == [False] * len(FILES) + [True]
+    assert len(app._births._recent) == len(FILES)
+
+
 def test_racing_lists_agree_on_one_form_of_each_version(served: Served) -> None:
     client = served.vault_client()
     with ThreadPoolExecutor(8) as pool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ledger.vaults import NOTHING_NAMED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ledger.append import NewFact
     from ledger.events import Source, StreamKey
     from ledger.replica import Entry
+    from ledger.vaults import Naming
 
 About = Literal["page", "listing", "sweep", "copies", "failures"]
 """What facts are recorded for: entries of a page, a listing's end, what is gone, contents that came or did not."""
@@ -48,12 +51,16 @@ class Ousted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListingBegan:
-    """The lease to list is held: the source as it is now, its stream's version, its elements, and the ledger's head."""
+    """The lease to list is held: the source as it is now, its stream's version, its elements, and the ledger's head.
+
+    `naming` says which vault its list names.
+    """
 
     source: Source
     version: int
     known: int
     position: int
+    naming: Naming = NOTHING_NAMED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +97,14 @@ class PageRefused:
 class LookedUp:
     """What the ledger knows of the entries asked about, by type and id; and of the source.
 
-    `free` is the room where the ledger is, in bytes (None: unknown).
+    `free` is the room where the ledger is, in bytes (None: unknown). `naming` says which vault the source's list names.
     """
 
     known: Mapping[tuple[str, str], Entry]
     source: Source
     version: int
     free: int | None = None
+    naming: Naming = NOTHING_NAMED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,7 +144,8 @@ class ListingRun:
     `position` is the ledger's head when it began and `known` counts the elements that the source had then. `seen` has
     the streams of those that it has shown; `present` counts them. `request` is a question that waits until the backlog
     is shorter. `result` is there once the server has nothing more to show. `lines` counts what it has shown, lines that
-    could not be read included, and `growth` is about how many bytes of it are new in the ledger.
+    could not be read included, and `growth` is about how many bytes of it are new in the ledger. `vault` is the one
+    that all of its pages have to name, which the first page decides if the source has none (`is_vault_known`).
     """
 
     mode: ListingMode
@@ -154,6 +155,8 @@ class ListingRun:
     began_us: int
     conversation: Conversation[ListingResult]
     shift: Shift
+    vault: bytes | None = None
+    is_vault_known: bool = False
     request: PageRequest | None = None
     result: ListingResult | None = None
     lines: int = 0

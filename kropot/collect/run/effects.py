@@ -37,6 +37,7 @@ from kropot.collect.decide.inputs import (
 from kropot.collect.decide.plan import is_missing
 from ledger.errors import ConflictError, InstanceBusyError
 from ledger.events import StreamKey
+from ledger.vaults import naming_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +133,8 @@ class LedgerEffects:
         if not is_mine:
             return ListingBusy(source=source)
         known = sum(t.elements for t in ledger.tallies() if t.source == self.source_id and t.state != "vanished")
-        return ListingBegan(source=source, version=version, known=known, position=ledger.head().position)
+        naming, position = naming_of(ledger.log, self.source_id), ledger.head().position
+        return ListingBegan(source=source, version=version, known=known, position=position, naming=naming)
 
     def _look_up(self, action: LookUp) -> Input:
         keys = {StreamKey(source=self.source_id, kind=one.type, id=one.id) for one in action.entries}
@@ -143,6 +145,7 @@ class LedgerEffects:
             source=source,
             version=version,
             free=self.ledger.database.free_bytes(),
+            naming=naming_of(self.ledger.log, self.source_id),
         )
 
     def _record(self, action: RecordFacts) -> Input:
