@@ -185,13 +185,13 @@ class Births:
 
     def _proved(self, token: Token, held: HeldVault, row: FileRow, record: bytes) -> Birth | None:
         """Return the birth that a record tells, if its seal vouches for it."""
-        key_id, kept = record[_KEY_AT:_FORM_AT], record[_FORM_AT:]
-        if not hmac.compare_digest(record[NONCE_BYTES:_KEY_AT], self._seal(token, row, key_id, kept)):
+        key_id, content = record[_KEY_AT:_FORM_AT], record[_FORM_AT:]
+        if not hmac.compare_digest(record[NONCE_BYTES:_KEY_AT], self._seal(token, row, key_id, content)):
             return None
         if key_id not in held.vault.key_ids:
             return None
-        end = LENGTH_BYTES + int.from_bytes(kept[:LENGTH_BYTES], "big")
-        encoded, attributes = kept[LENGTH_BYTES:end], kept[end:]
+        end = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "big")
+        encoded, attributes = content[LENGTH_BYTES:end], content[end:]
         try:
             form = parse_form(encoded)
         except RefusedError:

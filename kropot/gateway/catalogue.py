@@ -147,11 +147,11 @@ class Catalogue:
         for path in paths:
             try:
                 looks = self._tree.look(path)
+                if looks is not None:
+                    found.append(ScannedFile(path=path, seen=looks, is_followed=self._tree.has_entry(path)))
             except OSError:
                 # The next scan meets this file again and reports it.
                 continue
-            if looks is not None:
-                found.append(ScannedFile(path=path, seen=looks, is_followed=self._tree.has_entry(path)))
         pending: list[NewFile] = []
         for start in range(0, len(found), _LOOKED_UP_AT_ONCE):
             chunk = found[start : start + _LOOKED_UP_AT_ONCE]
@@ -336,9 +336,9 @@ class Catalogue:
             self._state.announce(told, self._now_s())
         return []
 
-    def is_gone(self, row: FileRow) -> bool:
+    def is_gone(self, path: bytes, audience: int = Audience.ALL) -> bool:
         """Whether an entry is certainly gone, while the folder itself is still there."""
-        return self._is_gone(row.path, row.audience) and not self.is_away()
+        return self._is_gone(path, audience) and not self.is_away()
 
     def is_away(self) -> bool:
         """Whether the folder is missing, or is not the one that last held files, for example when it is not mounted."""

@@ -111,7 +111,7 @@ class Noting:
     def _described(self, path: bytes) -> tuple[Form, Seen]:
         """Return an entry's complete form, and its metadata. Raises: as `FolderSource.open_entry`, `Describer.form`."""
         if self._describer is None:
-            self._describer = Describer(self._tree.device(), self._key)
+            self._describer = Describer(self._tree.device_number(), self._key)
         descriptor = self._tree.open_entry(path)
         try:
             return self._describer.form(descriptor, path, sealed_us=0)

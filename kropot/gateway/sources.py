@@ -200,7 +200,7 @@ class FolderSource:
             os.close(root)
         return struct.pack(">QQ", found.st_dev, found.st_ino)
 
-    def device(self) -> int:
+    def device_number(self) -> int:
         """Return the number of the device that the folder is on. Raises: OSError."""
         root = self._open_root()
         try:

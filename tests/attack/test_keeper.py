@@ -12,6 +12,7 @@ import json
 import random
 import shutil
 import sqlite3
+import stat
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from tests.attack.ranges import drawn
 from tests.kropot.replay_world import KIT
 from tests.kropot.sc2_world import VAULT
 from tests.kropot.sc2_world import drawn as bytes_of
-from tests.kropot.sealed_world import SealedWorld
+from tests.kropot.sealed_world import MTIME_NS, SealedWorld
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,7 @@ NEWEST = {
     "note.txt": b"a note of the owner's",
 }
 CBC = {"ledger.csv", "note.txt"}
+LISTED_NS = 1_790_000_000 * 10**9
 BEFORE = {"changed": {b"an older version", b"the oldest one"}}
 
 
@@ -420,6 +422,14 @@ def test_what_a_keeper_edits_is_refused_or_harmless(base: Base, tmp_path: Path, 
         if origin == "storage" and name == "gone":
             allowed = {b"gone"}
         assert content in allowed, f"{name} came back with other content\n{story}"
+        status = (to / name).stat()
+        mode, mtime_ns = stat.S_IMODE(status.st_mode), status.st_mtime_ns
+        if name in CBC:
+            assert (mode, mtime_ns) == (0o600, LISTED_NS), f"{name} came back with other facts\n{story}"
+        else:
+            modes = {0o640} if name not in BEFORE else {0o600 + len(one) % 8 for one in allowed}
+            assert mode in modes, f"{name} came back with another mode\n{story}"
+            assert mtime_ns == MTIME_NS, f"{name} came back with another time\n{story}"
     if code == 0 and is_proved:
         assert found == NEWEST, f"something is missing, and nobody was told\n{story}"
     if code == 0 and not is_proved and found.keys() != NEWEST.keys() and origin != "storage":

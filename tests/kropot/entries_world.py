@@ -16,6 +16,8 @@ from kropot.gateway.describing import Describer
 from kropot.sc2.form import Form, Kind, fitted
 from kropot.sc2.seal import Sealing
 from kropot.sc2.sparse import content_reader
+from ledger.events import RemoteObserved
+from tests.kropot.replay_world import EMPTY
 from tests.kropot.sc2_world import SOURCE, VAULT
 from tests.kropot.sealed_world import SealedWorld
 
@@ -60,6 +62,11 @@ class EntriesWorld(SealedWorld):
             return self.put(source, fitted(complete)[0], lambda sealing: b"".join(sealing.span(read)))
         finally:
             os.close(descriptor)
+
+    def keep(self, key: StreamKey, form: bytes, sealed: bytes) -> None:
+        """See an element as it was listed, and store the object that was sent for it."""
+        self._append(key, RemoteObserved(element=replace(EMPTY, date=1_790_000_000, form=form)))
+        self._store(key, sealed, None)
 
     def put(self, source: bytes, form: Form, whole: Callable[[Sealing], bytes]) -> StreamKey:
         """See an element with this form, and store the object that `whole` makes of its sealing."""

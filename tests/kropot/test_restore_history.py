@@ -21,7 +21,7 @@ from kropot.restore.last_events import LastEvents, Leaves
 from kropot.restore.seen import SeenFile
 from ledger.checkpoint import Checkpoint, SigningKey, origin_of, sign_checkpoint
 from ledger.codec import decode_payload, encode_payload
-from ledger.events import RemoteChanged, StreamKey
+from ledger.events import CopyReleased, RemoteChanged, StreamKey
 from ledger.sql.opening import open_store
 from tests.kropot.replay_world import KIT
 from tests.kropot.sc2_world import VAULT, drawn
@@ -216,6 +216,18 @@ def test_an_erased_element_is_named_and_not_missed(world: SealedWorld, run: Run,
     world.seal(source, b"b", b"again")
     assert run("restore", "--key", kit, "--to", str(tmp_path / "to")).code == 0
     assert files(tmp_path / "to") == {"a": b"kept", "b": b"again"}
+
+
+def test_a_released_copy_is_named(world: SealedWorld, run: Run, kit: str, tmp_path: Path) -> None:
+    source = world.source(None)
+    key = world.seal(source, b"a", b"old")
+    then, old = world.ledger.head().position, object_of(world, tmp_path, key)
+    world.seal(source, b"a", b"new")
+    world._append(key, CopyReleased(element=world.elements[key], sha256=bytes.fromhex(old.name)))
+    old.unlink()
+    answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--until", f"@{then}")
+    assert (answer.code, files(tmp_path / "to")) == (3, {})
+    assert "a: retention released this copy" in answer.err
 
 
 def test_a_copy_of_an_older_revision_is_proved_by_both_of_its_events(
