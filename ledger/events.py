@@ -41,6 +41,7 @@ class Subject(Enum):
     LEDGER = LEDGER_KIND
     INSTANCE = INSTANCE_KIND
     AUDIT = AUDIT_KIND
+    DRILL = "@drill"
     SOURCE = SOURCE_KIND
     KEEPING = "@keeping"
     VAULT = "@vault"
@@ -411,6 +412,15 @@ class AuditAdvanced(Fact):
 
     SUBJECT: ClassVar[Subject] = Subject.AUDIT
     ranges: tuple[AuditRange, ...]
+
+
+@fact
+class DrillHeld(Fact):
+    """A person opened copies of the source with a kit, picked at random: `opened` of them opened, `failed` did not."""
+
+    SUBJECT: ClassVar[Subject] = Subject.DRILL
+    opened: int
+    failed: int
 
 
 @fact

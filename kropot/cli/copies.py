@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from kropot.cli.base import storage_of, warn_if_exposed
-from kropot.durable.dirfd import open_named
+from kropot.cli.base import storage_of
 from kropot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,13 +17,10 @@ if TYPE_CHECKING:
     from kropot.durable.target import TargetFolder
     from kropot.replay.copies import StoredCopies
     from kropot.restore.opener import Key
-    from kropot.sc2.kit import OwnerKit
     from ledger.log import Ledger
 
 WORKERS: Final = 8
 """How many files are handled at the same time. Hashing, ciphers and syncs release Python's lock."""
-
-_KIT_BYTES: Final = 1 << 20
 
 
 @contextmanager
@@ -76,38 +71,20 @@ def check_target(settings: Settings, target: Path) -> None:
         raise UsageError(f"the folder {target} lies in the storage, which must hold only copies: name another folder")
 
 
-def read_kits(paths: Sequence[Path]) -> list[Key]:
+def read_kits(paths: Sequence[Path], passphrase_files: Sequence[Path] = ()) -> list[Key]:
     """Return the keys in these kits: one for each CBC token, and one for each vault.
 
-    Raises: UsageError if a file cannot be read or is not a kit, or if two kits contradict each other.
+    Raises:
+        UsageError: a file cannot be read or is not a kit, or two kits contradict each other.
+        WrongKeyError: the passphrase of a locked kit is another one.
     """
-    from kropot.sc2.kits import parse_kit
+    from kropot.cli.kit_files import read_kit_file
+    from kropot.cli.passphrases import Passphrases
     from kropot.sc2.passphrase import LockedKit
     from kropot.sc2.vault import keyring
 
-    kits: list[OwnerKit] = []
-    for path in paths:
-        try:
-            with open_named(path) as file:
-                text = file.read(_KIT_BYTES)
-        except OSError as error:
-            raise UsageError(
-                f"cannot read the kit {path} ({error.strerror}): check the path and its permissions"
-            ) from None
-        warn_if_exposed("kit", path)
-        kit = parse_kit(text, name=str(path))
-        kits.append(kit.open(_passphrase(path)) if isinstance(kit, LockedKit) else kit)
+    passphrases = Passphrases(passphrase_files)
+    read = [read_kit_file(path)[1] for path in paths]
+    kits = [passphrases.open(kit) if isinstance(kit, LockedKit) else kit for kit in read]
     vaults = keyring(kit.vault for kit in kits if kit.vault is not None)
     return [*vaults.values(), *(key for kit in kits for key in kit.cbc)]
-
-
-def _passphrase(path: Path) -> str:
-    """Ask for the passphrase of a locked kit. Raises: UsageError if there is nobody to ask."""
-    import click
-
-    from kropot.cli.output import is_terminal
-
-    if not is_terminal(sys.stdin):
-        raise UsageError(f"the kit {path} is locked, and there is no terminal to ask for its passphrase: use one")
-    passphrase: str = click.prompt(f"passphrase of the kit {path}", hide_input=True, err=True)
-    return passphrase

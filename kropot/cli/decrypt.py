@@ -14,6 +14,7 @@ from kropot.cli.base import command as define
 from kropot.cli.copies import open_copies, read_kits
 from kropot.cli.moments import moment_of, until_option
 from kropot.cli.output import is_terminal
+from kropot.cli.passphrases import passphrase_option
 from kropot.durable.dirfd import open_named
 from kropot.errors import PartialError, UsageError, WrongKeyError
 from kropot.query.names import find_element
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     metavar="KIT.json",
     help="The token's kit: the JSON of the request that made the token. Can be repeated.",
 )
+@passphrase_option
 @click.option(
     "-o",
     "--output",
@@ -53,6 +55,7 @@ def command(
     *,
     what: str,
     kits: tuple[Path, ...],
+    passphrase_files: tuple[Path, ...],
     output: Path | None,
     iv_text: str | None,
     until: str | None,
@@ -75,7 +78,7 @@ def command(
             source: BinaryIO = stack.enter_context(open_named(path))
         else:
             held, source = _open_element(settings, stack, what, until)
-        kit = _find_kit(held, source, read_kits(kits))
+        kit = _find_kit(held, source, read_kits(kits, passphrase_files))
         return _write_content(settings, held, source, kit, output)
 
 

@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, str]] = {
     "restore": "Open copies and write them as files, as of any moment.",
     "decrypt": "Decrypt one stored object.",
     "recipe": "Print how to decrypt one copy without this program.",
+    "kit": "Show kits, print them, give them a passphrase, and try them out.",
     "rebuild": "Rebuild the projection from the events.",
     "db": "Make, upgrade, describe, copy or recover a ledger's database.",
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",

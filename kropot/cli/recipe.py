@@ -1,8 +1,9 @@
-"""`kropotcli recipe`: prints how to open one copy with openssl, without this program."""
+"""`kropotcli recipe`: prints how to open one copy without this program: with openssl, or with 40 lines of Python."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,8 +11,15 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, s
 from kropot.cli.base import command as define
 from kropot.cli.copies import read_kits
 from kropot.cli.moments import moment_of, until_option
-from kropot.errors import PartialError
+from kropot.cli.passphrases import passphrase_option
+from kropot.errors import PartialError, WrongKeyError
 from kropot.query.names import find_element
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kropot.restore.opener import Key
+    from kropot.restore.recipe import ByteRange
 
 
 @define("recipe")
@@ -21,25 +29,25 @@ from kropot.query.names import find_element
     "kit",
     type=click.Path(path_type=Path),
     metavar="KIT.json",
-    help="The token's kit, which names the digest and the rounds. Its secret is not printed.",
+    help="The kit: of a CBC token, it names the digest and the rounds. Its secret is not printed.",
 )
+@passphrase_option
 @until_option
-def command(settings: Settings, *, element: str, kit: Path | None, until: str | None) -> Exit:
-    """Print the commands that check and open one stored copy, with $KEY in place of the secret.
+def command(
+    settings: Settings, *, element: str, kit: Path | None, passphrase_files: tuple[Path, ...], until: str | None
+) -> Exit:
+    """Print the commands that check and open one stored copy. They contain no secret.
 
-    ELEMENT is [SOURCE:]ID. Without a kit, the commands use the server's usual digest and rounds (sha512, 6000).
+    ELEMENT is [SOURCE:]ID. For a copy that sc2 sealed, this prints the format, and a short program that opens it with
+    the kit in $KIT. For AES-CBC, openssl opens it, with the key in $KEY. Without a kit, the commands then use the
+    server's usual digest and rounds (sha512, 6000).
     """
     from kropot.restore.claims import sealed_text
     from kropot.restore.element_copy import held_of
-    from kropot.restore.recipe import ByteRange, recipes
-    from kropot.sc2.kit import CbcKey
+    from kropot.restore.recipe import recipes
     from kropot.sc2.layout import is_list_form
 
-    stretch = ByteRange()
-    if kit is not None:
-        known = next((key.kit for key in read_kits([kit]) if isinstance(key, CbcKey)), None)
-        if known is not None:
-            stretch = ByteRange(digest=known.digest, rounds=known.rounds)
+    keys = [] if kit is None else read_kits([kit], passphrase_files)
     with open_ledger(settings, read_only=True) as ledger:
         key = find_element(ledger, element)
         held = held_of(ledger, key, moment_of(ledger, until).position)
@@ -47,36 +55,53 @@ def command(settings: Settings, *, element: str, kit: Path | None, until: str | 
         raise PartialError(
             f"no copy of {element} was stored at that moment: run `kropotcli history {element}` to see what happened"
         )
-    sealed = storage_of(settings).object_place(held.sha256)
-    envelope = sealed_text(held.form)
+    sealed, envelope = storage_of(settings).object_place(held.sha256), sealed_text(held.form)
     if envelope is not None and is_list_form(envelope):
-        return _show_page(settings, envelope, sealed)
-    steps = list(recipes(iv=held.iv, sealed=sealed, sha256=held.sha256, envelope=envelope, stretch=stretch))
-    if held.iv is not None and kit is None:
-        say(
-            f"these commands assume {stretch.digest} and {stretch.rounds} rounds: if the token uses others, give its "
-            "kit with --key"
-        )
+        page, steps = _of_sc2(envelope, sealed, held.sha256, keys, kit)
+        before = "KIT is the kit's file:  export KIT='...'"
+    else:
+        stretch = _stretch(keys, warn=held.iv is not None)
+        page = ""
+        steps = list(recipes(iv=held.iv, sealed=sealed, sha256=held.sha256, envelope=envelope, stretch=stretch))
+        before = "" if held.iv is None else "KEY is the token's secureCopyEncryptionKey:  export KEY='...'"
     if settings.json:
-        emit_json({"object": sealed, "steps": [{"what": what, "command": line} for what, line in steps]})
+        told = {"page": page} if page else {}
+        emit_json({"object": sealed, **told, "steps": [{"what": what, "command": line} for what, line in steps]})
         return Exit.DONE
-    if held.iv is not None:
-        emit("# KEY is the token's secureCopyEncryptionKey:  export KEY='...'")
+    for line in (*page.splitlines(), *([before] if before else [])):
+        emit(f"# {line}".rstrip())
     for what, line in steps:
         emit(f"# {what}\n{line}")
     return Exit.DONE
 
 
-def _show_page(settings: Settings, envelope: str, sealed: str) -> Exit:
-    """Print the page for an object of sc2."""
+def _of_sc2(
+    envelope: str, sealed: str, sha256: bytes, keys: Sequence[Key], kit: Path | None
+) -> tuple[str, list[tuple[str, str]]]:
+    """Return the page about an object of sc2, and what checks and opens it. Raises: WrongKeyError."""
+    from kropot.restore.recipe import digest_step
     from kropot.sc2.layout import list_form_bytes, parse_header
-    from kropot.sc2.recipe import recipe
+    from kropot.sc2.recipe import recipe, steps
+    from kropot.sc2.vault import Vault
 
-    page = recipe(parse_header(list_form_bytes(envelope)))
-    if settings.json:
-        emit_json({"object": sealed, "page": page})
-    else:
-        emit(f"The object is the file {sealed}.")
-        for line in page.splitlines():
-            emit(line)
-    return Exit.DONE
+    header = parse_header(list_form_bytes(envelope))
+    if kit is not None and header.vault not in {key.id for key in keys if isinstance(key, Vault)}:
+        raise WrongKeyError(f"{kit} does not open this copy: give the kit of the vault {header.vault.hex()} with --key")
+    return recipe(header), [digest_step(sealed=sealed, sha256=sha256), *steps(sealed=sealed)]
+
+
+def _stretch(keys: Sequence[Key], *, warn: bool) -> ByteRange:
+    """Return how the key of a CBC token is derived. Say so if that is a guess."""
+    from kropot.restore.recipe import ByteRange
+    from kropot.sc2.kit import CbcKey
+
+    known = next((key.kit for key in keys if isinstance(key, CbcKey)), None)
+    if known is not None:
+        return ByteRange(digest=known.digest, rounds=known.rounds)
+    usual = ByteRange()
+    if warn:
+        say(
+            f"these commands assume {usual.digest} and {usual.rounds} rounds: if the token uses others, give its kit "
+            "with --key"
+        )
+    return usual

@@ -14,6 +14,7 @@ from kropot.cli.base import Exit, Settings
 from kropot.cli.base import command as define
 from kropot.cli.copies import WORKERS, check_target, read_kits
 from kropot.cli.moments import until_option
+from kropot.cli.passphrases import passphrase_option
 from kropot.cli.paths import PATH
 from kropot.cli.restore_look import dry_run as show_plan
 from kropot.cli.restore_look import list_names as show_names
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     metavar="KIT.json",
     help="The token's kit: the JSON of the request that made the token. Repeat this option for each token.",
 )
+@passphrase_option
 @click.option("--to", "target", type=PATH, metavar="DIR", help="Restore into this folder.")
 @until_option
 @click.option(
@@ -118,6 +120,7 @@ def command(
     *,
     patterns: tuple[str, ...],
     kits: tuple[Path, ...],
+    passphrase_files: tuple[Path, ...],
     target: Path | None,
     until: str | None,
     source_names: tuple[str, ...],
@@ -171,7 +174,7 @@ def command(
     with ExitStack() as stack:
         matching = Patterns(patterns if printed is None else (printed,))
         pool = stack.enter_context(_pool())
-        keys = read_kits(kits)
+        keys = read_kits(kits, passphrase_files)
         origin = stack.enter_context(
             from_objects(settings, keys, trust)
             if from_storage

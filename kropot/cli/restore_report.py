@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
 
 _COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
-_DIFFERENCES = {"absent", "differs", "refused", "unproved", "damaged", "bad_content"}
+DIFFERENCES = {"absent", "differs", "refused", "unproved", "damaged", "bad_content"}
 """Problems of what is not what it should be, a copy or a file in the folder: exit code 4."""
 
 
@@ -150,7 +150,7 @@ class RestoreReport:
             emit(f"sealing: {self.proofs.sealing}")
             emit(f"history: {self.proofs.history(self.trust)}")
         survey = self.survey
-        if self.hidden or (survey is not None and survey.refused) or not _DIFFERENCES.isdisjoint(self.problems):
+        if self.hidden or (survey is not None and survey.refused) or not DIFFERENCES.isdisjoint(self.problems):
             return Exit.FINDINGS
         is_left_out = survey is not None and (survey.locked or survey.foreign)
         is_partial = self.findings or locked or unmatched or is_left_out or (is_nothing and tally.past)

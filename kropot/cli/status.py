@@ -84,6 +84,12 @@ _MISSED_RUNS = 2
     show_default=True,
     help="Raise an alarm if `verify` has not read some contents for longer than this.",
 )
+@click.option(
+    "--max-drill-days",
+    type=click.IntRange(min=1),
+    help="Raise an alarm if `kit check` has not opened copies of an encrypted source for longer than this, e.g. 400."
+    " Default: no alarm.",
+)
 def command(
     settings: Settings,
     *,
@@ -94,6 +100,7 @@ def command(
     max_failing_percent: float,
     max_failing_hours: int,
     max_audit_days: int,
+    max_drill_days: int | None,
 ) -> Exit:
     """Show the state of the replica, and whether it is healthy.
 
@@ -112,6 +119,7 @@ def command(
     - There are seconds that the server cannot list.
     - The server cannot read a part of its source, or fails to scan it.
     - Some contents were not read and compared for 30 days.
+    - With --max-drill-days: the last `kit check` is too old, or a copy did not open.
     """  # noqa: D301 - click needs the character \b, which keeps the list's line breaks
     limits = Limits(
         listing_s=_MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S)
@@ -121,6 +129,7 @@ def command(
         storage=StorageLimits(min_free=_min_free_of_collect() if min_free is None else min_free),
         failing_s=max_failing_hours * 3600,
         audit_s=max_audit_days * 86_400,
+        drill_s=None if max_drill_days is None else max_drill_days * 86_400,
     )
     with open_ledger(settings, read_only=True) as ledger:
         facts = gather(ledger, storage_of(settings), shown=shown)
@@ -224,6 +233,7 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
     lines.append(f"  cursor   {cursor}")
     lag = "" if source.listed_us is None else f", {span(now_us - source.listed_us)} ago"
     lines.append(f"  listed   {moment(source.listed_us)}{lag} (last full listing {moment(source.full_listed_us)})")
+    lines += _drill_text(each)
     if source.unlistable:
         shown = ", ".join(moment(second * SECOND_US) for second in source.unlistable[:_MOST_SECONDS])
         more = len(source.unlistable) - _MOST_SECONDS
@@ -238,6 +248,18 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
     if each.dismissed:
         lines.append(f"  dismissed {number(each.dismissed, 'element')} (`kropotcli ls` shows which)")
     return lines
+
+
+def _drill_text(each: SourceFacts) -> list[str]:
+    """Return when copies of a source were last opened with a kit, as a line of text; none if it needs no kit."""
+    drill = each.drill
+    if not each.needs_kit:
+        return []
+    if drill is None:
+        return ["  drill    no copy was ever opened with a kit: run `kropotcli kit check`"]
+    opened = "1 copy" if drill.opened == 1 else f"{drill.opened:,} copies"
+    failed = f", and {drill.failed:,} did not open" if drill.failed else ""
+    return [f"  drill    {opened} opened with a kit at {moment(drill.at_us)}{failed}"]
 
 
 def _failing_text(each: SourceFacts) -> list[str]:

@@ -12,6 +12,7 @@ from kropot.query.erasures import Erased, erased_in
 from kropot.query.past import sources_at
 from kropot.query.storage import look
 from ledger.decoding import entry_of
+from ledger.drills import drill_of
 from ledger.errors import DamagedRowError
 from ledger.events import SOURCE_KIND, ListingCompleted, ListingHeldBack, RunFailed, StreamKey
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kropot.objects.opening import Storage
     from kropot.query.past import KnownSource, Past
     from kropot.query.storage import StorageFacts
+    from ledger.drills import Drill
     from ledger.events import AuditRange, Element, Listing, Source, Unserved
     from ledger.log import Ledger
     from ledger.replica import Entry, Event
@@ -64,8 +66,8 @@ class SourceFacts:
     waited longest began to wait at `pending_since_us`. `past` says why the source is not in use any more, if it is not.
     Of the elements that a person dismissed, `dismissed` is the number, and they count nowhere else but in `states`.
     `unserved` and `unscanned_since` are what the server said of itself last time (`Listing`). `failed_run` is the last
-    thing that happened to the source, if that is a failed run. `vault` is the id (16 bytes) of the vault
-    that seals the source, if its list names one.
+    thing that happened to the source, if that is a failed run. `drill` says when copies were last opened with a kit.
+    `vault` is the id (16 bytes) of the vault that seals the source, if its list names one.
 
     With `is_sampled`, very many elements wait: only those longest and last due were looked at, so `reasons` and
     `failing` name some, and `failing_about` is an estimate of how many fail.
@@ -81,6 +83,7 @@ class SourceFacts:
     pending_since_us: int | None
     past: Past | None = None
     label: str | None = None
+    drill: Drill | None = None
     dismissed: int = 0
     unserved: Unserved | None = None
     unscanned_since: int | None = None
@@ -93,6 +96,11 @@ class SourceFacts:
     def superseded(self) -> bool:
         """Whether another token took over the source's address."""
         return self.past is not None and self.past.why == "taken_over"
+
+    @property
+    def needs_kit(self) -> bool:
+        """Whether the source has copies, and is encrypted as far as it is known."""
+        return self.source.opaque is not False and any(size for _, size in self.states.values())
 
     @property
     def failing_count(self) -> int:
@@ -172,6 +180,7 @@ def _source_facts(
         pending_since_us=_waiting_since(ledger, scan),
         past=known.past,
         label=known.keeping.label,
+        drill=drill_of(ledger, id_),
         dismissed=scan.dismissed,
         unserved=None if listing is None else listing.unserved,
         unscanned_since=None if listing is None else listing.unscanned_since,

@@ -25,12 +25,14 @@ _WHOLE_END: Final = b"\xff" * 32
 class Limits:
     """When to raise an alarm, in seconds: since a good listing, of failing fetches, since contents were read.
 
+    `drill_s` is the time since copies were last opened with a kit. None: no drill is expected.
     If more than the share `failing_share` of the elements fail, and more than `failing_count`, that is one at once.
     """
 
     listing_s: int = 900
     failing_s: int = 86_400
     audit_s: int = 30 * 86_400
+    drill_s: int | None = None
     failing_share: float = 0.1
     failing_count: int = 5
     storage: StorageLimits = field(default_factory=StorageLimits)
@@ -50,6 +52,7 @@ def health(now_us: int, facts: Facts, limits: Limits) -> list[Alarm]:
             alarms.extend(_run_alarms(each))
             alarms.extend(_listing_alarms(now_us, each, limits))
             alarms.extend(_doubtful_change_alarms(each))
+            alarms.extend(_drill_alarms(now_us, each, limits))
         alarms.extend(_copy_alarms(now_us, each, limits))
     stale_us = audited_since_us(facts)
     if stale_us > now_us + DAY_US:
@@ -150,6 +153,25 @@ def _doubtful_change_alarms(each: SourceFacts) -> Iterator[Alarm]:
             "(the older copies are kept): check the server, then run `kropotcli source accept`"
         )
         yield Alarm(name="surge", source=each.id, text=text, since_us=surge.since_us)
+
+
+def _drill_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Alarm]:
+    """Yield the alarm about the drill of an encrypted source, if drills are expected."""
+    if limits.drill_s is None or not each.needs_kit:
+        return
+    drill = each.drill
+    if drill is None:
+        text = "no copy was ever opened with a kit: run `kropotcli kit check` with the kit that is kept for it"
+        yield Alarm(name="drill_stale", source=each.id, text=text)
+    elif drill.failed:
+        text = (
+            f"{drill.failed} of {drill.opened + drill.failed} copies did not open in the last drill: run `kropotcli kit"
+            " check` again to see which, and `kropotcli verify`"
+        )
+        yield Alarm(name="drill_failed", source=each.id, text=text, since_us=drill.at_us)
+    elif now_us - drill.at_us > limits.drill_s * SECOND_US:
+        text = "no copy was opened with a kit for too long: run `kropotcli kit check`"
+        yield Alarm(name="drill_stale", source=each.id, text=text, since_us=drill.at_us)
 
 
 def _copy_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Alarm]:

@@ -253,6 +253,9 @@ def _source_status_json(now_us: int, each: SourceFacts) -> dict[str, Any]:
             "reason": each.failed_run.reason,
             "at": moment(each.failed_run.at_us),
         },
+        "drill": None
+        if each.drill is None
+        else {"at": moment(each.drill.at_us), "opened": each.drill.opened, "failed": each.drill.failed},
         "pending_since": None if each.pending_since_us is None else moment(each.pending_since_us),
         "unlistable": list(each.source.unlistable),
         "unserved": None if each.unserved is None else asdict(each.unserved),

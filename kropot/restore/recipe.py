@@ -59,11 +59,16 @@ def digest_recipe(*, sealed: str, sha256: bytes) -> str:
     return f"echo {shlex.quote(f'{sha256.hex()}  {sealed}')} | sha256sum -c"
 
 
+def digest_step(*, sealed: str, sha256: bytes) -> tuple[str, str]:
+    """Return the same with its description."""
+    return "check that the object is the recorded one", digest_recipe(sealed=sealed, sha256=sha256)
+
+
 def recipes(
     *, iv: bytes | None, sealed: str, sha256: bytes, envelope: str | None, stretch: ByteRange, plain: str = "plain.bin"
 ) -> Iterator[tuple[str, str]]:
     """Yield (description, command line) pairs for one copy: check it, open its content, open its form."""
-    yield "check that the object is the recorded one", digest_recipe(sealed=sealed, sha256=sha256)
+    yield digest_step(sealed=sealed, sha256=sha256)
     if iv is None:
         yield "copy the content (it is not encrypted)", f"cp {shlex.quote(sealed)} {shlex.quote(plain)}"
     else:

@@ -1,18 +1,19 @@
-"""The page that `kropotcli recipe` prints for an object of sc2: how to open it without this program. Pure.
+"""What `kropotcli recipe` prints for an object of sc2: how to open it without this program. Pure.
 
-The page shows no key. Its program reads the keys from the kit when it runs, and needs Python with `cryptography` only.
+It shows no key. Its program reads the keys from the kit when it runs, and needs Python with `cryptography` only.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from kropot.sc2.layout import Header
 
 _PAGE = """\
 This object is sealed by sc2. The kit of this vault opens it, and nothing else does: {vault}.
-Numbers are big-endian. HMAC and HKDF use SHA-256. A kit with a passphrase must be unlocked first (see the end).
+Numbers are big-endian. HMAC and HKDF use SHA-256. A kit with a passphrase is opened as the end says.
 
   0   6  the letters kr-sc2
   6   1  suite: 1
@@ -40,19 +41,28 @@ Numbers are big-endian. HMAC and HKDF use SHA-256. A kit with a passphrase must 
    them, if the form has that field, are a msgpack map of xattrs and holes. The rest is the file without its `holes`:
    pairs of start and length, where the file has zeros.
 
-The same as a program: python3 open.py KIT OBJECT > CONTENT. It writes the form to standard error as it is, and leaves
-attributes, zeros and holes to you.
-
-{program}
 A kit with a passphrase: Argon2id(passphrase in UTF-8, NFC) with the numbers in `argon2id` gives 64 bytes. The first 32
 are a key, the others are `check`. `wrapped` is nonce (12), ciphertext, tag by AES-256-GCM with that key. Its associated
 data is the kit's JSON without `check` and `wrapped` (keys sorted, no spaces). It opens to the fields of the kit.
+
+The program below does the same, and needs Python with the package cryptography. It shows the bytes of the form on
+standard error, and leaves attributes, zeros and holes to you. It asks for the passphrase of a kit that has one.
 """
 
-_PROGRAM = """\
-import hashlib, hmac, json, sys
+PROGRAM: Final = """\
+import base64, getpass, hashlib, hmac, json, sys, unicodedata
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 kit, data = json.load(open(sys.argv[1])), open(sys.argv[2], "rb").read()
+if "wrapped" in kit:
+    from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+    told, sealed = kit["argon2id"], base64.b64decode(kit["wrapped"])
+    stretched = Argon2id(salt=bytes.fromhex(told["salt"]), length=64, iterations=told["passes"],
+                         lanes=told["lanes"], memory_cost=told["memory_kib"])
+    key = stretched.derive(unicodedata.normalize("NFC", getpass.getpass("passphrase: ")).encode())
+    assert key[32:].hex() == kit["check"], "another passphrase"
+    public = {name: value for name, value in kit.items() if name not in ("check", "wrapped")}
+    public = json.dumps(public, sort_keys=True, separators=(",", ":")).encode()
+    kit = json.loads(AESGCM(key[:32]).decrypt(sealed[:12], sealed[12:], public))
 mac = lambda key, text: hmac.digest(key, text, "sha256")
 head, vault = data[:144], data[8:24]
 assert head[:8] == b"kr-sc2\\x01\\x00" and vault.hex() == kit["vault"], "another format or vault"
@@ -66,19 +76,29 @@ def piece(label, index, last, sealed):
     return aead.decrypt(sealed[:12], sealed[12:], place + digest)
 at = 146 + int.from_bytes(data[144:146], "big")
 form = piece(2, 0, True, data[146:at])
-sys.stderr.buffer.write(form[2 : 2 + int.from_bytes(form[:2], "big")] + b"\\n")
+print(form[2 : 2 + int.from_bytes(form[:2], "big")], file=sys.stderr)
 for index, start in enumerate(range(at, max(at + 1, len(data)), 65564)):
     sys.stdout.buffer.write(piece(1, index, start + 65564 >= len(data), data[start : start + 65564]))
 """
 
 
 def recipe(header: Header) -> str:
-    """Return the page for the object with this header: the format, its own ids, and a short program."""
+    """Return the page for the object with this header: the format, with its own ids."""
     return _PAGE.format(
         vault=header.vault.hex(),
         source=header.source.hex(),
         element=header.element_id,
         key_id=header.key_id.hex(),
         version=header.version.hex(),
-        program=_PROGRAM,
+    )
+
+
+def steps(*, sealed: str, plain: str = "plain.bin") -> tuple[tuple[str, str], ...]:
+    """Return (description, command line) pairs that open the file `sealed` with the kit that KIT names."""
+    return (
+        ("write the program that opens it", f"cat > open.py <<'END'\n{PROGRAM}END"),
+        (
+            "open the content; the form, which holds the name, is shown",
+            f'python3 open.py "$KIT" {shlex.quote(sealed)} > {shlex.quote(plain)}',
+        ),
     )

@@ -14,6 +14,7 @@ import pytest
 
 from kropot.demo import token_spec
 from kropot.gateway.server import GatewayServer
+from tests.secrets_watch import keys_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "an-unmistakable-plain-name"
 CONTENT = b"an unmistakable plain content " * 40
+PASSPHRASE = "an unmistakable passphrase"
 
 
 @pytest.fixture
@@ -79,6 +81,8 @@ def test_neither_token_nor_key_nor_name_is_ever_written(
 MAY_HOLD = {
     "spec.json": "the user's own request",
     "kit-*.json": "the key kit: it is made to hold the key, and to be moved off-line",
+    "unlocked.json": "the same, without its passphrase",
+    "passphrase": "the user's own",
     "gateway.db*": "the gateway's catalogue knows its own files by name; tokens and keys are in it sealed",
     "restored/*": "restored output: it is what the user asked for",
     "restored/*/*": "the same",
@@ -86,6 +90,7 @@ MAY_HOLD = {
 }
 # Which command may say one, with the reason.
 MAY_SAY = {
+    "kit check": (NAME,),  # the same as restore
     "restore": (NAME,),  # whoever restores holds the key, and must know which file could not be given back
     "gateway token create": ("the token",),  # prints it, once: that is what it is for
 }
@@ -103,6 +108,11 @@ restore --key {kit} --to restored --json; db copy sqlite:///database.db sqlite:/
 prove {element}; history {element}; history {element} --json; decrypt {element} --key {kit} -o decrypted
 consistency notes/checkpoint-00000001.txt notes/checkpoint-00000001.txt; db upgrade
 --db-string sqlite:///recovered.db db recover --from-storage; --db-string sqlite:///empty.db db init
+kit show {kit}; kit show {kit} --json; kit show {kit} --qr; kit check {kit} --json
+kit passphrase {kit} -o locked.json --new-passphrase-file passphrase; kit show locked.json --passphrase-file passphrase
+kit check locked.json --passphrase-file passphrase; kit check locked.json --passphrase-file spec.json
+kit passphrase locked.json -o unlocked.json --passphrase-file passphrase --remove; status
+restore --key locked.json --passphrase-file passphrase --list-names
 gateway token list; gateway token revoke {start}; collect --once; --db-string nonsense://u:{token}@h/d status
 """
 
@@ -154,6 +164,8 @@ def test_a_round_of_every_command_tells_no_secret(
 ) -> None:
     through = Round(kropotcli, tmp_path, f"http://127.0.0.1:{free_port}")
     (tmp_path / "spec.json").write_text(json.dumps(token_spec()))
+    (tmp_path / "passphrase").write_text(PASSPHRASE)
+    (tmp_path / "passphrase").chmod(0o600)
     token = through.env["KROPOT_TOKEN"] = through.run("gateway", "token", "create", "spec.json").splitlines()[0]
     kit = next(tmp_path.glob("kit-*.json"))
     with through.gateway(source, free_port):
@@ -173,8 +185,10 @@ def test_a_round_of_every_command_tells_no_secret(
     assert b"unmistakable" in (tmp_path / "decrypted").read_bytes(), through.told
     assert (tmp_path / "recovered.db").exists()
     assert b"unmistakable" in b"".join(path.read_bytes() for path in (tmp_path / "restored").rglob("*.txt"))
-    key = json.loads(kit.read_text())["data"]["secureCopyEncryptionKey"]
-    secrets = {"the token": token, "the key": key, NAME: NAME, "a content": CONTENT[:30].decode()}
+    assert (tmp_path / "unlocked.json").exists(), through.told
+    secrets = {"the token": token, NAME: NAME, "a content": CONTENT[:30].decode(), "the passphrase": PASSPHRASE}
+    secrets |= {f"key {number}": key for number, key in enumerate(keys_in(kit))}
+    assert "key 0" in secrets
     for command, said in through.told:
         allowed = [each for start, each in MAY_SAY.items() if command.startswith(start)]
         for what, secret in secrets.items():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -127,17 +125,6 @@ def test_an_export_of_sealed_files_is_restored_elsewhere(
     (exported,) = (path for path in (tmp_path / "export").rglob("*") if len(path.name) == 64)
     assert run("decrypt", str(exported), "--key", kit, "-o", str(tmp_path / "one")).code == 0
     assert (tmp_path / "one").read_bytes() == LARGE
-
-
-def test_the_page_that_recipe_prints_opens_the_object(world: SealedWorld, run: Run, kit: str, tmp_path: Path) -> None:
-    key = world.seal(world.source(None), b"docs/a.txt", LARGE)
-    page = run("recipe", key.id).out
-    assert page.splitlines()[0] == f"The object is the file {object_of(world, tmp_path, key)}."
-    program = page[page.index("import hashlib") : page.rindex("A kit with a passphrase")]
-    (tmp_path / "open.py").write_text(program)
-    line = [sys.executable, str(tmp_path / "open.py"), kit, str(object_of(world, tmp_path, key))]
-    assert subprocess.run(line, capture_output=True, check=True).stdout == LARGE
-    assert run("recipe", key.id, "--json").json["page"] in page
 
 
 def test_a_locked_kit_needs_a_terminal_for_its_passphrase(world: SealedWorld, run: Run, tmp_path: Path) -> None:
