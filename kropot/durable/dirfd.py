@@ -8,12 +8,10 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-import structlog
+from kropot.logs import log
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-log = structlog.get_logger()
 
 Parts = tuple[bytes, ...]
 """A path below a folder, name by name."""

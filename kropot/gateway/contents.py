@@ -12,8 +12,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-import structlog
-
 from kropot.errors import KropotError
 from kropot.gateway.access import RefusedError, answer, failure, in_pool, refusal
 from kropot.gateway.catalogue import UnsettledError
@@ -24,6 +22,7 @@ from kropot.gateway.ranges import Span, wanted_span
 from kropot.gateway.serving import ChangedError, Reading, can_begin, plain_chunks, sealed_chunks, sealed_whole, whole
 from kropot.gateway.sources import FolderAwayError, NotServedError
 from kropot.gateway.tokenspec import STREAM_ROLE
+from kropot.logs import log
 from kropot.securecopy.sealing import sealed_size
 from kropot.securecopy.wire import CONTENT_TYPE, IV_HEADER
 
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.tokens import Token
 
-log = structlog.get_logger()
 
 STREAMS: Final = 32
 """How many large contents are sent at once for each token. Each holds a few chunks in memory; further requests wait.

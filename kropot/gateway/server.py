@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import structlog
 import uvicorn
 
 from kropot.errors import KropotError, UsageError
@@ -29,6 +28,7 @@ from kropot.gateway.serving import Blocks
 from kropot.gateway.sources import FolderSource
 from kropot.gateway.state import open_state, sqlite_file
 from kropot.gateway.tokens import TokenBook
+from kropot.logs import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from kropot.gateway.scanreport import ScanReport
     from kropot.gateway.state import State
 
-log = structlog.get_logger()
 
 _SETTLING_ROUNDS: Final = 5
 _STARTING_S: Final = 30.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.replay.snapshots import take_snapshot
-from kropot.replay.until import instant
+from kropot.wording import instant
 from ledger.checkpoint import Checkpoint, SigningKey, origin_of, sign_checkpoint
 from tests.kropot.replay_world import random_life
 
