@@ -185,7 +185,8 @@ class Listing:
     """What a listing found: how many elements it has seen, and how many were new, changed, reappeared or vanished.
 
     `rejected` counts unreadable entries of the list, `unreadable` the folders that the server cannot read, None if it
-    does not say. `since` and `until` are the range in the server's seconds, or None if that end is open.
+    does not say. `since` and `until` are the range in the server's seconds, or None if that end is open. After `closed`
+    the server may still add elements, and up to it never; None if it does not say.
     """
 
     mode: ListingMode
@@ -198,6 +199,7 @@ class Listing:
     vanished: int
     rejected: int
     unreadable: int | None = None
+    closed: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -418,7 +420,7 @@ class ListingAdvanced(SourceFact):
 class ListingCompleted(SourceFact):
     """A listing was completed."""
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     listing: Listing
 
 
@@ -429,7 +431,7 @@ class ListingHeldBack(SourceFact):
     `source.held` says why.
     """
 
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     listing: Listing
 
 

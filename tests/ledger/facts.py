@@ -102,6 +102,7 @@ LISTING = Listing(
     vanished=0,
     rejected=1,
     unreadable=4,
+    closed=1_795_414_107,
 )
 SAMPLES: dict[str, Fact] = {
     "LedgerBegan": LedgerBegan(ledger_id=bytes(range(16)), salt=bytes(range(32)), program="0.1.0"),

@@ -48,12 +48,17 @@ class Ousted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListingBegan:
-    """The lease to list is held: the source as it is now, its stream's version, its elements, and the ledger's head."""
+    """The lease to list is held: the source as it is now, its stream's version, its elements, and the ledger's head.
+
+    `closed` is the last second to which the server adds nothing, as it said at the last complete listing. It is None if
+    that is not known, or if anything happened to the source since.
+    """
 
     source: Source
     version: int
     known: int
     position: int
+    closed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

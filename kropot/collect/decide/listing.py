@@ -105,7 +105,6 @@ class ListingController:
         self._wants_full = rules.full
         self._believes = False
         self._failures = 0
-        self._closed: int | None = None
         self._said_plain = False
         self._said_held = False
         self._followed: tuple[int | None, int | None] | None = None
@@ -181,7 +180,7 @@ class ListingController:
             or now_us - full_us >= self._rules.full_every_us
             or (source.held is not None and source.held.is_accepted)
         )
-        is_closed = self._closed is not None and source.cursor is not None and source.cursor <= self._closed
+        is_closed = happened.closed is not None and source.cursor is not None and source.cursor <= happened.closed
         start = None
         if not is_full and source.cursor is not None:
             start = source.cursor - (0 if is_closed else self._rules.overlap_s)
@@ -194,6 +193,7 @@ class ListingController:
             began_us=now_us,
             conversation=drain(wanted),
             shift=Shift(is_believing=self._believes),
+            is_closed=is_closed,
         )
         self.phase = Phase.DRAINING
         self._wants_full = self._believes = False
@@ -447,7 +447,7 @@ class ListingController:
         """Record the end of the listing."""
         self.phase = Phase.CLOSING
         result = run.result or ListingResult()
-        if run.mode == "window" and self.source.zone not in {None, result.zone}:
+        if run.mode == "window" and (self.source.zone not in {None, result.zone} or ending.is_disowned(run, result)):
             self._wants_full = True
         facts = ending.closing_facts(run, result, self.source, now_us)
         news = tuple(self._about_source(now_us, fact, ahead=n) for n, fact in enumerate(facts))
@@ -470,7 +470,6 @@ class ListingController:
         run, said = self._running, self._adopt(happened)
         result = run.result or ListingResult()
         self._run = None
-        self._closed = result.closed
         self._failures = 0
         self.trouble = None
         progress = self._progress

@@ -141,10 +141,11 @@ class Missing:
 class ListingRun:
     """One listing under way.
 
-    `position` is the ledger's head when it began and `known` counts the elements that the source had then. `seen` has
-    the streams of those that it has shown; `present` counts them. `request` is a question that waits until the backlog
-    is shorter. `result` is there once the server has nothing more to show. `lines` counts what it has shown, lines that
-    could not be read included, and `growth` is about how many bytes of it are new in the ledger.
+    `is_closed` says that everything before `start` is known to be complete. `position` is the ledger's head when it
+    began and `known` counts the elements that the source had then. `seen` has the streams of those that it has
+    shown; `present` counts them. `request` is a question that waits until the backlog is shorter. `result` is there
+    once the server has nothing more to show. `lines` counts what it has shown, lines that could not be read
+    included, and `growth` is about how many bytes of it are new in the ledger.
     """
 
     mode: ListingMode
@@ -154,6 +155,7 @@ class ListingRun:
     began_us: int
     conversation: Conversation[ListingResult]
     shift: Shift
+    is_closed: bool = False
     request: PageRequest | None = None
     result: ListingResult | None = None
     lines: int = 0
