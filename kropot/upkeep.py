@@ -12,7 +12,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from kropot.errors import IntegrityError, KropotError, UnacceptedErasureError
-from kropot.replay.snapshots import maybe_snapshot
+from kropot.replay.marks import MARKS_EVERY
+from kropot.replay.snapshots import maybe_snapshot, next_due
 from ledger.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ SEGMENTS_S = 45.0
 """The tail is to be written once a minute: this leaves time for the writing, and for the chores before it."""
 
 SNAPSHOTS_S = 30.0
+MARKS_AT_ONCE = 5
+"""Snapshots are made once this many marks are due, so that a short collection does not wait for any."""
+
 SNAPSHOTS_PATIENCE_S = 10.0
 """How long a round of snapshots may go on while more are due: a first collection makes events faster than one round."""
 
@@ -56,6 +60,8 @@ def keep_snapshots(ledger: Ledger, *, clock: Callable[[], float] = monotonic) ->
     """Return the chore of pinning the state, so that a replay of any past moment answers at once."""
 
     def catch_up() -> None:
+        if ledger.log.head().position < next_due(ledger) + (MARKS_AT_ONCE - 1) * MARKS_EVERY:
+            return
         end = clock() + SNAPSHOTS_PATIENCE_S
         while maybe_snapshot(ledger) and clock() < end:
             pass

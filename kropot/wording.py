@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SECOND_US: Final = 1_000_000
 
@@ -92,9 +95,15 @@ def as_unicode(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def number(value: int, noun: str) -> str:
+def number(value: int, noun: str, plural: str | None = None) -> str:
     """Return a count and its noun, singular or plural, e.g. `1 element`, `2 elements`."""
-    return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"
+    return f"{value:,} {noun}" if value == 1 else f"{value:,} {plural or f'{noun}s'}"
+
+
+def counts(kinds: Mapping[str, int]) -> str:
+    """Return the counts that are not 0, the largest first, e.g. `excluded 12, links 1`; a dash if all are 0."""
+    shown = sorted(((kind, count) for kind, count in kinds.items() if count), key=lambda each: -each[1])
+    return ", ".join(f"{kind} {count:,}" for kind, count in shown) or "-"
 
 
 def _stored(text: str) -> bytes:

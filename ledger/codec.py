@@ -46,11 +46,25 @@ def _listing_with(name: str) -> Upcaster:
     return convert
 
 
+def _with_unserved(fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert a listing of schema 2, which says only how many folders the server cannot read."""
+    listing = fields.get("listing")
+    if type(listing) is not dict or "unreadable" not in listing:
+        return fields
+    count = listing["unreadable"]
+    kinds = ("devices", "excluded", "links", "pipes", "sockets", "unreadable", "unsettled")
+    unserved = None if count is None else dict.fromkeys(kinds, 0) | {"unreadable": count}
+    rest = {name: value for name, value in listing.items() if name != "unreadable"}
+    return fields | {"listing": dict(sorted({**rest, "unserved": unserved, "unscanned_since": None}.items()))}
+
+
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("ListingCompleted", 1): _listing_with("unreadable"),
-    ("ListingCompleted", 2): _listing_with("closed"),
+    ("ListingCompleted", 2): _with_unserved,
+    ("ListingCompleted", 3): _listing_with("closed"),
     ("ListingHeldBack", 1): _listing_with("unreadable"),
-    ("ListingHeldBack", 2): _listing_with("closed"),
+    ("ListingHeldBack", 2): _with_unserved,
+    ("ListingHeldBack", 3): _listing_with("closed"),
 }
 """(type, schema version) -> the function that converts a payload's map to the next schema version."""
 

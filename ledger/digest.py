@@ -1,8 +1,8 @@
-"""The state digest: one SHA-256 over a replica's projection, the same on every database and machine (docs/format.md).
+"""The state digests: hashes over a replica's state, the same on every database and machine (docs/format.md).
 
 A row is the canonical msgpack array `[source, type, id, date, tz, SHA-256(form), state, sha256, size, iv]` of one
-element. The digest covers the rows in bytewise order of the stream keys. It contains no position, time, writer or
-retry.
+element. It contains no position, time, writer or retry. `sd1` is one SHA-256 over all rows in bytewise order of the
+stream keys. `sd2` is a hash of the set of rows, so it follows from an earlier one and from what changed since.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING
 
 import msgpack
 
+from ledger.lthash import EMPTY, LtHash
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ledger.events import Element, StreamKey
 
 PREFIX = "sd1:"
 """Names the version of the row and of the hash. A change of the row needs a new prefix."""
 
+SET_PREFIX = "sd2:"
+
 _HEAD = b"\x9a\xc4\x10"
+_SOURCE = slice(len(_HEAD), len(_HEAD) + 16)
 _DIGEST = b"\xc4\x20"
 _SOURCE_BYTES = 16
 _SHORT, _ONE_BYTE, _TWO_BYTES = 32, 1 << 8, 1 << 16
@@ -74,7 +79,7 @@ _STATES = {state: _pack(state) for state in ("current", "pending", "vanished", "
 
 
 class StateDigest:
-    """Takes rows in bytewise key order, and gives the digest of all rows so far."""
+    """`sd1`: takes rows in bytewise key order, and gives the digest of all rows so far."""
 
     def __init__(self) -> None:
         """Start without rows."""
@@ -111,3 +116,56 @@ class StateDigest:
     def text(self) -> str:
         """`sd1:` and the hash in 64 hex digits."""
         return PREFIX + self._hash.hexdigest()
+
+
+class SetDigest:
+    """`sd2`: takes rows and gives them back, in any order. It keeps 2,048 bytes for each source."""
+
+    __slots__ = ("_sources",)
+
+    def __init__(self, lanes: Mapping[bytes, bytes] | None = None) -> None:
+        """Begin with the lanes of each source, as `lanes` returned them. Raises: ValueError if one is not a value."""
+        self._sources = {source: LtHash(value) for source, value in (lanes or {}).items()}
+
+    def add(self, packed: bytes) -> None:
+        """Add an element's row, which is not in the set."""
+        self._of(packed[_SOURCE]).add(packed)
+
+    def remove(self, packed: bytes) -> None:
+        """Remove an element's row, which is in the set."""
+        self._of(packed[_SOURCE]).remove(packed)
+
+    def add_all(self, lanes: Mapping[bytes, bytes], times: int = 1) -> None:
+        """Add the rows of another digest, given by its lanes. With `times` -1, remove them."""
+        for source, value in lanes.items():
+            if times == 1:
+                self._of(source).add_all(value)
+            else:
+                self._of(source).remove_all(value)
+
+    @property
+    def lanes(self) -> dict[bytes, bytes]:
+        """The lanes of each source (16 bytes) that has a row, in the order of the sources."""
+        found = ((source, self._sources[source].lanes) for source in sorted(self._sources))
+        return {source: value for source, value in found if value != EMPTY}
+
+    @property
+    def text(self) -> str:
+        """`sd2:` and 64 hex digits, over the rows of all sources."""
+        whole = LtHash()
+        for value in self.lanes.values():
+            whole.add_all(value)
+        return text_of(whole.lanes)
+
+    @property
+    def sources(self) -> dict[bytes, str]:
+        """The digest of each source that has a row, in the order of the sources."""
+        return {source: text_of(value) for source, value in self.lanes.items()}
+
+    def _of(self, source: bytes) -> LtHash:
+        return self._sources.get(source) or self._sources.setdefault(source, LtHash())
+
+
+def text_of(lanes: bytes) -> str:
+    """Return the text of an `sd2`: its prefix and the SHA-256 of the lanes in hex digits."""
+    return SET_PREFIX + hashlib.sha256(lanes).hexdigest()

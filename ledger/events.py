@@ -181,12 +181,25 @@ class Surge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unserved:
+    """How many entries of its source a server does not serve, as it says itself. An excluded folder counts once."""
+
+    sockets: int
+    pipes: int
+    devices: int
+    links: int
+    unreadable: int
+    unsettled: int
+    excluded: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """What a listing found: how many elements it has seen, and how many were new, changed, reappeared or vanished.
 
-    `rejected` counts unreadable entries of the list, `unreadable` the folders that the server cannot read, None if it
-    does not say. `since` and `until` are the range in the server's seconds, or None if that end is open. After `closed`
-    the server may still add elements, and up to it never; None if it does not say.
+    `rejected` counts unreadable entries of the list. `unserved` and `unscanned_since`, the second since when the server
+    fails to scan its source, are None if it does not say. `since` and `until` are the range in the server's seconds, or
+    None if that end is open. Up to `closed` the server adds nothing more; None if it does not say.
     """
 
     mode: ListingMode
@@ -198,7 +211,8 @@ class Listing:
     reappeared: int
     vanished: int
     rejected: int
-    unreadable: int | None = None
+    unserved: Unserved | None = None
+    unscanned_since: Seconds | None = None
     closed: Seconds | None = None
 
 
@@ -420,7 +434,7 @@ class ListingAdvanced(SourceFact):
 class ListingCompleted(SourceFact):
     """A listing was completed."""
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     listing: Listing
 
 
@@ -431,7 +445,7 @@ class ListingHeldBack(SourceFact):
     `source.held` says why.
     """
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     listing: Listing
 
 

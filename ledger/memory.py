@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from ledger.events import PayloadErased
 from ledger.memory_tables import MemoryWriting, Tables
 from ledger.rows import FORGOTTEN_US, Image, StoredFact, is_held
 
@@ -38,7 +39,7 @@ class MemoryStore:
         self.log = MemoryLog(self._tables)
         self.projection = MemoryProjection(self._tables, self._lock)
         self.work = MemoryWorkQueue(self._tables, self._lock)
-        self.blobs = MemoryBlobs()
+        self.blobs = MemoryBlobs(self._tables, self._lock)
 
     @contextmanager
     def writing(self) -> Iterator[MemoryWriting]:
@@ -46,8 +47,9 @@ class MemoryStore:
         with self._lock:
             tx = MemoryWriting(self._tables, self.now_us())
             yield tx
-            if tx.commit():
-                self.blobs.forget_snapshots()
+            erased_from = tx.commit()
+            if erased_from is not None:
+                self.blobs.forget_snapshots(erased_from)
             for session, streams in tx.released:
                 self.work.end_leases(session, streams)
 
@@ -346,18 +348,26 @@ class MemoryWorkQueue:
 class MemoryBlobs:
     """Snapshots and checkpoint notes."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, tables: Tables, lock: threading.RLock) -> None:
+        """Share the store's tables, and the lock under which they change."""
+        self._tables = tables
+        self._lock = lock
         self._snapshots: dict[tuple[str, int], list[bytes]] = {}
         self._checkpoints: dict[tuple[int, str], None] = {}
 
-    def forget_snapshots(self) -> None:
-        """Remove every snapshot, because they were made from data that an erasure has removed."""
-        self._snapshots.clear()
+    def forget_snapshots(self, first: int) -> None:
+        """Remove every snapshot from this position on, because it was made from data that an erasure has removed."""
+        self._snapshots = {pair: chunks for pair, chunks in self._snapshots.items() if pair[1] < first}
 
-    def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes]) -> None:
-        """Keep an opaque snapshot of `kind` at `position`. It replaces an earlier one there."""
-        self._snapshots[kind, position] = list(chunks)
+    def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes], *, as_of: int | None = None) -> bool:
+        """Keep an opaque snapshot of `kind` at `position`, unless something was erased after `as_of`."""
+        made = list(chunks)
+        with self._lock:
+            self._snapshots.pop((kind, position), None)
+            if as_of is not None and any(event.type == PayloadErased.TYPE for event in self._tables.events[as_of:]):
+                return False
+            self._snapshots[kind, position] = made
+        return True
 
     def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:
         """Yield the chunks of a snapshot in order, or nothing if there is no such snapshot."""

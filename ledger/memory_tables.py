@@ -121,13 +121,13 @@ class MemoryWriting:
             raise AssertionError("clear the projection before changing it on its own")
         _apply(self._fresh, changes)
 
-    def commit(self) -> bool:
-        """Make all changes visible. Return whether payloads were erased."""
+    def commit(self) -> int | None:
+        """Make all changes visible. Return the first position at which payloads were erased, None if none were."""
         tables, batch = self._tables, self._batch
         if self._fresh is not None:
             tables.projection = self._fresh
         if batch is None:
-            return False
+            return None
         for stream, key in batch.streams:
             if key is not None:
                 tables.streams[key] = stream
@@ -141,7 +141,7 @@ class MemoryWriting:
         _apply(tables.projection, batch.changes)
         tables.commits.extend(batch.commits)
         tables.head = batch.head
-        return bool(batch.erased)
+        return min((tables.by_stream[stream - 1][0] for stream, _ in batch.erased), default=None)
 
 
 def _apply(projection: Projection, changes: Changes) -> None:

@@ -116,7 +116,8 @@ class Writing(Protocol):
     def write(self, batch: Batch) -> None:
         """Write the batch: events, erasures, projection, commit row and head.
 
-        A batch with erasures MUST also remove every snapshot, because they were made from the erased data.
+        A batch with erasures MUST also remove every snapshot at or after the first event of an erased stream, because
+        it was made from the erased data.
         """
 
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
@@ -272,8 +273,12 @@ class WorkQueue(Protocol):
 class BlobStore(Protocol):
     """Data that other parts keep beside the log: snapshots, which are opaque here, and signed checkpoint notes."""
 
-    def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes]) -> None:
-        """Keep a snapshot of `kind` at `position`. It replaces an earlier one there."""
+    def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes], *, as_of: int | None = None) -> bool:
+        """Keep a snapshot of `kind` at `position`, and return True. It replaces an earlier one there.
+
+        With `as_of`, it MUST return False and keep none if there is an erasure after this position: the snapshot may
+        have been made from the erased data. No erasure can come between this check and the keeping.
+        """
 
     def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:
         """Yield the chunks of a snapshot in order, or nothing if there is no such snapshot."""

@@ -49,7 +49,7 @@ def test_an_old_replica_is_upgraded_verified_and_restored(
     upgraded = run_cli("db", "upgrade", *where)
     assert upgraded.returncode == Exit.DONE, upgraded.stderr
 
-    replayed = run_cli("replay", "--json", *where)
+    replayed = run_cli("replay", "--json", "--digest", "sd1", *where)
     assert replayed.returncode == Exit.DONE, replayed.stderr
     expected = json.loads((FIRST_VERSION / "replay.json").read_text())
     assert {name: json.loads(replayed.stdout)[name] for name in expected} == expected

@@ -120,7 +120,15 @@ class GlobalOptions(click.Command):
 
 
 class KropotCommand(GlobalOptions, click.Command):
-    """A command whose function takes the settings first and returns the exit code."""
+    """A command whose function takes the settings first and returns the exit code.
+
+    `beside` names another command. In the file, its table also holds for the options that both commands have.
+    """
+
+    def __init__(self, *args: Any, beside: tuple[str, ...] | None = None, **kwargs: Any) -> None:
+        """Add the global options."""
+        super().__init__(*args, **kwargs)
+        self.beside = beside
 
     def invoke(self, ctx: click.Context) -> Any:
         """Resolve the settings, set up logging, and run the command."""
@@ -324,8 +332,12 @@ def _take_config(ctx: click.Context, param: click.Parameter, value: Path | None)
         ctx.meta[_FILE] = read_config(expanded(value))
     elif ctx.parent is None:
         ctx.meta[_FILE] = find_config(value, os.environ)
-    table = table_of(ctx, _path(ctx))
-    _refuse_wrong_values(ctx, table)
+    table: dict[str, Any] = {}
+    for path in (getattr(ctx.command, "beside", None), _path(ctx)):
+        if path is not None:
+            part = table_of(ctx, path)
+            _refuse_wrong_values(ctx, part, path)
+            table |= part
     ctx.default_map = {
         param.name or "": table[option_name(param)]
         for param in ctx.command.params
@@ -333,8 +345,8 @@ def _take_config(ctx: click.Context, param: click.Parameter, value: Path | None)
     }
 
 
-def _refuse_wrong_values(ctx: click.Context, table: Mapping[str, Any]) -> None:
-    """Refuse values of this command's table that are not what its options take. Raises: UsageError."""
+def _refuse_wrong_values(ctx: click.Context, table: Mapping[str, Any], path: Sequence[str]) -> None:
+    """Refuse values of the table at `path` that are not what this command's options take. Raises: UsageError."""
     if ctx.resilient_parsing or ctx.parent is None:
         return
     for param in ctx.command.params:
@@ -342,7 +354,7 @@ def _refuse_wrong_values(ctx: click.Context, table: Mapping[str, Any]) -> None:
         wrong = expected(param, table[name]) if isinstance(param, click.Option) and name in table else None
         if wrong is not None:
             raise UsageError(
-                f"the configuration file {ctx.meta[_FILE].path}: [{'.'.join(_path(ctx))}] {name.replace('_', '-')}: "
+                f"the configuration file {ctx.meta[_FILE].path}: [{'.'.join(path)}] {name.replace('_', '-')}: "
                 f"{wrong}; `kropotcli config check` names all mistakes"
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -214,7 +215,8 @@ def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None
                 "reappeared": progress.reappeared,
                 "vanished": progress.vanished,
                 "rejected": progress.rejected,
-                "unreadable": progress.unreadable,
+                "unserved": None if progress.unserved is None else asdict(progress.unserved),
+                "unscanned_since": progress.unscanned_since,
                 "unlistable": len(source.unlistable),
                 "copied": progress.copied,
                 "bytes": progress.bytes,

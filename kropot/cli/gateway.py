@@ -16,6 +16,8 @@ import click
 
 from kropot.cli import base
 from kropot.cli.base import emit, emit_json, say, warn, warn_if_exposed
+from kropot.cli.gateway_check import check
+from kropot.cli.gateway_scan import around_scans, commands_of, selecting, selection_of
 from kropot.cli.masterkey import KEY_ENV, key_path, master_key
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
@@ -93,6 +95,8 @@ def command() -> None:
 @click.option(
     "--source", type=PATH, required=True, metavar="DIR", help="The folder to serve. The gateway only reads it."
 )
+@selecting
+@around_scans
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",
@@ -176,6 +180,7 @@ def serve(
     max_per_address: int,
     trusted_proxies: tuple[str, ...],
     moved: bool,
+    **chosen: Any,
 ) -> Exit:
     """Serve a folder over the SecureCopy protocol, until stopped.
 
@@ -190,6 +195,7 @@ def serve(
     from kropot.gateway.sources import FolderSource
     from kropot.gateway.state import sqlite_file
 
+    commands = commands_of(chosen)
     key_file = key_path(state_url, master_key_file)
     root = Path(os.path.realpath(source))
     # Check this first. Otherwise a refused command would leave a new database behind.
@@ -204,6 +210,8 @@ def serve(
         bounds=Bounds(connections=max_connections, per_address=max_per_address),
         trusted_proxies=trusted_proxies,
         moved=moved,
+        commands=commands,
+        selection=selection_of(source, **chosen),
     )
     allow_descriptors(max_connections)
     key = master_key(state_url, key_file)
@@ -239,6 +247,9 @@ def serve(
             scanner.join()
         service.close()
     return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
+
+
+command.add_command(check)
 
 
 @command.group("token", cls=base.KropotGroup)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,18 +26,41 @@ if TYPE_CHECKING:
 
     from kropot.query.names import Labels
     from kropot.replay.copies import HeldCopy
+    from kropot.replay.counts import Counts
     from kropot.replay.fold import Standing
     from kropot.replay.moment import Moment
     from kropot.restore.export import Links
     from ledger.events import Element, StreamKey
     from ledger.log import Ledger
 
+_DIGEST = re.compile("sd[12](:[0-9a-f]{64})?")
+
+
+class DigestChoice(click.ParamType[str, Any]):
+    """A kind of state digest, or a whole one."""
+
+    name = "digest"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text. Raises: click.BadParameter if it is neither a kind nor a digest."""
+        if not _DIGEST.fullmatch(str(value)):
+            self.fail(
+                f"{one_line(str(value))!r} is no state digest: try sd2, sd1, or sd2: and 64 hex digits", param, ctx
+            )
+        return str(value)
+
 
 @define("replay")
 @until_option
 @click.option(
-    "--no-digest", is_flag=True, help="Do not compute the state digest. This is faster, because it reads fewer events."
+    "--digest",
+    type=DigestChoice(),
+    default="sd2",
+    show_default=True,
+    help="The kind of state digest to show. sd1 is that of earlier versions, and takes longer: it reads every element. "
+    "Or give a whole digest (sd1:a3e2...): if the state has another one, the exit code is 4.",
 )
+@click.option("--no-digest", is_flag=True, help="Do not compute a state digest.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
 @click.option("--list", "is_list", is_flag=True, help="List the elements as they were, in the order of their keys.")
 @click.option("--diff", "other", metavar="WHEN2", help="Show what changed between the moment of --until and WHEN2.")
@@ -53,6 +77,7 @@ def command(
     settings: Settings,
     *,
     until: str | None,
+    digest: str,
     no_digest: bool,
     no_snapshots: bool,
     is_list: bool,
@@ -78,43 +103,65 @@ def command(
             return _diff(settings, ledger, moment, moment_of(ledger, other))
         if target is not None:
             return _export(settings, ledger, moment, target, snapshots=snapshots, links=cast("Links", links))
-        return _summarize(settings, ledger, moment, snapshots=snapshots, digest=not no_digest)
+        return _summarize(settings, ledger, moment, snapshots=snapshots, asked=None if no_digest else digest)
 
 
 # --- the summary -----------------------------------------------------------------------------------------------------
 
 
-def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool, digest: bool) -> Exit:
-    from kropot.replay.fold import StalePointersError
-    from kropot.replay.snapshots import count_at
-    from kropot.replay.state import digest_at
+def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool, asked: str | None) -> Exit:
+    from kropot.replay.marks import state_at
 
-    if digest:
-        try:
-            counts, text = digest_at(ledger, moment.position, snapshots=snapshots)
-        except StalePointersError:
-            if not snapshots:
-                raise
-            warn("a snapshot contradicts the events, so it was not used: run `kropotcli verify` to see the findings")
-            counts, text = digest_at(ledger, moment.position, snapshots=False)
+    kind, _, expected = (asked or "").partition(":")
+    by_source: dict[bytes, str] = {}
+    text: str | None = None
+    if kind == "sd1":
+        counts, text = _counts_and_sd1(ledger, moment.position, snapshots=snapshots)
     else:
-        counts, text = count_at(ledger, moment.position, snapshots=snapshots), None
+        found = state_at(ledger, moment.position, snapshots=snapshots, digest=asked is not None)
+        counts = found.counts
+        if asked is not None:
+            text, by_source = found.digest.text, found.digest.sources
     held = counts.plain()
+    differs = bool(expected) and text != asked
+    if differs:
+        warn(
+            f"the state digest at position {moment.position} is {text}, and not {asked}: this is another state, or an "
+            "element was erased since that digest was taken"
+        )
     if settings.json:
-        emit_json(_place(moment) | {"state_digest": text} | held | {"erased": erased_in(ledger).json})
-        return Exit.DONE
+        digests = {"state_digest": text, "source_digests": {source.hex(): each for source, each in by_source.items()}}
+        emit_json(_place(moment) | digests | held | {"erased": erased_in(ledger).json})
+        return Exit.FINDINGS if differs else Exit.DONE
     recorded = "before the first event" if moment.recorded_us is None else f"recorded {instant(moment.recorded_us)}"
     emit(f"position      {moment.position} ({recorded})")
     if moment.until is not None:
         emit(f"until         {moment.until}")
     emit(f"root          {moment.root.hex()}")
     emit(f"state digest  {text or 'not computed'}")
+    if len(by_source) > 1:
+        labels = labels_of(ledger)
+        for source, each in by_source.items():
+            emit(f"  {short_name(labels, source):<12}{each}")
     emit(f"elements      {held['elements']:,}")
     for state in ("current", "pending", "vanished", "damaged", "lost"):
         if held[state]:
             emit(f"  {state:<12}{held[state]:,}")
     emit(f"copies        {held['copies']:,} ({amount(held['bytes'])})")
-    return Exit.DONE
+    return Exit.FINDINGS if differs else Exit.DONE
+
+
+def _counts_and_sd1(ledger: Ledger, position: int, *, snapshots: bool) -> tuple[Counts, str]:
+    from kropot.replay.fold import StalePointersError
+    from kropot.replay.sd1 import digest_at
+
+    try:
+        return digest_at(ledger, position, snapshots=snapshots)
+    except StalePointersError:
+        if not snapshots:
+            raise
+        warn("a snapshot contradicts the events, so it was not used: run `kropotcli verify` to see the findings")
+        return digest_at(ledger, position, snapshots=False)
 
 
 def _place(moment: Moment) -> dict[str, Any]:

@@ -18,7 +18,8 @@ def command(settings: Settings, *, drop: bool, check: bool) -> Exit:
 
     Snapshots make `replay` and `restore --until` fast. If you delete one, nothing is lost.
     """
-    from kropot.replay.snapshots import check_snapshots, drop_snapshots, maybe_snapshot, take_snapshot
+    from kropot.replay.check import SnapshotAudit
+    from kropot.replay.snapshots import drop_snapshots, maybe_snapshot, take_snapshot
 
     if drop and check:
         raise UsageError("--drop and --check cannot be combined: give only one of them")
@@ -28,8 +29,8 @@ def command(settings: Settings, *, drop: bool, check: bool) -> Exit:
             _print_result(settings, f"removed {number(dropped, 'snapshot')}", {"dropped": dropped})
             return Exit.DONE
         if check:
-            kept, unsound = len(ledger.blobs.list_snapshots()), 0
-            for finding in check_snapshots(ledger):
+            audit, unsound = SnapshotAudit(ledger), 0
+            for finding in audit.findings():
                 unsound += 1
                 _print_result(
                     settings,
@@ -38,8 +39,8 @@ def command(settings: Settings, *, drop: bool, check: bool) -> Exit:
                 )
             _print_result(
                 settings,
-                f"checked {number(kept, 'snapshot')}: {unsound} unsound",
-                {"checked": kept, "unsound": unsound},
+                f"checked {number(audit.compared, 'snapshot')}: {unsound} unsound",
+                {"checked": audit.compared, "unsound": unsound},
             )
             return Exit.FINDINGS if unsound else Exit.DONE
         taken: list[tuple[str, int]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -15,7 +16,7 @@ from kropot.query.facts import gather
 from kropot.query.health import Limits, health
 from kropot.query.names import short_name
 from kropot.query.storage import StorageLimits
-from kropot.wording import SECOND_US, amount, moment, number, one_line, span
+from kropot.wording import SECOND_US, amount, counts, moment, number, one_line, span
 
 if TYPE_CHECKING:
     from kropot.query.alarm import Alarm
@@ -107,6 +108,7 @@ def command(
     - There is a surge: too many elements changed within 24 hours.
     - A copy is damaged or lost, and the source no longer has the element.
     - There are seconds that the server cannot list.
+    - The server cannot read a part of its source, or fails to scan it.
     - Some contents were not read and compared for 30 days.
     """  # noqa: D301 - click needs the character \b, which keeps the list's line breaks
     limits = Limits(
@@ -227,20 +229,30 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
         lines.append(f"  unlisted {shown}{f' and {more} more (--json shows them)' if more > 0 else ''}")
     if each.failed_run is not None:
         lines.append(f"  failed   the last run, at {moment(each.failed_run.at_us)}: {each.failed_run.reason}")
+    if each.unserved is not None:
+        lines.append(f"  unserved {counts(asdict(each.unserved))} (as the server says)")
     if each.pending_since_us is not None:
         lines.append(f"  waiting  longest since {moment(each.pending_since_us)}")
-    if each.failing_count:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in each.reasons.items())
-        about = f"about {each.failing_about:,}, e.g. " if each.is_sampled else ""
-        lines.append(f"  failing  {about}{number(each.failing_count, 'element')}: {reasons}")
-        lines += [
-            f"           {one_line(failing.key.id)}  {failing.reason}, {number(failing.attempts, 'attempt')}, "
-            f"next try {moment(failing.next_try_us)}"
-            for failing in each.failing
-        ]
+    lines += _failing_text(each)
     if each.dismissed:
         lines.append(f"  dismissed {number(each.dismissed, 'element')} (`kropotcli ls` shows which)")
     return lines
+
+
+def _failing_text(each: SourceFacts) -> list[str]:
+    """Return the failing elements of a source as lines of text."""
+    if not each.failing_count:
+        return []
+    reasons = ", ".join(f"{reason} {count}" for reason, count in each.reasons.items())
+    about = f"about {each.failing_about:,}, e.g. " if each.is_sampled else ""
+    return [
+        f"  failing  {about}{number(each.failing_count, 'element')}: {reasons}",
+        *(
+            f"           {one_line(failing.key.id)}  {failing.reason}, {number(failing.attempts, 'attempt')}, "
+            f"next try {moment(failing.next_try_us)}"
+            for failing in each.failing
+        ),
+    ]
 
 
 def _name_in(facts: Facts, alarm: Alarm) -> str | None:

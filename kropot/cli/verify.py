@@ -214,8 +214,10 @@ def _lines(summary: Summary) -> Iterator[str]:
     if ledger is not None:
         yield f"ledger       {number(ledger['events'], 'event')}, root {ledger['root']}"
     if projection is not None:
-        digest = projection["state_digest"] or "no state digest: the ledger grew during the check"
-        yield f"projection   {number(projection['entries'], 'element')} match the events, {digest}"
+        yield f"projection   {number(projection['entries'], 'element')} match the events"
+        digest, old = projection["state_digest"], projection["state_digest_sd1"]
+        yield f"             {digest or 'no state digest sd2: something was erased during the check'}"
+        yield f"             {old or 'no state digest sd1: the ledger grew during the check'}"
     if checkpoints is not None:
         tail = number(checkpoints["unsealed_tail"], "event")
         checked = number(checkpoints["checked"], "checkpoint")
@@ -239,7 +241,7 @@ def _lines(summary: Summary) -> Iterator[str]:
 
 def _gaps(summary: Summary) -> Iterator[str]:
     copies = summary.covered.get("copies")
-    if copies is not None and copies["newly_bad"] and copies["not_recorded_because"]:
+    if copies is not None and copies["not_recorded_because"]:
         yield f"not recorded: {copies['not_recorded_because']}"
     for gap in summary.not_covered:
         yield f"not checked: {gap}"

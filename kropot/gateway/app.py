@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.contents import Contents, RecentFiles
     from kropot.gateway.entries import Sealings
+    from kropot.gateway.standing import Standing
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.tokens import TokenBook
 
@@ -50,6 +51,7 @@ class Gateway:
         *,
         state: State,
         catalogue: Catalogue,
+        standing: Standing,
         book: TokenBook,
         sealings: Sealings,
         access: Access,
@@ -68,6 +70,7 @@ class Gateway:
         """
         self._state = state
         self._catalogue = catalogue
+        self._standing = standing
         self._book = book
         self._sealings = sealings
         self._access = access
@@ -120,7 +123,8 @@ class Gateway:
                 since=since,
                 limit=limit,
                 base_url=base_url,
-                unreadable=self._catalogue.unreadable,
+                unserved=self._standing.unserved,
+                unscanned_since=self._standing.unscanned_since,
             )
 
         made = await in_pool(self._lists, work)

@@ -19,7 +19,7 @@ from kropot.gateway.keys import KEY_BYTES, MasterKey
 from kropot.gateway.restless import RESTLESS_NS, Restless
 from kropot.gateway.sameness import Sameness
 from kropot.gateway.scanreport import ScanReport
-from kropot.gateway.sources import NotFollowed, ScannedFile, Unreadable, identity_parts, path_key
+from kropot.gateway.sources import ScannedFile, Skipped, Unreadable, identity_parts, path_key
 from kropot.gateway.state import PER_SECOND, NewFile
 
 if TYPE_CHECKING:
@@ -79,7 +79,6 @@ class Catalogue:
         self._entropy = entropy
         self._learnt: list[FileRow] = []
         self._lock = threading.Lock()
-        self.unreadable = state.unreadable()
 
     @property
     def is_ready(self) -> bool:
@@ -106,14 +105,15 @@ class Catalogue:
         batch: list[ScannedFile] = []
         pending: list[NewFile] = []
         for item in self._tree.walk():
-            if isinstance(item, NotFollowed):
-                report.links += 1
+            if isinstance(item, Skipped):
+                report.skipped[item.kind] += 1
                 continue
             if isinstance(item, Unreadable):
                 report.unreadable_count += 1
                 if len(report.unreadable) < _MOST_UNREADABLE:
                     report.unreadable.append(item)
                 continue
+            report.locked += not item.is_readable
             batch.append(item)
             if len(batch) >= _LOOKED_UP_AT_ONCE:
                 pending += self._compare(batch, report, present, first=first)
@@ -130,7 +130,6 @@ class Catalogue:
         if first:
             self._state.date_undated(self._now_s())
         if self._is_same_folder(mark, report):
-            self._tell_unreadable(report)
             self._forget_missing(present, last_id, report, lambda: stop() or not self._is_still(mark, report))
         else:
             report.misplaced = True
@@ -353,12 +352,6 @@ class Catalogue:
             for start in range(0, len(missing), _LOOKED_UP_AT_ONCE):
                 self._state.forget(missing[start : start + _LOOKED_UP_AT_ONCE])
             report.gone += len(missing)
-
-    def _tell_unreadable(self, report: ScanReport) -> None:
-        """Keep how many folders could not be read, for the headers of lists."""
-        if report.unreadable_count != self.unreadable:
-            self._state.keep_unreadable(report.unreadable_count)
-            self.unreadable = report.unreadable_count
 
     def _is_same_folder(self, mark: bytes, report: ScanReport) -> bool:
         """Whether this is the folder that held files before. An empty folder may be its bare mount point.

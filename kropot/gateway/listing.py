@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kropot.gateway.entries import Sealings
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.tokens import Token
+    from ledger.events import Unserved
 
 DEFAULT_LIMIT: Final = 256
 MAX_LIMIT: Final = 8191
@@ -79,7 +80,8 @@ def build_page(
     since: int | None,
     limit: int,
     base_url: str,
-    unreadable: int = 0,
+    unserved: Unserved | None = None,
+    unscanned_since: int | None = None,
 ) -> tuple[bytes, list[tuple[bytes, FileRow]]]:
     """Return a list page as it is sent, and its files, each as (mark, row).
 
@@ -97,7 +99,8 @@ def build_page(
         metadata_url=f"{base_url}/secure-copy/file/%file_id%/submitdata?_token=%token%",
         fetch_url=f"{base_url}/secure-copy/file/%file_id%/content?_token=%token%",
         closed=closed,
-        unreadable=unreadable,
+        unserved=unserved,
+        unscanned_since=unscanned_since,
     )
     return page, files
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ledger.events import Unserved
+
 if TYPE_CHECKING:
-    from kropot.gateway.sources import ScannedFile, Unreadable
+    from kropot.gateway.sources import ScannedFile, SkipKind, Unreadable
     from kropot.gateway.state import NewFile
 
 
@@ -15,8 +18,8 @@ class ScanReport:
     """What a scan found: how many files, new files, changed files, vanished files, unsettled files, unreadable folders.
 
     `kept` counts files that only look different and have the same bytes, `restless` those that are offered as they are
-    because they never rest, and `links` the symlinks that are not followed. `doubtful` holds large files that must be
-    read before anything can be said.
+    because they never rest, `locked` files that cannot be read, and `skipped` what else is not served. `doubtful` holds
+    large files that must be read before anything can be said.
 
     `young` holds the paths of files that changed within the settling time, at most 10,000. `misplaced` means that the
     folder is empty and not the one that held files before, or that it was exchanged during the scan. The scan then
@@ -30,7 +33,8 @@ class ScanReport:
     kept: int = 0
     unsettled: int = 0
     restless: int = 0
-    links: int = 0
+    locked: int = 0
+    skipped: Counter[SkipKind] = field(default_factory=Counter)
     doubtful: list[ScannedFile] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     unreadable_count: int = 0
@@ -43,3 +47,16 @@ class ScanReport:
         self.new += version.id is None
         self.kept += version.is_silent
         self.changed += version.id is not None and not version.is_silent
+
+    @property
+    def unserved(self) -> Unserved:
+        """What is not served, by kind."""
+        return Unserved(
+            sockets=self.skipped["sockets"],
+            pipes=self.skipped["pipes"],
+            devices=self.skipped["devices"],
+            links=self.skipped["links"],
+            unreadable=self.unreadable_count + self.locked,
+            unsettled=self.unsettled,
+            excluded=self.skipped["excluded"],
+        )

@@ -7,7 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -17,6 +17,7 @@ from kropot.errors import KropotError, UsageError
 from kropot.gateway.access import Access, Opens
 from kropot.gateway.app import Gateway
 from kropot.gateway.catalogue import HASH_UP_TO, SETTLE_NS, Catalogue
+from kropot.gateway.commands import CommandStoppedError, ScanCommands
 from kropot.gateway.contents import STREAMS, Contents, RecentFiles
 from kropot.gateway.entries import Sealings
 from kropot.gateway.guard import Bounds, guarded
@@ -24,18 +25,22 @@ from kropot.gateway.keys import MasterKey
 from kropot.gateway.kits import keep_kit, refuse_inside
 from kropot.gateway.listening import QuietServer, address_of, listen
 from kropot.gateway.revocations import Revocations
+from kropot.gateway.scanreport import ScanReport
+from kropot.gateway.selection import Selection, named
 from kropot.gateway.serving import Blocks
 from kropot.gateway.sources import FolderSource
+from kropot.gateway.standing import Standing
 from kropot.gateway.state import open_state, sqlite_file
 from kropot.gateway.tokens import TokenBook
 from kropot.logs import log
+from kropot.wording import counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from kropot.gateway.scanreport import ScanReport
     from kropot.gateway.state import State
+    from ledger.events import Unserved
 
 
 _SETTLING_ROUNDS: Final = 5
@@ -49,7 +54,8 @@ class GatewayOptions:
 
     `kits` is the folder for the kits of keys that were requested over HTTP, `revocations` that of revoked tokens (see
     `Revocations`). `trusted_proxies` are the addresses whose
-    X-Forwarded-For header is trusted. `moved` says that the folder of this database has a new path.
+    X-Forwarded-For header is trusted. `moved` says that the folder of this database has a new path. `selection` is
+    what is served, and `commands` run before and after each scan.
     """
 
     kits: Path
@@ -61,6 +67,8 @@ class GatewayOptions:
     bounds: Bounds = field(default_factory=Bounds)
     trusted_proxies: tuple[str, ...] = ()
     moved: bool = False
+    selection: Selection = field(default_factory=Selection)
+    commands: ScanCommands = field(default_factory=ScanCommands)
 
 
 class Service:
@@ -84,7 +92,9 @@ class Service:
         """
         root = Path(os.path.realpath(source))
         # A symlink inside may name the folder by the path that the owner uses for it.
-        self.tree = FolderSource(os.fsencode(root), os.fsencode(source.absolute()))
+        self.tree = FolderSource(
+            os.fsencode(root), os.fsencode(source.absolute()), place=options.selection.at(named(source))
+        )
         refuse_inside(root, sqlite_file(state_url), options.kits)
         self.state = open_state(state_url, create=True, entropy=entropy)
         try:
@@ -112,7 +122,8 @@ class Service:
             entropy=entropy,
             master=master,
         )
-        self._told_unreadable = self._told_links = 0
+        self.standing = Standing(self.state, lambda: clock_ns() // 1_000_000_000)
+        self._told: Unserved | None = None
         self._lists = ThreadPoolExecutor(2, thread_name_prefix="list")
         self._lookups = ThreadPoolExecutor(4, thread_name_prefix="lookup")
         self._opens = Opens()
@@ -134,6 +145,7 @@ class Service:
         self.app = Gateway(
             state=self.state,
             catalogue=self.catalogue,
+            standing=self.standing,
             book=self.book,
             sealings=sealings,
             access=access,
@@ -156,7 +168,25 @@ class Service:
         self.state.close()
 
     def scan(self, stop: threading.Event) -> ScanReport:
-        """Scan the folder, then look again at unsettled files. Return when they settle, or after a few rounds."""
+        """Scan the folder between the owner's commands. Return when all files have settled, or after a few rounds.
+
+        Raises:
+            CommandFailedError, OSError: a command failed, or the folder cannot be read. Lists tell it.
+        """
+        try:
+            with self.options.commands.around(stop):
+                report = self._scan(stop)
+        except CommandStoppedError:
+            return ScanReport(stopped=True)
+        except Exception:
+            self.standing.failed()
+            raise
+        self.standing.scanned(report)
+        self._log(report)
+        return report
+
+    def _scan(self, stop: threading.Event) -> ScanReport:
+        """Scan the folder, then look again at unsettled files."""
         report = latest = self.catalogue.scan(stop=stop.is_set, patient=True)
         for _ in range(_SETTLING_ROUNDS):
             if not latest.unsettled or stop.wait(self.options.settle_s):
@@ -170,7 +200,6 @@ class Service:
             report.kept += latest.kept
             report.gone += latest.gone
         report.unsettled = latest.unsettled
-        self._log(report)
         return report
 
     def _log(self, report: ScanReport) -> None:
@@ -180,21 +209,23 @@ class Service:
                 "folder_empty",
                 hint="this is not the folder that held the files: check that it is mounted; nothing was removed",
             )
-        if report.unreadable_count and report.unreadable_count != self._told_unreadable:
+        unserved, told = report.unserved, self._told
+        self._told = unserved
+        if unserved.unreadable and (told is None or unserved.unreadable != told.unreadable):
             log.warning(
-                "folders_unreadable",
+                "unreadable",
                 folders=report.unreadable_count,
+                files=report.locked,
                 reasons=" ".join(sorted({each.reason for each in report.unreadable})),
-                hint="nothing in them is served: run `find FOLDER ! -readable` as the user of the gateway",
+                hint="they are not backed up: run `kropotcli gateway check` as the gateway's user, which names them",
             )
-        if report.links and report.links != self._told_links:
+        if unserved.links and (told is None or unserved.links != told.links):
             log.warning(
                 "links_not_served",
-                links=report.links,
-                hint="they lead to folders, outside, or nowhere: `find FOLDER -type l` lists all symlinks",
+                links=unserved.links,
+                hint="they lead to folders, outside, or nowhere: `kropotcli gateway check` names them",
             )
-        self._told_unreadable, self._told_links = report.unreadable_count, report.links
-        moved = report.new or report.changed or report.gone or report.unreadable_count or report.unsettled
+        moved = report.new or report.changed or report.gone or unserved.unreadable or unserved.unsettled
         (log.info if moved else log.debug)(
             "folder_scanned",
             files=report.files,
@@ -202,11 +233,9 @@ class Service:
             changed=report.changed,
             same_content=report.kept,
             gone=report.gone,
-            unsettled=report.unsettled,
             restless=report.restless,
             unread=len(report.doubtful),
-            unreadable_folders=report.unreadable_count,
-            links_not_served=report.links,
+            not_served=counts(asdict(unserved)),
         )
 
     def scan_forever(self, stop: threading.Event, *, first: bool = True) -> None:

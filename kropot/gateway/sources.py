@@ -12,12 +12,18 @@ import os
 import stat
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from kropot.errors import KropotError, UsageError
+from kropot.gateway.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from kropot.gateway.selection import Place
+
+SkipKind = Literal["sockets", "pipes", "devices", "links", "excluded"]
+"""Why an entry is not served: what it is, or because the owner excludes it."""
 
 MAX_LINKS: Final = 40
 MAX_PATH: Final = 4096
@@ -77,10 +83,14 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedFile:
-    """A file that a walk found: its path (bytes, relative to the folder) and its metadata."""
+    """A file that a walk found: its path (bytes, relative to the folder) and its metadata.
+
+    A file that cannot be read is listed all the same, so that somebody notices.
+    """
 
     path: bytes
     seen: Seen
+    is_readable: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +102,33 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NotFollowed:
-    """A symlink that a walk found and that does not lead to a regular file inside the folder."""
+class Skipped:
+    """An entry that a walk found and that is not served. A symlink is one that leads to no file inside the folder.
+
+    What is excluded may be a folder. Nothing below it is looked at.
+    """
 
     path: bytes
+    kind: SkipKind
+
+
+Walked = ScannedFile | Unreadable | Skipped
+"""What a walk yields."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Level:
+    """An open folder of a walk: its path with a slash, what is left of it, its place, and the marks that lie in it."""
+
+    prefix: bytes
+    folder: int
+    entries: Iterator[os.DirEntry[str]]
+    place: Place
+    marks: tuple[str, ...]
+
+    def enter(self, name: str) -> Place | None:
+        """Return the place of an entry, or None if a mark excludes it."""
+        return None if self.marks and any(mark != name for mark in self.marks) else self.place.enter(name)
 
 
 def identity_parts(identity: bytes) -> tuple[int, int]:
@@ -116,14 +149,18 @@ def path_key(path: bytes) -> bytes:
 class FolderSource:
     """A folder on this machine."""
 
-    def __init__(self, root: bytes, *names: bytes) -> None:
+    def __init__(self, root: bytes, *names: bytes, place: Place | None = None) -> None:
         """Serve the files below `root`, an absolute path. `names` are other absolute paths of the same folder.
+
+        `place` is the folder's place in a selection of what is served.
 
         Raises:
             UsageError: `root` is not a folder, or cannot be read.
         """
         self.root = root
         self._names = (root, *names)
+        self._place = place or Selection().at("")
+        self._marks = self._place.selection.marks
         try:
             os.close(self._open_root())
         except OSError as error:
@@ -147,11 +184,11 @@ class FolderSource:
             os.close(root)
         return struct.pack(">QQ", found.st_dev, found.st_ino)
 
-    def walk(self) -> Iterator[ScannedFile | Unreadable | NotFollowed]:
+    def walk(self) -> Iterator[Walked]:
         """Yield every regular file below the root, in no particular order. Keep at most 32 folders open.
 
-        A symlink to a regular file inside the folder is yielded as a file, any other one as `NotFollowed`. Everything
-        else that is neither a file nor a folder is skipped.
+        A symlink to a regular file inside the folder is yielded as a file. Every other entry that is not served is
+        yielded as `Skipped`.
 
         Raises:
             OSError: the root itself cannot be read.
@@ -171,15 +208,13 @@ class FolderSource:
                 continue
             yield from self._walk_from(path + b"/", folder, deeper)
 
-    def _walk_from(
-        self, base: bytes, start: int, deeper: list[bytes]
-    ) -> Iterator[ScannedFile | Unreadable | NotFollowed]:
+    def _walk_from(self, base: bytes, start: int, deeper: list[bytes]) -> Iterator[Walked]:
         """Walk one folder, open at `start`. Folders 32 levels below it are added to `deeper` instead."""
-        stack: list[tuple[bytes, int, Iterator[os.DirEntry[str]]]] = []
+        stack: list[_Level] = []
         try:
-            stack.append((base, start, _entries(start)))
+            stack.append(self._level(base, start, self._place_of(base)))
             while stack:
-                prefix, folder, entries = stack[-1]
+                prefix, folder, entries = stack[-1].prefix, stack[-1].folder, stack[-1].entries
                 try:
                     entry = next(entries, None)
                 except OSError as error:
@@ -190,18 +225,32 @@ class FolderSource:
                     os.close(folder)
                     continue
                 path = prefix + os.fsencode(entry.name)
-                found = self._look(entry, folder, path)
+                place = stack[-1].enter(entry.name)
+                found = self._look(entry, folder, path, place)
                 if not isinstance(found, int):
                     if found is not None:
                         yield found
-                elif len(stack) < _OPEN_LEVELS:
-                    stack.append((path + b"/", found, _entries(found)))
+                elif len(stack) < _OPEN_LEVELS and place is not None:
+                    stack.append(self._level(path + b"/", found, place))
                 else:
                     os.close(found)
                     deeper.append(path)
         finally:
-            for _, folder, _ in stack:
-                os.close(folder)
+            for level in stack:
+                os.close(level.folder)
+
+    def _level(self, prefix: bytes, folder: int, place: Place) -> _Level:
+        """Return an open folder as a walk goes through it."""
+        marks = tuple(mark.name for mark in self._marks if mark.lies_in(folder))
+        return _Level(prefix=prefix, folder=folder, entries=_entries(folder), place=place, marks=marks)
+
+    def _place_of(self, path: bytes) -> Place:
+        """Return the place of a path."""
+        place = self._place
+        for part in path.split(b"/"):
+            if part:
+                place = place.enter(os.fsdecode(part))
+        return place
 
     def open(self, path: bytes) -> tuple[int, Seen]:
         """Return an open descriptor of a file, and its metadata. The caller must close the descriptor.
@@ -253,27 +302,37 @@ class FolderSource:
         except OSError as error:
             raise FolderAwayError(error.errno, error.strerror) from error
 
-    def _look(
-        self, entry: os.DirEntry[str], folder: int, path: bytes
-    ) -> ScannedFile | Unreadable | NotFollowed | int | None:
-        """Return what an entry is, an open descriptor if it is a folder, or None to skip it."""
-        if len(path) > MAX_PATH:
-            return Unreadable(path=path, reason="ENAMETOOLONG")
+    def _look(self, entry: os.DirEntry[str], folder: int, path: bytes, place: Place | None) -> Walked | int | None:
+        """Return what an entry is, an open descriptor if it is a folder, or None if it is gone.
+
+        `place` is None if a mark in its folder excludes it.
+        """
         try:
-            if entry.is_dir(follow_symlinks=False):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if place is None or not (place.may_hold if is_folder else place.is_served):
+                return Skipped(path=path, kind="excluded")
+            if len(path) > MAX_PATH:
+                return Unreadable(path=path, reason="ENAMETOOLONG")
+            if is_folder:
                 return os.open(entry.name, _FOLDER, dir_fd=folder)
-            looks = None
-            if entry.is_symlink():
-                looks = self.look(path)
-                if looks is None:
-                    return NotFollowed(path=path)
-            elif entry.is_file(follow_symlinks=False):
-                looks = seen(os.stat(entry.name, dir_fd=folder, follow_symlinks=False))
+            return self._look_at_file(entry, folder, path)
         except OSError as error:
             if error.errno in _GONE or (entry.name == _LOST and error.errno == errno.EACCES):
                 return None
             return Unreadable(path=path, reason=_reason(error))
-        return None if looks is None else ScannedFile(path=path, seen=looks)
+
+    def _look_at_file(self, entry: os.DirEntry[str], folder: int, path: bytes) -> Walked | None:
+        """Return what an entry is that is no folder, or None if it has just become one. Raises: OSError."""
+        if entry.is_symlink():
+            looks = self.look(path)
+            return Skipped(path=path, kind="links") if looks is None else ScannedFile(path=path, seen=looks)
+        found = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode):
+            kind = _kind(found.st_mode)
+            return None if kind is None else Skipped(path=path, kind=kind)
+        # What everybody can read needs no second question.
+        can_read = found.st_mode & stat.S_IROTH or os.access(entry.name, os.R_OK, dir_fd=folder, effective_ids=True)
+        return ScannedFile(path=path, seen=seen(found), is_readable=bool(can_read))
 
     def _resolve(self, path: bytes) -> int:
         """Open a path component by component. Symlinks are read and followed by hand, never above the root.
@@ -281,7 +340,7 @@ class FolderSource:
         Two descriptors are open at most, however deep the path is.
         """
         waiting = list(reversed(path.split(b"/")))
-        if b"\0" in path or any(part in {b"", b".", b".."} for part in waiting):
+        if b"\0" in path or any(part in {b"", b".", b".."} for part in waiting) or not self._place_of(path).is_served:
             raise NotServedError("there is no such file")
         folder, through, links = self._open_root(), list[bytes](), 0
         try:
@@ -296,6 +355,7 @@ class FolderSource:
                     waiting.extend([*reversed(through[:-1])])
                     folder, through = self._again(folder), []
                     continue
+                self._refuse_excluded(folder, through, part)
                 opened = _open_or_read(part, _FOLDER if waiting else _FILE, folder)
                 if isinstance(opened, bytes):
                     links += 1
@@ -314,6 +374,15 @@ class FolderSource:
         finally:
             os.close(folder)
         raise NotServedError("there is no such file")
+
+    def _refuse_excluded(self, folder: int, through: list[bytes], part: bytes) -> None:
+        """Refuse an entry of an open folder that is excluded. A symlink must not lead to one either.
+
+        `through` leads to the folder. Raises: NotServedError.
+        """
+        is_excluded = any(mark.name != os.fsdecode(part) and mark.lies_in(folder) for mark in self._marks)
+        if is_excluded or self._place_of(b"/".join([*through, part])).is_excluded:
+            raise NotServedError("there is no such file")
 
     def _again(self, folder: int) -> int:
         """Return the root, opened in place of `folder`."""
@@ -364,6 +433,15 @@ def _open_or_read(part: bytes, flags: int, folder: int) -> int | bytes:
             raise
     # EINVAL means that this is not a symlink: a file is where a folder was expected.
     return os.readlink(part, dir_fd=folder)
+
+
+def _kind(mode: int) -> SkipKind | None:
+    """Return what an entry is, if it is one that is never served."""
+    if stat.S_ISSOCK(mode):
+        return "sockets"
+    if stat.S_ISFIFO(mode):
+        return "pipes"
+    return "devices" if stat.S_ISBLK(mode) or stat.S_ISCHR(mode) else None
 
 
 def _entries(folder: int) -> Iterator[os.DirEntry[str]]:

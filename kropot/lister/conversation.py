@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias, TypeVar
 
     from kropot.securecopy.wire import Listed, Page, Rejected
+    from ledger.events import Unserved
 
     T = TypeVar("T")
     Conversation: TypeAlias = "Generator[PageRequest | NewEntries, Page | Trouble | None, T]"
@@ -65,8 +66,8 @@ class ListingResult:
     `seen` counts entries, without those with which a page repeats the one before; `rejected` counts lines. `unlistable`
     holds the seconds whose rows the server cannot list completely. `exempt` holds ranges of dates (first and last
     second) that this listing could not see: an element dated in one of them is not missing. After `closed`, the server
-    may still add rows; up to it, never. `unreadable` is how many folders the server says it cannot
-    read.
+    may still add rows; up to it, never. `unserved` and `unscanned_since` are what the server says of
+    itself (`Page`).
     """
 
     zone: str | None = None
@@ -76,4 +77,5 @@ class ListingResult:
     exempt: list[tuple[int, int]] = field(default_factory=list)
     is_misordered: bool = False
     closed: int | None = None
-    unreadable: int | None = None
+    unserved: Unserved | None = None
+    unscanned_since: int | None = None

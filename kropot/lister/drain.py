@@ -130,7 +130,7 @@ class _Drain:
         """Take in what a page says beside its entries."""
         self.closed = page.closed
         result, entries = self.result, page.entries
-        result.unreadable = page.unreadable
+        result.unserved, result.unscanned_since = page.unserved, page.unscanned_since
         result.seen += len(fresh)
         result.rejected += len(page.rejected)
         if entries:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kropot.objects.opening import Storage
     from kropot.query.past import KnownSource, Past
     from kropot.query.storage import StorageFacts
-    from ledger.events import AuditRange, Element, Source
+    from ledger.events import AuditRange, Element, Listing, Source, Unserved
     from ledger.log import Ledger
     from ledger.replica import Entry, Event
 
@@ -63,8 +63,8 @@ class SourceFacts:
     `beyond_help` counts elements whose copy is damaged or lost and that the source no longer has. The element that has
     waited longest began to wait at `pending_since_us`. `past` says why the source is not in use any more, if it is not.
     Of the elements that a person dismissed, `dismissed` is the number, and they count nowhere else but in `states`.
-    `unreadable` counts folders that the server cannot read, as it said itself last time. `failed_run` is the last thing
-    that happened to the source, if that is a failed run.
+    `unserved` and `unscanned_since` are what the server said of itself last time (`Listing`). `failed_run` is the last
+    thing that happened to the source, if that is a failed run.
 
     With `is_sampled`, very many elements wait: only those longest and last due were looked at, so `reasons` and
     `failing` name some, and `failing_about` is an estimate of how many fail.
@@ -81,7 +81,8 @@ class SourceFacts:
     past: Past | None = None
     label: str | None = None
     dismissed: int = 0
-    unreadable: int = 0
+    unserved: Unserved | None = None
+    unscanned_since: int | None = None
     failed_run: FailedRun | None = None
     is_sampled: bool = False
     failing_about: int = 0
@@ -157,6 +158,7 @@ def _source_facts(
         unwanted = bad and bad - ledger.projection.wanted_in(id_, _BAD)
         scan.beyond_help = max(unwanted - scan.dismissed, 0)
         _look_at_wanted(ledger, id_, scan, states)
+    listing = _newest_listing(ledger, key, known.source)
     return SourceFacts(
         id=id_,
         source=known.source,
@@ -169,7 +171,8 @@ def _source_facts(
         past=known.past,
         label=known.keeping.label,
         dismissed=scan.dismissed,
-        unreadable=_unreadable_at(ledger, key, known.source),
+        unserved=None if listing is None else listing.unserved,
+        unscanned_since=None if listing is None else listing.unscanned_since,
         failed_run=_failed_run(ledger, key),
         is_sampled=scan.is_sampled,
         failing_about=scan.failing_about,
@@ -271,14 +274,14 @@ def _waiting_since(ledger: Ledger, scan: _SourceScan) -> int | None:
     return _least(scan.first_failing_us, _recorded_us(ledger.events(after=first - 1, until=first)))
 
 
-def _unreadable_at(ledger: Ledger, key: StreamKey, source: Source) -> int:
-    """Return how many folders the server could not read at its newest listing; 0 if it does not say."""
+def _newest_listing(ledger: Ledger, key: StreamKey, source: Source) -> Listing | None:
+    """Return what the newest listing of a source found."""
     if source.listed_us is None:
-        return 0
+        return None
     for event in islice(ledger.history(key, newest_first=True), _NEWEST_EVENTS):
         if isinstance(event.fact, ListingCompleted | ListingHeldBack):
-            return event.fact.listing.unreadable or 0
-    return 0
+            return event.fact.listing
+    return None
 
 
 def _recorded_us(records: Iterable[Event]) -> int:

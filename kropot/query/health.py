@@ -106,12 +106,19 @@ def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[
             "it accepts the token; if the server is gone or the token was replaced, run `kropotcli source retire`"
         )
         yield Alarm(name="listing_stale", source=each.id, text=text, since_us=listed_us)
-    if each.unreadable:
+    if each.unserved is not None and each.unserved.unreadable:
         text = (
-            f"the server cannot read {number(each.unreadable, 'folder')} of its source, so the files in there are not "
-            "backed up: give the gateway's user the right to read them (its log says why)"
+            f"the server cannot read {number(each.unserved.unreadable, 'folder or file', 'folders or files')} of its "
+            "source, so they are not backed up: give the gateway's user the right to read them (`kropotcli gateway "
+            "check` names them)"
         )
         yield Alarm(name="unreadable", source=each.id, text=text)
+    if each.unscanned_since is not None:
+        text = (
+            "the server fails to scan its source, so nothing newer is backed up: look at the gateway's log, which says "
+            "why (a command before or after the scan may fail, or the folder may not be mounted)"
+        )
+        yield Alarm(name="unscanned", source=each.id, text=text, since_us=each.unscanned_since * SECOND_US)
     if each.source.unlistable:
         seconds = number(len(each.source.unlistable), "second")
         text = (

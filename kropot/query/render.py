@@ -5,6 +5,7 @@ Times are ISO 8601 in UTC, durations are seconds, ids and hashes are hexadecimal
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kropot.wording import SECOND_US, instant, moment
@@ -251,6 +252,8 @@ def _source_status_json(now_us: int, each: SourceFacts) -> dict[str, Any]:
         },
         "pending_since": None if each.pending_since_us is None else moment(each.pending_since_us),
         "unlistable": list(each.source.unlistable),
+        "unserved": None if each.unserved is None else asdict(each.unserved),
+        "unscanned_since": None if each.unscanned_since is None else moment(each.unscanned_since * SECOND_US),
         "failing": {
             "elements": each.failing_count,
             "about": max(each.failing_count, each.failing_about),

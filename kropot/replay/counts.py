@@ -49,10 +49,10 @@ class Counts:
             self.copies += times
             self.bytes += times * sound
 
-    def merge(self, other: Counts) -> None:
-        """Add the counts of `other`."""
+    def merge(self, other: Counts, times: int = 1) -> None:
+        """Add the counts of `other`. With `times` -1, subtract them."""
         for name, number in asdict(other).items():
-            setattr(self, name, getattr(self, name) + number)
+            setattr(self, name, getattr(self, name) + times * number)
 
     def plain(self) -> dict[str, int]:
         """Return the counts by name."""

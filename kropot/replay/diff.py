@@ -41,7 +41,7 @@ def diff(ledger: Ledger, earlier: int, later: int) -> Iterator[Difference]:
 
     Raises:
         StalePointersError: the ledger lacks an event that another one points to.
-        UnknownCriticalEventError, MalformedEventError: as `fold.count`.
+        UnknownCriticalEventError, MalformedEventError: as `state.whole`.
 
     """
     with pointers_for(ledger) as moved:

@@ -11,13 +11,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from kropot.errors import IntegrityError
-from kropot.replay.counts import Counts
 from kropot.replay.pointers import Pointers
-from kropot.replay.processes import in_processes
 from ledger.codec import decode_payload
 from ledger.errors import DamagedRowError, MalformedEventError, UnknownCriticalEventError
 from ledger.events import Element, StreamKey, UnknownFact
-from ledger.quick import plain_types, quick_element
 from ledger.rows import StoredFact
 
 if TYPE_CHECKING:
@@ -58,32 +55,6 @@ def pointers_for(ledger: Ledger) -> Pointers:
     if streams and next(ledger.log.streams(after=streams - 1), None) is None:
         raise DamagedRowError(f"the head counts {streams} streams, and there are fewer")
     return Pointers(streams)
-
-
-def count(ledger: Ledger, position: int, *, base: Counts | None = None, after: int = 0) -> Counts:
-    """Return the counts at `position`. `base` are the known counts at the position `after`.
-
-    With `base`, this reads only the events between the two, and the earlier states of the streams that changed.
-
-    Raises:
-        UnknownCriticalEventError: an event that must not be skipped is of a type unknown here.
-        MalformedEventError: an event cannot be read.
-
-    """
-    if base is None or after == 0:
-        counts = Counts()
-        found = pages((at for at, _ in ledger.log.last_positions(position)), LARGE_PAGE)
-        for part in in_processes(_count_page, ledger, position, found):
-            counts.merge(part)
-        return counts
-    counts = Counts(**base.plain())
-    with pointers_for(ledger) as moved:
-        moved.fill(ledger.log.pointers(after=after, until=position))
-        for page in pages(moved.known(), PAGE):
-            _count(ledger, counts, [at for _, at in page])
-            before = ledger.log.last_positions(after, [stream for stream, _ in page])
-            _count(ledger, counts, sorted(at for at, _ in before), -1)
-    return counts
 
 
 def walk(ledger: Ledger, pointers: Pointers, position: int, *, sources: Sequence[bytes] = ()) -> Iterator[Standing]:
@@ -184,29 +155,6 @@ def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
     source = iter(items)
     while page := list(islice(source, size)):
         yield page
-
-
-def _count_page(ledger: Ledger, _: int, positions: list[int]) -> Counts:
-    """Return the counts of the states after the events at these positions."""
-    counts = Counts()
-    _count(ledger, counts, positions)
-    return counts
-
-
-def _count(ledger: Ledger, counts: Counts, positions: list[int], times: int = 1) -> None:
-    """Add the states after the events at these positions. With `times` -1, subtract them."""
-    plain = plain_types()
-    for fact in ledger.log.facts_at(positions):
-        _, _, _, kind, version, _, _, payload = fact
-        if payload is None:
-            continue
-        seen = quick_element(payload) if (kind, version) in plain else None
-        if seen is not None:
-            counts.take(seen[0], seen[1], times)
-            continue
-        element = image(ledger, StoredFact._make(fact))
-        if element is not None:
-            counts.add(element, times)
 
 
 def _before(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:

@@ -1,32 +1,28 @@
-"""Snapshots keep the pointers and counts at a position, so that a later fold reads only the events after it.
+"""Snapshots keep the state at a position, so that a later fold reads only the events after it.
 
-They can be removed at any time, and nothing trusts them alone. Each has a checksum over itself and the Merkle root at
-its position. A snapshot with a wrong checksum is ignored. A walk checks its pointers, and `check_snapshots` folds all
-events again and compares.
+There are two kinds: marks, which keep counts and state digest (kropot/replay/marks.py), and pointers. They can be
+removed at any time. Each has a checksum over itself and the Merkle root at its position, and a snapshot with a wrong
+checksum is ignored. A walk checks its pointers, and kropot/replay/check.py folds all events again and compares.
 """
 
 from __future__ import annotations
 
-import hashlib
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgpack
-
-from kropot.replay.counts import Counts
-from kropot.replay.fold import count, pointers_for
+from kropot.replay.fold import pointers_for
+from kropot.replay.kept import Checksums, kept
+from kropot.replay.marks import MARKS, MARKS_EVERY, save_mark
 from kropot.replay.pointers import SLOT, Pointers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ledger.log import Ledger
 
-COUNTS = "counts"
 POINTERS = "pointers"
-COUNTS_EVERY = 50_000
-"""The number of events between two snapshots of counts. Reading that many takes about a second."""
+OLD_COUNTS = "counts"
+"""A kind that earlier versions kept. Nothing reads it any more."""
 
 POINTERS_EVERY = 1_000_000
 """The number of events between two snapshots of pointers. These grow with the number of elements."""
@@ -35,27 +31,6 @@ _CHUNK = 1 << 16
 _DELTA_SHARE = 3
 """It takes about three times as long to read an event since a snapshot as to look up a stream's last event."""
 
-_SUM_BYTES = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnapshotFinding:
-    """A snapshot that is wrong. `why` is the reason in words."""
-
-    kind: str
-    position: int
-    why: str
-
-
-def count_at(ledger: Ledger, position: int, *, snapshots: bool = True) -> Counts:
-    """Return the counts at `position`. With `snapshots`, start from the newest sound snapshot up to it.
-
-    Raises:
-        UnknownCriticalEventError, MalformedEventError: as `fold.count`.
-
-    """
-    return _count(ledger, position, position if snapshots else 0)
-
 
 def pointers_at(ledger: Ledger, position: int, *, snapshots: bool = True) -> Pointers:
     """Return the pointers at `position`. With `snapshots`, start from the newest sound snapshot up to it."""
@@ -63,94 +38,43 @@ def pointers_at(ledger: Ledger, position: int, *, snapshots: bool = True) -> Poi
 
 
 def take_snapshot(ledger: Ledger, position: int) -> tuple[str, ...]:
-    """Save the counts and pointers at `position`. Return the kinds that were saved, none at position 0."""
+    """Save a mark and the pointers at `position`. Return the kinds that were saved, none at position 0."""
     if position == 0:
         return ()
-    _save_counts(ledger, position)
-    _save_pointers(ledger, position)
-    return (COUNTS, POINTERS)
+    return tuple(kind for kind, save in _KINDS.items() if save(ledger, position))
 
 
 def maybe_snapshot(
-    ledger: Ledger, *, counts_every: int = COUNTS_EVERY, pointers_every: int = POINTERS_EVERY
+    ledger: Ledger, *, marks_every: int = MARKS_EVERY, pointers_every: int = POINTERS_EVERY
 ) -> tuple[tuple[str, int], ...]:
     """Take the next snapshot of each kind that is due. Return the (kind, position) of each that was taken.
 
-    Snapshots are taken at multiples of `counts_every` and `pointers_every` events. To catch up with a long history,
-    call this until it returns nothing. While collecting, it takes about a second every `counts_every` events.
+    Snapshots are taken at multiples of `marks_every` and `pointers_every` events. To catch up with a long history, call
+    this until it returns nothing. A mark takes about a quarter of a second.
     """
     head = ledger.log.head().position
     taken: list[tuple[str, int]] = []
-    for kind, every, save in ((COUNTS, counts_every, _save_counts), (POINTERS, pointers_every, _save_pointers)):
-        if head < every:
-            continue
-        newest = max(_kept(ledger, kind, head), default=0)
-        due = (newest // every + 1) * every
-        if due <= head:
-            save(ledger, due)
+    for kind, every in ((MARKS, marks_every), (POINTERS, pointers_every)):
+        due = next_due(ledger, kind, every)
+        if due <= head and _KINDS[kind](ledger, due):
             taken.append((kind, due))
+    if taken and kept(ledger, OLD_COUNTS, head):
+        ledger.blobs.drop_snapshots(OLD_COUNTS)
     return tuple(taken)
+
+
+def next_due(ledger: Ledger, kind: str = MARKS, every: int = MARKS_EVERY) -> int:
+    """Return the position at which the next snapshot of a kind is due."""
+    newest = max(kept(ledger, kind, ledger.log.head().position), default=0)
+    return (newest // every + 1) * every
 
 
 def drop_snapshots(ledger: Ledger) -> int:
     """Remove every snapshot, and return how many there were. This changes no result."""
-    kept = ledger.blobs.list_snapshots()
-    for kind in {kind for kind, _ in kept}:
+    found = ledger.blobs.list_snapshots()
+    for kind in {kind for kind, _ in found}:
         ledger.blobs.drop_snapshots(kind)
-    return len(kept)
-
-
-def check_snapshots(ledger: Ledger) -> Iterator[SnapshotFinding]:
-    """Fold the whole ledger again without snapshots, and yield a finding for each snapshot that differs."""
-    kept = sorted(ledger.blobs.list_snapshots(), key=lambda pair: pair[1])
-    counts, counted, pointed = Counts(), 0, 0
-    with pointers_for(ledger) as pointers:
-        for kind, position in kept:
-            if position > ledger.log.head().position:
-                yield SnapshotFinding(kind=kind, position=position, why="it lies beyond the end of the ledger")
-            elif kind == COUNTS:
-                counts, counted = count(ledger, position, base=counts, after=counted), position
-                if _load_counts(ledger, position) != counts:
-                    yield SnapshotFinding(kind=kind, position=position, why="its counts differ from the events")
-            elif kind == POINTERS:
-                pointers.fill(ledger.log.pointers(after=pointed, until=position))
-                pointed = position
-                if not _is_same(ledger, position, pointers):
-                    yield SnapshotFinding(kind=kind, position=position, why="its pointers differ from the events")
-            else:
-                yield SnapshotFinding(kind=kind, position=position, why="this version does not know its kind")
-
-
-# --- counts ----------------------------------------------------------------------------------------------------------
-
-
-def _count(ledger: Ledger, position: int, limit: int) -> Counts:
-    """Return the counts at `position`, starting from the newest sound snapshot up to `limit`."""
-    for at in _kept(ledger, COUNTS, limit):
-        if (base := _load_counts(ledger, at)) is not None:
-            return count(ledger, position, base=base, after=at)
-    return count(ledger, position)
-
-
-def _save_counts(ledger: Ledger, position: int) -> None:
-    """Save the counts at `position`, computed without any snapshot that is already there."""
-    body = msgpack.packb(dict(sorted(_count(ledger, position, position - 1).plain().items())))
-    sums = _Checksums(ledger, COUNTS, position)
-    ledger.blobs.save_snapshot(COUNTS, position, [sums.sign(0, body)])
-
-
-def _load_counts(ledger: Ledger, position: int) -> Counts | None:
-    """Return the counts of a snapshot, None if the snapshot is not sound."""
-    chunks = list(ledger.blobs.load_snapshot(COUNTS, position))
-    body = _Checksums(ledger, COUNTS, position).check(0, chunks[0]) if len(chunks) == 1 else None
-    try:
-        fields = None if body is None else msgpack.unpackb(body)
-        counts = Counts(**fields) if isinstance(fields, dict) else None
-    except (ValueError, TypeError):
-        return None
-    if counts is None or any(type(number) is not int for number in counts.plain().values()):
-        return None
-    return counts
+    return len(found)
 
 
 # --- pointers --------------------------------------------------------------------------------------------------------
@@ -159,7 +83,7 @@ def _load_counts(ledger: Ledger, position: int) -> Counts | None:
 def _point(ledger: Ledger, position: int, limit: int) -> Pointers:
     """Return the pointers at `position`, starting from the newest sound snapshot up to `limit`."""
     pointers, after = pointers_for(ledger), 0
-    for at in _kept(ledger, POINTERS, limit):
+    for at in kept(ledger, POINTERS, limit):
         if _load_pointers(ledger, at, pointers):
             after = at
             break
@@ -171,13 +95,18 @@ def _point(ledger: Ledger, position: int, limit: int) -> Pointers:
     return pointers
 
 
-def _save_pointers(ledger: Ledger, position: int) -> None:
-    """Save the pointers at `position`, computed without any snapshot that is already there."""
+def _save_pointers(ledger: Ledger, position: int) -> bool:
+    """Save the pointers at `position`, computed from earlier ones only. False if an erasure came in between."""
+    as_of = ledger.log.head().position
     with _point(ledger, position, position - 1) as pointers:
-        ledger.blobs.save_snapshot(POINTERS, position, _pack(_Checksums(ledger, POINTERS, position), pointers))
+        chunks = _pack(Checksums(ledger, POINTERS, position), pointers)
+        return ledger.blobs.save_snapshot(POINTERS, position, chunks, as_of=as_of)
 
 
-def _pack(sums: _Checksums, pointers: Pointers) -> Iterator[bytes]:
+_KINDS: dict[str, Callable[[Ledger, int], bool]] = {MARKS: save_mark, POINTERS: _save_pointers}
+
+
+def _pack(sums: Checksums, pointers: Pointers) -> Iterator[bytes]:
     """Yield chunks with their checksums: first the number of slots, then 65,536 slots each.
 
     Bytes of the same weight are stored together, because they compress well that way.
@@ -198,7 +127,7 @@ def _load_pointers(ledger: Ledger, position: int, pointers: Pointers) -> bool:
     return True
 
 
-def _is_same(ledger: Ledger, position: int, pointers: Pointers) -> bool:
+def is_same(ledger: Ledger, position: int, pointers: Pointers) -> bool:
     """Return whether a snapshot holds exactly these pointers, and none for later streams."""
     end = 0
     for start, data in _unpack(ledger, position):
@@ -210,7 +139,7 @@ def _is_same(ledger: Ledger, position: int, pointers: Pointers) -> bool:
 
 def _unpack(ledger: Ledger, position: int) -> Iterator[tuple[int, bytes | None]]:
     """Yield each chunk as (first stream, slots as bytes). For a chunk that is not sound, yield None and stop."""
-    sums = _Checksums(ledger, POINTERS, position)
+    sums = Checksums(ledger, POINTERS, position)
     chunks = ledger.blobs.load_snapshot(POINTERS, position)
     head = sums.check(0, next(chunks, b""))
     slots = -1 if head is None else int.from_bytes(head, "big")
@@ -242,32 +171,3 @@ def _expand(body: bytes | None, slots: int) -> bytes | None:
     for weight in range(SLOT):
         data[weight::SLOT] = shuffled[weight * slots : (weight + 1) * slots]
     return bytes(data)
-
-
-# --- checksums -------------------------------------------------------------------------------------------------------
-
-
-def _kept(ledger: Ledger, kind: str, limit: int) -> list[int]:
-    """Return the positions of the snapshots of one kind up to `limit`, the newest first."""
-    if limit == 0:
-        return []
-    return sorted((at for each, at in ledger.blobs.list_snapshots() if each == kind and 0 < at <= limit), reverse=True)
-
-
-class _Checksums:
-    """Checksums over a chunk, its number, and its snapshot's kind, position and Merkle root."""
-
-    def __init__(self, ledger: Ledger, kind: str, position: int) -> None:
-        root = ledger.frontier_at(position).root
-        self._label = b"kropot snapshot 1\x00" + kind.encode() + b"\x00" + position.to_bytes(SLOT, "big") + root
-
-    def sign(self, number: int, body: bytes) -> bytes:
-        """Return the checksum followed by the body."""
-        return hashlib.sha256(self._label + number.to_bytes(SLOT, "big") + body).digest() + body
-
-    def check(self, number: int, chunk: object) -> bytes | None:
-        """Return the body, None if the checksum does not fit this chunk, snapshot and history."""
-        if not isinstance(chunk, bytes):  # a column of a tampered database can hold anything
-            return None
-        body = chunk[_SUM_BYTES:]
-        return body if chunk == self.sign(number, body) else None

@@ -1,93 +1,170 @@
-"""Compute the state digest at a position, and the counts with it."""
+"""Counts and state digest, from the events: of a whole state, or of what changed between two positions.
+
+Both can be added and subtracted. So the state at one position follows from that at another and from the change between.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from kropot.replay.counts import Counts
-from kropot.replay.fold import LARGE_PAGE, image, pages, prove, stale
+from kropot.replay.fold import LARGE_PAGE, StalePointersError, image, pages
 from kropot.replay.processes import in_processes
-from kropot.replay.snapshots import pointers_at
-from ledger.digest import StateDigest, head_of, pack_tail, tail_of
+from ledger.digest import SetDigest, head_of, pack_tail, tail_of
 from ledger.quick import plain_types, quick_element
 from ledger.rows import StoredFact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from kropot.replay.pointers import Pointers
     from ledger.log import Ledger
 
+STEP = 10_000
+"""How many events a change is computed of at a time. So its memory does not grow with the number of events."""
 
-Last = tuple[bytes, int, int]
-"""A stream's stored key, its number, and the position of its last event. A plain tuple is the fastest to send."""
 
+class Part(NamedTuple):
+    """What some streams contribute to a state: counts, lanes of the digest by source, and their number of events."""
 
-class DigestedPage(NamedTuple):
-    """The result for a page of streams: the rows of its elements, their counts, and the number of events."""
-
-    rows: bytes
     counts: Counts
+    lanes: dict[bytes, bytes]
     events: int
 
 
-def digest_at(
-    ledger: Ledger, position: int, *, snapshots: bool = True, processes: int | None = None
-) -> tuple[Counts, str]:
-    """Return the counts and the state digest at `position`, both computed from each element's last event.
+@dataclass(slots=True, kw_only=True)
+class State:
+    """What a replica holds at a position. The digest stays empty if it was not asked for.
 
-    `processes` is the number of other processes that make the rows. By default a ledger with few streams uses none, and
-    a large ledger uses one for each processor.
+    `mark` is the position of the mark that it was computed from, None if it was computed from all events.
+    """
+
+    counts: Counts = field(default_factory=Counts)
+    digest: SetDigest = field(default_factory=SetDigest)
+    mark: int | None = None
+
+    def merge(self, part: Part, times: int = 1) -> None:
+        """Add a part. With `times` -1, subtract it."""
+        self.counts.merge(part.counts, times)
+        self.digest.add_all(part.lanes, times)
+
+
+def whole(ledger: Ledger, position: int, *, digest: bool = True, processes: int | None = None) -> State:
+    """Return the state at `position`, computed from each stream's last event.
+
+    The fold checks itself: each event has its number in its stream, so the numbers of all last events add up to the
+    position. `processes` is as for `in_processes`.
 
     Raises:
-        StalePointersError: a snapshot contradicts the events, or the ledger's streams do.
-        UnknownCriticalEventError, MalformedEventError: as `fold.count`.
+        StalePointersError: the numbers do not add up to the position. Without `digest` this is not checked.
+        UnknownCriticalEventError: an event that must not be skipped is of a type unknown here.
+        MalformedEventError: an event cannot be read.
 
     """
-    counts, digest, events = Counts(), StateDigest(), 0
-    with pointers_at(ledger, position, snapshots=snapshots) as pointers:
-
-        def looked(page: Sequence[Last]) -> Sequence[Last]:
-            digest.look([key for key, _, _ in page])
-            return page
-
-        for made in in_processes(make, ledger, position, map(looked, _pages(ledger, pointers)), processes=processes):
-            digest.add_rows(made.rows)
-            counts.merge(made.counts)
-            events += made.events
-        prove(ledger, pointers, position, events)
-    return counts, digest.text
+    state, events = State(), 0
+    work = _with_digest if digest else _without_digest
+    found = pages((at for at, _ in ledger.log.last_positions(position)), LARGE_PAGE)
+    for part in in_processes(work, ledger, position, found, processes=processes):
+        state.merge(part)
+        events += part.events
+    if digest and events != position:
+        raise StalePointersError(
+            f"the events up to position {position} are not all there: run `kropotcli verify` to see what was altered"
+        )
+    return state
 
 
-def make(ledger: Ledger, position: int, page: Sequence[Last]) -> DigestedPage:
-    """Return the result for these streams at `position`, in bytewise key order. Raises: as `digest_at`."""
-    counts, events, rows, plain = Counts(), 0, [], plain_types()
-    facts = {fact[0]: fact for fact in ledger.log.facts_at([at for _, _, at in page])}
-    for key, stream, at in page:
-        fact = facts.get(at)
-        if fact is None or at > position:
-            raise stale(position)
-        _, of, version, kind, schema, _, _, payload = fact
-        if of != stream:
-            raise stale(position)
+def move(ledger: Ledger, state: State, start: int, end: int, *, digest: bool = True) -> None:
+    """Make the state at `start` that at `end`, which can be earlier or later. Raises: as `whole`."""
+    for after, until in steps(*sorted((start, end))):
+        state.merge(change(ledger, after, until, digest=digest), 1 if start < end else -1)
+
+
+def steps(after: int, until: int) -> Iterator[tuple[int, int]]:
+    """Yield (`after`, `until`] in parts of at most `STEP` events."""
+    for start in range(after, until, STEP):
+        yield start, min(start + STEP, until)
+
+
+def change(ledger: Ledger, after: int, until: int, *, digest: bool = True) -> Part:
+    """Return by how much the state at `until` is more than that at `after`. Raises: as `whole`.
+
+    This reads the events between the two, and the earlier states of the streams that they belong to.
+    """
+    last: dict[int, int] = {}
+    times: dict[int, int] = {}
+    for at, stream in ledger.log.pointers(after=after, until=until):
+        last[stream] = at
+        times[stream] = times.get(stream, 0) + 1
+    keys = dict(ledger.log.streams(last)) if digest else {}
+    counts, changed, rows, known = Counts(), SetDigest(), {}, []
+    for stream, version, row in _read(ledger, sorted(last.values()), keys, counts, 1):
+        if version > times[stream]:
+            known.append(stream)
+        if row is not None:
+            rows[stream] = row
+    before = sorted(at for at, _ in ledger.log.last_positions(after, known))
+    for stream, _, row in _read(ledger, before, keys, counts, -1):
+        if row is None:
+            continue
+        if rows.get(stream) == row:
+            del rows[stream]
+        else:
+            changed.remove(row)
+    for row in rows.values():
+        changed.add(row)
+    return Part(counts, changed.lanes, until - after)
+
+
+def _with_digest(ledger: Ledger, _: int, positions: Sequence[int]) -> Part:
+    """Return what the states after the events at these positions contribute."""
+    counts, digest, events = Counts(), SetDigest(), 0
+    facts = ledger.log.facts_at(positions)
+    keys = dict(ledger.log.streams([fact[1] for fact in facts]))
+    for _, version, row in _rows(ledger, facts, keys, counts, 1):
         events += version
-        if key[16:17] == b"@":
-            continue
+        if row is not None:
+            digest.add(row)
+    return Part(counts, digest.lanes, events)
+
+
+def _without_digest(ledger: Ledger, _: int, positions: Sequence[int]) -> Part:
+    counts = Counts()
+    events = sum(version for _, version, _ in _read(ledger, positions, {}, counts, 1))
+    return Part(counts, {}, events)
+
+
+def _read(
+    ledger: Ledger, positions: Sequence[int], keys: Mapping[int, bytes | None], counts: Counts, times: int
+) -> Iterator[tuple[int, int, bytes | None]]:
+    return _rows(ledger, ledger.log.facts_at(positions), keys, counts, times)
+
+
+def _rows(
+    ledger: Ledger, facts: Sequence[tuple[object, ...]], keys: Mapping[int, bytes | None], counts: Counts, times: int
+) -> Iterator[tuple[int, int, bytes | None]]:
+    """Yield (stream, its version, row) for each fact, and add its state to `counts` `times` times.
+
+    The row is None if the fact is not about an element, if it was erased, or if `keys` does not have its stream.
+    """
+    plain = plain_types()
+    for fact in map(StoredFact._make, facts):
+        _, stream, version, kind, schema, _, _, payload = fact
+        key = keys.get(stream)
         if payload is None:
+            yield stream, version, None
             continue
+        row = None
+        # The ledger's own streams have an "@" where an element has its type.
+        head = None if key is None or key[16:17] == b"@" else head_of(key)
         seen = quick_element(payload) if (kind, schema) in plain else None
-        if seen is None:
-            element = image(ledger, StoredFact._make(fact))
-            if element is not None:
-                counts.add(element)
-                rows.append(head_of(key) + pack_tail(element))
-            continue
-        state, sound, date, tz, form, sha256, size, iv, _, _ = seen
-        counts.take(state, sound)
-        rows += (head_of(key), tail_of(date, tz, form, state, sha256, size, iv))
-    return DigestedPage(b"".join(rows), counts, events)
-
-
-def _pages(ledger: Ledger, pointers: Pointers) -> Iterator[list[Last]]:
-    for page in pages(ledger.log.streams_by_key(), LARGE_PAGE):
-        yield [(key, stream, at) for key, stream in page if (at := pointers[stream])]
+        if seen is not None:
+            state, sound, date, tz, form, sha256, size, iv, _, _ = seen
+            counts.take(state, sound, times)
+            if head is not None:
+                row = head + tail_of(date, tz, form, state, sha256, size, iv)
+        elif (element := image(ledger, fact)) is not None:
+            counts.add(element, times)
+            if head is not None:
+                row = head + pack_tail(element)
+        yield stream, version, row

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import orjson
@@ -26,6 +26,7 @@ from kropot.securecopy.content import (
     read_content_head,
 )
 from kropot.securecopy.zones import MAX_DATE, MIN_DATE, is_known_zone, wall_clock
+from ledger.events import Unserved
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
@@ -123,14 +124,16 @@ class Rejected:
 class Page:
     """One list page: `remaining` as the server claims; `closed` is the last second that it will not add to.
 
-    `unreadable` is how many folders the server cannot read. Both are extensions.
+    `unserved` counts what the server does not serve of its source, and since the second `unscanned_since` it fails to
+    scan it. These three are extensions.
     """
 
     entries: tuple[Listed, ...]
     rejected: tuple[Rejected, ...]
     remaining: int
     closed: int | None = None
-    unreadable: int | None = None
+    unserved: Unserved | None = None
+    unscanned_since: int | None = None
 
 
 def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -> Page:
@@ -147,7 +150,7 @@ def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -
     gap = body.find(b"\n\n")
     if gap < 0:
         raise BadPageError("no_header")
-    remaining, closed, unreadable = _parse_header(body[:gap])
+    header = _parse_header(body[:gap])
     if not body.endswith(b"\n"):
         # Every line ends in a newline: behind the last one there is nothing, or the page was cut.
         raise BadPageError("truncated")
@@ -161,9 +164,7 @@ def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -
             rejected.append(Rejected(line=number, why=found.why, date=found.date))
         else:
             raise BadPageError("bad_lines")
-    return Page(
-        entries=tuple(entries), rejected=tuple(rejected), remaining=remaining, closed=closed, unreadable=unreadable
-    )
+    return replace(header, entries=tuple(entries), rejected=tuple(rejected))
 
 
 def parse_entry(line: bytes | bytearray) -> Listed | Rejected:
@@ -238,7 +239,8 @@ def encode_page(
     metadata_url: str,
     fetch_url: str,
     closed: int | None = None,
-    unreadable: int | None = None,
+    unserved: Unserved | None = None,
+    unscanned_since: int | None = None,
 ) -> bytes:
     """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
     header: dict[str, Any] = {
@@ -248,8 +250,10 @@ def encode_page(
     }
     if closed is not None:
         header["closed"] = closed
-    if unreadable is not None:
-        header["unreadable"] = unreadable
+    if unserved is not None:
+        header["unserved"] = asdict(unserved)
+    if unscanned_since is not None:
+        header["unscannedSince"] = unscanned_since
     return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
 
 
@@ -261,8 +265,8 @@ def _lines(body: bytes | bytearray, at: int) -> Iterator[bytes | bytearray]:
         at = end + 1
 
 
-def _parse_header(head: bytes | bytearray) -> tuple[int, int | None, int | None]:
-    """Return `remainingSince`, `closed` and `unreadable` of a page's header line."""
+def _parse_header(head: bytes | bytearray) -> Page:
+    """Return what a page's header line says, as a page without entries."""
     if len(head) > MAX_LINE_BYTES:
         raise BadPageError("bad_header")
     try:
@@ -271,14 +275,31 @@ def _parse_header(head: bytes | bytearray) -> tuple[int, int | None, int | None]
         raise BadPageError("bad_header") from None
     if not isinstance(header, dict):
         raise BadPageError("bad_header")
-    remaining, closed, unreadable = (header.get(name) for name in ("remainingSince", "closed", "unreadable"))
+    remaining, closed, since = (header.get(name) for name in ("remainingSince", "closed", "unscannedSince"))
     if type(remaining) is not int or remaining < 0:
         raise BadPageError("bad_header")
-    if closed is not None and not _is_date(closed):
+    if not all(second is None or _is_date(second) for second in (closed, since)):
         raise BadPageError("bad_header")
-    if not _is_size(unreadable):
+    return Page(
+        entries=(),
+        rejected=(),
+        remaining=remaining,
+        closed=closed,
+        unserved=_unserved(header.get("unserved")),
+        unscanned_since=since,
+    )
+
+
+def _unserved(value: Any) -> Unserved | None:
+    """Return what a header says that is not served. Kinds that it does not name count 0."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
         raise BadPageError("bad_header")
-    return remaining, closed, unreadable
+    counts = {each.name: value.get(each.name, 0) for each in fields(Unserved)}
+    if not all(type(count) is int and _is_size(count) for count in counts.values()):
+        raise BadPageError("bad_header")
+    return Unserved(**counts)
 
 
 def _entry(value: Any) -> Listed | Rejected:

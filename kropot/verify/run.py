@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from kropot.errors import ServerRefusedError
 from kropot.query.erasures import sum_of
+from kropot.replay.check import SnapshotAudit
 from kropot.replay.processes import in_processes
-from kropot.replay.snapshots import check_snapshots
 from kropot.storage_away import StorageAwayError, demand_objects
 from kropot.verify.checkpoints import CheckpointAudit, Note
 from kropot.verify.contents import CopyVerification, World
@@ -122,7 +122,7 @@ class Verification:
             self.summary.miss("index: the projection was not compared, because the ledger has errors")
         else:
             yield from self._index(log)
-            yield from self._snapshots()
+            yield from self._snapshots(log)
         yield from self._checkpoints(checkpoints, log)
         yield from self._erasures(checkpoints, log)
         if segments is not None:
@@ -175,15 +175,18 @@ class Verification:
             yield Finding(kind="unreadable_index", severity="error", detail=str(error), hint=REBUILD)
         self.summary.covered["index"] = {
             "entries": index.rows,
-            "state_digest": None if index.moved else index.digest,
+            "state_digest": None,
+            "state_digest_sd1": None if index.moved else index.digest,
             "moved": index.moved,
             "findings": self.summary.errors - errors,
             "seconds": self._since(began),
         }
 
-    def _snapshots(self) -> Iterator[Finding]:
+    def _snapshots(self, log: LogAudit) -> Iterator[Finding]:
+        """Compare the snapshots with the events. This computes the state digest from nothing, too."""
         began = self._world.monotonic()
-        for found in check_snapshots(self._ledger):
+        audit = SnapshotAudit(self._ledger, log.position)
+        for found in audit.findings():
             yield Finding(
                 kind="bad_snapshot",
                 severity="error",
@@ -191,8 +194,9 @@ class Verification:
                 hint="drop the snapshots, and make them again at any time: see `kropotcli snapshot --help`",
                 position=found.position,
             )
-        kept = len(self._ledger.blobs.list_snapshots())
-        self.summary.covered["snapshots"] = {"compared": kept, "seconds": self._since(began)}
+        if not audit.has_moved:
+            self.summary.covered["index"]["state_digest"] = audit.state.digest.text
+        self.summary.covered["snapshots"] = {"compared": audit.compared, "seconds": self._since(began)}
 
     def _stored_notes(self) -> Iterator[Note]:
         for size, note in self._ledger.blobs.checkpoints():

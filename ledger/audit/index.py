@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from ledger.audit.fast.entry import EntryRecogniser
 from ledger.audit.finding import Finding, finding_in
 from ledger.codec import decode_payload
-from ledger.digest import StateDigest
+from ledger.digest import SetDigest, StateDigest
+from ledger.digest import row as digest_row
 from ledger.errors import MalformedEventError
 from ledger.events import ElementFact, StreamKey
 from ledger.projection import Happened, entry_row
@@ -28,16 +29,19 @@ class IndexAudit:
     """Compares the projection with what a `LogAudit` without findings has learnt.
 
     Others may append meanwhile. A stream that changed after the log was read is left to the next audit and counted in
-    `moved`. `rows` counts the compared rows. `digest` is their state digest; it is not comparable with others if
-    `moved` is not 0. All three are final once `findings` is exhausted.
+    `moved`. `rows` counts the compared rows. `digest` is their state digest of before (`sd1`), `state` the present one
+    (`sd2`), empty unless `with_state`; they are not comparable with others if `moved` is not 0. All of these
+    are final once `findings` is exhausted.
     """
 
-    def __init__(self, store: LedgerStore, log: LogAudit) -> None:
+    def __init__(self, store: LedgerStore, log: LogAudit, *, with_state: bool = False) -> None:
         """Begin before the first row."""
         self._store = store
         self._learnt = log.learnt
         self._position = log.position
         self._digest = StateDigest()
+        self._with_state = with_state
+        self.state = SetDigest()
         self._numbers = {row.id: row.no for row in log.learnt.sources.values()}
         self._recognise = EntryRecogniser(self._numbers).digest_row
         self._sums_found: dict[tuple[int, str], list[int]] = {}
@@ -46,7 +50,7 @@ class IndexAudit:
 
     @property
     def digest(self) -> str:
-        """The state digest of the stored rows. Without findings, these are the rows of the fold."""
+        """The `sd1` of the stored rows. Without findings, these are the rows of the fold."""
         return self._digest.text
 
     def findings(self) -> Iterator[Finding]:
@@ -100,6 +104,8 @@ class IndexAudit:
         for row, found in zip(page, packed, strict=True):
             if found is not None:
                 add_row(row[0], found)
+                if self._with_state:
+                    self.state.add(found)
                 continue
             key, entry = row[0], EntryRow._make(row[1:_EVENT])
             wrong = self._entry(key, entry, events.get(entry.seq), keys.get(entry.stream))
@@ -141,7 +147,10 @@ class IndexAudit:
         due = entry_row(happened, self._numbers.get(name.source, 0), element)
         if row != due:
             return f"the row differs from the log: {_differing(row, due)}"
-        self._digest.add(name, element)
+        packed = digest_row(name, element)
+        self._digest.add_row(key, packed)
+        if self._with_state:
+            self.state.add(packed)
         return None
 
     # --- copies and sources ---

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, func, insert, select
 
+from ledger.events import PayloadErased
 from ledger.sql import schema as t
 from ledger.sql.statements import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from sqlalchemy import Connection, Delete
 
     from ledger.sql.connections import Connections
 
@@ -26,25 +29,29 @@ class SqlBlobs:
         """Share the store's connections."""
         self._connections = connections
 
-    def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes]) -> None:
-        """Keep an opaque snapshot of `kind` at `position`. It replaces an earlier one there.
+    def save_snapshot(self, kind: str, position: int, chunks: Iterable[bytes], *, as_of: int | None = None) -> bool:
+        """Keep an opaque snapshot of `kind` at `position`, unless something was erased after `as_of`.
 
         Each chunk has its own transaction, so that a large snapshot does not block writers. The row that makes the
-        snapshot complete is written last.
+        snapshot complete is written last. Nothing waits for the disk, because a power cut may take a snapshot.
         """
         self.drop_snapshots(kind, position=position)
         count = 0
         for count, data in enumerate(chunks, start=1):
-            with self._connections.transaction() as connection:
+            with self._connections.transaction(fleeting=True) as connection:
                 values = {"kind": kind, "position": position, "no": count, "data": data}
                 connection.execute(insert(t.snapshot_chunk).values(values))
-        with self._connections.transaction() as connection:
+        with self._connections.head_locked(fleeting=True) as (connection, _):
+            if as_of is not None and self._has_erased(connection, as_of):
+                connection.execute(_chunks_of(kind, position))
+                return False
             connection.execute(insert(t.snapshot).values(kind=kind, position=position, chunks=count))
+        return True
 
     def load_snapshot(self, kind: str, position: int) -> Iterator[bytes]:
         """Yield the chunks of a snapshot in order, or nothing if there is no such snapshot."""
-        c = t.snapshot_chunk.c
-        if (kind, position) not in self.list_snapshots():
+        c, its = t.snapshot_chunk.c, t.snapshot.c
+        if not self._connections.rows(select(its.chunks).where(its.kind == kind, its.position == position)):
             return
         wanted = select(c.data).where(c.kind == kind, c.position == position)
         no = 1
@@ -61,7 +68,7 @@ class SqlBlobs:
 
     def drop_snapshots(self, kind: str, *, position: int | None = None) -> None:
         """Remove all snapshots of a kind, or the one at `position`."""
-        with self._connections.transaction() as connection:
+        with self._connections.transaction(fleeting=True) as connection:
             for table in (t.snapshot, t.snapshot_chunk):
                 gone = delete(table).where(table.c.kind == kind)
                 connection.execute(gone if position is None else gone.where(table.c.position == position))
@@ -96,3 +103,13 @@ class SqlBlobs:
         while page := self._connections.rows(wanted.where((c.size > at[0]) | ((c.size == at[0]) & (c.id > at[1])))):
             yield from ((row.size, row.note) for row in page)
             at = (page[-1].size, page[-1].id)
+
+    @staticmethod
+    def _has_erased(connection: Connection, after: int) -> bool:
+        c = t.event.c
+        wanted = select(c.seq).where(c.seq > after, c.type == PayloadErased.TYPE).limit(1)
+        return connection.execute(wanted).scalar() is not None
+
+
+def _chunks_of(kind: str, position: int) -> Delete:
+    return delete(t.snapshot_chunk).where(t.snapshot_chunk.c.kind == kind, t.snapshot_chunk.c.position == position)

@@ -129,9 +129,9 @@ class Connections:
                 self._writer_idle_since = time.monotonic()
 
     @contextmanager
-    def head_locked(self) -> Iterator[tuple[Connection, tuple[Any, ...]]]:
+    def head_locked(self, *, fleeting: bool = False) -> Iterator[tuple[Connection, tuple[Any, ...]]]:
         """Begin a write transaction that excludes all others. Also give the columns of `LOCK_HEAD`."""
-        with self.transaction() as connection:
+        with self.transaction(fleeting=fleeting) as connection:
             cursor = connection.connection.cursor()
             try:
                 cursor.execute(LOCK_HEAD.get(self.kind, LOCK_HEAD["mysql"]))

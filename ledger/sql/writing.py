@@ -121,10 +121,10 @@ class SqlWriting:
         for stream, position in batch.erased:
             self._run("UPDATE event SET payload = NULL, nonce = NULL WHERE stream = ? AND seq < ?", stream, position)
             self._run(f"UPDATE stream SET {self._statements.key} = NULL WHERE id = ?", stream)
-        if batch.erased:
-            # Snapshots were made from the erased data.
-            self._run("DELETE FROM snapshot")
-            self._run("DELETE FROM snapshot_chunk")
+            # Snapshots from the stream's first event on were made from the erased data.
+            begun = self._rows("SELECT seq FROM event WHERE stream = ? ORDER BY stream_version LIMIT 1", stream)
+            for table in ("snapshot", "snapshot_chunk"):
+                self._run(f"DELETE FROM {table} WHERE position >= ?", begun[0][0])
         self.change(batch.changes)
         put_rows(self._cursor, self._statements.insert_batch, batch.commits)
         self._cursor.execute(self._statements.move_head, batch.head)

@@ -70,9 +70,10 @@ def verify_copy(target: LedgerStore, head: StoredHead, begun: int) -> CopyReport
     _demand_none(log.findings())
     if log.position != head.position or log.frontier.stored != head.frontier:
         raise BrokenChainError(head.position, "the copied events do not lead to the source's root")
-    index = IndexAudit(target, log)
+    index = IndexAudit(target, log, with_state=True)
     _demand_none(index.findings())
-    return CopyReport(events=head.position - begun, position=head.position, root=log.frontier.root, state=index.digest)
+    root, state = log.frontier.root, index.state.text
+    return CopyReport(events=head.position - begun, position=head.position, root=root, state=state)
 
 
 def erasures(events: list[StoredEvent]) -> list[tuple[int, int]]:

@@ -360,5 +360,5 @@ def test_a_list_of_line_breaks_ends_a_run_with_a_sentence(run_cli: RunCli) -> No
     with ScriptedServer(lambda _: [measured(HEADER + b"\n" * (4 * MIB), Content_Type="text/plain")]) as server:
         done = run_cli("--server-url", server.url, "collect", "--once", env={"KROPOT_TOKEN": "one-token-for-this-test"})
     assert done.returncode == Exit.ERROR
-    assert "the server could not be listed (bad_lines" in done.stderr
+    assert "the server could not be listed: its answer cannot be used (bad_lines)" in done.stderr
     assert "Traceback" not in done.stderr

@@ -40,6 +40,7 @@ from ledger.events import (
     SourceBegan,
     StreamKey,
     Surge,
+    Unserved,
 )
 from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
@@ -73,6 +74,9 @@ def a_source(**changes: object) -> Source:
         unlistable=(),
     )
     return replace(source, **changes)  # type: ignore[arg-type]
+
+
+ALL_SERVED = Unserved(sockets=0, pipes=0, devices=0, links=0, unreadable=0, unsettled=0, excluded=0)
 
 
 def source_facts(**changes: object) -> SourceFacts:
@@ -124,7 +128,8 @@ def test_an_empty_ledger_is_not_healthy() -> None:
             "vanishing_held",
         ),
         (source_facts(source=a_source(surge=Surge(changed=40, known=100, since_us=NOW))), "surge"),
-        (source_facts(unreadable=1), "unreadable"),
+        (source_facts(unserved=replace(ALL_SERVED, unreadable=1)), "unreadable"),
+        (source_facts(unscanned_since=NOW // 1_000_000 - 60), "unscanned"),
         (source_facts(beyond_help=1), "beyond_help"),
         (source_facts(reasons={"http_500": 1}, failing_since_us=NOW - DAY - 1), "failing"),
         (source_facts(pending_since_us=NOW - DAY - 1), "waiting"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kropot.replay.marks import state_at
 from ledger.errors import BrokenChainError, LedgerError
 from ledger.events import PayloadErased
 from ledger.log import Ledger, NewFact
@@ -51,6 +52,7 @@ def test_a_copy_holds_the_same_rows_and_goes_on_as_the_original_would(store: Led
     assert contents(store) == contents(original.store)
     assert report.root == original.head().frontier.root
     assert report.events == report.position == original.head().position
+    assert report.state == state_at(original, report.position).digest.text
     assert told[-1] == (report.position, report.position)
     assert Ledger(store).append([observed("after the move")]).first == report.position + 1
 

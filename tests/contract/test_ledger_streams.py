@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.replay import state
-from kropot.replay.snapshots import check_snapshots, count_at, take_snapshot
-from kropot.replay.state import digest_at
+from kropot.replay import sd1
+from kropot.replay.check import SnapshotAudit
+from kropot.replay.marks import MARKS, state_at
+from kropot.replay.sd1 import digest_at
+from kropot.replay.snapshots import POINTERS, take_snapshot
 from ledger.log import Ledger
 from ledger.memory import MemoryStore
 from ledger.sql.store import SqlStore
@@ -72,12 +74,28 @@ def test_where_streams_stood_is_what_folding_says(world: World) -> None:
         assert list(log.last_positions(position, [])) == []
 
 
-def test_an_erasure_removes_every_snapshot(world: World) -> None:
-    take_snapshot(world.ledger, 40)
-    assert world.store.blobs.list_snapshots()
-    world.erase(min(world.elements))
+def test_an_erasure_removes_the_snapshots_that_were_made_from_what_is_erased(world: World) -> None:
+    gone = max(world.elements, key=lambda key: next(world.store.log.stream_events(key.stored)).seq)
+    first = next(world.store.log.stream_events(gone.stored)).seq
+    for position in (first - 1, first, world.ledger.head().position):
+        take_snapshot(world.ledger, position)
+    world.erase(gone)
+    assert world.store.blobs.list_snapshots() == [(MARKS, first - 1), (POINTERS, first - 1)]
+    assert list(world.store.blobs.load_snapshot(POINTERS, first)) == []
+    assert list(SnapshotAudit(world.ledger).findings()) == []
+    world.erase(min(world.elements, key=lambda key: next(world.store.log.stream_events(key.stored)).seq))
     assert world.store.blobs.list_snapshots() == []
-    assert list(world.store.blobs.load_snapshot("pointers", 40)) == []
+
+
+def test_a_snapshot_of_before_an_erasure_is_not_kept_after_it(world: World) -> None:
+    before = world.ledger.head().position
+    world.erase(min(world.elements))
+    assert not world.store.blobs.save_snapshot(MARKS, 40, [b"x"], as_of=before)
+    assert world.store.blobs.list_snapshots() == []
+    assert world.store.blobs.save_snapshot(MARKS, 40, [b"x"], as_of=before + 1)
+    assert list(world.store.blobs.load_snapshot(MARKS, 40)) == [b"x"]
+    assert not world.store.blobs.save_snapshot(MARKS, 40, [b"y"], as_of=before)
+    assert world.store.blobs.list_snapshots() == []
 
 
 def test_the_state_digest_is_the_same_on_every_store(world: World, twin: World) -> None:
@@ -86,12 +104,14 @@ def test_the_state_digest_is_the_same_on_every_store(world: World, twin: World) 
         assert digest_at(world.ledger, position) == digest_at(twin.ledger, position)
         take_snapshot(world.ledger, position)
         assert digest_at(world.ledger, position) == digest_at(twin.ledger, position)
-        assert count_at(world.ledger, position) == count_at(twin.ledger, position, snapshots=False)
-    assert list(check_snapshots(world.ledger)) == []
+        found, expected = state_at(world.ledger, position), state_at(twin.ledger, position, snapshots=False)
+        assert (found.counts, found.digest.text) == (expected.counts, expected.digest.text)
+        assert found.mark == (position or None)
+    assert list(SnapshotAudit(world.ledger).findings()) == []
 
 
 def test_other_processes_make_the_same_digest_on_every_database(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "LARGE_PAGE", 3)
+    monkeypatch.setattr(sd1, "LARGE_PAGE", 3)
     head = world.ledger.head().position
     expected = digest_at(world.ledger, head, processes=0)
     assert world.store.reopener() is None  # it writes, or nobody else sees it

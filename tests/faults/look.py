@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from kropot.errors import Exit
@@ -113,8 +114,9 @@ class Looker:
     def _entries(self, *more: str) -> list[dict[str, Any]]:
         code, output = self._run("replay", "--list", "--json", *more)
         if code != Exit.DONE:
-            # Each worker has a folder of its own.
-            return [{"replay": code, "said": output.replace(str(self._folder), "folder")}]
+            # Each worker has a folder of its own, and each run its time.
+            said = re.sub(r'"timestamp":"[^"]*"', "", output.replace(str(self._folder), "folder"))
+            return [{"replay": code, "said": said}]
         rows = [{key: value for key, value in row.items() if key not in PASSING} for row in _objects(output)]
         # They come by source, whose ids are random.
         return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))

@@ -160,8 +160,10 @@ def _token_before_kit() -> None:
 
     create = TokenBook.create
 
-    def hastily(self: TokenBook, value: Any, keep_kit: Callable[[dict[str, Any]], Path] | None = None) -> Any:
-        created = create(self, value)
+    def hastily(
+        self: TokenBook, value: Any, keep_kit: Callable[[dict[str, Any]], Path] | None = None, **how: Any
+    ) -> Any:
+        created = create(self, value, **how)
         if created.kit is None or keep_kit is None:
             return created
         return replace(created, kit_path=keep_kit(created.kit))

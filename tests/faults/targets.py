@@ -18,12 +18,18 @@ from kropot.cli.settings import read_config, resolve
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.durable.target import TargetFolder
 from kropot.errors import IntegrityError, KropotError, UsageError
+from kropot.gateway.commands import command_from
 from kropot.gateway.listing import parse_limit, parse_since
+from kropot.gateway.marks import mark_from
+from kropot.gateway.patterns import Patterns as Excluded
 from kropot.gateway.ranges import wanted_span
+from kropot.gateway.selection import patterns_of
 from kropot.gateway.tokenspec import SpecError, parse_spec
 from kropot.proofs.check import check_proof
 from kropot.query.names import readings
+from kropot.replay.marks import decode, encode
 from kropot.replay.snapshots import SLOT, _expand
+from kropot.replay.state import State
 from kropot.replay.until import parse_note, parse_when
 from kropot.restore.claims import BadFormError, parse_form, read_claim
 from kropot.restore.journal import Journal
@@ -38,7 +44,9 @@ from kropot.securecopy.sealing import BadSealError, Kit, open_form, open_stream,
 from kropot.securecopy.wire import BadPageError, Listed, encode_page, parse_page, parse_submitdata
 from ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from ledger.codec import decode_header, encode_payload, read_payload
+from ledger.digest import SetDigest
 from ledger.errors import BadCheckpointError, LedgerError, MalformedEventError, MalformedSegmentError
+from ledger.events import Unserved
 from ledger.log import Ledger
 from ledger.memory import MemoryStore
 from ledger.merkle import Frontier
@@ -79,7 +87,9 @@ def _lines(data: bytes) -> list[str]:
 def _page() -> list[bytes]:
     form = json.dumps({"encrypted": seal_form(b"{}", KIT, bytes(16))}, separators=(",", ":")).encode()
     entry = Listed(type="file", id="a" * 128, date=1_795_414_108, tz="UTC", form=form, size=16, etag='"e"')
-    return [encode_page([entry, entry], remaining=2, metadata_url="m", fetch_url="f", closed=9)]
+    unserved = Unserved(sockets=1, pipes=0, devices=0, links=2, unreadable=0, unsettled=0, excluded=3)
+    said = {"closed": 9, "unserved": unserved, "unscanned_since": 8}
+    return [encode_page([entry, entry], remaining=2, metadata_url="m", fetch_url="f", **said)]  # type: ignore[arg-type]
 
 
 def _submitdata() -> list[bytes]:
@@ -244,6 +254,11 @@ _MANIFEST = {
 _CLAIM = {"fileName": "x", "path": base64.b64encode(b"a/x").decode(), "mtime_ns": 1, "mode": 420, "sha256": "00" * 32}
 
 
+def _marks() -> list[bytes]:
+    state = State(digest=SetDigest({bytes(16): bytes(range(256)) * 8}))
+    return [encode(State()), encode(state)]
+
+
 def _chunks() -> list[bytes]:
     import zlib
 
@@ -262,7 +277,29 @@ def _range(text: str) -> None:
     wanted_span(text, '"e"', etag='"e"', size=1000)
 
 
+def _excluded(data: bytes) -> None:
+    """Read a file of patterns, and ask about a path that it can say something about."""
+    found = Excluded(patterns_of(data, "a file", {"HOME": "/a"}))
+    states = found.start
+    for name in (*["a"] * 20, "b.o", "[", "\\", "é"):
+        states = found.advance(states, name)
+    found.match(states)
+
+
 TARGETS: dict[str, Target] = {
+    "exclude file": Target(
+        parse=_excluded,
+        errors=(UsageError,),
+        examples=lambda: [b"# c\n*.o\n!/a/**/b[^a-z\\]]?\n$HOME/x\n", b"\xff\xfea\x00*\x00", b"**/" * 9 + b"*a*b*"],
+    ),
+    "mark of a folder": Target(
+        parse=_text(mark_from), errors=(UsageError,), examples=lambda: [b"CACHEDIR.TAG:Signature: 8a47", b".nobackup"]
+    ),
+    "scan command": Target(
+        parse=_text(lambda text: command_from(text, "--before-scan", {"PATH": "/bin"})),
+        errors=(UsageError,),
+        examples=lambda: [b"sh -c 'a | b' \"c\" \\;"],
+    ),
     "list page": Target(
         parse=lambda data: parse_page(200, "text/plain; charset=UTF-8", data), errors=(BadPageError,), examples=_page
     ),
@@ -342,6 +379,7 @@ TARGETS: dict[str, Target] = {
         parse=_manifest, errors=(UsageError,), examples=lambda: [json.dumps(_MANIFEST).encode() + b"\n"]
     ),
     "snapshot chunk": Target(parse=lambda data: _expand(data[1:], data[0] if data else 0), errors=(), examples=_chunks),
+    "mark": Target(parse=lambda data: decode(data, 1), errors=(), examples=_marks),
     "pattern": Target(
         parse=_text(lambda text: Patterns([text])), errors=(UsageError,), examples=lambda: [b"docs/**", b"*.[a-z]"]
     ),

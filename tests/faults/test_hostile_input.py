@@ -43,6 +43,10 @@ FOUND = [
     ("configuration file", b"refresh-time = " + b"9" * 5000),
     ("configuration file", b"refresh-time = " + b"[" * 5000),
     ("pattern", b"[a--b&&c||d~~e[f]"),
+    ("exclude file", b"[a--b&&c||d~~e[f]"),
+    ("exclude file", b"[" + b"\x01" * 900),
+    ("scan command", b"\x01" * 900),
+    ("mark of a folder", b"/" + b"\x01" * 900),
 ]
 
 

@@ -102,8 +102,16 @@ def test_folder_is_served_from_the_first_command_to_the_last(
         ["--source", "nothing"],
         ["--source", "files", "--state", "sqlite:///files/g.db", "--master-key-file", "key"],
         ["--source", "files", "--kits", "files/kits"],
+        ["--source", "files", "--exclude", "a["],
+        ["--source", "files", "--exclude", "files"],
+        ["--source", "files", "--include", "/nowhere"],
+        ["--source", "files", "--exclude-file", "nothing"],
+        ["--source", "files", "--exclude-if-present", "a/b"],
+        ["--source", "files", "--before-scan", "a | b"],
+        ["--source", "files", "--after-scan", "/no/such/program"],
+        ["--source", "files", "--scan-command-limit", "0"],
     ],
-    ids=["no folder", "database inside", "kits inside"],
+    ids=str,
 )
 def test_a_refused_start_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: list[str]

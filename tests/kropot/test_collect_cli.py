@@ -178,7 +178,7 @@ def test_a_storage_that_is_lost_for_good_is_fetched_again_once_a_person_says_so(
     (folder.path / "storage" / "objects").mkdir(parents=True)
     looked = folder.run("verify")
     assert looked.code == 4
-    assert "not recorded: so much is missing" in looked.out
+    assert "not recorded: so much is newly missing or damaged" in looked.out
     assert folder.facts(CopyLost) == []
     assert folder.run("verify", "--repair").code == 0
     assert len(folder.facts(CopyLost)) == len(folder.elements())

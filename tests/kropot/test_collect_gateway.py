@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kropot.cli.status import as_text
+from kropot.gateway.commands import CommandFailedError, ScanCommands
 from kropot.gateway.sources import FolderSource, ScannedFile, Unreadable
 from kropot.query.facts import gather
 from kropot.query.health import Limits, health
@@ -154,7 +157,7 @@ def test_metadata_alone_is_followed_without_fetching_anything_or_raising_an_alar
 def test_what_the_server_cannot_read_is_known_to_the_ledger_and_said(
     folder: Folder, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert (folder.collect().summary["unreadable"], alarms(folder)) == (0, [])
+    assert (folder.collect().summary["unserved"]["unreadable"], alarms(folder)) == (0, [])
     real = FolderSource.walk
 
     def walk(self: FolderSource) -> Iterator[object]:
@@ -166,12 +169,43 @@ def test_what_the_server_cannot_read_is_known_to_the_ledger_and_said(
     monkeypatch.setattr(FolderSource, "walk", walk)
     served.server.rescan()
     half = folder.collect("--full")
-    assert (half.code, half.summary["unreadable"], half.summary["vanished"]) == (3, 1, 0)
-    assert "cannot read 1 folder" in half.err
+    assert (half.code, half.summary["unserved"]["unreadable"], half.summary["vanished"]) == (3, 1, 0)
+    assert "cannot read 1 folder or file" in half.err
     assert alarms(folder) == ["unreadable"]
     monkeypatch.undo()
     served.server.rescan()
     assert (folder.collect().code, alarms(folder)) == (0, [])
+
+
+def test_a_command_that_fails_before_the_scan_is_an_alarm_at_the_collector(
+    folder: Folder, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (folder.collect().code, alarms(folder)) == (0, [])
+    service = served.server.service
+    commands = ScanCommands(before=("false",))
+    monkeypatch.setattr(service, "options", replace(service.options, commands=commands))
+    with pytest.raises(CommandFailedError):
+        served.server.rescan()
+    failing = folder.collect()
+    assert failing.code == 3
+    assert failing.summary["unscanned_since"] is not None
+    assert "the server fails to scan its source" in failing.err
+    assert alarms(folder) == ["unscanned"]
+    monkeypatch.undo()
+    served.server.rescan()
+    assert (folder.collect().code, alarms(folder)) == (0, [])
+
+
+def test_status_shows_what_the_server_does_not_serve(folder: Folder, served: Served) -> None:
+    (served.folder / "link").symlink_to("/")
+    os.mkfifo(served.folder / "pipe")
+    served.server.rescan()
+    done = folder.collect()
+    assert (done.code, alarms(folder)) == (0, []), "a pipe has nothing to back up"
+    assert done.summary["unserved"]["pipes"] == done.summary["unserved"]["links"] == 1
+    with folder.ledger() as ledger:
+        lines = as_text(ledger.now_us(), gather(ledger), [])
+    assert any("unserved" in line and "pipes 1" in line and "links 1" in line for line in lines)
 
 
 def alarms(folder: Folder) -> list[str]:

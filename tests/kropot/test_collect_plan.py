@@ -232,12 +232,13 @@ def test_a_zone_that_was_changed_back_moves_only_what_came_meanwhile() -> None:
     [
         ("Europe/Warsaw", "UTC", (-3600,)),
         ("+01:00", "UTC", (-3600,)),
-        ("UTC", "UTC", ()),  # they could have moved, and did not
-        ("no zone", "UTC", ()),
+        # The server itself says that its zone changed: what did not move may have been seen first after that.
+        ("UTC", "UTC", (-3600,)),
+        ("no zone", "UTC", (-3600,)),
         ("Europe/Warsaw", None, ()),  # whether the zone changed at all is not known
     ],
 )
-def test_only_rows_that_were_made_before_a_change_of_zone_speak_against_it(
+def test_rows_that_were_made_after_a_change_of_zone_do_not_speak_against_it(
     made_in: str, before: str | None, offsets: tuple[int, ...]
 ) -> None:
     moves = moves_of(*[-3600] * 9)
@@ -254,11 +255,16 @@ def test_names_of_zones_are_counted_only_up_to_a_number_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("offsets", "known"),
-    [([3600] * 8, 10), ([900, 1800, 2700] * 4, 12), ([], 5), ([3600], 2)],
+    ("offsets", "known", "before"),
+    [([3600] * 8, 10, None), ([900, 1800, 2700] * 4, 12, "+01:00"), ([], 5, "+01:00"), ([3600], 2, None)],
 )
-def test_dates_that_moved_otherwise_are_no_change_of_zone(offsets: list[int], known: int) -> None:
-    assert zone_change.changed_by(moves_of(*offsets), known=known, before="+01:00", after="UTC") == ()
+def test_dates_that_moved_otherwise_are_no_change_of_zone(offsets: list[int], known: int, before: str | None) -> None:
+    assert zone_change.changed_by(moves_of(*offsets), known=known, before=before, after="UTC") == ()
+
+
+@pytest.mark.parametrize(("offsets", "known"), [([3600] * 8, 10), ([3600], 2)])
+def test_a_change_that_the_server_itself_says_needs_only_those_that_moved(offsets: list[int], known: int) -> None:
+    assert zone_change.changed_by(moves_of(*offsets), known=known, before="+01:00", after="UTC") == (3600,)
 
 
 def test_files_put_in_anew_an_hour_later_to_the_second_are_no_change_of_zone() -> None:

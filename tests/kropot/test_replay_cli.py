@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kropot.replay.kept import Checksums
+from kropot.replay.marks import MARKS, encode, state_at
+from kropot.replay.sd1 import digest_at
 from kropot.replay.snapshots import take_snapshot
 from kropot.wording import instant
 from ledger.checkpoint import Checkpoint, SigningKey, origin_of, sign_checkpoint
@@ -38,7 +41,8 @@ def test_replay_says_what_the_replica_was(world: World, run: Run) -> None:
     assert held["until"] is None
     assert held["recorded_at"] == instant(head.recorded_us)
     assert held["root"] == head.frontier.root.hex()
-    assert held["state_digest"].startswith("sd1:")
+    assert held["state_digest"].startswith("sd2:")
+    assert set(held["source_digests"]) == {key.source.hex() for key in world.elements}
     assert held["elements"] == len(world.elements)
     assert held["elements"] == sum(held[state] for state in ("current", "pending", "vanished", "damaged", "lost"))
     assert {"copies", "bytes"} <= set(held)
@@ -120,9 +124,72 @@ def test_no_digest_leaves_it_null_and_counts_the_same(world: World, run: Run) ->
             run("replay", "--json", "--until", until).json,
             run("replay", "--json", "--no-digest", "--until", until).json,
         )
-        assert quick.pop("state_digest") is None
-        del whole["state_digest"]
+        assert (quick.pop("state_digest"), quick.pop("source_digests")) == (None, {})
+        del whole["state_digest"], whole["source_digests"]
         assert quick == whole
+
+
+def test_the_digest_of_before_can_be_asked_for(world: World, run: Run) -> None:
+    random_life(world, 40)
+    head = world.ledger.head().position
+    answer = run("replay", "--json", "--digest", "sd1").json
+    assert answer["state_digest"] == digest_at(world.ledger, head)[1]
+    assert answer["source_digests"] == {}
+    assert answer["state_digest"] in run("replay", "--digest", "sd1").out
+    now = run("replay", "--json").json
+    assert now.pop("state_digest").startswith("sd2:")
+    assert {name: answer[name] for name in now if name != "source_digests"} == {
+        name: now[name] for name in now if name != "source_digests"
+    }
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2"])
+def test_a_digest_that_was_written_down_can_be_compared(world: World, run: Run, kind: str) -> None:
+    random_life(world, 40)
+    told = run("replay", "--json", "--until", "@30", "--digest", kind).json["state_digest"]
+    same = run("replay", "--json", "--until", "@30", "--digest", told)
+    assert (same.code, same.json["state_digest"]) == (0, told)
+    for other in (run("replay", "--until", "@29", "--digest", told), run("replay", "--json", "--digest", told)):
+        assert other.code == 4
+        assert f"and not {told}" in other.err
+    for wrong in (told[:-1], told + "0", "sd3", told.upper(), ""):
+        answer = run("replay", "--digest", wrong)
+        assert answer.code == 2
+        assert len(answer.err.splitlines()) == 1
+
+
+def test_each_source_has_a_digest_of_its_own(world: World, run: Run) -> None:
+    random_life(world, 40)
+    answer = run("replay", "--json").json
+    assert len(answer["source_digests"]) == 2
+    shown = run("replay").out.splitlines()
+    for source, text in answer["source_digests"].items():
+        assert any(line.split() == [source[:8], text] for line in shown), shown
+
+
+def test_verify_tells_both_digests_and_finds_a_mark_that_lies(world: World, run: Run) -> None:
+    random_life(world, 60)
+    run("snapshot")
+    now, before = run("replay", "--json").json, run("replay", "--json", "--digest", "sd1").json
+    digests = (now["state_digest"], before["state_digest"])
+
+    def checked() -> tuple[list[int], tuple[str, str]]:
+        *findings, summary = run("verify", "--no-record", "--quick", "--json").lines
+        index = summary["covered"]["index"]
+        unsound = [finding["position"] for finding in findings if finding["kind"] == "bad_snapshot"]
+        return unsound, (index["state_digest"], index["state_digest_sd1"])
+
+    assert checked() == ([], digests)
+    text = run("verify", "--no-record", "--quick").out
+    assert all(digest in text for digest in digests)
+
+    head = world.ledger.head().position
+    chunk = Checksums(world.ledger, MARKS, head).sign(0, encode(state_at(world.ledger, head - 20)))
+    world.store.blobs.save_snapshot(MARKS, head, [chunk])
+    assert run("replay", "--json").json["state_digest"] != digests[0]
+    assert run("replay", "--json", "--no-snapshots").json["state_digest"] == digests[0]
+    assert checked() == ([head], digests)
+    assert run("verify", "--no-record", "--quick").code == 4
 
 
 def test_snapshots_change_no_answer(world: World, run: Run) -> None:

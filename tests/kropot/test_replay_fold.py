@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kropot.errors import IntegrityError
+from kropot.replay.check import SnapshotAudit, SnapshotFinding
 from kropot.replay.counts import Counts
-from kropot.replay.fold import StalePointersError, count, image, walk
+from kropot.replay.fold import StalePointersError, image, walk
+from kropot.replay.marks import MARKS, state_at
 from kropot.replay.moment import resolve
 from kropot.replay.snapshots import (
-    COUNTS,
     POINTERS,
-    check_snapshots,
-    count_at,
+    _save_pointers,
     drop_snapshots,
     maybe_snapshot,
     pointers_at,
@@ -57,6 +57,14 @@ def naive(ledger: Ledger, position: int) -> tuple[Counts, str]:
     return counts, digest.text
 
 
+def count_at(ledger: Ledger, position: int, *, snapshots: bool = True) -> Counts:
+    return state_at(ledger, position, snapshots=snapshots, digest=False).counts
+
+
+def check_snapshots(ledger: Ledger) -> list[SnapshotFinding]:
+    return list(SnapshotAudit(ledger).findings())
+
+
 def walked(ledger: Ledger, position: int, *, snapshots: bool = True) -> tuple[Counts, str]:
     counts, digest = Counts(), StateDigest()
     with pointers_at(ledger, position, snapshots=snapshots) as pointers:
@@ -79,7 +87,7 @@ def test_fold_and_snapshot_with_delta_agree_at_any_position(seed: int, taken: li
     assert walked(ledger, position, snapshots=False) == expected
     assert count_at(ledger, position) == expected[0]
     assert count_at(ledger, position, snapshots=False) == expected[0]
-    assert list(check_snapshots(ledger)) == []
+    assert check_snapshots(ledger) == []
 
 
 @given(SEEDS)
@@ -218,13 +226,13 @@ def test_collecting_takes_snapshots_at_whole_multiples_and_catches_up() -> None:
     ledger = lived(2, 200).ledger
     head = ledger.head().position
     taken = []
-    while step := maybe_snapshot(ledger, counts_every=30, pointers_every=70):
+    while step := maybe_snapshot(ledger, marks_every=30, pointers_every=70):
         taken += step
     assert sorted(taken) == sorted(
-        [(COUNTS, at) for at in range(30, head + 1, 30)] + [(POINTERS, at) for at in range(70, head + 1, 70)]
+        [(MARKS, at) for at in range(30, head + 1, 30)] + [(POINTERS, at) for at in range(70, head + 1, 70)]
     )
-    assert list(check_snapshots(ledger)) == []
-    assert maybe_snapshot(ledger, counts_every=30, pointers_every=70) == ()
+    assert check_snapshots(ledger) == []
+    assert maybe_snapshot(ledger, marks_every=30, pointers_every=70) == ()
 
 
 def test_dropping_snapshots_changes_no_answer() -> None:
@@ -242,7 +250,7 @@ def test_a_damaged_snapshot_changes_no_answer_and_is_found(data: st.DataObject) 
     ledger = lived(4, 80).ledger
     take_snapshot(ledger, 50)
     expected = walked(ledger, 70, snapshots=False)
-    kind = data.draw(st.sampled_from([COUNTS, POINTERS]))
+    kind = data.draw(st.sampled_from([MARKS, POINTERS]))
     chunks = list(ledger.blobs.load_snapshot(kind, 50))
     number = data.draw(st.integers(0, len(chunks) - 1))
     how = data.draw(st.sampled_from(["flip", "cut", "drop", "swap", "double"]))
@@ -266,11 +274,11 @@ def test_a_damaged_snapshot_changes_no_answer_and_is_found(data: st.DataObject) 
 def test_a_snapshot_of_another_history_is_left_aside() -> None:
     ledger, other = lived(5, 80).ledger, lived(6, 80).ledger
     take_snapshot(other, 50)
-    for kind in (COUNTS, POINTERS):
+    for kind in (MARKS, POINTERS):
         ledger.blobs.save_snapshot(kind, 50, other.store.blobs.load_snapshot(kind, 50))
     assert walked(ledger, 60) == naive(ledger, 60)
     assert count_at(ledger, 60) == naive(ledger, 60)[0]
-    assert len(list(check_snapshots(ledger))) == 2
+    assert len(check_snapshots(ledger)) == 2
 
 
 def test_forged_pointers_with_a_right_checksum_cannot_pass_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +290,7 @@ def test_forged_pointers_with_a_right_checksum_cannot_pass_a_walk(monkeypatch: p
     with pytest.raises(StalePointersError, match="--no-snapshots"):
         walked(ledger, 50)
     assert walked(ledger, 50, snapshots=False) == naive(ledger, 50)
-    assert [finding.kind for finding in check_snapshots(ledger)] == [COUNTS, POINTERS]
+    assert [finding.kind for finding in check_snapshots(ledger)] == [POINTERS]
 
 
 def test_a_forged_pointer_to_another_stream_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +305,7 @@ def forge(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, stream: int, position
     with monkeypatch.context() as patched:
         for name in ("pointers", "last_positions"):
             patched.setattr(ledger.log, name, lying(getattr(ledger.log, name), stream, position))
-        take_snapshot(ledger, 50)
+        assert _save_pointers(ledger, 50)
 
 
 def lying(honest: Callable[..., Iterator[tuple[int, int]]], stream: int, position: int) -> Callable[..., Any]:
@@ -337,10 +345,10 @@ def test_a_quick_look_at_odd_bytes_says_nothing(payload: object) -> None:
 
 def test_a_delta_reads_only_what_came_after(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = lived(8, 120).ledger
-    expected = count(ledger, 110)
-    base = count(ledger, 100)
+    expected = naive(ledger, 110)[0]
+    take_snapshot(ledger, 100)
     read: list[int] = []
     honest = ledger.log.facts_at
     monkeypatch.setattr(ledger.log, "facts_at", lambda seqs: read.extend(seqs) or honest(seqs))
-    assert count(ledger, 110, base=base, after=100) == expected
-    assert len(read) <= 2 * 10
+    assert count_at(ledger, 110) == expected
+    assert 0 < len(read) <= 2 * 10

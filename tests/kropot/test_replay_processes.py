@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.replay import state
+from kropot.replay import sd1
 from kropot.replay.fold import StalePointersError
 from kropot.replay.processes import in_processes
-from kropot.replay.state import digest_at
+from kropot.replay.sd1 import digest_at
 from ledger.errors import MalformedEventError
 from ledger.log import Ledger
 from ledger.memory import MemoryStore
@@ -39,7 +39,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture(autouse=True)
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "LARGE_PAGE", 2)
+    monkeypatch.setattr(sd1, "LARGE_PAGE", 2)
 
 
 def where(_: Ledger, __: int, page: Sequence[int]) -> tuple[int, int]:
@@ -100,8 +100,8 @@ def test_an_error_is_raised_here_with_all_it_says(ledger: Ledger) -> None:
 
 def test_a_position_that_the_pointers_are_not_of_is_found(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     at = ledger.head().position
-    real = state.pointers_at
-    monkeypatch.setattr(state, "pointers_at", lambda ledger, _, snapshots: real(ledger, at, snapshots=snapshots))
+    real = sd1.pointers_at
+    monkeypatch.setattr(sd1, "pointers_at", lambda ledger, _, snapshots: real(ledger, at, snapshots=snapshots))
     with pytest.raises(StalePointersError):
         digest_at(ledger, at - 1, processes=2)
 

@@ -129,9 +129,10 @@ def test_snapshots_catch_up_with_a_first_collecting_as_far_as_a_round_lasts(monk
     def take(_: Ledger) -> tuple[tuple[str, int], ...]:
         now[0] += 3
         due[0] -= 1
-        return (("counts", 50_000),) if due[0] >= 0 else ()
+        return (("marks", 50_000),) if due[0] >= 0 else ()
 
     monkeypatch.setattr("kropot.upkeep.maybe_snapshot", take)
+    monkeypatch.setattr("kropot.upkeep.next_due", lambda _: -100_000)
     chore = keep_snapshots(Ledger(MemoryStore()), clock=lambda: now[0])
     chore.do()
     assert due == [1]

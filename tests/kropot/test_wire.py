@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -26,9 +27,11 @@ from kropot.securecopy.wire import (
     parse_submitdata,
 )
 from kropot.securecopy.zones import MAX_DATE, MIN_DATE
+from ledger.events import Unserved
 from tests.vectors.load import Exchange, exchange, exchanges, forms
 
 TEXT = "text/plain; charset=UTF-8"
+KINDS = [each.name for each in fields(Unserved)]
 HEADER = b'{"remainingSince":1}\n\n'
 lists = [found for found in (*exchanges("list"), *exchanges("errors"), *exchanges("delete")) if "/list" in found.path]
 elements = [found for found in exchanges("submitdata") if found.status == 200]
@@ -164,6 +167,11 @@ def test_a_404_that_contradicts_itself_does_not_say_gone(body: bytes, reason: st
         (b'{"remainingSince":true}\n\n', "bad_header"),
         (b'{"remainingSince":1.5}\n\n', "bad_header"),
         (b'{"remainingSince":1,"closed":"x"}\n\n', "bad_header"),
+        (b'{"remainingSince":1,"unscannedSince":"x"}\n\n', "bad_header"),
+        (b'{"remainingSince":1,"unserved":3}\n\n', "bad_header"),
+        (b'{"remainingSince":1,"unserved":{"links":-1}}\n\n', "bad_header"),
+        (b'{"remainingSince":1,"unserved":{"links":true}}\n\n', "bad_header"),
+        (b'{"remainingSince":1,"unserved":{"links":null}}\n\n', "bad_header"),
         (HEADER + entry(), "truncated"),
         (HEADER + entry() + b"\n" + entry()[:-5], "truncated"),
     ],
@@ -324,13 +332,21 @@ def test_any_answer_to_submitdata_is_an_element_or_gone_or_bad(status: int, kind
     entries=st.lists(listed, max_size=5),
     remaining=st.integers(0, 10**9),
     closed=st.none() | st.integers(MIN_DATE, MAX_DATE),
+    unserved=st.none() | st.builds(Unserved, **dict.fromkeys(KINDS, st.integers(0, MAX_SIZE))),
+    since=st.none() | st.integers(MIN_DATE, MAX_DATE),
 )
-def test_reading_undoes_writing(entries: list[Listed], remaining: int, closed: int | None) -> None:
-    body = encode_page(
-        entries, remaining=remaining, closed=closed, metadata_url="/m/%file_id%", fetch_url="/f/%file_id%"
-    )
+def test_reading_undoes_writing(
+    entries: list[Listed], remaining: int, closed: int | None, unserved: Unserved | None, since: int | None
+) -> None:
+    said: dict[str, Any] = {"closed": closed, "unserved": unserved, "unscanned_since": since}
+    body = encode_page(entries, remaining=remaining, metadata_url="/m/%file_id%", fetch_url="/f/%file_id%", **said)
     assert body.isascii()
-    assert parse_page(200, TEXT, body) == Page(entries=tuple(entries), rejected=(), remaining=remaining, closed=closed)
+    assert parse_page(200, TEXT, body) == Page(entries=tuple(entries), rejected=(), remaining=remaining, **said)
+
+
+def test_what_is_not_served_may_be_said_in_kinds_of_later_versions() -> None:
+    page = parse_page(200, TEXT, b'{"remainingSince":0,"unserved":{"sockets":2,"wormholes":"x"}}\n\n')
+    assert page.unserved == Unserved(**{**dict.fromkeys(KINDS, 0), "sockets": 2})
 
 
 @given(value=json_values)

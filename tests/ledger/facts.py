@@ -46,6 +46,7 @@ from ledger.events import (
     SourceResumed,
     SourceRetired,
     Surge,
+    Unserved,
     ZoneChanged,
 )
 
@@ -101,7 +102,8 @@ LISTING = Listing(
     reappeared=1,
     vanished=0,
     rejected=1,
-    unreadable=4,
+    unserved=Unserved(sockets=1, pipes=2, devices=3, links=4, unreadable=5, unsettled=6, excluded=7),
+    unscanned_since=1_795_414_000,
     closed=1_795_414_107,
 )
 SAMPLES: dict[str, Fact] = {

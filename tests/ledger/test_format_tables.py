@@ -10,7 +10,19 @@ from typing import get_args
 import pytest
 
 from ledger.bounds import NotEmpty
-from ledger.events import FACTS, AuditRange, Copy, Element, Failure, HeldListing, Keeping, Listing, Source, Surge
+from ledger.events import (
+    FACTS,
+    AuditRange,
+    Copy,
+    Element,
+    Failure,
+    HeldListing,
+    Keeping,
+    Listing,
+    Source,
+    Surge,
+    Unserved,
+)
 from ledger.shape import hints_of
 from ledger.sql import schema
 
@@ -21,6 +33,7 @@ RECORDS = {
     "failure": Failure,
     "source": Source,
     "listing": Listing,
+    "unserved": Unserved,
     "held": HeldListing,
     "surge": Surge,
     "audit range": AuditRange,
@@ -57,8 +70,11 @@ def test_a_fact_has_the_fields_of_the_document(name: str) -> None:
     hints = hints_of(FACTS[name])
     assert set(fields_in(row_of(f"`{name}`"))) == set(hints)
     assert not any(NoneType in get_args(hint) for hint in hints.values())
-    is_listing = name in {"ListingCompleted", "ListingHeldBack"}
-    newer = re.findall(r"[Ss]chema version [12] of\s+both\s+facts", PAGE) if is_listing else []
+    newer = (
+        re.findall(r"Schema\s+version [123]\s+of\s+both\s+facts", PAGE)
+        if name in {"ListingCompleted", "ListingHeldBack"}
+        else []
+    )
     assert 1 + len(newer) == FACTS[name].VERSION
 
 

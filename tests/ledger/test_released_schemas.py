@@ -51,7 +51,7 @@ def expected(revision: str) -> dict[str, object]:
 
 
 def test_it_says_what_it_said_when_it_was_made(revision: str, url: str, run_cli: RunCli) -> None:
-    replayed = run_cli("replay", "--json", "--db-string", url)
+    replayed = run_cli("replay", "--json", "--digest", "sd1", "--db-string", url)
     assert replayed.returncode == Exit.DONE, replayed.stderr
     # Keys may be added.
     assert json.loads(replayed.stdout).items() >= expected(revision).items()

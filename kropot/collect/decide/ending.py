@@ -87,7 +87,8 @@ def closing_facts(run: ListingRun, result: ListingResult, source: Source, now_us
         reappeared=run.counts.reappeared,
         vanished=run.counts.vanished,
         rejected=run.rejected,
-        unreadable=result.unreadable,
+        unserved=result.unserved,
+        unscanned_since=result.unscanned_since,
         closed=result.closed,
     )
     if hold.reason in {sources.TOO_MANY, sources.TOO_LARGE}:
@@ -141,13 +142,19 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
             " behind them is not backed up, so look for it at the server"
         )
         said.append(Say(level="warning", event="rejected", text=text))
-    if result.unreadable:
-        folders = number(result.unreadable, "folder")
+    if result.unserved is not None and result.unserved.unreadable:
+        count = result.unserved.unreadable
         text = (
-            f"the server cannot read {folders} of its source, so the files in there are not backed up: give its user"
-            " the right to read them, or look at the gateway's log"
+            f"the server cannot read {number(count, 'folder or file', 'folders or files')} of its source, so they are "
+            "not backed up: give its user the right to read them (`kropotcli gateway check` names them)"
         )
-        said.append(Say(level="warning", event="unreadable", text=text, fields={"folders": result.unreadable}))
+        said.append(Say(level="warning", event="unreadable", text=text, fields={"count": count}))
+    if result.unscanned_since is not None:
+        text = (
+            f"since {moment(result.unscanned_since * SECOND_US)} the server fails to scan its source, so nothing newer "
+            "is backed up: look at the gateway's log, which says why"
+        )
+        said.append(Say(level="warning", event="unscanned", text=text))
     if run.shift.offsets:
         seconds = " or ".join(map(str, run.shift.offsets))
         text = f"the server's time zone changed: dates moved by {seconds} seconds, and no content changed"

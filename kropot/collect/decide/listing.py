@@ -476,7 +476,7 @@ class ListingController:
         progress.listings += 1
         progress.seen = max(progress.seen, result.seen)
         progress.rejected += run.rejected
-        progress.unreadable = result.unreadable or 0
+        progress.unserved, progress.unscanned_since = result.unserved, result.unscanned_since
         self.next_us = now_us if self._wants_full else max(now_us, run.began_us + self._rules.refresh_us)
         self.phase = Phase.OVER if self._rules.once and not self._wants_full else Phase.IDLE
         return [*said, EndListing(), *ending.tell(run, result)]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ledger.events import Unserved
 
 
 @dataclass(slots=True, kw_only=True)
@@ -19,9 +23,20 @@ class Progress:
     reappeared: int = 0
     vanished: int = 0
     rejected: int = 0
-    unreadable: int = 0
+    unserved: Unserved | None = None
+    unscanned_since: int | None = None
     taken: int = 0
     copied: int = 0
     bytes: int = 0
     failed: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def unreadable(self) -> int:
+        """How many folders and files the server cannot read, as it says itself."""
+        return 0 if self.unserved is None else self.unserved.unreadable
+
+    @property
+    def is_half_served(self) -> bool:
+        """Whether the server says that it misses something of its source."""
+        return self.unreadable > 0 or self.unscanned_since is not None

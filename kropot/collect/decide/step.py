@@ -251,7 +251,8 @@ class Collector:
             or listing.has_failed
             or bool(fetching.failing)
             or fetching.has_given_up
-            or self.progress.rejected + self.progress.unreadable > 0
+            or self.progress.rejected > 0
+            or self.progress.is_half_served
             or bool(listing.source.unlistable)
             or listing.source.surge is not None
             or (listing.source.held is not None and not listing.source.held.is_accepted)

@@ -52,17 +52,16 @@ class State(Files):
             at.execute(tables.meta.delete().where(tables.meta.c.name == "mark"))
             at.execute(tables.meta.insert().values(name="mark", value=mark))
 
-    def unreadable(self) -> int:
-        """Return how many folders the last whole scan could not read."""
+    def unserved(self) -> bytes | None:
+        """Return what the last whole scan did not serve, as it was kept."""
         with self.read() as at:
-            kept = at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "unreadable"))
-        return int.from_bytes(kept or b"")
+            return at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "unserved"))
 
-    def keep_unreadable(self, count: int) -> None:
-        """Store how many folders a whole scan could not read."""
+    def keep_unserved(self, value: bytes) -> None:
+        """Store what a whole scan did not serve."""
         with self.write() as at:
-            at.execute(tables.meta.delete().where(tables.meta.c.name == "unreadable"))
-            at.execute(tables.meta.insert().values(name="unreadable", value=count.to_bytes(8)))
+            at.execute(tables.meta.delete().where(tables.meta.c.name == "unserved"))
+            at.execute(tables.meta.insert().values(name="unserved", value=value))
 
     # --- tokens -------------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kropot.processes import processors
-from kropot.replay.snapshots import count_at, drop_snapshots, maybe_snapshot, pointers_at, take_snapshot
-from kropot.replay.state import digest_at
+from kropot.replay.check import SnapshotAudit
+from kropot.replay.marks import state_at
+from kropot.replay.sd1 import digest_at
+from kropot.replay.snapshots import drop_snapshots, maybe_snapshot, pointers_at, take_snapshot
 from ledger.log import Ledger
 from ledger.sql import open_store
 
@@ -59,12 +61,23 @@ def _pointers(path: str, position: int, *, snapshots: bool) -> str:
 
 
 def _counts(path: str, position: int, *, snapshots: bool) -> str:
-    return f"{count_at(_opened(path), position, snapshots=snapshots).elements:,} elements"
+    return f"{state_at(_opened(path), position, snapshots=snapshots, digest=False).counts.elements:,} elements"
 
 
 def _digest(path: str, position: int, *, snapshots: bool) -> str:
+    state = state_at(_opened(path), position, snapshots=snapshots)
+    return f"{state.digest.text[:12]}... of {state.counts.elements:,}"
+
+
+def _sd1(path: str, position: int, *, snapshots: bool) -> str:
     counts, text = digest_at(_opened(path), position, snapshots=snapshots)
     return f"{text[:12]}... of {counts.elements:,}"
+
+
+def _check(path: str, position: int) -> str:
+    audit = SnapshotAudit(_opened(path), position)
+    findings = len(list(audit.findings()))
+    return f"{audit.state.digest.text[:12]}..., {findings} of {audit.compared} snapshots unsound"
 
 
 def _root(path: str, position: int) -> str:
@@ -85,12 +98,15 @@ QUESTIONS: dict[str, Callable[[str, int], str]] = {
     "raw sqlite3, position and stream": lambda path, at: _raw(path, at, "seq, stream"),
     "fold: pointers": lambda path, at: _pointers(path, at, snapshots=False),
     "fold: counts": lambda path, at: _counts(path, at, snapshots=False),
+    "fold: counts and sd1": lambda path, at: _sd1(path, at, snapshots=False),
     "fold: counts and digest": lambda path, at: _digest(path, at, snapshots=False),
     "taking every snapshot": _snapshot,
     "root": _root,
     "snapshot and delta: pointers": lambda path, at: _pointers(path, at, snapshots=True),
     "snapshot and delta: counts": lambda path, at: _counts(path, at, snapshots=True),
+    "snapshot and delta: counts and sd1": lambda path, at: _sd1(path, at, snapshots=True),
     "snapshot and delta: counts and digest": lambda path, at: _digest(path, at, snapshots=True),
+    "comparing every snapshot": _check,
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,47 @@
+"""What the gateway says of itself in the header of every list: what it does not serve, and that it fails to scan."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from ledger.events import Unserved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kropot.gateway.scanreport import ScanReport
+    from kropot.gateway.state import State
+
+
+class Standing:
+    """Remembers what the newest scan did not serve, also across a restart, and since when scans fail.
+
+    `unserved` is None before the first scan. `unscanned_since` is a second, or None if the last scan went well.
+    """
+
+    def __init__(self, state: State, clock_s: Callable[[], int]) -> None:
+        """Read what an earlier run kept."""
+        self._state = state
+        self._clock_s = clock_s
+        kept = state.unserved()
+        self.unserved = None if kept is None else Unserved(**json.loads(kept))
+        self.unscanned_since: int | None = None
+
+    def failed(self) -> None:
+        """Note that a scan failed."""
+        if self.unscanned_since is None:
+            self.unscanned_since = self._clock_s()
+
+    def scanned(self, report: ScanReport) -> None:
+        """Note what a scan found. One that was stopped says nothing."""
+        if report.stopped:
+            return
+        if report.misplaced:
+            self.failed()
+            return
+        self.unscanned_since = None
+        if report.unserved != self.unserved:
+            self.unserved = report.unserved
+            self._state.keep_unserved(json.dumps(asdict(report.unserved)).encode())
