@@ -218,7 +218,8 @@ def _salt(key: StreamKey, fact: Fact, salts: dict[bytes, bytes]) -> bytes:
         if isinstance(fact, SourceFact):
             _check_source(key, fact, salts)
     else:
-        id_, of_ledger = key.id if subject is Subject.INSTANCE else "", subject is not Subject.KEEPING
+        id_ = key.id if subject is Subject.INSTANCE else ""
+        of_ledger = subject not in {Subject.KEEPING, Subject.VAULT}
         _demand((key.kind, key.id, key.source == NO_SOURCE) == (subject.value, id_, of_ledger), key, fact)
         if isinstance(fact, LedgerBegan):
             salts.setdefault(NO_SOURCE, fact.salt)

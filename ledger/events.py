@@ -43,6 +43,7 @@ class Subject(Enum):
     AUDIT = AUDIT_KIND
     SOURCE = SOURCE_KIND
     KEEPING = "@keeping"
+    VAULT = "@vault"
     ELEMENT = "element"
 
 
@@ -483,6 +484,18 @@ class SourceRetired(KeepingFact):
 @fact
 class SourceResumed(KeepingFact):
     """A person said that the source is in use: it did not retire, and no other source took its place so far."""
+
+
+@fact
+class VaultNamed(Fact):
+    """The source's list named its vault, or a further token of this vault continues the source.
+
+    `token_macs` has the further tokens, the newest last, each as `Source.token_mac` has the first one.
+    """
+
+    SUBJECT: ClassVar[Subject] = Subject.VAULT
+    vault: Annotated[bytes, Length(16)]
+    token_macs: tuple[Sha256, ...]
 
 
 @fact

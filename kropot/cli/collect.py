@@ -26,7 +26,7 @@ from kropot.cli.base import (
 from kropot.cli.base import command as define
 from kropot.cli.output import printing_beside_the_work, say_failure
 from kropot.cli.sizes import SIZE, SPAN
-from kropot.securecopy.trouble import AT_THE_NETWORK, sentence
+from kropot.securecopy.trouble import AT_A_CONTENT, AT_THE_NETWORK, sentence
 from kropot.wording import amount, number
 
 if TYPE_CHECKING:
@@ -169,6 +169,8 @@ def command(settings: Settings, **options: Any) -> Exit:
         _print_summary(settings, outcome, took=time.monotonic() - began)
     if outcome.trouble is not None and outcome.code not in {Exit.DONE, Exit.INTERRUPTED}:
         say_failure(_explain_trouble(wanted.server.url, outcome.trouble), outcome.code)
+    for reason in sorted(AT_A_CONTENT & outcome.progress.reasons.keys()) if outcome.failing else ():
+        warn(f"the server: {sentence(reason)}")
     return outcome.code
 
 

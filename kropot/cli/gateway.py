@@ -7,18 +7,19 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from kropot.cli import base
 from kropot.cli.base import emit, emit_json, say, warn, warn_if_exposed
+from kropot.cli.gateway_book import gateway_book, key_file_option, kit_writer, revocations_option, state_option
 from kropot.cli.gateway_check import check
 from kropot.cli.gateway_scan import around_scans, commands_of, selecting, selection_of
-from kropot.cli.masterkey import KEY_ENV, key_path, master_key
+from kropot.cli.gateway_vault import vault as vault_group
+from kropot.cli.masterkey import key_path, master_key
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
 from kropot.durable.dirfd import open_named
@@ -27,41 +28,12 @@ from kropot.secret import hide_credentials
 from kropot.securecopy.address import checked_base_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kropot.cli.base import Settings
-    from kropot.gateway.tokens import Token, TokenBook
-
-DEFAULT_STATE: Final = "sqlite:///gateway.db"
+    from kropot.gateway.token import Token
+    from kropot.gateway.tokens import Created
 
 _LONGEST_SPEC = 64 * 1024
 _LOOPBACK = ("127.", "localhost", "::1")
-
-_state = click.option(
-    "--state",
-    "state_url",
-    default=DEFAULT_STATE,
-    show_default=True,
-    metavar="URL",
-    envvar="KROPOT_GATEWAY_STATE",
-    help="The gateway's own database, as an SQLAlchemy URL.",
-)
-_revocations = click.option(
-    "--revocations",
-    type=PATH,
-    metavar="DIR",
-    envvar="KROPOT_GATEWAY_REVOCATIONS",
-    help="The folder that records which tokens were revoked, so an older copy of the database cannot bring them back. "
-    "Keep it apart from the database. Default: in this user's state folder.",
-)
-_key_file = click.option(
-    "--master-key-file",
-    type=PATH,
-    metavar="FILE",
-    envvar="KROPOT_GATEWAY_MASTER_KEY_FILE",
-    help="The file with the master key. If the database is new, the gateway makes this file with mode 0600. Default: "
-    f"the name of an SQLite database with .key added. You can also put the key (base64) in {KEY_ENV}.",
-)
 
 
 def _checked_url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -105,9 +77,9 @@ def command() -> None:
     show_default=True,
     help="The port to listen on. 0 means any free port.",
 )
-@_state
-@_key_file
-@_revocations
+@state_option
+@key_file_option
+@revocations_option
 @click.option(
     "--kits",
     type=PATH,
@@ -249,6 +221,7 @@ def serve(
     return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
 
 
+command.add_command(vault_group)
 command.add_command(check)
 
 
@@ -259,16 +232,23 @@ def token() -> None:
 
 @token.command("create", cls=base.KropotCommand)
 @click.argument("spec", type=click.Path(path_type=Path, allow_dash=True))
-@_state
-@_key_file
-@_revocations
+@state_option
+@key_file_option
+@revocations_option
 @click.option(
     "--kit",
     type=PATH,
     metavar="FILE",
-    help="Write the kit to this new file, also if SPEC holds the key. Default: a file in this folder, named after the "
-    "token's id, if the gateway makes the key.",
+    help="Write the kit to this new file, also if SPEC holds the key, or with --vault. Default: a file in this folder, "
+    "named after the vault or the token, if the gateway makes the key.",
 )
+@click.option(
+    "--vault",
+    metavar="VAULT",
+    help="Seal with the keys of this vault, given as its id or the beginning of it. A collector with the new token "
+    "goes on where it is, and the vault's kits open what it pulls. Default: a new vault.",
+)
+@click.option("--plain", is_flag=True, help="Encrypt nothing: whoever holds the token can read names and contents.")
 def create(
     settings: Settings,
     *,
@@ -277,44 +257,51 @@ def create(
     master_key_file: Path | None,
     revocations: Path | None,
     kit: Path | None,
+    vault: str | None,
+    plain: bool,
 ) -> None:
     """Make a token from the JSON file SPEC, and print it. Use - for standard input.
 
-    If SPEC has no secureCopy field, the token is plain: nothing is encrypted. If SPEC has a method but no key, the
-    gateway makes a random key of 256 bits and writes a kit. Keep the kit off-line. Only the kit opens the copies. A key
-    of your own needs at least 12 characters.
+    The token seals by sc2, with the keys of a vault, so a restore proves that it gives back what was sealed. The
+    gateway makes the vault and writes its kit. Keep the kit off-line. Only the kit opens the copies.
+
+    If SPEC has a secureCopy field, that decides: "aes-256-cbc" seals as the server of 2020 does. Without a key in SPEC,
+    the gateway makes one and writes a kit. A key of your own needs at least 12 characters.
     """
-    from kropot.gateway.kits import keep_kit, refuse_inside, write_kit
-    from kropot.gateway.tokenspec import STREAM_ROLE
+    from kropot.gateway.tokenspec import asks_for_sealing, sealed_by_default
 
     value = _read_spec(spec)
+    if plain and (asks_for_sealing(value) or vault is not None):
+        raise UsageError("--plain encrypts nothing: take --vault and the secureCopy... fields off, or --plain")
+    if not plain:
+        value = sealed_by_default(value)
     if str(spec) != "-" and _holds_key(value):
         warn_if_exposed("specification with a key", spec)
-    with _book(state_url, master_key_file, revocations, create=True) as book:
-        root = book.source_root()
-        if kit is not None and os.path.lexists(kit):
-            raise UsageError(f"the file {kit} exists already, so no token was made: name a new file with --kit")
-        if root is not None:
-            refuse_inside(Path(os.fsdecode(root)), kit or Path.cwd() / "kit")
-        created = book.create(
-            value,
-            lambda made: keep_kit(made, Path.cwd()) if kit is None else write_kit(made, kit),
-            keeps_given_key=kit is not None,
-        )
+    with gateway_book(state_url, master_key_file, revocations, create=vault is None) as book:
+        created = book.create(value, kit_writer(book, kit), keeps_given_key=kit is not None, vault=vault)
+    held = created.token.held
     if settings.json:
         where = {} if created.kit_path is None else {"kit": str(created.kit_path.absolute())}
+        where |= {} if held is None else {"vault": held.vault.id.hex()}
         emit_json({"id": created.token.id, "number": created.token.number} | where)
     else:
         emit(created.token.id)
+    _tell(created, kit)
+
+
+def _tell(created: Created, kit: Path | None) -> None:
+    """Say where the kit of a new token is, and what is weak about the token."""
+    from kropot.gateway.tokenspec import STREAM_ROLE
+
+    held = created.token.held
     if created.token.expires_s <= time.time():
         warn("this token has expired already, so it cannot be used: make another one with a later `expires`")
     if created.kit_path is not None:
         say(f"the key is in {created.kit_path}: move this file off-line; only it opens the copies")
-    elif created.token.kit is None and created.token.may(STREAM_ROLE):
-        warn(
-            "this token is plain, so its holder can read names and contents: to encrypt, add "
-            '"secureCopyEncryptionMethod" to the specification'
-        )
+    elif held is not None:
+        say(f"the kits of the vault {held.vault.id.hex()} open the copies")
+    elif created.token.is_plain and created.token.may(STREAM_ROLE):
+        warn("this token is plain, so its holder can read names and contents: to encrypt, take --plain off")
     if kit is not None and created.kit_path is None:
         warn(f"this token has no key, so there is no kit and {kit} was not written")
     if created.warning is not None:
@@ -322,12 +309,12 @@ def create(
 
 
 @token.command("list", cls=base.KropotCommand)
-@_state
-@_key_file
-@_revocations
+@state_option
+@key_file_option
+@revocations_option
 def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, revocations: Path | None) -> None:
     """List the tokens. Only the beginning of each id is shown."""
-    with _book(state_url, master_key_file, revocations, create=False) as book:
+    with gateway_book(state_url, master_key_file, revocations, create=False) as book:
         rows = [_row(each, int(time.time())) for each in book.all()]
     if settings.json:
         emit_json(rows)
@@ -335,15 +322,15 @@ def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, r
     for row in rows:
         emit(
             f"{row['number']:>4}  {row['id']}  {row['status']:<8} until {row['expires']}  "
-            f"{'sealed' if row['encrypted'] else 'plain':<6}  {' '.join(row['roles'])}"
+            f"{row['method'] or 'plain':<11}  {' '.join(row['roles'])}"
         )
 
 
 @token.command("revoke", cls=base.KropotCommand)
 @click.argument("which", metavar="TOKEN")
-@_state
-@_key_file
-@_revocations
+@state_option
+@key_file_option
+@revocations_option
 def revoke(
     settings: Settings, *, which: str, state_url: str, master_key_file: Path | None, revocations: Path | None
 ) -> None:
@@ -353,7 +340,7 @@ def revoke(
     """
     from kropot.gateway.tokens import censored
 
-    with _book(state_url, master_key_file, revocations, create=False) as book:
+    with gateway_book(state_url, master_key_file, revocations, create=False) as book:
         found = book.revoke(which)
     if settings.json:
         emit_json({"number": found.number, "id": censored(found.id), "status": "revoked"})
@@ -372,9 +359,10 @@ def _row(each: Token, now_s: int) -> dict[str, Any]:
         "id": censored(each.id),
         "status": status,
         "expires": shown_time(each.expires_s),
-        "encrypted": each.kit is not None,
+        "encrypted": not each.is_plain,
+        "method": each.method,
         "roles": sorted(each.roles),
-    }
+    } | ({} if each.held is None else {"vault": each.held.vault.id.hex()})
 
 
 def _read_spec(path: Path) -> Any:
@@ -400,23 +388,6 @@ def _holds_key(value: Any) -> bool:
     """Whether a specification holds a passphrase."""
     data = value.get("data") if isinstance(value, dict) else None
     return isinstance(data, dict) and bool(data.get("secureCopyEncryptionKey"))
-
-
-@contextmanager
-def _book(state_url: str, key_file: Path | None, revocations: Path | None, *, create: bool) -> Iterator[TokenBook]:
-    """Open the database and yield its tokens."""
-    from kropot.gateway.keys import MasterKey
-    from kropot.gateway.revocations import Revocations, default_revocations
-    from kropot.gateway.state import open_state
-    from kropot.gateway.tokens import TokenBook
-
-    path = key_path(state_url, key_file)
-    state = open_state(state_url, create=create)
-    try:
-        kept = Revocations(revocations or default_revocations())
-        yield TokenBook(state, MasterKey(master_key(state_url, path)), revocations=kept)
-    finally:
-        state.close()
 
 
 def _beside(state_url: str, name: str) -> Path:

@@ -38,7 +38,8 @@ def command() -> None:
     """List and label sources, retire them, change a server's address, and answer alarms.
 
     A source is what one token sees of a server. A new token begins a new source, because the ids of elements can depend
-    on the token. SOURCE is a source's label, or the beginning of its id if that fits only one source.
+    on the token. But a new token for the same vault (`sc2`) at the same server continues the source. SOURCE is a
+    source's label, or the beginning of its id if that fits only one source.
     """
 
 
@@ -55,8 +56,9 @@ def list_(settings: Settings) -> None:
             source, label = known.source, known.keeping.label
             counts = ", ".join(f"{state} {tally.elements}" for state, tally in sorted(states.items())) or "no elements"
             fields = [id_.hex(), *([] if label is None else [label]), source.url, f"listed {moment(source.listed_us)}"]
+            vault = [] if known.vault is None else [f"vault {known.vault.hex()}"]
             past = [] if known.past is None else [f"past: {known.past.text}"]
-            emit("  ".join([*fields, counts, *past]))
+            emit("  ".join([*fields, counts, *vault, *past]))
     if not sources and not settings.json:
         emit("no sources yet: `kropotcli collect` begins one")
 

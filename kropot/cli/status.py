@@ -16,6 +16,7 @@ from kropot.query.facts import gather
 from kropot.query.health import Limits, health
 from kropot.query.names import short_name
 from kropot.query.storage import StorageLimits
+from kropot.securecopy.trouble import AT_A_CONTENT, sentence
 from kropot.wording import SECOND_US, amount, counts, moment, number, one_line, span
 
 if TYPE_CHECKING:
@@ -216,6 +217,7 @@ def _source_text(now_us: int, each: SourceFacts) -> list[str]:
         lines.append(f"         past: {each.past.text}; the copies of this source stay")
     if source.opaque is False:
         lines.append("         not zero-knowledge: the token is plain, so this replica can read names and contents")
+    lines += [] if each.vault is None else [f"  vault    {each.vault.hex()}"]
     for state, (elements, size) in sorted(each.states.items()):
         if elements:
             lines.append(f"  {state:<9}{number(elements, 'element')}, {amount(size)}")
@@ -247,6 +249,7 @@ def _failing_text(each: SourceFacts) -> list[str]:
     about = f"about {each.failing_about:,}, e.g. " if each.is_sampled else ""
     return [
         f"  failing  {about}{number(each.failing_count, 'element')}: {reasons}",
+        *(f"           the server: {sentence(why)}" for why in sorted(AT_A_CONTENT & each.reasons.keys())),
         *(
             f"           {one_line(failing.key.id)}  {failing.reason}, {number(failing.attempts, 'attempt')}, "
             f"next try {moment(failing.next_try_us)}"

@@ -145,9 +145,10 @@ def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope
 def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient]:
     """Return the source of the token and a client for it. Raises: UsageError if this token has no source here."""
     from kropot.collect.decide.sources import match_source
+    from ledger.vaults import namings_of
 
     server = server_of(settings)
-    match = match_source(ledger.sources(), server.token.reveal(), server.url)
+    match = match_source(ledger.sources(), server.token.reveal(), server.url, namings_of(ledger.store))
     if match.kind != "known" or match.id is None:
         raise UsageError(
             f"--source found nothing to compare, because nothing was collected from {server.url} with this token yet:"
@@ -162,11 +163,13 @@ def _fetch(settings: Settings, ledger: Ledger) -> Fetched:
     from kropot.collect.decide.sources import match_source
     from kropot.collect.service import collect
     from kropot.verify import Fetched
+    from ledger.vaults import namings_of
 
     if settings.server_url is None or settings.token is None:
         say("nothing is fetched again now: give --server-url and --token-file too, or run `kropotcli collect`")
         return Fetched(why="it was not fetched, because no server and token were given")
-    source = match_source(ledger.sources(), settings.token.reveal(), settings.server_url).id
+    token, url = settings.token.reveal(), settings.server_url
+    source = match_source(ledger.sources(), token, url, namings_of(ledger.store)).id
     try:
         wanted = collect_options(settings, once=True)
         outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)

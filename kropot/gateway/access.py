@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Scope
 
-    from kropot.gateway.tokens import Token, TokenBook
+    from kropot.gateway.token import Token
+    from kropot.gateway.tokens import TokenBook
 
 _T = TypeVar("_T")
 _MOST_FIELDS = 64

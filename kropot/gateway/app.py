@@ -31,12 +31,17 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from kropot.gateway.access import Access, Opens
+    from kropot.gateway.births import Births
     from kropot.gateway.catalogue import Catalogue
-    from kropot.gateway.contents import Contents, RecentFiles
+    from kropot.gateway.contents import Contents
     from kropot.gateway.entries import Sealings
+    from kropot.gateway.recent import RecentFiles
     from kropot.gateway.standing import Standing
     from kropot.gateway.state import FileRow, State
+    from kropot.gateway.token import Token
     from kropot.gateway.tokens import TokenBook
+    from kropot.sc2.kit import OwnerKit
+    from kropot.securecopy.wire import Listed
 
 
 _CONTENT = re.compile(r"/secure-copy/file/([^/]{1,512})/content")
@@ -54,13 +59,14 @@ class Gateway:
         standing: Standing,
         book: TokenBook,
         sealings: Sealings,
+        births: Births,
         access: Access,
         contents: Contents,
         recent: RecentFiles,
         lists: Executor,
         lookups: Executor,
         opens: Opens,
-        keep_kit: Callable[[dict[str, Any]], Path],
+        keep_kit: Callable[[dict[str, Any] | OwnerKit], Path],
         clock_s: Callable[[], int],
         base_url: str | None = None,
     ) -> None:
@@ -73,6 +79,7 @@ class Gateway:
         self._standing = standing
         self._book = book
         self._sealings = sealings
+        self._births = births
         self._access = access
         self._contents = contents
         self._recent = recent
@@ -123,6 +130,7 @@ class Gateway:
                 since=since,
                 limit=limit,
                 base_url=base_url,
+                births=self._births,
                 unserved=self._standing.unserved,
                 unscanned_since=self._standing.unscanned_since,
             )
@@ -146,12 +154,19 @@ class Gateway:
 
         row = None if mark is None else await in_pool(self._lookups, self._state.find, token.scope, mark)
         is_known = row is not None and element_of(token, row.path) == element
-        if row is None or not is_known or await self._opens.run(self._catalogue.is_gone, row.path):
+        if mark is None or row is None or not is_known or await self._opens.run(self._catalogue.is_gone, row.path):
             return answer({} if is_raw else {"status": "Not found", "http_code": 404, "object": None}, 404)
-        entry = await in_pool(self._lists, self._sealings.entry, token, row)
+        entry = await in_pool(self._lists, self._entry, token, mark, row)
         found = encode_entry(entry).rstrip(b"\n")
         body = found if is_raw else b'{"status":"OK","http_code":200,"object":' + found + b"}"
         return Response(body, media_type="application/json")
+
+    def _entry(self, token: Token, mark: bytes, row: FileRow) -> Listed:
+        """Return the list entry of one file. The database may be asked for it."""
+        birth = None
+        if token.held is not None:
+            birth, row = self._births.of(token, mark, row)
+        return self._sealings.entry(token, row, birth)
 
     async def _generate(self, request: Request) -> Response:
         """Create a token at an administrator's request."""

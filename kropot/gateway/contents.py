@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import ENOENT, errorcode
@@ -13,16 +12,27 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from kropot.errors import KropotError
+from kropot.gateway.accepts import names_media_type
 from kropot.gateway.access import RefusedError, answer, failure, in_pool, refusal
 from kropot.gateway.catalogue import UnsettledError
-from kropot.gateway.entries import element_of, mark_of
+from kropot.gateway.entries import MARK_BYTES, element_of, mark_of
 from kropot.gateway.guard import ABORT
 from kropot.gateway.ivs import NONCE_BYTES
 from kropot.gateway.ranges import Span, wanted_span
-from kropot.gateway.serving import ChangedError, Reading, can_begin, plain_chunks, sealed_chunks, sealed_whole, whole
+from kropot.gateway.serving import (
+    ChangedError,
+    Reading,
+    can_begin,
+    plain_chunks,
+    sealed_chunks,
+    sealed_whole,
+    vault_chunks,
+    whole,
+)
 from kropot.gateway.sources import FolderAwayError, NotServedError
 from kropot.gateway.tokenspec import STREAM_ROLE
 from kropot.logs import log
+from kropot.sc2.layout import MEDIA_TYPE
 from kropot.securecopy.sealing import sealed_size
 from kropot.securecopy.wire import CONTENT_TYPE, IV_HEADER
 
@@ -34,12 +44,15 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from kropot.gateway.access import Access, Opens
+    from kropot.gateway.births import Birth, Births
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.entries import Sealings
+    from kropot.gateway.recent import RecentFiles
     from kropot.gateway.serving import Blocks
     from kropot.gateway.sources import FolderSource, Seen
     from kropot.gateway.state import FileRow, State
-    from kropot.gateway.tokens import Token
+    from kropot.gateway.token import Token
+    from kropot.sc2.seal import Sealing
 
 
 STREAMS: Final = 32
@@ -49,7 +62,6 @@ The readers of one token, however slow, never make those of another wait.
 """
 
 _INLINE = 64 * 1024
-_MOST_RECENT = 16_384
 _TRIES = 3
 _TIMER_S = 0.005
 _WHOLE = 200
@@ -60,7 +72,8 @@ _CACHE_CONTROL = b"max-age=0, must-revalidate, private"
 class _Opened:
     """An open file: its row, its bytes if it is small (and then no descriptor), and what its IV derives from.
 
-    A file that `is_moving` is sent as it is now, under a nonce of its own.
+    A file that `is_moving` is sent as it is now, under a nonce of its own. For a token of sc2 there is the `birth` of
+    its version instead.
     """
 
     row: FileRow
@@ -70,6 +83,7 @@ class _Opened:
     nonce: bytes
     origin: bytes
     is_moving: bool
+    birth: Birth | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,30 +95,17 @@ class _Part:
     is_whole: bool
     status: int
     headers: list[tuple[bytes, bytes]]
-    iv: bytes | None
-    key: bytes | None
+    iv: bytes | None = None
+    key: bytes | None = None
+    sealing: Sealing | None = None
 
-
-class RecentFiles:
-    """Files that were listed or requested recently, so that a content request rarely needs the database.
-
-    A row here may be older than the one in the database. The open file decides what is served: see `Catalogue.renewed`.
-    """
-
-    def __init__(self, most: int = _MOST_RECENT) -> None:
-        """Remember up to `most` files."""
-        self._most = most
-        self._rows: OrderedDict[tuple[int, bytes], FileRow] = OrderedDict()
-
-    def put(self, scope: int, mark: bytes, row: FileRow) -> None:
-        """Remember a file under its mark."""
-        self._rows[scope, mark] = row
-        if len(self._rows) > self._most:
-            self._rows.popitem(last=False)
-
-    def get(self, scope: int, mark: bytes) -> FileRow | None:
-        """Return a remembered file."""
-        return self._rows.get((scope, mark))
+    def sealed(self, plain: bytes) -> bytes:
+        """Return a small content as it is sent."""
+        if self.sealing is not None:
+            return self.sealing.whole(plain)
+        if self.iv is not None and self.key is not None:
+            return sealed_whole(plain, iv=self.iv, key=self.key)
+        return plain
 
 
 class Contents:
@@ -117,6 +118,7 @@ class Contents:
         tree: FolderSource,
         catalogue: Catalogue,
         sealings: Sealings,
+        births: Births,
         blocks: Blocks,
         access: Access,
         recent: RecentFiles,
@@ -133,6 +135,7 @@ class Contents:
         self._tree = tree
         self._catalogue = catalogue
         self._sealings = sealings
+        self._births = births
         self._blocks = blocks
         self._access = access
         self._recent = recent
@@ -150,6 +153,11 @@ class Contents:
             return
         try:
             token = await self._access.admit(scope, STREAM_ROLE)
+            if token.held is not None and not names_media_type(scope["headers"], MEDIA_TYPE):
+                await failure(
+                    f"This token seals by sc2: name {MEDIA_TYPE} in the header Accept, as kropotcli does", 406
+                )(scope, receive, send)
+                return
             opened = await self._open(scope, token, element)
         except (KropotError, OSError) as error:
             await _failed(error)(scope, receive, send)
@@ -170,7 +178,7 @@ class Contents:
         for attempt in range(_TRIES):
             row = await self._find(token, element, is_new=attempt > 0)
             try:
-                opened = await self._opens.run(self._opened, row, scope["method"] == "GET")
+                opened = await self._opens.run(self._opened, token, element, row, scope["method"] == "GET")
             except UnsettledError as error:
                 if attempt == _TRIES - 1:
                     raise
@@ -178,11 +186,11 @@ class Contents:
                 await asyncio.sleep(error.wait_s + _TIMER_S)
                 continue
             if opened.row is not row:
-                self._recent.put(token.scope, bytes.fromhex(element)[:16], opened.row)
+                self._recent.put(token.scope, bytes.fromhex(element)[:MARK_BYTES], opened.row)
             return opened
         raise AssertionError("every attempt returns or raises")
 
-    def _opened(self, row: FileRow, wants_body: bool) -> _Opened:  # noqa: FBT001 - called through a pool
+    def _opened(self, token: Token, element: str, row: FileRow, wants_body: bool) -> _Opened:  # noqa: FBT001 - called through a pool
         """Open a file and read it if it is small. This may block as long as the file system likes.
 
         Raises: as `FolderSource.open`, `Catalogue.renewed` and `whole`; FolderAwayError if the file is missing with its
@@ -201,6 +209,11 @@ class Contents:
             if not is_moving:
                 row = self._catalogue.renewed(row, looks)
                 nonce, origin = row.nonce, row.origin or looks.identity
+            birth = None
+            if token.held is not None:
+                birth, row = self._births.of(token, bytes.fromhex(element)[:MARK_BYTES], row)
+                if not is_moving and birth.form.size != looks.size:
+                    raise ChangedError("the file has changed: ask again")
             plain = None
             if wants_body and looks.size <= _INLINE:
                 plain = whole(descriptor, looks, is_moving=is_moving)
@@ -210,7 +223,14 @@ class Contents:
             if kept is None:
                 os.close(descriptor)
         return _Opened(
-            row=row, descriptor=kept, looks=looks, plain=plain, nonce=nonce, origin=origin, is_moving=is_moving
+            row=row,
+            descriptor=kept,
+            looks=looks,
+            plain=plain,
+            nonce=nonce,
+            origin=origin,
+            is_moving=is_moving,
+            birth=birth,
         )
 
     async def _find(self, token: Token, element: str, *, is_new: bool) -> FileRow:
@@ -236,7 +256,10 @@ class Contents:
         asked = dict(scope["headers"])
         row, size = opened.row, opened.looks.size
         tag = None if opened.is_moving else self._sealings.etag(token, element, opened.nonce)
-        iv = key = None
+        iv = key = sealing = None
+        if opened.birth is not None:
+            sealing = opened.birth.sealing(now=opened.looks if opened.is_moving else None)
+            size, tag = sealing.length, None if opened.is_moving else sealing.header.etag
         if token.kit is not None:
             size = sealed_size(size)
             iv = self._sealings.iv(token, element, opened.nonce, opened.origin)
@@ -254,14 +277,14 @@ class Contents:
                 span = None
         status = _WHOLE
         headers = [
-            (b"content-type", CONTENT_TYPE.encode()),
+            (b"content-type", (CONTENT_TYPE if sealing is None else MEDIA_TYPE).encode()),
             (b"cache-control", _CACHE_CONTROL),
         ]
         if tag is not None:
             headers += [(b"etag", tag.encode()), (b"accept-ranges", b"bytes")]
         if iv is not None:
             headers.append((IV_HEADER.encode(), iv.hex().encode()))
-        else:
+        elif sealing is None:
             name = quote(row.path.rpartition(b"/")[2], safe="")
             headers.append((b"content-disposition", b"attachment; filename*=UTF-8''" + name.encode()))
         if span is None:
@@ -281,6 +304,7 @@ class Contents:
             headers=headers,
             iv=iv,
             key=key,
+            sealing=sealing,
         )
 
     def _chunks(self, part: _Part, descriptor: int) -> Iterator[bytes]:
@@ -290,6 +314,8 @@ class Contents:
         if part.is_whole and not opened.is_moving and self._catalogue.needs_digest(row):
             learn = partial(self._catalogue.learn, row)
         reading = Reading(is_moving=opened.is_moving, learn=learn)
+        if part.sealing is not None:
+            return vault_chunks(descriptor, opened.looks, part.span, sealing=part.sealing, reading=reading)
         if part.iv is None or part.key is None:
             return plain_chunks(descriptor, opened.looks, part.span, reading)
         return sealed_chunks(
@@ -298,11 +324,7 @@ class Contents:
 
     async def _send_small(self, scope: Scope, send: Send, part: _Part) -> None:
         """Send an answer whose bytes are all there: a small content, or none for HEAD."""
-        body = part.opened.plain or b""
-        if scope["method"] == "HEAD":
-            body = b""
-        elif part.iv is not None and part.key is not None:
-            body = sealed_whole(body, iv=part.iv, key=part.key)
+        body = b"" if scope["method"] == "HEAD" else part.sealed(part.opened.plain or b"")
         await send({"type": "http.response.start", "status": part.status, "headers": part.headers})
         await send({"type": "http.response.body", "body": body[part.span.start : part.span.stop]})
 

@@ -14,8 +14,9 @@ from kropot.securecopy.sealing import element_id, seal_form, sealed_size
 from kropot.securecopy.wire import Listed, canonical_json
 
 if TYPE_CHECKING:
+    from kropot.gateway.births import Birth
     from kropot.gateway.state import FileRow
-    from kropot.gateway.tokens import Token
+    from kropot.gateway.token import Token
 
 TYPE: Final = "file"
 ZONE: Final = "UTC"
@@ -67,8 +68,15 @@ class Sealings:
             _keep(self._keys, (token.number, iv), key, _MOST_KEYS)
         return key
 
-    def entry(self, token: Token, row: FileRow) -> Listed:
-        """Return the list entry of a file for a token. The first call for each file can take milliseconds."""
+    def entry(self, token: Token, row: FileRow, birth: Birth | None = None) -> Listed:
+        """Return the list entry of a file for a token. The first call for each file can take milliseconds.
+
+        A token of sc2 needs the file's `birth`.
+        """
+        if birth is not None:
+            return _vault_entry(row, birth)
+        if token.held is not None:
+            raise ValueError("a token of sc2 lists births")
         element = element_of(token, row.path)
         size, _ = identity_parts(row.identity)
         form = form_json(row)
@@ -107,12 +115,29 @@ def element_of(token: Token, path: bytes) -> str:
 
     The old server's formula takes the path as bytes. A path that is not valid UTF-8 goes in as its raw bytes.
     """
+    if token.held is not None:
+        return token.held.vault.element(path).hex()
     if token.kit is None:
         return hashlib.sha256(path).hexdigest()
     try:
         return element_id(token.stored_salt, path.decode(), token.kit.digest)
     except UnicodeDecodeError:
         return hashlib.new(token.kit.digest, token.stored_salt.encode() + b"_file+++" + path).hexdigest()
+
+
+def _vault_entry(row: FileRow, birth: Birth) -> Listed:
+    """Return the list entry of a file for a token of sc2: its form is newer than its object after a mere chmod."""
+    text, header = birth.list_form(row)
+    is_moving = row.restless_s is not None
+    return Listed(
+        type=TYPE,
+        id=header.element_id,
+        date=row.date or 0,
+        tz=ZONE,
+        form=canonical_json({"encrypted": text}),
+        size=None if is_moving else birth.size,
+        etag=None if is_moving else header.etag,
+    )
 
 
 def mark_of(element: str) -> bytes | None:

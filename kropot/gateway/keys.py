@@ -74,7 +74,7 @@ class MasterKey:
             return self._aead.decrypt(sealed[:_GCM_NONCE], sealed[_GCM_NONCE:], bound_to)
         except (InvalidTag, ValueError):
             raise WrongKeyError(
-                "this master key does not open a token in the gateway's database: use the key that the database was "
+                "this master key does not open a secret in the gateway's database: use the key that the database was "
                 "made with"
             ) from None
 

@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
-from kropot.gateway.entries import mark_of
+from kropot.gateway.entries import element_of, mark_of
 from kropot.securecopy.wire import encode_page
 
 if TYPE_CHECKING:
+    from kropot.gateway.births import Births
     from kropot.gateway.entries import Sealings
     from kropot.gateway.state import FileRow, State
-    from kropot.gateway.tokens import Token
+    from kropot.gateway.token import Token
+    from kropot.securecopy.wire import Listed
     from ledger.events import Unserved
 
 DEFAULT_LIMIT: Final = 256
@@ -80,29 +82,49 @@ def build_page(
     since: int | None,
     limit: int,
     base_url: str,
+    births: Births | None = None,
     unserved: Unserved | None = None,
     unscanned_since: int | None = None,
 ) -> tuple[bytes, list[tuple[bytes, FileRow]]]:
     """Return a list page as it is sent, and its files, each as (mark, row).
 
-    The database stores the page's ids before this returns, so that a client can ask for each of them.
+    The database stores the page's ids before this returns, so that a client can ask for each of them. For a token of
+    sc2 it also stores the `births` of versions that nobody has listed before.
     """
     rows, remaining, closed = state.page(since, limit)
-    entries = [(sealings.entry(token, row), row) for row in rows]
+    if token.held is not None and births is not None:
+        entries = _born_entries(state, sealings, births, token, rows)
+    else:
+        entries = [(sealings.entry(token, row), row) for row in rows]
+        if entries:
+            state.give_ids(token.scope, [(mark, row.id) for mark, row in _marked(entries)])
     entries.sort(key=lambda pair: (pair[0].date, pair[0].id))
-    files = [(mark, row) for entry, row in entries if (mark := mark_of(entry.id)) is not None]
-    if files:
-        state.give_ids(token.scope, [(mark, row.id) for mark, row in files])
     page = encode_page(
         [entry for entry, _ in entries],
         remaining=remaining,
         metadata_url=f"{base_url}/secure-copy/file/%file_id%/submitdata?_token=%token%",
         fetch_url=f"{base_url}/secure-copy/file/%file_id%/content?_token=%token%",
         closed=closed,
+        vault=None if token.held is None else token.held.vault.id,
         unserved=unserved,
         unscanned_since=unscanned_since,
     )
-    return page, files
+    return page, _marked(entries)
+
+
+def _born_entries(
+    state: State, sealings: Sealings, births: Births, token: Token, rows: list[FileRow]
+) -> list[tuple[Listed, FileRow]]:
+    """Return the entries of files for a token of sc2, each with its row."""
+    marked = [(mark, row) for row in rows if (mark := mark_of(element_of(token, row.path))) is not None]
+    if marked:
+        state.give_ids(token.scope, [(mark, row.id) for mark, row in marked])
+    return [(sealings.entry(token, row, birth), row) for _, row, birth in births.of_all(token, marked)]
+
+
+def _marked(entries: list[tuple[Listed, FileRow]]) -> list[tuple[bytes, FileRow]]:
+    """Return the files of a page, each as (mark, row)."""
+    return [(mark, row) for entry, row in entries if (mark := mark_of(entry.id)) is not None]
 
 
 def empty_page(base_url: str) -> bytes:

@@ -1,6 +1,7 @@
 """Which tokens were revoked, kept in a folder of its own: an older copy of the database brings none of them back.
 
-There is one empty file for each revoked token, named after the keyed hash under which the database stores the token.
+There is one empty file for each revoked token, named after the keyed hash under which the database stores the token. A
+vault's retired masters are kept here in the same way.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ class Revocations:
                 write_new(self._path(self._folder, lookup), b"")
         except OSError as error:
             raise RevocationsError(
-                f"only the database knows of a revoked token, because the folder {self._folder} cannot be written "
-                f"({error.strerror}), and an older copy of the database would bring the token back: make the folder "
+                f"only the database knows what was revoked, because the folder {self._folder} cannot be written "
+                f"({error.strerror}), and an older copy of the database would bring it back: make the folder "
                 "writable for this user, or name another one with --revocations"
             ) from error
 

@@ -16,14 +16,16 @@ import uvicorn
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.access import Access, Opens
 from kropot.gateway.app import Gateway
+from kropot.gateway.births import Births
 from kropot.gateway.catalogue import HASH_UP_TO, SETTLE_NS, Catalogue
 from kropot.gateway.commands import CommandStoppedError, ScanCommands
-from kropot.gateway.contents import STREAMS, Contents, RecentFiles
+from kropot.gateway.contents import STREAMS, Contents
 from kropot.gateway.entries import Sealings
 from kropot.gateway.guard import Bounds, guarded
 from kropot.gateway.keys import MasterKey
 from kropot.gateway.kits import keep_kit, refuse_inside
 from kropot.gateway.listening import QuietServer, address_of, listen
+from kropot.gateway.recent import RecentFiles
 from kropot.gateway.revocations import Revocations
 from kropot.gateway.scanreport import ScanReport
 from kropot.gateway.selection import Selection, named
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from kropot.gateway.state import State
+    from kropot.sc2.kit import OwnerKit
     from ledger.events import Unserved
 
 
@@ -129,12 +132,14 @@ class Service:
         self._opens = Opens()
         self._reads = ThreadPoolExecutor(STREAMS, thread_name_prefix="content")
         sealings, recent = Sealings(self.source.uid), RecentFiles()
+        births = Births(self.state, master, self.book.vaults, self.source.uid, clock_ns)
         access = Access(self.book, self._lookups, lambda: clock_ns() // 1_000_000_000)
         contents = Contents(
             state=self.state,
             tree=self.tree,
             catalogue=self.catalogue,
             sealings=sealings,
+            births=births,
             blocks=Blocks(),
             access=access,
             recent=recent,
@@ -148,6 +153,7 @@ class Service:
             standing=self.standing,
             book=self.book,
             sealings=sealings,
+            births=births,
             access=access,
             contents=contents,
             recent=recent,
@@ -355,6 +361,13 @@ class GatewayServer:
         """Create a token. Return its id, and its kit if the gateway made the key."""
         created = self.service.book.create(spec)
         return created.token.id, created.kit
+
+    def create_vault_token(self, spec: dict[str, Any], vault: str | None = None) -> tuple[str, OwnerKit]:
+        """Create a token of sc2, for a new vault or for the one whose id begins so. Return its id, and the kit."""
+        created = self.service.book.create(spec, keeps_given_key=True, vault=vault)
+        if created.vault_kit is None:
+            raise ValueError('the specification does not ask for the method "sc2"')
+        return created.token.id, created.vault_kit
 
     def rescan(self) -> ScanReport:
         """Scan the folder now. Return when all changes are on the list."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from kropot.gateway.ranges import Span
     from kropot.gateway.sources import Seen
+    from kropot.sc2.seal import Sealing
 
 STEP: Final = 16 << 20
 """One ciphertext block is remembered for every 16 MiB sent. A range can resume from each remembered block."""
@@ -159,6 +160,32 @@ def sealed_chunks(
         held = ready
     reading.end(descriptor, looks)
     yield held
+
+
+def vault_chunks(descriptor: int, looks: Seen, span: Span, *, sealing: Sealing, reading: Reading) -> Iterator[bytes]:
+    """Yield the bytes of `span` of an object of sc2, from any byte on.
+
+    The last ones follow only after a final check that the file has not changed.
+
+    Raises:
+        ChangedError: the file has changed.
+        OSError: the file cannot be read.
+    """
+
+    def read_at(offset: int, size: int) -> bytes:
+        plain = _read(descriptor, offset, size)
+        reading.take(plain)
+        return plain
+
+    ready, held = bytearray(), b""
+    for piece in sealing.span(read_at, span.start, span.stop):
+        ready += piece
+        if len(ready) >= CHUNK:
+            if held:
+                yield held
+            held, ready = bytes(ready), bytearray()
+    reading.end(descriptor, looks)
+    yield held + ready
 
 
 def whole(descriptor: int, looks: Seen, *, is_moving: bool = False) -> bytes:

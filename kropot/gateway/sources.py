@@ -26,7 +26,7 @@ SkipKind = Literal["sockets", "pipes", "devices", "links", "excluded"]
 """Why an entry is not served: what it is, or because the owner excludes it."""
 
 MAX_LINKS: Final = 40
-MAX_PATH: Final = 4096
+MAX_PATH: Final = 4095
 """The longest path that is served, in bytes. Most programs could not restore a longer one."""
 
 _OPEN_LEVELS = 32

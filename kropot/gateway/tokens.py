@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import json
 import os
 import time
@@ -16,18 +15,26 @@ from kropot.errors import KropotError, UsageError, WrongKeyError
 from kropot.gateway.ivs import IV_KEY_BYTES
 from kropot.gateway.revocations import Revocations, RevocationsError
 from kropot.gateway.state import TokenExistsError
+from kropot.gateway.token import Token, as_token
 from kropot.gateway.tokenspec import (
     CIPHER,
     DIGEST,
     KEY,
+    PADDING,
+    PADME,
     ROUNDS,
     SALT,
+    Sealing,
     TokenSpec,
+    VaultSealing,
     parse_spec,
     shown_time,
 )
+from kropot.gateway.vaults import VaultBook
 from kropot.logs import log
-from kropot.securecopy.sealing import METHOD, Kit
+from kropot.sc2.kit import OwnerKit
+from kropot.sc2.layout import METHOD as SC2
+from kropot.securecopy.sealing import METHOD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,57 +55,18 @@ _LONGEST_TOKEN = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
-    """A token as the gateway uses it. `kit` is None for a plain token. `stored_salt` goes into the ids.
-
-    Times are in seconds since 1970.
-    """
-
-    number: int
-    id: str = field(repr=False)
-    roles: frozenset[str]
-    expires_s: int
-    revoked_s: int | None
-    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
-    user_agents: frozenset[str]
-    kit: Kit | None
-    stored_salt: str = field(repr=False)
-    iv_key: bytes = field(repr=False)
-    shown: dict[str, Any] = field(repr=False)
-
-    @property
-    def scope(self) -> int:
-        """The number under which this token's ids are stored: its own if encrypted, else 0 (shared by plain tokens)."""
-        return 0 if self.kit is None else self.number
-
-    def refusal(self, *, now_s: int, ip: str | None, user_agent: str) -> str | None:
-        """Return why the token is not accepted from this client at `now_s`, or None if it is accepted."""
-        if self.revoked_s is not None:
-            return "the token was revoked"
-        if now_s >= self.expires_s:
-            return "the token has expired"
-        if self.networks and not _is_within(ip, self.networks):
-            return "the token may not be used from this address"
-        if self.user_agents and user_agent not in self.user_agents:
-            return "the token may not be used by this client"
-        return None
-
-    def may(self, role: str) -> bool:
-        """Whether the token has this role. No role includes another: an administrator only makes tokens."""
-        return role in self.roles
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Created:
     """A new token. If its key was to be kept, also the kit and the path of its file.
 
-    The kit is the request's JSON with the key in it. `warning` says what is weak about a passphrase that was given.
+    The kit of a CBC token is the request's JSON with the key in it; a token of sc2 has a `vault_kit` instead. `warning`
+    says what is weak about a passphrase that was given.
     """
 
     token: Token
     warning: str | None
     kit: dict[str, Any] | None = field(repr=False)
     kit_path: Path | None
+    vault_kit: OwnerKit | None = field(repr=False)
 
 
 class TokenBook:
@@ -126,6 +94,7 @@ class TokenBook:
         self._entropy = entropy
         self._revocations = revocations or Revocations(None)
         self._remembered: dict[bytes, tuple[float, Token]] = {}
+        self.vaults = VaultBook(state, master, self._revocations, clock_s=clock_s, entropy=entropy)
         check = state.key_check()
         if check is None:
             state.keep_key_check(master.check)
@@ -143,17 +112,20 @@ class TokenBook:
     def create(
         self,
         value: Any,
-        keep_kit: Callable[[dict[str, Any]], Path] | None = None,
+        keep_kit: Callable[[dict[str, Any] | OwnerKit], Path] | None = None,
         *,
         keeps_given_key: bool = False,
+        vault: str | None = None,
     ) -> Created:
         """Create the token that decoded JSON asks for.
 
         If the gateway makes the key, it passes the kit to `keep_kit` first, which returns its path. Without a kept key,
         the token would seal copies that nobody can open. With `keeps_given_key`, a key that was given is kept as well.
+        `vault` is the beginning of the id of an existing vault; without it, a token of sc2 gets a new one.
 
         Raises:
             SpecError: the request is not valid.
+            UsageError: there is no such vault, or the token needs none.
             TokenExistsError: a token with this id exists already, or one existed and was revoked.
             OSError: the kit could not be written, so no token was created.
         """
@@ -164,21 +136,34 @@ class TokenBook:
         if self._revocations.has(lookup):
             raise TokenExistsError("a token with this id was revoked: choose another id, or none")
         record = self._record(spec, token_id, lookup)
+        kit, vault_kit, new_vault = None, None, None
+        if isinstance(spec.sealing, VaultSealing):
+            if vault is None:
+                opened, new_vault = self.vaults.make()
+            else:
+                opened = self.vaults.named(vault).vault
+            record["vault"] = opened.id.hex()
+            if new_vault is not None or keeps_given_key:
+                vault_kit = OwnerKit(vault=opened)
+        elif vault is not None:
+            raise UsageError("only tokens of sc2 open a vault: take --vault off, or the secureCopy... fields")
+        elif spec.sealing is not None and (spec.sealing.passphrase is None or keeps_given_key):
+            kit = kit_of(record)
         sealed = self._master.seal(json.dumps(record).encode(), bound_to=lookup, entropy=self._entropy)
-        is_kept = spec.sealing is not None and (spec.sealing.passphrase is None or keeps_given_key)
-        kit = kit_of(record) if is_kept else None
-        path = None if kit is None or keep_kit is None else keep_kit(kit)
+        kept = kit or vault_kit
+        path = None if kept is None or keep_kit is None else keep_kit(kept)
         try:
-            number = self._state.add_token(lookup, sealed, now_s)
+            number = self._state.add_token(lookup, sealed, now_s, new_vault)
         except KropotError:
             if path is not None:
                 path.unlink(missing_ok=True)
             raise
         return Created(
-            token=_as_token(record, number=number, revoked_s=None),
-            warning=None if spec.sealing is None else spec.sealing.warning,
+            token=self._as_token(record, number=number, revoked_s=None),
+            warning=spec.sealing.warning if isinstance(spec.sealing, Sealing) else None,
             kit=kit,
             kit_path=path,
+            vault_kit=vault_kit,
         )
 
     def find(self, presented: str) -> Token | None:
@@ -264,7 +249,11 @@ class TokenBook:
         revoked_s = row.revoked_s
         if revoked_s is None and self._revocations.has(row.lookup):
             revoked_s = row.created_s
-        return _as_token(record, number=row.number, revoked_s=revoked_s)
+        return self._as_token(record, number=row.number, revoked_s=revoked_s)
+
+    def _as_token(self, record: dict[str, Any], *, number: int, revoked_s: int | None) -> Token:
+        held = self.vaults.held(bytes.fromhex(record["vault"])) if "vault" in record else None
+        return as_token(record, number=number, revoked_s=revoked_s, held=held)
 
     def _record(self, spec: TokenSpec, token_id: str, lookup: bytes) -> dict[str, Any]:
         """Return the record of a token that the database keeps sealed."""
@@ -281,7 +270,9 @@ class TokenBook:
             SALT: "",
         }
         stored = {KEY: "", SALT: ""}
-        if spec.sealing is not None:
+        if isinstance(spec.sealing, VaultSealing):
+            data |= {CIPHER: SC2} | ({PADDING: PADME} if spec.sealing.padding else {})
+        elif spec.sealing is not None:
             data[KEY] = spec.sealing.passphrase or self._entropy(32).hex()
             data[SALT] = spec.sealing.salt or self._entropy(16).hex()
             data |= {CIPHER: METHOD, DIGEST: spec.sealing.digest, ROUNDS: spec.sealing.rounds}
@@ -327,33 +318,3 @@ def kit_of(record: dict[str, Any]) -> dict[str, Any]:
         "expires": shown_time(record["expires_s"]),
         "data": record["data"],
     }
-
-
-def _as_token(record: dict[str, Any], *, number: int, revoked_s: int | None) -> Token:
-    data = record["data"]
-    kit = None
-    if data[KEY]:
-        kit = Kit(data[KEY], method=data[CIPHER], digest=data[DIGEST], rounds=data[ROUNDS])
-    return Token(
-        number=number,
-        id=record["id"],
-        roles=frozenset(record["roles"]),
-        expires_s=record["expires_s"],
-        revoked_s=revoked_s,
-        networks=tuple(ipaddress.ip_network(text, strict=False) for text in data["allowedIpAddresses"]),
-        user_agents=frozenset(data["allowedUserAgents"]),
-        kit=kit,
-        stored_salt=record["stored"][SALT],
-        iv_key=bytes.fromhex(record["iv_key"]),
-        shown=data | record["stored"],
-    )
-
-
-def _is_within(ip: str | None, networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]) -> bool:
-    """Whether an address is in one of the networks. An IPv4-mapped IPv6 address counts as IPv4."""
-    try:
-        address = ipaddress.ip_address((ip or "").partition("%")[0])
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return any((mapped or address) in network for network in networks)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from kropot.errors import UsageError
+from kropot.sc2.layout import METHOD as SC2
 from kropot.securecopy.sealing import DIGESTS, MAX_ROUNDS, METHOD, trimmed
 
 STREAM_ROLE: Final = "securecopy.stream"
@@ -33,16 +34,21 @@ TOO_SHORT: Final = (
     "or choose a longer one"
 )
 
+NOT_OF_SC2: Final = "sc2 takes its keys from a vault: leave this out"
+
 KEY, SALT = "secureCopyEncryptionKey", "secureCopyDigestSalt"
 CIPHER, DIGEST, ROUNDS = "secureCopyEncryptionMethod", "secureCopyDigestMethod", "secureCopyDigestRounds"
 CRYPTO_FIELDS: Final = (KEY, CIPHER, DIGEST, ROUNDS, SALT)
+PADDING: Final = "padding"
+PADME: Final = "padme"
+"""The one kind of padding."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 _ROLE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
 _TAG = re.compile(r"[A-Za-z0-9._-]{3,32}")
 _TOP = frozenset({"id", "roles", "expires", "data"})
 _LISTS = ("tags", "allowedMimeTypes", "allowedIpAddresses", "allowedUserAgents")
-_DATA = frozenset({*_LISTS, "maxAllowedFileSize", *CRYPTO_FIELDS})
+_DATA = frozenset({*_LISTS, "maxAllowedFileSize", *CRYPTO_FIELDS, PADDING})
 _MADE_KEY = re.compile(r"[0-9a-f]{64}")
 _MOST = 256
 _LONGEST = 1024
@@ -80,6 +86,13 @@ class Sealing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VaultSealing:
+    """The token seals by sc2, with the keys of a vault. `padding` hides how long contents are."""
+
+    padding: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSpec:
     """A valid request for a token. `sealing` is None for a plain token. `expires_s` is in seconds since 1970.
 
@@ -94,7 +107,21 @@ class TokenSpec:
     max_file_size: int | None
     ip_addresses: tuple[str, ...]
     user_agents: tuple[str, ...]
-    sealing: Sealing | None
+    sealing: Sealing | VaultSealing | None
+
+
+def asks_for_sealing(value: Any) -> bool:
+    """Whether a request in decoded JSON says anything of sealing."""
+    data = value.get("data") if isinstance(value, dict) else None
+    return isinstance(data, dict) and any(name.startswith("secureCopy") and data[name] for name in data)
+
+
+def sealed_by_default(value: Any) -> Any:
+    """Return a request that asks for sc2 where it says nothing of sealing. A token that may not pull seals nothing."""
+    if not isinstance(value, dict) or STREAM_ROLE not in (_texts(value.get("roles")) or ()) or asks_for_sealing(value):
+        return value
+    data = value.get("data") or {}
+    return {**value, "data": {**data, CIPHER: SC2}} if isinstance(data, dict) else value
 
 
 def parse_spec(value: Any, *, now_s: int, rounds_of_made_keys: int) -> TokenSpec:
@@ -146,15 +173,26 @@ def shown_time(seconds: int) -> str:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _sealing(data: dict[str, Any], wrong: dict[str, list[str]], rounds_of_made_keys: int) -> Sealing | None:
+def _sealing(
+    data: dict[str, Any], wrong: dict[str, list[str]], rounds_of_made_keys: int
+) -> Sealing | VaultSealing | None:
     """Return how the token must seal, according to its five fields; None for a plain token, or if a field is wrong.
 
     - With none of the fields, the token is plain, as on the old server.
+    - With the method sc2, no other of the five may be given, but padding may.
     - With a key, all five fields must be given.
     - Without a key but with any other field, the gateway makes the key and the missing values. More rounds add nothing
       to 256 random bits, so the gateway uses few rounds, whatever the request says.
     """
     given = {name for name in CRYPTO_FIELDS if not any(data.get(name) == empty for empty in (None, "", 0))}
+    if data.get(CIPHER) == SC2:
+        wrong |= {f"form.data.{name}": [NOT_OF_SC2] for name in CRYPTO_FIELDS if name in given - {CIPHER}}
+        padding = data.get(PADDING) or None
+        if padding not in (None, PADME):
+            wrong[f"form.data.{PADDING}"] = [NOT_VALID]
+        return VaultSealing(padding=padding is not None)
+    if PADDING in data:
+        wrong[f"form.data.{PADDING}"] = [EXTRA]
     if not given:
         return None
     if KEY in given and given != set(CRYPTO_FIELDS):

@@ -64,7 +64,8 @@ class SourceFacts:
     waited longest began to wait at `pending_since_us`. `past` says why the source is not in use any more, if it is not.
     Of the elements that a person dismissed, `dismissed` is the number, and they count nowhere else but in `states`.
     `unserved` and `unscanned_since` are what the server said of itself last time (`Listing`). `failed_run` is the last
-    thing that happened to the source, if that is a failed run.
+    thing that happened to the source, if that is a failed run. `vault` is the id (16 bytes) of the vault
+    that seals the source, if its list names one.
 
     With `is_sampled`, very many elements wait: only those longest and last due were looked at, so `reasons` and
     `failing` name some, and `failing_about` is an estimate of how many fail.
@@ -86,6 +87,7 @@ class SourceFacts:
     failed_run: FailedRun | None = None
     is_sampled: bool = False
     failing_about: int = 0
+    vault: bytes | None = None
 
     @property
     def superseded(self) -> bool:
@@ -176,6 +178,7 @@ def _source_facts(
         failed_run=_failed_run(ledger, key),
         is_sampled=scan.is_sampled,
         failing_about=scan.failing_about,
+        vault=known.vault,
     )
 
 

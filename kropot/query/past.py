@@ -16,6 +16,7 @@ from ledger.decoding import fact_of
 from ledger.errors import DamagedRowError
 from ledger.events import SourceFact
 from ledger.keeping import keeping_of
+from ledger.vaults import naming_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,13 +47,17 @@ class Past:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownSource:
-    """A source with what persons decided about it. It began at `began_us`. `past` is None while it is in use."""
+    """A source with what persons decided about it. It began at `began_us`. `past` is None while it is in use.
+
+    `vault` is the id (16 bytes) of the vault that seals it, None if its list names none.
+    """
 
     id: bytes
     source: Source
     began_us: int
     keeping: Keeping
     past: Past | None
+    vault: bytes | None = None
 
 
 def labels_of(ledger: Ledger) -> dict[bytes, str | None]:
@@ -71,7 +76,10 @@ def sources_at(ledger: Ledger, position: int | None = None) -> dict[bytes, Known
     for id_, source in states.items():
         kept = keeping_of(ledger, id_, until=position)
         past = _retired(kept.keeping, kept.position) or _taken_over(id_, states, began, kept.keeping)
-        known[id_] = KnownSource(id=id_, source=source, began_us=began[id_], keeping=kept.keeping, past=past)
+        vault = naming_of(ledger.log, id_, until=position).vault
+        known[id_] = KnownSource(
+            id=id_, source=source, began_us=began[id_], keeping=kept.keeping, past=past, vault=vault
+        )
     return known
 
 

@@ -17,6 +17,7 @@ from kropot.replay.copies import held_json
 from kropot.restore.journal import content_of, show_name
 from kropot.restore.opener import DamagedError, copy_content
 from kropot.restore.parallel import in_order
+from kropot.securecopy.sealed_form import sealed_header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -243,5 +244,10 @@ def _line(done: Exported | Unexported) -> bytes:
         name, true = done.path[-1], held.key.id.encode()
         escape = None if name == true else "percent" if unquote_to_bytes(name) == true else "renamed"
         line = show_name("file", b"/".join(done.path)) | {"escaped": escape}
-    line |= held_json(held) | {"is_older": held.is_older, "is_past": held.is_past, "form": json.loads(held.form)}
+    line |= held_json(held) | {"is_older": held.is_older, "is_past": held.is_past}
+    header = sealed_header(held.form)
+    if header is not None:
+        # Whoever checks the copy elsewhere compares these with its own header.
+        line["sc2"] = {"vault": header.vault.hex(), "version": header.version.hex()}
+    line["form"] = json.loads(held.form)
     return json.dumps(line, ensure_ascii=True).encode() + b"\n"

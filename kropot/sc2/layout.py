@@ -50,6 +50,9 @@ BOUND_BYTES: Final = HEADER_BYTES - 32
 
 LENGTH_BYTES: Final = 2
 
+LIST_BEGINNING: Final = "a3Itc2My"
+"""How the text of a sealed form in a list begins: the first six bytes of its header in base64."""
+
 _LIST_TEXT: Final = frozenset(-(-(HEADER_BYTES + size + OVERHEAD) // 3) * 4 for size in FORM_SIZES)
 
 
@@ -128,7 +131,7 @@ def list_form_bytes(text: str) -> bytes:
 
 def is_list_form(text: str) -> bool:
     """Whether the text of a sealed form is one of sc2, by its beginning; a CBC form never begins so."""
-    return text.startswith("a3Itc2My")
+    return text.startswith(LIST_BEGINNING)
 
 
 def form_length(data: bytes) -> int:

@@ -20,6 +20,7 @@ from kropot.errors import KropotError, ServerRefusedError, UsageError
 from kropot.securecopy.address import RedirectedAwayError, checked_base_url, is_user_agent, redirected
 from kropot.securecopy.authorities import authorities
 from kropot.securecopy.causes import reason_of
+from kropot.securecopy.content import ACCEPT
 from kropot.securecopy.deadline import DeadlineAdapter, was_hung_up
 from kropot.securecopy.timed import CONNECT_TIMEOUT_S, CONTENT_SILENCE_S, LIST_SILENCE_S
 from kropot.securecopy.trouble import sentence
@@ -134,7 +135,7 @@ class SecureCopyClient:
             raise UsageError("the token is empty or holds characters that no HTTP header can carry; give it as it is")
         if not is_user_agent(user_agent):
             raise UsageError("the user agent must be printable ASCII: the server answers nothing without one")
-        self._headers = {"token": token, "User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
+        self._headers = {"token": token, "User-Agent": user_agent, "Accept": ACCEPT, "Accept-Encoding": "identity"}
         self._max_page_bytes = max_page_bytes
         self._timeouts = (min(CONNECT_TIMEOUT_S, silence_s, longest_s), min(silence_s, longest_s))
         self._authorities = authorities(ca_file)

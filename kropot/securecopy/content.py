@@ -12,9 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kropot.errors import KropotError
+from kropot.sc2.layout import MEDIA_TYPE
 from kropot.securecopy.iv import BLOCK, parse_iv
 
 CONTENT_TYPE = "application/octet-stream"
+ACCEPT = f"{MEDIA_TYPE}, */*"
+"""What a collector accepts. Objects of `sc2` are given only to those who name them; other servers do not look at it."""
+
 IV_HEADER = "Encryption-Initialization-Vector"
 TAIL_BYTES = 4096
 
@@ -27,6 +31,7 @@ _SYMFONY_PAGE = re.compile(rb"<title>An Error Occurred: .*</html>\s*\Z", re.DOTA
 _SINGLE = frozenset({"content-type", "content-length", "content-range", "content-encoding", "etag", IV_HEADER.lower()})
 _OK = 200
 _PARTIAL_CONTENT = 206
+_NOT_ACCEPTABLE = 406
 
 
 class UnbelievableError(KropotError):
@@ -42,8 +47,8 @@ class UnbelievableError(KropotError):
 class ContentHead:
     """What the head of a believable content answer says.
 
-    `iv` is None for plain content; `length` is the whole content's length in bytes where the server tells it;
-    `offset` is where the body begins within the content: 0, or more for a resumed transfer.
+    `iv` is None for plain content and for objects of `sc2`; `length` is the whole content's length in bytes where the
+    server tells it; `offset` is where the body begins within the content: 0, or more for a resumed transfer.
     """
 
     iv: bytes | None
@@ -58,31 +63,37 @@ def read_content_head(
     headers: Mapping[str, str] | Iterable[tuple[str, str]],
     *,
     opaque: bool | None = None,
+    sc2: bool = False,
     resumed_at: int = 0,
 ) -> ContentHead:
     """Return what the head of a content answer says, if a sound copy can follow it.
 
-    `opaque` is whether contents of this source are encrypted (None: not known yet); `resumed_at` is the offset that a
-    Range request asked for. The header that carries the plain file name is not looked at.
+    `opaque` is whether contents of this source are encrypted (None: not known yet), and `sc2` whether this one is an
+    object of `sc2`; `resumed_at` is the offset that a Range request asked for. The header that carries the plain file
+    name is not looked at.
 
     Raises:
-        UnbelievableError: `reason` is "http_<status>", "not_octet_stream", "encoded", "iv_not_hex", "iv_missing",
-            "bad_length", "bad_range" or "ambiguous_head".
+        UnbelievableError: `reason` is "http_<status>", "not_octet_stream", "not_sc2", "encoded", "iv_not_hex",
+            "iv_missing", "bad_length", "bad_range" or "ambiguous_head".
     """
+    if sc2 and status == _NOT_ACCEPTABLE:
+        raise UnbelievableError("not_sc2")
     if status != _OK and not (resumed_at and status == _PARTIAL_CONTENT):
         raise UnbelievableError(f"http_{status}")
     known = _head_fields(headers)
     kind = media_type(known.get("content-type"))
-    if kind != CONTENT_TYPE:
-        raise UnbelievableError("not_octet_stream")
+    if kind != (MEDIA_TYPE if sc2 else CONTENT_TYPE):
+        raise UnbelievableError("not_sc2" if sc2 else "not_octet_stream")
     if known.get("content-encoding", "identity").lower() != "identity":
         raise UnbelievableError("encoded")
     iv = None
     if (text := known.get(IV_HEADER.lower())) is not None:
+        if sc2:
+            raise UnbelievableError("not_sc2")
         iv = parse_iv(text)
         if iv is None:
             raise UnbelievableError("iv_not_hex")
-    elif opaque:
+    elif opaque and not sc2:
         raise UnbelievableError("iv_missing")
     length, offset = _extent(known, status, resumed_at)
     if iv is not None and length is not None and (length == 0 or length % BLOCK):
@@ -90,7 +101,7 @@ def read_content_head(
     return ContentHead(iv=iv, length=length, etag=known.get("etag"), type=kind, offset=offset)
 
 
-def check_tail(tail: bytes, length: int, *, opaque: bool, expected: int | None = None) -> None:
+def check_tail(tail: bytes, length: int, *, opaque: bool, sc2: bool = False, expected: int | None = None) -> None:
     """Refuse a body of `length` bytes that ends in `tail` (its last 4096 bytes, or all) if it is not a sound copy.
 
     The old server appends its HTML error page to a ciphertext that it could not finish, behind a clean end of the
@@ -105,7 +116,7 @@ def check_tail(tail: bytes, length: int, *, opaque: bool, expected: int | None =
         text_run = tail[-_TEXT_RUN:]
         if _PAGE_END.search(tail) or (len(text_run) == _TEXT_RUN and _TEXT.issuperset(text_run)):
             raise UnbelievableError("error_page")
-        if length % BLOCK:
+        if length % BLOCK and not sc2:
             raise UnbelievableError("not_whole_blocks")
     elif expected is None and _SYMFONY_PAGE.search(tail):
         # Plain content may well be a web page; only without a length to compare is this one taken for the server's.
@@ -130,13 +141,13 @@ class TailCheck:
         self.length += size
         self.tail = bytes(chunk[-TAIL_BYTES:]) if size >= TAIL_BYTES else (self.tail + chunk)[-TAIL_BYTES:]
 
-    def finish(self, *, opaque: bool, expected: int | None = None) -> None:
+    def finish(self, *, opaque: bool, sc2: bool = False, expected: int | None = None) -> None:
         """Judge the whole body, as `check_tail` does.
 
         Raises:
             UnbelievableError: it is not a sound copy.
         """
-        check_tail(self.tail, self.length, opaque=opaque, expected=expected)
+        check_tail(self.tail, self.length, opaque=opaque, sc2=sc2, expected=expected)
 
 
 def media_type(content_type: str | None) -> str:

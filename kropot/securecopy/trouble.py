@@ -32,11 +32,22 @@ SENTENCES: Final = {
     "http_404": f"there is no File Repository at this address (HTTP 404): {_PATH}",
     "http_429": "it asks for patience (HTTP 429)",
     "http_503": "it is not ready (HTTP 503): wait, or look at its log",
+    "other_vault": "its list names another vault than this source has, or none, so nothing of it is believed: check "
+    "--server-url and the token; if another vault is meant, begin another source with --new-source",
+    "not_sc2": "it did not send the sealed object of sc2 that its list promises: look for a proxy that takes the header"
+    " Accept away or changes Content-Type, and for a server that is older than its list",
+    "other_object": "it sent another object than the one that it listed, which was not stored: if the next listing does"
+    " not mend that, the server, or something on the way, swaps contents",
+    "other_version": "it sent another version than the one that it listed, which was not stored: a file that changed"
+    " meanwhile comes with the next listing",
 }
 """What is wrong and what to do now, by the reason. The subject is the server that was asked."""
 
 AT_THE_NETWORK: Final = frozenset({"no_such_host", "not_listening", "unreachable", "timeout"})
 """Reasons why nobody was met at all."""
+
+AT_A_CONTENT: Final = frozenset({"not_sc2", "other_object", "other_version"})
+"""Reasons why a content was not believed that the user can do something about."""
 
 
 def sentence(reason: str) -> str:

@@ -25,6 +25,7 @@ from kropot.securecopy.content import (
     media_type,
     read_content_head,
 )
+from kropot.securecopy.sealed_form import contradiction, parse_vault, sealed_header, vault_of
 from kropot.securecopy.zones import MAX_DATE, MIN_DATE, is_known_zone, wall_clock
 from ledger.events import Unserved
 from ledger.fast_init import fast_init
@@ -54,6 +55,7 @@ __all__ = [
     "parse_page",
     "parse_submitdata",
     "read_content_head",
+    "sealed_header",
     "wall_clock",
 ]
 
@@ -125,7 +127,8 @@ class Page:
     """One list page: `remaining` as the server claims; `closed` is the last second that it will not add to.
 
     `unserved` counts what the server does not serve of its source, and since the second `unscanned_since` it fails to
-    scan it. These three are extensions.
+    scan it. `vault` is the id (16 bytes) of the vault that seals every entry, each with a form of `sc2`. All four are
+    extensions.
     """
 
     entries: tuple[Listed, ...]
@@ -134,6 +137,7 @@ class Page:
     closed: int | None = None
     unserved: Unserved | None = None
     unscanned_since: int | None = None
+    vault: bytes | None = None
 
 
 def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -> Page:
@@ -157,7 +161,7 @@ def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -
     entries: list[Listed] = []
     rejected: list[Rejected] = []
     for number, line in enumerate(_lines(body, gap + 2), 1):
-        found = parse_entry(line)
+        found = _of_vault(parse_entry(line), header.vault)
         if isinstance(found, Listed):
             entries.append(found)
         elif len(rejected) < MAX_REJECTED:
@@ -241,6 +245,7 @@ def encode_page(
     closed: int | None = None,
     unserved: Unserved | None = None,
     unscanned_since: int | None = None,
+    vault: bytes | None = None,
 ) -> bytes:
     """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
     header: dict[str, Any] = {
@@ -254,6 +259,8 @@ def encode_page(
         header["unserved"] = asdict(unserved)
     if unscanned_since is not None:
         header["unscannedSince"] = unscanned_since
+    if vault is not None:
+        header["vault"] = vault.hex()
     return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
 
 
@@ -287,6 +294,7 @@ def _parse_header(head: bytes | bytearray) -> Page:
         closed=closed,
         unserved=_unserved(header.get("unserved")),
         unscanned_since=since,
+        vault=_vault(header.get("vault")),
     )
 
 
@@ -302,6 +310,20 @@ def _unserved(value: Any) -> Unserved | None:
     return Unserved(**counts)
 
 
+def _vault(value: Any) -> bytes | None:
+    try:
+        return parse_vault(value)
+    except ValueError:
+        raise BadPageError("bad_header") from None
+
+
+def _of_vault(found: Listed | Rejected, vault: bytes | None) -> Listed | Rejected:
+    """Return the entry, or that it does not belong to the list's vault: a vault seals every entry, or none."""
+    if isinstance(found, Rejected) or vault_of(found.form) == vault:
+        return found
+    return Rejected(line=1, why="other_vault", date=found.date)
+
+
 def _entry(value: Any) -> Listed | Rejected:
     """Return the entry that a decoded JSON value is, or why it is none."""
     if not isinstance(value, dict):
@@ -314,7 +336,7 @@ def _entry(value: Any) -> Listed | Rejected:
             return Rejected(line=1, why=why, date=date)
     if form is None:
         return Rejected(line=1, why="bad_form", date=date)
-    return Listed(
+    listed = Listed(
         type=value["type"],
         id=value["id"],
         date=date,
@@ -323,6 +345,8 @@ def _entry(value: Any) -> Listed | Rejected:
         size=value.get("size"),
         etag=value.get("etag"),
     )
+    wrong = contradiction(listed.form, listed.id, listed.etag)
+    return listed if wrong is None else Rejected(line=1, why=wrong, date=date)
 
 
 def _form(form: Any) -> bytes | None:

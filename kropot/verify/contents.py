@@ -14,6 +14,7 @@ from kropot.objects.bulk.reading import BUFFER, ReadRequest, ThreadReading, Thro
 from kropot.verify.copies import CopyAudit
 from kropot.verify.copy_findings import cases, orphan_finding
 from kropot.verify.recording import BATCH, MASS_COUNT, MASS_SHARE
+from kropot.verify.sealed import HeaderAudit
 from kropot.verify.ways_out import IS_FETCHED_AGAIN, WHY_UNRECORDED
 from kropot.wording import instant
 from ledger.audit import Finding
@@ -82,9 +83,14 @@ class CopyVerification:
     spent_at: float | None
     reach: Mapping[bytes, Reach] = field(default_factory=dict)
     to_fetch: dict[StreamKey, Case] = field(default_factory=dict)
+    _headers: HeaderAudit = field(init=False)
     _unsettled: list[Case] = field(default_factory=list)
     _new: int = 0
     _known: int = 0
+
+    def __post_init__(self) -> None:
+        """Prepare to compare the headers of sealed objects."""
+        self._headers = HeaderAudit(self.ledger, self.objects)
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings. Ranges that were read longest ago come first, then known damage in all other ranges.
@@ -150,9 +156,13 @@ class CopyVerification:
     def _walk(self, audit: CopyAudit, part: Due) -> Iterator[Finding]:
         """Walk one range, and record every few minutes how far contents were read."""
         since = self.world.monotonic()
+        start = part.start
         for reports in audit.walk(part.start, part.end):
             for report in reports:
                 yield from self._findings_of(audit, report)
+            if audit.read_to is not None and start <= audit.read_to and not self.scope.quick:
+                yield from self._headers.findings(start, audit.read_to, bad={report.sha256 for report in reports})
+                start = _behind(audit.read_to)
             self.world.progress(audit.objects, audit.bytes)
             if audit.read_to is not None and self.world.monotonic() - since > ADVANCE_S:
                 self._reached(part.start, audit.read_to)
@@ -254,6 +264,7 @@ class CopyVerification:
             "objects": audit.objects,
             "bytes": audit.bytes,
             "bad": audit.bad,
+            "headers": self._headers.compared,
             "newly_bad": self._new,
             "contents": not self.scope.quick,
             "share_due": round(whole, 6),
@@ -279,3 +290,8 @@ class CopyVerification:
             )
             when = "" if by_us is None else f", by {instant(by_us)} if they are as far apart as the last two runs"
             self.summary.miss(f"copies: time is up, and {left:.1%} of the contents is still due; {more}{when}")
+
+
+def _behind(sha256: bytes) -> bytes:
+    """Return the first SHA-256 behind this one; behind the last there is none, and what comes is greater than all."""
+    return sha256 + b"\0"

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from kropot.bitmap import Bitmap
 from kropot.collect.decide.plan import known_dates, observe
-from kropot.errors import KropotError, ServerRefusedError
+from kropot.errors import Exit, KropotError, ServerRefusedError
 from kropot.lister.conversation import ListingFailedError, NewEntries, PageRequest, Trouble
 from kropot.lister.drain import Range, drain
 from kropot.securecopy.client import ServerTroubleError
+from kropot.securecopy.trouble import sentence
 from kropot.wording import SECOND_US, moment
 from ledger.audit import Finding
 from ledger.events import Element, RemoteObserved, RemoteReappeared, StreamKey
+from ledger.vaults import naming_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +36,16 @@ _PAGE = 500
 _PRESENT = ("current", "pending", "damaged", "lost")
 _NEXT = "the next `kropotcli collect` records it"
 _FULL = "a window listing does not reach that far back: run `kropotcli collect --full`"
+
+
+class OtherVaultError(KropotError):
+    """The list names another vault than the source has, or none: it is the list of something else."""
+
+    exit_code = Exit.FINDINGS
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__(f"the source cannot be compared: {sentence('other_vault')}")
 
 
 class Lists(Protocol):
@@ -57,6 +69,7 @@ class SourceAudit:
         self._ledger = ledger
         self._id = source_id
         self._client = client
+        self._vault: bytes | None = None
         self._seen = Bitmap()
         self.agreeing = 0
         self.proved = 0
@@ -71,6 +84,7 @@ class SourceAudit:
     def findings(self) -> Iterator[Finding]:
         """Yield the differences: first for each listed element, then for elements that the source no longer has."""
         source = self._ledger.sources()[self._id].source
+        self._vault = naming_of(self._ledger.log, self._id).vault
         talk = drain(Range(zone=source.zone))
         answer: Page | Trouble | None = None
         try:
@@ -87,16 +101,19 @@ class SourceAudit:
         except ListingFailedError as error:
             self.trouble = KropotError(f"the source cannot be listed now ({error.reason}): verify it again later")
             return
-        except ServerRefusedError as error:
+        except (ServerRefusedError, OtherVaultError) as error:
             self.trouble = error
             return
         yield from self._unlisted(drained)
 
     def _ask(self, ask: PageRequest) -> Page | Trouble:
         try:
-            return self._client.list(ask.since, ask.limit)
+            page = self._client.list(ask.since, ask.limit)
         except ServerTroubleError as error:
             return Trouble(reason=error.reason, status=error.status)
+        if page.vault != self._vault:
+            raise OtherVaultError
+        return page
 
     def _compare(self, brought: NewEntries, source: Source) -> Iterator[Finding]:
         for row in brought.rejected:

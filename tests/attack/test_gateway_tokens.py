@@ -124,7 +124,7 @@ def test_administrator_pulls_nothing(tmp_path: Path) -> None:
 def test_plain_warning_is_for_tokens_that_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for spec, warned in ((ADMIN, False), (PLAIN, True)):
-        done = CliRunner().invoke(cli, ["gateway", "token", "create", "-"], input=json.dumps(spec))
+        done = CliRunner().invoke(cli, ["gateway", "token", "create", "-", "--plain"], input=json.dumps(spec))
         assert (done.exit_code, "this token is plain" in done.stderr) == (0, warned)
 
 
@@ -242,7 +242,7 @@ def test_folder_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest.
     def gateway(*args: str, stdin: str | None = None) -> Result:
         return CliRunner().invoke(cli, ["gateway", *args], input=stdin)
 
-    assert gateway("token", "create", "-", stdin=json.dumps(PLAIN)).exit_code == 0
+    assert gateway("token", "create", "-", "--plain", stdin=json.dumps(PLAIN)).exit_code == 0
     for args in (["token", "list"], ["serve", "--source", "files", "--port", "0"]):
         done = gateway(*args, "--revocations", "file/here")
         assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.output

@@ -103,12 +103,11 @@ class Looker:
             return []
         if code != Exit.DONE:
             return [f"token list {when}: exit {code}: {output.strip()[-300:]}"]
-        tokens = [row["id"] for row in json.loads(output.splitlines()[0])]
-        whole = [kit["id"] for kit in kits if kit["data"]["secureCopyEncryptionKey"]]
+        vaults = {kit["vault"] for kit in kits if kit["masters"]}
         return [
-            f"{when}: the token {token} has no kit"
-            for token in tokens
-            if not any(kit.startswith(token.rstrip("*.…")[:8]) for kit in whole)
+            f"{when}: the token {row['id']} has no kit"
+            for row in json.loads(output.splitlines()[0])
+            if row["vault"] not in vaults
         ]
 
     def _entries(self, *more: str) -> list[dict[str, Any]]:

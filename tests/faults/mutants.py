@@ -160,13 +160,12 @@ def _token_before_kit() -> None:
 
     create = TokenBook.create
 
-    def hastily(
-        self: TokenBook, value: Any, keep_kit: Callable[[dict[str, Any]], Path] | None = None, **how: Any
-    ) -> Any:
+    def hastily(self: TokenBook, value: Any, keep_kit: Callable[[Any], Path] | None = None, **how: Any) -> Any:
         created = create(self, value, **how)
-        if created.kit is None or keep_kit is None:
+        kit = created.kit or created.vault_kit
+        if kit is None or keep_kit is None:
             return created
-        return replace(created, kit_path=keep_kit(created.kit))
+        return replace(created, kit_path=keep_kit(kit))
 
     TokenBook.create = hastily  # type: ignore[method-assign]
 

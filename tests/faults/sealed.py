@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgpack
 
+from kropot.gateway.births import Births
+from kropot.gateway.keys import MasterKey
+from kropot.gateway.state import FileRow, open_state
+from kropot.gateway.tokens import TokenBook
+from kropot.gateway.vaults import HeldVault
 from kropot.sc2.form import merged, parse_form, unpad_form
 from kropot.sc2.opening import open_list_form, open_object
 from kropot.sc2.refused import RefusedError
 from kropot.sc2.seal import seal_list_form
 from tests.kropot.sc2_world import RING, SOURCE, VAULT, form_of, sealed, version_of
+
+if TYPE_CHECKING:
+    from kropot.gateway.token import Token
 
 
 def read_object(data: bytes) -> None:
@@ -54,3 +65,42 @@ def kits() -> list[bytes]:
 
 def attributes() -> list[bytes]:
     return [msgpack.packb({"holes": (), "xattrs": ()})]
+
+
+ROW = FileRow(
+    id=1,
+    path=b"a/b",
+    identity=bytes(48),
+    mode=0o644,
+    nonce=b"n" * 16,
+    sha256=None,
+    date=1,
+    is_due=False,
+)
+
+
+@cache
+def gateway() -> tuple[Births, Token]:
+    """Return the births of a gateway whose database is empty, and a token of the vault of the tests."""
+    state, master = open_state("sqlite://", create=True), MasterKey(bytes(32))
+    book = TokenBook(state, master)
+    made = book.create({"roles": ["a.b"], "expires": "never", "data": {"secureCopyEncryptionMethod": "sc2"}}).token
+    token = replace(made, held=HeldVault(number=1, created_s=0, vault=VAULT))
+    return Births(state, master, book.vaults, SOURCE, lambda: 0), token
+
+
+def read_birth(data: bytes) -> None:
+    """Read a record that nothing vouches for, and one with the right seal: then key and form are to be read."""
+    made, token = gateway()
+    key_id, encoded = data[:8], data[8:]
+    seal = made._seal(token, ROW, key_id, encoded)
+    for record in (data, ROW.nonce + data, ROW.nonce + seal + data):
+        made._read(token, ROW, record)
+
+
+def births() -> list[bytes]:
+    made, token = gateway()
+    record = made._made(token, ROW)
+    assert record is not None
+    assert made._read(token, ROW, record) is not None
+    return [record[48:]]

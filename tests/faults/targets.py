@@ -18,6 +18,7 @@ from kropot.cli.settings import read_config, resolve
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.durable.target import TargetFolder
 from kropot.errors import IntegrityError, KropotError, UsageError
+from kropot.gateway.accepts import names_media_type
 from kropot.gateway.commands import command_from
 from kropot.gateway.listing import parse_limit, parse_since
 from kropot.gateway.marks import mark_from
@@ -37,6 +38,7 @@ from kropot.restore.kits import read_kit
 from kropot.restore.patterns import Patterns
 from kropot.restore.read_export import ExportedCopies
 from kropot.sc2.kits import parse_kit
+from kropot.sc2.layout import MEDIA_TYPE
 from kropot.sc2.paper import from_paper, to_paper
 from kropot.sc2.refused import RefusedError
 from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
@@ -196,6 +198,7 @@ _SPEC = {
         "secureCopyDigestSalt": "salt",
     },
 }
+_SC2_SPEC = {**_SPEC, "data": {"secureCopyEncryptionMethod": "sc2", "padding": "padme"}}
 
 
 def _spec(data: bytes) -> None:
@@ -275,6 +278,10 @@ def _amounts(text: str) -> None:
 
 def _range(text: str) -> None:
     wanted_span(text, '"e"', etag='"e"', size=1000)
+
+
+def _accept(data: bytes) -> None:
+    names_media_type([(b"accept", data)], MEDIA_TYPE)
 
 
 def _excluded(data: bytes) -> None:
@@ -360,7 +367,11 @@ TARGETS: dict[str, Target] = {
     "kit on paper": Target(
         parse=_text(from_paper), errors=(UsageError,), examples=lambda: [to_paper(sealed.kits()[0]).encode()]
     ),
-    "token request": Target(parse=_spec, errors=(SpecError,), examples=lambda: [json.dumps(_SPEC).encode()]),
+    "token request": Target(
+        parse=_spec, errors=(SpecError,), examples=lambda: [json.dumps(each).encode() for each in (_SPEC, _SC2_SPEC)]
+    ),
+    "accept": Target(parse=_accept, errors=(), examples=lambda: [b"text/html;q=0.5, application/vnd.kropot.sc2;q=1"]),
+    "birth of a version": Target(parse=sealed.read_birth, errors=(), examples=sealed.births),
     "--until": Target(
         parse=_text(lambda text: parse_when(text, now_us=NOW_US, read=lambda _: None)),
         errors=(UsageError, IntegrityError),

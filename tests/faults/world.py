@@ -78,7 +78,7 @@ class World:
             for number in range(MANY):
                 _file(many, number).write_bytes(dice.randbytes(100))
             self._tokens["many"], _ = self._gateway(stack, "many", many, dice).create_token(SEALED)
-        (self.root / "spec.json").write_text(json.dumps(SEALED))
+        (self.root / "spec.json").write_text(json.dumps({**SEALED, "data": {}}))
         for name in ("empty", "collected", "gateway"):
             (self.root / name).mkdir()
         collect = ("collect", "--once", "--full")

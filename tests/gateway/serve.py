@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from base64 import b64decode
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 import requests
 
 from kropot.gateway.server import GatewayServer
+from kropot.sc2.layout import MEDIA_TYPE
+from kropot.sc2.opening import OpenedForm, open_list_form, open_object
+from kropot.sc2.vault import keyring
 from kropot.securecopy.content import CONTENT_TYPE, IV_HEADER
 from kropot.securecopy.sealing import Kit, open_form, open_stream
 from kropot.securecopy.wire import Page, parse_page
@@ -19,12 +23,18 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from kropot.sc2.form import Form
+    from kropot.sc2.kit import OwnerKit
+    from kropot.sc2.layout import Header
+
 SETTLE_S = 0.03
 """Long beside this machine's time stamps, short beside a test."""
 
 KEY = sha256(b"a master key for tests").digest()
 STREAM = {"roles": ["securecopy.stream"], "expires": "never"}
 SEALED = {**STREAM, "data": {"secureCopyEncryptionMethod": "aes-256-cbc"}}
+VAULTED = {**STREAM, "data": {"secureCopyEncryptionMethod": "sc2"}}
+PADDED = {**STREAM, "data": {"secureCopyEncryptionMethod": "sc2", "padding": "padme"}}
 PLAIN = {**STREAM, "data": {}}
 ADMIN = {"roles": ["security.administrator"], "expires": "never", "data": {}}
 DOCUMENTED = {
@@ -94,6 +104,53 @@ class Client:
         return Pulled(response=answer, sealed=answer.content, plain=plain)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PulledObject:
+    """An object of sc2 as it came, and as its kit opens it."""
+
+    response: requests.Response
+    sealed: bytes
+    header: Header
+    form: Form
+    plain: bytes
+
+
+class VaultClient(Client):
+    """Asks one gateway with a token of sc2, and opens what comes with a kit of its vault."""
+
+    def __init__(self, url: str, token: str, kit: OwnerKit) -> None:
+        super().__init__(url, token, None)
+        assert kit.vault is not None
+        self.vault = kit.vault
+        self.ring = keyring([kit.vault])
+        self.session.headers["Accept"] = MEDIA_TYPE
+
+    def opened(self, entry: Any) -> OpenedForm:
+        return open_list_form(json.loads(entry.form)["encrypted"], self.ring)
+
+    def listed(self) -> dict[bytes, tuple[Any, OpenedForm]]:
+        """Return all entries and their opened forms by path."""
+        found = [(entry, self.opened(entry)) for entry in self.page(limit=8191).entries]
+        return {form.form.path: (entry, form) for entry, form in found}
+
+    def ids(self) -> dict[bytes, str]:
+        return {path: entry.id for path, (entry, _) in self.listed().items()}
+
+    def object(self, element: str, **options: Any) -> PulledObject:
+        answer = self.get(f"/secure-copy/file/{element}/content", **options)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"] == MEDIA_TYPE
+        assert IV_HEADER not in answer.headers
+        found = open_object(io.BytesIO(answer.content), self.ring)
+        return PulledObject(
+            response=answer,
+            sealed=answer.content,
+            header=found.header,
+            form=found.form,
+            plain=b"".join(found.chunks),
+        )
+
+
 class Served:
     """A gateway over `folder`, with the short settling time of tests."""
 
@@ -125,3 +182,7 @@ class Served:
                 rounds=data["secureCopyDigestRounds"],
             )
         return Client(self.server.url, token, opener)
+
+    def vault_client(self, spec: dict[str, Any] | None = None, vault: str | None = None) -> VaultClient:
+        token, kit = self.server.create_vault_token(VAULTED if spec is None else spec, vault)
+        return VaultClient(self.server.url, token, kit)

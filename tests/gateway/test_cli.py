@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import time
 from base64 import b64encode
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 
 from kropot.cli.main import cli
 from kropot.gateway.listening import listen
+from kropot.sc2.kit import OwnerKit
+from kropot.sc2.kits import parse_kit
 from kropot.securecopy.sealing import Kit
-from tests.gateway.serve import DOCUMENTED, PLAIN, SEALED, Client
+from tests.gateway.serve import ADMIN, DOCUMENTED, PLAIN, SEALED, Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.conftest import RunCli
 
@@ -135,12 +139,14 @@ def test_given_key_makes_no_kit_and_plain_token_warns(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     given = CliRunner().invoke(cli, ["gateway", "token", "create", "-", "--json"], input=json.dumps(DOCUMENTED))
     assert json.loads(given.stdout) == {"id": DOCUMENTED["id"], "number": 1}
-    plain = CliRunner().invoke(cli, ["gateway", "token", "create", "-"], input=json.dumps(PLAIN))
+    plain = CliRunner().invoke(cli, ["gateway", "token", "create", "-", "--plain"], input=json.dumps(PLAIN))
     assert plain.exit_code == 0
-    assert "plain" in plain.stderr
+    assert "this token is plain" in plain.stderr
     assert not list(tmp_path.glob("kit*"))
     late = CliRunner().invoke(
-        cli, ["gateway", "token", "create", "-"], input=json.dumps({**PLAIN, "expires": "2020-05-01 01:06:01"})
+        cli,
+        ["gateway", "token", "create", "-", "--plain"],
+        input=json.dumps({**PLAIN, "expires": "2020-05-01 01:06:01"}),
     )
     assert late.exit_code == 0
     assert "expired already" in late.stderr
@@ -164,10 +170,104 @@ def test_a_kit_that_is_asked_for_is_written_or_its_absence_is_said(
     sealed = CliRunner().invoke(cli, ["gateway", "token", "create", str(spec), "--kit", "made.json"])
     assert (sealed.exit_code, "other users" in sealed.stderr) == (0, False), "it holds no key"
     spec.write_text(json.dumps(PLAIN))
-    plain = CliRunner().invoke(cli, ["gateway", "token", "create", str(spec), "--kit", "plain.json"])
+    plain = CliRunner().invoke(cli, ["gateway", "token", "create", str(spec), "--plain", "--kit", "plain.json"])
     assert plain.exit_code == 0
     assert "there is no kit and plain.json was not written" in plain.stderr
     assert not (tmp_path / "plain.json").exists()
+
+
+def test_a_token_is_sealed_by_sc2_unless_something_else_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def gateway(*args: str, stdin: Any = None, code: int = 0) -> Any:
+        done = CliRunner().invoke(cli, ["gateway", *args, "--json"], input=json.dumps(stdin))
+        assert done.exit_code == code, done.output
+        assert not [word for word in re.findall("[0-9a-f]{64}", done.output) if word in secrets]
+        return json.loads(done.stdout) if code == 0 else done.stderr
+
+    secrets: set[str] = set()
+    empty = {**PLAIN, "data": {"tags": [], "secureCopyEncryptionKey": "", "secureCopyDigestRounds": 0}}
+    first = gateway("token", "create", "-", stdin=empty)
+    vault = first["vault"]
+    kit_file = tmp_path / f"kit-{vault[:8]}.json"
+    assert first["kit"] == str(kit_file)
+    assert kit_file.stat().st_mode & 0o777 == 0o600
+    kit = parse_kit(kit_file.read_bytes(), name="kit")
+    assert isinstance(kit, OwnerKit)
+    assert kit.vault is not None
+    assert kit.vault.id.hex() == vault
+    secrets |= {kit.vault.id_key.hex(), *(master.hex() for master in kit.vault.masters)}
+    again = gateway("token", "create", "-", "--vault", vault[:4], stdin={**PLAIN, "data": {"padding": "padme"}})
+    assert again["vault"] == vault
+    assert "kit" not in again, "the vault's kits open its copies"
+    kitted = gateway("token", "create", "-", "--vault", vault, "--kit", "same.json", stdin=PLAIN)
+    assert (tmp_path / "same.json").read_bytes() == kit_file.read_bytes()
+    assert kitted["kit"] == str(tmp_path / "same.json")
+    assert "vault" not in gateway("token", "create", "-", "--plain", stdin=PLAIN)
+    assert "vault" not in gateway("token", "create", "-", stdin=SEALED)
+    assert "vault" not in gateway("token", "create", "-", stdin=ADMIN), "it pulls nothing, so it seals nothing"
+    methods = [row["method"] for row in gateway("token", "list")]
+    assert methods == ["sc2", "sc2", "sc2", None, "aes-256-cbc", None]
+    [row] = gateway("vault", "list")
+    assert (row["id"], row["masters"], row["tokens"]) == (vault, 1, [1, 2, 3])
+    turned = gateway("vault", "rotate", vault[:8])
+    assert (turned["vault"], turned["masters"]) == (vault, 2)
+    newer = parse_kit(Path(turned["kit"]).read_bytes(), name="kit")
+    assert isinstance(newer, OwnerKit)
+    assert newer.vault is not None
+    assert newer.vault.masters[:1] == kit.vault.masters
+    assert gateway("vault", "kit", vault[:8], "--kit", "lost.json")["masters"] == 2
+    assert (tmp_path / "lost.json").read_bytes() == Path(turned["kit"]).read_bytes()
+    text = CliRunner().invoke(cli, ["gateway", "vault", "list"]).stdout
+    assert text.startswith(vault)
+    assert "masters: 2  tokens: 1, 2, 3" in text
+    other = "0" if vault[0] != "0" else "1"
+    for args, stdin, sentence in (
+        (("token", "create", "-", "--plain"), SEALED, "--plain encrypts nothing"),
+        (("token", "create", "-", "--plain", "--vault", vault), PLAIN, "--plain encrypts nothing"),
+        (("token", "create", "-", "--vault", vault), SEALED, "only tokens of sc2 open a vault"),
+        (("token", "create", "-", "--vault", other), PLAIN, "no vault has an id that begins with"),
+        (("token", "create", "-", "--vault", ""), PLAIN, "no vault has an id that begins with"),
+        (("vault", "rotate", vault, "--kit", "same.json"), None, "exists already"),
+        (("vault", "kit", "zz"), None, "no vault has an id that begins with"),
+    ):
+        told = gateway(*args, stdin=stdin, code=2)
+        assert sentence in told
+        assert told.count("\n") == 1
+    assert gateway("vault", "list")[0]["masters"] == 2
+
+
+def test_a_kit_that_cannot_be_written_leaves_the_vault_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = CliRunner().invoke(cli, ["gateway", "token", "create", "-", "--json"], input=json.dumps(PLAIN))
+    vault = json.loads(made.stdout)["vault"]
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(cli, ["gateway", "vault", "rotate", vault, "--kit", "file/kit.json"])
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.output
+    listed = json.loads(CliRunner().invoke(cli, ["gateway", "vault", "list", "--json"]).stdout)
+    assert listed[0]["masters"] == 1
+
+
+def test_a_rotation_that_only_the_database_knows_is_told_with_its_kit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = CliRunner().invoke(cli, ["gateway", "token", "create", "-", "--json"], input=json.dumps(PLAIN))
+    vault = json.loads(made.stdout)["vault"]
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kropot.gateway.revocations.write_new", full)
+    done = CliRunner().invoke(cli, ["gateway", "vault", "rotate", vault, "--json"])
+    assert done.exit_code == 0, done.output
+    assert "only the database knows what was revoked" in done.stderr
+    assert Path(json.loads(done.stdout)["kit"]).exists()
+    assert json.loads(done.stdout)["masters"] == 2
 
 
 def test_two_colons_listen_on_both_kinds_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,6 +200,30 @@ def test_a_file_that_never_rests_is_offered_as_it_is_after_a_while_and_marked(
         assert client.content(settled.id).sealed == client.content(settled.id).sealed
 
 
+def test_a_file_that_never_rests_is_sealed_by_sc2_as_it_is_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    with Served(tmp_path, clock_ns=clock) as gateway:
+        catalogue = gateway.server.service.catalogue
+        monkeypatch.setattr(catalogue, "_settle_ns", 10**15)
+        (gateway.folder / "log").write_bytes(b"line\n" * 3)
+        catalogue.scan()
+        clock.ahead_s += restless.RESTLESS_NS // 1_000_000_000 + 60
+        assert catalogue.scan().restless == 1
+        client = gateway.vault_client()
+        entry, listed = client.listed()[b"log"]
+        assert (entry.size, entry.etag) == (None, None)
+        first = client.object(entry.id)
+        with (gateway.folder / "log").open("ab") as file:
+            file.write(b"x" * 100_000)
+        second = client.object(entry.id)
+        assert (first.plain, second.plain) == (b"line\n" * 3, b"line\n" * 3 + b"x" * 100_000)
+        assert first.header == second.header == listed.header, "a reader finds the version that the list names"
+        assert (second.form.size, second.form.sha256) == (100_015, None)
+        assert not {"etag", "accept-ranges"} & set(second.response.headers)
+
+
 def test_a_file_that_rests_now_and_then_is_not_restless() -> None:
     tracker = restless.Restless(after_ns=100)
     assert not tracker.is_offered(b"log", None, 0)

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 
 from kropot.errors import NoLedgerError
-from kropot.gateway.state import NewFile, State, StateError, TokenExistsError, open_state, tables
+from kropot.gateway.state import NewFile, State, StateError, TokenExistsError, VaultRow, open_state, tables
 from tests.ledger.databases import SQL_KINDS, fresh_url
 
 if TYPE_CHECKING:
@@ -146,6 +147,66 @@ def test_tokens_are_kept_once_and_revoked_for_good(state: State) -> None:
     assert row is not None
     assert (row.sealed, row.created_s, row.revoked_s) == (b"sealed", NOW, NOW + 5)
     assert state.tokens() == [row]
+
+
+def test_births_are_kept_until_another_version_and_only_by_the_first(state: State) -> None:
+    state.add_undated([version(number) for number in range(2)])
+    state.date_undated(NOW)
+    rows = state.page(None, 2)[0]
+    marks = [bytes([row.id]) * 16 for row in rows]
+    state.give_ids(-2, list(zip(marks, [row.id for row in rows], strict=True)))
+    assert state.births(-2, [*marks, bytes(16)]) == dict.fromkeys(marks)
+    assert state.keep_births(-2, [(marks[0], None, b"one"), (bytes(16), None, b"lost")]) == {marks[0]: b"one"}
+    assert state.keep_births(-2, [(marks[0], None, b"late"), (marks[1], None, b"two")]) == {
+        marks[0]: b"one",
+        marks[1]: b"two",
+    }
+    assert state.keep_births(-2, [(marks[0], b"one", b"next")]) == {marks[0]: b"next"}
+    found = state.find(-2, marks[0])
+    assert found is not None
+    assert found.birth == b"next"
+    assert state.births(-4, marks) == {}
+    state.give_ids(-2, [(marks[0], rows[1].id)])
+    assert state.births(-2, marks) == {marks[0]: None, marks[1]: b"two"}, "another file is another version"
+
+
+@pytest.mark.parametrize("schema", [b"1", b"2"])
+def test_a_database_of_before_gets_what_it_lacks(url: str, schema: bytes) -> None:
+    made = open_state(url, create=True)
+    made.add_undated([version(1)])
+    made.date_undated(NOW)
+    [row] = made.page(None, 1)[0]
+    made.give_ids(1, [(b"m" * 16, row.id)])
+    with made.write() as at:
+        tables.vault.drop(at)
+        for column in (tables.element.c.birth, *(tables.ADDED[:3] if schema == b"1" else ())):
+            at.execute(sa.text(f"ALTER TABLE {column.table.name} DROP COLUMN {column.name}"))
+        at.execute(tables.meta.update().where(tables.meta.c.name == "schema").values(value=schema))
+    made.close()
+    for _ in range(2):
+        again = open_state(url, create=False)
+        assert again.find(1, b"m" * 16) == row
+        assert again.vaults() == []
+        again.close()
+    again = open_state(url, create=False)
+    again.add_token(b"l" * 32, b"token", NOW, VaultRow(number=0, uid=b"v" * 16, sealed=b"s" * 20_000, created_s=NOW))
+    assert [len(each.sealed) for each in again.vaults()] == [20_000], "256 masters have their room"
+    assert again.keep_births(1, [(b"m" * 16, None, b"b" * 70_000)]) == {b"m" * 16: b"b" * 70_000}
+    again.close()
+
+
+def test_vaults_are_kept_with_their_token_and_exchanged_only_once(state: State) -> None:
+    row = VaultRow(number=0, uid=b"v" * 16, sealed=b"sealed", created_s=NOW)
+    state.add_token(b"l" * 32, b"token", NOW, row)
+    with pytest.raises(TokenExistsError):
+        state.add_token(b"l" * 32, b"token", NOW, replace(row, uid=b"w" * 16))
+    [kept] = state.vaults()
+    assert kept == replace(row, number=kept.number) == state.vault(b"v" * 16)
+    assert kept.number > 0
+    assert state.vault(b"w" * 16) is None, "a token that was refused leaves no vault"
+    assert state.exchange_vault(kept, b"other")
+    assert not state.exchange_vault(kept, b"late")
+    assert [each.sealed for each in state.vaults()] == [b"other"]
 
 
 def test_facts_about_the_folder_are_kept(state: State) -> None:

@@ -27,6 +27,7 @@ from kropot.gateway.serving import (
 )
 from kropot.gateway.serving import whole as all_bytes
 from kropot.gateway.sources import FolderSource
+from kropot.sc2.layout import MEDIA_TYPE
 from kropot.securecopy.sealing import Kit, open_stream, seal_stream, sealed_size
 from tests.gateway.serve import DOCUMENTED, PLAIN, Client, Served
 
@@ -198,7 +199,8 @@ def begun(client: Client, element: str) -> tuple[socket.socket, bytes]:
     conversation = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20)
     conversation.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
     conversation.sendall(
-        f"GET /secure-copy/file/{element}/content HTTP/1.1\r\nHost: x\r\ntoken: {client.token}\r\n\r\n".encode()
+        f"GET /secure-copy/file/{element}/content HTTP/1.1\r\nHost: x\r\ntoken: {client.token}\r\n"
+        f"Accept: {MEDIA_TYPE}\r\n\r\n".encode()
     )
     return conversation, conversation.recv(4096)
 
@@ -238,9 +240,9 @@ def touch(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [append, overwrite, truncate, touch])
-@pytest.mark.parametrize("kind", ["sealed", "plain"])
+@pytest.mark.parametrize("kind", ["sealed", "plain", "sc2"])
 def test_file_that_changes_while_served_ends_the_transfer_broken(served: Served, change: object, kind: str) -> None:
-    client = served.client(PLAIN if kind == "plain" else None)
+    client = served.vault_client() if kind == "sc2" else served.client(PLAIN if kind == "plain" else None)
     element = client.ids()[b"big"]
     conversation, head = begun(client, element)
     change(served.folder / "big")  # type: ignore[operator]

@@ -116,7 +116,7 @@ def test_requests_carry_what_the_server_needs_and_nothing_else(server: OldServer
         "host": server.url.removeprefix("http://"),
         "token": TOKEN,
         "user-agent": "kropot-test/1",
-        "accept": "*/*",
+        "accept": "application/vnd.kropot.sc2, */*",
         "accept-encoding": "identity",
     }
     assert (first.path, first.query) == ("/secure-copy/file/list", "since=2026-11-23%2006%3A08%3A32&limit=5")

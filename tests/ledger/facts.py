@@ -47,6 +47,7 @@ from ledger.events import (
     SourceRetired,
     Surge,
     Unserved,
+    VaultNamed,
     ZoneChanged,
 )
 
@@ -135,9 +136,21 @@ SAMPLES: dict[str, Fact] = {
     "ElementDismissed": ElementDismissed(element=STORED),
     "DismissedFetchFailed": DismissedFetchFailed(element=STORED),
     "DismissalWithdrawn": DismissalWithdrawn(element=STORED),
+    "VaultNamed": VaultNamed(vault=bytes(range(16)), token_macs=()),
+    "VaultNamed/tokens": VaultNamed(vault=bytes(range(16)), token_macs=(bytes(32), bytes(range(32)))),
 }
 
-_LENGTHS = {"sha256": 32, "iv": 16, "salt": 32, "token_mac": 32, "ledger_id": 16, "start": 32, "end": 32}
+_LENGTHS = {
+    "sha256": 32,
+    "iv": 16,
+    "salt": 32,
+    "token_mac": 32,
+    "token_macs": 32,
+    "ledger_id": 16,
+    "start": 32,
+    "end": 32,
+    "vault": 16,
+}
 _TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 
 

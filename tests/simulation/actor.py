@@ -24,11 +24,13 @@ from kropot.collect.decide.inputs import (
 )
 from kropot.collect.decide.step import Collector
 from kropot.collect.run.effects import LEDGER_ACTIONS, LedgerEffects
+from kropot.collect.run.workers import job_of
+from kropot.collect.transfer.receive import ContentReceiver, FreeSpace
 from kropot.durable.errors import StorageError, StorageFullError
 from kropot.lister.conversation import Trouble
 from kropot.objects.memory import MemoryObjects
 from kropot.objects.store import PublishError
-from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
+from kropot.securecopy.content import UnbelievableError
 from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
 from ledger.errors import InstanceBusyError
 from ledger.log import Ledger
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 
 SECOND = 1_000_000
 MILLI = 1000
-OK = 200
 
 
 class Actor:
@@ -250,24 +251,16 @@ class Actor:
         answer = self._ask(self._request(f"/secure-copy/file/{quote(entry.key.id, safe='')}/content"))
         if answer is None:
             return Fetched(failed=(NotReceived(entry=entry, reason="unreachable"),))
+        receiver = ContentReceiver(job_of(entry), self._objects, FreeSpace(self._objects, 0))
+        fields = [(name.lower(), value) for name, value in answer.headers]
+        fields += [("content-type", answer.content_type), ("transfer-encoding", "chunked")]
         try:
-            head = read_content_head(
-                answer.status, (*answer.headers, ("Content-Type", answer.content_type)), opaque=True
-            )
-            body, check = _whole(answer), TailCheck()
-            check.update(body)
-            check.finish(opaque=True)
-        except UnbelievableError as error:
-            refused = answer.status in {401, 403}
-            bad = NotReceived(entry=entry, reason=error.reason, status=answer.status, refused=refused)
-            return Fetched(failed=(bad,))
-        try:
-            upload = self._objects.stage()
-            upload.write(body)
-            staged = upload.finish()
-        except StorageError as error:
-            return Fetched(failed=(NotReceived(entry=entry, reason=error.reason, status=OK, storage=True),))
-        return Fetched(received=(Received(entry=entry, staged=staged, iv=head.iv),))
+            receiver.begin(answer.status, 11, fields)
+            receiver.write(_whole(answer))
+        except (UnbelievableError, StorageError) as error:
+            return Fetched(failed=(receiver.failed(error),))
+        receipt = receiver.conclude()
+        return Fetched(received=(receipt,)) if isinstance(receipt, Received) else Fetched(failed=(receipt,))
 
     def _publish(self, life: int, action: Publish) -> None:
         if life != self._life:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from kropot.sc2.opening import open_object
+from kropot.sc2.vault import keyring
 from kropot.securecopy.sealing import open_stream
-from ledger.events import CopyDamaged, CopyLost, CopyStored, Element, RemoteVanished, StreamKey
+from ledger.events import CopyDamaged, CopyLost, CopyStored, Element, RemoteVanished, StreamKey, VaultNamed
 from ledger.replica import fold
+from tests.simulation.sealed import SealedServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from ledger.events import Copy
     from ledger.replica import Event
     from tests.simulation.world import World
 
@@ -55,12 +60,20 @@ def copies_open_to_what_the_file_held(world: World) -> None:
         copy = element.copy
         if copy is None or copy.sha256 not in world.disk.objects:
             continue
-        assert copy.iv is not None
-        sealed = world.disk.objects[copy.sha256]
-        opened = b"".join(open_stream(iter([sealed]), world.server.kit.key(copy.iv), copy.iv))
+        opened = opened_copy(world, copy)
         assert opened in world.contents[key.id], f"the copy of {key.id} never was its content"
         if key.id in now and element.is_current:
             assert opened == now[key.id], f"the copy of {key.id} is out of date"
+
+
+def opened_copy(world: World, copy: Copy) -> bytes:
+    """Return what the owner's keys make of a copy."""
+    sealed = world.disk.objects[copy.sha256]
+    if isinstance(world.server, SealedServer):
+        assert copy.iv is None
+        return b"".join(open_object(io.BytesIO(sealed), keyring([world.server.repository.vault])).chunks)
+    assert copy.iv is not None
+    return b"".join(open_stream(iter([sealed]), world.server.kit.key(copy.iv), copy.iv))
 
 
 # --- what is recorded is true ---
@@ -98,6 +111,28 @@ def no_revision_was_copied_twice(world: World) -> None:
         elif isinstance(record.fact, CopyStored):
             copied[record.stream, record.fact.element.revision, damages[record.stream]] += 1
     assert all(times == 1 for times in copied.values())
+
+
+def a_sealed_version_was_copied_once_whatever_became_of_its_metadata(world: World) -> None:
+    """An object of `sc2` has the same bytes every time, so a version that is fetched again shows as the same object."""
+    if not isinstance(world.server, SealedServer):
+        return
+    copied: Counter[tuple[int, bytes, int]] = Counter()
+    damages: Counter[int] = Counter()
+    for record in records(world):
+        if isinstance(record.fact, CopyDamaged | CopyLost):
+            damages[record.stream] += 1
+        elif isinstance(record.fact, CopyStored):
+            assert record.fact.element.copy is not None
+            copied[record.stream, record.fact.element.copy.sha256, damages[record.stream]] += 1
+    assert all(times == 1 for times in copied.values())
+
+
+def the_vault_is_named_once_and_never_where_there_is_none(world: World) -> None:
+    named = [record.fact.vault for record in records(world) if isinstance(record.fact, VaultNamed)]
+    has_rows = any(True for _ in elements(world))
+    is_sealed = isinstance(world.server, SealedServer)
+    assert named == ([world.server.repository.vault.id] if is_sealed and has_rows else [])
 
 
 def revisions_and_versions_count_up_by_one(world: World) -> None:
@@ -162,6 +197,8 @@ INVARIANTS: Final[tuple[Callable[[World], None], ...]] = (
     the_tallies_are_the_counts,
     revisions_and_versions_count_up_by_one,
     no_revision_was_copied_twice,
+    a_sealed_version_was_copied_once_whatever_became_of_its_metadata,
+    the_vault_is_named_once_and_never_where_there_is_none,
     every_object_that_an_event_names_is_there,
     nothing_present_was_declared_gone,
     copies_open_to_what_the_file_held,

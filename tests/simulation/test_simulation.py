@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,6 +21,9 @@ from ledger.events import (
     ZoneChanged,
 )
 from tests.simulation.run import check
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
 
 SEEDS = 60
 """`make simulate` lives through a thousand."""
@@ -101,5 +105,13 @@ def test_the_chaos_is_real() -> None:
     assert {len(world.actors) for world in worlds} >= {1, 2, 3, 5}
     assert any(actor._skew_us < 0 for actor in actors)
     assert any(actor._skew_us > 0 for actor in actors)
+    assert {world.plan.is_sc2 for world in worlds} == {True, False}
+    assert any(moved_only(world) for world in worlds if world.plan.is_sc2), "no metadata changed alone"
     # Each life begins with a start and ends with a kill or an end: two a process.
     assert sum(actor._life for actor in actors) > 3 * len(actors), "nobody was killed"
+
+
+def moved_only(world: World) -> list[int]:
+    """Return where an element changed whose copy was carried over."""
+    facts = [(record.position, record.fact) for record in world.ledger.events()]
+    return [at for at, fact in facts if isinstance(fact, RemoteChanged) and fact.element.is_current]

@@ -25,6 +25,7 @@ from ledger.memory import MemoryStore
 from ledger.replica import damaged
 from tests.oldserver import OldServer
 from tests.simulation.actor import Actor
+from tests.simulation.sealed import SealedServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +58,7 @@ class Plan:
     poison: int = 1
     zone_changes: int = 0
     skew_s: int = 300
+    is_sc2: bool = False
 
 
 def plan_for(seed: int) -> Plan:
@@ -78,6 +80,7 @@ def plan_for(seed: int) -> Plan:
         poison=rng.choice([0, 0, 2]),
         zone_changes=rng.choice([0, 0, 0, 1]),
         skew_s=rng.choice([0, 60, 600]),
+        is_sc2=rng.choice([False, False, True]),
     )
 
 
@@ -102,7 +105,8 @@ class World:
         self._order = count()
         self._names = count()
         self._last_second = 0
-        self.server = OldServer(
+        kind = SealedServer if self.plan.is_sc2 else OldServer
+        self.server: OldServer = kind(
             clock=lambda: self.now_us // SECOND, seed=self.seed, keeps_log=False, zone=self.rng.choice(ZONES)
         )
         self.disk = MemoryDisk()
@@ -164,7 +168,9 @@ class World:
         def some_time() -> int:
             return rng.randrange(plan.chaos_s * SECOND)
 
-        mutations = (self._upload, self._upload, self._replace, self._delete, self._late, self._break, self._mend)
+        mutations = [self._upload, self._upload, self._replace, self._delete, self._late, self._break, self._mend]
+        if plan.is_sc2:
+            mutations += [self._touch, self._touch]
         for _ in range(plan.mutations):
             self.at(some_time(), rng.choice(mutations))
         for _ in range(plan.outages):
@@ -242,6 +248,12 @@ class World:
             self.broken.discard(name)
             self.server.replace(name, content, at=self._second())
             self._has(name, content)
+
+    def _touch(self) -> None:
+        """Change the metadata of a file alone."""
+        name = self._some_name()
+        if name is not None and isinstance(self.server, SealedServer):
+            self.server.touch(name, at=self._second())
 
     def _delete(self) -> None:
         name = self._some_name()

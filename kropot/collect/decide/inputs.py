@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ledger.vaults import NOTHING_NAMED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from ledger.append import NewFact
     from ledger.events import Source, StreamKey
     from ledger.replica import Entry
+    from ledger.vaults import Naming
 
 About = Literal["page", "listing", "sweep", "copies", "failures"]
 """What facts are recorded for: entries of a page, a listing's end, what is gone, contents that came or did not."""
@@ -52,6 +55,7 @@ class ListingBegan:
 
     `closed` is the last second to which the server adds nothing, as it said at the last complete listing. It is None if
     that is not known, or if anything happened to the source since.
+    `naming` says which vault its list names.
     """
 
     source: Source
@@ -59,6 +63,7 @@ class ListingBegan:
     known: int
     position: int
     closed: int | None = None
+    naming: Naming = NOTHING_NAMED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +100,14 @@ class PageRefused:
 class LookedUp:
     """What the ledger knows of the entries asked about, by type and id; and of the source.
 
-    `free` is the room where the ledger is, in bytes (None: unknown).
+    `free` is the room where the ledger is, in bytes (None: unknown). `naming` says which vault the source's list names.
     """
 
     known: Mapping[tuple[str, str], Entry]
     source: Source
     version: int
     free: int | None = None
+    naming: Naming = NOTHING_NAMED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,9 @@ MAX_CONFLICTS = 20
 ONCE_ATTEMPTS = 3
 """How often a run with --once tries to list the server."""
 
+OTHER_VAULT = "other_vault"
+"""Why a list is not read whose vault is not the one of the source."""
+
 FOLLOW_US = 2 * SECOND_US
 """How long a run with --once waits before it looks again whether another collector's listing is complete."""
 
@@ -194,6 +197,9 @@ class ListingController:
             conversation=drain(wanted),
             shift=Shift(is_believing=self._believes),
             is_closed=is_closed,
+            vault=happened.naming.vault,
+            # Whoever listed a source without a vault may not be given one later: its ids and copies are others.
+            is_vault_known=happened.naming.vault is not None or source.opaque is not None,
         )
         self.phase = Phase.DRAINING
         self._wants_full = self._believes = False
@@ -232,8 +238,13 @@ class ListingController:
     # --- DRAINING: pages ---
 
     def _take_page(self, now_us: int, happened: PageListed) -> list[Action]:
+        run, page = self._running, happened.page
+        if not run.is_vault_known:
+            run.vault, run.is_vault_known = page.vault, True
+        if page.vault != run.vault:
+            return self._fail(now_us, OTHER_VAULT)
         self.has_answered = True
-        return self._converse(now_us, self._running, happened.page)
+        return self._converse(now_us, run, page)
 
     def _take_trouble(self, now_us: int, happened: PageFailed) -> list[Action]:
         return self._converse(now_us, self._running, happened.trouble)
@@ -282,6 +293,9 @@ class ListingController:
         """Observe the entries that were looked up, and record the news."""
         run = self._running
         self.source, self.version = happened.source, happened.version
+        if happened.naming.vault not in {None, run.vault}:
+            # Another collector was faster, and its server names another vault.
+            return self._fail(now_us, OTHER_VAULT)
         facts, advanced = observe_chunk(
             run,
             self.source_id,
@@ -293,6 +307,8 @@ class ListingController:
         )
         if advanced is not None:
             facts.append(self._about_source(now_us, advanced))
+        if run.vault is not None and happened.naming.vault is None:
+            facts.append(happened.naming.fact(self.source_id, run.vault, observed_us=now_us))
         if facts and happened.free is not None and happened.free < self._rules.min_free:
             return self._fail(now_us, "no_room")
         run.growth += ending.growth_of(facts)
@@ -496,7 +512,8 @@ class ListingController:
         self.trouble = reason
         pause_us = self._rules.backoff.delay_us(self._failures, jitter(self.source_id, self._failures))
         self.next_us = now_us + pause_us
-        is_over = self._rules.once and (self._failures >= ONCE_ATTEMPTS or reason == "refused")
+        is_final = self._failures >= ONCE_ATTEMPTS or reason in {"refused", OTHER_VAULT}
+        is_over = self._rules.once and is_final
         self.phase = Phase.OVER if is_over else Phase.IDLE
         text = f"the server could not be listed: {sentence(reason)}"
         text += "" if is_over else f"; the next attempt is in {pause_us / SECOND_US:.0f} s"

@@ -1,7 +1,7 @@
 """What a look at the server, a fetch or a failure means for one element: pure decisions that yield facts.
 
-A revision of an element is known by its date (and by `etag` and `size` where the server gives them); an encrypted form
-differs at every listing and says nothing.
+A revision of an element is known by its date (and by `etag` and `size` where the server gives them); a form of AES-CBC
+differs at every listing and says nothing. A form of `sc2` names the version, and this alone decides.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from kropot.securecopy.sealed_form import is_same_content
 from ledger.events import (
     Copy,
     CopyStored,
@@ -84,8 +85,9 @@ def known_dates(source: Source) -> Dates:
 def observe(element: Element | None, listed: Listed, dates: Dates) -> Observation | None:
     """Return what the sight of `listed` tells about an element as it is known (None: not at all); None if nothing new.
 
-    `dates` is how far the dates of the element's source may have moved. If the server vouches for the content (a strong
-    etag), another date or form is news about the element and no new revision: its copy stays current.
+    `dates` is how far the dates of the element's source may have moved. If the content is the same (a strong etag, the
+    version in a form of `sc2`), another date or form is news about the element and no new revision: its copy stays
+    current.
     """
     if element is None:
         return RemoteObserved(element=_first_sight(listed, dates))
@@ -95,7 +97,7 @@ def observe(element: Element | None, listed: Listed, dates: Dates) -> Observatio
         date=listed.date,
         tz=listed.tz,
         form=listed.form,
-        revision=element.revision + (not listed.vouches_for(element.etag, element.size)),
+        revision=element.revision + (not _is_same_content(element, listed)),
         present=True,
         epoch=dates.epoch,
         size=listed.size,
@@ -113,7 +115,7 @@ def is_only_moved(element: Element, listed: Listed) -> bool:
     A change of the server's zone looks like this.
     """
     moved = abs(listed.date - element.date)
-    return moved != 0 and moved % 900 == 0 and moved <= 26 * 3600 and _claims_agree(element, listed)
+    return moved != 0 and moved % 900 == 0 and moved <= 26 * 3600 and _is_unchanged(element, listed)
 
 
 def stored(element: Element, *, sha256: bytes, size: int, iv: bytes | None, instance: str) -> CopyStored:
@@ -188,11 +190,19 @@ def _first_sight(listed: Listed, dates: Dates) -> Element:
 
 
 def _is_same_revision(element: Element, listed: Listed, dates: Dates) -> bool:
-    return dates.agree(element, listed.date) and _claims_agree(element, listed)
+    return dates.agree(element, listed.date) and _is_unchanged(element, listed)
 
 
-def _claims_agree(element: Element, listed: Listed) -> bool:
-    """Whether no claim about the content, made both then and now, differs."""
+def _is_same_content(element: Element, listed: Listed) -> bool:
+    """Whether the server says that the content is still the known one."""
+    same = is_same_content(element.form, listed.form)
+    return listed.vouches_for(element.etag, element.size) if same is None else same
+
+
+def _is_unchanged(element: Element, listed: Listed) -> bool:
+    """Whether nothing but the date can have changed: forms of `sc2` are the same, and so is every other claim."""
+    if element.form != listed.form and is_same_content(element.form, listed.form) is not None:
+        return False
     return (element.etag is None or listed.etag is None or element.etag == listed.etag) and (
         element.size is None or listed.size is None or element.size == listed.size
     )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from ledger.answers import SourceEntry
     from ledger.events import Listing
+    from ledger.vaults import Naming
 
 HOUR_US = 3600 * SECOND_US
 DAY_HOURS = 24
@@ -105,10 +106,13 @@ def token_mac(salt: bytes, token: str) -> bytes:
     return hmac.new(salt, b"token\0" + token.encode(), hashlib.sha256).digest()
 
 
-def match_source(known: Mapping[bytes, SourceEntry], token: str, url: str) -> Match:
-    """Return which of the known sources this token and address belong to."""
+def match_source(
+    known: Mapping[bytes, SourceEntry], token: str, url: str, namings: Mapping[bytes, Naming] | None = None
+) -> Match:
+    """Return which of the known sources this token and address belong to; `namings` know their further tokens."""
     sources = {id_: entry.source for id_, entry in known.items()}
-    mine = {i: s for i, s in sources.items() if hmac.compare_digest(s.token_mac, token_mac(s.salt, token))}
+    more = {} if namings is None else namings
+    mine = {i: s for i, s in sources.items() if _is_token_of(s, more.get(i), token)}
     here = [i for i, s in mine.items() if url in s.urls]
     if here:
         # Two servers may know the same token: the one that is at this address now comes before one that was.
@@ -119,6 +123,14 @@ def match_source(known: Mapping[bytes, SourceEntry], token: str, url: str) -> Ma
     if mine:
         return Match(kind="unlisted", id=max(mine))
     return Match(kind="new")
+
+
+def source_of_vault(
+    known: Mapping[bytes, SourceEntry], vault: bytes, url: str, namings: Mapping[bytes, Naming]
+) -> bytes | None:
+    """Return the id of the source that has this vault, one at this address before all others; None if there is none."""
+    mine = {id_: entry.source for id_, entry in known.items() if namings[id_].vault == vault}
+    return max(mine, key=lambda id_: (url in mine[id_].urls, mine[id_].listed_us or 0, id_), default=None)
 
 
 def moved(source: Source, url: str) -> SourceRenamed:
@@ -255,6 +267,12 @@ def change_zone(source: Source, offsets: tuple[int, ...], zone: str | None) -> Z
     """Return the fact that the server's zone changed, which moved the dates by `offsets` seconds."""
     after = replace(source, zone=source.zone if zone is None else zone, zone_shifts=(*source.zone_shifts, offsets))
     return ZoneChanged(source=after, offsets=offsets)
+
+
+def _is_token_of(source: Source, naming: Naming | None, token: str) -> bool:
+    mac = token_mac(source.salt, token)
+    further = () if naming is None else naming.token_macs
+    return any(hmac.compare_digest(known, mac) for known in (source.token_mac, *further))
 
 
 def _later(one: int | None, other: int | None) -> int | None:

@@ -33,7 +33,7 @@ from kropot.collect.decide.inputs import (
     Tick,
     WorkTaken,
 )
-from kropot.collect.decide.listing import ListingController
+from kropot.collect.decide.listing import OTHER_VAULT, ListingController
 from kropot.collect.decide.progress import Progress
 from kropot.errors import Exit
 
@@ -244,6 +244,8 @@ class Collector:
             return Exit.DONE
         if self.is_refused:
             return Exit.REFUSED
+        if listing.trouble == OTHER_VAULT:
+            return Exit.FINDINGS
         if self._stop is None and listing.has_failed and not listing.has_answered and self.progress.copied == 0:
             return Exit.ERROR
         is_partial = (

@@ -38,6 +38,7 @@ from kropot.collect.decide.plan import is_missing
 from kropot.collect.decide.sources import source_key
 from ledger.errors import ConflictError, InstanceBusyError
 from ledger.events import ListingCompleted, RunFailed, StreamKey
+from ledger.vaults import naming_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,8 +137,10 @@ class LedgerEffects:
         if not is_mine:
             return ListingBusy(source=source)
         known = sum(t.elements for t in ledger.tallies() if t.source == self.source_id and t.state != "vanished")
-        position = ledger.head().position
-        return ListingBegan(source=source, version=version, known=known, position=position, closed=self._closed())
+        naming, position = naming_of(ledger.log, self.source_id), ledger.head().position
+        return ListingBegan(
+            source=source, version=version, known=known, position=position, closed=self._closed(), naming=naming
+        )
 
     def _closed(self) -> int | None:
         """Return what the source's newest fact says is closed. Runs that failed change nothing in that."""
@@ -158,6 +161,7 @@ class LedgerEffects:
             source=source,
             version=version,
             free=self.ledger.database.free_bytes(),
+            naming=naming_of(self.ledger.log, self.source_id),
         )
 
     def _record(self, action: RecordFacts) -> Input:

@@ -30,7 +30,7 @@ from kropot.collect.transfer.engine import FetchJob, content_path
 from kropot.errors import ServerRefusedError
 from kropot.lister.conversation import Trouble
 from kropot.securecopy.client import ServerTroubleError
-from kropot.securecopy.wire import is_sealed_form
+from kropot.securecopy.wire import is_sealed_form, sealed_header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -170,6 +170,23 @@ class Publisher(Responder):
         return PublishDone(batch=action.batch, results=tuple(results))
 
 
+def job_of(entry: Entry) -> FetchJob:
+    """Return what is to be fetched for an entry, and what the list said of it. Raises: TypeError if it was erased."""
+    element = entry.element
+    if element is None:
+        raise TypeError("an erased element cannot be fetched")
+    sealed = sealed_header(element.form)
+    return FetchJob(
+        entry=entry,
+        stream=entry.key,
+        path=content_path(entry.key.id),
+        opaque=is_sealed_form(element.form),
+        size=element.size,
+        etag=element.etag if sealed is None else sealed.etag,
+        sealed=sealed,
+    )
+
+
 class Transfer(Worker):
     """Moves contents through an engine, and hands their receipts on in batches."""
 
@@ -221,20 +238,8 @@ class Transfer(Worker):
     def _submit(self, entries: tuple[Entry, ...]) -> None:
         jobs: list[FetchJob] = []
         for entry in entries:
-            element = entry.element
-            if element is None:
-                raise TypeError("an erased element cannot be fetched")
             self._waiting[id(entry)] = entry
-            jobs.append(
-                FetchJob(
-                    entry=entry,
-                    stream=entry.key,
-                    path=content_path(entry.key.id),
-                    opaque=is_sealed_form(element.form),
-                    size=element.size,
-                    etag=element.etag,
-                )
-            )
+            jobs.append(job_of(entry))
         if self._engine is None:
             self._engine = self._make()
         self._engine.submit(jobs)

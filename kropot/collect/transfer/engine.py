@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kropot.collect.decide.inputs import Receipt
     from kropot.objects.store import ObjectStore
+    from kropot.sc2.layout import Header
     from ledger.events import StreamKey
     from ledger.replica import Entry
 
@@ -29,7 +30,7 @@ class FetchJob:
 
     `stream` is the element's own key, under which its bytes wait if the transfer breaks off. `opaque` says whether the
     source's contents are sealed, None if that is not known. `size` in bytes and `etag` are the listing's claims, None
-    if it makes none.
+    if it makes none. `sealed` is the clear header of an object of `sc2`, as the list's form has it.
     """
 
     entry: Entry
@@ -38,6 +39,7 @@ class FetchJob:
     opaque: bool | None = None
     size: int | None = None
     etag: str | None = None
+    sealed: Header | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

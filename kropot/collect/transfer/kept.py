@@ -13,26 +13,31 @@ from ledger.events import StreamKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptNote:
-    """The element, and the strong ETag, the IV (16 bytes) if it is sealed, and the length in bytes of its content."""
+    """The element, and what is known of its content: strong ETag, IV (16 bytes) if it has one, and length in bytes.
+
+    `sealed` is the clear header (144 bytes) with which an object of `sc2` begins.
+    """
 
     stream: StreamKey
     etag: str
     iv: bytes | None
     length: int
+    sealed: bytes | None = None
 
     def pack(self) -> bytes:
         """Return the note as bytes."""
-        return bytes(msgpack.packb([self.stream.stored, self.etag, self.iv, self.length]))
+        return bytes(msgpack.packb([self.stream.stored, self.etag, self.iv, self.length, self.sealed]))
 
 
 def read_note(data: bytes) -> KeptNote | None:
     """Undo `KeptNote.pack`; None for anything else, which an earlier version or a fault of the disk may have left."""
     try:
-        stored, etag, iv, length = msgpack.unpackb(data)
-        for value, kind in ((stored, bytes), (etag, str), (iv or b"", bytes), (length, int)):
+        stored, etag, iv, length, *rest = msgpack.unpackb(data)
+        (sealed,) = rest or (None,)  # notes of before have no such field
+        for value, kind in ((stored, bytes), (etag, str), (iv or b"", bytes), (length, int), (sealed or b"", bytes)):
             if not isinstance(value, kind):
                 return None
-        return KeptNote(stream=StreamKey.parse(stored), etag=etag, iv=iv, length=length)
+        return KeptNote(stream=StreamKey.parse(stored), etag=etag, iv=iv, length=length, sealed=sealed)
     except (ValueError, TypeError, msgpack.UnpackException, DamagedRowError):
         return None
 

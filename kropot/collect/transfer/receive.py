@@ -14,6 +14,8 @@ from kropot.collect.decide.inputs import NotReceived, Received
 from kropot.collect.transfer.engine import MAX_RESUMES
 from kropot.collect.transfer.kept import KeptNote, kept_name, read_note
 from kropot.durable.errors import StorageError, StorageFullError
+from kropot.sc2.layout import HEADER_BYTES, parse_header
+from kropot.sc2.refused import RefusedError
 from kropot.securecopy.content import (
     IV_HEADER,
     TAIL_BYTES,
@@ -22,6 +24,7 @@ from kropot.securecopy.content import (
     UnbelievableError,
     read_content_head,
 )
+from kropot.securecopy.sealed_form import differs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from kropot.collect.decide.inputs import Receipt
     from kropot.collect.transfer.engine import FetchJob
     from kropot.objects.store import ObjectStore, Upload
+    from kropot.sc2.layout import Header
 
 HEADERS_THAT_MATTER = frozenset(
     {
@@ -98,7 +102,7 @@ class ContentReceiver:
     """What is known of one job's content so far. `begin`, `write` and `finish` raise what `failed` translates."""
 
     __slots__ = (
-        "_asked_at", "_looked", "_received", "_resumes", "_space", "_store", "_tail", "_upload",
+        "_asked_at", "_clear", "_looked", "_received", "_resumes", "_space", "_store", "_tail", "_upload",
         "head", "job", "status",
     )  # fmt: skip
 
@@ -111,6 +115,7 @@ class ContentReceiver:
         self._space = space
         self._upload: Upload | None = None
         self._tail = TailCheck()
+        self._clear = b""
         self._received = 0
         self._looked = 0
         self._asked_at = 0
@@ -134,7 +139,7 @@ class ContentReceiver:
             StorageError: there is no room for it.
         """
         self.status = status
-        head = read_content_head(status, headers, opaque=self.job.opaque, resumed_at=self._received)
+        head = read_content_head(status, headers, opaque=self.job.opaque, sc2=self._is_sc2, resumed_at=self._received)
         check_framing(version, headers)
         self._check_claims(head)
         if self.head is not None and head.offset:
@@ -148,7 +153,7 @@ class ContentReceiver:
         is_kept = head.length is not None and head.length >= WORTH_KEEPING and _is_strong(head.etag)
         self._upload = self._store.stage(kept_name(self.job.stream) if is_kept else None)
         if is_kept and head.etag is not None and head.length is not None:
-            note = KeptNote(stream=self.job.stream, etag=head.etag, iv=head.iv, length=head.length)
+            note = KeptNote(stream=self.job.stream, etag=head.etag, iv=head.iv, length=head.length, sealed=self._sealed)
             self._upload.keep(note.pack())
 
     def write(self, chunk: bytes | memoryview) -> None:
@@ -160,6 +165,8 @@ class ContentReceiver:
         """
         if self.head is None or self._upload is None:
             raise UnbelievableError("cut")
+        if self.job.sealed is not None and len(self._clear) < HEADER_BYTES:
+            self._check_header(self.job.sealed, chunk)
         self._received += len(chunk)
         bound = self.job.size if self.head.length is None else self.head.length
         if bound is not None and self._received > bound:
@@ -182,7 +189,9 @@ class ContentReceiver:
             raise UnbelievableError("cut")
         expected = self.job.size if self.head.length is None else self.head.length
         opaque = bool(self.job.opaque) or self.head.iv is not None
-        self._tail.finish(opaque=opaque, expected=expected)
+        self._tail.finish(opaque=opaque, sc2=self._is_sc2, expected=expected)
+        if self._is_sc2 and len(self._clear) < HEADER_BYTES:
+            raise UnbelievableError("not_sc2")
         staged = self._upload.finish()
         self._upload = None
         return Received(entry=self.job.entry, staged=staged, iv=self.head.iv)
@@ -205,10 +214,13 @@ class ContentReceiver:
             return None
         self._upload = found.upload
         note = read_note(found.note)
-        if note is None or note.stream != self.job.stream or found.upload.size > note.length:
+        is_ours = note is not None and (note.stream, note.sealed) == (self.job.stream, self._sealed)
+        if note is None or not is_ours or found.upload.size > note.length:
             self.abort()
             return None
         self.head = ContentHead(length=note.length, etag=note.etag, iv=note.iv, type="")
+        # What an earlier process kept of an object of `sc2` had this header, or it would not have been kept.
+        self._clear = self._sealed or b""
         self._received = self._looked = self._tail.length = found.upload.size
         self._tail.tail = found.tail[-TAIL_BYTES:]
         return self.resume_headers()
@@ -257,7 +269,29 @@ class ContentReceiver:
         self._upload = None
         self.head = None
         self._tail = TailCheck()
+        self._clear = b""
         self._received = self._looked = self._asked_at = 0
+
+    @property
+    def _is_sc2(self) -> bool:
+        return self.job.sealed is not None
+
+    @property
+    def _sealed(self) -> bytes | None:
+        """The bytes with which the object has to begin, None if it is not one of `sc2`."""
+        return None if self.job.sealed is None else self.job.sealed.encode()
+
+    def _check_header(self, expected: Header, chunk: bytes | memoryview) -> None:
+        """Compare the clear header with the one that was listed as soon as it is here. Raises: UnbelievableError."""
+        self._clear += bytes(chunk[: HEADER_BYTES - len(self._clear)])
+        if len(self._clear) < HEADER_BYTES:
+            return
+        try:
+            why = differs(parse_header(self._clear), expected)
+        except RefusedError:
+            why = "not_sc2"
+        if why is not None:
+            raise UnbelievableError(why)
 
     def _check_claims(self, head: ContentHead) -> None:
         claimed = self.job.etag

@@ -12,6 +12,7 @@ from kropot.gateway.state.rows import (
     StateError,
     TokenExistsError,
     TokenRow,
+    VaultRow,
     next_second,
 )
 from kropot.gateway.state.store import State
@@ -25,6 +26,7 @@ __all__ = [
     "StateError",
     "TokenExistsError",
     "TokenRow",
+    "VaultRow",
     "next_second",
     "open_state",
     "sqlite_file",

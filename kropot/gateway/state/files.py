@@ -183,16 +183,15 @@ class Files(Transactions):
 
     def give_ids(self, token: int, marks: Sequence[tuple[bytes, int]]) -> None:
         """Store which files the ids of this token stand for. `marks` holds pairs (mark, file id)."""
-        of_token = (tables.element.c.token == token) & tables.element.c.mark.in_([mark for mark, _ in marks])
         with self.read() as at:
-            known = {
-                (row[0], row[1])
-                for row in at.execute(sa.select(tables.element.c.mark, tables.element.c.file).where(of_token))
-            }
-        new = [pair for pair in marks if pair not in known]
+            new = self._new_pairs(at, token, marks)
         if not new:
             return
         with self.write() as at:
+            # Another list may have been faster, and have kept births beside its pairs.
+            new = self._new_pairs(at, token, new)
+            if not new:
+                return
             # Replace old pairs: a file that vanished and came back has a new row, but the same id.
             fresh = tables.element.c.mark.in_([mark for mark, _ in new])
             at.execute(tables.element.delete().where(tables.element.c.token == token, fresh))
@@ -202,13 +201,35 @@ class Files(Transactions):
         """Return the file behind an id of this token, or None."""
         joined = tables.element.join(tables.file, tables.file.c.id == tables.element.c.file)
         wanted = (
-            sa.select(*_ROW_COLUMNS)
+            sa.select(*_ROW_COLUMNS, tables.element.c.birth)
             .select_from(joined)
             .where(tables.element.c.token == token, tables.element.c.mark == mark)
         )
         with self.read() as at:
             row = at.execute(wanted).one_or_none()
-        return None if row is None else _as_file(row)
+        return None if row is None else _as_file(row[:-1], birth=row[-1])
+
+    def births(self, token: int, marks: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        """Return what is kept of the births behind these ids of a token, by mark. An id that is not known has none."""
+        with self.read() as at:
+            return self._births(at, token, marks)
+
+    def keep_births(self, token: int, births: Sequence[tuple[bytes, bytes | None, bytes]]) -> dict[bytes, bytes | None]:
+        """Store births, each as (mark, what was read before, what to keep now). Return what is kept in the end.
+
+        Where somebody else was faster, his birth stays: one version has one form for everybody.
+        """
+        with self.write() as at:
+            kept = self._births(at, token, [mark for mark, _, _ in births])
+            fresh = {mark: new for mark, old, new in births if mark in kept and kept[mark] == old}
+            if fresh:
+                at.execute(
+                    tables.element.update()
+                    .where(tables.element.c.token == token, tables.element.c.mark == sa.bindparam("of_mark"))
+                    .values(birth=sa.bindparam("new_birth")),
+                    [{"of_mark": mark, "new_birth": new} for mark, new in fresh.items()],
+                )
+        return kept | fresh
 
     def file(self, file_id: int) -> FileRow | None:
         """Return a file by its row id, or None."""
@@ -217,6 +238,21 @@ class Files(Transactions):
         return None if row is None else _as_file(row)
 
     # --- helpers ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _new_pairs(at: sa.Connection, token: int, marks: Sequence[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+        """Return the pairs (mark, file id) that are not stored yet."""
+        of_token = (tables.element.c.token == token) & tables.element.c.mark.in_([mark for mark, _ in marks])
+        wanted = sa.select(tables.element.c.mark, tables.element.c.file).where(of_token)
+        known = {(row[0], row[1]) for row in at.execute(wanted)}
+        return [pair for pair in marks if pair not in known]
+
+    @staticmethod
+    def _births(at: sa.Connection, token: int, marks: Sequence[bytes]) -> dict[bytes, bytes | None]:
+        wanted = sa.select(tables.element.c.mark, tables.element.c.birth).where(
+            tables.element.c.token == token, tables.element.c.mark.in_(marks)
+        )
+        return {row[0]: row[1] for row in at.execute(wanted)}
 
     def _put(self, at: sa.Connection, files: Sequence[NewFile], date: int | None) -> None:
         """Insert new files and update known ones."""
@@ -272,7 +308,7 @@ class Files(Transactions):
         return total + int(at.scalar(sa.select(sa.func.count()).select_from(tables.file).where(rest)) or 0)
 
 
-def _as_file(row: Any) -> FileRow:
+def _as_file(row: Any, birth: bytes | None = None) -> FileRow:
     file_id, path, identity, mode, nonce, sha256, date, is_due, origin, seal, restless_s = row
     return FileRow(
         id=file_id,
@@ -286,4 +322,5 @@ def _as_file(row: Any) -> FileRow:
         origin=origin,
         seal=seal,
         restless_s=restless_s,
+        birth=birth,
     )

@@ -52,8 +52,9 @@ def open_state(url: str, *, create: bool, entropy: Any = os.urandom) -> State:
         engine.dispose()
         raise
     state = State(engine, place)
-    if found >= ours and (state_schema := _schema(state)) is not None:
-        if state_schema == tables.FIRST_SCHEMA:
+    state_schema = _schema(state) if tables.meta.name in found else None
+    if state_schema is not None and (found >= ours or state_schema != tables.SCHEMA):
+        if state_schema in tables.OLDER:
             state_schema = _upgrade(state, engine)
         if state_schema != tables.SCHEMA:
             state.close()
@@ -160,14 +161,21 @@ def _engine(url: sa.URL) -> sa.Engine:
 
 
 def _upgrade(state: State, engine: sa.Engine) -> bytes:
-    """Add the columns that the first schema lacks, and return the new schema. An interrupted upgrade goes on later."""
+    """Add what older schemas lack, and return the new schema. An interrupted upgrade goes on later."""
     with state.explained():
-        there = {column["name"] for column in sa.inspect(engine).get_columns(tables.file.name)}
+        tables.metadata.create_all(engine)
+        inspector = sa.inspect(engine)
+        there = {
+            (name, column["name"])
+            for name in (tables.file.name, tables.element.name)
+            for column in inspector.get_columns(name)
+        }
     for column in tables.ADDED:
-        if column.name not in there:
+        name = column.table.name
+        if (name, column.name) not in there:
             kind = column.type.compile(engine.dialect)
             with state.explained(), engine.begin() as at:
-                at.execute(sa.text(f"ALTER TABLE {tables.file.name} ADD COLUMN {column.name} {kind}"))
+                at.execute(sa.text(f"ALTER TABLE {name} ADD COLUMN {column.name} {kind}"))
     with state.write() as at:
         at.execute(tables.meta.update().where(tables.meta.c.name == "schema").values(value=tables.SCHEMA))
     return tables.SCHEMA

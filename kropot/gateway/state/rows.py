@@ -29,7 +29,8 @@ class FileRow:
     since 1970, under which this version is listed. It is None until the first scan is complete. `is_due` means that the
     next scan must give a newer date. `origin` is the identity that the nonce was made for, None if it is `identity`.
     `seal` vouches for the row (`sameness.Sameness`). `restless_s` is when the file was offered as it is, because it
-    never rests; None otherwise.
+    never rests; None otherwise. `birth` is what the token's vault first sealed this version from (`births.Births`); it
+    is there if the row was found by an id.
     """
 
     id: int
@@ -43,6 +44,7 @@ class FileRow:
     origin: bytes | None = None
     seal: bytes | None = None
     restless_s: int | None = None
+    birth: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,16 @@ class TokenRow:
     sealed: bytes
     created_s: int
     revoked_s: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultRow:
+    """A vault as stored: its number, its id (16 bytes) and its sealed keys. `number` is 0 before it is stored."""
+
+    number: int
+    uid: bytes
+    sealed: bytes
+    created_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

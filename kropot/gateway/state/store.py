@@ -8,11 +8,12 @@ import sqlalchemy as sa
 
 from kropot.gateway.state import tables
 from kropot.gateway.state.files import Files
-from kropot.gateway.state.rows import ServedSourceRow, TokenExistsError, TokenRow
+from kropot.gateway.state.rows import ServedSourceRow, TokenExistsError, TokenRow, VaultRow
+from kropot.gateway.state.vaults import Vaults, insert_vault
 
 
-class State(Files):
-    """The database of one gateway: the catalogue, the source and the tokens.
+class State(Files, Vaults):
+    """The database of one gateway: the catalogue, the source, the vaults and the tokens.
 
     The caller passes the time in. Nothing here reads a clock.
     """
@@ -65,14 +66,16 @@ class State(Files):
 
     # --- tokens -------------------------------------------------------------------------------------------------------
 
-    def add_token(self, lookup: bytes, sealed: bytes, now_s: int) -> int:
-        """Store a token and return its number.
+    def add_token(self, lookup: bytes, sealed: bytes, now_s: int, new_vault: VaultRow | None = None) -> int:
+        """Store a token, and the vault that was made for it. Return the token's number.
 
         Raises:
             TokenExistsError: a token with this id exists already.
         """
         try:
             with self.write() as at:
+                if new_vault is not None:
+                    insert_vault(at, new_vault)
                 made = at.execute(tables.token.insert().values(lookup=lookup, sealed=sealed, created_s=now_s))
                 key = made.inserted_primary_key
         except sa.exc.IntegrityError:

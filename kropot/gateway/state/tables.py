@@ -7,10 +7,10 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-SCHEMA: Final = b"2"
+SCHEMA: Final = b"3"
 
-FIRST_SCHEMA: Final = b"1"
-"""The schema before the columns in `ADDED`. Such a database gets them when it is opened."""
+OLDER: Final = frozenset({b"1", b"2"})
+"""Schemas that lack some tables, or some of the columns in `ADDED`. Such a database gets them when it is opened."""
 
 
 def _fixed(size: int) -> sa.types.TypeEngine[bytes]:
@@ -18,6 +18,7 @@ def _fixed(size: int) -> sa.types.TypeEngine[bytes]:
     return sa.LargeBinary(size).with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
 
 
+_large = sa.LargeBinary().with_variant(mysql.LONGBLOB, "mysql", "mariadb")
 _big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 metadata = sa.MetaData()
 meta = sa.Table(
@@ -34,6 +35,15 @@ token = sa.Table(
     sa.Column("sealed", sa.LargeBinary, nullable=False),
     sa.Column("created_s", sa.BigInteger, nullable=False),
     sa.Column("revoked_s", sa.BigInteger),
+    sqlite_autoincrement=True,
+)
+vault = sa.Table(
+    "gateway_vault",
+    metadata,
+    sa.Column("number", _big, primary_key=True),
+    sa.Column("uid", _fixed(16), nullable=False, unique=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("created_s", sa.BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )
 source = sa.Table(
@@ -62,15 +72,16 @@ file = sa.Table(
     sa.Column("restless_s", sa.BigInteger),
     sqlite_autoincrement=True,
 )
-ADDED: Final = (file.c.origin, file.c.seal, file.c.restless_s)
 element = sa.Table(
     "gateway_element",
     metadata,
     sa.Column("token", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("mark", _fixed(16), primary_key=True),
     sa.Column("file", sa.BigInteger, nullable=False, index=True),
+    sa.Column("birth", _large),
     sqlite_with_rowid=False,
 )
+ADDED: Final = (file.c.origin, file.c.seal, file.c.restless_s, element.c.birth)
 tally = sa.Table(
     "gateway_tally",
     metadata,

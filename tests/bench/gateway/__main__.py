@@ -1,7 +1,7 @@
 """How the gateway scales and serves: `python -m tests.bench.gateway [--files N] [--small N] [--large N]`.
 
-Scans of N and 4N made-up files (rate, memory), pages of both kinds of token, and real contents over loopback pulled by
-libcurl with 16 connections.
+Scans of N and 4N made-up files (rate, memory), pages of each kind of token, and real contents over loopback pulled by
+libcurl with 16 connections, with both sealings.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         alone(scanned, given.files, place)
         alone(scanned, 4 * given.files, place)
-        print(json.dumps(served(given.small, 4096, Path(place))), flush=True)
-        print(json.dumps(served(given.large, 256 << 20, Path(place))), flush=True)
+        for count, size in ((given.small, 4096), (given.large, 256 << 20)):
+            for found in served(count, size, Path(place)):
+                print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import multiprocessing
 import os
 import resource
 import time
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pycurl
 import structlog
 
+from kropot.gateway.births import Births
 from kropot.gateway.catalogue import Catalogue
 from kropot.gateway.entries import Sealings
 from kropot.gateway.keys import MasterKey
@@ -21,6 +23,7 @@ from kropot.gateway.server import GatewayServer
 from kropot.gateway.sources import FolderSource, ScannedFile, Seen
 from kropot.gateway.state import open_state
 from kropot.gateway.tokens import TokenBook
+from kropot.sc2.layout import MEDIA_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +40,7 @@ STRETCHED = {
         "secureCopyDigestSalt": "salt",
     },
 }
+VAULTED = {"roles": ["securecopy.stream"], "expires": "never", "data": {"secureCopyEncryptionMethod": "sc2"}}
 CONNECTIONS = 16
 
 
@@ -61,16 +65,25 @@ def scanned(files: int, place: str) -> dict[str, Any]:
     catalogue = Catalogue(state, MadeUp(files), hash_up_to=-1)
     first, again = timed(catalogue.scan), timed(catalogue.scan)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    book, sealings = TokenBook(state, MasterKey(bytes(32))), Sealings(bytes(16))
+    master, source = MasterKey(bytes(32)), bytes(16)
+    book, sealings = TokenBook(state, master), Sealings(source)
+    births = Births(state, master, book.vaults, source, time.time_ns)
     pages = {}
-    for name, spec in (("made key", SEALED), ("6,000 rounds", STRETCHED)):
-        token = book.create(spec).token
+    made, vaulted = book.create(SEALED).token, book.create(VAULTED).token
+    for name, token in (
+        ("made key", made),
+        ("6,000 rounds", book.create(STRETCHED).token),
+        ("sc2", vaulted),
+        ("sc2 again", vaulted),
+    ):
         pages[name] = timed(
-            lambda token=token: build_page(state, sealings, token, since=None, limit=256, base_url="")  # type: ignore[misc]
+            lambda token=token: build_page(  # type: ignore[misc]
+                state, sealings, token, since=None, limit=256, base_url="", births=births
+            )
         )
     middle = state.source().last_date or 0
     pages["made key, in the middle"] = timed(
-        lambda: build_page(state, sealings, book.all()[0], since=middle - files // 512, limit=256, base_url="")
+        lambda: build_page(state, sealings, made, since=middle - files // 512, limit=256, base_url="")
     )
     return {
         "files": files,
@@ -81,22 +94,33 @@ def scanned(files: int, place: str) -> dict[str, Any]:
     }
 
 
-def served(count: int, size: int, place: Path) -> dict[str, Any]:
-    """Serve real files and pull them all."""
+def served(count: int, size: int, place: Path) -> list[dict[str, Any]]:
+    """Serve real files and pull them all, once with each sealing. The server is a process of its own."""
     folder = place / f"{count}x{size}"
     for number in range(count):
         (folder / str(number // 1000)).mkdir(parents=True, exist_ok=True)
         with (folder / str(number // 1000) / str(number)).open("wb") as file:
             for at in range(0, size, 1 << 20):
                 file.write(os.urandom(min(1 << 20, size - at)))
-    with GatewayServer(folder, f"sqlite:///{place}/{count}x{size}.db", bytes(32)) as gateway:
-        token, _ = gateway.create_token(SEALED)
+    found = []
+    for spec in (SEALED, VAULTED):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            found.append(pool.submit(_pulled, folder, count, size, spec).result())
+    return found
+
+
+def _pulled(folder: Path, count: int, size: int, spec: dict[str, Any]) -> dict[str, Any]:
+    method = spec["data"]["secureCopyEncryptionMethod"]
+    quiet()
+    with GatewayServer(folder, f"sqlite:///{folder}.{method}.db", bytes(32)) as gateway:
+        token, _ = gateway.create_token(spec)
         parent, child = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(target=pull, args=(gateway.url, token, child))
         process.start()
         seconds, pulled = parent.recv()
         process.join()
     return {
+        "sealing": method,
         "files": count,
         "bytes each": size,
         "files/s": round(pulled / seconds, 1),
@@ -144,7 +168,7 @@ def pull(url: str, token: str, answer: Any) -> None:
 def handle(token: str) -> pycurl.Curl:
     """Return a handle that throws away what it gets."""
     one = pycurl.Curl()
-    one.setopt(pycurl.HTTPHEADER, [f"token: {token}"])
+    one.setopt(pycurl.HTTPHEADER, [f"token: {token}", f"Accept: {MEDIA_TYPE}, */*"])
     one.setopt(pycurl.WRITEFUNCTION, lambda _: None)
     one.setopt(pycurl.BUFFERSIZE, 512 * 1024)
     return one

@@ -1,0 +1,225 @@
+"""What each version is sealed from for a vault: the form at its birth, and the key. Both stay as they were then.
+
+A version is born when a token of the vault first meets it. An object can therefore be sealed again for every collector,
+and from any byte on. A seal under the master key vouches for what the database keeps of a birth, so that whoever can
+write the database can choose neither a form nor a retired key.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from kropot.gateway.ivs import NONCE_BYTES
+from kropot.gateway.serving import ChangedError
+from kropot.gateway.sources import NotServedError, identity_parts, path_key
+from kropot.logs import log
+from kropot.sc2.form import Form, Kind, parse_form
+from kropot.sc2.layout import KEY_ID_BYTES, Header, list_form_bytes, padded_form_size, parse_header, sealed_length
+from kropot.sc2.refused import RefusedError
+from kropot.sc2.seal import Sealing, seal_list_form
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kropot.gateway.keys import MasterKey
+    from kropot.gateway.sources import Seen
+    from kropot.gateway.state import FileRow, State
+    from kropot.gateway.token import Token
+    from kropot.gateway.vaults import HeldVault, VaultBook
+
+
+_SEAL: Final = 32
+_KEY_AT: Final = NONCE_BYTES + _SEAL
+_FORM_AT: Final = _KEY_AT + KEY_ID_BYTES
+_MOST_MTIME_NS: Final = 2**63 - 1
+_TRIES: Final = 4
+_MOST_RECENT: Final = 16_384
+LONGEST_REMEMBERED: Final = 4096
+"""Longer records are read from the database each time, so that thousands of them do not fill the memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Birth:
+    """A version as a vault seals it. `size` is the sealed length of the whole object, in bytes."""
+
+    held: HeldVault
+    source: bytes
+    version: bytes
+    key_id: bytes
+    form: Form
+    size: int
+
+    def sealing(self, *, now: Seen | None = None) -> Sealing:
+        """Return what seals the object. `now` describes a file that never rests: its form says what is there now."""
+        form = self.form if now is None else _form(self.form.path, now.size, now.mtime_ns, now.mode, like=self.form)
+        return Sealing(self.held.vault, form, source=self.source, version=self.version, key_id=self.key_id)
+
+    def list_form(self, row: FileRow) -> tuple[str, Header]:
+        """Return the sealed form for a list, which says what the file is now, and the header of the object."""
+        form = _form_of(row, like=self.form)
+        text = seal_list_form(self.held.vault, form, source=self.source, version=self.version, key_id=self.key_id)
+        return text, parse_header(list_form_bytes(text))
+
+
+class Births:
+    """The births of one gateway's versions."""
+
+    def __init__(
+        self, state: State, master: MasterKey, vaults: VaultBook, source: bytes, clock_ns: Callable[[], int]
+    ) -> None:
+        """Keep births in `state`. `source` (16 bytes) stands in the header of each object."""
+        self._state = state
+        self._master = master
+        self._vaults = vaults
+        self._source = source
+        self._clock_ns = clock_ns
+        self._recent: dict[bytes, Birth] = {}
+
+    def of(self, token: Token, mark: bytes, row: FileRow) -> tuple[Birth, FileRow]:
+        """Return the birth of a file's version for a token, and the row with what is kept of it.
+
+        Raises:
+            NotServedError: the file was forgotten, or is one that sc2 cannot seal.
+            ChangedError: others changed it again and again meanwhile.
+            StateError, RetiredMasterError: see `State` and `VaultBook.refuse_retired`.
+        """
+        found = self.of_all(token, [(mark, row)])
+        if not found:
+            raise NotServedError("there is no such element")
+        return found[0][2], found[0][1]
+
+    def of_all(self, token: Token, files: Sequence[tuple[bytes, FileRow]]) -> list[tuple[bytes, FileRow, Birth]]:
+        """Return the births of files, each given as (mark, row). A file that sc2 cannot seal is left out.
+
+        Raises: as `of`, but for NotServedError.
+        """
+        found: dict[bytes, tuple[FileRow, Birth]] = {}
+        left = {mark: row for mark, row in files if not self._take(token, mark, row, row.birth, found)}
+        for _ in range(_TRIES):
+            if not left:
+                break
+            kept = self._state.births(token.scope, list(left))
+            lost = left.keys() - kept.keys()
+            left = {
+                mark: row
+                for mark, row in left.items()
+                if mark not in lost and not self._take(token, mark, row, kept[mark], found)
+            }
+            if left and token.held is not None:
+                self._vaults.refuse_retired(token.held.vault)
+            made = [(mark, kept[mark], new) for mark, row in left.items() if (new := self._made(token, row))]
+            if len(made) < len(left):
+                log.warning("files_not_sealed", files=len(left) - len(made), hint="sc2 cannot hold their size or path")
+            left = {mark: left[mark] for mark, _, _ in made}
+            if made:
+                now = self._state.keep_births(token.scope, made)
+                left = {
+                    mark: row
+                    for mark, row in left.items()
+                    if mark in now and not self._take(token, mark, row, now[mark], found)
+                }
+        if left:
+            raise ChangedError("the files change faster than they can be listed: ask again")
+        return [(mark, *found[mark]) for mark, _ in files if mark in found]
+
+    def _take(
+        self,
+        token: Token,
+        mark: bytes,
+        row: FileRow,
+        record: bytes | None,
+        found: dict[bytes, tuple[FileRow, Birth]],
+    ) -> bool:
+        """Put a birth among those that are `found`, if the record is of this version and this gateway wrote it."""
+        birth = self._read(token, row, record)
+        if birth is not None:
+            found[mark] = (row if row.birth == record else replace(row, birth=record)), birth
+        return birth is not None
+
+    def _read(self, token: Token, row: FileRow, record: bytes | None) -> Birth | None:
+        """Return the birth that a record tells, or None if it is of another version, or nothing vouches for it."""
+        if record is None or token.held is None or record[:NONCE_BYTES] != row.nonce:
+            return None
+        kept = self._recent.get(record)
+        if (
+            kept is not None
+            and kept.held.vault is token.held.vault
+            and (kept.form.path, kept.form.padding) == (row.path, token.padding)
+        ):
+            return kept
+        birth = self._proved(token, token.held, row, record)
+        if birth is not None and len(record) <= LONGEST_REMEMBERED:
+            if len(self._recent) >= _MOST_RECENT:
+                self._recent.clear()
+            self._recent[record] = birth
+        return birth
+
+    def _proved(self, token: Token, held: HeldVault, row: FileRow, record: bytes) -> Birth | None:
+        """Return the birth that a record tells, if its seal vouches for it."""
+        key_id, encoded = record[_KEY_AT:_FORM_AT], record[_FORM_AT:]
+        if not hmac.compare_digest(record[NONCE_BYTES:_KEY_AT], self._seal(token, row, key_id, encoded)):
+            return None
+        if key_id not in held.vault.key_ids:
+            return None
+        try:
+            form = parse_form(encoded)
+        except RefusedError:
+            return None
+        return Birth(
+            held=held,
+            source=self._source,
+            version=held.vault.version(row.nonce + (b"padme" if token.padding else b"")),
+            key_id=key_id,
+            form=form,
+            size=sealed_length(content=form.padded_length, form=padded_form_size(len(encoded))),
+        )
+
+    def _made(self, token: Token, row: FileRow) -> bytes | None:
+        """Return what to keep of a version that is born now, or None if sc2 cannot seal the file."""
+        if token.held is None:
+            raise ValueError("only a token of sc2 has births")
+        try:
+            encoded = _form_of(row, sealed_us=self._clock_ns() // 1000, padding=token.padding).encode()
+        except RefusedError:
+            return None
+        key_id = token.held.vault.key_ids[-1]
+        return row.nonce + self._seal(token, row, key_id, encoded) + key_id + encoded
+
+    def _seal(self, token: Token, row: FileRow, key_id: bytes, encoded: bytes) -> bytes:
+        """Return the seal (32 bytes) that vouches for a birth."""
+        vault = b"" if token.held is None else token.held.vault.id
+        padding = b"\x01" if token.padding else b"\x00"
+        return self._master.vouch(b"birth", vault, padding, path_key(row.path), row.nonce, key_id, encoded)
+
+
+def _form_of(row: FileRow, *, like: Form | None = None, sealed_us: int = 0, padding: bool = False) -> Form:
+    """Return the form of a file as the catalogue knows it now."""
+    size, mtime_ns = identity_parts(row.identity)
+    return _form(row.path, size, mtime_ns, row.mode, row.sha256, like=like, sealed_us=sealed_us, padding=padding)
+
+
+def _form(
+    path: bytes,
+    size: int,
+    mtime_ns: int,
+    mode: int,
+    sha256: bytes | None = None,
+    *,
+    like: Form | None = None,
+    sealed_us: int = 0,
+    padding: bool = False,
+) -> Form:
+    """Return the form of a regular file. Where it is `like` another, time of sealing and padding are that one's."""
+    return Form(
+        path=path,
+        kind=Kind.FILE,
+        sealed_us=sealed_us if like is None else like.sealed_us,
+        size=size,
+        padding=padding if like is None else like.padding,
+        mode=mode,
+        # A form holds times from 1677 to 2262.
+        mtime_ns=mtime_ns if abs(mtime_ns) <= _MOST_MTIME_NS else None,
+        sha256=sha256,
+    )

@@ -1,0 +1,105 @@
+"""Compare the clear header of each sealed object with what the ledger says of its element: an object has one place.
+
+The content of an object is what its SHA-256 says. But an event can name the object of another element, or of another
+version. Only the kit could prove an object, but everybody can see whose it says it is.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from kropot.durable.errors import StorageError
+from kropot.objects.store import ObjectMissingError
+from kropot.sc2.layout import HEADER_BYTES, parse_header
+from kropot.sc2.refused import RefusedError
+from kropot.securecopy.sealed_form import sealed_header
+from ledger.audit import Finding
+from ledger.decoding import fact_of
+from ledger.events import CopyStored
+from ledger.rows import SOUND, StoredFact
+from ledger.vaults import namings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+    from typing import BinaryIO
+
+    from kropot.objects.store import ObjectStore
+    from kropot.sc2.layout import Header
+    from ledger.events import Element
+    from ledger.log import Ledger
+    from ledger.rows import CopyRow
+
+_PAGE: Final = 1000
+_HINT: Final = (
+    "its content is what was stored, but it was stored for something else: do not take it for this element, look with "
+    "`kropotcli history` at who stored it, and see whether the source still has the true one"
+)
+
+
+class HeaderAudit:
+    """Compares headers, range by range, behind the reading of contents."""
+
+    def __init__(self, ledger: Ledger, objects: ObjectStore) -> None:
+        """Look whether any source has a vault: the copies of all others have no header."""
+        self._ledger = ledger
+        self._objects = objects
+        self._is_needed = any(naming.vault is not None for naming in namings_of(ledger.store).values())
+        self.compared = 0
+
+    def findings(self, start: bytes, end: bytes, *, bad: Container[bytes]) -> Iterator[Finding]:
+        """Yield a finding for each copy with another header, for start <= SHA-256 <= end. Objects in `bad` are told."""
+        rows = self._ledger.copies(start=start, end=end) if self._is_needed else iter(())
+        while page := list(islice(rows, _PAGE)):
+            sound = [row for row in page if row.state == SOUND and row.sha256 not in bad]
+            events = {event.seq: event for event in map(StoredFact._make, self._facts(sound))}
+            for row in sound:
+                fact = None if row.position not in events else fact_of(events[row.position])
+                if isinstance(fact, CopyStored):
+                    yield from self._compare(row, fact.element)
+
+    def _facts(self, rows: list[CopyRow]) -> list[tuple[object, ...]]:
+        return self._ledger.log.facts_at(sorted({row.position for row in rows}))
+
+    def _compare(self, row: CopyRow, element: Element) -> Iterator[Finding]:
+        listed = sealed_header(element.form)
+        if listed is None or element.copy is None:
+            return
+        self.compared += 1
+        key = row.key[16:].partition(b"\0")[2].decode("utf-8", "replace")
+        is_newest = element.copy.revision == element.revision
+        why = "its form names another element" if listed.element_id != key else self._wrong(row, listed, is_newest)
+        if why is not None:
+            yield Finding(
+                kind="wrong_object",
+                severity="error",
+                detail=why,
+                hint=_HINT,
+                source=row.key[:16].hex(),
+                element=key,
+                object=row.sha256.hex(),
+                position=row.position,
+            )
+
+    def _wrong(self, row: CopyRow, listed: Header, is_newest: bool) -> str | None:  # noqa: FBT001
+        """Return in what the object's header differs, None if it does not or cannot be read: then others tell why."""
+        try:
+            with self._objects.open(row.sha256) as file:
+                found = parse_header(_beginning(file))
+        except (ObjectMissingError, StorageError, OSError):
+            return None
+        except RefusedError as error:
+            return str(error)
+        if (found.vault, found.source, found.element) != (listed.vault, listed.source, listed.element):
+            return f"the object says that it belongs to element {found.element_id} of vault {found.vault.hex()}"
+        if is_newest and found.version != listed.version:
+            return "the object says that it is another version of this element"
+        return None
+
+
+def _beginning(file: BinaryIO) -> bytes:
+    """Return the bytes of a header, or fewer at the end. Some stores give less than was asked for before their end."""
+    data = b""
+    while len(data) < HEADER_BYTES and (more := file.read(HEADER_BYTES - len(data))):
+        data += more
+    return data
