@@ -25,7 +25,7 @@ except SystemExit as end:
 NEVER_TO_READ = {
     *("alembic", "cryptography", "h11", "httptools", "psycopg", "pycurl", "pymysql", "requests", "rich", "starlette"),
     *("structlog", "urllib3", "uvicorn", "multiprocessing"),
-    *("kropot.gateway", "kropot.replay", "kropot.restore", "kropot.sc2", "kropot.verify", "ledger.audit"),
+    *("kropot.gateway", "kropot.replay", "kropot.restore", "kropot.sc2.vault", "kropot.verify", "ledger.audit"),
 }
 """What reads nothing but the ledger's tables and the storage's folder needs none of these."""
 NEVER_TO_HELP = {*NEVER_TO_READ, "asyncio", "msgpack", "sqlalchemy", "sqlite3", "kropot.query", "ledger.events"}
