@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from kropot.cli.settings import Settings
     from kropot.durable.target import TargetFolder
     from kropot.replay.copies import StoredCopies
-    from kropot.securecopy.sealing import Kit
+    from kropot.restore.opener import Key
+    from kropot.sc2.kit import OwnerKit
+    from ledger.log import Ledger
 
 WORKERS: Final = 8
 """How many files are handled at the same time. Hashing, ciphers and syncs release Python's lock."""
@@ -26,8 +29,11 @@ _KIT_BYTES: Final = 1 << 20
 
 
 @contextmanager
-def open_copies(settings: Settings) -> Iterator[StoredCopies]:
-    """Open the copies in the storage for reading. Raises: UsageError if there is no storage."""
+def open_copies(settings: Settings, ledger: Ledger | None = None) -> Iterator[StoredCopies]:
+    """Open the copies in the storage for reading. The ledger tells which of those that are missing were released.
+
+    Raises: UsageError if there is no storage.
+    """
     from kropot.replay.copies import StoredCopies
 
     storage = storage_of(settings)
@@ -37,9 +43,13 @@ def open_copies(settings: Settings) -> Iterator[StoredCopies]:
         )
     objects = storage.objects()
     try:
-        yield StoredCopies(objects)
+        yield StoredCopies(objects, lambda sha256: ledger is not None and _is_released(ledger, sha256))
     finally:
         objects.close()
+
+
+def _is_released(ledger: Ledger, sha256: bytes) -> bool:
+    return any(row.state == "released" for row in ledger.copies(start=sha256, end=sha256))
 
 
 @contextmanager
@@ -66,11 +76,16 @@ def check_target(settings: Settings, target: Path) -> None:
         raise UsageError(f"the folder {target} lies in the storage, which must hold only copies: name another folder")
 
 
-def read_kits(paths: Sequence[Path]) -> list[Kit]:
-    """Return the kits in these files. Raises: UsageError if a file cannot be read or is not a kit."""
-    from kropot.restore.kits import read_kit
+def read_kits(paths: Sequence[Path]) -> list[Key]:
+    """Return the keys in these kits: one for each CBC token, and one for each vault.
 
-    kits: list[Kit] = []
+    Raises: UsageError if a file cannot be read or is not a kit, or if two kits contradict each other.
+    """
+    from kropot.sc2.kits import parse_kit
+    from kropot.sc2.passphrase import LockedKit
+    from kropot.sc2.vault import keyring
+
+    kits: list[OwnerKit] = []
     for path in paths:
         try:
             with open_named(path) as file:
@@ -80,5 +95,19 @@ def read_kits(paths: Sequence[Path]) -> list[Kit]:
                 f"cannot read the kit {path} ({error.strerror}): check the path and its permissions"
             ) from None
         warn_if_exposed("kit", path)
-        kits += read_kit(text, name=str(path))
-    return kits
+        kit = parse_kit(text, name=str(path))
+        kits.append(kit.open(_passphrase(path)) if isinstance(kit, LockedKit) else kit)
+    vaults = keyring(kit.vault for kit in kits if kit.vault is not None)
+    return [*vaults.values(), *(key for kit in kits for key in kit.cbc)]
+
+
+def _passphrase(path: Path) -> str:
+    """Ask for the passphrase of a locked kit. Raises: UsageError if there is nobody to ask."""
+    import click
+
+    from kropot.cli.output import is_terminal
+
+    if not is_terminal(sys.stdin):
+        raise UsageError(f"the kit {path} is locked, and there is no terminal to ask for its passphrase: use one")
+    passphrase: str = click.prompt(f"passphrase of the kit {path}", hide_input=True, err=True)
+    return passphrase

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kropot.replay.copies import HeldCopy
-    from kropot.securecopy.sealing import Kit
+    from kropot.restore.opener import Key
 
 
 @define("decrypt")
@@ -79,7 +79,7 @@ def command(
         return _write_content(settings, held, source, kit, output)
 
 
-def _write_content(settings: Settings, held: HeldCopy, source: BinaryIO, kit: Kit | None, output: Path | None) -> Exit:
+def _write_content(settings: Settings, held: HeldCopy, source: BinaryIO, kit: Key | None, output: Path | None) -> Exit:
     from kropot.durable.newfile import new_file
     from kropot.restore.opener import copy_content
 
@@ -104,7 +104,7 @@ def _write_content(settings: Settings, held: HeldCopy, source: BinaryIO, kit: Ki
 
 def _held_of_file(settings: Settings, path: Path, iv_text: str | None) -> HeldCopy:
     """Return what is known about a file. Raises: UsageError if its IV is not known."""
-    from kropot.restore.identify import hash_of, in_export, in_ledger, unknown
+    from kropot.restore.identify import hash_of, in_export, in_header, in_ledger, unknown
     from kropot.securecopy.iv import parse_iv
     from ledger.errors import LedgerError
 
@@ -115,6 +115,8 @@ def _held_of_file(settings: Settings, path: Path, iv_text: str | None) -> HeldCo
             raise UsageError("the value of --iv is not an IV: give 32 hexadecimal digits")
         return unknown(path, sha256, size, iv)
     held = in_export(path)
+    if held is None:
+        held = in_header(path, sha256, size)
     if held is not None:
         return held
     try:
@@ -148,22 +150,33 @@ def _open_element(settings: Settings, stack: ExitStack, what: str, until: str | 
     return held, stack.enter_context(copies.open(held))
 
 
-def _find_kit(held: HeldCopy, source: BinaryIO, kits: Sequence[Kit]) -> Kit | None:
+def _find_kit(held: HeldCopy, source: BinaryIO, kits: Sequence[Key]) -> Key | None:
     """Return the kit that opens this copy, or None if it is not encrypted. Raises: WrongKeyError if no kit opens it."""
+    from kropot.restore.authentic import NoKitError
     from kropot.restore.claims import sealed_text
-    from kropot.restore.opener import NoKitError, open_claim, plain_size
+    from kropot.restore.identify import header_of
+    from kropot.restore.opener import open_claim, plain_size
+    from kropot.sc2.vault import Vault
 
-    if held.iv is None:
-        return None
     if sealed_text(held.form) is not None:
         try:
             return open_claim(held, kits).kit
-        except NoKitError:
+        except NoKitError as error:
+            whose = "its token" if error.vault is None else f"the vault {error.vault.hex()}"
             raise WrongKeyError(
-                f"no given kit opens element {quoted(held.key.id)}: give the kit of its token with --key"
+                f"no given kit opens element {quoted(held.key.id)}: give the kit of {whose} with --key"
             ) from None
+    if (header := header_of(source)) is not None:
+        vault = next((kit for kit in kits if isinstance(kit, Vault) and kit.id == header.vault), None)
+        if vault is None:
+            raise WrongKeyError(
+                f"no given kit opens this object: give the kit of the vault {header.vault.hex()} with --key"
+            )
+        return vault
+    if held.iv is None:
+        return None
     for kit in kits:
-        if plain_size(source, held=held, kit=kit) is not None:
+        if not isinstance(kit, Vault) and plain_size(source, held=held, kit=kit) is not None:
             return kit
     raise WrongKeyError("no given kit opens this object: check --key, and --iv if you gave it")
 

@@ -24,6 +24,7 @@ from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
 from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
+from kropot.sc2.kits import STORED_SALT
 from kropot.secret import hide_credentials
 from kropot.securecopy.address import checked_base_url
 
@@ -379,9 +380,11 @@ def _read_spec(path: Path) -> Any:
             f"the specification {path} is larger than {_LONGEST_SPEC >> 10} KiB: see docs/gateway.md for an example"
         )
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the specification {path} is not JSON: see docs/gateway.md for an example") from error
+    # A kit is such a request, too. What it has beside it is for restoring only.
+    return {name: each for name, each in value.items() if name != STORED_SALT} if isinstance(value, dict) else value
 
 
 def _holds_key(value: Any) -> bool:

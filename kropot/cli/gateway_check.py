@@ -68,10 +68,10 @@ def check(settings: Settings, *, source: Path, excluded: bool, **chosen: Any) ->
 def _missing(tree: FolderSource, found: Counter[str]) -> Iterator[tuple[str, bytes, str]]:
     """Yield kind, path and reason of what is not served. Count in `found` what is."""
     from kropot.gateway.catalogue import SETTLE_NS
-    from kropot.gateway.sources import Skipped, Unreadable
+    from kropot.gateway.sources import ScannedEntry, Skipped, Unreadable
 
     young: list[bytes] = []
-    for item in tree.walk():
+    for item in (each for each in tree.walk() if not isinstance(each, ScannedEntry)):
         if isinstance(item, Skipped):
             yield item.kind, item.path, ""
         elif isinstance(item, Unreadable):

@@ -243,12 +243,25 @@ def _stored(helds: Iterable[HeldCopy], seen: Counter[str]) -> Iterator[HeldCopy]
             yield held
 
 
+def _history(ledger: Ledger, moment: Moment) -> Iterator[bytes] | None:
+    """Return the parts of the file with which the export can be checked elsewhere, None if nothing was recorded."""
+    from kropot.restore.evidence import Origin, history_parts
+    from kropot.restore.history import headers_of, salts_of
+
+    first = ledger.log.events_at([1])
+    if not first:
+        return None
+    origin = Origin(first=first[0], position=moment.position, salts=salts_of(ledger))
+    return history_parts(origin, headers_of(ledger, ledger.head().position))
+
+
 def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *, snapshots: bool, links: Links) -> Exit:
     from kropot.cli.copies import check_target, open_copies, workers
     from kropot.durable.target import WORK, TargetFolder
     from kropot.replay.copies import held_at
     from kropot.replay.fold import walk
     from kropot.replay.snapshots import pointers_at
+    from kropot.restore.evidence import HISTORY
     from kropot.restore.export import JOURNAL, MANIFEST, Exported, export
     from kropot.restore.fingerprints import Fingerprints
     from kropot.restore.journal import Journal
@@ -264,11 +277,14 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
         pointers_at(ledger, moment.position, snapshots=snapshots) as pointers,
         workers(tree) as pool,
     ):
-        names = NameGiver(tree.rules, Fingerprints(), (WORK, JOURNAL, MANIFEST))
+        names = NameGiver(tree.rules, Fingerprints(), (WORK, JOURNAL, MANIFEST, HISTORY))
         known = sources_at(ledger, moment.position)
         standings = walk(ledger, pointers, moment.position, sources=freshest_first(known))
-        helds = _stored(held_at(ledger, standings, past=past_ids(known)), seen)
-        for outcome in export(helds, copies=copies, tree=tree, journal=journal, names=names, pool=pool, links=links):
+        helds = _stored(held_at(ledger, standings, past=past_ids(known), with_events=True), seen)
+        history = _history(ledger, moment)
+        for outcome in export(
+            helds, copies=copies, tree=tree, journal=journal, names=names, pool=pool, links=links, history=history
+        ):
             if isinstance(outcome, Exported):
                 seen["existed" if outcome.existed else "exported"] += 1
                 size += outcome.held.size

@@ -6,37 +6,35 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
+from kropot.cli.base import Exit, Settings
 from kropot.cli.base import command as define
-from kropot.cli.copies import WORKERS, check_target, open_copies, read_kits
-from kropot.cli.moments import moment_of, until_option
+from kropot.cli.copies import WORKERS, check_target, read_kits
+from kropot.cli.moments import until_option
 from kropot.cli.paths import PATH
+from kropot.cli.restore_look import dry_run as show_plan
+from kropot.cli.restore_look import list_names as show_names
 from kropot.cli.restore_mode import check_options, mode_of
+from kropot.cli.restore_origin import from_export, from_ledger
+from kropot.cli.restore_origin import from_storage as from_objects
 from kropot.cli.restore_progress import RestoreProgress, restore_progress
 from kropot.cli.restore_report import RestoreReport
 from kropot.cli.restore_stdout import write_to_stdout
-from kropot.cli.restore_target import WOULD, Destination
+from kropot.cli.restore_target import Destination
+from kropot.cli.restore_trust import Trust, trust_options
 from kropot.errors import UsageError
-from kropot.query.erasures import erased_in
-from kropot.query.names import find_source
-from kropot.query.past import freshest_first, labels_of, past_ids, sources_at
-from kropot.wording import moment as clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from kropot.query.erasures import Erased
-    from kropot.query.past import KnownSource
-    from kropot.replay.copies import Copies, HeldCopy
-    from kropot.restore.job import Overwrite
+    from kropot.replay.copies import Copies
+    from kropot.restore.entry import Overwrite
     from kropot.restore.plan import Planned, RestoreProblem
-    from ledger.answers import Tally
 
 
 @define("restore")
@@ -65,6 +63,12 @@ if TYPE_CHECKING:
     type=PATH,
     metavar="EXPORT",
     help="Restore from a folder that `replay --export` wrote. This needs no ledger and no storage.",
+)
+@click.option(
+    "--from-storage",
+    is_flag=True,
+    help="Restore from the objects in --storage-path alone, without a ledger: of each element the version that was"
+    " sealed last. Only for sc2.",
 )
 @click.option(
     "--vanished", is_flag=True, help="Also restore elements that had vanished from the server at that moment."
@@ -101,6 +105,12 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Write this one file to standard output, and nothing else. It is checked before the first byte is written.",
 )
+@trust_options
+@click.option(
+    "--numeric-owner",
+    is_flag=True,
+    help="As root, give files to the user and group with the recorded numbers, not to those with the recorded names.",
+)
 @click.option("--portable-names", is_flag=True, help="Give all files names that also work on Windows.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
 def command(
@@ -112,6 +122,7 @@ def command(
     until: str | None,
     source_names: tuple[str, ...],
     exported: Path | None,
+    from_storage: bool,
     vanished: bool,
     past: bool,
     both: bool,
@@ -120,6 +131,11 @@ def command(
     overwrite: Overwrite,
     verify_only: bool,
     printed: str | None,
+    against: tuple[Path, ...],
+    public_key: str | None,
+    require: frozenset[str],
+    accept_older: bool,
+    numeric_owner: bool,
     portable_names: bool,
     no_snapshots: bool,
 ) -> Exit:
@@ -135,22 +151,33 @@ def command(
 
     If a file cannot be restored, or a pattern matches nothing, you get a warning. The rest is restored, and the exit
     code is 3. If no kit fits, nothing is written, and the exit code is 13.
+
+    Every event, form and content is compared with what it must be. What was altered or exchanged is never written: you
+    get a warning, and the exit code is 4. The last two lines say how far the sealing and the history prove the rest.
+    Beside each kit, a small file (KIT.json.seen) remembers the ledger. A ledger that lacks what was seen before is
+    refused (4).
     """
     from kropot.restore.patterns import Patterns
     from kropot.restore.plan import RestoreCounts, Selection, plan
 
+    if from_storage and (exported is not None or until is not None or source_names):
+        raise UsageError("--from-storage reads no ledger and no export: leave out --from, --until and --source")
     mode = mode_of(list_names=list_names, dry_run=dry_run, verify_only=verify_only, printed=printed)
     check_options(settings, mode, target, patterns)
     if target is not None:
         check_target(settings, target)
-    tally, report = RestoreCounts(), RestoreReport(settings)
+    trust = Trust.of(kits, against=against, public_key=public_key, require=require, accept_older=accept_older)
+    tally, report = RestoreCounts(), RestoreReport(settings, trust)
     with ExitStack() as stack:
         matching = Patterns(patterns if printed is None else (printed,))
         pool = stack.enter_context(_pool())
+        keys = read_kits(kits)
         origin = stack.enter_context(
-            _from_export(exported, until, source_names)
+            from_objects(settings, keys, trust)
+            if from_storage
+            else from_export(exported, until, source_names, trust)
             if exported is not None
-            else _from_ledger(settings, until, source_names, snapshots=not no_snapshots)
+            else from_ledger(settings, until, source_names, trust, snapshots=not no_snapshots, remember=mode != "look")
         )
         report.erased, report.sources = origin.erased, origin.sources or {}
         destination = Destination(
@@ -158,7 +185,7 @@ def command(
         )
         plans = plan(
             origin.helds,
-            kits=read_kits(kits),
+            kits=keys,
             wanted=Selection(
                 patterns=matching,
                 sources=origin.wanted,
@@ -172,98 +199,29 @@ def command(
             tally=tally,
             sources=origin.count(past=past),
         )
+        plans = trust.demanded(plans)
 
         def show() -> AbstractContextManager[RestoreProgress]:
             total = (None, None) if patterns else origin.total(vanished=vanished, past=past)
             return restore_progress(settings, files=total[0], size=total[1])
 
         if printed is not None:
-            return write_to_stdout(plans, origin.copies, printed)
+            return write_to_stdout(plans, origin.copies, printed, report)
         if list_names:
-            _list_names(settings, plans, origin.copies, report)
+            show_names(settings, plans, origin.copies, report)
         elif dry_run:
-            _dry_run(settings, plans, destination, report)
+            show_plan(settings, plans, destination, report)
         elif verify_only:
             _verify(plans, origin.copies, target, pool, report, show=show())
         else:
-            _restore(plans, origin.copies, destination, pool, report, show=show())
+            owning = _Owning(numeric=numeric_owner, keys=keys)
+            _restore(plans, origin.copies, destination, pool, report, owning=owning, show=show())
+            report.tree = destination.opened
+        report.hidden, report.survey = origin.hidden(), origin.survey
     return report.finish(tally, target, unmatched=matching.idle, mode=mode)
 
 
-# --- where copies come from ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Origin:
-    """The elements to choose from, and their copies. `sources` are the sources, and `erased` sums up the erasures.
-
-    Both are None if that is not known. `tallies` are the sums over all elements, empty if they are not known.
-    """
-
-    helds: Iterable[HeldCopy]
-    copies: Copies
-    wanted: frozenset[bytes]
-    sources: dict[bytes, KnownSource] | None
-    erased: Erased | None = None
-    tallies: Sequence[Tally] = ()
-
-    def total(self, *, vanished: bool, past: bool) -> tuple[int, int] | tuple[None, None]:
-        """Return how many files there are to restore, and their stored bytes; None twice if that is not known."""
-        chosen = self.wanted or {id_ for id_, each in (self.sources or {}).items() if past or each.past is None}
-        counted = [
-            each
-            for each in self.tallies
-            if each.bytes and (vanished or each.state != "vanished") and each.source in chosen
-        ]
-        if not counted:
-            return None, None
-        return sum(each.elements for each in counted), sum(each.bytes for each in counted)
-
-    def count(self, *, past: bool) -> int | None:
-        """Return from how many sources files are wanted, None if that is not known."""
-        if self.wanted or self.sources is None:
-            return len(self.wanted) or None
-        return sum(past or each.past is None for each in self.sources.values())
-
-
-@contextmanager
-def _from_ledger(
-    settings: Settings, until: str | None, source_names: tuple[str, ...], *, snapshots: bool
-) -> Iterator[_Origin]:
-    from kropot.replay.copies import held_at
-    from kropot.replay.fold import walk
-    from kropot.replay.snapshots import pointers_at
-
-    with open_ledger(settings, read_only=True) as ledger, open_copies(settings) as copies:
-        moment = moment_of(ledger, until)
-        labels, known = labels_of(ledger), sources_at(ledger, moment.position)
-        wanted = frozenset(find_source(labels, name) for name in source_names)
-        with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
-            standings = walk(ledger, pointers, moment.position, sources=freshest_first(known))
-            yield _Origin(
-                helds=held_at(ledger, standings, past=past_ids(known)),
-                copies=copies,
-                wanted=wanted,
-                sources=known,
-                erased=erased_in(ledger),
-                tallies=() if until else ledger.tallies(),
-            )
-
-
-@contextmanager
-def _from_export(root: Path, until: str | None, source_names: tuple[str, ...]) -> Iterator[_Origin]:
-    from kropot.restore.read_export import ExportedCopies
-
-    if until is not None or source_names:
-        raise UsageError(
-            f"--until and --source do not work with the export {root}, which is fixed to one moment and all sources: "
-            "leave them out, or restore from the ledger"
-        )
-    copies = ExportedCopies(root)
-    try:
-        yield _Origin(helds=copies.helds(), copies=copies, wanted=frozenset(), sources=None)
-    finally:
-        copies.close()
+# --- what is done with them ------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -275,7 +233,12 @@ def _pool() -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
-# --- what is done with them ------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Owning:
+    """How owners come back, and the keys in the plans."""
+
+    numeric: bool
+    keys: Sequence[object]
 
 
 def _restore(
@@ -285,9 +248,11 @@ def _restore(
     pool: Executor,
     report: RestoreReport,
     *,
+    owning: _Owning,
     show: AbstractContextManager[RestoreProgress],
 ) -> None:
     from kropot.restore.job import Restored, restore
+    from kropot.restore.owners import Owners
     from kropot.restore.plan import RestoreProblem
 
     for first in plans:
@@ -302,6 +267,8 @@ def _restore(
                 journal=destination.journal,
                 pool=pool,
                 overwrite=destination.overwrite,
+                owners=Owners(numeric=owning.numeric),
+                keys=owning.keys,
                 moved=progress.moved,
             )
             for outcome in outcomes:
@@ -330,69 +297,3 @@ def _verify(
                 report.count(outcome.planned, existed=False, size=outcome.size)
             else:
                 report.finding(outcome)
-
-
-def _dry_run(
-    settings: Settings, plans: Iterable[Planned | RestoreProblem], destination: Destination, report: RestoreReport
-) -> None:
-    from kropot.restore.plan import RestoreProblem
-
-    for plan in plans:
-        if isinstance(plan, RestoreProblem):
-            report.finding(plan)
-            continue
-        would = destination.predict(plan)
-        report.count(plan, existed=would not in {"restore", "replace", "overwrite"}, size=plan.held.size)
-        if settings.json:
-            emit_json({"would": would, **_row(plan)}, flush=False)
-        else:
-            emit(f"{WOULD[would]}  {plan.shown}", flush=False)
-
-
-def _list_names(
-    settings: Settings, plans: Iterable[Planned | RestoreProblem], copies: Copies, report: RestoreReport
-) -> None:
-    from kropot.durable.errors import StorageError
-    from kropot.objects.store import ObjectMissingError
-    from kropot.restore.opener import plain_size
-    from kropot.restore.plan import RestoreProblem
-
-    for plan in plans:
-        if isinstance(plan, RestoreProblem):
-            report.finding(plan)
-            continue
-        size = plan.opened.claim.size
-        if size is None:
-            try:
-                with copies.open(plan.held) as source:
-                    size = plain_size(source, held=plan.held, kit=plan.opened.kit)
-            except (ObjectMissingError, StorageError):
-                size = None
-        report.count(plan, existed=False, size=size or 0)
-        if settings.json:
-            emit_json(_row(plan) | {"size": size}, flush=False)
-        else:
-            shown = "-" if size is None else str(size)
-            emit(f"{clock(_time_us(plan))}  {shown:>12}  {plan.shown}", flush=False)
-
-
-def _row(plan: Planned) -> dict[str, Any]:
-    held = plan.held
-    return {
-        "name": plan.shown,
-        "true_name": plan.opened.claim.what,
-        "date": clock(_time_us(plan)),
-        "state": held.state,
-        "is_older": held.is_older,
-        "source": held.key.source.hex(),
-        "type": held.key.kind,
-        "id": held.key.id,
-        "object": None if held.sha256 is None else held.sha256.hex(),
-        "stored_size": held.size,
-    }
-
-
-def _time_us(plan: Planned) -> int:
-    """Return the file's own time in microseconds, or the server's date for it."""
-    mtime_ns = plan.opened.claim.mtime_ns
-    return plan.held.date * 1_000_000 if mtime_ns is None else mtime_ns // 1000

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, say, warn
+from kropot.cli.restore_trust import Proofs, Trust
 from kropot.wording import amount, number, one_line
 
 if TYPE_CHECKING:
@@ -14,14 +16,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.cli.restore_mode import Mode
+    from kropot.durable.target import TargetFolder
     from kropot.query.erasures import Erased
     from kropot.query.past import KnownSource
+    from kropot.restore.from_storage import Surveyed
     from kropot.restore.job import Restored
     from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem
 
 _COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
-_DIFFERENCES = {"absent", "differs"}
-"""Problems of a folder that is not what the backup has: exit code 4."""
+_DIFFERENCES = {"absent", "differs", "refused", "unproved", "damaged", "bad_content"}
+"""Problems of what is not what it should be, a copy or a file in the folder: exit code 4."""
 
 
 KnownSources = Mapping[bytes, "KnownSource"]
@@ -35,6 +39,10 @@ class RestoreReport:
     """The counts of a restore. It prints each finding at once."""
 
     settings: Settings
+    trust: Trust
+    proofs: Proofs = field(default_factory=Proofs)
+    hidden: int = 0
+    survey: Surveyed | None = None
     files: int = 0
     existed: int = 0
     overwritten: int = 0
@@ -46,16 +54,27 @@ class RestoreReport:
     erased: Erased | None = None
     sources: KnownSources = field(default_factory=dict)
     same_names: int = 0
+    folders: int = 0
+    symlinks: int = 0
+    unlinked: int = 0
+    tree: TargetFolder | None = None
 
     def restored(self, outcome: Restored) -> None:
         """Count a restored file."""
         self.overwritten += outcome.overwrote
+        self.unlinked += outcome.unlinked
         self.count(outcome.planned, existed=outcome.existed, size=outcome.size)
 
     def count(self, plan: Planned, *, existed: bool, size: int) -> None:
-        """Count a file."""
+        """Count a file, a folder or a symlink."""
+        from kropot.sc2.form import Kind
+
+        kind = plan.opened.claim.kind
+        self.proofs.count(plan, self.trust)
         self.existed += existed
-        self.files += not existed
+        self.files += kind is Kind.FILE and not existed
+        self.folders += kind is Kind.FOLDER and not existed
+        self.symlinks += kind is Kind.SYMLINK and not existed
         self.bytes += 0 if existed else size
         self.older += plan.held.is_older
         self.numbered += plan.numbered
@@ -78,11 +97,15 @@ class RestoreReport:
         locked = sum(tally.locked.values())
         summary = {
             _COUNTED[mode]: self.files,
+            "folders": self.folders,
+            "symlinks": self.symlinks,
             "existed": self.existed,
             "overwritten": self.overwritten,
             "bytes": self.bytes,
             "older": self.older,
             "numbered": self.numbered,
+            "unlinked": self.unlinked,
+            "refused": self._refused,
             "vanished": tally.vanished,
             "past": {source.hex(): elements for source, elements in tally.past.items()},
             "outdated": tally.outdated,
@@ -91,8 +114,11 @@ class RestoreReport:
             "problems": self.problems,
             "unmatched": list(unmatched),
             "erased": None if self.erased is None else self.erased.json,
+            "hidden": self.hidden,
+            "objects": None if self.survey is None else _objects_json(self.survey),
+            **self.proofs.json(self.trust),
         }
-        is_nothing = not (self.files or self.existed)
+        is_nothing = not (self.files or self.folders or self.symlinks or self.existed)
         if self.erased:
             say(f"erased, so it cannot be restored: {self.erased}")
         if self.settings.json:
@@ -109,6 +135,8 @@ class RestoreReport:
                     self.numbered,
                     "under a numbered name: another file has the same name",
                 ),
+                (self.unlinked, "files of their own that were one file with others (hard links)"),
+                *((count, _not_taken(what)) for what, count in self._refused.items()),
                 (
                     tally.outdated,
                     "left out of past sources: a source listed later has a file with the same name (--both)",
@@ -119,18 +147,35 @@ class RestoreReport:
             ):
                 if count:
                     emit(f"{count:>8,}  {what}")
-        if not _DIFFERENCES.isdisjoint(self.problems):
+            emit(f"sealing: {self.proofs.sealing}")
+            emit(f"history: {self.proofs.history(self.trust)}")
+        survey = self.survey
+        if self.hidden or (survey is not None and survey.refused) or not _DIFFERENCES.isdisjoint(self.problems):
             return Exit.FINDINGS
-        is_partial = self.findings or locked or unmatched or (is_nothing and tally.past)
+        is_left_out = survey is not None and (survey.locked or survey.foreign)
+        is_partial = self.findings or locked or unmatched or is_left_out or (is_nothing and tally.past)
         return Exit.PARTIAL if is_partial else Exit.DONE
 
     def _headline(self, target: Path | None, mode: Mode) -> str:
-        files, size = number(self.files, "file"), amount(self.bytes)
+        files, size = self._counted, amount(self.bytes)
         if mode == "restore":
             return f"restored {files} to {target} ({size})"
-        if self.findings or not self.files:
+        if self.findings or not (self.files or self.folders or self.symlinks):
             return f"verified {files} ({size})"
         return f"verified {files} ({size}): {'the copies are sound' if target is None else f'{target} has the same'}"
+
+    @property
+    def _counted(self) -> str:
+        """How many files, folders and symlinks there were: those alone of which there are any, but files always."""
+        counted = [number(self.files, "file")]
+        counted += [number(self.folders, "folder")] if self.folders else []
+        counted += [number(self.symlinks, "symlink")] if self.symlinks else []
+        return ", ".join(counted)
+
+    @property
+    def _refused(self) -> dict[str, int]:
+        """How many entries the target folder did not give something to that they had."""
+        return {} if self.tree is None else dict(sorted(self.tree.refused.items()))
 
     def _warn(self, tally: RestoreCounts, unmatched: Sequence[str]) -> None:
         """Say what was left out, and how to get it."""
@@ -144,6 +189,13 @@ class RestoreReport:
                 "source with --source, or restore both with --both; if the token of one source was replaced, run "
                 "`kropotcli source retire`"
             )
+        if self.hidden:
+            warn(
+                f"{number(self.hidden, 'element')} of the history {'is' if self.hidden == 1 else 'are'} hidden: there "
+                "are events about them, and nothing else: the ledger or the export was altered; run `kropotcli verify`"
+            )
+        if self.survey is not None:
+            _warn_of_objects(self.survey)
         for source, elements in tally.past.items():
             known = self.sources.get(source)
             warn(
@@ -156,6 +208,42 @@ class RestoreReport:
                 f"no kit opens the {number(elements, 'element')} of source {name}: also give the kit of its token with "
                 "--key"
             )
+
+
+def _warn_of_objects(survey: Surveyed) -> None:
+    """Say which objects in a storage were left out."""
+    if survey.refused:
+        warn(
+            f"{number(survey.refused, 'object')} in the storage cannot be opened: damaged or altered; older versions "
+            "may have come back in their place, and a ledger would know"
+        )
+    if survey.locked:
+        warn(
+            f"{number(survey.locked, 'object')} in the storage need another kit: that of the vault "
+            f"{' and '.join(sorted(survey.vaults))}"
+        )
+    if survey.foreign:
+        warn(f"{number(survey.foreign, 'object')} in the storage are not of sc2: only a ledger says how to open them")
+
+
+def _objects_json(survey: Surveyed) -> dict[str, int]:
+    return {
+        "opened": survey.opened,
+        "older": survey.older,
+        "refused": survey.refused,
+        "locked": survey.locked,
+        "foreign": survey.foreign,
+    }
+
+
+def _not_taken(what: str) -> str:
+    """Return the line about something that entries had and the target folder did not take."""
+    if what == "owner":
+        if os.geteuid() != 0:
+            return "of other owners, whom only root can restore: they are yours now"
+        return "without their owners: the target refused them"
+    named = {"xattrs": "extended attributes or ACLs", "mode": "modes", "time": "times"}
+    return f"without some of their {named[what]}: the target refused them"
 
 
 def _name_of(known: KnownSource | None, source: bytes) -> str:

@@ -6,13 +6,14 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from kropot.cli.base import Exit
+from kropot.cli.base import Exit, say
 from kropot.errors import IntegrityError, PartialError, UsageError
 from kropot.wording import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from kropot.cli.restore_report import RestoreReport
     from kropot.replay.copies import Copies
     from kropot.restore.plan import Planned, RestoreProblem
 
@@ -22,7 +23,9 @@ _AT_ONCE = 16 << 20
 _SHOWN = 3
 
 
-def write_to_stdout(plans: Iterable[Planned | RestoreProblem], copies: Copies, name: str) -> Exit:
+def write_to_stdout(
+    plans: Iterable[Planned | RestoreProblem], copies: Copies, name: str, report: RestoreReport
+) -> Exit:
     """Write the one file that `name` means. The whole copy is checked before its first byte is written.
 
     Raises:
@@ -36,7 +39,8 @@ def write_to_stdout(plans: Iterable[Planned | RestoreProblem], copies: Copies, n
 
     plan = _chosen(plans, name)
     if (unopened := unopened_of(plan)) is not None:
-        raise PartialError(f"{one_line(plan.shown)}: {unopened.why}")
+        failed = IntegrityError if unopened.problem == "refused" else PartialError
+        raise failed(f"{one_line(plan.shown)}: {unopened.why}")
     held, kit, checked = plan.held, plan.opened.kit, bytearray()
     is_small = held.size <= _AT_ONCE
     with copies.open(held) as source:
@@ -49,12 +53,16 @@ def write_to_stdout(plans: Iterable[Planned | RestoreProblem], copies: Copies, n
         with copies.open(held) as source:
             copy_content(source, sys.stdout.buffer.write, held=held, kit=kit)
     sys.stdout.buffer.flush()
+    report.count(plan, existed=False, size=content.size)
+    say(f"sealing: {report.proofs.sealing}")
+    say(f"history: {report.proofs.history(report.trust)}")
     return Exit.DONE
 
 
 def _chosen(plans: Iterable[Planned | RestoreProblem], name: str) -> Planned:
     """Return the file with exactly this name, or the only one that matches it."""
     from kropot.restore.plan import RestoreProblem
+    from kropot.sc2.form import Kind
 
     exact = first = problem = None
     matches: list[str] = []
@@ -62,6 +70,10 @@ def _chosen(plans: Iterable[Planned | RestoreProblem], name: str) -> Planned:
     for plan in plans:
         if isinstance(plan, RestoreProblem):
             problem = plan if problem is None and plan.name is not None else problem
+            continue
+        if plan.opened.claim.kind is not Kind.FILE:
+            if b"/".join(plan.path) == os.fsencode(name.strip("/")):
+                raise UsageError(f"{one_line(name)} is a {plan.opened.claim.kind}: --stdout writes one file")
             continue
         count += 1
         first = first or plan
@@ -71,7 +83,8 @@ def _chosen(plans: Iterable[Planned | RestoreProblem], name: str) -> Planned:
     if exact is not None:
         return exact
     if first is None and problem is not None:
-        raise PartialError(f"{one_line(problem.name or name)}: {problem.why}")
+        failed = IntegrityError if problem.problem in {"refused", "unproved"} else PartialError
+        raise failed(f"{one_line(problem.name or name)}: {problem.why}")
     if first is None:
         raise PartialError(f"no file matches {one_line(name)} at that moment: --list-names shows all names")
     if count > 1:

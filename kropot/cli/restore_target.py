@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING, Literal
 
 from kropot.cli.copies import stop_workers
-from kropot.durable.dirfd import look_below, open_below
+from kropot.durable.dirfd import link_below, look_below, open_below
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.durable.dirfd import Parts
-    from kropot.restore.job import Overwrite
+    from kropot.durable.target import TargetFolder
+    from kropot.restore.entry import Overwrite
     from kropot.restore.names import NameGiver
     from kropot.restore.plan import Planned
 
@@ -46,6 +48,7 @@ class Destination:
         """Touch nothing yet. Only a run that `writes` ever opens the folder for writing."""
         self.overwrite = overwrite
         self.target = target
+        self.opened: TargetFolder | None = None
         self._stack = stack
         self._pool = pool
         self._portable = portable
@@ -62,7 +65,7 @@ class Destination:
 
         rules = NameRules(portable=self._portable or os.name == "nt")
         if self._writes and self.target is not None:
-            self.tree = self._stack.enter_context(TargetFolder(self.target))
+            self.opened = self.tree = self._stack.enter_context(TargetFolder(self.target))
             self.journal = self._stack.enter_context(Journal(self.tree, MANIFEST))
             self._stack.callback(stop_workers, self._pool, self.tree)
             rules = replace(self.tree.rules, portable=rules.portable or self.tree.rules.portable)
@@ -79,25 +82,30 @@ class Destination:
         A restore keeps a file that it did not write, unless --overwrite lets it go. If that file has the right content,
         it counts as restored.
         """
-        from kropot.restore.job import may_overwrite
+        from kropot.restore.entry import is_of_kind, may_overwrite
+        from kropot.sc2.form import Kind
 
         found = None if self.target is None else look_below(self.target, plan.path)
         if found is None:
             return "restore"
+        if plan.opened.claim.kind is Kind.FOLDER:
+            return "keep" if is_of_kind(found, plan) else "leave"
         if self.written.is_done(plan.path, plan.held.identity, found):
             return "keep"
-        if self._is_ours(plan.path):
+        if is_of_kind(found, plan) and self._is_ours(plan.path):
             return "replace"
         return "overwrite" if may_overwrite(found, plan, self.overwrite) else "leave"
 
     def _is_ours(self, path: Parts) -> bool:
-        """Return whether an earlier restore wrote exactly the file that has this name now."""
+        """Return whether an earlier restore wrote exactly the file or symlink that has this name now."""
         from kropot.restore.journal import content_of
 
         try:
             root = os.open(self.target or "", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                return self.written.is_ours(path, content_of(open_below(root, path))[1])
+                target = link_below(root, path)
+                found = content_of(open_below(root, path))[1] if target is None else hashlib.sha256(target).digest()
+                return self.written.is_ours(path, found)
             finally:
                 os.close(root)
         except OSError:

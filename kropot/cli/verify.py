@@ -24,6 +24,7 @@ from kropot.cli.base import (
     warn,
 )
 from kropot.cli.base import command as define
+from kropot.cli.notes import notes_in
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.errors import LockedError, ServerRefusedError, UsageError
 from kropot.wording import SECOND_US, amount, number, one_line
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kropot.securecopy.client import SecureCopyClient
-    from kropot.verify import Fetched, Finding, Note, Scope, Summary
+    from kropot.verify import Fetched, Finding, Scope, Summary
     from ledger.log import Ledger
 
 
@@ -122,7 +123,7 @@ def command(settings: Settings, **options: Any) -> Exit:
 def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope:
     """Return what the options ask for. Raises: UsageError if they are not valid here."""
     from kropot.checkpoints.keys import read_verifier_key
-    from kropot.verify import Scope
+    from kropot.verify import Note, Scope
 
     key, age, storage = options["public_key"], options["max_age"], storage_of(settings)
     source, client = _source(settings, ledger) if options["ask_source"] else (None, None)
@@ -132,7 +133,7 @@ def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope
         max_age_us=None if age is None else age * SECOND_US,
         rate=options["limit_rate"],
         record=not options["no_record"],
-        against=tuple(_notes(options["against"])),
+        against=tuple(Note(*each) for each in notes_in(options["against"])),
         key=None if key is None else read_verifier_key(key),
         repair=options["repair"],
         source=source,
@@ -255,19 +256,6 @@ def _copies(copies: dict[str, Any]) -> str:
         return "nothing to read: all contents were read and compared within --max-age"
     how = "read and compared" if copies["contents"] else "present, with the right size"
     return f"{number(copies['objects'], 'object')} ({amount(copies['bytes'])}) {how}"
-
-
-def _notes(places: tuple[Path, ...]) -> Iterator[Note]:
-    """Yield the checkpoints in these files and folders. Every file in a folder counts, whatever its name."""
-    from kropot.checkpoints.folder import read_note
-    from kropot.verify import Note
-
-    for place in places:
-        files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
-        if not files:
-            raise UsageError(f"the folder {place} holds no checkpoints: name another one with --against")
-        for file in files:
-            yield Note(str(file), read_note(file))
 
 
 @contextmanager

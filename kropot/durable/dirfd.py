@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 from kropot.logs import log
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 Parts = tuple[bytes, ...]
@@ -20,6 +21,7 @@ USUAL: Final = 0o777
 """The mode of folders made for files that are given back, less the umask: whoever reads the files must get to them."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_ENTRY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CANNOT_SYNC_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _told: Final[set[int]] = set()
 """The file systems of which the log says already that they cannot sync folders."""
@@ -43,15 +45,40 @@ def open_below(root: int, path: Parts) -> int:
         os.close(folder)
 
 
-def descend(root: int, path: Parts, *, make: int | None = None) -> int:
+def open_entry(root: int, path: bytes) -> int:
+    """Return a descriptor of what has this path below the open folder `root`, through no symlink.
+
+    A symlink itself is opened, not what it leads to. The empty path is the folder itself. The caller must close it.
+
+    Raises:
+        OSError: there is no such entry, or it cannot be opened.
+    """
+    *above, name = path.split(b"/")
+    folder = descend(root, tuple(above))
+    try:
+        return os.open(name or b".", _ENTRY, dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return os.open(name, getattr(os, "O_PATH", 0) | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def descend(
+    root: int, path: Parts, *, make: int | None = None, made: Callable[[Parts], object] = lambda _: None
+) -> int:
     """Return a descriptor of the folder at `path` below `root`, through no link. Raises: OSError.
 
-    Folders that are missing are made with the mode `make`, if there is one.
+    Folders that are missing are made with the mode `make`, if there is one, and `made` is called with their paths.
     """
     fd = os.dup(root)
     try:
-        for part in path:
-            step = os.open(part, _FOLDER, dir_fd=fd) if make is None else open_folder(fd, part, make)
+        for number, part in enumerate(path, 1):
+            is_new: list[bytes] = []
+            step = os.open(part, _FOLDER, dir_fd=fd) if make is None else open_folder(fd, part, make, is_new.append)
+            if is_new:
+                made(path[:number])
             os.close(fd)
             fd = step
     except OSError:
@@ -66,13 +93,26 @@ def look_below(root: Path, path: Parts) -> os.stat_result | None:
     try:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         folder = descend(fd, path[:-1])
-        return os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
+        return os.stat(path[-1] if path else b".", dir_fd=folder, follow_symlinks=False)
     except OSError:
         return None
     finally:
         for each in (fd, folder):
             if each is not None:
                 os.close(each)
+
+
+def link_below(root: int, path: Parts) -> bytes | None:
+    """Return where a symlink leads, found through no other link; None if this is something else. Raises: OSError."""
+    folder = descend(root, path[:-1])
+    try:
+        return os.readlink(path[-1], dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return None
+    finally:
+        os.close(folder)
 
 
 def sync_names(folder: int) -> None:
@@ -117,13 +157,17 @@ def make_root(root: Path, mode: int = 0o700) -> None:
         sync_folder(root.parent)
 
 
-def open_folder(parent: int, name: bytes, mode: int = 0o700) -> int:
-    """Open a folder within another, made (durably) where it is missing; a symbolic link is refused."""
+def open_folder(parent: int, name: bytes, mode: int = 0o700, made: Callable[[bytes], object] = lambda _: None) -> int:
+    """Open a folder within another, made (durably) where it is missing; a symbolic link is refused.
+
+    `made` is called with the name of a folder that this made.
+    """
     with suppress(FileNotFoundError):
         return os.open(name, _FOLDER, dir_fd=parent)
     with suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=parent)
         sync_names(parent)
+        made(name)
     return os.open(name, _FOLDER, dir_fd=parent)
 
 

@@ -7,13 +7,15 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from kropot.durable.attributes import put_on
 from kropot.durable.refusals import TreeError, refusal
 
 if TYPE_CHECKING:
     import threading
 
+    from kropot.durable.attributes import Attributes, Refused
+
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_PERMISSIONS = 0o777
 _CLONE = 0x40049409
 """FICLONE of Linux: share the blocks of another file until one of the two is written."""
 
@@ -44,6 +46,13 @@ class Draft:
         except OSError as error:
             raise refusal(error, f"writing a file in {self._where}") from None
 
+    def skip(self, size: int) -> None:
+        """Leave so many bytes out: they are a hole, where the file system has holes, else zeros. Raises: as `write`."""
+        try:
+            os.ftruncate(self.fd, os.lseek(self.fd, size, os.SEEK_CUR))
+        except OSError as error:
+            raise refusal(error, f"writing a file in {self._where}") from None
+
     def clone(self, source: int) -> bool:
         """Share the blocks of the open file `source`; False where the file system cannot, and nothing changed."""
         try:
@@ -67,17 +76,10 @@ class Draft:
         self.is_shared = True
         return True
 
-    def dress(self, *, mode: int | None, mtime_ns: int | None) -> None:
-        """Give the file its permissions (never set-uid or sticky bits) and time, as far as the file system can."""
-        if self.is_shared:
-            # The other name's owner keeps its own.
-            return
-        with suppress(OSError, OverflowError):
-            if mtime_ns is not None:
-                os.utime(self.fd, ns=(mtime_ns, mtime_ns))
-        with suppress(OSError):
-            if mode is not None:
-                os.fchmod(self.fd, mode & _PERMISSIONS)
+    def dress(self, wanted: Attributes) -> tuple[Refused, ...]:
+        """Give the file what it has beside its content, and return what the file system refused."""
+        # The other name's owner keeps its own.
+        return () if self.is_shared else put_on(self.fd, wanted)
 
     def sync(self) -> os.stat_result:
         """Make the content durable, return what the file system says of it.

@@ -10,13 +10,26 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import sys
 import threading
+from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Self
 
-from kropot.durable.dirfd import USUAL, descend, make_root, open_below, open_folder, open_regular, sync_names
+from kropot.durable.attributes import put_on, put_on_link
+from kropot.durable.dirfd import (
+    USUAL,
+    descend,
+    link_below,
+    make_root,
+    open_below,
+    open_folder,
+    open_regular,
+    sync_names,
+)
 from kropot.durable.draft import Draft
 from kropot.durable.filesystem import OsFiles
 from kropot.durable.refusals import InTheWayError, TooLargeError, TreeError, is_whole_target, refusal, trouble
@@ -24,13 +37,17 @@ from kropot.errors import LockedError
 from kropot.wording import amount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from kropot.durable.attributes import Attributes, Refused
     from kropot.durable.dirfd import Parts
 
 WORK = b".kropot-tmp"
 """The folder's own workroom: temporary files, and the lock that keeps two runs apart."""
+
+_PRIVATE = 0o700
+_USUAL_PROBE = b"kropot-usual"
 
 MUCH_ROOM = 64 << 20
 """A disk with so many free bytes is not called full when one file does not fit."""
@@ -65,9 +82,13 @@ class TargetFolder:
         self.root = root
         self._lock = threading.Lock()
         self._drafts = 0
+        self._root_last: Attributes | None = None
+        self._made: Callable[[Parts], object] | None = None
+        self.refused: Counter[Refused] = Counter()
         self._mode = mode
         self._stopping = threading.Event()
         self._was_there = root.is_dir()
+        self._names_before = _first_names(root)
         try:
             make_root(root, mode)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -81,6 +102,7 @@ class TargetFolder:
             raise LockedError(f"another run is at work in {root}: wait for it, or name another folder") from None
         self._sweep()
         self.rules = self._probe()
+        self.usual_mode = self._probe_mode()
 
     def __enter__(self) -> Self:
         """Return the tree itself; the block's end lets go of it."""
@@ -92,6 +114,11 @@ class TargetFolder:
         with suppress(OSError):
             os.rmdir(WORK, dir_fd=self._fd)
             sync_names(self._fd)  # a workroom that came back after a power cut would look like something unfinished
+        if self._root_last is not None:
+            # Only now: each name that comes or goes changes the folder's time.
+            self.note(put_on(self._fd, self._root_last))
+            with suppress(OSError):
+                sync_names(self._fd)
         self.close()
 
     def close(self) -> None:
@@ -105,11 +132,8 @@ class TargetFolder:
 
     def draft(self) -> Draft:
         """Begin a file. Raises: TreeError."""
-        with self._lock:
-            self._drafts += 1
-            number = self._drafts
         try:
-            return Draft(self._room, b"%d.part" % number, self._stopping, where=str(self.root))
+            return Draft(self._room, self._new_name(), self._stopping, where=str(self.root))
         except OSError as error:
             raise trouble(error, f"making a file in {self.root}") from None
 
@@ -118,15 +142,75 @@ class TargetFolder:
 
         Raises: InTheWayError, UnplaceableError, TreeError.
         """
+        self._place(draft.name, path, replace=replace)
+
+    def place_symlink(self, target: bytes, wanted: Attributes, path: Parts, *, replace: bool = False) -> None:
+        """Make a symlink with these attributes, durably. It is never followed. Raises: as `place`."""
+        name = self._new_name()
         try:
-            with self._folder(path[:-1], make=True) as folder:
-                if replace:
-                    os.replace(draft.name, path[-1], src_dir_fd=self._room, dst_dir_fd=folder)
-                else:
-                    self._name(draft, folder, path[-1])
-                sync_names(folder)
+            os.symlink(target, name, dir_fd=self._room)
         except OSError as error:
-            raise refusal(error, f"naming a file in {self.root}") from None
+            raise refusal(error, f"making a symlink in {self.root}") from None
+        try:
+            self.note(put_on_link(self._room, name, wanted))
+            self._place(name, path, replace=replace)
+        finally:
+            self._drop(name)
+
+    def place_link(self, of: Parts, path: Parts, *, replace: bool = False) -> bool:
+        """Make another name of the file at `of`, durably. False where the file system cannot.
+
+        Raises: as `place`.
+        """
+        name = self._new_name()
+        try:
+            with self._folder(of[:-1], make=False) as folder:
+                os.link(of[-1], name, src_dir_fd=folder, dst_dir_fd=self._room, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _IMPOSSIBLE:
+                return False
+            raise refusal(error, f"linking a file in {self.root}") from None
+        try:
+            self._place(name, path, replace=replace)
+        finally:
+            # If the two are one file already, the rename leaves this name.
+            self._drop(name)
+        return True
+
+    def make_folder(self, path: Parts) -> None:
+        """Make a folder, durably, if it is missing. Raises: as `place`."""
+        try:
+            with self._folder(path, make=True):
+                pass
+        except OSError as error:
+            raise refusal(error, f"making a folder in {self.root}") from None
+
+    def dress_folder(self, path: Parts, wanted: Attributes) -> None:
+        """Give a folder its attributes. Do this when nothing more comes into it. Raises: as `place`."""
+        if not path:
+            self._root_last = wanted
+            return
+        try:
+            with self._folder(path, make=False) as folder:
+                self.note(put_on(folder, wanted))
+        except OSError as error:
+            raise refusal(error, f"setting the mode of a folder in {self.root}") from None
+
+    def keep_private(self, made: Callable[[Parts], object]) -> None:
+        """From now on, make folders for this user alone, and call `made` with each one's path. Any thread may call it.
+
+        Whoever restores gives them their own mode at the end, or `usual_mode`.
+        """
+        self._made = made
+
+    def was_empty(self, *ours: bytes) -> bool:
+        """Return whether the folder held nothing when it was opened, but for files with these names."""
+        return self._names_before <= {WORK, *ours}
+
+    def note(self, refused: Iterable[Refused]) -> None:
+        """Count what the target did not take. Any thread may call this."""
+        with self._lock:
+            self.refused.update(refused)
 
     def too_large(self, size: int) -> TooLargeError | None:
         """Return the error if a file of `size` bytes filled the disk and yet much is free: others may still fit."""
@@ -143,13 +227,17 @@ class TargetFolder:
         """Return what has this name, without following a link; None where nothing has or could have it."""
         try:
             with self._folder(path[:-1], make=False) as folder:
-                return os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
+                return os.stat(path[-1] if path else b".", dir_fd=folder, follow_symlinks=False)
         except OSError:
             return None
 
     def read(self, path: Parts) -> int:
         """Open a regular file below the folder for reading, return its descriptor. Raises: OSError."""
         return open_below(self._fd, path)
+
+    def read_link(self, path: Parts) -> bytes | None:
+        """Return where a symlink leads, None if this is none. Raises: OSError."""
+        return link_below(self._fd, path)
 
     def open_log(self, name: bytes) -> int:
         """Open a file in the top folder for reading and appending, made where it is missing.
@@ -188,25 +276,49 @@ class TargetFolder:
     @contextmanager
     def _folder(self, path: Parts, *, make: bool) -> Iterator[int]:
         """Open a folder step by step, making those that are missing."""
-        fd = descend(self._fd, path, make=self._mode if make else None)
+        mode, made = (self._mode, None) if self._made is None else (_PRIVATE, self._made)
+        fd = descend(self._fd, path, make=mode if make else None, made=made or (lambda _: None))
         try:
             yield fd
         finally:
             os.close(fd)
 
-    def _name(self, draft: Draft, folder: int, name: bytes) -> None:
-        """Give the draft a name that nothing has, atomically."""
+    def _new_name(self) -> bytes:
+        """Return a name of the workroom that nothing has."""
+        with self._lock:
+            self._drafts += 1
+            return b"%d.part" % self._drafts
+
+    def _drop(self, name: bytes) -> None:
+        """Remove a name of the workroom. What stays is swept by the next run."""
+        with suppress(OSError):
+            os.unlink(name, dir_fd=self._room)
+
+    def _place(self, new: bytes, path: Parts, *, replace: bool) -> None:
+        """Move something from the workroom to its name, durably. Raises: as `place`."""
         try:
-            os.link(draft.name, name, src_dir_fd=self._room, dst_dir_fd=folder, follow_symlinks=False)
+            with self._folder(path[:-1], make=True) as folder:
+                if replace:
+                    os.replace(new, path[-1], src_dir_fd=self._room, dst_dir_fd=folder)
+                else:
+                    self._name(new, folder, path[-1])
+                sync_names(folder)
+        except OSError as error:
+            raise refusal(error, f"naming a file in {self.root}") from None
+
+    def _name(self, new: bytes, folder: int, name: bytes) -> None:
+        """Give it a name that nothing has, atomically."""
+        try:
+            os.link(new, name, src_dir_fd=self._room, dst_dir_fd=folder, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _IMPOSSIBLE:
                 raise
         else:
-            os.unlink(draft.name, dir_fd=self._room)
+            os.unlink(new, dir_fd=self._room)
             return
         # No hard links here: an empty file of our own takes the name, and the draft takes its place.
         os.close(os.open(name, _NEW, 0o600, dir_fd=folder))
-        os.replace(draft.name, name, src_dir_fd=self._room, dst_dir_fd=folder)
+        os.replace(new, name, src_dir_fd=self._room, dst_dir_fd=folder)
 
     def _sweep(self) -> None:
         """Remove the drafts that an earlier run left, and nothing that has another name."""
@@ -225,6 +337,18 @@ class TargetFolder:
             utf8_only=not self._holds(b"kropot-\xff"),
         )
 
+    def _probe_mode(self) -> int:
+        """Return the mode of a new folder: the umask and the ACL of the folder above have a say in it."""
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(_USUAL_PROBE, self._mode, dir_fd=self._room)
+            return stat.S_IMODE(os.stat(_USUAL_PROBE, dir_fd=self._room, follow_symlinks=False).st_mode)
+        except OSError as error:
+            raise trouble(error, f"making a folder in {self.root}") from None
+        finally:
+            with suppress(OSError):
+                os.rmdir(_USUAL_PROBE, dir_fd=self._room)
+
     def _holds(self, name: bytes, other: bytes | None = None) -> bool:
         """Return whether a file can have the name and is then found by the other one."""
         try:
@@ -241,3 +365,10 @@ class TargetFolder:
             with suppress(OSError):
                 os.unlink(name, dir_fd=self._room)
         return True
+
+
+def _first_names(root: Path) -> frozenset[bytes]:
+    """Return some names in a folder, at most three; none if it is missing or cannot be read."""
+    with suppress(OSError), os.scandir(os.fsencode(root)) as found:
+        return frozenset(entry.name for entry in islice(found, 3))
+    return frozenset()

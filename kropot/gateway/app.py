@@ -154,7 +154,12 @@ class Gateway:
 
         row = None if mark is None else await in_pool(self._lookups, self._state.find, token.scope, mark)
         is_known = row is not None and element_of(token, row.path) == element
-        if mark is None or row is None or not is_known or await self._opens.run(self._catalogue.is_gone, row.path):
+        if (
+            mark is None
+            or row is None
+            or not is_known
+            or await self._opens.run(self._catalogue.is_gone, row.path, row.audience)
+        ):
             return answer({} if is_raw else {"status": "Not found", "http_code": 404, "object": None}, 404)
         entry = await in_pool(self._lists, self._entry, token, mark, row)
         found = encode_entry(entry).rstrip(b"\n")

@@ -11,17 +11,29 @@ import hmac
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from kropot.gateway.facts import form_of, listed_form, moving_form
 from kropot.gateway.ivs import NONCE_BYTES
 from kropot.gateway.serving import ChangedError
-from kropot.gateway.sources import NotServedError, identity_parts, path_key
+from kropot.gateway.sources import NotServedError, path_key
 from kropot.logs import log
-from kropot.sc2.form import Form, Kind, parse_form
-from kropot.sc2.layout import KEY_ID_BYTES, Header, list_form_bytes, padded_form_size, parse_header, sealed_length
+from kropot.sc2.form import Form, fitted, merged, parse_form
+from kropot.sc2.layout import (
+    KEY_ID_BYTES,
+    LENGTH_BYTES,
+    Header,
+    list_form_bytes,
+    padded_form_size,
+    parse_header,
+    sealed_length,
+)
 from kropot.sc2.refused import RefusedError
 from kropot.sc2.seal import Sealing, seal_list_form
+from kropot.sc2.sparse import content_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    ReadAt = Callable[[int, int], bytes]
 
     from kropot.gateway.keys import MasterKey
     from kropot.gateway.sources import Seen
@@ -33,7 +45,6 @@ if TYPE_CHECKING:
 _SEAL: Final = 32
 _KEY_AT: Final = NONCE_BYTES + _SEAL
 _FORM_AT: Final = _KEY_AT + KEY_ID_BYTES
-_MOST_MTIME_NS: Final = 2**63 - 1
 _TRIES: Final = 4
 _MOST_RECENT: Final = 16_384
 LONGEST_REMEMBERED: Final = 4096
@@ -42,23 +53,37 @@ LONGEST_REMEMBERED: Final = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Birth:
-    """A version as a vault seals it. `size` is the sealed length of the whole object, in bytes."""
+    """A version as a vault seals it. `size` is the sealed length of the whole object, in bytes.
+
+    `attributes` stand in front of the content, because they do not fit into the form.
+    """
 
     held: HeldVault
     source: bytes
     version: bytes
     key_id: bytes
     form: Form
+    attributes: bytes
     size: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the content is the file from its first to its last byte, and nothing else."""
+        return not self.form.holes and not self.form.attributes
+
+    def content(self, read_file: ReadAt) -> ReadAt:
+        """Return a function that reads the plain content, given one that reads the file."""
+        complete = merged(self.form, self.attributes) if self.attributes else self.form
+        return content_reader(complete, read_file, self.attributes)
 
     def sealing(self, *, now: Seen | None = None) -> Sealing:
         """Return what seals the object. `now` describes a file that never rests: its form says what is there now."""
-        form = self.form if now is None else _form(self.form.path, now.size, now.mtime_ns, now.mode, like=self.form)
+        form = self.form if now is None else moving_form(self.form, now)
         return Sealing(self.held.vault, form, source=self.source, version=self.version, key_id=self.key_id)
 
     def list_form(self, row: FileRow) -> tuple[str, Header]:
         """Return the sealed form for a list, which says what the file is now, and the header of the object."""
-        form = _form_of(row, like=self.form)
+        form = listed_form(row, self.form)
         text = seal_list_form(self.held.vault, form, source=self.source, version=self.version, key_id=self.key_id)
         return text, parse_header(list_form_bytes(text))
 
@@ -158,11 +183,13 @@ class Births:
 
     def _proved(self, token: Token, held: HeldVault, row: FileRow, record: bytes) -> Birth | None:
         """Return the birth that a record tells, if its seal vouches for it."""
-        key_id, encoded = record[_KEY_AT:_FORM_AT], record[_FORM_AT:]
-        if not hmac.compare_digest(record[NONCE_BYTES:_KEY_AT], self._seal(token, row, key_id, encoded)):
+        key_id, content = record[_KEY_AT:_FORM_AT], record[_FORM_AT:]
+        if not hmac.compare_digest(record[NONCE_BYTES:_KEY_AT], self._seal(token, row, key_id, content)):
             return None
         if key_id not in held.vault.key_ids:
             return None
+        end = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "big")
+        encoded, attributes = content[LENGTH_BYTES:end], content[end:]
         try:
             form = parse_form(encoded)
         except RefusedError:
@@ -173,6 +200,7 @@ class Births:
             version=held.vault.version(row.nonce + (b"padme" if token.padding else b"")),
             key_id=key_id,
             form=form,
+            attributes=attributes,
             size=sealed_length(content=form.padded_length, form=padded_form_size(len(encoded))),
         )
 
@@ -181,45 +209,17 @@ class Births:
         if token.held is None:
             raise ValueError("only a token of sc2 has births")
         try:
-            encoded = _form_of(row, sealed_us=self._clock_ns() // 1000, padding=token.padding).encode()
+            complete = form_of(row, sealed_us=self._clock_ns() // 1000, padding=token.padding)
+            form, attributes = fitted(complete)
+            encoded = form.encode()
         except RefusedError:
             return None
         key_id = token.held.vault.key_ids[-1]
-        return row.nonce + self._seal(token, row, key_id, encoded) + key_id + encoded
+        kept = len(encoded).to_bytes(LENGTH_BYTES, "big") + encoded + attributes
+        return row.nonce + self._seal(token, row, key_id, kept) + key_id + kept
 
-    def _seal(self, token: Token, row: FileRow, key_id: bytes, encoded: bytes) -> bytes:
+    def _seal(self, token: Token, row: FileRow, key_id: bytes, kept: bytes) -> bytes:
         """Return the seal (32 bytes) that vouches for a birth."""
         vault = b"" if token.held is None else token.held.vault.id
         padding = b"\x01" if token.padding else b"\x00"
-        return self._master.vouch(b"birth", vault, padding, path_key(row.path), row.nonce, key_id, encoded)
-
-
-def _form_of(row: FileRow, *, like: Form | None = None, sealed_us: int = 0, padding: bool = False) -> Form:
-    """Return the form of a file as the catalogue knows it now."""
-    size, mtime_ns = identity_parts(row.identity)
-    return _form(row.path, size, mtime_ns, row.mode, row.sha256, like=like, sealed_us=sealed_us, padding=padding)
-
-
-def _form(
-    path: bytes,
-    size: int,
-    mtime_ns: int,
-    mode: int,
-    sha256: bytes | None = None,
-    *,
-    like: Form | None = None,
-    sealed_us: int = 0,
-    padding: bool = False,
-) -> Form:
-    """Return the form of a regular file. Where it is `like` another, time of sealing and padding are that one's."""
-    return Form(
-        path=path,
-        kind=Kind.FILE,
-        sealed_us=sealed_us if like is None else like.sealed_us,
-        size=size,
-        padding=padding if like is None else like.padding,
-        mode=mode,
-        # A form holds times from 1677 to 2262.
-        mtime_ns=mtime_ns if abs(mtime_ns) <= _MOST_MTIME_NS else None,
-        sha256=sha256,
-    )
+        return self._master.vouch(b"birth", vault, padding, path_key(row.path), row.nonce, key_id, kept)

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from kropot.bitmap import Bitmap
 from kropot.errors import KropotError
+from kropot.gateway.facts import Audience
 from kropot.gateway.ivs import NONCE_BYTES
 from kropot.gateway.keys import KEY_BYTES, MasterKey
+from kropot.gateway.noting import Noting, key_of, noted
 from kropot.gateway.restless import RESTLESS_NS, Restless
 from kropot.gateway.sameness import Sameness
 from kropot.gateway.scanreport import ScanReport
-from kropot.gateway.sources import ScannedFile, Skipped, Unreadable, identity_parts, path_key
+from kropot.gateway.sources import ScannedEntry, ScannedFile, Skipped, Unreadable, identity_parts, path_key
 from kropot.gateway.state import PER_SECOND, NewFile
 
 if TYPE_CHECKING:
@@ -74,7 +76,9 @@ class Catalogue:
         self._tree = tree
         self._clock_ns = clock_ns
         self._settle_ns = settle_ns
-        self._same = Sameness(tree, master or MasterKey(entropy(KEY_BYTES)), hash_up_to)
+        master = master or MasterKey(entropy(KEY_BYTES))
+        self._same = Sameness(tree, master, hash_up_to)
+        self._noting = Noting(tree, self._same, master, entropy)
         self._restless = Restless(restless_ns)
         self._entropy = entropy
         self._learnt: list[FileRow] = []
@@ -98,11 +102,12 @@ class Catalogue:
         report = ScanReport()
         self.keep_learnt()
         self._restless.begin_scan()
+        self._noting.begin_scan()
         mark = self._tree.mark()
         first = not self.is_ready
         last_id = self._state.last_id()
         present = Bitmap()
-        batch: list[ScannedFile] = []
+        batch: list[ScannedFile | ScannedEntry] = []
         pending: list[NewFile] = []
         for item in self._tree.walk():
             if isinstance(item, Skipped):
@@ -113,7 +118,7 @@ class Catalogue:
                 if len(report.unreadable) < _MOST_UNREADABLE:
                     report.unreadable.append(item)
                 continue
-            report.locked += not item.is_readable
+            report.locked += isinstance(item, ScannedFile) and not item.is_readable
             batch.append(item)
             if len(batch) >= _LOOKED_UP_AT_ONCE:
                 pending += self._compare(batch, report, present, first=first)
@@ -142,11 +147,11 @@ class Catalogue:
         for path in paths:
             try:
                 looks = self._tree.look(path)
+                if looks is not None:
+                    found.append(ScannedFile(path=path, seen=looks, is_followed=self._tree.has_entry(path)))
             except OSError:
                 # The next scan meets this file again and reports it.
                 continue
-            if looks is not None:
-                found.append(ScannedFile(path=path, seen=looks))
         pending: list[NewFile] = []
         for start in range(0, len(found), _LOOKED_UP_AT_ONCE):
             chunk = found[start : start + _LOOKED_UP_AT_ONCE]
@@ -175,7 +180,9 @@ class Catalogue:
                 break
             if self._same.is_as_known(at, looks):
                 return at
-            new = self._version(path_key(at.path), ScannedFile(path=at.path, seen=looks), at)
+            is_followed = at.audience == Audience.FOLLOWED
+            found = ScannedFile(path=at.path, seen=looks, is_followed=is_followed)
+            new = self._version(path_key(at.path), found, at)
             now = replace(
                 at,
                 identity=new.identity,
@@ -185,6 +192,7 @@ class Catalogue:
                 origin=new.origin,
                 seal=new.seal,
                 restless_s=None,
+                facts=new.facts,
                 is_due=at.is_due or not new.is_silent,
             )
             if self._state.renew(at, now):
@@ -226,22 +234,26 @@ class Catalogue:
             raise UnsettledError(wait_ns / 1e9)
 
     def _compare(
-        self, batch: Sequence[ScannedFile], report: ScanReport, present: Bitmap, *, first: bool
+        self, batch: Sequence[ScannedFile | ScannedEntry], report: ScanReport, present: Bitmap, *, first: bool
     ) -> list[NewFile]:
         """Return the versions among these files that need to be recorded."""
         if not batch:
             return []
         now_ns = self._clock_ns()
-        keys = [path_key(found.path) for found in batch]
+        keys = [key_of(found) for found in batch]
         known = self._state.known(keys)
         changes = []
         for key, found in zip(keys, batch, strict=True):
             row, looks = known.get(key), found.seen
-            report.files += 1
             if row is not None:
                 present.add(row.id)
-                if self._is_recorded(row, looks, first=first):
-                    continue
+            if isinstance(found, ScannedEntry):
+                entry = self._noting.version(found, row, is_settled=looks.is_settled(now_ns, self._settle_ns))
+                changes += [] if entry is None else [entry]
+                continue
+            report.files += 1
+            if row is not None and self._is_recorded(row, found, first=first):
+                continue
             if looks.is_settled(now_ns, self._settle_ns):
                 self._restless.rests(found.path)
                 if row is not None and not first and self._same.is_long_doubt(row, looks):
@@ -251,6 +263,7 @@ class Catalogue:
             elif self._restless.is_offered(found.path, row, now_ns):
                 report.restless += 1
                 version = self._restless.version(key, found, row, now_ns, self._entropy(NONCE_BYTES))
+                version = noted(version, found, row, self._noting.facts(found))
             else:
                 report.unsettled += 1
                 if len(report.young) < _MOST_YOUNG:
@@ -260,24 +273,30 @@ class Catalogue:
             changes.append(version)
         return changes
 
-    def _is_recorded(self, row: FileRow, looks: Seen, *, first: bool) -> bool:
-        """Whether nothing is left to do about a known file. An old database has SHA-256s without seals."""
-        if row.is_due or not (first or row.date is not None) or (row.sha256 is not None and row.seal is None):
+    def _is_recorded(self, row: FileRow, found: ScannedFile, *, first: bool) -> bool:
+        """Whether nothing is left to do about a known file. Old databases have SHA-256s without seals, and no facts."""
+        if (
+            not self._noting.is_noted(row, found)
+            or row.is_due
+            or not (first or row.date is not None)
+            or (row.sha256 is not None and row.seal is None)
+        ):
             return False
-        return self._same.is_as_known(row, looks)
+        return self._same.is_as_known(row, found.seen)
 
     def _version(self, key: bytes, found: ScannedFile, row: FileRow | None) -> NewFile:
         """Return what to record about a settled file. It keeps its nonce if its bytes are proved to be the same."""
-        looks, sha256 = found.seen, self._same.digest(found, row)
+        looks, sha256, facts = found.seen, self._same.digest(found, row), self._noting.facts(found)
         nonce, origin, is_silent = self._entropy(NONCE_BYTES), looks.identity, False
-        if row is not None and self._same.is_proved(row, looks, sha256):
+        if row is not None and self._same.is_proved(row, looks, sha256) and self._noting.is_same_content(row, facts):
             nonce, origin = row.nonce, row.origin or row.identity
             if sha256 is None and self._same.is_vouched(row):
                 sha256 = row.sha256
             as_listed = row.mode == looks.mode and identity_parts(row.identity) == (looks.size, looks.mtime_ns)
+            as_listed &= self._noting.is_as_listed(row, facts)
             is_silent = as_listed and row.date is not None and not row.is_due
         is_plain = sha256 is None and origin == looks.identity
-        return NewFile(
+        version = NewFile(
             id=None if row is None else row.id,
             key=key,
             path=found.path,
@@ -290,6 +309,7 @@ class Catalogue:
             seal=None if is_plain else self._same.seal(found.path, nonce, origin, looks.identity, sha256),
             is_silent=is_silent,
         )
+        return noted(version, found, row, facts)
 
     def _settle_doubts(self, report: ScanReport, stop: Callable[[], bool]) -> None:
         """Read the large files that may have the same bytes, for about a minute. The next scan meets the rest again."""
@@ -316,9 +336,9 @@ class Catalogue:
             self._state.announce(told, self._now_s())
         return []
 
-    def is_gone(self, path: bytes) -> bool:
-        """Whether the file is certainly gone, while the folder itself is still there."""
-        return self._is_gone(path) and not self.is_away()
+    def is_gone(self, path: bytes, audience: int = Audience.ALL) -> bool:
+        """Whether an entry is certainly gone, while the folder itself is still there."""
+        return self._is_gone(path, audience) and not self.is_away()
 
     def is_away(self) -> bool:
         """Whether the folder is missing, or is not the one that last held files, for example when it is not mounted."""
@@ -340,11 +360,11 @@ class Catalogue:
             after = rows[-1][0]
             missing = [
                 file_id
-                for file_id, path in rows
+                for file_id, path, audience in rows
                 if file_id <= last_id
                 and file_id not in present
                 and not (path + b"/").startswith(blind)
-                and self._is_gone(path)
+                and self._is_gone(path, audience)
             ]
             if stop():
                 # Ask after the second look and before removing anything: this notices a disk that went away meanwhile.
@@ -375,9 +395,11 @@ class Catalogue:
         report.misplaced |= not still
         return still
 
-    def _is_gone(self, path: bytes) -> bool:
-        """Whether the file is certainly gone. A walk can miss a file when its folder is renamed meanwhile."""
+    def _is_gone(self, path: bytes, audience: int) -> bool:
+        """Whether an entry is certainly gone. A walk can miss one when its folder is renamed meanwhile."""
         try:
+            if audience == Audience.SEALED:
+                return not self._tree.has_entry(path)
             return self._tree.look(path) is None
         except OSError:
             return False

@@ -16,6 +16,7 @@ from kropot.gateway.accepts import names_media_type
 from kropot.gateway.access import RefusedError, answer, failure, in_pool, refusal
 from kropot.gateway.catalogue import UnsettledError
 from kropot.gateway.entries import MARK_BYTES, element_of, mark_of
+from kropot.gateway.facts import Audience
 from kropot.gateway.guard import ABORT
 from kropot.gateway.ivs import NONCE_BYTES
 from kropot.gateway.ranges import Span, wanted_span
@@ -29,7 +30,7 @@ from kropot.gateway.serving import (
     vault_chunks,
     whole,
 )
-from kropot.gateway.sources import FolderAwayError, NotServedError
+from kropot.gateway.sources import FolderAwayError, NotServedError, Seen
 from kropot.gateway.tokenspec import STREAM_ROLE
 from kropot.logs import log
 from kropot.sc2.layout import MEDIA_TYPE
@@ -44,12 +45,12 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from kropot.gateway.access import Access, Opens
-    from kropot.gateway.births import Birth, Births
+    from kropot.gateway.births import Birth, Births, ReadAt
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.entries import Sealings
     from kropot.gateway.recent import RecentFiles
     from kropot.gateway.serving import Blocks
-    from kropot.gateway.sources import FolderSource, Seen
+    from kropot.gateway.sources import FolderSource
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.token import Token
     from kropot.sc2.seal import Sealing
@@ -196,6 +197,8 @@ class Contents:
         Raises: as `FolderSource.open`, `Catalogue.renewed` and `whole`; FolderAwayError if the file is missing with its
         whole folder.
         """
+        if row.audience == Audience.SEALED:
+            return self._opened_entry(token, element, row)
         try:
             descriptor, looks = self._tree.open(row.path)
         except NotServedError:
@@ -217,6 +220,8 @@ class Contents:
             plain = None
             if wants_body and looks.size <= _INLINE:
                 plain = whole(descriptor, looks, is_moving=is_moving)
+                if birth is not None and not is_moving:
+                    plain = content_of(birth, plain)
             else:
                 kept = descriptor
         finally:
@@ -230,6 +235,24 @@ class Contents:
             nonce=nonce,
             origin=origin,
             is_moving=is_moving,
+            birth=birth,
+        )
+
+    def _opened_entry(self, token: Token, element: str, row: FileRow) -> _Opened:
+        """Return a folder or a symlink. Its content is known since its version was born, so nothing is opened.
+
+        Raises: as `Births.of`.
+        """
+        birth, row = self._births.of(token, bytes.fromhex(element)[:MARK_BYTES], row)
+        nothing = Seen(dev=0, ino=0, size=0, mtime_ns=0, ctime_ns=0, mode=0)
+        return _Opened(
+            row=row,
+            descriptor=None,
+            looks=nothing,
+            plain=birth.attributes,
+            nonce=row.nonce,
+            origin=row.identity,
+            is_moving=False,
             birth=birth,
         )
 
@@ -311,11 +334,20 @@ class Contents:
         """Yield the bytes to send, produced on demand."""
         opened, row = part.opened, part.opened.row
         learn = None
-        if part.is_whole and not opened.is_moving and self._catalogue.needs_digest(row):
+        has_file = opened.birth is None or opened.birth.is_whole
+        if part.is_whole and has_file and not opened.is_moving and self._catalogue.needs_digest(row):
             learn = partial(self._catalogue.learn, row)
         reading = Reading(is_moving=opened.is_moving, learn=learn)
         if part.sealing is not None:
-            return vault_chunks(descriptor, opened.looks, part.span, sealing=part.sealing, reading=reading)
+            as_it_is = opened.birth is None or opened.is_moving
+            return vault_chunks(
+                descriptor,
+                opened.looks,
+                part.span,
+                sealing=part.sealing,
+                content=_unchanged if as_it_is or opened.birth is None else opened.birth.content,
+                reading=reading,
+            )
         if part.iv is None or part.key is None:
             return plain_chunks(descriptor, opened.looks, part.span, reading)
         return sealed_chunks(
@@ -378,6 +410,17 @@ def _failed(error: KropotError | OSError) -> Response:
         case _:
             log.warning("content_unreadable", reason=errorcode.get(error.errno or 0, "EIO"))
             return failure("The server cannot read the file: check the disk and the permissions on the server", 500)
+
+
+def content_of(birth: Birth, plain: bytes) -> bytes:
+    """Return the content of an object, given the whole file."""
+    if birth.is_whole:
+        return plain
+    return birth.content(lambda offset, size: plain[offset : offset + size])(0, birth.form.plain_length)
+
+
+def _unchanged(read_file: ReadAt) -> ReadAt:
+    return read_file
 
 
 def _nothing() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
 from kropot.gateway.entries import element_of, mark_of
+from kropot.gateway.state import FOR_OTHERS, FOR_SEALED
 from kropot.securecopy.wire import encode_page
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def build_page(
     The database stores the page's ids before this returns, so that a client can ask for each of them. For a token of
     sc2 it also stores the `births` of versions that nobody has listed before.
     """
-    rows, remaining, closed = state.page(since, limit)
+    rows, remaining, closed = state.page(since, limit, FOR_OTHERS if token.held is None else FOR_SEALED)
     if token.held is not None and births is not None:
         entries = _born_entries(state, sealings, births, token, rows)
     else:
@@ -106,7 +108,7 @@ def build_page(
         fetch_url=f"{base_url}/secure-copy/file/%file_id%/content?_token=%token%",
         closed=closed,
         vault=None if token.held is None else token.held.vault.id,
-        unserved=unserved,
+        unserved=unserved if unserved is None or token.held is None else replace(unserved, links=0),
         unscanned_since=unscanned_since,
     )
     return page, _marked(entries)
@@ -116,7 +118,9 @@ def _born_entries(
     state: State, sealings: Sealings, births: Births, token: Token, rows: list[FileRow]
 ) -> list[tuple[Listed, FileRow]]:
     """Return the entries of files for a token of sc2, each with its row."""
-    marked = [(mark, row) for row in rows if (mark := mark_of(element_of(token, row.path))) is not None]
+    # Where a file became a folder a moment ago, both have this id: the newer row counts.
+    by_mark = {mark: row for row in rows if (mark := mark_of(element_of(token, row.path))) is not None}
+    marked = list(by_mark.items())
     if marked:
         state.give_ids(token.scope, [(mark, row.id) for mark, row in marked])
     return [(sealings.entry(token, row, birth), row) for _, row, birth in births.of_all(token, marked)]

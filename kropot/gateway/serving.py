@@ -20,6 +20,8 @@ from kropot.securecopy.sealing import Sealer, sealed_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    ReadAt = Callable[[int, int], bytes]
+
     from kropot.gateway.ranges import Span
     from kropot.gateway.sources import Seen
     from kropot.sc2.seal import Sealing
@@ -162,8 +164,16 @@ def sealed_chunks(
     yield held
 
 
-def vault_chunks(descriptor: int, looks: Seen, span: Span, *, sealing: Sealing, reading: Reading) -> Iterator[bytes]:
-    """Yield the bytes of `span` of an object of sc2, from any byte on.
+def vault_chunks(
+    descriptor: int,
+    looks: Seen,
+    span: Span,
+    *,
+    sealing: Sealing,
+    content: Callable[[ReadAt], ReadAt],
+    reading: Reading,
+) -> Iterator[bytes]:
+    """Yield the bytes of `span` of an object of sc2, from any byte on. `content` makes its content of the file.
 
     The last ones follow only after a final check that the file has not changed.
 
@@ -172,13 +182,13 @@ def vault_chunks(descriptor: int, looks: Seen, span: Span, *, sealing: Sealing, 
         OSError: the file cannot be read.
     """
 
-    def read_at(offset: int, size: int) -> bytes:
+    def read_file(offset: int, size: int) -> bytes:
         plain = _read(descriptor, offset, size)
         reading.take(plain)
         return plain
 
     ready, held = bytearray(), b""
-    for piece in sealing.span(read_at, span.start, span.stop):
+    for piece in sealing.span(content(read_file), span.start, span.stop):
         ready += piece
         if len(ready) >= CHUNK:
             if held:

@@ -14,6 +14,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from kropot.durable.dirfd import open_entry
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.selection import Selection
 
@@ -91,6 +92,16 @@ class ScannedFile:
     path: bytes
     seen: Seen
     is_readable: bool = True
+    is_followed: bool = False
+    """Whether a symlink has this path, and this is the file that it leads to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannedEntry:
+    """A folder that a walk went into (the served one, too), or a symlink itself, wherever it leads."""
+
+    path: bytes
+    seen: Seen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +123,7 @@ class Skipped:
     kind: SkipKind
 
 
-Walked = ScannedFile | Unreadable | Skipped
+Walked = ScannedFile | ScannedEntry | Unreadable | Skipped
 """What a walk yields."""
 
 
@@ -144,6 +155,11 @@ def path_key(path: bytes) -> bytes:
     """
     folder = path.rpartition(b"/")[0]
     return hashlib.sha256(folder).digest()[:8] + hashlib.sha256(path).digest()[:24]
+
+
+def entry_key(path: bytes) -> bytes:
+    """Return 32 bytes that stand for a folder or a symlink itself. What a symlink leads to has the key of its path."""
+    return path_key(b"\0" + path)
 
 
 class FolderSource:
@@ -184,17 +200,26 @@ class FolderSource:
             os.close(root)
         return struct.pack(">QQ", found.st_dev, found.st_ino)
 
-    def walk(self) -> Iterator[Walked]:
-        """Yield every regular file below the root, in no particular order. Keep at most 32 folders open.
+    def device_number(self) -> int:
+        """Return the number of the device that the folder is on. Raises: OSError."""
+        root = self._open_root()
+        try:
+            return os.fstat(root).st_dev
+        finally:
+            os.close(root)
 
-        A symlink to a regular file inside the folder is yielded as a file. Every other entry that is not served is
-        yielded as `Skipped`.
+    def walk(self) -> Iterator[Walked]:
+        """Yield every file and folder below the root, and the root, in no particular order. At most 32 are open.
+
+        A symlink is yielded as itself. In addition, it is yielded as a file if it leads to one inside the folder. Every
+        other entry that is not served is yielded as `Skipped`.
 
         Raises:
             OSError: the root itself cannot be read.
         """
         root = self._open_root()
         deeper: list[bytes] = []
+        yield ScannedEntry(path=b"", seen=seen(os.fstat(root)))
         yield from self._walk_from(b"", root, deeper)
         while deeper:
             path = deeper.pop()
@@ -230,7 +255,11 @@ class FolderSource:
                 if not isinstance(found, int):
                     if found is not None:
                         yield found
-                elif len(stack) < _OPEN_LEVELS and place is not None:
+                    if (link := self._look_at_link(entry, folder, path, place)) is not None:
+                        yield link
+                    continue
+                yield ScannedEntry(path=path, seen=seen(os.fstat(found)))
+                if len(stack) < _OPEN_LEVELS and place is not None:
                     stack.append(self._level(path + b"/", found, place))
                 else:
                     os.close(found)
@@ -278,6 +307,49 @@ class FolderSource:
             raise NotServedError("there is no such file")
         return descriptor, seen(found)
 
+    def open_entry(self, path: bytes) -> int:
+        """Return a descriptor of a file, a folder or a symlink itself, through no symlink. The caller must close it.
+
+        Raises:
+            FolderAwayError: the folder is missing.
+            OSError: there is no such entry, or it cannot be opened.
+        """
+        root = self._open_root()
+        try:
+            return open_entry(root, path)
+        finally:
+            os.close(root)
+
+    def has_entry(self, path: bytes) -> bool:
+        """Whether the folder serves a folder or a symlink with this path.
+
+        Raises:
+            OSError: it is unknown whether it exists.
+        """
+        folder, through = self._open_root(), list[bytes]()
+        try:
+            *above, name = path.split(b"/")
+            for part in above:
+                self._refuse_excluded(folder, through, part)
+                step = os.open(part, _FOLDER, dir_fd=folder)
+                os.close(folder)
+                folder = step
+                through.append(part)
+            if not name:
+                return True
+            self._refuse_excluded(folder, through, name)
+            mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        except NotServedError:
+            return False
+        except OSError as error:
+            if error.errno in _GONE:
+                return False
+            raise
+        finally:
+            os.close(folder)
+        place = self._place_of(path)
+        return (stat.S_ISDIR(mode) and place.may_hold) or (stat.S_ISLNK(mode) and place.is_served)
+
     def look(self, path: bytes) -> Seen | None:
         """Return a file's metadata, or None if the folder does not serve such a file.
 
@@ -321,11 +393,26 @@ class FolderSource:
                 return None
             return Unreadable(path=path, reason=_reason(error))
 
+    def _look_at_link(
+        self, entry: os.DirEntry[str], folder: int, path: bytes, place: Place | None
+    ) -> ScannedEntry | None:
+        """Return a symlink itself, None if this is none, or is excluded or gone."""
+        if not entry.is_symlink() or place is None or not place.is_served or len(path) > MAX_PATH:
+            return None
+        try:
+            found = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            # Whoever looked for the file behind it has said so.
+            return None
+        return ScannedEntry(path=path, seen=seen(found)) if stat.S_ISLNK(found.st_mode) else None
+
     def _look_at_file(self, entry: os.DirEntry[str], folder: int, path: bytes) -> Walked | None:
         """Return what an entry is that is no folder, or None if it has just become one. Raises: OSError."""
         if entry.is_symlink():
             looks = self.look(path)
-            return Skipped(path=path, kind="links") if looks is None else ScannedFile(path=path, seen=looks)
+            if looks is None:
+                return Skipped(path=path, kind="links")
+            return ScannedFile(path=path, seen=looks, is_followed=True)
         found = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode):
             kind = _kind(found.st_mode)

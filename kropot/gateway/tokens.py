@@ -33,6 +33,7 @@ from kropot.gateway.tokenspec import (
 from kropot.gateway.vaults import VaultBook
 from kropot.logs import log
 from kropot.sc2.kit import OwnerKit
+from kropot.sc2.kits import STORED_SALT
 from kropot.sc2.layout import METHOD as SC2
 from kropot.securecopy.sealing import METHOD
 
@@ -311,10 +312,14 @@ def censored(token_id: str) -> str:
 
 
 def kit_of(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the kit: the complete documented JSON, with the key in clear text."""
+    """Return the kit: the complete documented JSON, with the key in clear text.
+
+    With the stored salt, a restore can compare each element's id with the path in its form.
+    """
     return {
         "id": record["id"],
         "roles": record["roles"],
         "expires": shown_time(record["expires_s"]),
         "data": record["data"],
+        STORED_SALT: record["stored"][SALT],
     }

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kropot.objects.store import ObjectMissingError
-from kropot.replay.fold import image
+from kropot.replay.fold import PAGE, image, pages
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
     from kropot.objects.store import ObjectStore
     from kropot.replay.fold import Standing
     from ledger.events import Copy, Element, StreamKey
     from ledger.log import Ledger
+    from ledger.rows import StoredEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +27,11 @@ class HeldCopy:
 
     `sha256`, `size` (bytes) and `iv` describe the stored bytes. `sha256` is None if there was no copy yet. `is_older`
     means that the element's newest revision was not stored yet. `is_past` means that its source was past
-    (kropot/query/past.py). `file` is the path of an exported copy below the
-    export's folder.
+    (kropot/query/past.py). `file` is the path of an exported copy below the export's folder.
+
+    `events` are those that say so, if they were asked for: the last one about the element, then, if the copy is older,
+    the one with the form of the copy's revision. `position` is the last one's position. `refused` says why they are not
+    to be believed, None if nothing speaks against them (kropot/restore/history.py).
     """
 
     key: StreamKey
@@ -40,12 +45,24 @@ class HeldCopy:
     is_older: bool
     is_past: bool = False
     file: tuple[bytes, ...] | None = None
+    position: int = 0
+    events: tuple[StoredEvent, ...] = ()
+    refused: str | None = None
 
     @property
     def identity(self) -> bytes:
         """32 bytes that change whenever the restored or exported file would change."""
         parts = (self.key.stored, self.form, b"%d" % self.date, self.sha256 or b"", self.iv or b"")
         return hashlib.sha256(b"".join(b"%d:%s" % (len(part), part) for part in parts)).digest()
+
+
+class ReleasedError(ObjectMissingError):
+    """The store holds no object of this name, because retention released it."""
+
+    def __init__(self, sha256: bytes) -> None:
+        """Say so."""
+        super().__init__(sha256)
+        self.args = ("retention released this copy, so it cannot be restored: choose another moment",)
 
 
 class Copies(Protocol):
@@ -59,39 +76,61 @@ class Copies(Protocol):
 class StoredCopies:
     """The copies in a storage."""
 
-    def __init__(self, objects: ObjectStore) -> None:
-        """Take the storage to read from."""
-        self._objects = objects
+    def __init__(self, objects: ObjectStore, is_released: Callable[[bytes], bool] = lambda _: False) -> None:
+        """Take the storage to read from. `is_released` says of an object that is missing whether it was released."""
+        self.objects = objects
+        self._is_released = is_released
+        self._lock = threading.Lock()
 
     def open(self, held: HeldCopy) -> BinaryIO:
-        """Open the copy's object. Raises: ObjectMissingError, StorageError."""
+        """Open the copy's object. Raises: ObjectMissingError, ReleasedError, StorageError."""
         if held.sha256 is None:
             raise ObjectMissingError(b"")
-        return self._objects.open(held.sha256)
+        try:
+            return self.objects.open(held.sha256)
+        except ObjectMissingError:
+            with self._lock:
+                if self._is_released(held.sha256):
+                    raise ReleasedError(held.sha256) from None
+            raise
 
 
 def held_at(
-    ledger: Ledger, standings: Iterable[Standing], *, past: frozenset[bytes] = frozenset()
+    ledger: Ledger, standings: Iterable[Standing], *, past: frozenset[bytes] = frozenset(), with_events: bool = False
 ) -> Iterator[HeldCopy]:
     """Yield the newest copy of each element, in the order of `standings`. `past` are the ids of the past sources."""
-    for standing in standings:
-        element, copy = standing.element, standing.element.copy
-        if copy is not None and copy.revision != element.revision:
-            form, date, tz = _of_revision(ledger, standing, copy)
-        else:
-            form, date, tz = element.form, element.date, element.tz
-        yield HeldCopy(
-            key=standing.key,
-            form=form,
-            date=date,
-            tz=tz,
-            state=element.state,
-            sha256=None if copy is None else copy.sha256,
-            size=0 if copy is None else copy.size,
-            iv=None if copy is None else copy.iv,
-            is_older=copy is not None and copy.revision != element.revision,
-            is_past=standing.key.source in past,
-        )
+    for page in pages(standings, PAGE if with_events else 1):
+        positions = sorted(standing.position for standing in page) if with_events else []
+        events = {event.seq: event for event in ledger.log.events_at(positions)} if with_events else {}
+        for standing in page:
+            yield _held(ledger, standing, events, past)
+
+
+def _held(ledger: Ledger, standing: Standing, events: Mapping[int, StoredEvent], past: frozenset[bytes]) -> HeldCopy:
+    element, copy, used = standing.element, standing.element.copy, events.get(standing.position)
+    listed = element
+    proofs: tuple[StoredEvent, ...] = () if used is None else (used,)
+    is_older = copy is not None and copy.revision != element.revision
+    if copy is not None and is_older:
+        listed, event = _of_revision(ledger, standing, copy)
+        proofs = (*proofs, event) if proofs and event is not None else proofs
+    # The state was read before its event: a database may not answer two questions in two ways.
+    refused = None if used is None or image(ledger, used) == element else "the ledger says two things about it"
+    return HeldCopy(
+        key=standing.key,
+        form=listed.form,
+        date=listed.date,
+        tz=listed.tz,
+        state=element.state,
+        sha256=None if copy is None else copy.sha256,
+        size=0 if copy is None else copy.size,
+        iv=None if copy is None else copy.iv,
+        is_older=is_older,
+        is_past=standing.key.source in past,
+        position=standing.position,
+        events=proofs,
+        refused=refused,
+    )
 
 
 def held_json(held: HeldCopy) -> dict[str, Any]:
@@ -109,13 +148,13 @@ def held_json(held: HeldCopy) -> dict[str, Any]:
     }
 
 
-def _of_revision(ledger: Ledger, standing: Standing, copy: Copy) -> tuple[bytes, int, str]:
-    """Return the form, date and zone of the copy's revision, as they were when the copy was stored."""
-    found: Element = standing.element
+def _of_revision(ledger: Ledger, standing: Standing, copy: Copy) -> tuple[Element, StoredEvent | None]:
+    """Return the element as it was when the copy of this revision was stored, and the event that says so."""
+    found, at = standing.element, None
     for event in ledger.log.stream_events(standing.key.stored):
         if event.seq > standing.position:
             break
         element = image(ledger, event)
         if element is not None and element.revision == copy.revision:
-            found = element
-    return found.form, found.date, found.tz
+            found, at = element, event
+    return found, at

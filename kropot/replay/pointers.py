@@ -7,6 +7,8 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Self
 
+from ledger.errors import DamagedRowError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -47,10 +49,18 @@ class Pointers:
         return self._slots[stream] if stream < self._size else 0
 
     def fill(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Store (position, stream) pairs, which must come in the order of positions."""
+        """Store (position, stream) pairs, which must come in the order of positions.
+
+        Raises: DamagedRowError for a stream that there was no room for, because there should be none of this number.
+        """
         slots = self._slots
-        for position, stream in pairs:
-            slots[stream] = position
+        position = stream = 0
+        try:
+            for position, stream in pairs:
+                slots[stream] = position
+        except IndexError:
+            why = f"the head counts {self._size - 1} streams, and event {position} belongs to stream {stream}"
+            raise DamagedRowError(why) from None
 
     def clear(self) -> None:
         """Forget every position."""

@@ -7,10 +7,14 @@ import binascii
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kropot.errors import KropotError
 from kropot.restore.names import split_path
+from kropot.sc2.form import Kind
+
+if TYPE_CHECKING:
+    from kropot.sc2.form import Form
 
 _NS = 1_000_000_000
 _MAX_NS = 253_402_300_799 * _NS
@@ -28,7 +32,7 @@ class Claim:
 
     `path` holds the folders and the file name, each as bytes. `name` is the whole path or name as claimed, in bytes.
     `mtime_ns` (nanoseconds since 1970), `mode`, `sha256` (32 bytes) and `size` (bytes) are None where the form has no
-    possible value for them. `rest` holds all other fields of the form.
+    possible value for them. `rest` holds all other fields of the form. `sealed` is the form of sc2 itself.
     """
 
     path: tuple[bytes, ...]
@@ -38,6 +42,12 @@ class Claim:
     sha256: bytes | None
     size: int | None
     rest: dict[str, Any]
+    sealed: Form | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the element is. Only forms of sc2 know other kinds than files."""
+        return Kind.FILE if self.sealed is None else self.sealed.kind
 
     @property
     def what(self) -> str:
@@ -93,6 +103,20 @@ def read_claim(form: bytes, *, element_id: str) -> Claim:
         sha256=_sha256(fields.get("sha256")),
         size=_whole(fields.get("size"), 0, 1 << 63),
         rest={key: value for key, value in fields.items() if key not in used},
+    )
+
+
+def claim_of(form: Form) -> Claim:
+    """Return what an opened form of sc2 claims."""
+    return Claim(
+        path=split_path(form.path),
+        name=form.path,
+        mtime_ns=form.mtime_ns,
+        mode=form.mode,
+        sha256=form.sha256,
+        size=form.size,
+        rest={},
+        sealed=form,
     )
 
 

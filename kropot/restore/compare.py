@@ -7,12 +7,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kropot.durable.dirfd import open_below
+from kropot.durable.dirfd import descend, link_below, open_below
+from kropot.restore.entry import target_of
 from kropot.restore.job import PER_FILE, bad_content_of, finding, problem_of, unopened_of
 from kropot.restore.journal import content_of
 from kropot.restore.opener import copy_content
 from kropot.restore.parallel import in_order
 from kropot.restore.plan import Planned, RestoreProblem
+from kropot.sc2.form import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -74,13 +76,38 @@ def _compared(
 
 
 def _difference(plan: Planned, folder: int, sha256: bytes) -> RestoreProblem | None:
-    """Return how the file in the folder differs from the copy, None if it has the same content."""
+    """Return how what is in the folder differs from the copy, None if it is the same kind with the same content."""
+    if plan.opened.claim.kind is not Kind.FILE:
+        return _other_entry(plan, folder)
     try:
         _, found = content_of(open_below(folder, plan.path))
     except FileNotFoundError:
-        return finding("absent", plan, "the folder does not have it: run the restore without --verify-only")
+        return _absent(plan)
     except OSError as error:
         return finding("differs", plan, f"what has its name in the folder cannot be read as a file ({error.strerror})")
     if found != sha256:
         return finding("differs", plan, "the file in the folder has other content than the backup")
     return None
+
+
+def _other_entry(plan: Planned, folder: int) -> RestoreProblem | None:
+    """Return how a folder or symlink differs from the form, None if it is there and leads to the same place."""
+    kind = plan.opened.claim.kind
+    try:
+        if kind is Kind.FOLDER:
+            os.close(descend(folder, plan.path))
+            return None
+        target = link_below(folder, plan.path)
+    except FileNotFoundError:
+        return _absent(plan)
+    except OSError as error:
+        return finding("differs", plan, f"what has its name in the folder is no {kind} ({error.strerror})")
+    if target is None:
+        return finding("differs", plan, f"what has its name in the folder is no {kind}")
+    if target != target_of(plan):
+        return finding("differs", plan, "the symlink in the folder leads elsewhere than in the backup")
+    return None
+
+
+def _absent(plan: Planned) -> RestoreProblem:
+    return finding("absent", plan, "the folder does not have it: run the restore without --verify-only")

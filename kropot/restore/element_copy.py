@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kropot.replay.copies import held_at
 from kropot.replay.fold import Standing, image
+from kropot.restore.history import refuse_altered
 
 if TYPE_CHECKING:
     from kropot.replay.copies import HeldCopy
@@ -14,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def held_of(ledger: Ledger, key: StreamKey, position: int) -> HeldCopy | None:
-    """Return the copy of one element at `position`, None if it was not known then. This reads only its own stream."""
+    """Return the copy of one element at `position`, None if it was not known then. This reads only its own stream.
+
+    Raises: AlteredError if its events are not those that were recorded.
+    """
     standing = None
     for event in ledger.log.stream_events(key.stored):
         if event.seq > position:
@@ -22,4 +27,12 @@ def held_of(ledger: Ledger, key: StreamKey, position: int) -> HeldCopy | None:
         element = image(ledger, event)
         if element is not None:
             standing = Standing(key=key, element=element, position=event.seq, recorded_us=event.recorded_us)
-    return None if standing is None else next(held_at(ledger, [standing]))
+    return None if standing is None else judged(ledger, standing)
+
+
+def judged(ledger: Ledger, standing: Standing) -> HeldCopy:
+    """Return the copy of one element, whose events agree with their headers. Raises: AlteredError."""
+    held = next(held_at(ledger, [standing], with_events=True))
+    source = ledger.sources().get(standing.key.source)
+    refuse_altered(held, None if source is None else source.source.salt)
+    return replace(held, events=())

@@ -14,8 +14,10 @@ from kropot.durable.errors import StorageError
 from kropot.durable.refusals import InTheWayError, NoRoomError, TooLargeError, UnplaceableError
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import held_json
+from kropot.restore.authentic import DamagedError
+from kropot.restore.evidence import HISTORY, event_json
 from kropot.restore.journal import content_of, show_name
-from kropot.restore.opener import DamagedError, copy_content
+from kropot.restore.opener import copy_content
 from kropot.restore.parallel import in_order
 from kropot.securecopy.sealed_form import sealed_header
 
@@ -77,11 +79,13 @@ def export(
     names: NameGiver,
     pool: Executor,
     links: Links = "reflink",
+    history: Iterable[bytes] | None = None,
 ) -> Iterator[Exported | Unexported]:
     """Write every held copy, several at a time. Yield each result in order, then write the manifest.
 
     `links` says what the export can share with the storage instead of copying it: nothing, blocks (`reflink`), or the
-    files themselves (`hard`).
+    files themselves (`hard`). `history` are the parts of the file that proves where the copies come from
+    (kropot/restore/evidence.py), None for no such file.
 
     Raises:
         InTheWayError: another file already has the manifest's name.
@@ -90,6 +94,8 @@ def export(
     """
     job = _ExportJob(copies, tree, journal, links)
     replace = job.may_replace(MANIFEST)
+    if history is not None:
+        job.write_whole(HISTORY, history)
     manifest, digest = tree.draft(), hashlib.sha256()
     try:
         tasks = (job.prepare(held, names.give(place_of(held.key.id), held.key.stored)) for held in helds)
@@ -135,7 +141,7 @@ class _ExportJob:
         found = self._tree.look((name,))
         if found is not None and not (stat.S_ISREG(found.st_mode) and self._is_ours((name,))):
             shown = f"{self._tree.root}/{os.fsdecode(name)}"
-            raise InTheWayError(f"{shown} is not the manifest of this export: move it away, or choose another folder")
+            raise InTheWayError(f"{shown} does not belong to this export: move it away, or choose another folder")
         return found is not None
 
     def _is_ours(self, path: tuple[bytes, ...]) -> bool:
@@ -143,6 +149,21 @@ class _ExportJob:
             return self._journal.is_ours(path, content_of(self._tree.read(path))[1])
         except OSError:
             return False
+
+    def write_whole(self, name: bytes, parts: Iterable[bytes]) -> None:
+        """Write a file in the top folder, in the place of that of an earlier run. Raises: InTheWayError, TreeError."""
+        replace = self.may_replace(name)
+        draft, digest = self._tree.draft(), hashlib.sha256()
+        try:
+            for part in parts:
+                digest.update(part)
+                draft.write(part)
+            draft.sync()
+            self._journal.wrote_content((name,), digest.digest())
+            self._journal.sync()
+            self._tree.place(draft, (name,), replace=replace)
+        finally:
+            draft.drop()
 
     def prepare(self, held: HeldCopy, path: tuple[bytes, ...]) -> _ExportTask | _Done | Unexported:
         """Check what is already at the path. Only one thread calls this, in order."""
@@ -250,4 +271,6 @@ def _line(done: Exported | Unexported) -> bytes:
         # Whoever checks the copy elsewhere compares these with its own header.
         line["sc2"] = {"vault": header.vault.hex(), "version": header.version.hex()}
     line["form"] = json.loads(held.form)
+    if held.events:
+        line["events"] = [event_json(event) for event in held.events]
     return json.dumps(line, ensure_ascii=True).encode() + b"\n"

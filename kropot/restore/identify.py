@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
-from kropot.replay.copies import HeldCopy, held_at
+from kropot.replay.copies import HeldCopy
 from kropot.replay.fold import Standing, image
+from kropot.restore.element_copy import judged
 from kropot.restore.export import MANIFEST
 from kropot.restore.opener import BUFFER
 from kropot.restore.read_export import ExportedCopies
+from kropot.sc2.layout import HEADER_BYTES, parse_header
+from kropot.sc2.refused import RefusedError
+from kropot.sc2.seal import read_exactly
 from ledger.events import StreamKey
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import BinaryIO
 
+    from kropot.sc2.layout import Header
     from ledger.log import Ledger
 
 _DEPTH = 4
@@ -66,7 +73,28 @@ def in_ledger(ledger: Ledger, sha256: bytes) -> HeldCopy | None:
         return None
     key = StreamKey.parse(row.key)
     standing = Standing(key=key, element=element, position=event.seq, recorded_us=event.recorded_us)
-    return next(held_at(ledger, [standing]))
+    return judged(ledger, standing)
+
+
+def header_of(source: BinaryIO) -> Header | None:
+    """Return the header of an open object of sc2, None for other objects. It proves nothing. The source is rewound."""
+    source.seek(0)
+    try:
+        return parse_header(read_exactly(source, HEADER_BYTES))
+    except RefusedError:
+        return None
+    finally:
+        source.seek(0)
+
+
+def in_header(path: Path, sha256: bytes, size: int) -> HeldCopy | None:
+    """Return what an object of sc2 says itself, None for other files: its kit alone opens it."""
+    with open_named(path) as file:
+        header = header_of(file)
+    if header is None:
+        return None
+    key = StreamKey(source=header.source, kind="file", id=header.element_id)
+    return replace(unknown(path, sha256, size, None), key=key)
 
 
 def unknown(path: Path, sha256: bytes, size: int, iv: bytes | None) -> HeldCopy:

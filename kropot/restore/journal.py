@@ -103,11 +103,14 @@ class Journal(Written):
         Raises: UsageError if a file of that name holds something else; InTheWayError, TreeError.
         """
         super().__init__(f"{tree.root}/{os.fsdecode(name)}")
+        self.name = name
+        self.is_new = True
         self._waiting: list[bytes] = []
         self._size = 0
         self._fd = tree.open_log(name)
         try:
             end = self.read(self._fd)
+            self.is_new = end == 0
             if end != os.fstat(self._fd).st_size:
                 os.ftruncate(self._fd, end)
         except BaseException:

@@ -44,7 +44,7 @@ def read_kit(text: bytes, *, name: str) -> tuple[Kit, ...]:
         raise UsageError(f"the kit {name} cannot be used: {error}") from None
 
 
-def describe(kits: Sequence[Kit]) -> str:
+def describe(kits: Sequence[object]) -> str:
     """Return the first words of a message that says that these kits do not open something. It shows no key."""
     return "the key does not open" if len(kits) == 1 else "none of the keys opens"
 

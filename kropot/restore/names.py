@@ -92,6 +92,10 @@ class NameGiver:
         """Return the path that a claim would get if no other claim had it. This claims nothing."""
         return safe_path(components, self._rules)
 
+    def would_give_folder(self, components: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Return the path that a folder would get if no file had it. The folder itself that is served is the top."""
+        return safe_path(components, self._rules) if components else ()
+
     def give(self, components: tuple[bytes, ...], identity: bytes) -> tuple[bytes, ...]:
         """Return the path for a claim. If the name is taken, a hash of `identity`, which must be unique, numbers it."""
         safe = safe_path(components, self._rules)
@@ -103,6 +107,13 @@ class NameGiver:
             if self._fingerprint(b"d", path) not in self._claims and self._claims.add(self._fingerprint(b"f", path)):
                 return path
         raise AssertionError  # pragma: no cover (the alternatives never end)
+
+    def give_folder(self, components: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Return the path for a folder that is claimed itself: the one that files in it get."""
+        folder: tuple[bytes, ...] = ()
+        for part in self.would_give_folder(components):
+            folder = (*folder, self._folder_name(folder, part))
+        return folder
 
     def _folder_name(self, parent: tuple[bytes, ...], part: bytes) -> bytes:
         """Return the folder's name, the same at every call. It is a numbered one if a file has the name."""

@@ -1,71 +1,107 @@
-"""Open sealed forms and contents. A content is a stream, and its hash is checked at its end."""
+"""Open sealed forms and contents. A content is a stream, and its hash is checked at its end.
+
+What `sc2` sealed is opened by kropot/restore/authentic.py.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from kropot.errors import IntegrityError
-from kropot.restore.claims import BadFormError, Claim, parse_form, read_claim, sealed_text
+from kropot.restore.authentic import DamagedError, NoKitError, copy_authentic, open_authentic
+from kropot.restore.claims import BadFormError, Claim, claim_of, parse_form, read_claim, sealed_text
+from kropot.sc2.kit import CbcKey
+from kropot.sc2.layout import is_list_form
+from kropot.sc2.refused import Reason, RefusedError
+from kropot.sc2.vault import Vault
 from kropot.securecopy.iv import BLOCK
-from kropot.securecopy.sealing import BadSealError, Opener, open_form
+from kropot.securecopy.sealing import BadSealError, Opener, element_id, open_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import BinaryIO
 
     from kropot.replay.copies import HeldCopy
-    from kropot.securecopy.sealing import Kit
+    from kropot.sc2.form import Form
+
+    Key = CbcKey | Vault
+    """What opens forms and contents: the key of one CBC token, or a vault."""
 
 BUFFER = 1 << 18
 """Bytes to read at a time. Opening a content of any size needs one such buffer, and one for the output."""
 
 
-class DamagedError(IntegrityError):
-    """The stored bytes differ from those that were recorded."""
-
-
-class NoKitError(IntegrityError):
-    """None of the kits opens the form."""
+Sealing = Literal["sc2", "cbc", "plain"]
+"""How an element is sealed: authenticated, by AES-256-CBC, or not at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """An opened form: its claim, its JSON, and the kit that opened it (None if it was not sealed)."""
+    """An opened form: its claim, its JSON (empty for sc2), and the key that opened it (None if it was not sealed).
+
+    `is_bound` is whether the element's id was compared with the name in the form.
+    """
 
     claim: Claim
     form: bytes
-    kit: Kit | None
+    kit: Key | None
+    is_bound: bool = False
+
+    @property
+    def sealing(self) -> Sealing:
+        """How the form was sealed."""
+        if self.kit is None:
+            return "plain"
+        return "sc2" if isinstance(self.kit, Vault) else "cbc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """A content that was read to its end: the SHA-256 (32 bytes) and size (bytes) of the plain bytes."""
+    """A content that was read to its end: the SHA-256 (32 bytes) and size (bytes) of the plain bytes.
+
+    `form` is the complete form in an object of sc2, with all attributes and holes; None for other objects.
+    """
 
     sha256: bytes
     size: int
+    form: Form | None = None
 
 
-def open_claim(held: HeldCopy, kits: Sequence[Kit]) -> Opened:
+def open_claim(held: HeldCopy, kits: Sequence[Key]) -> Opened:
     """Return the opened form of a held copy.
 
     Raises:
         NoKitError: the form is sealed, and no kit opens it.
         BadFormError: it is not a form.
+        RefusedError: it is not what the owner sealed for this element.
 
     """
     sealed = sealed_text(held.form)
     if sealed is None:
+        if any(isinstance(kit, Vault) for kit in kits):
+            raise RefusedError(
+                Reason.FORM,
+                "it is not sealed, so anybody can have made it: restore such elements alone, without --key",
+            )
         return Opened(claim=read_claim(held.form, element_id=held.key.id), form=held.form, kit=None)
-    for kit in kits:
+    if is_list_form(sealed):
+        form, vault = open_authentic(sealed, held, [kit for kit in kits if isinstance(kit, Vault)])
+        return Opened(claim=claim_of(form), form=b"", kit=vault, is_bound=True)
+    return _open_cbc(sealed, held, [kit for kit in kits if isinstance(kit, CbcKey)])
+
+
+def _open_cbc(sealed: str, held: HeldCopy, kits: Sequence[CbcKey]) -> Opened:
+    for key in kits:
         try:
-            form = open_form(sealed, kit)
+            form = open_form(sealed, key.kit)
             # One wrong key in 256 gives padding that looks right. It does not give a JSON object.
             parse_form(form)
         except (BadSealError, BadFormError):
             continue
-        return Opened(claim=read_claim(form, element_id=held.key.id), form=form, kit=kit)
+        claim = read_claim(form, element_id=held.key.id)
+        _refuse_foreign_name(claim, held, key)
+        return Opened(claim=claim, form=form, kit=key, is_bound=key.stored_salt is not None)
     raise NoKitError(
         "the form is sealed with another key: give the kit of its token with --key"
         if kits
@@ -73,10 +109,31 @@ def open_claim(held: HeldCopy, kits: Sequence[Kit]) -> Opened:
     )
 
 
+def _refuse_foreign_name(claim: Claim, held: HeldCopy, key: CbcKey) -> None:
+    """Compare the element's id with the name in its form, where the kit has the salt. Raises: RefusedError."""
+    if key.stored_salt is None:
+        return
+    try:
+        expected = element_id(key.stored_salt, claim.name.decode(), key.kit.digest)
+    except UnicodeDecodeError:
+        # The gateway takes the raw bytes of a path that is not text.
+        salted = key.stored_salt.encode() + b"_file+++" + claim.name
+        expected = hashlib.new(key.kit.digest, salted).hexdigest()
+    if expected != held.key.id:
+        raise RefusedError(Reason.NAME, f"its form is that of another element, {claim.what}: somebody exchanged them")
+
+
 def copy_content(
-    source: BinaryIO, write: Callable[[memoryview], object], *, held: HeldCopy, kit: Kit | None
+    source: BinaryIO,
+    write: Callable[[memoryview], object],
+    *,
+    held: HeldCopy,
+    kit: Key | None,
+    skip: Callable[[int], object] | None = None,
 ) -> Content:
     """Read a stored object to its end, open it with `kit`, and pass the plain bytes to `write`.
+
+    `skip` gets the lengths of a file's holes, where the object knows them. Without it, they are written as zeros.
 
     Returns the hash and size of the plain bytes. If this raises, the caller MUST discard what was written. Without a
     kit, the stored bytes are passed on unchanged.
@@ -84,13 +141,17 @@ def copy_content(
     Raises:
         DamagedError: the object differs from what was recorded.
         BadSealError: the object is as recorded, and the key does not open it.
+        RefusedError: the object is as recorded, and it is not what the owner sealed for this element.
 
     """
+    if isinstance(kit, Vault):
+        form, sha256 = copy_authentic(source, write, held=held, vault=kit, skip=skip)
+        return Content(sha256=sha256, size=form.size, form=form)
     stored, plain = hashlib.sha256(), hashlib.sha256()
     sizes = [0, 0]
     buffer = bytearray(BUFFER)
     incoming = memoryview(buffer)
-    opener = None if kit is None or held.iv is None else Opener(kit.key(held.iv), held.iv)
+    opener = None if kit is None or held.iv is None else Opener(kit.kit.key(held.iv), held.iv)
     out = bytearray(Opener.room(BUFFER) if opener is not None else 0)
 
     def emit(data: memoryview) -> None:
@@ -113,19 +174,19 @@ def copy_content(
     return Content(sha256=plain.digest(), size=sizes[1])
 
 
-def plain_size(source: BinaryIO, *, held: HeldCopy, kit: Kit | None) -> int | None:
+def plain_size(source: BinaryIO, *, held: HeldCopy, kit: Key | None) -> int | None:
     """Return the plain size in bytes, worked out from the last block; None if the key does not fit that block.
 
     This proves nothing, because it does not read the whole object.
     """
-    if kit is None or held.iv is None:
+    if not isinstance(kit, CbcKey) or held.iv is None:
         return held.size
     if held.size < BLOCK or held.size % BLOCK:
         return None
     before = min(held.size - BLOCK, BLOCK)
     source.seek(held.size - BLOCK - before)
     tail = source.read(before + BLOCK)
-    opener = Opener(kit.key(held.iv), tail[:before] or held.iv)
+    opener = Opener(kit.kit.key(held.iv), tail[:before] or held.iv)
     opener.update_into(tail[before:], bytearray(Opener.room(BLOCK)))
     try:
         return held.size - BLOCK + len(opener.finish())

@@ -47,18 +47,20 @@ class Patterns:
         """The patterns that have fitted no file so far, in the given order."""
         return [text for number, text in enumerate(self._texts) if number not in self._best]
 
-    def fits(self, paths: Iterable[bytes]) -> tuple[Fit, ...]:
+    def fits(self, paths: Iterable[bytes], *, is_folder: bool = False) -> tuple[Fit, ...]:
         """Return which patterns fit a file with any of these names (parts joined by `/`), and how well.
 
-        A glob without a slash matches at every depth: `*.txt` means all text files.
+        A glob without a slash matches at every depth: `*.txt` means all text files. A folder's exact name is no better
+        than a glob, because it means all that is in the folder.
         """
         names = tuple(paths)
         found = []
         for number, pattern in enumerate(self._compiled):
             ranks = [rank for name in names if (rank := pattern.rank(name)) is not None]
             if ranks:
-                found.append(Fit(number, min(ranks)))
-                self._best[number] = min(*ranks, self._best.get(number, _GLOB))
+                rank = _GLOB if is_folder else min(ranks)
+                found.append(Fit(number, rank))
+                self._best[number] = min(rank, self._best.get(number, _GLOB))
         return tuple(found)
 
     def mean(self, fits: Iterable[Fit]) -> bool:

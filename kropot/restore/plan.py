@@ -6,11 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from kropot.errors import WrongKeyError
+from kropot.restore.authentic import NoKitError
 from kropot.restore.claims import BadFormError
 from kropot.restore.kits import describe
-from kropot.restore.opener import NoKitError, Opened, open_claim
+from kropot.restore.opener import Opened, open_claim
 from kropot.restore.parallel import in_order
 from kropot.restore.spool import Spool
+from kropot.sc2.form import Kind
+from kropot.sc2.kit import CbcKey
+from kropot.sc2.refused import RefusedError
 from kropot.wording import written
 
 if TYPE_CHECKING:
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
 
     from kropot.replay.copies import HeldCopy
     from kropot.restore.names import NameGiver
+    from kropot.restore.opener import Key
     from kropot.restore.patterns import Fit, Patterns
-    from kropot.securecopy.sealing import Kit
     from ledger.events import StreamKey
 
 TRIES = 3
@@ -30,6 +34,8 @@ EARLY = 1000
 """How many problems of one source to keep until one of its forms opens. They are reported only then."""
 
 Problem = Literal[
+    "refused",
+    "unproved",
     "missing",
     "damaged",
     "unopened",
@@ -68,7 +74,7 @@ class Planned:
     @property
     def shown(self) -> str:
         """The path as it is printed, and taken back as a pattern."""
-        return written(b"/".join(self.path))
+        return written(b"/".join(self.path)) or "."
 
 
 @dataclass(slots=True)
@@ -107,7 +113,7 @@ class Selection:
 def plan(
     helds: Iterable[HeldCopy],
     *,
-    kits: Sequence[Kit],
+    kits: Sequence[Key],
     wanted: Selection,
     giver: Callable[[], NameGiver],
     pool: Executor,
@@ -135,7 +141,22 @@ def plan(
                 yield each.what
             else:
                 spool.add(each.path, each)
-        yield from (each.what for each in spool.in_order() if wanted.patterns.mean(each.fits or ()))
+        yield from (each.what for each in _meant(spool.in_order(), wanted.patterns))
+
+
+def _meant(ordered: Iterable[_Named], patterns: Patterns) -> Iterator[_Named]:
+    """Yield what the patterns mean, each after the folders that it lies in: these come back with their modes, too."""
+    above: list[_Named] = []
+    for each in ordered:
+        # Names such as "folder-2" come between a folder and what is in it, and "folder0" comes behind all that.
+        while above and each.path >= above[-1].path + b"0":
+            above.pop()
+        if patterns.mean(each.fits or ()):
+            yield from (folder for folder in above if each.path.startswith(folder.path + b"/"))
+            above = [folder for folder in above if not each.path.startswith(folder.path + b"/")]
+            yield each
+        elif each.is_folder:
+            above.append(each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +167,16 @@ class _Named:
     path: bytes = b""
     fits: tuple[Fit, ...] | None = None
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether this is a folder: it comes back with everything in it that does."""
+        return isinstance(self.what, Planned) and self.what.opened.claim.kind is Kind.FOLDER
+
 
 def _named(
     helds: Iterable[HeldCopy],
     *,
-    kits: Sequence[Kit],
+    kits: Sequence[Key],
     wanted: Selection,
     giver: Callable[[], NameGiver],
     pool: Executor,
@@ -166,6 +192,9 @@ def _named(
             if not tally.opened and sources is not None and len(tally.locked) >= sources:
                 break
             continue
+        if isinstance(outcome, RefusedError):
+            yield _Named(RestoreProblem(problem="refused", key=held.key, name=None, why=str(outcome)))
+            continue
         if isinstance(outcome, BadFormError):
             yield _Named(RestoreProblem(problem="bad_form", key=held.key, name=None, why=str(outcome)))
             continue
@@ -174,24 +203,29 @@ def _named(
         if names is None:
             names = giver()
         found = _name(held, outcome, names, wanted, tally, several=sources != 1)
-        if found is not None and (found.fits or not wanted.patterns):
+        if found is not None and (found.fits or not wanted.patterns or found.is_folder):
             yield found
     if not tally.opened and tally.locked:
-        raise WrongKeyError(_no_key(kits, tally))
+        raise WrongKeyError(_no_key(kits, tally, forms.vaults))
 
 
 def _name(
     held: HeldCopy, opened: Opened, names: NameGiver, wanted: Selection, tally: RestoreCounts, *, several: bool
 ) -> _Named | None:
     """Give an opened copy its name, or say why it has none. None: it is left out, and counted."""
-    claim = opened.claim
-    own = names.would_give(claim.path)
+    claim, is_folder = opened.claim, opened.claim.kind is Kind.FOLDER
+    own = names.would_give_folder(claim.path) if is_folder else names.would_give(claim.path)
     own_path = b"/".join(own)
+    if held.refused is not None:
+        problem = RestoreProblem(problem="refused", key=held.key, name=written(own_path), why=held.refused)
+        return _Named(problem, own_path, wanted.patterns.fits([own_path]))
     if held.sha256 is None:
         # It gets no name, so that a file that can be restored keeps its own.
         why = f"it had no copy at that moment ({held.state}): collect it first, or choose a later moment"
         problem = RestoreProblem(problem="unstored", key=held.key, name=written(own_path), why=why)
-        return _Named(problem, own_path, wanted.patterns.fits([own_path]))
+        return _Named(problem, own_path, wanted.patterns.fits([own_path], is_folder=is_folder))
+    if is_folder:
+        return _name_folder(held, opened, names, wanted)
     if several and not wanted.both and names.is_of_another(claim.path, held.key.source):
         fits = wanted.patterns.fits([own_path])
         if held.is_past:
@@ -207,37 +241,55 @@ def _name(
     return _Named(planned, joined, wanted.patterns.fits(dict.fromkeys((joined, own_path))))
 
 
-def _no_key(kits: Sequence[Kit], tally: RestoreCounts) -> str:
+def _name_folder(held: HeldCopy, opened: Opened, names: NameGiver, wanted: Selection) -> _Named | None:
+    """Give a folder its name. None: another source has described this folder, and the files of both come into it."""
+    components = opened.claim.path
+    if names.is_of_another((*components, b""), held.key.source):
+        return None
+    path = names.give_folder(components)
+    planned = Planned(held=held, opened=opened, path=path, numbered=path != names.would_give_folder(components))
+    fits = wanted.patterns.fits([b"/".join(path)], is_folder=True) if path else ()
+    return _Named(planned, b"/".join(path), fits)
+
+
+def _no_key(kits: Sequence[Key], tally: RestoreCounts, vaults: Sequence[str]) -> str:
+    whose = f"the kit of the vault {' and of the vault '.join(vaults)}" if vaults else "the kit of their token"
     if not kits:
-        return "the elements are encrypted: give the kit of their token with --key"
-    text = (
-        f"{describe(kits)} the elements, and nothing was written: give the kit of their token with --key, once for "
-        "each token"
-    )
+        return f"the elements are encrypted: give {whose} with --key"
+    each = "" if vaults else ", once for each token"
+    text = f"{describe(kits)} the elements, and nothing was written: give {whose} with --key{each}"
     return f"{text}; if it is the kit of a past source, add --past-sources" if tally.past else text
 
 
 class _Forms:
     """Opens forms. It remembers for each source which kit fits, or that none does."""
 
-    def __init__(self, kits: Sequence[Kit], tally: RestoreCounts) -> None:
+    def __init__(self, kits: Sequence[Key], tally: RestoreCounts) -> None:
         self._kits = tuple(kits)
-        self._fitting: dict[bytes, Kit] = {}
+        self._fitting: dict[bytes, Key] = {}
         self._failures: dict[bytes, int] = {}
         self._open: set[bytes] = set()
         self._kept: dict[bytes, list[RestoreProblem]] = {}
         self._tally = tally
+        self._vaults: dict[str, None] = {}
 
-    def open(self, held: HeldCopy) -> tuple[HeldCopy, Opened | NoKitError | BadFormError]:
+    @property
+    def vaults(self) -> Sequence[str]:
+        """The ids of the vaults that no kit opens, in hexadecimal digits: at most one for each source."""
+        return tuple(self._vaults)
+
+    def open(self, held: HeldCopy) -> tuple[HeldCopy, Opened | NoKitError | BadFormError | RefusedError]:
         """Return the opened form, or the error if it cannot be opened. Several threads call this."""
         source = held.key.source
         if source not in self._fitting and self._failures.get(source, 0) >= TRIES:
             return held, NoKitError("no kit opens the forms of this source: give the kit of its token with --key")
         fitting = self._fitting.get(source)
-        kits = self._kits if fitting is None else (fitting, *(kit for kit in self._kits if kit is not fitting))
+        kits = self._kits
+        if isinstance(fitting, CbcKey):
+            kits = (fitting, *(kit for kit in self._kits if kit is not fitting))
         try:
             opened = open_claim(held, kits)
-        except (NoKitError, BadFormError) as error:
+        except (NoKitError, BadFormError, RefusedError) as error:
             return held, error
         if opened.kit is not None:
             self._fitting[source] = opened.kit
@@ -247,6 +299,8 @@ class _Forms:
         """Record a form that no kit opened. If other forms of its source were opened, yield it as a problem."""
         source = held.key.source
         self._failures[source] = self._failures.get(source, 0) + 1
+        if error.vault is not None and not self._failures[source] > TRIES:
+            self._vaults[error.vault.hex()] = None
         finding = RestoreProblem(problem="unopened", key=held.key, name=None, why=str(error))
         if source in self._open:
             yield finding
@@ -266,6 +320,10 @@ class _Forms:
 
 def _chosen(helds: Iterable[HeldCopy], wanted: Selection, tally: RestoreCounts) -> Iterator[HeldCopy]:
     for held in helds:
+        if held.refused is not None:
+            # Where it belongs, and whether it vanished, is what nobody can believe here.
+            yield held
+            continue
         if wanted.sources and held.key.source not in wanted.sources:
             continue
         if held.is_past and not (wanted.past or wanted.sources):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from kropot.durable.dirfd import open_below
 from kropot.durable.errors import storage_error
-from kropot.errors import UsageError
+from kropot.errors import IntegrityError, UsageError
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import HeldCopy
+from kropot.restore.evidence import HISTORY, read_history, with_events
 from kropot.restore.export import MANIFEST
 from kropot.restore.journal import read_name
 from kropot.securecopy.wire import canonical_json
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from typing import BinaryIO
+
+    from kropot.restore.evidence import Origin
 
 _SOURCE = 16
 _SHA256 = 32
@@ -32,6 +35,7 @@ class ExportedCopies:
     def __init__(self, root: Path) -> None:
         """Open the folder. Raises: UsageError if it is not an export."""
         self.root = root
+        self._is_proved = False
         try:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -66,11 +70,34 @@ class ExportedCopies:
         with file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield _held(json.loads(line))
+                    yield self._held(json.loads(line))
                 except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                     raise UsageError(
                         f"line {number} of {place} is not a line of an export's manifest: run the export again"
                     ) from None
+
+    def history(self) -> tuple[Origin, Iterator[bytes]] | None:
+        """Return where the export comes from, and the headers of all events; None for an export of before.
+
+        Raises: IntegrityError if the file is there and is not such a history.
+        """
+        place = self.root / os.fsdecode(HISTORY)
+        try:
+            found = read_history(open_below(self._fd, (HISTORY,)))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(error, f"reading {place}") from None
+        except ValueError:
+            raise IntegrityError(
+                f"{place} is not the history of an export, so nothing was written: run the export again"
+            ) from None
+        self._is_proved = True
+        return found
+
+    def _held(self, line: dict[str, Any]) -> HeldCopy:
+        held = _held(line)
+        return with_events(held, line.get("events")) if self._is_proved else held
 
 
 def _held(line: dict[str, Any]) -> HeldCopy:

@@ -45,7 +45,7 @@ class OpenedObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedForm:
-    """A list's form that is proved: which version of which element it describes, and what it says."""
+    """A form that is proved, of a list or an object: which version of which element it describes, and what it says."""
 
     header: Header
     form: Form
@@ -62,20 +62,21 @@ def open_object(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> OpenedObject
         RefusedError: the object is not what its owner sealed.
         NoKeyError: the vaults do not hold the key.
     """
-    header = parse_header(read_exactly(source, HEADER_BYTES))
-    vault = _vault(header, vaults)
-    keys = vault.keys_of(header)
-    length = form_length(read_exactly(source, LENGTH_BYTES))
-    sealed = read_exactly(source, length)
-    if len(sealed) < length:
-        raise RefusedError(Reason.CUT, "the object ends within its form")
-    pieces = Pieces(keys)
-    form = _form(vault, keys, pieces, FORM, sealed)
+    header, form, pieces = _head(source, vaults)
     chunks = _content(source, pieces, plain=form.plain_length, padded=form.padded_length)
     if form.attributes:
         blob, chunks = _split(chunks, form.attributes)
         form = merged(form, blob)
     return OpenedObject(header=header, form=form, chunks=chunks)
+
+
+def open_head(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> OpenedForm:
+    """Return an object's header and form, without a look at its content.
+
+    Attributes that stand in front of the content are not in the form. Raises: as `open_object`.
+    """
+    header, form, _ = _head(source, vaults)
+    return OpenedForm(header=header, form=form)
 
 
 def open_list_form(text: str, vaults: Mapping[bytes, Vault]) -> OpenedForm:
@@ -85,6 +86,18 @@ def open_list_form(text: str, vaults: Mapping[bytes, Vault]) -> OpenedForm:
     vault = _vault(header, vaults)
     keys = vault.keys_of(header)
     return OpenedForm(header=header, form=_form(vault, keys, Pieces(keys), LIST_FORM, data[HEADER_BYTES:]))
+
+
+def _head(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> tuple[Header, Form, Pieces]:
+    header = parse_header(read_exactly(source, HEADER_BYTES))
+    vault = _vault(header, vaults)
+    keys = vault.keys_of(header)
+    length = form_length(read_exactly(source, LENGTH_BYTES))
+    sealed = read_exactly(source, length)
+    if len(sealed) < length:
+        raise RefusedError(Reason.CUT, "the object ends within its form")
+    pieces = Pieces(keys)
+    return header, _form(vault, keys, pieces, FORM, sealed), pieces
 
 
 def _vault(header: Header, vaults: Mapping[bytes, Vault]) -> Vault:

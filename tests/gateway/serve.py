@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import requests
 
 from kropot.gateway.server import GatewayServer
+from kropot.sc2.form import Kind
 from kropot.sc2.layout import MEDIA_TYPE
 from kropot.sc2.opening import OpenedForm, open_list_form, open_object
 from kropot.sc2.vault import keyring
@@ -129,7 +130,11 @@ class VaultClient(Client):
         return open_list_form(json.loads(entry.form)["encrypted"], self.ring)
 
     def listed(self) -> dict[bytes, tuple[Any, OpenedForm]]:
-        """Return all entries and their opened forms by path."""
+        """Return the entries of all files, and their opened forms, by path."""
+        return {path: each for path, each in self.everything().items() if each[1].form.kind is Kind.FILE}
+
+    def everything(self) -> dict[bytes, tuple[Any, OpenedForm]]:
+        """Return all entries and their opened forms by path: folders and symlinks, too."""
         found = [(entry, self.opened(entry)) for entry in self.page(limit=8191).entries]
         return {form.form.path: (entry, form) for entry, form in found}
 

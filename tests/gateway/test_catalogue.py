@@ -55,6 +55,15 @@ class FakeTree(FolderSource):
     def open(self, path: bytes) -> tuple[int, Seen]:  # noqa: ARG002 - the signature of the real one
         raise NotServedError("nothing is hashed here")
 
+    def has_entry(self, path: bytes) -> bool:  # noqa: ARG002 - the signature of the real one
+        return False
+
+    def open_entry(self, path: bytes) -> int:
+        raise FileNotFoundError(path)
+
+    def device_number(self) -> int:
+        return self.device
+
     def mark(self) -> bytes:
         return bytes([self.device])
 

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 
 from kropot.durable.newfile import write_new
 from kropot.errors import NoLedgerError, UsageError, WrongKeyError
+from kropot.gateway.entries import element_of
 from kropot.gateway.keys import MasterKey, read_key, write_new_key
 from kropot.gateway.state import StateError, TokenExistsError, open_state
 from kropot.gateway.tokens import REMEMBERED_S, ROUNDS_OF_MADE_KEYS, TokenBook, shown_token
 from kropot.gateway.tokenspec import SpecError, parse_spec
+from kropot.sc2.kits import STORED_SALT, parse_kit
+from kropot.securecopy.sealing import element_id
 from tests.gateway.serve import DOCUMENTED, KEY, PLAIN, SEALED, STREAM
 
 if TYPE_CHECKING:
@@ -137,7 +140,8 @@ def test_missing_key_is_made_of_256_random_bits_with_few_rounds(book: TokenBook,
     data = one.kit["data"]
     assert len(bytes.fromhex(data["secureCopyEncryptionKey"])) == 32
     assert data["secureCopyDigestRounds"] == ROUNDS_OF_MADE_KEYS < 10
-    again = parse_spec(one.kit, now_s=NOW, rounds_of_made_keys=4)
+    asked = {name: value for name, value in one.kit.items() if name != STORED_SALT}
+    again = parse_spec(asked, now_s=NOW, rounds_of_made_keys=4)
     assert again.sealing is not None
     assert again.sealing.passphrase == data["secureCopyEncryptionKey"], "a kit is a specification itself"
 
@@ -239,6 +243,14 @@ def test_token_is_revoked_by_number_too_but_not_by_guesses(book: TokenBook) -> N
         book.revoke(made.id[:8])
     assert book.revoke(str(made.number)).id == made.id
     assert [token.revoked_s for token in book.all()] == [NOW]
+
+
+def test_a_kit_binds_the_ids_of_its_token_to_paths(book: TokenBook) -> None:
+    made = book.create(SEALED)
+    assert made.kit is not None
+    (key,) = parse_kit(json.dumps(made.kit).encode(), name="kit").cbc  # type: ignore[union-attr]
+    assert key.stored_salt is not None
+    assert element_id(key.stored_salt, "docs/a.txt", key.kit.digest) == element_of(made.token, b"docs/a.txt")
 
 
 def test_nothing_secret_rests_in_the_database(book: TokenBook, state: State, tmp_path: Path) -> None:

@@ -261,8 +261,8 @@ def test_long_births_are_not_remembered(served: Served) -> None:
         assert client.object(client.ids()[path]).plain == b"far away"
     app = served.server.service.app
     kept = [row.birth for row in app._contents._recent._rows.values()]
-    assert sorted(birth is None for birth in kept) == [False] * len(FILES) + [True]
-    assert len(app._births._recent) == len(FILES)
+    assert [birth is None for birth in kept].count(True) == 1
+    assert len(app._births._recent) == len(kept) - 1
 
 
 def test_racing_lists_agree_on_one_form_of_each_version(served: Served) -> None:
@@ -308,6 +308,7 @@ def test_what_no_form_can_hold_does_not_hide_the_rest(served: Served, monkeypatc
     with (served.folder / "huge").open("wb") as file:
         file.truncate(1 << 40)
     monkeypatch.setattr("kropot.sc2.form.MAX_CONTENT", 1 << 39)
+    monkeypatch.setattr("kropot.gateway.describing._holes", lambda *_: ())
     rest(served)
     client = served.vault_client()
     listed = client.listed()

@@ -20,6 +20,7 @@ from kropot.replay.fold import walk
 from kropot.replay.snapshots import pointers_at
 from kropot.restore.export import Unexported
 from kropot.restore.opener import BUFFER, copy_content
+from kropot.sc2.kit import CbcKey
 from kropot.securecopy.sealing import Sealer
 from ledger.sql.opening import open_store
 from tests.kropot.replay_world import KIT, World
@@ -284,7 +285,7 @@ def test_a_content_of_any_size_takes_a_few_buffers() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(Exception, match="not those that were recorded"):
-            copy_content(source, write, held=held, kit=KIT)
+            copy_content(source, write, held=held, kit=CbcKey(kit=KIT))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

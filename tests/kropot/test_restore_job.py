@@ -29,6 +29,7 @@ from kropot.restore.names import NameGiver
 from kropot.restore.patterns import Patterns
 from kropot.restore.plan import Planned, RestoreCounts, RestoreProblem, Selection, plan
 from kropot.restore.read_export import ExportedCopies
+from kropot.sc2.kit import CbcKey
 from tests.kropot.replay_world import KIT, OTHER_KIT, World
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def give_back(
             return NameGiver(tree.rules, Fingerprints(), (WORK, MANIFEST))
 
         wanted = Selection(patterns=Patterns(patterns), vanished=vanished)
-        plans = list(plan(helds, kits=kits, wanted=wanted, giver=giver, pool=pool, tally=tally or RestoreCounts()))
+        keys = [CbcKey(kit=kit) for kit in kits]
+        plans = list(plan(helds, kits=keys, wanted=wanted, giver=giver, pool=pool, tally=tally or RestoreCounts()))
         if opened:
             tree, journal = opened[0]
             for outcome in restore(plans, copies=copies, tree=tree, journal=journal, pool=pool, moved=moved):
@@ -588,7 +590,7 @@ def planned(world: World, kits: list[Kit]) -> list[Planned | RestoreProblem]:
         return list(
             plan(
                 helds,
-                kits=kits,
+                kits=[CbcKey(kit=kit) for kit in kits],
                 wanted=Selection(patterns=Patterns(())),
                 giver=lambda: NameGiver(NameRules(), Fingerprints()),
                 pool=pool,

@@ -3,6 +3,7 @@
 This is the only package of kropot that uses SQL.
 """
 
+from kropot.gateway.state.files import FOR_OTHERS, FOR_SEALED
 from kropot.gateway.state.opening import open_state, sqlite_file
 from kropot.gateway.state.rows import (
     PER_SECOND,
@@ -18,6 +19,8 @@ from kropot.gateway.state.rows import (
 from kropot.gateway.state.store import State
 
 __all__ = [
+    "FOR_OTHERS",
+    "FOR_SEALED",
     "PER_SECOND",
     "FileRow",
     "NewFile",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from kropot.gateway.state.rows import PER_SECOND, FileRow, next_second
 from kropot.gateway.state.transactions import Transactions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from kropot.gateway.state.rows import NewFile
 
@@ -31,9 +32,18 @@ _ROW_COLUMNS = (
     tables.file.c.origin,
     tables.file.c.seal,
     tables.file.c.restless_s,
+    tables.file.c.audience,
+    tables.file.c.facts,
 )
 
-_VERSION = ("identity", "mode", "nonce", "sha256", "origin", "seal", "restless_s")
+FOR_OTHERS: Final = (0, 1)
+FOR_SEALED: Final = (0, 2)
+"""The audiences (`facts.Audience`) that tokens of sc2, and all others, belong to."""
+
+_AUDIENCE = sa.func.coalesce(tables.file.c.audience, 0).label("audience")
+
+_VERSION = ("identity", "mode", "nonce", "sha256", "origin", "seal", "restless_s", "audience", "facts")
+_NEW = ("key", "path", *_VERSION)
 
 
 class Files(Transactions):
@@ -75,8 +85,9 @@ class Files(Transactions):
                 at.execute(tables.file.update().where(among).values(date=base + (tables.file.c.id - low) // PER_SECOND))
                 dated = (tables.file.c.id >= low) & (tables.file.c.id < until) & (tables.file.c.date >= base)
                 minutes = (tables.file.c.date // _MINUTE).label("minutes")
-                counts = at.execute(sa.select(minutes, sa.func.count()).where(dated).group_by("minutes")).all()
-                self._tally(at, {int(minute) * _MINUTE: count for minute, count in counts})
+                counted = sa.select(minutes, _AUDIENCE, sa.func.count()).where(dated)
+                counts = at.execute(counted.group_by("minutes", _AUDIENCE)).all()
+                self._tally(at, {(audience, int(minute) * _MINUTE): count for minute, audience, count in counts})
                 at.execute(tables.source.update().values(last_date=base + (min(high, until - 1) - low) // PER_SECOND))
 
     def announce(self, files: Sequence[NewFile], now_s: int) -> int:
@@ -86,15 +97,16 @@ class Files(Transactions):
         """
         with self.write() as at:
             last = at.scalar(sa.select(tables.source.c.last_date))
-            moved: dict[int, int] = {}
+            moved = Counter[tuple[int, int]]()
             for start in range(0, len(files), PER_SECOND):
                 batch = files[start : start + PER_SECOND]
                 last = next_second(now_s, last)
                 self._put(at, batch, last)
-                moved[last] = len(batch)
+                for file in batch:
+                    moved[file.audience, last] += 1
             for file in files:
                 if file.old_date is not None:
-                    moved[file.old_date] = moved.get(file.old_date, 0) - 1
+                    moved[file.old_audience, file.old_date] -= 1
             self._tally(at, moved)
             at.execute(tables.source.update().values(last_date=last))
         return now_s if last is None else last
@@ -117,6 +129,12 @@ class Files(Transactions):
         """Record versions whose bytes and listed metadata did not change. They keep their dates."""
         with self.write() as at:
             self._update(at, files, _VERSION)
+            moved = Counter[tuple[int, int]]()
+            for file in files:
+                if file.old_date is not None and file.old_audience != file.audience:
+                    moved[file.old_audience, file.old_date] -= 1
+                    moved[file.audience, file.old_date] += 1
+            self._tally(at, moved)
 
     def keep_digests(self, files: Sequence[FileRow]) -> None:
         """Store the SHA-256 and the seal of contents that were sent whole, unless they changed meanwhile."""
@@ -140,32 +158,37 @@ class Files(Transactions):
             total = sa.select(sa.func.count()).select_from(tables.file).where(tables.file.c.id <= last_id)
             return int(at.scalar(total) or 0)
 
-    def paths_after(self, after: int, limit: int) -> list[tuple[int, bytes]]:
-        """Return (id, path) of up to `limit` files after row id `after`, ordered by id."""
+    def paths_after(self, after: int, limit: int) -> list[tuple[int, bytes, int]]:
+        """Return (id, path, audience) of up to `limit` files after row id `after`, ordered by id."""
         wanted = (
-            sa.select(tables.file.c.id, tables.file.c.path)
+            sa.select(tables.file.c.id, tables.file.c.path, _AUDIENCE)
             .where(tables.file.c.id > after)
             .order_by(tables.file.c.id)
             .limit(limit)
         )
         with self.read() as at:
-            return [(row[0], row[1]) for row in at.execute(wanted)]
+            return [(row[0], row[1], row[2]) for row in at.execute(wanted)]
 
     def forget(self, ids: Sequence[int]) -> None:
         """Remove files that are gone from the list."""
         gone = tables.file.c.id.in_(ids)
         with self.write() as at:
-            moved: dict[int, int] = {}
-            for (date,) in at.execute(sa.select(tables.file.c.date).where(gone, tables.file.c.date.is_not(None))):
-                moved[date] = moved.get(date, 0) - 1
+            moved = Counter[tuple[int, int]]()
+            wanted = sa.select(_AUDIENCE, tables.file.c.date).where(gone, tables.file.c.date.is_not(None))
+            for audience, date in at.execute(wanted):
+                moved[audience, date] -= 1
             at.execute(tables.element.delete().where(tables.element.c.file.in_(ids)))
             at.execute(tables.file.delete().where(gone))
             self._tally(at, moved)
 
     # --- for requests -------------------------------------------------------------------------------------------------
 
-    def page(self, since: int | None, limit: int) -> tuple[list[FileRow], int, int]:
+    def page(
+        self, since: int | None, limit: int, audiences: Sequence[int] = FOR_OTHERS
+    ) -> tuple[list[FileRow], int, int]:
         """Return the next files after second `since`, the count from `since` on, and the last closed second.
+
+        Only those that are for one of these `audiences` are counted and returned.
 
         The page holds `limit` files, plus all other files of its last second.
         """
@@ -173,9 +196,9 @@ class Files(Transactions):
         floor = -1 if since is None else since
         with self.read() as at:
             closed = at.scalar(sa.select(tables.source.c.last_date)) or 0
-            dated = (tables.file.c.date > floor) & (tables.file.c.date <= closed)
+            dated = (tables.file.c.date > floor) & (tables.file.c.date <= closed) & _AUDIENCE.in_(audiences)
             rows = [_as_file(row) for row in at.execute(wanted.where(dated))]
-            remaining = self._count_from(at, floor)
+            remaining = self._count_from(at, floor, audiences)
         if len(rows) > limit:
             end = rows[limit - 1].date or 0
             rows = [row for row in rows if (row.date or 0) <= end]
@@ -257,7 +280,7 @@ class Files(Transactions):
     def _put(self, at: sa.Connection, files: Sequence[NewFile], date: int | None) -> None:
         """Insert new files and update known ones."""
         new = [
-            {name: getattr(file, name) for name in ("key", "path", *_VERSION)} | {"date": date, "is_due": False}
+            {name: getattr(file, name) for name in _NEW} | {"date": date, "is_due": False}
             for file in files
             if file.id is None
         ]
@@ -275,41 +298,43 @@ class Files(Transactions):
         changed: dict[str, Any] = {name: sa.bindparam(name) for name in (*names, *(more or {}))}
         at.execute(tables.file.update().where(tables.file.c.id == sa.bindparam("file_id")).values(changed), values)
 
-    def _tally(self, at: sa.Connection, moved: dict[int, int]) -> None:
+    def _tally(self, at: sa.Connection, moved: Mapping[tuple[int, int], int]) -> None:
         """Update the counts per day and minute, because counting 10 million rows is slow.
 
-        `moved` maps a second to the change in its number of versions.
+        `moved` maps an audience and a second to the change in its number of versions. Each audience has spans of its
+        own: a span's length and the audience are one number.
         """
-        for span in (_MINUTE, _DAY):
-            sums: dict[int, int] = {}
-            for second, count in moved.items():
-                sums[second // span] = sums.get(second // span, 0) + count
-            for bucket, count in sums.items():
+        for length in (_MINUTE, _DAY):
+            sums = Counter[tuple[int, int]]()
+            for (audience, second), count in moved.items():
+                sums[length + audience, second // length] += count
+            for (span, bucket), count in sums.items():
                 here = (tables.tally.c.span == span) & (tables.tally.c.bucket == bucket)
                 done = at.execute(tables.tally.update().where(here).values(versions=tables.tally.c.versions + count))
                 if done.rowcount == 0:
                     at.execute(tables.tally.insert().values(span=span, bucket=bucket, versions=count))
 
-    def _count_from(self, at: sa.Connection, since: int) -> int:
-        """Return how many versions have date `since` or later.
+    def _count_from(self, at: sa.Connection, since: int, audiences: Sequence[int]) -> int:
+        """Return how many versions for these audiences have date `since` or later.
 
         The tallies give whole days and minutes. The rest of the first minute is counted.
         """
         total = 0
         minute, day = since // _MINUTE + 1, since // _DAY + 1
         for span, low, high in ((_MINUTE, minute, day * _DAY // _MINUTE), (_DAY, day, None)):
-            inside = (tables.tally.c.span == span) & (tables.tally.c.bucket >= low)
+            spans = [span + audience for audience in audiences]
+            inside = tables.tally.c.span.in_(spans) & (tables.tally.c.bucket >= low)
             if high is not None:
                 inside &= tables.tally.c.bucket < high
             total += int(
                 at.scalar(sa.select(sa.func.coalesce(sa.func.sum(tables.tally.c.versions), 0)).where(inside)) or 0
             )
-        rest = (tables.file.c.date >= since) & (tables.file.c.date < minute * _MINUTE)
+        rest = (tables.file.c.date >= since) & (tables.file.c.date < minute * _MINUTE) & _AUDIENCE.in_(audiences)
         return total + int(at.scalar(sa.select(sa.func.count()).select_from(tables.file).where(rest)) or 0)
 
 
 def _as_file(row: Any, birth: bytes | None = None) -> FileRow:
-    file_id, path, identity, mode, nonce, sha256, date, is_due, origin, seal, restless_s = row
+    file_id, path, identity, mode, nonce, sha256, date, is_due, origin, seal, restless_s, audience, facts = row
     return FileRow(
         id=file_id,
         path=path,
@@ -323,4 +348,6 @@ def _as_file(row: Any, birth: bytes | None = None) -> FileRow:
         seal=seal,
         restless_s=restless_s,
         birth=birth,
+        audience=audience or 0,
+        facts=facts,
     )

@@ -30,7 +30,8 @@ class FileRow:
     next scan must give a newer date. `origin` is the identity that the nonce was made for, None if it is `identity`.
     `seal` vouches for the row (`sameness.Sameness`). `restless_s` is when the file was offered as it is, because it
     never rests; None otherwise. `birth` is what the token's vault first sealed this version from (`births.Births`); it
-    is there if the row was found by an id.
+    is there if the row was found by an id. `audience` is a `facts.Audience`, and `facts` is what else the catalogue
+    knows, for tokens of sc2; None if it was not looked at.
     """
 
     id: int
@@ -45,11 +46,13 @@ class FileRow:
     seal: bytes | None = None
     restless_s: int | None = None
     birth: bytes | None = None
+    audience: int = 0
+    facts: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewFile:
-    """A version to record: of a new file (`id` is None), or of a known file (its `id` and current date).
+    """A version to record: of a new file (`id` is None), or of a known file (its `id`, current date and audience).
 
     The other fields are those of `FileRow`. A version with `is_silent` keeps its date: nothing that is listed changed.
     """
@@ -66,6 +69,9 @@ class NewFile:
     seal: bytes | None = None
     restless_s: int | None = None
     is_silent: bool = False
+    audience: int = 0
+    old_audience: int = 0
+    facts: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

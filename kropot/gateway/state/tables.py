@@ -70,6 +70,8 @@ file = sa.Table(
     sa.Column("origin", _fixed(64)),
     sa.Column("seal", _fixed(32)),
     sa.Column("restless_s", sa.BigInteger),
+    sa.Column("audience", sa.Integer),
+    sa.Column("facts", _large),
     sqlite_autoincrement=True,
 )
 element = sa.Table(
@@ -81,7 +83,7 @@ element = sa.Table(
     sa.Column("birth", _large),
     sqlite_with_rowid=False,
 )
-ADDED: Final = (file.c.origin, file.c.seal, file.c.restless_s, element.c.birth)
+ADDED: Final = (file.c.origin, file.c.seal, file.c.restless_s, file.c.audience, file.c.facts, element.c.birth)
 tally = sa.Table(
     "gateway_tally",
     metadata,

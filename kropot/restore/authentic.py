@@ -1,0 +1,168 @@
+"""Open what `sc2` sealed, and compare it with what the ledger says: the element, the version, the bytes.
+
+Sealed data says itself what it is (docs/format.md, "Sealed objects"). But an object or a form of another element, or of
+another version, opens as well. So whoever knows which one is expected compares it here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from kropot.errors import IntegrityError
+from kropot.restore.claims import sealed_text
+from kropot.sc2.layout import list_form_bytes, parse_header
+from kropot.sc2.opening import open_list_form, open_object
+from kropot.sc2.refused import NoKeyError, Reason, RefusedError
+from kropot.sc2.sparse import placed
+from kropot.sc2.vault import keyring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import BinaryIO
+
+    from kropot.replay.copies import HeldCopy
+    from kropot.sc2.form import Form
+    from kropot.sc2.layout import Header
+    from kropot.sc2.vault import Vault
+
+_ZEROS = memoryview(bytes(1 << 16))
+
+
+class DamagedError(IntegrityError):
+    """The stored bytes differ from those that were recorded."""
+
+
+class NoKitError(IntegrityError):
+    """None of the kits opens the form. `vault` (16 bytes) is the one that would, None if that is not known."""
+
+    def __init__(self, message: str, *, vault: bytes | None = None) -> None:
+        """Remember the vault."""
+        super().__init__(message)
+        self.vault = vault
+
+
+def open_authentic(sealed: str, held: HeldCopy, vaults: Sequence[Vault]) -> tuple[Form, Vault]:
+    """Return the opened form of an element of sc2, and its vault.
+
+    Raises:
+        NoKitError: no kit opens its vault.
+        RefusedError: the form is not what the owner sealed, or it is that of another element.
+
+    """
+    ring = keyring(vaults)
+    try:
+        opened = open_list_form(sealed, ring)
+    except NoKeyError as error:
+        vault = parse_header(list_form_bytes(sealed)).vault
+        raise NoKitError(str(error), vault=vault) from None
+    if opened.header.element_id != held.key.id:
+        what = opened.form.path.decode(errors="backslashreplace")
+        raise RefusedError(Reason.NAME, f"its form is that of another element, {what}: somebody exchanged them")
+    return opened.form, next(each for each in vaults if each.id == opened.header.vault)
+
+
+def copy_authentic(
+    source: BinaryIO,
+    write: Callable[[memoryview], object],
+    *,
+    held: HeldCopy,
+    vault: Vault,
+    skip: Callable[[int], object] | None = None,
+) -> tuple[Form, bytes]:
+    """Read an object to its end, and pass the file's bytes to `write`. `skip` gets the lengths of its holes.
+
+    Without `skip`, holes are written as zeros.
+
+    Returns the complete form in the object, and the SHA-256 (32 bytes) of the file. If this raises, the caller MUST
+    discard what was written.
+
+    Raises:
+        DamagedError: the object differs from what was recorded.
+        RefusedError: it is as recorded, and it is not what the owner sealed for this element and version.
+
+    """
+    stored = _Hashing(source)
+    try:
+        form, sha256 = _copied(stored, write, held, vault, skip)
+    except RefusedError:
+        # Whether the storage altered it decides what can be done: damage can be fetched again.
+        stored.compare(held)
+        raise
+    stored.compare(held)
+    return form, sha256
+
+
+def _copied(
+    source: _Hashing,
+    write: Callable[[memoryview], object],
+    held: HeldCopy,
+    vault: Vault,
+    skip: Callable[[int], object] | None,
+) -> tuple[Form, bytes]:
+    opened = open_object(source, {vault.id: vault})  # type: ignore[arg-type]  # it only reads
+    sealed = sealed_text(held.form)
+    _compare(opened.header, None if sealed is None else parse_header(list_form_bytes(sealed)), held)
+    plain, at = hashlib.sha256(), 0
+
+    def put(data: memoryview, to: Callable[[memoryview], object]) -> None:
+        nonlocal at
+        plain.update(data)
+        at += len(data)
+        to(data)
+
+    def fill(until: int) -> None:
+        hole = until - at
+        while at < until:
+            put(_ZEROS[: until - at], write if skip is None else len)
+        if skip is not None and hole:
+            skip(hole)
+
+    for offset, data in placed(opened.form, opened.chunks):
+        fill(offset)
+        put(memoryview(data), write)
+    fill(opened.form.size)
+    if opened.form.sha256 not in (None, plain.digest()):
+        raise RefusedError(Reason.CONTENT, "its content has not the SHA-256 that its form says")
+    return opened.form, plain.digest()
+
+
+def _compare(found: Header, listed: Header | None, held: HeldCopy) -> None:
+    """Compare the object's header with the one in the form that the ledger recorded. Raises: RefusedError.
+
+    Nothing was recorded about a single file that somebody decrypts: it is what its own header says.
+    """
+    if found.element_id != held.key.id:
+        raise RefusedError(Reason.NAME, "its content is that of another element: somebody exchanged them")
+    if listed is None:
+        return
+    if found.source != listed.source:
+        raise RefusedError(Reason.HEADER, "its content comes from another source than its form")
+    if found.version != listed.version:
+        raise RefusedError(Reason.HEADER, "its content is that of another version: somebody put it in the place of it")
+
+
+class _Hashing:
+    """Reads from a source, and hashes what it reads."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._source.read(size)
+        self._hash.update(data)
+        self._size += len(data)
+        return data
+
+    def compare(self, held: HeldCopy) -> None:
+        """Read the rest, and compare everything with the record. Raises: DamagedError."""
+        while self.read(1 << 18):
+            pass
+        if self._hash.digest() != held.sha256 or self._size != held.size:
+            name = "" if held.sha256 is None else held.sha256.hex()
+            raise DamagedError(
+                f"the object {name} is damaged: its {self._size} bytes are not those that were recorded; "
+                "run `kropotcli verify --repair`"
+            )

@@ -1,0 +1,163 @@
+"""What an export carries so that it can be checked elsewhere: the events of its copies, and the headers of all events.
+
+docs/format.md, "Exports", has the bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import msgpack
+
+from kropot.restore.history import AlteredError, header_of
+from ledger.codec import SOURCE_BYTES, decode_header, decode_payload, leaf_hash
+from ledger.errors import LedgerError
+from ledger.events import Element
+from ledger.rows import StoredEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from kropot.replay.copies import HeldCopy
+
+HISTORY = b"history.bin"
+_MAGIC = b"kropot-history-1\n"
+_SALT_BYTES = 32
+_LONGEST = 64 << 20
+_MOST_EVENTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where an export comes from: the first event of the ledger, its state after `position`, and its sources' salts."""
+
+    first: StoredEvent
+    position: int
+    salts: Mapping[bytes, bytes]
+
+
+def history_parts(origin: Origin, headers: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the parts of the file that carries the headers of all events."""
+    packer = msgpack.Packer(use_bin_type=True)
+    yield _MAGIC
+    first = [origin.first.header, origin.first.nonce, origin.first.payload]
+    yield cast("bytes", packer.pack([first, origin.position, sorted(origin.salts.items())]))
+    for header in headers:
+        yield cast("bytes", packer.pack(header))
+
+
+def read_history(fd: int) -> tuple[Origin, Iterator[bytes]]:
+    """Return where an export comes from, and the headers of all events. It takes the descriptor.
+
+    Raises: ValueError if it is not such a file. The headers end where it is damaged.
+    """
+    file = os.fdopen(fd, "rb")
+    if file.read(len(_MAGIC)) != _MAGIC:
+        file.close()
+        raise ValueError("not the history of an export")
+    unpacker = msgpack.Unpacker(file, raw=False, use_list=False, max_buffer_size=_LONGEST)
+    try:
+        (header, nonce, payload), position, salts = unpacker.unpack()
+        if type(position) is not int or not all(type(each) is bytes for each in (header, nonce, payload)):
+            raise ValueError("the beginning is damaged")  # noqa: TRY301 -- one way for all of them
+        found = {source: salt for source, salt in salts if (len(source), len(salt)) == (SOURCE_BYTES, _SALT_BYTES)}
+        origin = Origin(first=_event(header, nonce, payload), position=position, salts=found)
+    except (ValueError, TypeError, msgpack.UnpackException, LedgerError):
+        file.close()
+        raise ValueError("the beginning is damaged") from None
+
+    def headers() -> Iterator[bytes]:
+        with file:
+            try:
+                for each in unpacker:
+                    if type(each) is not bytes:
+                        return
+                    yield each
+            except (ValueError, msgpack.UnpackException):
+                return
+
+    return origin, headers()
+
+
+def event_json(event: StoredEvent) -> dict[str, Any]:
+    """Return an event as JSON fields of a manifest's line."""
+    return {
+        "header": base64.b64encode(event.header).decode(),
+        "nonce": None if event.nonce is None else base64.b64encode(event.nonce).decode(),
+        "payload": None if event.payload is None else base64.b64encode(event.payload).decode(),
+    }
+
+
+def with_events(held: HeldCopy, shown: object) -> HeldCopy:
+    """Return a copy with what its events say, in the place of what its line says.
+
+    Only the export's own file, and whether the source was past, are taken from the line. A copy whose events cannot be
+    read, or do not belong together, says so in `refused`.
+    """
+    try:
+        return _told(held, _events(shown))
+    except (ValueError, TypeError, KeyError, LedgerError):
+        return replace(held, refused="the events in its line of the manifest cannot be read")
+    except AlteredError as error:
+        return replace(held, refused=str(error))
+
+
+def _events(shown: object) -> tuple[StoredEvent, ...]:
+    if not isinstance(shown, list) or not 1 <= len(shown) <= _MOST_EVENTS:
+        raise ValueError(shown)
+    parts = [[base64.b64decode(each[name], validate=True) for name in ("header", "nonce", "payload")] for each in shown]
+    return tuple(_event(*each) for each in parts)
+
+
+def _event(header: bytes, nonce: bytes, payload: bytes) -> StoredEvent:
+    """Return an event from its proof. Its columns are those that its header says. Raises: LedgerError."""
+    read = decode_header(header)
+    return StoredEvent(
+        seq=read.seq,
+        stream=0,
+        stream_version=read.stream_version,
+        type=read.type,
+        schema_version=read.schema_version,
+        flags=read.flags,
+        recorded_us=read.recorded_us,
+        observed_us=read.observed_us,
+        writer=read.writer,
+        header=header,
+        nonce=nonce,
+        payload=payload,
+        leaf=leaf_hash(header),
+    )
+
+
+def _told(held: HeldCopy, events: tuple[StoredEvent, ...]) -> HeldCopy:
+    elements = [_element(event) for event in events]
+    state, listed = elements[0], elements[-1]
+    copy = state.copy
+    if copy is None or copy.revision not in {state.revision, listed.revision}:
+        raise AlteredError("its events say nothing about a copy")
+    return replace(
+        held,
+        form=listed.form,
+        date=listed.date,
+        tz=listed.tz,
+        state=state.state,
+        sha256=copy.sha256,
+        size=copy.size,
+        iv=copy.iv,
+        is_older=copy.revision != state.revision,
+        position=events[0].seq,
+        events=events,
+    )
+
+
+def _element(event: StoredEvent) -> Element:
+    header_of(event)
+    if event.payload is None:
+        raise AlteredError(f"event {event.seq} has no payload")
+    element = getattr(decode_payload(event.type, event.schema_version, event.flags, event.payload), "element", None)
+    if not isinstance(element, Element):
+        raise AlteredError(f"event {event.seq} says nothing about an element")
+    return element

@@ -1,0 +1,78 @@
+"""Whom a restored entry belongs to: the user and group of these names here, else of these numbers. Only for root."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from kropot.durable.attributes import Attributes
+from kropot.sc2.form import Kind
+
+if TYPE_CHECKING:
+    from kropot.sc2.form import Form
+
+_AS_IT_IS = -1
+
+
+class Owners:
+    """Translates the owners in forms to those of this system. Any thread may ask."""
+
+    def __init__(self, *, numeric: bool, is_root: bool | None = None) -> None:
+        """With `numeric`, take the numbers and ignore the names."""
+        self.is_root = os.geteuid() == 0 if is_root is None else is_root
+        self._numeric = numeric
+        self._mine = (os.geteuid(), os.getegid())
+
+    def of(self, form: Form) -> tuple[int, int] | None:
+        """Return (user, group) as numbers, None if they cannot be given or are not known."""
+        if not self.is_root or (form.uid is None and form.gid is None):
+            return None
+        user = None if self._numeric else _user(form.user)
+        group = None if self._numeric else _group(form.group)
+        return _chosen(user, form.uid), _chosen(group, form.gid)
+
+    def is_lost(self, form: Form) -> bool:
+        """Whether an entry that this user makes belongs to somebody else than in the form, and cannot be given away."""
+        return not self.is_root and form.uid is not None and (form.uid, form.gid) != self._mine
+
+
+def attributes_of(listed: Form, born: Form | None, owners: Owners, mtime_ns: int) -> Attributes:
+    """Return what an entry gets beside its content. `listed` is its newest form, `born` the complete one in the object.
+
+    Attributes that are too large for a form stand in the object.
+    """
+    source = born if listed.attributes and born is not None else listed
+    return Attributes(
+        mode=listed.mode,
+        mtime_ns=mtime_ns,
+        owner=owners.of(listed),
+        xattrs=source.xattrs,
+        is_folder=listed.kind is Kind.FOLDER,
+    )
+
+
+def _chosen(found: int | None, number: int | None) -> int:
+    if found is not None:
+        return found
+    return _AS_IT_IS if number is None else number
+
+
+@lru_cache(4096)
+def _user(name: bytes | None) -> int | None:
+    import pwd
+
+    try:
+        return None if name is None else pwd.getpwnam(os.fsdecode(name)).pw_uid
+    except (KeyError, ValueError):
+        return None
+
+
+@lru_cache(4096)
+def _group(name: bytes | None) -> int | None:
+    import grp
+
+    try:
+        return None if name is None else grp.getgrnam(os.fsdecode(name)).gr_gid
+    except (KeyError, ValueError):
+        return None
