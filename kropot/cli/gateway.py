@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kropot.gateway.tokens import Created
 
 _LONGEST_SPEC = 64 * 1024
+_WITHOUT_SPEC = {"roles": ["securecopy.stream"], "expires": "never"}
 _LOOPBACK = ("127.", "localhost", "::1")
 
 
@@ -232,7 +233,7 @@ def token() -> None:
 
 
 @token.command("create", cls=base.KropotCommand)
-@click.argument("spec", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("spec", type=click.Path(path_type=Path, allow_dash=True), required=False)
 @state_option
 @key_file_option
 @revocations_option
@@ -253,7 +254,7 @@ def token() -> None:
 def create(
     settings: Settings,
     *,
-    spec: Path,
+    spec: Path | None,
     state_url: str,
     master_key_file: Path | None,
     revocations: Path | None,
@@ -261,7 +262,9 @@ def create(
     vault: str | None,
     plain: bool,
 ) -> None:
-    """Make a token from the JSON file SPEC, and print it. Use - for standard input.
+    """Make a token and print it. Without SPEC, it pulls everything, from everywhere, until you revoke it.
+
+    SPEC is a JSON file with the token's fields. Use - for standard input.
 
     The token seals by sc2, with the keys of a vault, so a restore proves that it gives back what was sealed. The
     gateway makes the vault and writes its kit. Keep the kit off-line. Only the kit opens the copies.
@@ -271,12 +274,12 @@ def create(
     """
     from kropot.gateway.tokenspec import asks_for_sealing, sealed_by_default
 
-    value = _read_spec(spec)
+    value = dict(_WITHOUT_SPEC) if spec is None else _read_spec(spec)
     if plain and (asks_for_sealing(value) or vault is not None):
         raise UsageError("--plain encrypts nothing: take --vault and the secureCopy... fields off, or --plain")
     if not plain:
         value = sealed_by_default(value)
-    if str(spec) != "-" and _holds_key(value):
+    if spec is not None and str(spec) != "-" and _holds_key(value):
         warn_if_exposed("specification with a key", spec)
     with gateway_book(state_url, master_key_file, revocations, create=vault is None) as book:
         created = book.create(value, kit_writer(book, kit), keeps_given_key=kit is not None, vault=vault)

@@ -11,7 +11,8 @@ import pytest
 
 from kropot.durable.dirfd import open_entry
 from kropot.gateway import describing
-from kropot.gateway.describing import Describer, content_of
+from kropot.gateway.describing import Describer
+from kropot.gateway.facts import content_of, large_of, pack
 from kropot.gateway.serving import ChangedError
 from kropot.gateway.sources import NotServedError
 from kropot.sc2.form import Form, Kind, fitted, merged
@@ -92,19 +93,18 @@ def test_what_does_not_fit_into_a_form_is_content(root: Path) -> None:
     assert blob
     assert not fit.holes
     assert merged(fit, blob) == complete
-    same = content_of(complete, b"s" * 32)
-    assert same != content_of(replace(complete, xattrs=((b"user.more", b"v"),)), b"s" * 32), "a new version"
-    assert same == content_of(replace(complete, mode=0o600, mtime_ns=1), b"s" * 32)
+    same = large_of(pack(complete))
+    assert same
+    assert same != large_of(pack(replace(complete, xattrs=((b"user.more", b"v"),)))), "a new version"
+    assert same == large_of(pack(replace(complete, mode=0o600, mtime_ns=1, uid=77)))
 
 
 def test_metadata_is_no_content(root: Path) -> None:
-    folder, link = form_of(root, b"empty"), form_of(root, b"to file")
-    assert content_of(folder, None) == content_of(replace(folder, mtime_ns=5, mode=0o700), None)
-    assert content_of(link, None) == content_of(replace(link, mtime_ns=5), None)
-    assert content_of(link, None) != content_of(replace(link, target=b"elsewhere"), None)
-    file = form_of(root, b"docs/a.txt")
-    assert content_of(file, None) is None
-    assert content_of(file, b"s" * 32) == content_of(replace(file, xattrs=()), b"s" * 32)
+    folder, link = form_of(root, b"docs"), form_of(root, b"to file")
+    assert content_of(pack(folder)) == content_of(pack(replace(folder, mtime_ns=5, mode=0o700, uid=77)))
+    assert content_of(pack(link)) == content_of(pack(replace(link, mtime_ns=5, gid=77)))
+    assert content_of(pack(link)) != content_of(pack(replace(link, target=b"elsewhere")))
+    assert large_of(pack(form_of(root, b"docs/a.txt"))) == b""
 
 
 @pytest.mark.parametrize("path", [b"docs/to folder/x", b"to file/x", b"through/a.txt"])
