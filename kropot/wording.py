@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -29,6 +29,15 @@ def moment(us: int | None) -> str:
         return datetime.fromtimestamp(us // SECOND_US, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
         return f"{us} us since 1970"
+
+
+def instant(us: int) -> str:
+    """Return a time as ISO 8601 in UTC, such as `2026-05-01T12:30:00Z`, with microseconds if there are any."""
+    try:
+        at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
+    except OverflowError:
+        return f"{us} us since 1970"
+    return at.isoformat().replace("+00:00", "Z")
 
 
 def span(us: int) -> str:

@@ -34,12 +34,16 @@ MAX_LEVELS = 64
 """How deep maps and arrays may lie in each other in a canonical payload. The facts known here need four levels."""
 
 
-def _with_unreadable(fields: dict[str, Any]) -> dict[str, Any]:
-    """Convert a listing of schema 1, which says nothing about folders that the server cannot read."""
-    listing = fields.get("listing")
-    if type(listing) is not dict:
-        return fields
-    return fields | {"listing": dict(sorted({**listing, "unreadable": None}.items()))}
+def _listing_with(name: str) -> Upcaster:
+    """Return what converts a listing of an older schema, which says nothing of this."""
+
+    def convert(fields: dict[str, Any]) -> dict[str, Any]:
+        listing = fields.get("listing")
+        if type(listing) is not dict:
+            return fields
+        return fields | {"listing": dict(sorted({**listing, name: None}.items()))}
+
+    return convert
 
 
 def _with_unserved(fields: dict[str, Any]) -> dict[str, Any]:
@@ -55,10 +59,12 @@ def _with_unserved(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
-    ("ListingCompleted", 1): _with_unreadable,
+    ("ListingCompleted", 1): _listing_with("unreadable"),
     ("ListingCompleted", 2): _with_unserved,
-    ("ListingHeldBack", 1): _with_unreadable,
+    ("ListingCompleted", 3): _listing_with("closed"),
+    ("ListingHeldBack", 1): _listing_with("unreadable"),
     ("ListingHeldBack", 2): _with_unserved,
+    ("ListingHeldBack", 3): _listing_with("closed"),
 }
 """(type, schema version) -> the function that converts a payload's map to the next schema version."""
 

@@ -201,7 +201,7 @@ class Listing:
 
     `rejected` counts unreadable entries of the list. `unserved` and `unscanned_since`, the second since when the server
     fails to scan its source, are None if it does not say. `since` and `until` are the range in the server's seconds, or
-    None if that end is open.
+    None if that end is open. Up to `closed` the server adds nothing more; None if it does not say.
     """
 
     mode: ListingMode
@@ -215,6 +215,7 @@ class Listing:
     rejected: int
     unserved: Unserved | None = None
     unscanned_since: Seconds | None = None
+    closed: Seconds | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -444,7 +445,7 @@ class ListingAdvanced(SourceFact):
 class ListingCompleted(SourceFact):
     """A listing was completed."""
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     listing: Listing
 
 
@@ -455,7 +456,7 @@ class ListingHeldBack(SourceFact):
     `source.held` says why.
     """
 
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     listing: Listing
 
 

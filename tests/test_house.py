@@ -74,6 +74,14 @@ def test_every_module_opens_by_saying_what_it_holds() -> None:
         assert not tree.body or ast.get_docstring(tree), f"{path.relative_to(ROOT)} says nothing of itself"
 
 
+def test_structlog_is_imported_late_and_set_up_before_its_first_line() -> None:
+    """A module that imports it itself would make every command slower, or log before secrets are looked for."""
+    importing = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "kropot").rglob("*.py") if "structlog" in imported(path)
+    }
+    assert importing == {"kropot/logs.py", "kropot/cli/output.py"}
+
+
 def test_no_file_names_a_path_of_one_machine() -> None:
     pattern = re.compile(r"(?:^|[^A-Za-z0-9_.])/(?:work|root|home/[a-z]+)/")
     for path in tracked():

@@ -19,8 +19,8 @@ from kropot.cli.base import (
     storage_of,
     warn_unguarded,
 )
-from kropot.cli.output import log
 from kropot.errors import PartialError, UsageError
+from kropot.logs import log
 from kropot.wording import amount, moment, number
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import version
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,10 +12,11 @@ import click
 
 from kropot.cli.base import KropotGroup
 from kropot.cli.failures import explain, is_unexpected
-from kropot.cli.output import configure_logging, discard_stdout, expect_results, log, message_line, say_failure
+from kropot.cli.output import configure_logging, discard_stdout, expect_results, message_line, say_failure
 from kropot.cli.settings import ENV_PREFIX
 from kropot.cli.stderr import make_stderr_last
 from kropot.errors import Exit
+from kropot.logs import log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,7 +141,7 @@ class RootGroup(KropotGroup):
         "max_content_width": 100,
     },
 )
-@click.version_option(version("kropotcli"), message="kropotcli %(version)s")
+@click.version_option(package_name="kropotcli", message="kropotcli %(version)s")
 def cli() -> None:
     """Back up a whole file repository without being able to read it.
 

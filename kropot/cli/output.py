@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import orjson
-import structlog
 
+from kropot import logs
 from kropot.secret import redact
 from kropot.wording import as_unicode
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
 
     from structlog.typing import EventDict, Processor, WrappedLogger
-
-log = structlog.get_logger()
 
 
 @dataclass(slots=True)
@@ -166,6 +164,46 @@ def configure_logging(level: str, log_format: str) -> None:
     """Send all log lines of this program and its libraries to stderr, as JSON or text, without secrets."""
     number = getattr(logging, level.upper())
     _mode.is_json = log_format == "json"
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LibraryLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # Libraries log every connection at their lower levels, which helps only in debugging.
+    root.setLevel(number if number == logging.DEBUG else max(number, logging.WARNING))
+    logs.set_up(lambda: _configure_structlog(number))
+
+
+class _LibraryLines(logging.Formatter):
+    """Makes the lines of libraries look like this program's own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        import structlog
+
+        shared, last = _processors()
+        ours = structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+        return ours.format(record)
+
+
+def _configure_structlog(number: int) -> None:
+    import structlog
+
+    shared, last = _processors()
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _processors() -> tuple[list[Processor], list[Processor]]:
+    """Return what structlog does to every event, and what makes a line of it, without secrets."""
+    import structlog
+
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -179,23 +217,7 @@ def configure_logging(level: str, log_format: str) -> None:
         last = [
             structlog.dev.ConsoleRenderer(colors=wants_color(sys.stderr), pad_event_to=0, exception_formatter=plain)
         ]
-    structlog.configure(
-        processors=[*shared, *last, _redact_line],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last, _redact_line],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    # Libraries log every connection at their lower levels, which helps only in debugging.
-    root.setLevel(number if number == logging.DEBUG else max(number, logging.WARNING))
+    return shared, [*last, _redact_line]
 
 
 def _as_json(_logger: WrappedLogger, _name: str, event: MutableMapping[str, Any]) -> str:

@@ -7,8 +7,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kropot.cli.output import is_terminal, log, say
+from kropot.cli.output import is_terminal, say
 from kropot.cli.settings import LOG_LEVELS
+from kropot.logs import log
 from kropot.wording import amount
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from kropot.query.erasures import erased_in
 from kropot.query.names import short_name
 from kropot.query.past import freshest_first, labels_of, past_ids, sources_at
 from kropot.query.render import difference_json, element_json, key_json
-from kropot.replay.until import instant
-from kropot.wording import amount, one_line
+from kropot.wording import amount, instant, one_line
 from kropot.wording import moment as clock
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kropot.cli.output import is_terminal, log
+from kropot.cli.output import is_terminal
 from kropot.cli.progress import BAR_EVERY_S, LOG_EVERY_S
+from kropot.logs import log
 from kropot.wording import amount, number
 
 if TYPE_CHECKING:

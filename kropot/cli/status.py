@@ -11,13 +11,12 @@ import click
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, storage_of, table_of, warn_of_frozen_time
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
+from kropot.coverage import foreseen_us, never_read, share
 from kropot.query.facts import gather
 from kropot.query.health import Limits, health
 from kropot.query.names import short_name
-from kropot.query.render import status_json
 from kropot.query.storage import StorageLimits
 from kropot.securecopy.trouble import AT_A_CONTENT, sentence
-from kropot.verify.coverage import foreseen_us, never_read, share
 from kropot.wording import SECOND_US, amount, counts, moment, number, one_line, span
 
 if TYPE_CHECKING:
@@ -139,6 +138,8 @@ def command(
     now_us = max(clock_us, facts.observed_us)
     alarms = health(now_us, facts, limits)
     if settings.json:
+        from kropot.query.render import status_json
+
         emit_json(status_json(now_us, facts, alarms))
     else:
         for line in as_text(now_us, facts, alarms):

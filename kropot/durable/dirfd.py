@@ -8,13 +8,11 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-import structlog
+from kropot.logs import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-log = structlog.get_logger()
 
 Parts = tuple[bytes, ...]
 """A path below a folder, name by name."""

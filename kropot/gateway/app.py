@@ -7,7 +7,6 @@ from errno import errorcode
 from typing import TYPE_CHECKING, Any
 
 import orjson
-import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -20,6 +19,7 @@ from kropot.gateway.listing import BadParameterError, build_page, empty_page, pa
 from kropot.gateway.state import TokenExistsError
 from kropot.gateway.tokens import shown_token
 from kropot.gateway.tokenspec import ADMIN_ROLE, STREAM_ROLE, SpecError
+from kropot.logs import log
 from kropot.securecopy.wire import LIST_TYPE, encode_entry
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from kropot.sc2.kit import OwnerKit
     from kropot.securecopy.wire import Listed
 
-log = structlog.get_logger()
 
 _CONTENT = re.compile(r"/secure-copy/file/([^/]{1,512})/content")
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")

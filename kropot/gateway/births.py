@@ -11,12 +11,11 @@ import hmac
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from kropot.gateway.facts import form_of, listed_form, moving_form
 from kropot.gateway.ivs import NONCE_BYTES
 from kropot.gateway.serving import ChangedError
 from kropot.gateway.sources import NotServedError, path_key
+from kropot.logs import log
 from kropot.sc2.form import Form, fitted, merged, parse_form
 from kropot.sc2.layout import (
     KEY_ID_BYTES,
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from kropot.gateway.token import Token
     from kropot.gateway.vaults import HeldVault, VaultBook
 
-log = structlog.get_logger()
 
 _SEAL: Final = 32
 _KEY_AT: Final = NONCE_BYTES + _SEAL

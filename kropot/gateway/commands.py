@@ -18,16 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from kropot.errors import KropotError, UsageError
+from kropot.logs import log
 from kropot.secret import hide_credentials
 from kropot.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-log = structlog.get_logger()
 
 LIMIT_S: Final = 3600.0
 """How long a command may take, in seconds."""

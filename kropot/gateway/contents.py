@@ -11,8 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-import structlog
-
 from kropot.errors import KropotError
 from kropot.gateway.accepts import names_media_type
 from kropot.gateway.access import RefusedError, answer, failure, in_pool, refusal
@@ -34,6 +32,7 @@ from kropot.gateway.serving import (
 )
 from kropot.gateway.sources import FolderAwayError, NotServedError, Seen
 from kropot.gateway.tokenspec import STREAM_ROLE
+from kropot.logs import log
 from kropot.sc2.layout import MEDIA_TYPE
 from kropot.securecopy.sealing import sealed_size
 from kropot.securecopy.wire import CONTENT_TYPE, IV_HEADER
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
     from kropot.gateway.token import Token
     from kropot.sc2.seal import Sealing
 
-log = structlog.get_logger()
 
 STREAMS: Final = 32
 """How many large contents are sent at once for each token. Each holds a few chunks in memory; further requests wait.

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import structlog
 import uvicorn
 
 from kropot.errors import KropotError, UsageError
@@ -35,6 +34,7 @@ from kropot.gateway.sources import FolderSource
 from kropot.gateway.standing import Standing
 from kropot.gateway.state import open_state, sqlite_file
 from kropot.gateway.tokens import TokenBook
+from kropot.logs import log
 from kropot.wording import counts
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from kropot.sc2.kit import OwnerKit
     from ledger.events import Unserved
 
-log = structlog.get_logger()
 
 _SETTLING_ROUNDS: Final = 5
 _STARTING_S: Final = 30.0

@@ -11,8 +11,6 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
-
 from kropot.errors import KropotError, UsageError, WrongKeyError
 from kropot.gateway.ivs import IV_KEY_BYTES
 from kropot.gateway.revocations import Revocations, RevocationsError
@@ -33,6 +31,7 @@ from kropot.gateway.tokenspec import (
     shown_time,
 )
 from kropot.gateway.vaults import VaultBook
+from kropot.logs import log
 from kropot.sc2.kit import OwnerKit
 from kropot.sc2.kits import STORED_SALT
 from kropot.sc2.layout import METHOD as SC2
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from kropot.gateway.keys import MasterKey
     from kropot.gateway.state import State, TokenRow
 
-log = structlog.get_logger()
 
 ROUNDS_OF_MADE_KEYS: Final = 4
 """PBKDF2 rounds for a key of 256 random bits. Nobody can guess such a key, so more rounds would only cost time."""

@@ -152,7 +152,7 @@ def check_growth(old: Checkpoint, new: Checkpoint, path: tuple[bytes, ...], key:
 
 
 def _sentences(facts: dict[str, Any]) -> list[str]:
-    from kropot.replay.until import instant
+    from kropot.wording import instant
 
     revision, recorded = facts["revision"], instant(facts["recorded_us"])
     of_source = "" if facts["source"] is None else f" of source {facts['source']}"

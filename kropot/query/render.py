@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kropot.replay.until import instant
-from kropot.wording import SECOND_US, moment
+from kropot.wording import SECOND_US, instant, moment
 from ledger.events import Element, ErasedFact, UnknownFact
 
 if TYPE_CHECKING:
@@ -211,7 +210,7 @@ def _storage_json(storage: StorageFacts) -> dict[str, Any]:
 
 def _audit_json(ranges: tuple[AuditRange, ...]) -> dict[str, Any]:
     """Return when `verify` read which contents, the oldest first."""
-    from kropot.verify.coverage import foreseen_us, never_read, share
+    from kropot.coverage import foreseen_us, never_read, share
 
     by_us = foreseen_us(ranges)
     return {

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, assert_never
 
 from kropot.errors import IntegrityError
-from kropot.replay.until import At, Position, When, instant
+from kropot.replay.until import At, Position, When
+from kropot.wording import instant
 from ledger.checkpoint import Checkpoint, origin_of
 
 if TYPE_CHECKING:

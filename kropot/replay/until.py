@@ -99,15 +99,6 @@ def parse_note(note: bytes, *, name: str) -> Checkpoint:
         ) from None
 
 
-def instant(us: int) -> str:
-    """Return a time as ISO 8601 in UTC, such as `2026-05-01T12:30:00Z`, with microseconds if there are any."""
-    try:
-        moment = _EPOCH + us * _MICROSECOND
-    except OverflowError:
-        return f"{us} us since 1970"
-    return moment.isoformat().replace("+00:00", "Z")
-
-
 def _parse_time(text: str, match: re.Match[str]) -> At:
     """Return the time. Offsets are subtracted as integers, so the first and last years work too."""
     day, clock, zone = match["day"], match["clock"] or "00:00", match["zone"]

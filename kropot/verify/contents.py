@@ -7,16 +7,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from kropot.coverage import Due, due, read_by_us, runs_left, share
 from kropot.objects.bulk.any_store import BLOCK_BYTES, StoreReader
 from kropot.objects.bulk.protocol import BulkReadable
 from kropot.objects.bulk.reading import BUFFER, ReadRequest, ThreadReading, Throttle, read_object
-from kropot.replay.until import instant
 from kropot.verify.copies import CopyAudit
 from kropot.verify.copy_findings import cases, orphan_finding
-from kropot.verify.coverage import Due, due, read_by_us, runs_left, share
 from kropot.verify.recording import BATCH, MASS_COUNT, MASS_SHARE
 from kropot.verify.sealed import HeaderAudit
 from kropot.verify.ways_out import IS_FETCHED_AGAIN, WHY_UNRECORDED
+from kropot.wording import instant
 from ledger.audit import Finding
 from ledger.clock import DAY_US
 from ledger.events import AuditRange

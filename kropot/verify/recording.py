@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kropot.coverage import advance
 from kropot.errors import PartialError
 from kropot.verify.copy_findings import fact_of
-from kropot.verify.coverage import advance
 from ledger.errors import ConflictError, ReadOnlyLedgerError
 from ledger.events import AuditAdvanced, AuditRange
 from ledger.log import AUDIT_KEY, NewFact

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import subprocess
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,7 +50,11 @@ def test_the_time_that_is_left_comes_from_bytes_and_files() -> None:
 
 def test_log_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[dict[str, object]] = []
-    monkeypatch.setattr(restore_progress.log, "info", lambda event, **fields: lines.append({"event": event} | fields))
+    monkeypatch.setattr(
+        restore_progress,
+        "log",
+        SimpleNamespace(info=lambda event, **fields: lines.append({"event": event} | fields)),
+    )
     clock = Clock()
     progress = RestoreProgress(None, files=2, size=2 * PER_FILE, clock=clock)
     for _ in range(10):

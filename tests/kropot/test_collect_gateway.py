@@ -85,6 +85,19 @@ def changed(client: Client, folder: Folder, id_: str) -> bool:
     return now[id_] != folder.elements()[id_].date
 
 
+def test_a_run_begins_where_the_last_one_ended(folder: Folder, served: Served, client: Client) -> None:
+    assert folder.collect().summary["seen"] == len(FILES)
+    idle = folder.collect()
+    assert (idle.code, idle.summary["seen"]) == (0, 0)
+    (served.folder / "later.txt").write_bytes(b"later")
+    time.sleep(2 * SETTLE_S)
+    served.server.rescan()
+    wait_until("the later file", lambda: len(client.ids()) == len(FILES) + 1)
+    later = folder.collect()
+    assert {key: later.summary[key] for key in ("seen", "new", "copied")} == {"seen": 1, "new": 1, "copied": 1}
+    assert folder.collect("--full").summary["seen"] == len(FILES) + 1
+
+
 def test_no_name_reaches_the_replica(folder: Folder) -> None:
     folder.collect()
     places = [path for path in folder.path.rglob("*") if path.is_file()]

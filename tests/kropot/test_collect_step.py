@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from kropot.collect.decide import sources
 from kropot.collect.decide.actions import (
     Abandon,
@@ -51,8 +53,17 @@ from kropot.durable.errors import DiscardedError
 from kropot.errors import Exit
 from kropot.lister.conversation import Trouble
 from kropot.objects.store import Published, PublishError, Staged
-from kropot.securecopy.wire import Listed, Page
-from ledger.events import CopyStored, DismissedFetchFailed, Element, FetchFailed, RemoteVanished, Source, StreamKey
+from kropot.securecopy.wire import Listed, Page, wall_clock
+from ledger.events import (
+    CopyStored,
+    DismissedFetchFailed,
+    Element,
+    FetchFailed,
+    ListingCompleted,
+    RemoteVanished,
+    Source,
+    StreamKey,
+)
 from ledger.replica import Entry
 
 SOURCE = bytes(range(16))
@@ -353,6 +364,33 @@ def test_a_window_listed_elsewhere_does_not_stand_for_the_full_listing_that_was_
         told.tell(Tick(), told.collector.wakes_us)
         told.tell(ListingBegan(source=begun(8, full_listed_us), version=2, known=1, position=3))
         assert kind in told.kinds()
+
+
+# --- where a listing begins ---
+
+
+@pytest.mark.parametrize(
+    ("closed", "begins_s"), [(None, 9000 - RULES.overlap_s), (8999, 9000 - RULES.overlap_s), (9000, 9000), (9500, 9000)]
+)
+def test_a_window_needs_no_overlap_if_the_server_closed_what_was_listed(closed: int | None, begins_s: int) -> None:
+    told, source = Told(), replace(begun(NOW, NOW), cursor=9000, zone="UTC")
+    told.tell(ListingBegan(source=source, version=2, known=1, position=3, closed=closed))
+    (asked,) = (action.ask for action in told.actions if isinstance(action, ListPage))
+    assert asked.since == wall_clock(begins_s, "UTC")
+
+
+@pytest.mark.parametrize("closed", [None, 8999, 9000])
+def test_everything_is_listed_if_the_server_closes_less_than_it_did(closed: int | None) -> None:
+    told, source = Told(replace(RULES, once=True)), replace(begun(NOW, NOW), cursor=9000, zone="UTC")
+    told.tell(ListingBegan(source=source, version=2, known=1, position=3, closed=9000))
+    told.tell(PageListed(page=replace(NOTHING, closed=closed)))
+    (record,) = (action for action in told.actions if isinstance(action, RecordFacts))
+    (completed,) = (new.fact for new in record.facts)
+    assert isinstance(completed, ListingCompleted)
+    assert completed.listing.closed == closed
+    told.tell(Recorded(about="listing", facts=record.facts, dropped=frozenset(), position=4))
+    said = told.kinds() + [type(action) for action in told.tell(Tick())]
+    assert (BeginListing in said) == (closed != 9000)
 
 
 # --- how much is taken on ---

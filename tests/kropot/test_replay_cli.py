@@ -14,7 +14,7 @@ from kropot.replay.kept import Checksums
 from kropot.replay.marks import MARKS, encode, state_at
 from kropot.replay.sd1 import digest_at
 from kropot.replay.snapshots import take_snapshot
-from kropot.replay.until import instant
+from kropot.wording import instant
 from ledger.checkpoint import Checkpoint, SigningKey, origin_of, sign_checkpoint
 from tests.kropot.replay_world import random_life
 

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kropot.errors import UsageError
-from kropot.replay.until import At, Position, When, instant, parse_when
+from kropot.replay.until import At, Position, When, parse_when
+from kropot.wording import instant
 from ledger.checkpoint import Checkpoint
 
 NOW = 1_800_000_000_000_000

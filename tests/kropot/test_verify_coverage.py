@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kropot.verify.coverage import (
+from kropot.coverage import (
     FIRST,
     LAST,
     MAX_RANGES,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
+from kropot.coverage import FIRST, LAST, due
 from kropot.durable.errors import storage_error
 from kropot.errors import KropotError
 from kropot.objects.bulk.any_store import StoreReader
@@ -25,7 +26,6 @@ from kropot.objects.layout import Layout
 from kropot.objects.memory import MemoryObjects
 from kropot.verify import Finding, Scope, Summary, Verification, World
 from kropot.verify.copies import CopyAudit
-from kropot.verify.coverage import FIRST, LAST, due
 from kropot.verify.ways_out import Way
 from ledger.errors import ReadOnlyLedgerError
 from ledger.events import Copy, CopyStored

@@ -106,6 +106,7 @@ LISTING = Listing(
     rejected=1,
     unserved=Unserved(sockets=1, pipes=2, devices=3, links=4, unreadable=5, unsettled=6, excluded=7),
     unscanned_since=1_795_414_000,
+    closed=1_795_414_107,
 )
 SAMPLES: dict[str, Fact] = {
     "LedgerBegan": LedgerBegan(ledger_id=bytes(range(16)), salt=bytes(range(32)), program="0.1.0"),

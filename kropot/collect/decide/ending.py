@@ -57,6 +57,11 @@ def growth_of(facts: Iterable[NewFact]) -> int:
     return total
 
 
+def is_disowned(run: ListingRun, result: ListingResult) -> bool:
+    """Whether the server no longer says that what came before this listing is closed: it is not the server it was."""
+    return run.is_closed and (result.closed is None or run.start is None or result.closed < run.start)
+
+
 def closing_facts(run: ListingRun, result: ListingResult, source: Source, now_us: int) -> list[SourceFact]:
     """Return the facts with which a listing ends, in their order."""
     facts: list[SourceFact] = []
@@ -84,6 +89,7 @@ def closing_facts(run: ListingRun, result: ListingResult, source: Source, now_us
         rejected=run.rejected,
         unserved=result.unserved,
         unscanned_since=result.unscanned_since,
+        closed=result.closed,
     )
     if hold.reason in {sources.TOO_MANY, sources.TOO_LARGE}:
         return [sources.cut_short(source, listing, hold, now_us=now_us)]

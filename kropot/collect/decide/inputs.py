@@ -53,6 +53,8 @@ class Ousted:
 class ListingBegan:
     """The lease to list is held: the source as it is now, its stream's version, its elements, and the ledger's head.
 
+    `closed` is the last second to which the server adds nothing, as it said at the last complete listing. It is None if
+    that is not known, or if anything happened to the source since.
     `naming` says which vault its list names.
     """
 
@@ -60,6 +62,7 @@ class ListingBegan:
     version: int
     known: int
     position: int
+    closed: int | None = None
     naming: Naming = NOTHING_NAMED
 
 

@@ -108,7 +108,6 @@ class ListingController:
         self._wants_full = rules.full
         self._believes = False
         self._failures = 0
-        self._closed: int | None = None
         self._said_plain = False
         self._said_held = False
         self._followed: tuple[int | None, int | None] | None = None
@@ -184,7 +183,7 @@ class ListingController:
             or now_us - full_us >= self._rules.full_every_us
             or (source.held is not None and source.held.is_accepted)
         )
-        is_closed = self._closed is not None and source.cursor is not None and source.cursor <= self._closed
+        is_closed = happened.closed is not None and source.cursor is not None and source.cursor <= happened.closed
         start = None
         if not is_full and source.cursor is not None:
             start = source.cursor - (0 if is_closed else self._rules.overlap_s)
@@ -197,6 +196,7 @@ class ListingController:
             began_us=now_us,
             conversation=drain(wanted),
             shift=Shift(is_believing=self._believes),
+            is_closed=is_closed,
             vault=happened.naming.vault,
             # Whoever listed a source without a vault may not be given one later: its ids and copies are others.
             is_vault_known=happened.naming.vault is not None or source.opaque is not None,
@@ -463,7 +463,7 @@ class ListingController:
         """Record the end of the listing."""
         self.phase = Phase.CLOSING
         result = run.result or ListingResult()
-        if run.mode == "window" and self.source.zone not in {None, result.zone}:
+        if run.mode == "window" and (self.source.zone not in {None, result.zone} or ending.is_disowned(run, result)):
             self._wants_full = True
         facts = ending.closing_facts(run, result, self.source, now_us)
         news = tuple(self._about_source(now_us, fact, ahead=n) for n, fact in enumerate(facts))
@@ -486,7 +486,6 @@ class ListingController:
         run, said = self._running, self._adopt(happened)
         result = run.result or ListingResult()
         self._run = None
-        self._closed = result.closed
         self._failures = 0
         self.trouble = None
         progress = self._progress

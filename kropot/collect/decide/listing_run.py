@@ -141,11 +141,12 @@ class Missing:
 class ListingRun:
     """One listing under way.
 
-    `position` is the ledger's head when it began and `known` counts the elements that the source had then. `seen` has
-    the streams of those that it has shown; `present` counts them. `request` is a question that waits until the backlog
-    is shorter. `result` is there once the server has nothing more to show. `lines` counts what it has shown, lines that
-    could not be read included, and `growth` is about how many bytes of it are new in the ledger. `vault` is the one
-    that all of its pages have to name, which the first page decides if the source has none (`is_vault_known`).
+    `is_closed` says that everything before `start` is known to be complete. `position` is the ledger's head when it
+    began and `known` counts the elements that the source had then. `seen` has the streams of those that it has shown;
+    `present` counts them. `request` is a question that waits until the backlog is shorter. `result` is there once the
+    server has nothing more to show. `lines` counts what it has shown, lines that could not be read included, and
+    `growth` is about how many bytes of it are new in the ledger. `vault` is the one that all of its pages have to
+    name, which the first page decides if the source has none (`is_vault_known`).
     """
 
     mode: ListingMode
@@ -155,6 +156,7 @@ class ListingRun:
     began_us: int
     conversation: Conversation[ListingResult]
     shift: Shift
+    is_closed: bool = False
     vault: bytes | None = None
     is_vault_known: bool = False
     request: PageRequest | None = None

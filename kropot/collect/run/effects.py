@@ -35,8 +35,9 @@ from kropot.collect.decide.inputs import (
     WorkTaken,
 )
 from kropot.collect.decide.plan import is_missing
+from kropot.collect.decide.sources import source_key
 from ledger.errors import ConflictError, InstanceBusyError
-from ledger.events import StreamKey
+from ledger.events import ListingCompleted, RunFailed, StreamKey
 from ledger.vaults import naming_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 STRETCH = 5000
 """How many entries to look at in one go. That takes as long as a few listed pages."""
+
+MOST_FAILED_RUNS = 100
+"""After more runs than this that failed in a row, what the server called closed is not looked for."""
 
 PRESENT = ("current", "damaged", "lost", "pending")
 HORIZON_US = 10 * 366 * 24 * 3600 * 1_000_000
@@ -134,7 +138,19 @@ class LedgerEffects:
             return ListingBusy(source=source)
         known = sum(t.elements for t in ledger.tallies() if t.source == self.source_id and t.state != "vanished")
         naming, position = naming_of(ledger.log, self.source_id), ledger.head().position
-        return ListingBegan(source=source, version=version, known=known, position=position, naming=naming)
+        return ListingBegan(
+            source=source, version=version, known=known, position=position, closed=self._closed(), naming=naming
+        )
+
+    def _closed(self) -> int | None:
+        """Return what the source's newest fact says is closed. Runs that failed change nothing in that."""
+        key = source_key(self.source_id)
+        for event in islice(self.ledger.history(key, newest_first=True), MOST_FAILED_RUNS):
+            if isinstance(event.fact, ListingCompleted):
+                return event.fact.listing.closed
+            if not isinstance(event.fact, RunFailed):
+                break
+        return None
 
     def _look_up(self, action: LookUp) -> Input:
         keys = {StreamKey(source=self.source_id, kind=one.type, id=one.id) for one in action.entries}

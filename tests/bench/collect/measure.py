@@ -32,11 +32,17 @@ class Run:
     problem: str | None = None
 
 
-def measure(command: Sequence[str], *, into: Path, cwd: Path, env: Mapping[str, str] | None = None) -> Run:
-    """Run a command that writes below `into`, and sync that file system afterwards."""
+def measure(
+    command: Sequence[str], *, into: Path, cwd: Path, env: Mapping[str, str] | None = None, log: Path | None = None
+) -> Run:
+    """Run a command that writes below `into`, and sync that file system afterwards.
+
+    What it prints goes to `log`, which is `output.txt` in `cwd` unless it is given.
+    """
+    log = log or cwd / "output.txt"
     os.sync()
     began = time.perf_counter()
-    with (cwd / "output.txt").open("wb") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=cwd, env={**os.environ, **(env or {})}, stdout=output, stderr=output, stdin=subprocess.DEVNULL
         )
@@ -48,7 +54,7 @@ def measure(command: Sequence[str], *, into: Path, cwd: Path, env: Mapping[str, 
     wall_s = time.perf_counter() - began
     _sync_volume(into)
     synced_s = time.perf_counter() - began
-    tail = (cwd / "output.txt").read_text(errors="replace").strip().splitlines()[-1:]
+    tail = log.read_text(errors="replace").strip().splitlines()[-1:]
     return Run(
         wall_s=wall_s,
         synced_s=synced_s,
