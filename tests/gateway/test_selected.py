@@ -144,8 +144,7 @@ def test_devices_are_counted(tmp_path: Path) -> None:
         os.mknod(tmp_path / "null", 0o020666, os.makedev(1, 3))
     except PermissionError:
         pytest.skip("only root can make a device")
-    (skipped,) = tree(tmp_path).walk()
-    assert skipped == Skipped(path=b"null", kind="devices")
+    assert Skipped(path=b"null", kind="devices") in list(tree(tmp_path).walk())
 
 
 def test_unsettled_files_are_counted_until_they_settle(tmp_path: Path) -> None:
