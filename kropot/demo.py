@@ -65,7 +65,7 @@ class Places:
         return self.folder / "COMMANDS.txt"
 
 
-def token_spec() -> dict[str, Any]:
+def vault_spec() -> dict[str, Any]:
     """Return the specification of the demo's token. It seals by sc2, and the gateway makes the vault."""
     return {"roles": ["securecopy.stream"], "expires": "never", "data": {"secureCopyEncryptionMethod": "sc2"}}
 

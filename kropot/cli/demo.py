@@ -144,7 +144,7 @@ def _run_demo(places: demo.Places, show: _Presenter, *, may_change: bool) -> int
     places.state.parent.mkdir(mode=0o700)
     show.title("A gateway serves a folder. It seals every file for the token that asks")
     with GatewayServer(places.source, f"sqlite:///{places.state}", write_new_key(places.master_key)) as gateway:
-        token, kit = gateway.create_vault_token(demo.token_spec())
+        token, kit = gateway.create_vault_token(demo.vault_spec())
         write_new(places.token, f"{token}\n".encode())
         write_new(places.kit, kit.encode())
         write_new(places.config, demo.config_text(gateway.url).encode())

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.cli.settings import read_config, resolve
-from kropot.demo import token_spec
 from kropot.secret import credentials_in, hide_credentials
 from ledger.sql import parse_place
+from tests.token_specs import token_spec
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.demo import token_spec
 from kropot.gateway.server import GatewayServer
 from tests.secrets_watch import keys_in
+from tests.token_specs import token_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

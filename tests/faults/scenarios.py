@@ -46,8 +46,8 @@ FIRST_CLIENT = (
     "collect",
     "--once",
 )
-RESTORE = ("restore", "--key", "../kit.json", "--to", "out")
-RESTORE_TWO = ("restore", "--key", "../kit.json", "--key", "../kit2.json", "--to", "out")
+RESTORE = ("restore", "--key", "kit.json", "--to", "out")
+RESTORE_TWO = ("restore", "--key", "kit.json", "--key", "kit2.json", "--to", "out")
 EXPORT = ("replay", "--export", "out")
 SIGN = ("checkpoint", "sign", "--key", "signer.key", "--to", "notes")
 INIT = ("checkpoint", "init", "--key", "keys/signer.key")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.demo import token_spec
 from kropot.errors import Exit
 from kropot.gateway.server import GatewayServer
+from tests.token_specs import token_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -73,6 +73,7 @@ class World:
             self._tokens[name], kit = gateway.create_token(spec)
             if kit_name:
                 (self.root / kit_name).write_text(json.dumps(kit))
+                (self.root / kit_name).chmod(0o600)
         if self.has_many:
             many = self.root / "many"
             for number in range(MANY):
@@ -80,7 +81,7 @@ class World:
             self._tokens["many"], _ = self._gateway(stack, "many", many, dice).create_token(SEALED)
         (self.root / "spec.json").write_text(json.dumps({**SEALED, "data": {}}))
         for name in ("empty", "collected", "gateway"):
-            (self.root / name).mkdir()
+            self._base(name)
         collect = ("collect", "--once", "--full")
         self._must(collect, "collected")
         # Some files change, some go, some come: what the second collect meets, and every other scenario stands on.
@@ -101,6 +102,12 @@ class World:
         self._must(collect, "two", token="second")
         shutil.copytree(self.root / "current", self.root / "damaged")
         self._damage(self.root / "damaged", dice)
+
+    def _base(self, name: str) -> None:
+        """Make a folder with kits of its own: what a kit remembers of a ledger lies beside it."""
+        (self.root / name).mkdir()
+        for kit_name in ("kit.json", "kit2.json"):
+            shutil.copy(self.root / kit_name, self.root / name)
 
     def _gateway(self, stack: ExitStack, name: str, source: Path, dice: random.Random) -> GatewayServer:
         state_url = f"sqlite:///{self.root / name}.gateway.db"

@@ -141,7 +141,7 @@ class SealedServer:
             remaining=len(later),
             metadata_url="x",
             fetch_url="x",
-            closed=max((row.date for row in later[:limit]), default=self._now()),
+            closed=max((row.date for row in later[:limit]), default=self._now() - 1),
             vault=(self.vault_named or self.vault.id) if self.names_vault else None,
         )
         return self._plain(page, self.list_status, LIST_TYPE)
