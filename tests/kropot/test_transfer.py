@@ -632,7 +632,7 @@ def test_room_that_is_to_stay_free_is_not_written_into(make: MakeEngine) -> None
 
 def test_one_content_that_does_not_fit_fails_alone_where_others_would(make: MakeEngine) -> None:
     store = MemoryObjects("one", MemoryDisk(capacity=1 << 30))
-    huge = head(Content_Length=str(3 << 40))
+    huge = head(Content_Length=str(3 << 40)) + bytes(200_000)
     with ScriptedServer(lambda asked: [huge if "id-1" in asked.path else measured(sealed(16))]) as server:
         failed, other = run(make(server.url, store, keep_free=1 << 20), job(1), job(2))
     assert isinstance(failed, NotReceived)
