@@ -104,6 +104,25 @@ def test_a_folder_is_collected_and_followed_and_a_new_token_of_its_vault_goes_on
     )
 
 
+def test_times_of_folders_are_followed_without_a_fetch_and_count_in_no_surge(
+    folder: Folder, served: Served, client: VaultClient
+) -> None:
+    folder.collect()
+    before = client.everything()
+    folders = [served.folder, *(path for path in served.folder.iterdir() if path.is_dir())]
+    for path in folders:
+        os.utime(path, (1, 1))
+    kept = {os.fsencode(path.relative_to(served.folder)) if path != served.folder else b"" for path in folders}
+    follow(served, lambda: all(client.everything()[path][0].form != before[path][0].form for path in kept))
+    ran = folder.collect("--surge-percent", "1", "--surge-count", "1")
+    assert (ran.code, ran.summary["changed"], ran.summary["copied"], ran.summary["surge"]) == (
+        0,
+        len(folders),
+        0,
+        False,
+    )
+
+
 def test_a_token_of_another_vault_begins_a_source_of_its_own(folder: Folder, served: Served) -> None:
     folder.collect()
     folder.use_token(served.vault_client().token)
