@@ -27,6 +27,8 @@ MOST_PROCESSES: Final = 8
 PATIENCE_S: Final = 5.0
 """How many seconds to wait for a process to end before it is killed."""
 
+_IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def processors() -> int:
     """Return how many processors this process can use, at most `MOST_PROCESSES`."""
@@ -59,7 +61,12 @@ class ChildProcess:
         theirs = [link for _, link in pairs]
         inherited = [link for each in (*siblings, self) for link in each.links] if is_fork else []
         self._process = context.Process(target=_run, args=(inherited, serve, theirs, arguments), daemon=True)
-        self._process.start()
+        # A signal that comes before the child ignores it would end the child.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for link in theirs:
             link.close()
 
@@ -92,8 +99,9 @@ def _run(
     for link in inherited:
         link.close()
     # Ctrl-C and a service manager's SIGTERM reach the whole group, but the parent decides what they mean.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
     # What was inherited is never collected: the end of a connection would be sent through the parent's socket.
     gc.freeze()
     try:
