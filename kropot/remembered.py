@@ -41,7 +41,7 @@ class ForgetfulError(KropotError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replica:
+class RememberedReplica:
     """The two places of a replica, without any credentials."""
 
     database: str

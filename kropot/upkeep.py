@@ -171,12 +171,12 @@ class _Signer:
             return
         is_long_ago = self._signed_at is None or monotonic() - self._signed_at >= self._every_s
         if is_long_ago or position - self._signed >= self._every_events:
-            from kropot.checkpoints.folder import FolderAwayError
+            from kropot.checkpoints.folder import CheckpointFolderAwayError
             from kropot.checkpoints.signing import sign_head
 
             try:
                 self._signed = sign_head(self._ledger, self._key, self._key_file, self._folders).checkpoint.size
-            except (UnacceptedErasureError, FolderAwayError):
+            except (UnacceptedErasureError, CheckpointFolderAwayError):
                 # A person must act, so this is said when the next checkpoint is due, and not every few seconds.
                 self._signed, self._signed_at = position, monotonic()
                 raise

@@ -90,3 +90,15 @@ def test_no_file_names_a_path_of_one_machine() -> None:
             continue
         for number, line in enumerate(text.decode(errors="replace").splitlines(), 1):
             assert not pattern.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+
+
+def test_no_class_name_stands_twice() -> None:
+    """A reader who meets a name must know which class is meant."""
+    found: dict[str, list[str]] = {}
+    for package in ("kropot", "ledger"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    found.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert len(found) > 100
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}

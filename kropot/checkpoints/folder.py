@@ -33,7 +33,7 @@ class KeptCheckpoint:
     note: bytes
 
 
-class FolderAwayError(KropotError):
+class CheckpointFolderAwayError(KropotError):
     """A folder for checkpoints is not there, or no longer what it was: more likely a disk that is not mounted."""
 
 
@@ -62,12 +62,12 @@ class CheckpointFolder:
         Raises: FolderAwayError; KropotError if it cannot be read.
         """
         if not self.folder.is_dir():
-            raise FolderAwayError(
+            raise CheckpointFolderAwayError(
                 f"there is no folder {self.folder}, so no checkpoint was written to it: is its disk mounted? If it is, "
                 "make the folder there once, and sign again"
             )
         if held_some and not self._numbered():
-            raise FolderAwayError(
+            raise CheckpointFolderAwayError(
                 f"the folder {self.folder} held checkpoints before and holds none now, so none was written to it: is "
                 "its disk mounted? If you emptied it, name another folder"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kropot.checkpoints.folder import FolderAwayError
+from kropot.checkpoints.folder import CheckpointFolderAwayError
 from kropot.checkpoints.state import SignerState
 from kropot.errors import IntegrityError, UnacceptedErasureError
 from ledger.audit.rows import read_head
@@ -108,15 +108,15 @@ def sign_head(
 
 def _looked_at(
     state: SignerState, folders: Sequence[CheckpointFolder]
-) -> tuple[list[CheckpointFolder], list[FolderAwayError]]:
+) -> tuple[list[CheckpointFolder], list[CheckpointFolderAwayError]]:
     """Return the folders that are there, and what is wrong with the others."""
     here: list[CheckpointFolder] = []
-    away: list[FolderAwayError] = []
+    away: list[CheckpointFolderAwayError] = []
     for folder in folders:
         try:
             folder.demand(held_some=state.knows(folder.folder))
             here.append(folder)
-        except FolderAwayError as error:
+        except CheckpointFolderAwayError as error:
             away.append(error)
     return here, away
 

@@ -185,19 +185,19 @@ def _explain_trouble(url: str, trouble: str) -> str:
 
 def _demand_new(settings: Settings) -> None:
     """Refuse to make a ledger in the place of one that is away. Raises: ReplicaAwayError, IntegrityError."""
-    from kropot.remembered import ForgetfulError, Replica
+    from kropot.remembered import ForgetfulError, RememberedReplica
 
     with suppress(ForgetfulError):  # `_remember` is about to say so
-        Replica.at(settings.db_string, settings.storage_path).demand_new()
+        RememberedReplica.at(settings.db_string, settings.storage_path).demand_new()
     storage_of(settings).segments().check(None)
 
 
 def _remember(settings: Settings) -> None:
     """Remember where this replica lies, and warn if that cannot be."""
-    from kropot.remembered import ForgetfulError, Replica
+    from kropot.remembered import ForgetfulError, RememberedReplica
 
     try:
-        Replica.at(settings.db_string, settings.storage_path).remember()
+        RememberedReplica.at(settings.db_string, settings.storage_path).remember()
     except ForgetfulError as error:
         warn(str(error))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.gateway.commands import ScanCommands
-    from kropot.gateway.selection import Selection
+    from kropot.gateway.selection import ServedSelection
 
 
 class _Line(click.types.StringParamType):
@@ -133,7 +133,7 @@ def selection_of(
     exclude_files: tuple[Path, ...],
     exclude_caches: bool,
     marks: tuple[str, ...],
-) -> Selection:
+) -> ServedSelection:
     """Return what to serve of a folder, and warn of patterns that match nothing in it.
 
     Raises: UsageError if an option is not valid, or nothing would be served.

@@ -34,7 +34,7 @@ _MANY = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class RestoreOrigin:
     """The elements to choose from, and their copies. `sources` are the sources, and `erased` sums up the erasures.
 
     Both are None if that is not known. `tallies` are the sums over all elements, empty if they are not known. Once all
@@ -79,7 +79,7 @@ def from_ledger(
     *,
     snapshots: bool,
     remember: bool,
-) -> Iterator[Origin]:
+) -> Iterator[RestoreOrigin]:
     """Yield the copies of a ledger. Raises: IntegrityError if its history is not the one that `trust` knows."""
     from kropot.replay.copies import held_at
     from kropot.replay.fold import walk
@@ -101,7 +101,7 @@ def from_ledger(
                 standings = walk(ledger, pointers, moment.position, sources=freshest_first(known))
                 helds = held_at(ledger, standings, past=past_ids(known), with_events=True)
                 salts = {id_: salt for id_, salt in salts_of(ledger).items() if history.vouches(ledger, id_, salt)}
-                yield Origin(
+                yield RestoreOrigin(
                     helds=history.judged(helds, salts),
                     copies=copies,
                     wanted=wanted,
@@ -132,7 +132,7 @@ def _id_in(first: StoredEvent | None) -> bytes | None:
 
 
 @contextmanager
-def from_export(root: Path, until: str | None, source_names: tuple[str, ...], trust: Trust) -> Iterator[Origin]:
+def from_export(root: Path, until: str | None, source_names: tuple[str, ...], trust: Trust) -> Iterator[RestoreOrigin]:
     """Yield the copies in an export. Raises: IntegrityError if its history is not the one that `trust` knows."""
     from kropot.restore.history import History
     from kropot.restore.read_export import ExportedCopies
@@ -147,7 +147,7 @@ def from_export(root: Path, until: str | None, source_names: tuple[str, ...], tr
         found = copies.history()
         if found is None:
             trust.skip("the export has no history")
-            yield Origin(helds=copies.helds(), copies=copies, wanted=frozenset(), sources=None)
+            yield RestoreOrigin(helds=copies.helds(), copies=copies, wanted=frozenset(), sources=None)
             return
         told, headers = found
         claimed = _id_in(told.first)
@@ -157,13 +157,13 @@ def from_export(root: Path, until: str | None, source_names: tuple[str, ...], tr
             if told.position < history.size:
                 trust.seen.append(f"the export shows the state after event {told.position:,}")
             helds = history.judged(copies.helds(), told.salts)
-            yield Origin(helds=helds, copies=copies, wanted=frozenset(), sources=None, hidden=history.left_out)
+            yield RestoreOrigin(helds=helds, copies=copies, wanted=frozenset(), sources=None, hidden=history.left_out)
     finally:
         copies.close()
 
 
 @contextmanager
-def from_storage(settings: Settings, keys: Sequence[Key], trust: Trust) -> Iterator[Origin]:
+def from_storage(settings: Settings, keys: Sequence[Key], trust: Trust) -> Iterator[RestoreOrigin]:
     """Yield the newest version of each element that the storage has objects of. No ledger is read."""
     from kropot.restore.from_storage import Surveyed, newest_versions
     from kropot.sc2.vault import Vault
@@ -178,7 +178,7 @@ def from_storage(settings: Settings, keys: Sequence[Key], trust: Trust) -> Itera
     )
     survey = Surveyed()
     with open_copies(settings) as copies:
-        yield Origin(
+        yield RestoreOrigin(
             helds=newest_versions(copies.objects, vaults, survey),
             copies=copies,
             wanted=frozenset(),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from kropot.restore.history import History
     from kropot.restore.plan import Planned, RestoreProblem
-    from kropot.restore.seen import Seen, SeenFile
-    from kropot.restore.trusted import Signed
+    from kropot.restore.seen import SeenFile, SeenTree
+    from kropot.restore.trusted import SignedTree
 
 REQUIREMENTS = ("sealing", "history")
 
@@ -77,7 +77,7 @@ class Trust:
     `checkpoint` is the size of the largest checkpoint that agrees, `total` the number of events; None: not compared.
     """
 
-    signed: Sequence[Signed]
+    signed: Sequence[SignedTree]
     files: Sequence[SeenFile]
     require: frozenset[str]
     accept_older: bool = False
@@ -147,7 +147,7 @@ class Trust:
             raise IntegrityError(f"{why}, so nothing can be compared with --against: leave it out")
         self.why_not = why
 
-    def _known(self, ledger_id: bytes | None) -> Iterator[tuple[SeenFile, Seen]]:
+    def _known(self, ledger_id: bytes | None) -> Iterator[tuple[SeenFile, SeenTree]]:
         for file in self.files:
             if ledger_id is not None and (seen := file.of(ledger_id.hex())) is not None:
                 yield file, seen
@@ -180,10 +180,10 @@ class Trust:
             self.seen.append(f"this kit sees it for the first time, so a rollback is not excluded{more}")
 
     def _remember(self, history: History, ledger_id: bytes) -> None:
-        from kropot.restore.seen import Seen
+        from kropot.restore.seen import SeenTree
         from ledger.log import utc_now_us
 
-        now = Seen(tree=history.tree, at_us=utc_now_us(), checkpoint=self.checkpoint)
+        now = SeenTree(tree=history.tree, at_us=utc_now_us(), checkpoint=self.checkpoint)
         for file in self.files:
             before = file.of(ledger_id.hex())
             if before is not None and (before.tree, before.checkpoint) == (now.tree, now.checkpoint):

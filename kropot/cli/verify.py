@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kropot.securecopy.client import SecureCopyClient
-    from kropot.verify import Fetched, Finding, Scope, Summary
+    from kropot.verify import Finding, RefetchDone, Scope, Summary
     from ledger.log import Ledger
 
 
@@ -92,7 +92,7 @@ def command(settings: Settings, **options: Any) -> Exit:
     Damaged and lost copies are recorded in the ledger. The next `collect` fetches them again, if their source still has
     them. With --repair, this happens at once. What is known to be damaged or lost is reported by every run.
     """
-    from kropot.verify import Fetched, Verification, World
+    from kropot.verify import RefetchDone, Verification, World
 
     if options["against"] and options["public_key"] is None:
         raise UsageError("--against needs --public-key to verify the signatures: give the signer's public key")
@@ -107,7 +107,7 @@ def command(settings: Settings, **options: Any) -> Exit:
         for finding in run.findings():
             show(finding, as_json=settings.json)
         if scope.repair and run.is_fetch_due:
-            fetched = Fetched(why="it was not fetched, because this run was stopped")
+            fetched = RefetchDone(why="it was not fetched, because this run was stopped")
             for finding in run.repaired(fetched if caught else _fetch(settings, ledger)):
                 show(finding, as_json=settings.json)
     show_summary(run.summary, as_json=settings.json)
@@ -158,17 +158,17 @@ def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient
     return match.id, server.client()
 
 
-def _fetch(settings: Settings, ledger: Ledger) -> Fetched:
+def _fetch(settings: Settings, ledger: Ledger) -> RefetchDone:
     """Collect once, which fetches damaged copies again. Return how it ended, or why it is not possible here."""
     from kropot.cli.progress import progress_display
     from kropot.collect.decide.sources import match_source
     from kropot.collect.service import collect
-    from kropot.verify import Fetched
+    from kropot.verify import RefetchDone
     from ledger.vaults import namings_of
 
     if settings.server_url is None or settings.token is None:
         say("nothing is fetched again now: give --server-url and --token-file too, or run `kropotcli collect`")
-        return Fetched(why="it was not fetched, because no server and token were given")
+        return RefetchDone(why="it was not fetched, because no server and token were given")
     token, url = settings.token.reveal(), settings.server_url
     source = match_source(ledger.sources(), token, url, namings_of(ledger.store)).id
     try:
@@ -176,13 +176,13 @@ def _fetch(settings: Settings, ledger: Ledger) -> Fetched:
         outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
     except LockedError as error:
         say(f"{error}; that collector fetches the damaged or lost copies again")
-        return Fetched(source=source, why="it was not fetched now, because another collector is at work")
+        return RefetchDone(source=source, why="it was not fetched now, because another collector is at work")
     except ServerRefusedError as error:
         say(str(error), level="error")
-        return Fetched(source=source, reach="refused", why="the server refuses the token")
+        return RefetchDone(source=source, reach="refused", why="the server refuses the token")
     if outcome.code == Exit.REFUSED:
-        return Fetched(source=outcome.source_id, reach="refused", why="the server refuses the token")
-    return Fetched(source=outcome.source_id, why="the collector of this run did not get it: see its messages above")
+        return RefetchDone(source=outcome.source_id, reach="refused", why="the server refuses the token")
+    return RefetchDone(source=outcome.source_id, why="the collector of this run did not get it: see its messages above")
 
 
 def show(finding: Finding, *, as_json: bool) -> None:

@@ -27,7 +27,7 @@ _MOST_FIELDS = 64
 _STUCK_S = 0.05
 
 
-class RefusedError(KropotError):
+class RequestRefusedError(KropotError):
     """The client may not have what it asks for."""
 
     http_status = 403
@@ -51,10 +51,10 @@ class Access:
         headers = dict(scope["headers"])
         presented = _presented(scope["query_string"], headers)
         if presented is None:
-            raise RefusedError("Invalid authorization. Details: no token was sent")
+            raise RequestRefusedError("Invalid authorization. Details: no token was sent")
         token = self._book.remembered(presented) or await in_pool(self._pool, self._book.load, presented)
         if token is None:
-            raise RefusedError(
+            raise RequestRefusedError(
                 "Invalid authorization. Details: Invalid token, cannot find token id in the persistent database"
             )
         client = scope.get("client")
@@ -64,9 +64,9 @@ class Access:
             user_agent=headers.get(b"user-agent", b"").decode("latin-1"),
         )
         if why is not None:
-            raise RefusedError(f"Invalid authorization. Details: {why}")
+            raise RequestRefusedError(f"Invalid authorization. Details: {why}")
         if not token.may(role):
-            raise RefusedError("Current token does not allow to replicate the data")
+            raise RequestRefusedError("Current token does not allow to replicate the data")
         return token
 
 
@@ -138,7 +138,7 @@ def _presented(query: bytes, headers: dict[bytes, bytes]) -> str | None:
         try:
             sent = parse_qs(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
         except ValueError:
-            raise RefusedError("Invalid authorization. Details: too many parameters") from None
+            raise RequestRefusedError("Invalid authorization. Details: too many parameters") from None
         if "_token" in sent:
             return sent["_token"][-1]
     found = headers.get(b"token") or headers.get(b"x-auth-token")

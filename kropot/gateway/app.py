@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kropot.errors import KropotError
-from kropot.gateway.access import RefusedError, answer, failure, in_pool, refusal
+from kropot.gateway.access import RequestRefusedError, answer, failure, in_pool, refusal
 from kropot.gateway.entries import TYPE, element_of, mark_of
 from kropot.gateway.listing import BadParameterError, build_page, empty_page, parse_limit, parse_since
 from kropot.gateway.state import TokenExistsError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from kropot.gateway.contents import Contents
     from kropot.gateway.entries import Sealings
     from kropot.gateway.recent import RecentFiles
-    from kropot.gateway.standing import Standing
+    from kropot.gateway.standing import ServiceStanding
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.token import Token
     from kropot.gateway.tokens import TokenBook
@@ -56,7 +56,7 @@ class Gateway:
         *,
         state: State,
         catalogue: Catalogue,
-        standing: Standing,
+        standing: ServiceStanding,
         book: TokenBook,
         sealings: Sealings,
         births: Births,
@@ -257,7 +257,7 @@ async def _on_http(_request: Request, error: Exception) -> Response:
 async def _on_known(_request: Request, error: Exception) -> Response:
     if not isinstance(error, KropotError):
         raise error
-    if not isinstance(error, RefusedError):
+    if not isinstance(error, RequestRefusedError):
         log.error("request_failed", reason=type(error).__name__)
         return failure("The server cannot answer now: try again later", 503, {"retry-after": "10"})
     return refusal(str(error), error.http_status)

@@ -20,7 +20,7 @@ from kropot.sc2.form import Form, fitted, merged, parse_form
 from kropot.sc2.layout import (
     KEY_ID_BYTES,
     LENGTH_BYTES,
-    Header,
+    ObjectHeader,
     list_form_bytes,
     padded_form_size,
     parse_header,
@@ -81,7 +81,7 @@ class Birth:
         form = self.form if now is None else moving_form(self.form, now)
         return Sealing(self.held.vault, form, source=self.source, version=self.version, key_id=self.key_id)
 
-    def list_form(self, row: FileRow) -> tuple[str, Header]:
+    def list_form(self, row: FileRow) -> tuple[str, ObjectHeader]:
         """Return the sealed form for a list, which says what the file is now, and the header of the object."""
         form = listed_form(row, self.form)
         text = seal_list_form(self.held.vault, form, source=self.source, version=self.version, key_id=self.key_id)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from kropot.errors import KropotError
 from kropot.gateway.accepts import names_media_type
-from kropot.gateway.access import RefusedError, answer, failure, in_pool, refusal
+from kropot.gateway.access import RequestRefusedError, answer, failure, in_pool, refusal
 from kropot.gateway.catalogue import UnsettledError
 from kropot.gateway.entries import MARK_BYTES, element_of, mark_of
 from kropot.gateway.facts import Audience
@@ -22,7 +22,7 @@ from kropot.gateway.ivs import NONCE_BYTES
 from kropot.gateway.ranges import Span, wanted_span
 from kropot.gateway.serving import (
     ChangedError,
-    Reading,
+    ContentReading,
     can_begin,
     plain_chunks,
     sealed_chunks,
@@ -337,7 +337,7 @@ class Contents:
         has_file = opened.birth is None or opened.birth.is_whole
         if part.is_whole and has_file and not opened.is_moving and self._catalogue.needs_digest(row):
             learn = partial(self._catalogue.learn, row)
-        reading = Reading(is_moving=opened.is_moving, learn=learn)
+        reading = ContentReading(is_moving=opened.is_moving, learn=learn)
         if part.sealing is not None:
             as_it_is = opened.birth is None or opened.is_moving
             return vault_chunks(
@@ -396,7 +396,7 @@ class Contents:
 def _failed(error: KropotError | OSError) -> Response:
     """Return the answer to a request that failed before anything was sent."""
     match error:
-        case RefusedError():
+        case RequestRefusedError():
             return refusal(str(error))
         case NotServedError():
             return answer({"status": "Not found", "http_code": 404, "object": None}, 404)

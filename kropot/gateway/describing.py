@@ -37,7 +37,7 @@ _NOT_READ: Final = frozenset({errno.EACCES, errno.EPERM, errno.ENODATA, errno.EN
 _DEVICE: Final = struct.Struct(">QQ")
 
 
-class Owners:
+class OwnerNames:
     """The names of users and groups. Each is looked up once, and some thousands are remembered."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Describer:
         """Describe the entries of a folder that is on `device`. `key` (32 bytes) hides which inode a group means."""
         self._device = device
         self._key = key
-        self._owners = Owners()
+        self._owners = OwnerNames()
 
     def form(
         self, descriptor: int, path: bytes, *, sealed_us: int, sha256: bytes | None = None, padding: bool = False

@@ -13,7 +13,7 @@ _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
+class FolderMark:
     """A file that excludes all other contents of its folder, if it is there and begins with `header`."""
 
     name: str
@@ -36,11 +36,11 @@ class Mark:
             os.close(descriptor)
 
 
-CACHE: Final = Mark(name="CACHEDIR.TAG", header=b"Signature: 8a477f597d28d172789f06886806bc55")
+CACHE: Final = FolderMark(name="CACHEDIR.TAG", header=b"Signature: 8a477f597d28d172789f06886806bc55")
 """The mark of a cache, as bford.info/cachedir defines it."""
 
 
-def mark_from(text: str) -> Mark:
+def mark_from(text: str) -> FolderMark:
     """Return the mark that `FILE[:HEADER]` names.
 
     Raises:
@@ -52,4 +52,4 @@ def mark_from(text: str) -> Mark:
             f"--exclude-if-present does not understand {text[:_SHOWN]!r}: give the name of a file without its folder, "
             "such as .nobackup, and after a colon how the file must begin, if that matters"
         )
-    return Mark(name=name, header=os.fsencode(header))
+    return FolderMark(name=name, header=os.fsencode(header))

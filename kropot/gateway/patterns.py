@@ -78,7 +78,7 @@ class Pattern:
         return state
 
 
-class Patterns:
+class PathPatterns:
     """A list of patterns. Later ones that begin with `!` cancel the match of earlier ones."""
 
     def __init__(self, patterns: Iterable[Pattern]) -> None:

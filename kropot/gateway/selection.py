@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
 from kropot.gateway.marks import CACHE, mark_from
-from kropot.gateway.patterns import Patterns, States, parse
+from kropot.gateway.patterns import PathPatterns, States, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from kropot.gateway.marks import Mark
+    from kropot.gateway.marks import FolderMark
     from kropot.gateway.patterns import Pattern
 
 MAX_FILE: Final = 1 << 20
@@ -37,10 +37,10 @@ _MARKS: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class SelectedPlace:
     """Where a walk is: whether it is excluded or included, and what the patterns say of the path up to here."""
 
-    selection: Selection
+    selection: ServedSelection
     excluding: States
     including: States
     is_excluded: bool
@@ -58,7 +58,7 @@ class Place:
             return False
         return self.is_included or self.selection.includes.can_match_below(self.including)
 
-    def enter(self, name: str) -> Place:
+    def enter(self, name: str) -> SelectedPlace:
         """Return the place of an entry of this folder."""
         chosen = self.selection
         if not (chosen.excludes or chosen.includes):
@@ -68,24 +68,24 @@ class Place:
         )
 
 
-class Selection:
+class ServedSelection:
     """What is served of a folder."""
 
     def __init__(
         self,
         excludes: Iterable[Pattern] = (),
         includes: Iterable[Pattern] = (),
-        marks: Iterable[Mark] = (),
+        marks: Iterable[FolderMark] = (),
     ) -> None:
         """Leave out what `excludes` match, and keep to what `includes` match if there are any.
 
         `marks` exclude the contents of the folders that they lie in.
         """
-        self.excludes = Patterns(excludes)
-        self.includes = Patterns(includes)
+        self.excludes = PathPatterns(excludes)
+        self.includes = PathPatterns(includes)
         self.marks = tuple(marks)
 
-    def at(self, folder: str) -> Place:
+    def at(self, folder: str) -> SelectedPlace:
         """Return the place of a folder, given by its absolute path."""
         excluding, including = self.excludes.start, self.includes.start
         for name in folder.split("/"):
@@ -93,9 +93,9 @@ class Selection:
                 excluding, including = self.excludes.advance(excluding, name), self.includes.advance(including, name)
         return self.place(excluding, including)
 
-    def place(self, excluding: States, including: States) -> Place:
+    def place(self, excluding: States, including: States) -> SelectedPlace:
         """Return the place at which the patterns have these states."""
-        return Place(
+        return SelectedPlace(
             selection=self,
             excluding=excluding,
             including=including,
@@ -161,7 +161,7 @@ def selection_from(
     marks: Sequence[str] = (),
     caches: bool = False,
     environ: Mapping[str, str],
-) -> Selection:
+) -> ServedSelection:
     """Return the selection that options ask for. `exclude_files` are pairs of path and contents.
 
     As in restic, the patterns of files come behind those of options.
@@ -172,7 +172,7 @@ def selection_from(
     named = [parse(text, "--exclude") for text in excludes]
     for origin, data in exclude_files:
         named += patterns_of(data, origin, environ)
-    return Selection(
+    return ServedSelection(
         named,
         [parse(text, "--include") for text in includes],
         [mark_from(text) for text in marks] + [CACHE] * caches,

@@ -28,10 +28,10 @@ from kropot.gateway.listening import QuietServer, address_of, listen
 from kropot.gateway.recent import RecentFiles
 from kropot.gateway.revocations import Revocations
 from kropot.gateway.scanreport import ScanReport
-from kropot.gateway.selection import Selection, named
+from kropot.gateway.selection import ServedSelection, named
 from kropot.gateway.serving import Blocks
 from kropot.gateway.sources import FolderSource
-from kropot.gateway.standing import Standing
+from kropot.gateway.standing import ServiceStanding
 from kropot.gateway.state import open_state, sqlite_file
 from kropot.gateway.tokens import TokenBook
 from kropot.logs import log
@@ -70,7 +70,7 @@ class GatewayOptions:
     bounds: Bounds = field(default_factory=Bounds)
     trusted_proxies: tuple[str, ...] = ()
     moved: bool = False
-    selection: Selection = field(default_factory=Selection)
+    selection: ServedSelection = field(default_factory=ServedSelection)
     commands: ScanCommands = field(default_factory=ScanCommands)
 
 
@@ -125,7 +125,7 @@ class Service:
             entropy=entropy,
             master=master,
         )
-        self.standing = Standing(self.state, lambda: clock_ns() // 1_000_000_000)
+        self.standing = ServiceStanding(self.state, lambda: clock_ns() // 1_000_000_000)
         self._told: Unserved | None = None
         self._lists = ThreadPoolExecutor(2, thread_name_prefix="list")
         self._lookups = ThreadPoolExecutor(4, thread_name_prefix="lookup")

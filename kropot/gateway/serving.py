@@ -40,7 +40,7 @@ class ChangedError(KropotError):
     http_status = 503
 
 
-class Reading:
+class ContentReading:
     """One reading of a file: what it has to be checked for at its end, and the SHA-256 of what was read."""
 
     def __init__(self, *, is_moving: bool = False, learn: Callable[[bytes], None] | None = None) -> None:
@@ -98,7 +98,7 @@ class Blocks:
             return self._contents.get(iv, {}).get(step)
 
 
-def plain_chunks(descriptor: int, looks: Seen, span: Span, reading: Reading) -> Iterator[bytes]:
+def plain_chunks(descriptor: int, looks: Seen, span: Span, reading: ContentReading) -> Iterator[bytes]:
     """Yield the bytes of `span`. The last chunk follows only after a final check that the file has not changed.
 
     Raises:
@@ -123,7 +123,7 @@ def sealed_chunks(
     iv: bytes,
     key: bytes,
     blocks: Blocks,
-    reading: Reading,
+    reading: ContentReading,
 ) -> Iterator[bytes]:
     """Yield the ciphertext bytes of `span`. Sealing starts from the remembered block before it.
 
@@ -171,7 +171,7 @@ def vault_chunks(
     *,
     sealing: Sealing,
     content: Callable[[ReadAt], ReadAt],
-    reading: Reading,
+    reading: ContentReading,
 ) -> Iterator[bytes]:
     """Yield the bytes of `span` of an object of sc2, from any byte on. `content` makes its content of the file.
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from kropot.durable.dirfd import open_entry
 from kropot.errors import KropotError, UsageError
-from kropot.gateway.selection import Selection
+from kropot.gateway.selection import ServedSelection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kropot.gateway.selection import Place
+    from kropot.gateway.selection import SelectedPlace
 
 SkipKind = Literal["sockets", "pipes", "devices", "links", "excluded"]
 """Why an entry is not served: what it is, or because the owner excludes it."""
@@ -134,10 +134,10 @@ class _Level:
     prefix: bytes
     folder: int
     entries: Iterator[os.DirEntry[str]]
-    place: Place
+    place: SelectedPlace
     marks: tuple[str, ...]
 
-    def enter(self, name: str) -> Place | None:
+    def enter(self, name: str) -> SelectedPlace | None:
         """Return the place of an entry, or None if a mark excludes it."""
         return None if self.marks and any(mark != name for mark in self.marks) else self.place.enter(name)
 
@@ -165,7 +165,7 @@ def entry_key(path: bytes) -> bytes:
 class FolderSource:
     """A folder on this machine."""
 
-    def __init__(self, root: bytes, *names: bytes, place: Place | None = None) -> None:
+    def __init__(self, root: bytes, *names: bytes, place: SelectedPlace | None = None) -> None:
         """Serve the files below `root`, an absolute path. `names` are other absolute paths of the same folder.
 
         `place` is the folder's place in a selection of what is served.
@@ -175,7 +175,7 @@ class FolderSource:
         """
         self.root = root
         self._names = (root, *names)
-        self._place = place or Selection().at("")
+        self._place = place or ServedSelection().at("")
         self._marks = self._place.selection.marks
         try:
             os.close(self._open_root())
@@ -268,12 +268,12 @@ class FolderSource:
             for level in stack:
                 os.close(level.folder)
 
-    def _level(self, prefix: bytes, folder: int, place: Place) -> _Level:
+    def _level(self, prefix: bytes, folder: int, place: SelectedPlace) -> _Level:
         """Return an open folder as a walk goes through it."""
         marks = tuple(mark.name for mark in self._marks if mark.lies_in(folder))
         return _Level(prefix=prefix, folder=folder, entries=_entries(folder), place=place, marks=marks)
 
-    def _place_of(self, path: bytes) -> Place:
+    def _place_of(self, path: bytes) -> SelectedPlace:
         """Return the place of a path."""
         place = self._place
         for part in path.split(b"/"):
@@ -374,7 +374,9 @@ class FolderSource:
         except OSError as error:
             raise FolderAwayError(error.errno, error.strerror) from error
 
-    def _look(self, entry: os.DirEntry[str], folder: int, path: bytes, place: Place | None) -> Walked | int | None:
+    def _look(
+        self, entry: os.DirEntry[str], folder: int, path: bytes, place: SelectedPlace | None
+    ) -> Walked | int | None:
         """Return what an entry is, an open descriptor if it is a folder, or None if it is gone.
 
         `place` is None if a mark in its folder excludes it.
@@ -394,7 +396,7 @@ class FolderSource:
             return Unreadable(path=path, reason=_reason(error))
 
     def _look_at_link(
-        self, entry: os.DirEntry[str], folder: int, path: bytes, place: Place | None
+        self, entry: os.DirEntry[str], folder: int, path: bytes, place: SelectedPlace | None
     ) -> ScannedEntry | None:
         """Return a symlink itself, None if this is none, or is excluded or gone."""
         if not entry.is_symlink() or place is None or not place.is_served or len(path) > MAX_PATH:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kropot.gateway.state import State
 
 
-class Standing:
+class ServiceStanding:
     """Remembers what the newest scan did not serve, also across a restart, and since when scans fail.
 
     `unserved` is None before the first scan. `unscanned_since` is a second, or None if the last scan went well.

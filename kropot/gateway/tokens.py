@@ -24,7 +24,7 @@ from kropot.gateway.tokenspec import (
     PADME,
     ROUNDS,
     SALT,
-    Sealing,
+    TokenSealing,
     TokenSpec,
     VaultSealing,
     parse_spec,
@@ -161,7 +161,7 @@ class TokenBook:
             raise
         return Created(
             token=self._as_token(record, number=number, revoked_s=None),
-            warning=spec.sealing.warning if isinstance(spec.sealing, Sealing) else None,
+            warning=spec.sealing.warning if isinstance(spec.sealing, TokenSealing) else None,
             kit=kit,
             kit_path=path,
             vault_kit=vault_kit,

@@ -66,7 +66,7 @@ class SpecError(UsageError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sealing:
+class TokenSealing:
     """How a token seals. `passphrase` None asks for a key of 256 random bits, and `salt` None for a random salt."""
 
     passphrase: str | None = field(repr=False)
@@ -107,7 +107,7 @@ class TokenSpec:
     max_file_size: int | None
     ip_addresses: tuple[str, ...]
     user_agents: tuple[str, ...]
-    sealing: Sealing | VaultSealing | None
+    sealing: TokenSealing | VaultSealing | None
 
 
 def asks_for_sealing(value: Any) -> bool:
@@ -175,7 +175,7 @@ def shown_time(seconds: int) -> str:
 
 def _sealing(
     data: dict[str, Any], wrong: dict[str, list[str]], rounds_of_made_keys: int
-) -> Sealing | VaultSealing | None:
+) -> TokenSealing | VaultSealing | None:
     """Return how the token must seal, according to its five fields; None for a plain token, or if a field is wrong.
 
     - With none of the fields, the token is plain, as on the old server.
@@ -215,7 +215,7 @@ def _sealing(
         wrong[f"form.data.{KEY}"] = [TOO_SHORT]
     if wrong or rounds is None:
         return None
-    return Sealing(
+    return TokenSealing(
         passphrase=None if passphrase is None else trimmed(passphrase),
         salt=None if salt is None else trimmed(salt),
         digest=digest,

@@ -12,7 +12,7 @@ from kropot.durable.errors import storage_error
 from kropot.durable.filesystem import room_at
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.layout import Layout, names_in
-from kropot.objects.partial import Mark, marks_in
+from kropot.objects.partial import PartialMark, marks_in
 from kropot.segments import SegmentFolder
 from kropot.wording import as_unicode
 
@@ -28,7 +28,7 @@ class Partial:
     """A content of which the bytes so far lie in an instance's folder; they were marked at `marked_s` (since 1970)."""
 
     instance: str
-    mark: Mark
+    mark: PartialMark
     marked_s: float
 
 

@@ -31,7 +31,7 @@ _TAIL = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class PartialMark:
     """What is known of a partial content: its bytes so far, their SHA-256, and a note of whoever wrote them."""
 
     note: bytes
@@ -48,7 +48,7 @@ class OpenPartial:
     """A partial content that is what it should be: a descriptor at its end, its hash so far, and its last bytes."""
 
     fd: int
-    mark: Mark
+    mark: PartialMark
     hash: Any
     tail: bytes
 
@@ -85,7 +85,7 @@ class PartialFolder:
         """Give a name back."""
         self._busy.discard(name)
 
-    def mark(self, name: str, mark: Mark) -> None:
+    def mark(self, name: str, mark: PartialMark) -> None:
         """Say what the bytes of this name are by now. Raises: OSError."""
         path = self.path(name)
         with suppress(FileNotFoundError):
@@ -157,7 +157,7 @@ class PartialFolder:
             self._kept.discard(name)
 
 
-def marks_in(folder: str) -> Iterator[tuple[str, Mark, float]]:
+def marks_in(folder: str) -> Iterator[tuple[str, PartialMark, float]]:
     """Yield (name, mark, when it was written in seconds since 1970) of every partial content in an instance's folder.
 
     Raises: StorageError.
@@ -171,7 +171,7 @@ def marks_in(folder: str) -> Iterator[tuple[str, Mark, float]]:
                     yield file.removeprefix(_PREFIX).removesuffix(MARK), mark, os.lstat(f"{path}{MARK}").st_mtime
 
 
-def read_mark(path: str) -> Mark | None:
+def read_mark(path: str) -> PartialMark | None:
     """Return the mark beside the bytes at `path`, None where there is none that can be read."""
     try:
         fd = os.open(f"{path}{MARK}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -180,4 +180,4 @@ def read_mark(path: str) -> Mark | None:
     except (OSError, ValueError, TypeError, msgpack.UnpackException):
         return None
     is_sound = isinstance(note, bytes) and isinstance(size, int) and isinstance(sha256, bytes)
-    return Mark(note, size, sha256) if is_sound and size > 0 and len(sha256) == _SHA256 else None
+    return PartialMark(note, size, sha256) if is_sound and size > 0 and len(sha256) == _SHA256 else None

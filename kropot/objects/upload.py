@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from kropot.durable.errors import StorageError, storage_error
-from kropot.objects.partial import Mark
+from kropot.objects.partial import PartialMark
 from kropot.objects.store import Staged
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class FileUpload:
 
     def _mark(self, partials: PartialFolder, note: bytes) -> None:
         """Say what is written so far. Raises: OSError."""
-        partials.mark(self._name, Mark(note, self._written, self._hash.digest()))
+        partials.mark(self._name, PartialMark(note, self._written, self._hash.digest()))
 
     def _remove(self) -> None:
         # What cannot be removed now is removed as a leftover at the next start.

@@ -10,7 +10,7 @@ from kropot.replay.fold import pointers_for
 from kropot.replay.marks import MARKS, encode, load_mark
 from kropot.replay.processes import in_processes
 from kropot.replay.snapshots import OLD_COUNTS, POINTERS, is_same
-from kropot.replay.state import Part, State, change, steps, whole
+from kropot.replay.state import Part, ReplicaState, change, steps, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ class SnapshotAudit:
         self._position = ledger.log.head().position if position is None else position
         self.compared = 0
         self.has_moved = False
-        self.state = State()
+        self.state = ReplicaState()
 
     def findings(self) -> Iterator[SnapshotFinding]:
         """Yield a finding for each snapshot that differs from the events.
@@ -106,7 +106,7 @@ def _change(ledger: Ledger, _: int, part: tuple[int, int]) -> Part:
     return change(ledger, *part)
 
 
-def _why(found: State | None, due: State) -> str:
+def _why(found: ReplicaState | None, due: ReplicaState) -> str:
     if found is None:
         return "it is not whole, or belongs to another history"
     if found.counts != due.counts:

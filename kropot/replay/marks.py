@@ -12,7 +12,7 @@ import msgpack
 
 from kropot.replay.counts import Counts
 from kropot.replay.kept import Checksums, kept
-from kropot.replay.state import STEP, State, move, whole
+from kropot.replay.state import STEP, ReplicaState, move, whole
 from ledger.digest import SetDigest
 from ledger.errors import MalformedEventError, UnknownCriticalEventError
 
@@ -33,7 +33,7 @@ _WHOLE_SHARE = 3
 
 def state_at(
     ledger: Ledger, position: int, *, snapshots: bool = True, digest: bool = True, processes: int | None = None
-) -> State:
+) -> ReplicaState:
     """Return the state at `position`. With `snapshots`, start from the nearest sound mark, before or after it.
 
     Raises:
@@ -53,7 +53,7 @@ def save_mark(ledger: Ledger, position: int) -> bool:
     return ledger.blobs.save_snapshot(MARKS, position, [chunk], as_of=as_of)
 
 
-def load_mark(ledger: Ledger, position: int) -> State | None:
+def load_mark(ledger: Ledger, position: int) -> ReplicaState | None:
     """Return the state of a mark, None if the mark is not sound."""
     if position > ledger.log.head().position:
         return None
@@ -62,13 +62,13 @@ def load_mark(ledger: Ledger, position: int) -> State | None:
     return None if body is None else decode(body, position)
 
 
-def encode(state: State) -> bytes:
+def encode(state: ReplicaState) -> bytes:
     """Return a state as canonical msgpack: the counts by name, and the lanes by source."""
     body: bytes = msgpack.packb([dict(sorted(state.counts.plain().items())), state.digest.lanes], use_bin_type=True)
     return body
 
 
-def decode(body: bytes, position: int) -> State | None:
+def decode(body: bytes, position: int) -> ReplicaState | None:
     """Return the state that `encode` gave these bytes of, as that of a mark; None if they are no such bytes."""
     try:
         counts, lanes = msgpack.unpackb(body, strict_map_key=False)
@@ -77,13 +77,15 @@ def decode(body: bytes, position: int) -> State | None:
             return None
         if not all(type(source) is bytes and len(source) == _SOURCE_BYTES for source in lanes):
             return None
-        state = State(counts=Counts(**counts), digest=SetDigest(lanes), mark=position)
+        state = ReplicaState(counts=Counts(**counts), digest=SetDigest(lanes), mark=position)
         return state if encode(state) == body else None
     except (ValueError, TypeError, AttributeError):
         return None
 
 
-def _state(ledger: Ledger, position: int, marks: Sequence[int], *, digest: bool, processes: int | None = None) -> State:
+def _state(
+    ledger: Ledger, position: int, marks: Sequence[int], *, digest: bool, processes: int | None = None
+) -> ReplicaState:
     for at in sorted(marks, key=lambda at: abs(at - position)):
         if abs(at - position) > position // _WHOLE_SHARE:
             break

@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class State:
+class ReplicaState:
     """What a replica holds at a position. The digest stays empty if it was not asked for.
 
     `mark` is the position of the mark that it was computed from, None if it was computed from all events.
@@ -49,7 +49,7 @@ class State:
         self.digest.add_all(part.lanes, times)
 
 
-def whole(ledger: Ledger, position: int, *, digest: bool = True, processes: int | None = None) -> State:
+def whole(ledger: Ledger, position: int, *, digest: bool = True, processes: int | None = None) -> ReplicaState:
     """Return the state at `position`, computed from each stream's last event.
 
     The fold checks itself: each event has its number in its stream, so the numbers of all last events add up to the
@@ -61,7 +61,7 @@ def whole(ledger: Ledger, position: int, *, digest: bool = True, processes: int 
         MalformedEventError: an event cannot be read.
 
     """
-    state, events = State(), 0
+    state, events = ReplicaState(), 0
     work = _with_digest if digest else _without_digest
     found = pages((at for at, _ in ledger.log.last_positions(position)), LARGE_PAGE)
     for part in in_processes(work, ledger, position, found, processes=processes):
@@ -74,7 +74,7 @@ def whole(ledger: Ledger, position: int, *, digest: bool = True, processes: int 
     return state
 
 
-def move(ledger: Ledger, state: State, start: int, end: int, *, digest: bool = True) -> None:
+def move(ledger: Ledger, state: ReplicaState, start: int, end: int, *, digest: bool = True) -> None:
     """Make the state at `start` that at `end`, which can be earlier or later. Raises: as `whole`."""
     for after, until in steps(*sorted((start, end))):
         state.merge(change(ledger, after, until, digest=digest), 1 if start < end else -1)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kropot.replay.copies import HeldCopy
     from kropot.sc2.form import Form
-    from kropot.sc2.layout import Header
+    from kropot.sc2.layout import ObjectHeader
     from kropot.sc2.vault import Vault
 
 _ZEROS = memoryview(bytes(1 << 16))
@@ -127,7 +127,7 @@ def _copied(
     return opened.form, plain.digest()
 
 
-def _compare(found: Header, listed: Header | None, held: HeldCopy) -> None:
+def _compare(found: ObjectHeader, listed: ObjectHeader | None, held: HeldCopy) -> None:
     """Compare the object's header with the one in the form that the ledger recorded. Raises: RefusedError.
 
     Nothing was recorded about a single file that somebody decrypts: it is what its own header says.

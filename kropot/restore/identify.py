@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from kropot.sc2.layout import Header
+    from kropot.sc2.layout import ObjectHeader
     from ledger.log import Ledger
 
 _DEPTH = 4
@@ -76,7 +76,7 @@ def in_ledger(ledger: Ledger, sha256: bytes) -> HeldCopy | None:
     return judged(ledger, standing)
 
 
-def header_of(source: BinaryIO) -> Header | None:
+def header_of(source: BinaryIO) -> ObjectHeader | None:
     """Return the header of an open object of sc2, None for other objects. It proves nothing. The source is rewound."""
     source.seek(0)
     try:

@@ -26,7 +26,7 @@ _MOST_LEDGERS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class SeenTree:
     """The tree of a ledger as it was seen at `at_us`, and the largest checkpoint that it was compared with then."""
 
     tree: Frontier
@@ -41,7 +41,7 @@ class SeenFile:
         """Read the file, where there is one."""
         self.path = kit.absolute().with_name(kit.name + SUFFIX)
         self.trouble: str | None = None
-        self._ledgers: dict[str, Seen] = {}
+        self._ledgers: dict[str, SeenTree] = {}
         try:
             with open_named(self.path) as file:
                 self._ledgers = _parsed(file.read(_LONGEST))
@@ -52,7 +52,7 @@ class SeenFile:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             self.trouble = f"{self.path} is damaged: delete it if you know why"
 
-    def of(self, ledger: str) -> Seen | None:
+    def of(self, ledger: str) -> SeenTree | None:
         """Return what was seen of a ledger, by its id in hexadecimal digits."""
         return self._ledgers.get(ledger)
 
@@ -61,7 +61,7 @@ class SeenFile:
         """How many ledgers were seen."""
         return len(self._ledgers)
 
-    def write(self, ledger: str, seen: Seen) -> str | None:
+    def write(self, ledger: str, seen: SeenTree) -> str | None:
         """Remember a ledger, durably. Return why that was not possible, None if it was.
 
         A damaged file is kept as it is, because it may be a sign.
@@ -80,20 +80,20 @@ class SeenFile:
         return None
 
 
-def _parsed(text: bytes) -> dict[str, Seen]:
+def _parsed(text: bytes) -> dict[str, SeenTree]:
     held = json.loads(text)
     if held["format"] != FORMAT:
         raise ValueError(FORMAT)
     return {ledger: _read(each) for ledger, each in held["ledgers"].items()}
 
 
-def _read(held: dict[str, Any]) -> Seen:
+def _read(held: dict[str, Any]) -> SeenTree:
     checkpoint = held["checkpoint"]
     tree = Frontier.parse(int(held["size"]), bytes.fromhex(held["frontier"]))
-    return Seen(tree=tree, at_us=int(held["at_us"]), checkpoint=None if checkpoint is None else int(checkpoint))
+    return SeenTree(tree=tree, at_us=int(held["at_us"]), checkpoint=None if checkpoint is None else int(checkpoint))
 
 
-def _shown(seen: Seen) -> dict[str, Any]:
+def _shown(seen: SeenTree) -> dict[str, Any]:
     return {
         "size": seen.tree.size,
         "frontier": seen.tree.stored.hex(),

@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from kropot.restore.history import History
-    from kropot.restore.seen import Seen
+    from kropot.restore.seen import SeenTree
     from ledger.checkpoint import Checkpoint
     from ledger.note import VerifierKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Signed:
+class SignedTree:
     """A checkpoint whose signature was verified, and where it was found."""
 
     where: str
     checkpoint: Checkpoint
 
 
-def open_notes(notes: Iterable[tuple[str, bytes]], key: VerifierKey) -> list[Signed]:
+def open_notes(notes: Iterable[tuple[str, bytes]], key: VerifierKey) -> list[SignedTree]:
     """Return the checkpoints in these notes, given as (where it was found, note). Raises: IntegrityError."""
     found = []
     for where, note in notes:
         try:
-            found.append(Signed(where=where, checkpoint=open_checkpoint(note, key)))
+            found.append(SignedTree(where=where, checkpoint=open_checkpoint(note, key)))
         except BadCheckpointError as error:
             raise IntegrityError(
                 f"{where}: {error.why}; it proves nothing, so nothing was written: check --public-key, and who put "
@@ -42,7 +42,7 @@ def open_notes(notes: Iterable[tuple[str, bytes]], key: VerifierKey) -> list[Sig
     return found
 
 
-def compare_with(history: History, signed: Sequence[Signed], ledger_id: bytes, *, what: str) -> int:
+def compare_with(history: History, signed: Sequence[SignedTree], ledger_id: bytes, *, what: str) -> int:
     """Return the size of the largest of these checkpoints. `what` names the ledger or export for messages.
 
     Raises: IntegrityError if the history is not the one that they cover.
@@ -68,7 +68,7 @@ def compare_with(history: History, signed: Sequence[Signed], ledger_id: bytes, *
     return max(each.checkpoint.size for each in signed)
 
 
-def lost_since(history: History, seen: Seen) -> str | None:
+def lost_since(history: History, seen: SeenTree) -> str | None:
     """Return what of a tree that was seen before is not in this history, in words; None if it has everything."""
     size = seen.tree.size
     if size == 0 or history.roots.get(size) == seen.tree.root:
@@ -80,7 +80,7 @@ def lost_since(history: History, seen: Seen) -> str | None:
     return f"{when}, and now the first {size:,} are others: only the first {kept:,} are sure to be the same"
 
 
-def marks_of(seen: Seen) -> set[int]:
+def marks_of(seen: SeenTree) -> set[int]:
     """Return the sizes at which the tree's root tells how much of what was seen is there."""
     sizes, at = set(), 0
     for power in reversed(range(seen.tree.size.bit_length())):
@@ -90,7 +90,7 @@ def marks_of(seen: Seen) -> set[int]:
     return sizes
 
 
-def _agreeing(history: History, seen: Seen) -> int:
+def _agreeing(history: History, seen: SeenTree) -> int:
     """Return how many events at the beginning are surely the same: the tree was kept in parts of falling size."""
     kept = 0
     for nodes, size in enumerate(sorted(marks_of(seen)), 1):

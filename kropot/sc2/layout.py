@@ -56,7 +56,7 @@ LIST_BEGINNING: Final = "a3Itc2My"
 _LIST_TEXT: Final = frozenset(-(-(HEADER_BYTES + size + OVERHEAD) // 3) * 4 for size in FORM_SIZES)
 
 
-class Header(NamedTuple):
+class ObjectHeader(NamedTuple):
     """The clear header of an object. A keeper can read it; only the owner can make one.
 
     `vault` and `source` have 16 bytes, `element` and `version` 32, `key_id` 8 and `commitment` 32.
@@ -92,7 +92,7 @@ def bound_part(vault: bytes, source: bytes, element: bytes, key_id: bytes, versi
     return _HEADER.pack(_MAGIC, _SUITE, _NO_COMPRESSION, vault, source, element, key_id, version, b"")[:BOUND_BYTES]
 
 
-def parse_header(data: bytes) -> Header:
+def parse_header(data: bytes) -> ObjectHeader:
     """Return the header at the beginning of an object. It proves nothing by itself.
 
     Raises:
@@ -110,7 +110,9 @@ def parse_header(data: bytes) -> Header:
             "altered, or a newer kropotcli made it",
         )
     vault, source, element, key_id, version, commitment = fields
-    return Header(vault=vault, source=source, element=element, key_id=key_id, version=version, commitment=commitment)
+    return ObjectHeader(
+        vault=vault, source=source, element=element, key_id=key_id, version=version, commitment=commitment
+    )
 
 
 def list_form_bytes(text: str) -> bytes:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from kropot.sc2.form import Form
-    from kropot.sc2.layout import Header
+    from kropot.sc2.layout import ObjectHeader
     from kropot.sc2.vault import ObjectKeys, Vault
 
 
@@ -37,7 +37,7 @@ class OpenedObject:
     `form` is complete: attributes that stood in front of the content are in it.
     """
 
-    header: Header
+    header: ObjectHeader
     form: Form
     chunks: Iterator[bytes] = field(repr=False)
     """The file's bytes without its holes, in pieces. Raises RefusedError where the object is not what was sealed."""
@@ -47,7 +47,7 @@ class OpenedObject:
 class OpenedForm:
     """A form that is proved, of a list or an object: which version of which element it describes, and what it says."""
 
-    header: Header
+    header: ObjectHeader
     form: Form
 
 
@@ -88,7 +88,7 @@ def open_list_form(text: str, vaults: Mapping[bytes, Vault]) -> OpenedForm:
     return OpenedForm(header=header, form=_form(vault, keys, Pieces(keys), LIST_FORM, data[HEADER_BYTES:]))
 
 
-def _head(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> tuple[Header, Form, Pieces]:
+def _head(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> tuple[ObjectHeader, Form, Pieces]:
     header = parse_header(read_exactly(source, HEADER_BYTES))
     vault = _vault(header, vaults)
     keys = vault.keys_of(header)
@@ -100,7 +100,7 @@ def _head(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> tuple[Header, Form
     return header, _form(vault, keys, pieces, FORM, sealed), pieces
 
 
-def _vault(header: Header, vaults: Mapping[bytes, Vault]) -> Vault:
+def _vault(header: ObjectHeader, vaults: Mapping[bytes, Vault]) -> Vault:
     if header.vault not in vaults:
         raise NoKeyError(
             Reason.VAULT, f"it belongs to the vault {header.vault.hex()}: give the kit of that vault with --key"

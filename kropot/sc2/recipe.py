@@ -9,7 +9,7 @@ import shlex
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from kropot.sc2.layout import Header
+    from kropot.sc2.layout import ObjectHeader
 
 _PAGE = """\
 This object is sealed by sc2. The kit of this vault opens it, and nothing else does: {vault}.
@@ -82,7 +82,7 @@ for index, start in enumerate(range(at, max(at + 1, len(data)), 65564)):
 """
 
 
-def recipe(header: Header) -> str:
+def recipe(header: ObjectHeader) -> str:
     """Return the page for the object with this header: the format, with its own ids."""
     return _PAGE.format(
         vault=header.vault.hex(),

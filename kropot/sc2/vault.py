@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
-from kropot.sc2.layout import KEY_ID_BYTES, VAULT_BYTES, Header, bound_part
+from kropot.sc2.layout import KEY_ID_BYTES, VAULT_BYTES, ObjectHeader, bound_part
 from kropot.sc2.refused import NoKeyError, Reason, RefusedError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _SEALING: Final = b"kropot sc2 sealing\x01"
 class ObjectKeys:
     """The keys of one version of one element: `seal` for AES-256-GCM, `nonce` for its nonces. `head` is its header."""
 
-    header: Header
+    header: ObjectHeader
     head: bytes = field(repr=False)
     seal: bytes = field(repr=False)
     nonce: bytes = field(repr=False)
@@ -91,7 +91,7 @@ class Vault:
         """
         return self._keys(self.id, source, element, self.key_ids[-1] if key_id is None else key_id, version)
 
-    def keys_of(self, header: Header) -> ObjectKeys:
+    def keys_of(self, header: ObjectHeader) -> ObjectKeys:
         """Return the keys that open an object with this header. The header is then what its sealer wrote.
 
         Raises:
@@ -120,7 +120,7 @@ class Vault:
         extracted = hmac.digest(bound, self.masters[self.key_ids.index(key_id)], _HASH)
         commitment = hmac.digest(extracted, _COMMITMENT, _HASH)
         return ObjectKeys(
-            header=Header(vault, source, element, key_id, version, commitment),
+            header=ObjectHeader(vault, source, element, key_id, version, commitment),
             head=bound + commitment,
             seal=hmac.digest(extracted, _SEALING, _HASH),
             nonce=hmac.digest(extracted, _NONCES, _HASH),

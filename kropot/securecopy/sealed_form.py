@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 from typing import Any, Final
 
-from kropot.sc2.layout import LIST_BEGINNING, VAULT_BYTES, Header, list_form_bytes, parse_header
+from kropot.sc2.layout import LIST_BEGINNING, VAULT_BYTES, ObjectHeader, list_form_bytes, parse_header
 from kropot.sc2.refused import RefusedError
 
 _HEAD: Final = b'{"encrypted":"'
@@ -18,7 +18,7 @@ _BEGINNING: Final = _HEAD + LIST_BEGINNING.encode()
 _VAULT: Final = re.compile(rf"[0-9a-f]{{{2 * VAULT_BYTES}}}")
 
 
-def sealed_header(form: bytes) -> Header | None:
+def sealed_header(form: bytes) -> ObjectHeader | None:
     """Return the clear header in a canonical form of `sc2`, None for every other form."""
     if not form.startswith(_BEGINNING):
         return None
@@ -54,7 +54,7 @@ def is_same_content(one: bytes, other: bytes) -> bool | None:
     return _content(before) == _content(after)
 
 
-def differs(found: Header, expected: Header) -> str | None:
+def differs(found: ObjectHeader, expected: ObjectHeader) -> str | None:
     """Return how an object's header differs from the one in the list's form, as a stable word; None if it does not.
 
     "other_version" is another state of the same element: it may have changed since it was listed. "other_object" is
@@ -76,14 +76,14 @@ def parse_vault(value: Any) -> bytes | None:
 
 
 @lru_cache(maxsize=1)
-def _read(form: bytes) -> Header:
+def _read(form: bytes) -> ObjectHeader:
     """Return the header in a form. Raises: RefusedError. Cached, because an entry is asked for it several times."""
     return parse_header(list_form_bytes(form[len(_HEAD) : -len(_END)].decode("latin-1")))
 
 
-def _element(header: Header) -> tuple[bytes, bytes, bytes]:
+def _element(header: ObjectHeader) -> tuple[bytes, bytes, bytes]:
     return header.vault, header.source, header.element
 
 
-def _content(header: Header) -> tuple[bytes, bytes, bytes, bytes]:
+def _content(header: ObjectHeader) -> tuple[bytes, bytes, bytes, bytes]:
     return header.vault, header.source, header.element, header.version

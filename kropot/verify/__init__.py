@@ -3,8 +3,8 @@
 from kropot.verify.checkpoints import Note
 from kropot.verify.contents import World
 from kropot.verify.findings import Summary
-from kropot.verify.run import Fetched, Verification
+from kropot.verify.run import RefetchDone, Verification
 from kropot.verify.scope import Scope
 from ledger.audit import Finding
 
-__all__ = ["Fetched", "Finding", "Note", "Scope", "Summary", "Verification", "World"]
+__all__ = ["Finding", "Note", "RefetchDone", "Scope", "Summary", "Verification", "World"]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
+class RefetchDone:
     """How a repair's fetching ended: the source (16 bytes) that was asked, None if none was, and why not all came."""
 
     source: bytes | None = None
@@ -78,7 +78,7 @@ class Verification:
         """Whether there are copies that a collector can fetch again."""
         return bool(self._to_fetch)
 
-    def repaired(self, fetched: Fetched) -> Iterator[Finding]:
+    def repaired(self, fetched: RefetchDone) -> Iterator[Finding]:
         """Yield the results for the copies that had to be fetched again. Call this after a collector ran, or did not.
 
         `fetched` says which source was asked, and what kept it from giving everything.

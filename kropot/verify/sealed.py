@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from kropot.objects.store import ObjectStore
-    from kropot.sc2.layout import Header
+    from kropot.sc2.layout import ObjectHeader
     from ledger.events import Element
     from ledger.log import Ledger
     from ledger.rows import CopyRow
@@ -81,7 +81,7 @@ class HeaderAudit:
                 position=row.position,
             )
 
-    def _wrong(self, row: CopyRow, listed: Header, is_newest: bool) -> str | None:  # noqa: FBT001
+    def _wrong(self, row: CopyRow, listed: ObjectHeader, is_newest: bool) -> str | None:  # noqa: FBT001
         """Return in what the object's header differs, None if it does not or cannot be read: then others tell why."""
         try:
             with self._objects.open(row.sha256) as file:

@@ -22,7 +22,7 @@ from kropot.gateway.accepts import names_media_type
 from kropot.gateway.commands import command_from
 from kropot.gateway.listing import parse_limit, parse_since
 from kropot.gateway.marks import mark_from
-from kropot.gateway.patterns import Patterns as Excluded
+from kropot.gateway.patterns import PathPatterns as Excluded
 from kropot.gateway.ranges import wanted_span
 from kropot.gateway.selection import patterns_of
 from kropot.gateway.tokenspec import SpecError, parse_spec
@@ -30,12 +30,12 @@ from kropot.proofs.check import check_proof
 from kropot.query.names import readings
 from kropot.replay.marks import decode, encode
 from kropot.replay.snapshots import SLOT, _expand
-from kropot.replay.state import State
+from kropot.replay.state import ReplicaState
 from kropot.replay.until import parse_note, parse_when
 from kropot.restore.claims import BadFormError, parse_form, read_claim
 from kropot.restore.journal import Journal
 from kropot.restore.kits import read_kit
-from kropot.restore.patterns import Patterns
+from kropot.restore.patterns import PathPatterns
 from kropot.restore.read_export import ExportedCopies
 from kropot.sc2.kits import parse_kit
 from kropot.sc2.layout import MEDIA_TYPE
@@ -258,8 +258,8 @@ _CLAIM = {"fileName": "x", "path": base64.b64encode(b"a/x").decode(), "mtime_ns"
 
 
 def _marks() -> list[bytes]:
-    state = State(digest=SetDigest({bytes(16): bytes(range(256)) * 8}))
-    return [encode(State()), encode(state)]
+    state = ReplicaState(digest=SetDigest({bytes(16): bytes(range(256)) * 8}))
+    return [encode(ReplicaState()), encode(state)]
 
 
 def _chunks() -> list[bytes]:
@@ -392,7 +392,7 @@ TARGETS: dict[str, Target] = {
     "snapshot chunk": Target(parse=lambda data: _expand(data[1:], data[0] if data else 0), errors=(), examples=_chunks),
     "mark": Target(parse=lambda data: decode(data, 1), errors=(), examples=_marks),
     "pattern": Target(
-        parse=_text(lambda text: Patterns([text])), errors=(UsageError,), examples=lambda: [b"docs/**", b"*.[a-z]"]
+        parse=_text(lambda text: PathPatterns([text])), errors=(UsageError,), examples=lambda: [b"docs/**", b"*.[a-z]"]
     ),
     "element name": Target(
         parse=_text(lambda text: readings({bytes(16): "web"}, text)), errors=(UsageError,), examples=lambda: [b"00:x"]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from kropot.sc2.form import Form
     from kropot.sc2.kit import OwnerKit
-    from kropot.sc2.layout import Header
+    from kropot.sc2.layout import ObjectHeader
 
 SETTLE_S = 0.03
 """Long beside this machine's time stamps, short beside a test."""
@@ -111,7 +111,7 @@ class PulledObject:
 
     response: requests.Response
     sealed: bytes
-    header: Header
+    header: ObjectHeader
     form: Form
     plain: bytes
 

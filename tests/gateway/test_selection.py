@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kropot.errors import UsageError
-from kropot.gateway.marks import CACHE, Mark, mark_from
-from kropot.gateway.patterns import Patterns, parse
+from kropot.gateway.marks import CACHE, FolderMark, mark_from
+from kropot.gateway.patterns import PathPatterns, parse
 from kropot.gateway.selection import patterns_of, selection_from
 from kropot.gateway.sources import FolderSource, ScannedFile
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def matches(patterns: list[str], path: str) -> bool:
     """Whether the patterns match an absolute path."""
-    found = Patterns(parse(text, "--exclude") for text in patterns)
+    found = PathPatterns(parse(text, "--exclude") for text in patterns)
     states = found.start
     for name in path.strip("/").split("/"):
         states = found.advance(states, name)
@@ -260,9 +260,9 @@ def test_a_bad_line_of_a_file_is_named(line: str, said: str) -> None:
 
 
 def test_marks_are_names_with_or_without_a_header() -> None:
-    assert mark_from(".nobackup") == Mark(name=".nobackup", header=b"")
-    assert mark_from("TAG:keep: no") == Mark(name="TAG", header=b"keep: no")
-    assert selection_from(caches=True, marks=["x"], environ={}).marks == (Mark(name="x", header=b""), CACHE)
+    assert mark_from(".nobackup") == FolderMark(name=".nobackup", header=b"")
+    assert mark_from("TAG:keep: no") == FolderMark(name="TAG", header=b"keep: no")
+    assert selection_from(caches=True, marks=["x"], environ={}).marks == (FolderMark(name="x", header=b""), CACHE)
     for text in ("", ":x", "a/b", ".", "..", "a\0b"):
         with pytest.raises(UsageError, match="--exclude-if-present does not understand"):
             mark_from(text)

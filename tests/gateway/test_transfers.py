@@ -19,7 +19,7 @@ from kropot.gateway.serving import (
     STEP,
     Blocks,
     ChangedError,
-    Reading,
+    ContentReading,
     can_begin,
     plain_chunks,
     sealed_chunks,
@@ -169,13 +169,17 @@ def test_any_part_of_a_ciphertext_is_that_part(
         blocks = Blocks()
         everything = Span(start=0, stop=len(whole))
         assert (
-            b"".join(sealed_chunks(descriptor, looks, everything, iv=iv, key=key, blocks=blocks, reading=Reading()))
+            b"".join(
+                sealed_chunks(descriptor, looks, everything, iv=iv, key=key, blocks=blocks, reading=ContentReading())
+            )
             == whole
         )
         assert sealed_whole(all_bytes(descriptor, looks), iv=iv, key=key) == whole
         if span.start < span.stop:
             assert can_begin(blocks, iv, span.start)
-            part = b"".join(sealed_chunks(descriptor, looks, span, iv=iv, key=key, blocks=blocks, reading=Reading()))
+            part = b"".join(
+                sealed_chunks(descriptor, looks, span, iv=iv, key=key, blocks=blocks, reading=ContentReading())
+            )
             assert part == whole[span.start : span.stop]
         os.close(descriptor)
 
@@ -378,7 +382,7 @@ def test_file_that_shrinks_or_fails_is_an_error_and_not_a_short_body(tmp_path: P
     descriptor, looks = FolderSource(os.fsencode(tmp_path)).open(b"file")
     os.truncate(tmp_path / "file", 50)
     with pytest.raises(ChangedError):
-        list(plain_chunks(descriptor, looks, Span(start=0, stop=100), Reading()))
+        list(plain_chunks(descriptor, looks, Span(start=0, stop=100), ContentReading()))
     with pytest.raises(ChangedError):
         list(
             sealed_chunks(
@@ -388,7 +392,7 @@ def test_file_that_shrinks_or_fails_is_an_error_and_not_a_short_body(tmp_path: P
                 iv=bytes(16),
                 key=bytes(16),
                 blocks=Blocks(),
-                reading=Reading(),
+                reading=ContentReading(),
             )
         )
     os.close(descriptor)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot.errors import Exit
-from kropot.remembered import ForgetfulError, Replica, ReplicaAwayError
+from kropot.remembered import ForgetfulError, RememberedReplica, ReplicaAwayError
 from ledger.sql import open_store
 
 if TYPE_CHECKING:
@@ -25,43 +25,46 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_remembered_is_missed_and_nothing_else(state: Path, tmp_path: Path) -> None:
-    mine = Replica.at(f"sqlite:///{tmp_path}/usb/ledger.db", tmp_path / "usb" / "storage")
+    mine = RememberedReplica.at(f"sqlite:///{tmp_path}/usb/ledger.db", tmp_path / "usb" / "storage")
     mine.demand_new()
     mine.remember()
     mine.remember()
     assert len(list(state.rglob("*.json"))) == 1
     with pytest.raises(ReplicaAwayError, match=r"mount its disk.*db recover --from-storage.*db init"):
         mine.demand_new()
-    Replica.at(f"sqlite:///{tmp_path}/other.db", tmp_path / "other").demand_new()
+    RememberedReplica.at(f"sqlite:///{tmp_path}/other.db", tmp_path / "other").demand_new()
     # The same database with another storage, and the same storage with another database.
     with pytest.raises(ReplicaAwayError, match="has collected into one there"):
-        Replica.at(f"sqlite:///{tmp_path}/usb/../usb/ledger.db", tmp_path / "other").demand_new()
+        RememberedReplica.at(f"sqlite:///{tmp_path}/usb/../usb/ledger.db", tmp_path / "other").demand_new()
     with pytest.raises(ReplicaAwayError, match=r"belongs to another one \(.*/usb/ledger.db\)"):
-        Replica.at(f"sqlite:///{tmp_path}/other.db", tmp_path / "usb" / "storage").demand_new()
+        RememberedReplica.at(f"sqlite:///{tmp_path}/other.db", tmp_path / "usb" / "storage").demand_new()
 
 
 def test_a_marker_holds_no_secret(state: Path, tmp_path: Path) -> None:
     url = "postgresql://collector:geheim-17@db.example/kropot?sslpassword=geheim-18"
-    Replica.at(url, tmp_path).remember()
+    RememberedReplica.at(url, tmp_path).remember()
     (marker,) = state.rglob("*.json")
     assert "geheim" not in marker.read_text() + marker.name
     assert "db.example/kropot" in json.loads(marker.read_text())["database"]
     with pytest.raises(ReplicaAwayError) as missed:
-        Replica.at(url.replace("geheim-17", "a new password"), tmp_path).demand_new()
+        RememberedReplica.at(url.replace("geheim-17", "a new password"), tmp_path).demand_new()
     assert "geheim" not in str(missed.value)
 
 
 def test_a_damaged_marker_still_says_that_there_was_a_ledger(state: Path, tmp_path: Path) -> None:
-    Replica.at("sqlite:///a.db", tmp_path).remember()
+    RememberedReplica.at("sqlite:///a.db", tmp_path).remember()
     (marker,) = state.rglob("*.json")
     marker.write_text("")
     with pytest.raises(ReplicaAwayError, match="belongs to another one"):
-        Replica.at("sqlite:///b.db", tmp_path).demand_new()
+        RememberedReplica.at("sqlite:///b.db", tmp_path).demand_new()
 
 
 def test_a_state_folder_that_cannot_be_used_is_named(state: Path, tmp_path: Path) -> None:
     state.write_text("a file, and no folder")
-    for act in (Replica.at("sqlite:///a.db", tmp_path).remember, Replica.at("sqlite:///a.db", tmp_path).demand_new):
+    for act in (
+        RememberedReplica.at("sqlite:///a.db", tmp_path).remember,
+        RememberedReplica.at("sqlite:///a.db", tmp_path).demand_new,
+    ):
         with pytest.raises(ForgetfulError, match=r"cannot be remembered \(.*state/.*\).*XDG_STATE_HOME"):
             act()
 

@@ -20,7 +20,7 @@ from kropot.replay.fold import StalePointersError
 from kropot.replay.kept import Checksums
 from kropot.replay.marks import MARKS, decode, encode, load_mark, save_mark, state_at
 from kropot.replay.snapshots import OLD_COUNTS, POINTERS, maybe_snapshot, take_snapshot
-from kropot.replay.state import State, change, move, whole
+from kropot.replay.state import ReplicaState, change, move, whole
 from kropot.upkeep import MARKS_AT_ONCE, keep_snapshots
 from ledger.digest import SetDigest, row
 from ledger.errors import UnknownCriticalEventError
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 SEEDS = st.integers(0, 2**32)
 
 
-def naive(ledger: Ledger, position: int) -> State:
+def naive(ledger: Ledger, position: int) -> ReplicaState:
     """Fold in memory, with nothing but the ledger's own fold."""
-    state = State()
+    state = ReplicaState()
     for key, entry in fold(ledger.events(until=position)).entries.items():
         if entry.element is not None:
             state.counts.add(entry.element)
@@ -48,7 +48,7 @@ def naive(ledger: Ledger, position: int) -> State:
     return state
 
 
-def told(state: State) -> tuple[Counts, dict[bytes, bytes]]:
+def told(state: ReplicaState) -> tuple[Counts, dict[bytes, bytes]]:
     return state.counts, state.digest.lanes
 
 
@@ -112,7 +112,7 @@ def test_a_state_moves_to_any_other_position_and_back(seed: int, one: float, oth
 def test_the_changes_between_add_up(seed: int) -> None:
     ledger = lived(seed).ledger
     head = ledger.head().position
-    state = State()
+    state = ReplicaState()
     for start, end in pairwise([*range(0, head, 7), head]):
         state.merge(change(ledger, start, end))
     assert told(state) == told(whole(ledger, head))
@@ -139,7 +139,7 @@ def test_a_mark_that_was_made_of_what_is_erased_meanwhile_is_not_kept(monkeypatc
     head = world.ledger.head().position
     honest = marks_module.encode
 
-    def slow(state: State) -> bytes:
+    def slow(state: ReplicaState) -> bytes:
         body = honest(state)
         world.erase(min(world.elements))
         return body
@@ -152,7 +152,7 @@ def test_a_mark_that_was_made_of_what_is_erased_meanwhile_is_not_kept(monkeypatc
     assert list(SnapshotAudit(world.ledger).findings()) == []
 
 
-def forged(ledger: Ledger, position: int, state: State) -> None:
+def forged(ledger: Ledger, position: int, state: ReplicaState) -> None:
     """Keep a mark with a right checksum that says something else."""
     chunk = Checksums(ledger, MARKS, position).sign(0, encode(state))
     ledger.blobs.save_snapshot(MARKS, position, [chunk])
@@ -178,7 +178,7 @@ def test_a_mark_that_lies_is_found_whatever_its_checksum_says(what: str) -> None
         case _:
             state = naive(ledger, 20)
             lanes = state.digest.lanes
-    forged(ledger, 30, State(counts=state.counts, digest=SetDigest(lanes)))
+    forged(ledger, 30, ReplicaState(counts=state.counts, digest=SetDigest(lanes)))
     found = list(SnapshotAudit(ledger).findings())
     assert [(each.kind, each.position) for each in found] == [(MARKS, 30)]
     assert "from the events" in found[0].why
@@ -332,7 +332,7 @@ def test_an_erasure_while_marks_are_compared_is_no_finding(monkeypatch: pytest.M
     take_snapshot(world.ledger, 30)
     honest = check_module.load_mark
 
-    def slow(ledger: Ledger, position: int) -> State | None:
+    def slow(ledger: Ledger, position: int) -> ReplicaState | None:
         world.erase(min(world.elements))
         return honest(ledger, position)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kropot.collect.decide.inputs import Receipt
     from kropot.objects.store import ObjectStore
-    from kropot.sc2.layout import Header
+    from kropot.sc2.layout import ObjectHeader
     from ledger.events import StreamKey
     from ledger.replica import Entry
 
@@ -39,7 +39,7 @@ class FetchJob:
     opaque: bool | None = None
     size: int | None = None
     etag: str | None = None
-    sealed: Header | None = None
+    sealed: ObjectHeader | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kropot.collect.decide.inputs import Receipt
     from kropot.collect.transfer.engine import FetchJob
     from kropot.objects.store import ObjectStore, Upload
-    from kropot.sc2.layout import Header
+    from kropot.sc2.layout import ObjectHeader
 
 HEADERS_THAT_MATTER = frozenset(
     {
@@ -281,7 +281,7 @@ class ContentReceiver:
         """The bytes with which the object has to begin, None if it is not one of `sc2`."""
         return None if self.job.sealed is None else self.job.sealed.encode()
 
-    def _check_header(self, expected: Header, chunk: bytes | memoryview) -> None:
+    def _check_header(self, expected: ObjectHeader, chunk: bytes | memoryview) -> None:
         """Compare the clear header with the one that was listed as soon as it is here. Raises: UnbelievableError."""
         self._clear += bytes(chunk[: HEADER_BYTES - len(self._clear)])
         if len(self._clear) < HEADER_BYTES:
