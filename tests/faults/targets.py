@@ -22,7 +22,7 @@ from kropot.gateway.accepts import names_media_type
 from kropot.gateway.commands import command_from
 from kropot.gateway.listing import parse_limit, parse_since
 from kropot.gateway.marks import mark_from
-from kropot.gateway.patterns import PathPatterns as Excluded
+from kropot.gateway.patterns import PathPatterns
 from kropot.gateway.ranges import wanted_span
 from kropot.gateway.selection import patterns_of
 from kropot.gateway.tokenspec import SpecError, parse_spec
@@ -35,7 +35,7 @@ from kropot.replay.until import parse_note, parse_when
 from kropot.restore.claims import BadFormError, parse_form, read_claim
 from kropot.restore.journal import Journal
 from kropot.restore.kits import read_kit
-from kropot.restore.patterns import PathPatterns
+from kropot.restore.patterns import Patterns
 from kropot.restore.read_export import ExportedCopies
 from kropot.sc2.kits import parse_kit
 from kropot.sc2.layout import MEDIA_TYPE
@@ -286,7 +286,7 @@ def _accept(data: bytes) -> None:
 
 def _excluded(data: bytes) -> None:
     """Read a file of patterns, and ask about a path that it can say something about."""
-    found = Excluded(patterns_of(data, "a file", {"HOME": "/a"}))
+    found = PathPatterns(patterns_of(data, "a file", {"HOME": "/a"}))
     states = found.start
     for name in (*["a"] * 20, "b.o", "[", "\\", "é"):
         states = found.advance(states, name)
@@ -392,7 +392,7 @@ TARGETS: dict[str, Target] = {
     "snapshot chunk": Target(parse=lambda data: _expand(data[1:], data[0] if data else 0), errors=(), examples=_chunks),
     "mark": Target(parse=lambda data: decode(data, 1), errors=(), examples=_marks),
     "pattern": Target(
-        parse=_text(lambda text: PathPatterns([text])), errors=(UsageError,), examples=lambda: [b"docs/**", b"*.[a-z]"]
+        parse=_text(lambda text: Patterns([text])), errors=(UsageError,), examples=lambda: [b"docs/**", b"*.[a-z]"]
     ),
     "element name": Target(
         parse=_text(lambda text: readings({bytes(16): "web"}, text)), errors=(UsageError,), examples=lambda: [b"00:x"]
