@@ -48,6 +48,18 @@ def _is_released(ledger: Ledger, sha256: bytes) -> bool:
 
 
 @contextmanager
+def reading_pool() -> Iterator[Executor]:
+    """Start threads that only read. They have ended when the block ends, and what had not begun by then is left out."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
 def workers(tree: TargetFolder) -> Iterator[Executor]:
     """Start threads that work on this tree. They have ended when the block ends."""
     from concurrent.futures import ThreadPoolExecutor

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from kropot.cli.base import Exit, KropotCommand, Settings, emit, emit_json, open_ledger, warn
-from kropot.cli.copies import WORKERS, open_copies, read_kits
+from kropot.cli.copies import open_copies, read_kits, reading_pool
 from kropot.cli.failures import explain
 from kropot.cli.passphrases import passphrase_option
 from kropot.cli.paths import PATH
@@ -24,7 +22,7 @@ from kropot.query.past import labels_of
 from kropot.wording import amount, number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -64,7 +62,11 @@ def check(
 
     keys = read_kits(kits, passphrase_files)
     report = RestoreReport(settings, Trust(signed=(), files=(), require=frozenset()))
-    with open_ledger(settings, read_only=True) as ledger, open_copies(settings, ledger) as copies, _pool() as pool:
+    with (
+        open_ledger(settings, read_only=True) as ledger,
+        open_copies(settings, ledger) as copies,
+        reading_pool() as pool,
+    ):
         labels = labels_of(ledger)
         sample = draw(ledger, keys, wanted=wanted, chance=SystemRandom())
         _refuse_nothing(sample, kits)
@@ -150,12 +152,3 @@ def _record(settings: Settings, picked: Counter[bytes], opened: Counter[bytes]) 
         warn(f"this drill was not recorded, so `status` does not show it: {explain(error)[0]}")
         return False
     return True
-
-
-@contextmanager
-def _pool() -> Iterator[Executor]:
-    pool = ThreadPoolExecutor(WORKERS)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

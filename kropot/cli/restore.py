@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import click
 
 from kropot.cli.base import Exit, Settings
 from kropot.cli.base import command as define
-from kropot.cli.copies import WORKERS, check_target, read_kits
+from kropot.cli.copies import check_target, read_kits, reading_pool
 from kropot.cli.moments import until_option
 from kropot.cli.passphrases import passphrase_option
 from kropot.cli.paths import PATH
@@ -173,7 +172,7 @@ def command(
     tally, report = RestoreCounts(), RestoreReport(settings, trust)
     with ExitStack() as stack:
         matching = Patterns(patterns if printed is None else (printed,))
-        pool = stack.enter_context(_pool())
+        pool = stack.enter_context(reading_pool())
         keys = read_kits(kits, passphrase_files)
         origin = stack.enter_context(
             from_objects(settings, keys, trust)
@@ -225,15 +224,6 @@ def command(
 
 
 # --- what is done with them ------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _pool() -> Iterator[Executor]:
-    pool = ThreadPoolExecutor(WORKERS)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
