@@ -119,7 +119,6 @@ class DirectoryObjects:
         try:
             found = self._partials.take_up(name)
             if found is None:
-                self._partials.remove(name)
                 return None
             upload = self._upload(self._partials, name)
             upload.take_up(found)

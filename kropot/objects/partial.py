@@ -102,33 +102,18 @@ class PartialFolder:
             self._kept.add(name)
 
     def take_up(self, name: str) -> OpenPartial | None:
-        """Open the bytes of this name and read them through; None where they are not what their mark says.
+        """Open the bytes of this name and read them through; None while another upload has the name.
 
-        Raises: OSError.
+        None, too, where they are not what their mark says: then they are removed. Raises: OSError.
         """
-        mark = read_mark(self.path(name))
-        if mark is None or name in self._busy:
+        if name in self._busy:
             return None
-        try:
-            fd = self._files.reopen(self.path(name), mark.size)
-        except FileNotFoundError:
-            return None
-        digest, tail = hashlib.sha256(), b""
-        try:
-            buffer = memoryview(bytearray(CHUNK))
-            while count := self._files.read_into(fd, buffer):
-                digest.update(buffer[:count])
-                tail = (tail + bytes(buffer[max(0, count - _TAIL) : count]))[-_TAIL:]
-            # A write error that nobody was told of yet is told here: the pages may look sound, and the disk not.
-            self._files.sync_file(fd)
-        except OSError:
-            self._files.close(fd)
-            raise
-        if digest.digest() != mark.sha256:
-            self._files.close(fd)
-            return None
-        self._busy.add(name)
-        return OpenPartial(fd, mark, digest, tail)
+        found = self._believed(name)
+        if found is None:
+            self.remove(name)
+        else:
+            self._busy.add(name)
+        return found
 
     def remove(self, name: str) -> None:
         """Forget the bytes of this name. Raises: OSError."""
@@ -151,6 +136,31 @@ class PartialFolder:
             if wants(mark.note):
                 names |= {f"{_PREFIX}{name}", f"{_PREFIX}{name}{MARK}"}
         return names
+
+    def _believed(self, name: str) -> OpenPartial | None:
+        """Return the bytes of this name if they are what their mark says. Raises: OSError."""
+        mark = read_mark(self.path(name))
+        if mark is None:
+            return None
+        try:
+            fd = self._files.reopen(self.path(name), mark.size)
+        except FileNotFoundError:
+            return None
+        digest, tail = hashlib.sha256(), b""
+        try:
+            buffer = memoryview(bytearray(CHUNK))
+            while count := self._files.read_into(fd, buffer):
+                digest.update(buffer[:count])
+                tail = (tail + bytes(buffer[max(0, count - _TAIL) : count]))[-_TAIL:]
+            # A write error that nobody was told of yet is told here: the pages may look sound, and the disk not.
+            self._files.sync_file(fd)
+        except OSError:
+            self._files.close(fd)
+            raise
+        if digest.digest() != mark.sha256:
+            self._files.close(fd)
+            return None
+        return OpenPartial(fd, mark, digest, tail)
 
     def _forget(self, name: str) -> None:
         if self._kept is not None:

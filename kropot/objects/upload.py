@@ -130,13 +130,17 @@ class FileUpload:
         self._flush()
         if self._fd is None:
             self._put(b"")
-        fd, self._fd = self._fd, None
-        self._state = "ended"
         try:
             if self._partials is not None:
                 self._partials.finished(self._name, self._final)
                 self._partials.release(self._name)
-                self._path = self._final
+                self._partials, self._path = None, self._final
+        except OSError as error:
+            self.abort()
+            raise storage_error(error, f"renaming {self._path}") from error
+        fd, self._fd = self._fd, None
+        self._state = "ended"
+        try:
             pending = self._writer.hand_over(fd if fd is not None else -1, self._generation)
         except OSError as error:
             self._remove()

@@ -181,6 +181,29 @@ def test_two_at_a_time_do_not_meet(place: Place) -> None:
     assert place.taken_up().note == NOTE
 
 
+def test_what_another_upload_is_at_is_neither_taken_up_nor_removed(place: Place) -> None:
+    upload = place.begin()
+    assert place.store.take_up(NAME) is None
+    upload.write(REST)
+    assert publish(place.store, upload) == FIRST + REST
+
+
+def test_a_rename_that_fails_closes_and_removes_the_file(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = place.begin()
+    closed: list[int] = []
+    close = place.files.close
+
+    def fails(_source: str, _target: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(place.files, "close", lambda fd: (closed.append(fd), close(fd)))
+    monkeypatch.setattr(place.files, "rename", fails)
+    with pytest.raises(StorageError, match="renaming"):
+        upload.finish()
+    assert len(closed) == 1
+    assert place.left() == []
+
+
 def test_an_aborted_upload_leaves_nothing(place: Place) -> None:
     place.begin().abort()
     assert place.left() == []
