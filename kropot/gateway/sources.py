@@ -12,7 +12,7 @@ import os
 import stat
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from kropot.durable.dirfd import open_entry
 from kropot.errors import KropotError, UsageError
@@ -524,6 +524,13 @@ class FolderSource:
             finally:
                 os.close(above)
         return folder
+
+
+class OpensFiles(Protocol):
+    """Opens files of a folder: a `FolderSource`, or what its `nearby` returns."""
+
+    def open(self, path: bytes) -> tuple[int, Seen]:
+        """Return an open descriptor, and the file's metadata. Raises: as `FolderSource.open`."""
 
 
 class NearbyFiles:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgpack
-import requests
 
 from kropot.securecopy.bulkwire import MEDIA_TYPE, PATH, encode_request
 
 if TYPE_CHECKING:
+    import requests
+
     from tests.gateway.serve import Client
 
 
