@@ -115,7 +115,7 @@ class Statements:
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as below
     def select_placements(self, count: int) -> str:
-        """Values: place, `count` SHA-256s; rows: sha256, the pack's name, start, length."""
+        """Values: place, `count` SHA-256s; rows: sha256, the pack's name, start (negative: dropped), length."""
         return self.marked(
             "SELECT placement.sha256, pack.name, placement.start, placement.length FROM placement"
             " JOIN pack ON pack.number = placement.pack"
