@@ -57,14 +57,15 @@ class MemoryPlaces:
         return PackTotals(len(rows), sum(row.objects for row in rows), sum(row.bytes for row in rows))
 
     def add(self, places: Sequence[Placement], *, place: str = "") -> None:
-        """Add placements; what is there already stays."""
+        """Add placements; one that was dropped counts again, because its pack was written anew."""
         self.take_over((place, one) for one in places)
 
     def take_over(self, placed: Iterable[tuple[str, Placement]]) -> None:
         """Add placements, each with the name of its storage."""
         with self._lock:
             for place, one in placed:
-                self._packs.setdefault((place, one.pack), {}).setdefault(one.sha256, one)
+                self._packs.setdefault((place, one.pack), {})[one.sha256] = one
+                self._dropped.discard((place, one.sha256, one.pack))
 
     def replace(self, pack: bytes, places: Sequence[Placement], *, place: str = "") -> None:
         """Put these placements, all of the pack `pack`, in the place of those that name it."""

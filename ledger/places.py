@@ -61,7 +61,7 @@ class PlaceStore(Protocol):
         """Return the sums over all packs. This reads a row a pack."""
 
     def add(self, places: Sequence[Placement], *, place: str = "") -> None:
-        """Add placements; what is there already stays."""
+        """Add placements; one that was dropped counts again, because its pack was written anew."""
 
     def replace(self, pack: bytes, places: Sequence[Placement], *, place: str = "") -> None:
         """Put these placements, all of the pack `pack`, in the place of those that name it, however wrong they are."""

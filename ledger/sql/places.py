@@ -78,7 +78,7 @@ class SqlPlaces:
         return PackTotals(int(packs), int(objects), int(size))
 
     def add(self, places: Sequence[Placement], *, place: str = "") -> None:
-        """Add placements; what is there already stays."""
+        """Add placements; one that was dropped counts again, because its pack was written anew."""
         with self._changing() as (_, writing):
             writing.place(places, place=place)
 

@@ -67,10 +67,12 @@ class PackFolder:
                     self._open.popitem(last=False)
         return pack
 
-    def forget(self, name: bytes) -> None:
-        """Open the pack anew at its next use."""
+    def renewed(self, pack: PackFile) -> PackFile | None:
+        """Return the pack that has this one's name now, None if it is the same file still. Raises: StorageError."""
         with self._lock:
-            self._open.pop(name, None)
+            self._open.pop(pack.name, None)
+        fresh = self.open(pack.name)
+        return None if fresh is None or fresh.inode == pack.inode else fresh
 
     def find(self, sha256: bytes, *, but: Collection[bytes] = ()) -> Iterator[tuple[PackFile, PackEntry]]:
         """Yield every pack that has the object by its index, but for some packs: a few reads a pack.

@@ -86,15 +86,19 @@ class PackedObjects:
         """Return the object's bytes, sound ones if any pack has them. Raises: ObjectMissingError, StorageError."""
         failure: OSError | None = None
         damaged: bytes | None = None
-        for pack, entry in self.candidates(sha256):
-            try:
-                data = pack.read(entry.offset, entry.length)
-            except OSError as error:
-                failure = failure or error
-                continue
-            if hashlib.sha256(data).digest() == sha256:
-                return io.BytesIO(data)
-            damaged = data if damaged is None else damaged
+        for candidate, entry in self.candidates(sha256):
+            pack: PackFile | None = candidate
+            while pack is not None:
+                try:
+                    data = pack.read(entry.offset, entry.length)
+                except OSError as error:
+                    failure = failure or error
+                else:
+                    if hashlib.sha256(data).digest() == sha256:
+                        return io.BytesIO(data)
+                    damaged = data if damaged is None else damaged
+                # Somebody may have put a sound pack of the same name in its place while this one was open.
+                pack = self._folder.renewed(pack)
         if failure is not None:
             raise storage_error(failure, f"reading the object {sha256.hex()} from a pack") from failure
         if damaged is None:
@@ -154,10 +158,14 @@ class PackedObjects:
             return None
         pack, entry = found
         try:
-            is_sound = pack.is_sound(entry)
+            while not pack.is_sound(entry):
+                fresh = self._folder.renewed(pack)
+                if fresh is None:
+                    return None
+                pack = fresh
         except OSError:
             return None
-        return _placed(pack, entry) if is_sound else None
+        return Placement(sha256=entry.sha256, pack=pack.name, offset=entry.offset, length=entry.length)
 
     def find(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
         """Return the ledger's placements of these objects."""
@@ -201,7 +209,3 @@ class PackedObjects:
         for pack, entry in found:
             if (entry.sha256, pack) not in dropped:
                 yield entry.sha256, entry.length
-
-
-def _placed(pack: PackFile, entry: PackEntry) -> Placement:
-    return Placement(sha256=entry.sha256, pack=pack.name, offset=entry.offset, length=entry.length)

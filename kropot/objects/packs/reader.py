@@ -29,7 +29,8 @@ class PackFile:
         self.name = name
         self.path = path
         self._fd = files.open_read(path)
-        self.size = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        self.size, self.inode = status.st_size, status.st_ino
         self.fault: PackDamagedError | None = None
         self._footer: Footer | None = None
         try:
