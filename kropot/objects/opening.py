@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,11 +20,14 @@ from kropot.wording import as_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from kropot.durable.filesystem import Room
+    from kropot.objects.packs.gather import Gatherer
     from kropot.objects.packs.packed import PackPlaces
     from kropot.objects.packs.packing import PackRule
     from kropot.objects.store import ObjectStore
+    from ledger.places import PlaceStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,13 @@ class Storage(Protocol):
 
     def packs(self) -> PackFolder:
         """Return the packs among the objects."""
+        ...
+
+    def gatherer(self, places: PlaceStore, rule: PackRule) -> AbstractContextManager[Gatherer]:
+        """Open what gathers loose small objects into packs, and records their places.
+
+        Raises: LockedError while another process gathers under this instance's name; StorageError.
+        """
         ...
 
     def segments(self, *, writing: bool = False) -> SegmentFolder:
@@ -134,6 +145,16 @@ class FolderStorage:
     def packs(self) -> PackFolder:
         """Return the packs in the folder."""
         return PackFolder(self._layout)
+
+    @contextmanager
+    def gatherer(self, places: PlaceStore, rule: PackRule) -> Iterator[Gatherer]:
+        """Gather under a name of its own, because a collector may hold the instance's."""
+        objects = DirectoryObjects(self._root, f"{self._instance}+pack", pack=rule)
+        try:
+            objects.clean_own_leftovers(lambda _: False)
+            yield objects.gatherer(places)
+        finally:
+            objects.close()
 
     def segments(self, *, writing: bool = False) -> SegmentFolder:
         """Return the segments; temporary ones lie in the instance's own folder."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kropot.durable.errors import StorageError
+from kropot.objects.packs.format import MOST_BYTES
 from kropot.objects.packs.writer import PACK_BELOW, PACK_FROM
 from kropot.objects.store import Published, PublishError
 from ledger.places import Placement
@@ -31,6 +32,10 @@ class PackRule:
 
     below: int = PACK_BELOW
     worth: int = PACK_FROM
+
+    def takes(self, size: int) -> bool:
+        """Whether an object of this size goes into packs at all; none holds more than `MOST_BYTES`."""
+        return size < self.below and size <= MOST_BYTES
 
 
 class Packing:
@@ -63,7 +68,7 @@ class Packing:
 
         The others want files of their own.
         """
-        small = {at: staged for at, staged in enumerate(batch) if staged.size < self._rule.below}
+        small = {at: staged for at, staged in enumerate(batch) if self._rule.takes(staged.size)}
         if not small:
             return {}
         outcomes, set_aside = self._known(small)
