@@ -28,7 +28,7 @@ def command() -> None:
     metavar="SIZE",
     help="Put objects smaller than this into packs.",
 )
-@click.option("--all", "everything", is_flag=True, help="Also make a pack of less than 8 MiB.")
+@click.option("--all", "everything", is_flag=True, help="Also make a pack of less than 8 MiB and fewer than 2,000 objects.")
 def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
     """Gather small objects that are files of their own into packs.
 

@@ -31,7 +31,7 @@ def gather(
         return None
     try:
         with storage.gatherer(ledger.places, rule) as gatherer:
-            if only_if_worth and gatherer.estimate() < rule.worth:
+            if only_if_worth and not gatherer.is_worth():
                 return None
             return gatherer.run()
     except LockedError:

@@ -22,7 +22,9 @@ PACK_BELOW = 1 << 20
 """Objects smaller than this go into packs, unless the user says otherwise."""
 
 PACK_FROM = 8 << 20
-"""A pack's worth: fewer bytes of small objects stay files of their own for now."""
+"""A pack's worth: fewer bytes of small objects stay files of their own for now, unless they are many."""
+
+PACK_MANY = 2000
 
 _AT_ONCE = 1 << 20
 """Bytes of one write, at least: larger ones cost memory, more of them cost calls."""
