@@ -28,7 +28,9 @@ def command() -> None:
     metavar="SIZE",
     help="Put objects smaller than this into packs.",
 )
-@click.option("--all", "everything", is_flag=True, help="Also make a pack of less than 8 MiB and fewer than 2,000 objects.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Also make a pack of few objects: less than 8 MiB, fewer than 2,000."
+)
 def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
     """Gather small objects that are files of their own into packs.
 
@@ -40,7 +42,7 @@ def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
     from kropot.storage_away import demand_objects
 
     storage = storage_of(settings)
-    rule = PackRule(below=pack_below, worth=1) if everything else PackRule(below=pack_below)
+    rule = PackRule(below=pack_below, worth=0) if everything else PackRule(below=pack_below)
     with open_ledger(settings) as ledger:
         demand_objects(storage, ledger)
         report = gather(ledger, storage, rule)

@@ -113,9 +113,9 @@ def grouped(objects: Sequence[WholeObject]) -> Iterator[Sequence[WholeObject]]:
     fair, begin, within = -(-size // packs), 0, 0
     for at, (_, data) in enumerate(objects):
         is_full = within + len(data) > MOST_BYTES or at - begin == MOST_OBJECTS
-        if at > begin and (is_full or within >= fair):
+        if at > begin and (is_full or (within >= fair and packs > 1)):
             yield objects[begin:at]
-            begin, within = at, 0
+            packs, begin, within = packs - 1, at, 0
         within += len(data)
     if begin < len(objects):
         yield objects[begin:]
