@@ -14,6 +14,7 @@ from kropot.durable.filesystem import room_at
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.layout import Layout, names_in
 from kropot.objects.packs.folder import PackFolder
+from kropot.objects.packs.packed import PackedObjects
 from kropot.objects.partial import PartialMark, marks_in
 from kropot.segments import SegmentFolder
 from kropot.wording import as_unicode
@@ -37,6 +38,15 @@ class Partial:
     instance: str
     mark: PartialMark
     marked_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectRange:
+    """Where an object lies in a pack: the pack's file, the object's first byte in it, and its length in bytes."""
+
+    path: str
+    offset: int
+    length: int
 
 
 class Storage(Protocol):
@@ -95,6 +105,13 @@ class Storage(Protocol):
 
     def object_place(self, sha256: bytes) -> str:
         """Return where an object lies, as a user can name it to another program."""
+        ...
+
+    def object_range(self, sha256: bytes, places: PackPlaces | None = None) -> ObjectRange | None:
+        """Return where an object lies in a pack, None where it has a file of its own or is nowhere.
+
+        Raises: StorageError.
+        """
         ...
 
     def encloses(self, path: Path) -> bool:
@@ -170,6 +187,15 @@ class FolderStorage:
     def object_place(self, sha256: bytes) -> str:
         """Return the object's file."""
         return self._layout.object(sha256)
+
+    def object_range(self, sha256: bytes, places: PackPlaces | None = None) -> ObjectRange | None:
+        """Look for the object's file first, then through the packs, for a place where it is sound."""
+        if self._layout.size(sha256) is not None:
+            return None
+        found = list(PackedObjects(self.packs(), places).candidates(sha256))
+        for pack, entry in sorted(found, key=lambda one: not one[0].is_sound(one[1])):
+            return ObjectRange(path=pack.path, offset=entry.offset, length=entry.length)
+        return None
 
     def encloses(self, path: Path) -> bool:
         """Whether the path is the folder or lies below it."""
