@@ -9,7 +9,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "See what there is": ("status", "ls", "history", "log", "diff", "replay"),
     "Get it back": ("restore", "decrypt", "recipe", "kit"),
     "Check and prove": ("verify", "checkpoint", "prove", "check-proof", "consistency"),
-    "Look after the replica": ("db", "rebuild", "snapshot"),
+    "Look after the replica": ("db", "storage", "rebuild", "snapshot"),
     "Serve files": ("gateway",),
     "Set up": ("config", "completion", "man", "demo"),
 }
@@ -77,6 +77,9 @@ EXAMPLES: Final[dict[str, str]] = {
     "source list": "kropotcli source list",
     "source retire": "kropotcli source retire laptop",
     "status": "kropotcli status --check --nagios",
+    "storage": "kropotcli storage pack",
+    "storage index": "kropotcli storage index",
+    "storage pack": "kropotcli storage pack --all",
     "verify": "kropotcli verify --budget 2h",
 }
 """One command line for each command and group, by its names without the root's."""
