@@ -108,6 +108,16 @@ class DirectoryObjects:
             raise storage_error(error, f"removing {self._partials.path(name or '')}") from error
         return self._upload()
 
+    def stage_whole(self, data: bytes, sha256: bytes) -> Staged:
+        """Write the object to a file of its own."""
+        upload = self.stage()
+        upload.write(data)
+        staged = upload.finish()
+        if staged.sha256 != sha256:
+            self._forget(staged)
+            raise StorageError(f"the bytes of the object {sha256.hex()} are others than its name says")
+        return staged
+
     def has_kept(self, name: str) -> bool:
         """Look at the names that were in the folder, and those that came."""
         return name in self._partials
