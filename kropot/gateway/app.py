@@ -20,6 +20,7 @@ from kropot.gateway.state import TokenExistsError
 from kropot.gateway.tokens import shown_token
 from kropot.gateway.tokenspec import ADMIN_ROLE, STREAM_ROLE, SpecError
 from kropot.logs import log
+from kropot.securecopy.bulkwire import PATH as BULK_PATH
 from kropot.securecopy.wire import LIST_TYPE, encode_entry
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from kropot.gateway.access import Access, Opens
     from kropot.gateway.births import Births
+    from kropot.gateway.bulk import Bulk
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.contents import Contents
     from kropot.gateway.entries import Sealings
@@ -62,6 +64,7 @@ class Gateway:
         births: Births,
         access: Access,
         contents: Contents,
+        bulk: Bulk,
         recent: RecentFiles,
         lists: Executor,
         lookups: Executor,
@@ -82,6 +85,7 @@ class Gateway:
         self._births = births
         self._access = access
         self._contents = contents
+        self._bulk = bulk
         self._recent = recent
         self._lists = lists
         self._lookups = lookups
@@ -102,6 +106,9 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "http":
+            if scope["path"] == BULK_PATH:
+                await self._bulk(scope, receive, send)
+                return
             found = _CONTENT.fullmatch(scope["path"])
             if found is not None:
                 await self._contents(scope, receive, send, _whole_id(found[1]))

@@ -219,6 +219,10 @@ class Catalogue:
         if learnt:
             self._state.keep_digests(learnt)
 
+    def is_as_known(self, row: FileRow, looks: Seen) -> bool:
+        """Whether a file that is open is the very version that the row names."""
+        return self._same.is_as_known(row, looks)
+
     def is_settled(self, looks: Seen) -> bool:
         """Whether the file has rested long enough that its identity can be trusted."""
         return looks.is_settled(self._clock_ns(), self._settle_ns)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from kropot.errors import UsageError
 from kropot.gateway.entries import element_of, mark_of
 from kropot.gateway.state import FOR_OTHERS, FOR_SEALED
+from kropot.securecopy import bulkwire
 from kropot.securecopy.wire import encode_page
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def build_page(
         vault=None if token.held is None else token.held.vault.id,
         unserved=unserved if unserved is None or token.held is None else replace(unserved, links=0),
         unscanned_since=unscanned_since,
+        bulk=bulkwire.VERSION,
     )
     return page, _marked(entries)
 

@@ -16,7 +16,9 @@ import uvicorn
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.access import Access, Opens
 from kropot.gateway.app import Gateway
+from kropot.gateway.batch import Batches
 from kropot.gateway.births import Births
+from kropot.gateway.bulk import Bulk
 from kropot.gateway.catalogue import HASH_UP_TO, SETTLE_NS, Catalogue
 from kropot.gateway.commands import CommandStoppedError, ScanCommands
 from kropot.gateway.contents import STREAMS, Contents
@@ -147,6 +149,9 @@ class Service:
             opens=self._opens,
             reads=self._reads,
         )
+        batches = Batches(
+            state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births
+        )
         self.app = Gateway(
             state=self.state,
             catalogue=self.catalogue,
@@ -156,6 +161,7 @@ class Service:
             births=births,
             access=access,
             contents=contents,
+            bulk=Bulk(batches=batches, access=access, opens=self._opens),
             recent=recent,
             lists=self._lists,
             lookups=self._lookups,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _MINUTE: Final = 60
 _DAY: Final = 86_400
 _DATED_AT_ONCE = 65_536
+_ASKED_AT_ONCE = 500
 
 _ROW_COLUMNS = (
     tables.file.c.id,
@@ -231,6 +232,18 @@ class Files(Transactions):
         with self.read() as at:
             row = at.execute(wanted).one_or_none()
         return None if row is None else _as_file(row[:-1], birth=row[-1])
+
+    def find_all(self, token: int, marks: Sequence[bytes]) -> list[tuple[bytes, FileRow]]:
+        """Return the files behind ids of this token, each as (mark, row), in no order. Ids that are unknown are not."""
+        joined = tables.element.join(tables.file, tables.file.c.id == tables.element.c.file)
+        columns = sa.select(*_ROW_COLUMNS, tables.element.c.birth, tables.element.c.mark).select_from(joined)
+        found = []
+        with self.read() as at:
+            for start in range(0, len(marks), _ASKED_AT_ONCE):
+                among = tables.element.c.mark.in_(marks[start : start + _ASKED_AT_ONCE])
+                rows = at.execute(columns.where(tables.element.c.token == token, among)).all()
+                found += [(row[-1], _as_file(row[:-2], birth=row[-2])) for row in rows]
+        return found
 
     def births(self, token: int, marks: Sequence[bytes]) -> dict[bytes, bytes | None]:
         """Return what is kept of the births behind these ids of a token, by mark. An id that is not known has none."""
