@@ -24,6 +24,7 @@ from kropot.collect.decide.actions import (
     Say,
     TakeWork,
 )
+from kropot.collect.decide.chunks import CHUNK
 from kropot.collect.decide.in_flight import FAST_US, SLOW_US, InFlightLimit
 from kropot.collect.decide.inputs import (
     Abandoned,
@@ -46,7 +47,7 @@ from kropot.collect.decide.inputs import (
     Tick,
     WorkTaken,
 )
-from kropot.collect.decide.listing import CHUNK, GATHER_US
+from kropot.collect.decide.listing import GATHER_US
 from kropot.collect.decide.rules import CollectRules
 from kropot.collect.decide.step import Collector
 from kropot.durable.errors import DiscardedError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
@@ -127,7 +127,6 @@ SAMPLES: dict[str, Fact] = {
     "RemoteVanished": RemoteVanished(element=STORED),
     "RemoteReappeared": RemoteReappeared(element=STORED),
     "CopyStored": CopyStored(element=STORED),
-    "RemoteCopied": RemoteCopied(element=STORED),
     "FetchFailed": FetchFailed(element=STORED),
     "CopyDamaged": CopyDamaged(element=STORED, sha256=bytes(32)),
     "CopyLost": CopyLost(element=STORED, sha256=bytes(32)),
@@ -142,6 +141,7 @@ SAMPLES: dict[str, Fact] = {
     "DismissalWithdrawn": DismissalWithdrawn(element=STORED),
     "VaultNamed": VaultNamed(vault=bytes(range(16)), token_macs=()),
     "VaultNamed/tokens": VaultNamed(vault=bytes(range(16)), token_macs=(bytes(32), bytes(range(32)))),
+    "RemoteCopied": RemoteCopied(element=replace(STORED, present=True, damage=None)),
 }
 
 _LENGTHS = {

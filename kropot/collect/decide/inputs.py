@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kropot.securecopy.wire import Page
     from ledger.append import NewFact
     from ledger.events import Source, StreamKey
+    from ledger.places import Placement
     from ledger.replica import Entry
     from ledger.vaults import Naming
 
@@ -108,6 +109,24 @@ class LookedUp:
     version: int
     free: int | None = None
     naming: Naming = NOTHING_NAMED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefetchedCopy:
+    """A content that is durable under its SHA-256: its size in bytes, its IV if it has one, its place in a pack."""
+
+    sha256: bytes
+    size: int
+    iv: bytes | None
+    place: Placement | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefetched:
+    """What a `Prefetch` brought, by the place of the entry in it. What is missing here did not come."""
+
+    number: int
+    copies: Mapping[int, PrefetchedCopy]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +263,7 @@ Input = (
     | PageFailed
     | PageRefused
     | LookedUp
+    | Prefetched
     | SourceRead
     | Recorded
     | Conflicted

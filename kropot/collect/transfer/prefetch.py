@@ -1,0 +1,201 @@
+"""Contents that are fetched and made durable before their elements are recorded: orders in, objects out.
+
+Two threads: one reads from the server and hashes, one publishes. What one order brings is too little for a pack where
+files are small, so contents of several orders are published together.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from kropot.collect.transfer.bulk import BulkFetcher
+from kropot.collect.transfer.receive import FreeSpace
+from kropot.durable.errors import StorageError
+from kropot.objects.store import Published
+from kropot.securecopy.content import UnbelievableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kropot.collect.transfer.engine import Server
+    from kropot.objects.store import ObjectStore, Staged
+    from kropot.securecopy.bulkread import BulkWanted
+
+PUBLISH_BYTES: Final = 8 << 20
+PUBLISH_OBJECTS: Final = 16_384
+PUBLISH_S: Final = 0.25
+"""So many bytes, so many objects, or after so long without a new one: then they are published."""
+
+_HAND_OVER: Final = 1 << 20
+_PATIENCE_S: Final = 2.0
+
+
+class PrefetchedObject(NamedTuple):
+    """An object that is durable: its element's place in the order, SHA-256, size, IV, and its pack and place there."""
+
+    at: int
+    sha256: bytes
+    size: int
+    iv: bytes | None
+    pack: bytes | None = None
+    offset: int = 0
+
+
+PrefetchAnswer = tuple[int, list[PrefetchedObject]]
+"""The number of an order, and what came of it; whatever is missing there did not come."""
+
+
+class PrefetchEngine(Protocol):
+    """Fetches orders of small contents in bulk; for one thread."""
+
+    @property
+    def in_flight(self) -> int:
+        """Orders that are not answered yet."""
+        ...
+
+    def submit(self, number: int, wanted: Sequence[BulkWanted]) -> None:
+        """Take an order, and answer it under this number later, after those before it."""
+        ...
+
+    def flush(self) -> None:
+        """Publish soon: no further order is to come for now."""
+        ...
+
+    def poll(self, timeout_s: float) -> list[PrefetchAnswer]:
+        """Return what was answered, as soon as anything was, after `timeout_s` at the latest."""
+        ...
+
+    def close(self) -> None:
+        """Break off what is under way. It is never answered."""
+        ...
+
+
+class _Part(NamedTuple):
+    """Contents that came of an order, and whether they are the last of it."""
+
+    number: int
+    came: list[tuple[int, bytes | None, Staged]]
+    is_last: bool
+
+
+class PrefetchThreads:
+    """Does the work in two threads of this process."""
+
+    def __init__(self, server: Server, store: ObjectStore, *, keep_free: int = 0) -> None:
+        """Start the threads. They stop writing where less than `keep_free` bytes would be left."""
+        self.in_flight = 0
+        self.answers: queue.SimpleQueue[PrefetchAnswer | BaseException] = queue.SimpleQueue()
+        self._store = store
+        self._space = FreeSpace(store, keep_free)
+        self._fetcher = BulkFetcher(server)
+        self._orders: queue.SimpleQueue[tuple[int, Sequence[BulkWanted]] | None] = queue.SimpleQueue()
+        self._parts: queue.SimpleQueue[_Part | None] = queue.SimpleQueue()
+        self._is_closed = False
+        self._came: dict[int, list[PrefetchedObject]] = {}
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name="prefetch", daemon=True)
+            for work in (self._fetch, self._publish)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, number: int, wanted: Sequence[BulkWanted]) -> None:
+        """Queue the order."""
+        self.in_flight += 1
+        self._orders.put((number, wanted))
+
+    def flush(self) -> None:
+        """Let the publishing thread wait for nothing more, once all orders are read."""
+        self._orders.put(None)
+
+    def poll(self, timeout_s: float) -> list[PrefetchAnswer]:
+        """Wait for the first answer, then take all that are there."""
+        found: list[PrefetchAnswer] = []
+        try:
+            while self.in_flight:
+                answer = self.answers.get(block=not found, timeout=timeout_s)
+                if isinstance(answer, BaseException):
+                    raise answer
+                self.in_flight -= 1
+                found.append(answer)
+        except queue.Empty:
+            pass
+        return found
+
+    def close(self) -> None:
+        """Break the connection off, and wait a moment for the threads."""
+        self._is_closed = True
+        self._fetcher.close()
+        self._orders.put(None)
+        self._parts.put(None)
+        for thread in self._threads:
+            thread.join(_PATIENCE_S)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 -- a thread has nobody to tell: poll raises it
+            self.answers.put(error)
+
+    # --- the thread that reads ---
+
+    def _fetch(self) -> None:
+        while not self._is_closed:
+            order = self._orders.get()
+            if order is None:
+                self._parts.put(None)
+                continue
+            number, wanted = order
+            part, size = _Part(number, [], is_last=False), 0
+            try:
+                for content in self._fetcher.fetch(wanted):
+                    self._space.take(len(content.data))
+                    staged = self._store.stage_whole(content.data, content.sha256)
+                    part.came.append((content.at, content.iv, staged))
+                    size += staged.size
+                    if size >= _HAND_OVER:
+                        self._parts.put(part)
+                        part, size = _Part(number, [], is_last=False), 0
+            except (UnbelievableError, StorageError):
+                # No room, or no disk. The contents that are fetched by themselves meet the same, and tell it.
+                pass
+            self._parts.put(part._replace(is_last=True))
+
+    # --- the thread that publishes ---
+
+    def _publish(self) -> None:
+        parts: list[_Part] = []
+        objects = size = 0
+        since = monotonic()
+        while not self._is_closed:
+            try:
+                part = self._parts.get(timeout=max(PUBLISH_S + since - monotonic(), 0) if parts else None)
+            except queue.Empty:
+                part = None
+            is_due = part is None
+            if part is not None:
+                since = monotonic()
+                parts.append(part)
+                objects += len(part.came)
+                size += sum(staged.size for _, _, staged in part.came)
+                is_due = size >= PUBLISH_BYTES or objects >= PUBLISH_OBJECTS or not objects
+            if is_due and parts:
+                self._settle(parts)
+                parts, objects, size = [], 0, 0
+
+    def _settle(self, parts: list[_Part]) -> None:
+        """Publish what came of these parts, and answer the orders that end with them."""
+        results = iter(self._store.publish([staged for part in parts for _, _, staged in part.came]))
+        for part in parts:
+            came = self._came.setdefault(part.number, [])
+            for at, iv, _ in part.came:
+                result = next(results)
+                if isinstance(result, Published):
+                    place = result.place
+                    pack, offset = (None, 0) if place is None else (place.pack, place.offset)
+                    came.append(PrefetchedObject(at, result.sha256, result.size, iv, pack, offset))
+            if part.is_last:
+                self.answers.put((part.number, self._came.pop(part.number)))
