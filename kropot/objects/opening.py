@@ -12,6 +12,7 @@ from kropot.durable.errors import storage_error
 from kropot.durable.filesystem import room_at
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.layout import Layout, names_in
+from kropot.objects.packs.folder import PackFolder
 from kropot.objects.partial import PartialMark, marks_in
 from kropot.segments import SegmentFolder
 from kropot.wording import as_unicode
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kropot.durable.filesystem import Room
+    from kropot.objects.packs.packed import PackPlaces
+    from kropot.objects.packs.packing import PackRule
     from kropot.objects.store import ObjectStore
 
 
@@ -59,8 +62,16 @@ class Storage(Protocol):
         """Return how much more it can take. Raises: StorageError."""
         ...
 
-    def objects(self) -> ObjectStore:
-        """Return the store of the objects; it is opened at its first use."""
+    def objects(self, *, places: PackPlaces | None = None, pack: PackRule | None = None) -> ObjectStore:
+        """Return the store of the objects; it is opened at its first use.
+
+        `places` are a ledger's, where one is at hand: without them, objects in packs are looked for in every pack.
+        `pack` says which objects go into packs.
+        """
+        ...
+
+    def packs(self) -> PackFolder:
+        """Return the packs among the objects."""
         ...
 
     def segments(self, *, writing: bool = False) -> SegmentFolder:
@@ -116,9 +127,13 @@ class FolderStorage:
         except OSError as error:
             raise storage_error(error, f"asking for the free space of {self._root}") from error
 
-    def objects(self) -> ObjectStore:
+    def objects(self, *, places: PackPlaces | None = None, pack: PackRule | None = None) -> ObjectStore:
         """Return the objects in the folder."""
-        return DirectoryObjects(self._root, self._instance)
+        return DirectoryObjects(self._root, self._instance, places=places, pack=pack)
+
+    def packs(self) -> PackFolder:
+        """Return the packs in the folder."""
+        return PackFolder(self._layout)
 
     def segments(self, *, writing: bool = False) -> SegmentFolder:
         """Return the segments; temporary ones lie in the instance's own folder."""

@@ -120,7 +120,7 @@ def storage_alarms(facts: StorageFacts, limits: StorageLimits, *, listed_us: int
 
 def _probe(ledger: Ledger, storage: Storage) -> tuple[int, int]:
     """Return how many sound objects were looked for, and how many of them are not there. Raises: StorageError."""
-    objects = storage.objects()
+    objects = storage.objects(places=ledger.places)
     sizes: dict[bytes, int] = {}
     for first in range(0, 256, 256 // PROBES):
         # A few, because some may be released or lost.
