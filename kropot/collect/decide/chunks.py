@@ -114,8 +114,11 @@ class ChunksOnTheWay:
             return False
         if not self.is_bulk:
             return not self.under_way
-        entries = sum(len(chunk.entries) for chunk in self.under_way)
-        return entries < UNDER_WAY and all(chunk.stage is not Stage.LOOKED_UP for chunk in self.under_way)
+        return not self._is_full and all(chunk.stage is not Stage.LOOKED_UP for chunk in self.under_way)
+
+    @property
+    def _is_full(self) -> bool:
+        return sum(len(chunk.entries) for chunk in self.under_way) >= UNDER_WAY
 
     def add(self, entries: tuple[Listed, ...]) -> None:
         """Put entries behind those that wait."""
@@ -182,9 +185,14 @@ class ChunksOnTheWay:
                 chunk.copies = {chunk.wanted[at]: copy for at, copy in copies.items() if at < len(chunk.wanted)}
                 chunk.stage = Stage.READY
 
-    def wants_flush(self) -> bool:
-        """Whether prefetches are in flight that nobody told yet that they are the last ones."""
-        if self._is_flushed or all(chunk.stage is not Stage.PREFETCHING for chunk in self.under_way):
+    def wants_flush(self, *, is_over: bool) -> bool:
+        """Whether prefetches are in flight, and no other can follow before they end. It is True once.
+
+        `is_over` says that no further entries will come.
+        """
+        is_last = self._is_full or (is_over and not self.waiting)
+        in_flight = any(chunk.stage is Stage.PREFETCHING for chunk in self.under_way)
+        if self._is_flushed or not in_flight or not is_last or self._asked:
             return False
         self._is_flushed = True
         return True

@@ -304,7 +304,7 @@ class ListingController:
             is_worth_it = run.result is not None or run.request is not None or len(chunks.waiting) >= CHUNK
             if is_worth_it or now_us >= chunks.began_us + GATHER_US:
                 return [*actions, LookUp(entries=chunks.begin(now_us).entries)]
-        elif run.result is not None and not chunks.waiting and chunks.wants_flush():
+        if chunks.wants_flush(is_over=run.result is not None):
             actions.append(FlushPrefetched())
         if chunks.is_empty and run.result is not None:
             return self._settle(now_us, run, run.result)

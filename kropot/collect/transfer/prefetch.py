@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PUBLISH_BYTES: Final = 8 << 20
 PUBLISH_OBJECTS: Final = 16_384
-PUBLISH_S: Final = 0.25
+PUBLISH_S: Final = 3.0
 """So many bytes, so many objects, or after so long without a new one: then they are published."""
 
 _HAND_OVER: Final = 1 << 20
