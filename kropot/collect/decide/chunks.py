@@ -42,6 +42,10 @@ PREFETCH_BYTES: Final = 2 * MAX_ANSWER
 """At most this many bytes of contents are asked for and not recorded yet."""
 
 
+FEW_BYTES: Final = 16 << 20
+"""Less than this is not published as long as more can come."""
+
+
 class Stage(Enum):
     """Where a chunk is. One that is `LOOKED_UP` waits for room to prefetch, one that is `READY` for those before it."""
 
@@ -190,8 +194,8 @@ class ChunksOnTheWay:
 
         `is_over` says that no further entries will come.
         """
-        is_last = self._is_full or (is_over and not self.waiting)
-        in_flight = any(chunk.stage is Stage.PREFETCHING for chunk in self.under_way)
+        in_flight = [chunk.size for chunk in self.under_way if chunk.stage is Stage.PREFETCHING]
+        is_last = (is_over and not self.waiting) or (self._is_full and sum(in_flight) < FEW_BYTES)
         if self._is_flushed or not in_flight or not is_last or self._asked:
             return False
         self._is_flushed = True

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from kropot.objects.store import ObjectStore, Staged
     from kropot.securecopy.bulkread import BulkWanted
 
-PUBLISH_BYTES: Final = 8 << 20
+PACK_BYTES: Final = 8 << 20
+"""What is published together. As much again stays behind until more comes, so that the last ones fill a pack, too."""
+
 PUBLISH_OBJECTS: Final = 16_384
 PUBLISH_S: Final = 3.0
-"""So many bytes, so many objects, or after so long without a new one: then they are published."""
+"""After so many objects, or so long without a new one, all of them are published."""
 
 _HAND_OVER: Final = 1 << 20
 _PATIENCE_S: Final = 2.0
@@ -78,7 +80,8 @@ class _Part(NamedTuple):
 
     number: int
     came: list[tuple[int, bytes | None, Staged]]
-    is_last: bool
+    size: int = 0
+    is_last: bool = False
 
 
 class PrefetchThreads:
@@ -149,42 +152,39 @@ class PrefetchThreads:
                 self._parts.put(None)
                 continue
             number, wanted = order
-            part, size = _Part(number, [], is_last=False), 0
+            came: list[tuple[int, bytes | None, Staged]] = []
+            size = 0
             try:
                 for content in self._fetcher.fetch(wanted):
                     self._space.take(len(content.data))
                     staged = self._store.stage_whole(content.data, content.sha256)
-                    part.came.append((content.at, content.iv, staged))
+                    came.append((content.at, content.iv, staged))
                     size += staged.size
                     if size >= _HAND_OVER:
-                        self._parts.put(part)
-                        part, size = _Part(number, [], is_last=False), 0
+                        self._parts.put(_Part(number, came, size))
+                        came, size = [], 0
             except (UnbelievableError, StorageError):
                 # No room, or no disk. The contents that are fetched by themselves meet the same, and tell it.
                 pass
-            self._parts.put(part._replace(is_last=True))
+            self._parts.put(_Part(number, came, size, is_last=True))
 
     # --- the thread that publishes ---
 
     def _publish(self) -> None:
         parts: list[_Part] = []
-        objects = size = 0
         since = monotonic()
         while not self._is_closed:
             try:
                 part = self._parts.get(timeout=max(PUBLISH_S + since - monotonic(), 0) if parts else None)
             except queue.Empty:
                 part = None
-            is_due = part is None
             if part is not None:
                 since = monotonic()
                 parts.append(part)
-                objects += len(part.came)
-                size += sum(staged.size for _, _, staged in part.came)
-                is_due = size >= PUBLISH_BYTES or objects >= PUBLISH_OBJECTS or not objects
-            if is_due and parts:
-                self._settle(parts)
-                parts, objects, size = [], 0, 0
+            due = len(parts) if part is None else _due(parts)
+            if due:
+                self._settle(parts[:due])
+                del parts[:due]
 
     def _settle(self, parts: list[_Part]) -> None:
         """Publish what came of these parts, and answer the orders that end with them."""
@@ -199,3 +199,17 @@ class PrefetchThreads:
                     came.append(PrefetchedObject(at, result.sha256, result.size, iv, pack, offset))
             if part.is_last:
                 self.answers.put((part.number, self._came.pop(part.number)))
+
+
+def _due(parts: list[_Part]) -> int:
+    """Return how many of these parts are published now, the first ones."""
+    if sum(len(part.came) for part in parts) >= PUBLISH_OBJECTS:
+        return len(parts)
+    is_enough = sum(part.size for part in parts) >= 2 * PACK_BYTES
+    due = size = 0
+    for part in parts:
+        # A part without contents waits only for those before it.
+        if part.size and (not is_enough or size >= PACK_BYTES):
+            break
+        due, size = due + 1, size + part.size
+    return due
