@@ -149,9 +149,7 @@ class Service:
             opens=self._opens,
             reads=self._reads,
         )
-        batches = Batches(
-            state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births
-        )
+        batches = Batches(state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births)
         self.app = Gateway(
             state=self.state,
             catalogue=self.catalogue,

@@ -182,12 +182,34 @@ class ChunksOnTheWay:
                 return chunk
         return None
 
-    def prefetched(self, number: int, copies: Mapping[int, PrefetchedCopy]) -> None:
-        """Take in what came of a prefetch, by the place in `wanted`. A number that nobody waits for changes nothing."""
+    def prefetched(self, came: Mapping[int, Mapping[int, PrefetchedCopy]]) -> None:
+        """Take in what came, by the places in `wanted`. A number that nobody waits for changes nothing."""
         for chunk in self.under_way:
-            if chunk.number == number and chunk.stage is Stage.PREFETCHING:
+            copies = came.get(chunk.number)
+            if copies is not None and chunk.stage is Stage.PREFETCHING:
                 chunk.copies = {chunk.wanted[at]: copy for at, copy in copies.items() if at < len(chunk.wanted)}
                 chunk.stage = Stage.READY
+
+    def next_ready(self) -> Chunk | None:
+        """Return the oldest chunk if it is ready, joined with those behind it that are: an append costs more."""
+        head = self.head
+        if head is None or head.stage is not Stage.READY or head.is_stale:
+            return head if head is not None and head.stage is Stage.READY else None
+        chosen: list[Chunk] = []
+        form_bytes = 0
+        for chunk in self.under_way:
+            form_bytes += _form_bytes(chunk.entries)
+            is_fit = (
+                sum(len(each.entries) for each in chosen) + len(chunk.entries) <= CHUNK and form_bytes <= CHUNK_BYTES
+            )
+            if chosen and (not is_fit or chunk.stage is not Stage.READY or chunk.is_stale):
+                break
+            chosen.append(chunk)
+        if len(chosen) > 1:
+            for _ in chosen:
+                self.under_way.popleft()
+            self.under_way.appendleft(_joined(chosen))
+        return self.head
 
     def wants_flush(self, *, is_over: bool) -> bool:
         """Whether prefetches are in flight, and no other can follow before they end. It is True once.
@@ -243,6 +265,33 @@ class ChunksOnTheWay:
             is_stale=chunk.is_stale,
             ids=chunk.ids,
         )
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    """Return one chunk of several, which are ready."""
+    known: dict[tuple[str, str], Entry] = {}
+    copies: dict[int, PrefetchedCopy] = {}
+    entries: list[Listed] = []
+    wanted: list[int] = []
+    for chunk in chunks:
+        at = len(entries)
+        known.update(chunk.known)
+        copies.update((at + place, copy) for place, copy in chunk.copies.items())
+        wanted.extend(at + place for place in chunk.wanted)
+        entries.extend(chunk.entries)
+    frees = [chunk.free for chunk in chunks if chunk.free is not None]
+    return Chunk(
+        number=chunks[0].number,
+        entries=tuple(entries),
+        stage=Stage.READY,
+        known=known,
+        free=min(frees, default=None),
+        naming=chunks[-1].naming,
+        wanted=tuple(wanted),
+        size=sum(chunk.size for chunk in chunks),
+        copies=copies,
+        ids=frozenset().union(*(chunk.ids for chunk in chunks)),
+    )
 
 
 def can_be_sent(listed: Listed, *, is_opaque: bool | None) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ledger.fast_init import fast_init
 from ledger.vaults import NOTHING_NAMED
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ class LookedUp:
     naming: Naming = NOTHING_NAMED
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefetchedCopy:
     """A content that is durable under its SHA-256: its size in bytes, its IV if it has one, its place in a pack."""
@@ -123,10 +125,12 @@ class PrefetchedCopy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prefetched:
-    """What a `Prefetch` brought, by the place of the entry in it. What is missing here did not come."""
+    """What became of some `Prefetch`, by their numbers, and there by the places of the entries.
 
-    number: int
-    copies: Mapping[int, PrefetchedCopy]
+    What is missing there did not come.
+    """
+
+    copies: Mapping[int, Mapping[int, PrefetchedCopy]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -287,13 +287,12 @@ class ListingController:
     def _next_chunk(self, now_us: int, run: ListingRun) -> list[Action]:
         """Move every chunk on as far as it can go; settle when everything is recorded."""
         chunks = run.chunks
-        head = chunks.head
-        if head is not None and head.stage is Stage.APPENDING and run.missing.hold:
-            return []
         if run.missing.hold:
-            return self._close(now_us, run)
+            # The only one left is being recorded.
+            return [] if chunks.head is not None else self._close(now_us, run)
         actions: list[Action] = []
-        if head is not None and head.stage is Stage.READY:
+        head = chunks.next_ready()
+        if head is not None:
             if not head.is_stale:
                 return self._record(now_us, run, head)
             chunks.look_again(head)
@@ -325,7 +324,7 @@ class ListingController:
     def _take_prefetched(self, now_us: int, happened: Prefetched) -> list[Action]:
         """Take in the contents of a chunk that came."""
         run = self._running
-        run.chunks.prefetched(happened.number, happened.copies)
+        run.chunks.prefetched(happened.copies)
         return self._next_chunk(now_us, run)
 
     def _record(self, now_us: int, run: ListingRun, chunk: Chunk) -> list[Action]:

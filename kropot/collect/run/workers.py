@@ -219,9 +219,9 @@ class Prefetching(Worker):
             elif isinstance(action, FlushPrefetched):
                 engine.flush()
             else:
-                for number, came in engine.poll(PREFETCH_POLL_S):
-                    copies = {one.at: _prefetched(one) for one in came}
-                    self.inbox.put(Prefetched(number=number, copies=copies))
+                answers = engine.poll(PREFETCH_POLL_S)
+                if answers:
+                    self.inbox.put(Prefetched(copies={number: _copies(came) for number, came in answers.items()}))
         if engine is not None:
             engine.close()
 
@@ -235,11 +235,17 @@ def bulk_wanted(listed: Listed) -> BulkWanted:
     return BulkWanted(listed.id, etag, listed.size, is_sealed_form(listed.form), header)
 
 
-def _prefetched(one: PrefetchedObject) -> PrefetchedCopy:
-    place = None
-    if one.pack is not None:
-        place = Placement(sha256=one.sha256, pack=one.pack, offset=one.offset, length=one.size)
-    return PrefetchedCopy(sha256=one.sha256, size=one.size, iv=one.iv, place=place)
+def _copies(came: list[PrefetchedObject]) -> dict[int, PrefetchedCopy]:
+    """Return copies by the places of their entries."""
+    return {
+        at: PrefetchedCopy(
+            sha256=sha256,
+            size=size,
+            iv=iv,
+            place=None if pack is None else Placement(sha256=sha256, pack=pack, offset=offset, length=size),
+        )
+        for at, sha256, size, iv, pack, offset in came
+    }
 
 
 class Transfer(Worker):

@@ -46,8 +46,8 @@ class PrefetchedObject(NamedTuple):
     offset: int = 0
 
 
-PrefetchAnswer = tuple[int, list[PrefetchedObject]]
-"""The number of an order, and what came of it; whatever is missing there did not come."""
+PrefetchAnswers = dict[int, list[PrefetchedObject]]
+"""What came of orders, by their numbers; whatever is missing there did not come."""
 
 
 class PrefetchEngine(Protocol):
@@ -66,7 +66,7 @@ class PrefetchEngine(Protocol):
         """Publish soon: no further order is to come for now."""
         ...
 
-    def poll(self, timeout_s: float) -> list[PrefetchAnswer]:
+    def poll(self, timeout_s: float) -> PrefetchAnswers:
         """Return what was answered, as soon as anything was, after `timeout_s` at the latest."""
         ...
 
@@ -90,7 +90,7 @@ class PrefetchThreads:
     def __init__(self, server: Server, store: ObjectStore, *, keep_free: int = 0) -> None:
         """Start the threads. They stop writing where less than `keep_free` bytes would be left."""
         self.in_flight = 0
-        self.answers: queue.SimpleQueue[PrefetchAnswer | BaseException] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[PrefetchAnswers | BaseException] = queue.SimpleQueue()
         self._store = store
         self._space = FreeSpace(store, keep_free)
         self._fetcher = BulkFetcher(server)
@@ -114,19 +114,16 @@ class PrefetchThreads:
         """Let the publishing thread wait for nothing more, once all orders are read."""
         self._orders.put(None)
 
-    def poll(self, timeout_s: float) -> list[PrefetchAnswer]:
-        """Wait for the first answer, then take all that are there."""
-        found: list[PrefetchAnswer] = []
+    def poll(self, timeout_s: float) -> PrefetchAnswers:
+        """Wait for answers."""
         try:
-            while self.in_flight:
-                answer = self.answers.get(block=not found, timeout=timeout_s)
-                if isinstance(answer, BaseException):
-                    raise answer
-                self.in_flight -= 1
-                found.append(answer)
+            answers = self.answers.get(timeout=timeout_s)
         except queue.Empty:
-            pass
-        return found
+            return {}
+        if isinstance(answers, BaseException):
+            raise answers
+        self.in_flight -= len(answers)
+        return answers
 
     def close(self) -> None:
         """Break the connection off, and wait a moment for the threads."""
@@ -189,6 +186,7 @@ class PrefetchThreads:
     def _settle(self, parts: list[_Part]) -> None:
         """Publish what came of these parts, and answer the orders that end with them."""
         results = iter(self._store.publish([staged for part in parts for _, _, staged in part.came]))
+        answers: PrefetchAnswers = {}
         for part in parts:
             came = self._came.setdefault(part.number, [])
             for at, iv, _ in part.came:
@@ -198,14 +196,16 @@ class PrefetchThreads:
                     pack, offset = (None, 0) if place is None else (place.pack, place.offset)
                     came.append(PrefetchedObject(at, result.sha256, result.size, iv, pack, offset))
             if part.is_last:
-                self.answers.put((part.number, self._came.pop(part.number)))
+                answers[part.number] = self._came.pop(part.number)
+        if answers:
+            self.answers.put(answers)
 
 
 def _due(parts: list[_Part]) -> int:
     """Return how many of these parts are published now, the first ones."""
     if sum(len(part.came) for part in parts) >= PUBLISH_OBJECTS:
         return len(parts)
-    is_enough = sum(part.size for part in parts) >= 2 * PACK_BYTES
+    is_enough = sum(part.size for part in parts) >= 2 * (PACK_BYTES + _HAND_OVER)
     due = size = 0
     for part in parts:
         # A part without contents waits only for those before it.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from kropot.collect.decide.inputs import NotReceived, Receipt
     from kropot.collect.transfer.engine import FetchJob, TransferEngine
-    from kropot.collect.transfer.prefetch import PrefetchAnswer, PrefetchThreads
+    from kropot.collect.transfer.prefetch import PrefetchAnswers, PrefetchThreads
     from kropot.objects.store import ObjectStore, Published, PublishError
     from ledger.replica import Entry
 
@@ -173,14 +173,13 @@ class RemotePrefetching:
         """Have published what came, once all orders are read. Raises: TransferLostError."""
         self._send(self._link, None)
 
-    def poll(self, timeout_s: float) -> list[PrefetchAnswer]:
-        """Take the answers that are there, waiting for the first. Raises: TransferLostError."""
-        answers: list[PrefetchAnswer] = []
-        while self.in_flight and self._link.poll(0.0 if answers else timeout_s):
-            _, (number, came) = self._receive(self._link)
-            self.in_flight -= 1
-            answers.append((number, list(map(PrefetchedObject._make, came))))
-        return answers
+    def poll(self, timeout_s: float) -> PrefetchAnswers:
+        """Wait for answers. Raises: TransferLostError."""
+        if not self._link.poll(timeout_s):
+            return {}
+        _, answers = self._receive(self._link)
+        self.in_flight -= len(answers)
+        return {number: list(map(PrefetchedObject._make, came)) for number, came in answers.items()}
 
     def close(self) -> None:
         """Leave it to the end of the process."""
@@ -256,11 +255,10 @@ class _Served:
 
     def _tell_prefetched(self, link: Connection, threads: PrefetchThreads) -> None:
         while True:
-            answer = threads.answers.get()
-            if isinstance(answer, BaseException):
-                raise answer
-            number, came = answer
-            link.send((_TOLD, (number, list(map(tuple, came)))))
+            answers = threads.answers.get()
+            if isinstance(answers, BaseException):
+                raise answers
+            link.send((_TOLD, {number: list(map(tuple, came)) for number, came in answers.items()}))
 
     def transfer(self) -> None:
         """Feed an engine, and tell its receipts in groups."""
