@@ -153,16 +153,18 @@ class ChunksOnTheWay:
         chunk.stage, chunk.is_stale = Stage.LOOKING_UP, False
         self._asked.append(chunk)
 
-    def looked_up(self, happened: LookedUp, *, is_opaque: bool | None) -> bool:
+    def looked_up(self, happened: LookedUp, *, is_opaque: bool | None, min_free: int = 0) -> bool:
         """Take in what is known of the chunk that was looked up; False if nobody asked.
 
-        What has to be prefetched decides how far the chunk reaches: the rest becomes chunks behind it.
+        What has to be prefetched decides how far the chunk reaches: the rest becomes chunks behind it. Where the ledger
+        has less than `min_free` bytes of room, nothing is prefetched that could not be recorded.
         """
         if not self._asked:
             return False
         chunk = self._asked.popleft()
         chunk.known, chunk.free, chunk.naming = happened.known, happened.free, happened.naming
-        if chunk.copies or chunk.wanted or not self.is_bulk:
+        has_room = chunk.free is None or chunk.free >= min_free
+        if chunk.copies or chunk.wanted or not self.is_bulk or not has_room:
             chunk.stage = Stage.READY
             return True
         at = self.under_way.index(chunk)

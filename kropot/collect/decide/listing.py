@@ -317,7 +317,7 @@ class ListingController:
             # Another collector was faster, and its server names another vault.
             return self._fail(now_us, OTHER_VAULT)
         run.is_vault_named = run.is_vault_named or happened.naming.vault is not None
-        if not run.chunks.looked_up(happened, is_opaque=self.source.opaque):
+        if not run.chunks.looked_up(happened, is_opaque=self.source.opaque, min_free=self._rules.min_free):
             return []
         return [*self._request_page(run), *self._next_chunk(now_us, run)]
 
