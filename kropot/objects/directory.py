@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from kropot.durable.batch import Choice
     from kropot.durable.filesystem import FileSystem
     from kropot.objects.bulk.protocol import BulkReader
+    from kropot.objects.packs.gather import Gatherer
     from kropot.objects.packs.packed import PackPlaces
     from kropot.objects.store import Leftover
+    from ledger.places import PlaceStore
 
 
 class DirectoryObjects:
@@ -82,10 +84,12 @@ class DirectoryObjects:
         self._quarantine = Quarantine(self._layout, self._files)
         self._folder = PackFolder(self._layout, self._files)
         self._packed = PackedObjects(self._folder, places)
+        self._rule = pack or PackRule()
+        self._pack_writer = PackWriter(self._layout, self._files, self._temporary)
         self._packing = Packing(
-            pack or PackRule(),
+            self._rule,
             self._packed,
-            PackWriter(self._layout, self._files, self._temporary),
+            self._pack_writer,
             read=self._read_staged,
             has_file=lambda sha256: os.path.lexists(self._layout.object(sha256)),
             set_aside=self.set_aside,
@@ -243,6 +247,24 @@ class DirectoryObjects:
             raise storage_error(error, f"moving {source} into quarantine") from error
         self._packed.drop(sha256)
         return place
+
+    def gatherer(self, places: PlaceStore) -> Gatherer:
+        """Return what gathers loose small objects into packs, and records their places.
+
+        Raises: LockedError, StorageError.
+        """
+        from kropot.objects.packs.gather import Gatherer
+
+        self.lock()
+        return Gatherer(
+            self._layout,
+            self._files,
+            folder=self._folder,
+            packed=PackedObjects(self._folder, places),
+            places=places,
+            writer=self._pack_writer,
+            rule=self._rule,
+        )
 
     def leftovers(self) -> Iterator[Leftover]:
         """Look through every folder of the store, other instances' too."""

@@ -89,7 +89,10 @@ class FileNaming:
         try:
             existed = os.path.lexists(path) and folder not in self._unsure
             if existed and not self._is_sound(path, staged):
-                set_aside, existed = self._set_aside(staged.sha256), False
+                existed = False
+                # It may have gone into a pack since, or be about to: that one is not damaged.
+                if os.path.lexists(path):
+                    set_aside = self._set_aside(staged.sha256)
             if existed:
                 self._files.unlink(staged.path)
             else:

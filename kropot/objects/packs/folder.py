@@ -13,7 +13,7 @@ from kropot.objects.packs.format import PackDamagedError
 from kropot.objects.packs.reader import PackFile
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from kropot.durable.filesystem import FileSystem
     from kropot.objects.layout import Layout
@@ -66,6 +66,18 @@ class PackFolder:
                 while len(self._open) > _OPEN:
                     self._open.popitem(last=False)
         return pack
+
+    def settle(self, names: Sequence[bytes]) -> None:
+        """Make the names of packs durable, before a ledger learns them: their makers may have died before they did.
+
+        Raises: StorageError.
+        """
+        folders = {self.layout.pack(name).rpartition("/")[0] for name in names}
+        try:
+            for folder in (*sorted(folders), self.layout.packs) if folders else ():
+                self._files.sync_folder(folder)
+        except OSError as error:
+            raise storage_error(error, f"syncing the folders of {self.layout.packs}") from error
 
     def renewed(self, pack: PackFile) -> PackFile | None:
         """Return the pack that has this one's name now, None if it is the same file still. Raises: StorageError."""
