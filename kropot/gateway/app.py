@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kropot.gateway.recent import RecentFiles
     from kropot.gateway.standing import ServiceStanding
     from kropot.gateway.state import FileRow, State
+    from kropot.gateway.telling import Tellings
     from kropot.gateway.token import Token
     from kropot.gateway.tokens import TokenBook
     from kropot.sc2.kit import OwnerKit
@@ -62,6 +63,7 @@ class Gateway:
         book: TokenBook,
         sealings: Sealings,
         births: Births,
+        tellings: Tellings,
         access: Access,
         contents: Contents,
         bulk: Bulk,
@@ -83,6 +85,7 @@ class Gateway:
         self._book = book
         self._sealings = sealings
         self._births = births
+        self._tellings = tellings
         self._access = access
         self._contents = contents
         self._bulk = bulk
@@ -132,12 +135,11 @@ class Gateway:
                 return None
             return build_page(
                 self._state,
-                self._sealings,
+                self._tellings,
                 token,
                 since=since,
                 limit=limit,
                 base_url=base_url,
-                births=self._births,
                 unserved=self._standing.unserved,
                 unscanned_since=self._standing.unscanned_since,
             )

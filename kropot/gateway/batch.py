@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kropot.gateway.births import Birth, Births
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.entries import Sealings
-    from kropot.gateway.sources import FolderSource
+    from kropot.gateway.sources import FolderSource, NearbyFiles
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.token import Token
 
@@ -64,22 +64,28 @@ class Batches:
             KropotError: the database cannot be asked. This happens before the first piece, or not at all.
         """
         found = self._found(token, {element for element, _ in asked})
-        ready = bytearray()
-        left = MAX_ANSWER
+        ready, left = bytearray(), MAX_ANSWER
+        files = self._tree.nearby()
         for index, (element, etag) in enumerate(asked):
             try:
                 if element not in found:
                     raise NotSentError(Refusal.GONE)
-                iv, content = self._sealed(token, element, etag, *found[element], min(left, MAX_CONTENT))
+                row, birth = found[element]
+                iv, content = self._sealed(
+                    token, element, etag, row=row, birth=birth, files=files, room=min(left, MAX_CONTENT)
+                )
             except (KropotError, OSError) as error:
                 ready += refusal_frame(index, element, self._reason(error))
             else:
                 left -= len(content)
-                ready += content_head(index, element, etag, iv, len(content), hashlib.sha256(content).digest())
+                digest = hashlib.sha256(content).digest()
+                ready += content_head(index, element, etag, iv=iv, size=len(content), sha256=digest)
                 ready += content
             if len(ready) >= PIECE:
+                files.close()
                 yield bytes(ready)
                 ready.clear()
+        files.close()
         yield bytes(ready) + end_frame(len(asked))
 
     def _found(self, token: Token, elements: set[str]) -> dict[str, tuple[FileRow, Birth | None]]:
@@ -95,8 +101,9 @@ class Batches:
         ]
         if token.held is None:
             return {marks[mark]: (row, None) for mark, row in rows}
+        born: list[tuple[bytes, FileRow, Birth | None]]
         try:
-            born = self._births.of_all(token, rows)
+            born = [*self._births.of_all(token, rows)]
         except (ChangedError, RetiredMasterError):
             # Some versions cannot be born now. That spoils nothing for the others.
             born = [each for pair in rows for each in self._born(token, pair)]
@@ -109,7 +116,15 @@ class Batches:
             return [(*pair, None)]
 
     def _sealed(
-        self, token: Token, element: str, etag: str, row: FileRow, birth: Birth | None, room: int
+        self,
+        token: Token,
+        element: str,
+        etag: str,
+        *,
+        row: FileRow,
+        birth: Birth | None,
+        files: NearbyFiles,
+        room: int,
     ) -> tuple[bytes | None, bytes]:
         """Return the IV, if there is one, and a content as it is sent, of up to `room` bytes.
 
@@ -120,13 +135,13 @@ class Batches:
         if token.held is not None:
             if birth is None:
                 raise NotSentError(Refusal.BUSY)
-            sealing = birth.sealing()
+            sealing = birth.sealing(element=bytes.fromhex(element))
             self._compare(etag, sealing.header.etag, sealing.length, room)
-            return None, sealing.whole(self._plain(row, birth))
+            return None, sealing.whole(self._plain(files, row, birth))
         size, _ = identity_parts(row.identity)
         size = size if token.kit is None else sealed_size(size)
         self._compare(etag, self._sealings.etag(token, element, row.nonce), size, room)
-        plain = self._plain(row, None)
+        plain = self._plain(files, row, None)
         if token.kit is None:
             return None, plain
         iv = self._sealings.iv(token, element, row.nonce, row.origin or row.identity)
@@ -139,12 +154,12 @@ class Batches:
         if size > room:
             raise NotSentError(Refusal.LARGE)
 
-    def _plain(self, row: FileRow, birth: Birth | None) -> bytes:
+    def _plain(self, files: NearbyFiles, row: FileRow, birth: Birth | None) -> bytes:
         """Return the plain content of the version that the row names, and of no other."""
         if birth is not None and row.audience == Audience.SEALED:
             # The content of a folder or a symlink is known since its version was born.
             return birth.attributes
-        descriptor, looks = self._tree.open(row.path)
+        descriptor, looks = files.open(row.path)
         try:
             self._catalogue.check_settled(looks)
             # From here on the size is the one that was compared. A new version gets its nonce elsewhere.

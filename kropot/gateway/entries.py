@@ -68,13 +68,13 @@ class Sealings:
             _keep(self._keys, (token.number, iv), key, _MOST_KEYS)
         return key
 
-    def entry(self, token: Token, row: FileRow, birth: Birth | None = None) -> Listed:
+    def entry(self, token: Token, row: FileRow, birth: Birth | None = None, *, is_new: bool = False) -> Listed:
         """Return the list entry of a file for a token. The first call for each file can take milliseconds.
 
-        A token of sc2 needs the file's `birth`.
+        A token of sc2 needs the file's `birth`. One that `is_new` was made of just this row.
         """
         if birth is not None:
-            return _vault_entry(row, birth)
+            return _vault_entry(row, birth, is_new=is_new)
         if token.held is not None:
             raise ValueError("a token of sc2 lists births")
         element = element_of(token, row.path)
@@ -125,9 +125,9 @@ def element_of(token: Token, path: bytes) -> str:
         return hashlib.new(token.kit.digest, token.stored_salt.encode() + b"_file+++" + path).hexdigest()
 
 
-def _vault_entry(row: FileRow, birth: Birth) -> Listed:
+def _vault_entry(row: FileRow, birth: Birth, *, is_new: bool) -> Listed:
     """Return the list entry of a file for a token of sc2: its form is newer than its object after a mere chmod."""
-    text, header = birth.list_form(row)
+    text, header = birth.list_form(row, is_new=is_new)
     is_moving = row.restless_s is not None
     return Listed(
         type=TYPE,

@@ -211,6 +211,8 @@ class GuardedProtocol(HttpToolsProtocol):
             if self.long_bodies.total() > self.bounds.bulks_bytes:
                 self._stop(_BUSY, "Too many large requests are being read: try again later")
         super().on_body(body)
+        # uvicorn stops reading at 64 KiB until the application has taken that, which begins only when all is here.
+        self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         """Start the application: the whole request has arrived."""

@@ -24,6 +24,7 @@ from kropot.gateway.commands import CommandStoppedError, ScanCommands
 from kropot.gateway.contents import STREAMS, Contents
 from kropot.gateway.entries import Sealings
 from kropot.gateway.guard import Bounds, guarded
+from kropot.gateway.keptforms import KeptForms
 from kropot.gateway.keys import MasterKey
 from kropot.gateway.kits import keep_kit, refuse_inside
 from kropot.gateway.listening import QuietServer, address_of, listen
@@ -35,6 +36,7 @@ from kropot.gateway.serving import Blocks
 from kropot.gateway.sources import FolderSource
 from kropot.gateway.standing import ServiceStanding
 from kropot.gateway.state import open_state, sqlite_file
+from kropot.gateway.telling import Tellings
 from kropot.gateway.tokens import TokenBook
 from kropot.logs import log
 from kropot.wording import counts
@@ -157,6 +159,7 @@ class Service:
             book=self.book,
             sealings=sealings,
             births=births,
+            tellings=Tellings(self.state, sealings, births, KeptForms(master)),
             access=access,
             contents=contents,
             bulk=Bulk(batches=batches, access=access, opens=self._opens),

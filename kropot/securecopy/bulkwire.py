@@ -54,12 +54,15 @@ class Refusal(StrEnum):
 
 
 class BadBulkRequestError(KropotError):
-    """A body that is no bulk request. `http_status` is 413 for one that asks for too many elements."""
+    """A body that is no bulk request."""
 
-    def __init__(self, sentence: str, http_status: int = 400) -> None:
-        """Keep the status of the answer."""
-        super().__init__(sentence)
-        self.http_status = http_status
+    http_status = 400
+
+
+class TooManyElementsError(BadBulkRequestError):
+    """A body that asks for too many elements."""
+
+    http_status = 413
 
 
 def encode_request(elements: list[tuple[str, str]]) -> bytes:
@@ -81,7 +84,7 @@ def parse_request(body: bytes | bytearray) -> list[tuple[str, str]]:
     if type(elements) is not list:
         raise BadBulkRequestError('The request body has no list "elements" of pairs [id, etag]')
     if len(elements) > MAX_ELEMENTS:
-        raise BadBulkRequestError(f"The request asks for too much: send at most {MAX_ELEMENTS} elements", 413)
+        raise TooManyElementsError(f"The request asks for too much: send at most {MAX_ELEMENTS} elements")
     for each in elements:
         if type(each) is not list or len(each) != _PAIR or type(each[0]) is not str or type(each[1]) is not str:
             raise BadBulkRequestError('Each of "elements" is a pair [id, etag] of two texts')
@@ -90,7 +93,7 @@ def parse_request(body: bytes | bytearray) -> list[tuple[str, str]]:
     return [(element, etag) for element, etag in elements]
 
 
-def content_head(index: int, element: str, etag: str, iv: bytes | None, size: int, sha256: bytes) -> bytes:
+def content_head(index: int, element: str, etag: str, *, iv: bytes | None, size: int, sha256: bytes) -> bytes:
     """Return the beginning of a frame with a content. `size` bytes of content, whose SHA-256 this is, MUST follow."""
     return _framed([FrameKind.CONTENT, index, etag, iv, size, sha256, element])
 

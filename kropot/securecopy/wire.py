@@ -408,4 +408,5 @@ _CHECKS = (
 
 
 def _text(value: str) -> bytes:
-    return json.dumps(value).encode()
+    # For ASCII both write the same.
+    return orjson.dumps(value) if value.isascii() else json.dumps(value).encode()
