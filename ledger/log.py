@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import threading
 import time
@@ -23,6 +22,7 @@ from ledger.append import (
     instance_key,
     plan_batch,
     source_key,
+    uncollected,
 )
 from ledger.clock import MOST_LEAP_US, recorded_time
 from ledger.codec import NONCE_BYTES
@@ -61,6 +61,9 @@ def utc_now_us() -> int:
 
 def program() -> str:
     """Return the name and version of the program that this package belongs to."""
+    # Only a new ledger or a new collector says it, and the import takes longer than most queries.
+    import importlib.metadata
+
     try:
         return f"kropotcli {importlib.metadata.version('kropotcli')}"
     except importlib.metadata.PackageNotFoundError:
@@ -149,7 +152,7 @@ class Ledger:
         planned: Batch | None = None
         for last_try in (False, True):
             try:
-                with self._lock, self.store.writing() as tx:
+                with self._lock, self.store.writing() as tx, uncollected():
                     done = self._done(tx, batch_key, planned)
                     if done is not None:
                         return done
