@@ -26,7 +26,9 @@ def frame(at: int, data: bytes = b"abc", **other: Any) -> bytes:
     """A frame as it should be, but for the parts in `other`."""
     parts = {"at": at, "id": f"e{at}", "etag": f'"t{at}"', "iv": None, "size": len(data), **other}
     sha256 = other.get("sha256", hashlib.sha256(data).digest())
-    return content_head(parts["at"], parts["id"], parts["etag"], parts["iv"], parts["size"], sha256) + data
+    return (
+        content_head(parts["at"], parts["id"], parts["etag"], iv=parts["iv"], size=parts["size"], sha256=sha256) + data
+    )
 
 
 def raw(head: Any) -> bytes:

@@ -67,7 +67,9 @@ class SealedRepository(Repository):
         if sealing.header.etag != etag:
             return bulkwire.refusal_frame(at, id_, bulkwire.Refusal.CHANGED)
         body = sealing.whole(row.content)
-        return bulkwire.content_head(at, id_, etag, None, len(body), hashlib.sha256(body).digest()) + body
+        return (
+            bulkwire.content_head(at, id_, etag, iv=None, size=len(body), sha256=hashlib.sha256(body).digest()) + body
+        )
 
     def _entry(self, token: Token, row: Row) -> dict[str, Any]:
         sealing, form = self.sealing(row), self._form(row, mode=len(row.tags))
