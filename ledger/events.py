@@ -343,6 +343,8 @@ class ElementFact(Fact):
             return None if element.damage is None else "it has damage, but no copy"
         if copy.revision > element.revision:
             return f"its copy is of revision {copy.revision}, and the element is at {element.revision}"
+        if element.damage is not None and self.OBJECT_STATE == "sound":
+            return f"it says that its copy is {element.damage}"
         return None
 
 
@@ -363,10 +365,6 @@ class ObjectFact(ElementFact):
         if found is None and copy is not None and copy.sha256 == self.sha256 and damage != state:
             found = f"the object of its copy is {state}, and it says that the copy is {damage or 'sound'}"
         return found
-
-
-def _damage_said_by_a_store(element: Element) -> str | None:
-    return None if element.damage is None else f"it says that its copy is {element.damage}"
 
 
 FACTS: dict[str, type[Fact]] = {}
@@ -545,10 +543,6 @@ class CopyStored(ElementFact):
     OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
     HOLDS: ClassVar[tuple[str, ...]] = ("copy",)
 
-    def contradiction(self) -> str | None:
-        """Return in what the fact contradicts itself, None if it does not."""
-        return ElementFact.contradiction(self) or _damage_said_by_a_store(self.element)
-
 
 @fact
 class RemoteCopied(RemoteObserved):
@@ -556,10 +550,6 @@ class RemoteCopied(RemoteObserved):
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
     HOLDS: ClassVar[tuple[str, ...]] = ("copy",)
-
-    def contradiction(self) -> str | None:
-        """Return in what the fact contradicts itself, None if it does not."""
-        return ElementFact.contradiction(self) or _damage_said_by_a_store(self.element)
 
 
 @fact
