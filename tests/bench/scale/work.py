@@ -29,6 +29,7 @@ from tests.bench.scale.source import FIRST, FORM, SIZE, Contents, Elements
 
 if TYPE_CHECKING:
     from kropot.collect.decide.actions import Say
+    from kropot.collect.transfer.prefetch import PrefetchEngine
 
 SOURCE = bytes(range(16))
 BATCH = 500
@@ -102,6 +103,11 @@ def opened(folder: Path) -> Ledger:
     return ledger
 
 
+def never_prefetched() -> PrefetchEngine:
+    """Fail: this server announces nothing in bulk."""
+    raise AssertionError("nothing is prefetched")
+
+
 def collect(folder: Path, count: int) -> int:
     """Run one whole collect --once over `count` elements; return the exit code."""
     ledger = opened(folder)
@@ -122,6 +128,7 @@ def collect(folder: Path, count: int) -> int:
         control=Control(Elements(count), inbox),
         transfer=Transfer(lambda: Contents(objects), inbox),
         publisher=Publisher(objects, inbox),
+        prefetching=Prefetching(never_prefetched, inbox),
         inbox=inbox,
         listener=Audience(Progress("copied", count)),
         clock=utc_now_us,
