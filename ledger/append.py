@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +36,7 @@ from ledger.projection import Happened, project
 from ledger.rows import Batch, CommitRow, SourceRow, StoredEvent, StoredHead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ledger.rows import StreamRow
 
@@ -89,22 +87,6 @@ class AppendContext:
     streams: Mapping[bytes, StreamRow]
     sources: Mapping[bytes, SourceRow]
     salts: Mapping[bytes, bytes]
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Keep Python's cycle collector from running. A batch makes ten objects an event, none of them in a cycle.
-
-    Each run would walk over the whole batch again, which takes a tenth of an append's time. Threads may overlap: only
-    the one that switched the collector off switches it on again.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def plan_batch(

@@ -22,7 +22,6 @@ from ledger.append import (
     instance_key,
     plan_batch,
     source_key,
-    uncollected,
 )
 from ledger.clock import MOST_LEAP_US, recorded_time
 from ledger.codec import NONCE_BYTES
@@ -152,7 +151,7 @@ class Ledger:
         planned: Batch | None = None
         for last_try in (False, True):
             try:
-                with self._lock, self.store.writing() as tx, uncollected():
+                with self._lock, self.store.writing() as tx:
                     done = self._done(tx, batch_key, planned)
                     if done is not None:
                         return done

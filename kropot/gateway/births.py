@@ -97,10 +97,12 @@ class Birth:
             encoded=encoded,
         )
 
-    def list_form(self, row: FileRow, *, is_new: bool = False) -> tuple[str, ObjectHeader]:
+    def list_form(
+        self, row: FileRow, *, is_new: bool = False, element: bytes | None = None
+    ) -> tuple[str, ObjectHeader]:
         """Return the sealed form for a list, which says what the file is now, and the header of the object.
 
-        A birth that `is_new` was made of just this row.
+        A birth that `is_new` was made of just this row. `element` is the id (32 bytes), where the caller knows it.
         """
         encoded = self.encoded if is_new else listed_form(row, self.form).encode()
         text = seal_list_form(
@@ -109,6 +111,7 @@ class Birth:
             source=self.source,
             version=self.version,
             key_id=self.key_id,
+            element=element,
             encoded=encoded,
         )
         return text, parse_header(list_form_bytes(text))
@@ -260,8 +263,7 @@ class Births:
             raise ValueError("only a token of sc2 has births")
         try:
             complete = form_of(row, sealed_us=self._clock_ns() // 1000, padding=token.padding)
-            form, attributes = fitted(complete)
-            encoded = form.encode()
+            form, encoded, attributes = _fitted(complete)
         except RefusedError:
             return None
         key_id = token.held.vault.key_ids[-1]
@@ -275,3 +277,12 @@ class Births:
         vault = b"" if token.held is None else token.held.vault.id
         padding = b"\x01" if token.padding else b"\x00"
         return self._master.vouch(b"birth", vault, padding, path_key(row.path), row.nonce, key_id, kept)
+
+
+def _fitted(complete: Form) -> tuple[Form, bytes, bytes]:
+    """Return a form that fits, its bytes, and the attributes that stand before the content. Raises: RefusedError."""
+    try:
+        return complete, complete.encode(), b""
+    except RefusedError:
+        form, attributes = fitted(complete)
+        return form, form.encode(), attributes

@@ -43,12 +43,12 @@ class Tellings:
                 by_mark[mark] = element, row
         tellings = self._state.tellings(token.scope, list(by_mark))
         done: list[tuple[Listed, bytes, FileRow]] = []
-        new: dict[bytes, FileRow] = {}
+        new: dict[bytes, tuple[str, FileRow]] = {}
         known: dict[bytes, FileRow] = {}
         for mark, (element, row) in by_mark.items():
             told = tellings.get(mark)
             if told is None:
-                new[mark] = row
+                new[mark] = element, row
             elif told.file != row.id or (
                 (entry := self._kept.entry(token, element, row, told.birth, told.listed)) is None
             ):
@@ -61,7 +61,7 @@ class Tellings:
         return done
 
     def _first(
-        self, token: Token, rows: Mapping[bytes, FileRow], done: list[tuple[Listed, bytes, FileRow]]
+        self, token: Token, rows: Mapping[bytes, tuple[str, FileRow]], done: list[tuple[Listed, bytes, FileRow]]
     ) -> dict[bytes, FileRow]:
         """Add the entries of files that this token was never told of. Return those that somebody else was told of now.
 
@@ -70,13 +70,13 @@ class Tellings:
         made: dict[bytes, tuple[Telling, Listed, FileRow, Birth | None]] = {}
         if token.held is not None:
             self._births.check_master(token)
-        for mark, row in rows.items():
+        for mark, (element, row) in rows.items():
             record = birth = None
             if token.held is not None:
                 if (born := self._births.made(token, row)) is None:
                     continue
                 record, birth = born
-            entry = self._sealings.entry(token, row, birth, is_new=True)
+            entry = self._sealings.entry(token, row, birth, is_new=True, element=element)
             made[mark] = (
                 Telling(file=row.id, birth=record, listed=self._kept.kept(token, row, record, entry)),
                 entry,
@@ -90,7 +90,7 @@ class Tellings:
                 if birth is not None and telling.birth is not None:
                     self._births.remember(telling.birth, birth)
         # `Births.of_all` says how many it cannot seal.
-        return {mark: row for mark, row in rows.items() if mark in there or mark not in made}
+        return {mark: row for mark, (_, row) in rows.items() if mark in there or mark not in made}
 
     def _again(
         self, token: Token, rows: Mapping[bytes, FileRow], before: Mapping[bytes, Telling]

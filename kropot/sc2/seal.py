@@ -164,16 +164,18 @@ def seal_list_form(
     source: bytes,
     version: bytes,
     key_id: bytes | None = None,
+    element: bytes | None = None,
     encoded: bytes | None = None,
 ) -> str:
     """Return the text of a sealed form for a list: base64 of a header and the sealed form.
 
-    `encoded` is what stands in it, where that is not `form.encode`.
+    `element` is the element's id, where the caller knows it, and `encoded` what stands in it instead of `form`.
 
     Raises:
         RefusedError: the form is too long, or the vault has no such master.
     """
-    keys = vault.keys(source=source, element=vault.element(form.path), version=version, key_id=key_id)
+    element = vault.element(form.path) if element is None else element
+    keys = vault.keys(source=source, element=element, version=version, key_id=key_id)
     padded = pad_form(form.encode() if encoded is None else encoded)
     return b64encode(keys.head + Pieces(keys).seal(LIST_FORM, 0, padded, last=True)).decode()
 
