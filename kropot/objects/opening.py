@@ -6,7 +6,7 @@ import platform
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import unquote
 
 from kropot.durable.errors import storage_error
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from kropot.objects.packs.packing import PackRule
     from kropot.objects.store import ObjectStore
     from ledger.places import PlaceStore
+
+
+GATHERER: Final = "+pack"
+"""The instance name of whoever gathers loose objects into packs: its lock lets in one process a storage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,7 @@ class Storage(Protocol):
     def gatherer(self, places: PlaceStore, rule: PackRule) -> AbstractContextManager[Gatherer]:
         """Open what gathers loose small objects into packs, and records their places.
 
-        Raises: LockedError while another process gathers under this instance's name; StorageError.
+        Raises: LockedError while another process gathers in this storage; StorageError.
         """
         ...
 
@@ -165,8 +169,8 @@ class FolderStorage:
 
     @contextmanager
     def gatherer(self, places: PlaceStore, rule: PackRule) -> Iterator[Gatherer]:
-        """Gather under a name of its own, because a collector may hold the instance's."""
-        objects = DirectoryObjects(self._root, f"{self._instance}+pack", pack=rule)
+        """Gather under a name of its own: collectors hold those of their instances."""
+        objects = DirectoryObjects(self._root, GATHERER, pack=rule)
         try:
             objects.clean_own_leftovers(lambda _: False)
             yield objects.gatherer(places)

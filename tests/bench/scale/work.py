@@ -17,7 +17,7 @@ from kropot.collect.decide.sources import begin, source_key
 from kropot.collect.decide.step import Collector
 from kropot.collect.run.effects import LedgerEffects
 from kropot.collect.run.loop import Loop
-from kropot.collect.run.workers import Control, Crashed, Inbox, Publisher, Transfer
+from kropot.collect.run.workers import Control, Crashed, Inbox, Prefetching, Publisher, Transfer
 from kropot.objects.directory import DirectoryObjects
 from kropot.segments import SegmentFolder
 from kropot.upkeep import Upkeep, keep_segments, keep_snapshots
