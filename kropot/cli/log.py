@@ -26,7 +26,13 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
     from ledger.replica import Event
 
-CHANGES = {"RemoteObserved": "new", "RemoteReappeared": "new", "RemoteChanged": "changed", "RemoteVanished": "gone"}
+CHANGES = {
+    "RemoteObserved": "new",
+    "RemoteCopied": "new",
+    "RemoteReappeared": "new",
+    "RemoteChanged": "changed",
+    "RemoteVanished": "gone",
+}
 """What a round found out about an element, by the name of the event."""
 
 MARKS = {"new": "+", "changed": "~", "gone": "-"}
