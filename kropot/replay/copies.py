@@ -72,6 +72,10 @@ class Copies(Protocol):
         """Open the stored bytes of a copy. Raises: ObjectMissingError, StorageError."""
         ...
 
+    def alone(self) -> Copies:
+        """Return the same copies, to read in another process: without the ledger."""
+        ...
+
 
 class StoredCopies:
     """The copies in a storage."""
@@ -81,6 +85,10 @@ class StoredCopies:
         self.objects = objects
         self._is_released = is_released
         self._lock = threading.Lock()
+
+    def alone(self) -> StoredCopies:
+        """Return the same copies without the ledger, which no other process may ask."""
+        return StoredCopies(self.objects)
 
     def open(self, held: HeldCopy) -> BinaryIO:
         """Open the copy's object. Raises: ObjectMissingError, ReleasedError, StorageError."""
