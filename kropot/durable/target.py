@@ -103,9 +103,13 @@ class TargetFolder:
         except BlockingIOError:
             self.close()
             raise LockedError(f"another run is at work in {root}: wait for it, or name another folder") from None
-        self._sweep()
-        self.rules = self._probe()
-        self.usual_mode = self._probe_mode()
+        try:
+            self._sweep()
+            self.rules = self._probe()
+            self.usual_mode = self._probe_mode()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         """Return the tree itself; the block's end lets go of it."""

@@ -78,6 +78,11 @@ class Crew:
         while under_way:
             yield from self._seen(*under_way.popleft())
 
+    def remember(self, held: HeldCopy, opened: Opened) -> None:
+        """Be told of a form that is open already. Workers open it themselves."""
+        if not self._processes:
+            self._own.remember(held, opened)
+
     def writes(self, root: str, tasks: Sequence[tuple[HeldCopy, Parts]]) -> Job:
         """Have small files written. `result` returns what came of it, as `SmallFiles.write` does."""
         return self.submit("write", root, tasks)

@@ -201,6 +201,9 @@ class _Job:
                 single.cancel()
 
     def _written(self, crew: Crew, batch: Sequence[Planned]) -> Job:
+        for plan in batch:
+            if not plan.opened.is_glance:
+                crew.remember(plan.held, plan.opened)
         return crew.writes(str(self.tree.root), [(plan.held, plan.path) for plan in batch])
 
     def _batch_done(self, crew: Crew, batch: Sequence[Planned], job: Job) -> Iterator[Restored | RestoreProblem]:

@@ -129,9 +129,9 @@ class Journal(Written):
         self._learn(_done(path, identity, found.st_size, found.st_mtime_ns), _ours(path, sha256))
 
     def wrote_lines(self, lines: Sequence[bytes]) -> None:
-        """Record files that have their names. No later question of this run is about them. Raises: TreeError."""
-        for line in lines:
-            self._add(line)
+        """Record files that have their names, at once. No later question of this run is about them. Raises: TreeError."""
+        self._waiting += lines
+        self._flush()
 
     def _add(self, line: bytes) -> None:
         self._waiting.append(line)

@@ -186,8 +186,8 @@ def open_at_once(data: bytes, *, held: HeldCopy, opened: Opened) -> tuple[Conten
 
     None if it is not that simple, or something is wrong with it. Raises: as `copy_content`.
     """
-    if isinstance(opened.kit, Vault):
-        found = None if opened.listed is None else authentic.open_at_once(data, held, opened.listed)
+    if opened.listed is not None:
+        found = authentic.open_at_once(data, held, opened.listed)
         return None if found is None else (Content(sha256=found[2], size=found[0].size, form=found[0]), found[1])
     plain = io.BytesIO()
     content = copy_content(io.BytesIO(data), plain.write, held=held, kit=opened.kit)

@@ -89,6 +89,12 @@ class SmallFiles:
             self._files.__exit__()
             self._files = None
 
+    def remember(self, held: HeldCopy, opened: Opened) -> None:
+        """Keep an opened form until the file is written, or until there are too many."""
+        if len(self._opened) >= _REMEMBERED:
+            self._opened.clear()
+        self._opened[held.key.stored] = opened
+
     def look(self, helds: Sequence[HeldCopy]) -> list[Glance | None]:
         """Open forms. The answers are in order; None stands for what is no small file, and what no key opens."""
         return [self._look(held) for held in helds]
@@ -141,9 +147,7 @@ class SmallFiles:
         claim = opened.claim
         if claim.kind is not Kind.FILE or (claim.sealed is not None and claim.sealed.link_group is not None):
             return None
-        if len(self._opened) >= _REMEMBERED:
-            self._opened.clear()
-        self._opened[held.key.stored] = opened
+        self.remember(held, opened)
         number = None if opened.kit is None else next(at for at, key in enumerate(self._keys) if key is opened.kit)
         return Glance(claim.path, claim.name, claim.mtime_ns, number, opened.is_bound)
 
@@ -159,6 +163,8 @@ class SmallFiles:
         if opened is None or bad_content_of(plan, opened[0]) is not None:
             return None
         content, plain = opened
+        if content.form is not None and content.form.holes:
+            return None
         wanted, lost = wanted_of(plan, content.form, self._owners)
         name, status, refused = files.write(plain, wanted)
         line = line_of(path, held.identity, status, content.sha256, details_of(plan))
