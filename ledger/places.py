@@ -27,7 +27,7 @@ class Placement:
 
 
 class PackRow(NamedTuple):
-    """A pack that placements name: its name (32 bytes), and how many objects and bytes of objects they place there."""
+    """A pack that placements name: its name (32 bytes), and how many objects and bytes of objects were placed there."""
 
     name: bytes
     objects: int
@@ -61,13 +61,16 @@ class PlaceStore(Protocol):
         """Return the sums over all packs. This reads a row a pack."""
 
     def add(self, places: Sequence[Placement], *, place: str = "") -> None:
-        """Add placements; what is there already stays."""
+        """Add placements; one that was dropped counts again, because its pack was written anew."""
 
     def replace(self, pack: bytes, places: Sequence[Placement], *, place: str = "") -> None:
         """Put these placements, all of the pack `pack`, in the place of those that name it, however wrong they are."""
 
     def drop(self, sha256: bytes, pack: bytes, *, place: str = "") -> None:
-        """Remove the placement of one object in a pack."""
+        """Take an object's placement in a pack away, and remember that: the pack's index still names it there."""
+
+    def dropped(self, sha256s: Collection[bytes], *, place: str = "") -> set[tuple[bytes, bytes]]:
+        """Return the (SHA-256, pack) among these objects that were dropped since the pack was added."""
 
     def forget(self, pack: bytes, *, place: str = "") -> None:
         """Remove a pack with its placements. No read sees them any more; `sweep` gives their room back."""

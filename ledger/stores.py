@@ -128,7 +128,7 @@ class Writing(Protocol):
         """
 
     def place(self, places: Sequence[Placement], *, place: str = "") -> None:
-        """Add placements in the same transaction; what is there already stays."""
+        """Add placements in the same transaction; one that was dropped counts again."""
 
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
         """Give back the session's leases on these streams in the same transaction."""

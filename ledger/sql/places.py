@@ -35,12 +35,15 @@ class SqlPlaces:
     def find(self, sha256s: Collection[bytes], *, place: str = "") -> dict[bytes, list[Placement]]:
         """Return the placements of these objects, by SHA-256; objects without one are left out."""
         found: dict[bytes, list[Placement]] = {}
-        for part in slices(sha256s):
-            statement = self._statements.select_placements(len(part))
-            for sha256, name, start, length in self._connections.raw_rows(statement, [place, *part]):
+        for sha256, name, start, length in self._rows_of(sha256s, place):
+            if start >= 0:
                 one = Placement(sha256=bytes(sha256), pack=bytes(name), offset=start, length=length)
                 found.setdefault(one.sha256, []).append(one)
         return found
+
+    def dropped(self, sha256s: Collection[bytes], *, place: str = "") -> set[tuple[bytes, bytes]]:
+        """Return the (SHA-256, pack) among these objects that were dropped since the pack was added."""
+        return {(bytes(sha256), bytes(name)) for sha256, name, start, _ in self._rows_of(sha256s, place) if start < 0}
 
     def walk(self, *, start: bytes = b"", end: bytes | None = None, place: str = "") -> Iterator[Placement]:
         """Yield the placements with `start` <= SHA-256 < `end`, in the order of SHA-256, page by page."""
@@ -53,7 +56,7 @@ class SqlPlaces:
             self._learn(names, {row[1] for row in page}, place)
             for sha256, no, begin, length in page:
                 name = names[no]
-                if name is not None:
+                if name is not None and begin >= 0:
                     yield Placement(sha256=bytes(sha256), pack=name, offset=begin, length=length)
             last, number = bytes(page[-1][0]), page[-1][1]
 
@@ -75,7 +78,7 @@ class SqlPlaces:
         return PackTotals(int(packs), int(objects), int(size))
 
     def add(self, places: Sequence[Placement], *, place: str = "") -> None:
-        """Add placements; what is there already stays."""
+        """Add placements; one that was dropped counts again, because its pack was written anew."""
         with self._changing() as (_, writing):
             writing.place(places, place=place)
 
@@ -86,16 +89,13 @@ class SqlPlaces:
             writing.place(places, place=place)
 
     def drop(self, sha256: bytes, pack: bytes, *, place: str = "") -> None:
-        """Remove the placement of one object in a pack."""
+        """Take an object's placement in a pack away, and remember that."""
         c, its = t.placement.c, t.pack.c
         with self._changing() as (connection, _):
             number = connection.execute(select(its.number).where(its.place == place, its.name == pack)).scalar()
-            mine = (c.sha256 == sha256) & (c.pack == number)
-            length = connection.execute(select(c.length).where(mine)).scalar()
-            if number is not None and length is not None:
-                connection.execute(t.placement.delete().where(mine))
-                less = {"objects": its.objects - 1, "bytes": its.bytes - length}
-                connection.execute(t.pack.update().where(its.number == number).values(less))
+            if number is not None:
+                mine = t.placement.update().where(c.sha256 == sha256, c.pack == number, c.start >= 0)
+                connection.execute(mine.values(start=-1 - c.start))
 
     def forget(self, pack: bytes, *, place: str = "") -> None:
         """Take the pack's name away, so that no read finds its placements; `sweep` removes them."""
@@ -123,6 +123,10 @@ class SqlPlaces:
         return removed
 
     # --- helpers ---
+
+    def _rows_of(self, sha256s: Collection[bytes], place: str) -> Iterator[tuple[Any, ...]]:
+        for part in slices(sha256s):
+            yield from self._connections.raw_rows(self._statements.select_placements(len(part)), [place, *part])
 
     @contextmanager
     def _changing(self) -> Iterator[tuple[Connection, SqlWriting]]:

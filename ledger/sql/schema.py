@@ -217,6 +217,7 @@ pack = Table(
     UniqueConstraint("place", "name", name="pack_place_name"),
 )
 
+# A dropped placement of an object at `start` stays, with -1 - `start`: the pack's index still has the object.
 placement = Table(
     "placement",
     metadata,

@@ -110,12 +110,12 @@ class Statements:
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as below
     def select_placed(self, count: int) -> str:
-        """Values: a pack's number, `count` SHA-256s; rows: those that are placed in it."""
-        return self.marked(f"SELECT sha256 FROM placement WHERE pack = ? AND sha256 IN ({self._marks(count)})")
+        """Values: a pack's number, `count` SHA-256s; rows: those that are placed in it, and where."""
+        return self.marked(f"SELECT sha256, start FROM placement WHERE pack = ? AND sha256 IN ({self._marks(count)})")
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as below
     def select_placements(self, count: int) -> str:
-        """Values: place, `count` SHA-256s; rows: sha256, the pack's name, start, length."""
+        """Values: place, `count` SHA-256s; rows: sha256, the pack's name, start (negative: dropped), length."""
         return self.marked(
             "SELECT placement.sha256, pack.name, placement.start, placement.length FROM placement"
             " JOIN pack ON pack.number = placement.pack"

@@ -131,7 +131,7 @@ class SqlWriting:
         self._cursor.execute(self._statements.move_head, batch.head)
 
     def place(self, places: Sequence[Placement], *, place: str = "") -> None:
-        """Add placements in the same transaction; what is there already stays."""
+        """Add placements in the same transaction; one that was dropped counts again."""
         by_pack: dict[bytes, list[Placement]] = {}
         for one in places:
             by_pack.setdefault(one.pack, []).append(one)
@@ -141,13 +141,18 @@ class SqlWriting:
         last = self._rows("SELECT coalesce(max(number), 0) FROM pack")[0][0] if len(numbers) < len(by_pack) else 0
         for name, within in by_pack.items():
             number = numbers.get(name)
+            there: dict[bytes, int] = {}
             if number is None:
                 number = last = last + 1
-                fresh = within
             else:
-                fresh = self._unplaced(number, within)
+                there = self._starts(number, within)
+            fresh = [one for one in within if one.sha256 not in there]
             packs.append((number, place, name, len(fresh), sum(one.length for one in fresh)))
-            rows += [(one.sha256, number, one.offset, one.length) for one in fresh]
+            rows += [
+                (one.sha256, number, one.offset, one.length)
+                for one in within
+                if there.get(one.sha256, -1) != one.offset
+            ]
         # In the order of the table's key, so that neighbours come into one page.
         rows.sort()
         put_rows(self._cursor, self._statements.add_pack, packs)
@@ -185,12 +190,13 @@ class SqlWriting:
             found.update((bytes(name), number) for name, number in self._cursor.fetchall())
         return found
 
-    def _unplaced(self, number: int, places: Sequence[Placement]) -> list[Placement]:
-        there: set[bytes] = set()
+    def _starts(self, number: int, places: Sequence[Placement]) -> dict[bytes, int]:
+        """Return where the objects lie that are placed in a pack already."""
+        there: dict[bytes, int] = {}
         for part in slices(one.sha256 for one in places):
             self._cursor.execute(self._statements.select_placed(len(part)), [number, *part])
-            there.update(bytes(row[0]) for row in self._cursor.fetchall())
-        return [one for one in places if one.sha256 not in there]
+            there.update((bytes(sha256), start) for sha256, start in self._cursor.fetchall())
+        return there
 
     def _adopt(self, last: int) -> None:
         """Move the head over the events up to `last`, which are behind it.
