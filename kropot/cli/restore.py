@@ -191,7 +191,7 @@ def command(
             target, stack, pool, portable=portable_names, writes=mode == "restore", overwrite=overwrite
         )
         owners = Owners(numeric=numeric_owner)
-        crew = stack.enter_context(Crew(origin.copies.alone(), keys, owners)) if mode == "restore" else None
+        crew = stack.enter_context(Crew(origin.copies, keys, owners)) if mode == "restore" else None
         plans = plan(
             origin.helds,
             kits=keys,

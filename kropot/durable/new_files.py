@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kropot.durable.dirfd import Parts
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MOST_FOLDERS: Final = 128
+_MOST_FOLDERS: Final = 400
 _NUMBERS: Final = 1 << 40
 """How many names each writer has for itself, behind a random number."""
 

@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from multiprocessing.connection import Connection
 
-    from kropot.durable.dirfd import Parts
     from kropot.replay.copies import Copies, HeldCopy
     from kropot.restore.opener import Key, Opened
     from kropot.restore.owners import Owners
-    from kropot.restore.small import Wrote
+    from kropot.restore.small import Task, Wrote
 
 _PAGE: Final = 250
 """How many forms a worker opens at a time."""
@@ -83,7 +82,7 @@ class Crew:
         if not self._processes:
             self._own.remember(held, opened)
 
-    def writes(self, root: str, tasks: Sequence[tuple[HeldCopy, Parts]]) -> Job:
+    def writes(self, root: str, tasks: Sequence[Task]) -> Job:
         """Have small files written. `result` returns what came of it, as `SmallFiles.write` does."""
         return self.submit("write", root, tasks)
 

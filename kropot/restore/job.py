@@ -12,8 +12,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from kropot.durable.attributes import Attributes
 from kropot.durable.refusals import NoRoomError
+from kropot.restore.batches import Batches
 from kropot.restore.crew import Crew
 from kropot.restore.entry import (
     details_of,
@@ -32,7 +32,7 @@ from kropot.restore.opener import Content, Opened, copy_content
 from kropot.restore.owners import Owners, wanted_of
 from kropot.restore.plan import FormOpener, Planned, RestoreProblem
 from kropot.restore.problems import PER_FILE, bad_content_of, finding, problem_of, unopened_of
-from kropot.restore.small import BATCH, BATCH_BYTES, SMALL
+from kropot.restore.small import SMALL
 from kropot.restore.spool import Spool
 from kropot.sc2.form import Kind
 
@@ -41,11 +41,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor, Future
 
+    from kropot.durable.attributes import Attributes
     from kropot.durable.dirfd import Parts
     from kropot.durable.draft import Draft
     from kropot.durable.target import TargetFolder
     from kropot.replay.copies import Copies
-    from kropot.restore.crew import Job
+    from kropot.restore.batches import Finished
     from kropot.restore.entry import Overwrite
     from kropot.restore.journal import Journal
     from kropot.restore.opener import Key
@@ -103,7 +104,8 @@ def restore(
     Files that an earlier run finished are not written again. Files that are not ours are changed only as `overwrite`
     allows. If such a file already holds exactly the planned content, it counts as restored. Any thread calls `moved`
     with the number of bytes that it wrote, or that an earlier run had written. `keys` are the keys in the plans: they
-    are never written to the disk. Without a crew, this thread writes the small files. What the target refuses beside contents is counted in `tree.refused`.
+    are never written to the disk. Without a crew, this thread writes the small files. What the target refuses beside
+    contents is counted in `tree.refused`.
 
     Raises:
         TreeError: nothing more can be written. Every file that has a name is complete, and a second run continues.
@@ -169,8 +171,8 @@ class _Job:
         self, plans: Iterable[Planned | RestoreProblem], crew: Crew, pool: Executor
     ) -> Iterator[Restored | RestoreProblem]:
         """Carry the plans out: small files in batches, others one by one. Yield what came of them."""
-        batches, singles = deque[tuple[list[Planned], "Job"]](), deque["Future[_Written | Restored | RestoreProblem]"]()
-        batch, size = list[Planned](), 0
+        batches = Batches(crew, self.copies, str(self.tree.root))
+        singles = deque["Future[_Written | Restored | RestoreProblem]"]()
         try:
             for plan in plans:
                 if isinstance(plan, RestoreProblem):
@@ -179,47 +181,32 @@ class _Job:
                 if plan.opened.sealing == "sc2":
                     self.folders.expect()
                 if self._is_small(plan) and self.places.are_free(plan.path):
-                    batch.append(plan)
-                    size += plan.held.size
-                    if len(batch) >= BATCH or size >= BATCH_BYTES:
-                        batches.append((batch, self._written(crew, batch)))
-                        batch, size = [], 0
+                    batches.add(plan)
+                    yield from self._done(batches.finished())
                 else:
                     singles.append(pool.submit(self.work, self.prepare(plan)))
-                while len(batches) > crew.window:
-                    yield from self._batch_done(crew, *batches.popleft())
-                while len(singles) > _WINDOW:
-                    yield self._single_done(singles.popleft().result())
-            if batch:
-                batches.append((batch, self._written(crew, batch)))
-            for each in singles:
-                yield self._single_done(each.result())
-            for some, job in batches:
-                yield from self._batch_done(crew, some, job)
+                    if len(singles) > _WINDOW:
+                        yield self._single_done(singles.popleft().result())
+            yield from self._done(batches.rest())
+            while singles:
+                yield self._single_done(singles.popleft().result())
         finally:
             for single in singles:
                 single.cancel()
 
-    def _written(self, crew: Crew, batch: Sequence[Planned]) -> Job:
-        for plan in batch:
-            if not plan.opened.is_glance:
-                crew.remember(plan.held, plan.opened)
-        return crew.writes(str(self.tree.root), [(plan.held, plan.path) for plan in batch])
-
-    def _batch_done(self, crew: Crew, batch: Sequence[Planned], job: Job) -> Iterator[Restored | RestoreProblem]:
-        try:
-            answers = crew.result(job)
-        except NoRoomError:
-            # One by one, it shows which of them fit.
-            answers = [None] * len(batch)
-        self.journal.wrote_lines([wrote.line for wrote in answers if wrote is not None])
-        self.moved(sum(wrote.size for wrote in answers if wrote is not None))
-        for plan, wrote in zip(batch, answers, strict=True):
-            if wrote is None:
-                yield self._single_done(self.work(self.prepare(plan)))
-            else:
-                self.tree.note(wrote.refused)
-                yield Restored(planned=plan, size=wrote.size)
+    def _done(self, batches: Iterable[Finished]) -> Iterator[Restored | RestoreProblem]:
+        """Record each batch at once, and do by itself what was not written."""
+        for batch in batches:
+            written = [wrote for _, wrote in batch if wrote is not None]
+            self.journal.wrote_lines([wrote.line for wrote in written])
+            self.moved(sum(wrote.size for wrote in written))
+            for plan, wrote in batch:
+                if wrote is None:
+                    yield self._single_done(self.work(self.prepare(plan)))
+                else:
+                    if wrote.refused:
+                        self.tree.note(wrote.refused)
+                    yield Restored(planned=plan, size=wrote.size)
 
     def _single_done(self, outcome: _Written | Restored | RestoreProblem) -> Restored | RestoreProblem:
         return self.record(outcome) if isinstance(outcome, _Written) else outcome

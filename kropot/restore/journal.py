@@ -129,7 +129,7 @@ class Journal(Written):
         self._learn(_done(path, identity, found.st_size, found.st_mtime_ns), _ours(path, sha256))
 
     def wrote_lines(self, lines: Sequence[bytes]) -> None:
-        """Record files that have their names, at once. No later question of this run is about them. Raises: TreeError."""
+        """Record files that have names, at once. No later question of this run is about them. Raises: TreeError."""
         self._waiting += lines
         self._flush()
 

@@ -29,22 +29,21 @@ if TYPE_CHECKING:
     from kropot.replay.copies import Copies, HeldCopy
     from kropot.restore.opener import Key
     from kropot.restore.owners import Owners
+    from ledger.places import Placement
 
 SMALL: Final = 1 << 20
 """A copy with no more bytes is read as a whole."""
 
-BATCH: Final = 1000
-"""How many files are made durable together, at most."""
-
-BATCH_BYTES: Final = 16 << 20
-"""How many stored bytes are in a batch, at most."""
-
-_REMEMBERED: Final = 8 * BATCH
+_REMEMBERED: Final = 8000
 """How many opened forms are kept until their files are written."""
 
 
+Task = tuple["HeldCopy", "Parts", "Placement | None"]
+"""A copy, where its file belongs, and where in a pack it lies, if it does."""
+
+
 class Glance(NamedTuple):
-    """What is needed to name a small file: its path, its time, the number of its key and whether its id was compared."""
+    """What is needed to name a small file: path, time, the number of its key, and whether its id was compared."""
 
     path: Parts
     name: bytes
@@ -100,12 +99,12 @@ class SmallFiles:
         return [self._look(held) for held in helds]
 
     def write(
-        self, root: str, tasks: Sequence[tuple[HeldCopy, Parts]], *, goes_on: Callable[[], bool] = lambda: True
+        self, root: str, tasks: Sequence[Task], *, goes_on: Callable[[], bool] = lambda: True
     ) -> list[Wrote | None]:
         """Write small files whose folders are there, unless something has their names already.
 
-        The answers are in order, None for a file that was not written. When this returns, the files are whole and durable, and their names as `NewFiles.sync_names` says. Nothing gets
-        a name any more once `goes_on` says so.
+        The answers are in order, None for a file that was not written. When this returns, the files are whole and
+        durable, and their names as `NewFiles.sync_names` says. Nothing gets a name any more once `goes_on` says so.
 
         Raises: TreeError if nothing further can be written; nothing of this batch has a name then.
         """
@@ -113,15 +112,16 @@ class SmallFiles:
             self.close()
             self._files, self._root = NewFiles(root, WORK), root
         files = self._files
-        written: list[tuple[bytes, Wrote] | None] = []
+        written: list[tuple[bytes, Wrote] | None] = [None] * len(tasks)
         try:
-            for held, path in tasks:
+            # In the order of the packs, so that a disk reads them from their beginning to their end.
+            for at in sorted(range(len(tasks)), key=lambda at: _order(tasks[at][2])):
                 try:
-                    written.append(self._write(files, held, path))
+                    written[at] = self._write(files, *tasks[at])
                 except TreeError:
                     raise
                 except KropotError:
-                    written.append(None)
+                    continue
             files.sync()
         except TreeError:
             for each in written:
@@ -130,7 +130,7 @@ class SmallFiles:
             raise
         placed = [
             None if each is None else self._place(files, path, *each, goes_on=goes_on)
-            for (_, path), each in zip(tasks, written, strict=True)
+            for (_, path, _), each in zip(tasks, written, strict=True)
         ]
         files.sync_names()
         return placed
@@ -151,15 +151,16 @@ class SmallFiles:
         number = None if opened.kit is None else next(at for at, key in enumerate(self._keys) if key is opened.kit)
         return Glance(claim.path, claim.name, claim.mtime_ns, number, opened.is_bound)
 
-    def _write(self, files: NewFiles, held: HeldCopy, path: Parts) -> tuple[bytes, Wrote] | None:
+    def _write(
+        self, files: NewFiles, held: HeldCopy, path: Parts, place: Placement | None
+    ) -> tuple[bytes, Wrote] | None:
         found = self._opened.pop(held.key.stored, None) or self._forms.open(held)
         if not isinstance(found, Opened):
             return None
         plan = Planned(held=held, opened=found, path=path)
         if found.claim.kind is not Kind.FILE or group_of(plan) is not None or unopened_of(plan) is not None:
             return None
-        with self._copies.open(held) as source:
-            opened = open_at_once(source.read(), held=held, opened=found)
+        opened = open_at_once(self._copies.read(held, place), held=held, opened=found)
         if opened is None or bad_content_of(plan, opened[0]) is not None:
             return None
         content, plain = opened
@@ -182,3 +183,7 @@ class SmallFiles:
             pass
         files.drop(name)
         return None
+
+
+def _order(place: Placement | None) -> tuple[bytes, int]:
+    return (b"", 0) if place is None else (place.pack, place.offset)

@@ -20,8 +20,8 @@ from kropot.durable.refusals import TreeError
 from kropot.durable.target import WORK, TargetFolder
 from kropot.errors import WrongKeyError
 from kropot.replay.copies import StoredCopies
+from kropot.restore import batches
 from kropot.restore import crew as crews
-from kropot.restore import job
 from kropot.restore.crew import Crew
 from kropot.restore.fingerprints import Fingerprints
 from kropot.restore.job import Restored, restore
@@ -47,7 +47,7 @@ FILES = 7
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let three files be a batch, and two forms a page."""
-    monkeypatch.setattr(job, "BATCH", 3)
+    monkeypatch.setattr(batches, "BATCH", 3)
     monkeypatch.setattr(crews, "_PAGE", 2)
 
 
@@ -70,7 +70,7 @@ def back_by_workers(
     copies, owners = StoredCopies(world.objects), Owners(numeric=False)
     with ExitStack() as stack:
         helds = stack.enter_context(held_in(world))
-        crew = Crew(copies.alone(), keys, owners, workers=workers)
+        crew = Crew(copies, keys, owners, workers=workers)
         assert len(crew._processes) == (workers if workers > 1 else 0)
         stack.callback(crew.close)
         pool = stack.enter_context(ThreadPoolExecutor(3))
@@ -207,8 +207,8 @@ def test_a_second_run_opens_no_object_of_what_is_recorded(tmp_path: Path, monkey
     for name in contents.keys() - kept:
         (tmp_path / "to" / name).unlink()
     read: list[str] = []
-    real = StoredCopies.open
-    monkeypatch.setattr(StoredCopies, "open", lambda self, held: (read.append(held.key.id), real(self, held))[1])
+    real = StoredCopies.read
+    monkeypatch.setattr(StoredCopies, "read", lambda *asked: (read.append(asked[1].key.id), real(*asked))[1])
     back(world, tmp_path / "to")
     assert len(read) == FILES - len(kept) == 3
     assert whole(tmp_path / "to") == contents
