@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 from kropot.errors import IntegrityError
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kropot.durable.errors import StorageError
     from ledger.places import Placement
@@ -207,20 +207,4 @@ class ObjectStore(Protocol):
 
     def close(self) -> None:
         """Give the instance's name back; staged objects that were not published are left over."""
-        ...
-
-
-@runtime_checkable
-class PlacedReadable(Protocol):
-    """A store whose objects another process can read without the ledger, if it is told where they lie."""
-
-    def placed(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
-        """Return where the ledger says that objects lie in packs."""
-        ...
-
-    def read_placed(self, sha256: bytes, place: Placement | None) -> bytes:
-        """Return the bytes at a place, or those of the object's own file. They MUST be compared with the SHA-256.
-
-        Raises: ObjectMissingError, also where only the ledger could tell where the object is; StorageError.
-        """
         ...

@@ -6,15 +6,15 @@ import hashlib
 import threading
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from kropot.objects.store import ObjectMissingError, PlacedReadable
+from kropot.objects.store import ObjectMissingError
 from kropot.replay.fold import PAGE, image, pages
 from ledger.events import StreamKey
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from kropot.objects.store import ObjectStore
@@ -112,6 +112,22 @@ class Copies(Protocol):
         """Return all stored bytes of a small copy, which are not checked. Any process may ask.
 
         Raises: ObjectMissingError, also where another process could not ask the ledger; StorageError.
+        """
+        ...
+
+
+@runtime_checkable
+class PlacedReadable(Protocol):
+    """A store whose objects another process can read without the ledger, if it is told where they lie."""
+
+    def placed(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
+        """Return where the ledger says that objects lie in packs."""
+        ...
+
+    def read_placed(self, sha256: bytes, place: Placement | None) -> bytes:
+        """Return the bytes at a place, or those of the object's own file. They MUST be compared with the SHA-256.
+
+        Raises: ObjectMissingError, also where only the ledger could tell where the object is; StorageError.
         """
         ...
 
