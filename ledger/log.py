@@ -46,22 +46,8 @@ if TYPE_CHECKING:
     from ledger.rows import Batch, SourceRow, StoredEvent
     from ledger.stores import Database, Writing
 
-__all__ = [
-    "AUDIT_KEY",
-    "LEDGER_KEY",
-    "Commit",
-    "Head",
-    "Ledger",
-    "LedgerStore",
-    "NewFact",
-    "RebuildReport",
-    "SourceEntry",
-    "Tally",
-    "instance_key",
-    "program",
-    "source_key",
-    "utc_now_us",
-]
+__all__ = ["AUDIT_KEY", "LEDGER_KEY", "Commit", "Head", "Ledger", "LedgerStore", "NewFact"]
+__all__ += ["RebuildReport", "SourceEntry", "Tally", "instance_key", "program", "source_key", "utc_now_us"]
 
 _PAGE = 1000
 
@@ -234,11 +220,7 @@ class Ledger:
     def head(self) -> Head:
         """Return the end of the log."""
         head = self.log.head()
-        return Head(
-            position=head.position,
-            recorded_us=head.recorded_us,
-            frontier=frontier_of(head),
-        )
+        return Head(position=head.position, recorded_us=head.recorded_us, frontier=frontier_of(head))
 
     def now_us(self) -> int:
         """Return the ledger's time in microseconds since 1970 UTC: the clock's, but never before the head's."""

@@ -8,6 +8,7 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, group, open_ledger, say, storage_of
 from kropot.cli.sizes import SIZE
+from kropot.errors import UsageError
 from kropot.logs import log
 from kropot.wording import amount, number
 
@@ -28,7 +29,9 @@ def command() -> None:
     metavar="SIZE",
     help="Put objects smaller than this into packs.",
 )
-@click.option("--all", "everything", is_flag=True, help="Also make a pack of less than 8 MiB.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Also make a pack of few objects: less than 8 MiB, fewer than 2,000."
+)
 def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
     """Gather small objects that are files of their own into packs.
 
@@ -39,8 +42,10 @@ def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
     from kropot.objects.packs.packing import PackRule
     from kropot.storage_away import demand_objects
 
+    if pack_below == 0:
+        raise UsageError("--pack-below 0 makes no packs, so there is nothing to do: leave it out, or name a size")
     storage = storage_of(settings)
-    rule = PackRule(below=pack_below, worth=1) if everything else PackRule(below=pack_below)
+    rule = PackRule(below=pack_below, worth=0) if everything else PackRule(below=pack_below)
     with open_ledger(settings) as ledger:
         demand_objects(storage, ledger)
         report = gather(ledger, storage, rule)

@@ -76,13 +76,15 @@ class Gatherer:
         self._writer = writer
         self._rule = rule
 
-    def estimate(self) -> int:
-        """Return about how many bytes of small objects are loose; a few folders tell. Raises: StorageError."""
-        seen = 0
+    def is_worth(self) -> bool:
+        """Whether about a pack's worth of small objects is loose; a few folders tell. Raises: StorageError."""
+        objects = size = 0
         for first in SAMPLED:
-            found = self._layout.walk(bytes([first]), bytes([first + 1]))
-            seen += sum(size for _, size in found if self._rule.takes(size))
-        return seen * 256 // len(SAMPLED)
+            for _, each in self._layout.walk(bytes([first]), bytes([first + 1])):
+                if self._rule.takes(each):
+                    objects, size = objects + 1, size + each
+        share = 256 // len(SAMPLED)
+        return self._rule.is_worth(objects * share, size * share)
 
     def run(self, *, stopped: Callable[[], bool] = lambda: False) -> GatherReport:
         """Gather everything that is a pack's worth; end between two packs when `stopped` says so.
@@ -94,7 +96,7 @@ class Gatherer:
         for group in self._groups():
             if stopped():
                 break
-            if sum(size for _, size in group) < self._rule.worth:
+            if not self._rule.is_worth(len(group), sum(size for _, size in group)):
                 report.left += len(group)
             else:
                 self._pack(group, report)

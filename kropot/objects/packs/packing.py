@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kropot.durable.errors import StorageError
 from kropot.objects.packs.format import MOST_BYTES
-from kropot.objects.packs.writer import PACK_BELOW, PACK_FROM
+from kropot.objects.packs.writer import PACK_BELOW, PACK_FROM, PACK_MANY
 from kropot.objects.store import Published, PublishError
 from ledger.places import Placement
 
@@ -28,10 +28,18 @@ class WholeBytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackRule:
-    """Objects of fewer than `below` bytes go into packs where a batch has `worth` bytes of them; 0 makes no packs."""
+    """Objects of fewer than `below` bytes go into packs where a batch has a pack's worth of them; 0 makes no packs.
+
+    That is `worth` bytes, or `many` objects: tiny ones would never be so many bytes, and each costs a file.
+    """
 
     below: int = PACK_BELOW
     worth: int = PACK_FROM
+    many: int = PACK_MANY
+
+    def is_worth(self, objects: int, size: int) -> bool:
+        """Whether so many objects, of so many bytes together, are a pack's worth."""
+        return objects > 0 and (size >= self.worth or objects >= self.many)
 
     def takes(self, size: int) -> bool:
         """Whether an object of this size goes into packs at all; none holds more than `MOST_BYTES`."""
@@ -83,7 +91,7 @@ class Packing:
             elif not self._has_file(staged.sha256):
                 fresh[staged.sha256] = at
                 size += staged.size
-        if size < self._rule.worth or len(fresh) == 0:
+        if not self._rule.is_worth(len(fresh), size):
             return outcomes
         outcomes |= self._write(batch, fresh, set_aside)
         for at, sha256 in again:

@@ -22,7 +22,9 @@ PACK_BELOW = 1 << 20
 """Objects smaller than this go into packs, unless the user says otherwise."""
 
 PACK_FROM = 8 << 20
-"""A pack's worth: fewer bytes of small objects stay files of their own for now."""
+"""A pack's worth: fewer bytes of small objects stay files of their own for now, unless they are many."""
+
+PACK_MANY = 2000
 
 _AT_ONCE = 1 << 20
 """Bytes of one write, at least: larger ones cost memory, more of them cost calls."""
@@ -111,9 +113,9 @@ def grouped(objects: Sequence[WholeObject]) -> Iterator[Sequence[WholeObject]]:
     fair, begin, within = -(-size // packs), 0, 0
     for at, (_, data) in enumerate(objects):
         is_full = within + len(data) > MOST_BYTES or at - begin == MOST_OBJECTS
-        if at > begin and (is_full or within >= fair):
+        if at > begin and (is_full or (within >= fair and packs > 1)):
             yield objects[begin:at]
-            begin, within = at, 0
+            packs, begin, within = packs - 1, at, 0
         within += len(data)
     if begin < len(objects):
         yield objects[begin:]
