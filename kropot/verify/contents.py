@@ -13,6 +13,7 @@ from kropot.objects.bulk.protocol import BulkReadable
 from kropot.objects.bulk.reading import BUFFER, ReadRequest, ThreadReading, Throttle, read_object
 from kropot.verify.copies import CopyAudit
 from kropot.verify.copy_findings import cases, orphan_finding
+from kropot.verify.packs import finding_of, mended
 from kropot.verify.recording import BATCH, MASS_COUNT, MASS_SHARE
 from kropot.verify.sealed import HeaderAudit
 from kropot.verify.ways_out import IS_FETCHED_AGAIN, WHY_UNRECORDED
@@ -121,6 +122,7 @@ class CopyVerification:
             for part in due(walked, before_us=0):
                 yield from self._look_again(audit, part)
             yield from self._settle()
+            yield from self._packs(audit)
         finally:
             audit.close()
             self.recorder.flush()
@@ -133,15 +135,29 @@ class CopyVerification:
         """Return the fastest reader for the scope."""
         if self.scope.quick:
             return StoreReader(self.objects, None, stopped=self._ends)
-        if isinstance(self.objects, BulkReadable) and self.scope.rate is None:
+        throttle = Throttle(self.scope.rate, sleep=self.world.sleep, monotonic=self.world.monotonic)
+        if isinstance(self.objects, BulkReadable):
             tallies = self.ledger.tallies()
             count, size = sum(each.elements for each in tallies), sum(each.bytes for each in tallies)
-            return self.objects.bulk_reader(objects=count, size=size, stopped=self._ends)
-        throttle = Throttle(self.scope.rate, sleep=self.world.sleep, monotonic=self.world.monotonic)
+            take = None if self.scope.rate is None else throttle.take
+            reader = self.objects.bulk_reader(objects=count, size=size, stopped=self._ends, take=take)
+            if reader is not None:
+                return reader
         reading = ThreadReading(self.objects, throttle=throttle, stopped=self._ends)
         # Read one second's worth at a time. Otherwise a stop would wait for all blocks that were already handed out.
         block_bytes = BLOCK_BYTES if self.scope.rate is None else min(self.scope.rate, BLOCK_BYTES)
         return StoreReader(self.objects, reading, stopped=self._ends, block_bytes=block_bytes)
+
+    def _packs(self, audit: CopyAudit) -> Iterator[Finding]:
+        """Yield what is wrong with packs, and repair it where that was asked for."""
+        flaws = []
+        for flaw in audit.flaws():
+            yield finding_of(flaw)
+            flaws += [flaw] if flaw.severity == "error" else []
+        if flaws and self.scope.repair and self.recorder.why_not is None and self.scope.storage is not None:
+            for note in mended(flaws, self.scope.storage, self.ledger):
+                self.summary.repaired += note.kind == "repaired_pack"
+                yield note
 
     # --- ranges ---
 
@@ -240,10 +256,12 @@ class CopyVerification:
             # It went from a file into a pack while its folder was read.
             if self.scope.quick:
                 return replace(report, state="not_read", detail=QUICK)
-        elif report.state != "damaged" or self.scope.quick or not report.copies:
+        elif report.state not in {"damaged", "recovered"} or self.scope.quick or not report.copies:
             return report
         request = ReadRequest(report.sha256, report.copies[0].size)
         again = read_object(self.objects, request, memoryview(bytearray(BUFFER)))
+        if again is None and report.state == "recovered":
+            return report
         if again is None:
             detail = f"{report.detail}; read once more it was sound: check the disk, cables and memory"
             if report.state == "lost":
