@@ -41,6 +41,7 @@ COMMANDS: Final[dict[str, str]] = {
     "rebuild": "Rebuild the projection from the events.",
     "db": "Make, upgrade, describe, copy or recover a ledger's database.",
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",
+    "keeper": "Serve a replica to its owner from afar, and manage the tokens for it.",
     "config": "Show the value of every option and where it came from, or check all of them.",
     "demo": "Show a whole backup on one machine.",
 }

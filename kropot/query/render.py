@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kropot.query.alarm import Alarm
     from kropot.query.facts import Facts, SourceFacts
     from kropot.query.past import KnownSource, Past
+    from kropot.query.rounds import CollectedRound
     from kropot.query.storage import StorageFacts
     from kropot.replay.diff import Difference
     from ledger.answers import Tally
@@ -124,6 +125,23 @@ def difference_json(difference: Difference) -> dict[str, Any]:
         **element_json(difference.after),
         "position": difference.position,
         "before": None if before is None else key_json(key) | element_json(before),
+    }
+
+
+def round_json(round_: CollectedRound) -> dict[str, Any]:
+    """Return a restore point: the round that ended there, and what its listing found."""
+    listing = round_.listing
+    return {
+        "position": round_.position,
+        "recorded_at": instant(round_.recorded_us),
+        "source": round_.source.hex(),
+        "mode": str(listing.mode),
+        "seen": listing.seen,
+        "new": listing.new,
+        "changed": listing.changed,
+        "reappeared": listing.reappeared,
+        "vanished": listing.vanished,
+        "rejected": listing.rejected,
     }
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from kropot.gateway import app as app_module
 from kropot.gateway import contents as contents_module
-from kropot.gateway.guard import Bounds
+from kropot.serving.guard import Bounds
 from tests.gateway.serve import PLAIN, Served
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from kropot.gateway.guard import Bounds
+from kropot.serving.guard import Bounds
 from tests.gateway.serve import ADMIN, PLAIN, SEALED, STREAM, Client, Served
 
 if TYPE_CHECKING:
