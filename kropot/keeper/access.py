@@ -53,4 +53,6 @@ class Admission:
 def demand(visitor: Visitor, role: Role) -> None:
     """Return if the visitor's token is good for what this role may do. Raises: SmallerRoleError."""
     if not visitor.may(role):
-        raise SmallerRoleError(f"this needs a token with the role {role}, and the one that was sent has the role {visitor.role}")
+        raise SmallerRoleError(
+            f"this needs a token with the role {role}, and the one that was sent has the role {visitor.role}"
+        )

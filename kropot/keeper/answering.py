@@ -11,6 +11,7 @@ from kropot.keeper.asking import NotFoundError, cursor_of
 from kropot.keeper.operations import MOST_HEADERS, STATES
 from kropot.keeper.visitor import Role
 from kropot.proofs import prove_consistency, prove_event
+from kropot.query.erasures import erased_in
 from kropot.query.facts import gather
 from kropot.query.health import health
 from kropot.query.past import past_ids, sources_at
@@ -146,7 +147,7 @@ class KeeperAnswers:
     def elements(self, visitor: Visitor, asked: Asked) -> dict[str, Any]:
         """Return a page of the elements at a moment, in the order of their keys."""
         moment, count, after = asked.moment(), asked.rows(), asked.after()
-        with_events = asked.flag("events")
+        with_events, since = asked.flag("events"), asked.whole("since", 0)
         state = asked.text("state")
         if state is not None and state not in STATES:
             raise UsageError(f"state is one of {', '.join(STATES)}, and here it is {state[:40]!a}")
@@ -160,6 +161,7 @@ class KeeperAnswers:
                 source=each,
                 after=after,
                 count=count - len(standings),
+                since=since,
                 wanted=lambda element: state is None or element.state == state,
             )
             standings += page.standings
@@ -239,6 +241,7 @@ class KeeperAnswers:
             "size": size,
             "root": frontier.root.hex(),
             "frontier": frontier.stored.hex(),
+            "erased": erased_in(self._ledger).json,
         }
         if visitor.may(Role.OWNER):
             salts = {

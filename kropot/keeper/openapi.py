@@ -77,6 +77,15 @@ _COVERAGE: Final = {
     "never_read": _SHARE,
     "all_read_by": _or_null(_TIME),
 }
+_ERASED: Final = _object(
+    {
+        "elements": _COUNT,
+        "payloads": _COUNT,
+        "since": _or_null(_TIME),
+        "last": _or_null(_TIME),
+        "last_position": _or_null(_COUNT),
+    }
+)
 _ALARM: Final = _object({"name": _TEXT, "source": _or_null(_ID), "text": _TEXT, "since": _or_null(_TIME)})
 
 SCHEMAS: Final[dict[str, Any]] = {
@@ -97,7 +106,7 @@ SCHEMAS: Final[dict[str, Any]] = {
             "alarms": _list(_ALARM),
             "position": _COUNT,
             "recorded": _or_null(_TIME),
-            "erased": _object({"elements": _COUNT, "payloads": _COUNT}, more=True),
+            "erased": _ERASED,
             "audited_since": _TIME,
             "audit": _object(_COVERAGE),
             "storage": _or_null(_object({"place": _TEXT, "there": _FLAG}, more=True)),
@@ -212,6 +221,7 @@ SCHEMAS: Final[dict[str, Any]] = {
             "size": _COUNT,
             "root": _HASH,
             "frontier": {"type": "string", "pattern": "^([0-9a-f]{64})*$"},
+            "erased": _ERASED,
         },
         {
             "first": _ref("StoredEvent"),

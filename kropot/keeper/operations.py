@@ -159,6 +159,12 @@ OPERATIONS: Final = (
                 text="Whether each row has the events that prove it. The sealed form is in their payload.",
                 schema={"type": "boolean", "default": False},
             ),
+            Parameter(
+                name="since",
+                text="Only elements whose last event is behind this position: with it, a page that was kept is brought"
+                " up to date.",
+                schema=_WHOLE,
+            ),
             _AFTER_KEY,
             _LIMIT,
         ),

@@ -35,9 +35,12 @@ def page_at(
     source: bytes | None = None,
     after: bytes = b"",
     count: int = PAGE,
+    since: int = 0,
     wanted: Callable[[Element], bool] = lambda _: True,
 ) -> StandingsPage:
     """Return at most `count` elements behind the stored key `after` that are `wanted`, as they were at `position`.
+
+    Only those whose last event is behind the position `since` are returned.
 
     A page can be shorter, or empty, and still name a key to go on after.
 
@@ -48,7 +51,7 @@ def page_at(
     for some in pages(_streams(ledger, source, after), PAGE):
         for key, standing in _standings(ledger, some, position):
             after = key
-            if standing is not None and wanted(standing.element):
+            if standing is not None and standing.position > since and wanted(standing.element):
                 found.append(standing)
                 if len(found) == count:
                     return StandingsPage(standings=tuple(found), after=after)
