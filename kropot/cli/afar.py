@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Settings, say, warn, warn_if_exposed
+from kropot.cli.base import Settings, say, warn
 from kropot.cli.moments import read_note
 from kropot.cli.paths import PATH
 from kropot.errors import UsageError
@@ -99,7 +99,6 @@ def keeper_at(settings: Settings, address: str, token_file: Path | None) -> Iter
 
     if token_file is None:
         raise UsageError(f"the keeper {address} needs a token: name the file that it is in with --access-token-file")
-    warn_if_exposed("access token", token_file)
     if sends_token_in_clear(address):
         warn(f"the connection to {address} is not encrypted, so others on the network can read the token: use https")
     access = ServerAccess(

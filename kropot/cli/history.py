@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kropot.cli.afar import from_options, refuse_token_alone
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
+from kropot.cli.copies import read_kits
+from kropot.cli.history_afar import at_keeper, in_export
+from kropot.cli.passphrases import passphrase_option
+from kropot.cli.paths import PATH
+from kropot.errors import UsageError
 from kropot.query.erasures import erasures_of
 from kropot.query.names import find_element, readings
 from kropot.query.past import labels_of
@@ -18,17 +24,50 @@ from ledger.decoding import event_of
 from ledger.events import DismissalWithdrawn, ElementDismissed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ledger.replica import Event
 
 
 @define("history")
 @click.argument("element")
-def command(settings: Settings, *, element: str) -> Exit:
+@from_options
+@click.option(
+    "--key",
+    "kits",
+    type=PATH,
+    multiple=True,
+    metavar="KIT.json",
+    help="With --from: the kit, which tells the id of a name. It stays on this machine. Can be repeated.",
+)
+@passphrase_option
+def command(
+    settings: Settings,
+    *,
+    element: str,
+    origin: Path | str | None,
+    token_file: Path | None,
+    kits: tuple[Path, ...],
+    passphrase_files: tuple[Path, ...],
+) -> Exit:
     """Show every event about one element, oldest first.
 
     ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Of events that were erased, this
     shows only how many there were, and when they were erased.
+
+    With --from and --key, ELEMENT can also be a file's name, as `restore --list-names` prints it. An export has only
+    the events that prove its copies.
     """
+    refuse_token_alone(origin, token_file)
+    if origin is not None:
+        keys = read_kits(kits, passphrase_files)
+        if isinstance(origin, str):
+            at_keeper(settings, origin, token_file, element, keys)
+        else:
+            in_export(settings, origin, element, keys)
+        return Exit.DONE
+    if kits:
+        raise UsageError("--key is for --from: the ledger knows no names, so give the id, as `kropotcli ls` lists it")
     with open_ledger(settings, read_only=True) as ledger:
         erasures = erasures_of(ledger, readings(labels_of(ledger), element))
         key = find_element(ledger, element, erased=erasures)
