@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from kropot.errors import IntegrityError
+from kropot.errors import IntegrityError, ServerRefusedError
 from kropot.query.past import KnownSource, Past
 from kropot.replay.copies import HeldCopy
 from kropot.restore.evidence import read_event, with_events
@@ -87,6 +87,11 @@ class AfarReplica:
     def tree(self) -> RemoteTree:
         """Return the tree of all events. Raises: BadAnswerError, and as `KeeperClient.get`."""
         answer = self.client.get("tree")
+        if "first" not in answer:
+            raise ServerRefusedError(
+                f"the token for the keeper {self.client.base_url} is not that of an owner, so it opens nothing: ask "
+                "for one that `keeper token create --role owner` made"
+            )
         with _answering("its tree"):
             frontier = Frontier.parse(_count(answer["size"]), bytes.fromhex(answer["frontier"]))
             if frontier.root.hex() != answer["root"]:

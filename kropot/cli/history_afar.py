@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kropot.cli.afar import keeper_at, remote_state
 from kropot.cli.base import Settings, emit, emit_json
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from kropot.afar.replica import AfarReplica
     from kropot.restore.opener import Key
 
+_LIKE_AN_ID: Final = re.compile(r"(?:[^:]*:)?[0-9a-f]{64,128}")
+
 
 def at_keeper(settings: Settings, address: str, token_file: Path | None, element: str, keys: Sequence[Key]) -> None:
     """Print the events about an element that a keeper has. Raises: UsageError if there is none, or several."""
@@ -33,8 +36,10 @@ def at_keeper(settings: Settings, address: str, token_file: Path | None, element
         labels = {id_: each.keeping.label for id_, each in state.sources.known.items()}
         ids = ids_of(as_written(element.strip("/")), keys)
         named = [StreamKey(source=source, kind="file", id=id_) for id_ in ids for source in labels]
+        # Whoever gives a kit means a name, and the keeper must not learn it. Only what looks like an id is sent.
+        given = readings(labels, element) if not keys or _LIKE_AN_ID.fullmatch(element) else []
         first: list[tuple[StreamKey, list[dict[str, Any]]]] = []
-        for key in dict.fromkeys((*readings(labels, element), *named)):
+        for key in dict.fromkeys((*given, *named)):
             page = _page(replica, key, 0)
             if page is not None:
                 first.append((key, page))
