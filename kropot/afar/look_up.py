@@ -40,7 +40,7 @@ def ids_of(path: bytes, keys: Iterable[Key]) -> list[str]:
     return list(found)
 
 
-class LookUp:
+class RemoteLookUp:
     """Looks elements up, one request for each id and source."""
 
     def __init__(

@@ -61,7 +61,7 @@ _WHAT = "the keeper's ledger"
 
 def _looked_up(state: RemoteState, wish: RestoreWish, keys: Sequence[Key], trust: Trust) -> list[HeldCopy] | None:
     """Return the files with these names, or None if a name can mean anything else than one file."""
-    from kropot.afar.look_up import LookUp
+    from kropot.afar.look_up import RemoteLookUp
     from kropot.afar.proved import ProvedTree
 
     known = state.sources.known
@@ -69,7 +69,7 @@ def _looked_up(state: RemoteState, wish: RestoreWish, keys: Sequence[Key], trust
     chosen = [id_ for id_ in freshest_first(known) if id_ in state.wanted] or in_use
     seen = [each for _, each in trust.known(state.tree.ledger_id)]
     tree = ProvedTree(state.replica, state.tree, seen)
-    look_up = LookUp(state.replica, tree, keys, sources=chosen, position=state.position, vanished=wish.vanished)
+    look_up = RemoteLookUp(state.replica, tree, keys, sources=chosen, position=state.position, vanished=wish.vanished)
     found = look_up.named(wish.names)
     if found is not None:
         trust.compare(tree, state.tree.ledger_id if tree.has_first else None, what=_WHAT, remember=wish.remember)
