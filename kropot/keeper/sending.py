@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -91,12 +92,14 @@ class ObjectSender:
             await in_pool(self._pool, source.close)
 
     async def _send_bytes(self, scope: Scope, receive: Receive, send: Send, source: BinaryIO, extent: Extent) -> None:
-        del receive
         at = extent.start
         if at == extent.stop:
             await send({"type": "http.response.body", "body": b""})
+            return
+        gone = asyncio.ensure_future(_gone(receive))
         try:
-            while at < extent.stop:
+            # Whoever hung up takes nothing, and nothing more is read for him.
+            while at < extent.stop and not gone.done():
                 chunk = await in_pool(self._pool, _read_at, source, at, min(CHUNK, extent.stop - at))
                 if not chunk:
                     raise OSError("the object ends early")  # noqa: TRY301 -- one way for all of them
@@ -107,11 +110,21 @@ class ObjectSender:
             log.warning("object_broken", reason=type(error).__name__)
             with suppress(KeyError):
                 scope["extensions"][ABORT]["abort"]()
+        finally:
+            gone.cancel()
+            with suppress(asyncio.CancelledError):
+                await gone
 
     def _opened(self, sha256: bytes) -> tuple[BinaryIO, int]:
         """Return an object and its size in bytes. Raises: ObjectMissingError, StorageError."""
         source = self._objects.open(sha256)
         return source, source.seek(0, 2)
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _read_at(source: BinaryIO, at: int, size: int) -> bytes:

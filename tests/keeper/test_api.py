@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import msgpack
 import pytest
 
 from kropot.cli.main import cli
+from kropot.keeper import sending
 from kropot.keeper.app import Keeper
 from kropot.keeper.openapi import document
 from kropot.keeper.operations import OPERATIONS
@@ -265,6 +267,29 @@ def test_objects_come_whole_and_in_ranges(kept: Kept) -> None:
         assert visitor.get(path, headers={"Range": odd}).content == whole.content
     beyond = visitor.get(path, headers={"Range": f"bytes={size}-"})
     assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+
+
+def test_for_a_client_that_hung_up_nothing_more_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(64 << 20)
+    reads: list[int] = []
+    honest = sending._read_at
+
+    def counted(file: Any, at: int, size: int) -> bytes:
+        reads.append(at)
+        return honest(file, at, size)
+
+    monkeypatch.setattr(sending, "_read_at", counted)
+    with Kept(tmp_path) as kept:
+        kept.world.put(kept.world.source(None), "big", data)
+        answer = kept.visitor().get(f"/api/1/objects/{hashlib.sha256(data).hexdigest()}", stream=True)
+        assert answer.raw.read(10)
+        answer.close()
+        for _ in range(200):
+            before = len(reads)
+            time.sleep(0.05)
+            if len(reads) == before:
+                break
+    assert 0 < len(reads) < len(data) // sending.CHUNK
 
 
 def test_what_is_not_understood_is_refused(kept: Kept) -> None:
