@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Self
 
 from kropot.keeper.access import Admission
@@ -64,7 +64,9 @@ class KeeperService:
     def server(self) -> uvicorn.Server:
         """Return an HTTP server for the application, with bounds. Raises: KropotError if TLS cannot be used."""
         options = self.options
-        return http_server(self.app, options.bounds, options.trusted_proxies, tls=options.tls)
+        # A keeper has no bulk requests, so no body may be as long as theirs.
+        bounds = replace(options.bounds, bulk_bytes=options.bounds.body_bytes)
+        return http_server(self.app, bounds, options.trusted_proxies, tls=options.tls)
 
     def close(self) -> None:
         """End the threads when their work is done."""

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from kropot.securecopy.bulkwire import MAX_BODY
+from kropot.securecopy.bulkwire import PATH as BULK_PATH
 from kropot.serving.answers import failure_json
 from kropot.serving.forwarded import (
     FORWARDED_FOR,
@@ -28,8 +30,6 @@ from kropot.serving.forwarded import (
     parse_address,
     parse_networks,
 )
-from kropot.securecopy.bulkwire import MAX_BODY
-from kropot.securecopy.bulkwire import PATH as BULK_PATH
 
 if TYPE_CHECKING:
     import asyncio

@@ -26,6 +26,7 @@ from tests.kropot.sc2_world import drawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SIGNER = SigningKey.generate("keeper", lambda size: drawn("signer", size))
 
