@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         StoredHead,
         StreamRow,
         TallyRow,
+        VolumeRow,
     )
 
 
@@ -229,6 +230,12 @@ class ProjectionStore(Protocol):
 
     def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
         """Yield the copies with `start` <= SHA-256 <= `end`, in the order of SHA-256 and stream."""
+
+    def volumes(self, block: int) -> list[VolumeRow]:
+        """Return the sums over all copies, by source and by the position where each was stored divided by `block`.
+
+        Copies of erased elements are left out. The order is that of source and block.
+        """
 
 
 class WorkQueue(Protocol):

@@ -64,7 +64,7 @@ def _key(row: Any) -> bytes:
             row["change"] in CHANGES
             and row["state"] in _STATES
             and _SOURCE.fullmatch(row["source"])
-            and type(row["date"]) is int
+            and isinstance(row["date"], str)
             and (row["sha256"] is None or (_HASH.fullmatch(row["sha256"]) and type(row["size"]) is int))
         )
         key = StreamKey(source=bytes.fromhex(row["source"]), kind=row["type"], id=row["id"]).stored

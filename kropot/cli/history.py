@@ -11,15 +11,13 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
 from kropot.cli.copies import read_kits
 from kropot.cli.history_afar import at_keeper, in_export
-from kropot.cli.passphrases import passphrase_option
-from kropot.cli.paths import PATH
-from kropot.errors import UsageError
+from kropot.cli.naming import NAMED, Names, key_options
 from kropot.query.erasures import erasures_of
-from kropot.query.names import find_element, readings
+from kropot.query.names import readings
 from kropot.query.past import labels_of
 from kropot.query.render import element_of, event_json, event_name
+from kropot.wording import instant, number
 from kropot.wording import moment as clock
-from kropot.wording import number
 from ledger.decoding import event_of
 from ledger.events import DismissalWithdrawn, ElementDismissed
 
@@ -32,15 +30,7 @@ if TYPE_CHECKING:
 @define("history")
 @click.argument("element")
 @from_options
-@click.option(
-    "--key",
-    "kits",
-    type=PATH,
-    multiple=True,
-    metavar="KIT.json",
-    help="With --from: the kit, which tells the id of a name. It stays on this machine. Can be repeated.",
-)
-@passphrase_option
+@key_options(f"Show names, and take a name as ELEMENT. {NAMED}")
 def command(
     settings: Settings,
     *,
@@ -52,11 +42,12 @@ def command(
 ) -> Exit:
     """Show every event about one element, oldest first.
 
-    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Of events that were erased, this
-    shows only how many there were, and when they were erased.
+    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Of an ID, too, the beginning is
+    enough if no other id begins so. With --key, ELEMENT can be [SOURCE:]NAME, with the whole name of a file as
+    `ls --key` shows it. Of events that were erased, this shows only how many there were, and when they were erased.
 
-    With --from and --key, ELEMENT can also be a file's name, as `restore --list-names` prints it. An export has only
-    the events that prove its copies.
+    With --from, ELEMENT is a whole ID or, with --key, a whole NAME. An export has only the events that prove its
+    copies.
     """
     refuse_token_alone(origin, token_file)
     if origin is not None:
@@ -66,28 +57,27 @@ def command(
         else:
             in_export(settings, origin, element, keys)
         return Exit.DONE
-    if kits:
-        raise UsageError("--key is for --from: the ledger knows no names, so give the id, as `kropotcli ls` lists it")
     with open_ledger(settings, read_only=True) as ledger:
         erasures = erasures_of(ledger, readings(labels_of(ledger), element))
-        key = find_element(ledger, element, erased=erasures)
+        names = Names.of_kits(ledger, kits, passphrase_files)
+        key = names.find(element, erased=erasures)
         for erasure in erasures.get(key, ()):
             event, payloads = event_of(erasure, key), erasure.stream_version - 1
             if settings.json:
-                emit_json(event_json(event) | {"erased_payloads": payloads}, flush=False)
+                emit_json("event", event_json(event) | {"erased_payloads": payloads}, flush=False)
             else:
                 emit(f"{as_text(event)}  erased {number(payloads, 'earlier event')}", flush=False)
         for event in ledger.history(key):
             if settings.json:
-                emit_json(event_json(event), flush=False)
+                emit_json("event", event_json(event) | names.json(names.of_event(event)), flush=False)
             else:
-                emit(as_text(event), flush=False)
+                emit(as_text(event) + (f"  {names.of_event(event).shown}" if names.are_opened else ""), flush=False)
     return Exit.DONE
 
 
 def as_text(event: Event) -> str:
     """Return one event as a line of text."""
-    fields = [str(event.position), clock(event.recorded_us), event_name(event)]
+    fields = [str(event.position), instant(event.recorded_us), event_name(event)]
     element = element_of(event)
     if element is None:
         return "  ".join(fields)

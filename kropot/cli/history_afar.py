@@ -114,7 +114,7 @@ def _checked(row: dict[str, Any]) -> dict[str, Any]:
 
 def _print(settings: Settings, row: dict[str, Any]) -> None:
     if settings.json:
-        emit_json(row, flush=False)
+        emit_json("event", row, flush=False)
     else:
         emit("  ".join(one_line(str(field)) for field in _fields(row)), flush=False)
 
@@ -125,8 +125,7 @@ def _fields(row: dict[str, Any]) -> Iterator[object]:
     yield from (row["position"], clock(int(recorded.timestamp()) * 1_000_000), row["event"])
     if "state" not in row:
         return
-    date = row.get("date")
-    yield from (row["state"], f"revision {row.get('revision')}", clock(date * 1_000_000) if type(date) is int else "-")
+    yield from (row["state"], f"revision {row.get('revision')}", row.get("date"))
     if row.get("sha256") is not None:
         yield from (row.get("size"), row["sha256"])
     failure = row.get("failure")

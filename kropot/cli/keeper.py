@@ -16,7 +16,7 @@ from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
 from kropot.cli.status import listing_limit_s
 from kropot.errors import UsageError
-from kropot.wording import SECOND_US, moment
+from kropot.wording import SECOND_US, instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,7 +145,7 @@ def serve(
                 url = address_of(listening, "http" if tls is None else "https")
                 with printing_beside_the_work():
                     if settings.json:
-                        emit_json({"url": url, "storage": storage.objects_place})
+                        emit_json("keeper_started", {"url": url, "storage": storage.objects_place})
                 say(f"serving this replica at {url}; press Ctrl-C to stop")
                 server.run([listening])
         finally:
@@ -212,7 +212,7 @@ def create(
     tokens = open_tokens(_state_of(settings, state), create=True)
     made = tokens.make(Role(role), label=label, expires_s=expires_s, sources=sources)
     if settings.json:
-        emit_json({"token": made.text, "number": made.row.number, "role": role})
+        emit_json("keeper_token_made", {"token": made.text, "number": made.row.number, "role": role})
     else:
         emit(made.text)
     if expires_s is not None and expires_s <= now_s:
@@ -229,7 +229,7 @@ def list_(settings: Settings, *, state: Path | None) -> None:
     for row in tokens.all():
         shown = _shown(tokens, row)
         if settings.json:
-            emit_json(shown, flush=False)
+            emit_json("keeper_token", shown, flush=False)
             continue
         ends = "never ends" if row.expires_s is None else f"until {shown['expires']}"
         bound = "" if row.sources is None else f"  sources {' '.join(each.hex()[:8] for each in row.sources)}"
@@ -246,7 +246,7 @@ def revoke(settings: Settings, *, number: int, state: Path | None) -> None:
     tokens = open_tokens(_state_of(settings, state))
     row = tokens.revoke(number)
     if settings.json:
-        emit_json(_shown(tokens, row))
+        emit_json("keeper_token_revoked", _shown(tokens, row))
     else:
         emit(f"revoked token {number}")
 
@@ -261,8 +261,8 @@ def _shown(tokens: KeeperTokens, row: KeeperTokenRow) -> dict[str, Any]:
         "role": row.role,
         "label": row.label,
         "status": tokens.status(row),
-        "created": moment(row.created_s * SECOND_US),
-        "expires": None if row.expires_s is None else moment(row.expires_s * SECOND_US),
+        "created": instant(row.created_s * SECOND_US),
+        "expires": None if row.expires_s is None else instant(row.expires_s * SECOND_US),
         "sources": None if row.sources is None else [each.hex() for each in row.sources],
     }
 

@@ -66,7 +66,9 @@ def command(
         before = "" if held.iv is None else "KEY is the token's secureCopyEncryptionKey:  export KEY='...'"
     if settings.json:
         told = {"page": page} if page else {}
-        emit_json({"object": sealed, **told, "steps": [{"what": what, "command": line} for what, line in steps]})
+        emit_json(
+            "recipe", {"object": sealed, **told, "steps": [{"what": what, "command": line} for what, line in steps]}
+        )
         return Exit.DONE
     for line in (*page.splitlines(), *([before] if before else [])):
         emit(f"# {line}".rstrip())

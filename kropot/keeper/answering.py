@@ -14,7 +14,7 @@ from kropot.proofs import prove_consistency, prove_event
 from kropot.query.erasures import erased_in
 from kropot.query.facts import gather
 from kropot.query.health import health
-from kropot.query.past import past_ids, sources_at
+from kropot.query.past import labels_of, past_ids, sources_at
 from kropot.query.render import (
     difference_json,
     element_json,
@@ -25,6 +25,7 @@ from kropot.query.render import (
     status_json,
 )
 from kropot.query.rounds import rounds
+from kropot.query.volumes import StoredVolumes
 from kropot.replay.copies import held_at
 from kropot.replay.diff import diff
 from kropot.replay.page import page_at
@@ -134,13 +135,22 @@ class KeeperAnswers:
         return {"position": moment.position, "sources": rows}
 
     def restore_points(self, visitor: Visitor, asked: Asked) -> dict[str, Any]:
-        """Return the rounds that ended before position `before`, the newest first."""
-        count, before = asked.rows(), asked.whole("before", 0) or None
+        """Return the rounds that ended after a time, the oldest first, as `kropotcli log --json` prints them."""
+        count, since_us = asked.rows(), asked.whole("after", 0, most=1 << 62) or None
         source = asked.source()
-        wanted = [id_ for id_ in self._ledger.sources() if visitor.sees(id_) and (source is None or id_ == source)]
-        found = list(islice(rounds(self._ledger, wanted, before=before), count + 1))
-        rows = [round_json(each) for each in found[:count]]
-        return {"points": rows, "next": rows[-1]["position"] if len(found) > count else None}
+        labels = {id_: label for id_, label in labels_of(self._ledger).items() if visitor.sees(id_)}
+        wanted = set(labels) if source is None else {source}
+        volumes = StoredVolumes(self._ledger)
+        rows: list[dict[str, Any]] = []
+        last_us = None
+        for each in rounds(self._ledger, since_us=since_us, sources=wanted):
+            # Rounds that ended at one time are on one page, because the next one begins behind a time.
+            if len(rows) >= count and each.until_us != last_us:
+                return {"points": rows, "next": last_us}
+            last_us = each.until_us
+            found = volumes.between(each.source, each.after, each.position)
+            rows.append(round_json(each, labels[each.source], *found))
+        return {"points": rows, "next": None}
 
     # --- elements -----------------------------------------------------------------------------------------------------
 

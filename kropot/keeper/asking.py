@@ -28,7 +28,7 @@ MOST_ROWS: Final = 1000
 ROWS: Final = 100
 """The rows of a page if the request does not say how many."""
 
-_MOST_DIGITS: Final = 15
+_MOST_DIGITS: Final = 18
 _WHOLE: Final = re.compile(rf"[0-9]{{1,{_MOST_DIGITS}}}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _SOURCE: Final = re.compile(r"[0-9a-f]{32}")

@@ -50,7 +50,7 @@ def _object(fields: dict[str, Any], optional: dict[str, Any] | None = None, *, m
 _KEY: Final = {"source": _ID, "type": _TEXT, "id": _TEXT}
 _ELEMENT: Final = {
     "state": {"enum": list(STATES)},
-    "date": {"type": "integer", "description": "The server's date, seconds since 1970."},
+    "date": _TIME,
     "tz": _TEXT,
     "revision": _COUNT,
     "present": _FLAG,
@@ -153,15 +153,18 @@ SCHEMAS: Final[dict[str, Any]] = {
                 _object(
                     {
                         "position": _COUNT,
-                        "recorded_at": _TIME,
+                        "time": _TIME,
                         "source": _ID,
+                        "label": _or_null(_TEXT),
                         "mode": {"enum": ["window", "full"]},
                         "seen": _COUNT,
                         "new": _COUNT,
                         "changed": _COUNT,
-                        "reappeared": _COUNT,
-                        "vanished": _COUNT,
-                        "rejected": _COUNT,
+                        "gone": _COUNT,
+                        "copies": _COUNT,
+                        "bytes": _COUNT,
+                        "held": _FLAG,
+                        "open": _FLAG,
                     }
                 )
             ),

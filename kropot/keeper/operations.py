@@ -41,7 +41,7 @@ class Operation:
     fails: tuple[int, ...] = ()
 
 
-_WHOLE: Final[dict[str, Any]] = {"type": "integer", "minimum": 0, "maximum": 10**15 - 1}
+_WHOLE: Final[dict[str, Any]] = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 
 _UNTIL: Final = Parameter(
     name="until", text=f"The state before this moment: {FORMS}, given as its whole text. Default: now."
@@ -132,11 +132,15 @@ OPERATIONS: Final = (
         name="restore_points",
         path=f"{API}/restore-points",
         role=_A,
-        text="The rounds of collecting, the newest first: each is a moment worth naming.",
+        text="The rounds of collecting, the oldest first, as `kropotcli log --json` prints them.",
         answer="RestorePoints",
         parameters=(
             _SOURCE,
-            Parameter(name="before", text="Only rounds that ended before this position.", schema=_WHOLE),
+            Parameter(
+                name="after",
+                text="Only rounds that ended after this time, in microseconds since 1970: `next` of the page before.",
+                schema=_WHOLE,
+            ),
             _LIMIT,
         ),
         fails=_FOUND,

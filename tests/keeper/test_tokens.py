@@ -34,7 +34,7 @@ def test_tokens_are_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
     open_tokens(tmp_path / "keeper.db", create=True)
     made = run("keeper", "token", "create", "--role", "owner", "--label", "alice", "--expires", "30d", "--json")
     assert made.code == 0, made.err
-    assert made.json.keys() == {"token", "number", "role"}
+    assert made.json.keys() == {"message_type", "token", "number", "role"}
     plain = run("keeper", "token", "create", "--role", "monitor")
     assert len(plain.out.strip()) == 43
     listed = run("keeper", "token", "list", "--json").lines
