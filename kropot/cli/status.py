@@ -131,9 +131,7 @@ def command(
     if nagios and (settings.json or not check):
         raise UsageError("--nagios prints the line of a monitoring plugin: give it with --check, and without --json")
     limits = Limits(
-        listing_s=_MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S)
-        if expect_every is None
-        else _MISSED_RUNS * expect_every,
+        listing_s=listing_limit_s(settings) if expect_every is None else _MISSED_RUNS * expect_every,
         failing_share=max_failing_percent / 100,
         storage=StorageLimits(min_free=_min_free_of_collect() if min_free is None else min_free),
         failing_s=max_failing_hours * 3600,
@@ -160,6 +158,11 @@ def command(
         for line in as_text(now_us, facts, alarms):
             emit(line)
     return Exit.PARTIAL if check and alarms else Exit.DONE
+
+
+def listing_limit_s(settings: Settings) -> int:
+    """Return after how many seconds without a good listing there is an alarm, if nobody says how often runs start."""
+    return _MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S)
 
 
 def _min_free_of_collect() -> int:

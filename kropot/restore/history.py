@@ -48,9 +48,9 @@ class AlteredError(IntegrityError):
     """An event is not the one that was recorded."""
 
 
-def headers_of(ledger: Ledger, size: int) -> Iterator[bytes]:
-    """Yield the stored headers of the first `size` events. It ends early where one is missing."""
-    at = 0
+def headers_of(ledger: Ledger, size: int, *, after: int = 0) -> Iterator[bytes]:
+    """Yield the stored headers of the first `size` events behind `after`. It ends early where one is missing."""
+    at = after
     while at < size:
         page = ledger.log.page(at, size, _PAGE)
         for row in page:
