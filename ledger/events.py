@@ -4,9 +4,10 @@ A fact carries the whole new state of its subject, so the last fact of a stream 
 All times are integer microseconds since 1970-01-01 UTC (`..._us`). Only `date` is in the remote server's own integer
 seconds. It is data, and nothing is ordered by it.
 
-A new fact is one class here, marked with `@fact`. Its base class says what it is about. Its class variables say
-whether it is critical, which schema version its payload has, and what it says about an object. The types of its fields
-give their lengths and bounds. Everything else (bytes, projection, audit, replay, history) follows from the class.
+A new fact is one class here (of retention: in `ledger/retention.py`), marked with `@fact`. Its base class says what it
+is about. Its class variables say whether it is critical, which schema version its payload has, and what it says about
+an object. The types of its fields give their lengths and bounds. Everything else (bytes, projection, audit, replay,
+history) follows from the class.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Subject(Enum):
     LEDGER = LEDGER_KIND
     INSTANCE = INSTANCE_KIND
     AUDIT = AUDIT_KIND
+    RETENTION = "@retention"
+    FREEING = "@freeing"
     DRILL = "@drill"
     SOURCE = SOURCE_KIND
     KEEPING = "@keeping"
@@ -278,7 +281,8 @@ class Fact:
     """The base of every fact class. `TYPE` is its permanent name in headers. `VERSION` is its payload's schema version.
 
     Skipping an event with `IS_CRITICAL` would make a projection lie, so a program that does not know it stops.
-    `OBJECT_STATE` is what the fact says of an object: that of the element's copy ("sound"), or its own `sha256`.
+    `OBJECT_STATE` is what the fact says of an object: that of the element's copy ("sound"), or its own `sha256`
+    (`NAMES_OBJECT`).
     A fact with `BEGINS` is the first of its stream, and no other fact about this kind of subject is.
     """
 
@@ -290,6 +294,7 @@ class Fact:
     IS_CRITICAL: ClassVar[bool] = False
     ERASES: ClassVar[bool] = False
     OBJECT_STATE: ClassVar[ObjectState | None] = None
+    NAMES_OBJECT: ClassVar[bool] = False
     BEGINS: ClassVar[bool] = False
 
     def contradiction(self) -> str | None:
@@ -384,6 +389,7 @@ def fact(cls: type[_F]) -> type[_F]:
     if made.OBJECT_STATE not in {None, "sound"} and "sha256" not in made.__dataclass_fields__:  # type: ignore[attr-defined]
         raise TypeError(f"{made.__name__} says that an object is {made.OBJECT_STATE}: give it the field `sha256`")
     made.TYPE = made.__name__
+    made.NAMES_OBJECT = made.NAMES_OBJECT or made.OBJECT_STATE not in {None, "sound"}
     FACTS[made.TYPE] = made
     return made
 
@@ -586,15 +592,6 @@ class CopyLost(ObjectFact):
     """The object of a copy is gone from the store."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "lost"
-
-
-@fact
-class CopyReleased(ElementFact):
-    """Retention released an old copy's object. From now on its absence is not damage."""
-
-    IS_CRITICAL: ClassVar[bool] = True
-    OBJECT_STATE: ClassVar[ObjectState | None] = "released"
-    sha256: Sha256
 
 
 @fact

@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import threading
 import time
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -132,11 +133,19 @@ class Ledger:
                     tx.write(plan_batch(first, ground, writer=self.writer, nonces=self._entropy(NONCE_BYTES)))
         return self.identity()
 
-    def append(self, facts: Sequence[NewFact], *, batch_key: bytes | None = None, release: str | None = None) -> Commit:
+    def append(
+        self,
+        facts: Sequence[NewFact],
+        *,
+        batch_key: bytes | None = None,
+        release: str | None = None,
+        check: Callable[[], object] | None = None,
+    ) -> Commit:
         """Record the facts in one transaction, all or none, at the positions after the head.
 
         `release` names an instance of this session. Its leases on the facts' streams are given back in the same
-        transaction. With `batch_key` (at most 64 bytes), any process can repeat the call if its answer was lost, and
+        transaction. `check` is called once the head is locked, when nobody else can append, and can still refuse by
+        raising. With `batch_key` (at most 64 bytes), any process can repeat the call if its answer was lost, and
         gets the first call's commit. If the connection is lost during the call, this method tries once more.
 
         Raises:
@@ -157,6 +166,8 @@ class Ledger:
                     done = self._done(tx, batch_key, planned)
                     if done is not None:
                         return done
+                    if check is not None:
+                        check()
                     ground = self._ground(tx, facts)
                     planned = plan_batch(facts, ground, writer=self.writer, nonces=nonces, batch_key=batch_key)
                     refuse_contradictions(facts, ground, self.log, tx)
@@ -170,6 +181,12 @@ class Ledger:
             commit = planned.commits[-1]
             return Commit(first=commit.first, last=commit.last, recorded_us=commit.recorded_us)
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the head's lock: nobody appends before the block ends. What is read in it is what holds until then."""
+        with self._lock, self.store.writing():
+            yield
 
     def rebuild(self) -> RebuildReport:
         """Drop the projection and fold all events into it again, in one transaction and with constant memory.

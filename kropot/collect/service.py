@@ -294,6 +294,7 @@ def _loop(
         instance=rules.instance,
         lease_us=rules.lease_us,
         free_bytes=objects.free_bytes,
+        size_of=objects.size,
     )
     return Loop(
         collector=collector,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from kropot.durable.batch import Durability, Pending, choose_method
 from kropot.durable.errors import DiscardedError, StorageError, storage_error
 from kropot.durable.filesystem import OsFiles, room_at
+from kropot.objects.freeing import FolderFreeing
 from kropot.objects.instance import LOCK, InstanceLock
 from kropot.objects.layout import Layout, names_in
 from kropot.objects.partial import PartialFolder
@@ -186,6 +187,10 @@ class DirectoryObjects:
         except OSError as error:
             raise storage_error(error, f"moving {source} into quarantine") from error
         return target
+
+    def freeing(self) -> FolderFreeing:
+        """Return what frees objects in this folder."""
+        return FolderFreeing(self._layout, self._files)
 
     def leftovers(self) -> Iterator[Leftover]:
         """Look through every folder of the store, other instances' too."""

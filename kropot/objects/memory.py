@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kropot.durable.errors import DiscardedError, StorageError, StorageFullError
 from kropot.errors import LockedError
+from kropot.objects.freeing import FreedObject
 from kropot.objects.store import Leftover, ObjectMissingError, Published, PublishError, Staged, TakenUp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 class MemoryDisk:
@@ -23,6 +24,7 @@ class MemoryDisk:
         self.objects: dict[bytes, bytes] = {}
         self.temporary: dict[tuple[str, int], bytes] = {}
         self.quarantine: dict[str, bytes] = {}
+        self.freed: dict[bytes, bytes] = {}
         self.claimed: set[str] = set()
 
     @property
@@ -101,6 +103,10 @@ class MemoryObjects:
         self.disk.quarantine[name] = self.disk.objects.pop(sha256)
         return name
 
+    def freeing(self) -> MemoryFreeing:
+        """Return what frees objects of this disk."""
+        return MemoryFreeing(self.disk)
+
     def leftovers(self) -> Iterator[Leftover]:
         """Yield temporary bytes, then what is in quarantine."""
         for (instance, number), data in sorted(self.disk.temporary.items()):
@@ -136,6 +142,41 @@ class MemoryObjects:
         set_aside = self.set_aside(staged.sha256) if known is not None and not existed else None
         self.disk.objects.setdefault(staged.sha256, data)
         return Published(sha256=staged.sha256, size=staged.size, existed=existed, set_aside=set_aside)
+
+
+class MemoryFreeing:
+    """Frees objects of a memory disk. Nothing there has an age."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        """Take the disk."""
+        self._disk = disk
+
+    def put_away(self, sha256s: Iterable[bytes]) -> list[FreedObject]:
+        """Move the bytes out of sight."""
+        found = [sha256 for sha256 in sha256s if sha256 in self._disk.objects]
+        for sha256 in found:
+            self._disk.freed[sha256] = self._disk.objects.pop(sha256)
+        return [FreedObject(sha256, len(self._disk.freed[sha256])) for sha256 in found]
+
+    def bring_back(self, sha256s: Iterable[bytes]) -> None:
+        """Move the bytes back."""
+        for sha256 in sha256s:
+            data = self._disk.freed.pop(sha256, None)
+            if data is not None:
+                self._disk.objects.setdefault(sha256, data)
+
+    def destroy(self, sha256s: Iterable[bytes]) -> None:
+        """Forget the bytes."""
+        for sha256 in sha256s:
+            self._disk.freed.pop(sha256, None)
+
+    def put_away_before(self) -> Iterator[FreedObject]:
+        """Yield what is out of sight."""
+        yield from [FreedObject(sha256, len(data)) for sha256, data in sorted(self._disk.freed.items())]
+
+    def age_us(self, sha256: bytes, now_us: int) -> int | None:
+        """Say that everything is as old as time."""
+        return now_us if sha256 in self._disk.objects else None
 
 
 class _MemoryUpload:
