@@ -50,6 +50,14 @@ class Freeable(Protocol):
         """Return how long ago the object was written, None if it is not there."""
         ...
 
+    def quarantine_age_us(self, path: str, now_us: int) -> int | None:
+        """Return how long ago this file (below the storage) was set aside, None if it is not there."""
+        ...
+
+    def remove_quarantined(self, path: str) -> None:
+        """Remove a file that was set aside, for good."""
+        ...
+
 
 @runtime_checkable
 class CanFree(Protocol):
@@ -131,19 +139,34 @@ class FolderFreeing:
 
     def age_us(self, sha256: bytes, now_us: int) -> int | None:
         """Look at when the file was last changed, renamed or linked."""
-        path = self._layout.object(sha256)
+        return _age_us(self._layout.object(sha256), now_us)
+
+    def quarantine_age_us(self, path: str, now_us: int) -> int | None:
+        """Look at when the file was renamed."""
+        return _age_us(f"{self._layout.root}/{path}", now_us)
+
+    def remove_quarantined(self, path: str) -> None:
+        """Unlink the file and sync its folder."""
         try:
-            return max(0, now_us - os.lstat(path).st_ctime_ns // 1000)
-        except FileNotFoundError:
-            return None
+            self._files.unlink(f"{self._layout.root}/{path}")
+            self._files.sync_folder(self._layout.quarantine)
         except OSError as error:
-            raise storage_error(error, f"looking at {path}") from error
+            raise storage_error(error, f"removing {path}") from error
 
     def _path(self, sha256: bytes) -> str:
         return f"{self._folder}/{sha256.hex()}"
 
     def _make_folder(self) -> None:
         """Make `freed/` where there is none. Raises: OSError."""
-        if not os.path.isdir(self._folder):
+        if not os.path.isdir(self._folder):  # noqa: PTH112 -- a path is a string here
             self._files.make_folder(self._folder)
             self._files.sync_folder(self._layout.root)
+
+
+def _age_us(path: str, now_us: int) -> int | None:
+    try:
+        return max(0, now_us - os.lstat(path).st_ctime_ns // 1000)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise storage_error(error, f"looking at {path}") from error

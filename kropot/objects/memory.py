@@ -178,6 +178,14 @@ class MemoryFreeing:
         """Say that everything is as old as time."""
         return now_us if sha256 in self._disk.objects else None
 
+    def quarantine_age_us(self, path: str, now_us: int) -> int | None:
+        """Say the same of what was set aside."""
+        return now_us if path in self._disk.quarantine else None
+
+    def remove_quarantined(self, path: str) -> None:
+        """Forget the bytes."""
+        self._disk.quarantine.pop(path, None)
+
 
 class _MemoryUpload:
     """An object on its way in."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from ledger.decoding import fact_of
 from ledger.retaining import Freeing, freeing_of, say_freed
-from ledger.retention import CopyReleased, Freed, FreeingBegan, FreeingEnded, LastCopyReleased
+from ledger.retention import CopyReleased, Freed, FreeingBegan, FreeingEnded, LastCopyReleased, ReleaseFact
 from ledger.rows import RELEASED, StoredFact
 
 if TYPE_CHECKING:
@@ -131,9 +132,6 @@ def releases_after(ledger: Ledger, after: int, until: int) -> Iterator[StoredFac
 
 
 def _released_objects(ledger: Ledger, after: int, until: int) -> Iterator[list[bytes]]:
-    from ledger.decoding import fact_of
-    from ledger.retention import ReleaseFact
-
     events = releases_after(ledger, after, until)
     while page := list(islice(events, BATCH)):
         facts = [fact_of(event) for event in page if event.payload is not None]

@@ -57,16 +57,16 @@ def bound(policy: Policy, labels: Mapping[bytes, str | None]) -> tuple[KeepRules
 
     Raises: UsageError for a label that no source has.
     """
-    ids = {label: id_ for id_, label in labels.items() if label is not None}
+    ids = {label.casefold(): id_ for id_, label in labels.items() if label is not None}
     rules = []
     for label, each in policy.items():
-        if label is not None and label not in ids:
-            known = ", ".join(sorted(ids)) or "none"
+        if label is not None and label.casefold() not in ids:
+            known = ", ".join(sorted(label for label in labels.values() if label is not None)) or "none"
             raise UsageError(
                 f"[retention.{label}]: no source has the label {label!r} (there are: {known}); `kropotcli source label`"
                 " gives one"
             )
-        rules.append(_for_source(each, None if label is None else ids[label]))
+        rules.append(_for_source(each, None if label is None else ids[label.casefold()]))
     return tuple(sorted(rules, key=lambda each: (each.source is not None, each.source or b"")))
 
 
