@@ -60,7 +60,7 @@ def rules(**given: Any) -> KeepRules:
     return KeepRules(**({"source": None, **none, "vanished_s": None, "min_age_s": 30 * 86_400} | given))
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The process ended here."""
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from kropot.verify.releases import ReleaseAudit
 from ledger.rows import RELEASED
-from tests.kropot.retention_world import DAY, HOUR, Killed, RetentionWorld, rules, sha
+from tests.kropot.retention_world import DAY, HOUR, KilledError, RetentionWorld, rules, sha
 
 if TYPE_CHECKING:
     from kropot.objects.freeing import Freeable
@@ -27,7 +27,9 @@ POLICIES = {
     "within": rules(within_s=10 * 86_400, min_age_s=0, vanished_s=0),
     "the usual": rules(daily=14, weekly=8, monthly=12, vanished_s=90 * 86_400),
 }
-SEEDS = range(int(os.environ.get("KROPOT_RETENTION_SEEDS", "1")))
+SEEDS = range(int(os.environ.get("KROPOT_TEST_RETENTION_SEEDS", "0")))
+"""More years, of every policy; `make test` simulates two."""
+YEARS = [("days and weeks", 0), ("the usual", 1), *((name, seed) for seed in SEEDS for name in POLICIES)]
 
 
 class Fragile:
@@ -45,11 +47,11 @@ class Fragile:
             fate = self._rng.random()
             if fate < 0.03:
                 self._seen[f"killed before {name}"] += 1
-                raise Killed
+                raise KilledError
             done = act(*args)
             if fate > 0.97:
                 self._seen[f"killed after {name}"] += 1
-                raise Killed
+                raise KilledError
             return done
 
         # What a killed process does in its `except` is nothing.
@@ -58,11 +60,10 @@ class Fragile:
     def _is_dead(self) -> bool:
         import sys
 
-        return isinstance(sys.exc_info()[1], Killed)
+        return isinstance(sys.exc_info()[1], KilledError)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(("name", "seed"), dict.fromkeys(YEARS))
 def test_a_year_loses_nothing_that_is_wanted(name: str, seed: int) -> None:
     rule, rng = POLICIES[name], random.Random(f"{name} {seed}")
     world, seen = RetentionWorld(rng), Counter[str]()
@@ -75,7 +76,7 @@ def test_a_year_loses_nothing_that_is_wanted(name: str, seed: int) -> None:
             seen["released"] += world.release().total[0]
             freed = world.free(rng.choice((0, DAY, 7 * DAY)), Fragile(world.objects.freeing(), rng, seen))
             seen["freed"] += freed.objects
-        except Killed:
+        except KilledError:
             seen["killed"] += 1
             if rng.random() < 0.5:  # a power cut: what was not synced may be undone
                 seen["power"] += 1
@@ -91,17 +92,17 @@ def test_a_year_loses_nothing_that_is_wanted(name: str, seed: int) -> None:
             changes: dict[str, str | None] = {
                 each: None if rng.random() < 0.1 else rng.choice(contents) for each in changed
             }
-            world.listed(changes, between=partial(prune, within_round=True) if rng.random() < 0.15 else lambda: None)
+            world.listed(changes, between=partial(prune, within_round=True) if rng.random() < 0.08 else lambda: None)
             seen["rounds"] += 1
         if rng.random() < 0.01:
             world.pin()
-        if rng.random() < 0.4:
+        if rng.random() < 0.25:
             prune()
         world.clock_us += DAY - world.clock_us % DAY
     world.clock_us += HOUR
     world.listed({})
     for _ in range(20):
-        with suppress(Killed):
+        with suppress(KilledError):
             world.release()
             world.free()
     world.check(rule)
@@ -111,8 +112,8 @@ def test_a_year_loses_nothing_that_is_wanted(name: str, seed: int) -> None:
     assert kept - wanted <= _hashed(world.back)
     assert len(kept - wanted) < 10
     assert seen["released"] > 100
-    assert seen["freed"] > 20
-    assert seen["killed"] > 5
+    assert seen["freed"] > 5
+    assert seen["killed"] > 3
     audit = ReleaseAudit(world.ledger, world.ledger.head().position)
     assert [finding.detail for finding in audit.findings()] == []
     assert audit.checked >= seen["released"]
