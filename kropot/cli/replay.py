@@ -178,16 +178,19 @@ def _place(moment: Moment) -> dict[str, Any]:
 
 
 def _list(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool) -> Exit:
+    from kropot.query.released import with_releases
     from kropot.replay.fold import walk
     from kropot.replay.snapshots import pointers_at
 
     with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
         labels = labels_of(ledger)
-        for standing in walk(ledger, pointers, moment.position):
+        for standing, released in with_releases(ledger, walk(ledger, pointers, moment.position)):
             if settings.json:
-                emit_json(_listed(standing), flush=False)
+                row = _listed(standing)
+                emit_json(row if released is None else row | {"released": released.json}, flush=False)
             else:
-                emit(_line(standing.key, standing.element, labels), flush=False)
+                line = _line(standing.key, standing.element, labels)
+                emit(line if released is None else f"{line}  released {released.text}", flush=False)
     return Exit.DONE
 
 
@@ -271,7 +274,7 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
     seen: Counter[str] = Counter()
     size = 0
     with (
-        open_copies(settings) as copies,
+        open_copies(settings, ledger) as copies,
         TargetFolder(target, mode=0o700) as tree,
         Journal(tree, JOURNAL) as journal,
         pointers_at(ledger, moment.position, snapshots=snapshots) as pointers,

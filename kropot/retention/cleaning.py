@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kropot.errors import PartialError
-from ledger.decoding import entry_of, fact_of
-from ledger.retention import ReleaseFact
+from kropot.query.released import release_of
+from ledger.decoding import entry_of
+from ledger.events import StreamKey
 from ledger.rows import RELEASED, SOUND
 
 if TYPE_CHECKING:
@@ -92,11 +93,6 @@ def is_dispensable(ledger: Ledger, leftover: Leftover) -> bool:
 
 def _released_at(ledger: Ledger, row: CopyState) -> int:
     """Return the position of the last event that released this copy."""
-    (key,) = dict(ledger.log.streams([row.stream])).values()
-    if key is None:
-        return 0
-    for event in ledger.log.stream_events(key, newest_first=True):
-        fact = fact_of(event)
-        if isinstance(fact, ReleaseFact) and fact.sha256 == row.sha256:
-            return event.seq
-    return 0
+    key = dict(ledger.log.streams([row.stream])).get(row.stream)
+    found = None if key is None else release_of(ledger, StreamKey.parse(key), row.sha256)
+    return 0 if found is None else found.position

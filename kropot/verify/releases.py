@@ -131,10 +131,8 @@ class ReleaseAudit:
         if not events:
             return None
         head = self._ledger.log.events_at([run.decided])
-        if run.policy < 1 or decided.position != run.policy:
-            return "the policy that it names was not in force"
-        if run.policy in unsigned:
-            return "nobody signed the policy that it names"
+        if run.policy < 1 or decided.position != run.policy or run.policy in unsigned:
+            return "the policy that it names was not in force, or nobody signed it"
         if not head or run.decided >= events[0].seq or run.at_us > head[0].recorded_us:
             return "it was decided for a time that had not come"
         if decided_of(self._ledger, until=events[-1].seq).position != run.policy:
