@@ -106,7 +106,7 @@ def _clean_quarantine(  # noqa: PLR0917 -- it is a part of `clean`
         if leftover.kind != "quarantined":
             continue
         age_us = freeing.quarantine_age_us(leftover.path, now_us)
-        if age_us is None or age_us < grace_us or not is_dispensable(ledger, leftover):
+        if age_us is None or age_us < grace_us or not is_dispensable(ledger, objects, leftover):
             needed.add(leftover.size)
             continue
         aside.add(leftover.size)

@@ -67,10 +67,11 @@ def old_unnamed(
             yield sha256, size
 
 
-def is_dispensable(ledger: Ledger, leftover: Leftover) -> bool:
+def is_dispensable(ledger: Ledger, objects: ObjectStore, leftover: Leftover) -> bool:
     """Return whether nobody needs what was set aside: every element that named the object has a sound copy again.
 
-    Raises: PartialError if the file's name is not that of an object.
+    If the ledger still calls such a copy sound, the object itself must be there again.
+    Raises: PartialError if the file's name is not that of an object; StorageError.
     """
     name = leftover.path.rpartition("/")[2].partition(".")[0]
     try:
@@ -86,6 +87,8 @@ def is_dispensable(ledger: Ledger, leftover: Leftover) -> bool:
         image = entries.get(row.stream)
         element = None if image is None else entry_of(image).element
         has_another = element is not None and element.copy is not None and element.damage is None
+        if row.state == SOUND and objects.size(sha256) is None:
+            return False
         if element is not None and row.state not in {SOUND, RELEASED} and not has_another:
             return False
     return True

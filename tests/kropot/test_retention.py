@@ -442,7 +442,9 @@ def test_a_released_object_that_a_power_cut_brought_back_is_an_orphan(folder: Re
 def test_what_was_set_aside_goes_once_its_elements_are_sound_again(folder: RetentionWorld) -> None:
     folder.objects.set_aside(sha("new"))
     (leftover,) = [each for each in folder.objects.leftovers() if each.kind == "quarantined"]
-    assert is_dispensable(folder.ledger, leftover), "the ledger does not know that it is bad"
+    assert not is_dispensable(folder.ledger, folder.objects, leftover), "the ledger does not know that it is bad"
+    folder._publish("new")
+    assert is_dispensable(folder.ledger, folder.objects, leftover)
     freeing = folder.objects.freeing()
     assert freeing.quarantine_age_us(leftover.path, 1 << 60) is not None
     freeing.remove_quarantined(leftover.path)
