@@ -12,7 +12,7 @@ import pytest
 
 from kropot.errors import Exit
 from kropot.objects.directory import DirectoryObjects
-from ledger.events import AlarmsAccepted, Surge
+from ledger.events import AlarmsAccepted, CopyDamaged, Surge
 from ledger.log import NewFact, source_key
 from ledger.retaining import decided_of
 from ledger.sql import open_store
@@ -190,6 +190,10 @@ def test_a_restore_point_is_kept_and_let_go(bench: Bench) -> None:
 def test_orphans_are_counted_and_cleaned(bench: Bench) -> None:
     bench.world._publish("an orphan")
     bench.world.objects.set_aside(sha("old"))
+    entry = bench.world.ledger.entries([bench.world.key("a")])[bench.world.key("a")]
+    assert entry.element is not None
+    bad = CopyDamaged(element=entry.element, sha256=sha("old"))
+    bench.world.append([NewFact(key=entry.key, fact=bad, observed_us=1)])
     space = bench.json("status")["space"]
     assert (space["orphans"], space["quarantine"]) == ({"objects": 1, "bytes": 9}, {"objects": 1, "bytes": 3})
     young = bench.json("storage", "clean")
