@@ -52,7 +52,15 @@ _WHY = {"replaced": "older versions", "vanished": "vanished elements"}
     help="The key for checkpoints, which signs a new policy. Default: a file for this ledger in your configuration "
     "folder.",
 )
-def command(settings: Settings, *, dry_run: bool, undo: bool, grace: int, key_file: Path | None) -> None:
+@click.option(
+    "--max-unused",
+    type=click.IntRange(0, 100),
+    metavar="PERCENT",
+    help="Rewrite every pack of which more than this is unused. Default: 50, and only packs that lose objects now.",
+)
+def command(
+    settings: Settings, *, dry_run: bool, undo: bool, grace: int, key_file: Path | None, max_unused: int | None
+) -> None:
     """Let go what the policy does not keep, and free the bytes after a time of grace.
 
     The policy stands in the table [retention] of the configuration file, e.g. with `keep-daily = 30`, and in
@@ -77,7 +85,9 @@ def command(settings: Settings, *, dry_run: bool, undo: bool, grace: int, key_fi
         if dry_run:
             _dry_run(settings, ledger, labels, rules)
         else:
-            _prune(settings, ledger, labels, rules, grace_us=grace * SECOND_US, key_file=key_file)
+            _prune(
+                settings, ledger, labels, rules, grace_us=grace * SECOND_US, key_file=key_file, max_unused=max_unused
+            )
 
 
 def _policy() -> Mapping[str | None, KeepRules]:
@@ -128,7 +138,9 @@ def _prune(
     *,
     grace_us: int,
     key_file: Path | None,
+    max_unused: int | None,
 ) -> None:
+    from kropot.cli.repacking import repacking
     from kropot.objects.freeing import CanFree
     from kropot.retention.conditions import demand_quiet, time_of
     from kropot.retention.deciding import Decider
@@ -145,7 +157,7 @@ def _prune(
     key = key_for(ledger, key_file)
     if not ledger.work.reserve(_CLAIM, lease_us=_CLAIM_US):
         raise LockedError("another `kropotcli prune` is at work: wait for its end (after a crash, for six hours)")
-    objects = storage.objects()
+    objects = storage.objects(places=ledger.places)
     try:
         before = decided_of(ledger)
         policy = before.position if rules == before.retention.rules else _set_policy(ledger, rules, before, key)
@@ -158,8 +170,15 @@ def _prune(
         until = last_to_free(ledger, before_us=time_of(ledger) - grace_us, covered=covered)
         if not isinstance(objects, CanFree):
             raise UsageError("this kind of storage cannot free bytes")
-        run = FreeingRun(ledger=ledger, objects=objects.freeing(), allowed=lambda: demand_quiet(ledger))
-        freed = run.released(until)
+        with repacking(ledger, storage, until=until, max_unused=max_unused) as packs:
+            run = FreeingRun(
+                ledger=ledger,
+                objects=objects.freeing(),
+                allowed=lambda: demand_quiet(ledger),
+                repacking=packs,
+                every_pack=packs is not None and max_unused is not None,
+            )
+            freed = run.released(until)
         waits = _waiting(ledger, freeing_of(ledger).freed.to)
     finally:
         ledger.work.unreserve(_CLAIM)
@@ -192,7 +211,7 @@ def _undo(settings: Settings) -> None:
     storage = storage_of(settings)
     with open_ledger(settings) as ledger:
         demand_objects(storage, ledger)
-        objects = storage.objects()
+        objects = storage.objects(places=ledger.places)
         try:
             done = undo(ledger, objects)
         finally:

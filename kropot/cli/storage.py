@@ -1,118 +1,126 @@
-"""`kropotcli storage`: cleans a storage from what no event names."""
+"""`kropotcli storage`: gathers small objects into packs, and makes the record of what lies where anew."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import time
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, group, open_ledger, storage_of
-from kropot.cli.sizes import SPAN
-from kropot.errors import UsageError
-from kropot.wording import SECOND_US, amount, number, span
+from kropot.cli.base import Exit, Settings, emit, emit_json, group, open_ledger, say, storage_of
+from kropot.cli.sizes import SIZE
+from kropot.cli.storage_clean import clean
+from kropot.logs import log
+from kropot.wording import amount, number
 
-if TYPE_CHECKING:
-    from kropot.objects.freeing import Freeable
-    from kropot.objects.store import ObjectStore
-    from kropot.retention.cleaning import Count
-    from ledger.log import Ledger
+_PROGRESS_EVERY_S = 5.0
 
 
 @group("storage")
 def command() -> None:
-    """Clean a storage from what no event names."""
+    """Look after the storage: pack small objects, index packs, and remove what no event names."""
 
 
-@command.command("clean")
-@click.option("--dry-run", is_flag=True, help="Show what would be removed, and change nothing.")
+command.add_command(clean)
+
+
+@command.command("pack")
 @click.option(
-    "--grace",
-    type=SPAN,
-    default="7d",
+    "--pack-below",
+    type=SIZE,
+    default="1MiB",
     show_default=True,
-    metavar="SPAN",
-    help="Leave alone what is younger than this.",
+    metavar="SIZE",
+    help="Put objects smaller than this into packs.",
 )
-def clean(settings: Settings, *, dry_run: bool, grace: int) -> None:
-    """Remove orphans, and what was set aside and is not needed any more.
+@click.option(
+    "--all", "everything", is_flag=True, help="Also make a pack of few objects: less than 8 MiB, fewer than 2,000."
+)
+def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
+    """Gather small objects that are files of their own into packs.
 
-    An orphan is an object that no event names, e.g. because a collector was killed before it could record it. What a
-    repair set aside is removed once every element that named it has a sound copy again. Collectors can go on working.
+    Collectors do this by themselves when there is enough for a pack. It is safe while collectors work: an object's file
+    is removed only after the pack is durable, the ledger knows it, and the object was read from it again.
     """
-    from kropot.objects.freeing import CanFree
-    from kropot.retention.cleaning import Count, old_unnamed
-    from kropot.retention.conditions import demand_quiet
-    from kropot.retention.freeing import FreeingRun
+    from kropot.collect.packing import gather
+    from kropot.objects.packs.packing import PackRule
     from kropot.storage_away import demand_objects
-    from ledger.retaining import freeing_of
 
     storage = storage_of(settings)
-    orphans, young, aside, needed = Count(), Count(), Count(), Count()
-    with open_ledger(settings, read_only=dry_run) as ledger:
+    rule = PackRule(below=pack_below, worth=0) if everything else PackRule(below=pack_below)
+    with open_ledger(settings) as ledger:
         demand_objects(storage, ledger)
-        demand_quiet(ledger)
-        objects = storage.objects()
-        if not isinstance(objects, CanFree):
-            raise UsageError("this kind of storage cannot free bytes")
-        freeing = objects.freeing()
-        now_us, grace_us = ledger.clock_us(), grace * SECOND_US
-        try:
-            found = old_unnamed(
-                ledger,
-                objects,
-                freeing,
-                freed_to=freeing_of(ledger).freed.to,
-                now_us=now_us,
-                grace_us=grace_us,
-                young=young,
-            )
-            if dry_run:
-                for _, size in found:
-                    orphans.add(size)
-            else:
-                run = FreeingRun(ledger=ledger, objects=freeing, allowed=lambda: demand_quiet(ledger))
-                freed = run.orphans(sha256 for sha256, _ in found)
-                orphans.objects, orphans.bytes = freed.objects, freed.bytes
-            _clean_quarantine(ledger, objects, freeing, now_us, grace_us, aside, needed, dry_run=dry_run)
-        finally:
-            objects.close()
+        report = gather(ledger, storage, rule)
+    if report is None:
+        say("another process is packing this storage; nothing was done")
+        return Exit.PARTIAL
     if settings.json:
-        rows = {"orphans": orphans, "young_orphans": young, "quarantined": aside, "kept_aside": needed}
-        emit_json({"dry_run": dry_run, **{name: _json(each) for name, each in rows.items()}})
-        return
-    verb = "would remove" if dry_run else "removed"
-    emit(f"{verb} {number(orphans.objects, 'orphan')} ({amount(orphans.bytes)})")
-    emit(f"{verb} {number(aside.objects, 'object')} that had been set aside ({amount(aside.bytes)})")
-    if young.objects:
-        emit(f"left {number(young.objects, 'orphan')} younger than {span(grace_us)} ({amount(young.bytes)})")
-    if needed.objects:
-        emit(f"left {number(needed.objects, 'object')} set aside, too young or still needed ({amount(needed.bytes)})")
+        emit_json(
+            {
+                "packs": report.packs,
+                "objects": report.objects,
+                "bytes": report.bytes,
+                "removed": report.removed,
+                "adopted": report.adopted,
+                "damaged": report.damaged,
+                "left": report.left,
+            }
+        )
+    else:
+        text = f"put {number(report.objects, 'object')} ({amount(report.bytes)}) into {number(report.packs, 'pack')}"
+        text += f"; removed {number(report.removed, 'file')} of objects that packs hold"
+        if report.left:
+            text += f"; left {number(report.left, 'object')}, too few for a pack"
+        emit(text)
+    if report.damaged:
+        say(f"{number(report.damaged, 'damaged object')} stayed as they are: run `kropotcli verify`")
+        return Exit.PARTIAL
+    return Exit.DONE
 
 
-def _clean_quarantine(  # noqa: PLR0917 -- it is a part of `clean`
-    ledger: Ledger,
-    objects: ObjectStore,
-    freeing: Freeable,
-    now_us: int,
-    grace_us: int,
-    aside: Count,
-    needed: Count,
-    *,
-    dry_run: bool,
-) -> None:
-    from kropot.retention.cleaning import is_dispensable
+@command.command("index")
+def index(settings: Settings) -> Exit:
+    """Record again which object lies in which pack, from the indexes of the packs.
 
-    for leftover in objects.leftovers():
-        if leftover.kind != "quarantined":
-            continue
-        age_us = freeing.quarantine_age_us(leftover.path, now_us)
-        if age_us is None or age_us < grace_us or not is_dispensable(ledger, objects, leftover):
-            needed.add(leftover.size)
-            continue
-        aside.add(leftover.size)
-        if not dry_run:
-            freeing.remove_quarantined(leftover.path)
+    Run this after a storage was put back or packs were copied into it. The objects themselves are not read: `kropotcli
+    verify` does that.
+    """
+    from kropot.objects.packs.reindex import reindex
 
+    storage = storage_of(settings)
+    told = time.monotonic()
 
-def _json(count: Count) -> dict[str, Any]:
-    return {"objects": count.objects, "bytes": count.bytes}
+    def progress(done: int, whole: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _PROGRESS_EVERY_S:
+            told = time.monotonic()
+            log.info("storage_indexing", packs=done, of=whole)
+
+    from kropot.storage_away import demand_objects
+
+    with open_ledger(settings) as ledger:
+        demand_objects(storage, ledger)
+        report = reindex(storage.packs(), ledger.places, progress=progress)
+    if settings.json:
+        emit_json(
+            {
+                "packs": report.packs,
+                "objects": report.objects,
+                "bytes": report.bytes,
+                "damaged": report.damaged,
+                "forgotten": report.forgotten,
+            }
+        )
+    else:
+        text = f"indexed {number(report.objects, 'object')} ({amount(report.bytes)}) in {number(report.packs, 'pack')}"
+        text += f"; forgot {number(report.forgotten, 'pack')} that are gone" if report.forgotten else ""
+        emit(text)
+    for line in report.told:
+        say(line, level="error")
+    if report.damaged:
+        say(
+            f"{number(report.damaged, 'damaged pack')}: what the ledger knew of their objects stays; put them back from"
+            " another copy of the storage, or run `kropotcli verify --repair`",
+            level="error",
+        )
+        return Exit.FINDINGS
+    return Exit.DONE

@@ -20,6 +20,7 @@ from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, Col
 from kropot.collect.decide.sources import Thresholds
 from kropot.collect.decide.step import Collector
 from kropot.collect.failed_run import REASONS, failure_recorded, record_failure
+from kropot.collect.packing import gather
 from kropot.collect.run.effects import LedgerEffects
 from kropot.collect.run.gc_tuning import look_for_cycles_rarely
 from kropot.collect.run.loop import Loop
@@ -31,9 +32,11 @@ from kropot.collect.transfer.kept import read_note
 from kropot.collect.transfer.process import TransferProcess
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
+from kropot.objects.packs.packing import PackRule
+from kropot.objects.packs.writer import PACK_BELOW
 from kropot.processes import can_fork, processors
 from kropot.storage_away import demand_objects
-from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
+from kropot.upkeep import Upkeep, keep_checkpoints, keep_packed, keep_segments, keep_snapshots
 from ledger.append import NewFact
 from ledger.errors import InstanceBusyError
 from ledger.events import InstanceBegan
@@ -73,6 +76,7 @@ class CollectOptions:
     new_source: bool = False
     min_free: int = 1 << 30
     full_every: int = 86_400
+    pack_below: int = PACK_BELOW
     missing_percent: float = 10
     missing_count: int = 20
     surge_percent: float = 30
@@ -202,7 +206,8 @@ def _transfers(
 def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectStore]:
     """Hold the instance's name in the storage, and leave nothing unfinished there."""
     demand_objects(options.storage, ledger)
-    objects = options.storage.objects()
+    # Without the ledger's places: contents are stored in a fork, which must not use this process's connections.
+    objects = options.storage.objects(pack=PackRule(below=options.pack_below))
     objects.lock()
     try:
         yield objects
@@ -294,7 +299,7 @@ def _loop(
         instance=rules.instance,
         lease_us=rules.lease_us,
         free_bytes=objects.free_bytes,
-        size_of=objects.size,
+        holds=objects.holds,
     )
     return Loop(
         collector=collector,
@@ -314,6 +319,9 @@ def _upkeep(
 ) -> Upkeep:
     """Return what is done for the ledger beside the loop."""
     chores = [keep_snapshots(ledger)]
+    if options.pack_below:
+        rule = PackRule(below=options.pack_below)
+        chores.append(keep_packed(lambda: gather(ledger, options.storage, rule, only_if_worth=True)))
     if options.segments:
         chores.append(keep_segments(ledger, segments))
     key_file = _signing_key_file(options, ledger)

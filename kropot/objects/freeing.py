@@ -86,7 +86,7 @@ class FolderFreeing:
             if size is None:
                 continue
             try:
-                self._make_folder()
+                make_freed_folder(self._files, self._folder, self._layout.root)
                 self._files.rename(path, self._path(sha256))
             except FileNotFoundError:
                 continue
@@ -156,11 +156,12 @@ class FolderFreeing:
     def _path(self, sha256: bytes) -> str:
         return f"{self._folder}/{sha256.hex()}"
 
-    def _make_folder(self) -> None:
-        """Make `freed/` where there is none. Raises: OSError."""
-        if not os.path.isdir(self._folder):  # noqa: PTH112 -- a path is a string here
-            self._files.make_folder(self._folder)
-            self._files.sync_folder(self._layout.root)
+
+def make_freed_folder(files: FileSystem, folder: str, root: str) -> None:
+    """Make the folder for what is out of sight where there is none. Raises: OSError."""
+    if not os.path.isdir(folder):  # noqa: PTH112 -- a path is a string here
+        files.make_folder(folder)
+        files.sync_folder(root)
 
 
 def _age_us(path: str, now_us: int) -> int | None:

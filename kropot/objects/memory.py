@@ -14,6 +14,8 @@ from kropot.objects.store import Leftover, ObjectMissingError, Published, Publis
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from ledger.places import Placement
+
 
 class MemoryDisk:
     """What several stores share and what outlives them: objects, temporary bytes, quarantine, claimed names."""
@@ -58,6 +60,17 @@ class MemoryObjects:
         self._counter += 1
         return _MemoryUpload(self.disk, (self._instance, self._counter))
 
+    def stage_whole(self, data: bytes, sha256: bytes) -> Staged:
+        """Take the bytes as they are."""
+        self.lock()
+        free = self.free_bytes()
+        if free is not None and len(data) > free:
+            raise StorageFullError("the memory disk is full")
+        self._counter += 1
+        place = (self._instance, self._counter)
+        self.disk.temporary[place] = data
+        return Staged(path="", sha256=sha256, size=len(data), pending=place)
+
     def has_kept(self, name: str) -> bool:  # noqa: ARG002 -- the protocol has it
         """Say that nothing is kept."""
         return False
@@ -86,6 +99,10 @@ class MemoryObjects:
         """Return the size, or None."""
         stored = self.disk.objects.get(sha256)
         return None if stored is None else len(stored)
+
+    def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:  # noqa: ARG002 -- no packs here
+        """Return whether the object is there, with this size."""
+        return self.size(sha256) == size
 
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
         """Yield in order."""

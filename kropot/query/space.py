@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from kropot.durable.errors import StorageError
+from kropot.objects.freeing import CanFree
 from kropot.retention.cleaning import Count, unnamed
 from kropot.retention.freeing import releases_after
 from kropot.wording import amount, number
@@ -37,7 +38,8 @@ _PAGE: Final = 500
 class Space:
     """Bytes in a storage. Elements can share objects, so the parts can be more than the whole.
 
-    `waiting` was released and is not freed. `older`, `orphans` and `quarantine` are None if nobody looked. `growth` is
+    `waiting` was released and is not freed. `packed` lies in packs and nobody needs it. `older`, `orphans`,
+    `packed` and `quarantine` are None if nobody looked. `growth` is
     how many bytes came in a day, on the average of 30 days or as long as the ledger is old, None if that is not known.
     """
 
@@ -47,6 +49,7 @@ class Space:
     freed: int
     older: int | None = None
     orphans: Count | None = None
+    packed: Count | None = None
     quarantine: Count | None = None
     growth: int | None = None
     free: int | None = None
@@ -60,6 +63,7 @@ class Space:
     def json(self) -> dict[str, Any]:
         """The fields of the JSON answer."""
         counts = {"waiting": self.waiting, "orphans": self.orphans, "quarantine": self.quarantine}
+        counts |= {"unused_in_packs": self.packed}
         return {
             "current": self.current,
             "older": self.older,
@@ -107,19 +111,22 @@ def _looked_at(ledger: Ledger, storage: Storage, space: Space, newest: int, free
         if row.sha256 != last and row.seq > since:
             came += row.size
         last = row.sha256
-    orphans, quarantine = Count(), Count()
+    orphans, quarantine, packed = Count(), Count(), Count()
     if storage.has_objects:
-        objects = storage.objects()
+        objects = storage.objects(places=ledger.places)
+        freeing = objects.freeing() if isinstance(objects, CanFree) else None
         try:
-            for _, size in unnamed(ledger, objects, freed_to=freed_to):
-                orphans.add(size)
+            for sha256, size in unnamed(ledger, objects, freed_to=freed_to):
+                is_packed = freeing is not None and freeing.age_us(sha256, now_us) is None
+                (packed if is_packed else orphans).add(size)
             for leftover in objects.leftovers():
                 if leftover.kind == "quarantined":
                     quarantine.add(leftover.size)
         finally:
             objects.close()
     growth = came * DAY_US // span_us if span_us >= DAY_US else None
-    return replace(space, older=max(copies - newest, 0), orphans=orphans, quarantine=quarantine, growth=growth)
+    older = max(copies - newest, 0)
+    return replace(space, older=older, orphans=orphans, packed=packed, quarantine=quarantine, growth=growth)
 
 
 def _waiting(ledger: Ledger, after: int) -> Count:
@@ -150,6 +157,8 @@ def space_text(space: Space) -> Iterator[str]:
         parts.append(f"released and waiting {amount(space.waiting.bytes)}")
     if space.orphans is not None and space.orphans.objects:
         parts.append(f"{number(space.orphans.objects, 'orphan')} {amount(space.orphans.bytes)}")
+    if space.packed is not None and space.packed.objects:
+        parts.append(f"unused in packs {amount(space.packed.bytes)}")
     if space.quarantine is not None and space.quarantine.objects:
         parts.append(f"set aside {amount(space.quarantine.bytes)}")
     if parts:

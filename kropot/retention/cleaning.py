@@ -56,12 +56,26 @@ def unnamed(ledger: Ledger, objects: ObjectStore, *, freed_to: int) -> Iterator[
 
 
 def old_unnamed(
-    ledger: Ledger, objects: ObjectStore, freeing: Freeable, *, freed_to: int, now_us: int, grace_us: int, young: Count
+    ledger: Ledger,
+    objects: ObjectStore,
+    freeing: Freeable,
+    *,
+    freed_to: int,
+    now_us: int,
+    grace_us: int,
+    young: Count,
+    packed: Count,
 ) -> Iterator[tuple[bytes, int]]:
-    """Yield those of `unnamed` that are older than `grace_us`, and count the younger ones in `young`."""
+    """Yield those of `unnamed` that are older than `grace_us`.
+
+    Those that are younger are counted in `young`, and those that lie in packs, which are not freed one by one, in
+    `packed`.
+    """
     for sha256, size in unnamed(ledger, objects, freed_to=freed_to):
         age_us = freeing.age_us(sha256, now_us)
-        if age_us is None or age_us < grace_us:
+        if age_us is None:
+            packed.add(size)
+        elif age_us < grace_us:
             young.add(size)
         else:
             yield sha256, size

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
     from kropot.objects.freeing import Freeable, FreedObject
+    from kropot.retention.repacking import Repacking
     from ledger.log import Ledger
 
 BATCH: Final = 200
@@ -39,11 +40,16 @@ class FreedSum:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreeingRun:
-    """Frees objects of one storage. `allowed` is called under the lock before each batch, and can refuse by raising."""
+    """Frees objects of one storage. `allowed` is called under the lock before each batch, and can refuse by raising.
+
+    With `repacking`, packs that hold released objects are rewritten, or `every_pack` with something unused.
+    """
 
     ledger: Ledger
     objects: Freeable
     allowed: Callable[[], object]
+    repacking: Repacking | None = None
+    every_pack: bool = False
 
     def released(self, until: int) -> FreedSum:
         """Free what was released up to position `until`, and what an earlier run did not finish.
@@ -52,13 +58,16 @@ class FreeingRun:
         """
         before = freeing_of(self.ledger)
         left = list(islice(self.objects.put_away_before(), 1))
-        if until <= before.freed.to and not before.is_open and not left:
+        if until <= before.freed.to and not before.is_open and not left and not self.every_pack:
             return FreedSum()
         now = self._begin(before)
         found = FreedSum()
         self._finish_before(found)
+        packs: set[bytes] = set()
         for sha256s in _released_objects(self.ledger, before.freed.to, until):
             self._batch(sha256s, found)
+            packs |= {place.pack for places in self.ledger.places.find(sha256s).values() for place in places}
+        self._repack(packs, found)
         self._end(now, found, to=max(until, before.freed.to))
         return found
 
@@ -67,17 +76,23 @@ class FreeingRun:
         found = FreedSum()
         wanted = iter(candidates)
         first = list(islice(wanted, BATCH))
-        if not first:
+        if not first and not self.every_pack:
             return found
         now = self._begin(freeing_of(self.ledger))
         self._finish_before(found)
         while first:
             self._batch(first, found)
             first = list(islice(wanted, BATCH))
+        self._repack(set(), found)
         self._end(now, found, to=now.freed.to)
         return found
 
     # --- helpers ---
+
+    def _repack(self, packs: set[bytes], found: FreedSum) -> None:
+        if self.repacking is not None:
+            names = (row.name for row in self.ledger.places.packs()) if self.every_pack else sorted(packs)
+            self.repacking.run(names, found)
 
     def _begin(self, before: Freeing) -> Freeing:
         """Say that objects can vanish from now on. One that was left open by a crash simply goes on."""
@@ -107,6 +122,8 @@ class FreeingRun:
 
     def _finish_before(self, found: FreedSum) -> None:
         """Look again at what a crash left out of sight: put back what a copy needs, destroy the rest."""
+        if self.repacking is not None:
+            self.repacking.bring_back()
         left = self.objects.put_away_before()
         while page := list(islice(left, BATCH)):
             with self.ledger.locked():

@@ -124,7 +124,7 @@ class RetentionWorld:
             instance="main",
             lease_us=HOUR,
             free_bytes=lambda: None,
-            size_of=self.objects.size,
+            holds=self.objects.holds,
         )
 
     def append(self, facts: list[NewFact]) -> int:

@@ -155,7 +155,8 @@ def test_nothing_is_looked_at_again_while_nothing_is_freed(
     world: RetentionWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[bytes] = []
-    monkeypatch.setattr("kropot.objects.memory.MemoryObjects.size", lambda _, sha256: looked.append(sha256))
+    monkeypatch.setattr("kropot.objects.memory.MemoryObjects.holds", lambda _, sha256, *__: looked.append(sha256))
+    world.effects = world._effects()
     world.listed({"e": "something"})
     assert looked == []
 
@@ -407,7 +408,7 @@ def test_orphans_are_cleaned_after_their_grace(folder: RetentionWorld) -> None:
     assert found == [(sha("an orphan"), 9)]
     young = Count()
     freeing = folder.objects.freeing()
-    how: dict[str, Any] = {"freed_to": 0, "young": young}
+    how: dict[str, Any] = {"freed_to": 0, "young": young, "packed": Count()}
     assert list(old_unnamed(folder.ledger, folder.objects, freeing, now_us=0, grace_us=1, **how)) == []
     assert (young.objects, young.bytes) == (1, 9)
     old = list(old_unnamed(folder.ledger, folder.objects, freeing, now_us=now, grace_us=DAY, **how))

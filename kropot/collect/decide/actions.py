@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kropot.securecopy.wire import Listed
     from ledger.append import NewFact
     from ledger.events import StreamKey
+    from ledger.places import Placement
     from ledger.replica import Entry
 
 
@@ -56,12 +57,14 @@ class RecordFacts:
     """Append the facts in one transaction: `Recorded` or `Conflicted`.
 
     With `drop` the facts about streams that have moved on are left out instead, and `Recorded` names them. Leases on
-    the elements of "copies" and "failures" are given back.
+    the elements of "copies" and "failures" are given back. `places` say where copies lie in packs; they are recorded
+    in the same transaction, also those of facts that are left out.
     """
 
     about: About
     facts: tuple[NewFact, ...]
     drop: bool = False
+    places: tuple[Placement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

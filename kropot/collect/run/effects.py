@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ledger.append import NewFact
     from ledger.events import Source
     from ledger.log import Ledger
+    from ledger.places import Placement
     from ledger.replica import Entry
 
 STRETCH = 5000
@@ -78,8 +79,9 @@ LEDGER_ACTIONS = get_args(LedgerAction)
 class LedgerEffects:
     """Carries out what concerns the ledger, for one instance and one source.
 
-    `free_bytes` tells how much room the storage has, None where that is not known. `size_of` tells the size of an
-    object in it, None if it is not there. `_taken` has the ledger's position when work was taken that is under way.
+    `free_bytes` tells how much room the storage has, None where that is not known. `holds` tells whether an object is in
+    it, by SHA-256, size, and its place in a pack if it was put there just now. `_taken` has the ledger's position when
+    work was taken that is under way.
     """
 
     ledger: Ledger
@@ -87,7 +89,7 @@ class LedgerEffects:
     instance: str
     lease_us: int
     free_bytes: Callable[[], int | None]
-    size_of: Callable[[bytes], int | None] | None = None
+    holds: Callable[[bytes, int, Placement | None], bool] | None = None
     _taken: dict[StreamKey, int] = field(default_factory=dict)
 
     def perform(self, action: LedgerAction) -> Input | None:
@@ -178,8 +180,8 @@ class LedgerEffects:
         position = 0
         while facts:
             try:
-                check = partial(self._look_again, facts) if action.about == "copies" else None
-                position = self.ledger.append(facts, release=release, check=check).last
+                check = partial(self._look_again, facts, action.places) if action.about == "copies" else None
+                position = self.ledger.append(facts, release=release, places=action.places, check=check).last
                 break
             except ConflictError as error:
                 moved = frozenset(map(StreamKey.parse, error.keys))
@@ -189,21 +191,29 @@ class LedgerEffects:
                 facts = tuple(new for new in facts if new.key not in moved)
         if release is not None:
             self._forget([new.key for new in action.facts])
+        if action.places and not facts:
+            # Every fact was left out; the objects are there all the same, and a later fact may name them.
+            self.ledger.places.add(action.places)
         if release is not None and dropped:
             self.ledger.work.release(release, dropped)
         return Recorded(about=action.about, facts=action.facts, dropped=frozenset(dropped), position=position)
 
-    def _look_again(self, facts: tuple[NewFact, ...]) -> None:
+    def _look_again(self, facts: tuple[NewFact, ...], places: tuple[Placement, ...]) -> None:
         """Look whether the objects of new copies are still there, if some were freed since they were fetched.
 
         This runs under the ledger's lock, and objects are freed only under it. A copy whose object another copy left
         behind, and that was freed meanwhile, is fetched again. Raises: ConflictError, which names those elements.
         """
         since = min(self._taken.get(new.key, 0) for new in facts)
-        if self.size_of is None or not is_freed_since(self.ledger, since):
+        if self.holds is None or not is_freed_since(self.ledger, since):
             return
+        placed = {place.sha256: place for place in places}
         copies = [(new, new.fact.element.copy) for new in facts if isinstance(new.fact, ElementFact)]
-        gone = [new.key.stored for new, copy in copies if copy is not None and self.size_of(copy.sha256) != copy.size]
+        gone = [
+            new.key.stored
+            for new, copy in copies
+            if copy is not None and not self.holds(copy.sha256, copy.size, placed.get(copy.sha256))
+        ]
         if gone:
             raise ConflictError(tuple(gone))
 
