@@ -7,7 +7,7 @@ A pack goes only under the lock of the ledger's head, after another look at ever
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kropot.restore.fingerprints import FINGERPRINT, Fingerprints
@@ -52,6 +52,7 @@ class Repacking:
     orphans_us: int | None = None
     rewritten: int = 0
     _waiting: Fingerprints = field(default_factory=Fingerprints)
+    _brought: set[bytes] = field(default_factory=set)
 
     def run(self, names: Iterable[bytes], found: FreedSum) -> None:
         """Rewrite those of these packs that are worth it, and add what was freed. It MUST run while freeing is open.
@@ -60,15 +61,16 @@ class Repacking:
         """
         try:
             self._learn()
-            for name in names:
+            for name in chain(sorted(self._brought), (name for name in names if name not in self._brought)):
                 self._one(name, found)
         finally:
             self._waiting.close()
 
     def bring_back(self) -> None:
-        """Put packs back that a crash left out of sight. They are looked at again like others."""
+        """Put packs back that a crash left out of sight. `run` looks at them again, whatever the ledger knows of them."""
         for name in list(self.packs.put_away_before()):
             self.packs.bring_back(name)
+            self._brought.add(name)
 
     # --- helpers ---
 

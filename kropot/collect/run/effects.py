@@ -79,8 +79,8 @@ LEDGER_ACTIONS = get_args(LedgerAction)
 class LedgerEffects:
     """Carries out what concerns the ledger, for one instance and one source.
 
-    `free_bytes` tells how much room the storage has, None where that is not known. `holds` tells whether an object is in
-    it, by SHA-256, size, and its place in a pack if it was put there just now. `_taken` has the ledger's position when
+    `free_bytes` tells how much room the storage has, None where that is not known. `holds` tells whether an object is
+    in it, by SHA-256, size, and its place in a pack if it was put there just now. `_taken` has the position when
     work was taken that is under way.
     """
 
