@@ -67,7 +67,7 @@ class Repacking:
             self._waiting.close()
 
     def bring_back(self) -> None:
-        """Put packs back that a crash left out of sight. `run` looks at them again, whatever the ledger knows of them."""
+        """Put packs back that a crash left out of sight. `run` looks at them, whatever the ledger knows."""
         for name in list(self.packs.put_away_before()):
             self.packs.bring_back(name)
             self._brought.add(name)
