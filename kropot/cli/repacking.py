@@ -1,8 +1,8 @@
-"""Opens what rewrites packs, for `prune` and `storage clean`: one process of a ledger at a time packs anything."""
+"""Opens what rewrites packs, for `prune` and `storage clean`: one process of a storage at a time packs anything."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from kropot.cli.base import say
@@ -18,37 +18,28 @@ if TYPE_CHECKING:
 MAX_UNUSED: Final = 50
 """The percentage of a pack that may be unused, unless the user says otherwise."""
 
-_LEASE_US: Final = 6 * 3600 * 1_000_000
-
 
 @contextmanager
 def repacking(
     ledger: Ledger, storage: Storage, *, until: int, max_unused: int | None, orphans_us: int | None = None
 ) -> Iterator[Repacking | None]:
-    """Open what rewrites packs; None if there are no packs, or if another process packs, and then they stay."""
-    from kropot.collect.packing import PACKING
+    """Open what rewrites packs; None if another process packs, and then packs stay as they are."""
     from kropot.retention.conditions import demand_quiet
     from kropot.retention.repacking import Repacking
 
-    if not storage.packs().names():
-        yield None
-        return
-    if not ledger.work.reserve(PACKING, lease_us=_LEASE_US):
-        say("another process packs this storage, so packs stay as they are this time")
-        yield None
-        return
-    try:
-        with storage.rewriter() as rewriter:
-            yield Repacking(
-                ledger=ledger,
-                packs=rewriter,
-                allowed=lambda: demand_quiet(ledger),
-                until=until,
-                max_unused=MAX_UNUSED if max_unused is None else max_unused,
-                now_us=ledger.clock_us(),
-                orphans_us=orphans_us,
-            )
-    except LockedError:
-        raise LockedError("another process frees bytes of this storage: wait for its end") from None
-    finally:
-        ledger.work.unreserve(PACKING)
+    with ExitStack() as stack:
+        try:
+            rewriter = stack.enter_context(storage.rewriter())
+        except LockedError:
+            say("another process packs this storage, so packs stay as they are this time")
+            yield None
+            return
+        yield Repacking(
+            ledger=ledger,
+            packs=rewriter,
+            allowed=lambda: demand_quiet(ledger),
+            until=until,
+            max_unused=MAX_UNUSED if max_unused is None else max_unused,
+            now_us=ledger.clock_us(),
+            orphans_us=orphans_us,
+        )

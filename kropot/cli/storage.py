@@ -9,6 +9,7 @@ import click
 from kropot.cli.base import Exit, Settings, emit, emit_json, group, open_ledger, say, storage_of
 from kropot.cli.sizes import SIZE
 from kropot.cli.storage_clean import clean
+from kropot.errors import UsageError
 from kropot.logs import log
 from kropot.wording import amount, number
 
@@ -45,6 +46,8 @@ def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
     from kropot.objects.packs.packing import PackRule
     from kropot.storage_away import demand_objects
 
+    if pack_below == 0:
+        raise UsageError("--pack-below 0 makes no packs, so there is nothing to do: leave it out, or name a size")
     storage = storage_of(settings)
     rule = PackRule(below=pack_below, worth=0) if everything else PackRule(below=pack_below)
     with open_ledger(settings) as ledger:

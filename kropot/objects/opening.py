@@ -6,7 +6,7 @@ import platform
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import unquote
 
 from kropot.durable.errors import storage_error
@@ -14,6 +14,7 @@ from kropot.durable.filesystem import room_at
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.layout import Layout, names_in
 from kropot.objects.packs.folder import PackFolder
+from kropot.objects.packs.packed import PackedObjects
 from kropot.objects.partial import PartialMark, marks_in
 from kropot.segments import SegmentFolder
 from kropot.wording import as_unicode
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from ledger.places import PlaceStore
 
 
+GATHERER: Final = "+pack"
+"""The instance name of whoever gathers loose objects into packs: its lock lets in one process a storage."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partial:
     """A content of which the bytes so far lie in an instance's folder; they were marked at `marked_s` (since 1970)."""
@@ -38,6 +43,15 @@ class Partial:
     instance: str
     mark: PartialMark
     marked_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectRange:
+    """Where an object lies in a pack: the pack's file, the object's first byte in it, and its length in bytes."""
+
+    path: str
+    offset: int
+    length: int
 
 
 class Storage(Protocol):
@@ -82,14 +96,14 @@ class Storage(Protocol):
     def rewriter(self) -> AbstractContextManager[PackRewriter]:
         """Open what copies the live objects of packs into new ones, and removes packs.
 
-        Raises: LockedError while another process does under this instance's name; StorageError.
+        Raises: LockedError while another process rewrites or gathers in this storage; StorageError.
         """
         ...
 
     def gatherer(self, places: PlaceStore, rule: PackRule) -> AbstractContextManager[Gatherer]:
         """Open what gathers loose small objects into packs, and records their places.
 
-        Raises: LockedError while another process gathers under this instance's name; StorageError.
+        Raises: LockedError while another process gathers in this storage; StorageError.
         """
         ...
 
@@ -103,6 +117,13 @@ class Storage(Protocol):
 
     def object_place(self, sha256: bytes) -> str:
         """Return where an object lies, as a user can name it to another program."""
+        ...
+
+    def object_range(self, sha256: bytes, places: PackPlaces | None = None) -> ObjectRange | None:
+        """Return where an object lies in a pack, None where it has a file of its own or is nowhere.
+
+        Raises: StorageError.
+        """
         ...
 
     def encloses(self, path: Path) -> bool:
@@ -156,8 +177,8 @@ class FolderStorage:
 
     @contextmanager
     def rewriter(self) -> Iterator[PackRewriter]:
-        """Rewrite under a name of its own, because a collector may hold the instance's."""
-        objects = DirectoryObjects(self._root, f"{self._instance}+prune")
+        """Rewrite under the gatherer's name: neither may remove what the other relies on."""
+        objects = DirectoryObjects(self._root, GATHERER)
         try:
             objects.clean_own_leftovers(lambda _: False)
             yield objects.rewriter()
@@ -166,8 +187,8 @@ class FolderStorage:
 
     @contextmanager
     def gatherer(self, places: PlaceStore, rule: PackRule) -> Iterator[Gatherer]:
-        """Gather under a name of its own, because a collector may hold the instance's."""
-        objects = DirectoryObjects(self._root, f"{self._instance}+pack", pack=rule)
+        """Gather under a name of its own: collectors hold those of their instances."""
+        objects = DirectoryObjects(self._root, GATHERER, pack=rule)
         try:
             objects.clean_own_leftovers(lambda _: False)
             yield objects.gatherer(places)
@@ -188,6 +209,15 @@ class FolderStorage:
     def object_place(self, sha256: bytes) -> str:
         """Return the object's file."""
         return self._layout.object(sha256)
+
+    def object_range(self, sha256: bytes, places: PackPlaces | None = None) -> ObjectRange | None:
+        """Look for the object's file first, then through the packs, for a place where it is sound."""
+        if self._layout.size(sha256) is not None:
+            return None
+        found = list(PackedObjects(self.packs(), places).candidates(sha256))
+        for pack, entry in sorted(found, key=lambda one: not one[0].is_sound(one[1])):
+            return ObjectRange(path=pack.path, offset=entry.offset, length=entry.length)
+        return None
 
     def encloses(self, path: Path) -> bool:
         """Whether the path is the folder or lies below it."""

@@ -52,6 +52,7 @@ EXPORT = ("replay", "--export", "out")
 SIGN = ("checkpoint", "sign", "--key", "signer.key", "--to", "notes")
 INIT = ("checkpoint", "init", "--key", "keys/signer.key")
 COPY = ("db", "copy", "sqlite:///database.db", "sqlite:///copy.db")
+PACK = ("storage", "pack", "--all")
 MOVE = ("source", "alias", "{source}", "--server-url", "http://127.0.0.1:9/moved")
 TOKEN = ("gateway", "token", "create", "../spec.json")
 
@@ -81,6 +82,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     _same("restore", "current", RESTORE, "tree"),
     _same("restore two kits", "two", RESTORE_TWO, "tree"),
     _same("export", "current", EXPORT, "tree"),
+    _same("storage pack", "current", PACK),
+    _same("storage index", "packed", ("storage", "index")),
     _same("rebuild", "current", ("rebuild",)),
     _same("snapshot", "current", ("snapshot",)),
     _same("checkpoint", "current", SIGN, "notes"),

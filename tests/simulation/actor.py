@@ -29,7 +29,8 @@ from kropot.collect.transfer.receive import ContentReceiver, FreeSpace
 from kropot.durable.errors import StorageError, StorageFullError
 from kropot.lister.conversation import Trouble
 from kropot.objects.memory import MemoryObjects
-from kropot.objects.store import PublishError
+from kropot.objects.packs.packing import PackRule
+from kropot.objects.store import Published, PublishError
 from kropot.securecopy.content import UnbelievableError
 from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
 from ledger.errors import InstanceBusyError
@@ -79,7 +80,8 @@ class Actor:
         world, rules = self.world, self.rules
         self._life += 1
         self._fetching.clear()
-        self._objects = MemoryObjects(rules.instance, world.disk)
+        pack = PackRule(worth=0) if world.plan.packs else None
+        self._objects = MemoryObjects(rules.instance, world.disk, pack=pack)
         self._objects.lock()
         ledger = Ledger(world.store, writer=rules.instance, entropy=self.rng.randbytes)
         try:
@@ -266,16 +268,17 @@ class Actor:
     def _publish(self, life: int, action: Publish) -> None:
         if life != self._life:
             return
-        results = []
-        for good in action.batch:
+        results: dict[int, Published | PublishError] = {}
+        for at, good in enumerate(action.batch):
             staged = good.staged
             if self._is_unlucky("publish_faults"):
                 self._objects.discard([staged])
                 kind = self.rng.choice([StorageError, StorageFullError])
-                results.append(PublishError(sha256=staged.sha256, size=staged.size, error=kind("simulated")))
-            else:
-                results += self._objects.publish([staged])
-        self._post(0, PublishDone(batch=action.batch, results=tuple(results)))
+                results[at] = PublishError(sha256=staged.sha256, size=staged.size, error=kind("simulated"))
+        lucky = [at for at in range(len(action.batch)) if at not in results]
+        outcomes = self._objects.publish([action.batch[at].staged for at in lucky])
+        results |= dict(zip(lucky, outcomes, strict=True))
+        self._post(0, PublishDone(batch=action.batch, results=tuple(results[at] for at in sorted(results))))
 
 
 def _whole(answer: Answer) -> bytes:
