@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kropot.retention.moments import Round, kept_moments
 from kropot.retention.policy import rules_for
-from kropot.retention.versions import Release, Seen, releases
+from kropot.retention.versions import Release, SeenCopy, releases
 from ledger.append import source_key
 from ledger.decoding import fact_of
 from ledger.events import ElementFact, ListingCompleted, RemoteObserved
@@ -95,7 +95,7 @@ def _rounds(ledger: Ledger, source: bytes, until: int) -> Iterator[Round]:
             ended = event.seq
 
 
-def _seen(events: Iterable[StoredFact]) -> Iterator[Seen]:
+def _seen(events: Iterable[StoredFact]) -> Iterator[SeenCopy]:
     """Yield what the events of one stream say about copies."""
     for event in events:
         seen = _quickly(event) if (event.type, event.schema_version) in _PLAIN else None
@@ -107,27 +107,27 @@ def _seen(events: Iterable[StoredFact]) -> Iterator[Seen]:
             yield _said(event, fact)
 
 
-def _quickly(event: StoredFact) -> Seen | None:
+def _quickly(event: StoredFact) -> SeenCopy | None:
     """Return what an event says whose payload is recognised by its bytes, None if it is not."""
     match = None if event.payload is None else _RECOGNISED.match(event.payload)
     if match is None or not is_whole(match):
         return None
     sha256, size, present = match.group(*_GROUPS)
     if sha256 is None or sha256 == NIL:
-        return Seen(event.seq, event.recorded_us, None, 0, present == _TRUE)
+        return SeenCopy(event.seq, event.recorded_us, None, 0, present == _TRUE)
     found = sha256[_TYPED:]
     judged = (found, SOUND) if event.type in _STORES else None
-    return Seen(event.seq, event.recorded_us, found, number(size), present == _TRUE, judged)
+    return SeenCopy(event.seq, event.recorded_us, found, number(size), present == _TRUE, judged)
 
 
-def _said(event: StoredFact, fact: ElementFact) -> Seen:
+def _said(event: StoredFact, fact: ElementFact) -> SeenCopy:
     copy, state = fact.element.copy, fact.OBJECT_STATE
     judged = None
     if fact.NAMES_OBJECT and state is not None:
         judged = (named_object(fact), state)
     elif state == SOUND and copy is not None:
         judged = (copy.sha256, SOUND)
-    return Seen(
+    return SeenCopy(
         event.seq,
         event.recorded_us,
         None if copy is None else copy.sha256,

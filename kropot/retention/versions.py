@@ -22,7 +22,7 @@ Reason = Literal["replaced", "vanished"]
 """Why a version is let go: a newer one replaced it, or the element vanished and it was the last one."""
 
 
-class Seen(NamedTuple):
+class SeenCopy(NamedTuple):
     """What one event says: the SHA-256 and size of the element's copy, None without one, and whether it is present.
 
     `judged` is an object and its new state ("damaged", "lost", "released", "sound"), None if the event says nothing.
@@ -44,7 +44,7 @@ class Release(NamedTuple):
     reason: Reason
 
 
-def releases(events: Iterable[Seen], moments: KeptMoments, rules: KeepRules, now_us: int) -> list[Release]:
+def releases(events: Iterable[SeenCopy], moments: KeptMoments, rules: KeepRules, now_us: int) -> list[Release]:
     """Return what the rules let go of an element with these events, in the order in which it was stored."""
     versions, is_present = _versions(events)
     sound = [each for each in versions.values() if each.state == SOUND]
@@ -93,7 +93,7 @@ class _Version:
         return self.spans[-1][2]
 
 
-def _versions(events: Iterable[Seen]) -> tuple[dict[bytes, _Version], bool]:
+def _versions(events: Iterable[SeenCopy]) -> tuple[dict[bytes, _Version], bool]:
     versions: dict[bytes, _Version] = {}
     open_: _Version | None = None
     is_present, before = False, None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kropot.errors import LockedError
 from kropot.objects.opening import open_store as open_storage
 from kropot.objects.packs.packing import PackRule
 from kropot.retention.freeing import FreedSum, FreeingRun, last_to_free
@@ -217,10 +218,11 @@ class Meddler:
 
 
 def test_an_object_that_is_named_again_meanwhile_stays(packed: PackedWorld) -> None:
-    # It is stored anew, and the gatherer finds it in the old pack and removes its file.
     def name_again() -> None:
         packed.world.listed({"again": "old 000"})
-        packed.pack_all()
+        # The gatherer would find it in the old pack, and remove its file.
+        with pytest.raises(LockedError):
+            packed.pack_all()
 
     packed.free(max_unused=0, wrap=lambda packs: Meddler(packs, "copy", name_again))
     packed.check()

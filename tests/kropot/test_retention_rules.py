@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kropot.errors import UsageError
 from kropot.retention.moments import KeptMoments, Round, kept_moments
 from kropot.retention.policy import bound, parse_policy, rules_for
-from kropot.retention.versions import Seen, releases
+from kropot.retention.versions import SeenCopy, releases
 from tests.kropot.retention_world import DAY, HOUR, START, rules
 
 ONE, OTHER = bytes(16), b"\x01" * 16
@@ -155,11 +155,11 @@ A, B, C = b"a" * 32, b"b" * 32, b"c" * 32
 NONE = KeptMoments(listed=[], ended=[])
 
 
-def seen(position: int, sha256: bytes | None, *, present: bool = True, state: str = "", of: bytes = A) -> Seen:
-    return Seen(position, START + position * DAY, sha256, 5, present, (of, state) if state else None)
+def seen(position: int, sha256: bytes | None, *, present: bool = True, state: str = "", of: bytes = A) -> SeenCopy:
+    return SeenCopy(position, START + position * DAY, sha256, 5, present, (of, state) if state else None)
 
 
-def let_go(events: list[Seen], *, moments: KeptMoments = NONE, day: int = 100, **given_rules: Any) -> list[bytes]:
+def let_go(events: list[SeenCopy], *, moments: KeptMoments = NONE, day: int = 100, **given_rules: Any) -> list[bytes]:
     rule = rules(**({"last": 1, "min_age_s": 0} | given_rules))
     return [each.sha256 for each in releases(events, moments, rule, START + day * DAY)]
 

@@ -193,6 +193,7 @@ SAMPLES: dict[str, Fact] = {
 
 _LENGTHS = {
     "sha256": 32,
+    "source": 16,
     "iv": 16,
     "salt": 32,
     "token_mac": 32,
