@@ -4,10 +4,9 @@ A fact carries the whole new state of its subject, so the last fact of a stream 
 All times are integer microseconds since 1970-01-01 UTC (`..._us`). Only `date` is in the remote server's own integer
 seconds. It is data, and nothing is ordered by it.
 
-A new fact is one class here (of retention: in `ledger/retention.py`), marked with `@fact`. Its base class says what it
-is about. Its class variables say whether it is critical, which schema version its payload has, and what it says about
-an object. The types of its fields give their lengths and bounds. Everything else (bytes, projection, audit, replay,
-history) follows from the class.
+A new fact is one class here, marked with `@fact`. Its base class says what it is about. Its class variables say
+whether it is critical, which schema version its payload has, and what it says about an object. The types of its fields
+give their lengths and bounds. Everything else (bytes, projection, audit, replay, history) follows from the class.
 """
 
 from __future__ import annotations

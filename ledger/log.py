@@ -9,7 +9,6 @@ import importlib.metadata
 import os
 import threading
 import time
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -173,12 +172,6 @@ class Ledger:
             commit = planned.commits[-1]
             return Commit(first=commit.first, last=commit.last, recorded_us=commit.recorded_us)
         raise AssertionError("unreachable")
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the head's lock: nobody appends before the block ends. What is read in it is what holds until then."""
-        with self._lock, self.store.writing():
-            yield
 
     def rebuild(self) -> RebuildReport:
         """Drop the projection and fold all events into it again, in one transaction and with constant memory.

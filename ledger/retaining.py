@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ledger.append import NewFact
@@ -16,7 +17,7 @@ from ledger.retention import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ledger.log import Ledger
 
@@ -75,6 +76,16 @@ def say_freed(
     new = NewFact(key=FREEING_KEY, fact=fact, observed_us=ledger.clock_us(), expected=before.version)
     at = ledger.append([new], check=check).last
     return Freeing(fact.freed, fact.IS_OPEN, at, before.version + 1)
+
+
+@contextmanager
+def head_locked(ledger: Ledger) -> Iterator[None]:
+    """Hold the head's lock: nobody appends before the block ends. What is read in it is what holds until then.
+
+    No other thread of this process may write meanwhile.
+    """
+    with ledger.store.writing():
+        yield
 
 
 def is_freed_since(ledger: Ledger, position: int) -> bool:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from ledger.decoding import fact_of
-from ledger.retaining import Freeing, freeing_of, say_freed
+from ledger.retaining import Freeing, freeing_of, head_locked, say_freed
 from ledger.retention import CopyReleased, Freed, FreeingBegan, FreeingEnded, LastCopyReleased, ReleaseFact
 from ledger.rows import RELEASED, StoredFact
 
@@ -107,7 +107,7 @@ class FreeingRun:
         """Free those of these objects that no copy needs: out of sight under the lock, for good once it held."""
         away: list[FreedObject] = []
         try:
-            with self.ledger.locked():
+            with head_locked(self.ledger):
                 self.allowed()
                 needed = _needed(self.ledger, sha256s)
                 away = self.objects.put_away(sha256 for sha256 in sha256s if sha256 not in needed)
@@ -126,7 +126,7 @@ class FreeingRun:
             self.repacking.bring_back()
         left = self.objects.put_away_before()
         while page := list(islice(left, BATCH)):
-            with self.ledger.locked():
+            with head_locked(self.ledger):
                 needed = _needed(self.ledger, [each.sha256 for each in page])
                 self.objects.bring_back(needed)
             gone = [each for each in page if each.sha256 not in needed]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from kropot.restore.fingerprints import FINGERPRINT, Fingerprints
 from kropot.retention.freeing import releases_after
 from ledger.decoding import fact_of
+from ledger.retaining import head_locked
 from ledger.retention import ReleaseFact
 from ledger.rows import RELEASED
 
@@ -119,7 +120,7 @@ class Repacking:
         """Remove a pack if nothing that is lost with it is needed by now. Return whether it went."""
         is_away = False
         try:
-            with self.ledger.locked():
+            with head_locked(self.ledger):
                 self.allowed()
                 if self._unneeded(dead, orphans=self.orphans_us is not None) == dead:
                     is_away = self.packs.put_away(name)

@@ -21,7 +21,7 @@ from ledger.errors import ConflictError, LedgerUnavailableError
 from ledger.events import AlarmsAccepted, HeldListing, ListingHeldBack, Surge
 from ledger.log import NewFact, source_key
 from ledger.note import SigningKey
-from ledger.retaining import decide, decided_of, freeing_of
+from ledger.retaining import decide, decided_of, freeing_of, head_locked
 from ledger.retention import PointLetGo
 from ledger.rows import RELEASED, SOUND
 from ledger.sql import open_store
@@ -30,6 +30,8 @@ from tests.kropot.retention_world import DAY, SOURCE, RetentionWorld, rules, sha
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from ledger.log import Ledger
 
 KEEP_ONE = rules(last=1, min_age_s=0, vanished_s=0)
 
@@ -207,18 +209,17 @@ def test_what_was_named_while_the_lock_was_lost_is_put_back(
     world: RetentionWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.release()
-    locked = world.ledger.locked
     lost = []
 
     @contextmanager
-    def losing() -> Iterator[None]:
-        with locked():
+    def losing(ledger: Ledger) -> Iterator[None]:
+        with head_locked(ledger):
             yield
         if not lost:
             lost.append(True)
             raise LedgerUnavailableError("the connection was lost before the commit")
 
-    monkeypatch.setattr(world.ledger, "locked", losing)
+    monkeypatch.setattr("kropot.retention.freeing.head_locked", losing)
     with pytest.raises(LedgerUnavailableError):
         world.free()
     assert sha("old") in world.disk.objects
