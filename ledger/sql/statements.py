@@ -115,12 +115,9 @@ class Statements:
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as below
     def select_placements(self, count: int) -> str:
-        """Values: place, `count` SHA-256s; rows: sha256, the pack's name, start (negative: dropped), length."""
-        return self.marked(
-            "SELECT placement.sha256, pack.name, placement.start, placement.length FROM placement"
-            " JOIN pack ON pack.number = placement.pack"
-            f" WHERE pack.place = ? AND pack.name IS NOT NULL AND placement.sha256 IN ({self._marks(count)})"
-        )
+        """Values: `count` SHA-256s; rows: sha256, the pack's number, start (negative: dropped), length."""
+        # Not joined with `pack`: a planner could begin there, and look for each object in every pack.
+        return self.marked(f"SELECT sha256, pack, start, length FROM placement WHERE sha256 IN ({self._marks(count)})")
 
     @cached_property
     def page_placements(self) -> str:
