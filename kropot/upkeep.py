@@ -12,8 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from kropot.errors import IntegrityError, KropotError, UnacceptedErasureError
-from kropot.replay.marks import MARKS_EVERY
-from kropot.replay.snapshots import maybe_snapshot, next_due
+from kropot.replay.kept import MARKS_EVERY, next_due
 from ledger.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -63,6 +62,9 @@ def keep_snapshots(ledger: Ledger, *, clock: Callable[[], float] = monotonic) ->
     def catch_up() -> None:
         if ledger.log.head().position < next_due(ledger) + (MARKS_AT_ONCE - 1) * MARKS_EVERY:
             return
+        # Most runs make none, and the import takes as long as their first request.
+        from kropot.replay.snapshots import maybe_snapshot
+
         end = clock() + SNAPSHOTS_PATIENCE_S
         while maybe_snapshot(ledger) and clock() < end:
             pass

@@ -112,7 +112,7 @@ _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 _SHAPES: dict[type, Shape] = {}
 
 
-def encode_header(header: Header) -> bytes:
+def encode_header(header: Header | tuple[int, int, bytes, int, str, int, int, int, int, str, bytes]) -> bytes:
     """Return the header's bytes: a msgpack array of its eleven fields."""
     try:
         return cast("bytes", _packer().pack(header))

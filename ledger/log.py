@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import threading
 import time
@@ -61,6 +60,9 @@ def utc_now_us() -> int:
 
 def program() -> str:
     """Return the name and version of the program that this package belongs to."""
+    # Only a new ledger or a new collector says it, and the import takes longer than most queries.
+    import importlib.metadata
+
     try:
         return f"kropotcli {importlib.metadata.version('kropotcli')}"
     except importlib.metadata.PackageNotFoundError:

@@ -20,6 +20,7 @@ from kropot.gateway.state import TokenExistsError
 from kropot.gateway.tokens import shown_token
 from kropot.gateway.tokenspec import ADMIN_ROLE, STREAM_ROLE, SpecError
 from kropot.logs import log
+from kropot.securecopy.bulkwire import PATH as BULK_PATH
 from kropot.securecopy.wire import LIST_TYPE, encode_entry
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
 
     from kropot.gateway.access import Access, Opens
     from kropot.gateway.births import Births
+    from kropot.gateway.bulk import Bulk
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.contents import Contents
     from kropot.gateway.entries import Sealings
     from kropot.gateway.recent import RecentFiles
     from kropot.gateway.standing import ServiceStanding
     from kropot.gateway.state import FileRow, State
+    from kropot.gateway.telling import Tellings
     from kropot.gateway.token import Token
     from kropot.gateway.tokens import TokenBook
     from kropot.sc2.kit import OwnerKit
@@ -60,8 +63,10 @@ class Gateway:
         book: TokenBook,
         sealings: Sealings,
         births: Births,
+        tellings: Tellings,
         access: Access,
         contents: Contents,
+        bulk: Bulk,
         recent: RecentFiles,
         lists: Executor,
         lookups: Executor,
@@ -80,8 +85,10 @@ class Gateway:
         self._book = book
         self._sealings = sealings
         self._births = births
+        self._tellings = tellings
         self._access = access
         self._contents = contents
+        self._bulk = bulk
         self._recent = recent
         self._lists = lists
         self._lookups = lookups
@@ -102,6 +109,9 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] == "http":
+            if scope["path"] == BULK_PATH:
+                await self._bulk(scope, receive, send)
+                return
             found = _CONTENT.fullmatch(scope["path"])
             if found is not None:
                 await self._contents(scope, receive, send, _whole_id(found[1]))
@@ -125,12 +135,11 @@ class Gateway:
                 return None
             return build_page(
                 self._state,
-                self._sealings,
+                self._tellings,
                 token,
                 since=since,
                 limit=limit,
                 base_url=base_url,
-                births=self._births,
                 unserved=self._standing.unserved,
                 unscanned_since=self._standing.unscanned_since,
             )

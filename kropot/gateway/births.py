@@ -16,7 +16,7 @@ from kropot.gateway.ivs import NONCE_BYTES
 from kropot.gateway.serving import ChangedError
 from kropot.gateway.sources import NotServedError, path_key
 from kropot.logs import log
-from kropot.sc2.form import Form, fitted, merged, parse_form
+from kropot.sc2.form import Form, fitted, merged, vouched_form
 from kropot.sc2.layout import (
     KEY_ID_BYTES,
     LENGTH_BYTES,
@@ -29,6 +29,7 @@ from kropot.sc2.layout import (
 from kropot.sc2.refused import RefusedError
 from kropot.sc2.seal import Sealing, seal_list_form
 from kropot.sc2.sparse import content_reader
+from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,9 +52,12 @@ LONGEST_REMEMBERED: Final = 4096
 """Longer records are read from the database each time, so that thousands of them do not fill the memory."""
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Birth:
     """A version as a vault seals it. `size` is the sealed length of the whole object, in bytes.
+
+    `encoded` is what `form.encode` returns.
 
     `attributes` stand in front of the content, because they do not fit into the form.
     """
@@ -63,6 +67,7 @@ class Birth:
     version: bytes
     key_id: bytes
     form: Form
+    encoded: bytes
     attributes: bytes
     size: int
 
@@ -76,15 +81,39 @@ class Birth:
         complete = merged(self.form, self.attributes) if self.attributes else self.form
         return content_reader(complete, read_file, self.attributes)
 
-    def sealing(self, *, now: Seen | None = None) -> Sealing:
-        """Return what seals the object. `now` describes a file that never rests: its form says what is there now."""
-        form = self.form if now is None else moving_form(self.form, now)
-        return Sealing(self.held.vault, form, source=self.source, version=self.version, key_id=self.key_id)
+    def sealing(self, *, now: Seen | None = None, element: bytes | None = None) -> Sealing:
+        """Return what seals the object. `now` describes a file that never rests: its form says what is there now.
 
-    def list_form(self, row: FileRow) -> tuple[str, ObjectHeader]:
-        """Return the sealed form for a list, which says what the file is now, and the header of the object."""
-        form = listed_form(row, self.form)
-        text = seal_list_form(self.held.vault, form, source=self.source, version=self.version, key_id=self.key_id)
+        `element` is the element's id (32 bytes), where the caller knows it.
+        """
+        form, encoded = (self.form, self.encoded) if now is None else (moving_form(self.form, now), None)
+        return Sealing(
+            self.held.vault,
+            form,
+            source=self.source,
+            version=self.version,
+            key_id=self.key_id,
+            element=element,
+            encoded=encoded,
+        )
+
+    def list_form(
+        self, row: FileRow, *, is_new: bool = False, element: bytes | None = None
+    ) -> tuple[str, ObjectHeader]:
+        """Return the sealed form for a list, which says what the file is now, and the header of the object.
+
+        A birth that `is_new` was made of just this row. `element` is the id (32 bytes), where the caller knows it.
+        """
+        encoded = self.encoded if is_new else listed_form(row, self.form).encode()
+        text = seal_list_form(
+            self.held.vault,
+            self.form,
+            source=self.source,
+            version=self.version,
+            key_id=self.key_id,
+            element=element,
+            encoded=encoded,
+        )
         return text, parse_header(list_form_bytes(text))
 
 
@@ -132,9 +161,9 @@ class Births:
                 for mark, row in left.items()
                 if mark not in lost and not self._take(token, mark, row, kept[mark], found)
             }
-            if left and token.held is not None:
-                self._vaults.refuse_retired(token.held.vault)
-            made = [(mark, kept[mark], new) for mark, row in left.items() if (new := self._made(token, row))]
+            if left:
+                self.check_master(token)
+            made = [(mark, kept[mark], new[0]) for mark, row in left.items() if (new := self.made(token, row))]
             if len(made) < len(left):
                 log.warning("files_not_sealed", files=len(left) - len(made), hint="sc2 cannot hold their size or path")
             left = {mark: left[mark] for mark, _, _ in made}
@@ -148,6 +177,18 @@ class Births:
         if left:
             raise ChangedError("the files change faster than they can be listed: ask again")
         return [(mark, *found[mark]) for mark, _ in files if mark in found]
+
+    def check_master(self, token: Token) -> None:
+        """Check that versions may be born for a token. Raises: as `VaultBook.refuse_retired`."""
+        if token.held is not None:
+            self._vaults.refuse_retired(token.held.vault)
+
+    def remember(self, record: bytes, birth: Birth) -> None:
+        """Remember a birth that is stored."""
+        if len(record) <= LONGEST_REMEMBERED:
+            if len(self._recent) >= _MOST_RECENT:
+                self._recent.clear()
+            self._recent[record] = birth
 
     def _take(
         self,
@@ -175,10 +216,8 @@ class Births:
         ):
             return kept
         birth = self._proved(token, token.held, row, record)
-        if birth is not None and len(record) <= LONGEST_REMEMBERED:
-            if len(self._recent) >= _MOST_RECENT:
-                self._recent.clear()
-            self._recent[record] = birth
+        if birth is not None:
+            self.remember(record, birth)
         return birth
 
     def _proved(self, token: Token, held: HeldVault, row: FileRow, record: bytes) -> Birth | None:
@@ -190,36 +229,60 @@ class Births:
             return None
         end = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "big")
         encoded, attributes = content[LENGTH_BYTES:end], content[end:]
-        try:
-            form = parse_form(encoded)
-        except RefusedError:
-            return None
+        form = vouched_form(encoded)
+        return self._born(token, held, row, key_id=key_id, form=form, encoded=encoded, attributes=attributes)
+
+    def _born(
+        self,
+        token: Token,
+        held: HeldVault,
+        row: FileRow,
+        *,
+        key_id: bytes,
+        form: Form,
+        encoded: bytes,
+        attributes: bytes,
+    ) -> Birth:
         return Birth(
             held=held,
             source=self._source,
             version=held.vault.version(row.nonce + (b"padme" if token.padding else b"")),
             key_id=key_id,
             form=form,
+            encoded=encoded,
             attributes=attributes,
             size=sealed_length(content=form.padded_length, form=padded_form_size(len(encoded))),
         )
 
-    def _made(self, token: Token, row: FileRow) -> bytes | None:
-        """Return what to keep of a version that is born now, or None if sc2 cannot seal the file."""
+    def made(self, token: Token, row: FileRow) -> tuple[bytes, Birth] | None:
+        """Return what to keep of a version that is born now, and the birth, or None if sc2 cannot seal the file.
+
+        It MUST be stored before anybody is told. Until then, another one may be stored in its place.
+        """
         if token.held is None:
             raise ValueError("only a token of sc2 has births")
         try:
             complete = form_of(row, sealed_us=self._clock_ns() // 1000, padding=token.padding)
-            form, attributes = fitted(complete)
-            encoded = form.encode()
+            form, encoded, attributes = _fitted(complete)
         except RefusedError:
             return None
         key_id = token.held.vault.key_ids[-1]
         kept = len(encoded).to_bytes(LENGTH_BYTES, "big") + encoded + attributes
-        return row.nonce + self._seal(token, row, key_id, kept) + key_id + kept
+        record = row.nonce + self._seal(token, row, key_id, kept) + key_id + kept
+        birth = self._born(token, token.held, row, key_id=key_id, form=form, encoded=encoded, attributes=attributes)
+        return record, birth
 
     def _seal(self, token: Token, row: FileRow, key_id: bytes, kept: bytes) -> bytes:
         """Return the seal (32 bytes) that vouches for a birth."""
         vault = b"" if token.held is None else token.held.vault.id
         padding = b"\x01" if token.padding else b"\x00"
         return self._master.vouch(b"birth", vault, padding, path_key(row.path), row.nonce, key_id, kept)
+
+
+def _fitted(complete: Form) -> tuple[Form, bytes, bytes]:
+    """Return a form that fits, its bytes, and the attributes that stand before the content. Raises: RefusedError."""
+    try:
+        return complete, complete.encode(), b""
+    except RefusedError:
+        form, attributes = fitted(complete)
+        return form, form.encode(), attributes

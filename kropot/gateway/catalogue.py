@@ -27,7 +27,7 @@ from kropot.gateway.state import PER_SECOND, NewFile
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from kropot.gateway.sources import FolderSource, Seen
+    from kropot.gateway.sources import FolderSource, OpensFiles, Seen
     from kropot.gateway.state import FileRow, State
 
 SETTLE_NS: Final = 2_000_000_000
@@ -77,7 +77,7 @@ class Catalogue:
         self._clock_ns = clock_ns
         self._settle_ns = settle_ns
         master = master or MasterKey(entropy(KEY_BYTES))
-        self._same = Sameness(tree, master, hash_up_to)
+        self._same = Sameness(master, hash_up_to)
         self._noting = Noting(tree, self._same, master, entropy)
         self._restless = Restless(restless_ns)
         self._entropy = entropy
@@ -219,6 +219,10 @@ class Catalogue:
         if learnt:
             self._state.keep_digests(learnt)
 
+    def is_as_known(self, row: FileRow, looks: Seen) -> bool:
+        """Whether a file that is open is the very version that the row names."""
+        return self._same.is_as_known(row, looks)
+
     def is_settled(self, looks: Seen) -> bool:
         """Whether the file has rested long enough that its identity can be trusted."""
         return looks.is_settled(self._clock_ns(), self._settle_ns)
@@ -237,6 +241,21 @@ class Catalogue:
         self, batch: Sequence[ScannedFile | ScannedEntry], report: ScanReport, present: Bitmap, *, first: bool
     ) -> list[NewFile]:
         """Return the versions among these files that need to be recorded."""
+        files = self._tree.nearby()
+        try:
+            return self._changes(batch, report, present, files, first=first)
+        finally:
+            files.close()
+
+    def _changes(
+        self,
+        batch: Sequence[ScannedFile | ScannedEntry],
+        report: ScanReport,
+        present: Bitmap,
+        files: OpensFiles,
+        *,
+        first: bool,
+    ) -> list[NewFile]:
         if not batch:
             return []
         now_ns = self._clock_ns()
@@ -259,11 +278,11 @@ class Catalogue:
                 if row is not None and not first and self._same.is_long_doubt(row, looks):
                     report.doubtful.append(found)
                     continue
-                version = self._version(key, found, row)
+                version = self._version(key, found, row, files)
             elif self._restless.is_offered(found.path, row, now_ns):
                 report.restless += 1
                 version = self._restless.version(key, found, row, now_ns, self._entropy(NONCE_BYTES))
-                version = noted(version, found, row, self._noting.facts(found))
+                version = noted(version, found, row, self._noting.facts(found, self._tree))
             else:
                 report.unsettled += 1
                 if len(report.young) < _MOST_YOUNG:
@@ -284,9 +303,10 @@ class Catalogue:
             return False
         return self._same.is_as_known(row, found.seen)
 
-    def _version(self, key: bytes, found: ScannedFile, row: FileRow | None) -> NewFile:
+    def _version(self, key: bytes, found: ScannedFile, row: FileRow | None, files: OpensFiles | None = None) -> NewFile:
         """Return what to record about a settled file. It keeps its nonce if its bytes are proved to be the same."""
-        looks, sha256, facts = found.seen, self._same.digest(found, row), self._noting.facts(found)
+        files = self._tree if files is None else files
+        looks, sha256, facts = found.seen, self._same.digest(found, row, files), self._noting.facts(found, files)
         nonce, origin, is_silent = self._entropy(NONCE_BYTES), looks.identity, False
         if row is not None and self._same.is_proved(row, looks, sha256) and self._noting.is_same_content(row, facts):
             nonce, origin = row.nonce, row.origin or row.identity
@@ -296,7 +316,8 @@ class Catalogue:
             as_listed &= self._noting.is_as_listed(row, facts)
             is_silent = as_listed and row.date is not None and not row.is_due
         is_plain = sha256 is None and origin == looks.identity
-        version = NewFile(
+        audience = Audience.FOLLOWED if found.is_followed else Audience.ALL
+        return NewFile(
             id=None if row is None else row.id,
             key=key,
             path=found.path,
@@ -308,8 +329,10 @@ class Catalogue:
             origin=None if origin == looks.identity else origin,
             seal=None if is_plain else self._same.seal(found.path, nonce, origin, looks.identity, sha256),
             is_silent=is_silent,
+            audience=audience,
+            old_audience=audience if row is None else row.audience,
+            facts=facts,
         )
-        return noted(version, found, row, facts)
 
     def _settle_doubts(self, report: ScanReport, stop: Callable[[], bool]) -> None:
         """Read the large files that may have the same bytes, for about a minute. The next scan meets the rest again."""

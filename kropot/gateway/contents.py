@@ -161,7 +161,7 @@ class Contents:
                 return
             opened = await self._open(scope, token, element)
         except (KropotError, OSError) as error:
-            await _failed(error)(scope, receive, send)
+            await failed(error)(scope, receive, send)
             return
         try:
             part = await self._plan(scope, token, opened, element=element)
@@ -368,14 +368,14 @@ class Contents:
             # Produce the first bytes before sending the status: an early failure is then an error, not half a file.
             chunk = b"" if empty else await in_pool(self._reads, next, chunks, b"")
         except (KropotError, OSError) as error:
-            await _failed(error)(scope, receive, send)
+            await failed(error)(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": part.status, "headers": part.headers})
         left = part.span.stop - part.span.start - len(chunk)
         if empty or left == 0:
             await send({"type": "http.response.body", "body": chunk})
             return
-        gone = asyncio.ensure_future(_gone(receive))
+        gone = asyncio.ensure_future(until_gone(receive))
         try:
             while True:
                 await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
@@ -386,14 +386,14 @@ class Contents:
         except (ChangedError, OSError) as error:
             # The announced length is never reached, so no client can mistake the body for complete.
             log.warning("transfer_broken", reason=type(error).__name__)
-            scope.get("extensions", {}).get(ABORT, {}).get("abort", _nothing)()
+            scope.get("extensions", {}).get(ABORT, {}).get("abort", nothing)()
         finally:
             gone.cancel()
             with suppress(asyncio.CancelledError):
                 await gone
 
 
-def _failed(error: KropotError | OSError) -> Response:
+def failed(error: KropotError | OSError) -> Response:
     """Return the answer to a request that failed before anything was sent."""
     match error:
         case RequestRefusedError():
@@ -423,11 +423,11 @@ def _unchanged(read_file: ReadAt) -> ReadAt:
     return read_file
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Do nothing: a server without this extension closes the connection itself after an unfinished answer."""
 
 
-async def _gone(receive: Receive) -> None:
+async def until_gone(receive: Receive) -> None:
     """Return when the client has disconnected, so that the gateway stops sealing for it."""
     while (await receive())["type"] != "http.disconnect":
         pass

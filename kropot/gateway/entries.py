@@ -68,20 +68,29 @@ class Sealings:
             _keep(self._keys, (token.number, iv), key, _MOST_KEYS)
         return key
 
-    def entry(self, token: Token, row: FileRow, birth: Birth | None = None) -> Listed:
+    def entry(
+        self,
+        token: Token,
+        row: FileRow,
+        birth: Birth | None = None,
+        *,
+        is_new: bool = False,
+        element: str | None = None,
+    ) -> Listed:
         """Return the list entry of a file for a token. The first call for each file can take milliseconds.
 
-        A token of sc2 needs the file's `birth`.
+        A token of sc2 needs the file's `birth`. One that `is_new` was made of just this row. `element` is the id, where
+        the caller knows it.
         """
         if birth is not None:
-            return _vault_entry(row, birth)
+            return _vault_entry(row, birth, is_new=is_new, element=element)
         if token.held is not None:
             raise ValueError("a token of sc2 lists births")
-        element = element_of(token, row.path)
+        element = element_of(token, row.path) if element is None else element
         size, _ = identity_parts(row.identity)
         form = form_json(row)
         if token.kit is not None:
-            form = canonical_json({"encrypted": self._sealed_form(token, element, form)})
+            form = envelope(self._sealed_form(token, element, form))
             size = sealed_size(size)
         is_moving = row.restless_s is not None
         return Listed(
@@ -125,19 +134,24 @@ def element_of(token: Token, path: bytes) -> str:
         return hashlib.new(token.kit.digest, token.stored_salt.encode() + b"_file+++" + path).hexdigest()
 
 
-def _vault_entry(row: FileRow, birth: Birth) -> Listed:
+def _vault_entry(row: FileRow, birth: Birth, *, is_new: bool, element: str | None) -> Listed:
     """Return the list entry of a file for a token of sc2: its form is newer than its object after a mere chmod."""
-    text, header = birth.list_form(row)
+    text, header = birth.list_form(row, is_new=is_new, element=None if element is None else bytes.fromhex(element))
     is_moving = row.restless_s is not None
     return Listed(
         type=TYPE,
         id=header.element_id,
         date=row.date or 0,
         tz=ZONE,
-        form=canonical_json({"encrypted": text}),
+        form=envelope(text),
         size=None if is_moving else birth.size,
         etag=None if is_moving else header.etag,
     )
+
+
+def envelope(sealed: str) -> bytes:
+    """Return the canonical form of an encrypted token, given the sealed form in base64."""
+    return b'{"encrypted":"' + sealed.encode("ascii") + b'"}'
 
 
 def mark_of(element: str) -> bytes | None:

@@ -28,6 +28,8 @@ from kropot.gateway.forwarded import (
     parse_address,
     parse_networks,
 )
+from kropot.securecopy.bulkwire import MAX_BODY
+from kropot.securecopy.bulkwire import PATH as BULK_PATH
 
 if TYPE_CHECKING:
     import asyncio
@@ -53,8 +55,9 @@ class Bounds:
 
     At most `connections` are open at once, and `per_address` for each client (for IPv6: for each /64 network). Behind
     a trusted proxy, `per_address` bounds the requests of a client that are answered at once. A request's head may take
-    `head_s`, `head_bytes` and `fields`; its body `body_s` and `body_bytes`, at most 65,536. An idle connection stays
-    open for `idle_s`. After a refusal the gateway reads `unread_bytes` more, so that the client can read the answer. It
+    `head_s`, `head_bytes` and `fields`; its body `body_s` and `body_bytes`, at most 65,536. A bulk request's body may
+    have `bulk_bytes`, as long as all such bodies together have at most `bulks_bytes`. An idle connection stays open for
+    `idle_s`. After a refusal the gateway reads `unread_bytes` more, so that the client can read the answer. It
     cuts off a client that takes less than `stall_bytes` of an answer in `stall_s`.
     """
 
@@ -65,6 +68,8 @@ class Bounds:
     fields: int = 128
     body_s: float = 30.0
     body_bytes: int = 64 * 1024
+    bulk_bytes: int = MAX_BODY
+    bulks_bytes: int = 32 * MAX_BODY
     idle_s: float = 60.0
     unread_bytes: int = 1 << 20
     stall_s: float = 120.0
@@ -82,6 +87,8 @@ class GuardedProtocol(HttpToolsProtocol):
     proxies: ClassVar[Networks] = ()
     crowd: ClassVar[Counter[str]] = Counter()
     """How many places each client takes: connections, or requests behind a trusted proxy."""
+    long_bodies: ClassVar[Counter[int]] = Counter()
+    """How many bytes the bodies of bulk requests have that are larger than others may be, by connection."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Create a connection as uvicorn does."""
@@ -119,6 +126,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timers and give up all places."""
         self._is_lost = True
+        self.long_bodies.pop(id(self), None)
         self._disarm()
         self._flowing()
         while self._places:
@@ -194,9 +202,17 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Process a piece of a body."""
         self._body_bytes += len(body)
+        is_bulk = self.scope["path"] == BULK_PATH and self.scope["method"] == "POST"
+        most = self.bounds.bulk_bytes if is_bulk else self.bounds.body_bytes
+        if self._body_bytes > most:
+            self._stop(413, f"The request body is too large: send at most {most} bytes")
         if self._body_bytes > self.bounds.body_bytes:
-            self._stop(413, f"The request body is too large: send at most {self.bounds.body_bytes} bytes")
+            self.long_bodies[id(self)] = self._body_bytes
+            if self.long_bodies.total() > self.bounds.bulks_bytes:
+                self._stop(_BUSY, "Too many large requests are being read: try again later")
         super().on_body(body)
+        # uvicorn stops reading at 64 KiB until the application has taken that, which begins only when all is here.
+        self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         """Start the application: the whole request has arrived."""
@@ -217,6 +233,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Give up the place of a request behind a proxy."""
         self._complete = None
+        self.long_bodies.pop(id(self), None)
         if self._is_proxied and self._places:
             self._leave_place()
         super().on_response_complete()
@@ -349,7 +366,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
 def guarded(bounds: Bounds, proxies: Iterable[str] = ()) -> type[GuardedProtocol]:
     """Return the protocol with these bounds. It believes what the proxies at these addresses say about clients."""
-    fields = {"bounds": bounds, "proxies": parse_networks(proxies), "crowd": Counter()}
+    fields = {"bounds": bounds, "proxies": parse_networks(proxies), "crowd": Counter(), "long_bodies": Counter()}
     return type("BoundedProtocol", (GuardedProtocol,), fields)
 
 

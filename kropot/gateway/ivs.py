@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 IV_KEY_BYTES = 32
 NONCE_BYTES = 16
@@ -43,5 +47,9 @@ def labelled(key: bytes, *parts: bytes) -> bytes:
 
     The lengths make the input unambiguous: two different lists of parts never give the same bytes.
     """
-    framed = b"".join([len(part).to_bytes(_LENGTH_BYTES, "big") + part for part in parts])
-    return hmac.digest(key, framed, "sha256")
+    return hmac.digest(key, framed(parts), "sha256")
+
+
+def framed(parts: Iterable[bytes]) -> bytes:
+    """Return the parts, each preceded by its length in 8 bytes."""
+    return b"".join([len(part).to_bytes(_LENGTH_BYTES, "big") + part for part in parts])

@@ -8,16 +8,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
-from kropot.gateway.entries import element_of, mark_of
 from kropot.gateway.state import FOR_OTHERS, FOR_SEALED
+from kropot.securecopy import bulkwire
 from kropot.securecopy.wire import encode_page
 
 if TYPE_CHECKING:
-    from kropot.gateway.births import Births
-    from kropot.gateway.entries import Sealings
     from kropot.gateway.state import FileRow, State
+    from kropot.gateway.telling import Tellings
     from kropot.gateway.token import Token
-    from kropot.securecopy.wire import Listed
     from ledger.events import Unserved
 
 DEFAULT_LIMIT: Final = 256
@@ -78,31 +76,21 @@ def parse_since(text: str | None) -> int | None:
 
 def build_page(
     state: State,
-    sealings: Sealings,
+    tellings: Tellings,
     token: Token,
     *,
     since: int | None,
     limit: int,
     base_url: str,
-    births: Births | None = None,
     unserved: Unserved | None = None,
     unscanned_since: int | None = None,
 ) -> tuple[bytes, list[tuple[bytes, FileRow]]]:
-    """Return a list page as it is sent, and its files, each as (mark, row).
-
-    The database stores the page's ids before this returns, so that a client can ask for each of them. For a token of
-    sc2 it also stores the `births` of versions that nobody has listed before.
-    """
+    """Return a list page as it is sent, and its files, each as (mark, row). Raises: as `Tellings.of`."""
     rows, remaining, closed = state.page(since, limit, FOR_OTHERS if token.held is None else FOR_SEALED)
-    if token.held is not None and births is not None:
-        entries = _born_entries(state, sealings, births, token, rows)
-    else:
-        entries = [(sealings.entry(token, row), row) for row in rows]
-        if entries:
-            state.give_ids(token.scope, [(mark, row.id) for mark, row in _marked(entries)])
-    entries.sort(key=lambda pair: (pair[0].date, pair[0].id))
+    entries = tellings.of(token, rows) if rows else []
+    entries.sort(key=lambda each: (each[0].date, each[0].id))
     page = encode_page(
-        [entry for entry, _ in entries],
+        [entry for entry, _, _ in entries],
         remaining=remaining,
         metadata_url=f"{base_url}/secure-copy/file/%file_id%/submitdata?_token=%token%",
         fetch_url=f"{base_url}/secure-copy/file/%file_id%/content?_token=%token%",
@@ -110,25 +98,9 @@ def build_page(
         vault=None if token.held is None else token.held.vault.id,
         unserved=unserved if unserved is None or token.held is None else replace(unserved, links=0),
         unscanned_since=unscanned_since,
+        bulk=bulkwire.VERSION,
     )
-    return page, _marked(entries)
-
-
-def _born_entries(
-    state: State, sealings: Sealings, births: Births, token: Token, rows: list[FileRow]
-) -> list[tuple[Listed, FileRow]]:
-    """Return the entries of files for a token of sc2, each with its row."""
-    # Where a file became a folder a moment ago, both have this id: the newer row counts.
-    by_mark = {mark: row for row in rows if (mark := mark_of(element_of(token, row.path))) is not None}
-    marked = list(by_mark.items())
-    if marked:
-        state.give_ids(token.scope, [(mark, row.id) for mark, row in marked])
-    return [(sealings.entry(token, row, birth), row) for _, row, birth in births.of_all(token, marked)]
-
-
-def _marked(entries: list[tuple[Listed, FileRow]]) -> list[tuple[bytes, FileRow]]:
-    """Return the files of a page, each as (mark, row)."""
-    return [(mark, row) for entry, row in entries if (mark := mark_of(entry.id)) is not None]
+    return page, [(mark, row) for _, mark, row in entries]
 
 
 def empty_page(base_url: str) -> bytes:

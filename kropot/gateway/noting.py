@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kropot.gateway.keys import MasterKey
     from kropot.gateway.sameness import Sameness
-    from kropot.gateway.sources import FolderSource, ScannedFile, Seen
+    from kropot.gateway.sources import FolderSource, OpensFiles, ScannedFile, Seen
     from kropot.gateway.state import FileRow
     from kropot.sc2.form import Form
 
@@ -43,12 +43,16 @@ class Noting:
         """Forget the names of owners: they can have changed."""
         self._describer = None
 
-    def facts(self, found: ScannedFile) -> bytes | None:
-        """Return the facts of a file. None if it is changing: the next scan looks again."""
+    def facts(self, found: ScannedFile, files: OpensFiles) -> bytes | None:
+        """Return the facts of a file, opened by `files`. None if it is changing: the next scan looks again."""
         if found.is_followed:
             return None
         try:
-            form, looks = self._described(found.path)
+            descriptor, _ = files.open(found.path)
+            try:
+                form, looks = self._describing().form(descriptor, found.path, sealed_us=0)
+            finally:
+                os.close(descriptor)
         except (ChangedError, FolderAwayError):
             return None
         except (KropotError, OSError):
@@ -110,13 +114,17 @@ class Noting:
 
     def _described(self, path: bytes) -> tuple[Form, Seen]:
         """Return an entry's complete form, and its metadata. Raises: as `FolderSource.open_entry`, `Describer.form`."""
-        if self._describer is None:
-            self._describer = Describer(self._tree.device_number(), self._key)
+        describer = self._describing()
         descriptor = self._tree.open_entry(path)
         try:
-            return self._describer.form(descriptor, path, sealed_us=0)
+            return describer.form(descriptor, path, sealed_us=0)
         finally:
             os.close(descriptor)
+
+    def _describing(self) -> Describer:
+        if self._describer is None:
+            self._describer = Describer(self._tree.device_number(), self._key)
+        return self._describer
 
 
 def key_of(found: ScannedFile | ScannedEntry) -> bytes:

@@ -18,7 +18,7 @@ from kropot.gateway.sources import identity_parts, path_key, seen
 
 if TYPE_CHECKING:
     from kropot.gateway.keys import MasterKey
-    from kropot.gateway.sources import FolderSource, ScannedFile, Seen
+    from kropot.gateway.sources import OpensFiles, ScannedFile, Seen
     from kropot.gateway.state import FileRow
 
 _READ: Final = 1 << 18
@@ -27,9 +27,8 @@ _READ: Final = 1 << 18
 class Sameness:
     """Compares files of a folder with what is known about them."""
 
-    def __init__(self, tree: FolderSource, master: MasterKey, hash_up_to: int) -> None:
+    def __init__(self, master: MasterKey, hash_up_to: int) -> None:
         """Read files of up to `hash_up_to` bytes whenever they may have changed, larger ones only in doubt."""
-        self._tree = tree
         self._master = master
         self._hash_up_to = hash_up_to
 
@@ -60,13 +59,16 @@ class Sameness:
             return True
         return sha256 is not None and sha256 == row.sha256 and row.restless_s is None and self.is_vouched(row)
 
-    def digest(self, found: ScannedFile, row: FileRow | None) -> bytes | None:
-        """Return the SHA-256 of a file. None if the file is large and not in doubt, unreadable, or changing."""
+    def digest(self, found: ScannedFile, row: FileRow | None, files: OpensFiles) -> bytes | None:
+        """Return the SHA-256 of a file, opened by `files`.
+
+        None if it is large and not in doubt, if it cannot be read, and if it is changing.
+        """
         looks = found.seen
         if looks.size > self._hash_up_to and (row is None or not self.is_long_doubt(row, looks)):
             return None
         try:
-            descriptor, before = self._tree.open(found.path)
+            descriptor, before = files.open(found.path)
         except (KropotError, OSError):
             return None
         digest, left = hashlib.sha256(), before.size + 1

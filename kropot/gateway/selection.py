@@ -58,11 +58,16 @@ class SelectedPlace:
             return False
         return self.is_included or self.selection.includes.can_match_below(self.including)
 
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether this is the place of every path, because there are no patterns."""
+        return not (self.selection.excludes or self.selection.includes)
+
     def enter(self, name: str) -> SelectedPlace:
         """Return the place of an entry of this folder."""
-        chosen = self.selection
-        if not (chosen.excludes or chosen.includes):
+        if self.is_everywhere:
             return self
+        chosen = self.selection
         return chosen.place(
             chosen.excludes.advance(self.excluding, name), chosen.includes.advance(self.including, name)
         )

@@ -16,12 +16,15 @@ import uvicorn
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.access import Access, Opens
 from kropot.gateway.app import Gateway
+from kropot.gateway.batch import Batches
 from kropot.gateway.births import Births
+from kropot.gateway.bulk import Bulk
 from kropot.gateway.catalogue import HASH_UP_TO, SETTLE_NS, Catalogue
 from kropot.gateway.commands import CommandStoppedError, ScanCommands
 from kropot.gateway.contents import STREAMS, Contents
 from kropot.gateway.entries import Sealings
 from kropot.gateway.guard import Bounds, guarded
+from kropot.gateway.keptforms import KeptForms
 from kropot.gateway.keys import MasterKey
 from kropot.gateway.kits import keep_kit, refuse_inside
 from kropot.gateway.listening import QuietServer, address_of, listen
@@ -33,6 +36,7 @@ from kropot.gateway.serving import Blocks
 from kropot.gateway.sources import FolderSource
 from kropot.gateway.standing import ServiceStanding
 from kropot.gateway.state import open_state, sqlite_file
+from kropot.gateway.telling import Tellings
 from kropot.gateway.tokens import TokenBook
 from kropot.logs import log
 from kropot.wording import counts
@@ -147,6 +151,7 @@ class Service:
             opens=self._opens,
             reads=self._reads,
         )
+        batches = Batches(state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births)
         self.app = Gateway(
             state=self.state,
             catalogue=self.catalogue,
@@ -154,8 +159,10 @@ class Service:
             book=self.book,
             sealings=sealings,
             births=births,
+            tellings=Tellings(self.state, sealings, births, KeptForms(master)),
             access=access,
             contents=contents,
+            bulk=Bulk(batches=batches, access=access, opens=self._opens),
             recent=recent,
             lists=self._lists,
             lookups=self._lookups,

@@ -233,8 +233,7 @@ def check(descriptor: int, looks: Seen) -> None:
     """
     if os.pread(descriptor, 1, looks.size):
         raise ChangedError("the file holds more bytes than its size says: ask again")
-    now = seen(os.fstat(descriptor))
-    if now.identity != looks.identity:
+    if seen(os.fstat(descriptor)) != looks:
         raise ChangedError("the file changed while it was read: ask again")
 
 

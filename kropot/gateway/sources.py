@@ -12,11 +12,12 @@ import os
 import stat
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from kropot.durable.dirfd import open_entry
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.selection import ServedSelection
+from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,6 +54,7 @@ class FolderAwayError(OSError):
     """The folder itself is missing, or another one is in its place, so nothing is known about its files."""
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """A regular file as the file system describes it.
@@ -82,6 +84,7 @@ class Seen:
         return abs(now_ns - self.ctime_ns) >= settle_ns
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedFile:
     """A file that a walk found: its path (bytes, relative to the folder) and its metadata.
@@ -273,9 +276,15 @@ class FolderSource:
         marks = tuple(mark.name for mark in self._marks if mark.lies_in(folder))
         return _Level(prefix=prefix, folder=folder, entries=_entries(folder), place=place, marks=marks)
 
+    def serves(self, path: bytes) -> bool:
+        """Whether the owner's patterns leave a file with this path in."""
+        return self._place_of(path).is_served
+
     def _place_of(self, path: bytes) -> SelectedPlace:
         """Return the place of a path."""
         place = self._place
+        if place.is_everywhere:
+            return place
         for part in path.split(b"/"):
             if part:
                 place = place.enter(os.fsdecode(part))
@@ -297,15 +306,7 @@ class FolderSource:
             if error.errno in _GONE:
                 raise NotServedError("there is no such file") from None
             raise
-        try:
-            found = os.fstat(descriptor)
-        except OSError:
-            os.close(descriptor)
-            raise
-        if not stat.S_ISREG(found.st_mode):
-            os.close(descriptor)
-            raise NotServedError("there is no such file")
-        return descriptor, seen(found)
+        return _regular(descriptor)
 
     def open_entry(self, path: bytes) -> int:
         """Return a descriptor of a file, a folder or a symlink itself, through no symlink. The caller must close it.
@@ -349,6 +350,31 @@ class FolderSource:
             os.close(folder)
         place = self._place_of(path)
         return (stat.S_ISDIR(mode) and place.may_hold) or (stat.S_ISLNK(mode) and place.is_served)
+
+    def nearby(self) -> NearbyFiles:
+        """Return what opens many files one after another. It MUST be closed."""
+        return NearbyFiles(self)
+
+    def open_folder_of(self, path: bytes) -> int:
+        """Return a descriptor of the folder that a path lies in, through no symlink. The caller must close it.
+
+        Raises:
+            NotServedError: the folder's other contents are not served: a mark lies in it, or above.
+            OSError: there is no such folder, or a symlink is in the way.
+        """
+        folder, through = self._open_root(), list[bytes]()
+        try:
+            for part in path.split(b"/")[:-1]:
+                self._refuse_excluded(folder, through, part)
+                step = os.open(part, _FOLDER, dir_fd=folder)
+                os.close(folder)
+                folder = step
+                through.append(part)
+            self._refuse_excluded(folder, through, b"")
+        except BaseException:
+            os.close(folder)
+            raise
+        return folder
 
     def look(self, path: bytes) -> Seen | None:
         """Return a file's metadata, or None if the folder does not serve such a file.
@@ -500,6 +526,51 @@ class FolderSource:
         return folder
 
 
+class OpensFiles(Protocol):
+    """Opens files of a folder: a `FolderSource`, or what its `nearby` returns."""
+
+    def open(self, path: bytes) -> tuple[int, Seen]:
+        """Return an open descriptor, and the file's metadata. Raises: as `FolderSource.open`."""
+
+
+class NearbyFiles:
+    """Opens many files one after another. The folder of the last one stays open, so its neighbours cost one step.
+
+    Whoever asks MUST compare the metadata of what he gets: a folder that is renamed meanwhile keeps its files.
+    """
+
+    def __init__(self, tree: FolderSource) -> None:
+        """Open files of `tree`."""
+        self._tree = tree
+        self._base: bytes | None = None
+        self._folder = -1
+
+    def open(self, path: bytes) -> tuple[int, Seen]:
+        """Return what `FolderSource.open` returns. Raises: as it does."""
+        base, _, name = path.rpartition(b"/")
+        if base != self._base:
+            self.close()
+            try:
+                self._folder = self._tree.open_folder_of(path)
+            except (KropotError, OSError):
+                return self._tree.open(path)
+            self._base = base
+        if name in {b"", b".", b".."} or b"\0" in path or not self._tree.serves(path):
+            return self._tree.open(path)
+        try:
+            descriptor = os.open(name, _FILE, dir_fd=self._folder)
+        except OSError:
+            # A symlink, or whatever is in the way: the other way round knows what to say.
+            return self._tree.open(path)
+        return _regular(descriptor)
+
+    def close(self) -> None:
+        """Close the folder that is open."""
+        if self._base is not None:
+            os.close(self._folder)
+        self._base = None
+
+
 def seen(found: os.stat_result) -> Seen:
     """Return a file's metadata from what the operating system reports."""
     return Seen(
@@ -510,6 +581,19 @@ def seen(found: os.stat_result) -> Seen:
         ctime_ns=found.st_ctime_ns,
         mode=stat.S_IMODE(found.st_mode),
     )
+
+
+def _regular(descriptor: int) -> tuple[int, Seen]:
+    """Return an open descriptor and its metadata. Close it if that is not a regular file. Raises: NotServedError."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise NotServedError("there is no such file")
+    return descriptor, seen(found)
 
 
 def _open_or_read(part: bytes, flags: int, folder: int) -> int | bytes:

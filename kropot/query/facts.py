@@ -159,11 +159,12 @@ def _source_facts(
 ) -> SourceFacts:
     key = StreamKey(source=id_, kind=SOURCE_KIND, id="")
     scan = _SourceScan(shown=shown, past=known.past)
-    for entry in islice(ledger.scan(source=id_, states=_BAD), LOOKED_AT):
+    bad = sum(states.get(state, (0, 0))[0] for state in _BAD)
+    # Nothing leads to them at once. So stop after the last one, and do not walk over all elements to find none.
+    for entry in islice(ledger.scan(source=id_, states=_BAD), min(LOOKED_AT, bad)):
         if entry.element is not None:
             scan.add_bad(entry, entry.element)
     if known.past is None:
-        bad = sum(states.get(state, (0, 0))[0] for state in _BAD)
         # What the source no longer has is not wanted. Where very many are bad, not all dismissed ones are known.
         unwanted = bad and bad - ledger.projection.wanted_in(id_, _BAD)
         scan.beyond_help = max(unwanted - scan.dismissed, 0)

@@ -7,7 +7,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from kropot.replay.fold import pointers_for
-from kropot.replay.marks import MARKS, encode, load_mark
+from kropot.replay.kept import MARKS
+from kropot.replay.marks import encode, load_mark
 from kropot.replay.processes import in_processes
 from kropot.replay.snapshots import OLD_COUNTS, POINTERS, is_same
 from kropot.replay.state import Part, ReplicaState, change, steps, whole

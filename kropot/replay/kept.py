@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ledger.log import Ledger
 
+MARKS = "marks"
+MARKS_EVERY = 10_000
+"""The number of events between two marks. Moving a state by half of that takes a tenth of a second."""
+
 _SUM_BYTES = 32
 _NUMBER_BYTES = 8
 
@@ -17,6 +21,12 @@ def kept(ledger: Ledger, kind: str, limit: int) -> list[int]:
     if limit == 0:
         return []
     return sorted((at for each, at in ledger.blobs.list_snapshots() if each == kind and 0 < at <= limit), reverse=True)
+
+
+def next_due(ledger: Ledger, kind: str = MARKS, every: int = MARKS_EVERY) -> int:
+    """Return the position at which the next snapshot of a kind is due."""
+    newest = max(kept(ledger, kind, ledger.log.head().position), default=0)
+    return (newest // every + 1) * every
 
 
 class Checksums:

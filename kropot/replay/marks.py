@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from kropot.replay.counts import Counts
-from kropot.replay.kept import Checksums, kept
-from kropot.replay.state import STEP, ReplicaState, move, whole
+from kropot.replay.kept import MARKS, Checksums, kept
+from kropot.replay.state import ReplicaState, move, whole
 from ledger.digest import SetDigest
 from ledger.errors import MalformedEventError, UnknownCriticalEventError
 
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ledger.log import Ledger
-
-MARKS = "marks"
-MARKS_EVERY = STEP
-"""The number of events between two marks. Moving a state by half of that takes a tenth of a second."""
 
 _SOURCE_BYTES = 16
 _LARGEST = (1 << 63) - 1

@@ -11,8 +11,8 @@ import zlib
 from typing import TYPE_CHECKING
 
 from kropot.replay.fold import pointers_for
-from kropot.replay.kept import Checksums, kept
-from kropot.replay.marks import MARKS, MARKS_EVERY, save_mark
+from kropot.replay.kept import MARKS, MARKS_EVERY, Checksums, kept, next_due
+from kropot.replay.marks import save_mark
 from kropot.replay.pointers import SLOT, Pointers
 
 if TYPE_CHECKING:
@@ -61,12 +61,6 @@ def maybe_snapshot(
     if taken and kept(ledger, OLD_COUNTS, head):
         ledger.blobs.drop_snapshots(OLD_COUNTS)
     return tuple(taken)
-
-
-def next_due(ledger: Ledger, kind: str = MARKS, every: int = MARKS_EVERY) -> int:
-    """Return the position at which the next snapshot of a kind is due."""
-    newest = max(kept(ledger, kind, ledger.log.head().position), default=0)
-    return (newest // every + 1) * every
 
 
 def drop_snapshots(ledger: Ledger) -> int:

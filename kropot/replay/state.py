@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kropot.replay.counts import Counts
 from kropot.replay.fold import LARGE_PAGE, StalePointersError, image, pages
+from kropot.replay.kept import MARKS_EVERY
 from kropot.replay.processes import in_processes
 from ledger.digest import SetDigest, head_of, pack_tail, tail_of
 from ledger.quick import plain_types, quick_element
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from ledger.log import Ledger
 
-STEP = 10_000
+STEP = MARKS_EVERY
 """How many events a change is computed of at a time. So its memory does not grow with the number of events."""
 
 

@@ -66,14 +66,28 @@ class Sealing:
     the content is read.
     """
 
-    def __init__(self, vault: Vault, form: Form, *, source: bytes, version: bytes, key_id: bytes | None = None) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        form: Form,
+        *,
+        source: bytes,
+        version: bytes,
+        key_id: bytes | None = None,
+        element: bytes | None = None,
+        encoded: bytes | None = None,
+    ) -> None:
         """Seal an element of a source (16 bytes) by the newest master, or by the one with this id.
+
+        `element` is what `vault.element` returns for the form's path, and `encoded` what `form.encode` returns, where
+        the caller has them already.
 
         Raises:
             RefusedError: the form is too long, or the vault has no such master.
         """
-        keys = vault.keys(source=source, element=vault.element(form.path), version=version, key_id=key_id)
-        padded = pad_form(form.encode())
+        element = vault.element(form.path) if element is None else element
+        keys = vault.keys(source=source, element=element, version=version, key_id=key_id)
+        padded = pad_form(form.encode() if encoded is None else encoded)
         self.header = keys.header
         self.length = sealed_length(content=form.padded_length, form=len(padded))
         self._pieces = Pieces(keys)
@@ -128,6 +142,8 @@ class Sealing:
         """
         if len(plain) != self._plain:
             raise LengthChangedError("the content is not as long as its form says: read it again")
+        if self._chunks == 1:
+            return self._head + self._pieces.seal(CONTENT, 0, plain.ljust(self._padded, b"\0"), last=True)
         return b"".join(self.span(lambda offset, size: plain[offset : offset + size]))
 
     def _chunk(self, read_at: ReadAt, index: int) -> bytes:
@@ -141,15 +157,27 @@ class Sealing:
         return self._pieces.seal(CONTENT, index, plain.ljust(stop - start, b"\0"), last=index + 1 == self._chunks)
 
 
-def seal_list_form(vault: Vault, form: Form, *, source: bytes, version: bytes, key_id: bytes | None = None) -> str:
+def seal_list_form(
+    vault: Vault,
+    form: Form,
+    *,
+    source: bytes,
+    version: bytes,
+    key_id: bytes | None = None,
+    element: bytes | None = None,
+    encoded: bytes | None = None,
+) -> str:
     """Return the text of a sealed form for a list: base64 of a header and the sealed form.
+
+    `element` is the element's id, where the caller knows it, and `encoded` what stands in it instead of `form`.
 
     Raises:
         RefusedError: the form is too long, or the vault has no such master.
     """
-    keys = vault.keys(source=source, element=vault.element(form.path), version=version, key_id=key_id)
-    sealed = Pieces(keys).seal(LIST_FORM, 0, pad_form(form.encode()), last=True)
-    return b64encode(keys.head + sealed).decode()
+    element = vault.element(form.path) if element is None else element
+    keys = vault.keys(source=source, element=element, version=version, key_id=key_id)
+    padded = pad_form(form.encode() if encoded is None else encoded)
+    return b64encode(keys.head + Pieces(keys).seal(LIST_FORM, 0, padded, last=True)).decode()
 
 
 def read_exactly(source: BinaryIO, size: int) -> bytes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from kropot.errors import UsageError
 from kropot.sc2.layout import KEY_ID_BYTES, VAULT_BYTES, ObjectHeader, bound_part
 from kropot.sc2.refused import NoKeyError, Reason, RefusedError
+from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,6 +27,7 @@ _NONCES: Final = b"kropot sc2 nonces\x01"
 _SEALING: Final = b"kropot sc2 sealing\x01"
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectKeys:
     """The keys of one version of one element: `seal` for AES-256-GCM, `nonce` for its nonces. `head` is its header."""

@@ -246,6 +246,7 @@ def encode_page(
     unserved: Unserved | None = None,
     unscanned_since: int | None = None,
     vault: bytes | None = None,
+    bulk: int | None = None,
 ) -> bytes:
     """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
     header: dict[str, Any] = {
@@ -261,6 +262,8 @@ def encode_page(
         header["unscannedSince"] = unscanned_since
     if vault is not None:
         header["vault"] = vault.hex()
+    if bulk is not None:
+        header["bulk"] = bulk
     return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
 
 
@@ -402,4 +405,5 @@ _CHECKS = (
 
 
 def _text(value: str) -> bytes:
-    return json.dumps(value).encode()
+    # For ASCII both write the same.
+    return orjson.dumps(value) if value.isascii() else json.dumps(value).encode()

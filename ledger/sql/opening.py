@@ -298,5 +298,8 @@ def _upgrade(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
+    if connection.dialect.name == "sqlite":
+        # A new index is made by sorting a whole table, which may not fit into memory.
+        connection.exec_driver_sql("PRAGMA temp_store = FILE")
     config.attributes["transactional_ddl"] = connection.dialect.name in {"sqlite", "postgresql"}
     command.upgrade(config, "head")

@@ -27,7 +27,7 @@ ENTRY_COLUMNS = ", ".join(f"entry.{column.name}" for column in schema.entry.colu
 COPY_COLUMNS = ", ".join(column.name for column in schema.copy.columns)
 
 
-MANY = 50
+MANY = 250
 """How many rows SQLite takes in one statement.
 
 The driver releases the interpreter's lock for each statement and then takes it again. With one statement per row, the

@@ -8,7 +8,8 @@ import pytest
 
 from kropot.replay import sd1
 from kropot.replay.check import SnapshotAudit
-from kropot.replay.marks import MARKS, state_at
+from kropot.replay.kept import MARKS
+from kropot.replay.marks import state_at
 from kropot.replay.sd1 import digest_at
 from kropot.replay.snapshots import POINTERS, take_snapshot
 from ledger.log import Ledger

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from kropot.gateway.catalogue import Bitmap, Catalogue, UnsettledError
-from kropot.gateway.sources import FolderSource, NotServedError, ScannedFile, Seen, Unreadable, path_key
+from kropot.gateway.sources import FolderSource, NearbyFiles, NotServedError, ScannedFile, Seen, Unreadable, path_key
 from kropot.gateway.state import PER_SECOND, State, next_second, open_state
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 SECOND = 1_000_000_000
 TICK = 4_000_000
 START = 1_800_000_000 * SECOND
+
+
+class NearbyFakes(NearbyFiles):
+    def open(self, path: bytes) -> tuple[int, Seen]:
+        return self._tree.open(path)
 
 
 @dataclass
@@ -57,6 +62,9 @@ class FakeTree(FolderSource):
 
     def has_entry(self, path: bytes) -> bool:  # noqa: ARG002 - the signature of the real one
         return False
+
+    def nearby(self) -> NearbyFiles:
+        return NearbyFakes(self)
 
     def open_entry(self, path: bytes) -> int:
         raise FileNotFoundError(path)

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from kropot.errors import NoLedgerError
-from kropot.gateway.state import NewFile, State, StateError, TokenExistsError, VaultRow, open_state, tables
+from kropot.gateway.state import NewFile, State, StateError, Telling, TokenExistsError, VaultRow, open_state, tables
 from tests.ledger.databases import SQL_KINDS, fresh_url
 
 if TYPE_CHECKING:
@@ -170,7 +170,32 @@ def test_births_are_kept_until_another_version_and_only_by_the_first(state: Stat
     assert state.births(-2, marks) == {marks[0]: None, marks[1]: b"two"}, "another file is another version"
 
 
-@pytest.mark.parametrize("schema", [b"1", b"2"])
+def test_what_is_listed_is_kept_beside_its_birth_only(state: State) -> None:
+    state.add_undated([version(1), version(2)])
+    state.date_undated(NOW)
+    one, two = state.page(None, 2)[0]
+    first = {b"1" * 16: Telling(one.id, b"birth", b"form"), b"2" * 16: Telling(two.id)}
+    assert state.add_tellings(-2, first) == set()
+    late = {b"1" * 16: Telling(one.id, b"other", b"other"), b"3" * 16: Telling(two.id, None, b"third")}
+    assert state.add_tellings(-2, late) == {b"1" * 16}, "who was faster stays"
+    asked = [b"1" * 16, b"2" * 16, b"3" * 16, b"4" * 16]
+    assert state.tellings(-2, asked) == first | {b"3" * 16: late[b"3" * 16]}
+    state.keep_listed(
+        -2,
+        {
+            b"1" * 16: Telling(one.id, b"another birth", b"lost"),
+            b"2" * 16: Telling(two.id, None, b"new"),
+            b"3" * 16: Telling(one.id, None, b"another file"),
+        },
+    )
+    assert [each.listed for each in state.tellings(-2, asked).values()] == [b"form", b"new", b"third"]
+    assert state.tellings(-4, asked) == {}
+    found = dict(state.find_all(-2, asked))
+    assert (found[b"1" * 16].birth, found[b"2" * 16].path) == (b"birth", two.path)
+    assert found.keys() == set(asked[:3])
+
+
+@pytest.mark.parametrize("schema", [b"1", b"2", b"3"])
 def test_a_database_of_before_gets_what_it_lacks(url: str, schema: bytes) -> None:
     made = open_state(url, create=True)
     made.add_undated([version(1)])
@@ -178,8 +203,11 @@ def test_a_database_of_before_gets_what_it_lacks(url: str, schema: bytes) -> Non
     [row] = made.page(None, 1)[0]
     made.give_ids(1, [(b"m" * 16, row.id)])
     with made.write() as at:
-        tables.vault.drop(at)
-        for column in (tables.element.c.birth, *(tables.ADDED[:3] if schema == b"1" else ())):
+        lacking = [tables.element.c.listed]
+        if schema != b"3":
+            tables.vault.drop(at)
+            lacking += [tables.element.c.birth, *(tables.ADDED[:3] if schema == b"1" else ())]
+        for column in lacking:
             at.execute(sa.text(f"ALTER TABLE {column.table.name} DROP COLUMN {column.name}"))
         at.execute(tables.meta.update().where(tables.meta.c.name == "schema").values(value=schema))
     made.close()
@@ -192,6 +220,8 @@ def test_a_database_of_before_gets_what_it_lacks(url: str, schema: bytes) -> Non
     again.add_token(b"l" * 32, b"token", NOW, VaultRow(number=0, uid=b"v" * 16, sealed=b"s" * 20_000, created_s=NOW))
     assert [len(each.sealed) for each in again.vaults()] == [20_000], "256 masters have their room"
     assert again.keep_births(1, [(b"m" * 16, None, b"b" * 70_000)]) == {b"m" * 16: b"b" * 70_000}
+    again.keep_listed(1, {b"m" * 16: Telling(row.id, b"b" * 70_000, b"form")})
+    assert again.tellings(1, [b"m" * 16, b"n" * 16]) == {b"m" * 16: Telling(row.id, b"b" * 70_000, b"form")}
     again.close()
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.replay.kept import Checksums
-from kropot.replay.marks import MARKS, encode, state_at
+from kropot.replay.kept import MARKS, Checksums
+from kropot.replay.marks import encode, state_at
 from kropot.replay.sd1 import digest_at
 from kropot.replay.snapshots import take_snapshot
 from kropot.wording import instant

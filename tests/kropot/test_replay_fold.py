@@ -12,7 +12,8 @@ from kropot.errors import IntegrityError
 from kropot.replay.check import SnapshotAudit, SnapshotFinding
 from kropot.replay.counts import Counts
 from kropot.replay.fold import StalePointersError, image, walk
-from kropot.replay.marks import MARKS, state_at
+from kropot.replay.kept import MARKS
+from kropot.replay.marks import state_at
 from kropot.replay.moment import resolve
 from kropot.replay.snapshots import (
     POINTERS,

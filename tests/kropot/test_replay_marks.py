@@ -17,8 +17,8 @@ from kropot.replay import state as state_module
 from kropot.replay.check import SnapshotAudit
 from kropot.replay.counts import Counts
 from kropot.replay.fold import StalePointersError
-from kropot.replay.kept import Checksums
-from kropot.replay.marks import MARKS, decode, encode, load_mark, save_mark, state_at
+from kropot.replay.kept import MARKS, Checksums
+from kropot.replay.marks import decode, encode, load_mark, save_mark, state_at
 from kropot.replay.snapshots import OLD_COUNTS, POINTERS, maybe_snapshot, take_snapshot
 from kropot.replay.state import ReplicaState, change, move, whole
 from kropot.upkeep import MARKS_AT_ONCE, keep_snapshots
@@ -354,7 +354,7 @@ def test_short_collections_make_no_marks_and_long_ones_all_that_are_due(monkeypa
     monkeypatch.setattr("kropot.upkeep.MARKS_EVERY", 10_000)
     ledger = Ledger(MemoryStore())
     asked: list[int] = []
-    monkeypatch.setattr("kropot.upkeep.maybe_snapshot", lambda _: asked.append(1) or ())
+    monkeypatch.setattr("kropot.replay.snapshots.maybe_snapshot", lambda _: asked.append(1) or ())
     chore = keep_snapshots(ledger)
     for position, expected in ((10_000 * MARKS_AT_ONCE - 1, 0), (10_000 * MARKS_AT_ONCE, 1)):
         head = ledger.log.head()._replace(position=position)

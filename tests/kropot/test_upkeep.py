@@ -131,7 +131,7 @@ def test_snapshots_catch_up_with_a_first_collecting_as_far_as_a_round_lasts(monk
         due[0] -= 1
         return (("marks", 50_000),) if due[0] >= 0 else ()
 
-    monkeypatch.setattr("kropot.upkeep.maybe_snapshot", take)
+    monkeypatch.setattr("kropot.replay.snapshots.maybe_snapshot", take)
     monkeypatch.setattr("kropot.upkeep.next_due", lambda _: -100_000)
     chore = keep_snapshots(Ledger(MemoryStore()), clock=lambda: now[0])
     chore.do()

@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import stat
 import struct
+import subprocess
 import sys
 import threading
 from contextlib import closing
@@ -535,3 +536,18 @@ def test_a_log_that_cannot_be_synced_is_told(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(LedgerUnavailableError, match="cannot be synced"):
         open_store(url)
+
+
+def test_a_ledger_on_sqlite_imports_no_dialect_of_a_server() -> None:
+    """Naming a type or an option of PostgreSQL in the schema would: it costs every command 50 ms."""
+    servers = {"sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.mysql"}
+    look = f"import sys, ledger.sql; print(sorted({servers} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_sqlite_keeps_what_it_needs_to_undo_a_statement_in_memory(tmp_path: Path) -> None:
+    place = parse_place(f"sqlite:///{tmp_path / 'ledger.db'}")
+    migrate(place)
+    with writer_engine(place).connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA temp_store").scalar() == 2  # MEMORY

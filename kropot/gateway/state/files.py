@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from kropot.gateway.state import tables
-from kropot.gateway.state.rows import PER_SECOND, FileRow, next_second
+from kropot.gateway.state.rows import PER_SECOND, FileRow, Telling, next_second
 from kropot.gateway.state.transactions import Transactions
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _MINUTE: Final = 60
 _DAY: Final = 86_400
 _DATED_AT_ONCE = 65_536
+_ASKED_AT_ONCE = 500
 
 _ROW_COLUMNS = (
     tables.file.c.id,
@@ -232,10 +233,70 @@ class Files(Transactions):
             row = at.execute(wanted).one_or_none()
         return None if row is None else _as_file(row[:-1], birth=row[-1])
 
+    def find_all(self, token: int, marks: Sequence[bytes]) -> list[tuple[bytes, FileRow]]:
+        """Return the files behind ids of this token, each as (mark, row), in no order. Ids that are unknown are not."""
+        joined = tables.element.join(tables.file, tables.file.c.id == tables.element.c.file)
+        columns = sa.select(*_ROW_COLUMNS, tables.element.c.birth, tables.element.c.mark).select_from(joined)
+        found = []
+        with self.read() as at:
+            for start in range(0, len(marks), _ASKED_AT_ONCE):
+                among = tables.element.c.mark.in_(marks[start : start + _ASKED_AT_ONCE])
+                rows = at.execute(columns.where(tables.element.c.token == token, among)).all()
+                found += [(row[-1], _as_file(row[:-2], birth=row[-2])) for row in rows]
+        return found
+
     def births(self, token: int, marks: Sequence[bytes]) -> dict[bytes, bytes | None]:
         """Return what is kept of the births behind these ids of a token, by mark. An id that is not known has none."""
         with self.read() as at:
             return self._births(at, token, marks)
+
+    def tellings(self, token: int, marks: Sequence[bytes]) -> dict[bytes, Telling]:
+        """Return what is kept behind these ids of a token, by mark. Ids that are not known are left out."""
+        columns = sa.select(
+            tables.element.c.mark, tables.element.c.file, tables.element.c.birth, tables.element.c.listed
+        )
+        found: dict[bytes, Telling] = {}
+        with self.read() as at:
+            for start in range(0, len(marks), _ASKED_AT_ONCE):
+                among = tables.element.c.mark.in_(marks[start : start + _ASKED_AT_ONCE])
+                rows = at.execute(columns.where(tables.element.c.token == token, among)).all()
+                found.update((mark, Telling(file, birth, listed)) for mark, file, birth, listed in rows)
+        return found
+
+    def add_tellings(self, token: int, new: Mapping[bytes, Telling]) -> set[bytes]:
+        """Store ids of a token, by mark, with all that is kept behind them. Return those that were there already.
+
+        Nothing is stored of an id that is there: somebody else was faster, or it stood for another file.
+        """
+        with self.write() as at:
+            there = set[bytes]()
+            marks = list(new)
+            for start in range(0, len(marks), _ASKED_AT_ONCE):
+                there |= self._births(at, token, marks[start : start + _ASKED_AT_ONCE]).keys()
+            rows = [{"token": token, "mark": mark, **each._asdict()} for mark, each in new.items() if mark not in there]
+            if rows:
+                at.execute(tables.element.insert(), rows)
+        return there
+
+    def keep_listed(self, token: int, tellings: Mapping[bytes, Telling]) -> None:
+        """Store what was listed, by mark, wherever file and birth are still those that it was made of."""
+        same_birth = tables.element.c.birth.is_not_distinct_from(sa.bindparam("of_birth", type_=tables.large))
+        change = (
+            tables.element.update()
+            .where(
+                tables.element.c.token == token,
+                tables.element.c.mark == sa.bindparam("of_mark"),
+                tables.element.c.file == sa.bindparam("of_file"),
+                same_birth,
+            )
+            .values(listed=sa.bindparam("now_listed"))
+        )
+        values = [
+            {"of_mark": mark, "of_file": each.file, "of_birth": each.birth, "now_listed": each.listed}
+            for mark, each in tellings.items()
+        ]
+        with self.write() as at:
+            at.execute(change, values)
 
     def keep_births(self, token: int, births: Sequence[tuple[bytes, bytes | None, bytes]]) -> dict[bytes, bytes | None]:
         """Store births, each as (mark, what was read before, what to keep now). Return what is kept in the end.

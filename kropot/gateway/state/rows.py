@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from kropot.errors import KropotError
+from ledger.fast_init import fast_init
 
 PER_SECOND: Final = 256
 """How many versions can share a date. A page can grow by as many beyond its limit, to include its whole last second."""
@@ -21,6 +22,7 @@ class TokenExistsError(KropotError):
     http_status = 400
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRow:
     """One file of the catalogue.
@@ -49,7 +51,38 @@ class FileRow:
     audience: int = 0
     facts: bytes | None = None
 
+    def with_birth(self, birth: bytes) -> FileRow:
+        """Return the same row with another birth."""
+        return FileRow(
+            id=self.id,
+            path=self.path,
+            identity=self.identity,
+            mode=self.mode,
+            nonce=self.nonce,
+            sha256=self.sha256,
+            date=self.date,
+            is_due=self.is_due,
+            origin=self.origin,
+            seal=self.seal,
+            restless_s=self.restless_s,
+            birth=birth,
+            audience=self.audience,
+            facts=self.facts,
+        )
 
+
+class Telling(NamedTuple):
+    """What is kept behind one id of a token: the file's row id, the version's birth, and what was listed of it.
+
+    See `births.Births` and `keptforms.KeptForms`. Both can be missing.
+    """
+
+    file: int
+    birth: bytes | None = None
+    listed: bytes | None = None
+
+
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewFile:
     """A version to record: of a new file (`id` is None), or of a known file (its `id`, current date and audience).

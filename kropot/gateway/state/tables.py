@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-SCHEMA: Final = b"3"
+SCHEMA: Final = b"4"
 
-OLDER: Final = frozenset({b"1", b"2"})
+OLDER: Final = frozenset({b"1", b"2", b"3"})
 """Schemas that lack some tables, or some of the columns in `ADDED`. Such a database gets them when it is opened."""
+
+
+class _Bytes(sa.LargeBinary):
+    """Bytes, which go to SQLite and come from it as they are."""
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: sa.Dialect) -> Any:
+        """Return what makes a parameter of a value, None for nothing."""
+        return None if dialect.name == "sqlite" else super().bind_processor(dialect)  # type: ignore[no-untyped-call]
+
+    def result_processor(self, dialect: sa.Dialect, coltype: Any) -> Any:
+        """Return what makes a value of a column, None for nothing."""
+        return None if dialect.name == "sqlite" else super().result_processor(dialect, coltype)  # type: ignore[no-untyped-call]
 
 
 def _fixed(size: int) -> sa.types.TypeEngine[bytes]:
     """Return a column type of `size` bytes that every database can index."""
-    return sa.LargeBinary(size).with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
+    return _Bytes(size).with_variant(mysql.VARBINARY(size), "mysql", "mariadb")
 
 
-_large = sa.LargeBinary().with_variant(mysql.LONGBLOB, "mysql", "mariadb")
+large = _Bytes().with_variant(mysql.LONGBLOB, "mysql", "mariadb")
 _big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 metadata = sa.MetaData()
 meta = sa.Table(
@@ -60,7 +74,7 @@ file = sa.Table(
     metadata,
     sa.Column("id", _big, primary_key=True),
     sa.Column("key", _fixed(32), nullable=False, unique=True),
-    sa.Column("path", sa.LargeBinary().with_variant(mysql.MEDIUMBLOB, "mysql", "mariadb"), nullable=False),
+    sa.Column("path", _Bytes().with_variant(mysql.MEDIUMBLOB, "mysql", "mariadb"), nullable=False),
     sa.Column("identity", _fixed(64), nullable=False),
     sa.Column("mode", sa.Integer, nullable=False),
     sa.Column("nonce", _fixed(16), nullable=False),
@@ -71,7 +85,7 @@ file = sa.Table(
     sa.Column("seal", _fixed(32)),
     sa.Column("restless_s", sa.BigInteger),
     sa.Column("audience", sa.Integer),
-    sa.Column("facts", _large),
+    sa.Column("facts", large),
     sqlite_autoincrement=True,
 )
 element = sa.Table(
@@ -80,10 +94,19 @@ element = sa.Table(
     sa.Column("token", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("mark", _fixed(16), primary_key=True),
     sa.Column("file", sa.BigInteger, nullable=False, index=True),
-    sa.Column("birth", _large),
+    sa.Column("birth", large),
+    sa.Column("listed", large),
     sqlite_with_rowid=False,
 )
-ADDED: Final = (file.c.origin, file.c.seal, file.c.restless_s, file.c.audience, file.c.facts, element.c.birth)
+ADDED: Final = (
+    file.c.origin,
+    file.c.seal,
+    file.c.restless_s,
+    file.c.audience,
+    file.c.facts,
+    element.c.birth,
+    element.c.listed,
+)
 tally = sa.Table(
     "gateway_tally",
     metadata,

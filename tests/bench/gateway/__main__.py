@@ -1,7 +1,7 @@
 """How the gateway scales and serves: `python -m tests.bench.gateway [--files N] [--small N] [--large N]`.
 
 Scans of N and 4N made-up files (rate, memory), pages of each kind of token, and real contents over loopback pulled by
-libcurl with 16 connections, with both sealings.
+libcurl with 16 connections, and in bulk over one, with both sealings.
 """
 
 from __future__ import annotations

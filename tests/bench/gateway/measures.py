@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import multiprocessing
@@ -18,13 +19,16 @@ import structlog
 from kropot.gateway.births import Births
 from kropot.gateway.catalogue import Catalogue
 from kropot.gateway.entries import Sealings
+from kropot.gateway.keptforms import KeptForms
 from kropot.gateway.keys import MasterKey
 from kropot.gateway.listing import build_page
 from kropot.gateway.server import GatewayServer
-from kropot.gateway.sources import FolderSource, ScannedFile, seen
+from kropot.gateway.sources import FolderSource, NearbyFiles, ScannedFile, Seen, seen
 from kropot.gateway.state import open_state
+from kropot.gateway.telling import Tellings
 from kropot.gateway.tokens import TokenBook
 from kropot.sc2.layout import MEDIA_TYPE
+from kropot.securecopy.bulkwire import MAX_CONTENT, MAX_ELEMENTS, PATH, encode_request, end_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +46,13 @@ STRETCHED = {
 }
 VAULTED = {"roles": ["securecopy.stream"], "expires": "never", "data": {"secureCopyEncryptionMethod": "sc2"}}
 CONNECTIONS = 16
+
+
+class NearbyMadeUp(NearbyFiles):
+    """Opens files that take no disk."""
+
+    def open(self, path: bytes) -> tuple[int, Seen]:
+        return self._tree.open(path)
 
 
 class MadeUp(FolderSource):
@@ -64,6 +75,12 @@ class MadeUp(FolderSource):
     def has_entry(self, path: bytes) -> bool:  # noqa: ARG002 - the signature of the real one
         return True
 
+    def open(self, path: bytes) -> tuple[int, Seen]:  # noqa: ARG002 - the signature of the real one
+        return os.open(__file__, os.O_RDONLY), seen(Path(__file__).stat())
+
+    def nearby(self) -> NearbyFiles:
+        return NearbyMadeUp(self)
+
     def open_entry(self, path: bytes) -> int:  # noqa: ARG002 - the signature of the real one
         # Any regular file will do: what it is described by is the same for all.
         return os.open(__file__, os.O_RDONLY)
@@ -77,23 +94,24 @@ def scanned(files: int, place: str) -> dict[str, Any]:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     master, source = MasterKey(bytes(32)), bytes(16)
     book, sealings = TokenBook(state, master), Sealings(source)
-    births = Births(state, master, book.vaults, source, time.time_ns)
+    tellings = Tellings(state, sealings, Births(state, master, book.vaults, source, time.time_ns), KeptForms(master))
     pages = {}
     made, vaulted = book.create(SEALED).token, book.create(VAULTED).token
     for name, token in (
         ("made key", made),
+        ("made key again", made),
         ("6,000 rounds", book.create(STRETCHED).token),
         ("sc2", vaulted),
         ("sc2 again", vaulted),
     ):
         pages[name] = timed(
             lambda token=token: build_page(  # type: ignore[misc]
-                state, sealings, token, since=None, limit=256, base_url="", births=births
+                state, tellings, token, since=None, limit=256, base_url=""
             )
         )
     middle = state.source().last_date or 0
     pages["made key, in the middle"] = timed(
-        lambda: build_page(state, sealings, made, since=middle - files // 512, limit=256, base_url="")
+        lambda: build_page(state, tellings, made, since=middle - files // 512, limit=256, base_url="")
     )
     return {
         "files": files,
@@ -113,25 +131,38 @@ def served(count: int, size: int, place: Path) -> list[dict[str, Any]]:
             for at in range(0, size, 1 << 20):
                 file.write(os.urandom(min(1 << 20, size - at)))
     found = []
-    for spec in (SEALED, VAULTED):
+    ways = (pull, pull_in_bulk) if size < MAX_CONTENT else (pull,)
+    for spec, way in itertools.product((SEALED, VAULTED), ways):
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            found.append(pool.submit(_pulled, folder, count, size, spec).result())
+            found.append(pool.submit(_pulled, folder, count, size, spec, way).result())
     return found
 
 
-def _pulled(folder: Path, count: int, size: int, spec: dict[str, Any]) -> dict[str, Any]:
+def _pulled(
+    folder: Path, count: int, size: int, spec: dict[str, Any], way: Callable[[str, str, Any], None]
+) -> dict[str, Any]:
     method = spec["data"]["secureCopyEncryptionMethod"]
     quiet()
-    with GatewayServer(folder, f"sqlite:///{folder}.{method}.db", bytes(32)) as gateway:
+    with GatewayServer(folder, f"sqlite:///{folder}.{method}.{way.__name__}.db", bytes(32)) as gateway:
+        scan = time.process_time()
         token, _ = gateway.create_token(spec)
         parent, child = multiprocessing.Pipe()
-        process = multiprocessing.get_context("spawn").Process(target=pull, args=(gateway.url, token, child))
+        process = multiprocessing.get_context("spawn").Process(target=way, args=(gateway.url, token, child))
         process.start()
+        parent.recv()
+        listing = time.process_time()
         seconds, pulled = parent.recv()
+        serving = time.process_time()
         process.join()
     return {
         "sealing": method,
+        "by": "bulk" if way is pull_in_bulk else "one request a file",
         "files": count,
+        "CPU s of the server": {
+            "start and scan": round(scan, 2),
+            "lists": round(listing - scan, 2),
+            "contents": round(serving - listing, 2),
+        },
         "bytes each": size,
         "files/s": round(pulled / seconds, 1),
         "MB/s": round(pulled * size / seconds / 1e6, 1),
@@ -139,17 +170,36 @@ def _pulled(folder: Path, count: int, size: int, spec: dict[str, Any]) -> dict[s
     }
 
 
-def pull(url: str, token: str, answer: Any) -> None:
-    """List everything, then fetch every content, CONNECTIONS at a time, and say how long the fetching took."""
-    ids: list[str] = []
+def listed(url: str, token: str) -> Iterator[dict[str, Any]]:
+    """Yield all entries."""
     since = ""
     while True:
         page = fetch(f"{url}/secure-copy/file/list?limit=8191&since={since}", token)
         entries = [json.loads(line) for line in page.partition(b"\n\n")[2].splitlines()]
         if not entries:
-            break
-        ids += [entry["id"] for entry in entries]
+            return
+        yield from entries
         since = f"@{entries[-1]['date']}"
+
+
+def pull_in_bulk(url: str, token: str, answer: Any) -> None:
+    """List everything, then fetch every content, MAX_ELEMENTS in a request, and say how long the fetching took."""
+    asked = [(entry["id"], entry["etag"]) for entry in listed(url, token) if entry.get("etag")]
+    answer.send("listed")
+    began, taken = time.perf_counter(), 0
+    for at in range(0, len(asked), MAX_ELEMENTS):
+        some = asked[at : at + MAX_ELEMENTS]
+        body = fetch(url + PATH, token, encode_request(some))
+        if not body.endswith(end_frame(len(some))):
+            raise RuntimeError("the answer was cut")
+        taken += len(some)
+    answer.send((time.perf_counter() - began, taken))
+
+
+def pull(url: str, token: str, answer: Any) -> None:
+    """List everything, then fetch every content, CONNECTIONS at a time, and say how long the fetching took."""
+    ids = [entry["id"] for entry in listed(url, token)]
+    answer.send("listed")
     began = time.perf_counter()
     multi, waiting, running, done = pycurl.CurlMulti(), list(ids), 0, 0
     free = [handle(token) for _ in range(CONNECTIONS)]
@@ -184,10 +234,13 @@ def handle(token: str) -> pycurl.Curl:
     return one
 
 
-def fetch(url: str, token: str) -> bytes:
-    """Return one answer."""
+def fetch(url: str, token: str, body: bytes | None = None) -> bytes:
+    """Return one answer, to a POST if there is a body."""
     parts: list[bytes] = []
     one = handle(token)
+    if body is not None:
+        one.setopt(pycurl.POSTFIELDS, body)
+        one.setopt(pycurl.HTTPHEADER, [f"token: {token}", f"Accept: {MEDIA_TYPE}, */*", "Expect:"])
     one.setopt(pycurl.WRITEFUNCTION, parts.append)
     one.setopt(pycurl.URL, url)
     one.perform()

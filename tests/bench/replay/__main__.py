@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kropot.replay.marks import MARKS_EVERY
+from kropot.replay.kept import MARKS_EVERY
 from tests.bench.replay.history import make
 from tests.bench.replay.questions import QUESTIONS
 

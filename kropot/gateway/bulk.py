@@ -1,0 +1,101 @@
+"""The bulk route: many small contents in one answer, of which each is whole or refused by itself. Raw ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from kropot.errors import KropotError
+from kropot.gateway.accepts import names_media_type
+from kropot.gateway.access import failure
+from kropot.gateway.contents import failed, nothing, until_gone
+from kropot.gateway.guard import ABORT
+from kropot.gateway.tokenspec import STREAM_ROLE
+from kropot.logs import log
+from kropot.sc2.layout import MEDIA_TYPE as SC2_MEDIA_TYPE
+from kropot.securecopy.bulkwire import MEDIA_TYPE, BadBulkRequestError, parse_request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import Receive, Scope, Send
+
+    from kropot.gateway.access import Access, Opens
+    from kropot.gateway.batch import Batches
+    from kropot.gateway.token import Token
+
+AT_ONCE: Final = 8
+"""How many bulk answers are made at once for each token. Each holds one piece in memory; further requests wait."""
+
+_HEADERS: Final = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store")]
+
+
+class Bulk:
+    """Serves bulk requests."""
+
+    def __init__(self, *, batches: Batches, access: Access, opens: Opens) -> None:
+        """Make the pieces of answers in `opens`: a file system that hangs holds up only those who ask for its files."""
+        self._batches = batches
+        self._access = access
+        self._opens = opens
+        self._places: dict[int, asyncio.Semaphore] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["method"] != "POST":
+            await failure("Method not allowed", 405, {"allow": "POST", "connection": "close"})(scope, receive, send)
+            return
+        try:
+            token = await self._access.admit(scope, STREAM_ROLE)
+            if token.held is not None and not names_media_type(scope["headers"], SC2_MEDIA_TYPE):
+                await failure(
+                    f"This token seals by sc2: name {SC2_MEDIA_TYPE} in the header Accept, as kropotcli does", 406
+                )(scope, receive, send)
+                return
+            asked = parse_request(await _body(receive))
+        except BadBulkRequestError as error:
+            await failure(str(error), error.http_status, {"connection": "close"})(scope, receive, send)
+            return
+        except KropotError as error:
+            await failed(error)(scope, receive, send)
+            return
+        async with self._places.setdefault(token.number, asyncio.Semaphore(AT_ONCE)):
+            await self._send(scope, receive, send, token, asked)
+
+    async def _send(
+        self, scope: Scope, receive: Receive, send: Send, token: Token, asked: list[tuple[str, str]]
+    ) -> None:
+        """Send the pieces. No thread waits while the client takes one."""
+        pieces: Iterator[bytes] = self._batches.pieces(token, asked)
+        try:
+            piece = await self._opens.run(next, pieces, b"")
+        except (KropotError, OSError) as error:
+            await failed(error)(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        gone = asyncio.ensure_future(until_gone(receive))
+        try:
+            while piece and not gone.done():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                piece = await self._opens.run(next, pieces, b"")
+            if not gone.done():
+                await send({"type": "http.response.body", "body": b""})
+        except (KropotError, OSError) as error:
+            # Without its end frame no client can mistake the answer for complete.
+            log.warning("transfer_broken", reason=type(error).__name__)
+            scope.get("extensions", {}).get(ABORT, {}).get("abort", nothing)()
+        finally:
+            gone.cancel()
+            with suppress(asyncio.CancelledError):
+                await gone
+
+
+async def _body(receive: Receive) -> bytes:
+    """Return the whole body. It has arrived, and is within its bound, before the application is called."""
+    parts = []
+    while (message := await receive())["type"] == "http.request":
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            break
+    return b"".join(parts)

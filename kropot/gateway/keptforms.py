@@ -1,0 +1,71 @@
+"""Sealed forms, as the database keeps them beside the ids of a token: each is made once for a state of its file.
+
+A keyed hash vouches for a form and for all that it was made of. So a form of before is never told again, and whoever
+can write the database can put no form there.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import b64decode, b64encode
+from typing import TYPE_CHECKING, Final, cast
+
+import msgpack
+
+from kropot.gateway.entries import TYPE, ZONE
+from kropot.securecopy.wire import Listed
+
+if TYPE_CHECKING:
+    from kropot.gateway.keys import MasterKey
+    from kropot.gateway.state import FileRow
+    from kropot.gateway.token import Token
+
+_VERSION: Final = b"listed form 1"
+"""What is hashed first. Another one makes all forms anew."""
+
+_TAG: Final = 16
+_SIZE: Final = 8
+_ETAG: Final = 16
+_BEGIN: Final = b'{"encrypted":"'
+_END: Final = b'"}'
+
+
+class KeptForms:
+    """Makes and reads what is kept of list entries."""
+
+    def __init__(self, master: MasterKey) -> None:
+        """Vouch with a key that follows from `master`."""
+        self._master = master
+
+    def kept(self, token: Token, row: FileRow, birth: bytes | None, entry: Listed) -> bytes | None:
+        """Return what to keep of an entry: tag, size, entity tag and sealed form. None if nothing is worth it.
+
+        `birth` is what is kept of the version's birth for a token of sc2.
+        """
+        if token.is_plain or entry.size is None or entry.etag is None:
+            return None
+        sealed = b64decode(entry.form[len(_BEGIN) : -len(_END)])
+        body = entry.size.to_bytes(_SIZE, "big") + bytes.fromhex(entry.etag[1:-1]) + sealed
+        return self._tag(token, row, birth, body) + body
+
+    def entry(self, token: Token, element: str, row: FileRow, birth: bytes | None, kept: bytes | None) -> Listed | None:
+        """Return the entry of a file, None if there is none that was made of just this."""
+        if kept is None or row.restless_s is not None:
+            return None
+        body = kept[_TAG:]
+        if not hmac.compare_digest(kept[:_TAG], self._tag(token, row, birth, body)):
+            return None
+        return Listed(
+            type=TYPE,
+            id=element,
+            date=row.date or 0,
+            tz=ZONE,
+            form=_BEGIN + b64encode(body[_SIZE + _ETAG :]) + _END,
+            size=int.from_bytes(body[:_SIZE], "big"),
+            etag=f'"{body[_SIZE : _SIZE + _ETAG].hex()}"',
+        )
+
+    def _tag(self, token: Token, row: FileRow, birth: bytes | None, body: bytes) -> bytes:
+        vault = b"" if token.held is None else token.held.vault.id
+        made_of = [token.scope, vault, row.path, row.identity, row.mode, row.nonce, row.sha256, row.facts, birth, body]
+        return self._master.vouch(_VERSION, cast("bytes", msgpack.packb(made_of, use_bin_type=True)))[:_TAG]
