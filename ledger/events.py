@@ -347,6 +347,8 @@ class ElementFact(Fact):
             return None if element.damage is None else "it has damage, but no copy"
         if copy.revision > element.revision:
             return f"its copy is of revision {copy.revision}, and the element is at {element.revision}"
+        if element.damage is not None and self.OBJECT_STATE == "sound" and not self.NAMES_OBJECT:
+            return f"it says that its copy is {element.damage}"
         return None
 
 
@@ -546,11 +548,13 @@ class CopyStored(ElementFact):
     OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
     HOLDS: ClassVar[tuple[str, ...]] = ("copy",)
 
-    def contradiction(self) -> str | None:
-        """Return in what the fact contradicts itself, None if it does not."""
-        found = ElementFact.contradiction(self)
-        damage = self.element.damage
-        return found if found is not None or damage is None else f"it says that its copy is {damage}"
+
+@fact
+class RemoteCopied(RemoteObserved):
+    """An element was seen for the first time, and its copy is durable already: a RemoteObserved and a CopyStored."""
+
+    OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
+    HOLDS: ClassVar[tuple[str, ...]] = ("copy",)
 
 
 @fact

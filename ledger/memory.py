@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ledger.events import PayloadErased
 from ledger.memory_places import MemoryPlaces
 from ledger.memory_tables import MemoryWriting, Tables
-from ledger.rows import FEW_EVENTS, FORGOTTEN_US, Image, StoredFact, is_held
+from ledger.rows import FEW_EVENTS, FORGOTTEN_US, Image, StoredFact, VolumeRow, is_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -246,6 +246,17 @@ class MemoryProjection:
         for stream, row in sorted(self._tables.projection.entries.items()):
             if stream > after and (row.version > FEW_EVENTS or row.state == "vanished"):
                 yield stream, row.source
+
+    def volumes(self, block: int) -> list[VolumeRow]:
+        """Return the sums over all copies, by source and by the position where each was stored divided by `block`."""
+        sums: dict[tuple[int, int], tuple[int, int]] = {}
+        for row in self._tables.projection.copies.values():
+            entry = self._tables.projection.entries.get(row.stream)
+            if entry is not None:
+                at = (entry.source, row.seq // block)
+                copies, size = sums.get(at, (0, 0))
+                sums[at] = (copies + 1, size + row.size)
+        return [VolumeRow(*at, *found) for at, found in sorted(sums.items())]
 
     def _rows(self) -> Iterator[tuple[bytes, EntryRow]]:
         for key in sorted(self._tables.streams):

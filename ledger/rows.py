@@ -114,6 +114,15 @@ class CopyRow(NamedTuple):
     state: str
 
 
+class VolumeRow(NamedTuple):
+    """How many copies of a source were stored at the positions of a block, and their bytes."""
+
+    source: int
+    block: int
+    copies: int
+    bytes: int
+
+
 class CommitRow(NamedTuple):
     """One batch: its positions, time, idempotency key, and the frontier at its end (None if it was lost)."""
 

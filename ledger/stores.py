@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         StoredHead,
         StreamRow,
         TallyRow,
+        VolumeRow,
     )
 
 
@@ -253,6 +254,12 @@ class ProjectionStore(Protocol):
         """Yield (stream, number of its source) of each entry above stream `after` that can have an older version.
 
         These are the ones with more than two events, and vanished ones. They come in the order of streams.
+        """
+
+    def volumes(self, block: int) -> list[VolumeRow]:
+        """Return the sums over all copies, by source and by the position where each was stored divided by `block`.
+
+        Copies of erased elements are left out. The order is that of source and block.
         """
 
 

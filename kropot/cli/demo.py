@@ -62,7 +62,7 @@ def command(settings: Settings, *, source: Path | None, folder: Path) -> Exit:
     write_new(places.notes, ("\n".join(lines) + "\n").encode())
     took = time.monotonic() - began
     if settings.json:
-        emit_json({"folder": str(home), "commands": str(places.notes), "seconds": round(took, 1)})
+        emit_json("demo", {"folder": str(home), "commands": str(places.notes), "seconds": round(took, 1)})
         return Exit.DONE
     show.title("Continue by hand")
     for line in lines:

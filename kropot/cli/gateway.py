@@ -27,6 +27,7 @@ from kropot.errors import Exit, UsageError
 from kropot.sc2.kits import STORED_SALT
 from kropot.secret import hide_credentials
 from kropot.securecopy.address import checked_base_url
+from kropot.wording import SECOND_US, instant
 
 if TYPE_CHECKING:
     from kropot.cli.base import Settings
@@ -211,7 +212,7 @@ def serve(
             url = address_of(listening)
             with printing_beside_the_work():
                 if settings.json:
-                    emit_json({"url": url, "source": str(source), "state": service.state.place})
+                    emit_json("gateway_started", {"url": url, "source": str(source), "state": service.state.place})
             say(f"serving {source} at {url}; press Ctrl-C to stop")
             scanner.start()
             server.run([listening])
@@ -287,7 +288,7 @@ def create(
     if settings.json:
         where = {} if created.kit_path is None else {"kit": str(created.kit_path.absolute())}
         where |= {} if held is None else {"vault": held.vault.id.hex()}
-        emit_json({"id": created.token.id, "number": created.token.number} | where)
+        emit_json("token_made", {"id": created.token.id, "number": created.token.number} | where)
     else:
         emit(created.token.id)
     _tell(created, kit)
@@ -319,9 +320,11 @@ def _tell(created: Created, kit: Path | None) -> None:
 def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, revocations: Path | None) -> None:
     """List the tokens. Only the beginning of each id is shown."""
     with gateway_book(state_url, master_key_file, revocations, create=False) as book:
-        rows = [_row(each, int(time.time())) for each in book.all()]
+        tokens = book.all()
+    rows = [_row(each, int(time.time())) for each in tokens]
     if settings.json:
-        emit_json(rows)
+        for each, row in zip(tokens, rows, strict=True):
+            emit_json("token", row | {"expires": instant(each.expires_s * SECOND_US)})
         return
     for row in rows:
         emit(
@@ -347,7 +350,7 @@ def revoke(
     with gateway_book(state_url, master_key_file, revocations, create=False) as book:
         found = book.revoke(which)
     if settings.json:
-        emit_json({"number": found.number, "id": censored(found.id), "status": "revoked"})
+        emit_json("token_revoked", {"number": found.number, "id": censored(found.id), "status": "revoked"})
     else:
         emit(f"revoked token {found.number} ({censored(found.id)})")
 

@@ -50,7 +50,7 @@ def command(settings: Settings, *, when: str | None, label: str | None, undo: bo
         else:
             pins = _keep(ledger, before, when, label, key_file)
     if settings.json:
-        emit_json({"kept": [{"position": pin.position, "label": pin.label} for pin in pins]})
+        emit_json("kept_points", {"kept": [{"position": pin.position, "label": pin.label} for pin in pins]})
         return
     for pin in pins:
         emit(f"@{pin.position}  {one_line(pin.label)}")

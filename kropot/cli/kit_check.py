@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from kropot.cli.base import Exit, KropotCommand, Settings, emit, emit_json, open_ledger, warn
+from kropot.cli.base import Exit, KropotCommand, Settings, emit, emit_json, emit_summary, open_ledger, warn
 from kropot.cli.copies import open_copies, read_kits, reading_pool
 from kropot.cli.failures import explain
 from kropot.cli.passphrases import passphrase_option
@@ -107,6 +107,7 @@ def _tell(report: RestoreReport, sample: Sample, opened: Counter[bytes], labels:
     picked, elements = sample.picked.total(), sum(sample.elements.values())
     if report.settings.json:
         emit_json(
+            "drill",
             {
                 "opened": opened.total(),
                 "failed": picked - opened.total(),
@@ -116,11 +117,12 @@ def _tell(report: RestoreReport, sample: Sample, opened: Counter[bytes], labels:
                 "other_sources": [id_.hex() for id_ in sample.foreign],
                 "problems": report.problems,
                 "recorded": is_recorded,
-            }
+            },
         )
         return
     whole = f"{number(elements, 'element')} in {number(len(sample.elements), 'source')}"
-    emit(f"opened {opened.total()} of {picked} copies ({amount(report.bytes)}) of {whole}")
+    show = emit_summary if opened.total() == picked else emit
+    show(f"opened {opened.total()} of {picked} copies ({amount(report.bytes)}) of {whole}")
     for id_ in sample.foreign:
         emit(f"not opened: source {short_name(labels, id_)}, which is not sealed with a key of this kit")
 

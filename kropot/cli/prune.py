@@ -15,7 +15,7 @@ from kropot.cli.sizes import SPAN
 from kropot.errors import LockedError, UsageError
 from kropot.query.names import short_name
 from kropot.query.past import labels_of
-from kropot.wording import SECOND_US, amount, moment, number, span
+from kropot.wording import SECOND_US, amount, instant, number, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -124,7 +124,10 @@ def _dry_run(settings: Settings, ledger: Ledger, labels: Labels, rules: tuple[Ke
     for each in decider.all():
         found.add(each)
     if settings.json:
-        emit_json({"dry_run": True, **_released_json(found, labels), "at": moment(at_us), "position": decider.position})
+        emit_json(
+            "prune",
+            {"dry_run": True, **_released_json(found, labels), "at": instant(at_us), "position": decider.position},
+        )
         return
     for line in _released_text(found, labels, "would be released"):
         emit(line)
@@ -217,7 +220,7 @@ def _undo(settings: Settings) -> None:
         finally:
             objects.close()
     if settings.json:
-        emit_json({"taken_back": done.copies, "bytes": done.bytes, "gone": done.gone})
+        emit_json("prune_undo", {"taken_back": done.copies, "bytes": done.bytes, "gone": done.gone})
         return
     emit(f"took back {number(done.copies, 'release')} ({amount(done.bytes)})")
     if done.gone:
@@ -254,7 +257,7 @@ def _tell(
 ) -> None:
     if settings.json:
         row = _released_json(released, labels) | {"moved": released.moved, "waiting": waits, "covered": covered}
-        emit_json({"dry_run": False, **row, "freed": {"objects": freed.objects, "bytes": freed.bytes}})
+        emit_json("prune", {"dry_run": False, **row, "freed": {"objects": freed.objects, "bytes": freed.bytes}})
         return
     for line in _released_text(released, labels, "released"):
         emit(line)

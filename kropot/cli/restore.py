@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.replay.copies import Copies
+    from kropot.restore.crew import Crew
     from kropot.restore.entry import Overwrite
+    from kropot.restore.opener import Key
+    from kropot.restore.owners import Owners
     from kropot.restore.plan import Planned, RestoreProblem
 
 
@@ -159,6 +162,8 @@ def command(
     Beside each kit, a small file (KIT.json.seen) remembers the ledger. A ledger that lacks what was seen before is
     refused (4).
     """
+    from kropot.restore.crew import Crew
+    from kropot.restore.owners import Owners
     from kropot.restore.patterns import Patterns
     from kropot.restore.plan import RestoreCounts, Selection, plan
 
@@ -185,6 +190,8 @@ def command(
         destination = Destination(
             target, stack, pool, portable=portable_names, writes=mode == "restore", overwrite=overwrite
         )
+        owners = Owners(numeric=numeric_owner)
+        crew = stack.enter_context(Crew(origin.copies, keys, owners)) if mode == "restore" else None
         plans = plan(
             origin.helds,
             kits=keys,
@@ -200,6 +207,7 @@ def command(
             pool=pool,
             tally=tally,
             sources=origin.count(past=past),
+            crew=crew,
         )
         plans = trust.demanded(plans)
 
@@ -216,8 +224,8 @@ def command(
         elif verify_only:
             _verify(plans, origin.copies, target, pool, report, show=show())
         else:
-            owning = _Owning(numeric=numeric_owner, keys=keys)
-            _restore(plans, origin.copies, destination, pool, report, owning=owning, show=show())
+            hands = _Hands(pool=pool, crew=crew, owners=owners, keys=keys)
+            _restore(plans, origin.copies, destination, report, hands=hands, show=show())
             report.tree = destination.opened
         report.hidden, report.survey = origin.hidden(), origin.survey
     return report.finish(tally, target, unmatched=matching.idle, mode=mode)
@@ -227,41 +235,43 @@ def command(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Owning:
-    """How owners come back, and the keys in the plans."""
+class _Hands:
+    """Who does the work, how owners come back, and the keys in the plans."""
 
-    numeric: bool
-    keys: Sequence[object]
+    pool: Executor
+    crew: Crew | None
+    owners: Owners
+    keys: Sequence[Key]
 
 
 def _restore(
     plans: Iterator[Planned | RestoreProblem],
     copies: Copies,
     destination: Destination,
-    pool: Executor,
     report: RestoreReport,
     *,
-    owning: _Owning,
+    hands: _Hands,
     show: AbstractContextManager[RestoreProgress],
 ) -> None:
     from kropot.restore.job import Restored, restore
-    from kropot.restore.owners import Owners
     from kropot.restore.plan import RestoreProblem
 
     for first in plans:
         if isinstance(first, RestoreProblem):
             report.finding(first)
             continue
-        with show as progress:
+        # The workers end before the folder is closed.
+        with show as progress, hands.crew or nullcontext():
             outcomes = restore(
                 chain([first], plans),
                 copies=copies,
                 tree=destination.tree,
                 journal=destination.journal,
-                pool=pool,
+                pool=hands.pool,
                 overwrite=destination.overwrite,
-                owners=Owners(numeric=owning.numeric),
-                keys=owning.keys,
+                owners=hands.owners,
+                keys=hands.keys,
+                crew=hands.crew,
                 moved=progress.moved,
             )
             for outcome in outcomes:

@@ -209,8 +209,8 @@ class Trust:
 
     def demanded(self, plans: Iterable[Planned | RestoreProblem]) -> Iterator[Planned | RestoreProblem]:
         """Yield the plans, with a problem in the place of each that is not proved as required."""
-        from kropot.restore.job import finding
         from kropot.restore.plan import Planned
+        from kropot.restore.problems import finding
 
         for plan in plans:
             why = self.unproved(plan) if isinstance(plan, Planned) else None

@@ -148,6 +148,13 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
         help="The User-Agent of every request, for tokens that are valid for some only. Default: kropotcli/VERSION.",
     ),
     GlobalOption(name="log-format", kind=_FORMAT, default="console", help="The format of log lines on stderr."),
+    GlobalOption(
+        name="quiet",
+        kind=click.BOOL,
+        default=False,
+        is_flag=True,
+        help="Say nothing while all is well: no progress, messages or summary. Findings and warnings are printed.",
+    ),
     GlobalOption(name="json", kind=click.BOOL, default=False, is_flag=True, help="Print results as JSON on stdout."),
 )
 
@@ -193,6 +200,7 @@ class Settings:
     ca_file: Path | None = None
     user_agent: str | None = None
     log_format: str = "console"
+    quiet: bool = False
     json: bool = False
     config: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, storag
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.coverage import foreseen_us, never_read, share
+from kropot.errors import UsageError
 from kropot.query.facts import gather
 from kropot.query.health import Limits, health
 from kropot.query.names import short_name
@@ -40,6 +41,12 @@ _MISSED_RUNS = 2
 
 @define("status")
 @click.option("--check", is_flag=True, help="For monitoring: the exit code is 3 if the replica is not healthy.")
+@click.option(
+    "--nagios",
+    is_flag=True,
+    help="With --check, as a monitoring plugin: one line with performance data; the exit code is 0 (ok), 1 (warning), 2"
+    " (critical) or 3 (unknown).",
+)
 @click.option(
     "--failing",
     "shown",
@@ -101,6 +108,7 @@ def command(
     settings: Settings,
     *,
     check: bool,
+    nagios: bool,
     shown: int,
     expect_every: int | None,
     min_free: int | None,
@@ -129,6 +137,8 @@ def command(
     - Some contents were not read and compared for 30 days.
     - With --max-drill-days: the last `kit check` is too old, or a copy did not open.
     """  # noqa: D301 - click needs the character \b, which keeps the list's line breaks
+    if nagios and (settings.json or not check):
+        raise UsageError("--nagios prints the line of a monitoring plugin: give it with --check, and without --json")
     limits = Limits(
         listing_s=_MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S)
         if expect_every is None
@@ -148,10 +158,15 @@ def command(
     warn_of_frozen_time(facts.recorded_us, clock_us)
     now_us = max(clock_us, facts.observed_us)
     alarms = health(now_us, facts, limits)
+    if nagios:
+        from kropot.cli.nagios import plugin_line, plugin_state
+
+        emit(plugin_line(now_us, facts, alarms, limits))
+        return Exit(plugin_state(alarms))
     if settings.json:
         from kropot.query.render import status_json
 
-        emit_json(status_json(now_us, facts, alarms) | {"space": space.json})
+        emit_json("status", status_json(now_us, facts, alarms) | {"space": space.json})
     else:
         lines = as_text(now_us, facts, alarms)
         at = lines.index("")  # behind the storage, before the first source

@@ -58,6 +58,7 @@ def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
         return Exit.PARTIAL
     if settings.json:
         emit_json(
+            "storage_packed",
             {
                 "packs": report.packs,
                 "objects": report.objects,
@@ -66,7 +67,7 @@ def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
                 "adopted": report.adopted,
                 "damaged": report.damaged,
                 "left": report.left,
-            }
+            },
         )
     else:
         text = f"put {number(report.objects, 'object')} ({amount(report.bytes)}) into {number(report.packs, 'pack')}"
@@ -105,13 +106,14 @@ def index(settings: Settings) -> Exit:
         report = reindex(storage.packs(), ledger.places, progress=progress)
     if settings.json:
         emit_json(
+            "storage_indexed",
             {
                 "packs": report.packs,
                 "objects": report.objects,
                 "bytes": report.bytes,
                 "damaged": report.damaged,
                 "forgotten": report.forgotten,
-            }
+            },
         )
     else:
         text = f"indexed {number(report.objects, 'object')} ({amount(report.bytes)}) in {number(report.packs, 'pack')}"

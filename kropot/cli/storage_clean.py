@@ -91,7 +91,7 @@ def clean(settings: Settings, *, dry_run: bool, grace: int, max_unused: int | No
     if settings.json:
         rows = {"orphans": orphans, "young_orphans": young, "quarantined": aside, "kept_aside": needed}
         rows |= {"unused_in_packs": packed}
-        emit_json({"dry_run": dry_run, **{name: _json(each) for name, each in rows.items()}})
+        emit_json("storage_clean", {"dry_run": dry_run, **{name: _json(each) for name, each in rows.items()}})
         return
     verb = "would remove" if dry_run else "removed"
     emit(f"{verb} {number(orphans.objects, 'orphan')} ({amount(orphans.bytes)})")

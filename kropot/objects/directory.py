@@ -29,11 +29,11 @@ from kropot.objects.packs.packing import Packing, PackRule, WholeBytes
 from kropot.objects.packs.writer import PackWriter
 from kropot.objects.partial import PartialFolder
 from kropot.objects.quarantine import Quarantine
-from kropot.objects.store import Published, PublishError, Staged, TakenUp
+from kropot.objects.store import CHUNK, Published, PublishError, Staged, TakenUp
 from kropot.objects.upload import HELD_BACK, FileUpload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from kropot.durable.batch import Choice
@@ -206,6 +206,29 @@ class DirectoryObjects:
             return self._packed.open(sha256)
         except OSError as error:
             raise storage_error(error, f"opening {path}") from error
+
+    def placed(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
+        """Ask the ledger, where there is one."""
+        return self._packed.find(sha256s)
+
+    def read_placed(self, sha256: bytes, place: Placement | None) -> bytes:
+        """Read the range in its pack, or the object's file. The ledger is never asked."""
+        path = self._layout.object(sha256)
+        try:
+            if place is not None and (data := self._packed.range(place)) is not None:
+                return data
+            fd = self._files.open_read(path)
+            try:
+                data = more = os.read(fd, CHUNK)
+                while len(more) == CHUNK:
+                    data += (more := os.read(fd, CHUNK))
+                return data
+            finally:
+                self._files.close(fd)
+        except FileNotFoundError:
+            return self._packed.read_unasked(sha256)
+        except OSError as error:
+            raise storage_error(error, f"reading {path}") from error
 
     def size(self, sha256: bytes) -> int | None:
         """Look at the file's size or the pack's index, not at the bytes."""

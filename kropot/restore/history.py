@@ -17,7 +17,7 @@ from kropot.restore.last_events import MARK, LastEvents, Leaves
 from ledger.append import source_key
 from ledger.codec import decode_header, leaf_hash, payload_digest, stream_digest
 from ledger.errors import LedgerError
-from ledger.events import FACTS, CopyStored, ElementFact, PayloadErased
+from ledger.events import FACTS, CopyStored, ElementFact, PayloadErased, RemoteCopied
 from ledger.keeping import keeping_key
 from ledger.merkle import Frontier
 from ledger.retention import LastCopyReleased, ReleaseWithdrawn
@@ -37,6 +37,7 @@ _HEADER = 9
 _ERASURE = PayloadErased.TYPE.encode()
 _STORES = {
     CopyStored.TYPE.encode(): True,
+    RemoteCopied.TYPE.encode(): True,
     ReleaseWithdrawn.TYPE.encode(): True,
     LastCopyReleased.TYPE.encode(): False,
 }

@@ -48,7 +48,9 @@ class Bench:
     def json(self, *args: str, code: int = 0) -> Any:
         answer = self.run(*args, "--json")
         assert answer.returncode == code, answer.stderr
-        return json.loads(answer.stdout)
+        found = json.loads(answer.stdout)
+        del found["message_type"]
+        return found
 
     def files(self) -> set[str]:
         return {path.name for path in (self.folder / "storage" / "objects").rglob("*") if path.is_file()}

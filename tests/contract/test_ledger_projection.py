@@ -19,6 +19,7 @@ from ledger.events import (
     Element,
     Failure,
     FetchFailed,
+    PayloadErased,
     RemoteChanged,
     RemoteVanished,
     StreamKey,
@@ -298,3 +299,24 @@ def test_many_copies_are_listed_over_all_pages(store: LedgerStore) -> None:
     assert [(row.sha256, row.position) for row in rows] == sorted((row.sha256, row.position) for row in rows)
     assert isinstance(copied(1).fact, CopyStored)
     assert isinstance(copied(1).fact.element.copy, Copy)
+
+
+@pytest.mark.parametrize("sources", [1, 2], ids=["one source", "two sources"])
+def test_the_sums_of_copies_go_by_source_and_block_and_leave_out_what_was_erased(
+    store: LedgerStore, sources: int
+) -> None:
+    ledger = Ledger(store)
+    ledger.append([began(), *(observed(n) for n in range(20))])
+    ledger.append([copied(n, content=str(n), size=n) for n in range(20)])
+    if sources == 2:
+        ledger.append([began(OTHER), observed(1, OTHER), copied(1, OTHER, content="other", size=1 << 40)])
+    ledger.append([NewFact(key=key(7), fact=PayloadErased(reason="law"), observed_us=1)])
+    numbers = {row.id: row.no for row in store.projection.sources()}
+    for block in (1, 8, 1024):
+        wanted: dict[tuple[int, int], tuple[int, int]] = {}
+        for row in ledger.copies():
+            at = (numbers[StreamKey.parse(row.key).source], row.position // block)
+            copies, size = wanted.get(at, (0, 0))
+            wanted[at] = (copies + 1, size + row.size)
+        assert store.projection.volumes(block) == [(*at, *found) for at, found in sorted(wanted.items())]
+        assert sum(copies for copies, _ in wanted.values()) == 18 + sources

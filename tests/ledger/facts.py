@@ -35,6 +35,7 @@ from ledger.events import (
     ListingHeldBack,
     PayloadErased,
     RemoteChanged,
+    RemoteCopied,
     RemoteObserved,
     RemoteReappeared,
     RemoteVanished,
@@ -180,6 +181,7 @@ SAMPLES: dict[str, Fact] = {
     "DismissalWithdrawn": DismissalWithdrawn(element=STORED),
     "VaultNamed": VaultNamed(vault=bytes(range(16)), token_macs=()),
     "VaultNamed/tokens": VaultNamed(vault=bytes(range(16)), token_macs=(bytes(32), bytes(range(32)))),
+    "RemoteCopied": RemoteCopied(element=replace(STORED, present=True, damage=None)),
     "LastCopyReleased": LastCopyReleased(
         element=replace(STORED, copy=None, damage=None, failure=None), sha256=bytes(32), **RELEASED
     ),

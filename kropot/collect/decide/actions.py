@@ -48,6 +48,22 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prefetch:
+    """Fetch these entries' contents in bulk, and make them durable, before they are recorded: `Prefetched`.
+
+    `number` is the chunk's, which the answer has too.
+    """
+
+    number: int
+    entries: tuple[Listed, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlushPrefetched:
+    """Make durable soon what was prefetched, since no further `Prefetch` is to come for now; nothing answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadSource:
     """Read the source as it is now: `SourceRead`."""
 
@@ -164,6 +180,8 @@ Action = (
     | EndListing
     | ListPage
     | LookUp
+    | Prefetch
+    | FlushPrefetched
     | ReadSource
     | RecordFacts
     | CountMissing
