@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kropot.retention.moments import Round, kept_moments
+from kropot.retention.moments import RoundSpan, kept_moments
 from kropot.retention.policy import rules_for
 from kropot.retention.versions import Release, SeenCopy, releases
 from ledger.append import source_key
 from ledger.decoding import fact_of
-from ledger.events import ElementFact, ListingCompleted, RemoteObserved
+from ledger.events import FACTS, ElementFact, ListingCompleted, RemoteObserved
 from ledger.pattern import is_whole, number, recogniser
 from ledger.projection import named_object
 from ledger.quick import NIL, plain_types
@@ -36,7 +36,8 @@ _GROUPS: Final = tuple(_RECOGNISED.groups[name] for name in _FIELDS)
 _TRUE: Final = b"\xc3"
 _TYPED: Final = 2
 _PLAIN: Final = plain_types()
-_STORES: Final = frozenset({"CopyStored"})
+_STORES: Final = frozenset(name for name, cls in FACTS.items() if cls.OBJECT_STATE == SOUND and not cls.NAMES_OBJECT)
+"""The facts that say of the element's copy that it is sound."""
 
 
 class StreamRelease(NamedTuple):
@@ -86,12 +87,12 @@ class Decider:
         return kept_moments(_rounds(self.ledger, source, self.position), pins, rules, self.at_us)
 
 
-def _rounds(ledger: Ledger, source: bytes, until: int) -> Iterator[Round]:
+def _rounds(ledger: Ledger, source: bytes, until: int) -> Iterator[RoundSpan]:
     """Yield the rounds of a source up to a position, newest first. The last one has not ended: it ends there."""
     ended = until
     for event in ledger.log.stream_events(source_key(source).stored, newest_first=True):
         if event.type == ListingCompleted.TYPE and event.seq <= until:
-            yield Round(event.seq, ended, event.recorded_us)
+            yield RoundSpan(event.seq, ended, event.recorded_us)
             ended = event.seq
 
 

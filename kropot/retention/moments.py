@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-class Round(NamedTuple):
+class RoundSpan(NamedTuple):
     """A round: the position where its listing was completed, the one where it ended, and the listing's time (us)."""
 
     listed: int
@@ -46,9 +46,9 @@ class KeptMoments:
         return end is None or (self.listed if vanished else self.ended)[at] < end
 
 
-def kept_moments(newest_first: Iterable[Round], pins: Iterable[int], rules: KeepRules, now_us: int) -> KeptMoments:
+def kept_moments(newest_first: Iterable[RoundSpan], pins: Iterable[int], rules: KeepRules, now_us: int) -> KeptMoments:
     """Return the moments that the rules keep. Days, weeks (from Monday), months and years are those of UTC."""
-    kept: list[Round] = []
+    kept: list[RoundSpan] = []
     periods = [_Period(rules.daily, _day), _Period(rules.weekly, _week)]
     periods += [_Period(rules.monthly, _month), _Period(rules.yearly, _year)]
     since_us = now_us - rules.within_s * SECOND_US
@@ -60,7 +60,7 @@ def kept_moments(newest_first: Iterable[Round], pins: Iterable[int], rules: Keep
             kept.append(each)
         elif all(period.is_full for period in periods):
             break
-    kept += [Round(position, position, 0) for position in pins]
+    kept += [RoundSpan(position, position, 0) for position in pins]
     # A pin may lie within a round. Both lists MUST rise, so a round's listing never counts for less than a pin's.
     kept.sort(key=lambda each: (each.ended, each.listed))
     listed = [each.listed for each in kept]

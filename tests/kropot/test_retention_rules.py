@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kropot.errors import UsageError
-from kropot.retention.moments import KeptMoments, Round, kept_moments
+from kropot.retention.moments import KeptMoments, RoundSpan, kept_moments
 from kropot.retention.policy import bound, parse_policy, rules_for
 from kropot.retention.versions import SeenCopy, releases
 from tests.kropot.retention_world import DAY, HOUR, START, rules
@@ -76,9 +76,9 @@ def test_a_label_names_one_source_and_its_table_stands_alone() -> None:
 # --- moments ---------------------------------------------------------------------------------------------------------
 
 
-def rounds(*at_us: int) -> list[Round]:
+def rounds(*at_us: int) -> list[RoundSpan]:
     """Return rounds of these times, ten positions apart, newest first."""
-    return [Round(number * 10, number * 10 + 10, us) for number, us in enumerate(at_us, 1)][::-1]
+    return [RoundSpan(number * 10, number * 10 + 10, us) for number, us in enumerate(at_us, 1)][::-1]
 
 
 def kept(given_rules: Any, *at_us: int, now_us: int) -> list[int]:
@@ -140,7 +140,7 @@ def test_a_version_is_needed_if_it_was_current_at_a_kept_moment(
     vanished: bool,  # noqa: FBT001 -- Hypothesis gives arguments by position
 ) -> None:
     edges = [0, *sorted(ends)]
-    all_rounds = [Round(before, after, START) for before, after in pairwise(edges)]
+    all_rounds = [RoundSpan(before, after, START) for before, after in pairwise(edges)]
     moments = kept_moments(all_rounds[::-1], pins, rules(last=100), START)
     if end is not None and end < start:
         return
