@@ -192,16 +192,19 @@ def _place(moment: Moment) -> dict[str, Any]:
 
 
 def _list(settings: Settings, ledger: Ledger, moment: Moment, names: Names, *, snapshots: bool) -> Exit:
+    from kropot.query.released import with_releases
     from kropot.replay.fold import walk
     from kropot.replay.snapshots import pointers_at
 
     with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
-        standings = names.sorted(walk(ledger, pointers, moment.position), lambda each: (each.key, each.element))
-        for standing, name in standings:
+        found = with_releases(ledger, walk(ledger, pointers, moment.position))
+        for (standing, released), name in names.sorted(found, lambda each: (each[0].key, each[0].element)):
             if settings.json:
-                emit_json("past_element", _listed(standing) | names.json(name), flush=False)
+                row = _listed(standing) | names.json(name)
+                emit_json("past_element", row if released is None else row | {"released": released.json}, flush=False)
             else:
-                emit(_line(name, standing.element), flush=False)
+                line = _line(name, standing.element)
+                emit(line if released is None else f"{line}  released {released.text}", flush=False)
     names.tell_unnamed()
     return Exit.DONE
 
@@ -339,7 +342,7 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
     seen: Counter[str] = Counter()
     size = 0
     with (
-        open_copies(settings, places=ledger.places) as copies,
+        open_copies(settings, ledger) as copies,
         TargetFolder(target, mode=0o700) as tree,
         Journal(tree, JOURNAL) as journal,
         pointers_at(ledger, moment.position, snapshots=snapshots) as pointers,
