@@ -146,9 +146,10 @@ class PackAccounts:
             # What another pack has, too, is there.
             packed.update({one[0]: one[3] for one in indexed - gone if one[0] in asked})
         for one in entries - gone:
-            is_known = any((each.pack, each.offset, each.length) == one[1:] for each in placed.get(one[0], ()))
-            if not is_known and one[0] in expected:
-                self._count("missing_placement", one[1], one[0])
+            sha256 = one[0]
+            # An object that the ledger places nowhere, and that has no file, is looked for in every pack.
+            if sha256 in expected and sha256 not in placed and self._folder.layout.size(sha256) is None:
+                self._count("missing_placement", one[1], sha256)
 
     def _extra(self, entries: set[_Entry], packed: dict[bytes, int]) -> set[bytes]:
         """Look at what the ledger says and no sound index has; return the objects that a damaged pack may have."""
