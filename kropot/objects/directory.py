@@ -272,6 +272,10 @@ class DirectoryObjects:
 
         return PackAccounts(self._folder, self._packed.places)
 
+    def drop_place(self, sha256: bytes, pack: bytes) -> None:
+        """Tell the ledger, where there is one."""
+        self._packed.places.drop(sha256, pack)
+
     def set_aside(self, sha256: bytes) -> str:
         """Move the object's file to `quarantine/<sha256>.<number>`, or copy what packs have of it and drop its places.
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from kropot.coverage import Due, due, read_by_us, runs_left, share
 from kropot.objects.bulk.any_store import BLOCK_BYTES, StoreReader
-from kropot.objects.bulk.protocol import BulkReadable
+from kropot.objects.bulk.protocol import BulkReadable, HasPacks
 from kropot.objects.bulk.reading import BUFFER, ReadRequest, ThreadReading, Throttle, read_object
 from kropot.verify.copies import CopyAudit
 from kropot.verify.copy_findings import cases, orphan_finding
-from kropot.verify.packs import finding_of, mended
+from kropot.verify.packs import elsewhere, finding_of, mended
 from kropot.verify.recording import BATCH, MASS_COUNT, MASS_SHARE
 from kropot.verify.sealed import HeaderAudit
 from kropot.verify.ways_out import IS_FETCHED_AGAIN, WHY_UNRECORDED
@@ -220,7 +220,14 @@ class CopyVerification:
         if report.state == "orphan":
             yield orphan_finding(report)
             return
-        found = list(cases(self.ledger, self._confirm(report), reach=self.reach, repairs=self.scope.repair))
+        seen = self._confirm(report)
+        if seen.state == "recovered" and report.pack is not None:
+            audit.bad -= 1
+            yield elsewhere(report, report.pack)
+            if self.scope.repair and self.recorder.why_not is None and isinstance(self.objects, HasPacks):
+                self.objects.drop_place(report.sha256, report.pack)
+            return
+        found = list(cases(self.ledger, seen, reach=self.reach, repairs=self.scope.repair))
         self._new += any(case.copy.is_new for case in found)
         self._known += any(case.copy.recorded is not None for case in found)
         if not self.scope.repair and self._new > MASS_COUNT and self._new > MASS_SHARE * (audit.looked - self._known):
@@ -260,8 +267,8 @@ class CopyVerification:
             return report
         request = ReadRequest(report.sha256, report.copies[0].size)
         again = read_object(self.objects, request, memoryview(bytearray(BUFFER)))
-        if again is None and report.state == "recovered":
-            return report
+        if again is None and (report.state == "recovered" or report.pack is not None):
+            return replace(report, state="recovered")
         if again is None:
             detail = f"{report.detail}; read once more it was sound: check the disk, cables and memory"
             if report.state == "lost":

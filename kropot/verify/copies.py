@@ -29,13 +29,15 @@ class ObjectReport:
     """An object that needs a finding, and the `copies` that name it.
 
     "recovered" means that it was recorded as damaged or lost and is sound now. "not_read" means that it was recorded
-    so, and its content was not read. "orphan" means that no copy names it; only then is `size` (bytes) set.
+    so, and its content was not read. "orphan" means that no copy names it; only then is `size` (bytes) set. `pack` (32
+    bytes) is the pack in which it is damaged, None if it was not seen there.
     """
 
     sha256: bytes
     state: ObjectState
     detail: str = ""
     size: int = 0
+    pack: bytes | None = None
     copies: tuple[CopyRow, ...] = ()
 
 
@@ -142,7 +144,8 @@ class CopyAudit:
             if found.pack is not None and not any(copy.state == SOUND for copy in copies):
                 continue  # known damage is told in its own range, and what nobody names is nobody's loss
             self.bad += 1
-            yield ObjectReport(sha256=sha256, state=kind, detail=detail, copies=copies)
+            pack = None if found.pack is None else found.pack.name
+            yield ObjectReport(sha256=sha256, state=kind, detail=detail, pack=pack, copies=copies)
         if found.read_to is not None:
             for sha256 in _up_to(found.read_to, self._known_bad):
                 if sha256 not in bad:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kropot.objects.bulk.protocol import PackFlaw, PackFlawKind
     from kropot.objects.opening import Storage
     from kropot.objects.packs.mend import Mender
+    from kropot.verify.copies import ObjectReport
     from ledger.log import Ledger
 
 _INDEX = "its objects are found all the same, only slowly: run `kropotcli storage index`"
@@ -41,6 +42,18 @@ def finding_of(flaw: PackFlaw) -> Finding:
         hint=_HINTS[flaw.kind],
         object=None if flaw.object is None else flaw.object.hex(),
         pack=flaw.name.hex(),
+    )
+
+
+def elsewhere(report: ObjectReport, pack: bytes) -> Finding:
+    """Return the note about an object that is damaged in a pack, and sound in another place."""
+    return Finding(
+        kind="damaged_place",
+        severity="note",
+        detail=f"{report.detail}; another place has it, and is sound there",
+        hint="check the disk; `kropotcli verify --repair` makes the ledger forget the damaged place",
+        object=report.sha256.hex(),
+        pack=pack.hex(),
     )
 
 

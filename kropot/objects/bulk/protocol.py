@@ -115,6 +115,10 @@ class HasPacks(Protocol):
         """Return the accounts of its packs as they are now. Raises: StorageError."""
         ...
 
+    def drop_place(self, sha256: bytes, pack: bytes) -> None:
+        """Remember that an object is not to be looked for in a pack."""
+        ...
+
 
 def parts_of(start: bytes, end: bytes, count: int) -> Iterator[tuple[bytes, bytes]]:
     """Cut [start, end] into ranges that end where a `count`-th of the whole space does; `count` is a power of two."""

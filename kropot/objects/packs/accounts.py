@@ -148,7 +148,9 @@ class PackAccounts:
         for one in entries - gone:
             sha256 = one[0]
             # An object that the ledger places nowhere, and that has no file, is looked for in every pack.
-            if sha256 in expected and sha256 not in placed and self._folder.layout.size(sha256) is None:
+            if sha256 not in expected or any(each.pack in self._objects for each in placed.get(sha256, ())):
+                continue
+            if self._folder.layout.size(sha256) is None:
                 self._count("missing_placement", one[1], sha256)
 
     def _extra(self, entries: set[_Entry], packed: dict[bytes, int]) -> set[bytes]:
