@@ -257,7 +257,7 @@ class DirectoryObjects:
     ) -> BulkReader | None:
         """Return what reads packs whole, and files by whole ranges, in several processes where there are many."""
         accounts = self.pack_accounts()
-        if accounts.names:
+        if not accounts.is_empty:
             from kropot.objects.bulk.packed_folder import PackedFolderReader
 
             scale = {"objects": objects, "size": size}

@@ -86,6 +86,8 @@ class CopyVerification:
     to_fetch: dict[StreamKey, Case] = field(default_factory=dict)
     _headers: HeaderAudit = field(init=False)
     _unsettled: list[Case] = field(default_factory=list)
+    _taken_out: set[bytes] = field(default_factory=set)
+    """What this repair took out of packs. Their own ranges may come later, and find them gone."""
     _new: int = 0
     _known: int = 0
 
@@ -220,6 +222,8 @@ class CopyVerification:
         if report.state == "orphan":
             yield orphan_finding(report)
             return
+        if report.state == "lost" and report.sha256 in self._taken_out:
+            return
         seen = self._confirm(report)
         if seen.state == "recovered" and report.pack is not None:
             audit.bad -= 1
@@ -277,6 +281,8 @@ class CopyVerification:
         _, state, detail = again
         if state == "damaged" and self.scope.repair and self.recorder.why_not is None:
             place = self.objects.set_aside(report.sha256)
+            if report.pack is not None:
+                self._taken_out.add(report.sha256)
             detail = f"{detail}; it was set aside as {place}"
         return replace(report, state=state, detail=detail)
 

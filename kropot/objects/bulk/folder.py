@@ -27,7 +27,8 @@ MANY_BYTES = 256 << 20
 _PART_OBJECTS = 2_500
 _PART_BYTES = 256 << 20
 _PART_A_PACK = 64
-"""Each part looks into the index of every pack, which costs as much as some objects do."""
+"""Each part looks into the index of every pack, which costs as much as some objects do. But a part has about one pack at
+most, because what was read counts only when its part is done."""
 _PARTS_AN_OBJECT = 8
 """With more parts than this for each object, nearly all parts would be empty, however large the objects are."""
 _MOST_PARTS = 1 << 16
@@ -59,7 +60,7 @@ class FolderReader:
         self._stopped = stopped
         self._packs = packs
         part_objects = max(part_objects, _PART_A_PACK * len(packs))
-        parts = max(objects // part_objects, min(size // _PART_BYTES, _PARTS_AN_OBJECT * objects), 1)
+        parts = max(objects // part_objects, min(size // _PART_BYTES, _PARTS_AN_OBJECT * objects), len(packs), 1)
         self._parts = min(1 << (parts - 1).bit_length(), _MOST_PARTS)
         is_much = take is None and (objects >= many_objects or size >= MANY_BYTES)
         self._workers = RangeWorkers(layout.root) if is_much else None

@@ -62,6 +62,11 @@ class PackAccounts:
         self._sound = [name for name in self.names if name in self._objects]
         self._counts: dict[tuple[PackFlawKind, bytes], _Count] = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no pack, and the ledger knows of none. Raises: LedgerError."""
+        return not self.names and next(iter(self._places.packs()), None) is None
+
     def account(self, start: bytes, end: bytes, rows: Sequence[ExpectedObject]) -> RangeAccount:
         """Say where the objects of [start, end] are; `rows` is what events name there. Raises: StorageError."""
         behind = None if end == _LAST else (int.from_bytes(end, "big") + 1).to_bytes(32, "big")
