@@ -27,8 +27,8 @@ MANY_BYTES = 256 << 20
 _PART_OBJECTS = 2_500
 _PART_BYTES = 256 << 20
 _PART_A_PACK = 64
-"""Each part looks into the index of every pack, which costs as much as some objects do. But a part has about one pack at
-most, because what was read counts only when its part is done."""
+"""Each part looks into the index of every pack, which costs as much as some objects do. But a part has about one pack,
+because what was read counts only when its part is done."""
 _PARTS_AN_OBJECT = 8
 """With more parts than this for each object, nearly all parts would be empty, however large the objects are."""
 _MOST_PARTS = 1 << 16
