@@ -15,6 +15,7 @@ import uvicorn
 
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.access import Access, Opens
+from kropot.gateway.ahead import Ahead
 from kropot.gateway.app import Gateway
 from kropot.gateway.batch import Batches
 from kropot.gateway.births import Births
@@ -151,6 +152,8 @@ class Service:
             opens=self._opens,
             reads=self._reads,
         )
+        tellings = Tellings(self.state, sealings, births, KeptForms(master))
+        self._ahead = Ahead(self.state, tellings, self.book, lambda: clock_ns() // 1_000_000_000)
         batches = Batches(state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births)
         self.app = Gateway(
             state=self.state,
@@ -159,7 +162,7 @@ class Service:
             book=self.book,
             sealings=sealings,
             births=births,
-            tellings=Tellings(self.state, sealings, births, KeptForms(master)),
+            tellings=tellings,
             access=access,
             contents=contents,
             bulk=Bulk(batches=batches, access=access, opens=self._opens),
@@ -195,6 +198,7 @@ class Service:
             self.standing.failed()
             raise
         self.standing.scanned(report)
+        self._ahead.prepare(stop.is_set)
         self._log(report)
         return report
 
