@@ -154,7 +154,14 @@ class Service:
         )
         tellings = Tellings(self.state, sealings, births, KeptForms(master))
         self._ahead = Ahead(self.state, tellings, self.book, lambda: clock_ns() // 1_000_000_000)
-        batches = Batches(state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births)
+        batches = Batches(
+            state=self.state,
+            tree=self.tree,
+            catalogue=self.catalogue,
+            sealings=sealings,
+            births=births,
+            recent=recent,
+        )
         self.app = Gateway(
             state=self.state,
             catalogue=self.catalogue,

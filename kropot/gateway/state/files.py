@@ -399,7 +399,7 @@ def _versions(at: sa.Connection, floor: int, closed: int, limit: int, audiences:
     """Return the next `limit` files after second `floor`, and all others of their last second."""
     wanted = sa.select(*_ROW_COLUMNS).order_by(tables.file.c.date, tables.file.c.id).limit(limit + PER_SECOND)
     dated = (tables.file.c.date > floor) & (tables.file.c.date <= closed) & _AUDIENCE.in_(audiences)
-    rows = [_as_file(row) for row in at.execute(wanted.where(dated))]
+    rows = [_as_file(row) for row in at.execute(wanted.where(dated)).all()]
     if len(rows) > limit:
         end = rows[limit - 1].date or 0
         rows = [row for row in rows if (row.date or 0) <= end]
