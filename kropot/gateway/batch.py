@@ -43,7 +43,7 @@ class NotSentError(KropotError):
         self.reason = reason
 
 
-class Batches:
+class BulkAnswers:
     """Makes bulk answers."""
 
     def __init__(
