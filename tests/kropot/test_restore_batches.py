@@ -179,7 +179,7 @@ def test_nothing_gets_a_name_once_the_run_that_asked_is_gone(tmp_path: Path) -> 
         held = next(helds)
     small = SmallFiles(StoredCopies(world.objects), [CbcKey(kit=KIT)], Owners(numeric=False))
     with TargetFolder(tmp_path):
-        assert small.write(str(tmp_path), [(held, (b"name",), None)], goes_on=lambda: False) == [None]
+        assert small.write(str(tmp_path), [(-1, held, (b"name",), None)], goes_on=lambda: False) == [None]
         small.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -222,7 +222,8 @@ def test_packs_are_read_where_the_ledger_says_and_no_worker_asks_it(
     assert findings == []
     assert len(done) == FILES
     assert whole(tmp_path / "to") == contents
-    assert asked == [3, 3, 1]
+    assert sum(asked) == FILES
+    assert max(asked) <= 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])
