@@ -8,7 +8,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
+from kropot.errors import WrongKeyError
 from kropot.gateway.entries import seals_quickly
+from kropot.gateway.revocations import RevocationsError
 from kropot.gateway.serving import ChangedError
 from kropot.gateway.state import FOR_OTHERS, FOR_SEALED
 from kropot.gateway.tokenspec import STREAM_ROLE
@@ -50,8 +52,13 @@ class Ahead:
         closed = source.last_date
         if not source.is_ready or closed is None:
             return
+        try:
+            tokens = self._book.all()
+        except (WrongKeyError, RevocationsError):
+            # Whoever comes with a token is told so.
+            return
         done = set[int]()
-        for token in self._book.all():
+        for token in tokens:
             if token.scope not in done and not token.is_plain and self._is_live(token) and seals_quickly(token):
                 done.add(token.scope)
                 self._tell(token, closed, stop)

@@ -79,6 +79,17 @@ class Seen:
         ctime_s, ctime_rest = divmod(self.ctime_ns, _NS)
         return _IDENTITY.pack(self.dev, self.ino, self.size, mtime_s, mtime_rest, ctime_s, ctime_rest)
 
+    def is_of(self, found: os.stat_result) -> bool:
+        """Whether this is what the operating system reports: `seen(found) == self`."""
+        return (
+            found.st_mtime_ns == self.mtime_ns
+            and found.st_ctime_ns == self.ctime_ns
+            and found.st_size == self.size
+            and found.st_ino == self.ino
+            and found.st_dev == self.dev
+            and stat.S_IMODE(found.st_mode) == self.mode
+        )
+
     def is_settled(self, now_ns: int, settle_ns: int) -> bool:
         """Whether every later write is certain to change the identity.
 

@@ -11,6 +11,12 @@ _OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 _sha256 = hashlib.sha256
 
 
+def keyed_hash(key: bytes, message: bytes) -> bytes:
+    """Return the keyed hash (32 bytes) of one message, for a key that is used once."""
+    key = (_sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
+    return _sha256(key.translate(_OUTER) + _sha256(key.translate(_INNER) + message).digest()).digest()
+
+
 class KeyedHash:
     """Returns the keyed hash (32 bytes) of the messages that it is called with."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
-from kropot.sc2.keyed import KeyedHash
+from kropot.sc2.keyed import KeyedHash, keyed_hash
 from kropot.sc2.layout import KEY_ID_BYTES, VAULT_BYTES, ObjectHeader, bound_part
 from kropot.sc2.refused import NoKeyError, Reason, RefusedError
 from ledger.fast_init import fast_init
@@ -124,7 +124,7 @@ class Vault:
                 Reason.KEY, f"this kit of the vault {self.id.hex()} has no key {key_id.hex()}: give a newer kit"
             )
         bound = bound_part(vault, source, element, key_id, version)
-        expand = KeyedHash(KeyedHash(bound)(self.masters[self.key_ids.index(key_id)]))
+        expand = KeyedHash(keyed_hash(bound, self.masters[self.key_ids.index(key_id)]))
         commitment = expand(_COMMITMENT)
         return ObjectKeys(
             header=ObjectHeader(vault, source, element, key_id, version, commitment),
