@@ -1,25 +1,22 @@
 """The worker processes of a restore: they open forms and write small files, a page at a time. On one processor, none.
 
-A worker answers each question before it gets the next one, so no pipe ever fills up at both ends. Work that no worker
-could do comes back undone, and the caller does it itself.
+Work that no worker could do comes back undone, and the caller does it itself. What goes through the pipes, and what a
+worker does, stands in kropot/restore/worker.py.
 """
 
 from __future__ import annotations
 
-import marshal
 import os
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from kropot.durable.refusals import NoRoomError, TreeError
+from kropot.durable.refusals import TreeError
 from kropot.processes import ChildProcess, can_fork, processors
-from kropot.replay.copies import flat, from_flat
 from kropot.replay.fold import pages
 from kropot.restore.small import REMEMBERED, Glance, SmallFiles, Wrote, opened_from
-from ledger.places import Placement
+from kropot.restore.worker import LOOK, WRITE, look_question, read_answer, serve, write_question
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -30,18 +27,13 @@ if TYPE_CHECKING:
     from kropot.restore.owners import Owners
     from kropot.restore.plan import Planned
     from kropot.restore.small import Task
+    from ledger.places import Placement
 
 _PAGE: Final = 250
 """How many forms a worker opens at a time."""
 
-_PLAIN: Final = 2
-"""The version of `marshal` that looks for no object that comes twice: nearly none does."""
-
-_PLACE: Final = ("sha256", "pack", "offset", "length")
-_FLAT_PLACE: Final = attrgetter(*_PLACE)
-
-_LOOK, _WRITE = range(2)
-_DONE, _BROKEN, _FULL = range(3)
+_AT_ONCE: Final = 4
+"""How many jobs a worker has at once: one is being done, others wait for the disk or lie ready."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,8 +62,9 @@ class Crew:
         count = processors() if workers is None else workers
         if count > 1 and can_fork():
             for _ in range(count):
-                self._processes.append(ChildProcess(_serve, self._own, os.getpid(), siblings=self._processes))
-        self._at_work: dict[Connection, Job | None] = {each.links[0]: None for each in self._processes}
+                self._processes.append(ChildProcess(serve, self._own, os.getpid(), siblings=self._processes))
+        self._at_work: dict[Connection, dict[int, Job]] = {each.links[0]: {} for each in self._processes}
+        self._numbers = 0
         self._waiting: deque[Job] = deque()
         self._for_one: list[deque[Job]] = [deque() for _ in self._processes]
         # How many forms each has looked at.
@@ -87,14 +80,14 @@ class Crew:
 
     @property
     def window(self) -> int:
-        """How many jobs to have under way: enough that no worker waits."""
-        return 2 * len(self._processes) or 1
+        """How many jobs to have under way: enough that no worker waits, not even for the disk."""
+        return 4 * len(self._processes) or 1
 
     def looks(self, helds: Iterable[HeldCopy]) -> Iterator[tuple[HeldCopy, Opened | None]]:
         """Yield each copy, in order, with what a glance at its form shows; None for what is no small file to us."""
         under_way: deque[tuple[list[HeldCopy], Job]] = deque()
         for page in pages(helds, _PAGE):
-            under_way.append((page, self._submit(Job(_LOOK, (page,)))))
+            under_way.append((page, self._submit(Job(LOOK, (page,)))))
             if len(under_way) > self.window:
                 yield from self._seen(*under_way.popleft())
         while under_way:
@@ -119,7 +112,7 @@ class Crew:
             number = -1 if plan.opened.kept is None else plan.opened.kept[1]
             held = plan.held if number < lost or number < 0 else None
             tasks.append((number, held, plan.path, place))
-        return self._submit(Job(_WRITE, (root, tasks), worker))
+        return self._submit(Job(WRITE, (root, tasks), worker))
 
     def result(self, job: Job) -> list[Wrote | None]:
         """Return the answer to a job when it is there. Raises: TreeError."""
@@ -128,10 +121,10 @@ class Crew:
                 self._collect()
             else:
                 self._begin(0, job)
-                job.answer, job.is_done = _answer(self._own, job.kind, job.question), True
+                job.answer, job.is_done = _answered(self._own, job), True
         if isinstance(job.answer, TreeError):
             raise job.answer
-        if job.kind == _LOOK:
+        if job.kind == LOOK:
             return job.answer  # type: ignore[no-any-return]
         return [each and Wrote._make(each) for each in job.answer]
 
@@ -158,49 +151,41 @@ class Crew:
             yield held, None if glance is None else opened_from(Glance._make(glance), self._keys, (worker, number))
 
     def _hand_out(self) -> None:
-        for worker, (link, job) in enumerate(self._at_work.items()):
-            waiting = self._for_one[worker] or self._waiting
-            if job is None and waiting:
-                self._at_work[link] = taken = waiting.popleft()
-                self._begin(worker, taken)
-                self._tell(link, taken)
+        for few in range(_AT_ONCE):
+            for worker, (link, jobs) in enumerate(self._at_work.items()):
+                if len(jobs) <= few and (waiting := self._for_one[worker] or self._waiting):
+                    job = waiting.popleft()
+                    self._begin(worker, job)
+                    self._tell(link, job)
 
     def _begin(self, worker: int, job: Job) -> None:
         """Note who does a job, and count the forms that it looks at."""
         job.worker = worker
-        if job.kind == _LOOK:
+        if job.kind == LOOK:
             job.first = self._looked[worker]
             self._looked[worker] += len(job.question[0])
 
     def _tell(self, link: Connection, job: Job) -> None:
-        if job.kind == _LOOK:
-            question: tuple[Any, ...] = ([flat(held) for held in job.question[0]],)
-        else:
-            root, tasks = job.question
-            question = (
-                root,
-                [
-                    (number, held and flat(held), path, place and _FLAT_PLACE(place))
-                    for number, held, path, place in tasks
-                ],
-            )
+        self._numbers += 1
+        self._at_work[link][self._numbers] = job
+        make = look_question if job.kind == LOOK else write_question
         try:
-            link.send_bytes(_packed((job.kind, question)))
+            link.send_bytes(make(self._numbers, *job.question))
         except OSError:
             self._fail(link)
 
     def _collect(self) -> None:
         """Take the answers that are there; wait for one."""
-        at_work = {link: job for link, job in self._at_work.items() if job is not None}
+        at_work = {link: jobs for link, jobs in self._at_work.items() if jobs}
         ready = set(wait(at_work))
-        for link, job in at_work.items():
+        for link, jobs in at_work.items():
             if link in ready:
                 try:
-                    how, answer = _unpacked(link.recv_bytes())
+                    number, answer = read_answer(link.recv_bytes())
                 except (EOFError, OSError):
                     self._fail(link)
-                job.answer = answer if how == _DONE else NoRoomError(answer) if how == _FULL else TreeError(answer)
-                job.is_done, self._at_work[link] = True, None
+                job = jobs.pop(number)
+                job.answer, job.is_done = answer, True
         self._hand_out()
 
     def _fail(self, link: Connection) -> NoReturn:
@@ -208,47 +193,9 @@ class Crew:
         raise TreeError(f"a worker process of the restore ended: {process.fate()}; run the same command again")
 
 
-def _serve(links: list[Connection], small: SmallFiles, parent: int) -> None:
-    (link,) = links
-    while True:
-        kind, question = _unpacked(link.recv_bytes())
-        if kind == _LOOK:
-            question = ([from_flat(held) for held in question[0]],)
-        else:
-            root, tasks = question
-            question = (
-                root,
-                [
-                    (
-                        number,
-                        held and from_flat(held),
-                        path,
-                        place and Placement(**dict(zip(_PLACE, place, strict=True))),
-                    )
-                    for number, held, path, place in tasks
-                ],
-            )
-        answer = _answer(small, kind, question, parent)
-        if isinstance(answer, TreeError):
-            link.send_bytes(_packed((_FULL if isinstance(answer, NoRoomError) else _BROKEN, str(answer))))
-        else:
-            # Named tuples are tuples to `marshal` only if they are made so.
-            link.send_bytes(_packed((_DONE, [each and tuple(each) for each in answer])))
-
-
-def _answer(small: SmallFiles, kind: int, question: tuple[Any, ...], parent: int | None = None) -> Any:
-    if kind == _LOOK:
-        return small.look(*question)
+def _answered(small: SmallFiles, job: Job) -> Any:
+    """Return the answer of the caller's own process."""
     try:
-        return small.write(*question, goes_on=lambda: parent is None or os.getppid() == parent)
+        return small.look(*job.question) if job.kind == LOOK else small.write(*job.question)
     except TreeError as error:
         return error
-
-
-def _packed(message: tuple[int, Any]) -> bytes:
-    """Return a message that holds numbers, texts, bytes, tuples and lists."""
-    return marshal.dumps(message, _PLAIN)
-
-
-def _unpacked(data: bytes) -> tuple[int, Any]:
-    return marshal.loads(data)  # type: ignore[no-any-return]  # noqa: S302 -- both ends are one program that has forked

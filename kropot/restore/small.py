@@ -64,6 +64,14 @@ class Wrote(NamedTuple):
     refused: tuple[Refused, ...]
 
 
+class WrittenBatch(NamedTuple):
+    """Small files that have no names yet: their paths, and for each its name in the workroom and what is said of it."""
+
+    files: NewFiles
+    paths: list[Parts]
+    written: list[tuple[bytes, Wrote] | None]
+
+
 def opened_from(glance: Glance, keys: Sequence[Key], kept: tuple[int, int]) -> Opened:
     """Return what a glance says as an opened form that knows no more. `kept` says who has the form open."""
     claim = Claim(
@@ -115,31 +123,57 @@ class SmallFiles:
 
         Raises: TreeError if nothing further can be written; nothing of this batch has a name then.
         """
+        batch = self.begin(root, tasks)
+        try:
+            self.sync(batch)
+        except TreeError:
+            self.abandon(batch)
+            raise
+        return self.name(batch, goes_on=goes_on)
+
+    def begin(self, root: str, tasks: Sequence[Task]) -> WrittenBatch:
+        """Write small files without their names. Raises: TreeError if nothing further can be written."""
         if self._files is None or self._root != root:
             self.close()
             self._files, self._root = NewFiles(root, WORK), root
         files = self._files
-        written: list[tuple[bytes, Wrote] | None] = [None] * len(tasks)
+        batch = WrittenBatch(files, [path for _, _, path, _ in tasks], [None] * len(tasks))
         try:
             # In the order of the packs, so that a disk reads them from their beginning to their end.
             for at in sorted(range(len(tasks)), key=lambda at: _order(tasks[at][3])):
                 try:
-                    written[at] = self._write(files, *tasks[at])
+                    batch.written[at] = self._write(files, *tasks[at])
                 except TreeError:
                     raise
                 except KropotError:
                     continue
-            files.sync()
         except TreeError:
-            for each in written:
-                if each is not None:
-                    files.drop(each[0])
+            self.abandon(batch)
             raise
+        return batch
+
+    @staticmethod
+    def sync(batch: WrittenBatch) -> None:
+        """Make durable what was written, also of all batches before. Another thread may do this.
+
+        Raises: TreeError; then all of them MUST be abandoned.
+        """
+        batch.files.sync()
+
+    @staticmethod
+    def abandon(batch: WrittenBatch) -> None:
+        """Remove the files of a batch that get no names."""
+        for each in batch.written:
+            if each is not None:
+                batch.files.drop(each[0])
+
+    def name(self, batch: WrittenBatch, *, goes_on: Callable[[], bool]) -> list[Wrote | None]:
+        """Give the files of a batch that is durable their names, as `write` does. Raises: TreeError."""
         placed = [
-            None if each is None else self._place(files, path, *each, goes_on=goes_on)
-            for (_, _, path, _), each in zip(tasks, written, strict=True)
+            None if each is None else self._place(batch.files, path, *each, goes_on=goes_on)
+            for path, each in zip(batch.paths, batch.written, strict=True)
         ]
-        files.sync_names()
+        batch.files.sync_names()
         return placed
 
     # --- helpers ---
