@@ -24,6 +24,7 @@ from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
 from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
+from kropot.gc_tuning import look_for_cycles_rarely
 from kropot.sc2.kits import STORED_SALT
 from kropot.secret import hide_credentials
 from kropot.securecopy.address import checked_base_url
@@ -192,6 +193,7 @@ def serve(
     key = master_key(state_url, key_file)
     service = Service(source=source, state_url=state_url, master_key=key, options=options)
     stop, server = threading.Event(), service.server()
+    look_for_cycles_rarely()
     caught: list[int] = []
 
     def end(number: int, _frame: object) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.access import Access
+from kropot.gateway.ahead import Ahead
 from kropot.gateway.app import Gateway
 from kropot.gateway.batch import BulkAnswers
 from kropot.gateway.births import Births
@@ -150,8 +151,15 @@ class Service:
             opens=self._opens,
             reads=self._reads,
         )
+        tellings = Tellings(self.state, sealings, births, KeptForms(master))
+        self._ahead = Ahead(self.state, tellings, self.book, lambda: clock_ns() // 1_000_000_000)
         batches = BulkAnswers(
-            state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births
+            state=self.state,
+            tree=self.tree,
+            catalogue=self.catalogue,
+            sealings=sealings,
+            births=births,
+            recent=recent,
         )
         self.app = Gateway(
             state=self.state,
@@ -160,7 +168,7 @@ class Service:
             book=self.book,
             sealings=sealings,
             births=births,
-            tellings=Tellings(self.state, sealings, births, KeptForms(master)),
+            tellings=tellings,
             access=access,
             contents=contents,
             bulk=Bulk(batches=batches, access=access, opens=self._opens),
@@ -196,6 +204,7 @@ class Service:
             self.standing.failed()
             raise
         self.standing.scanned(report)
+        self._ahead.prepare(stop.is_set)
         self._log(report)
         return report
 
