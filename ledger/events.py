@@ -365,6 +365,10 @@ class ObjectFact(ElementFact):
         return found
 
 
+def _damage_said_by_a_store(element: Element) -> str | None:
+    return None if element.damage is None else f"it says that its copy is {element.damage}"
+
+
 FACTS: dict[str, type[Fact]] = {}
 """Every fact class that this program knows, by its name in headers."""
 
@@ -543,9 +547,19 @@ class CopyStored(ElementFact):
 
     def contradiction(self) -> str | None:
         """Return in what the fact contradicts itself, None if it does not."""
-        found = ElementFact.contradiction(self)
-        damage = self.element.damage
-        return found if found is not None or damage is None else f"it says that its copy is {damage}"
+        return ElementFact.contradiction(self) or _damage_said_by_a_store(self.element)
+
+
+@fact
+class RemoteCopied(RemoteObserved):
+    """An element was seen for the first time, and its copy is durable already: a RemoteObserved and a CopyStored."""
+
+    OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
+    HOLDS: ClassVar[tuple[str, ...]] = ("copy",)
+
+    def contradiction(self) -> str | None:
+        """Return in what the fact contradicts itself, None if it does not."""
+        return ElementFact.contradiction(self) or _damage_said_by_a_store(self.element)
 
 
 @fact

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ledger.events import PayloadErased
+from ledger.memory_places import MemoryPlaces
 from ledger.memory_tables import MemoryWriting, Tables
 from ledger.rows import FORGOTTEN_US, Image, StoredFact, is_held
 
@@ -40,6 +41,7 @@ class MemoryStore:
         self.projection = MemoryProjection(self._tables, self._lock)
         self.work = MemoryWorkQueue(self._tables, self._lock)
         self.blobs = MemoryBlobs(self._tables, self._lock)
+        self.places = MemoryPlaces(self._lock)
 
     @contextmanager
     def writing(self) -> Iterator[MemoryWriting]:
@@ -50,6 +52,7 @@ class MemoryStore:
             erased_from = tx.commit()
             if erased_from is not None:
                 self.blobs.forget_snapshots(erased_from)
+            self.places.take_over(tx.placed)
             for session, streams in tx.released:
                 self.work.end_leases(session, streams)
 

@@ -1,4 +1,6 @@
-"""What a `Ledger` needs from a database, in four small protocols: log, projection, work queue and blobs.
+"""What a `Ledger` needs from a database, in small protocols: log, projection, work queue and blobs.
+
+The fifth, where objects lie in packs, is in `ledger/places.py`.
 
 `tests/contract/` has a suite for each protocol and runs it over every implementation: `ledger/memory.py` and
 `ledger/sql/`. Every method can raise LedgerUnavailableError.
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from ledger.places import Placement, PlaceStore
     from ledger.rows import (
         Batch,
         Changes,
@@ -47,7 +50,7 @@ class Database(Protocol):
 
 
 class LedgerStore(Database, Protocol):
-    """The whole database of a ledger: its four parts, and transactions that write to several of them at once."""
+    """The whole database of a ledger: its parts, and transactions that write to several of them at once."""
 
     @property
     def log(self) -> EventLog:
@@ -64,6 +67,10 @@ class LedgerStore(Database, Protocol):
     @property
     def blobs(self) -> BlobStore:
         """Snapshots and checkpoint notes."""
+
+    @property
+    def places(self) -> PlaceStore:
+        """Where objects lie in packs."""
 
     def writing(self) -> AbstractContextManager[Writing]:
         """Lock the head and begin a transaction. Commit when the block ends; undo everything if it raises.
@@ -119,6 +126,9 @@ class Writing(Protocol):
         A batch with erasures MUST also remove every snapshot at or after the first event of an erased stream, because
         it was made from the erased data.
         """
+
+    def place(self, places: Sequence[Placement], *, place: str = "") -> None:
+        """Add placements in the same transaction; one that was dropped counts again."""
 
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
         """Give back the session's leases on these streams in the same transaction."""

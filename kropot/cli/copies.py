@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kropot.cli.settings import Settings
     from kropot.durable.target import TargetFolder
+    from kropot.objects.packs.packed import PackPlaces
     from kropot.replay.copies import StoredCopies
     from kropot.restore.opener import Key
     from ledger.log import Ledger
@@ -24,8 +25,12 @@ WORKERS: Final = 8
 
 
 @contextmanager
-def open_copies(settings: Settings, ledger: Ledger | None = None) -> Iterator[StoredCopies]:
+def open_copies(
+    settings: Settings, ledger: Ledger | None = None, *, places: PackPlaces | None = None
+) -> Iterator[StoredCopies]:
     """Open the copies in the storage for reading. The ledger tells which of those that are missing were released.
+
+    `places` are those of the ledger, if nothing else is to be asked of it. With neither, packs are searched.
 
     Raises: UsageError if there is no storage.
     """
@@ -36,7 +41,9 @@ def open_copies(settings: Settings, ledger: Ledger | None = None) -> Iterator[St
         raise UsageError(
             f"there is no storage at {settings.storage_path.absolute()}: name the right folder with --storage-path"
         )
-    objects = storage.objects()
+    if places is None and ledger is not None:
+        places = ledger.places
+    objects = storage.objects(places=places)
     try:
         yield StoredCopies(objects, lambda sha256: ledger is not None and _is_released(ledger, sha256))
     finally:

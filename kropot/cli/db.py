@@ -228,10 +228,12 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     the last minute before the database was lost may be missing. The next `collect` observes those changes again. If a
     recovery was interrupted, run the command again to continue it.
     """
+    from kropot.objects.packs.reindex import reindex
     from ledger.sql import open_store
     from ledger.transfer.recover import recover_ledger
 
-    folder = storage_of(settings).segments()
+    storage = storage_of(settings)
+    folder = storage.segments()
     reach = folder.newest()
     if reach is None:
         raise UsageError(
@@ -244,6 +246,7 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     try:
         log_progress = _progress()
         report = recover_ledger(folder.events(), store, progress=lambda position: log_progress(position, reach.last))
+        indexed = reindex(storage.packs(), store.places)
         until = moment(store.log.head().recorded_us)
         place = store.place
     finally:
@@ -256,12 +259,17 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
         "state": report.state,
         "recorded_at": until,
         "complete": report.position >= reach.last,
+        "packs": indexed.packs,
+        "packed_objects": indexed.objects,
+        "damaged_packs": indexed.damaged,
     }
     text = (
         f"recovered {number(report.events, 'event')} into {place}; the ledger ends at event {report.position}, "
         f"recorded {until}, with root {report.root.hex()}"
     )
     _print_result(settings, result, text)
+    for line in indexed.told:
+        say(line, level="error")
     if report.position < reach.last:
         raise PartialError(
             f"events {report.position + 1} to {reach.last} could not be recovered, because a segment in "

@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, str]] = {
     "recipe": "Print how to decrypt one copy without this program.",
     "kit": "Show kits, print them, give them a passphrase, and try them out.",
     "rebuild": "Rebuild the projection from the events.",
+    "storage": "Pack small objects, and index packs.",
     "db": "Make, upgrade, describe, copy or recover a ledger's database.",
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",
     "config": "Show the value of every option and where it came from, or check all of them.",

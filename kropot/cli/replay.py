@@ -271,7 +271,7 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
     seen: Counter[str] = Counter()
     size = 0
     with (
-        open_copies(settings) as copies,
+        open_copies(settings, places=ledger.places) as copies,
         TargetFolder(target, mode=0o700) as tree,
         Journal(tree, JOURNAL) as journal,
         pointers_at(ledger, moment.position, snapshots=snapshots) as pointers,

@@ -177,9 +177,13 @@ def _storage_text(storage: StorageFacts) -> str:
     """Return the storage as a line of text."""
     if storage.away is not None or storage.trouble is not None:
         return f"storage  {storage.place} (not there, or not readable)"
+    held = f", {number(storage.copies, 'copy', 'copies')} ({amount(storage.copied_bytes)})"
+    if storage.packs.packs:
+        held += f", {number(storage.packs.objects, 'object')} in {number(storage.packs.packs, 'pack')}"
     free = "" if storage.room.bytes is None else f", {amount(storage.room.bytes)} free"
+    free += "" if storage.room.files is None else f", {number(storage.room.files, 'inode')} free"
     to = "" if storage.segments_to is None else f", history up to event {storage.segments_to}"
-    return f"storage  {storage.place}{free}{to}"
+    return f"storage  {storage.place}{held}{free}{to}"
 
 
 def _transfer_text(now_us: int, each: LongTransfer) -> str:

@@ -103,7 +103,7 @@ def command(settings: Settings, **options: Any) -> Exit:
         # Otherwise the garbage collector takes a sixth of the time, because there are millions of short-lived tuples.
         gc.set_threshold(50_000, 20, 50)
         world = World(stopped=lambda: bool(caught))
-        run = Verification(ledger, storage_of(settings).objects(), scope, world)
+        run = Verification(ledger, storage_of(settings).objects(places=ledger.places), scope, world)
         for finding in run.findings():
             show(finding, as_json=settings.json)
         if scope.repair and run.is_fetch_due:

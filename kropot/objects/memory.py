@@ -56,6 +56,17 @@ class MemoryObjects:
         self._counter += 1
         return _MemoryUpload(self.disk, (self._instance, self._counter))
 
+    def stage_whole(self, data: bytes, sha256: bytes) -> Staged:
+        """Take the bytes as they are."""
+        self.lock()
+        free = self.free_bytes()
+        if free is not None and len(data) > free:
+            raise StorageFullError("the memory disk is full")
+        self._counter += 1
+        place = (self._instance, self._counter)
+        self.disk.temporary[place] = data
+        return Staged(path="", sha256=sha256, size=len(data), pending=place)
+
     def has_kept(self, name: str) -> bool:  # noqa: ARG002 -- the protocol has it
         """Say that nothing is kept."""
         return False

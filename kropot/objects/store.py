@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from kropot.durable.errors import StorageError
+    from ledger.places import Placement
 
 CHUNK = 1 << 20
 """Bytes read or written at a time: memory for one object never exceeds this."""
@@ -46,13 +47,15 @@ class Published:
     """The object is durable under its name, and so is the name: an event may name it now.
 
     `existed` says that a sound object of this name was there before. `set_aside` is where a damaged one of the same
-    name was moved, or None.
+    name was moved, or None. `place` is where it lies in a pack, None for a file of its own; whoever records the object
+    MUST record the place with it.
     """
 
     sha256: bytes
     size: int
     existed: bool = False
     set_aside: str | None = None
+    place: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +137,13 @@ class ObjectStore(Protocol):
 
         What an upload with a `name` (letters and digits) keeps can be taken up under it; only one upload at a time has
         it, and a second one is as if it had none.
+        """
+        ...
+
+    def stage_whole(self, data: bytes, sha256: bytes) -> Staged:
+        """Hand over an object that is all there, for `publish`; nothing is written before that.
+
+        The caller has computed `sha256` over `data` itself. Raises: LockedError, StorageError.
         """
         ...
 

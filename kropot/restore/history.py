@@ -17,7 +17,7 @@ from kropot.restore.last_events import MARK, LastEvents, Leaves
 from ledger.append import source_key
 from ledger.codec import decode_header, leaf_hash, payload_digest, stream_digest
 from ledger.errors import LedgerError
-from ledger.events import FACTS, CopyReleased, CopyStored, ElementFact, PayloadErased
+from ledger.events import FACTS, CopyReleased, CopyStored, ElementFact, PayloadErased, RemoteCopied
 from ledger.keeping import keeping_key
 from ledger.merkle import Frontier
 
@@ -34,7 +34,11 @@ _HEADER = 9
 """The place of the header in an event's row."""
 
 _ERASURE = PayloadErased.TYPE.encode()
-_STORES = {CopyStored.TYPE.encode(): True, CopyReleased.TYPE.encode(): False}
+_STORES = {
+    CopyStored.TYPE.encode(): True,
+    RemoteCopied.TYPE.encode(): True,
+    CopyReleased.TYPE.encode(): False,
+}
 _DIGEST = 32
 _LONG = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
 """How many bytes a number has in msgpack, by its first byte. Others have one."""

@@ -94,6 +94,44 @@ class Statements:
         return self._put(upsert(self._engine, schema.lease), schema.lease)
 
     @cached_property
+    def put_placement(self) -> Put:
+        """Rows: sha256, the pack's number, start, length."""
+        return self._put(upsert(self._engine, schema.placement), schema.placement)
+
+    @cached_property
+    def add_pack(self) -> Put:
+        """Rows: number, place, name, and the objects and bytes that are added to an existing pack."""
+        return self._put(upsert(self._engine, schema.pack, add=("objects", "bytes")), schema.pack)
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as below
+    def select_packs(self, count: int) -> str:
+        """Values: place, `count` names of packs; rows: name, number."""
+        return self.marked(f"SELECT name, number FROM pack WHERE place = ? AND name IN ({self._marks(count)})")
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as below
+    def select_placed(self, count: int) -> str:
+        """Values: a pack's number, `count` SHA-256s; rows: those that are placed in it, and where."""
+        return self.marked(f"SELECT sha256, start FROM placement WHERE pack = ? AND sha256 IN ({self._marks(count)})")
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as below
+    def select_placements(self, count: int) -> str:
+        """Values: place, `count` SHA-256s; rows: sha256, the pack's name, start (negative: dropped), length."""
+        return self.marked(
+            "SELECT placement.sha256, pack.name, placement.start, placement.length FROM placement"
+            " JOIN pack ON pack.number = placement.pack"
+            f" WHERE pack.place = ? AND pack.name IS NOT NULL AND placement.sha256 IN ({self._marks(count)})"
+        )
+
+    @cached_property
+    def page_placements(self) -> str:
+        """Values: SHA-256 and pack's number to continue after, end, limit; rows: sha256, number, start, length."""
+        # The first condition lets every database start in the index at the end of the last page.
+        return self.marked(
+            "SELECT sha256, pack, start, length FROM placement"
+            " WHERE sha256 >= ? AND (sha256 > ? OR pack > ?) AND sha256 < ? ORDER BY sha256, pack LIMIT ?"
+        )
+
+    @cached_property
     def add_tally(self) -> Put:
         """Rows: TallyRows, which are added to the existing sums."""
         return self._put(upsert(self._engine, schema.tally, add=("elements", "bytes")), schema.tally)

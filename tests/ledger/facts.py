@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
@@ -36,6 +36,7 @@ from ledger.events import (
     ListingHeldBack,
     PayloadErased,
     RemoteChanged,
+    RemoteCopied,
     RemoteObserved,
     RemoteReappeared,
     RemoteVanished,
@@ -140,6 +141,7 @@ SAMPLES: dict[str, Fact] = {
     "DismissalWithdrawn": DismissalWithdrawn(element=STORED),
     "VaultNamed": VaultNamed(vault=bytes(range(16)), token_macs=()),
     "VaultNamed/tokens": VaultNamed(vault=bytes(range(16)), token_macs=(bytes(32), bytes(range(32)))),
+    "RemoteCopied": RemoteCopied(element=replace(STORED, present=True, damage=None)),
 }
 
 _LENGTHS = {

@@ -24,6 +24,7 @@ from ledger.events import (
     HeldListing,
     ListingAdvanced,
     RemoteChanged,
+    RemoteCopied,
     RemoteObserved,
     RemoteReappeared,
     RemoteVanished,
@@ -45,6 +46,9 @@ CONTRADICTIONS: dict[str, Fact] = {
     "a stored copy that is not there": CopyStored(element=element()),
     "a stored copy that is damaged": CopyStored(element=replace(element(), copy=COPY, damage="damaged")),
     "a copy newer than its element": CopyStored(element=replace(element(), copy=replace(COPY, revision=2))),
+    "a first sight with a copy that is not there": RemoteCopied(element=element()),
+    "a first sight with a copy that is damaged": RemoteCopied(element=replace(element(), copy=COPY, damage="lost")),
+    "a first sight with a copy of nothing present": RemoteCopied(element=replace(element(), present=False, copy=COPY)),
     "vanished and present": RemoteVanished(element=element()),
     "observed and not present": RemoteObserved(element=replace(element(), present=False)),
     "reappeared and not present": RemoteReappeared(element=replace(element(), present=False)),
@@ -58,6 +62,7 @@ CONTRADICTIONS: dict[str, Fact] = {
 }
 BELIEVABLE: dict[str, Fact] = {
     "a copy": CopyStored(element=replace(element(), copy=COPY)),
+    "a first sight with its copy": RemoteCopied(element=replace(element(), copy=COPY)),
     "an older copy": RemoteVanished(element=replace(element(revision=3), present=False, copy=COPY)),
     "a failure": FetchFailed(element=replace(element(), failure=FAILURE)),
     "damage to the copy": CopyDamaged(element=replace(element(), copy=COPY, damage="damaged"), sha256=COPY.sha256),

@@ -63,7 +63,7 @@ class Reader:
         self._grow(sha256(b"\0" + header))
         if "element" in fact:
             self.elements[key] = (seq, fact["element"])
-        if kind_of_fact == "CopyStored":
+        if kind_of_fact in {"CopyStored", "RemoteCopied"}:
             self.objects[fact["element"]["copy"]["sha256"]] = fact["element"]["copy"]["size"]
         return list(head)
 

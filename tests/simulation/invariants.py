@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Final
 from kropot.sc2.opening import open_object
 from kropot.sc2.vault import keyring
 from kropot.securecopy.sealing import open_stream
-from ledger.events import CopyDamaged, CopyLost, CopyStored, Element, RemoteVanished, StreamKey, VaultNamed
+from ledger.events import (
+    CopyDamaged,
+    CopyLost,
+    CopyStored,
+    Element,
+    RemoteCopied,
+    RemoteVanished,
+    StreamKey,
+    VaultNamed,
+)
 from ledger.replica import fold
 from tests.simulation.sealed import SealedServer
 
@@ -108,7 +117,7 @@ def no_revision_was_copied_twice(world: World) -> None:
     for record in records(world):
         if isinstance(record.fact, CopyDamaged | CopyLost):
             damages[record.stream] += 1
-        elif isinstance(record.fact, CopyStored):
+        elif isinstance(record.fact, CopyStored | RemoteCopied):
             copied[record.stream, record.fact.element.revision, damages[record.stream]] += 1
     assert all(times == 1 for times in copied.values())
 
@@ -122,7 +131,7 @@ def a_sealed_version_was_copied_once_whatever_became_of_its_metadata(world: Worl
     for record in records(world):
         if isinstance(record.fact, CopyDamaged | CopyLost):
             damages[record.stream] += 1
-        elif isinstance(record.fact, CopyStored):
+        elif isinstance(record.fact, CopyStored | RemoteCopied):
             assert record.fact.element.copy is not None
             copied[record.stream, record.fact.element.copy.sha256, damages[record.stream]] += 1
     assert all(times == 1 for times in copied.values())

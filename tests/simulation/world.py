@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from random import Random
 from typing import TYPE_CHECKING
@@ -59,6 +60,7 @@ class Plan:
     zone_changes: int = 0
     skew_s: int = 300
     is_sc2: bool = False
+    is_bulk: bool = False
 
 
 def plan_for(seed: int) -> Plan:
@@ -81,6 +83,7 @@ def plan_for(seed: int) -> Plan:
         zone_changes=rng.choice([0, 0, 0, 1]),
         skew_s=rng.choice([0, 60, 600]),
         is_sc2=rng.choice([False, False, True]),
+        is_bulk=rng.choice([True, True, False]),
     )
 
 
@@ -105,7 +108,7 @@ class World:
         self._order = count()
         self._names = count()
         self._last_second = 0
-        kind = SealedServer if self.plan.is_sc2 else OldServer
+        kind = partial(SealedServer, is_bulk=self.plan.is_bulk) if self.plan.is_sc2 else OldServer
         self.server: OldServer = kind(
             clock=lambda: self.now_us // SECOND, seed=self.seed, keeps_log=False, zone=self.rng.choice(ZONES)
         )

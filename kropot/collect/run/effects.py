@@ -171,7 +171,7 @@ class LedgerEffects:
         position = 0
         while facts:
             try:
-                position = self.ledger.append(facts, release=release).last
+                position = self.ledger.append(facts, release=release, places=action.places).last
                 break
             except ConflictError as error:
                 moved = frozenset(map(StreamKey.parse, error.keys))
@@ -179,6 +179,9 @@ class LedgerEffects:
                     return Conflicted(about=action.about, keys=moved)
                 dropped |= moved
                 facts = tuple(new for new in facts if new.key not in moved)
+        if action.places and not facts:
+            # Every fact was left out; the objects are there all the same, and a later fact may name them.
+            self.ledger.places.add(action.places)
         if release is not None and dropped:
             self.ledger.work.release(release, dropped)
         return Recorded(about=action.about, facts=action.facts, dropped=frozenset(dropped), position=position)
