@@ -21,6 +21,8 @@ from kropot.user_folders import config_folder, expanded
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from kropot.notify.rules import NotifyRules
+
 ENV_PREFIX: Final = "KROPOT"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS: Final = ("console", "json")
@@ -164,6 +166,7 @@ class ConfigFile:
     values: Mapping[str, object] = field(repr=False)
     tables: Mapping[str, Mapping[str, Any]] = field(repr=False)
     is_confidential: bool = False
+    notify: NotifyRules | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,6 +271,7 @@ def read_config(path: Path) -> ConfigFile:
         ) from None
     except ValueError as error:  # not TOML, not UTF-8, or a number with more digits than Python reads
         raise UsageError(f"the configuration file {path} is not valid TOML ({error}): correct the file") from error
+    notify = _notify_rules(path, data.pop("notify", None))
     spelt = _underscored(data)
     known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}
     values = {name: value for name, value in spelt.items() if not isinstance(value, dict)}
@@ -286,8 +290,23 @@ def read_config(path: Path) -> ConfigFile:
         path=path,
         values=values,
         tables={name: value for name, value in spelt.items() if isinstance(value, dict)},
-        is_confidential="token" in values or any(map(credentials_in, texts)),
+        is_confidential="token" in values or notify is not None or any(map(credentials_in, texts)),
+        notify=notify,
     )
+
+
+def _notify_rules(path: Path, table: object) -> NotifyRules | None:
+    """Return whom the table [notify] names, None without one. Raises: UsageError."""
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise UsageError(f"the configuration file {path} gives notify a value: write a table [notify]")
+    from kropot.notify.rules import parse_notify
+
+    try:
+        return parse_notify(table)
+    except UsageError as error:
+        raise UsageError(f"the configuration file {path}: {error}") from None
 
 
 def find_config(given: Path | None, environ: Mapping[str, str]) -> ConfigFile | None:
@@ -348,7 +367,13 @@ def read_token(path: Path) -> Secret:
 
 
 def is_readable_by_others(path: Path) -> bool:
-    """Return whether users other than the owner can read the file. Return False if its mode cannot be read."""
+    """Return whether users other than the owner can read the file. Return False if its mode cannot be read.
+
+    A service manager's credentials are only for the service, whatever their modes look like.
+    """
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if credentials and path.absolute().parent == Path(credentials):
+        return False
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from starlette.types import ASGIApp
+
     from kropot.gateway.state import State
     from kropot.sc2.kit import OwnerKit
     from ledger.events import Unserved
@@ -152,7 +154,7 @@ class Service:
             reads=self._reads,
         )
         batches = Batches(state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births)
-        self.app = Gateway(
+        self.app: ASGIApp = Gateway(
             state=self.state,
             catalogue=self.catalogue,
             standing=self.standing,

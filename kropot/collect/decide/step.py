@@ -77,6 +77,18 @@ class Collector:
         return self._fetching.outstanding
 
     @property
+    def is_listing(self) -> bool:
+        """Whether a listing is under way."""
+        return self._listing.is_busy
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the round is complete: nothing is left to list or fetch just now, and nobody asked for a stop."""
+        if self._stop is not None or self._rules.once:
+            return self._stop is None and self.is_finished
+        return not self._listing.is_busy and self._fetching.is_idle
+
+    @property
     def failing(self) -> int:
         """How many fetches failed (of a run that is to end: in its last round)."""
         return self._fetching.failing

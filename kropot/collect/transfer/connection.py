@@ -76,6 +76,10 @@ class CurlConnection:
         """Whether nothing has come for too long; libcurl itself knows averages only."""
         return now - self._heard > self._server.silence_s
 
+    def excuse(self, seconds: float) -> None:
+        """Do not count this time as silence: nothing was read, because the rate is limited."""
+        self._heard += seconds
+
     def resume(self, code: int) -> bool:
         """Prepare the handle for the rest of a content that broke off; False where that cannot be done."""
         if code == 0 or self._error is not None:
@@ -132,6 +136,8 @@ class CurlConnection:
     def _write(self, chunk: bytes) -> int | None:
         """Take bytes from libcurl; anything but None breaks the transfer off."""
         try:
+            if self._server.limiter is not None:
+                self._server.limiter.received(len(chunk))
             self._noise += len(chunk)
             if self._noise >= NOISE:
                 self._heard, self._noise = monotonic(), 0
