@@ -26,6 +26,9 @@ _LEAST: Final = 1 << 10
 STEP_S: Final = 0.1
 """About how long a thread waits at once: then a new rate counts, and whoever closes a connection waits no longer."""
 
+_LEAST_S: Final = 1e-4
+"""It is not worth it to wait for less."""
+
 _BURST_S: Final = 0.25
 """Time that nobody used counts for so long, so that small contents do not wait for each other."""
 
@@ -135,7 +138,8 @@ class RateLimiter:
         """How many seconds it takes to pay the debt off."""
         with self._lock:
             self._pay()
-            return 0.0 if self._rate is None else max(self._debt / self._rate, 0.0)
+            owed = 0.0 if self._rate is None else self._debt / self._rate
+            return owed if owed > _LEAST_S else 0.0
 
     def wait(self, *, stopped: Callable[[], bool] = lambda: False) -> float:
         """Wait until the debt is paid off, or something is stopped. Return how many seconds that took."""

@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, str]] = {
     "storage": "Pack small objects, and index packs.",
     "db": "Make, upgrade, describe, copy or recover a ledger's database.",
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",
+    "service": "Install the units that let systemd run this program.",
     "config": "Show the value of every option and where it came from, or check all of them.",
     "demo": "Show a whole backup on one machine.",
 }

@@ -126,7 +126,7 @@ class CollectWatch:
         if collector.is_refused:
             return f"the server refuses the token; {text}"
         if self.rounds.is_open:
-            return f"{'listing' if collector.is_listing else 'fetching'}; {text}"
+            return f"{collector.stage}; {text}"
         return f"waiting for the next listing; {text}" + ("" if collector.trouble is None else f"; {collector.trouble}")
 
     # --- calls ---

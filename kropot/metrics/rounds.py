@@ -51,11 +51,11 @@ class RoundWatch:
     def look(self, collector: Collector) -> None:
         """Look whether a round has begun or ended."""
         if self._since is None:
-            if collector.is_listing:
+            if collector.stage == "listing":
                 self._since = self.clock()
                 self._before = _counts(collector)
                 self.began()
-        elif collector.is_at_rest:
+        elif collector.stage == "complete":
             now = self.clock()
             seconds, self._since = now - self._since, None
             self.seconds = seconds

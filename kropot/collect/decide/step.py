@@ -77,16 +77,12 @@ class Collector:
         return self._fetching.outstanding
 
     @property
-    def is_listing(self) -> bool:
-        """Whether a listing is under way."""
-        return self._listing.is_busy
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether the round is complete: nothing is left to list or fetch just now, and nobody asked for a stop."""
-        if self._stop is not None or self._rules.once:
-            return self._stop is None and self.is_finished
-        return not self._listing.is_busy and self._fetching.is_idle
+    def stage(self) -> Literal["listing", "fetching", "complete"]:
+        """How far the round is. One that is to stop, or that the run has not finished trying, is never complete."""
+        if self._listing.is_busy:
+            return "listing"
+        is_over = self.is_finished if self._rules.once else self._fetching.is_idle
+        return "complete" if is_over and self._stop is None else "fetching"
 
     @property
     def failing(self) -> int:

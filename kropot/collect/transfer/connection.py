@@ -49,6 +49,7 @@ class CurlConnection:
         self._heard = 0.0
         self._noise = 0
         self._ranged = False
+        self._is_paused = False
         self.is_large = False
         self.curl = curl = pycurl.Curl()
         curl.setopt(pycurl.HTTPHEADER, self._fields)
@@ -79,6 +80,17 @@ class CurlConnection:
     def excuse(self, seconds: float) -> None:
         """Do not count this time as silence: nothing was read, because the rate is limited."""
         self._heard += seconds
+
+    def go_on(self) -> int | None:
+        """Go on where the rate made this pause. Return libcurl's code if the transfer broke off at once."""
+        if not self._is_paused:
+            return None
+        self._is_paused = False
+        try:
+            self.curl.pause(pycurl.PAUSE_CONT)
+        except pycurl.error as error:
+            return int(error.args[0])
+        return None
 
     def resume(self, code: int) -> bool:
         """Prepare the handle for the rest of a content that broke off; False where that cannot be done."""
@@ -125,6 +137,7 @@ class CurlConnection:
     def _prepare(self, extra: dict[str, str]) -> None:
         self._lines.clear()
         self._error = None
+        self._is_paused = False
         self._begun = False
         self._unwanted = 0
         if extra or self._ranged:
@@ -136,8 +149,13 @@ class CurlConnection:
     def _write(self, chunk: bytes) -> int | None:
         """Take bytes from libcurl; anything but None breaks the transfer off."""
         try:
-            if self._server.limiter is not None:
-                self._server.limiter.received(len(chunk))
+            limiter = self._server.limiter
+            if limiter is not None:
+                # The first bytes tell whether the body belongs here at all.
+                if self._begun and limiter.owed_s > 0:
+                    self._is_paused = True
+                    return int(pycurl.WRITEFUNC_PAUSE)
+                limiter.received(len(chunk))
             self._noise += len(chunk)
             if self._noise >= NOISE:
                 self._heard, self._noise = monotonic(), 0
