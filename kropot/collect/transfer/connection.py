@@ -49,7 +49,7 @@ class CurlConnection:
         self._heard = 0.0
         self._noise = 0
         self._ranged = False
-        self._is_paused = False
+        self.is_paused = False
         self.is_large = False
         self.curl = curl = pycurl.Curl()
         curl.setopt(pycurl.HTTPHEADER, self._fields)
@@ -75,7 +75,7 @@ class CurlConnection:
 
     def is_silent(self, now: float) -> bool:
         """Whether nothing has come for too long; libcurl itself knows averages only."""
-        return now - self._heard > self._server.silence_s
+        return not self.is_paused and now - self._heard > self._server.silence_s
 
     def excuse(self, seconds: float) -> None:
         """Do not count this time as silence: nothing was read, because the rate is limited."""
@@ -83,9 +83,8 @@ class CurlConnection:
 
     def go_on(self) -> int | None:
         """Go on where the rate made this pause. Return libcurl's code if the transfer broke off at once."""
-        if not self._is_paused:
-            return None
-        self._is_paused = False
+        self.is_paused = False
+        self._heard = monotonic()
         try:
             self.curl.pause(pycurl.PAUSE_CONT)
         except pycurl.error as error:
@@ -137,7 +136,7 @@ class CurlConnection:
     def _prepare(self, extra: dict[str, str]) -> None:
         self._lines.clear()
         self._error = None
-        self._is_paused = False
+        self.is_paused = False
         self._begun = False
         self._unwanted = 0
         if extra or self._ranged:
@@ -153,7 +152,7 @@ class CurlConnection:
             if limiter is not None:
                 # The first bytes tell whether the body belongs here at all.
                 if self._begun and limiter.owed_s > 0:
-                    self._is_paused = True
+                    self.is_paused = True
                     return int(pycurl.WRITEFUNC_PAUSE)
                 limiter.received(len(chunk))
             self._noise += len(chunk)

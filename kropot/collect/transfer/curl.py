@@ -157,13 +157,16 @@ class CurlEngine:
             sleep(min(owed_s, STEP_S))
             for connection in self._busy.values():
                 connection.excuse(monotonic() - began)
-        if limiter.owed_s > 0:
-            return False
         for curl, connection in list(self._busy.items()):
-            code = connection.go_on()
-            if code is not None:
-                self._end(curl, code, results)
-        return True
+            if limiter.owed_s > 0:
+                return False
+            if connection.is_paused:
+                # Whoever goes on now is the last to go on next time.
+                self._busy[curl] = self._busy.pop(curl)
+                code = connection.go_on()
+                if code is not None:
+                    self._end(curl, code, results)
+        return limiter.owed_s <= 0
 
     def _wait(self, seconds: float, results: list[Receipt]) -> None:
         """Sleep until something may have happened; what others do beside libcurl does not wake it."""
