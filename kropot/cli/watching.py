@@ -74,8 +74,11 @@ class CollectWatch:
             self._collector = collector
             self._manager.ready()
         self._display.look(collector)
+        was_open = self.rounds.is_open
         self.rounds.look(collector)
         now = time.monotonic()
+        if was_open and not self.rounds.is_open:
+            self._manager.status(self._status(collector), at_once=True)
         if now - self._status_at >= STATUS_EVERY_S:
             self._status_at = now
             self._manager.beat()

@@ -53,10 +53,10 @@ class ServiceManager:
             self._beat_at = now
             self._send("WATCHDOG=1")
 
-    def status(self, text: str) -> None:
-        """Say in one line what the service does. A text that is the same, or follows soon, is not sent."""
+    def status(self, text: str, *, at_once: bool = False) -> None:
+        """Say in one line what the service does. A text that is the same is not sent, nor one that follows soon."""
         now = time.monotonic()
-        if text != self._status and now - self._status_at >= _STATUS_EVERY_S:
+        if text != self._status and (at_once or now - self._status_at >= _STATUS_EVERY_S):
             self._status, self._status_at = text, now
             self._send(f"STATUS={redact(text)[:_LONGEST_STATUS]}")
 
