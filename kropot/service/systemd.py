@@ -13,7 +13,7 @@ from kropot.secret import redact
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_STATUS_EVERY_S: Final = 5.0
+_STATUS_EVERY_S: Final = 1.0
 _LONGEST_STATUS: Final = 200
 
 

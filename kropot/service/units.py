@@ -40,7 +40,8 @@ def units(
 ) -> dict[str, str]:
     """Return the texts of the units by their file names.
 
-    `writable` are the folders outside of the services' own that hold the replica. The gateway has nothing to do there.
+    The words of `program` are kept apart by NUL. `writable` are the folders outside of the services' own that hold the
+    replica. The gateway has nothing to do there.
 
     Raises: KropotError if the units were not installed with the program.
     """
@@ -82,21 +83,19 @@ def _lines(lines: Sequence[str], manager: Manager, program: str, writable: Seque
                 continue
         match name:
             case "ExecStart":
-                yield line.replace(_PROGRAM, _quoted(program), 1)
+                # A command expands variables, also in quotes.
+                words = [_quoted(word).replace("$", "$$") for word in program.split("\0")]
+                yield line.replace(_PROGRAM, " ".join(words), 1)
             case "WantedBy" if manager == "user":
                 yield line.replace("multi-user.target", "default.target")
             case "ProtectSystem" if writable:
                 yield line
-                yield from (f"ReadWritePaths={_escaped(str(folder))}" for folder in writable)
+                yield from (f"ReadWritePaths={_quoted(str(folder))}" for folder in writable)
             case _:
                 yield line
 
 
-def _quoted(program: str) -> str:
-    """Return a command as systemd reads it. Words of it are kept apart by NUL."""
-    words = [_escaped(word) for word in program.split("\0")]
-    return " ".join(f'"{word}"' if " " in word else word for word in words)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$")
+def _quoted(word: str) -> str:
+    """Return a word as systemd reads it."""
+    escaped = word.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"')
+    return f'"{escaped}"' if any(not char.isalnum() and char not in "/._-+%" for char in word) else escaped
