@@ -16,7 +16,7 @@ from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 from kropot.secret import Secret, credentials_in, guard, guard_credentials, shown_url
 from kropot.securecopy.address import checked_base_url, is_user_agent, sends_token_in_clear
-from kropot.user_folders import config_folder, expanded
+from kropot.user_folders import config_folder, expanded, is_credential
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -367,12 +367,8 @@ def read_token(path: Path) -> Secret:
 
 
 def is_readable_by_others(path: Path) -> bool:
-    """Return whether users other than the owner can read the file. Return False if its mode cannot be read.
-
-    A service manager's credentials are only for the service, whatever their modes look like.
-    """
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-    if credentials and path.absolute().parent == Path(credentials):
+    """Return whether users other than the owner can read the file. Return False if its mode cannot be read."""
+    if is_credential(path):
         return False
     try:
         mode = path.stat().st_mode

@@ -9,13 +9,16 @@ import re
 import shlex
 import shutil
 import subprocess
+from base64 import b64encode
 from typing import TYPE_CHECKING
 
 import click
 import pytest
 
 from kropot.cli.main import COMMANDS, cli
-from kropot.errors import KropotError
+from kropot.cli.settings import is_readable_by_others
+from kropot.errors import KropotError, UsageError
+from kropot.gateway.keys import read_key
 from kropot.service.units import MARK, SERVICES, units
 
 if TYPE_CHECKING:
@@ -134,6 +137,23 @@ def test_a_user_gets_units_without_what_only_the_system_may_set() -> None:
 def test_words_of_a_path_are_quoted_and_escaped() -> None:
     text = units(["verify"], "system", program="/opt/my tools/100%/kropotcli\0-m")["kropot-verify.service"]
     assert commands(text)[0].startswith('"/opt/my tools/100%%/kropotcli" -m --config')
+
+
+def test_a_credential_is_no_exposed_file_though_its_mode_looks_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd gives them mode 0440, and an access list for the service's user alone."""
+    key = b64encode(bytes(32))
+    for folder in ("credentials", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "gateway.key").write_bytes(key)
+        (tmp_path / folder / "gateway.key").chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
+    assert read_key(tmp_path / "credentials" / "gateway.key") == bytes(32)
+    assert not is_readable_by_others(tmp_path / "credentials" / "gateway.key")
+    assert is_readable_by_others(tmp_path / "elsewhere" / "gateway.key")
+    with pytest.raises(UsageError, match="other users can read"):
+        read_key(tmp_path / "elsewhere" / "gateway.key")
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
