@@ -34,6 +34,16 @@ def state_folder() -> Path | None:
         return None
 
 
+def cache_folder() -> Path | None:
+    """Return this user's cache folder of the program, None for a user without a home."""
+    import platformdirs
+
+    try:
+        return platformdirs.user_cache_path(APP)
+    except RuntimeError:
+        return None
+
+
 def is_credential(path: Path) -> bool:
     """Return whether a service manager gave this service the file (LoadCredential=).
 

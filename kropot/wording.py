@@ -32,12 +32,16 @@ def moment(us: int | None) -> str:
 
 
 def instant(us: int) -> str:
-    """Return a time as ISO 8601 in UTC, such as `2026-05-01T12:30:00Z`, with microseconds if there are any."""
+    """Return a time as ISO 8601 in UTC with microseconds, such as `2026-05-01T12:30:00.000000Z`.
+
+    Such texts sort as the times do. No calendar date exists outside the years 1 to 9999: such a time is given in
+    microseconds.
+    """
     try:
         at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us)
     except OverflowError:
         return f"{us} us since 1970"
-    return at.isoformat().replace("+00:00", "Z")
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def span(us: int) -> str:

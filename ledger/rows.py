@@ -10,6 +10,9 @@ DAMAGED: Final = "damaged"
 LOST: Final = "lost"
 RELEASED: Final = "released"
 
+FEW_EVENTS: Final = 2
+"""An element with so many events was seen and stored once, so it has no older version."""
+
 
 class StoredEvent(NamedTuple):
     """One event as stored. The tree commits to `header`; most other fields repeat it for the database.
@@ -109,6 +112,15 @@ class CopyRow(NamedTuple):
     key: bytes
     position: int
     state: str
+
+
+class VolumeRow(NamedTuple):
+    """How many copies of a source were stored at the positions of a block, and their bytes."""
+
+    source: int
+    block: int
+    copies: int
+    bytes: int
 
 
 class CommitRow(NamedTuple):

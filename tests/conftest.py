@@ -18,6 +18,7 @@ import structlog
 import kropot.cli.demo
 from kropot.cli.main import cli
 from tests.forked import ForkedProgram
+from tests.json_schema import hold_to_schema
 from tests.secrets_watch import Watch
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def run_cli(forked: ForkedProgram, tmp_path: Path) -> Iterator[RunCli]:
         watch.give(args, env)
         done = forked.run(args, cwd=tmp_path, env={**os.environ, **(env or {})}, stdin=stdin, timeout=timeout)
         watch.expect_silence(done)
+        hold_to_schema(args, done.stdout)
         return done
 
     yield run

@@ -17,7 +17,18 @@ import click
 
 from kropot.cli.calls import calls_about
 from kropot.cli.config_check import expected, option_name, unknown_variables
-from kropot.cli.output import configure_logging, emit, emit_json, expect_results, say, warn
+from kropot.cli.help_text import EXAMPLES
+from kropot.cli.output import (
+    be_quiet,
+    configure_logging,
+    emit,
+    emit_document,
+    emit_json,
+    emit_summary,
+    expect_results,
+    say,
+    warn,
+)
 from kropot.cli.settings import (
     CONFIG,
     ENV_PREFIX,
@@ -53,9 +64,12 @@ __all__ = [
     "command",
     "config_file_of",
     "emit",
+    "emit_document",
     "emit_json",
+    "emit_summary",
     "group",
     "open_ledger",
+    "own_options",
     "say",
     "server_of",
     "storage_of",
@@ -85,17 +99,16 @@ class GlobalOptions(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options. Only the root lists the global options; other commands refer to it."""
-        records = [
-            record
-            for param in self.get_params(ctx)
-            if isinstance(param, click.Option)
-            and (ctx.parent is None or not isinstance(param, GlobalClickOption))
-            and (record := param.get_help_record(ctx)) is not None
-        ]
+        options = own_options(self, is_root=ctx.parent is None, and_help=self.get_help_option(ctx))
+        records = [record for param in options if (record := param.get_help_record(ctx)) is not None]
         with formatter.section("Options"):
             formatter.write_dl(records)
         if isinstance(self, click.Group):
             self.format_commands(ctx, formatter)
+        example = EXAMPLES.get(" ".join(_path(ctx)))
+        if example is not None:
+            with formatter.section("Example"):
+                formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
         if ctx.parent is not None:
             formatter.write_paragraph()
             formatter.write_text(
@@ -134,7 +147,9 @@ class KropotCommand(GlobalOptions, click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Resolve the settings, set up logging, and run the command."""
         settings = settings_of(ctx)
-        configure_logging(settings.log_level, settings.log_format)
+        is_chatty = settings.quiet and settings.log_level in {"debug", "info"}
+        configure_logging("warning" if is_chatty else settings.log_level, settings.log_format)
+        be_quiet(is_quiet=settings.quiet)
         expect_results(as_json=settings.json)
         if settings.origins.get("token") == "--token":
             warn("other users of this machine can read the token on the command line: use --token-file instead")
@@ -169,6 +184,18 @@ class KropotGroup(GlobalOptions, click.Group):
 
 class GlobalClickOption(click.Option):
     """A global option for click. `settings_of` gets its value; the command's function does not."""
+
+
+def own_options(command_: click.Command, *, is_root: bool, and_help: click.Option | None = None) -> list[click.Option]:
+    """Return the options that a command's help lists: its own, and for the root the global ones too."""
+    params = [*command_.params, *([] if and_help is None else [and_help])]
+    return [
+        param
+        for param in params
+        if isinstance(param, click.Option)
+        and not param.hidden
+        and (is_root or not isinstance(param, GlobalClickOption))
+    ]
 
 
 def command(name: str, **attributes: Any) -> Callable[[Callable[..., Exit | None]], KropotCommand]:

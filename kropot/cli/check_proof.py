@@ -10,6 +10,7 @@ from kropot.cli.base import Settings, emit, emit_json
 from kropot.cli.base import command as define
 from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
+from kropot.query.render import proved_json
 
 
 @define("check-proof")
@@ -40,7 +41,7 @@ def command(settings: Settings, *, proof: Path, public_key: str) -> None:
         )
     proved = check_proof(document, key)
     if settings.json:
-        emit_json(proved.facts)
+        emit_json("proved", proved_json(proved.facts))
         return
     for sentence in proved.sentences:
         emit(sentence)

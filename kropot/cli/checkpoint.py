@@ -56,7 +56,10 @@ def init(settings: Settings, *, key_file: Path | None, name: str | None) -> None
         raise UsageError(error.why) from None
     public, key = write_signing_key(key_file, key)
     if settings.json:
-        emit_json({"verifier_key": key.verifier.text, "key_file": str(key_file), "public_key_file": str(public)})
+        emit_json(
+            "checkpoint_key",
+            {"verifier_key": key.verifier.text, "key_file": str(key_file), "public_key_file": str(public)},
+        )
         return
     emit(key.verifier.text)
     say(
@@ -115,13 +118,14 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     if settings.json:
         checkpoint = signed.checkpoint
         emit_json(
+            "checkpoint_signed",
             {
                 "origin": checkpoint.origin,
                 "size": checkpoint.size,
                 "root": checkpoint.root.hex(),
                 "note": signed.note.decode(),
                 "files": [str(path) for path in signed.paths],
-            }
+            },
         )
         return
     emit(signed.note.decode().rstrip("\n"))
@@ -153,7 +157,7 @@ def list_(settings: Settings, *, public_key: str | None, folders: tuple[Path, ..
             notes = [("database", note.encode()) for _, note in ledger.blobs.checkpoints()]
     for row in _rows(notes, key):
         if settings.json:
-            emit_json(row)
+            emit_json("checkpoint", row)
         else:
             shown = "not a checkpoint" if row["size"] is None else f"{number(row['size'], 'event')}  root {row['root']}"
             emit(f"{shown}  {row['signature']}  {row['where']}")

@@ -18,6 +18,7 @@ from kropot.cli.base import (
     config_file_of,
     emit,
     emit_json,
+    emit_summary,
     open_ledger,
     say,
     storage_of,
@@ -27,6 +28,7 @@ from kropot.cli.base import (
 from kropot.cli.base import command as define
 from kropot.cli.output import printing_beside_the_work, say_failure
 from kropot.cli.sizes import SIZE, SPAN, ListenAddress, RateTimetable
+from kropot.query.render import server_time
 from kropot.securecopy.trouble import AT_A_CONTENT, AT_THE_NETWORK, sentence
 from kropot.wording import amount, number
 
@@ -258,6 +260,7 @@ def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None
     progress, source = outcome.progress, outcome.source
     if settings.json:
         emit_json(
+            "collect_summary",
             {
                 "source": outcome.source_id.hex(),
                 "exit": int(outcome.code),
@@ -269,7 +272,7 @@ def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None
                 "vanished": progress.vanished,
                 "rejected": progress.rejected,
                 "unserved": None if progress.unserved is None else asdict(progress.unserved),
-                "unscanned_since": progress.unscanned_since,
+                "unscanned_since": None if (second := progress.unscanned_since) is None else server_time(second),
                 "unlistable": len(source.unlistable),
                 "copied": progress.copied,
                 "bytes": progress.bytes,
@@ -280,7 +283,7 @@ def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None
                 "held": source.held is not None and not source.held.is_accepted,
                 "surge": source.surge is not None,
                 "seconds": round(took, 3),
-            }
+            },
         )
         return
     text = f"copied {number(progress.copied, 'file')} ({amount(progress.bytes)}) in {took:.1f} s"
@@ -291,4 +294,4 @@ def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(progress.reasons.items()))
         text += f"; {outcome.failing} failing (`kropotcli ls --failing` lists them)"
         text += f"; {number(progress.failed, 'failed attempt')}: {reasons}"
-    emit(text)
+    (emit_summary if outcome.code == Exit.DONE else emit)(text)

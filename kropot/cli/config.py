@@ -32,7 +32,9 @@ def check(settings: Settings) -> Exit:
     """
     found = _mistakes()
     if settings.json:
-        emit_json({"file": None if settings.config is None else str(settings.config), "mistakes": found})
+        emit_json(
+            "config_check", {"file": None if settings.config is None else str(settings.config), "mistakes": found}
+        )
     else:
         for each in found:
             emit(each)
@@ -62,7 +64,8 @@ def show(settings: Settings) -> None:
         raise UsageError(found[0] + more)
     rows = [*_rows(settings), *_command_rows(click.get_current_context())]
     if settings.json:
-        emit_json([{"option": option, "value": value, "source": origin} for option, value, origin in rows])
+        for option, value, origin in rows:
+            emit_json("option", {"option": option, "value": value, "source": origin})
         return
     width = max(len(option) for option, _, _ in rows)
     for option, value, origin in rows:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from kropot.cli.base import Settings, emit_json, open_ledger, say, warn
+from kropot.cli.base import Settings, emit_document, open_ledger, say, warn
 from kropot.cli.base import command as define
 from kropot.cli.prove import read_checkpoint
 
@@ -42,7 +42,7 @@ def command(settings: Settings, *, older: Path, newer: Path, public_key: str | N
                 ) from None
     with open_ledger(settings, read_only=True) as ledger:
         document = prove_consistency(ledger, old, new)
-    emit_json(document)
+    emit_document(document)
     if key is None:
         warn(
             "the signatures of the checkpoints were not verified: give --public-key, or check the proof with "

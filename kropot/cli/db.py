@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import time
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +11,7 @@ from kropot.cli.base import (
     Settings,
     emit,
     emit_json,
+    emit_summary,
     group,
     open_ledger,
     say,
@@ -20,13 +19,7 @@ from kropot.cli.base import (
     warn_unguarded,
 )
 from kropot.errors import PartialError, UsageError
-from kropot.logs import log
-from kropot.wording import amount, moment, number
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-_PROGRESS_EVERY_S = 5.0
+from kropot.wording import amount, instant, moment, number
 
 _OWNER = click.option(
     "--db-owner-url",
@@ -65,7 +58,9 @@ def init(settings: Settings, *, db_owner_url: str | None) -> None:
     user, owner = parse_place(settings.db_string), parse_place(db_owner_url or settings.db_string)
     is_guarded = migrate(owner, demand_guards=db_owner_url is not None)
     grantee = None if db_owner_url is None else grant(owner, user)
-    _print_result(settings, {"place": str(user), "grantee": grantee}, f"the ledger at {user} is ready")
+    _print_result(
+        settings, "database_ready", {"place": str(user), "grantee": grantee}, f"the ledger at {user} is ready"
+    )
     if not is_guarded:
         warn_unguarded()
     if grantee is not None:
@@ -101,7 +96,7 @@ def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
         if before == after
         else f"upgraded the ledger from schema {before} to schema {after}"
     )
-    _print_result(settings, {"place": str(user), "before": before, "after": after}, text)
+    _print_result(settings, "database_upgraded", {"place": str(user), "before": before, "after": after}, text)
     if not is_guarded:
         warn_unguarded()
 
@@ -125,17 +120,18 @@ def info(settings: Settings) -> None:
         store.close()
     if settings.json:
         emit_json(
+            "database",
             {
                 "place": str(place),
                 "database": version,
                 "schema": schema,
                 "position": head.position,
-                "recorded_us": head.recorded_us,
+                "recorded_at": instant(head.recorded_us) if head.position else None,
                 "root": head.frontier.root,
                 "bytes": size,
                 "protection": kept.kind,
                 "ways_round": kept.ways,
-            }
+            },
         )
         return
     each = f", {size // head.position} bytes per event" if head.position else ""
@@ -172,7 +168,9 @@ def accept_clock(settings: Settings) -> None:
         if is_leap
         else f"nothing to do: the clock says {moment(now_us)}, and the last event was recorded {moment(last_us)}"
     )
-    _print_result(settings, {"accepted": is_leap, "clock_us": now_us, "last_us": last_us}, text)
+    _print_result(
+        settings, "clock_accepted", {"accepted": is_leap, "clock": instant(now_us), "last": instant(last_us)}, text
+    )
 
 
 @command.command("copy")
@@ -185,6 +183,7 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
     run the command again to continue it. Stop all collectors that use FROM first. If you do not, the copy lacks the
     events that they record meanwhile, until you run the command again.
     """
+    from kropot.cli.work_progress import work_progress
     from ledger.sql import open_store
     from ledger.transfer.copy import copy_ledger
 
@@ -194,7 +193,8 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
         if not destination.is_guarded:
             warn_unguarded()
         try:
-            report = copy_ledger(origin, destination, progress=_progress())
+            with work_progress(settings, "copy", noun="event") as progress:
+                report = copy_ledger(origin, destination, progress=lambda done, of: progress.reached(done, of=of))
         finally:
             destination.close()
         result = {
@@ -209,7 +209,7 @@ def copy(settings: Settings, *, source: str, target: str) -> None:
             f"copied {number(report.events, 'event')} to {destination.place}; both ledgers end at position "
             f"{report.position} with root {report.root.hex()}"
         )
-        _print_result(settings, result, text)
+        _print_result(settings, "database_copied", result, text)
     finally:
         origin.close()
 
@@ -228,6 +228,7 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     the last minute before the database was lost may be missing. The next `collect` observes those changes again. If a
     recovery was interrupted, run the command again to continue it.
     """
+    from kropot.cli.work_progress import work_progress
     from kropot.objects.packs.reindex import reindex
     from ledger.sql import open_store
     from ledger.transfer.recover import recover_ledger
@@ -244,10 +245,11 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     if not store.is_guarded:
         warn_unguarded()
     try:
-        log_progress = _progress()
-        report = recover_ledger(folder.events(), store, progress=lambda position: log_progress(position, reach.last))
+        with work_progress(settings, "recover", noun="event", count=reach.last) as progress:
+            report = recover_ledger(folder.events(), store, progress=progress.reached)
         indexed = reindex(storage.packs(), store.places)
-        until = moment(store.log.head().recorded_us)
+        last_us = store.log.head().recorded_us
+        until = moment(last_us)
         place = store.place
     finally:
         store.close()
@@ -257,7 +259,7 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
         "position": report.position,
         "root": report.root,
         "state": report.state,
-        "recorded_at": until,
+        "recorded_at": instant(last_us),
         "complete": report.position >= reach.last,
         "packs": indexed.packs,
         "packed_objects": indexed.objects,
@@ -267,7 +269,7 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
         f"recovered {number(report.events, 'event')} into {place}; the ledger ends at event {report.position}, "
         f"recorded {until}, with root {report.root.hex()}"
     )
-    _print_result(settings, result, text)
+    _print_result(settings, "database_recovered", result, text)
     for line in indexed.told:
         say(line, level="error")
     if report.position < reach.last:
@@ -284,21 +286,8 @@ def _some(ways: tuple[str, ...]) -> str:
     return ", ".join(ways[:3]) + more
 
 
-def _progress() -> Callable[[int, int], None]:
-    """Return a function that logs the progress of a copy every few seconds."""
-    logged = time.monotonic()
-
-    def log_progress(copied: int, whole: int) -> None:
-        nonlocal logged
-        if time.monotonic() - logged >= _PROGRESS_EVERY_S:
-            logged = time.monotonic()
-            log.info("ledger_copying", copied=copied, of=whole)
-
-    return log_progress
-
-
-def _print_result(settings: Settings, result: dict[str, object], text: str) -> None:
+def _print_result(settings: Settings, message_type: str, result: dict[str, object], text: str) -> None:
     if settings.json:
-        emit_json(result)
+        emit_json(message_type, result)
     else:
-        emit(text)
+        emit_summary(text)

@@ -13,11 +13,11 @@ from kropot.cli.base import Exit, Settings, emit_json, open_ledger, say
 from kropot.cli.base import command as define
 from kropot.cli.copies import open_copies, read_kits
 from kropot.cli.moments import moment_of, until_option
+from kropot.cli.naming import Names
 from kropot.cli.output import is_terminal
 from kropot.cli.passphrases import passphrase_option
 from kropot.durable.dirfd import open_named
 from kropot.errors import PartialError, UsageError, WrongKeyError
-from kropot.query.names import find_element
 from kropot.wording import quoted
 
 if TYPE_CHECKING:
@@ -62,13 +62,15 @@ def command(
 ) -> Exit:
     """Decrypt one stored object.
 
-    Name the object by a FILE or by an ELEMENT, which is [SOURCE:]ID. If FILE is neither in an export nor in the
-    storage, give its IV with --iv. The output on stdout is complete only if the exit code is 0.
+    Name the object by a FILE, or by an ELEMENT, which is [SOURCE:]NAME or [SOURCE:]ID. Of an ID, the beginning is
+    enough. If FILE is neither in an export nor in the storage, give its IV with --iv. The output on stdout is complete
+    only if the exit code is 0.
     """
     if output is None and is_terminal(sys.stdout):
         raise UsageError("the content would be written to the terminal: name a file with -o, or redirect stdout")
     if output is None and settings.json:
         raise UsageError("--json and the content cannot both go to stdout: name a file for the content with -o")
+    keys = read_kits(kits, passphrase_files)
     with ExitStack() as stack:
         path = Path(what)
         if _is_file(path):
@@ -77,8 +79,8 @@ def command(
             held = _held_of_file(settings, path, iv_text)
             source: BinaryIO = stack.enter_context(open_named(path))
         else:
-            held, source = _open_element(settings, stack, what, until)
-        kit = _find_kit(held, source, read_kits(kits, passphrase_files))
+            held, source = _open_element(settings, stack, what, until, keys)
+        kit = _find_kit(held, source, keys)
         return _write_content(settings, held, source, kit, output)
 
 
@@ -99,7 +101,7 @@ def _write_content(settings: Settings, held: HeldCopy, source: BinaryIO, kit: Ke
     except OSError as error:
         raise UsageError(f"cannot write {output} ({error.strerror}): name another file with -o") from None
     if settings.json:
-        emit_json({"output": str(output), "size": content.size, "sha256": content.sha256.hex()})
+        emit_json("decrypted", {"output": str(output), "size": content.size, "sha256": content.sha256.hex()})
     else:
         say(f"wrote {output} ({content.size:,} bytes)")
     return Exit.DONE
@@ -138,12 +140,14 @@ def _held_of_file(settings: Settings, path: Path, iv_text: str | None) -> HeldCo
     return held
 
 
-def _open_element(settings: Settings, stack: ExitStack, what: str, until: str | None) -> tuple[HeldCopy, BinaryIO]:
+def _open_element(
+    settings: Settings, stack: ExitStack, what: str, until: str | None, keys: Sequence[Key]
+) -> tuple[HeldCopy, BinaryIO]:
     """Return the copy of an element, and its open object. Raises: PartialError if no copy was stored."""
     from kropot.restore.element_copy import held_of
 
     with open_ledger(settings, read_only=True) as ledger:
-        key = find_element(ledger, what)
+        key = Names(ledger, keys).find(what)
         held = held_of(ledger, key, moment_of(ledger, until).position)
     if held is None or held.sha256 is None:
         raise PartialError(

@@ -62,7 +62,7 @@ def command(settings: Settings, *, source: Path | None, folder: Path) -> Exit:
     write_new(places.notes, ("\n".join(lines) + "\n").encode())
     took = time.monotonic() - began
     if settings.json:
-        emit_json({"folder": str(home), "commands": str(places.notes), "seconds": round(took, 1)})
+        emit_json("demo", {"folder": str(home), "commands": str(places.notes), "seconds": round(took, 1)})
         return Exit.DONE
     show.title("Continue by hand")
     for line in lines:
@@ -138,8 +138,8 @@ def _prepare(home: Path, source: Path | None, *, quiet: bool) -> tuple[demo.Plac
 def _run_demo(places: demo.Places, show: _Presenter, *, may_change: bool) -> int:
     """Run all steps of the demo, and return the gateway's port."""
     from kropot.durable.newfile import write_new
-    from kropot.gateway.keys import write_new_key
     from kropot.gateway.server import GatewayServer
+    from kropot.serving.keyfile import write_new_key
 
     places.state.parent.mkdir(mode=0o700)
     show.title("A gateway serves a folder. It seals every file for the token that asks")

@@ -28,6 +28,7 @@ from kropot.errors import Exit, UsageError
 from kropot.sc2.kits import STORED_SALT
 from kropot.secret import hide_credentials
 from kropot.securecopy.address import checked_base_url
+from kropot.wording import SECOND_US, instant
 
 if TYPE_CHECKING:
     from kropot.cli.base import Settings
@@ -51,7 +52,7 @@ def _checked_url(_ctx: click.Context, _param: click.Parameter, value: str | None
         ) from None
 
 
-def _checked_proxies(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+def checked_proxies(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Return addresses and networks of proxies. Raises: click.BadParameter for anything else, e.g. a host name."""
     for value in values:
         try:
@@ -131,7 +132,7 @@ def command() -> None:
     "trusted_proxies",
     multiple=True,
     metavar="ADDRESS",
-    callback=_checked_proxies,
+    callback=checked_proxies,
     help="A proxy (IP address or network) that adds the client to X-Forwarded-For. The last address there that is not a"
     " trusted proxy counts as the client. Can be repeated.",
 )
@@ -170,14 +171,14 @@ def serve(
     token. Keep it on this machine, behind a proxy with TLS, or inside a tunnel.
     """
     from kropot.cli.service_frame import metrics_of, reloadable, watchdog
-    from kropot.gateway.guard import Bounds
     from kropot.gateway.kits import refuse_inside
-    from kropot.gateway.listening import address_of, allow_descriptors, listen
     from kropot.gateway.revocations import default_revocations
     from kropot.gateway.server import GatewayOptions, Service
     from kropot.gateway.sources import FolderSource
     from kropot.gateway.state import sqlite_file
     from kropot.service.systemd import ServiceManager
+    from kropot.serving.guard import Bounds
+    from kropot.serving.listening import address_of, allow_descriptors, listen
 
     commands = commands_of(chosen)
     key_file = key_path(state_url, master_key_file)
@@ -223,7 +224,7 @@ def serve(
             url = address_of(listening)
             with printing_beside_the_work():
                 if settings.json:
-                    emit_json({"url": url, "source": str(source), "state": service.state.place})
+                    emit_json("gateway_started", {"url": url, "source": str(source), "state": service.state.place})
             say(f"serving {source} at {url}; press Ctrl-C to stop")
             scanner.start()
             server.run([listening])
@@ -302,7 +303,7 @@ def create(
     if settings.json:
         where = {} if created.kit_path is None else {"kit": str(created.kit_path.absolute())}
         where |= {} if held is None else {"vault": held.vault.id.hex()}
-        emit_json({"id": created.token.id, "number": created.token.number} | where)
+        emit_json("token_made", {"id": created.token.id, "number": created.token.number} | where)
     else:
         emit(created.token.id)
     _tell(created, kit)
@@ -334,9 +335,11 @@ def _tell(created: Created, kit: Path | None) -> None:
 def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, revocations: Path | None) -> None:
     """List the tokens. Only the beginning of each id is shown."""
     with gateway_book(state_url, master_key_file, revocations, create=False) as book:
-        rows = [_row(each, int(time.time())) for each in book.all()]
+        tokens = book.all()
+    rows = [_row(each, int(time.time())) for each in tokens]
     if settings.json:
-        emit_json(rows)
+        for each, row in zip(tokens, rows, strict=True):
+            emit_json("token", row | {"expires": instant(each.expires_s * SECOND_US)})
         return
     for row in rows:
         emit(
@@ -362,7 +365,7 @@ def revoke(
     with gateway_book(state_url, master_key_file, revocations, create=False) as book:
         found = book.revoke(which)
     if settings.json:
-        emit_json({"number": found.number, "id": censored(found.id), "status": "revoked"})
+        emit_json("token_revoked", {"number": found.number, "id": censored(found.id), "status": "revoked"})
     else:
         emit(f"revoked token {found.number} ({censored(found.id)})")
 

@@ -57,7 +57,7 @@ def check(settings: Settings, *, source: Path, excluded: bool, **chosen: Any) ->
             continue
         name = written(path)
         if settings.json:
-            emit_json({"path": name, "kind": kind, "reason": reason or None}, flush=False)
+            emit_json("unserved", {"path": name, "kind": kind, "reason": reason or None}, flush=False)
         else:
             emit(f"{name}  {_WHY[kind]}{f' ({reason})' if reason else ''}", flush=False)
     served = found.pop("served", 0)

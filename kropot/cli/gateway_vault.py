@@ -10,6 +10,7 @@ from kropot.cli import base
 from kropot.cli.base import emit, emit_json, say, warn
 from kropot.cli.gateway_book import gateway_book, key_file_option, kit_writer, revocations_option, state_option
 from kropot.cli.paths import PATH
+from kropot.wording import SECOND_US, instant
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,14 +40,16 @@ def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, r
     """List the vaults, and the numbers of the tokens that seal with each."""
     with gateway_book(state_url, master_key_file, revocations, create=False) as book:
         tokens = book.all()
+        vaults = book.vaults.all()
         rows = [
             _row(
                 each, [token.number for token in tokens if token.held is not None and token.held.number == each.number]
             )
-            for each in book.vaults.all()
+            for each in vaults
         ]
     if settings.json:
-        emit_json(rows)
+        for each, row in zip(vaults, rows, strict=True):
+            emit_json("vault", row | {"made": instant(each.created_s * SECOND_US)})
         return
     for row in rows:
         emit(
@@ -123,7 +126,10 @@ def rotate(
 
 def _told(settings: Settings, found: HeldVault, path: Path, more: str = "it opens all of the vault") -> None:
     if settings.json:
-        emit_json({"vault": found.vault.id.hex(), "masters": len(found.vault.masters), "kit": str(path.absolute())})
+        emit_json(
+            "vault_kit",
+            {"vault": found.vault.id.hex(), "masters": len(found.vault.masters), "kit": str(path.absolute())},
+        )
     else:
         emit(found.vault.id.hex())
     say(f"the kit is in {path}: move this file off-line; {more}")

@@ -66,7 +66,7 @@ def show(
     else:
         opened = found
     if settings.json:
-        emit_json(_described(found, opened))
+        emit_json("kit", _described(found, opened))
     else:
         for line in _lines(found, opened):
             emit(line)
@@ -160,7 +160,7 @@ def _locked(opened: OwnerKit, kit: Path, new_file: Path | None) -> LockedKit:
 def _wrote(settings: Settings, output: Path, made: OwnerKit | LockedKit) -> None:
     is_locked = isinstance(made, LockedKit)
     if settings.json:
-        emit_json({"kit": str(output.absolute()), "locked": is_locked, "vault": _vault(made)})
+        emit_json("kit_file", {"kit": str(output.absolute()), "locked": is_locked, "vault": _vault(made)})
     else:
         how = "its passphrase opens it" if is_locked else "it has no passphrase"
         say(f"the kit is in {output}, and {how}: move this file off-line")

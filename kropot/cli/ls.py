@@ -1,4 +1,4 @@
-"""`kropotcli ls`: lists elements, one per line, in constant memory."""
+"""`kropotcli ls`: lists elements, one per line, in constant memory; with a kit by their names."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
+from kropot.cli.naming import NAMED, Names, key_options
 from kropot.errors import UsageError
-from kropot.query.names import find_element, find_source, short_name
+from kropot.query.names import find_source
 from kropot.query.past import labels_of
 from kropot.query.render import entry_json
-from kropot.wording import moment, one_line
+from kropot.wording import moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from kropot.query.names import Labels
     from ledger.log import Ledger
     from ledger.replica import Entry
 
@@ -40,6 +41,7 @@ STATES: Final = ("current", "pending", "vanished", "damaged", "lost")
     help="List only elements of this source. SOURCE is its label, or the beginning of its id.",
 )
 @click.option("--failing", is_flag=True, help="List only elements whose last fetch failed.")
+@key_options(f"Show names instead of ids, sorted by name, and take names. {NAMED}")
 def command(
     settings: Settings,
     *,
@@ -47,30 +49,37 @@ def command(
     states: tuple[str, ...],
     source_name: str | None,
     failing: bool,
+    kits: tuple[Path, ...],
+    passphrase_files: tuple[Path, ...],
 ) -> Exit:
     """List all elements, or only the named ones, in the order of their ids.
 
-    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Each line shows the source, the
-    id, the state, the server's date, and the size and SHA-256 of the copy. With --json, each line is a JSON object.
+    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Of an ID, too, the beginning is
+    enough if no other id begins so. Each line shows the source, the id, the state, the server's date, and the size and
+    SHA-256 of the copy. With --key, it shows the name instead of the id, ELEMENT can be [SOURCE:]NAME, and the order is
+    that of the names. With --json, each line is a JSON object.
     """
     if elements and (states or source_name):
         raise UsageError("--state and --source do not work with named elements: leave out the elements or the options")
     with open_ledger(settings, read_only=True) as ledger:
-        labels = labels_of(ledger)
-        for entry in _chosen(ledger, elements, states, source_name):
-            if entry.element is None or (failing and entry.element.failure is None):
-                continue
+        names = Names.of_kits(ledger, kits, passphrase_files)
+        entries = (
+            entry
+            for entry in _chosen(ledger, names, elements, states, source_name)
+            if entry.element is not None and (not failing or entry.element.failure is not None)
+        )
+        for entry, name in names.sorted(entries, lambda entry: (entry.key, entry.element)):
             if settings.json:
-                emit_json(entry_json(entry), flush=False)
+                emit_json("element", entry_json(entry) | names.json(name), flush=False)
             else:
-                emit(as_text(entry, labels), flush=False)
+                emit(as_text(entry, name.shown), flush=False)
+        names.tell_unnamed()
     return Exit.DONE
 
 
-def as_text(entry: Entry, labels: Labels) -> str:
+def as_text(entry: Entry, name: str) -> str:
     """Return an element as a line of text. Two spaces separate the fields."""
     element = entry.element
-    name = f"{short_name(labels, entry.key.source)}:{one_line(entry.key.id)}"
     if element is None:
         return f"{name}  erased"
     fields = [name, element.state, moment(element.date * 1_000_000)]
@@ -84,7 +93,7 @@ def as_text(entry: Entry, labels: Labels) -> str:
 
 
 def _chosen(
-    ledger: Ledger, elements: tuple[str, ...], states: tuple[str, ...], source_name: str | None
+    ledger: Ledger, names: Names, elements: tuple[str, ...], states: tuple[str, ...], source_name: str | None
 ) -> Iterator[Entry]:
     """Yield the entries that the command line asks for, and read them page by page.
 
@@ -92,7 +101,7 @@ def _chosen(
     """
     if elements:
         for text in elements:
-            key = find_element(ledger, text)
+            key = names.find(text)
             yield from ledger.entries([key]).values()
         return
     source = None if source_name is None else find_source(labels_of(ledger), source_name)

@@ -12,7 +12,16 @@ import click
 
 from kropot.cli.base import KropotGroup
 from kropot.cli.failures import explain, is_unexpected
-from kropot.cli.output import configure_logging, discard_stdout, expect_results, message_line, say_failure
+from kropot.cli.help_text import ALIASES, GROUPS
+from kropot.cli.output import (
+    be_quiet,
+    configure_logging,
+    discard_stdout,
+    emit,
+    expect_results,
+    message_line,
+    say_failure,
+)
 from kropot.cli.settings import ENV_PREFIX
 from kropot.cli.stderr import make_stderr_last
 from kropot.errors import Exit
@@ -21,11 +30,14 @@ from kropot.logs import log
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from click.shell_completion import CompletionItem
+
 COMMANDS: Final[dict[str, str]] = {
     "collect": "Pull everything new from the server into the replica.",
     "status": "Show the state of the replica, and whether it is healthy.",
     "ls": "List elements.",
     "history": "Show every event about one element.",
+    "log": "List the restore points: the rounds that ended, and what each found.",
     "source": "List sources, change a server's address, accept held-back listings.",
     "verify": "Check the ledger and the copies for damage and changes.",
     "checkpoint": "Sign the state of the ledger, and list the signatures.",
@@ -33,17 +45,23 @@ COMMANDS: Final[dict[str, str]] = {
     "check-proof": "Check a proof with only the public key.",
     "consistency": "Prove that the ledger only grew between two checkpoints.",
     "replay": "Show the replica as it was at any moment.",
+    "diff": "Show what changed between two moments.",
     "snapshot": "Store the state at a position, to make replays fast.",
     "restore": "Open copies and write them as files, as of any moment.",
     "decrypt": "Decrypt one stored object.",
     "recipe": "Print how to decrypt one copy without this program.",
     "kit": "Show kits, print them, give them a passphrase, and try them out.",
+    "prune": "Let go what the policy does not keep, and free the bytes.",
+    "keep": "Keep a restore point against every policy.",
     "rebuild": "Rebuild the projection from the events.",
-    "storage": "Pack small objects, and index packs.",
+    "storage": "Pack small objects, index packs, and remove what no event names.",
     "db": "Make, upgrade, describe, copy or recover a ledger's database.",
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",
+    "keeper": "Serve a replica to its owner from afar, and manage the tokens for it.",
     "service": "Install the units that let systemd run this program.",
     "config": "Show the value of every option and where it came from, or check all of them.",
+    "completion": "Complete command lines with the Tab key, in bash, zsh and fish.",
+    "man": "Print or write manual pages.",
     "demo": "Show a whole backup on one machine.",
 }
 """The commands and what they do. `command` in the module of that name is the command; it is imported when it runs."""
@@ -90,7 +108,16 @@ class RootGroup(KropotGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; a wrong name is answered with the names that are close to it."""
+        """Find the command, also by a name that people know from other programs. `help X` is `X --help`.
+
+        A wrong name is answered with the names that are close to it.
+        """
+        if args == ["help"]:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        if args[0] == "help":
+            args = [*args[1:], "--help"]
+        args = [ALIASES.get(args[0], args[0]), *args[1:]]
         try:
             return super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
@@ -98,8 +125,19 @@ class RootGroup(KropotGroup):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         """Write the commands without importing them, so that --help stays fast."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        grouped = {name for names in GROUPS.values() for name in names}
+        others = {"Other commands": tuple(name for name in COMMANDS if name not in grouped)}
+        for title, names in (GROUPS | others).items():
+            if found := [(name, COMMANDS[name]) for name in names if name in COMMANDS]:
+                with formatter.section(title):
+                    formatter.write_dl(found)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return what can follow on the command line, without importing the commands."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def main(
         self,
@@ -114,7 +152,9 @@ class RootGroup(KropotGroup):
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         _open_closed_streams()
         configure_logging("info", "console")
-        expect_results(as_json=_asks_for_json(sys.argv[1:] if args is None else args))
+        be_quiet(is_quiet=False)
+        line = sys.argv[1:] if args is None else args
+        expect_results(as_json=_asks_for_json(line))
         if isinstance(sys.stdout, TextIOWrapper):
             # Continue even if this terminal cannot show a name.
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -129,7 +169,7 @@ class RootGroup(KropotGroup):
             discard_stdout()
             raise
         except BaseException as error:  # noqa: BLE001 - the one place that must explain every failure
-            sys.exit(_report(error))
+            sys.exit(_report(error, is_plugin="--nagios" in line))
         sys.exit(outcome if isinstance(outcome, int) else Exit.DONE)
 
 
@@ -143,7 +183,7 @@ class RootGroup(KropotGroup):
         "max_content_width": 100,
     },
 )
-@click.version_option(package_name="kropotcli", message="kropotcli %(version)s")
+@click.version_option(None, "-V", "--version", package_name="kropotcli", message="kropotcli %(version)s")
 def cli() -> None:
     """Back up a whole file repository without being able to read it.
 
@@ -158,8 +198,11 @@ def main() -> None:
     cli.main(prog_name="kropotcli")
 
 
-def _report(error: BaseException) -> Exit:
-    """Print a one-line message about the failure, and return the exit code. --log-level debug adds the traceback."""
+def _report(error: BaseException, *, is_plugin: bool) -> int:
+    """Print a one-line message about the failure, and return the exit code. --log-level debug adds the traceback.
+
+    A monitoring plugin says it on stdout, and its exit code is 3: the state is unknown.
+    """
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         # The user named no command, so show the help.
         click.echo(error.format_message(), err=True)
@@ -168,6 +211,11 @@ def _report(error: BaseException) -> Exit:
     if is_unexpected(error):
         log.debug("failed", exc_info=error)
     say_failure(message, code)
+    if is_plugin:
+        from kropot.cli.nagios import PluginState, unknown_line
+
+        emit(unknown_line(message))
+        return PluginState.UNKNOWN
     return code
 
 

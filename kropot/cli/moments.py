@@ -47,6 +47,23 @@ def moment_of(ledger: Ledger, text: str | None) -> Moment:
     return moment
 
 
+def since_of(ledger: Ledger, text: str | None) -> int | None:
+    """Return the time (microseconds since 1970) that WHEN means in this ledger, None without WHEN.
+
+    Raises: UsageError if WHEN is not valid; IntegrityError if a checkpoint does not belong to this history.
+    """
+    from kropot.replay.until import At, parse_when
+    from ledger.log import utc_now_us
+
+    if text is None:
+        return None
+    when = parse_when(text, now_us=utc_now_us(), read=read_note)
+    if isinstance(when, At):
+        return when.us
+    recorded_us = moment_of(ledger, text).recorded_us
+    return None if recorded_us is None else recorded_us + 1
+
+
 def read_note(name: str) -> bytes | None:
     """Return the beginning of a file that may be a checkpoint, or None if there is no such file.
 

@@ -29,22 +29,40 @@ class _Mode:
 
     is_json: bool = False
     are_results_json: bool = False
+    is_quiet: bool = False
 
 
 _mode = _Mode()
 
 
-def emit_json(value: object, *, flush: bool = True) -> None:
-    """Print one JSON document as one line on stdout. Bytes become hexadecimal, dataclasses become objects.
+def emit_json(message_type: str, fields: Mapping[str, object], *, flush: bool = True) -> None:
+    """Print one JSON object as one line on stdout. docs/json.md says which fields each type of message has.
 
-    Long lists print faster without `flush`. They are complete when the command ends.
+    Bytes become hexadecimal, dataclasses become objects. Long lists print faster without `flush`. They are complete
+    when the command ends.
     """
-    _write(as_json(value), flush=flush)
+    _write(as_json({"message_type": message_type, **fields}), flush=flush)
+
+
+def emit_document(document: Mapping[str, object]) -> None:
+    """Print a document whose format docs/format.md defines, such as a proof, as one line on stdout."""
+    _write(as_json(document), flush=True)
 
 
 def emit(text: str, *, flush: bool = True) -> None:
     """Print one line of a result on stdout. Control characters in names do not reach the terminal."""
     _write(printable(text), flush=flush)
+
+
+def emit_summary(text: str) -> None:
+    """Print one line on stdout that says how work ended which went well. --quiet leaves it out."""
+    if not _mode.is_quiet:
+        emit(text)
+
+
+def be_quiet(*, is_quiet: bool) -> None:
+    """Hear whether this run is to say nothing while all is well."""
+    _mode.is_quiet = is_quiet
 
 
 def as_json(value: object) -> str:
@@ -98,8 +116,12 @@ def discard_stdout() -> None:
 
 
 def say(text: str, *, level: str = "info") -> None:
-    """Print a message for the user on stderr, at any log level. With JSON logs it is one JSON object."""
-    _tell(message_line(text, level=level))
+    """Print a message for the user on stderr, at any log level. With JSON logs it is one JSON object.
+
+    With --quiet, only what is at least a warning is printed.
+    """
+    if not _mode.is_quiet or level != "info":
+        _tell(message_line(text, level=level))
 
 
 def message_line(text: str, *, level: str = "warning") -> str:
@@ -117,8 +139,8 @@ def say_failure(text: str, code: int) -> None:
     """Say why the command ends with this exit code. With --json, or with JSON logs, this is one JSON object."""
     if _mode.is_json or _mode.are_results_json:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        event = {"event": "failed", "message": text, "exit": int(code), "level": "error", "timestamp": now}
-        _tell(f"{redact(_as_json(None, 'error', event))}\n")
+        event = {"message_type": "error", "event": "failed", "level": "error", "timestamp": now}
+        _tell(f"{redact(as_json(event | {'message': text, 'exit': int(code)}))}\n")
     else:
         say(text, level="error")
 

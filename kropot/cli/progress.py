@@ -35,10 +35,10 @@ class ProgressDisplay:
         self._least = LOG_LEVELS.index(settings.log_level)
         self._is_plain = self._is_json or bar is None
         self._bar = bar
-        self._task = None if bar is None else bar.add_task("collect", total=None, bytes="0 B", rate="0", failed=0)
+        self._task = None if bar is None else bar.add_task("collect", total=None, bytes="0 B", rate="", failed=0)
         self._next = 0.0
-        self._counted = (0, time.monotonic())
-        self._shown = 0.0
+        self._counted = (0, 0, time.monotonic())
+        self._shown = "0 files/s"
 
     def hear(self, message: Say) -> None:
         """Log a message with its fields, or print it for a person."""
@@ -64,30 +64,31 @@ class ProgressDisplay:
                 completed=progress.copied,
                 total=max(collector.wanted, progress.copied) or None,
                 bytes=amount(progress.bytes),
-                rate=f"{self._rate(now, progress.copied):,.0f}",
+                rate=self._rate(now, progress.copied, progress.bytes),
                 failed=progress.failed,
             )
             return
-        copied, at = self._counted
+        copied, _, at = self._counted
         if now - at >= LOG_EVERY_S and progress.copied != copied:
             rate = (progress.copied - copied) / (now - at)
             log.info(
                 "progress", copied=progress.copied, bytes=progress.bytes, failed=progress.failed, rate=round(rate, 1)
             )
-            self._counted = (progress.copied, now)
+            self._counted = (progress.copied, progress.bytes, now)
 
-    def _rate(self, now: float, copied: int) -> float:
-        """Return how many files per second were copied lately."""
-        before, at = self._counted
+    def _rate(self, now: float, copied: int, size: int) -> str:
+        """Return how many files and bytes per second were copied lately."""
+        files_before, bytes_before, at = self._counted
         if now - at >= RATE_EVERY_S:
-            self._shown, self._counted = (copied - before) / (now - at), (copied, now)
+            files, moved = (copied - files_before) / (now - at), (size - bytes_before) / (now - at)
+            self._shown, self._counted = f"{files:,.0f} files/s  {amount(int(moved))}/s", (copied, size, now)
         return self._shown
 
 
 @contextmanager
 def progress_display(settings: Settings) -> Iterator[ProgressDisplay]:
     """Yield a display with a progress bar if stderr is a terminal, else one with log lines."""
-    if settings.log_format == "json" or not is_terminal(sys.stderr):
+    if settings.quiet or settings.log_format == "json" or not is_terminal(sys.stderr):
         yield ProgressDisplay(settings, None)
         return
     from rich.console import Console
@@ -98,7 +99,7 @@ def progress_display(settings: Settings) -> Iterator[ProgressDisplay]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("files  {task.fields[bytes]}"),
-        TextColumn("{task.fields[rate]}/s"),
+        TextColumn("{task.fields[rate]}"),
         TextColumn("ETA"),
         TimeRemainingColumn(),
         TextColumn("failed {task.fields[failed]}"),

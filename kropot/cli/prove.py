@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Settings, emit_json, open_ledger
+from kropot.cli.base import Settings, emit_document, open_ledger
 from kropot.cli.base import command as define
 from kropot.cli.moments import UNTIL_HELP, moment_of
 from kropot.errors import UsageError
@@ -45,7 +45,7 @@ def command(settings: Settings, *, element: str, until: str | None, files: tuple
         else:
             notes = [parse_note(note.encode(), "the database") for _, note in ledger.blobs.checkpoints()]
         document = prove_event(ledger, key, until=position, checkpoints=notes)
-    emit_json(document)
+    emit_document(document)
 
 
 def read_checkpoint(path: Path) -> tuple[Checkpoint, bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from kropot.cli.base import Settings, emit, emit_json, open_ledger
+from kropot.cli.base import Settings, emit, emit_json, emit_summary, open_ledger
 from kropot.cli.base import command as define
 from kropot.wording import number
 
@@ -19,9 +19,9 @@ def command(settings: Settings) -> None:
     with open_ledger(settings) as ledger:
         report = ledger.rebuild()
     if settings.json:
-        emit_json(asdict(report))
+        emit_json("rebuild", asdict(report))
         return
-    emit(
+    emit_summary(
         f"rebuilt {number(report.entries, 'element')} from {number(report.events, 'event')} "
         f"up to position {report.position}"
     )

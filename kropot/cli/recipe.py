@@ -74,7 +74,9 @@ def command(
     steps = [*cut, *steps]
     if settings.json:
         told = {"page": page} if page else {}
-        emit_json({"object": sealed, **told, "steps": [{"what": what, "command": line} for what, line in steps]})
+        emit_json(
+            "recipe", {"object": sealed, **told, "steps": [{"what": what, "command": line} for what, line in steps]}
+        )
         return Exit.DONE
     for line in (*page.splitlines(), *([before] if before else [])):
         emit(f"# {line}".rstrip())

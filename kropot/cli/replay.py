@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from kropot.cli.afar import as_sent, from_options, keeper_at, refuse_token_alone
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, warn
 from kropot.cli.base import command as define
 from kropot.cli.moments import moment_of, until_option
+from kropot.cli.naming import NAMED, Names, key_options
 from kropot.cli.paths import PATH
 from kropot.errors import UsageError
 from kropot.query.erasures import erased_in
@@ -24,13 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from kropot.query.names import Labels
+    from kropot.cli.naming import Name
     from kropot.replay.copies import HeldCopy
     from kropot.replay.counts import Counts
     from kropot.replay.fold import Standing
     from kropot.replay.moment import Moment
     from kropot.restore.export import Links
-    from ledger.events import Element, StreamKey
+    from ledger.events import Element
     from ledger.log import Ledger
 
 _DIGEST = re.compile("sd[12](:[0-9a-f]{64})?")
@@ -64,6 +66,8 @@ class DigestChoice(click.ParamType[str, Any]):
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
 @click.option("--list", "is_list", is_flag=True, help="List the elements as they were, in the order of their keys.")
 @click.option("--diff", "other", metavar="WHEN2", help="Show what changed between the moment of --until and WHEN2.")
+@from_options
+@key_options(f"With --list and --diff: show names instead of ids, sorted by name. {NAMED}")
 @click.option("--export", "target", type=PATH, metavar="DIR", help="Write the encrypted copies to this folder.")
 @click.option(
     "--links",
@@ -82,6 +86,10 @@ def command(
     no_snapshots: bool,
     is_list: bool,
     other: str | None,
+    origin: Path | str | None,
+    token_file: Path | None,
+    kits: tuple[Path, ...],
+    passphrase_files: tuple[Path, ...],
     target: Path | None,
     links: str,
 ) -> Exit:
@@ -90,17 +98,23 @@ def command(
     This folds the events of the ledger up to that moment. It prints the position that WHEN means, its recorded time,
     the Merkle root there, the state digest, and counts. It does not use the network or write to the ledger.
     """
+    refuse_token_alone(origin, token_file)
+    if origin is not None:
+        return _diff_afar(settings, origin, token_file, moments=(until, other), is_alone=not is_list and target is None)
     if sum((is_list, other is not None, target is not None)) > 1:
         raise UsageError("--list, --diff and --export cannot be combined: give only one of them")
+    if kits and not (is_list or other is not None):
+        raise UsageError("--key shows names, and works only with --list and --diff: leave it out")
     with open_ledger(settings, read_only=True) as ledger:
+        names = Names.of_kits(ledger, kits, passphrase_files)
         moment = moment_of(ledger, until)
         if erased := erased_in(ledger):
             say(f"erased: {erased}; the state of an erased element is not shown, at any moment")
         snapshots = not no_snapshots
         if is_list:
-            return _list(settings, ledger, moment, snapshots=snapshots)
+            return _list(settings, ledger, moment, names, snapshots=snapshots)
         if other is not None:
-            return _diff(settings, ledger, moment, moment_of(ledger, other))
+            return show_differences(settings, ledger, moment, moment_of(ledger, other), names)
         if target is not None:
             return _export(settings, ledger, moment, target, snapshots=snapshots, links=cast("Links", links))
         return _summarize(settings, ledger, moment, snapshots=snapshots, asked=None if no_digest else digest)
@@ -131,7 +145,7 @@ def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots:
         )
     if settings.json:
         digests = {"state_digest": text, "source_digests": {source.hex(): each for source, each in by_source.items()}}
-        emit_json(_place(moment) | digests | held | {"erased": erased_in(ledger).json})
+        emit_json("state", _place(moment) | digests | held | {"erased": erased_in(ledger).json})
         return Exit.FINDINGS if differs else Exit.DONE
     recorded = "before the first event" if moment.recorded_us is None else f"recorded {instant(moment.recorded_us)}"
     emit(f"position      {moment.position} ({recorded})")
@@ -177,17 +191,21 @@ def _place(moment: Moment) -> dict[str, Any]:
 # --- the list --------------------------------------------------------------------------------------------------------
 
 
-def _list(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots: bool) -> Exit:
+def _list(settings: Settings, ledger: Ledger, moment: Moment, names: Names, *, snapshots: bool) -> Exit:
+    from kropot.query.released import with_releases
     from kropot.replay.fold import walk
     from kropot.replay.snapshots import pointers_at
 
     with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
-        labels = labels_of(ledger)
-        for standing in walk(ledger, pointers, moment.position):
+        found = with_releases(ledger, walk(ledger, pointers, moment.position))
+        for (standing, released), name in names.sorted(found, lambda each: (each[0].key, each[0].element)):
             if settings.json:
-                emit_json(_listed(standing), flush=False)
+                row = _listed(standing) | names.json(name)
+                emit_json("past_element", row if released is None else row | {"released": released.json}, flush=False)
             else:
-                emit(_line(standing.key, standing.element, labels), flush=False)
+                line = _line(name, standing.element)
+                emit(line if released is None else f"{line}  released {released.text}", flush=False)
+    names.tell_unnamed()
     return Exit.DONE
 
 
@@ -202,10 +220,9 @@ def _listed(standing: Standing) -> dict[str, Any]:
     )
 
 
-def _line(key: StreamKey, element: Element, labels: Labels) -> str:
+def _line(name: Name, element: Element) -> str:
     """Return an element as a line of text. Two spaces separate the fields."""
-    name = f"{short_name(labels, key.source)}:{one_line(key.id)}"
-    fields = [name, element.state, clock(element.date * 1_000_000)]
+    fields = [name.shown, element.state, clock(element.date * 1_000_000)]
     if element.copy is not None:
         fields += [str(element.copy.size), element.copy.sha256.hex()]
     return "  ".join(fields)
@@ -214,21 +231,66 @@ def _line(key: StreamKey, element: Element, labels: Labels) -> str:
 # --- the difference --------------------------------------------------------------------------------------------------
 
 
-def _diff(settings: Settings, ledger: Ledger, one: Moment, other: Moment) -> Exit:
+def show_differences(settings: Settings, ledger: Ledger, one: Moment, other: Moment, names: Names) -> Exit:
+    """Print what changed between two moments."""
     from kropot.replay.diff import CHANGES, diff
 
     earlier, later = sorted((one, other), key=lambda moment: moment.position)
     seen: Counter[str] = Counter()
-    labels = labels_of(ledger)
-    for difference in diff(ledger, earlier.position, later.position):
+    differences = diff(ledger, earlier.position, later.position)
+    for difference, name in names.sorted(differences, lambda each: (each.key, each.after)):
         seen[difference.change] += 1
         if settings.json:
-            emit_json(difference_json(difference), flush=False)
+            emit_json("difference", difference_json(difference) | names.json(name), flush=False)
         else:
-            emit(f"{difference.change:<10}  {_line(difference.key, difference.after, labels)}", flush=False)
+            emit(f"{difference.change:<10}  {_line(name, difference.after)}", flush=False)
+    names.tell_unnamed()
     counts = ", ".join(f"{seen[change]:,} {change}" for change in CHANGES if seen[change]) or "no differences"
     say(f"from position {earlier.position} to {later.position}: {counts}")
     return Exit.DONE
+
+
+def _diff_afar(
+    settings: Settings,
+    origin: Path | str,
+    token_file: Path | None,
+    *,
+    moments: tuple[str | None, str | None],
+    is_alone: bool,
+) -> Exit:
+    """Show what changed between two moments, as a keeper tells it."""
+    from kropot.afar.differences import differences
+    from kropot.replay.diff import CHANGES
+
+    if not isinstance(origin, str):
+        raise UsageError(
+            f"the export {origin} is fixed to one moment, so it has no differences: give a ledger or a keeper"
+        )
+    until, other = moments
+    if other is None or not is_alone:
+        raise UsageError("of a keeper, `replay` shows only the differences between two moments: give --diff alone")
+    with keeper_at(settings, origin, token_file) as replica:
+        found = differences(replica, as_sent(until), as_sent(other))
+        for note in found.notes:
+            say(note)
+        seen: Counter[str] = Counter()
+        for row in found.rows:
+            seen[row["change"]] += 1
+            if settings.json:
+                emit_json("difference", row, flush=False)
+            else:
+                emit(f"{row['change']:<10}  {_row_line(row)}", flush=False)
+    counts = ", ".join(f"{seen[change]:,} {change}" for change in CHANGES if seen[change]) or "no differences"
+    say(f"from position {found.earlier} to {found.later}, as the keeper says: {counts}")
+    return Exit.DONE
+
+
+def _row_line(row: dict[str, Any]) -> str:
+    """Return an element of a keeper's answer as `_line` shows a local one."""
+    fields = [f"{row['source'][:8]}:{one_line(row['id'])}", row["state"], one_line(row["date"])]
+    if row["sha256"] is not None:
+        fields += [str(row["size"]), row["sha256"]]
+    return "  ".join(fields)
 
 
 # --- the export ------------------------------------------------------------------------------------------------------
@@ -255,8 +317,17 @@ def _history(ledger: Ledger, moment: Moment) -> Iterator[bytes] | None:
     return history_parts(origin, headers_of(ledger, ledger.head().position))
 
 
+def _foreseen(settings: Settings, ledger: Ledger, moment: Moment) -> dict[str, int]:
+    """Return how many copies there are to export now, and their bytes; nothing for the past, which has no such sums."""
+    if moment.until is not None or settings.quiet:
+        return {}
+    tallies = [each for each in ledger.tallies() if each.bytes]
+    return {"count": sum(each.elements for each in tallies), "size": sum(each.bytes for each in tallies)}
+
+
 def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *, snapshots: bool, links: Links) -> Exit:
     from kropot.cli.copies import check_target, open_copies, workers
+    from kropot.cli.work_progress import work_progress
     from kropot.durable.target import WORK, TargetFolder
     from kropot.replay.copies import held_at
     from kropot.replay.fold import walk
@@ -271,11 +342,12 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
     seen: Counter[str] = Counter()
     size = 0
     with (
-        open_copies(settings, places=ledger.places) as copies,
+        open_copies(settings, ledger) as copies,
         TargetFolder(target, mode=0o700) as tree,
         Journal(tree, JOURNAL) as journal,
         pointers_at(ledger, moment.position, snapshots=snapshots) as pointers,
         workers(tree) as pool,
+        work_progress(settings, "export", noun="copy", **_foreseen(settings, ledger, moment)) as progress,
     ):
         names = NameGiver(tree.rules, Fingerprints(), (WORK, JOURNAL, MANIFEST, HISTORY))
         known = sources_at(ledger, moment.position)
@@ -285,6 +357,8 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
         for outcome in export(
             helds, copies=copies, tree=tree, journal=journal, names=names, pool=pool, links=links, history=history
         ):
+            progress.moved(outcome.held.size)
+            progress.finished()
             if isinstance(outcome, Exported):
                 seen["existed" if outcome.existed else "exported"] += 1
                 size += outcome.held.size
@@ -292,19 +366,20 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
             seen["findings"] += 1
             if settings.json:
                 emit_json(
+                    "export_problem",
                     {
                         "problem": outcome.flaw,
                         "source": outcome.key.source.hex(),
                         "type": outcome.key.kind,
                         "id": outcome.key.id,
                         "why": outcome.why,
-                    }
+                    },
                 )
             warn(f"{one_line(outcome.key.id)}: {outcome.why}")
     total = {name: seen[name] for name in ("exported", "existed", "unstored", "findings")}
     if settings.json:
-        emit_json(_place(moment) | total | {"bytes": size, "erased": erased_in(ledger).json})
-    else:
+        emit_json("export_summary", _place(moment) | total | {"bytes": size, "erased": erased_in(ledger).json})
+    elif not settings.quiet or seen["findings"]:
         emit(f"exported {seen['exported']:,} of {sum(total.values()):,} elements to {target}")
         for name, what in (
             ("existed", "exported by an earlier run, and unchanged"),

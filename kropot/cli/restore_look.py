@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from kropot.cli.base import Settings, emit, emit_json
 from kropot.cli.restore_target import WOULD, Destination
+from kropot.wording import instant, written
 from kropot.wording import moment as clock
-from kropot.wording import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +30,7 @@ def dry_run(
         would = destination.predict(plan)
         report.count(plan, existed=would not in {"restore", "replace", "overwrite"}, size=plan.held.size)
         if settings.json:
-            emit_json({"would": would, **_row(plan)}, flush=False)
+            emit_json("restore_plan", {"would": would, **_row(plan)}, flush=False)
         else:
             emit(f"{WOULD[would]}  {_marked(plan)}", flush=False)
 
@@ -60,7 +60,7 @@ def list_names(
                 size = None
         report.count(plan, existed=False, size=size or 0)
         if settings.json:
-            emit_json(_row(plan) | {"size": size}, flush=False)
+            emit_json("restore_name", _row(plan) | {"size": size}, flush=False)
         else:
             shown = "-" if size is None else str(size)
             emit(f"{clock(_time_us(plan))}  {shown:>12}  {_marked(plan)}", flush=False)
@@ -86,7 +86,7 @@ def _row(plan: Planned) -> dict[str, Any]:
         "name": plan.shown,
         "true_name": plan.opened.claim.what,
         "kind": str(plan.opened.claim.kind),
-        "date": clock(_time_us(plan)),
+        "date": instant(_time_us(plan)),
         "state": held.state,
         "is_older": held.is_older,
         "source": held.key.source.hex(),

@@ -86,7 +86,7 @@ class RestoreReport:
         key = finding.key
         if self.settings.json:
             row = {"source": key.source.hex(), "type": key.kind, "id": key.id, "name": finding.name, "why": finding.why}
-            emit_json({"problem": finding.problem} | row, flush=False)
+            emit_json("restore_problem", {"problem": finding.problem, **row}, flush=False)
         self.same_names += finding.problem == "same_name"
         if finding.problem != "same_name" or self.same_names <= _SHOWN_NAMES:
             warn(f"{finding.name or one_line(key.id)}: {finding.why}")
@@ -122,8 +122,10 @@ class RestoreReport:
         if self.erased:
             say(f"erased, so it cannot be restored: {self.erased}")
         if self.settings.json:
-            emit_json(summary)
-        elif mode != "look":
+            emit_json("restore_summary", summary)
+        elif mode != "look" and not (
+            self.settings.quiet and self._code(tally, unmatched, is_nothing=is_nothing) == Exit.DONE
+        ):
             if is_nothing and not (self.findings or locked or unmatched or tally.past):
                 say(f"nothing to {mode}: no matching element had a copy at that moment; check --until and --source")
             emit(self._headline(target, mode))
@@ -149,11 +151,17 @@ class RestoreReport:
                     emit(f"{count:>8,}  {what}")
             emit(f"sealing: {self.proofs.sealing}")
             emit(f"history: {self.proofs.history(self.trust)}")
+        return self._code(tally, unmatched, is_nothing=is_nothing)
+
+    def _code(self, tally: RestoreCounts, unmatched: Sequence[str], *, is_nothing: bool) -> Exit:
+        """Return the exit code."""
         survey = self.survey
         if self.hidden or (survey is not None and survey.refused) or not DIFFERENCES.isdisjoint(self.problems):
             return Exit.FINDINGS
         is_left_out = survey is not None and (survey.locked or survey.foreign)
-        is_partial = self.findings or locked or unmatched or is_left_out or (is_nothing and tally.past)
+        is_partial = (
+            self.findings or sum(tally.locked.values()) or unmatched or is_left_out or (is_nothing and tally.past)
+        )
         return Exit.PARTIAL if is_partial else Exit.DONE
 
     def _headline(self, target: Path | None, mode: Mode) -> str:

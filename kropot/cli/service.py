@@ -58,7 +58,7 @@ def install(
     for path, text in files.items():
         _write(path, text)
     if settings.json:
-        emit_json({"files": [str(path) for path in files]})
+        emit_json("service_installed", {"files": [str(path) for path in files]})
     else:
         for path in files:
             emit(str(path))
@@ -67,10 +67,10 @@ def install(
 
 
 def _print(settings: Settings, files: dict[Path, str]) -> None:
-    if settings.json:
-        emit_json({"files": [{"path": str(path), "text": text} for path, text in files.items()]})
-        return
     for path, text in files.items():
+        if settings.json:
+            emit_json("service_unit", {"path": str(path), "text": text})
+            continue
         emit(f"# --- {path}\n{text}")
 
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from kropot.service.reload import Reload
     from kropot.service.systemd import ServiceManager
 
-_MISSED_LISTINGS = 3
-_SHORTEST_REFRESH_S = 60
 _SELDOM_S = 3600
 
 
@@ -128,10 +126,8 @@ def metrics_of(service: Service, address: tuple[str, int] | None) -> AbstractCon
 
 def limits_beside(settings: Settings, options: CollectOptions) -> Limits:
     """Return when a replica raises alarms, as `status` has it, for a collector with these options."""
+    from kropot.cli.status import listing_limit_s
     from kropot.query.health import Limits
     from kropot.query.storage import StorageLimits
 
-    return Limits(
-        listing_s=_MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S),
-        storage=StorageLimits(min_free=options.min_free),
-    )
+    return Limits(listing_s=listing_limit_s(settings), storage=StorageLimits(min_free=options.min_free))

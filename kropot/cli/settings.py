@@ -150,6 +150,13 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
         help="The User-Agent of every request, for tokens that are valid for some only. Default: kropotcli/VERSION.",
     ),
     GlobalOption(name="log-format", kind=_FORMAT, default="console", help="The format of log lines on stderr."),
+    GlobalOption(
+        name="quiet",
+        kind=click.BOOL,
+        default=False,
+        is_flag=True,
+        help="Say nothing while all is well: no progress, messages or summary. Findings and warnings are printed.",
+    ),
     GlobalOption(name="json", kind=click.BOOL, default=False, is_flag=True, help="Print results as JSON on stdout."),
 )
 
@@ -159,13 +166,14 @@ class ConfigFile:
     """A configuration file. `values` holds the global options, `tables` holds the options of single commands.
 
     Both spell all names with underscores, however the file spells them. `is_confidential` is whether it holds a
-    token or a password.
+    token or a password. `retention` is the policy as it is written, None without one.
     """
 
     path: Path
     values: Mapping[str, object] = field(repr=False)
     tables: Mapping[str, Mapping[str, Any]] = field(repr=False)
     is_confidential: bool = False
+    retention: Mapping[str, object] | None = None
     notify: NotifyRules | None = field(default=None, repr=False)
 
 
@@ -195,6 +203,7 @@ class Settings:
     ca_file: Path | None = None
     user_agent: str | None = None
     log_format: str = "console"
+    quiet: bool = False
     json: bool = False
     config: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -271,6 +280,9 @@ def read_config(path: Path) -> ConfigFile:
         ) from None
     except ValueError as error:  # not TOML, not UTF-8, or a number with more digits than Python reads
         raise UsageError(f"the configuration file {path} is not valid TOML ({error}): correct the file") from error
+    retention = data.pop("retention", None)
+    if retention is not None and not isinstance(retention, dict):
+        raise UsageError(f"the configuration file {path} gives retention a value: write a table [retention]")
     notify = _notify_rules(path, data.pop("notify", None))
     spelt = _underscored(data)
     known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}
@@ -291,6 +303,7 @@ def read_config(path: Path) -> ConfigFile:
         values=values,
         tables={name: value for name, value in spelt.items() if isinstance(value, dict)},
         is_confidential="token" in values or notify is not None or any(map(credentials_in, texts)),
+        retention=retention,
         notify=notify,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
+from kropot.cli.base import Exit, Settings, emit, emit_json, emit_summary, open_ledger
 from kropot.cli.base import command as define
 from kropot.errors import UsageError
 from kropot.wording import number
@@ -26,7 +26,7 @@ def command(settings: Settings, *, drop: bool, check: bool) -> Exit:
     with open_ledger(settings, read_only=check) as ledger:
         if drop:
             dropped = drop_snapshots(ledger)
-            _print_result(settings, f"removed {number(dropped, 'snapshot')}", {"dropped": dropped})
+            _print_result(settings, "snapshots_dropped", f"removed {number(dropped, 'snapshot')}", {"dropped": dropped})
             return Exit.DONE
         if check:
             audit, unsound = SnapshotAudit(ledger), 0
@@ -34,11 +34,13 @@ def command(settings: Settings, *, drop: bool, check: bool) -> Exit:
                 unsound += 1
                 _print_result(
                     settings,
+                    "snapshot_finding",
                     f"the {finding.kind} at position {finding.position}: {finding.why}",
                     {"kind": finding.kind, "position": finding.position, "why": finding.why},
                 )
             _print_result(
                 settings,
+                "snapshots_checked",
                 f"checked {number(audit.compared, 'snapshot')}: {unsound} unsound",
                 {"checked": audit.compared, "unsound": unsound},
             )
@@ -50,14 +52,17 @@ def command(settings: Settings, *, drop: bool, check: bool) -> Exit:
         taken += [(kind, position) for kind in take_snapshot(ledger, position)]
         _print_result(
             settings,
+            "snapshots_taken",
             f"took {number(len(taken), 'snapshot')}, up to position {position}",
             {"position": position, "taken": [{"kind": kind, "position": at} for kind, at in taken]},
         )
     return Exit.DONE
 
 
-def _print_result(settings: Settings, text: str, value: dict[str, object]) -> None:
+def _print_result(settings: Settings, message_type: str, text: str, value: dict[str, object]) -> None:
     if settings.json:
-        emit_json(value)
-    else:
+        emit_json(message_type, value)
+    elif message_type == "snapshot_finding":
         emit(text)
+    else:
+        emit_summary(text)

@@ -51,7 +51,7 @@ def list_(settings: Settings) -> None:
     for id_, known in sources.items():
         states = {tally.state: tally for tally in tallies if tally.source == id_ and tally.elements}
         if settings.json:
-            emit_json(source_json(known, states))
+            emit_json("source", source_json(known, states))
         else:
             source, label = known.source, known.keeping.label
             counts = ", ".join(f"{state} {tally.elements}" for state, tally in sorted(states.items())) or "no elements"
@@ -79,7 +79,7 @@ def alias(settings: Settings, *, source_name: str) -> None:
             key = source_key(entry.id)
             ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.clock_us(), expected=entry.version)])
     if settings.json:
-        emit_json({"source": entry.id.hex(), "url": url, "changed": entry.source.url != url})
+        emit_json("source_moved", {"source": entry.id.hex(), "url": url, "changed": entry.source.url != url})
     elif entry.source.url == url:
         emit(f"nothing to do: source {name} is at {url} already")
     else:
@@ -105,7 +105,7 @@ def accept(settings: Settings, *, source_name: str | None) -> None:
                 ledger.append([NewFact(key=key, fact=fact, observed_us=ledger.clock_us(), expected=entry.version)])
                 accepted.append(entry.id)
     if settings.json:
-        emit_json({"accepted": [each.hex() for each in accepted]})
+        emit_json("accepted", {"accepted": [each.hex() for each in accepted]})
     elif accepted:
         names = ", ".join(long_name(labels, each) for each in accepted)
         emit(f"accepted for {number(len(accepted), 'source')}: {names}")
@@ -226,6 +226,6 @@ def _beyond_help(entry: Entry | None, text: str, *, undo: bool) -> Entry:
 
 def _tell(settings: Settings, source: bytes, row: dict[str, object], text: str, *, changed: bool) -> None:
     if settings.json:
-        emit_json({"source": source.hex(), **row})
+        emit_json("source_decision", {"source": source.hex(), **row})
     else:
         emit(text if changed else f"nothing to do: {text}")

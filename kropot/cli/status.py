@@ -23,9 +23,11 @@ from kropot.cli.base import command as define
 from kropot.cli.calls import call_about_alarms, note_counts
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.coverage import foreseen_us, never_read, share
+from kropot.errors import UsageError
 from kropot.query.facts import gather
 from kropot.query.health import Limits, health
 from kropot.query.names import short_name
+from kropot.query.space import space_of, space_text
 from kropot.query.storage import StorageLimits
 from kropot.securecopy.trouble import AT_A_CONTENT, sentence
 from kropot.wording import SECOND_US, amount, counts, moment, number, one_line, span
@@ -50,6 +52,12 @@ _MISSED_RUNS = 2
 
 @define("status")
 @click.option("--check", is_flag=True, help="For monitoring: the exit code is 3 if the replica is not healthy.")
+@click.option(
+    "--nagios",
+    is_flag=True,
+    help="With --check, as a monitoring plugin: one line with performance data; the exit code is 0 (ok), 1 (warning), 2"
+    " (critical) or 3 (unknown).",
+)
 @click.option(
     "--failing",
     "shown",
@@ -100,10 +108,18 @@ _MISSED_RUNS = 2
     help="Raise an alarm if `kit check` has not opened copies of an encrypted source for longer than this, e.g. 400."
     " Default: no alarm.",
 )
+@click.option(
+    "--space",
+    "everything",
+    is_flag=True,
+    help="Look at every copy and object, to say what fills the storage and when it is full. Default: only if there are"
+    " at most 100,000 elements.",
+)
 def command(
     settings: Settings,
     *,
     check: bool,
+    nagios: bool,
     shown: int,
     expect_every: int | None,
     min_free: int | None,
@@ -111,6 +127,7 @@ def command(
     max_failing_hours: int,
     max_audit_days: int,
     max_drill_days: int | None,
+    everything: bool,
 ) -> Exit:
     """Show the state of the replica, and whether it is healthy.
 
@@ -131,10 +148,10 @@ def command(
     - Some contents were not read and compared for 30 days.
     - With --max-drill-days: the last `kit check` is too old, or a copy did not open.
     """  # noqa: D301 - click needs the character \b, which keeps the list's line breaks
+    if nagios and (settings.json or not check):
+        raise UsageError("--nagios prints the line of a monitoring plugin: give it with --check, and without --json")
     limits = Limits(
-        listing_s=_MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S)
-        if expect_every is None
-        else _MISSED_RUNS * expect_every,
+        listing_s=listing_limit_s(settings) if expect_every is None else _MISSED_RUNS * expect_every,
         failing_share=max_failing_percent / 100,
         storage=StorageLimits(min_free=_min_free_of_collect() if min_free is None else min_free),
         failing_s=max_failing_hours * 3600,
@@ -144,6 +161,8 @@ def command(
     with open_ledger(settings, read_only=True) as ledger:
         facts = gather(ledger, storage_of(settings), shown=shown)
         ledger_id = ledger.identity().ledger_id if facts.position else None
+        free = None if facts.storage is None else facts.storage.room.bytes
+        space = space_of(ledger, storage_of(settings), free=free, everything=True if everything else None)
     # If this clock is behind, old events must not look new. The ledger's own time can stand still, years ahead.
     clock_us = time.time_ns() // 1000
     warn_of_frozen_time(facts.recorded_us, clock_us)
@@ -154,14 +173,26 @@ def command(
         note_counts(alarms=len(alarms))
         if ledger_id is not None and file is not None:
             call_about_alarms(file.notify, ledger_id, facts, alarms)
+    if nagios:
+        from kropot.cli.nagios import plugin_line, plugin_state
+
+        emit(plugin_line(now_us, facts, alarms, limits))
+        return Exit(plugin_state(alarms))
     if settings.json:
         from kropot.query.render import status_json
 
-        emit_json(status_json(now_us, facts, alarms))
+        emit_json("status", status_json(now_us, facts, alarms) | {"space": space.json})
     else:
-        for line in as_text(now_us, facts, alarms):
+        lines = as_text(now_us, facts, alarms)
+        at = lines.index("")  # behind the storage, before the first source
+        for line in [*lines[:at], *space_text(space), *lines[at:]]:
             emit(line)
     return Exit.PARTIAL if check and alarms else Exit.DONE
+
+
+def listing_limit_s(settings: Settings) -> int:
+    """Return after how many seconds without a good listing there is an alarm, if nobody says how often runs start."""
+    return _MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S)
 
 
 def _min_free_of_collect() -> int:

@@ -8,6 +8,8 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, group, open_ledger, say, storage_of
 from kropot.cli.sizes import SIZE
+from kropot.cli.storage_clean import clean
+from kropot.errors import UsageError
 from kropot.logs import log
 from kropot.wording import amount, number
 
@@ -16,7 +18,10 @@ _PROGRESS_EVERY_S = 5.0
 
 @group("storage")
 def command() -> None:
-    """Look after the storage: pack small objects, and index packs."""
+    """Look after the storage: pack small objects, index packs, and remove what no event names."""
+
+
+command.add_command(clean)
 
 
 @command.command("pack")
@@ -41,6 +46,8 @@ def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
     from kropot.objects.packs.packing import PackRule
     from kropot.storage_away import demand_objects
 
+    if pack_below == 0:
+        raise UsageError("--pack-below 0 makes no packs, so there is nothing to do: leave it out, or name a size")
     storage = storage_of(settings)
     rule = PackRule(below=pack_below, worth=0) if everything else PackRule(below=pack_below)
     with open_ledger(settings) as ledger:
@@ -51,6 +58,7 @@ def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
         return Exit.PARTIAL
     if settings.json:
         emit_json(
+            "storage_packed",
             {
                 "packs": report.packs,
                 "objects": report.objects,
@@ -59,7 +67,7 @@ def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
                 "adopted": report.adopted,
                 "damaged": report.damaged,
                 "left": report.left,
-            }
+            },
         )
     else:
         text = f"put {number(report.objects, 'object')} ({amount(report.bytes)}) into {number(report.packs, 'pack')}"
@@ -98,13 +106,14 @@ def index(settings: Settings) -> Exit:
         report = reindex(storage.packs(), ledger.places, progress=progress)
     if settings.json:
         emit_json(
+            "storage_indexed",
             {
                 "packs": report.packs,
                 "objects": report.objects,
                 "bytes": report.bytes,
                 "damaged": report.damaged,
                 "forgotten": report.forgotten,
-            }
+            },
         )
     else:
         text = f"indexed {number(report.objects, 'object')} ({amount(report.bytes)}) in {number(report.packs, 'pack')}"

@@ -28,11 +28,13 @@ from kropot.cli.calls import note_counts
 from kropot.cli.notes import notes_in
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.errors import LockedError, ServerRefusedError, UsageError
-from kropot.wording import SECOND_US, amount, number, one_line
+from kropot.wording import SECOND_US, amount, instant, number, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
+    from kropot.cli.work_progress import WorkProgress
     from kropot.securecopy.client import SecureCopyClient
     from kropot.verify import Finding, RefetchDone, Scope, Summary
     from ledger.log import Ledger
@@ -103,15 +105,17 @@ def command(settings: Settings, **options: Any) -> Exit:
         scope = _scope(settings, ledger, options)
         # Otherwise the garbage collector takes a sixth of the time, because there are millions of short-lived tuples.
         gc.set_threshold(50_000, 20, 50)
-        world = World(stopped=lambda: bool(caught))
-        run = Verification(ledger, storage_of(settings).objects(places=ledger.places), scope, world)
-        for finding in run.findings():
-            show(finding, as_json=settings.json)
+        with _progress(settings, ledger, scope) as progress:
+            world = World(stopped=lambda: bool(caught), progress=progress.reached)
+            run = Verification(ledger, storage_of(settings).objects(places=ledger.places), scope, world)
+            for finding in run.findings():
+                show(finding, as_json=settings.json)
         if scope.repair and run.is_fetch_due:
             fetched = RefetchDone(why="it was not fetched, because this run was stopped")
             for finding in run.repaired(fetched if caught else _fetch(settings, ledger)):
                 show(finding, as_json=settings.json)
-    show_summary(run.summary, as_json=settings.json)
+    if not (settings.quiet and run.summary.sound):
+        show_summary(run.summary, as_json=settings.json)
     _note(run.summary)
     if run.trouble is not None:
         say(str(run.trouble), level="error")
@@ -155,6 +159,15 @@ def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope
         segments=storage.segments(),
         storage=storage,
     )
+
+
+def _progress(settings: Settings, ledger: Ledger, scope: Scope) -> AbstractContextManager[WorkProgress]:
+    """Return a display of the contents that are read. How many there are is known only if all of them are."""
+    from kropot.cli.work_progress import work_progress
+
+    is_whole = not (scope.quick or scope.max_age_us is not None)
+    size = sum(each.bytes for each in ledger.tallies()) if is_whole and not settings.quiet else None
+    return work_progress(settings, "verify", noun="object", size=size)
 
 
 def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient]:
@@ -202,7 +215,7 @@ def _fetch(settings: Settings, ledger: Ledger) -> RefetchDone:
 def show(finding: Finding, *, as_json: bool) -> None:
     """Print one finding."""
     if as_json:
-        emit_json(dataclasses.asdict(finding))
+        emit_json("finding", dataclasses.asdict(finding))
         return
     where = [
         f"{name} {value}"
@@ -220,7 +233,12 @@ def show(finding: Finding, *, as_json: bool) -> None:
 def show_summary(summary: Summary, *, as_json: bool) -> None:
     """Print what was checked and what was not."""
     if as_json:
-        emit_json({"kind": "summary", **dataclasses.asdict(summary), "sound": summary.sound})
+        told = {"kind": "summary", **dataclasses.asdict(summary), "sound": summary.sound}
+        copies = told["covered"].get("copies", {})
+        if "all_read_by_us" in copies:
+            by_us = copies.pop("all_read_by_us")
+            copies["all_read_by"] = None if by_us is None else instant(by_us)
+        emit_json("verify_summary", told)
         return
     for line in _lines(summary):
         emit(line)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from kropot.durable.batch import Durability, choose_method
 from kropot.durable.errors import DiscardedError, storage_error
 from kropot.durable.filesystem import OsFiles, room_at
+from kropot.objects.freeing import FolderFreeing
 from kropot.objects.instance import LOCK, InstanceLock
 from kropot.objects.layout import Layout, names_in
 from kropot.objects.naming import FileNaming, pending_of
@@ -28,11 +29,11 @@ from kropot.objects.packs.packing import Packing, PackRule, WholeBytes
 from kropot.objects.packs.writer import PackWriter
 from kropot.objects.partial import PartialFolder
 from kropot.objects.quarantine import Quarantine
-from kropot.objects.store import Published, PublishError, Staged, TakenUp
+from kropot.objects.store import CHUNK, Published, PublishError, Staged, TakenUp
 from kropot.objects.upload import HELD_BACK, FileUpload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from kropot.durable.batch import Choice
@@ -40,8 +41,9 @@ if TYPE_CHECKING:
     from kropot.objects.bulk.protocol import BulkReader
     from kropot.objects.packs.gather import Gatherer
     from kropot.objects.packs.packed import PackPlaces
+    from kropot.objects.packs.rewriting import PackRewriter
     from kropot.objects.store import Leftover
-    from ledger.places import PlaceStore
+    from ledger.places import Placement, PlaceStore
 
 
 class DirectoryObjects:
@@ -205,10 +207,39 @@ class DirectoryObjects:
         except OSError as error:
             raise storage_error(error, f"opening {path}") from error
 
+    def placed(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
+        """Ask the ledger, where there is one."""
+        return self._packed.find(sha256s)
+
+    def read_placed(self, sha256: bytes, place: Placement | None) -> bytes:
+        """Read the range in its pack, or the object's file. The ledger is never asked."""
+        path = self._layout.object(sha256)
+        try:
+            if place is not None and (data := self._packed.range(place)) is not None:
+                return data
+            fd = self._files.open_read(path)
+            try:
+                data = more = os.read(fd, CHUNK)
+                while len(more) == CHUNK:
+                    data += (more := os.read(fd, CHUNK))
+                return data
+            finally:
+                self._files.close(fd)
+        except FileNotFoundError:
+            return self._packed.read_unasked(sha256)
+        except OSError as error:
+            raise storage_error(error, f"reading {path}") from error
+
     def size(self, sha256: bytes) -> int | None:
         """Look at the file's size or the pack's index, not at the bytes."""
         size = self._layout.size(sha256)
         return self._packed.size(sha256) if size is None else size
+
+    def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:
+        """Look at the object's file, then for the pack where it was put; else in every pack."""
+        if self._layout.size(sha256) == size or (place is not None and self._folder.has(place.pack)):
+            return True
+        return self._packed.size(sha256) == size
 
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
         """Walk folder by folder, and the packs beside; memory holds the names of one folder, a 256th of all."""
@@ -248,6 +279,16 @@ class DirectoryObjects:
         self._packed.drop(sha256)
         return place
 
+    def rewriter(self) -> PackRewriter:
+        """Return what copies the live objects of packs into new ones, and removes packs.
+
+        Raises: LockedError, StorageError.
+        """
+        from kropot.objects.packs.rewriting import PackRewriter
+
+        self.lock()
+        return PackRewriter(self._layout, self._files, self._pack_writer)
+
     def gatherer(self, places: PlaceStore) -> Gatherer:
         """Return what gathers loose small objects into packs, and records their places.
 
@@ -265,6 +306,10 @@ class DirectoryObjects:
             writer=self._pack_writer,
             rule=self._rule,
         )
+
+    def freeing(self) -> FolderFreeing:
+        """Return what frees objects in this folder."""
+        return FolderFreeing(self._layout, self._files)
 
     def leftovers(self) -> Iterator[Leftover]:
         """Look through every folder of the store, other instances' too."""

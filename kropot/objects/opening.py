@@ -6,7 +6,7 @@ import platform
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import unquote
 
 from kropot.durable.errors import storage_error
@@ -27,8 +27,13 @@ if TYPE_CHECKING:
     from kropot.objects.packs.gather import Gatherer
     from kropot.objects.packs.packed import PackPlaces
     from kropot.objects.packs.packing import PackRule
+    from kropot.objects.packs.rewriting import PackRewriter
     from kropot.objects.store import ObjectStore
     from ledger.places import PlaceStore
+
+
+GATHERER: Final = "+pack"
+"""The instance name of whoever gathers loose objects into packs: its lock lets in one process a storage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +93,17 @@ class Storage(Protocol):
         """Return the packs among the objects."""
         ...
 
+    def rewriter(self) -> AbstractContextManager[PackRewriter]:
+        """Open what copies the live objects of packs into new ones, and removes packs.
+
+        Raises: LockedError while another process rewrites or gathers in this storage; StorageError.
+        """
+        ...
+
     def gatherer(self, places: PlaceStore, rule: PackRule) -> AbstractContextManager[Gatherer]:
         """Open what gathers loose small objects into packs, and records their places.
 
-        Raises: LockedError while another process gathers under this instance's name; StorageError.
+        Raises: LockedError while another process gathers in this storage; StorageError.
         """
         ...
 
@@ -164,9 +176,19 @@ class FolderStorage:
         return PackFolder(self._layout)
 
     @contextmanager
+    def rewriter(self) -> Iterator[PackRewriter]:
+        """Rewrite under the gatherer's name: neither may remove what the other relies on."""
+        objects = DirectoryObjects(self._root, GATHERER)
+        try:
+            objects.clean_own_leftovers(lambda _: False)
+            yield objects.rewriter()
+        finally:
+            objects.close()
+
+    @contextmanager
     def gatherer(self, places: PlaceStore, rule: PackRule) -> Iterator[Gatherer]:
-        """Gather under a name of its own, because a collector may hold the instance's."""
-        objects = DirectoryObjects(self._root, f"{self._instance}+pack", pack=rule)
+        """Gather under a name of its own: collectors hold those of their instances."""
+        objects = DirectoryObjects(self._root, GATHERER, pack=rule)
         try:
             objects.clean_own_leftovers(lambda _: False)
             yield objects.gatherer(places)

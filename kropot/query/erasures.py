@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kropot.wording import moment, number
+from kropot.wording import instant, moment, number
 from ledger.answers import Erasure
 from ledger.codec import decode_header, stream_digest
 
@@ -47,8 +47,8 @@ class Erased:
         return {
             "elements": self.elements,
             "payloads": self.payloads,
-            "since": None if first is None else moment(first.recorded_us),
-            "last": None if last is None else moment(last.recorded_us),
+            "since": None if first is None else instant(first.recorded_us),
+            "last": None if last is None else instant(last.recorded_us),
             "last_position": None if last is None else last.position,
         }
 

@@ -1,20 +1,22 @@
 """Finds the sources and elements that a command line names, and shows sources by their names.
 
-SOURCE is a source's label or the beginning of its id. ELEMENT is `[SOURCE:]ID`. What is shown is taken back.
+SOURCE is a source's label or the beginning of its id. ELEMENT is `[SOURCE:]ID`, or the beginning of an id. What is
+shown is taken back.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from itertools import islice
+from typing import TYPE_CHECKING, Final, overload
 
 from kropot.errors import UsageError
 from kropot.query.past import labels_of
-from kropot.wording import as_written
+from kropot.wording import as_written, one_line
 from ledger.events import StreamKey
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
     from ledger.log import Ledger
 
@@ -28,6 +30,9 @@ _ID_BYTES: Final = 16
 _SHOWN: Final = 8
 """How many digits of an id are shown where the whole id would be too long."""
 _LONGEST_LABEL: Final = 64
+_SHORTEST: Final = 4
+"""How many characters of an element's id name it, if no other id begins with them."""
+_MOST_LISTED: Final = 10
 _LIKE_AN_ID: Final = re.compile(rf"[0-9a-fA-F]{{{_SHOWN},}}")
 
 
@@ -65,11 +70,23 @@ def find_source(labels: Labels, text: str) -> bytes:
     if len(found) == 1:
         return found[0]
     if found:
-        raise UsageError(f"the ids of {len(found)} sources begin with {text!r}: give more characters of the id")
+        shown = ", ".join(long_name(labels, source) for source in found[:_MOST_LISTED])
+        raise UsageError(
+            f"the ids of {len(found)} sources begin with {text!r}: give more characters of the id, or a label: {shown}"
+        )
     raise UsageError(
         f"no source has the label {text!r}, or an id that begins with it: run `kropotcli source list` to see all "
         f"{len(labels)}"
     )
+
+
+def split_source(labels: Labels, text: str) -> list[tuple[list[bytes], str]]:
+    """Return what `[SOURCE:]REST` can mean, each as the sources and the rest. The rest can contain a colon."""
+    meanings = [(list(labels), text)]
+    prefix, colon, rest = text.partition(":")
+    if colon and rest and (named := _sources_named(labels, prefix)):
+        meanings.append((named, rest))
+    return meanings
 
 
 def readings(labels: Labels, text: str) -> list[StreamKey]:
@@ -89,20 +106,55 @@ def readings(labels: Labels, text: str) -> list[StreamKey]:
     return list(keys)
 
 
-def find_element(ledger: Ledger, text: str, *, erased: Container[StreamKey] = ()) -> StreamKey:
-    """Return the only element of the ledger that ELEMENT names. Those in `erased` count as elements of the ledger.
+@overload
+def find_element(ledger: Ledger, text: str, *, erased: Container[StreamKey] = ...) -> StreamKey: ...
+@overload
+def find_element(
+    ledger: Ledger, text: str, *, erased: Container[StreamKey] = ..., is_demanded: bool
+) -> StreamKey | None: ...
+def find_element(
+    ledger: Ledger, text: str, *, erased: Container[StreamKey] = (), is_demanded: bool = True
+) -> StreamKey | None:
+    """Return the only element of the ledger that ELEMENT names, by its id or, if none has it, by the id's beginning.
 
-    Raises: UsageError if ELEMENT names no element, or several.
+    A beginning has four characters or more. Those in `erased` count as elements of the ledger.
+
+    Raises: UsageError if ELEMENT names several elements or, if one `is_demanded`, none.
     """
     labels = labels_of(ledger)
     keys = readings(labels, text)
     found = [key for key in keys if key in erased or next(ledger.history(key), None) is not None]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    if len(found) > 1:
         sources = ", ".join(short_name(labels, key.source) for key in found)
         raise UsageError(f"the element {text!r} is ambiguous, because sources {sources} have it: write SOURCE:ID")
-    raise UsageError(f"the ledger has no element {text!r}: run `kropotcli ls` to list all elements")
+    if not found:
+        found = list(islice(_beginning_so(ledger, keys), _MOST_LISTED + 1))
+    if len(found) > 1:
+        shown = ", ".join(f"{short_name(labels, key.source)}:{one_line(key.id)}" for key in found[:_MOST_LISTED])
+        more = " and more" if len(found) > _MOST_LISTED else ""
+        raise UsageError(f"the element {text!r} is ambiguous, because several ids begin with it: {shown}{more}")
+    if not found and is_demanded:
+        raise none_found(text, "run `kropotcli ls` to list all elements")
+    return found[0] if found else None
+
+
+def none_found(text: str, advice: str) -> UsageError:
+    """Return the error that the ledger has no such element."""
+    return UsageError(f"the ledger has no element {text!r}: {advice}")
+
+
+def _beginning_so(ledger: Ledger, keys: Iterable[StreamKey]) -> Iterator[StreamKey]:
+    """Yield the elements whose ids begin with those of these keys, in the order of the ids."""
+    seen = set()
+    for wanted in keys:
+        if len(wanted.id) < _SHORTEST:
+            continue
+        for stored, _ in ledger.log.streams_by_key(after=wanted.stored):
+            if not stored.startswith(wanted.stored):
+                break
+            if stored not in seen:
+                seen.add(stored)
+                yield StreamKey.parse(stored)
 
 
 def _sources_named(labels: Labels, text: str) -> list[bytes]:

@@ -1,6 +1,7 @@
 """The JSON of all query answers: elements, events, sources, the status. No other module decides it.
 
-Times are ISO 8601 in UTC, durations are seconds, ids and hashes are hexadecimal. None means that there is no value.
+docs/json.md describes it. Times are ISO 8601 in UTC with microseconds, durations are seconds, ids and hashes are
+hexadecimal. None means that there is no value.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from kropot.wording import SECOND_US, instant, moment
+from kropot.wording import SECOND_US, instant
 from ledger.events import Element, ErasedFact, UnknownFact
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from kropot.query.alarm import Alarm
     from kropot.query.facts import Facts, SourceFacts
     from kropot.query.past import KnownSource, Past
+    from kropot.query.rounds import Round
     from kropot.query.storage import StorageFacts
     from kropot.replay.diff import Difference
     from ledger.answers import Tally
@@ -29,11 +31,24 @@ def key_json(key: StreamKey) -> dict[str, Any]:
     return {"source": key.source.hex(), "type": key.kind, "id": key.id}
 
 
+def server_time(second: int) -> str:
+    """Return a second of the server's clock as a time. It is data of the server, and orders nothing."""
+    return instant(second * SECOND_US)
+
+
+def proved_json(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a proof proves."""
+    shown = {name: value for name, value in facts.items() if name not in {"recorded_us", "date"}}
+    if "recorded_us" in facts:
+        shown |= {"recorded_at": instant(facts["recorded_us"]), "date": server_time(facts["date"])}
+    return shown
+
+
 def element_json(element: Element) -> dict[str, Any]:
     """Return an element's state and its copy, in flat fields."""
     return {
         "state": element.state,
-        "date": element.date,
+        "date": server_time(element.date),
         "tz": element.tz,
         "revision": element.revision,
         "present": element.present,
@@ -66,8 +81,8 @@ def entry_json(entry: Entry) -> dict[str, Any]:
             else {
                 "reason": failure.reason,
                 "attempts": failure.attempts,
-                "since": moment(failure.since_us),
-                "next_try": moment(failure.next_try_us),
+                "since": instant(failure.since_us),
+                "next_try": instant(failure.next_try_us),
             },
             "dismissed": entry.is_dismissed,
             "position": entry.position,
@@ -127,12 +142,32 @@ def difference_json(difference: Difference) -> dict[str, Any]:
     }
 
 
+def round_json(each: Round, label: str | None, copies: int, size: int) -> dict[str, Any]:
+    """Return a restore point: the round that ends there, what its listing found, and how much was copied (bytes)."""
+    found = each.listing
+    return {
+        "position": each.position,
+        "time": instant(each.until_us),
+        "source": each.source.hex(),
+        "label": label,
+        "mode": found.mode,
+        "seen": found.seen,
+        "new": found.new + found.reappeared,
+        "changed": found.changed,
+        "gone": found.vanished,
+        "copies": copies,
+        "bytes": size,
+        "held": each.is_held,
+        "open": each.is_open,
+    }
+
+
 def past_json(past: Past | None) -> dict[str, Any] | None:
     """Return why a source is past, None if it is in use."""
     if past is None:
         return None
     heir = None if past.heir is None else past.heir.hex()
-    return {"why": past.why, "since": moment(past.since_us), "heir": heir}
+    return {"why": past.why, "since": instant(past.since_us), "heir": heir}
 
 
 def source_json(known: KnownSource, states: Mapping[str, Tally]) -> dict[str, Any]:
@@ -147,10 +182,9 @@ def source_json(known: KnownSource, states: Mapping[str, Tally]) -> dict[str, An
         "zero_knowledge": source.opaque,
         "vault": None if known.vault is None else known.vault.hex(),
         "zone": source.zone,
-        "cursor": source.cursor,
-        "cursor_time": None if source.cursor is None else moment(source.cursor * SECOND_US),
-        "listed": None if source.listed_us is None else moment(source.listed_us),
-        "full_listed": None if source.full_listed_us is None else moment(source.full_listed_us),
+        "cursor": None if source.cursor is None else server_time(source.cursor),
+        "listed": None if source.listed_us is None else instant(source.listed_us),
+        "full_listed": None if source.full_listed_us is None else instant(source.full_listed_us),
         "held": source.held is not None and not source.held.is_accepted,
         "surge": source.surge is not None,
         "states": {state: {"elements": tally.elements, "bytes": tally.bytes} for state, tally in states.items()},
@@ -168,14 +202,14 @@ def status_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any
                 "name": alarm.name,
                 "source": None if alarm.source is None else alarm.source.hex(),
                 "text": alarm.text,
-                "since": None if alarm.since_us is None else moment(alarm.since_us),
+                "since": None if alarm.since_us is None else instant(alarm.since_us),
             }
             for alarm in alarms
         ],
         "position": facts.position,
-        "recorded": None if not facts.position else moment(facts.recorded_us),
+        "recorded": None if not facts.position else instant(facts.recorded_us),
         "erased": facts.erased.json,
-        "audited_since": moment(audited_since_us(facts)),
+        "audited_since": instant(audited_since_us(facts)),
         "audit": _audit_json(facts.audit),
         "storage": None if facts.storage is None else _storage_json(facts.storage),
         "sources": [_source_status_json(now_us, each) for each in facts.sources],
@@ -206,7 +240,7 @@ def _storage_json(storage: StorageFacts) -> dict[str, Any]:
                 "instance": each.instance,
                 "received": each.received,
                 "length": each.length,
-                "heard_us": each.heard_us,
+                "heard_at": instant(each.heard_us),
             }
             for each in storage.transfers
         ],
@@ -224,13 +258,13 @@ def _audit_json(ranges: tuple[AuditRange, ...]) -> dict[str, Any]:
                 "start": each.start.hex(),
                 "end": each.end.hex(),
                 "share": round(share(each.start, each.end), 6),
-                "read": moment(each.at_us),
+                "read": instant(each.at_us),
                 "position": each.position,
             }
             for each in ranges
         ],
         "never_read": round(never_read(ranges), 6),
-        "all_read_by": None if by_us is None else moment(by_us),
+        "all_read_by": None if by_us is None else instant(by_us),
     }
 
 
@@ -246,24 +280,24 @@ def _source_status_json(now_us: int, each: SourceFacts) -> dict[str, Any]:
         "superseded": each.superseded,
         "dismissed": each.dismissed,
         "states": {state: {"elements": n, "bytes": size} for state, (n, size) in sorted(each.states.items())},
-        "cursor": each.source.cursor,
-        "listed": None if listed_us is None else moment(listed_us),
+        "cursor": None if each.source.cursor is None else server_time(each.source.cursor),
+        "listed": None if listed_us is None else instant(listed_us),
         "lag_s": None if listed_us is None else (now_us - listed_us) // SECOND_US,
-        "full_listed": None if each.source.full_listed_us is None else moment(each.source.full_listed_us),
+        "full_listed": None if each.source.full_listed_us is None else instant(each.source.full_listed_us),
         "failed_run": None
         if each.failed_run is None
         else {
             "instance": each.failed_run.instance,
             "reason": each.failed_run.reason,
-            "at": moment(each.failed_run.at_us),
+            "at": instant(each.failed_run.at_us),
         },
         "drill": None
         if each.drill is None
-        else {"at": moment(each.drill.at_us), "opened": each.drill.opened, "failed": each.drill.failed},
-        "pending_since": None if each.pending_since_us is None else moment(each.pending_since_us),
-        "unlistable": list(each.source.unlistable),
+        else {"at": instant(each.drill.at_us), "opened": each.drill.opened, "failed": each.drill.failed},
+        "pending_since": None if each.pending_since_us is None else instant(each.pending_since_us),
+        "unlistable": [server_time(second) for second in each.source.unlistable],
         "unserved": None if each.unserved is None else asdict(each.unserved),
-        "unscanned_since": None if each.unscanned_since is None else moment(each.unscanned_since * SECOND_US),
+        "unscanned_since": None if each.unscanned_since is None else instant(each.unscanned_since * SECOND_US),
         "failing": {
             "elements": each.failing_count,
             "about": max(each.failing_count, each.failing_about),
@@ -275,8 +309,8 @@ def _source_status_json(now_us: int, each: SourceFacts) -> dict[str, Any]:
                     "id": failing.key.id,
                     "reason": failing.reason,
                     "attempts": failing.attempts,
-                    "since": moment(failing.since_us),
-                    "next_try": moment(failing.next_try_us),
+                    "since": instant(failing.since_us),
+                    "next_try": instant(failing.next_try_us),
                 }
                 for failing in each.failing
             ],

@@ -125,8 +125,15 @@ class SqlPlaces:
     # --- helpers ---
 
     def _rows_of(self, sha256s: Collection[bytes], place: str) -> Iterator[tuple[Any, ...]]:
+        """Yield sha256, the pack's name, start and length of every placement of these objects."""
+        names: dict[int, bytes | None] = {}
         for part in slices(sha256s):
-            yield from self._connections.raw_rows(self._statements.select_placements(len(part)), [place, *part])
+            rows = self._connections.raw_rows(self._statements.select_placements(len(part)), part)
+            self._learn(names, {row[1] for row in rows}, place)
+            for sha256, number, start, length in rows:
+                name = names[number]
+                if name is not None:
+                    yield sha256, name, start, length
 
     @contextmanager
     def _changing(self) -> Iterator[tuple[Connection, SqlWriting]]:

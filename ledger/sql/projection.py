@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, func, literal_column, or_, select
 
-from ledger.rows import CopyState, Image, SourceRow, TallyRow
+from ledger.rows import FEW_EVENTS, CopyState, Image, SourceRow, TallyRow, VolumeRow
 from ledger.sql import schema as t
-from ledger.sql.statements import PAGE
+from ledger.sql.statements import LARGE_PAGE, PAGE
 from ledger.sql.writing import slices
 
 if TYPE_CHECKING:
@@ -136,6 +136,40 @@ class SqlProjection:
         while page := self._connections.raw_rows(self._statements.page_copies, (last, last, stream, highest, PAGE)):
             yield from map(CopyState._make, page)
             last, stream = page[-1][:2]
+
+    def named(self, sha256s: Collection[bytes]) -> list[CopyState]:
+        """Return the copies with these SHA-256, in any order."""
+        return [
+            CopyState._make(row)
+            for part in slices(sorted(set(sha256s)))
+            for row in self._connections.raw_rows(self._statements.select_named(len(part)), part)
+        ]
+
+    def revisited(self, after: int) -> Iterator[tuple[int, int]]:
+        """Yield (stream, number of its source) of each entry above stream `after` that can have an older version."""
+        while page := self._connections.raw_rows(self._statements.page_revisited, (after, FEW_EVENTS, LARGE_PAGE)):
+            yield from page
+            after = page[-1][0]
+
+    def volumes(self, block: int) -> list[VolumeRow]:
+        """Return the sums over all copies, by source and by the position where each was stored divided by `block`."""
+        copy, entry = t.copy.c, t.entry.c
+        first = copy.seq - copy.seq % literal_column(str(int(block)))
+        sources = self.sources()
+        sums = (func.count(), func.sum(copy.size))
+        if len(sources) == 1:
+            # One source needs no look at the entry of each copy, which takes most of the time.
+            erased = select(t.stream.c.id).where(t.stream.c.key.is_(None))
+            wanted = select(literal_column(str(sources[0].no)), first, *sums).where(copy.stream.not_in(erased))
+            wanted = wanted.group_by(first).order_by(first)
+        else:
+            both = t.copy.join(t.entry, entry.stream == copy.stream)
+            wanted = select(entry.source, first, *sums).select_from(both)
+            wanted = wanted.group_by(entry.source, first).order_by(entry.source, first)
+        return [
+            VolumeRow(no, int(start) // block, int(copies), int(size))
+            for no, start, copies, size in self._connections.rows(wanted)
+        ]
 
     def page(self, after: bytes, count: int) -> Sequence[tuple[Any, ...]]:
         """Return the first `count` entries with keys above `after`, each with the event that it points to."""

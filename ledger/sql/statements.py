@@ -115,12 +115,9 @@ class Statements:
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as below
     def select_placements(self, count: int) -> str:
-        """Values: place, `count` SHA-256s; rows: sha256, the pack's name, start (negative: dropped), length."""
-        return self.marked(
-            "SELECT placement.sha256, pack.name, placement.start, placement.length FROM placement"
-            " JOIN pack ON pack.number = placement.pack"
-            f" WHERE pack.place = ? AND pack.name IS NOT NULL AND placement.sha256 IN ({self._marks(count)})"
-        )
+        """Values: `count` SHA-256s; rows: sha256, the pack's number, start (negative: dropped), length."""
+        # Not joined with `pack`: a planner could begin there, and look for each object in every pack.
+        return self.marked(f"SELECT sha256, pack, start, length FROM placement WHERE sha256 IN ({self._marks(count)})")
 
     @cached_property
     def page_placements(self) -> str:
@@ -185,6 +182,35 @@ class Statements:
     def select_facts(self, count: int) -> str:
         """Values: `count` positions; rows: StoredFacts."""
         return self.marked(f"SELECT {FACT_COLUMNS} FROM event WHERE seq IN ({self._marks(count)}) ORDER BY seq")
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def select_histories(self, count: int) -> str:
+        """Values: `count` streams, until; rows: StoredFacts in the order of streams."""
+        return self.marked(
+            f"SELECT {FACT_COLUMNS} FROM event WHERE stream IN ({self._marks(count)}) AND seq <= ?"
+            " ORDER BY stream, stream_version"
+        )
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def page_of_types(self, count: int) -> str:
+        """Values: after, until, `count` types, limit; rows: StoredFacts."""
+        return self.marked(
+            f"SELECT {FACT_COLUMNS} FROM event WHERE seq > ? AND seq <= ? AND type IN ({self._marks(count)})"
+            " ORDER BY seq LIMIT ?"
+        )
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def select_named(self, count: int) -> str:
+        """Values: `count` SHA-256; rows: CopyStates."""
+        return self.marked(f"SELECT {COPY_COLUMNS} FROM copy WHERE sha256 IN ({self._marks(count)})")
+
+    @cached_property
+    def page_revisited(self) -> str:
+        """Values: after, the number of events of an element that is as it was first, limit; rows: stream, source."""
+        return self.marked(
+            "SELECT stream, source FROM entry WHERE stream > ? AND (version > ? OR state = 'vanished')"
+            " ORDER BY stream LIMIT ?"
+        )
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_images(self, count: int) -> str:

@@ -53,7 +53,8 @@ def probe(settings: Settings, *, once: bool, min_free: int, shade: str, fail: st
     if fail in failures:
         raise failures[fail]
     emit_json(
-        {"refresh": settings.refresh_time, "json": settings.json, "once": once, "min_free": min_free, "shade": shade}
+        "probed",
+        {"refresh": settings.refresh_time, "json": settings.json, "once": once, "min_free": min_free, "shade": shade},
     )
     return Exit.PARTIAL if fail == "partial" else None
 
@@ -86,6 +87,7 @@ def values(*args: str, env: dict[str, str] | None = None) -> dict[str, object]:
     result = run(*args, env=env)
     assert result.exit_code == 0, result.stderr
     found: dict[str, object] = json.loads(result.stdout)
+    assert found.pop("message_type") == "probed"
     return found
 
 
@@ -261,7 +263,8 @@ def test_config_show_names_every_source_and_hides_secrets(run_cli: RunCli, tmp_p
     )
     result = run_cli("config", "show", "--config", "c.toml", "--json", env={"KROPOT_HTTP_TIMEOUT": "8"})
     assert result.returncode == 0, result.stderr
-    rows = {row["option"]: row for row in json.loads(result.stdout)}
+    rows = {row["option"]: row for row in map(json.loads, result.stdout.splitlines())}
+    assert {row.pop("message_type") for row in rows.values()} == {"option"}
     assert rows["refresh-time"] == {"option": "refresh-time", "value": 4, "source": "refresh-time in c.toml"}
     assert rows["http-timeout"]["source"] == "KROPOT_HTTP_TIMEOUT"
     assert rows["log-level"]["source"] == "default"

@@ -116,6 +116,7 @@ def test_show_is_json_for_scripts(run: Run, kit: str, old_kit: str, tmp_path: Pa
     ids = [id_.hex() for id_ in VAULT.key_ids]
     vault = VAULT.id.hex()
     assert open_ == {
+        "message_type": "kit",
         "locked": False,
         "argon2id": None,
         "vault": vault,

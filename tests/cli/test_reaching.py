@@ -107,8 +107,13 @@ def test_a_storage_whose_name_is_not_utf8_works(server: OldServer, run_cli: RunC
     done = run_cli(*where, "collect", "--once", "--server-url", server.url, "--log-format", "json", env=ENV)
     assert done.returncode == Exit.DONE, done.stderr
     assert run_cli(*where, "verify").returncode == Exit.DONE
-    rows = json.loads(run_cli(*where, "config", "show", "--json").stdout)
-    assert {"option": "storage-path", "value": "st\\udce9", "source": "--storage-path"} in rows
+    rows = [json.loads(line) for line in run_cli(*where, "config", "show", "--json").stdout.splitlines()]
+    assert {
+        "message_type": "option",
+        "option": "storage-path",
+        "value": "st\\udce9",
+        "source": "--storage-path",
+    } in rows
 
 
 def test_json_takes_any_bytes_of_a_path() -> None:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 from rich.progress import Progress
 
-from kropot.cli import restore_progress
+from kropot.cli import work_progress
 from kropot.cli.progress import LOG_EVERY_S
-from kropot.cli.restore_progress import PER_FILE, RestoreProgress
+from kropot.cli.restore_progress import PER_FILE
+from kropot.cli.settings import Settings
+from kropot.cli.work_progress import WorkProgress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +36,7 @@ class Clock:
 
 def test_the_time_that_is_left_comes_from_bytes_and_files() -> None:
     clock = Clock()
-    progress = RestoreProgress(None, files=100, size=100 * PER_FILE, clock=clock)
+    progress = WorkProgress(None, each=PER_FILE, count=100, size=100 * PER_FILE, clock=clock)
     assert progress.left_s is None
     clock.now += 10
     progress.moved(10 * PER_FILE)  # one large file, not yet whole, is a twentieth of the work
@@ -45,18 +47,18 @@ def test_the_time_that_is_left_comes_from_bytes_and_files() -> None:
     clock.now += 90
     progress.moved(200 * PER_FILE)  # more than was expected
     assert progress.left_s == 0
-    assert RestoreProgress(None, files=None, size=None).left_s is None
+    assert WorkProgress(None, each=PER_FILE, count=None, size=None).left_s is None
 
 
 def test_log_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[dict[str, object]] = []
     monkeypatch.setattr(
-        restore_progress,
+        work_progress,
         "log",
         SimpleNamespace(info=lambda event, **fields: lines.append({"event": event} | fields)),
     )
     clock = Clock()
-    progress = RestoreProgress(None, files=2, size=2 * PER_FILE, clock=clock)
+    progress = WorkProgress(None, each=PER_FILE, count=2, size=2 * PER_FILE, is_logged=True, clock=clock)
     for _ in range(10):
         progress.moved(PER_FILE // 10)
     assert lines == []
@@ -81,7 +83,7 @@ def test_log_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_bar_tells_files_bytes_and_pace(files: int | None, size: int | None, text: str) -> None:
     clock, bar = Clock(), Progress(disable=True)
-    progress = RestoreProgress(bar, files=files, size=size, clock=clock)
+    progress = WorkProgress(bar, each=PER_FILE, count=files, size=size, clock=clock)
     progress.finished()
     clock.now += 1
     progress.moved(1 << 20)
@@ -105,3 +107,40 @@ def test_a_bar_on_the_terminal_takes_nothing_from_a_pipe(world: World, kropotcli
     rows = [json.loads(row) for row in out.splitlines()]
     assert [row.get("problem") for row in rows] == ["unstored", None]
     assert rows[-1]["restored"] == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "reached", "text"),
+    [
+        (None, 10 << 20, (3, 5 << 20), "3 objects  5.0 MiB/10.0 MiB  2.5 MiB/s"),
+        (50_000, None, (12_000, 0), "12,000/50,000 objects  6,000 objects/s"),
+        (None, None, (2, 0), "2 objects  1 objects/s"),
+    ],
+)
+def test_work_that_counts_itself_is_shown_alike(
+    count: int | None, size: int | None, reached: tuple[int, int], text: str
+) -> None:
+    clock, bar = Clock(), Progress(disable=True)
+    progress = WorkProgress(bar, noun="object", count=None, size=size, clock=clock)
+    clock.now += 2
+    progress.reached(*reached, of=count)
+    (task,) = bar.tasks
+    assert task.fields["text"] == text
+    assert task.total == (size or count)
+    half = {10 << 20: 2, 50_000: 38_000 / 6_000}
+    assert progress.left_s == (None if task.total is None else pytest.approx(half[int(task.total)]))
+
+
+def test_nothing_is_said_off_a_terminal_but_in_json_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(work_progress, "log", SimpleNamespace(info=lambda event, **_: lines.append(event)))
+    for settings, said in (
+        (Settings(), 0),
+        (Settings(log_format="json"), 1),
+        (Settings(log_format="json", quiet=True), 0),
+    ):
+        with work_progress.work_progress(settings, "verify", size=1) as progress:
+            monkeypatch.setattr(progress, "_next", 0.0)
+            progress.moved(1)
+        assert len(lines) == said, settings
+        lines.clear()

@@ -22,7 +22,7 @@ from kropot.query.health import Limits, audited_since_us, health
 from kropot.query.past import Past
 from kropot.query.render import status_json
 from kropot.query.storage import StorageFacts
-from kropot.wording import moment
+from kropot.wording import instant, moment
 from ledger.events import (
     SOURCE_KIND,
     AuditRange,
@@ -209,7 +209,7 @@ def test_status_says_when_each_part_was_read_and_when_the_rest_will_be() -> None
     text, audit = shown((0, 63, NOW), (64, 127, NOW + DAY))
     assert f"0000..3fff   25.0%  read {moment(NOW)}" in text
     assert f"at this pace, the rest will be read by {moment(NOW + 3 * DAY)}" in text
-    assert audit["all_read_by"] == moment(NOW + 3 * DAY)
+    assert audit["all_read_by"] == instant(NOW + 3 * DAY)
     assert [part["share"] for part in audit["ranges"]] == [0.25, 0.25]  # type: ignore[attr-defined]
 
 

@@ -15,11 +15,11 @@ from ledger.events import (
     Copy,
     CopyDamaged,
     CopyLost,
-    CopyReleased,
     CopyStored,
     Element,
     Failure,
     FetchFailed,
+    PayloadErased,
     RemoteChanged,
     RemoteVanished,
     StreamKey,
@@ -30,12 +30,13 @@ from ledger.replica import fold
 from ledger.rows import DAMAGED, LOST, RELEASED, SOUND
 from ledger.sql import open_store
 from tests.ledger.databases import fresh_url
-from tests.ledger.world import OTHER, SOURCE, History, began, copied, element, key, observed, sha
+from tests.ledger.world import OTHER, SOURCE, History, began, copied, element, key, let_go, observed, sha
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ledger.replica import Entry
+    from ledger.retention import CopyReleased, LastCopyReleased
     from ledger.stores import LedgerStore
 
 
@@ -145,8 +146,8 @@ def test_a_rebuild_passes_over_unknown_events_and_counts_them(
     assert entry.version == 2  # what the next append must expect
 
 
-def _released(name: str) -> CopyReleased:
-    return CopyReleased(element=copied(name).fact.element, sha256=sha(name))  # type: ignore[union-attr]
+def _released(name: str) -> CopyReleased | LastCopyReleased:
+    return let_go(copied(name).fact.element, sha(name))  # type: ignore[union-attr]
 
 
 def test_scan_goes_through_all_pages_in_key_order_with_filters(store: LedgerStore) -> None:
@@ -243,8 +244,8 @@ def test_every_object_ever_named_is_listed_with_its_state(store: LedgerStore) ->
         NewFact(
             key=key(3), fact=CopyLost(element=replace(sound, damage="lost"), sha256=sha("object 3")), observed_us=1
         ),
-        NewFact(key=key(1), fact=CopyReleased(element=sound, sha256=sha("object 1")), observed_us=1),
-        NewFact(key=key(4), fact=CopyReleased(element=sound, sha256=sha("never stored")), observed_us=1),
+        NewFact(key=key(1), fact=let_go(sound, sha("object 1")), observed_us=1),
+        NewFact(key=key(4), fact=let_go(sound, sha("never stored")), observed_us=1),
     ]
     with pytest.raises(LedgerError, match="was never stored"):
         ledger.append(judgements)
@@ -298,3 +299,24 @@ def test_many_copies_are_listed_over_all_pages(store: LedgerStore) -> None:
     assert [(row.sha256, row.position) for row in rows] == sorted((row.sha256, row.position) for row in rows)
     assert isinstance(copied(1).fact, CopyStored)
     assert isinstance(copied(1).fact.element.copy, Copy)
+
+
+@pytest.mark.parametrize("sources", [1, 2], ids=["one source", "two sources"])
+def test_the_sums_of_copies_go_by_source_and_block_and_leave_out_what_was_erased(
+    store: LedgerStore, sources: int
+) -> None:
+    ledger = Ledger(store)
+    ledger.append([began(), *(observed(n) for n in range(20))])
+    ledger.append([copied(n, content=str(n), size=n) for n in range(20)])
+    if sources == 2:
+        ledger.append([began(OTHER), observed(1, OTHER), copied(1, OTHER, content="other", size=1 << 40)])
+    ledger.append([NewFact(key=key(7), fact=PayloadErased(reason="law"), observed_us=1)])
+    numbers = {row.id: row.no for row in store.projection.sources()}
+    for block in (1, 8, 1024):
+        wanted: dict[tuple[int, int], tuple[int, int]] = {}
+        for row in ledger.copies():
+            at = (numbers[StreamKey.parse(row.key).source], row.position // block)
+            copies, size = wanted.get(at, (0, 0))
+            wanted[at] = (copies + 1, size + row.size)
+        assert store.projection.volumes(block) == [(*at, *found) for at, found in sorted(wanted.items())]
+        assert sum(copies for copies, _ in wanted.values()) == 18 + sources

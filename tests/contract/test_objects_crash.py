@@ -181,7 +181,7 @@ def test_failure_of_any_step_is_a_clear_error_and_loses_nothing(tmp_path: Path, 
 def test_power_loss_at_any_step_loses_nothing_acknowledged(tmp_path: Path, method: Method) -> None:
     steps = len(steps_of(tmp_path / "undisturbed", method))
     for at in range(steps + 1):
-        for seed in range(3):
+        for seed in range(1 if RULES[-1].worth == 1 else 3):
             assert_survives(tmp_path / f"{at}-{seed}", method, at, random.Random(1000 * at + seed))
 
 

@@ -90,7 +90,7 @@ class Looker:
 
     def _tokens(self) -> Any:
         code, output = self._run("gateway", "token", "list", "--json")
-        rows = json.loads(output.splitlines()[0]) if code == Exit.DONE else []
+        rows = [row for row in _objects(output) if row.get("message_type") == "token"] if code == Exit.DONE else []
         return [bool(rows), {(row["status"], row["encrypted"]) for row in rows}]
 
     def _secrets(self, when: str) -> list[str]:
@@ -106,8 +106,8 @@ class Looker:
         vaults = {kit["vault"] for kit in kits if kit["masters"]}
         return [
             f"{when}: the token {row['id']} has no kit"
-            for row in json.loads(output.splitlines()[0])
-            if row["vault"] not in vaults
+            for row in _objects(output)
+            if row.get("message_type") == "token" and row["vault"] not in vaults
         ]
 
     def _entries(self, *more: str) -> list[dict[str, Any]]:

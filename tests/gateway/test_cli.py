@@ -19,11 +19,12 @@ import pytest
 from click.testing import CliRunner
 
 from kropot.cli.main import cli
-from kropot.gateway.listening import listen
 from kropot.sc2.kit import OwnerKit
 from kropot.sc2.kits import parse_kit
 from kropot.securecopy.sealing import Kit
+from kropot.serving.listening import listen
 from tests.gateway.serve import ADMIN, DOCUMENTED, PLAIN, SEALED, Client
+from tests.json_schema import hold_to_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +86,7 @@ def test_folder_is_served_from_the_first_command_to_the_last(
             time.sleep(0.1)
         assert client.content(ids[b"name.txt"]).plain == b"content"
         listed = run_cli("gateway", "token", "list", "--json")
-        [row] = json.loads(listed.stdout)
+        row = json.loads(listed.stdout)
         assert (row["number"], row["status"], row["encrypted"]) == (1, "active", True)
         assert answer["id"] not in listed.stdout
         assert run_cli("gateway", "token", "revoke", "1").returncode == 0
@@ -138,7 +139,7 @@ def test_interrupt_ends_it_with_130(kropotcli: Path, tmp_path: Path) -> None:
 def test_given_key_makes_no_kit_and_plain_token_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     given = CliRunner().invoke(cli, ["gateway", "token", "create", "-", "--json"], input=json.dumps(DOCUMENTED))
-    assert json.loads(given.stdout) == {"id": DOCUMENTED["id"], "number": 1}
+    assert json.loads(given.stdout) == {"message_type": "token_made", "id": DOCUMENTED["id"], "number": 1}
     plain = CliRunner().invoke(cli, ["gateway", "token", "create", "-", "--plain"], input=json.dumps(PLAIN))
     assert plain.exit_code == 0
     assert "this token is plain" in plain.stderr
@@ -185,7 +186,9 @@ def test_a_token_is_sealed_by_sc2_unless_something_else_is_asked_for(
         done = CliRunner().invoke(cli, ["gateway", *args, "--json"], input=json.dumps(stdin))
         assert done.exit_code == code, done.output
         assert not [word for word in re.findall("[0-9a-f]{64}", done.output) if word in secrets]
-        return json.loads(done.stdout) if code == 0 else done.stderr
+        hold_to_schema([*args, "--json"], done.stdout)
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        return done.stderr if code else rows if args[-1] == "list" else rows[0]
 
     secrets: set[str] = set()
     empty = {**PLAIN, "data": {"tags": [], "secureCopyEncryptionKey": "", "secureCopyDigestRounds": 0}}
@@ -249,7 +252,7 @@ def test_a_kit_that_cannot_be_written_leaves_the_vault_as_it_is(
     done = CliRunner().invoke(cli, ["gateway", "vault", "rotate", vault, "--kit", "file/kit.json"])
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.output
     listed = json.loads(CliRunner().invoke(cli, ["gateway", "vault", "list", "--json"]).stdout)
-    assert listed[0]["masters"] == 1
+    assert listed["masters"] == 1
 
 
 def test_a_rotation_that_only_the_database_knows_is_told_with_its_kit(

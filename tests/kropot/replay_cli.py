@@ -10,6 +10,7 @@ import pytest
 from kropot.cli.main import cli
 from kropot.objects.directory import DirectoryObjects
 from ledger.sql.opening import open_store
+from tests.json_schema import hold_to_schema
 from tests.kropot.replay_world import World
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         with pytest.raises(SystemExit) as ended:
             cli.main([args[0], *place, *args[1:]], prog_name="kropotcli")
         captured = capsys.readouterr()
+        hold_to_schema(args, captured.out)
         return Answer(int(ended.value.code or 0), captured.out, captured.err)
 
     return run_

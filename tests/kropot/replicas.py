@@ -19,6 +19,7 @@ from kropot.cli.main import cli
 from kropot.securecopy.sealing import open_stream
 from ledger.log import Ledger
 from ledger.sql import open_store
+from tests.json_schema import hold_to_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +80,7 @@ class Folder:
                 cli.main(args=self.line(*args)[1:], prog_name="kropotcli")
             except SystemExit as end:
                 code = int(end.code or 0)
+        hold_to_schema(args, out.getvalue())
         return Ran(code=code, out=out.getvalue(), err=err.getvalue())
 
     def collect(self, *args: str) -> Ran:

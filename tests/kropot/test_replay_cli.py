@@ -212,7 +212,7 @@ def test_an_unsound_snapshot_is_found_by_the_check(world: World, run: Run) -> No
     answer = run("snapshot", "--check", "--json")
     assert answer.code == 4
     assert answer.lines[0]["kind"] == kind
-    assert answer.lines[-1] == {"checked": 2, "unsound": 1}
+    assert answer.lines[-1] == {"message_type": "snapshots_checked", "checked": 2, "unsound": 1}
 
 
 def test_the_list_is_ordered_by_key_and_complete(world: World, run: Run) -> None:
@@ -223,6 +223,7 @@ def test_the_list_is_ordered_by_key_and_complete(world: World, run: Run) -> None
     ]
     for row in rows:
         assert set(row) == {
+            "message_type",
             "present",
             "revision",
             *("source", "type", "id", "date", "tz", "state", "sha256", "size", "iv", "position", "recorded_at"),

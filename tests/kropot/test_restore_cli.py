@@ -231,7 +231,7 @@ def test_names_are_listed_with_dates_and_sizes_and_nothing_is_written(
         **{f"{size}.bin": size for size in (0, 1, 15, 16, 17, 5000)},
         "dir/named": 5,
     }
-    assert next(row["date"] for row in rows if row.get("name") == "dir/named") == "2020-09-13T12:26:40Z"
+    assert next(row["date"] for row in rows if row.get("name") == "dir/named") == "2020-09-13T12:26:40.000000Z"
     shown = run("restore", "--key", kit, "--list-names", "dir").out
     assert shown.split() == ["2020-09-13T12:26:40Z", "5", "dir/named"]
     assert sorted(tmp_path.rglob("*")) == before

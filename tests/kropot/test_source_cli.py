@@ -284,7 +284,8 @@ def test_only_what_is_beyond_help_can_be_dismissed_and_of_several_all_or_none(wo
     assert run("source", "dismiss", "no such element").code == 2
     assert not [event for event in world.ledger.events() if isinstance(event.fact, ElementDismissed)]
     done = run("source", "dismiss", bad.id, "--json").json
-    assert done == {"source": source.hex(), "type": "file", "id": bad.id, "dismissed": True, "changed": True}
+    decided = {"source": source.hex(), "type": "file", "id": bad.id, "dismissed": True, "changed": True}
+    assert done == {"message_type": "source_decision"} | decided
 
 
 def test_a_decision_needs_a_source_that_is_there(world: World, run: Run) -> None:

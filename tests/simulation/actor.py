@@ -45,6 +45,7 @@ from kropot.collect.transfer.receive import ContentReceiver, FreeSpace
 from kropot.durable.errors import StorageError, StorageFullError
 from kropot.lister.conversation import Trouble
 from kropot.objects.memory import MemoryObjects
+from kropot.objects.packs.packing import PackRule
 from kropot.objects.store import Published, PublishError
 from kropot.securecopy import bulkwire
 from kropot.securecopy.bulkread import read_frames
@@ -97,7 +98,8 @@ class Actor:
         world, rules = self.world, self.rules
         self._life += 1
         self._fetching.clear()
-        self._objects = MemoryObjects(rules.instance, world.disk)
+        pack = PackRule(worth=0) if world.plan.packs else None
+        self._objects = MemoryObjects(rules.instance, world.disk, pack=pack)
         self._objects.lock()
         ledger = Ledger(world.store, writer=rules.instance, entropy=self.rng.randbytes)
         try:
@@ -111,6 +113,7 @@ class Actor:
             instance=rules.instance,
             lease_us=rules.lease_us,
             free_bytes=self._objects.free_bytes,
+            holds=self._objects.holds,
         )
         self._collector = Collector(world.source_id, ledger.sources()[world.source_id].source, rules)
         self._post(0, Started(position=ledger.head().position))
@@ -295,33 +298,37 @@ class Actor:
         stream = b"" if answer is None or answer.status != 200 else _whole(answer)
         if self._is_unlucky("content_faults"):
             stream = stream[: self.rng.randrange(len(stream) + 1)]
-        copies = {}
+        came = []
         try:
             for content in read_frames(partial(_exactly, io.BytesIO(stream)), wanted):
                 staged = self._objects.stage_whole(content.data, content.sha256)
                 if self._is_unlucky("publish_faults"):
                     self._objects.discard([staged])
-                    continue
-                (result,) = self._objects.publish([staged])
-                if isinstance(result, Published):
-                    copies[content.at] = PrefetchedCopy(sha256=result.sha256, size=result.size, iv=content.iv)
+                else:
+                    came.append((content, staged))
         except (EOFError, StorageError):
             pass
+        copies = {
+            content.at: PrefetchedCopy(sha256=result.sha256, size=result.size, iv=content.iv, place=result.place)
+            for (content, _), result in zip(came, self._objects.publish([staged for _, staged in came]), strict=True)
+            if isinstance(result, Published)
+        }
         self._post(0, Prefetched(copies={action.number: copies}))
 
     def _publish(self, life: int, action: Publish) -> None:
         if life != self._life:
             return
-        results = []
-        for good in action.batch:
+        results: dict[int, Published | PublishError] = {}
+        for at, good in enumerate(action.batch):
             staged = good.staged
             if self._is_unlucky("publish_faults"):
                 self._objects.discard([staged])
                 kind = self.rng.choice([StorageError, StorageFullError])
-                results.append(PublishError(sha256=staged.sha256, size=staged.size, error=kind("simulated")))
-            else:
-                results += self._objects.publish([staged])
-        self._post(0, PublishDone(batch=action.batch, results=tuple(results)))
+                results[at] = PublishError(sha256=staged.sha256, size=staged.size, error=kind("simulated"))
+        lucky = [at for at in range(len(action.batch)) if at not in results]
+        outcomes = self._objects.publish([action.batch[at].staged for at in lucky])
+        results |= dict(zip(lucky, outcomes, strict=True))
+        self._post(0, PublishDone(batch=action.batch, results=tuple(results[at] for at in sorted(results))))
 
 
 def _whole(answer: Answer) -> bytes:

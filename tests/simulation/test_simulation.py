@@ -110,6 +110,8 @@ def test_the_chaos_is_real() -> None:
     assert any(actor._skew_us < 0 for actor in actors)
     assert any(actor._skew_us > 0 for actor in actors)
     assert {world.plan.is_sc2 for world in worlds} == {True, False}
+    assert any(world.disk.packs for world in worlds)
+    assert any(world.disk.objects for world in worlds)
     assert any(moved_only(world) for world in worlds if world.plan.is_sc2), "no metadata changed alone"
     # Each life begins with a start and ends with a kill or an end: two a process.
     assert sum(actor._life for actor in actors) > 3 * len(actors), "nobody was killed"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kropot.cli.base import GlobalClickOption, option_name
+from kropot.cli.help_text import EXAMPLES
 from kropot.cli.main import COMMANDS, EXIT_CODES, cli
 from kropot.cli.settings import ENV_PREFIX, GLOBAL_OPTIONS
 
@@ -79,6 +80,8 @@ def _section(name: str, group: click.Group, parent: click.Context) -> Iterator[s
                 yield from _section(below, command, ctx)
             return
         yield f"    {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}"
+        yield ""
+        yield f"Example: `{EXAMPLES[ctx.command_path.partition(' ')[2]]}`"
         yield ""
         own = [
             param

@@ -7,10 +7,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from kropot.collect.decide import sources
-from kropot.collect.decide.plan import SECOND_US, Dates, copied, is_only_moved, known_dates, observe
+from kropot.collect.decide.plan import SECOND_US, Dates, is_only_moved, known_dates, observe, stored
 from kropot.securecopy.wire import is_sealed_form
 from ledger.append import NewFact
-from ledger.events import Element, RemoteChanged, RemoteObserved, StreamKey
+from ledger.events import Element, RemoteChanged, RemoteCopied, RemoteObserved, StreamKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,7 +119,7 @@ class _Observed:
         self._count(fact, element)
         told: list[Observation | CopyStored] = [fact]
         if copy is not None and not fact.element.is_current:
-            told = copied(fact, sha256=copy.sha256, size=copy.size, iv=copy.iv, instance=self.instance)
+            told = _with_copy(fact, copy, self.instance)
         for ahead, each in enumerate(told):
             self.facts.append(NewFact(key=key, fact=each, observed_us=self.now_us, expected=version + ahead))
         self.again[key] = (told[-1].element, version + len(told))
@@ -138,3 +138,9 @@ class _Observed:
         """Whether what is known of the element is itself a change of the last 24 hours, by the server's own dates."""
         now_s = self.now_us // SECOND_US
         return element is not None and element.revision > 1 and now_s - DAY_S < element.date <= now_s + SLACK_S
+
+
+def _with_copy(fact: Observation, copy: PrefetchedCopy, instance: str) -> list[Observation | CopyStored]:
+    """Return the facts that say what `fact` says, and that its content is durable: one for a first sight, else two."""
+    said = stored(fact.element, sha256=copy.sha256, size=copy.size, iv=copy.iv, instance=instance)
+    return [RemoteCopied(element=said.element)] if isinstance(fact, RemoteObserved) else [fact, said]

@@ -18,7 +18,6 @@ from ledger.events import (
     Failure,
     FetchFailed,
     RemoteChanged,
-    RemoteCopied,
     RemoteObserved,
     RemoteReappeared,
     RemoteVanished,
@@ -117,14 +116,6 @@ def is_only_moved(element: Element, listed: Listed) -> bool:
     """
     moved = abs(listed.date - element.date)
     return moved != 0 and moved % 900 == 0 and moved <= 26 * 3600 and _is_unchanged(element, listed)
-
-
-def copied(
-    fact: Observation, *, sha256: bytes, size: int, iv: bytes | None, instance: str
-) -> list[Observation | CopyStored]:
-    """Return the facts that say what `fact` says, and that its content is durable: one for a first sight, else two."""
-    copy = stored(fact.element, sha256=sha256, size=size, iv=iv, instance=instance)
-    return [RemoteCopied(element=copy.element)] if isinstance(fact, RemoteObserved) else [fact, copy]
 
 
 def stored(element: Element, *, sha256: bytes, size: int, iv: bytes | None, instance: str) -> CopyStored:

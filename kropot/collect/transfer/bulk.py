@@ -83,7 +83,7 @@ class BulkFetcher:
                 self._asking.leave(answer)
                 self._reached = len(wanted)
                 return
-            stream = _Body(answer)
+            stream = _AnswerBody(answer)
             for content in read_frames(stream.read, wanted):
                 self._reached = content.at + 1
                 yield content
@@ -112,7 +112,7 @@ class BulkFetcher:
         return not self.is_off
 
 
-class _Body:
+class _AnswerBody:
     """Exactly so many bytes of an answer's body after the other. Reading the chunks here is faster than there."""
 
     def __init__(self, answer: http.client.HTTPResponse) -> None:

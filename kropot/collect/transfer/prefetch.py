@@ -75,7 +75,7 @@ class PrefetchEngine(Protocol):
         ...
 
 
-class _Part(NamedTuple):
+class _PrefetchedPart(NamedTuple):
     """Contents that came of an order, and whether they are the last of it."""
 
     number: int
@@ -95,7 +95,7 @@ class PrefetchThreads:
         self._space = FreeSpace(store, keep_free)
         self._fetcher = BulkFetcher(server)
         self._orders: queue.SimpleQueue[tuple[int, Sequence[BulkWanted]] | None] = queue.SimpleQueue()
-        self._parts: queue.SimpleQueue[_Part | None] = queue.SimpleQueue()
+        self._parts: queue.SimpleQueue[_PrefetchedPart | None] = queue.SimpleQueue()
         self._is_closed = False
         self._came: dict[int, list[PrefetchedObject]] = {}
         self._threads = [
@@ -158,17 +158,17 @@ class PrefetchThreads:
                     came.append((content.at, content.iv, staged))
                     size += staged.size
                     if size >= _HAND_OVER:
-                        self._parts.put(_Part(number, came, size))
+                        self._parts.put(_PrefetchedPart(number, came, size))
                         came, size = [], 0
             except (UnbelievableError, StorageError):
                 # No room, or no disk. The contents that are fetched by themselves meet the same, and tell it.
                 pass
-            self._parts.put(_Part(number, came, size, is_last=True))
+            self._parts.put(_PrefetchedPart(number, came, size, is_last=True))
 
     # --- the thread that publishes ---
 
     def _publish(self) -> None:
-        parts: list[_Part] = []
+        parts: list[_PrefetchedPart] = []
         since = monotonic()
         while not self._is_closed:
             try:
@@ -183,7 +183,7 @@ class PrefetchThreads:
                 self._settle(parts[:due])
                 del parts[:due]
 
-    def _settle(self, parts: list[_Part]) -> None:
+    def _settle(self, parts: list[_PrefetchedPart]) -> None:
         """Publish what came of these parts, and answer the orders that end with them."""
         results = iter(self._store.publish([staged for part in parts for _, _, staged in part.came]))
         answers: PrefetchAnswers = {}
@@ -201,7 +201,7 @@ class PrefetchThreads:
             self.answers.put(answers)
 
 
-def _due(parts: list[_Part]) -> int:
+def _due(parts: list[_PrefetchedPart]) -> int:
     """Return how many of these parts are published now, the first ones."""
     if sum(len(part.came) for part in parts) >= PUBLISH_OBJECTS:
         return len(parts)

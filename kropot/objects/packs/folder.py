@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -66,6 +67,10 @@ class PackFolder:
                 while len(self._open) > _OPEN:
                     self._open.popitem(last=False)
         return pack
+
+    def has(self, name: bytes) -> bool:
+        """Return whether there is a pack of this name now, whatever is open."""
+        return os.path.lexists(self.layout.pack(name))
 
     def settle(self, names: Sequence[bytes]) -> None:
         """Make the names of packs durable, before a ledger learns them: their makers may have died before they did.

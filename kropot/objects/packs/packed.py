@@ -105,6 +105,18 @@ class PackedObjects:
             raise ObjectMissingError(sha256)
         return io.BytesIO(damaged)
 
+    def range(self, place: Placement) -> bytes | None:
+        """Return the bytes where an object should lie, unchecked; None without such a pack. Raises: OSError."""
+        pack = self._folder.open(place.pack)
+        return None if pack is None else pack.read(place.offset, place.length)
+
+    def read_unasked(self, sha256: bytes) -> bytes:
+        """Return what `open` gives, if no ledger need be asked. Raises: ObjectMissingError, StorageError."""
+        if not isinstance(self._places, NoPlaces):
+            raise ObjectMissingError(sha256)
+        with self.open(sha256) as found:
+            return found.read()
+
     def size(self, sha256: bytes) -> int | None:
         """Return the object's size as its first place says, None where it has none. Raises: StorageError."""
         return next((entry.length for _, entry in self.candidates(sha256)), None)

@@ -30,11 +30,15 @@ class PackFile:
         self.path = path
         self._fd = files.open_read(path)
         status = os.fstat(self._fd)
-        self.size, self.inode = status.st_size, status.st_ino
+        self._learn(status.st_size, status.st_ino)
+
+    def _learn(self, size: int, inode: int) -> None:
+        """Read the footer. `inode` tells this file from another one of the same name. Raises: OSError."""
+        self.size, self.inode = size, inode
         self.fault: PackDamagedError | None = None
         self._footer: Footer | None = None
         try:
-            self._footer = parse_footer(self.read(max(self.size - FOOTER.size, 0), FOOTER.size), self.size, name)
+            self._footer = parse_footer(self.read(max(size - FOOTER.size, 0), FOOTER.size), size, self.name)
         except PackDamagedError as error:
             self.fault = error
 

@@ -1,0 +1,176 @@
+"""Shows long work on a terminal: how much is done, bytes, the rate, and the time that is left. Elsewhere it is silent.
+
+A command wraps its work in `with work_progress(settings, "prune", noun="object", count=n, size=bytes) as progress`,
+and calls `progress.moved(bytes)` and `progress.finished()`, or `progress.reached(objects, bytes)` for work that counts
+itself. It prints how the work ended with `emit_summary`, which --quiet leaves out.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kropot.cli.output import is_terminal
+from kropot.cli.progress import BAR_EVERY_S, LOG_EVERY_S
+from kropot.logs import log
+from kropot.wording import amount, number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.progress import Progress
+
+    from kropot.cli.settings import Settings
+
+
+class WorkProgress:
+    """Counts items and bytes, and shows them now and then. Any thread may call it.
+
+    `count` items and `size` bytes are what there is to do, None if that is not known. One item takes about as long as
+    `each` bytes, however small it is: the time that is left is estimated with this.
+    """
+
+    def __init__(
+        self,
+        bar: Progress | None,
+        *,
+        noun: str = "file",
+        count: int | None,
+        size: int | None,
+        each: int = 0,
+        is_logged: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with nothing done. Without a bar, log lines tell the progress if it `is_logged`."""
+        self._bar = bar
+        self._noun = noun
+        self._count = count
+        self._size = size
+        self._each = each
+        self._is_logged = is_logged
+        self._clock = clock
+        self._began = clock()
+        self._every = LOG_EVERY_S if bar is None else BAR_EVERY_S
+        self._next = self._began + self._every
+        self._lock = threading.Lock()
+        self._task = None if bar is None else bar.add_task("work", total=self._work, text="")
+        self.count_done = 0
+        self.bytes_done = 0
+
+    def moved(self, size: int) -> None:
+        """Count bytes that were read, written or compared."""
+        with self._lock:
+            self.bytes_done += size
+            self._show()
+
+    def finished(self) -> None:
+        """Count an item."""
+        with self._lock:
+            self.count_done += 1
+            self._show()
+
+    def reached(self, count: int, size: int = 0, *, of: int | None = None) -> None:
+        """Take over the sums of work that counts itself: items, bytes, and how many items there are to do."""
+        with self._lock:
+            self.count_done, self.bytes_done = count, size
+            self._count = self._count if of is None else of
+            self._show()
+
+    @property
+    def left_s(self) -> float | None:
+        """The seconds that are left at the pace so far, None if that is not known."""
+        work, done, spent = self._work, self._done, self._clock() - self._began
+        if work is None or done <= 0 or spent <= 0:
+            return None
+        return max(work - done, 0) * spent / done
+
+    # --- helpers ---
+
+    @property
+    def _work(self) -> int | None:
+        """The whole work, in bytes; in items, if no bytes are counted."""
+        if self._size is None:
+            return self._count if not self._each else None
+        return self._size + (self._count or 0) * self._each
+
+    @property
+    def _done(self) -> int:
+        return (
+            self.count_done if self._size is None and not self._each else self.bytes_done + self.count_done * self._each
+        )
+
+    def _show(self) -> None:
+        now = self._clock()
+        if now < self._next:
+            return
+        self._next = now + self._every
+        if self._bar is not None and self._task is not None:
+            work = None if self._work is None else max(self._work, self._done)
+            self._bar.update(self._task, completed=self._done, total=work, text=self._text(now))
+            self._bar.refresh()
+        elif self._is_logged:
+            left = self.left_s
+            log.info(
+                "progress",
+                **{f"{self._noun}s": self.count_done, f"of_{self._noun}s": self._count},
+                bytes=self.bytes_done,
+                of_bytes=self._size,
+                seconds_left=None if left is None else round(left),
+            )
+
+    def _text(self, now: float) -> str:
+        spent = max(now - self._began, 1e-9)
+        if self._count is None:
+            parts = [number(self.count_done, self._noun)]
+        else:
+            parts = [f"{self.count_done:,}/{number(self._count, self._noun)}"]
+        if self.bytes_done or self._size is not None:
+            parts.append(amount(self.bytes_done) if self._size is None else _of(self.bytes_done, self._size))
+            parts.append(f"{amount(int(self.bytes_done / spent))}/s")
+        else:
+            parts.append(f"{self.count_done / spent:,.0f} {self._noun}s/s")
+        return "  ".join(parts)
+
+
+@contextmanager
+def work_progress(
+    settings: Settings,
+    what: str,
+    *,
+    noun: str = "file",
+    count: int | None = None,
+    size: int | None = None,
+    each: int = 0,
+) -> Iterator[WorkProgress]:
+    """Yield a display of the work `what`: a bar if stderr is a terminal, log lines with --log-format json, else none.
+
+    With --quiet there is none at all. The bar has no thread of its own, so the work may fork.
+    """
+    is_json = settings.log_format == "json"
+    if settings.quiet or is_json or not is_terminal(sys.stderr):
+        is_logged = is_json and not settings.quiet
+        yield WorkProgress(None, noun=noun, count=count, size=size, each=each, is_logged=is_logged)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    # The bar takes the place of stdout too, so that lines appear above it. A file or a pipe must not lose them to it.
+    goes_above = is_terminal(sys.stdout)
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, auto_refresh=False, redirect_stdout=goes_above
+    ) as bar:
+        yield WorkProgress(bar, noun=noun, count=count, size=size, each=each)
+
+
+def _of(done: int, whole: int) -> str:
+    return f"{amount(done)}/{amount(whole)}"

@@ -1,0 +1,83 @@
+"""The names of elements, as their sealed forms say them, and the ids that a name has. Only who has the keys knows them.
+
+A form of `sc2` is authenticated, and its id follows from its name. What a CBC token sealed says any name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kropot.replay.copies import HeldCopy
+from kropot.restore.authentic import NoKitError
+from kropot.restore.claims import BadFormError
+from kropot.restore.opener import open_claim
+from kropot.sc2.refused import RefusedError
+from kropot.sc2.vault import Vault
+from kropot.securecopy.sealing import element_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kropot.restore.opener import Key
+    from ledger.events import Element, StreamKey
+
+_TRIES = 3
+"""How many forms of one source must fail before its other forms are not tried any more."""
+
+
+class Namer:
+    """Opens forms for their names. `unnamed` counts the elements whose form no kit opened, or that is no sound form."""
+
+    def __init__(self, kits: Sequence[Key]) -> None:
+        """Take the keys. Plain forms need none."""
+        self._kits = tuple(kits)
+        self._fitting: dict[bytes, Key | None] = {}
+        self._failures: dict[bytes, int] = {}
+        self.unnamed = 0
+
+    def name(self, key: StreamKey, element: Element) -> bytes | None:
+        """Return the path, or the name, in the element's form; None if no kit opens it, or it is not sound."""
+        found = self._open(key, element)
+        self.unnamed += found is None
+        return found
+
+    def ids(self, name: bytes) -> list[str]:
+        """Return the ids that an element with exactly this name has, as far as the kits tell."""
+        found = []
+        for kit in self._kits:
+            if isinstance(kit, Vault):
+                found.append(kit.element(name).hex())
+            elif kit.stored_salt is not None:
+                found.append(element_id(kit.stored_salt, name.decode(errors="surrogateescape"), kit.kit.digest))
+        return found
+
+    @property
+    def knows_all_ids(self) -> bool:
+        """Whether `ids` is sure to hold the id of every element that a kit opens."""
+        return all(isinstance(kit, Vault) or kit.stored_salt is not None for kit in self._kits)
+
+    def _open(self, key: StreamKey, element: Element) -> bytes | None:
+        source = key.source
+        if self._failures.get(source, 0) >= _TRIES:
+            return None
+        fitting = self._fitting.get(source)
+        kits = self._kits if fitting is None else (fitting, *(kit for kit in self._kits if kit is not fitting))
+        held = HeldCopy(
+            key=key,
+            form=element.form,
+            date=element.date,
+            tz=element.tz,
+            state=element.state,
+            sha256=None,
+            size=0,
+            iv=None,
+            is_older=False,
+        )
+        try:
+            opened = open_claim(held, kits)
+        except (NoKitError, BadFormError, RefusedError):
+            if source not in self._fitting:
+                self._failures[source] = self._failures.get(source, 0) + 1
+            return None
+        self._fitting[source] = opened.kit
+        return b"/".join(opened.claim.path)
