@@ -15,6 +15,7 @@ from kropot.cli.base import (
     Exit,
     Settings,
     collect_options,
+    config_file_of,
     emit,
     emit_json,
     emit_summary,
@@ -26,7 +27,7 @@ from kropot.cli.base import (
 )
 from kropot.cli.base import command as define
 from kropot.cli.output import printing_beside_the_work, say_failure
-from kropot.cli.sizes import SIZE, SPAN
+from kropot.cli.sizes import SIZE, SPAN, ListenAddress, RateTimetable
 from kropot.query.render import server_time
 from kropot.securecopy.trouble import AT_A_CONTENT, AT_THE_NETWORK, sentence
 from kropot.wording import amount, number
@@ -155,26 +156,68 @@ PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_
     show_default=True,
     help="Sign a checkpoint at the latest after this many new events.",
 )
-def command(settings: Settings, **options: Any) -> Exit:
+@click.option(
+    "--limit-rate",
+    type=RateTimetable(),
+    metavar="RATE",
+    help="Receive no more contents than this a second, e.g. 2M for 2 MiB. As a timetable in local time, as in rclone:"
+    " '08:00,512k 19:00,off'.",
+)
+@click.option(
+    "--metrics",
+    type=ListenAddress(),
+    metavar="HOST:PORT",
+    help="Serve metrics for Prometheus at http://HOST:PORT/metrics. They need no token.",
+)
+@click.option(
+    "--metrics-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the metrics to this file once a minute, e.g. for the textfile collector of a node exporter.",
+)
+def command(settings: Settings, *, metrics: tuple[str, int] | None, metrics_file: Path | None, **options: Any) -> Exit:
     """Pull everything new from the server into the replica.
 
     The server encrypts each file. The collector stores the encrypted content under its SHA-256 and records every change
     in the ledger. Without --once, it then waits for --refresh-time and begins again, until you stop it. SIGTERM or
-    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost.
+    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost. SIGHUP makes a service begin again
+    with the configuration as it is now.
     """
-    from kropot.cli.progress import progress_display
+    from kropot.cli.service_frame import limits_beside, reloadable, told_failures
+    from kropot.cli.watching import watching
     from kropot.collect.run.signals import ended_by_sigterm
     from kropot.collect.service import collect
+    from kropot.query.past import labels_of
+    from kropot.service.systemd import ServiceManager
 
     began = time.monotonic()
     wanted = collect_options(settings, **options)
+    manager, file = ServiceManager(), config_file_of(click.get_current_context())
     with (
+        reloadable(manager, is_service=not wanted.once) as reload,
+        told_failures(None if file is None else file.notify) as notifier,
         ended_by_sigterm(Exit.PARTIAL if wanted.once else Exit.DONE),
         open_ledger(settings, before_making=lambda: _demand_new(settings)) as ledger,
     ):
         warn_of_frozen_time(ledger.head().recorded_us, ledger.clock_us())
         _remember(settings)
-        outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
+        outcome = collect(
+            ledger,
+            wanted,
+            show=lambda: watching(
+                settings,
+                manager=manager,
+                notifier=notifier,
+                labels=labels_of(ledger),
+                limits=limits_beside(settings, wanted),
+                address=metrics,
+                metrics_file=metrics_file,
+            ),
+            say=say,
+            warn=warn,
+        )
+        manager.stopping()
+    if reload.is_wanted and outcome.code == Exit.DONE:
+        reload.begin_again()
     with printing_beside_the_work():
         _print_summary(settings, outcome, took=time.monotonic() - began)
     if outcome.trouble is not None and outcome.code not in {Exit.DONE, Exit.INTERRUPTED}:

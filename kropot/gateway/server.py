@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import uvicorn
+    from starlette.types import ASGIApp
 
     from kropot.gateway.state import State
     from kropot.sc2.kit import OwnerKit
@@ -161,7 +162,7 @@ class Service:
             births=births,
             recent=recent,
         )
-        self.app = Gateway(
+        self.app: ASGIApp = Gateway(
             state=self.state,
             catalogue=self.catalogue,
             standing=self.standing,
