@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +32,10 @@ from kropot.securecopy.trouble import AT_A_CONTENT, AT_THE_NETWORK, sentence
 from kropot.wording import amount, number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from kropot.collect.run.loop import Loop
     from kropot.collect.service import Outcome
 
 PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY")
@@ -39,6 +43,14 @@ PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_
 
 
 @define("collect")
+@click.option(
+    "--source",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    help="Collect only from this source, which is a table [source.NAME] of the configuration file. Can be repeated."
+    " Default: all of them.",
+)
 @click.option(
     "--once",
     is_flag=True,
@@ -147,28 +159,59 @@ PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_
     show_default=True,
     help="Sign a checkpoint at the latest after this many new events.",
 )
-def command(settings: Settings, **options: Any) -> Exit:
+def command(settings: Settings, *, names: tuple[str, ...], **options: Any) -> Exit:
     """Pull everything new from the server into the replica.
 
     The server encrypts each file. The collector stores the encrypted content under its SHA-256 and records every change
     in the ledger. Without --once, it then waits for --refresh-time and begins again, until you stop it. SIGTERM or
     Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost.
+
+    If the configuration file has tables [source.NAME], this collects from all of them at the same time. What stops one
+    source does not stop the others: it is tried again after a minute, later after up to an hour. With --once, the exit
+    code is that of all sources if they ended alike, and 3 if only some could be collected.
     """
+    from kropot.cli.collect_sources import collect_each, source_at_work, sources_to_collect
+
+    tables = sources_to_collect(names)
+    if not tables:
+        return _collect(settings, options)
+    if len(tables) == 1:
+        settings, options = source_at_work(tables[0], options)
+        return _collect(settings, options, label=tables[0].name)
+    # What concerns the ledger and not one source is done, or refused, once.
+    with open_ledger(settings, before_making=lambda: _demand_new(settings)):
+        pass
+    return collect_each(settings, tables, options, _collect)
+
+
+def _collect(
+    settings: Settings,
+    options: dict[str, Any],
+    *,
+    label: str | None = None,
+    stopping: Callable[[Loop], AbstractContextManager[None]] | None = None,
+) -> Exit:
+    """Collect from one source, stopped by signals or by `stopping`; return the exit code."""
     from kropot.cli.progress import progress_display
-    from kropot.collect.run.signals import ended_by_sigterm
+    from kropot.collect.run.signals import ended_by_sigterm, stopped_by_signals
     from kropot.collect.service import collect
 
     began = time.monotonic()
-    wanted = collect_options(settings, **options)
-    with (
-        ended_by_sigterm(Exit.PARTIAL if wanted.once else Exit.DONE),
-        open_ledger(settings, before_making=lambda: _demand_new(settings)) as ledger,
-    ):
+    wanted = collect_options(settings, label=label, **options)
+    ended = ended_by_sigterm(Exit.PARTIAL if wanted.once else Exit.DONE) if stopping is None else nullcontext()
+    with ended, open_ledger(settings, before_making=lambda: _demand_new(settings)) as ledger:
         warn_of_frozen_time(ledger.head().recorded_us, ledger.clock_us())
         _remember(settings)
-        outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
+        outcome = collect(
+            ledger,
+            wanted,
+            show=lambda: progress_display(settings, is_alone=stopping is None),
+            say=say,
+            warn=warn,
+            stopping=stopping or stopped_by_signals,
+        )
     with printing_beside_the_work():
-        _print_summary(settings, outcome, took=time.monotonic() - began)
+        _print_summary(settings, outcome, label=label, took=time.monotonic() - began)
     if outcome.trouble is not None and outcome.code not in {Exit.DONE, Exit.INTERRUPTED}:
         say_failure(_explain_trouble(wanted.server.url, outcome.trouble), outcome.code)
     for reason in sorted(AT_A_CONTENT & outcome.progress.reasons.keys()) if outcome.failing else ():
@@ -204,7 +247,7 @@ def _remember(settings: Settings) -> None:
         warn(str(error))
 
 
-def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None:
+def _print_summary(settings: Settings, outcome: Outcome, *, label: str | None, took: float) -> None:
     """Print the result of the run as one JSON object or one line of text."""
     progress, source = outcome.progress, outcome.source
     if settings.json:
@@ -212,6 +255,7 @@ def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None
             "collect_summary",
             {
                 "source": outcome.source_id.hex(),
+                "name": label,
                 "exit": int(outcome.code),
                 "listings": progress.listings,
                 "seen": progress.seen,
@@ -235,7 +279,8 @@ def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None
             },
         )
         return
-    text = f"copied {number(progress.copied, 'file')} ({amount(progress.bytes)}) in {took:.1f} s"
+    text = "" if label is None else f"{label}: "
+    text += f"copied {number(progress.copied, 'file')} ({amount(progress.bytes)}) in {took:.1f} s"
     text += f"; {progress.new} new, {progress.changed} changed, {progress.vanished} vanished"
     if outcome.pending > outcome.failing:
         text += f"; {outcome.pending - outcome.failing} still to copy"

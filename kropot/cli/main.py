@@ -54,7 +54,7 @@ COMMANDS: Final[dict[str, str]] = {
     "rebuild": "Rebuild the projection from the events.",
     "db": "Make, upgrade, describe, copy or recover a ledger's database.",
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",
-    "config": "Show the value of every option and where it came from, or check all of them.",
+    "config": "Write a configuration file, check it, or show every value and where it came from.",
     "completion": "Complete command lines with the Tab key, in bash, zsh and fish.",
     "man": "Print or write manual pages.",
     "demo": "Show a whole backup on one machine.",
