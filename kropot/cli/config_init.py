@@ -10,9 +10,10 @@ from typing import Any, Final
 
 import click
 
-from kropot.cli.base import Settings, command, emit_json, flags_of, say
+from kropot.cli.base import Settings, command, emit_json, say
 from kropot.cli.output import emit, is_terminal
-from kropot.cli.settings import CONFIG, default_config_path
+from kropot.cli.paths import PATH
+from kropot.cli.settings import default_config_path
 from kropot.cli.source_tables import SOURCE_NAME
 from kropot.errors import UsageError
 from kropot.securecopy.address import checked_base_url
@@ -58,21 +59,25 @@ _NAME: Final = re.compile(SOURCE_NAME)
 
 
 @command("init")
+@click.argument("file", metavar="[FILE]", type=PATH, required=False)
 @click.option("--example", is_flag=True, help="Print a file with explanations instead, and ask nothing.")
-def init(settings: Settings, *, example: bool) -> None:
-    """Write a configuration file: ask for a server, its token and the places of the replica.
+def init(settings: Settings, *, file: Path | None, example: bool) -> None:
+    """Write the configuration file FILE: ask for a server, its token and the place of the replica.
 
-    The file is the one that --config or KROPOT_CONFIG names, else config.toml in your configuration folder. One that
-    exists is not touched. The token is stored in a file of its own beside it. Both can only be read by you.
+    Without FILE it is config.toml in your configuration folder, where all commands look for it. A file that exists is
+    not touched. The token is stored in a file of its own beside it. Only you can read the two.
 
     With --example, nothing is asked or written. Redirect the output to a file, and edit that.
     """
     if example:
         emit(EXAMPLE.rstrip("\n"))
         return
-    path = _path_to_write()
+    path = default_config_path() if file is None else expanded(file)
+    if path is None:
+        raise UsageError("this user has no home for a configuration file: name a FILE to write")
+    path = path.absolute()
     if os.path.lexists(path):
-        raise UsageError(f"{path} exists and was not changed: edit it, or name another file with --config")
+        raise UsageError(f"{path} exists and was not changed: edit it, or name another FILE")
     if not is_terminal(sys.stdin):
         raise UsageError(
             "there is no terminal to ask on: run `kropotcli config init --example > FILE` and edit the file"
@@ -85,15 +90,6 @@ def init(settings: Settings, *, example: bool) -> None:
     say(f"wrote {path} and {token_file}")
     hint = "" if path == default_config_path() else f" --config {path}"
     say(f"next: kropotcli{hint} collect --once")
-
-
-def _path_to_write() -> Path:
-    """Return the file to write. Raises: UsageError if nobody named one and the user has no home."""
-    given = flags_of(click.get_current_context()).get("config") or os.environ.get(CONFIG.env)
-    path = expanded(Path(str(given))) if given else default_config_path()
-    if path is None:
-        raise UsageError("this user has no home for a configuration file: name one with --config")
-    return path.absolute()
 
 
 def _asked(path: Path) -> tuple[str, Path, str]:
