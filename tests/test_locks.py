@@ -23,7 +23,10 @@ ASKED: dict[str, list[str]] = {
         *PROJECT["project"]["dependencies"],
         *(line for extra in PROJECT["project"]["optional-dependencies"].values() for line in extra),
     ],
-    "dev": PROJECT["dependency-groups"]["dev"],
+    "dev": [
+        *(line for line in PROJECT["dependency-groups"]["dev"] if isinstance(line, str)),
+        *PROJECT["dependency-groups"]["docs"],
+    ],
     "build": [*PROJECT["build-system"]["requires"], *PROJECT["dependency-groups"]["build"]],
     "tools": PROJECT["dependency-groups"]["lock"],
 }
