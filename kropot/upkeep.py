@@ -1,4 +1,4 @@
-"""What a collector does for the ledger beside collecting: segments, snapshots and signed checkpoints, now and then.
+"""What a collector does for the ledger beside collecting: segments, snapshots, checkpoints and packs, now and then.
 
 On a thread of its own, so that no fetch waits for it. What it reads is committed, and nothing of it is history: a chore
 that fails is told and tried again, but for one that found the history itself to be wrong, which ends the collector.
@@ -30,6 +30,7 @@ LOOK_S = 0.5
 SEGMENTS_S = 45.0
 """The tail is to be written once a minute: this leaves time for the writing, and for the chores before it."""
 
+PACKS_S = 300.0
 SNAPSHOTS_S = 30.0
 MARKS_AT_ONCE = 5
 """Snapshots are made once this many marks are due, so that a short collection does not wait for any."""
@@ -69,6 +70,11 @@ def keep_snapshots(ledger: Ledger, *, clock: Callable[[], float] = monotonic) ->
             pass
 
     return Chore(name="snapshots", every_s=SNAPSHOTS_S, do=catch_up)
+
+
+def keep_packed(gather: Callable[[], object]) -> Chore:
+    """Return the chore of gathering loose small objects into packs once there is a pack's worth."""
+    return Chore(name="packs", every_s=PACKS_S, do=gather)
 
 
 def keep_checkpoints(

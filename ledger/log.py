@@ -40,26 +40,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from ledger.events import AuditRange, StreamKey
+    from ledger.places import Placement
     from ledger.replica import Entry, Event
     from ledger.rows import Batch, SourceRow, StoredEvent
     from ledger.stores import Database, Writing
 
-__all__ = [
-    "AUDIT_KEY",
-    "LEDGER_KEY",
-    "Commit",
-    "Head",
-    "Ledger",
-    "LedgerStore",
-    "NewFact",
-    "RebuildReport",
-    "SourceEntry",
-    "Tally",
-    "instance_key",
-    "program",
-    "source_key",
-    "utc_now_us",
-]
+__all__ = ["AUDIT_KEY", "LEDGER_KEY", "Commit", "Head", "Ledger", "LedgerStore", "NewFact"]
+__all__ += ["RebuildReport", "SourceEntry", "Tally", "instance_key", "program", "source_key", "utc_now_us"]
 
 _PAGE = 1000
 
@@ -85,8 +72,8 @@ def program() -> str:
 class Ledger:
     """A ledger. `append` records facts; most other methods read.
 
-    Consumers that need only one part can use it directly: `log`, `projection` and `blobs` of the store, and `work`,
-    this process's session at the work queue.
+    Consumers that need only one part can use it directly: `log`, `projection`, `blobs` and `places` of the store, and
+    `work`, this process's session at the work queue.
 
     `writer` is the writer's name in this process's events. `clock` gives microseconds since 1970 UTC if the store has
     no clock of its own. `entropy` gives random bytes.
@@ -109,6 +96,7 @@ class Ledger:
         self.log = store.log
         self.projection = store.projection
         self.blobs = store.blobs
+        self.places = store.places
         self.database: Database = store
         self.work = WorkSession(store, entropy(16), self.clock_us)
         self._clock = clock
@@ -134,12 +122,22 @@ class Ledger:
                     tx.write(plan_batch(first, ground, writer=self.writer, nonces=self._entropy(NONCE_BYTES)))
         return self.identity()
 
-    def append(self, facts: Sequence[NewFact], *, batch_key: bytes | None = None, release: str | None = None) -> Commit:
+    def append(
+        self,
+        facts: Sequence[NewFact],
+        *,
+        batch_key: bytes | None = None,
+        release: str | None = None,
+        places: Sequence[Placement] = (),
+        check: Callable[[], object] | None = None,
+    ) -> Commit:
         """Record the facts in one transaction, all or none, at the positions after the head.
 
         `release` names an instance of this session. Its leases on the facts' streams are given back in the same
-        transaction. With `batch_key` (at most 64 bytes), any process can repeat the call if its answer was lost, and
-        gets the first call's commit. If the connection is lost during the call, this method tries once more.
+        transaction, and `places` are added to the placements. `check` is called once the head is locked, when nobody
+        else can append, and can still refuse by raising. With `batch_key` (at most 64 bytes), any process can repeat
+        the call if its answer was lost, and gets the first call's commit. If the connection is lost during the call,
+        this method tries once more.
 
         Raises:
             ConflictError: if an `expected` version is not the stream's; nothing was written.
@@ -159,10 +157,14 @@ class Ledger:
                     done = self._done(tx, batch_key, planned)
                     if done is not None:
                         return done
+                    if check is not None:
+                        check()
                     ground = self._ground(tx, facts)
                     planned = plan_batch(facts, ground, writer=self.writer, nonces=nonces, batch_key=batch_key)
                     refuse_contradictions(facts, ground, self.log, tx)
                     tx.write(planned)
+                    if places:
+                        tx.place(places)
                     if release is not None:
                         tx.release(release, self.work.id, {event.stream for event in planned.events})
             except LedgerUnavailableError:
@@ -224,11 +226,7 @@ class Ledger:
     def head(self) -> Head:
         """Return the end of the log."""
         head = self.log.head()
-        return Head(
-            position=head.position,
-            recorded_us=head.recorded_us,
-            frontier=frontier_of(head),
-        )
+        return Head(position=head.position, recorded_us=head.recorded_us, frontier=frontier_of(head))
 
     def now_us(self) -> int:
         """Return the ledger's time in microseconds since 1970 UTC: the clock's, but never before the head's."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from ledger.rows import Image, StoredHead, StreamRow, TallyRow
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
+    from ledger.places import Placement
     from ledger.rows import Batch, Changes, CommitRow, CopyState, EntryRow, SourceRow, StoredEvent
 
 
@@ -70,6 +71,7 @@ class MemoryWriting:
         self._tables = tables
         self._batch: Batch | None = None
         self._fresh: Projection | None = None
+        self.placed: list[tuple[str, Placement]] = []
         self.released: list[tuple[bytes, Collection[int]]] = []
 
     def commit_of(self, batch_key: bytes) -> CommitRow | None:
@@ -106,6 +108,10 @@ class MemoryWriting:
     def write(self, batch: Batch) -> None:
         """Keep the batch, to write it at the end."""
         self._batch = batch
+
+    def place(self, places: Sequence[Placement], *, place: str = "") -> None:
+        """Keep placements, to add them at the end."""
+        self.placed += [(place, one) for one in places]
 
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:  # noqa: ARG002  # the session is enough
         """Keep a note of leases to give back at the end."""

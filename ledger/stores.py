@@ -1,4 +1,6 @@
-"""What a `Ledger` needs from a database, in four small protocols: log, projection, work queue and blobs.
+"""What a `Ledger` needs from a database, in small protocols: log, projection, work queue and blobs.
+
+The fifth, where objects lie in packs, is in `ledger/places.py`.
 
 `tests/contract/` has a suite for each protocol and runs it over every implementation: `ledger/memory.py` and
 `ledger/sql/`. Every method can raise LedgerUnavailableError.
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from ledger.places import Placement, PlaceStore
     from ledger.rows import (
         Batch,
         Changes,
@@ -48,7 +51,7 @@ class Database(Protocol):
 
 
 class LedgerStore(Database, Protocol):
-    """The whole database of a ledger: its four parts, and transactions that write to several of them at once."""
+    """The whole database of a ledger: its parts, and transactions that write to several of them at once."""
 
     @property
     def log(self) -> EventLog:
@@ -65,6 +68,10 @@ class LedgerStore(Database, Protocol):
     @property
     def blobs(self) -> BlobStore:
         """Snapshots and checkpoint notes."""
+
+    @property
+    def places(self) -> PlaceStore:
+        """Where objects lie in packs."""
 
     def writing(self) -> AbstractContextManager[Writing]:
         """Lock the head and begin a transaction. Commit when the block ends; undo everything if it raises.
@@ -121,6 +128,9 @@ class Writing(Protocol):
         it was made from the erased data.
         """
 
+    def place(self, places: Sequence[Placement], *, place: str = "") -> None:
+        """Add placements in the same transaction; one that was dropped counts again."""
+
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
         """Give back the session's leases on these streams in the same transaction."""
 
@@ -161,6 +171,12 @@ class EventLog(Protocol):
 
     def stream_events(self, key: bytes, *, newest_first: bool = False) -> Iterator[StoredEvent]:
         """Yield the events of the stream with this stored key, in order or in reverse order."""
+
+    def histories(self, streams: Collection[int], until: int) -> Iterator[tuple[Any, ...]]:
+        """Yield the columns of a StoredFact for every event of these streams up to `until`, stream by stream."""
+
+    def of_types(self, types: Collection[str], after: int, until: int, count: int) -> list[tuple[Any, ...]]:
+        """Return the columns of a StoredFact for the first `count` events of these types in (`after`, `until`]."""
 
     def streams(
         self, numbers: Collection[int] | None = None, *, after: int = 0, erased: bool = False
@@ -230,6 +246,15 @@ class ProjectionStore(Protocol):
 
     def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
         """Yield the copies with `start` <= SHA-256 <= `end`, in the order of SHA-256 and stream."""
+
+    def named(self, sha256s: Collection[bytes]) -> list[CopyState]:
+        """Return the copies with these SHA-256, in any order."""
+
+    def revisited(self, after: int) -> Iterator[tuple[int, int]]:
+        """Yield (stream, number of its source) of each entry above stream `after` that can have an older version.
+
+        These are the ones with more than two events, and vanished ones. They come in the order of streams.
+        """
 
     def volumes(self, block: int) -> list[VolumeRow]:
         """Return the sums over all copies, by source and by the position where each was stored divided by `block`.

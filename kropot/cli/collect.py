@@ -75,6 +75,14 @@ PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_
     " space for the ledger, nothing new of a listing is recorded either.",
 )
 @click.option(
+    "--pack-below",
+    type=SIZE,
+    default="1MiB",
+    show_default=True,
+    metavar="SIZE",
+    help="Put objects smaller than this into packs, files of up to 64 MiB. 0 makes no packs.",
+)
+@click.option(
     "--full-every",
     type=SPAN,
     default="24h",

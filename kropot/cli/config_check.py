@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kropot.cli.settings import ENV_PREFIX, GLOBAL_OPTIONS
+from kropot.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,7 +42,7 @@ def mistakes(root: click.Group, ctx: click.Context, file: ConfigFile | None, env
     if file is not None:
         from kropot.cli.source_tables import mistakes_in_sources
 
-        found += _in_table(root, ctx, file, file.tables, ())
+        found += [*_in_table(root, ctx, file, file.tables, ()), *_in_policy(file)]
         collect = root.get_command(ctx, "collect")
         found += [] if collect is None else mistakes_in_sources(collect, file)
     for name, param in _variables(root, ctx, ()).items():
@@ -68,6 +69,17 @@ def unknown_variables(root: click.Group, ctx: click.Context, environ: Mapping[st
             close = get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "unset it, or see `kropotcli --help`"
             yield f"the environment variable {name} belongs to no option, so it does nothing: {hint}"
+
+
+def _in_policy(file: ConfigFile) -> Iterator[str]:
+    """Yield the first mistake in the policy. Whether sources have its labels, only the ledger tells."""
+    from kropot.retention.policy import parse_policy
+
+    try:
+        if file.retention is not None:
+            parse_policy(file.retention)
+    except UsageError as error:
+        yield f"the configuration file {file.path}: {error}"
 
 
 def _expected_once(param: click.Option, value: object) -> str | None:

@@ -229,10 +229,12 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     recovery was interrupted, run the command again to continue it.
     """
     from kropot.cli.work_progress import work_progress
+    from kropot.objects.packs.reindex import reindex
     from ledger.sql import open_store
     from ledger.transfer.recover import recover_ledger
 
-    folder = storage_of(settings).segments()
+    storage = storage_of(settings)
+    folder = storage.segments()
     reach = folder.newest()
     if reach is None:
         raise UsageError(
@@ -245,6 +247,7 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     try:
         with work_progress(settings, "recover", noun="event", count=reach.last) as progress:
             report = recover_ledger(folder.events(), store, progress=progress.reached)
+        indexed = reindex(storage.packs(), store.places)
         last_us = store.log.head().recorded_us
         until = moment(last_us)
         place = store.place
@@ -258,12 +261,17 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
         "state": report.state,
         "recorded_at": instant(last_us),
         "complete": report.position >= reach.last,
+        "packs": indexed.packs,
+        "packed_objects": indexed.objects,
+        "damaged_packs": indexed.damaged,
     }
     text = (
         f"recovered {number(report.events, 'event')} into {place}; the ledger ends at event {report.position}, "
         f"recorded {until}, with root {report.root.hex()}"
     )
     _print_result(settings, "database_recovered", result, text)
+    for line in indexed.told:
+        say(line, level="error")
     if report.position < reach.last:
         raise PartialError(
             f"events {report.position + 1} to {reach.last} could not be recovered, because a segment in "

@@ -44,18 +44,25 @@ def command(
     """
     from kropot.restore.claims import sealed_text
     from kropot.restore.element_copy import held_of
-    from kropot.restore.recipe import recipes
+    from kropot.restore.recipe import cut_step, recipes
     from kropot.sc2.layout import is_list_form
 
     keys = [] if kit is None else read_kits([kit], passphrase_files)
     with open_ledger(settings, read_only=True) as ledger:
         key = find_element(ledger, element)
         held = held_of(ledger, key, moment_of(ledger, until).position)
-    if held is None or held.sha256 is None:
-        raise PartialError(
-            f"no copy of {element} was stored at that moment: run `kropotcli history {element}` to see what happened"
-        )
-    sealed, envelope = storage_of(settings).object_place(held.sha256), sealed_text(held.form)
+        if held is None or held.sha256 is None:
+            raise PartialError(
+                f"no copy of {element} was stored at that moment: run `kropotcli history {element}` to see what "
+                "happened"
+            )
+        storage = storage_of(settings)
+        within = storage.object_range(held.sha256, ledger.places)
+    sealed, envelope = storage.object_place(held.sha256), sealed_text(held.form)
+    cut: list[tuple[str, str]] = []
+    if within is not None:
+        sealed = f"{held.sha256.hex()}.sealed"
+        cut = [cut_step(pack=within.path, offset=within.offset, length=within.length, sealed=sealed)]
     if envelope is not None and is_list_form(envelope):
         page, steps = _of_sc2(envelope, sealed, held.sha256, keys, kit)
         before = "KIT is the kit's file:  export KIT='...'"
@@ -64,6 +71,7 @@ def command(
         page = ""
         steps = list(recipes(iv=held.iv, sealed=sealed, sha256=held.sha256, envelope=envelope, stretch=stretch))
         before = "" if held.iv is None else "KEY is the token's secureCopyEncryptionKey:  export KEY='...'"
+    steps = [*cut, *steps]
     if settings.json:
         told = {"page": page} if page else {}
         emit_json(

@@ -34,8 +34,8 @@ def write_to_stdout(
         IntegrityError: the copy is damaged, or is not what its form says.
 
     """
-    from kropot.restore.job import bad_content_of, unopened_of
     from kropot.restore.opener import copy_content
+    from kropot.restore.problems import bad_content_of, unopened_of
 
     plan = _chosen(plans, name)
     if (unopened := unopened_of(plan)) is not None:

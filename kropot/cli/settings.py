@@ -166,6 +166,7 @@ class ConfigFile:
 
     Both spell all names with underscores, however the file spells them. `is_confidential` is whether it holds a
     token or a password. `sources` holds the tables [source.NAME] as they are written (`source_tables.py`).
+    `retention` is the policy as it is written, None without one.
     """
 
     path: Path
@@ -173,6 +174,7 @@ class ConfigFile:
     tables: Mapping[str, Mapping[str, Any]] = field(repr=False)
     is_confidential: bool = False
     sources: Mapping[str, object] = field(default_factory=dict, repr=False)
+    retention: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,6 +283,9 @@ def read_config(path: Path) -> ConfigFile:
     sources = data.pop("source", {})
     if not isinstance(sources, dict):
         raise UsageError(f"the configuration file {path} gives source a value: write a table [source.NAME]")
+    retention = data.pop("retention", None)
+    if retention is not None and not isinstance(retention, dict):
+        raise UsageError(f"the configuration file {path} gives retention a value: write a table [retention]")
     spelt = _underscored(data)
     known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}
     values = {name: value for name, value in spelt.items() if not isinstance(value, dict)}
@@ -302,6 +307,7 @@ def read_config(path: Path) -> ConfigFile:
         tables={name: value for name, value in spelt.items() if isinstance(value, dict)},
         is_confidential=bool(tokens) or any(map(credentials_in, texts)),
         sources=sources,
+        retention=retention,
     )
 
 

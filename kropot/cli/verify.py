@@ -106,7 +106,7 @@ def command(settings: Settings, **options: Any) -> Exit:
         gc.set_threshold(50_000, 20, 50)
         with _progress(settings, ledger, scope) as progress:
             world = World(stopped=lambda: bool(caught), progress=progress.reached)
-            run = Verification(ledger, storage_of(settings).objects(), scope, world)
+            run = Verification(ledger, storage_of(settings).objects(places=ledger.places), scope, world)
             for finding in run.findings():
                 show(finding, as_json=settings.json)
         if scope.repair and run.is_fetch_due:

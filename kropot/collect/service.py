@@ -21,20 +21,24 @@ from kropot.collect.decide.sources import Thresholds
 from kropot.collect.decide.step import Collector
 from kropot.collect.failed_run import REASONS, failure_recorded, record_failure
 from kropot.collect.label import label_source
+from kropot.collect.packing import gather
 from kropot.collect.run.effects import LedgerEffects
 from kropot.collect.run.gc_tuning import look_for_cycles_rarely
 from kropot.collect.run.loop import Loop
 from kropot.collect.run.signals import stopped_by_signals
-from kropot.collect.run.workers import Control, Crashed, Publisher, Transfer
+from kropot.collect.run.workers import Control, Crashed, Prefetching, Publisher, Transfer
 from kropot.collect.transfer.choose import choose_engine
 from kropot.collect.transfer.engine import Server
 from kropot.collect.transfer.kept import read_note
+from kropot.collect.transfer.prefetch import PrefetchThreads
 from kropot.collect.transfer.process import TransferProcess
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
+from kropot.objects.packs.packing import PackRule
+from kropot.objects.packs.writer import PACK_BELOW
 from kropot.processes import can_fork, processors
 from kropot.storage_away import demand_objects
-from kropot.upkeep import Upkeep, keep_checkpoints, keep_segments, keep_snapshots
+from kropot.upkeep import Upkeep, keep_checkpoints, keep_packed, keep_segments, keep_snapshots
 from ledger.append import NewFact
 from ledger.errors import InstanceBusyError
 from ledger.events import InstanceBegan
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from kropot.collect.run.loop import ProgressListener
     from kropot.collect.run.workers import Inbox, ObjectPublisher
     from kropot.collect.transfer.engine import TransferEngine
+    from kropot.collect.transfer.prefetch import PrefetchEngine
     from kropot.errors import Exit
     from kropot.objects.opening import Storage
     from kropot.objects.store import ObjectStore
@@ -78,6 +83,7 @@ class CollectOptions:
     new_source: bool = False
     min_free: int = 1 << 30
     full_every: int = 86_400
+    pack_below: int = PACK_BELOW
     missing_percent: float = 10
     missing_count: int = 20
     surge_percent: float = 30
@@ -141,15 +147,13 @@ def collect(
             rules = _rules(options)
             collector = Collector(source_id, ledger.sources()[source_id].source, rules)
             with _transfers(options, client, objects, warn) as movers, show() as listener:
-                engine, publisher = movers
                 loop = _loop(
                     collector,
                     rules,
                     ledger=ledger,
                     client=client,
                     objects=objects,
-                    publisher=publisher,
-                    engine=engine,
+                    movers=movers,
                     listener=listener,
                 )
                 look_for_cycles_rarely()
@@ -175,10 +179,19 @@ def collect(
 # --- what a collector stands on --------------------------------------------------------------------------------------
 
 
-def _engine(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Movers:
+    """What moves contents: makers of the engines, and what publishes."""
+
+    engine: Callable[[], TransferEngine]
+    publisher: ObjectPublisher
+    prefetching: Callable[[], PrefetchEngine]
+
+
+def _here(
     options: CollectOptions, client: SecureCopyClient, objects: ObjectStore, warn: Callable[[str], None]
-) -> Callable[[], TransferEngine]:
-    """Return what makes the engine that moves contents."""
+) -> tuple[Callable[[], TransferEngine], Callable[[], PrefetchThreads]]:
+    """Return what makes the engines that move contents, in whatever process they are made."""
     choice = choose_engine()
     if choice.warning:
         warn(choice.warning)
@@ -188,21 +201,24 @@ def _engine(
         silence_s=options.server.content_silence_s,
         ca_file=None if options.server.ca_file is None else str(options.server.ca_file),
     )
-    return lambda: choice.make(server, objects, keep_free=options.min_free)
+    return (
+        lambda: choice.make(server, objects, keep_free=options.min_free),
+        lambda: PrefetchThreads(server, objects, keep_free=options.min_free),
+    )
 
 
 @contextmanager
 def _transfers(
     options: CollectOptions, client: SecureCopyClient, objects: ObjectStore, warn: Callable[[str], None]
-) -> Iterator[tuple[Callable[[], TransferEngine], ObjectPublisher]]:
+) -> Iterator[_Movers]:
     """Open what makes engines and what publishes: in a process of their own where this pays, else in this one."""
-    make = _engine(options, client, objects, warn)
+    make, make_prefetching = _here(options, client, objects, warn)
     if not can_fork() or processors() == 1:
-        yield make, objects
+        yield _Movers(engine=make, publisher=objects, prefetching=make_prefetching)
         return
-    process = TransferProcess(make, objects)
+    process = TransferProcess(make, objects, make_prefetching)
     try:
-        yield lambda: process, process
+        yield _Movers(engine=lambda: process, publisher=process, prefetching=lambda: process.prefetching)
     finally:
         process.end()
 
@@ -211,7 +227,8 @@ def _transfers(
 def _locked_storage(options: CollectOptions, ledger: Ledger) -> Iterator[ObjectStore]:
     """Hold the instance's name in the storage, and leave nothing unfinished there."""
     demand_objects(options.storage, ledger)
-    objects = options.storage.objects()
+    # Without the ledger's places: contents are stored in a fork, which must not use this process's connections.
+    objects = options.storage.objects(pack=PackRule(below=options.pack_below))
     objects.lock()
     try:
         yield objects
@@ -292,8 +309,7 @@ def _loop(
     ledger: Ledger,
     client: SecureCopyClient,
     objects: ObjectStore,
-    publisher: ObjectPublisher,
-    engine: Callable[[], TransferEngine],
+    movers: _Movers,
     listener: ProgressListener,
 ) -> Loop:
     inbox: Inbox = queue.SimpleQueue()
@@ -303,13 +319,15 @@ def _loop(
         instance=rules.instance,
         lease_us=rules.lease_us,
         free_bytes=objects.free_bytes,
+        holds=objects.holds,
     )
     return Loop(
         collector=collector,
         effects=effects,
         control=Control(client, inbox),
-        transfer=Transfer(engine, inbox),
-        publisher=Publisher(publisher, inbox),
+        transfer=Transfer(movers.engine, inbox),
+        publisher=Publisher(movers.publisher, inbox),
+        prefetching=Prefetching(movers.prefetching, inbox),
         inbox=inbox,
         listener=listener,
         clock=utc_now_us,
@@ -322,6 +340,9 @@ def _upkeep(
 ) -> Upkeep:
     """Return what is done for the ledger beside the loop."""
     chores = [keep_snapshots(ledger)]
+    if options.pack_below:
+        rule = PackRule(below=options.pack_below)
+        chores.append(keep_packed(lambda: gather(ledger, options.storage, rule, only_if_worth=True)))
     if options.segments:
         chores.append(keep_segments(ledger, segments))
     key_file = _signing_key_file(options, ledger)

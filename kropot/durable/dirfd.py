@@ -66,17 +66,27 @@ def open_entry(root: int, path: bytes) -> int:
 
 
 def descend(
-    root: int, path: Parts, *, make: int | None = None, made: Callable[[Parts], object] = lambda _: None
+    root: int,
+    path: Parts,
+    *,
+    make: int | None = None,
+    made: Callable[[Parts], object] = lambda _: None,
+    sync: bool = True,
 ) -> int:
     """Return a descriptor of the folder at `path` below `root`, through no link. Raises: OSError.
 
     Folders that are missing are made with the mode `make`, if there is one, and `made` is called with their paths.
+    Their names are durable if `sync` says so.
     """
     fd = os.dup(root)
     try:
         for number, part in enumerate(path, 1):
             is_new: list[bytes] = []
-            step = os.open(part, _FOLDER, dir_fd=fd) if make is None else open_folder(fd, part, make, is_new.append)
+            step = (
+                os.open(part, _FOLDER, dir_fd=fd)
+                if make is None
+                else open_folder(fd, part, make, is_new.append, sync=sync)
+            )
             if is_new:
                 made(path[:number])
             os.close(fd)
@@ -157,8 +167,15 @@ def make_root(root: Path, mode: int = 0o700) -> None:
         sync_folder(root.parent)
 
 
-def open_folder(parent: int, name: bytes, mode: int = 0o700, made: Callable[[bytes], object] = lambda _: None) -> int:
-    """Open a folder within another, made (durably) where it is missing; a symbolic link is refused.
+def open_folder(
+    parent: int,
+    name: bytes,
+    mode: int = 0o700,
+    made: Callable[[bytes], object] = lambda _: None,
+    *,
+    sync: bool = True,
+) -> int:
+    """Open a folder within another, made where it is missing (durably, with `sync`); a symbolic link is refused.
 
     `made` is called with the name of a folder that this made.
     """
@@ -166,7 +183,8 @@ def open_folder(parent: int, name: bytes, mode: int = 0o700, made: Callable[[byt
         return os.open(name, _FOLDER, dir_fd=parent)
     with suppress(FileExistsError):
         os.mkdir(name, mode, dir_fd=parent)
-        sync_names(parent)
+        if sync:
+            sync_names(parent)
         made(name)
     return os.open(name, _FOLDER, dir_fd=parent)
 

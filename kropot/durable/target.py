@@ -20,6 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Self
 
 from kropot.durable.attributes import put_on, put_on_link
+from kropot.durable.batch import choose_method
 from kropot.durable.dirfd import (
     USUAL,
     descend,
@@ -33,6 +34,7 @@ from kropot.durable.dirfd import (
 from kropot.durable.draft import Draft
 from kropot.durable.filesystem import OsFiles
 from kropot.durable.refusals import InTheWayError, TooLargeError, TreeError, is_whole_target, refusal, trouble
+from kropot.durable.rename import rename_new
 from kropot.errors import LockedError
 from kropot.wording import amount
 
@@ -86,6 +88,7 @@ class TargetFolder:
         self._made: Callable[[Parts], object] | None = None
         self.refused: Counter[Refused] = Counter()
         self._mode = mode
+        self._names_wait = False
         self._stopping = threading.Event()
         self._was_there = root.is_dir()
         self._names_before = _first_names(root)
@@ -100,9 +103,13 @@ class TargetFolder:
         except BlockingIOError:
             self.close()
             raise LockedError(f"another run is at work in {root}: wait for it, or name another folder") from None
-        self._sweep()
-        self.rules = self._probe()
-        self.usual_mode = self._probe_mode()
+        try:
+            self._sweep()
+            self.rules = self._probe()
+            self.usual_mode = self._probe_mode()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         """Return the tree itself; the block's end lets go of it."""
@@ -203,6 +210,11 @@ class TargetFolder:
         """
         self._made = made
 
+    def let_names_wait(self) -> None:
+        """Where a sync of the volume can do it, make names durable in `settle` alone from now on; it MUST follow."""
+        with suppress(OSError):
+            self._names_wait = choose_method(str(self.root)).method == "syncfs"
+
     def was_empty(self, *ours: bytes) -> bool:
         """Return whether the folder held nothing when it was opened, but for files with these names."""
         return self._names_before <= {WORK, *ours}
@@ -257,11 +269,11 @@ class TargetFolder:
         sync_names(self._fd)
 
     def settle(self) -> None:
-        """Make durable what an earlier run may have left without: a name that it gave just before it was killed.
+        """Make durable the names that wait, and those that an earlier run gave just before it was killed.
 
         Nothing tells such a name from others, so the whole volume is synced, once. Raises: TreeError.
         """
-        if not self._was_there:
+        if not (self._was_there or self._names_wait):
             return
         try:
             if sys.platform.startswith("linux"):
@@ -277,7 +289,9 @@ class TargetFolder:
     def _folder(self, path: Parts, *, make: bool) -> Iterator[int]:
         """Open a folder step by step, making those that are missing."""
         mode, made = (self._mode, None) if self._made is None else (_PRIVATE, self._made)
-        fd = descend(self._fd, path, make=mode if make else None, made=made or (lambda _: None))
+        fd = descend(
+            self._fd, path, make=mode if make else None, made=made or (lambda _: None), sync=not self._names_wait
+        )
         try:
             yield fd
         finally:
@@ -301,24 +315,11 @@ class TargetFolder:
                 if replace:
                     os.replace(new, path[-1], src_dir_fd=self._room, dst_dir_fd=folder)
                 else:
-                    self._name(new, folder, path[-1])
-                sync_names(folder)
+                    rename_new(new, path[-1], src_dir_fd=self._room, dst_dir_fd=folder)
+                if not self._names_wait:
+                    sync_names(folder)
         except OSError as error:
             raise refusal(error, f"naming a file in {self.root}") from None
-
-    def _name(self, new: bytes, folder: int, name: bytes) -> None:
-        """Give it a name that nothing has, atomically."""
-        try:
-            os.link(new, name, src_dir_fd=self._room, dst_dir_fd=folder, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in _IMPOSSIBLE:
-                raise
-        else:
-            os.unlink(new, dir_fd=self._room)
-            return
-        # No hard links here: an empty file of our own takes the name, and the draft takes its place.
-        os.close(os.open(name, _NEW, 0o600, dir_fd=folder))
-        os.replace(new, name, src_dir_fd=self._room, dst_dir_fd=folder)
 
     def _sweep(self) -> None:
         """Remove the drafts that an earlier run left, and nothing that has another name."""

@@ -1,5 +1,6 @@
 """Objects in a local folder: written to `tmp/<instance>/`, synced, renamed to `objects/ab/<sha256>`, folders synced.
 
+Small ones go into packs (`packs/`) where a batch has enough of them; a file of its own comes first wherever both exist.
 The layout is fixed by docs/format.md. Any number of instances may share one folder.
 """
 
@@ -12,25 +13,37 @@ import hashlib
 import itertools
 import os
 import threading
+from heapq import merge
 from typing import TYPE_CHECKING, BinaryIO
 
-from kropot.durable.batch import Durability, Pending, choose_method
-from kropot.durable.errors import DiscardedError, StorageError, storage_error
+from kropot.durable.batch import Durability, choose_method
+from kropot.durable.errors import DiscardedError, storage_error
 from kropot.durable.filesystem import OsFiles, room_at
+from kropot.objects.freeing import FolderFreeing
 from kropot.objects.instance import LOCK, InstanceLock
 from kropot.objects.layout import Layout, names_in
+from kropot.objects.naming import FileNaming, pending_of
+from kropot.objects.packs.folder import PackFolder
+from kropot.objects.packs.packed import PackedObjects
+from kropot.objects.packs.packing import Packing, PackRule, WholeBytes
+from kropot.objects.packs.writer import PackWriter
 from kropot.objects.partial import PartialFolder
-from kropot.objects.store import CHUNK, ObjectMissingError, Published, PublishError, Staged, TakenUp
+from kropot.objects.quarantine import Quarantine
+from kropot.objects.store import CHUNK, Published, PublishError, Staged, TakenUp
 from kropot.objects.upload import HELD_BACK, FileUpload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from kropot.durable.batch import Choice
     from kropot.durable.filesystem import FileSystem
     from kropot.objects.bulk.protocol import BulkReader
+    from kropot.objects.packs.gather import Gatherer
+    from kropot.objects.packs.packed import PackPlaces
+    from kropot.objects.packs.rewriting import PackRewriter
     from kropot.objects.store import Leftover
+    from ledger.places import Placement, PlaceStore
 
 
 class DirectoryObjects:
@@ -47,10 +60,14 @@ class DirectoryObjects:
         files: FileSystem | None = None,
         choice: Choice | None = None,
         held_back: int = HELD_BACK,
+        places: PackPlaces | None = None,
+        pack: PackRule | None = None,
     ) -> None:
         """Prepare; nothing is touched yet.
 
-        Up to `held_back` bytes of an object are kept in memory before they are written.
+        Up to `held_back` bytes of an object are kept in memory before they are written. Objects in packs are found by
+        `places`, a ledger's; without, and where it does not know one, by the packs' own indexes. `pack` says which
+        objects go into packs.
 
         Raises: UsageError for an instance name that no folder can have.
         """
@@ -66,10 +83,22 @@ class DirectoryObjects:
         self._publishing = threading.Lock()
         self._prefix = f"{self._tmp}/{os.getpid()}-"
         self._numbers = itertools.count(1)
-        # Folders ab/ whose own name this process has made durable, and folders whose last sync failed: what is found
-        # there is renamed over and never believed, because only a new change makes the system write the folder again.
-        self._named: set[str] = set()
-        self._unsure: set[str] = set()
+        self._quarantine = Quarantine(self._layout, self._files)
+        self._folder = PackFolder(self._layout, self._files)
+        self._packed = PackedObjects(self._folder, places)
+        self._rule = pack or PackRule()
+        self._pack_writer = PackWriter(self._layout, self._files, self._temporary)
+        self._packing = Packing(
+            self._rule,
+            self._packed,
+            self._pack_writer,
+            read=self._read_staged,
+            has_file=lambda sha256: os.path.lexists(self._layout.object(sha256)),
+            set_aside=self.set_aside,
+        )
+        self._naming = FileNaming(
+            self._layout, self._files, self._writer, stage=self._upload, forget=self._forget, set_aside=self.set_aside
+        )
 
     @property
     def durable_by(self) -> str:
@@ -88,7 +117,7 @@ class DirectoryObjects:
                 return
             layout = self._layout
             try:
-                for folder in (layout.root, layout.objects, layout.quarantine, layout.temporary, self._tmp):
+                for folder in (*layout.folders, self._tmp):
                     self._make_folder(folder)
                 self._sync_folders_above()
                 self._choice = self._choice or choose_method(layout.root)
@@ -107,6 +136,12 @@ class DirectoryObjects:
         except OSError as error:
             raise storage_error(error, f"removing {self._partials.path(name or '')}") from error
         return self._upload()
+
+    def stage_whole(self, data: bytes, sha256: bytes) -> Staged:
+        """Keep the bytes until `publish`."""
+        if self._durability is None:
+            self.lock()
+        return Staged(path="", sha256=sha256, size=len(data), pending=WholeBytes(data))
 
     def has_kept(self, name: str) -> bool:
         """Look at the names that were in the folder, and those that came."""
@@ -127,19 +162,35 @@ class DirectoryObjects:
         return TakenUp(upload=upload, note=found.mark.note, tail=found.tail)
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
-        """Contents durable, then names, then the names durable."""
+        """Packs first, where there are enough small objects; then files: durable, named, and the names durable."""
         with self._publishing:
-            verdicts = self._writer().settle([_pending(staged) for staged in batch])
-            outcomes: list[Published | PublishError] = []
-            for staged, failure in zip(batch, verdicts, strict=True):
-                try:
-                    if failure is not None:
-                        raise failure
-                    outcomes.append(self._name(staged))
-                except StorageError as error:
-                    self._forget(staged)
-                    outcomes.append(PublishError(sha256=staged.sha256, size=staged.size, error=error))
-            return self._settle_names(outcomes)
+            self._writer()
+            packed = self._packing.publish(batch)
+            singles = iter(self._naming.publish([staged for at, staged in enumerate(batch) if at not in packed]))
+            for at in packed:
+                self._forget(batch[at])
+            return [packed[at] if at in packed else next(singles) for at in range(len(batch))]
+
+    def _read_staged(self, staged: Staged) -> bytes:
+        """Return the bytes of a staged object. Raises: StorageError."""
+        if isinstance(staged.pending, WholeBytes):
+            return staged.pending.data
+        pending_of(staged)
+        try:
+            fd = self._files.open_read(staged.path)
+            try:
+                buffer = memoryview(bytearray(staged.size + 1))
+                size = 0
+                while size <= staged.size and (count := self._files.read_into(fd, buffer[size:])):
+                    size += count
+            finally:
+                self._files.close(fd)
+        except OSError as error:
+            raise storage_error(error, f"reading {staged.path}") from error
+        data = bytes(buffer[:size])
+        if hashlib.sha256(data).digest() != staged.sha256:
+            raise DiscardedError(f"{staged.path} is not what was written there; it is fetched again")
+        return data
 
     def discard(self, batch: Sequence[Staged]) -> None:
         """Remove the temporary files."""
@@ -147,45 +198,118 @@ class DirectoryObjects:
             self._forget(staged)
 
     def open(self, sha256: bytes) -> BinaryIO:
-        """Open the object's file, unbuffered; a symbolic link is not an object."""
+        """Open the object's file, unbuffered, or what a pack has of it; a symbolic link is not an object."""
         path = self._layout.object(sha256)
         try:
             return os.fdopen(self._files.open_read(path), "rb", buffering=0)
-        except FileNotFoundError as error:
-            raise ObjectMissingError(sha256) from error
+        except FileNotFoundError:
+            return self._packed.open(sha256)
         except OSError as error:
             raise storage_error(error, f"opening {path}") from error
 
+    def placed(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
+        """Ask the ledger, where there is one."""
+        return self._packed.find(sha256s)
+
+    def read_placed(self, sha256: bytes, place: Placement | None) -> bytes:
+        """Read the range in its pack, or the object's file. The ledger is never asked."""
+        path = self._layout.object(sha256)
+        try:
+            if place is not None and (data := self._packed.range(place)) is not None:
+                return data
+            fd = self._files.open_read(path)
+            try:
+                data = more = os.read(fd, CHUNK)
+                while len(more) == CHUNK:
+                    data += (more := os.read(fd, CHUNK))
+                return data
+            finally:
+                self._files.close(fd)
+        except FileNotFoundError:
+            return self._packed.read_unasked(sha256)
+        except OSError as error:
+            raise storage_error(error, f"reading {path}") from error
+
     def size(self, sha256: bytes) -> int | None:
-        """Look at the file's size, not at its bytes."""
-        return self._layout.size(sha256)
+        """Look at the file's size or the pack's index, not at the bytes."""
+        size = self._layout.size(sha256)
+        return self._packed.size(sha256) if size is None else size
+
+    def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:
+        """Look at the object's file, then for the pack where it was put; else in every pack."""
+        if self._layout.size(sha256) == size or (place is not None and self._folder.has(place.pack)):
+            return True
+        return self._packed.size(sha256) == size
 
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
-        """Walk folder by folder; memory holds the names of one folder, a 256th of all."""
-        return self._layout.walk(start, end)
+        """Walk folder by folder, and the packs beside; memory holds the names of one folder, a 256th of all."""
+        last = None
+        for sha256, size in merge(
+            self._layout.walk(start, end), self._packed.walk(start, end), key=lambda found: found[0]
+        ):
+            if sha256 != last:
+                yield sha256, size
+            last = sha256
 
     def bulk_reader(self, *, objects: int, size: int, stopped: Callable[[], bool]) -> BulkReader:
         """Return what reads many objects by whole ranges, in several processes where there are many."""
         from kropot.objects.bulk.folder import FolderReader
 
-        return FolderReader(self._layout, objects=objects, size=size, stopped=stopped)
+        if not self._folder.names():
+            return FolderReader(self._layout, objects=objects, size=size, stopped=stopped)
+        from kropot.objects.bulk.any_store import StoreReader
+        from kropot.objects.bulk.reading import ThreadReading, Throttle
+
+        return StoreReader(self, ThreadReading(self, throttle=Throttle(), stopped=stopped), stopped=stopped)
 
     def set_aside(self, sha256: bytes) -> str:
-        """Rename the object to `quarantine/<sha256>.<number>`."""
-        source, folder = self._layout.object(sha256), self._layout.quarantine
+        """Move the object's file to `quarantine/<sha256>.<number>`, or copy what packs have of it and drop its places.
+
+        The pack stays as it is.
+        """
+        source = self._layout.object(sha256)
         try:
-            self._make_folder(folder)
-            free = (path for n in itertools.count() if not os.path.lexists(path := f"{folder}/{sha256.hex()}.{n}"))
-            target = next(free)
-            self._files.rename(source, target)
-            # The new name first: whatever is lost between the two, the bytes keep at least one.
-            for synced in (folder, self._layout.root, os.path.dirname(source)):
-                self._files.sync_folder(synced)
-        except FileNotFoundError as error:
-            raise ObjectMissingError(sha256) from error
+            try:
+                return self._quarantine.move(source, sha256)
+            except FileNotFoundError:
+                with self._packed.open(sha256) as packed:
+                    place = self._quarantine.put(packed.read(), sha256)
         except OSError as error:
             raise storage_error(error, f"moving {source} into quarantine") from error
-        return target
+        self._packed.drop(sha256)
+        return place
+
+    def rewriter(self) -> PackRewriter:
+        """Return what copies the live objects of packs into new ones, and removes packs.
+
+        Raises: LockedError, StorageError.
+        """
+        from kropot.objects.packs.rewriting import PackRewriter
+
+        self.lock()
+        return PackRewriter(self._layout, self._files, self._pack_writer)
+
+    def gatherer(self, places: PlaceStore) -> Gatherer:
+        """Return what gathers loose small objects into packs, and records their places.
+
+        Raises: LockedError, StorageError.
+        """
+        from kropot.objects.packs.gather import Gatherer
+
+        self.lock()
+        return Gatherer(
+            self._layout,
+            self._files,
+            folder=self._folder,
+            packed=PackedObjects(self._folder, places),
+            places=places,
+            writer=self._pack_writer,
+            rule=self._rule,
+        )
+
+    def freeing(self) -> FolderFreeing:
+        """Return what frees objects in this folder."""
+        return FolderFreeing(self._layout, self._files)
 
     def leftovers(self) -> Iterator[Leftover]:
         """Look through every folder of the store, other instances' too."""
@@ -217,87 +341,21 @@ class DirectoryObjects:
             self._lock.release()
 
     def _upload(self, partials: PartialFolder | None = None, name: str = "") -> FileUpload:
-        path = f"{self._prefix}{next(self._numbers)}"
-        return FileUpload(path, self._files, self._writer(), self._held_back, partials=partials, name=name)
+        return FileUpload(self._temporary(), self._files, self._writer(), self._held_back, partials=partials, name=name)
+
+    def _temporary(self) -> str:
+        return f"{self._prefix}{next(self._numbers)}"
 
     def _writer(self) -> Durability:
         if self._durability is None:
             raise DiscardedError(f"{self._layout.root} is closed; what was staged before is fetched again")
         return self._durability
 
-    def _name(self, staged: Staged) -> Published:
-        """Give a durable file its name, unless a sound object has it. Raises: StorageError."""
-        path, folder = self._layout.object(staged.sha256), self._layout.folder(staged.sha256)
-        set_aside = None
-        try:
-            existed = os.path.lexists(path) and folder not in self._unsure
-            if existed and not self._is_sound(path, staged):
-                set_aside, existed = self.set_aside(staged.sha256), False
-            if existed:
-                self._files.unlink(staged.path)
-            else:
-                self._rename(staged.path, path)
-        except OSError as error:
-            raise storage_error(error, f"naming the object {path}") from error
-        return Published(sha256=staged.sha256, size=staged.size, existed=existed, set_aside=set_aside)
-
-    def _rename(self, source: str, path: str) -> None:
-        """Rename, and make the folder for it where there is none yet. Raises: OSError."""
-        try:
-            self._files.rename(source, path)
-        except FileNotFoundError:
-            folder = os.path.dirname(path)
-            self._named.discard(folder)
-            with contextlib.suppress(FileExistsError):
-                self._files.make_folder(folder)
-            self._files.rename(source, path)
-
-    def _is_sound(self, path: str, staged: Staged) -> bool:
-        """Read an object that another writer may just have renamed, compare it, and sync it if it is what it should be.
-
-        One that cannot be read or synced is not sound: the staged file, which is durable, then takes its place.
-        """
-        digest = hashlib.sha256()
-        buffer = memoryview(bytearray(min(CHUNK, staged.size + 1)))
-        try:
-            fd = self._files.open_read(path)
-            try:
-                while count := self._files.read_into(fd, buffer):
-                    digest.update(buffer[:count])
-                if digest.digest() != staged.sha256:
-                    return False
-                self._files.sync_file(fd)
-            finally:
-                self._files.close(fd)
-        except OSError:
-            return False
-        return True
-
-    def _settle_names(self, outcomes: list[Published | PublishError]) -> list[Published | PublishError]:
-        """Sync every folder that was given a name, and `objects/` for folders that are new to this process."""
-        writer = self._writer()
-        folders = {self._layout.folder(o.sha256) for o in outcomes if isinstance(o, Published)}
-        failed = writer.sync_folders(sorted(folders))
-        if fresh := folders - self._named:
-            failed_parent = writer.sync_folders([self._layout.objects])
-            failed |= {folder: error for folder in fresh for error in failed_parent.values()}
-        self._unsure |= failed.keys()
-        self._unsure -= folders - failed.keys()
-        self._named |= folders - failed.keys()
-        return outcomes if not failed else [self._unless_failed(outcome, failed) for outcome in outcomes]
-
-    def _unless_failed(
-        self, outcome: Published | PublishError, failed: dict[str, StorageError]
-    ) -> Published | PublishError:
-        error = failed.get(self._layout.folder(outcome.sha256))
-        if isinstance(outcome, PublishError) or error is None:
-            return outcome
-        return PublishError(sha256=outcome.sha256, size=outcome.size, error=error)
-
     def _forget(self, staged: Staged) -> None:
         # What cannot be removed now is removed as a leftover at the next start.
-        with contextlib.suppress(OSError):
-            self._files.unlink(staged.path)
+        if staged.path:
+            with contextlib.suppress(OSError):
+                self._files.unlink(staged.path)
 
     def _clean(self, names: list[str]) -> int:
         for name in names:
@@ -323,9 +381,3 @@ class DirectoryObjects:
         self._make_folder(os.path.dirname(path))
         with contextlib.suppress(FileExistsError):
             self._files.make_folder(path)
-
-
-def _pending(staged: Staged) -> Pending:
-    if not isinstance(staged.pending, Pending):
-        raise TypeError("this object was staged by another store")
-    return staged.pending

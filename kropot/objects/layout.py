@@ -25,14 +25,20 @@ _OBJECT = re.compile("[0-9a-f]{64}").fullmatch
 class Layout:
     """The folders of a store at `root`, an absolute path; strings, because there are millions of them."""
 
-    __slots__ = ("objects", "quarantine", "root", "temporary")
+    __slots__ = ("objects", "packs", "quarantine", "root", "temporary")
 
     def __init__(self, root: str) -> None:
-        """Name the folder of the 256 folders of objects, of what was set aside, of the instances' own folders."""
+        """Name the folders of objects and packs, of what was set aside, and of the instances' own folders."""
         self.root = root
         self.objects = f"{root}/objects"
+        self.packs = f"{root}/packs"
         self.quarantine = f"{root}/quarantine"
         self.temporary = f"{root}/tmp"  # noqa: S108 -- below the store's own root
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The root, and the folders below it that hold the objects' files."""
+        return self.root, self.objects, self.packs, self.quarantine, self.temporary
 
     def instance(self, name: str) -> str:
         """Return an instance's folder for uploads. Raises: UsageError."""
@@ -48,6 +54,12 @@ class Layout:
             raise ValueError("an object's name is a SHA-256 of 32 bytes")
         name = sha256.hex()
         return f"{self.objects}/{name[:2]}/{name}"
+
+    def pack(self, name: bytes) -> str:
+        """Return a pack's path. Raises: ValueError where `name` is not 32 bytes."""
+        if len(name) != _SHA256:
+            raise ValueError("a pack's name is a SHA-256 of 32 bytes")
+        return f"{self.packs}/{name[:1].hex()}/{name.hex()}"
 
     def size(self, sha256: bytes) -> int | None:
         """Return an object's size in bytes, None where there is none. Raises: StorageError."""
@@ -85,12 +97,16 @@ class Layout:
                     yield self.leftover("temporary", f"tmp/{instance}/{name}", instance)
         for name in names_in(self.quarantine):
             yield self.leftover("quarantined", f"quarantine/{name}", None)
-        for folder in names_in(self.objects):
+        yield from self._strays("packs", among=True)
+        yield from self._strays("objects", among=among)
+
+    def _strays(self, kind: str, *, among: bool) -> Iterator[Leftover]:
+        for folder in names_in(f"{self.root}/{kind}"):
             if not _is_hex(folder, _PREFIX):
-                yield self.leftover("stray", f"objects/{folder}", None)
+                yield self.leftover("stray", f"{kind}/{folder}", None)
             elif among:
-                for name in names_in(f"{self.objects}/{folder}", but=folder):
-                    yield self.leftover("stray", f"objects/{folder}/{name}", None)
+                for name in names_in(f"{self.root}/{kind}/{folder}", but=folder):
+                    yield self.leftover("stray", f"{kind}/{folder}/{name}", None)
 
     def leftover(self, kind: Literal["temporary", "stray", "quarantined"], path: str, instance: str | None) -> Leftover:
         """Return what stands at a path below the root, as a leftover; of size 0 if it is gone. Raises: StorageError."""

@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kropot.durable.errors import DiscardedError, StorageError, StorageFullError
 from kropot.errors import LockedError
-from kropot.objects.store import Leftover, ObjectMissingError, Published, PublishError, Staged, TakenUp
+from kropot.objects.layout import Layout
+from kropot.objects.memory_freeing import MemoryFreeing
+from kropot.objects.packs.folder import PackFolder
+from kropot.objects.packs.format import footer_of, index_of, lay_out, name_of
+from kropot.objects.packs.packed import PackedObjects
+from kropot.objects.packs.packing import PackRule
+from kropot.objects.packs.reader import PackFile
+from kropot.objects.store import Leftover, Published, PublishError, Staged, TakenUp
+from ledger.places import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from kropot.objects.packs.packed import PackPlaces
 
 
 class MemoryDisk:
@@ -22,22 +32,71 @@ class MemoryDisk:
         self.capacity = capacity
         self.objects: dict[bytes, bytes] = {}
         self.temporary: dict[tuple[str, int], bytes] = {}
+        self.packs: dict[bytes, bytes] = {}
         self.quarantine: dict[str, bytes] = {}
+        self.freed: dict[bytes, bytes] = {}
         self.claimed: set[str] = set()
 
     @property
     def used(self) -> int:
         """Bytes in use."""
-        kept = (self.objects.values(), self.temporary.values(), self.quarantine.values())
+        kept = (self.objects.values(), self.packs.values(), self.temporary.values(), self.quarantine.values())
         return sum(len(value) for values in kept for value in values)
 
 
-class MemoryObjects:
-    """Objects in memory; `disk` is passed in where a second store or a restart shall find them."""
+class MemoryPack(PackFile):
+    """A pack in memory, read as one in a file is."""
 
-    def __init__(self, instance: str = "memory", disk: MemoryDisk | None = None) -> None:
+    def __init__(self, name: bytes, data: bytes) -> None:
+        """Read the footer."""
+        self.name, self.path = name, f"packs/{name.hex()}"
+        self._data = data
+        self._learn(len(data), id(data))
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return the bytes of a range, fewer where the pack ends before it does."""
+        return self._data[offset : offset + length] if offset >= 0 else b""
+
+
+class MemoryPacks(PackFolder):
+    """The packs on a disk in memory."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        """Look at this disk."""
+        super().__init__(Layout(""))
+        self._disk = disk
+
+    def names(self) -> list[bytes]:
+        """Return the names of all packs, in order."""
+        return sorted(self._disk.packs)
+
+    def open(self, name: bytes) -> PackFile | None:
+        """Return a pack, None where there is none of this name."""
+        data = self._disk.packs.get(name)
+        return None if data is None else MemoryPack(name, data)
+
+    def settle(self, names: Sequence[bytes]) -> None:
+        """Do nothing: nothing is lost."""
+
+
+class MemoryObjects:
+    """Objects in memory; `disk` is passed in where a second store or a restart shall find them.
+
+    With `pack`, batches with a pack's worth of small objects go into packs, as in a folder; `places` are a ledger's.
+    """
+
+    def __init__(
+        self,
+        instance: str = "memory",
+        disk: MemoryDisk | None = None,
+        *,
+        pack: PackRule | None = None,
+        places: PackPlaces | None = None,
+    ) -> None:
         """Open the disk, or an empty one."""
         self.disk = MemoryDisk() if disk is None else disk
+        self._rule = PackRule(below=0) if pack is None else pack
+        self._packed = PackedObjects(MemoryPacks(self.disk), places)
         self._instance = instance
         self._held = False
         self._counter = 0
@@ -56,6 +115,17 @@ class MemoryObjects:
         self._counter += 1
         return _MemoryUpload(self.disk, (self._instance, self._counter))
 
+    def stage_whole(self, data: bytes, sha256: bytes) -> Staged:
+        """Take the bytes as they are."""
+        self.lock()
+        free = self.free_bytes()
+        if free is not None and len(data) > free:
+            raise StorageFullError("the memory disk is full")
+        self._counter += 1
+        place = (self._instance, self._counter)
+        self.disk.temporary[place] = data
+        return Staged(path="", sha256=sha256, size=len(data), pending=place)
+
     def has_kept(self, name: str) -> bool:  # noqa: ARG002 -- the protocol has it
         """Say that nothing is kept."""
         return False
@@ -66,7 +136,19 @@ class MemoryObjects:
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
         """Name every object whose bytes are still here."""
-        return [self._publish(staged) for staged in batch]
+        small: dict[bytes, bytes] = {}
+        for staged in batch:
+            data = self.disk.temporary.get(_place(staged))
+            if data is not None and self._rule.takes(len(data)) and staged.sha256 not in self.disk.objects:
+                small[staged.sha256] = data
+        placed: dict[bytes, Placement] = {}
+        if self._rule.is_worth(len(small), sum(map(len, small.values()))):
+            entries = lay_out([(sha256, len(data)) for sha256, data in small.items()])
+            index = index_of(entries)
+            self.disk.packs[name_of(index)] = b"".join([*small.values(), index, footer_of(index)])
+            for sha256, offset, length in entries:
+                placed[sha256] = Placement(sha256=sha256, pack=name_of(index), offset=offset, length=length)
+        return [self._publish(staged, placed.get(staged.sha256)) for staged in batch]
 
     def discard(self, batch: Sequence[Staged]) -> None:
         """Forget the bytes."""
@@ -75,31 +157,40 @@ class MemoryObjects:
 
     def open(self, sha256: bytes) -> BinaryIO:
         """Return a reader of the object's bytes."""
-        try:
-            return io.BytesIO(self.disk.objects[sha256])
-        except KeyError as error:
-            raise ObjectMissingError(sha256) from error
+        stored = self.disk.objects.get(sha256)
+        return self._packed.open(sha256) if stored is None else io.BytesIO(stored)
 
     def size(self, sha256: bytes) -> int | None:
         """Return the size, or None."""
         stored = self.disk.objects.get(sha256)
-        return None if stored is None else len(stored)
+        return self._packed.size(sha256) if stored is None else len(stored)
+
+    def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:
+        """Return whether the object, or the pack that it was put into, is there."""
+        return (place is not None and place.pack in self.disk.packs) or self.size(sha256) == size
 
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
         """Yield in order."""
-        for sha256 in sorted(self.disk.objects):
-            if start <= sha256 and (end is None or sha256 < end) and sha256 in self.disk.objects:
-                yield sha256, len(self.disk.objects[sha256])
+        found = dict(self._packed.walk(start, end)) | {one: len(data) for one, data in self.disk.objects.items()}
+        for sha256, size in sorted(found.items()):
+            if start <= sha256 and (end is None or sha256 < end):
+                yield sha256, size
 
     def set_aside(self, sha256: bytes) -> str:
         """Move the object into quarantine."""
-        if sha256 not in self.disk.objects:
-            raise ObjectMissingError(sha256)
         number = 0
         while (name := f"quarantine/{sha256.hex()}.{number}") in self.disk.quarantine:
             number += 1
-        self.disk.quarantine[name] = self.disk.objects.pop(sha256)
+        if sha256 in self.disk.objects:
+            self.disk.quarantine[name] = self.disk.objects.pop(sha256)
+        else:
+            self.disk.quarantine[name] = self._packed.open(sha256).read()
+            self._packed.drop(sha256)
         return name
+
+    def freeing(self) -> MemoryFreeing:
+        """Return what frees objects of this disk."""
+        return MemoryFreeing(self.disk)
 
     def leftovers(self) -> Iterator[Leftover]:
         """Yield temporary bytes, then what is in quarantine."""
@@ -126,11 +217,13 @@ class MemoryObjects:
             self.disk.claimed.discard(self._instance)
             self._held = False
 
-    def _publish(self, staged: Staged) -> Published | PublishError:
+    def _publish(self, staged: Staged, place: Placement | None) -> Published | PublishError:
         data = self.disk.temporary.pop(_place(staged), None)
         if data is None:
             error = DiscardedError("the staged bytes are gone, and are fetched again")
             return PublishError(sha256=staged.sha256, size=staged.size, error=error)
+        if place is not None:
+            return Published(sha256=staged.sha256, size=staged.size, place=place)
         known = self.disk.objects.get(staged.sha256)
         existed = known is not None and hashlib.sha256(known).digest() == staged.sha256
         set_aside = self.set_aside(staged.sha256) if known is not None and not existed else None

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import platform
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import unquote
 
 from kropot.durable.errors import storage_error
 from kropot.durable.filesystem import room_at
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.layout import Layout, names_in
+from kropot.objects.packs.folder import PackFolder
+from kropot.objects.packs.packed import PackedObjects
 from kropot.objects.partial import PartialMark, marks_in
 from kropot.segments import SegmentFolder
 from kropot.wording import as_unicode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from kropot.durable.filesystem import Room
+    from kropot.objects.packs.gather import Gatherer
+    from kropot.objects.packs.packed import PackPlaces
+    from kropot.objects.packs.packing import PackRule
+    from kropot.objects.packs.rewriting import PackRewriter
     from kropot.objects.store import ObjectStore
+    from ledger.places import PlaceStore
+
+
+GATHERER: Final = "+pack"
+"""The instance name of whoever gathers loose objects into packs: its lock lets in one process a storage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +43,15 @@ class Partial:
     instance: str
     mark: PartialMark
     marked_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectRange:
+    """Where an object lies in a pack: the pack's file, the object's first byte in it, and its length in bytes."""
+
+    path: str
+    offset: int
+    length: int
 
 
 class Storage(Protocol):
@@ -59,8 +81,30 @@ class Storage(Protocol):
         """Return how much more it can take. Raises: StorageError."""
         ...
 
-    def objects(self) -> ObjectStore:
-        """Return the store of the objects; it is opened at its first use."""
+    def objects(self, *, places: PackPlaces | None = None, pack: PackRule | None = None) -> ObjectStore:
+        """Return the store of the objects; it is opened at its first use.
+
+        `places` are a ledger's, where one is at hand: without them, objects in packs are looked for in every pack.
+        `pack` says which objects go into packs.
+        """
+        ...
+
+    def packs(self) -> PackFolder:
+        """Return the packs among the objects."""
+        ...
+
+    def rewriter(self) -> AbstractContextManager[PackRewriter]:
+        """Open what copies the live objects of packs into new ones, and removes packs.
+
+        Raises: LockedError while another process rewrites or gathers in this storage; StorageError.
+        """
+        ...
+
+    def gatherer(self, places: PlaceStore, rule: PackRule) -> AbstractContextManager[Gatherer]:
+        """Open what gathers loose small objects into packs, and records their places.
+
+        Raises: LockedError while another process gathers in this storage; StorageError.
+        """
         ...
 
     def segments(self, *, writing: bool = False) -> SegmentFolder:
@@ -73,6 +117,13 @@ class Storage(Protocol):
 
     def object_place(self, sha256: bytes) -> str:
         """Return where an object lies, as a user can name it to another program."""
+        ...
+
+    def object_range(self, sha256: bytes, places: PackPlaces | None = None) -> ObjectRange | None:
+        """Return where an object lies in a pack, None where it has a file of its own or is nowhere.
+
+        Raises: StorageError.
+        """
         ...
 
     def encloses(self, path: Path) -> bool:
@@ -116,9 +167,33 @@ class FolderStorage:
         except OSError as error:
             raise storage_error(error, f"asking for the free space of {self._root}") from error
 
-    def objects(self) -> ObjectStore:
+    def objects(self, *, places: PackPlaces | None = None, pack: PackRule | None = None) -> ObjectStore:
         """Return the objects in the folder."""
-        return DirectoryObjects(self._root, self._instance)
+        return DirectoryObjects(self._root, self._instance, places=places, pack=pack)
+
+    def packs(self) -> PackFolder:
+        """Return the packs in the folder."""
+        return PackFolder(self._layout)
+
+    @contextmanager
+    def rewriter(self) -> Iterator[PackRewriter]:
+        """Rewrite under the gatherer's name: neither may remove what the other relies on."""
+        objects = DirectoryObjects(self._root, GATHERER)
+        try:
+            objects.clean_own_leftovers(lambda _: False)
+            yield objects.rewriter()
+        finally:
+            objects.close()
+
+    @contextmanager
+    def gatherer(self, places: PlaceStore, rule: PackRule) -> Iterator[Gatherer]:
+        """Gather under a name of its own: collectors hold those of their instances."""
+        objects = DirectoryObjects(self._root, GATHERER, pack=rule)
+        try:
+            objects.clean_own_leftovers(lambda _: False)
+            yield objects.gatherer(places)
+        finally:
+            objects.close()
 
     def segments(self, *, writing: bool = False) -> SegmentFolder:
         """Return the segments; temporary ones lie in the instance's own folder."""
@@ -134,6 +209,15 @@ class FolderStorage:
     def object_place(self, sha256: bytes) -> str:
         """Return the object's file."""
         return self._layout.object(sha256)
+
+    def object_range(self, sha256: bytes, places: PackPlaces | None = None) -> ObjectRange | None:
+        """Look for the object's file first, then through the packs, for a place where it is sound."""
+        if self._layout.size(sha256) is not None:
+            return None
+        found = list(PackedObjects(self.packs(), places).candidates(sha256))
+        for pack, entry in sorted(found, key=lambda one: not one[0].is_sound(one[1])):
+            return ObjectRange(path=pack.path, offset=entry.offset, length=entry.length)
+        return None
 
     def encloses(self, path: Path) -> bool:
         """Whether the path is the folder or lies below it."""

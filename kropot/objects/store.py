@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from kropot.durable.errors import StorageError
+    from ledger.places import Placement
 
 CHUNK = 1 << 20
 """Bytes read or written at a time: memory for one object never exceeds this."""
@@ -46,13 +47,15 @@ class Published:
     """The object is durable under its name, and so is the name: an event may name it now.
 
     `existed` says that a sound object of this name was there before. `set_aside` is where a damaged one of the same
-    name was moved, or None.
+    name was moved, or None. `place` is where it lies in a pack, None for a file of its own; whoever records the object
+    MUST record the place with it.
     """
 
     sha256: bytes
     size: int
     existed: bool = False
     set_aside: str | None = None
+    place: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,13 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def stage_whole(self, data: bytes, sha256: bytes) -> Staged:
+        """Hand over an object that is all there, for `publish`; nothing is written before that.
+
+        The caller has computed `sha256` over `data` itself. Raises: LockedError, StorageError.
+        """
+        ...
+
     def has_kept(self, name: str) -> bool:
         """Whether an earlier upload of this name, in whatever process of this instance, kept something. Cheap."""
         ...
@@ -165,6 +175,13 @@ class ObjectStore(Protocol):
 
     def size(self, sha256: bytes) -> int | None:
         """Return the object's size in bytes, or None where there is none. Raises: StorageError."""
+        ...
+
+    def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:
+        """Return whether the object is there, with this size. `place` is where `publish` just put it in a pack, if so.
+
+        Raises: StorageError.
+        """
         ...
 
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:

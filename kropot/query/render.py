@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kropot.query.alarm import Alarm
     from kropot.query.facts import Facts, SourceFacts
     from kropot.query.past import KnownSource, Past
+    from kropot.query.rounds import Round
     from kropot.query.storage import StorageFacts
     from kropot.replay.diff import Difference
     from ledger.answers import Tally
@@ -141,6 +142,26 @@ def difference_json(difference: Difference) -> dict[str, Any]:
     }
 
 
+def round_json(each: Round, label: str | None, copies: int, size: int) -> dict[str, Any]:
+    """Return a restore point: the round that ends there, what its listing found, and how much was copied (bytes)."""
+    found = each.listing
+    return {
+        "position": each.position,
+        "time": instant(each.until_us),
+        "source": each.source.hex(),
+        "label": label,
+        "mode": found.mode,
+        "seen": found.seen,
+        "new": found.new + found.reappeared,
+        "changed": found.changed,
+        "gone": found.vanished,
+        "copies": copies,
+        "bytes": size,
+        "held": each.is_held,
+        "open": each.is_open,
+    }
+
+
 def past_json(past: Past | None) -> dict[str, Any] | None:
     """Return why a source is past, None if it is in use."""
     if past is None:
@@ -202,6 +223,11 @@ def _storage_json(storage: StorageFacts) -> dict[str, Any]:
         "there": storage.away is None and storage.trouble is None,
         "free_bytes": storage.room.bytes,
         "free_files": storage.room.files,
+        "copies": storage.copies,
+        "copied_bytes": storage.copied_bytes,
+        "packs": storage.packs.packs,
+        "packed_objects": storage.packs.objects,
+        "packed_bytes": storage.packs.bytes,
         "ledger_free_bytes": storage.ledger_room.bytes,
         "ledger_free_files": storage.ledger_room.files,
         "looked_for": storage.probed,

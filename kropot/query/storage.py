@@ -16,6 +16,7 @@ from kropot.errors import IntegrityError
 from kropot.query.alarm import Alarm
 from kropot.storage_away import StorageAwayError, demand_objects
 from kropot.wording import SECOND_US, amount, number
+from ledger.places import PackTotals
 from ledger.rows import SOUND
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ MOST_TRANSFERS: Final = 20
 """How many of the transfers that take long are told."""
 
 UNKNOWN: Final = Room(bytes=None, files=None)
+NO_PACKS: Final = PackTotals(0, 0, 0)
 
 SEGMENTS_LATE_S: Final = 900
 """How long events may be without a segment while listings complete: a collector writes segments once a minute."""
@@ -59,6 +61,8 @@ class StorageFacts:
     it. Of `probed` objects, `missing` are not there as the ledger names them. `room` is that of the storage,
     `ledger_room` that of an SQLite ledger. The segments reach to event `segments_to`, None if there are none, and
     `unwritten_us` is the time of the first event beyond. `transfers` are some of those that take long.
+    There are `copies` current copies of elements, of `copied_bytes` together, and `packs` says how many objects of
+    whatever age lie in packs.
     """
 
     place: str
@@ -72,6 +76,9 @@ class StorageFacts:
     segments_to: int | None = None
     unwritten_us: int | None = None
     transfers: tuple[LongTransfer, ...] = ()
+    copies: int = 0
+    copied_bytes: int = 0
+    packs: PackTotals = NO_PACKS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +103,17 @@ def look(ledger: Ledger, storage: Storage) -> StorageFacts:
         return StorageFacts(place=place, away=str(error), ledger_room=ledger_room)
     except (StorageError, OSError) as error:
         return StorageFacts(place=place, trouble=str(error), ledger_room=ledger_room)
+    current = [tally for tally in ledger.tallies() if tally.state == "current"]
     facts = StorageFacts(
-        place=place, room=room, ledger_room=ledger_room, probed=probed, missing=missing, transfers=transfers
+        place=place,
+        room=room,
+        ledger_room=ledger_room,
+        probed=probed,
+        missing=missing,
+        transfers=transfers,
+        copies=sum(tally.elements for tally in current),
+        copied_bytes=sum(tally.bytes for tally in current),
+        packs=ledger.places.totals(),
     )
     return _with_segments(ledger, storage, facts)
 
@@ -120,7 +136,7 @@ def storage_alarms(facts: StorageFacts, limits: StorageLimits, *, listed_us: int
 
 def _probe(ledger: Ledger, storage: Storage) -> tuple[int, int]:
     """Return how many sound objects were looked for, and how many of them are not there. Raises: StorageError."""
-    objects = storage.objects()
+    objects = storage.objects(places=ledger.places)
     sizes: dict[bytes, int] = {}
     for first in range(0, 256, 256 // PROBES):
         # A few, because some may be released or lost.

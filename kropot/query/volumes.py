@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ledger.decoding import fact_of
-from ledger.events import CopyStored
+from ledger.events import CopyStored, RemoteCopied
 from ledger.rows import StoredEvent
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BLOCK: Final = 1024
 _PAGE: Final = 1000
+_COPIES: Final = frozenset({CopyStored.TYPE, RemoteCopied.TYPE})
 
 
 @dataclass(slots=True)
@@ -55,11 +56,11 @@ class StoredVolumes:
         copies = size = 0
         while after < until:
             page = self.ledger.log.page(after, until, _PAGE)
-            stored = [event for event in map(StoredEvent._make, page) if event.type == CopyStored.TYPE]
+            stored = [event for event in map(StoredEvent._make, page) if event.type in _COPIES]
             mine = self._of(source, {event.stream for event in stored})
             for event in stored:
                 fact = fact_of(event) if event.stream in mine and event.payload is not None else None
-                if isinstance(fact, CopyStored) and fact.element.copy is not None:
+                if isinstance(fact, CopyStored | RemoteCopied) and fact.element.copy is not None:
                     copies, size = copies + 1, size + fact.element.copy.size
             if len(page) < _PAGE:
                 break

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.fold import PAGE, image, pages
+from ledger.events import StreamKey
+from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from kropot.objects.store import ObjectStore
     from kropot.replay.fold import Standing
-    from ledger.events import Copy, Element, StreamKey
+    from ledger.events import Copy, Element
     from ledger.log import Ledger
+    from ledger.places import Placement
     from ledger.rows import StoredEvent
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldCopy:
     """An element's copy, and what is needed to open it. The form and date are those of the copy's own revision.
@@ -55,14 +60,41 @@ class HeldCopy:
         parts = (self.key.stored, self.form, b"%d" % self.date, self.sha256 or b"", self.iv or b"")
         return hashlib.sha256(b"".join(b"%d:%s" % (len(part), part) for part in parts)).digest()
 
+    def __reduce__(self) -> tuple[Callable[..., HeldCopy], tuple[object, ...]]:
+        """Pickle as one flat tuple: processes exchange them by the thousand."""
+        return _unpickled, _FLAT(self)
+
+
+_FLAT = attrgetter("key.source", "key.kind", "key.id", *(each.name for each in fields(HeldCopy) if each.name != "key"))
+
+
+def _unpickled(source: bytes, kind: str, id_: str, *rest: Any) -> HeldCopy:
+    form, date, tz, state, sha256, size, iv, is_older, is_past, file, position, events, refused = rest
+    return HeldCopy(
+        key=StreamKey(source=source, kind=kind, id=id_),
+        form=form,
+        date=date,
+        tz=tz,
+        state=state,
+        sha256=sha256,
+        size=size,
+        iv=iv,
+        is_older=is_older,
+        is_past=is_past,
+        file=file,
+        position=position,
+        events=events,
+        refused=refused,
+    )
+
 
 class ReleasedError(ObjectMissingError):
     """The store holds no object of this name, because retention released it."""
 
-    def __init__(self, sha256: bytes) -> None:
-        """Say so."""
+    def __init__(self, sha256: bytes, when_and_why: str) -> None:
+        """Say so, with the end of a sentence that begins with "released"."""
         super().__init__(sha256)
-        self.args = ("retention released this copy, so it cannot be restored: choose another moment",)
+        self.args = (f"retention released this copy {when_and_why}, so it cannot be restored: choose another moment",)
 
 
 class Copies(Protocol):
@@ -72,15 +104,59 @@ class Copies(Protocol):
         """Open the stored bytes of a copy. Raises: ObjectMissingError, StorageError."""
         ...
 
+    def places(self, helds: Sequence[HeldCopy]) -> list[Placement | None]:
+        """Return where in packs these copies lie, None for those that are not known to lie in one."""
+        ...
+
+    def read(self, held: HeldCopy, place: Placement | None) -> bytes:
+        """Return all stored bytes of a small copy, which are not checked. Any process may ask.
+
+        Raises: ObjectMissingError, also where another process could not ask the ledger; StorageError.
+        """
+        ...
+
+
+@runtime_checkable
+class PlacedReadable(Protocol):
+    """A store whose objects another process can read without the ledger, if it is told where they lie."""
+
+    def placed(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
+        """Return where the ledger says that objects lie in packs."""
+        ...
+
+    def read_placed(self, sha256: bytes, place: Placement | None) -> bytes:
+        """Return the bytes at a place, or those of the object's own file. They MUST be compared with the SHA-256.
+
+        Raises: ObjectMissingError, also where only the ledger could tell where the object is; StorageError.
+        """
+        ...
+
 
 class StoredCopies:
     """The copies in a storage."""
 
-    def __init__(self, objects: ObjectStore, is_released: Callable[[bytes], bool] = lambda _: False) -> None:
-        """Take the storage to read from. `is_released` says of an object that is missing whether it was released."""
+    def __init__(self, objects: ObjectStore, released: Callable[[HeldCopy], str | None] = lambda _: None) -> None:
+        """Take the storage to read from. `released` says of a copy that is missing when and why it was released."""
         self.objects = objects
-        self._is_released = is_released
+        self._released = released
         self._lock = threading.Lock()
+        self._placed = objects if isinstance(objects, PlacedReadable) else None
+
+    def places(self, helds: Sequence[HeldCopy]) -> list[Placement | None]:
+        """Ask the ledger, for all of them at once."""
+        if self._placed is None:
+            return [None] * len(helds)
+        found = self._placed.placed([held.sha256 for held in helds if held.sha256 is not None])
+        return [next(iter(found.get(held.sha256 or b"", ())), None) for held in helds]
+
+    def read(self, held: HeldCopy, place: Placement | None) -> bytes:
+        """Read the copy's object. The ledger is never asked."""
+        if held.sha256 is None:
+            raise ObjectMissingError(b"")
+        if self._placed is not None:
+            return self._placed.read_placed(held.sha256, place)
+        with self.objects.open(held.sha256) as source:
+            return source.read()
 
     def open(self, held: HeldCopy) -> BinaryIO:
         """Open the copy's object. Raises: ObjectMissingError, ReleasedError, StorageError."""
@@ -90,8 +166,9 @@ class StoredCopies:
             return self.objects.open(held.sha256)
         except ObjectMissingError:
             with self._lock:
-                if self._is_released(held.sha256):
-                    raise ReleasedError(held.sha256) from None
+                why = self._released(held)
+                if why is not None:
+                    raise ReleasedError(held.sha256, why) from None
             raise
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kropot.errors import IntegrityError
 from kropot.restore.claims import sealed_text
 from kropot.sc2.layout import list_form_bytes, parse_header
-from kropot.sc2.opening import open_list_form, open_object
+from kropot.sc2.opening import open_listed, open_object, open_whole
 from kropot.sc2.refused import NoKeyError, Reason, RefusedError
 from kropot.sc2.sparse import placed
 from kropot.sc2.vault import keyring
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kropot.replay.copies import HeldCopy
     from kropot.sc2.form import Form
     from kropot.sc2.layout import ObjectHeader
+    from kropot.sc2.opening import ListedElement
     from kropot.sc2.vault import Vault
 
 _ZEROS = memoryview(bytes(1 << 16))
@@ -42,7 +43,7 @@ class NoKitError(IntegrityError):
         self.vault = vault
 
 
-def open_authentic(sealed: str, held: HeldCopy, vaults: Sequence[Vault]) -> tuple[Form, Vault]:
+def open_authentic(sealed: str, held: HeldCopy, vaults: Sequence[Vault]) -> tuple[ListedElement, Vault]:
     """Return the opened form of an element of sc2, and its vault.
 
     Raises:
@@ -52,14 +53,35 @@ def open_authentic(sealed: str, held: HeldCopy, vaults: Sequence[Vault]) -> tupl
     """
     ring = keyring(vaults)
     try:
-        opened = open_list_form(sealed, ring)
+        opened = open_listed(sealed, ring)
     except NoKeyError as error:
         vault = parse_header(list_form_bytes(sealed)).vault
         raise NoKitError(str(error), vault=vault) from None
     if opened.header.element_id != held.key.id:
         what = opened.form.path.decode(errors="backslashreplace")
         raise RefusedError(Reason.NAME, f"its form is that of another element, {what}: somebody exchanged them")
-    return opened.form, next(each for each in vaults if each.id == opened.header.vault)
+    return opened, next(each for each in vaults if each.id == opened.header.vault)
+
+
+def open_at_once(data: bytes, held: HeldCopy, listed: ListedElement) -> tuple[Form, bytes, bytes] | None:
+    """Return the complete form in an object that is all there, the file's bytes, and their SHA-256.
+
+    None if anything speaks against it, or it is not simply the object that `listed` describes: `copy_authentic` then
+    opens it, or says what is wrong.
+    """
+    if len(data) != held.size or hashlib.sha256(data).digest() != held.sha256:
+        return None
+    try:
+        opened = open_whole(data, listed)
+    except RefusedError:
+        return None
+    if opened is None:
+        return None
+    form, plain = opened
+    sha256 = hashlib.sha256(plain).digest()
+    if len(plain) != form.size or form.sha256 not in (None, sha256):
+        return None
+    return form, plain, sha256
 
 
 def copy_authentic(

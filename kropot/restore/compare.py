@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from kropot.durable.dirfd import descend, link_below, open_below
 from kropot.restore.entry import target_of
-from kropot.restore.job import PER_FILE, bad_content_of, finding, problem_of, unopened_of
 from kropot.restore.journal import content_of
 from kropot.restore.opener import copy_content
 from kropot.restore.parallel import in_order
 from kropot.restore.plan import Planned, RestoreProblem
+from kropot.restore.problems import PER_FILE, bad_content_of, finding, problem_of, unopened_of
 from kropot.sc2.form import Kind
 
 if TYPE_CHECKING:

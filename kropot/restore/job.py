@@ -7,14 +7,14 @@ folders get their modes and times (kropot/restore/folders.py).
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from kropot.durable.attributes import Attributes
-from kropot.durable.errors import StorageError
-from kropot.durable.refusals import InTheWayError, NoRoomError, TooLargeError, UnplaceableError
-from kropot.objects.store import ObjectMissingError
-from kropot.restore.authentic import DamagedError
+from kropot.durable.refusals import NoRoomError
+from kropot.restore.batches import Batches
+from kropot.restore.crew import Crew
 from kropot.restore.entry import (
     details_of,
     group_of,
@@ -23,45 +23,36 @@ from kropot.restore.entry import (
     may_overwrite,
     size_of,
     target_of,
-    time_of,
 )
 from kropot.restore.folders import Folders
 from kropot.restore.journal import content_of
 from kropot.restore.links import LinkGroup, LinkGroups
-from kropot.restore.opener import Content, copy_content
-from kropot.restore.owners import Owners, attributes_of
-from kropot.restore.parallel import in_order
-from kropot.restore.plan import Planned, Problem, RestoreProblem
+from kropot.restore.new_places import NewPlaces
+from kropot.restore.opener import Content, Opened, copy_content
+from kropot.restore.owners import Owners, wanted_of
+from kropot.restore.plan import FormOpener, Planned, RestoreProblem
+from kropot.restore.problems import PER_FILE, bad_content_of, finding, problem_of, unopened_of
+from kropot.restore.small import SMALL
 from kropot.restore.spool import Spool
 from kropot.sc2.form import Kind
-from kropot.sc2.refused import RefusedError
-from kropot.securecopy.sealing import BadSealError
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
 
+    from kropot.durable.attributes import Attributes
     from kropot.durable.dirfd import Parts
     from kropot.durable.draft import Draft
     from kropot.durable.target import TargetFolder
-    from kropot.errors import KropotError
     from kropot.replay.copies import Copies
+    from kropot.restore.batches import Finished
     from kropot.restore.entry import Overwrite
     from kropot.restore.journal import Journal
+    from kropot.restore.opener import Key
 
-_PROBLEMS: dict[type[KropotError], Problem] = {
-    ObjectMissingError: "missing",
-    DamagedError: "damaged",
-    RefusedError: "refused",
-    BadSealError: "unopened",
-    StorageError: "unreadable",
-    InTheWayError: "in_the_way",
-    TooLargeError: "too_large",
-    UnplaceableError: "unplaceable",
-}
-PER_FILE = tuple(_PROBLEMS)
-"""Errors that stop one file and not the others."""
+_WINDOW = 64
+"""How many entries are under way one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,37 +95,42 @@ def restore(
     pool: Executor,
     overwrite: Overwrite = "never",
     owners: Owners | None = None,
-    keys: Sequence[object] = (),
+    keys: Sequence[Key] = (),
+    crew: Crew | None = None,
     moved: Callable[[int], None] = lambda _: None,
 ) -> Iterator[Restored | RestoreProblem]:
-    """Write what is planned, several at a time. Yield each result in order.
+    """Write what is planned, and yield each result. Small files go to the crew in batches, all others to the pool.
 
     Files that an earlier run finished are not written again. Files that are not ours are changed only as `overwrite`
     allows. If such a file already holds exactly the planned content, it counts as restored. Any thread calls `moved`
     with the number of bytes that it wrote, or that an earlier run had written. `keys` are the keys in the plans: they
-    are never written to the disk. What the target refuses beside contents is counted in `tree.refused`.
+    are never written to the disk. Without a crew, this thread writes the small files. What the target refuses beside
+    contents is counted in `tree.refused`.
 
     Raises:
         TreeError: nothing more can be written. Every file that has a name is complete, and a second run continues.
 
     """
-    with Folders(tree, journal) as folders, Spool[Planned](kept=keys) as linked:
+    owners = owners or Owners(numeric=False)
+    with (
+        Folders(tree, journal) as folders,
+        Spool[Planned](kept=keys) as linked,
+        nullcontext(crew) if crew is not None else Crew(copies, keys, owners, workers=0) as small,
+    ):
+        tree.let_names_wait()
         job = _Job(
             copies=copies,
             tree=tree,
             journal=journal,
             overwrite=overwrite,
             moved=moved,
-            owners=owners or Owners(numeric=False),
+            owners=owners,
             folders=folders,
+            forms=FormOpener(keys),
+            places=NewPlaces(tree, is_top_new=journal.is_new and tree.was_empty(journal.name)),
         )
-
-        def done(some: Iterable[Planned | RestoreProblem]) -> Iterator[Restored | RestoreProblem]:
-            for outcome in in_order(pool, job.work, map(job.prepare, some), window=64):
-                yield job.record(outcome) if isinstance(outcome, _Written) else outcome
-
-        yield from done(_apart(plans, linked))
-        yield from done(linked.in_order())
+        yield from job.outcomes(_apart(plans, linked), small, pool)
+        yield from job.outcomes(linked.in_order(), small, pool)
         folders.dress()
         journal.sync()
         tree.settle()
@@ -167,14 +163,66 @@ class _Job:
     moved: Callable[[int], None]
     owners: Owners
     folders: Folders
+    forms: FormOpener
+    places: NewPlaces
     groups: LinkGroups = field(default_factory=LinkGroups)
 
-    def prepare(self, plan: Planned | RestoreProblem) -> _Task | Restored | RestoreProblem:
+    def outcomes(
+        self, plans: Iterable[Planned | RestoreProblem], crew: Crew, pool: Executor
+    ) -> Iterator[Restored | RestoreProblem]:
+        """Carry the plans out: small files in batches, others one by one. Yield what came of them."""
+        batches = Batches(crew, self.copies, str(self.tree.root))
+        singles = deque["Future[_Written | Restored | RestoreProblem]"]()
+        try:
+            for plan in plans:
+                if isinstance(plan, RestoreProblem):
+                    yield plan
+                    continue
+                if plan.opened.sealing == "sc2":
+                    self.folders.expect()
+                if self._is_small(plan) and self.places.are_free(plan.path):
+                    batches.add(plan)
+                    yield from self._done(batches.finished())
+                else:
+                    singles.append(pool.submit(self.work, self.prepare(plan)))
+                    if len(singles) > _WINDOW:
+                        yield self._single_done(singles.popleft().result())
+            yield from self._done(batches.rest())
+            while singles:
+                yield self._single_done(singles.popleft().result())
+        finally:
+            for single in singles:
+                single.cancel()
+
+    def _done(self, batches: Iterable[Finished]) -> Iterator[Restored | RestoreProblem]:
+        """Record each batch at once, and do by itself what was not written."""
+        for batch in batches:
+            written = [wrote for _, wrote in batch if wrote is not None]
+            self.journal.wrote_lines([wrote.line for wrote in written])
+            self.moved(sum(wrote.size for wrote in written))
+            for plan, wrote in batch:
+                if wrote is None:
+                    yield self._single_done(self.work(self.prepare(plan)))
+                else:
+                    if wrote.refused:
+                        self.tree.note(wrote.refused)
+                    yield Restored(planned=plan, size=wrote.size)
+
+    def _single_done(self, outcome: _Written | Restored | RestoreProblem) -> Restored | RestoreProblem:
+        return self.record(outcome) if isinstance(outcome, _Written) else outcome
+
+    def _is_small(self, plan: Planned) -> bool:
+        """Whether this is a file that is read as a whole, and has no other names."""
+        is_file = plan.opened.claim.kind is Kind.FILE and group_of(plan) is None
+        return is_file and plan.held.size <= SMALL and unopened_of(plan) is None
+
+    def prepare(self, plan: Planned) -> _Task | Restored | RestoreProblem:
         """Check what is already at the path. Only one thread calls this, in order."""
-        if isinstance(plan, RestoreProblem):
-            return plan
-        if plan.opened.claim.sealed is not None:
-            self.folders.expect()
+        if plan.opened.is_glance:
+            opened = self.forms.open(plan.held)
+            if not isinstance(opened, Opened):
+                return finding("refused", plan, str(opened))
+            plan = replace(plan, opened=opened)
         held, found = plan.held, self.tree.look(plan.path)
         if (unopened := unopened_of(plan)) is not None:
             return unopened
@@ -274,12 +322,9 @@ class _Job:
 
     def _attributes(self, plan: Planned, content: Content) -> Attributes:
         """Return what the entry gets beside its content."""
-        listed = plan.opened.claim.sealed
-        if listed is None:
-            return Attributes(mode=plan.opened.claim.mode, mtime_ns=time_of(plan))
-        if self.owners.is_lost(listed):
-            self.tree.note(("owner",))
-        return attributes_of(listed, content.form, self.owners, time_of(plan))
+        wanted, lost = wanted_of(plan, content.form, self.owners)
+        self.tree.note(lost)
+        return wanted
 
     def _write_one_of(self, task: _Task, group: LinkGroup) -> _Written | Restored | RestoreProblem:
         """Write a file that has several names, or link it to the name that is there already."""
@@ -395,39 +440,3 @@ class _Job:
                 "--overwrite, and run this again",
             )
         return _Written(planned=plan, content=content, found=found, existed=True)
-
-
-def unopened_of(plan: Planned) -> RestoreProblem | None:
-    """Return the problem of a content that nothing given here opens, None if there is none."""
-    sealing = plan.opened.sealing
-    if sealing == "cbc" and plan.held.iv is None:
-        return finding("refused", plan, "its form is sealed, and its content is not: somebody exchanged it")
-    if plan.held.iv is None or sealing != "plain":
-        return None
-    return finding("unopened", plan, "the content is encrypted and the form is not: open it with `kropotcli decrypt`")
-
-
-def bad_content_of(plan: Planned, content: Content) -> RestoreProblem | None:
-    """Return the problem of a content that is not what its form says, None if it is."""
-    claim = plan.opened.claim
-    is_restless = claim.rest.get("restless") is True
-    has_size = claim.size is None or is_restless or claim.size == content.size
-    if has_size and claim.sha256 in {None, content.sha256}:
-        return None
-    return finding(
-        "bad_content",
-        plan,
-        "the opened content differs from its form: the file changed while the server sent it, or somebody exchanged "
-        "it; open it anyway with `kropotcli decrypt`",
-    )
-
-
-def problem_of(error: KropotError, plan: Planned) -> RestoreProblem:
-    """Return the problem of one file that such an error means. `error` MUST be one of `PER_FILE`."""
-    problem = next(name for kind, name in _PROBLEMS.items() if isinstance(error, kind))
-    return finding(problem, plan, str(error))
-
-
-def finding(problem: Problem, plan: Planned, why: str) -> RestoreProblem:
-    """Return a problem of a planned file."""
-    return RestoreProblem(problem=problem, key=plan.held.key, name=plan.shown, why=why)

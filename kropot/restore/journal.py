@@ -21,6 +21,7 @@ from kropot.errors import UsageError
 from kropot.restore.fingerprints import FINGERPRINT, Fingerprints
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from kropot.durable.dirfd import Parts
@@ -124,15 +125,17 @@ class Journal(Written):
 
         The line is on disk when `sync` returns, or before. Raises: TreeError.
         """
-        line = show_name("file", b"/".join(path)) | {
-            "file_size": found.st_size,
-            "file_mtime_ns": found.st_mtime_ns,
-            "identity": identity.hex(),
-            "sha256": sha256.hex(),
-        }
-        self._waiting.append(json.dumps(line | details, ensure_ascii=True).encode() + b"\n")
-        self._size += len(self._waiting[-1])
+        self._add(line_of(path, identity, found, sha256, details))
         self._learn(_done(path, identity, found.st_size, found.st_mtime_ns), _ours(path, sha256))
+
+    def wrote_lines(self, lines: Sequence[bytes]) -> None:
+        """Record files that have names, at once. No later question of this run is about them. Raises: TreeError."""
+        self._waiting += lines
+        self._flush()
+
+    def _add(self, line: bytes) -> None:
+        self._waiting.append(line)
+        self._size += len(line)
         if self._size > _FLUSH_BYTES:
             self._flush()
 
@@ -171,6 +174,17 @@ class Journal(Written):
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
             raise trouble(error, f"writing {self._place}") from None
+
+
+def line_of(path: Parts, identity: bytes, found: os.stat_result, sha256: bytes, details: dict[str, Any]) -> bytes:
+    """Return the line about a file that has its name; `sha256` is its content's."""
+    line = show_name("file", b"/".join(path)) | {
+        "file_size": found.st_size,
+        "file_mtime_ns": found.st_mtime_ns,
+        "identity": identity.hex(),
+        "sha256": sha256.hex(),
+    }
+    return json.dumps(line | details, ensure_ascii=True).encode() + b"\n"
 
 
 def written_in(root: Path, name: bytes) -> Written:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ _RESERVED = re.compile(
 )
 _WINDOWS_ILLEGAL = frozenset(b'<>:"|?*\\') | frozenset(range(32)) | {127}
 _FINGERPRINT = 16
+_MOST_FOLDERS = 10_000
+"""How many folders' names are kept at hand."""
 
 
 def split_path(path: bytes) -> tuple[bytes, ...]:
@@ -57,6 +60,7 @@ def safe_component(true: bytes, rules: NameRules) -> bytes:
     return escaped if len(escaped) <= COMPONENT_BYTES else _shorten(escaped, true)
 
 
+@lru_cache(maxsize=64)
 def safe_path(components: tuple[bytes, ...], rules: NameRules) -> tuple[bytes, ...]:
     """Return at least one safe component for a claimed path. A path too long or too deep is `%long/<hash>/name`."""
     safe = tuple(safe_component(part, rules) for part in components) or (safe_component(b"", rules),)
@@ -75,6 +79,7 @@ class NameGiver:
         """Take the target's rules, an empty set of claims, and reserved names of the top folder."""
         self._rules = rules
         self._claims = claims
+        self._folders: dict[tuple[tuple[bytes, ...], bytes], bytes] = {}
         for name in reserved:
             claims.add(self._fingerprint(b"f", (name,)))
 
@@ -117,10 +122,16 @@ class NameGiver:
 
     def _folder_name(self, parent: tuple[bytes, ...], part: bytes) -> bytes:
         """Return the folder's name, the same at every call. It is a numbered one if a file has the name."""
+        known = self._folders.get((parent, part))
+        if known is not None:
+            return known
         for name in _alternatives(part, b"folder\x00" + part):
             path = (*parent, name)
             if self._fingerprint(b"f", path) not in self._claims:
                 self._claims.add(self._fingerprint(b"d", path))
+                if len(self._folders) >= _MOST_FOLDERS:
+                    self._folders.clear()
+                self._folders[parent, part] = name
                 return name
         raise AssertionError  # pragma: no cover (the alternatives never end)
 

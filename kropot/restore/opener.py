@@ -6,9 +6,11 @@ What `sc2` sealed is opened by kropot/restore/authentic.py.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from kropot.restore import authentic
 from kropot.restore.authentic import DamagedError, NoKitError, copy_authentic, open_authentic
 from kropot.restore.claims import BadFormError, Claim, claim_of, parse_form, read_claim, sealed_text
 from kropot.sc2.kit import CbcKey
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from kropot.replay.copies import HeldCopy
     from kropot.sc2.form import Form
+    from kropot.sc2.opening import ListedElement
 
     Key = CbcKey | Vault
     """What opens forms and contents: the key of one CBC token, or a vault."""
@@ -40,13 +43,17 @@ Sealing = Literal["sc2", "cbc", "plain"]
 class Opened:
     """An opened form: its claim, its JSON (empty for sc2), and the key that opened it (None if it was not sealed).
 
-    `is_bound` is whether the element's id was compared with the name in the form.
+    `is_bound` is whether the element's id was compared with the name in the form. `is_glance`: the claim has name and
+    time alone, and the form must be opened again for the rest (kropot/restore/small.py). `listed` is what opens the
+    object of sc2 at once; it is never written anywhere.
     """
 
     claim: Claim
     form: bytes
     kit: Key | None
     is_bound: bool = False
+    is_glance: bool = False
+    listed: ListedElement | None = field(default=None, repr=False, compare=False)
 
     @property
     def sealing(self) -> Sealing:
@@ -68,8 +75,8 @@ class Content:
     form: Form | None = None
 
 
-def open_claim(held: HeldCopy, kits: Sequence[Key]) -> Opened:
-    """Return the opened form of a held copy.
+def open_claim(held: HeldCopy, kits: Sequence[Key], *, keep: bool = False) -> Opened:
+    """Return the opened form of a held copy; with `keep`, what opens its object at once stays in memory with it.
 
     Raises:
         NoKitError: the form is sealed, and no kit opens it.
@@ -86,8 +93,8 @@ def open_claim(held: HeldCopy, kits: Sequence[Key]) -> Opened:
             )
         return Opened(claim=read_claim(held.form, element_id=held.key.id), form=held.form, kit=None)
     if is_list_form(sealed):
-        form, vault = open_authentic(sealed, held, [kit for kit in kits if isinstance(kit, Vault)])
-        return Opened(claim=claim_of(form), form=b"", kit=vault, is_bound=True)
+        listed, vault = open_authentic(sealed, held, [kit for kit in kits if isinstance(kit, Vault)])
+        return Opened(claim=claim_of(listed.form), form=b"", kit=vault, is_bound=True, listed=listed if keep else None)
     return _open_cbc(sealed, held, [kit for kit in kits if isinstance(kit, CbcKey)])
 
 
@@ -172,6 +179,19 @@ def copy_content(
     if opener is not None:
         emit(memoryview(opener.finish()))
     return Content(sha256=plain.digest(), size=sizes[1])
+
+
+def open_at_once(data: bytes, *, held: HeldCopy, opened: Opened) -> tuple[Content, bytes | memoryview] | None:
+    """Return what `copy_content` would, and the plain bytes, of a stored object that is all there.
+
+    None if it is not that simple, or something is wrong with it. Raises: as `copy_content`.
+    """
+    if opened.listed is not None:
+        found = authentic.open_at_once(data, held, opened.listed)
+        return None if found is None else (Content(sha256=found[2], size=found[0].size, form=found[0]), found[1])
+    plain = io.BytesIO()
+    content = copy_content(io.BytesIO(data), plain.write, held=held, kit=opened.kit)
+    return content, plain.getbuffer()
 
 
 def plain_size(source: BinaryIO, *, held: HeldCopy, kit: Key | None) -> int | None:

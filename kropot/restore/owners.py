@@ -7,9 +7,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from kropot.durable.attributes import Attributes
+from kropot.restore.entry import time_of
 from kropot.sc2.form import Kind
 
 if TYPE_CHECKING:
+    from kropot.durable.attributes import Refused
+    from kropot.restore.plan import Planned
     from kropot.sc2.form import Form
 
 _AS_IT_IS = -1
@@ -50,6 +53,15 @@ def attributes_of(listed: Form, born: Form | None, owners: Owners, mtime_ns: int
         xattrs=source.xattrs,
         is_folder=listed.kind is Kind.FOLDER,
     )
+
+
+def wanted_of(plan: Planned, born: Form | None, owners: Owners) -> tuple[Attributes, tuple[Refused, ...]]:
+    """Return what an entry gets beside its content, and what it cannot get. `born` is the form in its object."""
+    claim = plan.opened.claim
+    if claim.sealed is None:
+        return Attributes(mode=claim.mode, mtime_ns=time_of(plan)), ()
+    lost: tuple[Refused, ...] = ("owner",) if owners.is_lost(claim.sealed) else ()
+    return attributes_of(claim.sealed, born, owners, time_of(plan)), lost
 
 
 def _chosen(found: int | None, number: int | None) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from kropot.errors import WrongKeyError
+from kropot.replay.fold import pages
 from kropot.restore.authentic import NoKitError
 from kropot.restore.claims import BadFormError
 from kropot.restore.kits import describe
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from kropot.replay.copies import HeldCopy
+    from kropot.restore.crew import Crew
     from kropot.restore.names import NameGiver
     from kropot.restore.opener import Key
     from kropot.restore.patterns import Fit, Patterns
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 TRIES = 3
 """How many forms of one source must fail before we decide that its key is missing. A single form may be damaged."""
+
+_PAGE = 16
+"""How many forms to open at a time."""
 
 EARLY = 1000
 """How many problems of one source to keep until one of its forms opens. They are reported only then."""
@@ -119,8 +125,11 @@ def plan(
     pool: Executor,
     tally: RestoreCounts,
     sources: int | None = None,
+    crew: Crew | None = None,
 ) -> Iterator[Planned | RestoreProblem]:
     """Yield the plan for each held copy. Forms are opened several at a time, and names are given in order.
+
+    With a `crew`, small files are planned with a glance at their forms, which is enough for `restore` alone.
 
     `giver` is called only after a form was opened, so nothing is written before that. `sources` is the number of all
     sources, or None if it is unknown. Where two sources have the same name, it is the first one's that is restored. The
@@ -130,7 +139,7 @@ def plan(
         WrongKeyError: some forms are sealed, and not one form was opened.
 
     """
-    named = _named(helds, kits=kits, wanted=wanted, giver=giver, pool=pool, tally=tally, sources=sources)
+    named = _named(helds, kits=kits, wanted=wanted, giver=giver, pool=pool, tally=tally, sources=sources, crew=crew)
     if not (wanted.patterns or wanted.by_path):
         yield from (each.what for each in named)
         return
@@ -182,13 +191,15 @@ def _named(
     pool: Executor,
     tally: RestoreCounts,
     sources: int | None,
+    crew: Crew | None,
 ) -> Iterator[_Named]:
     """Yield the copies that have a name, or fit a pattern if there are any, and all problems that have no name."""
-    forms = _Forms(kits, tally)
+    forms = FormOpener(kits)
+    failures = _Failures(forms, tally)
     names: NameGiver | None = None
-    for held, outcome in in_order(pool, forms.open, _chosen(helds, wanted, tally), window=64):
+    for held, outcome in _opened(_chosen(helds, wanted, tally), forms, pool, crew):
         if isinstance(outcome, NoKitError):
-            yield from map(_Named, forms.failed(held, outcome))
+            yield from map(_Named, failures.failed(held, outcome))
             if not tally.opened and sources is not None and len(tally.locked) >= sources:
                 break
             continue
@@ -199,14 +210,35 @@ def _named(
             yield _Named(RestoreProblem(problem="bad_form", key=held.key, name=None, why=str(outcome)))
             continue
         tally.opened += 1
-        yield from map(_Named, forms.succeeded(held))
+        yield from map(_Named, failures.succeeded(held))
         if names is None:
             names = giver()
         found = _name(held, outcome, names, wanted, tally, several=sources != 1)
         if found is not None and (found.fits or not wanted.patterns or found.is_folder):
             yield found
     if not tally.opened and tally.locked:
-        raise WrongKeyError(_no_key(kits, tally, forms.vaults))
+        raise WrongKeyError(_no_key(kits, tally, failures.vaults))
+
+
+def _opened(
+    helds: Iterable[HeldCopy], forms: FormOpener, pool: Executor, crew: Crew | None
+) -> Iterator[tuple[HeldCopy, Opened | NoKitError | BadFormError | RefusedError]]:
+    """Yield each copy with its opened form, or the error if it cannot be opened."""
+    if crew is not None:
+        for held, opened in crew.looks(helds):
+            yield held, forms.open(held) if opened is None else opened
+        return
+    kept = deque[list["HeldCopy"]]()
+    opening = in_order(pool, lambda page: [forms.open(held) for held in page], _kept(helds, kept), window=8)
+    for page in opening:
+        yield from zip(kept.popleft(), page, strict=True)
+
+
+def _kept(helds: Iterable[HeldCopy], kept: deque[list[HeldCopy]]) -> Iterator[list[HeldCopy]]:
+    """Yield the copies page by page, and keep each page until its answer comes."""
+    for page in pages(helds, _PAGE):
+        kept.append(page)
+        yield page
 
 
 def _name(
@@ -261,13 +293,44 @@ def _no_key(kits: Sequence[Key], tally: RestoreCounts, vaults: Sequence[str]) ->
     return f"{text}; if it is the kit of a past source, add --past-sources" if tally.past else text
 
 
-class _Forms:
-    """Opens forms. It remembers for each source which kit fits, or that none does."""
+class FormOpener:
+    """Opens forms. It remembers for each source which kit fits, or that none does. Several threads may open."""
 
-    def __init__(self, kits: Sequence[Key], tally: RestoreCounts) -> None:
+    def __init__(self, kits: Sequence[Key], *, keep: bool = False) -> None:
+        """Take the keys to try. `keep` is that of `open_claim`."""
         self._kits = tuple(kits)
+        self._keep = keep
         self._fitting: dict[bytes, Key] = {}
         self._failures: dict[bytes, int] = {}
+
+    def open(self, held: HeldCopy) -> Opened | NoKitError | BadFormError | RefusedError:
+        """Return the opened form, or the error if it cannot be opened."""
+        source = held.key.source
+        if source not in self._fitting and self._failures.get(source, 0) >= TRIES:
+            return NoKitError("no kit opens the forms of this source: give the kit of its token with --key")
+        fitting = self._fitting.get(source)
+        kits = self._kits
+        if isinstance(fitting, CbcKey):
+            kits = (fitting, *(kit for kit in self._kits if kit is not fitting))
+        try:
+            opened = open_claim(held, kits, keep=self._keep)
+        except (NoKitError, BadFormError, RefusedError) as error:
+            return error
+        if opened.kit is not None:
+            self._fitting[source] = opened.kit
+        return opened
+
+    def failed(self, held: HeldCopy) -> int:
+        """Be told of a form that no kit opened. Return how many there were of its source."""
+        count = self._failures[held.key.source] = self._failures.get(held.key.source, 0) + 1
+        return count
+
+
+class _Failures:
+    """The forms that no kit opened. They are problems only if another form of their source was opened."""
+
+    def __init__(self, forms: FormOpener, tally: RestoreCounts) -> None:
+        self._forms = forms
         self._open: set[bytes] = set()
         self._kept: dict[bytes, list[RestoreProblem]] = {}
         self._tally = tally
@@ -278,28 +341,11 @@ class _Forms:
         """The ids of the vaults that no kit opens, in hexadecimal digits: at most one for each source."""
         return tuple(self._vaults)
 
-    def open(self, held: HeldCopy) -> tuple[HeldCopy, Opened | NoKitError | BadFormError | RefusedError]:
-        """Return the opened form, or the error if it cannot be opened. Several threads call this."""
-        source = held.key.source
-        if source not in self._fitting and self._failures.get(source, 0) >= TRIES:
-            return held, NoKitError("no kit opens the forms of this source: give the kit of its token with --key")
-        fitting = self._fitting.get(source)
-        kits = self._kits
-        if isinstance(fitting, CbcKey):
-            kits = (fitting, *(kit for kit in self._kits if kit is not fitting))
-        try:
-            opened = open_claim(held, kits)
-        except (NoKitError, BadFormError, RefusedError) as error:
-            return held, error
-        if opened.kit is not None:
-            self._fitting[source] = opened.kit
-        return held, opened
-
     def failed(self, held: HeldCopy, error: NoKitError) -> Iterator[RestoreProblem]:
         """Record a form that no kit opened. If other forms of its source were opened, yield it as a problem."""
         source = held.key.source
-        self._failures[source] = self._failures.get(source, 0) + 1
-        if error.vault is not None and not self._failures[source] > TRIES:
+        count = self._forms.failed(held)
+        if error.vault is not None and not count > TRIES:
             self._vaults[error.vault.hex()] = None
         finding = RestoreProblem(problem="unopened", key=held.key, name=None, why=str(error))
         if source in self._open:

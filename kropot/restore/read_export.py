@@ -18,11 +18,12 @@ from kropot.securecopy.wire import canonical_json
 from ledger.events import StreamKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
     from kropot.restore.evidence import Origin
+    from ledger.places import Placement
 
 _SOURCE = 16
 _SHA256 = 32
@@ -46,6 +47,15 @@ class ExportedCopies:
     def close(self) -> None:
         """Close the folder."""
         os.close(self._fd)
+
+    def places(self, helds: Sequence[HeldCopy]) -> list[Placement | None]:
+        """Return none: each copy has a file of its own."""
+        return [None] * len(helds)
+
+    def read(self, held: HeldCopy, place: Placement | None) -> bytes:  # noqa: ARG002 -- it has a file of its own
+        """Read the copy's file."""
+        with self.open(held) as file:
+            return file.read()
 
     def open(self, held: HeldCopy) -> BinaryIO:
         """Open the copy's file. Raises: ObjectMissingError, StorageError."""

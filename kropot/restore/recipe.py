@@ -64,6 +64,12 @@ def digest_step(*, sealed: str, sha256: bytes) -> tuple[str, str]:
     return "check that the object is the recorded one", digest_recipe(sealed=sealed, sha256=sha256)
 
 
+def cut_step(*, pack: str, offset: int, length: int, sealed: str) -> tuple[str, str]:
+    """Return the command line that cuts an object out of the pack that has it, with its description."""
+    line = f"tail -c +{offset + 1} {shlex.quote(pack)} | head -c {length} > {shlex.quote(sealed)}"
+    return "cut the object out of its pack", line
+
+
 def recipes(
     *, iv: bytes | None, sealed: str, sha256: bytes, envelope: str | None, stretch: ByteRange, plain: str = "plain.bin"
 ) -> Iterator[tuple[str, str]]:

@@ -42,7 +42,8 @@ _SUITE: Final = 1
 _NO_COMPRESSION: Final = 0
 _HEADER: Final = struct.Struct(">6sBB16s16s32s8s32s32s")
 _LEAST_PADDED: Final = 256
-_ETAG_BYTES: Final = 16
+ETAG_BYTES: Final = 16
+"""How much of the commitment an entity tag shows."""
 
 HEADER_BYTES: Final = _HEADER.size
 BOUND_BYTES: Final = HEADER_BYTES - 32
@@ -72,7 +73,7 @@ class ObjectHeader(NamedTuple):
     @property
     def etag(self) -> str:
         """The entity tag of the object, with its quotes: another version or another key has another one."""
-        return f'"{self.commitment[:_ETAG_BYTES].hex()}"'
+        return f'"{self.commitment[:ETAG_BYTES].hex()}"'
 
     @property
     def element_id(self) -> str:

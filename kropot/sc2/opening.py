@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
@@ -51,6 +52,17 @@ class OpenedForm:
     form: Form
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedElement:
+    """A proved form of a list, and what opens the object that it was listed with."""
+
+    header: ObjectHeader
+    form: Form
+    head: bytes = field(repr=False)
+    encoded: bytes = field(repr=False)
+    pieces: Pieces = field(repr=False)
+
+
 def open_object(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> OpenedObject:
     """Return an object's header and form, and an iterator over its content, in flat memory.
 
@@ -81,11 +93,39 @@ def open_head(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> OpenedForm:
 
 def open_list_form(text: str, vaults: Mapping[bytes, Vault]) -> OpenedForm:
     """Return what `seal_list_form` sealed. Raises: as `open_object`."""
+    listed = open_listed(text, vaults)
+    return OpenedForm(header=listed.header, form=listed.form)
+
+
+def open_listed(text: str, vaults: Mapping[bytes, Vault]) -> ListedElement:
+    """Return the same, and what opens the object without another derivation of its keys. Raises: as `open_object`."""
     data = list_form_bytes(text)
     header = parse_header(data)
     vault = _vault(header, vaults)
     keys = vault.keys_of(header)
-    return OpenedForm(header=header, form=_form(vault, keys, Pieces(keys), LIST_FORM, data[HEADER_BYTES:]))
+    pieces = Pieces(keys)
+    encoded = _unsealed(pieces, LIST_FORM, data[HEADER_BYTES:])
+    form = _proved(vault, keys, parse_form(encoded))
+    return ListedElement(header=header, form=form, head=keys.head, encoded=encoded, pieces=pieces)
+
+
+def open_whole(data: bytes, listed: ListedElement) -> tuple[Form, bytes] | None:
+    """Return the form and the file's bytes of an object that is all there, as `open_object` would give them.
+
+    None if the object is not simply the one that `listed` describes, or has holes or attributes in front of its
+    content: then `open_object` must open it. Raises: RefusedError, as `open_object` and its chunks do.
+    """
+    if not data.startswith(listed.head):
+        return None
+    begin = HEADER_BYTES + LENGTH_BYTES
+    length = form_length(data[HEADER_BYTES:begin])
+    encoded = _unsealed(listed.pieces, FORM, data[begin : begin + length])
+    form = listed.form if encoded == listed.encoded else parse_form(encoded)
+    if form.path != listed.form.path or form.attributes or form.holes:
+        return None
+    rest = BytesIO(data)
+    rest.seek(begin + length)
+    return form, b"".join(_content(rest, listed.pieces, plain=form.plain_length, padded=form.padded_length))
 
 
 def _head(source: BinaryIO, vaults: Mapping[bytes, Vault]) -> tuple[ObjectHeader, Form, Pieces]:
@@ -109,11 +149,17 @@ def _vault(header: ObjectHeader, vaults: Mapping[bytes, Vault]) -> Vault:
 
 
 def _form(vault: Vault, keys: ObjectKeys, pieces: Pieces, label: bytes, sealed: bytes) -> Form:
+    return _proved(vault, keys, parse_form(_unsealed(pieces, label, sealed)))
+
+
+def _unsealed(pieces: Pieces, label: bytes, sealed: bytes) -> bytes:
     try:
-        padded = pieces.open(label, 0, sealed, last=True)
+        return unpad_form(pieces.open(label, 0, sealed, last=True))
     except InvalidTag:
         raise RefusedError(Reason.FORM, "its form was altered, or it is the form of something else") from None
-    form = parse_form(unpad_form(padded))
+
+
+def _proved(vault: Vault, keys: ObjectKeys, form: Form) -> Form:
     if vault.element(form.path) != keys.header.element:
         raise RefusedError(Reason.NAME, "the id in its header is not that of the path in its form")
     return form

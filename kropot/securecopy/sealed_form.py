@@ -6,14 +6,25 @@ It proves nothing by itself. But an entry, a vault and a content that do not fit
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from functools import lru_cache
 from typing import Any, Final
 
-from kropot.sc2.layout import LIST_BEGINNING, VAULT_BYTES, ObjectHeader, list_form_bytes, parse_header
+from kropot.sc2.layout import (
+    BOUND_BYTES,
+    ETAG_BYTES,
+    HEADER_BYTES,
+    LIST_BEGINNING,
+    VAULT_BYTES,
+    ObjectHeader,
+    list_form_bytes,
+    parse_header,
+)
 from kropot.sc2.refused import RefusedError
 
 _HEAD: Final = b'{"encrypted":"'
 _END: Final = b'"}'
+_HEADER_TEXT: Final = HEADER_BYTES // 3 * 4
 _BEGINNING: Final = _HEAD + LIST_BEGINNING.encode()
 _VAULT: Final = re.compile(rf"[0-9a-f]{{{2 * VAULT_BYTES}}}")
 
@@ -27,6 +38,21 @@ def sealed_header(form: bytes) -> ObjectHeader | None:
     except RefusedError:
         # `contradiction` keeps such a form out of lists. A ledger of before may have one: it is like any other there.
         return None
+
+
+def header_bytes(form: bytes) -> bytes | None:
+    """Return the 144 bytes of the clear header in a canonical form of `sc2`, None for every other form.
+
+    They are not looked at: the form is one that was listed, so `contradiction` has read it.
+    """
+    if not form.startswith(_BEGINNING):
+        return None
+    return b64decode(form[len(_HEAD) : len(_HEAD) + _HEADER_TEXT])
+
+
+def etag_of(header: bytes) -> str:
+    """Return the entity tag of the object with this header, as `ObjectHeader.etag` does."""
+    return f'"{header[BOUND_BYTES : BOUND_BYTES + ETAG_BYTES].hex()}"'
 
 
 def contradiction(form: bytes, id_: str, etag: str | None) -> str | None:

@@ -28,13 +28,22 @@ class TimedResponse(http.client.HTTPResponse):
     """An answer that is read through a `_TimedReader`; its time starts when the request is out."""
 
     def __init__(
-        self, sock: socket.socket, *args: Any, silence_s: float, total_s: float = math.inf, **kwargs: Any
+        self,
+        sock: socket.socket,
+        *args: Any,
+        silence_s: float,
+        total_s: float = math.inf,
+        buffer: int = io.DEFAULT_BUFFER_SIZE,
+        **kwargs: Any,
     ) -> None:
-        """Take over the socket; the answer may be silent for `silence_s` seconds, and take `total_s` in all."""
+        """Take over the socket, which is read `buffer` bytes at a time.
+
+        The answer may be silent for `silence_s` seconds, and take `total_s` in all.
+        """
         super().__init__(sock, *args, **kwargs)
         raw = self.fp.detach()
         self._reader = _TimedReader(raw, sock, silence_s, monotonic() + total_s)
-        self.fp = io.BufferedReader(self._reader)
+        self.fp = io.BufferedReader(self._reader, buffer)
 
     @property
     def was_hung_up(self) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import orjson
 
 from kropot.errors import KropotError
+from kropot.securecopy.bulkwire import VERSION as BULK_VERSION
 from kropot.securecopy.content import (
     CONTENT_TYPE,
     IV_HEADER,
@@ -127,8 +128,8 @@ class Page:
     """One list page: `remaining` as the server claims; `closed` is the last second that it will not add to.
 
     `unserved` counts what the server does not serve of its source, and since the second `unscanned_since` it fails to
-    scan it. `vault` is the id (16 bytes) of the vault that seals every entry, each with a form of `sc2`. All four are
-    extensions.
+    scan it. `vault` is the id (16 bytes) of the vault that seals every entry, each with a form of `sc2`. With `is_bulk`
+    the server sends many small contents in one answer. All five are extensions.
     """
 
     entries: tuple[Listed, ...]
@@ -138,6 +139,7 @@ class Page:
     unserved: Unserved | None = None
     unscanned_since: int | None = None
     vault: bytes | None = None
+    is_bulk: bool = False
 
 
 def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -> Page:
@@ -298,6 +300,7 @@ def _parse_header(head: bytes | bytearray) -> Page:
         unserved=_unserved(header.get("unserved")),
         unscanned_since=since,
         vault=_vault(header.get("vault")),
+        is_bulk=header.get("bulk") == BULK_VERSION,
     )
 
 

@@ -236,12 +236,18 @@ class CopyVerification:
         """Read a damaged object a second time to be sure. With `repair`, move a damaged object to the quarantine."""
         if report.state == "recovered" and self.scope.quick:
             return replace(report, state="not_read", detail=QUICK)
-        if report.state != "damaged" or self.scope.quick or not report.copies:
+        if report.state == "lost" and report.copies and self.objects.size(report.sha256) == report.copies[0].size:
+            # It went from a file into a pack while its folder was read.
+            if self.scope.quick:
+                return replace(report, state="not_read", detail=QUICK)
+        elif report.state != "damaged" or self.scope.quick or not report.copies:
             return report
         request = ReadRequest(report.sha256, report.copies[0].size)
         again = read_object(self.objects, request, memoryview(bytearray(BUFFER)))
         if again is None:
             detail = f"{report.detail}; read once more it was sound: check the disk, cables and memory"
+            if report.state == "lost":
+                detail = "it was put into a pack while this ran, and is sound there"
             return replace(report, state="unreadable", detail=detail)
         _, state, detail = again
         if state == "damaged" and self.scope.repair and self.recorder.why_not is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kropot.verify.ways_out import BadCopy, explain
 from ledger.audit import Finding
-from ledger.events import CopyDamaged, CopyLost, CopyStored, StreamKey
+from ledger.events import CopyDamaged, CopyLost, CopyStored, RemoteCopied, StreamKey
 from ledger.replica import damaged
 from ledger.rows import DAMAGED, LOST, RELEASED
 
@@ -149,6 +149,6 @@ def _role(ledger: Ledger, row: CopyRow, key: StreamKey, element: Element) -> Rol
 def _revision(ledger: Ledger, row: CopyRow, key: StreamKey) -> int | None:
     """Return the revision that this copy holds, None if its event can no longer be read."""
     for record in ledger.history(key):
-        if record.position == row.position and isinstance(record.fact, CopyStored):
+        if record.position == row.position and isinstance(record.fact, CopyStored | RemoteCopied):
             return None if record.fact.element.copy is None else record.fact.element.copy.revision
     return None

@@ -16,7 +16,7 @@ from kropot.sc2.refused import RefusedError
 from kropot.securecopy.sealed_form import sealed_header
 from ledger.audit import Finding
 from ledger.decoding import fact_of
-from ledger.events import CopyStored
+from ledger.events import CopyStored, RemoteCopied
 from ledger.rows import SOUND, StoredFact
 from ledger.vaults import namings_of
 
@@ -55,7 +55,7 @@ class HeaderAudit:
             events = {event.seq: event for event in map(StoredFact._make, self._facts(sound))}
             for row in sound:
                 fact = None if row.position not in events else fact_of(events[row.position])
-                if isinstance(fact, CopyStored):
+                if isinstance(fact, CopyStored | RemoteCopied):
                     yield from self._compare(row, fact.element)
 
     def _facts(self, rows: list[CopyRow]) -> list[tuple[object, ...]]:

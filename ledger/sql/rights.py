@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 HISTORY = ("event", "stream", "batch", "checkpoint")
 """Tables that only grow. An erasure changes `event` and `stream`, so it needs the owner."""
 
-STATE = ("source", "entry", "copy", "tally", "snapshot", "snapshot_chunk", "instance", "lease", "claim")
+STATE = (
+    *("source", "entry", "copy", "tally", "snapshot", "snapshot_chunk"),
+    *("instance", "lease", "claim", "pack", "placement"),
+)
 """The tables of the projection, which can be rebuilt, and of working state."""
 
 RIGHTS = {

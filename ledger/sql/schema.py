@@ -28,7 +28,7 @@ from sqlalchemy.event import listens_for
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest migration."""
 
 VERSION_TABLE = "ledger_version"
@@ -243,6 +243,29 @@ claim = Table(
     Column("name", text(255), primary_key=True),
     Column("session", octets(16), nullable=False),
     Column("expires_us", number(), nullable=False),
+)
+
+# A pack without a name is forgotten: its placements count no more. Its number is free again once they are removed.
+pack = Table(
+    "pack",
+    metadata,
+    Column("number", number(), primary_key=True, autoincrement=False),
+    Column("place", text(255), nullable=False),
+    Column("name", octets(32), nullable=True),
+    Column("objects", number(), nullable=False),
+    Column("bytes", number(), nullable=False),
+    UniqueConstraint("place", "name", name="pack_place_name"),
+)
+
+# A dropped placement of an object at `start` stays, with -1 - `start`: the pack's index still has the object.
+placement = Table(
+    "placement",
+    metadata,
+    Column("sha256", octets(32), primary_key=True),
+    Column("pack", number(), primary_key=True, autoincrement=False),
+    Column("start", number(), nullable=False),
+    Column("length", number(), nullable=False),
+    sqlite_with_rowid=False,
 )
 
 TABLES = frozenset(metadata.tables) | {VERSION_TABLE}

@@ -94,6 +94,41 @@ class Statements:
         return self._put(upsert(self._engine, schema.lease), schema.lease)
 
     @cached_property
+    def put_placement(self) -> Put:
+        """Rows: sha256, the pack's number, start, length."""
+        return self._put(upsert(self._engine, schema.placement), schema.placement)
+
+    @cached_property
+    def add_pack(self) -> Put:
+        """Rows: number, place, name, and the objects and bytes that are added to an existing pack."""
+        return self._put(upsert(self._engine, schema.pack, add=("objects", "bytes")), schema.pack)
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as below
+    def select_packs(self, count: int) -> str:
+        """Values: place, `count` names of packs; rows: name, number."""
+        return self.marked(f"SELECT name, number FROM pack WHERE place = ? AND name IN ({self._marks(count)})")
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as below
+    def select_placed(self, count: int) -> str:
+        """Values: a pack's number, `count` SHA-256s; rows: those that are placed in it, and where."""
+        return self.marked(f"SELECT sha256, start FROM placement WHERE pack = ? AND sha256 IN ({self._marks(count)})")
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as below
+    def select_placements(self, count: int) -> str:
+        """Values: `count` SHA-256s; rows: sha256, the pack's number, start (negative: dropped), length."""
+        # Not joined with `pack`: a planner could begin there, and look for each object in every pack.
+        return self.marked(f"SELECT sha256, pack, start, length FROM placement WHERE sha256 IN ({self._marks(count)})")
+
+    @cached_property
+    def page_placements(self) -> str:
+        """Values: SHA-256 and pack's number to continue after, end, limit; rows: sha256, number, start, length."""
+        # The first condition lets every database start in the index at the end of the last page.
+        return self.marked(
+            "SELECT sha256, pack, start, length FROM placement"
+            " WHERE sha256 >= ? AND (sha256 > ? OR pack > ?) AND sha256 < ? ORDER BY sha256, pack LIMIT ?"
+        )
+
+    @cached_property
     def add_tally(self) -> Put:
         """Rows: TallyRows, which are added to the existing sums."""
         return self._put(upsert(self._engine, schema.tally, add=("elements", "bytes")), schema.tally)
@@ -147,6 +182,35 @@ class Statements:
     def select_facts(self, count: int) -> str:
         """Values: `count` positions; rows: StoredFacts."""
         return self.marked(f"SELECT {FACT_COLUMNS} FROM event WHERE seq IN ({self._marks(count)}) ORDER BY seq")
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def select_histories(self, count: int) -> str:
+        """Values: `count` streams, until; rows: StoredFacts in the order of streams."""
+        return self.marked(
+            f"SELECT {FACT_COLUMNS} FROM event WHERE stream IN ({self._marks(count)}) AND seq <= ?"
+            " ORDER BY stream, stream_version"
+        )
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def page_of_types(self, count: int) -> str:
+        """Values: after, until, `count` types, limit; rows: StoredFacts."""
+        return self.marked(
+            f"SELECT {FACT_COLUMNS} FROM event WHERE seq > ? AND seq <= ? AND type IN ({self._marks(count)})"
+            " ORDER BY seq LIMIT ?"
+        )
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def select_named(self, count: int) -> str:
+        """Values: `count` SHA-256; rows: CopyStates."""
+        return self.marked(f"SELECT {COPY_COLUMNS} FROM copy WHERE sha256 IN ({self._marks(count)})")
+
+    @cached_property
+    def page_revisited(self) -> str:
+        """Values: after, the number of events of an element that is as it was first, limit; rows: stream, source."""
+        return self.marked(
+            "SELECT stream, source FROM entry WHERE stream > ? AND (version > ? OR state = 'vanished')"
+            " ORDER BY stream LIMIT ?"
+        )
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_images(self, count: int) -> str:

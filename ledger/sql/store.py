@@ -12,6 +12,7 @@ from ledger.sql.blobs import SqlBlobs
 from ledger.sql.connections import Connections
 from ledger.sql.dialects import NOW
 from ledger.sql.log import SqlLog
+from ledger.sql.places import SqlPlaces
 from ledger.sql.projection import SqlProjection
 from ledger.sql.statements import Statements
 from ledger.sql.work import SqlWorkQueue
@@ -42,6 +43,7 @@ class SqlStore:
         self.projection = SqlProjection(self._connections, self._statements)
         self.work = SqlWorkQueue(self._connections, self._statements)
         self.blobs = SqlBlobs(self._connections)
+        self.places = SqlPlaces(self._connections, self._statements)
 
     @contextmanager
     def writing(self) -> Iterator[SqlWriting]:

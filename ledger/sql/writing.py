@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from ledger.places import Placement
     from ledger.rows import Batch, Changes
     from ledger.sql.statements import Put, Statements
 
@@ -129,6 +130,34 @@ class SqlWriting:
         put_rows(self._cursor, self._statements.insert_batch, batch.commits)
         self._cursor.execute(self._statements.move_head, batch.head)
 
+    def place(self, places: Sequence[Placement], *, place: str = "") -> None:
+        """Add placements in the same transaction; one that was dropped counts again."""
+        by_pack: dict[bytes, list[Placement]] = {}
+        for one in places:
+            by_pack.setdefault(one.pack, []).append(one)
+        numbers = self._numbers(by_pack, place)
+        rows: list[tuple[bytes, int, int, int]] = []
+        packs: list[tuple[int, str, bytes, int, int]] = []
+        last = self._rows("SELECT coalesce(max(number), 0) FROM pack")[0][0] if len(numbers) < len(by_pack) else 0
+        for name, within in by_pack.items():
+            number = numbers.get(name)
+            there: dict[bytes, int] = {}
+            if number is None:
+                number = last = last + 1
+            else:
+                there = self._starts(number, within)
+            fresh = [one for one in within if one.sha256 not in there]
+            packs.append((number, place, name, len(fresh), sum(one.length for one in fresh)))
+            rows += [
+                (one.sha256, number, one.offset, one.length)
+                for one in within
+                if there.get(one.sha256, -1) != one.offset
+            ]
+        # In the order of the table's key, so that neighbours come into one page.
+        rows.sort()
+        put_rows(self._cursor, self._statements.add_pack, packs)
+        put_rows(self._cursor, self._statements.put_placement, rows)
+
     def release(self, name: str, session: bytes, streams: Collection[int]) -> None:
         """Give back the session's leases on these streams in the same transaction."""
         for part in slices(streams):
@@ -153,6 +182,21 @@ class SqlWriting:
         put_rows(self._cursor, self._statements.add_tally, changes.tallies)
 
     # --- helpers ---
+
+    def _numbers(self, names: Collection[bytes], place: str) -> dict[bytes, int]:
+        found: dict[bytes, int] = {}
+        for part in slices(names):
+            self._cursor.execute(self._statements.select_packs(len(part)), [place, *part])
+            found.update((bytes(name), number) for name, number in self._cursor.fetchall())
+        return found
+
+    def _starts(self, number: int, places: Sequence[Placement]) -> dict[bytes, int]:
+        """Return where the objects lie that are placed in a pack already."""
+        there: dict[bytes, int] = {}
+        for part in slices(one.sha256 for one in places):
+            self._cursor.execute(self._statements.select_placed(len(part)), [number, *part])
+            there.update((bytes(sha256), start) for sha256, start in self._cursor.fetchall())
+        return there
 
     def _adopt(self, last: int) -> None:
         """Move the head over the events up to `last`, which are behind it.

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ledger.rows import CommitRow, StoredEvent
     from ledger.stores import LedgerStore
 
+PLACES = 50_000
+"""How many placements one transaction writes."""
+
 PAGE = 1000
 """About how many events one transaction writes. A batch is never split."""
 
@@ -57,7 +60,15 @@ def copy_ledger(
         progress(commits[-1].last, head.position)
     for size, note in source.blobs.checkpoints():
         target.blobs.save_checkpoint(size, note)
+    copy_places(source, target)
     return verify_copy(target, head, begun)
+
+
+def copy_places(source: LedgerStore, target: LedgerStore) -> None:
+    """Copy where objects lie in packs: working state, without which they would be looked for in every pack."""
+    places = source.places.walk()
+    while page := list(islice(places, PLACES)):
+        target.places.add(page)
 
 
 def verify_copy(target: LedgerStore, head: StoredHead, begun: int) -> CopyReport:

@@ -16,12 +16,14 @@ from kropot.durable.errors import StorageError, StorageFullError
 from kropot.errors import LockedError
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.memory import MemoryDisk, MemoryObjects
+from kropot.objects.packs.packing import PackRule
 from kropot.objects.store import ObjectMissingError, ObjectStore, Published, PublishError, Staged
 from kropot.objects.upload import HELD_BACK
+from ledger.memory import MemoryStore
 from tests.faults.files import UnsyncedFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -46,11 +48,29 @@ class NarrowFiles(UnsyncedFiles):
         return super().write(fd, data)
 
 
-def directory_bench(tmp_path: Path, method: str) -> Bench:
+class TellingObjects(DirectoryObjects):
+    """A store that records the places of what it published, as a collector does with the events."""
+
+    def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
+        outcomes = super().publish(batch)
+        told = [one.place for one in outcomes if isinstance(one, Published) and one.place is not None]
+        self._packed._places.add(told)  # type: ignore[attr-defined]  # it is the memory store's
+        return outcomes
+
+
+def directory_bench(tmp_path: Path, method: str, rule: PackRule | None = None) -> Bench:
+    """Open stores in a folder; with a `rule` that packs everything, and a ledger that is told all places at once."""
     files = NarrowFiles()
+    places = None if rule is None else MemoryStore().places
     choice = Choice(method=method, why="the test says so")  # type: ignore[arg-type]
 
     def damage(sha256: bytes) -> None:
+        if places is not None:
+            (place,) = places.find([sha256])[sha256]
+            path = tmp_path / "packs" / place.pack.hex()[:2] / place.pack.hex()
+            data = path.read_bytes()
+            path.write_bytes(data[: place.offset] + b"rotten" + data[place.offset + 6 :])
+            return
         path = tmp_path / "objects" / sha256.hex()[:2] / sha256.hex()
         path.write_bytes(b"rotten" + path.read_bytes()[6:])
 
@@ -58,8 +78,13 @@ def directory_bench(tmp_path: Path, method: str) -> Bench:
         assert isinstance(store, DirectoryObjects)
         store._lock.release()
 
+    def open_(instance: str) -> ObjectStore:
+        if places is None:
+            return DirectoryObjects(tmp_path, instance, files=files, choice=choice)
+        return TellingObjects(tmp_path, instance, files=files, choice=choice, places=places, pack=rule)
+
     return Bench(
-        open=lambda instance: DirectoryObjects(tmp_path, instance, files=files, choice=choice),
+        open=open_,
         damage=damage,
         fill=lambda full: setattr(files, "is_full", full),
         die=die,
@@ -80,8 +105,10 @@ def memory_bench() -> Bench:
     )
 
 
-@pytest.fixture(params=["syncfs", "fsync", "memory"])
+@pytest.fixture(params=["syncfs", "fsync", "packs", "memory"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    if request.param == "packs":
+        return directory_bench(tmp_path / "store", "syncfs", PackRule(worth=0))
     return memory_bench() if request.param == "memory" else directory_bench(tmp_path / "store", request.param)
 
 
@@ -211,7 +238,12 @@ def test_set_aside_object_is_gone_and_never_overwrites_another(store: ObjectStor
 def test_walk_yields_the_half_open_range_in_order(
     tmp_path_factory: pytest.TempPathFactory, contents: set[int], start: bytes, end: bytes | None
 ) -> None:
-    for bench in (directory_bench(tmp_path_factory.mktemp("walk"), "syncfs"), memory_bench()):
+    rule = PackRule(worth=0)
+    for bench in (
+        directory_bench(tmp_path_factory.mktemp("walk"), "syncfs"),
+        directory_bench(tmp_path_factory.mktemp("packs"), "syncfs", rule),
+        memory_bench(),
+    ):
         store = bench.open("one")
         store.lock()
         known = sorted(put(store, *(str(content).encode() for content in contents)))
@@ -307,3 +339,19 @@ def test_object_of_another_store_is_refused(store: ObjectStore) -> None:
 def test_free_room_is_a_number_or_unknown(store: ObjectStore) -> None:
     free = store.free_bytes()
     assert free is None or free > 0
+
+
+def test_whole_object_is_kept_under_the_hash_that_was_given(store: ObjectStore) -> None:
+    contents = [b"", b"whole", bytes(HELD_BACK)]
+    batch = [store.stage_whole(content, hashlib.sha256(content).digest()) for content in contents]
+    assert all(store.size(one.sha256) is None for one in batch)
+    outcomes = store.publish([*batch, staged(store, b"whole")])
+    assert [isinstance(one, Published) and one.existed for one in outcomes] == [False, False, False, True]
+    assert [content_of(store, one.sha256) for one in outcomes] == [*contents, b"whole"]
+    assert temporaries(store) == []
+
+
+def test_whole_object_that_is_discarded_is_nowhere(store: ObjectStore) -> None:
+    one = store.stage_whole(b"dropped", hashlib.sha256(b"dropped").digest())
+    store.discard([one])
+    assert (store.size(one.sha256), temporaries(store)) == (None, [])

@@ -19,6 +19,7 @@ from kropot.durable.errors import DiscardedError, StorageError, StorageFullError
 from kropot.durable.filesystem import OsFiles
 from kropot.errors import LockedError
 from kropot.objects.directory import DirectoryObjects
+from kropot.objects.packs.packing import PackRule
 from kropot.objects.store import Published, PublishError
 from tests.faults.files import ForgetfulFiles, Killed, UnsyncedFiles, WatchedFiles, failing_at, killed_at
 
@@ -37,6 +38,16 @@ BATCHES = [
 """What one run stores: small, large, empty, twice, known and damaged objects."""
 
 METHODS: list[Method] = ["syncfs", "fsync"]
+
+RULES = [PackRule()]
+"""The last of them says what goes into packs in this test."""
+
+
+@pytest.fixture(params=["files", "packs"])
+def rule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have everything small in files of their own, or in packs."""
+    if request.param == "packs":
+        monkeypatch.setattr(sys.modules[__name__], "RULES", [PackRule(below=1000, worth=1)])
 
 
 def name(content: bytes) -> bytes:
@@ -103,7 +114,7 @@ def assert_nothing_lost(root: Path, acknowledged: set[bytes]) -> None:
 
 def assert_recovers(root: Path) -> None:
     """The next start takes over at once, cleans up and stores everything."""
-    store = DirectoryObjects(root, "one", files=UnsyncedFiles(), choice=choice("syncfs"))
+    store = DirectoryObjects(root, "one", files=UnsyncedFiles(), choice=choice("syncfs"), pack=RULES[-1])
     acknowledged: set[bytes] = set()
     assert run(store, acknowledged) == []
     assert acknowledged == {name(content) for batch in BATCHES for content in batch}
@@ -116,12 +127,13 @@ def steps_of(root: Path, method: Method) -> list[str]:
     """Return the names of all steps of an undisturbed run."""
     prepare(root, UnsyncedFiles())
     files = WatchedFiles(UnsyncedFiles())
-    store = DirectoryObjects(root, "one", files=files, choice=choice(method), held_back=1000)
+    store = DirectoryObjects(root, "one", files=files, choice=choice(method), held_back=1000, pack=RULES[-1])
     assert run(store, set()) == []
     store.close()
     return [step for step, _ in files.steps]
 
 
+@pytest.mark.usefixtures("rule")
 @pytest.mark.parametrize("method", METHODS)
 def test_kill_between_any_two_steps_loses_nothing_acknowledged(tmp_path: Path, method: Method) -> None:
     steps = steps_of(tmp_path / "undisturbed", method)
@@ -130,7 +142,7 @@ def test_kill_between_any_two_steps_loses_nothing_acknowledged(tmp_path: Path, m
         root = tmp_path / str(at)
         prepare(root, UnsyncedFiles())
         files = WatchedFiles(UnsyncedFiles(), killed_at(at))
-        store = DirectoryObjects(root, "one", files=files, choice=choice(method), held_back=1000)
+        store = DirectoryObjects(root, "one", files=files, choice=choice(method), held_back=1000, pack=RULES[-1])
         acknowledged: set[bytes] = set()
         with pytest.raises(Killed):
             run_and_close(store, acknowledged)
@@ -140,6 +152,7 @@ def test_kill_between_any_two_steps_loses_nothing_acknowledged(tmp_path: Path, m
         assert_recovers(root)
 
 
+@pytest.mark.usefixtures("rule")
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("method", METHODS)
 def test_failure_of_any_step_is_a_clear_error_and_loses_nothing(tmp_path: Path, method: Method, number: int) -> None:
@@ -148,7 +161,7 @@ def test_failure_of_any_step_is_a_clear_error_and_loses_nothing(tmp_path: Path, 
         root = tmp_path / str(at)
         prepare(root, UnsyncedFiles())
         files = WatchedFiles(UnsyncedFiles(), failing_at(at, number))
-        store = DirectoryObjects(root, "one", files=files, choice=choice(method), held_back=1000)
+        store = DirectoryObjects(root, "one", files=files, choice=choice(method), held_back=1000, pack=RULES[-1])
         acknowledged: set[bytes] = set()
         try:
             told: list[StorageError] = [refused.error for refused in run(store, acknowledged)]
@@ -163,14 +176,16 @@ def test_failure_of_any_step_is_a_clear_error_and_loses_nothing(tmp_path: Path, 
         assert_recovers(root)
 
 
+@pytest.mark.usefixtures("rule")
 @pytest.mark.parametrize("method", METHODS)
 def test_power_loss_at_any_step_loses_nothing_acknowledged(tmp_path: Path, method: Method) -> None:
     steps = len(steps_of(tmp_path / "undisturbed", method))
     for at in range(steps + 1):
-        for seed in range(3):
+        for seed in range(1 if RULES[-1].worth == 1 else 3):
             assert_survives(tmp_path / f"{at}-{seed}", method, at, random.Random(1000 * at + seed))
 
 
+@pytest.mark.usefixtures("rule")
 @pytest.mark.parametrize("method", METHODS)
 def test_power_loss_after_a_kill_and_a_second_run_loses_nothing_acknowledged(tmp_path: Path, method: Method) -> None:
     """The killed process made folders that it did not sync: the next one finds them, and MUST sync them itself."""
@@ -220,7 +235,7 @@ def assert_survives(folder: Path, method: Method, at: int, chance: random.Random
 def die_at(root: Path, disk: FileSystem, method: Method, at: int) -> set[bytes]:
     """Run until step `at` on a disk, and return what was acknowledged by then."""
     files = WatchedFiles(disk, killed_at(at))
-    store = DirectoryObjects(root, "one", files=files, choice=choice(method), held_back=1000)
+    store = DirectoryObjects(root, "one", files=files, choice=choice(method), held_back=1000, pack=RULES[-1])
     acknowledged: set[bytes] = set()
     with contextlib.suppress(Killed):
         run(store, acknowledged)
@@ -238,6 +253,7 @@ class ForgetfulLiar(ForgetfulFiles):
         self._inode_free = fd
 
 
+@pytest.mark.usefixtures("rule")
 @pytest.mark.parametrize("method", METHODS)
 def test_power_loss_check_finds_a_store_whose_syncs_do_nothing(tmp_path: Path, method: Method) -> None:
     folder = tmp_path / "liar"

@@ -52,9 +52,11 @@ def _no_folder_sync() -> None:
 
 def _no_restore_sync() -> None:
     """Give files back without making their bytes durable."""
+    from kropot.durable.new_files import NewFiles
     from kropot.durable.target import Draft
 
     Draft.sync = lambda self: os.fstat(self.fd)  # type: ignore[method-assign]
+    NewFiles.sync = lambda _self: None  # type: ignore[method-assign]
 
 
 def _lazy_ledger() -> None:
@@ -152,6 +154,7 @@ def _unsynced_names() -> None:
     from kropot.durable import target
 
     target.sync_names = lambda _folder: None  # type: ignore[attr-defined]
+    target.TargetFolder.settle = lambda _self: None  # type: ignore[method-assign]
 
 
 def _token_before_kit() -> None:

@@ -16,7 +16,8 @@ class Scenario:
     replica: the tree of files in `out`, a ledger copied to copy.db, the tokens and their kits, the sources, the
     checkpoints in `notes`, what was set aside as damaged, or a key to sign by. `token` and `server` are whom the
     command speaks to, as whom.
-    With more than one of `processors`, collect moves contents in a process of its own.
+    With more than one of `processors`, collect moves contents in a process of its own, and restore writes small files
+    in several.
     A command with `is_once` refuses to run a second time.
     """
 
@@ -52,6 +53,7 @@ EXPORT = ("replay", "--export", "out")
 SIGN = ("checkpoint", "sign", "--key", "signer.key", "--to", "notes")
 INIT = ("checkpoint", "init", "--key", "keys/signer.key")
 COPY = ("db", "copy", "sqlite:///database.db", "sqlite:///copy.db")
+PACK = ("storage", "pack", "--all")
 MOVE = ("source", "alias", "{source}", "--server-url", "http://127.0.0.1:9/moved")
 TOKEN = ("gateway", "token", "create", "../spec.json")
 
@@ -79,8 +81,11 @@ SCENARIOS: tuple[Scenario, ...] = (
         look="quarantine",
     ),
     _same("restore", "current", RESTORE, "tree"),
+    Scenario(name="restore by two", base="current", command=RESTORE, recovery=(RESTORE,), look="tree", processors=2),
     _same("restore two kits", "two", RESTORE_TWO, "tree"),
     _same("export", "current", EXPORT, "tree"),
+    _same("storage pack", "current", PACK),
+    _same("storage index", "packed", ("storage", "index")),
     _same("rebuild", "current", ("rebuild",)),
     _same("snapshot", "current", ("snapshot",)),
     _same("checkpoint", "current", SIGN, "notes"),

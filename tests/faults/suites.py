@@ -26,6 +26,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "power cuts of a real XFS volume": ("tests/faults/test_real_power_cut.py",),
     "collectors killed and stopped side by side": ("tests/faults/test_many_collectors.py",),
     "object store: every step killed, failed, cut": ("tests/contract/test_objects_crash.py",),
+    "packs: every step of gathering killed, cut": ("tests/kropot/test_packs_storage.py",),
     "ledger writers killed, databases restarted": (
         "tests/ledger/test_sql_killed.py",
         "tests/ledger/test_sql_outages.py",

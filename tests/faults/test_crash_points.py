@@ -90,7 +90,7 @@ def test_a_failed_sync_of_the_ledger_takes_nothing_with_it_that_was_acknowledged
 
 
 @pytest.mark.parametrize(
-    "scenario", ["first collect", "collect by two", "restore", "export", "db copy", "token create"]
+    "scenario", ["first collect", "collect by two", "storage pack", "restore", "export", "db copy", "token create"]
 )
 def test_what_a_command_did_is_durable_when_it_ends(laboratory: Laboratory, scenario: str) -> None:
     cuts = [point for point in laboratory.points() if point.scenario == scenario and point.how == How.POWER]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kropot.errors import Exit
+from kropot.securecopy import bulkwire
 from kropot.securecopy.sealing import open_stream
 from ledger.log import Ledger
 from ledger.sql import open_store
@@ -23,11 +25,13 @@ from tests.oldserver import (
     OldServer,
     Redirect,
     Request,
+    Status,
     always,
     drip,
     for_ids,
     seeded,
 )
+from tests.simulation.sealed import SealedServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -228,3 +232,36 @@ def test_a_poison_row_hides_no_other_and_is_reported(run_cli: RunCli, tmp_path: 
         server.cure(name_of(11))
         replica.run("collect", "--once", "--full")
         assert replica.assert_sound() == set(server.names())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_befalls_bulk_answers_everything_is_copied_in_one_run(
+    run_cli: RunCli, tmp_path: Path, seed: int
+) -> None:
+    """Each answer is another fault: contents that did not come in bulk are fetched by themselves."""
+    with SealedServer(files(60), token=TOKEN, seed=seed, is_bulk=True) as server:
+        replica = Replica(server, run_cli, tmp_path)
+        faults = seeded(seed, 1.0, CONTENT_FAULTS, "other", visits=99)
+        server.plan = faults
+        assert replica.run("collect", "--once")[0] == Exit.DONE
+        asked = [request for request in server.asked() if request.path == bulkwire.PATH]
+        assert any(faults(request) is not None for request in asked)
+        elements = replica.elements()
+        for name in server.names():
+            copy = elements[name].copy
+            assert copy is not None
+            content = server.content(name)
+            assert copy.sha256 == hashlib.sha256(server.repository.sealing(server._row(name)).whole(content)).digest()
+        assert replica.run("verify")[0] == Exit.DONE
+        replica.assert_tells_nothing()
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_server_that_only_says_that_it_sends_in_bulk_is_copied(run_cli: RunCli, tmp_path: Path, status: int) -> None:
+    with SealedServer(files(30), token=TOKEN, is_bulk=True) as server:
+        replica = Replica(server, run_cli, tmp_path)
+        server.plan = always(Status(status), "other")
+        assert replica.run("collect", "--once")[0] == Exit.DONE
+        assert {element.state for element in replica.elements().values()} == {"current"}
+        asked = [request for request in server.asked() if request.path == bulkwire.PATH]
+        assert len(asked) == 1 if status != 500 else len(asked) <= 3

@@ -98,6 +98,8 @@ class World:
         self._must(collect, "current")
         self._must(("checkpoint", "init", "--key", "signer.key"), "current")
         (self.root / "current" / "notes").mkdir(mode=0o700)
+        shutil.copytree(self.root / "current", self.root / "packed")
+        self._must(("storage", "pack", "--all"), "packed")
         shutil.copytree(self.root / "current", self.root / "two")
         self._must(collect, "two", token="second")
         shutil.copytree(self.root / "current", self.root / "damaged")

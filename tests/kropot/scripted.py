@@ -31,11 +31,12 @@ class Hang:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A request: its path, its headers by lower-case name, and how often the path was asked before."""
+    """A request: its path, its headers by lower-case name, how often the path was asked before, and its body."""
 
     path: str
     headers: dict[str, str]
     earlier: int
+    body: bytes = b""
 
 
 Part = bytes | Wait | Hang
@@ -99,15 +100,21 @@ class ScriptedServer:
                         return
                     pending += received
                 head, _, pending = pending.partition(b"\r\n\r\n")
-                if not self._answer(connection, head.decode("latin-1")):
+                fields = head.decode("latin-1").lower().split("\r\n")
+                length = next((int(each.partition(":")[2]) for each in fields if each.startswith("content-length:")), 0)
+                while len(pending) < length:
+                    pending += connection.recv(65536)
+                body, pending = pending[:length], pending[length:]
+                if not self._answer(connection, head.decode("latin-1"), body):
                     return
 
-    def _answer(self, connection: socket.socket, head: str) -> bool:
+    def _answer(self, connection: socket.socket, head: str, body: bytes) -> bool:
         first, *lines = head.split("\r\n")
         path = first.split(" ")[1]
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         with self._lock:
-            asked = Asked(path=path, headers=headers, earlier=sum(one.path == path for one in self.requests))
+            earlier = sum(one.path == path for one in self.requests)
+            asked = Asked(path=path, headers=headers, earlier=earlier, body=body)
             self.requests.append(asked)
         for part in self.script(asked):
             match part:

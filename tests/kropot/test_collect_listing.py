@@ -16,6 +16,7 @@ from kropot.collect.decide.inputs import (
     PageFailed,
     PageListed,
     PageRefused,
+    Prefetched,
     Recorded,
     SourceRead,
 )
@@ -29,7 +30,7 @@ NOW_US = 1_800_000_000_000_000
 BY_PHASE = {
     Phase.IDLE: {PageRefused},
     Phase.OPENING: {ListingBegan, ListingBusy, PageRefused},
-    Phase.DRAINING: {PageListed, PageFailed, PageRefused, LookedUp, Recorded, Conflicted},
+    Phase.DRAINING: {PageListed, PageFailed, PageRefused, LookedUp, Prefetched, Recorded, Conflicted},
     Phase.COUNTING: {MissingCounted, PageRefused},
     Phase.SWEEPING: {MissingFound, Recorded, PageRefused},
     Phase.CLOSING: {Recorded, SourceRead, Conflicted, PageRefused},

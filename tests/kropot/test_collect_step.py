@@ -19,14 +19,17 @@ from kropot.collect.decide.actions import (
     GiveBack,
     ListPage,
     LookUp,
+    Prefetch,
     Publish,
     RecordFacts,
     Say,
     TakeWork,
 )
+from kropot.collect.decide.chunks import CHUNK
 from kropot.collect.decide.in_flight import FAST_US, SLOW_US, InFlightLimit
 from kropot.collect.decide.inputs import (
     Abandoned,
+    Conflicted,
     Fetched,
     GoneAnswered,
     Input,
@@ -38,6 +41,8 @@ from kropot.collect.decide.inputs import (
     PageFailed,
     PageListed,
     PageRefused,
+    Prefetched,
+    PrefetchedCopy,
     PublishDone,
     Received,
     Recorded,
@@ -46,7 +51,7 @@ from kropot.collect.decide.inputs import (
     Tick,
     WorkTaken,
 )
-from kropot.collect.decide.listing import CHUNK, GATHER_US
+from kropot.collect.decide.listing import GATHER_US
 from kropot.collect.decide.rules import CollectRules
 from kropot.collect.decide.step import Collector
 from kropot.durable.errors import DiscardedError
@@ -60,10 +65,15 @@ from ledger.events import (
     Element,
     FetchFailed,
     ListingCompleted,
+    RemoteChanged,
+    RemoteCopied,
+    RemoteObserved,
     RemoteVanished,
     Source,
+    SourceFact,
     StreamKey,
 )
+from ledger.places import Placement
 from ledger.replica import Entry
 
 SOURCE = bytes(range(16))
@@ -482,3 +492,112 @@ def test_a_full_chunk_is_recorded_at_once() -> None:
     told = listing(CHUNK)
     told.tell(PageListed(page=a_page(CHUNK, CHUNK)), NOW + 1)
     assert len(looked_up(told)) == CHUNK
+
+
+# --- contents that come before their elements are recorded ---
+
+
+def bulk_page(first: int, count: int) -> Page:
+    page = a_page(first, count)
+    entries = tuple(replace(one, size=16, etag=f'"{one.id}"') for one in page.entries)
+    return replace(page, entries=entries, is_bulk=True)
+
+
+def bulk_listing(count: int) -> Told:
+    """A collector that was shown so many entries by a server that sends in bulk, and looked them up."""
+    told = Told(replace(RULES, page=count))
+    source = told.collector.source
+    told.tell(ListingBegan(source=source, version=1, known=0, position=1))
+    told.tell(PageListed(page=bulk_page(0, count)))
+    told.tell(LookedUp(known={}, source=source, version=1))
+    return told
+
+
+def a_copy() -> PrefetchedCopy:
+    place = Placement(sha256=bytes(32), pack=bytes(32), offset=5, length=16)
+    return PrefetchedCopy(sha256=bytes(32), size=16, iv=bytes(16), place=place)
+
+
+def ordered(told: Told) -> list[Prefetch]:
+    return [action for action in told.actions if isinstance(action, Prefetch)]
+
+
+def test_a_first_sight_and_its_copy_are_one_event_and_what_failed_is_a_plain_sight() -> None:
+    told = bulk_listing(3)
+    (prefetch,) = ordered(told)
+    assert [listed.id for listed in prefetch.entries] == ["e0", "e1", "e2"]
+    assert told.facts() == []
+    told.take()
+    told.tell(Prefetched(copies={prefetch.number: {0: a_copy(), 2: a_copy()}}))
+    (record,) = (action for action in told.actions if isinstance(action, RecordFacts))
+    assert [type(new.fact) for new in record.facts][:3] == [RemoteCopied, RemoteObserved, RemoteCopied]
+    assert isinstance(record.facts[-1].fact, SourceFact)
+    assert record.places == (a_copy().place, a_copy().place)
+    told.tell(Recorded(about="page", facts=record.facts, dropped=frozenset(), position=9))
+    progress = told.collector.progress
+    assert (progress.new, progress.copied, progress.bytes, progress.taken) == (3, 2, 32, 2)
+    assert TakeWork in told.kinds()
+
+
+def test_the_next_page_is_looked_up_and_fetched_while_contents_are_on_their_way_and_recorded_in_order() -> None:
+    told = bulk_listing(2)
+    (first,) = ordered(told)
+    told.tell(PageListed(page=bulk_page(2, 2)), NOW + GATHER_US)
+    assert looked_up(told) == ["e2", "e3"]
+    told.tell(LookedUp(known={}, source=told.collector.source, version=1), NOW + GATHER_US)
+    (second,) = ordered(told)
+    assert second.number != first.number
+    told.tell(Prefetched(copies={second.number: {0: a_copy(), 1: a_copy()}}), NOW + GATHER_US)
+    assert told.facts() == []
+    told.tell(Prefetched(copies={first.number: {0: a_copy(), 1: a_copy()}}), NOW + GATHER_US)
+    (record,) = (action for action in told.actions if isinstance(action, RecordFacts))
+    assert [new.key.id for new in record.facts if new.key.is_element] == ["e0", "e1", "e2", "e3"]
+
+
+def test_a_conflict_keeps_the_copies_and_looks_again() -> None:
+    told = bulk_listing(1)
+    (prefetch,) = ordered(told)
+    told.tell(Prefetched(copies={prefetch.number: {0: a_copy()}}))
+    told.tell(Conflicted(about="page", keys=frozenset()))
+    assert looked_up(told) == ["e0"]
+    told.tell(LookedUp(known={}, source=told.collector.source, version=2))
+    assert ordered(told) == []
+    assert isinstance(told.facts()[0], RemoteCopied)
+
+
+def test_a_changed_content_that_came_is_recorded_with_its_change() -> None:
+    told = Told(replace(RULES, page=1))
+    source = told.collector.source
+    entry = an_entry(0)
+    assert entry.element is not None
+    known = replace(entry, element=replace(entry.element, date=0, etag='"before"', size=16))
+    told.tell(ListingBegan(source=source, version=1, known=1, position=1))
+    told.tell(PageListed(page=replace(bulk_page(0, 1), entries=(replace(bulk_page(0, 1).entries[0], date=7),))))
+    told.tell(LookedUp(known={("file", "e0"): known}, source=source, version=1))
+    (prefetch,) = ordered(told)
+    told.tell(Prefetched(copies={prefetch.number: {0: a_copy()}}))
+    (record,) = (action for action in told.actions if isinstance(action, RecordFacts))
+    changed, copied = record.facts[:2]
+    assert (type(changed.fact), type(copied.fact)) == (RemoteChanged, CopyStored)
+    assert (changed.expected, copied.expected) == (1, 2)
+    assert isinstance(copied.fact, CopyStored)
+    assert copied.fact.element.is_current
+
+
+def test_a_listing_that_is_given_up_forgets_what_is_on_its_way() -> None:
+    told = bulk_listing(1)
+    (prefetch,) = ordered(told)
+    told.tell(PageRefused())
+    told.tell(Prefetched(copies={prefetch.number: {0: a_copy()}}))
+    assert told.facts() == []
+
+
+def test_nothing_is_recorded_where_there_is_no_room_for_it() -> None:
+    told = Told(replace(RULES, page=1))
+    source = told.collector.source
+    told.tell(ListingBegan(source=source, version=1, known=0, position=1))
+    told.tell(PageListed(page=bulk_page(0, 1)))
+    told.tell(LookedUp(known={}, source=source, version=1, free=RULES.min_free - 1))
+    assert ordered(told) == []
+    assert told.facts() == []
+    assert told.collector.trouble == "no_room"

@@ -16,7 +16,6 @@ from ledger.events import (
     Copy,
     CopyDamaged,
     CopyLost,
-    CopyReleased,
     CopyStored,
     Fact,
     Failure,
@@ -24,6 +23,7 @@ from ledger.events import (
     HeldListing,
     ListingAdvanced,
     RemoteChanged,
+    RemoteCopied,
     RemoteObserved,
     RemoteReappeared,
     RemoteVanished,
@@ -33,7 +33,7 @@ from ledger.events import (
 )
 from ledger.log import Ledger, NewFact, source_key
 from ledger.memory import MemoryStore
-from tests.ledger.world import SOURCE, began, element, key, observed, sha, source
+from tests.ledger.world import SOURCE, began, element, key, let_go, observed, sha, source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +45,9 @@ CONTRADICTIONS: dict[str, Fact] = {
     "a stored copy that is not there": CopyStored(element=element()),
     "a stored copy that is damaged": CopyStored(element=replace(element(), copy=COPY, damage="damaged")),
     "a copy newer than its element": CopyStored(element=replace(element(), copy=replace(COPY, revision=2))),
+    "a first sight with a copy that is not there": RemoteCopied(element=element()),
+    "a first sight with a copy that is damaged": RemoteCopied(element=replace(element(), copy=COPY, damage="lost")),
+    "a first sight with a copy of nothing present": RemoteCopied(element=replace(element(), present=False, copy=COPY)),
     "vanished and present": RemoteVanished(element=element()),
     "observed and not present": RemoteObserved(element=replace(element(), present=False)),
     "reappeared and not present": RemoteReappeared(element=replace(element(), present=False)),
@@ -58,6 +61,7 @@ CONTRADICTIONS: dict[str, Fact] = {
 }
 BELIEVABLE: dict[str, Fact] = {
     "a copy": CopyStored(element=replace(element(), copy=COPY)),
+    "a first sight with its copy": RemoteCopied(element=replace(element(), copy=COPY)),
     "an older copy": RemoteVanished(element=replace(element(revision=3), present=False, copy=COPY)),
     "a failure": FetchFailed(element=replace(element(), failure=FAILURE)),
     "damage to the copy": CopyDamaged(element=replace(element(), copy=COPY, damage="damaged"), sha256=COPY.sha256),
@@ -163,7 +167,7 @@ def test_a_writer_who_was_too_slow_is_told_of_the_conflict_and_not_of_a_contradi
 JUDGED = {
     "damaged": CopyDamaged(element=replace(element(), copy=COPY), sha256=sha("never stored")),
     "lost": CopyLost(element=replace(element(), copy=COPY), sha256=sha("never stored")),
-    "released": CopyReleased(element=replace(element(), copy=COPY), sha256=sha("never stored")),
+    "released": let_go(replace(element(), copy=COPY), sha("never stored")),
 }
 
 

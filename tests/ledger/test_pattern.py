@@ -115,7 +115,7 @@ def test_a_class_that_cannot_be_recognised_says_so_or_is(cls: type) -> None:
 
 def test_every_plain_type_has_the_shape_of_the_one_that_stands_for_them() -> None:
     names = {"RemoteObserved", "RemoteChanged", "RemoteVanished", "RemoteReappeared", "CopyStored", "FetchFailed"}
-    names |= {"ElementDismissed", "DismissedFetchFailed", "DismissalWithdrawn"}
+    names |= {"ElementDismissed", "DismissedFetchFailed", "DismissalWithdrawn", "RemoteCopied"}
     assert plain_types() == {(name, RemoteObserved.VERSION) for name in names}
     shapes = {name: [(field.name, field.type) for field in fields(FACTS[name])] for name in names}
     assert set(map(tuple, shapes.values())) == {tuple(shapes["RemoteObserved"])}

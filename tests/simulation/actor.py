@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from kropot.collect.decide.actions import Abandon, AskGone, Fetch, Finish, ListPage, Publish, RecordFacts, Say
+from kropot.collect.decide.actions import (
+    Abandon,
+    AskGone,
+    Fetch,
+    Finish,
+    FlushPrefetched,
+    ListPage,
+    Prefetch,
+    Publish,
+    RecordFacts,
+    Say,
+)
 from kropot.collect.decide.inputs import (
     Abandoned,
     Fetched,
@@ -16,6 +30,8 @@ from kropot.collect.decide.inputs import (
     PageFailed,
     PageListed,
     PageRefused,
+    Prefetched,
+    PrefetchedCopy,
     PublishDone,
     Received,
     Started,
@@ -24,12 +40,15 @@ from kropot.collect.decide.inputs import (
 )
 from kropot.collect.decide.step import Collector
 from kropot.collect.run.effects import LEDGER_ACTIONS, LedgerEffects
-from kropot.collect.run.workers import job_of
+from kropot.collect.run.workers import bulk_wanted, job_of
 from kropot.collect.transfer.receive import ContentReceiver, FreeSpace
 from kropot.durable.errors import StorageError, StorageFullError
 from kropot.lister.conversation import Trouble
 from kropot.objects.memory import MemoryObjects
-from kropot.objects.store import PublishError
+from kropot.objects.packs.packing import PackRule
+from kropot.objects.store import Published, PublishError
+from kropot.securecopy import bulkwire
+from kropot.securecopy.bulkread import read_frames
 from kropot.securecopy.content import UnbelievableError
 from kropot.securecopy.wire import BadPageError, parse_page, parse_submitdata
 from ledger.errors import InstanceBusyError
@@ -79,7 +98,8 @@ class Actor:
         world, rules = self.world, self.rules
         self._life += 1
         self._fetching.clear()
-        self._objects = MemoryObjects(rules.instance, world.disk)
+        pack = PackRule(worth=0) if world.plan.packs else None
+        self._objects = MemoryObjects(rules.instance, world.disk, pack=pack)
         self._objects.lock()
         ledger = Ledger(world.store, writer=rules.instance, entropy=self.rng.randbytes)
         try:
@@ -93,6 +113,7 @@ class Actor:
             instance=rules.instance,
             lease_us=rules.lease_us,
             free_bytes=self._objects.free_bytes,
+            holds=self._objects.holds,
         )
         self._collector = Collector(world.source_id, ledger.sources()[world.source_id].source, rules)
         self._post(0, Started(position=ledger.head().position))
@@ -162,7 +183,7 @@ class Actor:
 
     # --- what it does ---
 
-    def _perform(self, action: Action) -> None:
+    def _perform(self, action: Action) -> None:  # noqa: C901 -- one case an action
         match action:
             case _ if isinstance(action, LEDGER_ACTIONS):
                 self._ask_ledger(action)
@@ -176,6 +197,11 @@ class Actor:
             case Publish():
                 life = self._life
                 self.world.at(self._latency(), lambda: self._publish(life, action))
+            case Prefetch():
+                life = self._life
+                self.world.at(self._latency(), lambda: self._prefetch(life, action))
+            case FlushPrefetched():
+                pass
             case Abandon():
                 entries = tuple(self._fetching.values())
                 self._fetching.clear()
@@ -262,20 +288,55 @@ class Actor:
         receipt = receiver.conclude()
         return Fetched(received=(receipt,)) if isinstance(receipt, Received) else Fetched(failed=(receipt,))
 
+    def _prefetch(self, life: int, action: Prefetch) -> None:
+        """Fetch in bulk what comes; a stream that breaks off keeps what was whole."""
+        if life != self._life:
+            return
+        wanted = [bulk_wanted(listed) for listed in action.entries]
+        body = bulkwire.encode_request([(one.id, one.etag) for one in wanted])
+        answer = self._ask(replace(self._request(bulkwire.PATH), method="POST", body=body))
+        stream = b"" if answer is None or answer.status != 200 else _whole(answer)
+        if self._is_unlucky("content_faults"):
+            stream = stream[: self.rng.randrange(len(stream) + 1)]
+        came = []
+        try:
+            for content in read_frames(partial(_exactly, io.BytesIO(stream)), wanted):
+                staged = self._objects.stage_whole(content.data, content.sha256)
+                if self._is_unlucky("publish_faults"):
+                    self._objects.discard([staged])
+                else:
+                    came.append((content, staged))
+        except (EOFError, StorageError):
+            pass
+        copies = {
+            content.at: PrefetchedCopy(sha256=result.sha256, size=result.size, iv=content.iv, place=result.place)
+            for (content, _), result in zip(came, self._objects.publish([staged for _, staged in came]), strict=True)
+            if isinstance(result, Published)
+        }
+        self._post(0, Prefetched(copies={action.number: copies}))
+
     def _publish(self, life: int, action: Publish) -> None:
         if life != self._life:
             return
-        results = []
-        for good in action.batch:
+        results: dict[int, Published | PublishError] = {}
+        for at, good in enumerate(action.batch):
             staged = good.staged
             if self._is_unlucky("publish_faults"):
                 self._objects.discard([staged])
                 kind = self.rng.choice([StorageError, StorageFullError])
-                results.append(PublishError(sha256=staged.sha256, size=staged.size, error=kind("simulated")))
-            else:
-                results += self._objects.publish([staged])
-        self._post(0, PublishDone(batch=action.batch, results=tuple(results)))
+                results[at] = PublishError(sha256=staged.sha256, size=staged.size, error=kind("simulated"))
+        lucky = [at for at in range(len(action.batch)) if at not in results]
+        outcomes = self._objects.publish([action.batch[at].staged for at in lucky])
+        results |= dict(zip(lucky, outcomes, strict=True))
+        self._post(0, PublishDone(batch=action.batch, results=tuple(results[at] for at in sorted(results))))
 
 
 def _whole(answer: Answer) -> bytes:
     return answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
+
+
+def _exactly(stream: io.BytesIO, count: int) -> bytes:
+    data = stream.read(count)
+    if len(data) != count:
+        raise EOFError
+    return data

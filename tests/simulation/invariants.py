@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Final
 from kropot.sc2.opening import open_object
 from kropot.sc2.vault import keyring
 from kropot.securecopy.sealing import open_stream
-from ledger.events import CopyDamaged, CopyLost, CopyStored, Element, RemoteVanished, StreamKey, VaultNamed
+from ledger.events import (
+    CopyDamaged,
+    CopyLost,
+    CopyStored,
+    Element,
+    RemoteCopied,
+    RemoteVanished,
+    StreamKey,
+    VaultNamed,
+)
 from ledger.replica import fold
 from tests.simulation.sealed import SealedServer
 
@@ -58,7 +67,7 @@ def copies_open_to_what_the_file_held(world: World) -> None:
     now = {id_: world.server.content(name) for name, id_ in world.server.ids().items()}
     for key, element in elements(world):
         copy = element.copy
-        if copy is None or copy.sha256 not in world.disk.objects:
+        if copy is None or world.objects.size(copy.sha256) is None:
             continue
         opened = opened_copy(world, copy)
         assert opened in world.contents[key.id], f"the copy of {key.id} never was its content"
@@ -68,7 +77,7 @@ def copies_open_to_what_the_file_held(world: World) -> None:
 
 def opened_copy(world: World, copy: Copy) -> bytes:
     """Return what the owner's keys make of a copy."""
-    sealed = world.disk.objects[copy.sha256]
+    sealed = world.objects.open(copy.sha256).read()
     if isinstance(world.server, SealedServer):
         assert copy.iv is None
         return b"".join(open_object(io.BytesIO(sealed), keyring([world.server.repository.vault])).chunks)
@@ -96,8 +105,10 @@ def every_object_that_an_event_names_is_there(world: World) -> None:
     for row in world.ledger.copies():
         if row.sha256 in lost:
             continue
-        stored = world.disk.objects.get(row.sha256)
-        assert stored is not None, f"event {row.position} names an object that is not there"
+        places = world.ledger.places.find([row.sha256])
+        is_there = row.sha256 in world.disk.objects or row.sha256 in places
+        assert is_there, f"event {row.position} names an object that is not there, or not placed"
+        stored = world.objects.open(row.sha256).read()
         assert len(stored) == row.size
         assert hashlib.sha256(stored).digest() == row.sha256
 
@@ -108,7 +119,7 @@ def no_revision_was_copied_twice(world: World) -> None:
     for record in records(world):
         if isinstance(record.fact, CopyDamaged | CopyLost):
             damages[record.stream] += 1
-        elif isinstance(record.fact, CopyStored):
+        elif isinstance(record.fact, CopyStored | RemoteCopied):
             copied[record.stream, record.fact.element.revision, damages[record.stream]] += 1
     assert all(times == 1 for times in copied.values())
 
@@ -122,7 +133,7 @@ def a_sealed_version_was_copied_once_whatever_became_of_its_metadata(world: Worl
     for record in records(world):
         if isinstance(record.fact, CopyDamaged | CopyLost):
             damages[record.stream] += 1
-        elif isinstance(record.fact, CopyStored):
+        elif isinstance(record.fact, CopyStored | RemoteCopied):
             assert record.fact.element.copy is not None
             copied[record.stream, record.fact.element.copy.sha256, damages[record.stream]] += 1
     assert all(times == 1 for times in copied.values())

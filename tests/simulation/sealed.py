@@ -11,12 +11,13 @@ from kropot.sc2.form import Form, Kind
 from kropot.sc2.layout import MEDIA_TYPE
 from kropot.sc2.seal import Sealing, seal_list_form
 from kropot.sc2.vault import Vault
+from kropot.securecopy import bulkwire
 from tests.oldserver import OldServer
 from tests.oldserver.php import error_page
 from tests.oldserver.repository import Answer, Repository, page_answer
 
 if TYPE_CHECKING:
-    from tests.oldserver.repository import Row, Token
+    from tests.oldserver.repository import Request, Row, Token
 
 SOURCE = b"simulated source"
 
@@ -25,6 +26,7 @@ class SealedRepository(Repository):
     """Lists forms of `sc2` and serves its objects. A row's tags are its metadata, and its content makes its version."""
 
     vault: Vault
+    is_bulk: bool = False
 
     def id_for(self, token: Token, row: Row) -> str:  # noqa: ARG002
         return self.vault.element(row.name.encode()).hex()
@@ -42,7 +44,32 @@ class SealedRepository(Repository):
 
     def _header(self, remaining: int) -> bytes:
         head = json.loads(super()._header(remaining))
-        return json.dumps({**head, "vault": self.vault.id.hex()}).encode() + b"\n\n"
+        told = {"vault": self.vault.id.hex(), **({"bulk": bulkwire.VERSION} if self.is_bulk else {})}
+        return json.dumps({**head, **told}).encode() + b"\n\n"
+
+    def _route(self, request: Request) -> Answer:
+        if not self.is_bulk or request.path != bulkwire.PATH:
+            return super()._route(request)
+        token = self._token(request, {})
+        if isinstance(token, Answer):
+            return token
+        asked = bulkwire.parse_request(request.body)
+        frames = b"".join(self._frame(token, at, *one) for at, one in enumerate(asked))
+        return Answer(status=200, content_type=bulkwire.MEDIA_TYPE, body=frames + bulkwire.end_frame(len(asked)))
+
+    def _frame(self, token: Token, at: int, id_: str, etag: str) -> bytes:
+        row, _ = self._find(id_, token)
+        if row is None or not isinstance(row.content, bytes):
+            return bulkwire.refusal_frame(at, id_, bulkwire.Refusal.GONE)
+        if row.eio_at is not None:
+            return bulkwire.refusal_frame(at, id_, bulkwire.Refusal.UNREADABLE)
+        sealing = self.sealing(row)
+        if sealing.header.etag != etag:
+            return bulkwire.refusal_frame(at, id_, bulkwire.Refusal.CHANGED)
+        body = sealing.whole(row.content)
+        return (
+            bulkwire.content_head(at, id_, etag, iv=None, size=len(body), sha256=hashlib.sha256(body).digest()) + body
+        )
 
     def _entry(self, token: Token, row: Row) -> dict[str, Any]:
         sealing, form = self.sealing(row), self._form(row, mode=len(row.tags))
@@ -66,12 +93,16 @@ class SealedServer(OldServer):
 
     repository: SealedRepository
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *args: Any, is_bulk: bool = False, **options: Any) -> None:
         super().__init__(**options)
-        before, rng = self.repository, Random(f"vault {options['seed']}")
+        before, rng = self.repository, Random(f"vault {options.get('seed', 0)}")
         self.repository = SealedRepository(clock=self.now, zone=before.zone, quirks=self.quirks, rng=before.rng)
+        self.repository.is_bulk = is_bulk
         self.repository.vault = Vault.make(entropy=rng.randbytes)
         self.repository.tokens = before.tokens
+        for each in args:
+            for name, content in each.items():
+                self.add(name, content, at=self.now())
 
     def touch(self, name: str, *, at: int) -> None:
         """Change the metadata of a file, and its date with it."""

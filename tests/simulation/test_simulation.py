@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ledger.events import (
     CopyStored,
     FetchFailed,
     RemoteChanged,
+    RemoteCopied,
     RemoteVanished,
     ZoneChanged,
 )
@@ -90,6 +92,8 @@ def test_the_chaos_is_real() -> None:
     said = Counter(say.event for actor in actors for say in actor.said)
     assert facts[FetchFailed] > 20
     assert facts[CopyStored] > 100
+    assert facts[RemoteCopied] > 20
+    assert any(copied_with_a_change(world) for world in worlds), "no changed content came with its page"
     for fact in (CopyDamaged, CopyLost, RemoteVanished, RemoteChanged, ZoneChanged):  # flipped, lost, gone, new, moved
         assert facts[fact], fact
     for event in (
@@ -106,6 +110,8 @@ def test_the_chaos_is_real() -> None:
     assert any(actor._skew_us < 0 for actor in actors)
     assert any(actor._skew_us > 0 for actor in actors)
     assert {world.plan.is_sc2 for world in worlds} == {True, False}
+    assert any(world.disk.packs for world in worlds)
+    assert any(world.disk.objects for world in worlds)
     assert any(moved_only(world) for world in worlds if world.plan.is_sc2), "no metadata changed alone"
     # Each life begins with a start and ends with a kill or an end: two a process.
     assert sum(actor._life for actor in actors) > 3 * len(actors), "nobody was killed"
@@ -115,3 +121,14 @@ def moved_only(world: World) -> list[int]:
     """Return where an element changed whose copy was carried over."""
     facts = [(record.position, record.fact) for record in world.ledger.events()]
     return [at for at, fact in facts if isinstance(fact, RemoteChanged) and fact.element.is_current]
+
+
+def copied_with_a_change(world: World) -> list[int]:
+    """Return where a changed element was recorded together with its copy."""
+    events = list(world.ledger.events())
+    return [
+        copied.position
+        for changed, copied in pairwise(events)
+        if isinstance(changed.fact, RemoteChanged) and isinstance(copied.fact, CopyStored)
+        if changed.stream == copied.stream and changed.recorded_us == copied.recorded_us
+    ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from random import Random
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from kropot.collect.decide.plan import Backoff
 from kropot.collect.decide.rules import CollectRules
 from kropot.collect.decide.sources import begin, source_key
-from kropot.objects.memory import MemoryDisk
+from kropot.objects.memory import MemoryDisk, MemoryObjects
 from ledger.events import CopyDamaged, CopyLost
 from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
@@ -59,6 +60,8 @@ class Plan:
     zone_changes: int = 0
     skew_s: int = 300
     is_sc2: bool = False
+    packs: bool = False
+    is_bulk: bool = False
 
 
 def plan_for(seed: int) -> Plan:
@@ -81,6 +84,8 @@ def plan_for(seed: int) -> Plan:
         zone_changes=rng.choice([0, 0, 0, 1]),
         skew_s=rng.choice([0, 60, 600]),
         is_sc2=rng.choice([False, False, True]),
+        packs=rng.choice([False, True]),
+        is_bulk=rng.choice([True, True, False]),
     )
 
 
@@ -105,13 +110,14 @@ class World:
         self._order = count()
         self._names = count()
         self._last_second = 0
-        kind = SealedServer if self.plan.is_sc2 else OldServer
+        kind = partial(SealedServer, is_bulk=self.plan.is_bulk) if self.plan.is_sc2 else OldServer
         self.server: OldServer = kind(
             clock=lambda: self.now_us // SECOND, seed=self.seed, keeps_log=False, zone=self.rng.choice(ZONES)
         )
         self.disk = MemoryDisk()
         self.store = MemoryStore(now_us=lambda: self.now_us)
         ledger = self.ledger = Ledger(self.store, writer="", entropy=self.rng.randbytes)
+        self.objects = MemoryObjects("audit", self.disk, places=ledger.places)
         self.source_id = self.rng.randbytes(16)
         began = begin(salt=self.rng.randbytes(32), token=self.server.token, url="http://server.example")
         ledger.append([NewFact(key=source_key(self.source_id), fact=began, observed_us=self.now_us, expected=0)])
@@ -307,10 +313,18 @@ class World:
         assert element.copy is not None
         sha256 = element.copy.sha256
         is_lost = self.rng.random() < 0.5
-        data = bytearray(self.disk.objects.pop(sha256))
-        if not is_lost:
-            data[self.rng.randrange(len(data))] ^= 1
-            self.disk.quarantine[f"quarantine/{sha256.hex()}"] = bytes(data)
+        if sha256 in self.disk.objects:
+            data = bytearray(self.disk.objects.pop(sha256))
+            if not is_lost:
+                data[self.rng.randrange(len(data))] ^= 1
+                self.disk.quarantine[f"quarantine/{sha256.hex()}"] = bytes(data)
+        else:
+            is_lost = False
+            for place in self.ledger.places.find([sha256])[sha256]:
+                data = bytearray(self.disk.packs[place.pack])
+                data[place.offset + self.rng.randrange(place.length)] ^= 1
+                self.disk.packs[place.pack] = bytes(data)
+            self.objects.set_aside(sha256)
         kind = CopyLost if is_lost else CopyDamaged
         fact = kind(element=damaged(element, sha256, lost=is_lost), sha256=sha256)
         self.ledger.append([NewFact(key=entry.key, fact=fact, observed_us=self.now_us, expected=entry.version)])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kropot.securecopy.wire import Listed
     from ledger.append import NewFact
     from ledger.events import StreamKey
+    from ledger.places import Placement
     from ledger.replica import Entry
 
 
@@ -47,6 +48,22 @@ class LookUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prefetch:
+    """Fetch these entries' contents in bulk, and make them durable, before they are recorded: `Prefetched`.
+
+    `number` is the chunk's, which the answer has too.
+    """
+
+    number: int
+    entries: tuple[Listed, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlushPrefetched:
+    """Make durable soon what was prefetched, since no further `Prefetch` is to come for now; nothing answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadSource:
     """Read the source as it is now: `SourceRead`."""
 
@@ -56,12 +73,14 @@ class RecordFacts:
     """Append the facts in one transaction: `Recorded` or `Conflicted`.
 
     With `drop` the facts about streams that have moved on are left out instead, and `Recorded` names them. Leases on
-    the elements of "copies" and "failures" are given back.
+    the elements of "copies" and "failures" are given back. `places` say where copies lie in packs; they are recorded
+    in the same transaction, also those of facts that are left out.
     """
 
     about: About
     facts: tuple[NewFact, ...]
     drop: bool = False
+    places: tuple[Placement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,6 +180,8 @@ Action = (
     | EndListing
     | ListPage
     | LookUp
+    | Prefetch
+    | FlushPrefetched
     | ReadSource
     | RecordFacts
     | CountMissing

@@ -312,7 +312,10 @@ class FetchController:
         # What was lost for the sake of others says nothing of itself: no failed attempt, no pause.
         actions: list[Action] = [self._give_back(gone)] if gone else []
         if facts:
-            actions.append(RecordFacts(about="copies", facts=tuple(facts), drop=True))
+            places = tuple(
+                one.place for one in happened.results if isinstance(one, Published) and one.place is not None
+            )
+            actions.append(RecordFacts(about="copies", facts=tuple(facts), drop=True, places=places))
         if bad:
             text = f"{len(bad)} objects could not be stored ({bad[0].detail}): check the disk; they are fetched again"
             actions.append(Say(level="error", event="not_durable", text=text, fields={"objects": len(bad)}))

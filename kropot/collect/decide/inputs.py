@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ledger.fast_init import fast_init
 from ledger.vaults import NOTHING_NAMED
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from kropot.securecopy.wire import Page
     from ledger.append import NewFact
     from ledger.events import Source, StreamKey
+    from ledger.places import Placement
     from ledger.replica import Entry
     from ledger.vaults import Naming
 
@@ -108,6 +110,27 @@ class LookedUp:
     version: int
     free: int | None = None
     naming: Naming = NOTHING_NAMED
+
+
+@fast_init
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefetchedCopy:
+    """A content that is durable under its SHA-256: its size in bytes, its IV if it has one, its place in a pack."""
+
+    sha256: bytes
+    size: int
+    iv: bytes | None
+    place: Placement | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefetched:
+    """What became of some `Prefetch`, by their numbers, and there by the places of the entries.
+
+    What is missing there did not come.
+    """
+
+    copies: Mapping[int, Mapping[int, PrefetchedCopy]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +267,7 @@ Input = (
     | PageFailed
     | PageRefused
     | LookedUp
+    | Prefetched
     | SourceRead
     | Recorded
     | Conflicted

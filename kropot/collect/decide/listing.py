@@ -1,12 +1,14 @@
 """Decides about listing: when to list, what the entries mean, what is gone, when the listing is complete.
 
 The controller is always in one phase. `TRANSITIONS` says what each input does in each phase. The controller takes
-entries in by chunks. It records each chunk together with the cursor, and asks for the next page meanwhile.
+entries in by chunks (kropot/collect/decide/chunks.py). It records each chunk together with the cursor, and asks for the
+next page meanwhile.
 """
 
 from __future__ import annotations
 
 from enum import Enum, auto
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from kropot.collect.decide import ending, sources, zone_change
@@ -16,12 +18,15 @@ from kropot.collect.decide.actions import (
     CountMissing,
     EndListing,
     FindMissing,
+    FlushPrefetched,
     ListPage,
     LookUp,
+    Prefetch,
     ReadSource,
     RecordFacts,
     Say,
 )
+from kropot.collect.decide.chunks import CHUNK, ChunksOnTheWay, Stage
 from kropot.collect.decide.inputs import (
     Conflicted,
     ListingBegan,
@@ -32,21 +37,23 @@ from kropot.collect.decide.inputs import (
     PageFailed,
     PageListed,
     PageRefused,
+    Prefetched,
     Recorded,
     SourceRead,
 )
-from kropot.collect.decide.listing_run import CHUNK, ListingRun, Recording, Shift
+from kropot.collect.decide.listing_run import ListingRun, Shift
 from kropot.collect.decide.observation import observe_chunk
 from kropot.collect.decide.plan import SECOND_US, jitter, vanished
 from kropot.lister.conversation import ListingFailedError, ListingResult, NewEntries
 from kropot.lister.drain import Range, drain
 from kropot.securecopy.trouble import sentence
 from ledger.append import NewFact
-from ledger.events import RemoteChanged, RemoteObserved, SourceFact
+from ledger.events import CopyStored, ElementFact, RemoteChanged, RemoteCopied, RemoteObserved, SourceFact, VaultNamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from kropot.collect.decide.chunks import Chunk
     from kropot.collect.decide.progress import Progress
     from kropot.collect.decide.rules import CollectRules
     from kropot.lister.conversation import Trouble
@@ -110,6 +117,7 @@ class ListingController:
         self._failures = 0
         self._said_plain = False
         self._said_held = False
+        self._numbers = count(1)
         self._followed: tuple[int | None, int | None] | None = None
 
     @property
@@ -133,16 +141,14 @@ class ListingController:
         if self.phase is Phase.IDLE:
             return self.next_us
         run = self._run
-        if run is None or not run.backlog.chunks or run.backlog.recording is not Recording.NOTHING:
-            return None
-        return run.backlog.began_us + GATHER_US
+        return run.chunks.began_us + GATHER_US if run is not None and run.chunks.can_begin else None
 
     def tick(self, now_us: int) -> list[Action]:
         """Begin a listing if one is due; record what was gathered for long enough."""
         if self.phase is Phase.IDLE and now_us >= self.next_us:
             self.phase = Phase.OPENING
             return [BeginListing()]
-        if self._run is not None and self._run.backlog.chunks:
+        if self._run is not None and self._run.chunks.can_begin:
             return self._next_chunk(now_us, self._run)
         return []
 
@@ -196,10 +202,12 @@ class ListingController:
             began_us=now_us,
             conversation=drain(wanted),
             shift=Shift(is_believing=self._believes),
+            chunks=ChunksOnTheWay(numbers=self._numbers),
             is_closed=is_closed,
             vault=happened.naming.vault,
             # Whoever listed a source without a vault may not be given one later: its ids and copies are others.
             is_vault_known=happened.naming.vault is not None or source.opaque is not None,
+            is_vault_named=happened.naming.vault is not None,
         )
         self.phase = Phase.DRAINING
         self._wants_full = self._believes = False
@@ -244,6 +252,7 @@ class ListingController:
         if page.vault != run.vault:
             return self._fail(now_us, OTHER_VAULT)
         self.has_answered = True
+        run.chunks.is_bulk = page.is_bulk
         return self._converse(now_us, run, page)
 
     def _take_trouble(self, now_us: int, happened: PageFailed) -> list[Action]:
@@ -257,7 +266,7 @@ class ListingController:
                 run.lines += len(said.entries) + len(said.rejected)
                 if run.lines > self._rules.most_entries:
                     return self._hold(now_us, run, sources.TOO_MANY)
-                run.backlog.add(said.entries)
+                run.chunks.add(said.entries)
                 said = run.conversation.send(None)
             run.request = said
         except StopIteration as end:
@@ -268,7 +277,7 @@ class ListingController:
 
     def _request_page(self, run: ListingRun) -> list[Action]:
         """Ask for the next page, unless too much of what came still waits to be recorded."""
-        if run.request is None or run.backlog.is_long:
+        if run.request is None or run.chunks.is_long:
             return []
         request, run.request = run.request, None
         return [ListPage(ask=request)]
@@ -276,68 +285,97 @@ class ListingController:
     # --- DRAINING: recording ---
 
     def _next_chunk(self, now_us: int, run: ListingRun) -> list[Action]:
-        """Look the next chunk up, once there is enough of it; settle when everything is recorded."""
-        backlog = run.backlog
-        if backlog.recording is not Recording.NOTHING:
-            return []
+        """Move every chunk on as far as it can go; settle when everything is recorded."""
+        chunks = run.chunks
         if run.missing.hold:
-            return self._close(now_us, run)
-        if backlog.chunks:
-            is_worth_it = run.result is not None or run.request is not None or backlog.waiting >= CHUNK
-            if not is_worth_it and now_us < backlog.began_us + GATHER_US:
-                return []
-            return [LookUp(entries=backlog.begin(now_us))]
-        return [] if run.result is None else self._settle(now_us, run, run.result)
+            # The only one left is being recorded.
+            return [] if chunks.head is not None else self._close(now_us, run)
+        actions: list[Action] = []
+        head = chunks.next_ready()
+        if head is not None:
+            if not head.is_stale:
+                return self._record(now_us, run, head)
+            chunks.look_again(head)
+            actions.append(LookUp(entries=head.entries))
+        while (chunk := chunks.next_prefetch()) is not None:
+            actions.append(Prefetch(number=chunk.number, entries=tuple(chunk.entries[at] for at in chunk.wanted)))
+        if chunks.can_begin:
+            is_worth_it = run.result is not None or run.request is not None or len(chunks.waiting) >= CHUNK
+            if is_worth_it or now_us >= chunks.began_us + GATHER_US:
+                return [*actions, LookUp(entries=chunks.begin(now_us).entries)]
+        if chunks.wants_flush(is_over=run.result is not None):
+            actions.append(FlushPrefetched())
+        if chunks.is_empty and run.result is not None:
+            return self._settle(now_us, run, run.result)
+        return actions
 
-    def _observe(self, now_us: int, happened: LookedUp) -> list[Action]:
-        """Observe the entries that were looked up, and record the news."""
+    def _looked_up(self, now_us: int, happened: LookedUp) -> list[Action]:
+        """Take in what the ledger knows of a chunk's entries."""
         run = self._running
         self.source, self.version = happened.source, happened.version
         if happened.naming.vault not in {None, run.vault}:
             # Another collector was faster, and its server names another vault.
             return self._fail(now_us, OTHER_VAULT)
+        run.is_vault_named = run.is_vault_named or happened.naming.vault is not None
+        if not run.chunks.looked_up(happened, is_opaque=self.source.opaque, min_free=self._rules.min_free):
+            return []
+        return [*self._request_page(run), *self._next_chunk(now_us, run)]
+
+    def _take_prefetched(self, now_us: int, happened: Prefetched) -> list[Action]:
+        """Take in the contents of a chunk that came."""
+        run = self._running
+        run.chunks.prefetched(happened.copies)
+        return self._next_chunk(now_us, run)
+
+    def _record(self, now_us: int, run: ListingRun, chunk: Chunk) -> list[Action]:
+        """Observe the entries of the oldest chunk, and record the news."""
         facts, advanced = observe_chunk(
             run,
             self.source_id,
             self.source,
-            run.backlog.chunks[0],
-            happened.known,
+            chunk.entries,
+            chunk.known,
             now_us=now_us,
             thresholds=self._rules.thresholds,
+            copies=chunk.copies,
+            instance=self._rules.instance,
         )
         if advanced is not None:
             facts.append(self._about_source(now_us, advanced))
-        if run.vault is not None and happened.naming.vault is None:
-            facts.append(happened.naming.fact(self.source_id, run.vault, observed_us=now_us))
-        if facts and happened.free is not None and happened.free < self._rules.min_free:
+        if run.vault is not None and not run.is_vault_named:
+            facts.append(chunk.naming.fact(self.source_id, run.vault, observed_us=now_us))
+        if facts and chunk.free is not None and chunk.free < self._rules.min_free:
             return self._fail(now_us, "no_room")
         run.growth += ending.growth_of(facts)
         if run.growth > self._rules.most_growth:
-            run.backlog.end()
             return self._hold(now_us, run, sources.TOO_LARGE)
         if facts:
-            run.backlog.facts, run.backlog.recording = tuple(facts), Recording.APPENDING
-            return [RecordFacts(about="page", facts=run.backlog.facts)]
-        run.backlog.end()
+            chunk.stage = Stage.APPENDING
+            places = tuple(copy.place for copy in chunk.copies.values() if copy.place is not None)
+            return [RecordFacts(about="page", facts=tuple(facts), places=places), *self._next_chunk(now_us, run)]
+        run.chunks.end()
         return [*self._request_page(run), *self._next_chunk(now_us, run)]
 
     def _chunk_recorded(self, now_us: int, happened: Recorded) -> list[Action]:
         """Go on with the next chunk."""
         run = self._running
         said = self._adopt(happened)
-        run.backlog.conflicts = 0
-        run.backlog.end()
+        run.chunks.conflicts = 0
+        run.chunks.end()
         self._count(run, happened)
         return [*said, *self._request_page(run), *self._next_chunk(now_us, run)]
 
     def _look_again(self, now_us: int, _: Conflicted) -> list[Action]:
         """Look again at what another collector or a person changed meanwhile, and decide anew."""
         run = self._running
-        run.backlog.conflicts += 1
-        if run.backlog.conflicts > MAX_CONFLICTS:
+        run.chunks.conflicts += 1
+        if run.chunks.conflicts > MAX_CONFLICTS or run.chunks.head is None:
             return self._fail(now_us, "conflict")
-        run.backlog.recording = Recording.LOOKING_UP
-        return [LookUp(entries=run.backlog.chunks[0])]
+        if run.missing.hold:
+            run.chunks.end()
+            return self._next_chunk(now_us, run)
+        run.chunks.look_again(run.chunks.head)
+        return [LookUp(entries=run.chunks.head.entries)]
 
     def _about_source(self, now_us: int, fact: SourceFact, *, ahead: int = 0) -> NewFact:
         key = sources.source_key(self.source_id)
@@ -364,23 +402,32 @@ class ListingController:
         progress, counts = self._progress, run.counts
         for new in happened.facts:
             fact = new.fact
+            if isinstance(fact, VaultNamed):
+                run.is_vault_named = True
+            if not isinstance(fact, ElementFact):
+                continue
+            copy = fact.element.copy
+            if isinstance(fact, CopyStored | RemoteCopied) and copy is not None:
+                progress.taken += 1
+                progress.copied += 1
+                progress.bytes += copy.size
+            else:
+                # Somebody has to fetch it.
+                self.has_news = True
             if isinstance(fact, RemoteObserved):
                 counts.new += 1
                 progress.new += 1
             elif isinstance(fact, RemoteChanged):
                 counts.changed += 1
                 progress.changed += 1
-            elif new.key.is_element:
+            elif not isinstance(fact, CopyStored):
                 counts.reappeared += 1
                 progress.reappeared += 1
-            else:
-                continue
-            self.has_news = True
 
     def _hold(self, now_us: int, run: ListingRun, reason: str) -> list[Action]:
         """End the listing before its end, without what is not being recorded yet."""
         run.conversation.close()
-        run.backlog.forget_waiting()
+        run.chunks.forget_waiting()
         run.request, run.missing.hold, run.missing.known = None, reason, run.known + run.counts.new
         run.result = run.result or ListingResult(zone=self.source.zone, seen=run.lines)
         self._said_held = True
@@ -400,7 +447,7 @@ class ListingController:
                 self._wants_full = True
             if shift.kept and not shift.offsets:
                 shift.is_believing = True
-                run.backlog.add(tuple(shift.kept))
+                run.chunks.add(tuple(shift.kept))
                 shift.kept = []
                 if not shift.is_kept_whole:
                     self._wants_full = self._believes = True
@@ -476,8 +523,8 @@ class ListingController:
     def _read_again(self, now_us: int, _: Conflicted) -> list[Action]:
         """Read the source again, which a person or another collector changed meanwhile."""
         run = self._running
-        run.backlog.conflicts += 1
-        return self._fail(now_us, "conflict") if run.backlog.conflicts > MAX_CONFLICTS else [ReadSource()]
+        run.chunks.conflicts += 1
+        return self._fail(now_us, "conflict") if run.chunks.conflicts > MAX_CONFLICTS else [ReadSource()]
 
     def _recorded_at_the_end(self, now_us: int, happened: Recorded) -> list[Action]:
         """Rest until the next listing is due, once the end of this one is recorded."""
@@ -546,6 +593,7 @@ ListingInput = (
     | PageFailed
     | PageRefused
     | LookedUp
+    | Prefetched
     | SourceRead
     | Recorded
     | Conflicted
@@ -558,7 +606,8 @@ TRANSITIONS: Final[Mapping[tuple[Phase, type[ListingInput]], Callable[[ListingCo
     (Phase.OPENING, ListingBusy): ListingController._follow,
     (Phase.DRAINING, PageListed): ListingController._take_page,
     (Phase.DRAINING, PageFailed): ListingController._take_trouble,
-    (Phase.DRAINING, LookedUp): ListingController._observe,
+    (Phase.DRAINING, LookedUp): ListingController._looked_up,
+    (Phase.DRAINING, Prefetched): ListingController._take_prefetched,
     (Phase.DRAINING, Recorded): ListingController._chunk_recorded,
     (Phase.DRAINING, Conflicted): ListingController._look_again,
     (Phase.COUNTING, MissingCounted): ListingController._counted,

@@ -2,92 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from kropot.bitmap import Bitmap
+from kropot.collect.decide.chunks import ChunksOnTheWay
 from kropot.collect.decide.zone_change import Moves
 
 if TYPE_CHECKING:
     from kropot.lister.conversation import Conversation, ListingResult, PageRequest
     from kropot.securecopy.wire import Listed
-    from ledger.append import NewFact
     from ledger.events import ListingMode
-
-CHUNK = 2000
-"""At most this many entries go into one transaction, so that finished fetches need not wait long for theirs."""
-
-CHUNK_BYTES = 16 << 20
-"""Forms of more than this are not joined into one transaction."""
-
-AHEAD = 2 * CHUNK
-AHEAD_BYTES = 2 * CHUNK_BYTES
-"""The next page is not requested while more than this many entries, or bytes of forms, wait to be recorded."""
 
 MAX_MOVED = 1000
 """At most this many entries whose dates only moved are kept until it is known whether the server's zone changed."""
-
-
-class Recording(Enum):
-    """What the ledger is doing for the backlog."""
-
-    NOTHING = auto()
-    LOOKING_UP = auto()
-    APPENDING = auto()
-
-
-@dataclass(slots=True, kw_only=True)
-class Backlog:
-    """Entries that came and are not recorded yet, in chunks.
-
-    `began_us` is when the last chunk began to be recorded; `facts` is what it tells. `conflicts` counts how often in a
-    row somebody else was faster.
-    """
-
-    chunks: deque[tuple[Listed, ...]] = field(default_factory=deque)
-    recording: Recording = Recording.NOTHING
-    began_us: int = 0
-    facts: tuple[NewFact, ...] = ()
-    conflicts: int = 0
-
-    @property
-    def waiting(self) -> int:
-        """How many entries wait."""
-        return sum(map(len, self.chunks))
-
-    @property
-    def is_long(self) -> bool:
-        """Whether so much waits that nothing should be added."""
-        return self.waiting > AHEAD or sum(map(_form_bytes, self.chunks)) > AHEAD_BYTES
-
-    def add(self, entries: tuple[Listed, ...]) -> None:
-        """Put entries behind those that wait."""
-        self.chunks.extend(entries[i : i + CHUNK] for i in range(0, len(entries), CHUNK))
-
-    def begin(self, now_us: int) -> tuple[Listed, ...]:
-        """Join what waits into one chunk, as far as it fits, and return it: a transaction costs more than a page."""
-        count = size = form_bytes = 0
-        for chunk in self.chunks:
-            size, form_bytes = size + len(chunk), form_bytes + _form_bytes(chunk)
-            if count and (size > CHUNK or form_bytes > CHUNK_BYTES):
-                break
-            count += 1
-        if count > 1:
-            self.chunks.appendleft(tuple(entry for _ in range(count) for entry in self.chunks.popleft()))
-        self.recording, self.began_us = Recording.LOOKING_UP, now_us
-        return self.chunks[0]
-
-    def forget_waiting(self) -> None:
-        """Forget every chunk but the one that is being recorded."""
-        kept = [] if self.recording is Recording.NOTHING else [self.chunks[0]]
-        self.chunks = deque(kept)
-
-    def end(self) -> None:
-        """Forget the chunk that is recorded now."""
-        self.chunks.popleft()
-        self.recording, self.facts = Recording.NOTHING, ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,10 +71,11 @@ class ListingRun:
 
     `is_closed` says that everything before `start` is known to be complete. `position` is the ledger's head when it
     began and `known` counts the elements that the source had then. `seen` has the streams of those that it has shown;
-    `present` counts them. `request` is a question that waits until the backlog is shorter. `result` is there once the
+    `present` counts them. `request` is a question that waits until fewer chunks wait. `result` is there once the
     server has nothing more to show. `lines` counts what it has shown, lines that could not be read included, and
     `growth` is about how many bytes of it are new in the ledger. `vault` is the one that all of its pages have to
-    name, which the first page decides if the source has none (`is_vault_known`).
+    name, which the first page decides if the source has none (`is_vault_known`), and `is_vault_named` once the ledger
+    names it, too.
     """
 
     mode: ListingMode
@@ -159,13 +88,14 @@ class ListingRun:
     is_closed: bool = False
     vault: bytes | None = None
     is_vault_known: bool = False
+    is_vault_named: bool = False
     request: PageRequest | None = None
     result: ListingResult | None = None
     lines: int = 0
     growth: int = 0
     seen: Bitmap = field(default_factory=Bitmap)
     present: int = 0
-    backlog: Backlog = field(default_factory=Backlog)
+    chunks: ChunksOnTheWay = field(default_factory=ChunksOnTheWay)
     counts: ListingCounts = field(default_factory=ListingCounts)
     missing: Missing = field(default_factory=Missing)
 
@@ -173,7 +103,3 @@ class ListingRun:
     def rejected(self) -> int:
         """Lines that could not be taken in."""
         return self.counts.refused + (0 if self.result is None else self.result.rejected)
-
-
-def _form_bytes(chunk: tuple[Listed, ...]) -> int:
-    return sum(len(listed.form) for listed in chunk)

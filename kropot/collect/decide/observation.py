@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 from kropot.collect.decide import sources
-from kropot.collect.decide.plan import SECOND_US, Dates, is_only_moved, known_dates, observe
+from kropot.collect.decide.plan import SECOND_US, Dates, is_only_moved, known_dates, observe, stored
 from kropot.securecopy.wire import is_sealed_form
 from ledger.append import NewFact
-from ledger.events import Element, RemoteChanged, RemoteObserved, StreamKey
+from ledger.events import Element, RemoteChanged, RemoteCopied, RemoteObserved, StreamKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kropot.collect.decide.inputs import PrefetchedCopy
     from kropot.collect.decide.listing_run import ListingRun
+    from kropot.collect.decide.plan import Observation
     from kropot.collect.decide.sources import Thresholds
     from kropot.securecopy.wire import Listed
-    from ledger.events import Source, SourceFact
+    from ledger.events import CopyStored, Source, SourceFact
     from ledger.replica import Entry
 
 SLACK_S = 300
 """How far ahead of our clock a date may be before the cursor no longer follows it, in seconds."""
 
 DAY_S = 86400
+
+NO_COPIES: Final[Mapping[int, PrefetchedCopy]] = MappingProxyType({})
 
 
 def observe_chunk(
@@ -35,23 +40,26 @@ def observe_chunk(
     *,
     now_us: int,
     thresholds: Thresholds,
+    copies: Mapping[int, PrefetchedCopy] = NO_COPIES,
+    instance: str = "",
 ) -> tuple[list[NewFact], SourceFact | None]:
     """Return the facts about elements that this chunk tells, and the one about their source if there is any news.
 
-    `known` has the entries that the ledger knows, by type and id.
+    `known` has the entries that the ledger knows, by type and id. `copies` are durable copies that `instance` made of
+    contents, by the places of their entries in the chunk: they are recorded where the entries bring news of a content.
     """
     is_opaque = source.opaque or (source.opaque is None and any(is_sealed_form(one.form) for one in chunk))
-    sighted = _Observed(run=run, source_id=source_id, now_us=now_us, dates=known_dates(source))
+    sighted = _Observed(run=run, source_id=source_id, now_us=now_us, dates=known_dates(source), instance=instance)
     horizon = now_us // SECOND_US + SLACK_S
     cursor: int | None = None
-    for listed in chunk:
+    for at, listed in enumerate(chunk):
         if listed.date <= horizon and (cursor is None or listed.date > cursor):
             cursor = listed.date
         if is_opaque and not is_sealed_form(listed.form):
             # A plain form holds the file's name, which must not reach the ledger of an encrypted replica.
             run.counts.refused += 1
             continue
-        sighted.take(listed, known.get((listed.type, listed.id)))
+        sighted.take(listed, known.get((listed.type, listed.id)), copies.get(at))
     found = sources.Found(
         new=sighted.new,
         changed=sighted.changed,
@@ -72,6 +80,7 @@ class _Observed:
     source_id: bytes
     now_us: int
     dates: Dates
+    instance: str
     facts: list[NewFact] = field(default_factory=list)
     new: int = 0
     changed: int = 0
@@ -79,8 +88,8 @@ class _Observed:
     reappeared: int = 0
     again: dict[StreamKey, tuple[Element, int]] = field(default_factory=dict)
 
-    def take(self, listed: Listed, entry: Entry | None) -> None:
-        """Observe one entry."""
+    def take(self, listed: Listed, entry: Entry | None, copy: PrefetchedCopy | None) -> None:
+        """Observe one entry, whose content may be here."""
         run, is_first = self.run, True
         if entry is None:
             key = StreamKey(source=self.source_id, kind=listed.type, id=listed.id)
@@ -107,6 +116,15 @@ class _Observed:
         fact = observe(element, listed, self.dates)
         if fact is None:
             return
+        self._count(fact, element)
+        told: list[Observation | CopyStored] = [fact]
+        if copy is not None and not fact.element.is_current:
+            told = _with_copy(fact, copy, self.instance)
+        for ahead, each in enumerate(told):
+            self.facts.append(NewFact(key=key, fact=each, observed_us=self.now_us, expected=version + ahead))
+        self.again[key] = (told[-1].element, version + len(told))
+
+    def _count(self, fact: Observation, element: Element | None) -> None:
         if isinstance(fact, RemoteObserved):
             self.new += 1
         elif isinstance(fact, RemoteChanged):
@@ -115,10 +133,14 @@ class _Observed:
             self.afresh += not (is_same or self._changed_lately(element))
         else:
             self.reappeared += 1
-        self.facts.append(NewFact(key=key, fact=fact, observed_us=self.now_us, expected=version))
-        self.again[key] = (fact.element, version + 1)
 
     def _changed_lately(self, element: Element | None) -> bool:
         """Whether what is known of the element is itself a change of the last 24 hours, by the server's own dates."""
         now_s = self.now_us // SECOND_US
         return element is not None and element.revision > 1 and now_s - DAY_S < element.date <= now_s + SLACK_S
+
+
+def _with_copy(fact: Observation, copy: PrefetchedCopy, instance: str) -> list[Observation | CopyStored]:
+    """Return the facts that say what `fact` says, and that its content is durable: one for a first sight, else two."""
+    said = stored(fact.element, sha256=copy.sha256, size=copy.size, iv=copy.iv, instance=instance)
+    return [RemoteCopied(element=said.element)] if isinstance(fact, RemoteObserved) else [fact, said]

@@ -25,6 +25,7 @@ from kropot.collect.decide.inputs import (
     PageFailed,
     PageListed,
     PageRefused,
+    Prefetched,
     PublishDone,
     Recorded,
     SourceRead,
@@ -130,6 +131,7 @@ class Collector:
             case (
                 ListingBusy()
                 | LookedUp()
+                | Prefetched()
                 | SourceRead()
                 | Recorded()
                 | Conflicted()

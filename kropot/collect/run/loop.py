@@ -7,7 +7,17 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from kropot.collect.decide.actions import Abandon, AskGone, Fetch, Finish, ListPage, Publish, Say
+from kropot.collect.decide.actions import (
+    Abandon,
+    AskGone,
+    Fetch,
+    Finish,
+    FlushPrefetched,
+    ListPage,
+    Prefetch,
+    Publish,
+    Say,
+)
 from kropot.collect.decide.inputs import Input, Started, StopRequested, Tick
 from kropot.collect.run.effects import LEDGER_ACTIONS
 from kropot.collect.run.workers import Crashed
@@ -19,7 +29,7 @@ if TYPE_CHECKING:
     from kropot.collect.decide.actions import Action
     from kropot.collect.decide.step import Collector
     from kropot.collect.run.effects import LedgerAction, LedgerEffects
-    from kropot.collect.run.workers import Control, Inbox, Publisher, Transfer
+    from kropot.collect.run.workers import Control, Inbox, Prefetching, Publisher, Transfer
     from kropot.errors import Exit
 
 PATIENCE_S = 2.0
@@ -50,6 +60,7 @@ class Loop:
     control: Control
     transfer: Transfer
     publisher: Publisher
+    prefetching: Prefetching
     inbox: Inbox
     listener: ProgressListener
     clock: Callable[[], int]
@@ -61,7 +72,7 @@ class Loop:
 
         Raises: LedgerError, StorageError, or whatever a thread met that it did not foresee.
         """
-        workers = (self.control, self.transfer, self.publisher)
+        workers = (self.control, self.transfer, self.publisher, self.prefetching)
         for worker in workers:
             worker.start()
         try:
@@ -112,6 +123,8 @@ class Loop:
                 self.transfer.todo.put(action)
             case Publish():
                 self.publisher.todo.put(action)
+            case Prefetch() | FlushPrefetched():
+                self.prefetching.todo.put(action)
             case Say():
                 self.listener.hear(action)
             case _ if isinstance(action, LEDGER_ACTIONS):

@@ -1,4 +1,4 @@
-"""The threads for what takes time: one asks the server, one moves contents, one makes them durable.
+"""The threads for what takes time: one asks the server, two move contents, one makes them durable.
 
 Each thread takes actions from its own queue and puts what happened into the loop's inbox. An exception that a thread
 did not expect goes into the inbox, too, and the loop raises it.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
-from kropot.collect.decide.actions import Abandon, AskGone, Fetch, ListPage, Publish
+from kropot.collect.decide.actions import Abandon, AskGone, Fetch, FlushPrefetched, ListPage, Prefetch, Publish
 from kropot.collect.decide.inputs import (
     Abandoned,
     Fetched,
@@ -23,20 +23,26 @@ from kropot.collect.decide.inputs import (
     PageFailed,
     PageListed,
     PageRefused,
+    Prefetched,
+    PrefetchedCopy,
     PublishDone,
     Received,
 )
 from kropot.collect.transfer.engine import FetchJob, content_path
 from kropot.errors import ServerRefusedError
 from kropot.lister.conversation import Trouble
+from kropot.securecopy.bulkread import BulkWanted
 from kropot.securecopy.client import ServerTroubleError
+from kropot.securecopy.sealed_form import etag_of, header_bytes
 from kropot.securecopy.wire import is_sealed_form, sealed_header
+from ledger.places import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kropot.collect.decide.inputs import Receipt
     from kropot.collect.transfer.engine import TransferEngine
+    from kropot.collect.transfer.prefetch import PrefetchedObject, PrefetchEngine
     from kropot.objects.store import Published, PublishError, Staged
     from kropot.securecopy.wire import Listed, Page
     from ledger.replica import Entry
@@ -47,6 +53,8 @@ BATCH_S = 0.5
 """What was fetched is published in batches: so many, so large, or after so long, whichever comes first."""
 
 POLL_S = 0.05
+PREFETCH_POLL_S = 0.005
+"""A further order waits so long while others are in flight."""
 
 
 class ListClient(Protocol):
@@ -185,6 +193,59 @@ def job_of(entry: Entry) -> FetchJob:
         etag=element.etag if sealed is None else sealed.etag,
         sealed=sealed,
     )
+
+
+class Prefetching(Worker):
+    """Has contents fetched in bulk, and hands on what came."""
+
+    def __init__(self, make: Callable[[], PrefetchEngine], inbox: Inbox) -> None:
+        """Prepare; `make` makes an engine when the first order comes."""
+        super().__init__("prefetch", inbox)
+        self._make = make
+
+    def work(self) -> None:
+        """Hand orders on and take their answers in until None comes; then break off what is in flight."""
+        engine: PrefetchEngine | None = None
+        while True:
+            try:
+                action = self.todo.get(block=engine is None or not engine.in_flight)
+            except queue.Empty:
+                action = Ellipsis
+            if action is None:
+                break
+            engine = engine or self._make()
+            if isinstance(action, Prefetch):
+                engine.submit(action.number, [bulk_wanted(listed) for listed in action.entries])
+            elif isinstance(action, FlushPrefetched):
+                engine.flush()
+            else:
+                answers = engine.poll(PREFETCH_POLL_S)
+                if answers:
+                    self.inbox.put(Prefetched(copies={number: _copies(came) for number, came in answers.items()}))
+        if engine is not None:
+            engine.close()
+
+
+def bulk_wanted(listed: Listed) -> BulkWanted:
+    """Return what a bulk request asks for, of an entry that has an etag and a size. Raises: TypeError if it has not."""
+    header = header_bytes(listed.form)
+    etag = listed.etag if header is None else etag_of(header)
+    if etag is None or listed.size is None:
+        raise TypeError("an entry without etag and size cannot be fetched in bulk")
+    return BulkWanted(listed.id, etag, listed.size, is_sealed_form(listed.form), header)
+
+
+def _copies(came: list[PrefetchedObject]) -> dict[int, PrefetchedCopy]:
+    """Return copies by the places of their entries."""
+    return {
+        at: PrefetchedCopy(
+            sha256=sha256,
+            size=size,
+            iv=iv,
+            place=None if pack is None else Placement(sha256=sha256, pack=pack, offset=offset, length=size),
+        )
+        for at, sha256, size, iv, pack, offset in came
+    }
 
 
 class Transfer(Worker):

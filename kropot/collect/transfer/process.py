@@ -13,13 +13,16 @@ import threading
 import traceback
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from kropot.collect.decide.inputs import Received
+from kropot.collect.transfer.prefetch import PrefetchedObject
 from kropot.errors import KropotError
 from kropot.objects.store import Staged
 from kropot.processes import ChildProcess
+from kropot.securecopy.bulkread import BulkWanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from kropot.collect.decide.inputs import NotReceived, Receipt
     from kropot.collect.transfer.engine import FetchJob, TransferEngine
+    from kropot.collect.transfer.prefetch import PrefetchAnswers, PrefetchThreads
     from kropot.objects.store import ObjectStore, Published, PublishError
     from ledger.replica import Entry
 
@@ -44,12 +48,21 @@ class TransferLostError(KropotError):
 
 
 class TransferProcess:
-    """A process that fetches contents and publishes them; one thread uses `engine`, another may publish."""
+    """A process that fetches contents and publishes them.
 
-    def __init__(self, make: Callable[[], TransferEngine], store: ObjectStore) -> None:
+    One thread uses it as an engine, another may publish, and a third may use `prefetching`.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], TransferEngine],
+        store: ObjectStore,
+        make_prefetching: Callable[[], PrefetchThreads] | None = None,
+    ) -> None:
         """Fork. `store` is locked already, and only the child stages in it from now on. MUST be the only thread."""
-        self._process = ChildProcess(_serve, make, store, pipes=2)
-        self._transfers, self._publishing = self._process.links
+        self._process = ChildProcess(_serve, make, store, make_prefetching, pipes=3)
+        self._transfers, self._publishing, prefetches = self._process.links
+        self.prefetching = RemotePrefetching(prefetches, self._send, self._receive)
         self._jobs: dict[int, FetchJob] = {}
         self._numbers = 0
 
@@ -136,12 +149,56 @@ class TransferProcess:
         )
 
 
+class RemotePrefetching:
+    """What fetches in bulk, as this process sees it; for one thread."""
+
+    def __init__(
+        self,
+        link: Connection,
+        send: Callable[[Connection, object], None],
+        receive: Callable[[Connection], tuple[int, Any]],
+    ) -> None:
+        """Take over the link. `send` and `receive` raise TransferLostError."""
+        self.in_flight = 0
+        self._link = link
+        self._send = send
+        self._receive = receive
+
+    def submit(self, number: int, wanted: Sequence[BulkWanted]) -> None:
+        """Send the order over. Raises: TransferLostError."""
+        self.in_flight += 1
+        self._send(self._link, (number, list(map(tuple, wanted))))
+
+    def flush(self) -> None:
+        """Have published what came, once all orders are read. Raises: TransferLostError."""
+        self._send(self._link, None)
+
+    def poll(self, timeout_s: float) -> PrefetchAnswers:
+        """Wait for answers. Raises: TransferLostError."""
+        if not self._link.poll(timeout_s):
+            return {}
+        _, answers = self._receive(self._link)
+        self.in_flight -= len(answers)
+        return {number: list(map(PrefetchedObject._make, came)) for number, came in answers.items()}
+
+    def close(self) -> None:
+        """Leave it to the end of the process."""
+
+
 # --- in the child ----------------------------------------------------------------------------------------------------
 
 
-def _serve(links: list[Connection], make: Callable[[], TransferEngine], store: ObjectStore) -> None:
+def _serve(
+    links: list[Connection],
+    make: Callable[[], TransferEngine],
+    store: ObjectStore,
+    make_prefetching: Callable[[], PrefetchThreads] | None,
+) -> None:
     """Obey until the parent closes its ends."""
-    served = _Served(links[0], links[1], make, store)
+    served = _Served(links, make, store)
+    if make_prefetching is not None:
+        prefetch = partial(served.prefetch, links[2], make_prefetching)
+        threading.Thread(target=served.guarded, args=(prefetch,), daemon=True).start()
     threading.Thread(target=served.guarded, args=(served.publish,), daemon=True).start()
     threading.Thread(target=served.guarded, args=(served.transfer,), daemon=True).start()
     with suppress(EOFError, OSError):
@@ -151,14 +208,12 @@ def _serve(links: list[Connection], make: Callable[[], TransferEngine], store: O
 
 
 class _Served:
-    """Two threads beside the one that listens: one moves contents, one makes them durable."""
+    """Threads beside the one that listens: one moves contents, one makes them durable, others fetch in bulk."""
 
-    def __init__(
-        self, link: Connection, publishing: Connection, make: Callable[[], TransferEngine], store: ObjectStore
-    ) -> None:
+    def __init__(self, links: list[Connection], make: Callable[[], TransferEngine], store: ObjectStore) -> None:
         self.orders: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        self._link = link
-        self._publishing = publishing
+        self._links = links
+        self._link, self._publishing = links[:2]
         self._make = make
         self._store = store
         self._staged: dict[int, Staged] = {}
@@ -172,7 +227,7 @@ class _Served:
             os._exit(0)
         except BaseException as error:  # noqa: BLE001 -- the parent is told, and tells the user
             traceback.print_exc()
-            for link in (self._link, self._publishing):
+            for link in self._links:
                 with suppress(OSError):
                     link.send((_CRASHED, repr(error)))
             os._exit(1)
@@ -182,6 +237,28 @@ class _Served:
         while True:
             batch = [self._staged.pop(token) for token in self._publishing.recv()]
             self._publishing.send((_TOLD, self._store.publish(batch)))
+
+    def prefetch(self, link: Connection, make: Callable[[], PrefetchThreads]) -> None:
+        """Hand orders on, and let another thread tell what came of them."""
+        threads: PrefetchThreads | None = None
+        while True:
+            order = link.recv()
+            if threads is None:
+                threads = make()
+                tell = partial(self._tell_prefetched, link, threads)
+                threading.Thread(target=self.guarded, args=(tell,), daemon=True).start()
+            if order is None:
+                threads.flush()
+            else:
+                number, wanted = order
+                threads.submit(number, list(map(BulkWanted._make, wanted)))
+
+    def _tell_prefetched(self, link: Connection, threads: PrefetchThreads) -> None:
+        while True:
+            answers = threads.answers.get()
+            if isinstance(answers, BaseException):
+                raise answers
+            link.send((_TOLD, {number: list(map(tuple, came)) for number, came in answers.items()}))
 
     def transfer(self) -> None:
         """Feed an engine, and tell its receipts in groups."""

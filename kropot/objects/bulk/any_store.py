@@ -119,6 +119,9 @@ class StoreReader:
         elif size is not None:
             found.looked += 1
             if stored is None:
+                # It may have come, or gone from a file into a pack, since its part was listed.
+                stored = self._store.size(sha256)
+            if stored is None:
                 found.bad.append((sha256, "lost", "the object is gone"))
             elif stored != size:
                 found.bad.append((sha256, "damaged", f"it has {stored} bytes, and {size} were stored"))

@@ -17,7 +17,7 @@ from kropot.collect.decide.sources import begin, source_key
 from kropot.collect.decide.step import Collector
 from kropot.collect.run.effects import LedgerEffects
 from kropot.collect.run.loop import Loop
-from kropot.collect.run.workers import Control, Crashed, Inbox, Publisher, Transfer
+from kropot.collect.run.workers import Control, Crashed, Inbox, Prefetching, Publisher, Transfer
 from kropot.objects.directory import DirectoryObjects
 from kropot.segments import SegmentFolder
 from kropot.upkeep import Upkeep, keep_segments, keep_snapshots
@@ -29,6 +29,7 @@ from tests.bench.scale.source import FIRST, FORM, SIZE, Contents, Elements
 
 if TYPE_CHECKING:
     from kropot.collect.decide.actions import Say
+    from kropot.collect.transfer.prefetch import PrefetchEngine
 
 SOURCE = bytes(range(16))
 BATCH = 500
@@ -102,6 +103,11 @@ def opened(folder: Path) -> Ledger:
     return ledger
 
 
+def never_prefetched() -> PrefetchEngine:
+    """Fail: this server announces nothing in bulk."""
+    raise AssertionError("nothing is prefetched")
+
+
 def collect(folder: Path, count: int) -> int:
     """Run one whole collect --once over `count` elements; return the exit code."""
     ledger = opened(folder)
@@ -122,6 +128,7 @@ def collect(folder: Path, count: int) -> int:
         control=Control(Elements(count), inbox),
         transfer=Transfer(lambda: Contents(objects), inbox),
         publisher=Publisher(objects, inbox),
+        prefetching=Prefetching(never_prefetched, inbox),
         inbox=inbox,
         listener=Audience(Progress("copied", count)),
         clock=utc_now_us,

@@ -1,0 +1,316 @@
+"""Entries of a listing on their way into the ledger, chunk by chunk and in their order. Pure.
+
+A chunk is looked up, its small contents are fetched in bulk where the server can do that, and then it is recorded.
+Several chunks may be on the way at once, but they are recorded one after the other, each with its cursor.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from kropot.securecopy.bulkwire import MAX_ANSWER, MAX_CONTENT
+from kropot.securecopy.sealed_form import is_same_content
+from ledger.vaults import NOTHING_NAMED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from kropot.collect.decide.inputs import LookedUp, PrefetchedCopy
+    from kropot.securecopy.wire import Listed
+    from ledger.events import Element
+    from ledger.replica import Entry
+    from ledger.vaults import Naming
+
+CHUNK: Final = 2000
+"""At most this many entries go into one transaction, so that finished fetches need not wait long for theirs."""
+
+CHUNK_BYTES: Final = 16 << 20
+"""Forms of more than this are not joined into one transaction."""
+
+AHEAD: Final = 2 * CHUNK
+AHEAD_BYTES: Final = 2 * CHUNK_BYTES
+"""The next page is not requested while more than this many entries, or bytes of forms, wait to be looked up."""
+
+UNDER_WAY: Final = 6 * CHUNK
+"""At most about this many entries are on the way where contents are prefetched."""
+
+PREFETCH_BYTES: Final = 2 * MAX_ANSWER
+"""At most this many bytes of contents are asked for and not recorded yet."""
+
+
+FEW_BYTES: Final = 16 << 20
+"""Less than this is not published as long as more can come."""
+
+
+class Stage(Enum):
+    """Where a chunk is. One that is `LOOKED_UP` waits for room to prefetch, one that is `READY` for those before it."""
+
+    LOOKING_UP = auto()
+    LOOKED_UP = auto()
+    PREFETCHING = auto()
+    READY = auto()
+    APPENDING = auto()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Chunk:
+    """Entries that are recorded together.
+
+    `known` is what the ledger knew of them, `free` the room that it had, and `naming` the vault that it named. `wanted`
+    are the places of entries whose contents are prefetched, `size` bytes in all, and `copies` what came of it, by the
+    places of the entries. A chunk that `is_stale` shares an entry with one before it, so it is looked up again.
+    """
+
+    number: int
+    entries: tuple[Listed, ...]
+    stage: Stage = Stage.LOOKING_UP
+    known: Mapping[tuple[str, str], Entry] = field(default_factory=dict)
+    free: int | None = None
+    naming: Naming = NOTHING_NAMED
+    wanted: tuple[int, ...] = ()
+    size: int = 0
+    copies: Mapping[int, PrefetchedCopy] = field(default_factory=dict)
+    is_stale: bool = False
+    ids: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(slots=True, kw_only=True)
+class ChunksOnTheWay:
+    """Entries that wait, and chunks under way, the oldest first.
+
+    `is_bulk` says that the server sends contents in bulk. `numbers` count chunks, also those of listings before this
+    one. `began_us` is when the last chunk was begun. `conflicts` counts how often in a row somebody else was faster.
+    """
+
+    numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    is_bulk: bool = False
+    waiting: deque[Listed] = field(default_factory=deque)
+    under_way: deque[Chunk] = field(default_factory=deque)
+    began_us: int = 0
+    conflicts: int = 0
+    _form_bytes: int = 0
+    _asked: deque[Chunk] = field(default_factory=deque)
+    _is_flushed: bool = True
+
+    @property
+    def head(self) -> Chunk | None:
+        """The chunk that is recorded next."""
+        return self.under_way[0] if self.under_way else None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything that came is recorded."""
+        return not self.waiting and not self.under_way
+
+    @property
+    def is_long(self) -> bool:
+        """Whether so much waits that nothing should be added."""
+        return len(self.waiting) > AHEAD or self._form_bytes > AHEAD_BYTES
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether a further chunk may be begun, if entries wait."""
+        if not self.waiting or self._asked:
+            return False
+        if not self.is_bulk:
+            return not self.under_way
+        return not self._is_full and all(chunk.stage is not Stage.LOOKED_UP for chunk in self.under_way)
+
+    @property
+    def _is_full(self) -> bool:
+        return sum(len(chunk.entries) for chunk in self.under_way) >= UNDER_WAY
+
+    def add(self, entries: tuple[Listed, ...]) -> None:
+        """Put entries behind those that wait."""
+        self.waiting.extend(entries)
+        self._form_bytes += _form_bytes(entries)
+
+    def begin(self, now_us: int) -> Chunk:
+        """Join what waits into one chunk, as far as it fits: a transaction costs more than a page."""
+        entries: list[Listed] = []
+        size = 0
+        while self.waiting and len(entries) < CHUNK:
+            size += len(self.waiting[0].form)
+            if entries and size > CHUNK_BYTES:
+                break
+            entries.append(self.waiting.popleft())
+        self._form_bytes -= _form_bytes(entries)
+        chunk = Chunk(number=next(self.numbers), entries=tuple(entries))
+        if self.is_bulk:
+            chunk.ids = frozenset((listed.type, listed.id) for listed in entries)
+            chunk.is_stale = not all(chunk.ids.isdisjoint(before.ids) for before in self.under_way)
+        self.under_way.append(chunk)
+        self._asked.append(chunk)
+        self.began_us = now_us
+        return chunk
+
+    def look_again(self, chunk: Chunk) -> None:
+        """Note that a chunk under way is looked up once more."""
+        chunk.stage, chunk.is_stale = Stage.LOOKING_UP, False
+        self._asked.append(chunk)
+
+    def looked_up(self, happened: LookedUp, *, is_opaque: bool | None, min_free: int = 0) -> bool:
+        """Take in what is known of the chunk that was looked up; False if nobody asked.
+
+        What has to be prefetched decides how far the chunk reaches: the rest becomes chunks behind it. Where the ledger
+        has less than `min_free` bytes of room, nothing is prefetched that could not be recorded.
+        """
+        if not self._asked:
+            return False
+        chunk = self._asked.popleft()
+        chunk.known, chunk.free, chunk.naming = happened.known, happened.free, happened.naming
+        has_room = chunk.free is None or chunk.free >= min_free
+        if chunk.copies or chunk.wanted or not self.is_bulk or not has_room:
+            chunk.stage = Stage.READY
+            return True
+        at = self.under_way.index(chunk)
+        self.under_way.remove(chunk)
+        for part in reversed(list(self._parts(chunk, is_opaque=is_opaque))):
+            self.under_way.insert(at, part)
+        return True
+
+    def next_prefetch(self) -> Chunk | None:
+        """Return the next chunk whose contents may be asked for now; it is in flight from then on."""
+        size = sum(chunk.size for chunk in self.under_way if chunk.stage in {Stage.PREFETCHING, Stage.READY})
+        for chunk in self.under_way:
+            if chunk.stage is Stage.LOOKED_UP:
+                if size and size + chunk.size > PREFETCH_BYTES:
+                    return None
+                chunk.stage, self._is_flushed = Stage.PREFETCHING, False
+                return chunk
+        return None
+
+    def prefetched(self, came: Mapping[int, Mapping[int, PrefetchedCopy]]) -> None:
+        """Take in what came, by the places in `wanted`. A number that nobody waits for changes nothing."""
+        for chunk in self.under_way:
+            copies = came.get(chunk.number)
+            if copies is not None and chunk.stage is Stage.PREFETCHING:
+                chunk.copies = {chunk.wanted[at]: copy for at, copy in copies.items() if at < len(chunk.wanted)}
+                chunk.stage = Stage.READY
+
+    def next_ready(self) -> Chunk | None:
+        """Return the oldest chunk if it is ready, joined with those behind it that are: an append costs more."""
+        head = self.head
+        if head is None or head.stage is not Stage.READY or head.is_stale:
+            return head if head is not None and head.stage is Stage.READY else None
+        chosen: list[Chunk] = []
+        form_bytes = 0
+        for chunk in self.under_way:
+            form_bytes += _form_bytes(chunk.entries)
+            is_fit = (
+                sum(len(each.entries) for each in chosen) + len(chunk.entries) <= CHUNK and form_bytes <= CHUNK_BYTES
+            )
+            if chosen and (not is_fit or chunk.stage is not Stage.READY or chunk.is_stale):
+                break
+            chosen.append(chunk)
+        if len(chosen) > 1:
+            for _ in chosen:
+                self.under_way.popleft()
+            self.under_way.appendleft(_joined(chosen))
+        return self.head
+
+    def wants_flush(self, *, is_over: bool) -> bool:
+        """Whether prefetches are in flight, and no other can follow before they end. It is True once.
+
+        `is_over` says that no further entries will come.
+        """
+        in_flight = [chunk.size for chunk in self.under_way if chunk.stage is Stage.PREFETCHING]
+        is_last = (is_over and not self.waiting) or (self._is_full and sum(in_flight) < FEW_BYTES)
+        if self._is_flushed or not in_flight or not is_last or self._asked:
+            return False
+        self._is_flushed = True
+        return True
+
+    def forget_waiting(self) -> None:
+        """Forget every chunk but the one that is being recorded."""
+        kept = [chunk for chunk in self.under_way if chunk.stage is Stage.APPENDING]
+        self.under_way = deque(kept)
+        self.waiting.clear()
+        self._asked.clear()
+        self._form_bytes = 0
+
+    def end(self) -> None:
+        """Forget the oldest chunk, which is recorded."""
+        self.under_way.popleft()
+
+    def _parts(self, chunk: Chunk, *, is_opaque: bool | None) -> Iterator[Chunk]:
+        """Yield the chunk in parts, each with no more to prefetch than one answer may hold."""
+        wanted: list[int] = []
+        first = size = 0
+        for at, listed in enumerate(chunk.entries):
+            entry = chunk.known.get((listed.type, listed.id))
+            if not can_be_sent(listed, is_opaque=is_opaque):
+                continue
+            if entry is not None and not (entry.element is not None and _has_other_content(entry.element, listed)):
+                continue
+            if wanted and size + (listed.size or 0) > MAX_ANSWER:
+                yield self._part(chunk, first, at, wanted, size)
+                first, wanted, size = at, [], 0
+            wanted.append(at - first)
+            size += listed.size or 0
+        yield self._part(chunk, first, len(chunk.entries), wanted, size)
+
+    def _part(self, chunk: Chunk, first: int, last: int, wanted: list[int], size: int) -> Chunk:
+        return Chunk(
+            number=chunk.number if first == 0 else next(self.numbers),
+            entries=chunk.entries[first:last],
+            stage=Stage.LOOKED_UP if wanted else Stage.READY,
+            known=chunk.known,
+            free=chunk.free,
+            naming=chunk.naming,
+            wanted=tuple(wanted),
+            size=size,
+            is_stale=chunk.is_stale,
+            ids=chunk.ids,
+        )
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    """Return one chunk of several, which are ready."""
+    known: dict[tuple[str, str], Entry] = {}
+    copies: dict[int, PrefetchedCopy] = {}
+    entries: list[Listed] = []
+    wanted: list[int] = []
+    for chunk in chunks:
+        at = len(entries)
+        known.update(chunk.known)
+        copies.update((at + place, copy) for place, copy in chunk.copies.items())
+        wanted.extend(at + place for place in chunk.wanted)
+        entries.extend(chunk.entries)
+    frees = [chunk.free for chunk in chunks if chunk.free is not None]
+    return Chunk(
+        number=chunks[0].number,
+        entries=tuple(entries),
+        stage=Stage.READY,
+        known=known,
+        free=min(frees, default=None),
+        naming=chunks[-1].naming,
+        wanted=tuple(wanted),
+        size=sum(chunk.size for chunk in chunks),
+        copies=copies,
+        ids=frozenset().union(*(chunk.ids for chunk in chunks)),
+    )
+
+
+def can_be_sent(listed: Listed, *, is_opaque: bool | None) -> bool:
+    """Return whether a server that sends contents in bulk can send this one, and the ledger may have it."""
+    is_small = listed.size is not None and listed.size <= MAX_CONTENT
+    has_tag = (listed.etag is not None and listed.etag.startswith('"')) or is_same_content(listed.form, listed.form)
+    # A plain form holds the file's name, which must not reach the ledger of an encrypted replica.
+    return is_small and bool(has_tag) and not (is_opaque and not listed.form.startswith(b'{"encrypted":'))
+
+
+def _has_other_content(element: Element, listed: Listed) -> bool:
+    """Return whether the list says that the content is another one than the known."""
+    is_same = is_same_content(element.form, listed.form)
+    if is_same is None:
+        return element.etag is not None and listed.etag is not None and element.etag != listed.etag
+    return not is_same
+
+
+def _form_bytes(entries: tuple[Listed, ...] | list[Listed]) -> int:
+    return sum(len(listed.form) for listed in entries)

@@ -1,0 +1,215 @@
+"""Contents that are fetched and made durable before their elements are recorded: orders in, objects out.
+
+Two threads: one reads from the server and hashes, one publishes. What one order brings is too little for a pack where
+files are small, so contents of several orders are published together.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from kropot.collect.transfer.bulk import BulkFetcher
+from kropot.collect.transfer.receive import FreeSpace
+from kropot.durable.errors import StorageError
+from kropot.objects.store import Published
+from kropot.securecopy.content import UnbelievableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from kropot.collect.transfer.engine import Server
+    from kropot.objects.store import ObjectStore, Staged
+    from kropot.securecopy.bulkread import BulkWanted
+
+PACK_BYTES: Final = 8 << 20
+"""What is published together. As much again stays behind until more comes, so that the last ones fill a pack, too."""
+
+PUBLISH_OBJECTS: Final = 16_384
+PUBLISH_S: Final = 3.0
+"""After so many objects, or so long without a new one, all of them are published."""
+
+_HAND_OVER: Final = 1 << 20
+_PATIENCE_S: Final = 2.0
+
+
+class PrefetchedObject(NamedTuple):
+    """An object that is durable: its element's place in the order, SHA-256, size, IV, and its pack and place there."""
+
+    at: int
+    sha256: bytes
+    size: int
+    iv: bytes | None
+    pack: bytes | None = None
+    offset: int = 0
+
+
+PrefetchAnswers = dict[int, list[PrefetchedObject]]
+"""What came of orders, by their numbers; whatever is missing there did not come."""
+
+
+class PrefetchEngine(Protocol):
+    """Fetches orders of small contents in bulk; for one thread."""
+
+    @property
+    def in_flight(self) -> int:
+        """Orders that are not answered yet."""
+        ...
+
+    def submit(self, number: int, wanted: Sequence[BulkWanted]) -> None:
+        """Take an order, and answer it under this number later, after those before it."""
+        ...
+
+    def flush(self) -> None:
+        """Publish soon: no further order is to come for now."""
+        ...
+
+    def poll(self, timeout_s: float) -> PrefetchAnswers:
+        """Return what was answered, as soon as anything was, after `timeout_s` at the latest."""
+        ...
+
+    def close(self) -> None:
+        """Break off what is under way. It is never answered."""
+        ...
+
+
+class _PrefetchedPart(NamedTuple):
+    """Contents that came of an order, and whether they are the last of it."""
+
+    number: int
+    came: list[tuple[int, bytes | None, Staged]]
+    size: int = 0
+    is_last: bool = False
+
+
+class PrefetchThreads:
+    """Does the work in two threads of this process."""
+
+    def __init__(self, server: Server, store: ObjectStore, *, keep_free: int = 0) -> None:
+        """Start the threads. They stop writing where less than `keep_free` bytes would be left."""
+        self.in_flight = 0
+        self.answers: queue.SimpleQueue[PrefetchAnswers | BaseException] = queue.SimpleQueue()
+        self._store = store
+        self._space = FreeSpace(store, keep_free)
+        self._fetcher = BulkFetcher(server)
+        self._orders: queue.SimpleQueue[tuple[int, Sequence[BulkWanted]] | None] = queue.SimpleQueue()
+        self._parts: queue.SimpleQueue[_PrefetchedPart | None] = queue.SimpleQueue()
+        self._is_closed = False
+        self._came: dict[int, list[PrefetchedObject]] = {}
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name="prefetch", daemon=True)
+            for work in (self._fetch, self._publish)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, number: int, wanted: Sequence[BulkWanted]) -> None:
+        """Queue the order."""
+        self.in_flight += 1
+        self._orders.put((number, wanted))
+
+    def flush(self) -> None:
+        """Let the publishing thread wait for nothing more, once all orders are read."""
+        self._orders.put(None)
+
+    def poll(self, timeout_s: float) -> PrefetchAnswers:
+        """Wait for answers."""
+        try:
+            answers = self.answers.get(timeout=timeout_s)
+        except queue.Empty:
+            return {}
+        if isinstance(answers, BaseException):
+            raise answers
+        self.in_flight -= len(answers)
+        return answers
+
+    def close(self) -> None:
+        """Break the connection off, and wait a moment for the threads."""
+        self._is_closed = True
+        self._fetcher.close()
+        self._orders.put(None)
+        self._parts.put(None)
+        for thread in self._threads:
+            thread.join(_PATIENCE_S)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 -- a thread has nobody to tell: poll raises it
+            self.answers.put(error)
+
+    # --- the thread that reads ---
+
+    def _fetch(self) -> None:
+        while not self._is_closed:
+            order = self._orders.get()
+            if order is None:
+                self._parts.put(None)
+                continue
+            number, wanted = order
+            came: list[tuple[int, bytes | None, Staged]] = []
+            size = 0
+            try:
+                for content in self._fetcher.fetch(wanted):
+                    self._space.take(len(content.data))
+                    staged = self._store.stage_whole(content.data, content.sha256)
+                    came.append((content.at, content.iv, staged))
+                    size += staged.size
+                    if size >= _HAND_OVER:
+                        self._parts.put(_PrefetchedPart(number, came, size))
+                        came, size = [], 0
+            except (UnbelievableError, StorageError):
+                # No room, or no disk. The contents that are fetched by themselves meet the same, and tell it.
+                pass
+            self._parts.put(_PrefetchedPart(number, came, size, is_last=True))
+
+    # --- the thread that publishes ---
+
+    def _publish(self) -> None:
+        parts: list[_PrefetchedPart] = []
+        since = monotonic()
+        while not self._is_closed:
+            try:
+                part = self._parts.get(timeout=max(PUBLISH_S + since - monotonic(), 0) if parts else None)
+            except queue.Empty:
+                part = None
+            if part is not None:
+                since = monotonic()
+                parts.append(part)
+            due = len(parts) if part is None else _due(parts)
+            if due:
+                self._settle(parts[:due])
+                del parts[:due]
+
+    def _settle(self, parts: list[_PrefetchedPart]) -> None:
+        """Publish what came of these parts, and answer the orders that end with them."""
+        results = iter(self._store.publish([staged for part in parts for _, _, staged in part.came]))
+        answers: PrefetchAnswers = {}
+        for part in parts:
+            came = self._came.setdefault(part.number, [])
+            for at, iv, _ in part.came:
+                result = next(results)
+                if isinstance(result, Published):
+                    place = result.place
+                    pack, offset = (None, 0) if place is None else (place.pack, place.offset)
+                    came.append(PrefetchedObject(at, result.sha256, result.size, iv, pack, offset))
+            if part.is_last:
+                answers[part.number] = self._came.pop(part.number)
+        if answers:
+            self.answers.put(answers)
+
+
+def _due(parts: list[_PrefetchedPart]) -> int:
+    """Return how many of these parts are published now, the first ones."""
+    if sum(len(part.came) for part in parts) >= PUBLISH_OBJECTS:
+        return len(parts)
+    is_enough = sum(part.size for part in parts) >= 2 * (PACK_BYTES + _HAND_OVER)
+    due = size = 0
+    for part in parts:
+        # A part without contents waits only for those before it.
+        if part.size and (not is_enough or size >= PACK_BYTES):
+            break
+        due, size = due + 1, size + part.size
+    return due

@@ -1,0 +1,141 @@
+"""The folder of packs: finds packs, and objects in them by the packs' own indexes, where no ledger says the place."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from kropot.durable.errors import storage_error
+from kropot.durable.filesystem import OsFiles
+from kropot.objects.layout import is_object, names_in
+from kropot.objects.packs.format import PackDamagedError
+from kropot.objects.packs.reader import PackFile
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from kropot.durable.filesystem import FileSystem
+    from kropot.objects.layout import Layout
+    from kropot.objects.packs.format import PackEntry
+
+_OPEN = 64
+"""So many packs stay open."""
+
+_AT_ONCE = 20_000
+"""About so many entries are in memory while all are walked in order."""
+
+_MOST_PARTS = 1 << 16
+
+
+class PackFolder:
+    """The packs below a storage's root. It looks anew for packs whenever it is asked for all of them."""
+
+    def __init__(self, layout: Layout, files: FileSystem | None = None) -> None:
+        """Touch nothing yet."""
+        self.layout = layout
+        self._files: FileSystem = OsFiles() if files is None else files
+        self._open: OrderedDict[bytes, PackFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def names(self) -> list[bytes]:
+        """Return the names of all packs, in order. Raises: StorageError."""
+        found = []
+        for folder in names_in(self.layout.packs):
+            inside = names_in(f"{self.layout.packs}/{folder}")
+            found += [bytes.fromhex(name) for name in inside if is_object(name, folder)]
+        return found
+
+    def open(self, name: bytes) -> PackFile | None:
+        """Return an open pack, None where there is none of this name. Raises: StorageError."""
+        with self._lock:
+            pack = self._open.get(name)
+            if pack is not None:
+                self._open.move_to_end(name)
+                return pack
+        path = self.layout.pack(name)
+        try:
+            pack = PackFile(path, name, self._files)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise storage_error(error, f"opening the pack {path}") from error
+        if pack.fault is None:
+            with self._lock:
+                self._open[name] = pack
+                while len(self._open) > _OPEN:
+                    self._open.popitem(last=False)
+        return pack
+
+    def has(self, name: bytes) -> bool:
+        """Return whether there is a pack of this name now, whatever is open."""
+        return os.path.lexists(self.layout.pack(name))
+
+    def settle(self, names: Sequence[bytes]) -> None:
+        """Make the names of packs durable, before a ledger learns them: their makers may have died before they did.
+
+        Raises: StorageError.
+        """
+        folders = {self.layout.pack(name).rpartition("/")[0] for name in names}
+        try:
+            for folder in (*sorted(folders), self.layout.packs) if folders else ():
+                self._files.sync_folder(folder)
+        except OSError as error:
+            raise storage_error(error, f"syncing the folders of {self.layout.packs}") from error
+
+    def renewed(self, pack: PackFile) -> PackFile | None:
+        """Return the pack that has this one's name now, None if it is the same file still. Raises: StorageError."""
+        with self._lock:
+            self._open.pop(pack.name, None)
+        fresh = self.open(pack.name)
+        return None if fresh is None or fresh.inode == pack.inode else fresh
+
+    def find(self, sha256: bytes, *, but: Collection[bytes] = ()) -> Iterator[tuple[PackFile, PackEntry]]:
+        """Yield every pack that has the object by its index, but for some packs: a few reads a pack.
+
+        Raises: StorageError.
+        """
+        for name in self.names():
+            if name in but:
+                continue
+            for pack, entries in self._within([name], sha256, sha256 + b"\0"):
+                yield from ((pack, entry) for entry in entries)
+
+    def walk(self, names: Collection[bytes], start: bytes, end: bytes | None) -> Iterator[tuple[bytes, PackEntry]]:
+        """Yield (pack, entry) of these packs with start <= SHA-256 < end, in the order of SHA-256.
+
+        Memory holds the entries of a part of the range. A pack whose footer is damaged is passed over.
+
+        Raises: StorageError.
+        """
+        total = sum(pack.footer.objects for name in names if (pack := self.open(name)) and pack.fault is None)
+        parts = 1
+        while parts * _AT_ONCE < total and parts < _MOST_PARTS:
+            parts *= 2
+        width = (1 << 16) // parts
+        for part in range(parts):
+            low = max((part * width).to_bytes(2, "big"), start)
+            high = None if part + 1 == parts else ((part + 1) * width).to_bytes(2, "big")
+            if end is not None:
+                high = end if high is None else min(high, end)
+            if high is not None and low >= high:
+                continue
+            found = [(pack.name, entry) for pack, entries in self._within(names, low, high) for entry in entries]
+            found.sort(key=lambda one: one[1].sha256)
+            yield from found
+
+    def _within(
+        self, names: Collection[bytes], start: bytes, end: bytes | None
+    ) -> Iterator[tuple[PackFile, list[PackEntry]]]:
+        """Yield what each pack's index has in a range; damaged packs have nothing. Raises: StorageError."""
+        for name in names:
+            pack = self.open(name)
+            if pack is None or pack.fault is not None:
+                continue
+            try:
+                yield pack, pack.between(start, end)
+            except PackDamagedError:
+                continue
+            except OSError as error:
+                raise storage_error(error, f"reading the pack {pack.path}") from error

@@ -1,0 +1,183 @@
+"""Gathers loose small objects into packs, while collectors work: `kropotcli storage pack`, and upkeep by itself.
+
+An object's own file goes only after its pack is durable, its placement is committed, and the object was read again out
+of the pack. Whoever does not find the file any more looks for placements and packs, so nobody ever misses it. A crash
+leaves both the file and the pack; the next run removes the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kropot.durable.errors import storage_error
+from kropot.objects.packs.format import MOST_BYTES, MOST_OBJECTS, PackDamagedError
+from kropot.objects.packs.reindex import placements_of
+from kropot.objects.packs.writer import grouped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kropot.durable.filesystem import FileSystem
+    from kropot.objects.layout import Layout
+    from kropot.objects.packs.folder import PackFolder
+    from kropot.objects.packs.packed import PackedObjects
+    from kropot.objects.packs.packing import PackRule
+    from kropot.objects.packs.writer import PackWriter, WholeObject
+    from ledger.places import Placement, PlaceStore
+
+GROUP_BYTES = 32 << 20
+"""Bytes of objects in a pack that is made here, about: memory holds them all."""
+
+SAMPLED = (0x1D, 0x5B, 0xA3, 0xE6)
+"""Folders that stand for all 256: hashes are spread evenly, and looking through all files would cost too much."""
+
+
+@dataclass(slots=True, kw_only=True)
+class GatherReport:
+    """What was done: packs made, objects and bytes put into packs, files removed because a pack has their objects.
+
+    `damaged` files are not what their names say; they stay as they are. `adopted` packs were in the storage, and the
+    ledger did not know them. `left` objects were not a pack's worth.
+    """
+
+    packs: int = 0
+    objects: int = 0
+    bytes: int = 0
+    removed: int = 0
+    damaged: int = 0
+    adopted: int = 0
+    left: int = 0
+
+
+class Gatherer:
+    """Packs what is loose in one storage; one thread, of a process that holds the instance's lock."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        files: FileSystem,
+        *,
+        folder: PackFolder,
+        packed: PackedObjects,
+        places: PlaceStore,
+        writer: PackWriter,
+        rule: PackRule,
+    ) -> None:
+        """Touch nothing yet; `packed` looks `places` up."""
+        self._layout = layout
+        self._files = files
+        self._folder = folder
+        self._packed = packed
+        self._places = places
+        self._writer = writer
+        self._rule = rule
+
+    def is_worth(self) -> bool:
+        """Whether about a pack's worth of small objects is loose; a few folders tell. Raises: StorageError."""
+        objects = size = 0
+        for first in SAMPLED:
+            for _, each in self._layout.walk(bytes([first]), bytes([first + 1])):
+                if self._rule.takes(each):
+                    objects, size = objects + 1, size + each
+        share = 256 // len(SAMPLED)
+        return self._rule.is_worth(objects * share, size * share)
+
+    def run(self, *, stopped: Callable[[], bool] = lambda: False) -> GatherReport:
+        """Gather everything that is a pack's worth; end between two packs when `stopped` says so.
+
+        Raises: StorageError; what was done until then stays done.
+        """
+        report = GatherReport()
+        self._adopt(report)
+        for group in self._groups():
+            if stopped():
+                break
+            if not self._rule.is_worth(len(group), sum(size for _, size in group)):
+                report.left += len(group)
+            else:
+                self._pack(group, report)
+        return report
+
+    def _adopt(self, report: GatherReport) -> None:
+        """Have the ledger know the packs whose makers died before they could record them."""
+        known = {row.name for row in self._places.packs()}
+        unknown = [name for name in self._folder.names() if name not in known]
+        self._folder.settle(unknown)
+        for name in unknown:
+            with contextlib.suppress(PackDamagedError):
+                found = placements_of(self._folder, name)
+                if found:
+                    self._places.add(found)
+                    report.adopted += 1
+
+    def _groups(self) -> Iterator[list[tuple[bytes, int]]]:
+        group: list[tuple[bytes, int]] = []
+        within = 0
+        for sha256, size in self._layout.walk(b"", None):
+            if not self._rule.takes(size):
+                continue
+            if group and (within + size > GROUP_BYTES or len(group) == MOST_OBJECTS):
+                yield group
+                group, within = [], 0
+            group.append((sha256, size))
+            within += size
+        if group:
+            yield group
+
+    def _pack(self, group: list[tuple[bytes, int]], report: GatherReport) -> None:
+        placed = self._packed.find([sha256 for sha256, _ in group])
+        fresh: list[WholeObject] = []
+        done: list[Placement] = []
+        for sha256, _ in group:
+            if sha256 in placed:
+                done += placed[sha256]
+            else:
+                fresh += self._whole(sha256, report)
+        whole: list[Placement] = []
+        for objects in grouped(fresh):
+            made = self._writer.write_one(objects)
+            self._places.add(made)
+            whole += made
+        report.packs += len({one.pack for one in whole})
+        report.objects += len(whole)
+        report.bytes += sum(one.length for one in whole)
+        self._remove([*done, *whole], report)
+
+    def _whole(self, sha256: bytes, report: GatherReport) -> list[WholeObject]:
+        """Return an object with its bytes; none if its file is gone, damaged, or not small any more."""
+        path = self._layout.object(sha256)
+        try:
+            fd = self._files.open_read(path)
+            try:
+                buffer = memoryview(bytearray(min(os.fstat(fd).st_size, MOST_BYTES) + 1))
+                size = 0
+                while size < len(buffer) and (count := self._files.read_into(fd, buffer[size:])):
+                    size += count
+            finally:
+                self._files.close(fd)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise storage_error(error, f"reading {path}") from error
+        data = bytes(buffer[:size])
+        if hashlib.sha256(data).digest() != sha256:
+            report.damaged += 1
+            return []
+        return [(sha256, data)]
+
+    def _remove(self, places: list[Placement], report: GatherReport) -> None:
+        """Remove the files of objects that can be read out of their packs."""
+        for place in places:
+            if self._packed.sound_place(place) is None:
+                continue
+            try:
+                self._files.unlink(self._layout.object(place.sha256))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise storage_error(error, f"removing {self._layout.object(place.sha256)}") from error
+            report.removed += 1

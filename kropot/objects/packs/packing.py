@@ -1,0 +1,141 @@
+"""What of a batch goes into packs when it is published, and what stays a file of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kropot.durable.errors import StorageError
+from kropot.objects.packs.format import MOST_BYTES
+from kropot.objects.packs.writer import PACK_BELOW, PACK_FROM, PACK_MANY
+from kropot.objects.store import Published, PublishError
+from ledger.places import Placement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from kropot.objects.packs.packed import PackedObjects
+    from kropot.objects.packs.writer import PackWriter
+    from kropot.objects.store import Staged
+
+
+@dataclass(frozen=True, slots=True)
+class WholeBytes:
+    """What `Staged.pending` is for an object that `stage_whole` took: its bytes, of which nothing is written yet."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackRule:
+    """Objects of fewer than `below` bytes go into packs where a batch has a pack's worth of them; 0 makes no packs.
+
+    That is `worth` bytes, or `many` objects: tiny ones would never be so many bytes, and each costs a file.
+    """
+
+    below: int = PACK_BELOW
+    worth: int = PACK_FROM
+    many: int = PACK_MANY
+
+    def is_worth(self, objects: int, size: int) -> bool:
+        """Whether so many objects, of so many bytes together, are a pack's worth."""
+        return objects > 0 and (size >= self.worth or objects >= self.many)
+
+    def takes(self, size: int) -> bool:
+        """Whether an object of this size goes into packs at all; none holds more than `MOST_BYTES`."""
+        return size < self.below and size <= MOST_BYTES
+
+
+class Packing:
+    """Packs what of a batch is to be packed.
+
+    `read` gives the bytes of a staged object, `has_file` says whether an object has a file of its own already, and
+    `set_aside` puts a damaged one into quarantine.
+    """
+
+    def __init__(
+        self,
+        rule: PackRule,
+        packed: PackedObjects,
+        writer: PackWriter,
+        *,
+        read: Callable[[Staged], bytes],
+        has_file: Callable[[bytes], bool],
+        set_aside: Callable[[bytes], str],
+    ) -> None:
+        """Touch nothing yet."""
+        self._rule = rule
+        self._packed = packed
+        self._writer = writer
+        self._read = read
+        self._has_file = has_file
+        self._set_aside = set_aside
+
+    def publish(self, batch: Sequence[Staged]) -> dict[int, Published | PublishError]:
+        """Return what came of those objects of the batch that are in packs now, or could not be, by their place in it.
+
+        The others want files of their own.
+        """
+        small = {at: staged for at, staged in enumerate(batch) if self._rule.takes(staged.size)}
+        if not small:
+            return {}
+        outcomes, set_aside = self._known(small)
+        fresh: dict[bytes, int] = {}
+        again: list[tuple[int, bytes]] = []
+        size = 0
+        for at, staged in small.items():
+            if at in outcomes:
+                continue
+            if staged.sha256 in fresh:
+                again.append((at, staged.sha256))
+            elif not self._has_file(staged.sha256):
+                fresh[staged.sha256] = at
+                size += staged.size
+        if not self._rule.is_worth(len(fresh), size):
+            return outcomes
+        outcomes |= self._write(batch, fresh, set_aside)
+        for at, sha256 in again:
+            first = outcomes[fresh[sha256]]
+            outcomes[at] = (
+                Published(sha256=sha256, size=first.size, existed=True, place=first.place)
+                if isinstance(first, Published)
+                else first
+            )
+        return outcomes
+
+    def _known(self, small: Mapping[int, Staged]) -> tuple[dict[int, Published | PublishError], dict[bytes, str]]:
+        """Return the objects that the ledger places in packs, read and sound, and where damaged ones were put."""
+        outcomes: dict[int, Published | PublishError] = {}
+        set_aside: dict[bytes, str] = {}
+        found = self._packed.find([staged.sha256 for staged in small.values()])
+        for at, staged in small.items() if found else ():
+            places = found.get(staged.sha256, ())
+            if not places or staged.sha256 in set_aside:
+                continue
+            try:
+                sound = next((sound for one in places if (sound := self._packed.sound_place(one)) is not None), None)
+                if sound is not None:
+                    outcomes[at] = Published(sha256=staged.sha256, size=staged.size, existed=True, place=sound)
+                else:
+                    set_aside[staged.sha256] = self._set_aside(staged.sha256)
+            except StorageError as error:
+                outcomes[at] = PublishError(sha256=staged.sha256, size=staged.size, error=error)
+        return outcomes, set_aside
+
+    def _write(
+        self, batch: Sequence[Staged], fresh: Mapping[bytes, int], set_aside: Mapping[bytes, str]
+    ) -> dict[int, Published | PublishError]:
+        outcomes: dict[int, Published | PublishError] = {}
+        whole: list[tuple[bytes, bytes]] = []
+        for sha256, at in fresh.items():
+            try:
+                whole.append((sha256, self._read(batch[at])))
+            except StorageError as error:
+                outcomes[at] = PublishError(sha256=sha256, size=batch[at].size, error=error)
+        for (sha256, data), result in zip(whole, self._writer.write(whole), strict=True):
+            outcomes[fresh[sha256]] = (
+                Published(sha256=sha256, size=len(data), set_aside=set_aside.get(sha256), place=result)
+                if isinstance(result, Placement)
+                else PublishError(sha256=sha256, size=len(data), error=result)
+            )
+        return outcomes

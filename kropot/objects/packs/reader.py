@@ -1,0 +1,114 @@
+"""Reads one pack: what its footer says, an object's entry without reading the whole index, and the objects' bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from kropot.objects.packs.format import ENTRY, FOOTER, PackDamagedError, PackEntry, parse_footer, parse_index
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.durable.filesystem import FileSystem
+    from kropot.objects.packs.format import Footer
+
+_FEW = 128
+"""So many entries are read at once and looked through; narrowing down further would cost more calls."""
+
+
+class PackFile:
+    """An open pack. `fault` says what is wrong with its footer, None if nothing is; then it can only be read by range.
+
+    Any number of threads may read. It closes itself once nobody holds it, so that nobody closes it under a reader.
+    """
+
+    def __init__(self, path: str, name: bytes, files: FileSystem) -> None:
+        """Open the file and read its footer. Raises: OSError."""
+        self.name = name
+        self.path = path
+        self._fd = files.open_read(path)
+        status = os.fstat(self._fd)
+        self._learn(status.st_size, status.st_ino)
+
+    def _learn(self, size: int, inode: int) -> None:
+        """Read the footer. `inode` tells this file from another one of the same name. Raises: OSError."""
+        self.size, self.inode = size, inode
+        self.fault: PackDamagedError | None = None
+        self._footer: Footer | None = None
+        try:
+            self._footer = parse_footer(self.read(max(size - FOOTER.size, 0), FOOTER.size), size, self.name)
+        except PackDamagedError as error:
+            self.fault = error
+
+    def __del__(self) -> None:
+        """Close the file."""
+        if hasattr(self, "_fd"):
+            os.close(self._fd)
+
+    @property
+    def footer(self) -> Footer:
+        """What the footer says. Raises: PackDamagedError."""
+        if self._footer is None:
+            raise self.fault or PackDamagedError(self.name, "it has no footer")
+        return self._footer
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return the bytes of a range, fewer where the file ends before it does. Raises: OSError."""
+        length = max(min(length, self.size - offset), 0)
+        data = os.pread(self._fd, length, offset) if length else b""
+        while len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def entries(self) -> list[PackEntry]:
+        """Return every object, in the order of SHA-256; all that the index says was checked.
+
+        Raises: PackDamagedError, OSError.
+        """
+        footer = self.footer
+        return parse_index(self.read(footer.data_end, footer.objects * ENTRY.size), footer, self.name)
+
+    def find(self, sha256: bytes) -> PackEntry | None:
+        """Return an object's entry, None where the index does not have it; a few entries are read, and believed.
+
+        Raises: PackDamagedError, OSError.
+        """
+        low, high = self._narrow(sha256)
+        return next((entry for entry in self._some(low, high) if entry.sha256 == sha256), None)
+
+    def between(self, start: bytes, end: bytes | None) -> list[PackEntry]:
+        """Return the entries with start <= SHA-256 < end; only these are read, and believed.
+
+        Raises: PackDamagedError, OSError.
+        """
+        low = self._narrow(start)[0]
+        high = self.footer.objects if end is None else self._narrow(end)[1]
+        return [
+            entry for entry in self._some(low, high) if entry.sha256 >= start and (end is None or entry.sha256 < end)
+        ]
+
+    def is_sound(self, entry: PackEntry) -> bool:
+        """Read an object, and return whether its bytes have its SHA-256. Raises: OSError."""
+        return hashlib.sha256(self.read(entry.offset, entry.length)).digest() == entry.sha256
+
+    def _narrow(self, sha256: bytes) -> tuple[int, int]:
+        """Return which entries, from and below, can be this object."""
+        low, high = 0, self.footer.objects
+        while high - low > _FEW:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._sha256(middle) > sha256 else (middle, high)
+        return low, high
+
+    def _sha256(self, number: int) -> bytes:
+        return self.read(self.footer.data_end + number * ENTRY.size, 32)
+
+    def _some(self, low: int, high: int) -> Iterator[PackEntry]:
+        """Yield the entries from `low` on, below `high`, whose ranges lie where the objects are."""
+        raw = self.read(self.footer.data_end + low * ENTRY.size, (high - low) * ENTRY.size)
+        end = self.footer.data_end
+        for entry in map(PackEntry._make, ENTRY.iter_unpack(raw[: len(raw) - len(raw) % ENTRY.size])):
+            if entry.offset + entry.length > end:
+                raise PackDamagedError(self.name, "its index has a range outside of its objects")
+            yield entry

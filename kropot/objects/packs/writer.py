@@ -1,0 +1,135 @@
+"""Makes packs: written to the instance's own folder, synced, renamed to `packs/ab/<name>`, the folder synced."""
+
+# ruff: noqa: PTH120 -- paths are strings here
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from kropot.durable.errors import StorageError, storage_error
+from kropot.objects.packs.format import MOST_BYTES, MOST_OBJECTS, footer_of, index_of, lay_out, name_of
+from ledger.places import Placement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from kropot.durable.filesystem import FileSystem
+    from kropot.objects.layout import Layout
+
+PACK_BELOW = 1 << 20
+"""Objects smaller than this go into packs, unless the user says otherwise."""
+
+PACK_FROM = 8 << 20
+"""A pack's worth: fewer bytes of small objects stay files of their own for now, unless they are many."""
+
+PACK_MANY = 2000
+
+_AT_ONCE = 1 << 20
+"""Bytes of one write, at least: larger ones cost memory, more of them cost calls."""
+
+WholeObject = tuple[bytes, bytes]
+"""An object's SHA-256 and its bytes."""
+
+
+class PackWriter:
+    """Writes packs for one instance; one thread at a time."""
+
+    def __init__(self, layout: Layout, files: FileSystem, path: Callable[[], str]) -> None:
+        """Touch nothing yet. `path` gives a new temporary file's path at each call."""
+        self._layout = layout
+        self._files = files
+        self._path = path
+        # Folders ab/ whose own name this process has made durable.
+        self._named: set[str] = set()
+
+    def write(self, objects: Sequence[WholeObject]) -> list[Placement | StorageError]:
+        """Make packs of these objects, all different, in their order; return where each lies, durably.
+
+        What cannot be written has the error in its place: its pack is gone, or is one that nobody names.
+        """
+        outcomes: list[Placement | StorageError] = []
+        for group in grouped(objects):
+            try:
+                outcomes += self.write_one(group)
+            except StorageError as error:
+                outcomes += [error] * len(group)
+        return outcomes
+
+    def write_one(self, objects: Sequence[WholeObject]) -> list[Placement]:
+        """Make one pack, durably. Raises: StorageError; ValueError for what does not make a pack."""
+        entries = lay_out([(sha256, len(data)) for sha256, data in objects])
+        index = index_of(entries)
+        name = name_of(index)
+        temporary = self._path()
+        try:
+            self._fill(temporary, [*(data for _, data in objects), index, footer_of(index)])
+            self._name(temporary, self._layout.pack(name))
+        except OSError as error:
+            # What cannot be removed now is removed as a leftover at the next start.
+            with contextlib.suppress(OSError):
+                self._files.unlink(temporary)
+            raise storage_error(error, f"writing the pack {temporary}") from error
+        return [Placement(sha256=sha256, pack=name, offset=offset, length=length) for sha256, offset, length in entries]
+
+    def _fill(self, path: str, pieces: list[bytes]) -> None:
+        """Write a file, and have it durable. Raises: OSError."""
+        files = self._files
+        fd = files.create(path)
+        try:
+            for part in _joined(pieces):
+                view = memoryview(part)
+                while view:
+                    view = view[files.write(fd, view) :]
+            # Its own sync, not the volume's: what else waits to be written is nobody's business here.
+            files.sync_file(fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                files.close(fd)
+            raise
+        files.close(fd)
+
+    def _name(self, temporary: str, path: str) -> None:
+        """Give the pack its name, durably. One that is there has the same objects, and is replaced. Raises: OSError."""
+        files, folder = self._files, os.path.dirname(path)
+        try:
+            files.rename(temporary, path)
+        except FileNotFoundError:
+            self._named.discard(folder)
+            with contextlib.suppress(FileExistsError):
+                files.make_folder(folder)
+            files.rename(temporary, path)
+        files.sync_folder(folder)
+        if folder not in self._named:
+            files.sync_folder(self._layout.packs)
+            self._named.add(folder)
+
+
+def grouped(objects: Sequence[WholeObject]) -> Iterator[Sequence[WholeObject]]:
+    """Cut objects into as few packs as can hold them, of about the same size, in their order."""
+    size = sum(len(data) for _, data in objects)
+    packs = max(-(-size // MOST_BYTES), -(-len(objects) // MOST_OBJECTS), 1)
+    fair, begin, within = -(-size // packs), 0, 0
+    for at, (_, data) in enumerate(objects):
+        is_full = within + len(data) > MOST_BYTES or at - begin == MOST_OBJECTS
+        if at > begin and (is_full or (within >= fair and packs > 1)):
+            yield objects[begin:at]
+            packs, begin, within = packs - 1, at, 0
+        within += len(data)
+    if begin < len(objects):
+        yield objects[begin:]
+
+
+def _joined(pieces: list[bytes]) -> Iterator[bytes]:
+    """Join pieces to parts of about `_AT_ONCE` bytes."""
+    part: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        part.append(piece)
+        size += len(piece)
+        if size >= _AT_ONCE:
+            yield b"".join(part)
+            part, size = [], 0
+    if part:
+        yield b"".join(part)

@@ -1,0 +1,73 @@
+"""Puts small files together into batches, and hands them to the crew of a restore."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from kropot.durable.refusals import NoRoomError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.replay.copies import Copies
+    from kropot.restore.crew import Crew, Job
+    from kropot.restore.plan import Planned
+    from kropot.restore.small import Wrote
+
+BATCH: Final = 1000
+"""How many files are made durable together, at most."""
+
+BATCH_BYTES: Final = 16 << 20
+"""How many stored bytes are in a batch, at most."""
+
+Finished = list[tuple["Planned", "Wrote | None"]]
+"""A batch, and what came of each file: None if it was not written, and must be done by itself."""
+
+
+class Batches:
+    """The batches that are under way, in order. There are only so many that no worker waits, so memory stays flat."""
+
+    def __init__(self, crew: Crew, copies: Copies, root: str) -> None:
+        """Begin with none. `root` is the target folder."""
+        self._crew = crew
+        self._copies = copies
+        self._root = root
+        self._filling: list[Planned] = []
+        self._bytes = 0
+        self._under_way: deque[tuple[list[Planned], Job]] = deque()
+
+    def add(self, plan: Planned) -> None:
+        """Take a small file, whose folder is there."""
+        self._filling.append(plan)
+        self._bytes += plan.held.size
+        if len(self._filling) >= BATCH or self._bytes >= BATCH_BYTES:
+            self._send()
+
+    def finished(self) -> Iterator[Finished]:
+        """Yield batches until there is room for another one. Raises: TreeError."""
+        while len(self._under_way) > self._crew.window:
+            yield self._result(*self._under_way.popleft())
+
+    def rest(self) -> Iterator[Finished]:
+        """Yield all that is left. Raises: TreeError."""
+        if self._filling:
+            self._send()
+        while self._under_way:
+            yield self._result(*self._under_way.popleft())
+
+    def _send(self) -> None:
+        batch, self._filling, self._bytes = self._filling, [], 0
+        for plan in batch:
+            if not plan.opened.is_glance:
+                self._crew.remember(plan.held, plan.opened)
+        places = self._copies.places([plan.held for plan in batch])
+        tasks = [(plan.held, plan.path, place) for plan, place in zip(batch, places, strict=True)]
+        self._under_way.append((batch, self._crew.writes(self._root, tasks)))
+
+    def _result(self, batch: list[Planned], job: Job) -> Finished:
+        try:
+            return list(zip(batch, self._crew.result(job), strict=True))
+        except NoRoomError:
+            # One by one, it shows which of them fit.
+            return [(plan, None) for plan in batch]

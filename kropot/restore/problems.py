@@ -1,0 +1,66 @@
+"""What stops one file of a restore and not the others, as a problem with its words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kropot.durable.errors import StorageError
+from kropot.durable.refusals import InTheWayError, TooLargeError, UnplaceableError
+from kropot.objects.store import ObjectMissingError
+from kropot.restore.authentic import DamagedError
+from kropot.restore.plan import Planned, Problem, RestoreProblem
+from kropot.sc2.refused import RefusedError
+from kropot.securecopy.sealing import BadSealError
+
+if TYPE_CHECKING:
+    from kropot.errors import KropotError
+    from kropot.restore.opener import Content
+
+_PROBLEMS: dict[type[KropotError], Problem] = {
+    ObjectMissingError: "missing",
+    DamagedError: "damaged",
+    RefusedError: "refused",
+    BadSealError: "unopened",
+    StorageError: "unreadable",
+    InTheWayError: "in_the_way",
+    TooLargeError: "too_large",
+    UnplaceableError: "unplaceable",
+}
+PER_FILE = tuple(_PROBLEMS)
+"""Errors that stop one file and not the others."""
+
+
+def unopened_of(plan: Planned) -> RestoreProblem | None:
+    """Return the problem of a content that nothing given here opens, None if there is none."""
+    sealing = plan.opened.sealing
+    if sealing == "cbc" and plan.held.iv is None:
+        return finding("refused", plan, "its form is sealed, and its content is not: somebody exchanged it")
+    if plan.held.iv is None or sealing != "plain":
+        return None
+    return finding("unopened", plan, "the content is encrypted and the form is not: open it with `kropotcli decrypt`")
+
+
+def bad_content_of(plan: Planned, content: Content) -> RestoreProblem | None:
+    """Return the problem of a content that is not what its form says, None if it is."""
+    claim = plan.opened.claim
+    is_restless = claim.rest.get("restless") is True
+    has_size = claim.size is None or is_restless or claim.size == content.size
+    if has_size and claim.sha256 in {None, content.sha256}:
+        return None
+    return finding(
+        "bad_content",
+        plan,
+        "the opened content differs from its form: the file changed while the server sent it, or somebody exchanged "
+        "it; open it anyway with `kropotcli decrypt`",
+    )
+
+
+def problem_of(error: KropotError, plan: Planned) -> RestoreProblem:
+    """Return the problem of one file that such an error means. `error` MUST be one of `PER_FILE`."""
+    problem = next(name for kind, name in _PROBLEMS.items() if isinstance(error, kind))
+    return finding(problem, plan, str(error))
+
+
+def finding(problem: Problem, plan: Planned, why: str) -> RestoreProblem:
+    """Return a problem of a planned file."""
+    return RestoreProblem(problem=problem, key=plan.held.key, name=plan.shown, why=why)
