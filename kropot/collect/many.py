@@ -84,12 +84,14 @@ class Collectors:
         *,
         once: bool,
         warn: Callable[[str], None],
+        look: Callable[[int, int], None] = lambda _working, _waiting: None,
     ) -> None:
-        """Start nothing yet."""
+        """Start nothing yet. `look` is called at least once a second with how many sources are at work, and wait."""
         self._sources = [RunningSource(name) for name in names]
         self._work = work
         self._once = once
         self._warn = warn
+        self._look = look
         self._stop: Literal["term", "int"] | None = None
         self._asked_at: float | None = None
 
@@ -99,6 +101,8 @@ class Collectors:
             try:
                 while self._is_at_work():
                     self._start_what_is_due()
+                    working = sum(each.process is not None for each in self._sources)
+                    self._look(working, len(self._sources) - working)
                     self._wait()
             finally:
                 for each in self._sources:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from kropot.demo import vault_spec
-from kropot.gateway.keys import write_new_key
 from kropot.gateway.server import GatewayServer
+from kropot.serving.keyfile import write_new_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
