@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kropot.cli.calls import calls_about
 from kropot.cli.config_check import expected, option_name, unknown_variables
 from kropot.cli.help_text import EXAMPLES
 from kropot.cli.output import (
@@ -169,7 +170,10 @@ class KropotCommand(GlobalOptions, click.Command):
                 warn(sentence)
         if self.callback is None:
             return None
-        return ctx.invoke(self.callback, settings, **ctx.params)
+        with calls_about(None if file is None else file.notify, _path(ctx), ctx.params) as ended:
+            code = ctx.invoke(self.callback, settings, **ctx.params)
+            ended(Exit.DONE if code is None else code)
+        return code
 
 
 class KropotGroup(GlobalOptions, click.Group):

@@ -15,6 +15,7 @@ from kropot.cli.base import (
     Exit,
     Settings,
     collect_options,
+    config_file_of,
     emit,
     emit_json,
     emit_summary,
@@ -26,7 +27,8 @@ from kropot.cli.base import (
 )
 from kropot.cli.base import command as define
 from kropot.cli.output import printing_beside_the_work, say_failure
-from kropot.cli.sizes import SIZE, SPAN
+from kropot.cli.sizes import SIZE, SPAN, ListenAddress, RateTimetable
+from kropot.errors import UsageError
 from kropot.query.render import server_time
 from kropot.securecopy.trouble import AT_A_CONTENT, AT_THE_NETWORK, sentence
 from kropot.wording import amount, number
@@ -167,12 +169,38 @@ PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_
     show_default=True,
     help="Sign a checkpoint at the latest after this many new events.",
 )
-def command(settings: Settings, *, names: tuple[str, ...], **options: Any) -> Exit:
+@click.option(
+    "--limit-rate",
+    type=RateTimetable(),
+    metavar="RATE",
+    help="Receive no more contents than this a second, e.g. 2M for 2 MiB. As a timetable in local time, as in rclone:"
+    " '08:00,512k 19:00,off'.",
+)
+@click.option(
+    "--metrics",
+    type=ListenAddress(),
+    metavar="HOST:PORT",
+    help="Serve metrics for Prometheus at http://HOST:PORT/metrics. They need no token.",
+)
+@click.option(
+    "--metrics-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the metrics to this file once a minute, e.g. for the textfile collector of a node exporter.",
+)
+def command(
+    settings: Settings,
+    *,
+    names: tuple[str, ...],
+    metrics: tuple[str, int] | None,
+    metrics_file: Path | None,
+    **options: Any,
+) -> Exit:
     """Pull everything new from the server into the replica.
 
     The server encrypts each file. The collector stores the encrypted content under its SHA-256 and records every change
     in the ledger. Without --once, it then waits for --refresh-time and begins again, until you stop it. SIGTERM or
-    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost.
+    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost. SIGHUP makes a service begin again
+    with the configuration as it is now.
 
     If the configuration file has tables [source.NAME], this collects from all of them at the same time. What stops one
     source does not stop the others: it is tried again after a minute, later after up to an hour. With --once, the exit
@@ -182,10 +210,15 @@ def command(settings: Settings, *, names: tuple[str, ...], **options: Any) -> Ex
 
     tables = sources_to_collect(names)
     if not tables:
-        return _collect(settings, options)
+        return _collect(settings, options, metrics=metrics, metrics_file=metrics_file)
     if len(tables) == 1:
         settings, options = source_at_work(tables[0], options)
-        return _collect(settings, options, label=tables[0].name)
+        return _collect(settings, options, label=tables[0].name, metrics=metrics, metrics_file=metrics_file)
+    if metrics is not None or metrics_file is not None:
+        raise UsageError(
+            "the metrics of several sources in one run are their ledger's: `kropotcli keeper serve` has them, or "
+            "run `kropotcli collect --source NAME` with metrics of its own for each source"
+        )
     # What concerns the ledger and not one source is done, or refused, once.
     with open_ledger(settings, before_making=lambda: _demand_new(settings)):
         pass
@@ -198,26 +231,52 @@ def _collect(
     *,
     label: str | None = None,
     stopping: Callable[[Loop], AbstractContextManager[None]] | None = None,
+    metrics: tuple[str, int] | None = None,
+    metrics_file: Path | None = None,
 ) -> Exit:
-    """Collect from one source, stopped by signals or by `stopping`; return the exit code."""
-    from kropot.cli.progress import progress_display
+    """Collect from one source; return the exit code.
+
+    With `stopping`, this is one of several processes, and their parent hears signals and the service manager.
+    """
+    from kropot.cli.service_frame import limits_beside, reloadable, told_failures
+    from kropot.cli.watching import watching
     from kropot.collect.run.signals import ended_by_sigterm, stopped_by_signals
     from kropot.collect.service import collect
+    from kropot.query.past import labels_of
+    from kropot.service.systemd import ServiceManager
 
     began = time.monotonic()
     wanted = collect_options(settings, label=label, **options)
-    ended = ended_by_sigterm(Exit.PARTIAL if wanted.once else Exit.DONE) if stopping is None else nullcontext()
-    with ended, open_ledger(settings, before_making=lambda: _demand_new(settings)) as ledger:
+    is_alone = stopping is None
+    manager, file = ServiceManager() if is_alone else ServiceManager({}), config_file_of(click.get_current_context())
+    with (
+        reloadable(manager, is_service=is_alone and not wanted.once) as reload,
+        told_failures(None if file is None else file.notify) as notifier,
+        ended_by_sigterm(Exit.PARTIAL if wanted.once else Exit.DONE) if is_alone else nullcontext(),
+        open_ledger(settings, before_making=lambda: _demand_new(settings)) as ledger,
+    ):
         warn_of_frozen_time(ledger.head().recorded_us, ledger.clock_us())
         _remember(settings)
         outcome = collect(
             ledger,
             wanted,
-            show=lambda: progress_display(settings, is_alone=stopping is None),
+            show=lambda: watching(
+                settings,
+                is_alone=is_alone,
+                manager=manager,
+                notifier=notifier,
+                labels=labels_of(ledger),
+                limits=limits_beside(settings, wanted),
+                address=metrics,
+                metrics_file=metrics_file,
+            ),
             say=say,
             warn=warn,
             stopping=stopping or stopped_by_signals,
         )
+        manager.stopping()
+    if reload.is_wanted and outcome.code == Exit.DONE:
+        reload.begin_again()
     with printing_beside_the_work():
         _print_summary(settings, outcome, label=label, took=time.monotonic() - began)
     if outcome.trouble is not None and outcome.code not in {Exit.DONE, Exit.INTERRUPTED}:

@@ -13,6 +13,7 @@ from kropot.cli.output import be_quiet, configure_logging, expect_results, say_f
 from kropot.cli.source_tables import SourceTable, chosen_tables, policy_for, refuse_doubles, settings_for
 from kropot.errors import UsageError
 from kropot.processes import can_fork
+from kropot.wording import number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,9 @@ def collect_each(
     alone. Raises: UsageError where processes cannot be forked.
     """
     from kropot.cli.failures import explain
+    from kropot.cli.service_frame import reloadable
     from kropot.collect.many import Collectors, code_of_all
+    from kropot.service.systemd import ServiceManager
 
     if not can_fork():
         raise UsageError(
@@ -77,8 +80,23 @@ def collect_each(
         sys.stdout.flush()
         return int(code)
 
-    collectors = Collectors(list(jobs), work, once=options["once"], warn=warn)
-    codes = collectors.run()
+    manager = ServiceManager()
+    ready: list[bool] = []
+
+    def look(working: int, waiting: int) -> None:
+        if not ready:
+            ready.append(True)
+            manager.ready()
+        manager.beat()
+        rest = f"; {number(waiting, 'source')} to be tried again" if waiting else ""
+        manager.status(f"collecting from {number(working, 'source')}{rest}")
+
+    with reloadable(manager, is_service=not options["once"]) as reload:
+        collectors = Collectors(list(jobs), work, once=options["once"], warn=warn, look=look)
+        codes = collectors.run()
+        manager.stopping()
+    if reload.is_wanted:
+        reload.begin_again()
     if not options["once"] and collectors.stopped_by is not None:
         return Exit.INTERRUPTED if collectors.stopped_by == "int" else Exit.DONE
     code = code_of_all(list(codes.values()))

@@ -22,7 +22,7 @@ from kropot.cli.gateway_vault import vault as vault_group
 from kropot.cli.masterkey import key_path, master_key
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
-from kropot.cli.sizes import FineSpan
+from kropot.cli.sizes import FineSpan, ListenAddress
 from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
 from kropot.sc2.kits import STORED_SALT
@@ -137,6 +137,12 @@ def command() -> None:
     " trusted proxy counts as the client. Can be repeated.",
 )
 @click.option(
+    "--metrics",
+    type=ListenAddress(),
+    metavar="HOST:PORT",
+    help="Serve metrics for Prometheus at http://HOST:PORT/metrics, apart from what clients reach. They need no token.",
+)
+@click.option(
     "--moved", is_flag=True, help="Accept that the folder of this database has moved to --source. Needed once."
 )
 def serve(
@@ -155,6 +161,7 @@ def serve(
     max_connections: int,
     max_per_address: int,
     trusted_proxies: tuple[str, ...],
+    metrics: tuple[str, int] | None,
     moved: bool,
     **chosen: Any,
 ) -> Exit:
@@ -163,11 +170,13 @@ def serve(
     The gateway seals every file with the key of the token that asks. It has no TLS, and every request carries the
     token. Keep it on this machine, behind a proxy with TLS, or inside a tunnel.
     """
+    from kropot.cli.service_frame import metrics_of, reloadable, watchdog
     from kropot.gateway.kits import refuse_inside
     from kropot.gateway.revocations import default_revocations
     from kropot.gateway.server import GatewayOptions, Service
     from kropot.gateway.sources import FolderSource
     from kropot.gateway.state import sqlite_file
+    from kropot.service.systemd import ServiceManager
     from kropot.serving.guard import Bounds
     from kropot.serving.listening import address_of, allow_descriptors, listen
 
@@ -192,7 +201,9 @@ def serve(
     allow_descriptors(max_connections)
     key = master_key(state_url, key_file)
     service = Service(source=source, state_url=state_url, master_key=key, options=options)
+    manager, counting = ServiceManager(), metrics_of(service, metrics)
     stop, server = threading.Event(), service.server()
+    watchdog(server, manager, service.standing)
     caught: list[int] = []
 
     def end(number: int, _frame: object) -> None:
@@ -204,7 +215,7 @@ def serve(
         signal.signal(number, end)
     scanner = threading.Thread(target=service.scan_forever, args=(stop,), name="scan")
     try:
-        with listen(host, port) as listening:
+        with reloadable(manager) as reload, counting, listen(host, port) as listening:
             if not host.startswith(_LOOPBACK):
                 warn(
                     f"tokens and plain contents cross the network unencrypted, because the gateway listens on {host}: "
@@ -217,11 +228,14 @@ def serve(
             say(f"serving {source} at {url}; press Ctrl-C to stop")
             scanner.start()
             server.run([listening])
+            manager.stopping()
     finally:
         stop.set()
         if scanner.ident is not None:
             scanner.join()
         service.close()
+    if reload.is_wanted and signal.SIGINT not in caught:
+        reload.begin_again()
     return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
 
 

@@ -11,7 +11,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Check and prove": ("verify", "checkpoint", "prove", "check-proof", "consistency"),
     "Look after the replica": ("storage", "prune", "keep", "db", "rebuild", "snapshot"),
     "Serve files": ("gateway", "keeper"),
-    "Set up": ("config", "completion", "man", "demo"),
+    "Set up": ("config", "service", "completion", "man", "demo"),
 }
 """The commands of the root by what a person wants to do. What no group names comes last, under "Other commands"."""
 
@@ -77,6 +77,8 @@ EXAMPLES: Final[dict[str, str]] = {
     "recipe": "kropotcli recipe laptop:3f9a0c1b --key kit.json",
     "replay": "kropotcli replay --until 2026-05-01",
     "restore": "kropotcli restore docs --key kit.json --to restored --until 7d",
+    "service": "kropotcli service install --user --dry-run",
+    "service install": "kropotcli service install --system collect verify",
     "snapshot": "kropotcli snapshot",
     "source": "kropotcli source list",
     "source accept": "kropotcli source accept laptop",

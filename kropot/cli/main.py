@@ -58,6 +58,7 @@ COMMANDS: Final[dict[str, str]] = {
     "db": "Make, upgrade, describe, copy or recover a ledger's database.",
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",
     "keeper": "Serve a replica to its owner from afar, and manage the tokens for it.",
+    "service": "Install the units that let systemd run this program.",
     "config": "Write a configuration file, check it, or show every value and where it came from.",
     "completion": "Complete command lines with the Tab key, in bash, zsh and fish.",
     "man": "Print or write manual pages.",

@@ -17,10 +17,12 @@ from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 from kropot.secret import Secret, credentials_in, guard, guard_credentials, shown_url
 from kropot.securecopy.address import checked_base_url, is_user_agent, sends_token_in_clear
-from kropot.user_folders import config_folder, expanded
+from kropot.user_folders import config_folder, expanded, is_credential
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from kropot.notify.rules import NotifyRules
 
 ENV_PREFIX: Final = "KROPOT"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -175,6 +177,7 @@ class ConfigFile:
     is_confidential: bool = False
     sources: Mapping[str, object] = field(default_factory=dict, repr=False)
     retention: Mapping[str, object] | None = None
+    notify: NotifyRules | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +289,7 @@ def read_config(path: Path) -> ConfigFile:
     retention = data.pop("retention", None)
     if retention is not None and not isinstance(retention, dict):
         raise UsageError(f"the configuration file {path} gives retention a value: write a table [retention]")
+    notify = _notify_rules(path, data.pop("notify", None))
     spelt = _underscored(data)
     known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}
     values = {name: value for name, value in spelt.items() if not isinstance(value, dict)}
@@ -305,10 +309,25 @@ def read_config(path: Path) -> ConfigFile:
         path=path,
         values=values,
         tables={name: value for name, value in spelt.items() if isinstance(value, dict)},
-        is_confidential=bool(tokens) or any(map(credentials_in, texts)),
+        is_confidential=bool(tokens) or notify is not None or any(map(credentials_in, texts)),
         sources=sources,
         retention=retention,
+        notify=notify,
     )
+
+
+def _notify_rules(path: Path, table: object) -> NotifyRules | None:
+    """Return whom the table [notify] names, None without one. Raises: UsageError."""
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise UsageError(f"the configuration file {path} gives notify a value: write a table [notify]")
+    from kropot.notify.rules import parse_notify
+
+    try:
+        return parse_notify(table)
+    except UsageError as error:
+        raise UsageError(f"the configuration file {path}: {error}") from None
 
 
 def find_config(given: Path | None, environ: Mapping[str, str]) -> ConfigFile | None:
@@ -370,6 +389,8 @@ def read_token(path: Path) -> Secret:
 
 def is_readable_by_others(path: Path) -> bool:
     """Return whether users other than the owner can read the file. Return False if its mode cannot be read."""
+    if is_credential(path):
+        return False
     try:
         mode = path.stat().st_mode
     except OSError:

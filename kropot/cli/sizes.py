@@ -10,6 +10,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kropot.bandwidth import Timetable
+
 _AMOUNT: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 _BYTES: Final = {
     unit.lower(): base**power
@@ -20,6 +22,7 @@ _BYTES: Final = {
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SPAN_EXAMPLES: Final = "90s, 15min, 36h or 7d"
 
+_MOST_PORT: Final = 65_535
 _MOST: Final = 1 << 62
 """The largest accepted amount. Databases and clocks cannot hold much larger numbers."""
 
@@ -89,6 +92,39 @@ class Measure:
 def span_of(unit: str, *, least: int = 0) -> Amount:
     """Return the type of a span of time, in seconds. A number without a unit means `unit`, e.g. "d" for days."""
     return Amount("span of time", _SECONDS | {"": _SECONDS[unit]}, _SPAN_EXAMPLES, least=least)
+
+
+class RateTimetable(click.ParamType["Timetable", Any]):
+    """A rate, or a timetable of rates, as `kropot.bandwidth` reads it."""
+
+    name = "timetable"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Timetable:
+        """Return the timetable. Raises: click.BadParameter with examples if the text is not one."""
+        from kropot.bandwidth import Timetable, parse_timetable
+
+        if isinstance(value, Timetable):
+            return value
+        try:
+            return parse_timetable(str(value))
+        except ValueError as error:
+            self.fail(f"{error}: try 2M, 512k, off, or '08:00,512k 19:00,off'", param, ctx)
+
+
+class ListenAddress(click.ParamType[tuple[str, int], Any]):
+    """An address to listen on: `HOST:PORT` or `[IPV6]:PORT`."""
+
+    name = "address"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """Return host and port. Raises: click.BadParameter."""
+        if isinstance(value, tuple):
+            return value
+        host, colon, port = str(value).strip().rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not (colon and host and port.isascii() and port.isdigit() and int(port) <= _MOST_PORT):
+            self.fail(f"{value!r} is not an address to listen on: try 127.0.0.1:9184", param, ctx)
+        return host, int(port)
 
 
 SIZE: Final = Amount("size", _BYTES, "1GiB, 500MiB or 1000000")

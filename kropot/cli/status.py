@@ -20,6 +20,7 @@ from kropot.cli.base import (
     warn_of_frozen_time,
 )
 from kropot.cli.base import command as define
+from kropot.cli.calls import call_about_alarms, note_counts
 from kropot.cli.sizes import SIZE, SPAN, span_of
 from kropot.coverage import foreseen_us, never_read, share
 from kropot.errors import UsageError
@@ -167,6 +168,7 @@ def command(
     )
     with open_ledger(settings, read_only=True) as ledger:
         facts = gather(ledger, storage_of(settings), shown=shown)
+        ledger_id = ledger.identity().ledger_id if facts.position else None
         free = None if facts.storage is None else facts.storage.room.bytes
         space = space_of(ledger, storage_of(settings), free=free, everything=True if everything else None)
     # If this clock is behind, old events must not look new. The ledger's own time can stand still, years ahead.
@@ -174,6 +176,11 @@ def command(
     warn_of_frozen_time(facts.recorded_us, clock_us)
     now_us = max(clock_us, facts.observed_us)
     alarms = health(now_us, facts, limits)
+    file = config_file_of(click.get_current_context())
+    if check:
+        note_counts(alarms=len(alarms))
+        if ledger_id is not None and file is not None:
+            call_about_alarms(file.notify, ledger_id, facts, alarms)
     if nagios:
         from kropot.cli.nagios import plugin_line, plugin_state
 

@@ -14,6 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+from kropot.bandwidth import RateLimiter
 from kropot.collect.binding import find_source
 from kropot.collect.decide.plan import SECOND_US
 from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, CollectRules
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from kropot.bandwidth import Timetable
     from kropot.collect.decide.progress import Progress
     from kropot.collect.run.loop import ProgressListener
     from kropot.collect.run.workers import Inbox, ObjectPublisher
@@ -95,6 +97,7 @@ class CollectOptions:
     checkpoint_to: tuple[Path, ...] = ()
     checkpoint_every: int = 3600
     checkpoint_events: int = 100_000
+    limit_rate: Timetable | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +203,7 @@ def _here(
         headers=client.headers(),
         silence_s=options.server.content_silence_s,
         ca_file=None if options.server.ca_file is None else str(options.server.ca_file),
+        limiter=None if options.limit_rate is None else RateLimiter(options.limit_rate),
     )
     return (
         lambda: choice.make(server, objects, keep_free=options.min_free),

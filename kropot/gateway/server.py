@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import uvicorn
+    from starlette.types import ASGIApp
 
     from kropot.gateway.state import State
     from kropot.sc2.kit import OwnerKit
@@ -153,7 +154,7 @@ class Service:
         batches = BulkAnswers(
             state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births
         )
-        self.app = Gateway(
+        self.app: ASGIApp = Gateway(
             state=self.state,
             catalogue=self.catalogue,
             standing=self.standing,
