@@ -7,9 +7,10 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,30 +117,57 @@ def test_no_flag_says_for_all_sources_which_server_is_meant(run_cli: RunCli, con
     assert run_cli("--config", str(config), "collect", "--once", "--source", "web", env=env).returncode == Exit.USAGE
 
 
-def test_collectors_stop_with_their_parent_and_an_ended_one_is_noticed(kropotcli: Path, config: Path) -> None:
+@contextmanager
+def running(kropotcli: Path, config: Path, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Collect continuously beside the test, until both sources were listed; the log is beside the configuration."""
     log = config.with_name("log")
+    with log.open("wb") as err:
+        process = subprocess.Popen(
+            [kropotcli, "--config", config, "collect"],
+            cwd=config.parent,
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+        )
+    try:
+        wait_for(lambda: log.read_text().count("listed the server") >= 2)
+        yield process
+    finally:
+        process.kill()
+        process.wait(30)
 
-    @contextmanager
-    def started() -> Iterator[subprocess.Popen[bytes]]:
-        with log.open("wb") as err:
-            process = subprocess.Popen(
-                [kropotcli, "--config", config, "collect"], cwd=config.parent, stdout=subprocess.DEVNULL, stderr=err
-            )
-        try:
-            wait_for(lambda: log.read_text().count("listed the server") >= 2)
-            yield process
-        finally:
-            process.kill()
-            process.wait(30)
 
-    with started() as process:
+def test_collectors_stop_with_their_parent_and_an_ended_one_is_noticed(kropotcli: Path, config: Path) -> None:
+    with running(kropotcli, config) as process:
         os.kill(children(process.pid)[0], signal.SIGKILL)
-        wait_for(lambda: "signal 9 killed it" in log.read_text())
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == Exit.DONE
-    with started() as process:
+        wait_for(lambda: "signal 9 killed it" in config.with_name("log").read_text())
         left = children(process.pid)
     wait_for(lambda: not any(is_running(each) for each in left))
+
+
+def test_one_service_of_several_sources_speaks_for_all(kropotcli: Path, config: Path, tmp_path: Path) -> None:
+    place = tmp_path / "notify"
+    heard: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+        link.bind(str(place))
+        link.settimeout(0.05)
+
+        def has_heard(text: str) -> bool:
+            with suppress(TimeoutError):
+                while True:
+                    heard.append(link.recv(4096).decode())
+            return any(each.startswith(text) for each in heard)
+
+        with running(kropotcli, config, NOTIFY_SOCKET=str(place)) as process:
+            wait_for(lambda: has_heard("READY=1"))
+            # Two sources cannot be collected, and wait.
+            wait_for(lambda: has_heard("STATUS=collecting from 2 sources; 2 sources to be tried again"))
+            heard.clear()
+            process.send_signal(signal.SIGHUP)
+            wait_for(lambda: has_heard("RELOADING=1") and has_heard("STOPPING=1") and has_heard("READY=1"))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == Exit.DONE
 
 
 def children(pid: int) -> list[int]:
