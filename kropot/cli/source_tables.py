@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -98,7 +99,8 @@ def settings_for(
 ) -> Settings:
     """Return the settings of one source: flag before environment before its table before the rest of the file.
 
-    Its collector works under an instance name of its own, INSTANCE.NAME.
+    Its collector works under an instance name of its own, INSTANCE.NAME. A token that a service manager handed to this
+    process as a credential beats the file's.
 
     Raises: UsageError, also if a flag or a variable says which source is meant.
     """
@@ -114,6 +116,9 @@ def settings_for(
     hidden = {"token", "token_file"} if {"token", "token_file"} & own.keys() else set()
     values = {name: value for name, value in file.values.items() if name not in hidden} | own
     settings = resolve(flags, environ, replace(file, values=values))
+    credential = _credential(table.name, environ)
+    if credential is not None:
+        settings = replace(settings, token_given=None, token_file=credential)
     return replace(settings, instance_name=f"{settings.instance_name}.{table.name}")
 
 
@@ -134,6 +139,18 @@ def refuse_doubles(tables: Sequence[SourceTable], file: ConfigFile) -> None:
                 f"the configuration file {file.path}: [source.{other}] and [source.{table.name}] have the same token, "
                 "and a token is one source: remove one of the tables, or give it a token of its own"
             )
+
+
+def credential_of(name: str) -> str:
+    """Return the name of the systemd credential that holds a source's token."""
+    return f"{name}.token"
+
+
+def _credential(name: str, environ: Mapping[str, str]) -> Path | None:
+    """Return the file of a source's token that a service manager handed to this process, None if it did not."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    file = None if not folder else Path(folder, credential_of(name))
+    return file if file is not None and file.is_file() else None
 
 
 def policy_for(table: SourceTable, ctx: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:

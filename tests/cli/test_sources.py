@@ -209,6 +209,21 @@ def test_a_failing_source_is_tried_ever_more_rarely() -> None:
     assert pause_s(100) == LONGEST_PAUSE_S
 
 
+def test_the_unit_has_a_credential_for_each_source_and_the_collector_finds_it(run_cli: RunCli, config: Path) -> None:
+    unit = run_cli("--config", str(config), "service", "install", "--system", "--dry-run", "collect").stdout
+    assert f"LoadCredential=web.token:{config.with_name('web.token')}" in unit
+    assert f"LoadCredential=mail-2.token:{config.with_name('mail-2.token')}" in unit
+    assert "LoadCredential=token:" not in unit
+    (start,) = (line for line in unit.splitlines() if line.startswith("ExecStart="))
+    assert start.endswith("config.toml collect")
+    credentials = config.with_name("credentials")
+    credentials.mkdir()
+    config.with_name("web.token").rename(credentials / "web.token")
+    alone = ("--config", str(config), "collect", "--once", "--source", "web")
+    assert run_cli(*alone).returncode == Exit.USAGE
+    assert run_cli(*alone, env={"CREDENTIALS_DIRECTORY": str(credentials)}).returncode == Exit.DONE
+
+
 # --- spans, and config init ------------------------------------------------------------------------------------------
 
 

@@ -37,9 +37,10 @@ def lived_with(system: BareSystem, step: Callable[[str], AbstractContextManager[
         gateway = serve(system, state)
     service = None
     try:
-        with step("a configuration, checked"):
+        with step("a configuration, checked, and the units of the services"):
             configure(system, token)
             system.run("kropotcli", "config", "check")
+            assert "ExecStart=" in system.run("kropotcli", "service", "install", "--system", "--dry-run")
         with step("the service collects, and everything is healthy"):
             service = system.start("kropotcli", "collect")
             wait_for("a healthy replica", lambda: healthy(system))
