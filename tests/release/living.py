@@ -65,11 +65,7 @@ def lived_with(system: BareSystem, step: Callable[[str], AbstractContextManager[
                 each.unlink()
             system.run("kropotcli", "db", "recover", "--from-storage")
         with step("everything is restored with the kit"):
-            system.run(
-                "kropotcli", "restore", "--key", system.path("usb/kit.json"), "--to", system.path("tmp/restored")
-            )
-            for name, text in {**FILES, "new.txt": "news\n"}.items():
-                assert (system.folder / "tmp/restored" / name).read_text() == text, name
+            restore(system)
     finally:
         gateway.kill()
         gateway.wait()
@@ -120,6 +116,13 @@ def configure(system: BareSystem, token: str) -> None:
         'expect-every = "5s"\n'
         'min-free = "100MiB"\n'
     )
+
+
+def restore(system: BareSystem) -> None:
+    """Restore everything with the kit, and compare it."""
+    system.run("kropotcli", "restore", "--key", system.path("usb/kit.json"), "--to", system.path("tmp/restored"))
+    for name, text in {**FILES, "new.txt": "news\n"}.items():
+        assert (system.folder / "tmp/restored" / name).read_text() == text, name
 
 
 def healthy(system: BareSystem) -> bool:
