@@ -67,6 +67,7 @@ __all__ = [
     "emit_document",
     "emit_json",
     "emit_summary",
+    "flags_of",
     "group",
     "open_ledger",
     "own_options",
@@ -394,6 +395,12 @@ def config_file_of(ctx: click.Context) -> ConfigFile | None:
     """Return the configuration file of this run, None if there is none."""
     file: ConfigFile | None = ctx.meta.get(_FILE)
     return file
+
+
+def flags_of(ctx: click.Context) -> Mapping[str, object]:
+    """Return the global options on the command line, by their identifiers."""
+    flags: Mapping[str, object] = ctx.meta.get(_FLAGS, {})
+    return flags
 
 
 def _path(ctx: click.Context) -> list[str]:

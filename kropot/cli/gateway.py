@@ -22,7 +22,7 @@ from kropot.cli.gateway_vault import vault as vault_group
 from kropot.cli.masterkey import key_path, master_key
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
-from kropot.cli.sizes import ListenAddress
+from kropot.cli.sizes import FineSpan, ListenAddress
 from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
 from kropot.gc_tuning import look_for_cycles_rarely
@@ -99,10 +99,10 @@ def command() -> None:
 )
 @click.option(
     "--scan-every",
-    type=click.FloatRange(min=0.1),
-    default=30.0,
+    type=FineSpan(least=0.1),
+    default="30s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="SPAN",
     help="How long to wait between two scans of the folder.",
 )
 @click.option(

@@ -31,6 +31,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "completion print": "kropotcli completion print zsh",
     "config": "kropotcli config show",
     "config check": "kropotcli config check",
+    "config init": "kropotcli config init",
     "config show": "kropotcli config show",
     "consistency": "kropotcli consistency older.ckpt newer.ckpt --public-key owner.pub",
     "db": "kropotcli db info",

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, group, say, warn
+from kropot.cli.base import Settings, config_file_of, emit, emit_json, group, say, warn
 from kropot.cli.paths import PATH
+from kropot.cli.source_tables import credential_of, source_tables
 from kropot.durable.newfile import write_new
 from kropot.errors import KropotError, UsageError
 from kropot.service.units import MARK, SERVICES, sysusers, units
-from kropot.user_folders import config_folder
+from kropot.user_folders import config_folder, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +48,7 @@ def install(
     if manager is None:
         raise UsageError("say who runs the services: give --system or --user")
     wanted = services or SERVICES
-    texts = units(wanted, manager, program=_program(), writable=_writable(settings, manager))
+    texts = units(wanted, manager, program=_program(), writable=_writable(settings, manager), tokens=_tokens())
     folder = _folder(manager, root)
     files = {folder / name: text for name, text in texts.items()}
     if manager == "system":
@@ -122,11 +123,19 @@ def _writable(settings: Settings, manager: Manager) -> list[Path]:
     return sorted({place for place in places if place.is_absolute() and not place.is_relative_to(_OWN)})
 
 
+def _tokens() -> dict[str, Path]:
+    """Return the token files of the configuration's sources by the names of their credentials; none without sources."""
+    tables = source_tables(config_file_of(click.get_current_context())).values()
+    files = {table.name: table.values["token_file"] for table in tables if "token_file" in table.values}
+    return {credential_of(name): expanded(Path(str(file))).absolute() for name, file in files.items()}
+
+
 def _next_steps(manager: Manager, services: Sequence[str]) -> Iterator[str]:
     flag = " --user" if manager == "user" else ""
     if manager == "system":
         yield "next: systemd-sysusers"
         yield "then: put config.toml (owner kropot, mode 0600) and token (owner root, mode 0600) into /etc/kropotcli"
+        yield "(with sources in the file, the unit names their token files: install it again when you add one)"
     else:
         yield "next: put config.toml and token (mode 0600) into ~/.config/kropotcli, and `loginctl enable-linger`"
     started = [f"kropot-{name}.{'timer' if name in {'verify', 'prune', 'check'} else 'service'}" for name in services]

@@ -1,4 +1,4 @@
-"""The parameter types for sizes and durations on the command line: `1GiB`, `500 MB`, `36h`."""
+"""The parameter types for sizes and durations on the command line: `1GiB`, `500 MB`, `5m`, `36h`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BYTES: Final = {
     for unit in (form.format(prefix),)
 } | {"": 1, "b": 1}
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
+_SPAN_EXAMPLES: Final = "90s, 15min, 36h or 7d"
 
 _MOST_PORT: Final = 65_535
 _MOST: Final = 1 << 62
@@ -28,26 +28,70 @@ _MOST: Final = 1 << 62
 
 
 class Amount(click.ParamType[int, Any]):
-    """A number with a unit, converted to a whole number of the smallest unit."""
+    """A number with a unit, converted to a whole number of the smallest unit, which is at least `least`.
 
-    def __init__(self, name: str, units: Mapping[str, int], examples: str) -> None:
+    A number without a unit has the unit with the empty name.
+    """
+
+    def __init__(self, name: str, units: Mapping[str, int], examples: str, *, least: int = 0) -> None:
         """Keep the units (names in lower case) and the examples for error messages."""
         self.name = name
-        self._units = units
-        self._examples = examples
+        self._measure = Measure(name, units, examples)
+        self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the amount. Raises: click.BadParameter with examples if the text is not an amount."""
-        if isinstance(value, int):
-            return value
+        amount = int(self._measure.read(self, value, param, ctx))
+        if amount < self._least:
+            self.fail(f"{value!r} is too small for a {self.name}: give at least {self._least}", param, ctx)
+        return amount
+
+
+class FineSpan(click.ParamType[float, Any]):
+    """A span of time in seconds, which can be a part of one and is at least `least`."""
+
+    name = "span of time"
+
+    def __init__(self, *, least: float) -> None:
+        """Keep the smallest accepted span."""
+        self._least = least
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds. Raises: click.BadParameter with examples if the text is not a span."""
+        amount = Measure(self.name, _SECONDS, _SPAN_EXAMPLES).read(self, value, param, ctx)
+        if amount < self._least:
+            self.fail(f"{value!r} is too small for a {self.name}: give at least {self._least}", param, ctx)
+        return amount
+
+
+class Measure:
+    """Reads a number with a unit."""
+
+    def __init__(self, name: str, units: Mapping[str, int], examples: str) -> None:
+        """Keep the units (names in lower case) and the examples for error messages."""
+        self._name, self._units, self._examples = name, units, examples
+
+    def read(
+        self,
+        kind: click.ParamType[Any, Any],
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Return the amount in the smallest unit. Raises: click.BadParameter."""
         found = _AMOUNT.fullmatch(str(value))
         unit = None if found is None else self._units.get(found[2].lower())
         if found is None or unit is None:
-            self.fail(f"{value!r} is not a {self.name}: try {self._examples}", param, ctx)
+            kind.fail(f"{value!r} is not a {self._name}: try {self._examples}", param, ctx)
         amount = float(found[1]) * unit
         if amount > _MOST:
-            self.fail(f"{value!r} is too large for a {self.name}: try {self._examples}", param, ctx)
-        return int(amount)
+            kind.fail(f"{value!r} is too large for a {self._name}: try {self._examples}", param, ctx)
+        return amount
+
+
+def span_of(unit: str, *, least: int = 0) -> Amount:
+    """Return the type of a span of time, in seconds. A number without a unit means `unit`, e.g. "d" for days."""
+    return Amount("span of time", _SECONDS | {"": _SECONDS[unit]}, _SPAN_EXAMPLES, least=least)
 
 
 class RateTimetable(click.ParamType["Timetable", Any]):
@@ -86,5 +130,5 @@ class ListenAddress(click.ParamType[tuple[str, int], Any]):
 SIZE: Final = Amount("size", _BYTES, "1GiB, 500MiB or 1000000")
 """Bytes."""
 
-SPAN: Final = Amount("span of time", _SECONDS, "90s, 15min, 36h or 7d")
+SPAN: Final = span_of("s")
 """Seconds."""

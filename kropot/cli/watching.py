@@ -178,6 +178,7 @@ class CollectWatch:
 def watching(
     settings: Settings,
     *,
+    is_alone: bool = True,
     manager: ServiceManager,
     notifier: Notifier,
     labels: Labels,
@@ -190,7 +191,7 @@ def watching(
     Raises: KropotError if the address for metrics cannot be used.
     """
     with ExitStack() as stack:
-        display = stack.enter_context(progress_display(settings))
+        display = stack.enter_context(progress_display(settings, is_alone=is_alone))
         watch = CollectWatch(
             display=display, manager=manager, notifier=notifier, labels=labels, metrics_file=metrics_file
         )

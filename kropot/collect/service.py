@@ -21,6 +21,7 @@ from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, Col
 from kropot.collect.decide.sources import Thresholds
 from kropot.collect.decide.step import Collector
 from kropot.collect.failed_run import REASONS, failure_recorded, record_failure
+from kropot.collect.label import label_source
 from kropot.collect.packing import gather
 from kropot.collect.run.effects import LedgerEffects
 from kropot.collect.run.loop import Loop
@@ -69,11 +70,15 @@ SHORTEST_REFRESH_S: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectOptions:
-    """What to collect, from where, into what, and how. Sizes are in bytes, times in seconds, shares in percent."""
+    """What to collect, from where, into what, and how. Sizes are in bytes, times in seconds, shares in percent.
+
+    `label` is what the configuration file calls the source.
+    """
 
     server: ServerAccess
     storage: Storage
     instance: str
+    label: str | None = None
     refresh_time: int = 300
     once: bool = False
     full: bool = False
@@ -118,10 +123,12 @@ def collect(
     show: Callable[[], AbstractContextManager[ProgressListener]],
     say: Callable[[str], None],
     warn: Callable[[str], None],
+    stopping: Callable[[Loop], AbstractContextManager[None]] = stopped_by_signals,
 ) -> Outcome:
     """Run a collector until it is done or is asked to stop.
 
-    `show` opens what displays the progress; `say` and `warn` take a sentence for the user.
+    `show` opens what displays the progress; `say` and `warn` take a sentence for the user. Within the block that
+    `stopping` opens, somebody can ask the loop to stop.
 
     Raises:
         LockedError: another living process works under this instance's name.
@@ -138,6 +145,8 @@ def collect(
             if removed:
                 say(f"removed {removed:,} unfinished file{'' if removed == 1 else 's'} of an earlier run")
             source_id = find_source(options.server, ledger, new_source=options.new_source, say=say)
+            if options.label is not None:
+                label_source(ledger, source_id, options.label, warn=warn)
             rules = _rules(options)
             collector = Collector(source_id, ledger.sources()[source_id].source, rules)
             with _transfers(options, client, objects, warn) as movers, show() as listener:
@@ -152,7 +161,7 @@ def collect(
                 )
                 look_for_cycles_rarely()
                 with (
-                    stopped_by_signals(loop),
+                    stopping(loop),
                     _upkeep(options, ledger, segments, loop, warn),
                     failure_recorded(ledger, source_id, options.instance),
                 ):

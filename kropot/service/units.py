@@ -6,12 +6,13 @@ Units of a user lack what only the system's manager may set, e.g. another user a
 from __future__ import annotations
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal
 
 from kropot.errors import KropotError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 Manager = Literal["system", "user"]
 
@@ -22,6 +23,8 @@ MARK: Final = "# Installed by `kropotcli service install`."
 """How each unit begins. A file that begins otherwise is somebody else's, and is not replaced."""
 
 _PROGRAM: Final = "/usr/bin/kropotcli"
+_ONLY_ONE: Final = " --token-file %d/token"
+_ONE_TOKEN: Final[Mapping[str, Path]] = MappingProxyType({})
 _FOR_USERS: Final = frozenset(
     {
         *("Type", "NotifyAccess", "LoadCredential", "ExecStart", "ExecReload", "Restart", "RestartSec"),
@@ -36,12 +39,18 @@ _FOR_USERS: Final = frozenset(
 
 
 def units(
-    services: Sequence[str], manager: Manager, *, program: str = _PROGRAM, writable: Sequence[Path] = ()
+    services: Sequence[str],
+    manager: Manager,
+    *,
+    program: str = _PROGRAM,
+    writable: Sequence[Path] = (),
+    tokens: Mapping[str, Path] = _ONE_TOKEN,
 ) -> dict[str, str]:
     """Return the texts of the units by their file names.
 
     The words of `program` are kept apart by NUL. `writable` are the folders outside of the services' own that hold the
-    replica. The gateway has nothing to do there.
+    replica. The gateway has nothing to do there. `tokens` are the token files of the configuration's sources by the
+    names of their credentials; without any, the collector has the one token of its unit.
 
     Raises: KropotError if the units were not installed with the program.
     """
@@ -51,8 +60,8 @@ def units(
             path = contrib() / "systemd" / f"kropot-{service}.{ending}"
             if path.is_file():
                 more = () if service == "gateway" else writable
-                lines = _lines(path.read_text().splitlines(), manager, program, more)
-                found[path.name] = "\n".join(lines) + "\n"
+                lines = [*_lines(path.read_text().splitlines(), manager, program, more)]
+                found[path.name] = "\n".join(_with_tokens(lines, tokens) if tokens else lines) + "\n"
     return found
 
 
@@ -93,6 +102,17 @@ def _lines(lines: Sequence[str], manager: Manager, program: str, writable: Seque
                 yield from (f"ReadWritePaths={_quoted(str(folder))}" for folder in writable)
             case _:
                 yield line
+
+
+def _with_tokens(lines: Sequence[str], tokens: Mapping[str, Path]) -> Iterator[str]:
+    """Give the collector a credential for each source, which it finds by the source's name, for the only one it had."""
+    for line in lines:
+        if line.startswith("LoadCredential=token:"):
+            yield from (f"LoadCredential={name}:{_quoted(str(file))}" for name, file in tokens.items())
+        elif line.startswith("# The token: a file that"):
+            yield "# The tokens: files that only root can read. Only this service sees the copies in %d."
+        else:
+            yield line.replace(_ONLY_ONE, "") if line.startswith("ExecStart=") else line
 
 
 def _quoted(word: str) -> str:
