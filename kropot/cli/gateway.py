@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,6 +137,13 @@ def command() -> None:
     " trusted proxy counts as the client. Can be repeated.",
 )
 @click.option(
+    "--status-port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="Show a page for the admin at this port of 127.0.0.1: what is served, what is not and why, tokens and their "
+    "last pulls. Every user of this machine can read it. It names no file.",
+)
+@click.option(
     "--moved", is_flag=True, help="Accept that the folder of this database has moved to --source. Needed once."
 )
 def serve(
@@ -155,6 +163,7 @@ def serve(
     max_per_address: int,
     trusted_proxies: tuple[str, ...],
     moved: bool,
+    status_port: int | None,
     **chosen: Any,
 ) -> Exit:
     """Serve a folder over the SecureCopy protocol, until stopped.
@@ -203,7 +212,12 @@ def serve(
         signal.signal(number, end)
     scanner = threading.Thread(target=service.scan_forever, args=(stop,), name="scan")
     try:
-        with listen(host, port) as listening:
+        with ExitStack() as stack:
+            listening = stack.enter_context(listen(host, port))
+            if status_port is not None:
+                from kropot.gateway.statuspage import status_page
+
+                say(f"its status page is at {stack.enter_context(status_page(service, status_port))}")
             if not host.startswith(_LOOPBACK):
                 warn(
                     f"tokens and plain contents cross the network unencrypted, because the gateway listens on {host}: "

@@ -58,6 +58,7 @@ COMMANDS: Final[dict[str, str]] = {
     "db": "Make, upgrade, describe, copy or recover a ledger's database.",
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",
     "keeper": "Serve a replica to its owner from afar, and manage the tokens for it.",
+    "browse": "Look at a replica in a browser: its files by name, its past, its proofs.",
     "config": "Show the value of every option and where it came from, or check all of them.",
     "completion": "Complete command lines with the Tab key, in bash, zsh and fish.",
     "man": "Print or write manual pages.",

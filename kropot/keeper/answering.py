@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kropot.errors import IntegrityError, UsageError
 from kropot.keeper.asking import NotFoundError, cursor_of
-from kropot.keeper.operations import MOST_HEADERS, STATES
+from kropot.keeper.operations import MOST_HEADERS, RULES, STATES
 from kropot.keeper.visitor import Role
 from kropot.proofs import prove_consistency, prove_event
 from kropot.query.erasures import erased_in
@@ -23,19 +23,26 @@ from kropot.query.render import (
     round_json,
     source_json,
     status_json,
+    timeline_json,
 )
 from kropot.query.rounds import rounds
+from kropot.query.space import FEW_ELEMENTS, space_of
+from kropot.query.timeline import MOST_BARS, timeline
 from kropot.query.volumes import StoredVolumes
 from kropot.replay.copies import held_at
 from kropot.replay.diff import diff
 from kropot.replay.page import page_at
 from kropot.restore.element_copy import standing_of
 from kropot.restore.evidence import event_json as evidence_json
+from kropot.retention.deciding import Decider
+from kropot.retention.policy import DAY_S, MIN_AGE_S, parse_policy
 from kropot.wording import instant
 from ledger.checkpoint import origin_of, unverified_checkpoint
 from ledger.errors import BadCheckpointError
 from ledger.log import utc_now_us
 from ledger.merkle import consistency_path, inclusion_path
+from ledger.retaining import decided_of
+from ledger.retention import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,12 +52,14 @@ if TYPE_CHECKING:
     from kropot.objects.opening import Storage
     from kropot.query.facts import Facts
     from kropot.query.health import Limits
+    from kropot.query.space import Space
     from kropot.replay.copies import HeldCopy
     from kropot.replay.fold import Standing
     from kropot.replay.moment import Moment
     from ledger.checkpoint import Checkpoint
     from ledger.events import StreamKey
     from ledger.log import Ledger
+    from ledger.retention import KeepRules
 
 
 class KeeperAnswers:
@@ -61,6 +70,7 @@ class KeeperAnswers:
         self._ledger = ledger
         self._storage = storage
         self._limits = limits
+        self._space: tuple[int, Space] | None = None
 
     def me(self, visitor: Visitor, _asked: Asked) -> dict[str, Any]:
         """Return what the visitor's token is for."""
@@ -108,7 +118,32 @@ class KeeperAnswers:
                 sum_["elements"] += tally["elements"]
                 sum_["bytes"] += tally["bytes"]
         room = {name: status["storage"][name] for name in ("free_bytes", "free_files", "ledger_free_bytes")}
-        return {"states": total, "sources": sources, **room}
+        # A token that is bound to sources is told nothing about those of others.
+        fills = None if visitor.sources is not None else self._fills(room["free_bytes"])
+        return {"states": total, "sources": sources, **room, "fills": fills}
+
+    def policy(self, visitor: Visitor, asked: Asked) -> dict[str, Any]:
+        """Return what a policy would let go now. A replica with many elements is not looked at."""
+        rules = {name: asked.whole(name, 0, most=10_000) for name in RULES if name != "min_age_days"}
+        if any(rules.values()):
+            age = asked.whole("min_age_days", MIN_AGE_S // DAY_S, most=10_000)
+            table = {f"keep-{name}": count for name, count in rules.items()} | {"min-age": age * DAY_S}
+            found, which = tuple(parse_policy(table).values()), "asked"
+        else:
+            found = decided_of(self._ledger).retention.rules
+            which = "recorded" if found else "none"
+        tallies = self._ledger.tallies()
+        looked = which != "none" and sum(each.elements for each in tallies) <= FEW_ELEMENTS
+        if visitor.sources is not None:
+            looked = False
+        sum_ = self._would_release(found) if looked else {}
+        return {
+            "rules": which,
+            "looked": looked,
+            "copies": sum(each["objects"] for each in sum_.values()),
+            "bytes": sum(each["bytes"] for each in sum_.values()),
+            "reasons": sum_,
+        }
 
     # --- moments ------------------------------------------------------------------------------------------------------
 
@@ -151,6 +186,21 @@ class KeeperAnswers:
             found = volumes.between(each.source, each.after, each.position)
             rows.append(round_json(each, labels[each.source], *found))
         return {"points": rows, "next": None}
+
+    def timeline(self, visitor: Visitor, asked: Asked) -> dict[str, Any]:
+        """Return the life of the sources as bars."""
+        source, count = asked.source(), max(1, asked.whole("bars", 120, most=MOST_BARS))
+        wanted = [id_ for id_ in self._ledger.sources() if visitor.sees(id_) and (source is None or id_ == source)]
+        start, end = asked.whole("from_ms", -1), asked.whole("to_ms", -1)
+        return timeline_json(
+            timeline(
+                self._ledger,
+                wanted,
+                bars=count,
+                from_us=None if start < 0 else start * 1000,
+                to_us=None if end < 0 else end * 1000,
+            )
+        )
 
     # --- elements -----------------------------------------------------------------------------------------------------
 
@@ -318,6 +368,25 @@ class KeeperAnswers:
             raise NotFoundError("there is no such object")
 
     # --- helpers ------------------------------------------------------------------------------------------------------
+
+    def _fills(self, free: int | None) -> dict[str, Any]:
+        """Return what fills the storage. It is looked at once for each position of the ledger."""
+        position = self._ledger.head().position
+        if self._space is None or self._space[0] != position:
+            self._space = position, space_of(self._ledger, self._storage, free=None)
+        return replace(self._space[1], free=free).json
+
+    def _would_release(self, rules: tuple[KeepRules, ...]) -> dict[str, dict[str, int]]:
+        retention = Retention(rules=rules, pins=decided_of(self._ledger).retention.pins, signature=None)
+        decider = Decider(
+            ledger=self._ledger, retention=retention, position=self._ledger.head().position, at_us=utc_now_us()
+        )
+        found: dict[str, dict[str, int]] = {}
+        for each in decider.all():
+            sum_ = found.setdefault(each.release.reason, {"objects": 0, "bytes": 0})
+            sum_["objects"] += 1
+            sum_["bytes"] += each.release.size
+        return found
 
     def _rows(self, standings: list[Standing], moment: Moment, *, with_events: bool) -> Iterator[dict[str, Any]]:
         past: frozenset[bytes] = frozenset()
