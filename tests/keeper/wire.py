@@ -67,6 +67,9 @@ class Wire:
             while data := owner.recv(1 << 16):
                 self.sent += data
                 keeper.sendall(data)
+        with suppress(OSError):
+            # Closing alone would not wake the thread that waits for an answer.
+            keeper.shutdown(socket.SHUT_RDWR)
         keeper.close()
 
     def _back(self, keeper: socket.socket, owner: socket.socket, limit: int | None) -> None:
