@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kropot.errors import IntegrityError, UsageError
 from kropot.keeper.asking import NotFoundError, cursor_of
-from kropot.keeper.operations import MOST_HEADERS, RULES, STATES
+from kropot.keeper.operations import MOST_HEADERS, STATES
+from kropot.keeper.room import RoomAnswers
 from kropot.keeper.visitor import Role
 from kropot.proofs import prove_consistency, prove_event
 from kropot.query.erasures import erased_in
@@ -26,7 +27,6 @@ from kropot.query.render import (
     timeline_json,
 )
 from kropot.query.rounds import rounds
-from kropot.query.space import FEW_ELEMENTS, space_of
 from kropot.query.timeline import MOST_BARS, timeline
 from kropot.query.volumes import StoredVolumes
 from kropot.replay.copies import held_at
@@ -34,15 +34,11 @@ from kropot.replay.diff import diff
 from kropot.replay.page import page_at
 from kropot.restore.element_copy import standing_of
 from kropot.restore.evidence import event_json as evidence_json
-from kropot.retention.deciding import Decider
-from kropot.retention.policy import DAY_S, MIN_AGE_S, parse_policy
 from kropot.wording import instant
 from ledger.checkpoint import origin_of, unverified_checkpoint
 from ledger.errors import BadCheckpointError
 from ledger.log import utc_now_us
 from ledger.merkle import consistency_path, inclusion_path
-from ledger.retaining import decided_of
-from ledger.retention import Retention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,25 +48,21 @@ if TYPE_CHECKING:
     from kropot.objects.opening import Storage
     from kropot.query.facts import Facts
     from kropot.query.health import Limits
-    from kropot.query.space import Space
     from kropot.replay.copies import HeldCopy
     from kropot.replay.fold import Standing
     from kropot.replay.moment import Moment
     from ledger.checkpoint import Checkpoint
     from ledger.events import StreamKey
     from ledger.log import Ledger
-    from ledger.retention import KeepRules
 
 
-class KeeperAnswers:
+class KeeperAnswers(RoomAnswers):
     """Answers the questions about one replica. Any thread may ask."""
 
     def __init__(self, ledger: Ledger, storage: Storage, limits: Limits) -> None:
         """Read this replica. `limits` say when there is an alarm."""
-        self._ledger = ledger
-        self._storage = storage
+        super().__init__(ledger, storage)
         self._limits = limits
-        self._space: tuple[int, Space] | None = None
 
     def me(self, visitor: Visitor, _asked: Asked) -> dict[str, Any]:
         """Return what the visitor's token is for."""
@@ -106,44 +98,6 @@ class KeeperAnswers:
         """Return which contents were read and compared when."""
         status = self.status(visitor)
         return {**status["audit"], "audited_since": status["audited_since"]}
-
-    def space(self, visitor: Visitor, _asked: Asked | None = None) -> dict[str, Any]:
-        """Return what is stored in which state, and how much room is left. These are sums that the ledger maintains."""
-        status = self.status(visitor)
-        sources = [{"source": each["source"], "states": each["states"]} for each in status["sources"]]
-        total: dict[str, dict[str, int]] = {}
-        for each in sources:
-            for state, tally in each["states"].items():
-                sum_ = total.setdefault(state, {"elements": 0, "bytes": 0})
-                sum_["elements"] += tally["elements"]
-                sum_["bytes"] += tally["bytes"]
-        room = {name: status["storage"][name] for name in ("free_bytes", "free_files", "ledger_free_bytes")}
-        # A token that is bound to sources is told nothing about those of others.
-        fills = None if visitor.sources is not None else self._fills(room["free_bytes"])
-        return {"states": total, "sources": sources, **room, "fills": fills}
-
-    def policy(self, visitor: Visitor, asked: Asked) -> dict[str, Any]:
-        """Return what a policy would let go now. A replica with many elements is not looked at."""
-        rules = {name: asked.whole(name, 0, most=10_000) for name in RULES if name != "min_age_days"}
-        if any(rules.values()):
-            age = asked.whole("min_age_days", MIN_AGE_S // DAY_S, most=10_000)
-            table = {f"keep-{name}": count for name, count in rules.items()} | {"min-age": age * DAY_S}
-            found, which = tuple(parse_policy(table).values()), "asked"
-        else:
-            found = decided_of(self._ledger).retention.rules
-            which = "recorded" if found else "none"
-        tallies = self._ledger.tallies()
-        looked = which != "none" and sum(each.elements for each in tallies) <= FEW_ELEMENTS
-        if visitor.sources is not None:
-            looked = False
-        sum_ = self._would_release(found) if looked else {}
-        return {
-            "rules": which,
-            "looked": looked,
-            "copies": sum(each["objects"] for each in sum_.values()),
-            "bytes": sum(each["bytes"] for each in sum_.values()),
-            "reasons": sum_,
-        }
 
     # --- moments ------------------------------------------------------------------------------------------------------
 
@@ -368,25 +322,6 @@ class KeeperAnswers:
             raise NotFoundError("there is no such object")
 
     # --- helpers ------------------------------------------------------------------------------------------------------
-
-    def _fills(self, free: int | None) -> dict[str, Any]:
-        """Return what fills the storage. It is looked at once for each position of the ledger."""
-        position = self._ledger.head().position
-        if self._space is None or self._space[0] != position:
-            self._space = position, space_of(self._ledger, self._storage, free=None)
-        return replace(self._space[1], free=free).json
-
-    def _would_release(self, rules: tuple[KeepRules, ...]) -> dict[str, dict[str, int]]:
-        retention = Retention(rules=rules, pins=decided_of(self._ledger).retention.pins, signature=None)
-        decider = Decider(
-            ledger=self._ledger, retention=retention, position=self._ledger.head().position, at_us=utc_now_us()
-        )
-        found: dict[str, dict[str, int]] = {}
-        for each in decider.all():
-            sum_ = found.setdefault(each.release.reason, {"objects": 0, "bytes": 0})
-            sum_["objects"] += 1
-            sum_["bytes"] += each.release.size
-        return found
 
     def _rows(self, standings: list[Standing], moment: Moment, *, with_events: bool) -> Iterator[dict[str, Any]]:
         past: frozenset[bytes] = frozenset()

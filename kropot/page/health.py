@@ -31,6 +31,7 @@ GRAVE: Final = frozenset(
 )
 """The alarms that mean that copies are at risk. Others mean that something is to be looked at."""
 
+FAR_DAYS: Final = 20 * 365
 _ROUNDS: Final = 30
 _LOOK_BACK: Final = (DAY_US // 8, 40 * DAY_US)
 _MOST_SOURCES: Final = 200
@@ -163,7 +164,7 @@ def _facts(
         signed = t["checkpoint_at"].format(size=f"{whole(last['size']):,}", ago=ago(at, now_us))
     return [
         (t["free"], t["free_unknown"] if free is None else amount(free)),
-        (t["full"], full if days is None else t["full_in"].format(f"{days:,}")),
+        (t["full"], full if days is None else t["full_far"] if days > FAR_DAYS else t["full_in"].format(f"{days:,}")),
         (t["verified"], verified.format(shown(us_of(status["audited_since"])))),
         (t["checkpoint"], signed),
     ]

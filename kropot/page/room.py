@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from kropot.page.health import FAR_DAYS
 from kropot.page.life import WIDTH
 from kropot.page.texts import T
 from kropot.page.window import line_or_none, reading, rows, whole, whole_or_none
@@ -43,7 +44,7 @@ def room_screen(window: Window, asked: Mapping[str, int]) -> dict[str, Any]:
             "is_bound": fills is None,
             "was_looked": fills is not None and fills["older"] is not None,
             "growth": None if fills is None else _growth(fills),
-            "full_in": None if fills is None else whole_or_none(fills["full_in_days"]),
+            "full_in": None if fills is None else _soon(whole_or_none(fills["full_in_days"])),
             "sources": sorted(sources, key=lambda each: -each[1]),
             "curve": curve([whole(each["bytes"]) for each in rows(life["bars"], 1000)]),
             "policy": _policy(policy),
@@ -89,6 +90,10 @@ def _segments(parts: list[tuple[str, str, int]]) -> list[tuple[str, float, float
         found.append((kind, round(at, 3), round(width, 3)))
         at += width
     return found
+
+
+def _soon(days: int | None) -> int | None:
+    return None if days is None or days > FAR_DAYS else days
 
 
 def _growth(fills: dict[str, Any]) -> str:

@@ -19,12 +19,15 @@ from ledger.events import (
     Copy,
     CopyStored,
     HeldListing,
+    Keeping,
     Listing,
     ListingCompleted,
     ListingHeldBack,
     RemoteObserved,
+    SourceLabelled,
     StreamKey,
 )
+from ledger.keeping import keep
 from ledger.log import AUDIT_KEY, NewFact, source_key
 from tests.kropot.replay_world import EMPTY, SECOND
 from tests.kropot.sc2_world import SOURCE, VAULT
@@ -78,6 +81,7 @@ def small(kept: Kept) -> bytes:
         f"{folder}/letter-{number:02}.txt" for number in range(10) for folder in ("1842", "1876/May", "1902", "maps")
     ]
     names += ["zażółć gęślą.txt", "notes.html"]
+    keep(world.ledger, source, SourceLabelled(keeping=Keeping(label="letters")), version=0)
     list_now(world, source, seen=42, new=42)
     for number, name in enumerate(names):
         text = HOSTILE if name.endswith("html") else f"letter {number} to {name}\n" * (number * 40 + 1)
@@ -164,6 +168,12 @@ class Browsing:
             if self._process.stdout is not None:
                 self._process.stdout.close()
         self._errors.close()
+
+    @property
+    def process(self) -> int:
+        """The number of the process."""
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def base(self) -> str:
