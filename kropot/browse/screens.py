@@ -112,7 +112,8 @@ class OwnerScreens:
         counts = T["proof"]["counts"].format(
             named=f"{sum(opening.sealed.values()):,}", refused=f"{opening.refused:,}", unopened=f"{opening.unopened:,}"
         )
-        return told | {"sealing": sealing or "-", "said": [each[:1].upper() + each[1:] for each in opening.said], "counts": counts}
+        said = [each[:1].upper() + each[1:] for each in opening.said]
+        return told | {"sealing": sealing or "-", "said": said, "counts": counts}
 
     # --- contents -----------------------------------------------------------------------------------------------------
 

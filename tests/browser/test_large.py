@@ -1,4 +1,4 @@
-"""The page with 100,000 names, and its first page at a million elements. `make page` runs these; `make test` does not."""
+"""The page with 100,000 names, and its first page at a million elements, as `make page` tries them."""
 
 from __future__ import annotations
 

@@ -319,8 +319,8 @@ def test_broken_states_are_red_and_say_why(browser: Browser, tmp_path: Path) -> 
     with ExitStack() as stack:
         place = _place(stack, tmp_path, small)
         (place.kept.folder / "storage").rename(place.kept.folder / "elsewhere")
-        with watched(browser, place.browsing.address, dark=True) as found:
-            found.go("health")
+        with watched(browser, place.browsing.address, dark=True, width=380) as found:
+            assert fits(found.go("health"))
             assert found.page.locator(".verdict.red").count() == 1
             assert "kropotcli" in found.page.inner_text(".alarms")
             place.kept.tokens.revoke(1)
