@@ -36,6 +36,16 @@ def state_folder() -> Path | None:
         return None
 
 
+def cache_folder() -> Path | None:
+    """Return this user's cache folder of the program, None for a user without a home."""
+    import platformdirs
+
+    try:
+        return platformdirs.user_cache_path(APP)
+    except RuntimeError:
+        return None
+
+
 def expanded(path: Path) -> Path:
     """Return the path with `~` replaced by the home that it means. Raises: UsageError if nobody knows that home."""
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgpack
 
+import ledger.retention  # noqa: F401 -- its facts register themselves
 from ledger.bounds import MAX_INT, MIN_INT
 from ledger.errors import MalformedEventError
 from ledger.events import FACTS, Fact, UnknownFact
@@ -58,6 +59,11 @@ def _with_unserved(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"listing": dict(sorted({**rest, "unserved": unserved, "unscanned_since": None}.items()))}
 
 
+def _released_by_nobody(fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert a release of schema 1, which names no policy: position 0 has none."""
+    return fields | {"at_us": 0, "by": "", "decided": 0, "policy": 0, "reason": ""}
+
+
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("ListingCompleted", 1): _listing_with("unreadable"),
     ("ListingCompleted", 2): _with_unserved,
@@ -65,6 +71,7 @@ UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("ListingHeldBack", 1): _listing_with("unreadable"),
     ("ListingHeldBack", 2): _with_unserved,
     ("ListingHeldBack", 3): _listing_with("closed"),
+    ("CopyReleased", 1): _released_by_nobody,
 }
 """(type, schema version) -> the function that converts a payload's map to the next schema version."""
 

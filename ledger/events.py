@@ -41,6 +41,8 @@ class Subject(Enum):
     LEDGER = LEDGER_KIND
     INSTANCE = INSTANCE_KIND
     AUDIT = AUDIT_KIND
+    RETENTION = "@retention"
+    FREEING = "@freeing"
     DRILL = "@drill"
     SOURCE = SOURCE_KIND
     KEEPING = "@keeping"
@@ -278,7 +280,8 @@ class Fact:
     """The base of every fact class. `TYPE` is its permanent name in headers. `VERSION` is its payload's schema version.
 
     Skipping an event with `IS_CRITICAL` would make a projection lie, so a program that does not know it stops.
-    `OBJECT_STATE` is what the fact says of an object: that of the element's copy ("sound"), or its own `sha256`.
+    `OBJECT_STATE` is what the fact says of an object: that of the element's copy ("sound"), or its own `sha256`
+    (`NAMES_OBJECT`).
     A fact with `BEGINS` is the first of its stream, and no other fact about this kind of subject is.
     """
 
@@ -290,6 +293,7 @@ class Fact:
     IS_CRITICAL: ClassVar[bool] = False
     ERASES: ClassVar[bool] = False
     OBJECT_STATE: ClassVar[ObjectState | None] = None
+    NAMES_OBJECT: ClassVar[bool] = False
     BEGINS: ClassVar[bool] = False
 
     def contradiction(self) -> str | None:
@@ -343,7 +347,7 @@ class ElementFact(Fact):
             return None if element.damage is None else "it has damage, but no copy"
         if copy.revision > element.revision:
             return f"its copy is of revision {copy.revision}, and the element is at {element.revision}"
-        if element.damage is not None and self.OBJECT_STATE == "sound":
+        if element.damage is not None and self.OBJECT_STATE == "sound" and not self.NAMES_OBJECT:
             return f"it says that its copy is {element.damage}"
         return None
 
@@ -386,6 +390,7 @@ def fact(cls: type[_F]) -> type[_F]:
     if made.OBJECT_STATE not in {None, "sound"} and "sha256" not in made.__dataclass_fields__:  # type: ignore[attr-defined]
         raise TypeError(f"{made.__name__} says that an object is {made.OBJECT_STATE}: give it the field `sha256`")
     made.TYPE = made.__name__
+    made.NAMES_OBJECT = made.NAMES_OBJECT or made.OBJECT_STATE not in {None, "sound"}
     FACTS[made.TYPE] = made
     return made
 
@@ -590,15 +595,6 @@ class CopyLost(ObjectFact):
     """The object of a copy is gone from the store."""
 
     OBJECT_STATE: ClassVar[ObjectState | None] = "lost"
-
-
-@fact
-class CopyReleased(ElementFact):
-    """Retention released an old copy's object. From now on its absence is not damage."""
-
-    IS_CRITICAL: ClassVar[bool] = True
-    OBJECT_STATE: ClassVar[ObjectState | None] = "released"
-    sha256: Sha256
 
 
 @fact

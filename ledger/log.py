@@ -129,13 +129,15 @@ class Ledger:
         batch_key: bytes | None = None,
         release: str | None = None,
         places: Sequence[Placement] = (),
+        check: Callable[[], object] | None = None,
     ) -> Commit:
         """Record the facts in one transaction, all or none, at the positions after the head.
 
         `release` names an instance of this session. Its leases on the facts' streams are given back in the same
-        transaction, and `places` are added to the placements. With `batch_key` (at most 64 bytes), any process can
-        repeat the call if its answer was lost, and gets the first call's commit. If the connection is lost during the
-        call, this method tries once more.
+        transaction, and `places` are added to the placements. `check` is called once the head is locked, when nobody
+        else can append, and can still refuse by raising. With `batch_key` (at most 64 bytes), any process can repeat
+        the call if its answer was lost, and gets the first call's commit. If the connection is lost during the call,
+        this method tries once more.
 
         Raises:
             ConflictError: if an `expected` version is not the stream's; nothing was written.
@@ -155,6 +157,8 @@ class Ledger:
                     done = self._done(tx, batch_key, planned)
                     if done is not None:
                         return done
+                    if check is not None:
+                        check()
                     ground = self._ground(tx, facts)
                     planned = plan_batch(facts, ground, writer=self.writer, nonces=nonces, batch_key=batch_key)
                     refuse_contradictions(facts, ground, self.log, tx)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ledger.events import PayloadErased
 from ledger.memory_places import MemoryPlaces
 from ledger.memory_tables import MemoryWriting, Tables
-from ledger.rows import FORGOTTEN_US, Image, StoredFact, VolumeRow, is_held
+from ledger.rows import FEW_EVENTS, FORGOTTEN_US, Image, StoredFact, VolumeRow, is_held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -112,6 +112,17 @@ class MemoryLog:
     def facts_at(self, positions: Sequence[int]) -> list[tuple[Any, ...]]:
         """Return the columns of a StoredFact for the events at these positions, for folds over millions of events."""
         return [tuple(getattr(event, name) for name in StoredFact._fields) for event in self.events_at(positions)]
+
+    def histories(self, streams: Collection[int], until: int) -> Iterator[tuple[Any, ...]]:
+        """Yield the columns of a StoredFact for every event of these streams up to `until`, stream by stream."""
+        known = self._tables.by_stream
+        for stream in sorted(set(streams)):
+            yield from self.facts_at([at for at in known[stream - 1] if at <= until] if stream <= len(known) else [])
+
+    def of_types(self, types: Collection[str], after: int, until: int, count: int) -> list[tuple[Any, ...]]:
+        """Return the columns of a StoredFact for the first `count` events of these types in (`after`, `until`]."""
+        events = self._tables.events[after : self._until(until)]
+        return self.facts_at([event.seq for event in events if event.type in types][:count])
 
     def stream_events(self, key: bytes, *, newest_first: bool = False) -> Iterator[StoredEvent]:
         """Yield the events of the stream with this stored key, in order or in reverse order."""
@@ -225,6 +236,16 @@ class MemoryProjection:
         for _, row in sorted(self._tables.projection.copies.items()):
             if start <= row.sha256 and (end is None or row.sha256 <= end):
                 yield row
+
+    def named(self, sha256s: Collection[bytes]) -> list[CopyState]:
+        """Return the copies with these SHA-256, in any order."""
+        return [row for row in self._tables.projection.copies.values() if row.sha256 in sha256s]
+
+    def revisited(self, after: int) -> Iterator[tuple[int, int]]:
+        """Yield (stream, number of its source) of each entry above stream `after` that can have an older version."""
+        for stream, row in sorted(self._tables.projection.entries.items()):
+            if stream > after and (row.version > FEW_EVENTS or row.state == "vanished"):
+                yield stream, row.source
 
     def volumes(self, block: int) -> list[VolumeRow]:
         """Return the sums over all copies, by source and by the position where each was stored divided by `block`."""

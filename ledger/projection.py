@@ -39,7 +39,7 @@ def project(events: Iterable[Happened], entries: Mapping[int, EntryRow], sources
 
 
 def named_object(fact: ElementFact) -> bytes:
-    """Return the SHA-256 of the object of a fact whose `OBJECT_STATE` is not None or "sound"."""
+    """Return the SHA-256 of the object of a fact with `NAMES_OBJECT`."""
     sha256: bytes = getattr(fact, "sha256")  # noqa: B009 -- each such class has the field, but no common base does
     return sha256
 
@@ -117,7 +117,7 @@ class _Work:
         self._after[event.stream] = entry_row(event, owner.no, element)
         if state is None:
             return
-        if state == SOUND:
+        if not fact.NAMES_OBJECT:
             copy = element.copy
             if copy is not None:
                 named = (copy.sha256, event.stream)

@@ -10,6 +10,9 @@ DAMAGED: Final = "damaged"
 LOST: Final = "lost"
 RELEASED: Final = "released"
 
+FEW_EVENTS: Final = 2
+"""An element with so many events was seen and stored once, so it has no older version."""
+
 
 class StoredEvent(NamedTuple):
     """One event as stored. The tree commits to `header`; most other fields repeat it for the database.

@@ -172,6 +172,12 @@ class EventLog(Protocol):
     def stream_events(self, key: bytes, *, newest_first: bool = False) -> Iterator[StoredEvent]:
         """Yield the events of the stream with this stored key, in order or in reverse order."""
 
+    def histories(self, streams: Collection[int], until: int) -> Iterator[tuple[Any, ...]]:
+        """Yield the columns of a StoredFact for every event of these streams up to `until`, stream by stream."""
+
+    def of_types(self, types: Collection[str], after: int, until: int, count: int) -> list[tuple[Any, ...]]:
+        """Return the columns of a StoredFact for the first `count` events of these types in (`after`, `until`]."""
+
     def streams(
         self, numbers: Collection[int] | None = None, *, after: int = 0, erased: bool = False
     ) -> Iterator[tuple[int, bytes | None]]:
@@ -240,6 +246,15 @@ class ProjectionStore(Protocol):
 
     def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
         """Yield the copies with `start` <= SHA-256 <= `end`, in the order of SHA-256 and stream."""
+
+    def named(self, sha256s: Collection[bytes]) -> list[CopyState]:
+        """Return the copies with these SHA-256, in any order."""
+
+    def revisited(self, after: int) -> Iterator[tuple[int, int]]:
+        """Yield (stream, number of its source) of each entry above stream `after` that can have an older version.
+
+        These are the ones with more than two events, and vanished ones. They come in the order of streams.
+        """
 
     def volumes(self, block: int) -> list[VolumeRow]:
         """Return the sums over all copies, by source and by the position where each was stored divided by `block`.

@@ -44,7 +44,7 @@ def refuse_contradictions(facts: Sequence[NewFact], ground: AppendContext, log: 
         if element.revision < before:
             raise _contradiction(fact.TYPE, f"the element goes back from revision {before} to {element.revision}")
         revisions[key] = element.revision
-        if state == SOUND:
+        if not fact.NAMES_OBJECT and state == SOUND:
             if element.copy is not None:
                 stored.add((element.copy.sha256, key))
         elif state is not None and not _is_known(named_object(fact), key, stored, row):

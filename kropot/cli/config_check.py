@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kropot.cli.settings import ENV_PREFIX, GLOBAL_OPTIONS
+from kropot.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,7 +38,7 @@ def expected(param: click.Option, value: object) -> str | None:
 
 def mistakes(root: click.Group, ctx: click.Context, file: ConfigFile | None, environ: Mapping[str, str]) -> list[str]:
     """Return a sentence for each mistake in the tables of the file, and in the variables for options of commands."""
-    found = [] if file is None else list(_in_table(root, ctx, file, file.tables, ()))
+    found = [] if file is None else [*_in_table(root, ctx, file, file.tables, ()), *_in_policy(file)]
     for name, param in _variables(root, ctx, ()).items():
         if environ.get(name):
             text: Any = environ[name]
@@ -62,6 +63,17 @@ def unknown_variables(root: click.Group, ctx: click.Context, environ: Mapping[st
             close = get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else "unset it, or see `kropotcli --help`"
             yield f"the environment variable {name} belongs to no option, so it does nothing: {hint}"
+
+
+def _in_policy(file: ConfigFile) -> Iterator[str]:
+    """Yield the first mistake in the policy. Whether sources have its labels, only the ledger tells."""
+    from kropot.retention.policy import parse_policy
+
+    try:
+        if file.retention is not None:
+            parse_policy(file.retention)
+    except UsageError as error:
+        yield f"the configuration file {file.path}: {error}"
 
 
 def _expected_once(param: click.Option, value: object) -> str | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kropot.cli.settings import Settings
     from kropot.durable.target import TargetFolder
     from kropot.objects.packs.packed import PackPlaces
-    from kropot.replay.copies import StoredCopies
+    from kropot.replay.copies import HeldCopy, StoredCopies
     from kropot.restore.opener import Key
     from ledger.log import Ledger
 
@@ -46,13 +46,20 @@ def open_copies(
         places = ledger.places
     objects = storage.objects(places=places)
     try:
-        yield StoredCopies(objects, lambda sha256: ledger is not None and _is_released(ledger, sha256))
+        yield StoredCopies(objects, lambda held: None if ledger is None else _released(ledger, held))
     finally:
         objects.close()
 
 
-def _is_released(ledger: Ledger, sha256: bytes) -> bool:
-    return any(row.state == "released" for row in ledger.copies(start=sha256, end=sha256))
+def _released(ledger: Ledger, held: HeldCopy) -> str | None:
+    """Return when and why the copy was released, None if it was not."""
+    from kropot.query.released import release_of
+
+    sha256 = held.sha256
+    if sha256 is None or not any(row.state == "released" for row in ledger.copies(start=sha256, end=sha256)):
+        return None
+    found = release_of(ledger, held.key, sha256)
+    return None if found is None else found.text
 
 
 @contextmanager

@@ -138,8 +138,8 @@ def _prepare(home: Path, source: Path | None, *, quiet: bool) -> tuple[demo.Plac
 def _run_demo(places: demo.Places, show: _Presenter, *, may_change: bool) -> int:
     """Run all steps of the demo, and return the gateway's port."""
     from kropot.durable.newfile import write_new
-    from kropot.gateway.keys import write_new_key
     from kropot.gateway.server import GatewayServer
+    from kropot.serving.keyfile import write_new_key
 
     places.state.parent.mkdir(mode=0o700)
     show.title("A gateway serves a folder. It seals every file for the token that asks")

@@ -51,7 +51,7 @@ def _checked_url(_ctx: click.Context, _param: click.Parameter, value: str | None
         ) from None
 
 
-def _checked_proxies(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+def checked_proxies(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     """Return addresses and networks of proxies. Raises: click.BadParameter for anything else, e.g. a host name."""
     for value in values:
         try:
@@ -131,7 +131,7 @@ def command() -> None:
     "trusted_proxies",
     multiple=True,
     metavar="ADDRESS",
-    callback=_checked_proxies,
+    callback=checked_proxies,
     help="A proxy (IP address or network) that adds the client to X-Forwarded-For. The last address there that is not a"
     " trusted proxy counts as the client. Can be repeated.",
 )
@@ -162,13 +162,13 @@ def serve(
     The gateway seals every file with the key of the token that asks. It has no TLS, and every request carries the
     token. Keep it on this machine, behind a proxy with TLS, or inside a tunnel.
     """
-    from kropot.gateway.guard import Bounds
     from kropot.gateway.kits import refuse_inside
-    from kropot.gateway.listening import address_of, allow_descriptors, listen
     from kropot.gateway.revocations import default_revocations
     from kropot.gateway.server import GatewayOptions, Service
     from kropot.gateway.sources import FolderSource
     from kropot.gateway.state import sqlite_file
+    from kropot.serving.guard import Bounds
+    from kropot.serving.listening import address_of, allow_descriptors, listen
 
     commands = commands_of(chosen)
     key_file = key_path(state_url, master_key_file)

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kropot.cli.afar import from_options, refuse_token_alone
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger
 from kropot.cli.base import command as define
+from kropot.cli.copies import read_kits
+from kropot.cli.history_afar import at_keeper, in_export
 from kropot.cli.naming import NAMED, Names, key_options
 from kropot.query.erasures import erasures_of
 from kropot.query.names import readings
@@ -26,14 +29,34 @@ if TYPE_CHECKING:
 
 @define("history")
 @click.argument("element")
+@from_options
 @key_options(f"Show names, and take a name as ELEMENT. {NAMED}")
-def command(settings: Settings, *, element: str, kits: tuple[Path, ...], passphrase_files: tuple[Path, ...]) -> Exit:
+def command(
+    settings: Settings,
+    *,
+    element: str,
+    origin: Path | str | None,
+    token_file: Path | None,
+    kits: tuple[Path, ...],
+    passphrase_files: tuple[Path, ...],
+) -> Exit:
     """Show every event about one element, oldest first.
 
     ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Of an ID, too, the beginning is
     enough if no other id begins so. With --key, ELEMENT can be [SOURCE:]NAME, with the whole name of a file as
     `ls --key` shows it. Of events that were erased, this shows only how many there were, and when they were erased.
+
+    With --from, ELEMENT is a whole ID or, with --key, a whole NAME. An export has only the events that prove its
+    copies.
     """
+    refuse_token_alone(origin, token_file)
+    if origin is not None:
+        keys = read_kits(kits, passphrase_files)
+        if isinstance(origin, str):
+            at_keeper(settings, origin, token_file, element, keys)
+        else:
+            in_export(settings, origin, element, keys)
+        return Exit.DONE
     with open_ledger(settings, read_only=True) as ledger:
         erasures = erasures_of(ledger, readings(labels_of(ledger), element))
         names = Names.of_kits(ledger, kits, passphrase_files)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from kropot.cli.afar import from_options, keeper_at, refuse_token_alone, remote_state
 from kropot.cli.base import Exit, KropotCommand, Settings, emit, emit_json, emit_summary, open_ledger, warn
 from kropot.cli.copies import open_copies, read_kits, reading_pool
 from kropot.cli.failures import explain
@@ -22,13 +24,13 @@ from kropot.query.past import labels_of
 from kropot.wording import amount, number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
     from kropot.query.names import Labels
     from kropot.replay.copies import Copies
-    from kropot.restore.drill import Sample
+    from kropot.restore.drill import Drawn, Sample
     from kropot.restore.opener import Key
 
 SAMPLE: Final = 25
@@ -45,38 +47,74 @@ SAMPLE: Final = 25
     show_default=True,
     help="How many copies to open. At least one of each source is opened.",
 )
+@from_options
 @click.option("--no-record", is_flag=True, help="Write nothing to the ledger: `status` does not show this drill.")
 @passphrase_option
 def check(
-    settings: Settings, *, kits: tuple[Path, ...], wanted: int, no_record: bool, passphrase_files: tuple[Path, ...]
+    settings: Settings,
+    *,
+    kits: tuple[Path, ...],
+    wanted: int,
+    origin: Path | str | None,
+    token_file: Path | None,
+    no_record: bool,
+    passphrase_files: tuple[Path, ...],
 ) -> Exit:
     """Open copies with KIT, picked at random. Do this once a year, with the kit from its drawer.
 
     The copies come from all sources that the kits open, past ones and vanished elements included. Each is read to its
     end and compared with what was sealed, as a restore does it. Nothing is written but the date, which `status` shows.
+    With --from, the copies are those of an export or a keeper, and nothing is written at all.
 
     The exit code is 0 if all of them opened, 4 if one is not what it should be, and 3 if one could not be read. If the
     kits open nothing here, it is 13.
     """
     from kropot.restore.drill import draw
 
+    refuse_token_alone(origin, token_file)
     keys = read_kits(kits, passphrase_files)
     report = RestoreReport(settings, Trust(signed=(), files=(), require=frozenset()))
-    with (
-        open_ledger(settings, read_only=True) as ledger,
-        open_copies(settings, ledger) as copies,
-        reading_pool() as pool,
-    ):
-        labels = labels_of(ledger)
-        sample = draw(ledger, keys, wanted=wanted, chance=SystemRandom())
+    with _origin(settings, origin, token_file) as found, reading_pool() as pool:
+        drawn, copies, labels = found
+        sample = draw(drawn, keys, wanted=wanted, chance=SystemRandom())
         _refuse_nothing(sample, kits)
         opened = _open(sample, keys=keys, copies=copies, pool=pool, report=report)
-    _tell(report, sample, opened, labels, is_recorded=not no_record and _record(settings, sample.picked, opened))
+    is_recorded = origin is None and not no_record and _record(settings, sample.picked, opened)
+    _tell(report, sample, opened, labels, is_recorded=is_recorded)
     if not DIFFERENCES.isdisjoint(report.problems):
         return Exit.FINDINGS
     if not opened and report.problems.keys() == {"unopened"}:
         raise WrongKeyError(f"{kits[0]} opens none of the copies that were picked: give the newest kit of its vault")
     return Exit.DONE if opened == sample.picked else Exit.PARTIAL
+
+
+@contextmanager
+def _origin(
+    settings: Settings, origin: Path | str | None, token_file: Path | None
+) -> Iterator[tuple[Drawn, Copies, Labels]]:
+    """Give what copies are drawn from, where they are read, and the labels of the sources."""
+    from kropot.afar.drill import ExportDrawn, RemoteDrawn
+    from kropot.afar.objects import RemoteCopies
+    from kropot.restore.drill import LedgerDrawn
+    from kropot.restore.read_export import ExportedCopies
+
+    if isinstance(origin, str):
+        with keeper_at(settings, origin, token_file) as replica:
+            state = remote_state(replica, None)
+            labels = {id_: each.keeping.label for id_, each in state.sources.known.items()}
+            drawn = RemoteDrawn(replica, state.tree, state.sources, state.position)
+            yield drawn, RemoteCopies(replica.client), labels
+        return
+    if origin is not None:
+        exported = ExportedCopies(origin)
+        try:
+            history = exported.history()
+            yield ExportDrawn(exported, None if history is None else history[0].salts), exported, {}
+        finally:
+            exported.close()
+        return
+    with open_ledger(settings, read_only=True) as ledger, open_copies(settings, ledger) as copies:
+        yield LedgerDrawn(ledger), copies, labels_of(ledger)
 
 
 def _open(

@@ -12,7 +12,7 @@ from kropot.cli.moments import since_of
 from kropot.cli.naming import NAMED, Names, key_options
 from kropot.query.names import find_source, short_name
 from kropot.query.past import labels_of
-from kropot.query.render import element_of, event_name, key_json
+from kropot.query.render import element_of, event_name, key_json, round_json
 from kropot.wording import amount, instant
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def command(
             if changes and not (copies or any(_counts(each))):
                 continue
             if settings.json:
-                emit_json("round", _row(each, labels, copies, size), flush=False)
+                emit_json("round", round_json(each, labels.get(each.source), copies, size), flush=False)
             else:
                 emit(_line(each, labels, size), flush=False)
             changed = names.sorted(_changes(ledger, each), _place) if kits else ()
@@ -106,25 +106,6 @@ def _line(each: Round, labels: Labels, size: int) -> str:
         f"@{each.position:<9} {instant(each.until_us)}  {short_name(labels, each.source):<10}"
         f"  {new:>9,} new  {changed:>9,} changed  {gone:>9,} gone  {amount(size):>10}{held}"
     )
-
-
-def _row(each: Round, labels: Labels, copies: int, size: int) -> dict[str, Any]:
-    new, changed, gone = _counts(each)
-    return {
-        "position": each.position,
-        "time": instant(each.until_us),
-        "source": each.source.hex(),
-        "label": labels.get(each.source),
-        "mode": each.listing.mode,
-        "seen": each.listing.seen,
-        "new": new,
-        "changed": changed,
-        "gone": gone,
-        "copies": copies,
-        "bytes": size,
-        "held": each.is_held,
-        "open": each.is_open,
-    }
 
 
 def _change_row(event: Event, change: str, name: Name) -> dict[str, Any]:

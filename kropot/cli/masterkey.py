@@ -38,8 +38,8 @@ def master_key(state_url: str, path: Path | None) -> bytes:
         WrongKeyError: the database has a key, and its file is missing.
         UsageError: the file does not hold a key.
     """
-    from kropot.gateway.keys import parse_key, read_key, write_new_key
     from kropot.gateway.state import open_state
+    from kropot.serving.keyfile import parse_key, read_key, write_new_key
 
     if path is None:
         text = os.environ[KEY_ENV]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from kropot.cli.afar import as_sent, from_options, keeper_at, refuse_token_alone
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, warn
 from kropot.cli.base import command as define
 from kropot.cli.moments import moment_of, until_option
@@ -65,6 +66,7 @@ class DigestChoice(click.ParamType[str, Any]):
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
 @click.option("--list", "is_list", is_flag=True, help="List the elements as they were, in the order of their keys.")
 @click.option("--diff", "other", metavar="WHEN2", help="Show what changed between the moment of --until and WHEN2.")
+@from_options
 @key_options(f"With --list and --diff: show names instead of ids, sorted by name. {NAMED}")
 @click.option("--export", "target", type=PATH, metavar="DIR", help="Write the encrypted copies to this folder.")
 @click.option(
@@ -84,6 +86,8 @@ def command(
     no_snapshots: bool,
     is_list: bool,
     other: str | None,
+    origin: Path | str | None,
+    token_file: Path | None,
     kits: tuple[Path, ...],
     passphrase_files: tuple[Path, ...],
     target: Path | None,
@@ -94,6 +98,9 @@ def command(
     This folds the events of the ledger up to that moment. It prints the position that WHEN means, its recorded time,
     the Merkle root there, the state digest, and counts. It does not use the network or write to the ledger.
     """
+    refuse_token_alone(origin, token_file)
+    if origin is not None:
+        return _diff_afar(settings, origin, token_file, moments=(until, other), is_alone=not is_list and target is None)
     if sum((is_list, other is not None, target is not None)) > 1:
         raise UsageError("--list, --diff and --export cannot be combined: give only one of them")
     if kits and not (is_list or other is not None):
@@ -185,16 +192,19 @@ def _place(moment: Moment) -> dict[str, Any]:
 
 
 def _list(settings: Settings, ledger: Ledger, moment: Moment, names: Names, *, snapshots: bool) -> Exit:
+    from kropot.query.released import with_releases
     from kropot.replay.fold import walk
     from kropot.replay.snapshots import pointers_at
 
     with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
-        standings = names.sorted(walk(ledger, pointers, moment.position), lambda each: (each.key, each.element))
-        for standing, name in standings:
+        found = with_releases(ledger, walk(ledger, pointers, moment.position))
+        for (standing, released), name in names.sorted(found, lambda each: (each[0].key, each[0].element)):
             if settings.json:
-                emit_json("past_element", _listed(standing) | names.json(name), flush=False)
+                row = _listed(standing) | names.json(name)
+                emit_json("past_element", row if released is None else row | {"released": released.json}, flush=False)
             else:
-                emit(_line(name, standing.element), flush=False)
+                line = _line(name, standing.element)
+                emit(line if released is None else f"{line}  released {released.text}", flush=False)
     names.tell_unnamed()
     return Exit.DONE
 
@@ -238,6 +248,49 @@ def show_differences(settings: Settings, ledger: Ledger, one: Moment, other: Mom
     counts = ", ".join(f"{seen[change]:,} {change}" for change in CHANGES if seen[change]) or "no differences"
     say(f"from position {earlier.position} to {later.position}: {counts}")
     return Exit.DONE
+
+
+def _diff_afar(
+    settings: Settings,
+    origin: Path | str,
+    token_file: Path | None,
+    *,
+    moments: tuple[str | None, str | None],
+    is_alone: bool,
+) -> Exit:
+    """Show what changed between two moments, as a keeper tells it."""
+    from kropot.afar.differences import differences
+    from kropot.replay.diff import CHANGES
+
+    if not isinstance(origin, str):
+        raise UsageError(
+            f"the export {origin} is fixed to one moment, so it has no differences: give a ledger or a keeper"
+        )
+    until, other = moments
+    if other is None or not is_alone:
+        raise UsageError("of a keeper, `replay` shows only the differences between two moments: give --diff alone")
+    with keeper_at(settings, origin, token_file) as replica:
+        found = differences(replica, as_sent(until), as_sent(other))
+        for note in found.notes:
+            say(note)
+        seen: Counter[str] = Counter()
+        for row in found.rows:
+            seen[row["change"]] += 1
+            if settings.json:
+                emit_json("difference", row, flush=False)
+            else:
+                emit(f"{row['change']:<10}  {_row_line(row)}", flush=False)
+    counts = ", ".join(f"{seen[change]:,} {change}" for change in CHANGES if seen[change]) or "no differences"
+    say(f"from position {found.earlier} to {found.later}, as the keeper says: {counts}")
+    return Exit.DONE
+
+
+def _row_line(row: dict[str, Any]) -> str:
+    """Return an element of a keeper's answer as `_line` shows a local one."""
+    fields = [f"{row['source'][:8]}:{one_line(row['id'])}", row["state"], one_line(row["date"])]
+    if row["sha256"] is not None:
+        fields += [str(row["size"]), row["sha256"]]
+    return "  ".join(fields)
 
 
 # --- the export ------------------------------------------------------------------------------------------------------
@@ -289,7 +342,7 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
     seen: Counter[str] = Counter()
     size = 0
     with (
-        open_copies(settings, places=ledger.places) as copies,
+        open_copies(settings, ledger) as copies,
         TargetFolder(target, mode=0o700) as tree,
         Journal(tree, JOURNAL) as journal,
         pointers_at(ledger, moment.position, snapshots=snapshots) as pointers,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from kropot.cli.afar import from_options
 from kropot.cli.base import Exit, Settings
 from kropot.cli.base import command as define
 from kropot.cli.copies import check_target, read_kits, reading_pool
@@ -18,14 +19,12 @@ from kropot.cli.paths import PATH
 from kropot.cli.restore_look import dry_run as show_plan
 from kropot.cli.restore_look import list_names as show_names
 from kropot.cli.restore_mode import check_options, mode_of
-from kropot.cli.restore_origin import from_export, from_ledger
-from kropot.cli.restore_origin import from_storage as from_objects
+from kropot.cli.restore_origin import RestoreWish, origin_of
 from kropot.cli.restore_progress import RestoreProgress, restore_progress
 from kropot.cli.restore_report import RestoreReport
 from kropot.cli.restore_stdout import write_to_stdout
 from kropot.cli.restore_target import Destination
 from kropot.cli.restore_trust import Trust, trust_options
-from kropot.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -61,13 +60,7 @@ if TYPE_CHECKING:
     help="Restore only from this source, even if it is past. SOURCE is its label, or the beginning of its id. Can be"
     " repeated.",
 )
-@click.option(
-    "--from",
-    "exported",
-    type=PATH,
-    metavar="EXPORT",
-    help="Restore from a folder that `replay --export` wrote. This needs no ledger and no storage.",
-)
+@from_options
 @click.option(
     "--from-storage",
     is_flag=True,
@@ -126,7 +119,8 @@ def command(
     target: Path | None,
     until: str | None,
     source_names: tuple[str, ...],
-    exported: Path | None,
+    origin: Path | str | None,
+    token_file: Path | None,
     from_storage: bool,
     vanished: bool,
     past: bool,
@@ -167,37 +161,43 @@ def command(
     from kropot.restore.patterns import Patterns
     from kropot.restore.plan import RestoreCounts, Selection, plan
 
-    if from_storage and (exported is not None or until is not None or source_names):
-        raise UsageError("--from-storage reads no ledger and no export: leave out --from, --until and --source")
     mode = mode_of(list_names=list_names, dry_run=dry_run, verify_only=verify_only, printed=printed)
     check_options(settings, mode, target, patterns)
     if target is not None:
         check_target(settings, target)
     trust = Trust.of(kits, against=against, public_key=public_key, require=require, accept_older=accept_older)
     tally, report = RestoreCounts(), RestoreReport(settings, trust)
+    wish = RestoreWish(
+        origin=origin,
+        token_file=token_file,
+        from_storage=from_storage,
+        until=until,
+        sources=source_names,
+        names=patterns if printed is None else (printed,),
+        vanished=vanished,
+        past=past,
+        snapshots=not no_snapshots,
+        remember=mode != "look",
+    )
     with ExitStack() as stack:
-        matching = Patterns(patterns if printed is None else (printed,))
+        matching = Patterns(wish.names)
         pool = stack.enter_context(reading_pool())
         keys = read_kits(kits, passphrase_files)
-        origin = stack.enter_context(
-            from_objects(settings, keys, trust)
-            if from_storage
-            else from_export(exported, until, source_names, trust)
-            if exported is not None
-            else from_ledger(settings, until, source_names, trust, snapshots=not no_snapshots, remember=mode != "look")
-        )
-        report.erased, report.sources = origin.erased, origin.sources or {}
+        found = stack.enter_context(origin_of(settings, wish, keys, trust))
+        report.erased, report.sources = found.erased, found.sources or {}
         destination = Destination(
             target, stack, pool, portable=portable_names, writes=mode == "restore", overwrite=overwrite
         )
         owners = Owners(numeric=numeric_owner)
-        crew = stack.enter_context(Crew(origin.copies, keys, owners)) if mode == "restore" else None
+        crew = (
+            stack.enter_context(Crew(found.copies, keys, owners, workers=found.workers)) if mode == "restore" else None
+        )
         plans = plan(
-            origin.helds,
+            found.helds,
             kits=keys,
             wanted=Selection(
                 patterns=matching,
-                sources=origin.wanted,
+                sources=found.wanted,
                 vanished=vanished,
                 past=past,
                 both=both,
@@ -206,28 +206,28 @@ def command(
             giver=destination.giver,
             pool=pool,
             tally=tally,
-            sources=origin.count(past=past),
+            sources=found.count(past=past),
             crew=crew,
         )
         plans = trust.demanded(plans)
 
         def show() -> AbstractContextManager[RestoreProgress]:
-            total = (None, None) if patterns else origin.total(vanished=vanished, past=past)
+            total = (None, None) if patterns else found.total(vanished=vanished, past=past)
             return restore_progress(settings, files=total[0], size=total[1])
 
         if printed is not None:
-            return write_to_stdout(plans, origin.copies, printed, report)
+            return write_to_stdout(plans, found.copies, printed, report)
         if list_names:
-            show_names(settings, plans, origin.copies, report)
+            show_names(settings, plans, found.copies, report)
         elif dry_run:
             show_plan(settings, plans, destination, report)
         elif verify_only:
-            _verify(plans, origin.copies, target, pool, report, show=show())
+            _verify(plans, found.copies, target, pool, report, show=show())
         else:
             hands = _Hands(pool=pool, crew=crew, owners=owners, keys=keys)
-            _restore(plans, origin.copies, destination, report, hands=hands, show=show())
+            _restore(plans, found.copies, destination, report, hands=hands, show=show())
             report.tree = destination.opened
-        report.hidden, report.survey = origin.hidden(), origin.survey
+        report.hidden, report.survey = found.hidden(), found.survey
     return report.finish(tally, target, unmatched=matching.idle, mode=mode)
 
 

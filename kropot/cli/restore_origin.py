@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kropot.cli.afar import refuse_token_alone
 from kropot.cli.base import open_ledger, say
 from kropot.cli.copies import open_copies
 from kropot.cli.moments import moment_of
@@ -16,6 +17,7 @@ from kropot.query.past import freshest_first, labels_of, past_ids, sources_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from kropot.cli.base import Settings
@@ -39,7 +41,7 @@ class RestoreOrigin:
 
     Both are None if that is not known. `tallies` are the sums over all elements, empty if they are not known. Once all
     elements were read, `hidden` counts those of the history that were not among them. `survey` is what a storage
-    holds, if there was no ledger.
+    holds, if there was no ledger. `workers` is how many processes may read the copies, None for one a processor.
     """
 
     helds: Iterable[HeldCopy]
@@ -50,6 +52,7 @@ class RestoreOrigin:
     tallies: Sequence[Tally] = ()
     hidden: Callable[[], int] = lambda: 0
     survey: Surveyed | None = None
+    workers: int | None = None
 
     def total(self, *, vanished: bool, past: bool) -> tuple[int, int] | tuple[None, None]:
         """Return how many files there are to restore, and their stored bytes; None twice if that is not known."""
@@ -68,6 +71,43 @@ class RestoreOrigin:
         if self.wanted or self.sources is None:
             return len(self.wanted) or None
         return sum(past or each.past is None for each in self.sources.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreWish:
+    """What a restore is asked for, as far as it decides what is read.
+
+    `origin` is an export's folder or a keeper's address, None for the ledger, and `names` are the patterns.
+    """
+
+    origin: Path | str | None = None
+    token_file: Path | None = None
+    from_storage: bool = False
+    until: str | None = None
+    sources: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    vanished: bool = False
+    past: bool = False
+    snapshots: bool = True
+    remember: bool = False
+
+
+def origin_of(
+    settings: Settings, wish: RestoreWish, keys: Sequence[Key], trust: Trust
+) -> AbstractContextManager[RestoreOrigin]:
+    """Return where the copies come from, to be entered. Raises: UsageError for what does not go together."""
+    refuse_token_alone(wish.origin, wish.token_file)
+    if wish.from_storage:
+        if wish.origin is not None or wish.until is not None or wish.sources:
+            raise UsageError("--from-storage reads no ledger and no export: leave out --from, --until and --source")
+        return from_storage(settings, keys, trust)
+    if isinstance(wish.origin, str):
+        from kropot.cli.restore_keeper import from_keeper
+
+        return from_keeper(settings, wish.origin, wish, keys, trust)
+    if wish.origin is not None:
+        return from_export(wish.origin, wish.until, wish.sources, trust)
+    return from_ledger(settings, wish.until, wish.sources, trust, snapshots=wish.snapshots, remember=wish.remember)
 
 
 @contextmanager

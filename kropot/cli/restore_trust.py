@@ -17,10 +17,9 @@ from kropot.wording import moment, number
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from kropot.restore.history import History
     from kropot.restore.plan import Planned, RestoreProblem
     from kropot.restore.seen import SeenFile, SeenTree
-    from kropot.restore.trusted import SignedTree
+    from kropot.restore.trusted import KnownTree, SignedTree
 
 REQUIREMENTS = ("sealing", "history")
 
@@ -118,9 +117,9 @@ class Trust:
         from kropot.restore.trusted import marks_of
 
         marks = {each.checkpoint.size for each in self.signed}
-        return marks.union(*(marks_of(seen) for _, seen in self._known(ledger_id)))
+        return marks.union(*(marks_of(seen) for _, seen in self.known(ledger_id)))
 
-    def compare(self, history: History, ledger_id: bytes | None, *, what: str, remember: bool) -> None:
+    def compare(self, history: KnownTree, ledger_id: bytes | None, *, what: str, remember: bool) -> None:
         """Compare the history with the checkpoints and with what was seen before, and remember it if asked to.
 
         Raises: IntegrityError if the history is not the one that they know.
@@ -147,15 +146,16 @@ class Trust:
             raise IntegrityError(f"{why}, so nothing can be compared with --against: leave it out")
         self.why_not = why
 
-    def _known(self, ledger_id: bytes | None) -> Iterator[tuple[SeenFile, SeenTree]]:
+    def known(self, ledger_id: bytes | None) -> Iterator[tuple[SeenFile, SeenTree]]:
+        """Yield what the kits saw of this ledger before."""
         for file in self.files:
             if ledger_id is not None and (seen := file.of(ledger_id.hex())) is not None:
                 yield file, seen
 
-    def _look_back(self, history: History, ledger_id: bytes, what: str) -> None:
+    def _look_back(self, history: KnownTree, ledger_id: bytes, what: str) -> None:
         from kropot.restore.trusted import lost_since
 
-        known = list(self._known(ledger_id))
+        known = list(self.known(ledger_id))
         for file in self.files:
             if file.trouble is not None:
                 warn(f"what the kit saw before is not known: {file.trouble}")
@@ -179,7 +179,7 @@ class Trust:
             more = f"; it saw {number(others, 'other ledger')} before" if others else ""
             self.seen.append(f"this kit sees it for the first time, so a rollback is not excluded{more}")
 
-    def _remember(self, history: History, ledger_id: bytes) -> None:
+    def _remember(self, history: KnownTree, ledger_id: bytes) -> None:
         from kropot.restore.seen import SeenTree
         from ledger.log import utc_now_us
 

@@ -166,13 +166,14 @@ class ConfigFile:
     """A configuration file. `values` holds the global options, `tables` holds the options of single commands.
 
     Both spell all names with underscores, however the file spells them. `is_confidential` is whether it holds a
-    token or a password.
+    token or a password. `retention` is the policy as it is written, None without one.
     """
 
     path: Path
     values: Mapping[str, object] = field(repr=False)
     tables: Mapping[str, Mapping[str, Any]] = field(repr=False)
     is_confidential: bool = False
+    retention: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +279,9 @@ def read_config(path: Path) -> ConfigFile:
         ) from None
     except ValueError as error:  # not TOML, not UTF-8, or a number with more digits than Python reads
         raise UsageError(f"the configuration file {path} is not valid TOML ({error}): correct the file") from error
+    retention = data.pop("retention", None)
+    if retention is not None and not isinstance(retention, dict):
+        raise UsageError(f"the configuration file {path} gives retention a value: write a table [retention]")
     spelt = _underscored(data)
     known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}
     values = {name: value for name, value in spelt.items() if not isinstance(value, dict)}
@@ -297,6 +301,7 @@ def read_config(path: Path) -> ConfigFile:
         values=values,
         tables={name: value for name, value in spelt.items() if isinstance(value, dict)},
         is_confidential="token" in values or any(map(credentials_in, texts)),
+        retention=retention,
     )
 
 

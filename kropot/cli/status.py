@@ -16,6 +16,7 @@ from kropot.errors import UsageError
 from kropot.query.facts import gather
 from kropot.query.health import Limits, health
 from kropot.query.names import short_name
+from kropot.query.space import space_of, space_text
 from kropot.query.storage import StorageLimits
 from kropot.securecopy.trouble import AT_A_CONTENT, sentence
 from kropot.wording import SECOND_US, amount, counts, moment, number, one_line, span
@@ -96,6 +97,13 @@ _MISSED_RUNS = 2
     help="Raise an alarm if `kit check` has not opened copies of an encrypted source for longer than this, e.g. 400."
     " Default: no alarm.",
 )
+@click.option(
+    "--space",
+    "everything",
+    is_flag=True,
+    help="Look at every copy and object, to say what fills the storage and when it is full. Default: only if there are"
+    " at most 100,000 elements.",
+)
 def command(
     settings: Settings,
     *,
@@ -108,6 +116,7 @@ def command(
     max_failing_hours: int,
     max_audit_days: int,
     max_drill_days: int | None,
+    everything: bool,
 ) -> Exit:
     """Show the state of the replica, and whether it is healthy.
 
@@ -131,9 +140,7 @@ def command(
     if nagios and (settings.json or not check):
         raise UsageError("--nagios prints the line of a monitoring plugin: give it with --check, and without --json")
     limits = Limits(
-        listing_s=_MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S)
-        if expect_every is None
-        else _MISSED_RUNS * expect_every,
+        listing_s=listing_limit_s(settings) if expect_every is None else _MISSED_RUNS * expect_every,
         failing_share=max_failing_percent / 100,
         storage=StorageLimits(min_free=_min_free_of_collect() if min_free is None else min_free),
         failing_s=max_failing_hours * 3600,
@@ -142,6 +149,8 @@ def command(
     )
     with open_ledger(settings, read_only=True) as ledger:
         facts = gather(ledger, storage_of(settings), shown=shown)
+        free = None if facts.storage is None else facts.storage.room.bytes
+        space = space_of(ledger, storage_of(settings), free=free, everything=True if everything else None)
     # If this clock is behind, old events must not look new. The ledger's own time can stand still, years ahead.
     clock_us = time.time_ns() // 1000
     warn_of_frozen_time(facts.recorded_us, clock_us)
@@ -155,11 +164,18 @@ def command(
     if settings.json:
         from kropot.query.render import status_json
 
-        emit_json("status", status_json(now_us, facts, alarms))
+        emit_json("status", status_json(now_us, facts, alarms) | {"space": space.json})
     else:
-        for line in as_text(now_us, facts, alarms):
+        lines = as_text(now_us, facts, alarms)
+        at = lines.index("")  # behind the storage, before the first source
+        for line in [*lines[:at], *space_text(space), *lines[at:]]:
             emit(line)
     return Exit.PARTIAL if check and alarms else Exit.DONE
+
+
+def listing_limit_s(settings: Settings) -> int:
+    """Return after how many seconds without a good listing there is an alarm, if nobody says how often runs start."""
+    return _MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S)
 
 
 def _min_free_of_collect() -> int:

@@ -8,6 +8,7 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, group, open_ledger, say, storage_of
 from kropot.cli.sizes import SIZE
+from kropot.cli.storage_clean import clean
 from kropot.errors import UsageError
 from kropot.logs import log
 from kropot.wording import amount, number
@@ -17,7 +18,10 @@ _PROGRESS_EVERY_S = 5.0
 
 @group("storage")
 def command() -> None:
-    """Look after the storage: pack small objects, and index packs."""
+    """Look after the storage: pack small objects, index packs, and remove what no event names."""
+
+
+command.add_command(clean)
 
 
 @command.command("pack")

@@ -310,6 +310,7 @@ def _loop(
         instance=rules.instance,
         lease_us=rules.lease_us,
         free_bytes=objects.free_bytes,
+        holds=objects.holds,
     )
     return Loop(
         collector=collector,

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-import orjson
-from starlette.responses import Response
-
 from kropot.errors import KropotError
+from kropot.serving.pools import in_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +17,7 @@ if TYPE_CHECKING:
     from kropot.gateway.token import Token
     from kropot.gateway.tokens import TokenBook
 
-_T = TypeVar("_T")
 _MOST_FIELDS = 64
-_STUCK_S = 0.05
 
 
 class RequestRefusedError(KropotError):
@@ -68,67 +61,6 @@ class Access:
         if not token.may(role):
             raise RequestRefusedError("Current token does not allow to replicate the data")
         return token
-
-
-async def in_pool(pool: Executor, work: Callable[..., _T], *args: Any) -> _T:
-    """Run a function that may block in a thread of the pool."""
-    return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
-
-
-class Opens:
-    """Runs what may hang, on a file system for example, without holding up what does not.
-
-    A few threads do all the work as long as nothing hangs: many would only get into each other's way. Work that could
-    not begin within 50 ms goes to a pool that grows to 128 threads.
-    """
-
-    def __init__(self) -> None:
-        """Start no thread yet."""
-        self._few = ThreadPoolExecutor(2, thread_name_prefix="open")
-        self._many = ThreadPoolExecutor(128, thread_name_prefix="open-slow")
-
-    async def run(self, work: Callable[..., _T], *args: Any) -> _T:
-        """Run a function that may block for long."""
-        job = self._few.submit(work, *args)
-        moved: list[bool] = []
-        timer = asyncio.get_running_loop().call_later(_STUCK_S, lambda: moved.append(job.cancel()))
-        try:
-            return await asyncio.wrap_future(job)
-        except asyncio.CancelledError:
-            if moved != [True]:
-                raise
-        finally:
-            timer.cancel()
-        return await in_pool(self._many, work, *args)
-
-    def close_file(self, descriptor: int) -> None:
-        """Close a file some time soon: even this can wait for a network file system."""
-        self._many.submit(os.close, descriptor)
-
-    def shutdown(self) -> None:
-        """End the threads when their work is done."""
-        for pool in (self._few, self._many):
-            pool.shutdown(cancel_futures=True)
-
-
-def answer(value: Any, status: int, headers: dict[str, str] | None = None) -> Response:
-    """Return a JSON answer."""
-    return Response(orjson.dumps(value), status_code=status, headers=headers, media_type="application/json")
-
-
-def failure(sentence: str, status: int, headers: dict[str, str] | None = None) -> Response:
-    """Return an error in the old server's JSON shape."""
-    return Response(failure_json(sentence, status), status, headers, media_type="application/json")
-
-
-def refusal(sentence: str, status: int = 403) -> Response:
-    """Return an error to a client that has shown no valid token. It keeps no connection."""
-    return failure(sentence, status, {"connection": "close"})
-
-
-def failure_json(sentence: str, status: int) -> bytes:
-    """Return the body of an error, in the old server's shape."""
-    return orjson.dumps({"status": sentence, "error_code": status, "http_code": status})
 
 
 def _presented(query: bytes, headers: dict[bytes, bytes]) -> str | None:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kropot.errors import KropotError
-from kropot.gateway.access import RequestRefusedError, answer, failure, in_pool, refusal
+from kropot.gateway.access import RequestRefusedError
 from kropot.gateway.entries import TYPE, element_of, mark_of
 from kropot.gateway.listing import BadParameterError, build_page, empty_page, parse_limit, parse_since
 from kropot.gateway.state import TokenExistsError
@@ -22,6 +22,8 @@ from kropot.gateway.tokenspec import ADMIN_ROLE, STREAM_ROLE, SpecError
 from kropot.logs import log
 from kropot.securecopy.bulkwire import PATH as BULK_PATH
 from kropot.securecopy.wire import LIST_TYPE, encode_entry
+from kropot.serving.answers import answer, failure, refusal
+from kropot.serving.pools import in_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from kropot.gateway.access import Access, Opens
+    from kropot.gateway.access import Access
     from kropot.gateway.births import Births
     from kropot.gateway.bulk import Bulk
     from kropot.gateway.catalogue import Catalogue
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from kropot.gateway.tokens import TokenBook
     from kropot.sc2.kit import OwnerKit
     from kropot.securecopy.wire import Listed
+    from kropot.serving.pools import Opens
 
 
 _CONTENT = re.compile(r"/secure-copy/file/([^/]{1,512})/content")

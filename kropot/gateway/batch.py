@@ -42,7 +42,7 @@ class NotSentError(KropotError):
         self.reason = reason
 
 
-class Batches:
+class BulkAnswers:
     """Makes bulk answers."""
 
     def __init__(

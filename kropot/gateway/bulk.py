@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Final
 
 from kropot.errors import KropotError
 from kropot.gateway.accepts import names_media_type
-from kropot.gateway.access import failure
 from kropot.gateway.contents import failed, nothing, until_gone
-from kropot.gateway.guard import ABORT
 from kropot.gateway.tokenspec import STREAM_ROLE
 from kropot.logs import log
 from kropot.sc2.layout import MEDIA_TYPE as SC2_MEDIA_TYPE
 from kropot.securecopy.bulkwire import MEDIA_TYPE, BadBulkRequestError, parse_request
+from kropot.serving.answers import failure
+from kropot.serving.guard import ABORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from starlette.types import Receive, Scope, Send
 
-    from kropot.gateway.access import Access, Opens
-    from kropot.gateway.batch import Batches
+    from kropot.gateway.access import Access
+    from kropot.gateway.batch import BulkAnswers
     from kropot.gateway.token import Token
+    from kropot.serving.pools import Opens
 
 AT_ONCE: Final = 8
 """How many bulk answers are made at once for each token. Each holds one piece in memory; further requests wait."""
@@ -34,7 +35,7 @@ _HEADERS: Final = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"
 class Bulk:
     """Serves bulk requests."""
 
-    def __init__(self, *, batches: Batches, access: Access, opens: Opens) -> None:
+    def __init__(self, *, batches: BulkAnswers, access: Access, opens: Opens) -> None:
         """Make the pieces of answers in `opens`: a file system that hangs holds up only those who ask for its files."""
         self._batches = batches
         self._access = access

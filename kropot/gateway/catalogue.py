@@ -16,13 +16,14 @@ from kropot.bitmap import Bitmap
 from kropot.errors import KropotError
 from kropot.gateway.facts import Audience
 from kropot.gateway.ivs import NONCE_BYTES
-from kropot.gateway.keys import KEY_BYTES, MasterKey
+from kropot.gateway.keys import MasterKey
 from kropot.gateway.noting import Noting, key_of, noted
 from kropot.gateway.restless import RESTLESS_NS, Restless
 from kropot.gateway.sameness import Sameness
 from kropot.gateway.scanreport import ScanReport
 from kropot.gateway.sources import ScannedEntry, ScannedFile, Skipped, Unreadable, identity_parts, path_key
 from kropot.gateway.state import PER_SECOND, NewFile
+from kropot.serving.keyfile import KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -13,11 +13,10 @@ from urllib.parse import quote
 
 from kropot.errors import KropotError
 from kropot.gateway.accepts import names_media_type
-from kropot.gateway.access import RequestRefusedError, answer, failure, in_pool, refusal
+from kropot.gateway.access import RequestRefusedError
 from kropot.gateway.catalogue import UnsettledError
 from kropot.gateway.entries import MARK_BYTES, element_of, mark_of
 from kropot.gateway.facts import Audience
-from kropot.gateway.guard import ABORT
 from kropot.gateway.ivs import NONCE_BYTES
 from kropot.gateway.ranges import Span, wanted_span
 from kropot.gateway.serving import (
@@ -36,6 +35,9 @@ from kropot.logs import log
 from kropot.sc2.layout import MEDIA_TYPE
 from kropot.securecopy.sealing import sealed_size
 from kropot.securecopy.wire import CONTENT_TYPE, IV_HEADER
+from kropot.serving.answers import answer, failure, refusal
+from kropot.serving.guard import ABORT
+from kropot.serving.pools import in_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
-    from kropot.gateway.access import Access, Opens
+    from kropot.gateway.access import Access
     from kropot.gateway.births import Birth, Births, ReadAt
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.entries import Sealings
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.token import Token
     from kropot.sc2.seal import Sealing
+    from kropot.serving.pools import Opens
 
 
 STREAMS: Final = 32

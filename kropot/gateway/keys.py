@@ -1,29 +1,22 @@
-"""The master key: its file, and what it seals. It is never stored in the database."""
+"""The master key, and what it seals. It is never stored in the database."""
 
 from __future__ import annotations
 
-import binascii
 import hmac
 import os
-from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from kropot.durable.dirfd import open_named
-from kropot.durable.newfile import settle, write_new
 from kropot.errors import UsageError, WrongKeyError
 from kropot.gateway.ivs import framed, labelled
+from kropot.serving.keyfile import KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
-
-KEY_BYTES = 32
 
 _GCM_NONCE = 12
-_LONGEST_FILE = 4096
 
 
 class MasterKey:
@@ -81,46 +74,3 @@ class MasterKey:
                 "this master key does not open a secret in the gateway's database: use the key that the database was "
                 "made with"
             ) from None
-
-
-def read_key(path: Path) -> bytes:
-    """Return the master key (32 bytes) from a file that holds it in base64, on one line.
-
-    Raises:
-        UsageError: the file does not hold such a key, or other users can read it.
-        OSError: the file cannot be read.
-    """
-    with open_named(path) as file:
-        if os.fstat(file.fileno()).st_mode & 0o077:
-            raise UsageError(f"other users can read the master key {path}: run `chmod 600` on it")
-        text = file.read(_LONGEST_FILE)
-    settle(path)
-    return parse_key(text, f"the file {path}")
-
-
-def parse_key(text: bytes, origin: str) -> bytes:
-    """Return the master key (32 bytes) from base64 text.
-
-    Raises:
-        UsageError: the text is not such a key. The message names `origin`, the place that the text comes from.
-    """
-    try:
-        key = b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise UsageError(f"{origin} does not hold a master key: put {KEY_BYTES} random bytes in base64 there")
-    return key
-
-
-def write_new_key(path: Path, *, entropy: Callable[[int], bytes] = os.urandom) -> bytes:
-    """Create a master key (32 bytes), write it to a new file that only its owner can read, and return it.
-
-    The key MUST be durable before anything is sealed with it.
-
-    Raises:
-        FileExistsError: a file with this name exists already.
-    """
-    key = entropy(KEY_BYTES)
-    write_new(path, b64encode(key) + b"\n")
-    return key

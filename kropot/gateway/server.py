@@ -11,23 +11,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import uvicorn
-
 from kropot.errors import KropotError, UsageError
-from kropot.gateway.access import Access, Opens
+from kropot.gateway.access import Access
 from kropot.gateway.app import Gateway
-from kropot.gateway.batch import Batches
+from kropot.gateway.batch import BulkAnswers
 from kropot.gateway.births import Births
 from kropot.gateway.bulk import Bulk
 from kropot.gateway.catalogue import HASH_UP_TO, SETTLE_NS, Catalogue
 from kropot.gateway.commands import CommandStoppedError, ScanCommands
 from kropot.gateway.contents import STREAMS, Contents
 from kropot.gateway.entries import Sealings
-from kropot.gateway.guard import Bounds, guarded
 from kropot.gateway.keptforms import KeptForms
 from kropot.gateway.keys import MasterKey
 from kropot.gateway.kits import keep_kit, refuse_inside
-from kropot.gateway.listening import QuietServer, address_of, listen
 from kropot.gateway.recent import RecentFiles
 from kropot.gateway.revocations import Revocations
 from kropot.gateway.scanreport import ScanReport
@@ -39,11 +35,16 @@ from kropot.gateway.state import open_state, sqlite_file
 from kropot.gateway.telling import Tellings
 from kropot.gateway.tokens import TokenBook
 from kropot.logs import log
+from kropot.serving.guard import Bounds
+from kropot.serving.listening import address_of, http_server, listen, serving_in_thread
+from kropot.serving.pools import Opens
 from kropot.wording import counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+    import uvicorn
 
     from kropot.gateway.state import State
     from kropot.sc2.kit import OwnerKit
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
 
 
 _SETTLING_ROUNDS: Final = 5
-_STARTING_S: Final = 30.0
-_STOPPING_S: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +150,9 @@ class Service:
             opens=self._opens,
             reads=self._reads,
         )
-        batches = Batches(state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births)
+        batches = BulkAnswers(
+            state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births
+        )
         self.app = Gateway(
             state=self.state,
             catalogue=self.catalogue,
@@ -267,23 +268,8 @@ class Service:
             wait_s = max(self.options.scan_every_s, time.monotonic() - began)
 
     def server(self) -> uvicorn.Server:
-        """Return an HTTP server for the application, with bounds. It has no access log, which would hold tokens."""
-        config = uvicorn.Config(
-            self.app,
-            loop="uvloop",
-            http=guarded(self.options.bounds, self.options.trusted_proxies),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="critical",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=round(self.options.bounds.idle_s),
-            timeout_graceful_shutdown=_STOPPING_S,
-            backlog=1024,
-        )
-        return QuietServer(config)
+        """Return an HTTP server for the application, with bounds."""
+        return http_server(self.app, self.options.bounds, self.options.trusted_proxies)
 
 
 class GatewayServer:
@@ -347,14 +333,7 @@ class GatewayServer:
             stack.callback(listening.close)
             self.url = address_of(listening)
             server = self.service.server()
-            thread = threading.Thread(target=server.run, args=([listening],), name="gateway", daemon=True)
-            thread.start()
-            stack.callback(_end, server, thread, self._stop)
-            deadline = time.monotonic() + _STARTING_S
-            while not server.started:
-                if not thread.is_alive() or time.monotonic() > deadline:
-                    raise KropotError(f"the gateway's HTTP server did not start on {self.url}: start the gateway again")
-                time.sleep(0.005)
+            stack.enter_context(serving_in_thread(server, listening, "gateway", ending=self._stop.set))
             self._open = stack.pop_all()
         return self
 
@@ -391,9 +370,3 @@ def _claim(state: State, known: bytes | None, root: bytes, *, moved: bool) -> No
             f"{os.fsdecode(root)}, add --moved; for a different folder, name another database with --state"
         )
     state.keep_root(root)
-
-
-def _end(server: uvicorn.Server, thread: threading.Thread, stop: threading.Event) -> None:
-    stop.set()
-    server.should_exit = True
-    thread.join(_STOPPING_S + _STARTING_S)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from kropot.durable.batch import Durability, choose_method
 from kropot.durable.errors import DiscardedError, storage_error
 from kropot.durable.filesystem import OsFiles, room_at
+from kropot.objects.freeing import FolderFreeing
 from kropot.objects.instance import LOCK, InstanceLock
 from kropot.objects.layout import Layout, names_in
 from kropot.objects.naming import FileNaming, pending_of
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from kropot.objects.bulk.protocol import BulkReader
     from kropot.objects.packs.gather import Gatherer
     from kropot.objects.packs.packed import PackPlaces
+    from kropot.objects.packs.rewriting import PackRewriter
     from kropot.objects.store import Leftover
     from ledger.places import Placement, PlaceStore
 
@@ -233,6 +235,12 @@ class DirectoryObjects:
         size = self._layout.size(sha256)
         return self._packed.size(sha256) if size is None else size
 
+    def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:
+        """Look at the object's file, then for the pack where it was put; else in every pack."""
+        if self._layout.size(sha256) == size or (place is not None and self._folder.has(place.pack)):
+            return True
+        return self._packed.size(sha256) == size
+
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
         """Walk folder by folder, and the packs beside; memory holds the names of one folder, a 256th of all."""
         last = None
@@ -271,6 +279,16 @@ class DirectoryObjects:
         self._packed.drop(sha256)
         return place
 
+    def rewriter(self) -> PackRewriter:
+        """Return what copies the live objects of packs into new ones, and removes packs.
+
+        Raises: LockedError, StorageError.
+        """
+        from kropot.objects.packs.rewriting import PackRewriter
+
+        self.lock()
+        return PackRewriter(self._layout, self._files, self._pack_writer)
+
     def gatherer(self, places: PlaceStore) -> Gatherer:
         """Return what gathers loose small objects into packs, and records their places.
 
@@ -288,6 +306,10 @@ class DirectoryObjects:
             writer=self._pack_writer,
             rule=self._rule,
         )
+
+    def freeing(self) -> FolderFreeing:
+        """Return what frees objects in this folder."""
+        return FolderFreeing(self._layout, self._files)
 
     def leftovers(self) -> Iterator[Leftover]:
         """Look through every folder of the store, other instances' too."""

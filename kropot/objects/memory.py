@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from kropot.durable.errors import DiscardedError, StorageError, StorageFullError
 from kropot.errors import LockedError
 from kropot.objects.layout import Layout
+from kropot.objects.memory_freeing import MemoryFreeing
 from kropot.objects.packs.folder import PackFolder
 from kropot.objects.packs.format import footer_of, index_of, lay_out, name_of
 from kropot.objects.packs.packed import PackedObjects
@@ -33,6 +34,7 @@ class MemoryDisk:
         self.temporary: dict[tuple[str, int], bytes] = {}
         self.packs: dict[bytes, bytes] = {}
         self.quarantine: dict[str, bytes] = {}
+        self.freed: dict[bytes, bytes] = {}
         self.claimed: set[str] = set()
 
     @property
@@ -163,6 +165,10 @@ class MemoryObjects:
         stored = self.disk.objects.get(sha256)
         return self._packed.size(sha256) if stored is None else len(stored)
 
+    def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:
+        """Return whether the object, or the pack that it was put into, is there."""
+        return (place is not None and place.pack in self.disk.packs) or self.size(sha256) == size
+
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
         """Yield in order."""
         found = dict(self._packed.walk(start, end)) | {one: len(data) for one, data in self.disk.objects.items()}
@@ -181,6 +187,10 @@ class MemoryObjects:
             self.disk.quarantine[name] = self._packed.open(sha256).read()
             self._packed.drop(sha256)
         return name
+
+    def freeing(self) -> MemoryFreeing:
+        """Return what frees objects of this disk."""
+        return MemoryFreeing(self.disk)
 
     def leftovers(self) -> Iterator[Leftover]:
         """Yield temporary bytes, then what is in quarantine."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kropot.objects.packs.gather import Gatherer
     from kropot.objects.packs.packed import PackPlaces
     from kropot.objects.packs.packing import PackRule
+    from kropot.objects.packs.rewriting import PackRewriter
     from kropot.objects.store import ObjectStore
     from kropot.objects.stores.address import StorageAddress
     from ledger.places import PlaceStore
@@ -98,6 +99,13 @@ class Storage(Protocol):
 
     def packs(self) -> PackFolder:
         """Return the packs among the objects."""
+        ...
+
+    def rewriter(self) -> AbstractContextManager[PackRewriter]:
+        """Open what copies the live objects of packs into new ones, and removes packs.
+
+        Raises: LockedError while another process rewrites or gathers in this storage; StorageError.
+        """
         ...
 
     def gatherer(self, places: PlaceStore, rule: PackRule) -> AbstractContextManager[Gatherer]:
@@ -182,6 +190,16 @@ class FolderStorage:
     def packs(self) -> PackFolder:
         """Return the packs in the folder."""
         return PackFolder(self._layout)
+
+    @contextmanager
+    def rewriter(self) -> Iterator[PackRewriter]:
+        """Rewrite under the gatherer's name: neither may remove what the other relies on."""
+        objects = DirectoryObjects(self._root, GATHERER)
+        try:
+            objects.clean_own_leftovers(lambda _: False)
+            yield objects.rewriter()
+        finally:
+            objects.close()
 
     @contextmanager
     def gatherer(self, places: PlaceStore, rule: PackRule) -> Iterator[Gatherer]:

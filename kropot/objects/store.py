@@ -177,6 +177,13 @@ class ObjectStore(Protocol):
         """Return the object's size in bytes, or None where there is none. Raises: StorageError."""
         ...
 
+    def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:
+        """Return whether the object is there, with this size. `place` is where `publish` just put it in a pack, if so.
+
+        Raises: StorageError.
+        """
+        ...
+
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
         """Yield (SHA-256, size) of every object with start <= SHA-256 < end, in order. Raises: StorageError."""
         ...

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kropot.query.alarm import Alarm
     from kropot.query.facts import Facts, SourceFacts
     from kropot.query.past import KnownSource, Past
+    from kropot.query.rounds import Round
     from kropot.query.storage import StorageFacts
     from kropot.replay.diff import Difference
     from ledger.answers import Tally
@@ -138,6 +139,26 @@ def difference_json(difference: Difference) -> dict[str, Any]:
         **element_json(difference.after),
         "position": difference.position,
         "before": None if before is None else key_json(key) | element_json(before),
+    }
+
+
+def round_json(each: Round, label: str | None, copies: int, size: int) -> dict[str, Any]:
+    """Return a restore point: the round that ends there, what its listing found, and how much was copied (bytes)."""
+    found = each.listing
+    return {
+        "position": each.position,
+        "time": instant(each.until_us),
+        "source": each.source.hex(),
+        "label": label,
+        "mode": found.mode,
+        "seen": found.seen,
+        "new": found.new + found.reappeared,
+        "changed": found.changed,
+        "gone": found.vanished,
+        "copies": copies,
+        "bytes": size,
+        "held": each.is_held,
+        "open": each.is_open,
     }
 
 

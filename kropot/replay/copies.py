@@ -91,10 +91,10 @@ def _unpickled(source: bytes, kind: str, id_: str, *rest: Any) -> HeldCopy:
 class ReleasedError(ObjectMissingError):
     """The store holds no object of this name, because retention released it."""
 
-    def __init__(self, sha256: bytes) -> None:
-        """Say so."""
+    def __init__(self, sha256: bytes, when_and_why: str) -> None:
+        """Say so, with the end of a sentence that begins with "released"."""
         super().__init__(sha256)
-        self.args = ("retention released this copy, so it cannot be restored: choose another moment",)
+        self.args = (f"retention released this copy {when_and_why}, so it cannot be restored: choose another moment",)
 
 
 class Copies(Protocol):
@@ -135,10 +135,10 @@ class PlacedReadable(Protocol):
 class StoredCopies:
     """The copies in a storage."""
 
-    def __init__(self, objects: ObjectStore, is_released: Callable[[bytes], bool] = lambda _: False) -> None:
-        """Take the storage to read from. `is_released` says of an object that is missing whether it was released."""
+    def __init__(self, objects: ObjectStore, released: Callable[[HeldCopy], str | None] = lambda _: None) -> None:
+        """Take the storage to read from. `released` says of a copy that is missing when and why it was released."""
         self.objects = objects
-        self._is_released = is_released
+        self._released = released
         self._lock = threading.Lock()
         self._placed = objects if isinstance(objects, PlacedReadable) else None
 
@@ -166,8 +166,9 @@ class StoredCopies:
             return self.objects.open(held.sha256)
         except ObjectMissingError:
             with self._lock:
-                if self._is_released(held.sha256):
-                    raise ReleasedError(held.sha256) from None
+                why = self._released(held)
+                if why is not None:
+                    raise ReleasedError(held.sha256, why) from None
             raise
 
 

@@ -36,8 +36,10 @@ class Difference:
     position: int
 
 
-def diff(ledger: Ledger, earlier: int, later: int) -> Iterator[Difference]:
+def diff(ledger: Ledger, earlier: int, later: int, *, behind: bytes = b"") -> Iterator[Difference]:
     """Yield what changed between the positions `earlier` and `later`, in bytewise key order.
+
+    Only what has a stored key `behind` this one is looked at.
 
     Raises:
         StalePointersError: the ledger lacks an event that another one points to.
@@ -46,7 +48,7 @@ def diff(ledger: Ledger, earlier: int, later: int) -> Iterator[Difference]:
     """
     with pointers_for(ledger) as moved:
         moved.fill(ledger.log.pointers(after=earlier, until=later))
-        keyed = ((key, stream) for key, stream in ledger.log.streams_by_key() if moved[stream])
+        keyed = ((key, stream) for key, stream in ledger.log.streams_by_key(after=behind) if moved[stream])
         for page in pages(keyed, PAGE):
             streams = [stream for _, stream in page]
             was = {stream: at for at, stream in ledger.log.last_positions(earlier, streams)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from kropot.errors import IntegrityError, KropotError
 from kropot.query.names import FILE_KIND
@@ -24,7 +24,7 @@ from kropot.sc2.vault import Vault
 from ledger.events import StreamKey
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from random import Random
 
     from kropot.replay.copies import HeldCopy
@@ -60,26 +60,34 @@ class Sample:
         return Counter(key.source for key in (*(held.key for held in self.helds), *(each.key for each in self.altered)))
 
 
-def draw(ledger: Ledger, kits: Sequence[Key], *, wanted: int, chance: Random) -> Sample:
+class Drawn(Protocol):
+    """What copies are drawn from: a ledger, an export, or a keeper."""
+
+    def elements(self) -> Mapping[bytes, int]:
+        """Return how many elements each source has, by its id."""
+        ...
+
+    def pick(self, source: bytes, wanted: int, count: int, chance: Random) -> Iterable[HeldCopy | RestoreProblem]:
+        """Yield about so many copies of a source with `count` elements, and what of them is not what was recorded."""
+        ...
+
+
+def draw(drawn: Drawn, kits: Sequence[Key], *, wanted: int, chance: Random) -> Sample:
     """Pick about so many copies, at least one of each source. The time for it does not grow with the ledger."""
-    position = ledger.head().position
-    elements = dict.fromkeys(ledger.sources(), 0)
-    for tally in ledger.tallies():
-        elements[tally.source] += tally.elements
     ours, foreign = dict[bytes, int](), []
-    for source, count in elements.items():
+    for source, count in drawn.elements().items():
         if not count:
             continue
-        tried = (_held(ledger, key, position) for key in _picked(ledger, source, _TRIED, count, chance))
+        tried = drawn.pick(source, _TRIED, count, chance)
         if any(isinstance(held, RestoreProblem) or _is_opened(held, kits) for held in tried):
             ours[source] = count
         else:
             foreign.append(source)
     total = sum(ours.values())
     found = [
-        _held(ledger, key, position)
+        held
         for source, count in ours.items()
-        for key in _picked(ledger, source, max(1, round(wanted * count / total)), count, chance)
+        for held in drawn.pick(source, max(1, round(wanted * count / total)), count, chance)
     ]
     return Sample(
         helds=tuple(held for held in found if not isinstance(held, RestoreProblem)),
@@ -87,6 +95,27 @@ def draw(ledger: Ledger, kits: Sequence[Key], *, wanted: int, chance: Random) ->
         elements=ours,
         foreign=tuple(foreign),
     )
+
+
+class LedgerDrawn:
+    """The copies of a ledger, as it is now."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Draw from this ledger."""
+        self._ledger = ledger
+        self._position = ledger.head().position
+
+    def elements(self) -> Mapping[bytes, int]:
+        """Return how many elements each source has. These sums are maintained, not counted."""
+        elements = dict.fromkeys(self._ledger.sources(), 0)
+        for tally in self._ledger.tallies():
+            elements[tally.source] += tally.elements
+        return elements
+
+    def pick(self, source: bytes, wanted: int, count: int, chance: Random) -> Iterator[HeldCopy | RestoreProblem]:
+        """Yield about so many copies. This takes no longer for many elements."""
+        for key in _picked(self._ledger, source, wanted, count, chance):
+            yield _held(self._ledger, key, self._position)
 
 
 def planned(held: HeldCopy, kits: Sequence[Key]) -> Planned | RestoreProblem:

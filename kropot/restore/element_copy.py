@@ -20,6 +20,12 @@ def held_of(ledger: Ledger, key: StreamKey, position: int) -> HeldCopy | None:
 
     Raises: AlteredError if its events are not those that were recorded.
     """
+    standing = standing_of(ledger, key, position)
+    return None if standing is None else judged(ledger, standing)
+
+
+def standing_of(ledger: Ledger, key: StreamKey, position: int) -> Standing | None:
+    """Return the state of one element at `position`, None if it was not known then. This reads only its own stream."""
     standing = None
     for event in ledger.log.stream_events(key.stored):
         if event.seq > position:
@@ -27,7 +33,7 @@ def held_of(ledger: Ledger, key: StreamKey, position: int) -> HeldCopy | None:
         element = image(ledger, event)
         if element is not None:
             standing = Standing(key=key, element=element, position=event.seq, recorded_us=event.recorded_us)
-    return None if standing is None else judged(ledger, standing)
+    return standing
 
 
 def judged(ledger: Ledger, standing: Standing) -> HeldCopy:

@@ -91,14 +91,14 @@ def event_json(event: StoredEvent) -> dict[str, Any]:
     }
 
 
-def with_events(held: HeldCopy, shown: object) -> HeldCopy:
+def with_events(held: HeldCopy, shown: object, *, stored: bool = True) -> HeldCopy:
     """Return a copy with what its events say, in the place of what its line says.
 
     Only the export's own file, and whether the source was past, are taken from the line. A copy whose events cannot be
-    read, or do not belong together, says so in `refused`.
+    read, or do not belong together, says so in `refused`. With `stored`, so does one that has no copy.
     """
     try:
-        return _told(held, _events(shown))
+        return _told(held, _events(shown), stored=stored)
     except (ValueError, TypeError, KeyError, LedgerError):
         return replace(held, refused="the events in its line of the manifest cannot be read")
     except AlteredError as error:
@@ -108,8 +108,12 @@ def with_events(held: HeldCopy, shown: object) -> HeldCopy:
 def _events(shown: object) -> tuple[StoredEvent, ...]:
     if not isinstance(shown, list) or not 1 <= len(shown) <= _MOST_EVENTS:
         raise ValueError(shown)
-    parts = [[base64.b64decode(each[name], validate=True) for name in ("header", "nonce", "payload")] for each in shown]
-    return tuple(_event(*each) for each in parts)
+    return tuple(map(read_event, shown))
+
+
+def read_event(shown: dict[str, Any]) -> StoredEvent:
+    """Return an event that `event_json` shows. Raises: ValueError, TypeError, KeyError, LedgerError."""
+    return _event(*(base64.b64decode(shown[name], validate=True) for name in ("header", "nonce", "payload")))
 
 
 def _event(header: bytes, nonce: bytes, payload: bytes) -> StoredEvent:
@@ -132,10 +136,20 @@ def _event(header: bytes, nonce: bytes, payload: bytes) -> StoredEvent:
     )
 
 
-def _told(held: HeldCopy, events: tuple[StoredEvent, ...]) -> HeldCopy:
+def _told(held: HeldCopy, events: tuple[StoredEvent, ...], *, stored: bool) -> HeldCopy:
     elements = [_element(event) for event in events]
     state, listed = elements[0], elements[-1]
     copy = state.copy
+    if copy is None and not stored and len(elements) == 1:
+        return replace(
+            held,
+            form=state.form,
+            date=state.date,
+            tz=state.tz,
+            state=state.state,
+            position=events[0].seq,
+            events=events,
+        )
     if copy is None or copy.revision not in {state.revision, listed.revision}:
         raise AlteredError("its events say nothing about a copy")
     return replace(

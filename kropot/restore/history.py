@@ -17,9 +17,10 @@ from kropot.restore.last_events import MARK, LastEvents, Leaves
 from ledger.append import source_key
 from ledger.codec import decode_header, leaf_hash, payload_digest, stream_digest
 from ledger.errors import LedgerError
-from ledger.events import FACTS, CopyReleased, CopyStored, ElementFact, PayloadErased, RemoteCopied
+from ledger.events import FACTS, CopyStored, ElementFact, PayloadErased, RemoteCopied
 from ledger.keeping import keeping_key
 from ledger.merkle import Frontier
+from ledger.retention import LastCopyReleased, ReleaseWithdrawn
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -37,7 +38,8 @@ _ERASURE = PayloadErased.TYPE.encode()
 _STORES = {
     CopyStored.TYPE.encode(): True,
     RemoteCopied.TYPE.encode(): True,
-    CopyReleased.TYPE.encode(): False,
+    ReleaseWithdrawn.TYPE.encode(): True,
+    LastCopyReleased.TYPE.encode(): False,
 }
 _DIGEST = 32
 _LONG = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
@@ -48,9 +50,9 @@ class AlteredError(IntegrityError):
     """An event is not the one that was recorded."""
 
 
-def headers_of(ledger: Ledger, size: int) -> Iterator[bytes]:
-    """Yield the stored headers of the first `size` events. It ends early where one is missing."""
-    at = 0
+def headers_of(ledger: Ledger, size: int, *, after: int = 0) -> Iterator[bytes]:
+    """Yield the stored headers of the first `size` events behind `after`. It ends early where one is missing."""
+    at = after
     while at < size:
         page = ledger.log.page(at, size, _PAGE)
         for row in page:

@@ -12,12 +12,27 @@ from ledger.errors import BadCheckpointError
 from ledger.merkle import Frontier
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Protocol
 
-    from kropot.restore.history import History
     from kropot.restore.seen import SeenTree
     from ledger.checkpoint import Checkpoint
     from ledger.note import VerifierKey
+
+    class KnownTree(Protocol):
+        """A tree of events, and its roots at some sizes: a `History`, or what was proved without reading all."""
+
+        @property
+        def size(self) -> int:
+            """The number of events."""
+
+        @property
+        def tree(self) -> Frontier:
+            """The frontier over all events."""
+
+        @property
+        def roots(self) -> Mapping[int, bytes]:
+            """The roots that are known, by size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +57,7 @@ def open_notes(notes: Iterable[tuple[str, bytes]], key: VerifierKey) -> list[Sig
     return found
 
 
-def compare_with(history: History, signed: Sequence[SignedTree], ledger_id: bytes, *, what: str) -> int:
+def compare_with(history: KnownTree, signed: Sequence[SignedTree], ledger_id: bytes, *, what: str) -> int:
     """Return the size of the largest of these checkpoints. `what` names the ledger or export for messages.
 
     Raises: IntegrityError if the history is not the one that they cover.
@@ -68,7 +83,7 @@ def compare_with(history: History, signed: Sequence[SignedTree], ledger_id: byte
     return max(each.checkpoint.size for each in signed)
 
 
-def lost_since(history: History, seen: SeenTree) -> str | None:
+def lost_since(history: KnownTree, seen: SeenTree) -> str | None:
     """Return what of a tree that was seen before is not in this history, in words; None if it has everything."""
     size = seen.tree.size
     if size == 0 or history.roots.get(size) == seen.tree.root:
@@ -90,7 +105,7 @@ def marks_of(seen: SeenTree) -> set[int]:
     return sizes
 
 
-def _agreeing(history: History, seen: SeenTree) -> int:
+def _agreeing(history: KnownTree, seen: SeenTree) -> int:
     """Return how many events at the beginning are surely the same: the tree was kept in parts of falling size."""
     kept = 0
     for nodes, size in enumerate(sorted(marks_of(seen)), 1):

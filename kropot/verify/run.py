@@ -15,6 +15,7 @@ from kropot.verify.contents import CopyVerification, World
 from kropot.verify.findings import REBUILD, Summary, with_hint
 from kropot.verify.reach import reach_of
 from kropot.verify.recording import Recorder
+from kropot.verify.releases import ReleaseAudit
 from kropot.verify.segments import SegmentAudit
 from kropot.verify.source import SourceAudit
 from kropot.verify.ways_out import Reach, way_out
@@ -125,6 +126,8 @@ class Verification:
             yield from self._snapshots(log)
         yield from self._checkpoints(checkpoints, log)
         yield from self._erasures(checkpoints, log)
+        if not has_errors:
+            yield from self._releases(checkpoints, log)
         if segments is not None:
             yield from self._segments(segments, log, has_errors=has_errors)
         # The source comes before the copies: whether it answers decides what can be done about a bad copy.
@@ -248,6 +251,18 @@ class Verification:
                 "backup or a storage path from before",
                 position=unsigned.first.position,
             )
+
+    def _releases(self, checkpoints: CheckpointAudit, log: LogAudit) -> Iterator[Finding]:
+        """Decide every release again: one that no policy entails counts as a loss."""
+        signed_from = min((each.checkpoint.size for each in checkpoints.sealed), default=None)
+        audit = ReleaseAudit(self._ledger, log.position, key=checkpoints.key, signed_from=signed_from)
+        try:
+            yield from audit.findings()
+        except LedgerUnavailableError:
+            raise
+        except LedgerError as error:
+            self.summary.miss(f"releases: not all were checked, because the ledger has errors ({error})")
+        self.summary.covered["releases"] = {"checked": audit.checked}
 
     def _segments(self, segments: SegmentAudit, log: LogAudit, *, has_errors: bool) -> Iterator[Finding]:
         began = self._world.monotonic()

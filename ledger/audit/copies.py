@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _ROW = struct.Struct(">32sQQQB")
-_STATES = (SOUND, DAMAGED, LOST, RELEASED)
+_STATES = (SOUND, DAMAGED, LOST, RELEASED, SOUND)
+"""0 says that a copy was stored, and 4 that one that was stored before is sound again."""
+_SOUND_AGAIN = 4
 _BUCKETS = 256
 _MOST_NEVER_STORED = 1000
 
@@ -48,7 +50,7 @@ class FoldedCopies:
 
     def changed(self, sha256: bytes, stream: int, seq: int, state: str) -> None:
         """Take in that position `seq` says of a copy that it is in another `state`."""
-        self._add(sha256, stream, 0, seq, _STATES.index(state))
+        self._add(sha256, stream, 0, seq, _SOUND_AGAIN if state == SOUND else _STATES.index(state))
 
     def drop(self, stream: int) -> None:
         """Drop every copy of this stream. The log says nothing about the stream afterwards."""

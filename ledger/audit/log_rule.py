@@ -188,10 +188,10 @@ class LogRule:
         elif isinstance(fact, ElementFact) and stream < len(learnt.newest):
             learnt.newest[stream] = event.seq
             copy, state = fact.element.copy, fact.OBJECT_STATE
-            if state == SOUND and copy is not None:
-                learnt.copies.stored(copy.sha256, stream, copy.size, event.seq)
-            elif state is not None and state != SOUND:
+            if fact.NAMES_OBJECT and state is not None:
                 learnt.copies.changed(named_object(fact), stream, event.seq, state)
+            elif state == SOUND and copy is not None:
+                learnt.copies.stored(copy.sha256, stream, copy.size, event.seq)
         elif key is not None and evolve_source(fact) is not None:
             known = learnt.sources.get(key[:16])
             no = len(learnt.sources) + 1 if known is None else known.no

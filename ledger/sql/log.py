@@ -72,6 +72,16 @@ class SqlLog:
             found += self._connections.raw_rows(self._statements.select_facts(len(part)), part)
         return found
 
+    def histories(self, streams: Collection[int], until: int) -> Iterator[tuple[Any, ...]]:
+        """Yield the columns of a StoredFact for every event of these streams up to `until`, stream by stream."""
+        for part in slices(sorted(set(streams))):
+            yield from self._connections.raw_rows(self._statements.select_histories(len(part)), [*part, until])
+
+    def of_types(self, types: Collection[str], after: int, until: int, count: int) -> list[tuple[Any, ...]]:
+        """Return the columns of a StoredFact for the first `count` events of these types in (`after`, `until`]."""
+        statement = self._statements.page_of_types(len(types))
+        return list(self._connections.raw_rows(statement, [after, until, *sorted(types), count]))
+
     def stream_events(self, key: bytes, *, newest_first: bool = False) -> Iterator[StoredEvent]:
         """Yield the events of the stream with this stored key, in order or in reverse order."""
         wanted = select(t.event).join(t.stream, t.stream.c.id == t.event.c.stream).where(t.stream.c.key == key)

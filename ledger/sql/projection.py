@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, func, literal_column, or_, select
 
-from ledger.rows import CopyState, Image, SourceRow, TallyRow, VolumeRow
+from ledger.rows import FEW_EVENTS, CopyState, Image, SourceRow, TallyRow, VolumeRow
 from ledger.sql import schema as t
-from ledger.sql.statements import PAGE
+from ledger.sql.statements import LARGE_PAGE, PAGE
 from ledger.sql.writing import slices
 
 if TYPE_CHECKING:
@@ -136,6 +136,20 @@ class SqlProjection:
         while page := self._connections.raw_rows(self._statements.page_copies, (last, last, stream, highest, PAGE)):
             yield from map(CopyState._make, page)
             last, stream = page[-1][:2]
+
+    def named(self, sha256s: Collection[bytes]) -> list[CopyState]:
+        """Return the copies with these SHA-256, in any order."""
+        return [
+            CopyState._make(row)
+            for part in slices(sorted(set(sha256s)))
+            for row in self._connections.raw_rows(self._statements.select_named(len(part)), part)
+        ]
+
+    def revisited(self, after: int) -> Iterator[tuple[int, int]]:
+        """Yield (stream, number of its source) of each entry above stream `after` that can have an older version."""
+        while page := self._connections.raw_rows(self._statements.page_revisited, (after, FEW_EVENTS, LARGE_PAGE)):
+            yield from page
+            after = page[-1][0]
 
     def volumes(self, block: int) -> list[VolumeRow]:
         """Return the sums over all copies, by source and by the position where each was stored divided by `block`."""

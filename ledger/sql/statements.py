@@ -184,6 +184,35 @@ class Statements:
         return self.marked(f"SELECT {FACT_COLUMNS} FROM event WHERE seq IN ({self._marks(count)}) ORDER BY seq")
 
     @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def select_histories(self, count: int) -> str:
+        """Values: `count` streams, until; rows: StoredFacts in the order of streams."""
+        return self.marked(
+            f"SELECT {FACT_COLUMNS} FROM event WHERE stream IN ({self._marks(count)}) AND seq <= ?"
+            " ORDER BY stream, stream_version"
+        )
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def page_of_types(self, count: int) -> str:
+        """Values: after, until, `count` types, limit; rows: StoredFacts."""
+        return self.marked(
+            f"SELECT {FACT_COLUMNS} FROM event WHERE seq > ? AND seq <= ? AND type IN ({self._marks(count)})"
+            " ORDER BY seq LIMIT ?"
+        )
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
+    def select_named(self, count: int) -> str:
+        """Values: `count` SHA-256; rows: CopyStates."""
+        return self.marked(f"SELECT {COPY_COLUMNS} FROM copy WHERE sha256 IN ({self._marks(count)})")
+
+    @cached_property
+    def page_revisited(self) -> str:
+        """Values: after, the number of events of an element that is as it was first, limit; rows: stream, source."""
+        return self.marked(
+            "SELECT stream, source FROM entry WHERE stream > ? AND (version > ? OR state = 'vanished')"
+            " ORDER BY stream LIMIT ?"
+        )
+
+    @lru_cache(maxsize=4096)  # noqa: B019  # as above
     def select_images(self, count: int) -> str:
         """Values: `count` streams; rows: Images."""
         return self.marked(f"{self._images} WHERE entry.stream IN ({self._marks(count)})")

@@ -1,4 +1,4 @@
-"""Clients that want to silence the gateway: slow ones, greedy ones, and ones that never read. Others are served.
+"""Clients that want to silence a server: slow ones, greedy ones, and ones that never read. Others are served.
 
 Every client here is a real socket. The times are short versions of the defaults, which `test_default_bounds` holds.
 """
@@ -21,12 +21,14 @@ import pytest
 
 from kropot.gateway import app as app_module
 from kropot.gateway import contents as contents_module
-from kropot.gateway.guard import Bounds
+from kropot.serving.guard import Bounds
+from tests.attack.servers import attacked, both_servers
 from tests.gateway.serve import PLAIN, Served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.attack.servers import Kind
     from tests.gateway.serve import Client
 
 CROWD = 12
@@ -85,11 +87,11 @@ def status(answer: bytes) -> int:
     return int(answer[9:12] or b"0")
 
 
-def is_served(url: str, request: bytes = NOTHING, expected: int = 404, source: str = "127.0.0.1") -> bool:
-    """Whether somebody else gets an answer now."""
+def is_served(url: str, request: bytes = NOTHING, expected: int | None = None, source: str = "127.0.0.1") -> bool:
+    """Whether somebody else gets an answer now. A stranger learns that there is nothing, or nothing for him."""
     with connect(url, source=source) as conversation, suppress(OSError):
         conversation.sendall(request)
-        return status(conversation.recv(1000)) == expected
+        return status(conversation.recv(1000)) in ({401, 404} if expected is None else {expected})
     return False
 
 
@@ -143,22 +145,23 @@ def test_default_bounds() -> None:
     ],
     ids=["body", "chunks", "head", "line breaks", "second head"],
 )
-def test_message_that_drips_is_given_up(tmp_path: Path, begin: bytes, drop: bytes) -> None:
-    with serving(tmp_path) as gateway, ExitStack() as stack:
-        crowd = [stack.enter_context(connect(gateway.server.url)) for _ in range(CROWD)]
+@both_servers
+def test_message_that_drips_is_given_up(tmp_path: Path, kind: Kind, begin: bytes, drop: bytes) -> None:
+    with attacked(kind, tmp_path, bounds=SHORT) as server, ExitStack() as stack:
+        crowd = [stack.enter_context(connect(server.url)) for _ in range(CROWD)]
         for conversation in crowd:
             conversation.sendall(begin)
         with dripping(crowd, drop):
-            assert served_within(gateway.server.url) is not None
+            assert served_within(server.url) is not None
             answers = [everything(conversation) for conversation in crowd]
-        assert {status(answer) for answer in answers} <= {408, 404, 0}
+        assert {status(answer) for answer in answers} <= {408, server.stranger, 0}
 
 
-def test_line_breaks_behind_an_answer_hold_no_connection(tmp_path: Path) -> None:
-    with serving(tmp_path) as gateway, ExitStack() as stack:
-        request = get("/secure-copy/file/list", gateway.client().token)
-        conversation = stack.enter_context(connect(gateway.server.url))
-        conversation.sendall(request)
+@both_servers
+def test_line_breaks_behind_an_answer_hold_no_connection(tmp_path: Path, kind: Kind) -> None:
+    with attacked(kind, tmp_path, bounds=SHORT) as server, ExitStack() as stack:
+        conversation = stack.enter_context(connect(server.url))
+        conversation.sendall(server.small())
         assert status(conversation.recv(1 << 16)) == 200
         began = time.monotonic()
         with dripping([conversation], b"\r\n"):
@@ -211,9 +214,12 @@ def test_admitted_client_keeps_its_connection(tmp_path: Path) -> None:
     ],
     ids=["body", "fields", "head", "noise"],
 )
-def test_refusal_reaches_a_client_that_is_still_sending(tmp_path: Path, request_: bytes, expected: int) -> None:
+@both_servers
+def test_refusal_reaches_a_client_that_is_still_sending(
+    tmp_path: Path, kind: Kind, request_: bytes, expected: int
+) -> None:
     bounds = Bounds(unread_bytes=1 << 20)
-    with serving(tmp_path, bounds=bounds) as gateway, connect(gateway.server.url) as conversation:
+    with attacked(kind, tmp_path, bounds=bounds) as server, connect(server.url) as conversation:
         for start in range(0, len(request_), 30_000):
             conversation.sendall(request_[start : start + 30_000])
             time.sleep(0.01)
@@ -222,20 +228,21 @@ def test_refusal_reaches_a_client_that_is_still_sending(tmp_path: Path, request_
         assert json.loads(body)["http_code"] == expected
 
 
-def test_trailer_is_no_header(tmp_path: Path) -> None:
-    with serving(tmp_path, bounds=Bounds()) as gateway, connect(gateway.server.url) as conversation:
-        token = gateway.client().token
-        head = b"GET /secure-copy/file/list HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        conversation.sendall(head + b"0\r\ntoken: " + token.encode() + b"\r\n\r\n")
-        assert status(everything(conversation)) == 403
+@both_servers
+def test_trailer_is_no_header(tmp_path: Path, kind: Kind) -> None:
+    with attacked(kind, tmp_path, bounds=Bounds()) as server, connect(server.url) as conversation:
+        head = f"GET {server.small_path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        conversation.sendall(f"{head}0\r\n{server.admitted}\r\n\r\n".encode())
+        assert status(everything(conversation)) == (403 if kind == "gateway" else 401)
 
 
 # --- one request at a time ---
 
 
-def test_requests_behind_a_request_get_no_answer(tmp_path: Path) -> None:
-    with serving(tmp_path, bounds=Bounds()) as gateway, connect(gateway.server.url) as conversation:
-        conversation.sendall(get("/secure-copy/file/list", gateway.client().token) * 500)
+@both_servers
+def test_requests_behind_a_request_get_no_answer(tmp_path: Path, kind: Kind) -> None:
+    with attacked(kind, tmp_path, bounds=Bounds()) as server, connect(server.url) as conversation:
+        conversation.sendall(server.small() * 300)
         answer = everything(conversation)
     assert answer.count(b"HTTP/1.1 ") == 1
     assert status(answer) == 200
@@ -317,9 +324,9 @@ def test_readers_of_one_token_stop_no_contents_of_another(tmp_path: Path, monkey
         assert len(other.content(other.ids()[b"big"]).plain) == 24 << 20
 
 
-def open_connections(gateway: Served) -> int:
-    """Return how many connections of clients the gateway holds, as the system tells it."""
-    port = urlsplit(gateway.server.url).port
+def open_connections(url: str) -> int:
+    """Return how many connections of clients a server holds, as the system tells it."""
+    port = urlsplit(url).port
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     established, close_wait, held_by_nobody = "01", "08", "0"
     return sum(
@@ -339,13 +346,35 @@ def test_reader_that_takes_next_to_nothing_is_cut_off(
         [conversation] = idle_readers(stack, gateway.server.url, get("/secure-copy/file/list", token, more), 1)
         deadline = time.monotonic() + PROMPT_S
         time.sleep(0.2)
-        assert open_connections(gateway) == 1
-        while open_connections(gateway) and time.monotonic() < deadline:
+        assert open_connections(gateway.server.url) == 1
+        while open_connections(gateway.server.url) and time.monotonic() < deadline:
             if trickles:
                 with suppress(OSError):
                     conversation.recv(100)
             time.sleep(0.05)
-        assert open_connections(gateway) == 0
+        assert open_connections(gateway.server.url) == 0
+
+
+@both_servers
+def test_reader_of_a_content_that_takes_next_to_nothing_is_cut_off(tmp_path: Path, kind: Kind) -> None:
+    with attacked(kind, tmp_path, bounds=SHORT) as server, ExitStack() as stack:
+        idle_readers(stack, server.url, server.big(), 1)
+        deadline = time.monotonic() + PROMPT_S
+        time.sleep(0.2)
+        assert open_connections(server.url) == 1
+        while open_connections(server.url) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert open_connections(server.url) == 0
+
+
+def test_readers_of_a_keeper_that_do_not_read_stop_nobody(tmp_path: Path) -> None:
+    with attacked("keeper", tmp_path, bounds=Bounds()) as server, ExitStack() as stack:
+        idle_readers(stack, server.url, server.big(), 40)
+        time.sleep(0.3)
+        assert is_served(server.url, server.small(), 200)
+        with connect(server.url) as conversation:
+            conversation.sendall(server.big("Connection: close\r\n"))
+            assert len(everything(conversation)) > 24 << 20
 
 
 def test_slow_reader_of_a_list_gets_the_whole_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,10 +395,11 @@ def test_slow_reader_of_a_list_gets_the_whole_of_it(tmp_path: Path, monkeypatch:
 # --- one client among many ---
 
 
-def test_one_address_takes_no_more_than_its_share(tmp_path: Path) -> None:
+@both_servers
+def test_one_address_takes_no_more_than_its_share(tmp_path: Path, kind: Kind) -> None:
     bounds = Bounds(connections=40, per_address=5)
-    with serving(tmp_path, bounds=bounds) as gateway, ExitStack() as stack:
-        url = gateway.server.url
+    with attacked(kind, tmp_path, bounds=bounds) as server, ExitStack() as stack:
+        url = server.url
         for _ in range(5):
             stack.enter_context(connect(url)).sendall(b"G")
         assert is_served(url, expected=503)
@@ -378,21 +408,20 @@ def test_one_address_takes_no_more_than_its_share(tmp_path: Path) -> None:
         assert served_within(url) is not None, "places are given back"
 
 
-def test_behind_a_trusted_proxy_the_share_is_of_the_client(tmp_path: Path) -> None:
+@both_servers
+def test_behind_a_trusted_proxy_the_share_is_of_the_client(tmp_path: Path, kind: Kind) -> None:
     bounds = Bounds(connections=60, per_address=3)
-    with serving(tmp_path, bounds=bounds, trusted_proxies=("127.0.0.1",)) as gateway, ExitStack() as stack:
-        url, client = gateway.server.url, gateway.client()
+    with attacked(kind, tmp_path, bounds=bounds, trusted_proxies=("127.0.0.1",)) as server, ExitStack() as stack:
+        url = server.url
         for _ in range(20):  # connections that the proxy keeps
             stack.enter_context(connect(url))
-        path = f"/secure-copy/file/{ids_behind(client)}/content"
         one, two = ("X-Forwarded-For: 192.0.2.1\r\n", "X-Forwarded-For: 198.51.100.7, 192.0.2.2\r\n")
-        idle_readers(stack, url, get(path, client.token, one), 3)
+        idle_readers(stack, url, server.big(one), 3)
         time.sleep(0.3)
-        listing = "/secure-copy/file/list"
-        assert is_served(url, get(listing, client.token, one), 503)
-        assert is_served(url, get(listing, client.token, two), 200)
+        assert is_served(url, server.small(one), 503)
+        assert is_served(url, server.small(two), 200)
         spoofed = "X-Forwarded-For: 203.0.113.9, 192.0.2.1\r\n"
-        assert is_served(url, get(listing, client.token, spoofed), 503), "what the client wrote itself counts nothing"
+        assert is_served(url, server.small(spoofed), 503), "what the client wrote itself counts nothing"
 
 
 def test_places_behind_a_proxy_are_given_back(tmp_path: Path) -> None:

@@ -20,12 +20,13 @@ from structlog.testing import capture_logs
 
 from kropot.cli.main import cli
 from kropot.gateway.entries import Sealings
-from kropot.gateway.keys import MasterKey, parse_key
+from kropot.gateway.keys import MasterKey
 from kropot.gateway.revocations import Revocations, RevocationsError
 from kropot.gateway.sources import seen
 from kropot.gateway.state import open_state
 from kropot.gateway.tokens import TokenBook
 from kropot.sc2.kits import STORED_SALT
+from kropot.serving.keyfile import parse_key
 from tests.gateway.serve import ADMIN, DOCUMENTED, KEY, PLAIN, STREAM, Client, Served
 from tests.ledger.databases import FIRST_VERSION
 

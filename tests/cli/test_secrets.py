@@ -92,6 +92,7 @@ MAY_HOLD = {
 MAY_SAY = {
     "kit check": (NAME,),  # the same as restore
     "restore": (NAME,),  # whoever restores holds the key, and must know which file could not be given back
+    "keeper token create": ("the token",),  # as below
     "gateway token create": ("the token",),  # prints it, once: that is what it is for
 }
 # What others may read, with the reason.

@@ -15,7 +15,6 @@ from ledger.events import (
     Copy,
     CopyDamaged,
     CopyLost,
-    CopyReleased,
     CopyStored,
     Element,
     Failure,
@@ -31,12 +30,13 @@ from ledger.replica import fold
 from ledger.rows import DAMAGED, LOST, RELEASED, SOUND
 from ledger.sql import open_store
 from tests.ledger.databases import fresh_url
-from tests.ledger.world import OTHER, SOURCE, History, began, copied, element, key, observed, sha
+from tests.ledger.world import OTHER, SOURCE, History, began, copied, element, key, let_go, observed, sha
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ledger.replica import Entry
+    from ledger.retention import CopyReleased, LastCopyReleased
     from ledger.stores import LedgerStore
 
 
@@ -146,8 +146,8 @@ def test_a_rebuild_passes_over_unknown_events_and_counts_them(
     assert entry.version == 2  # what the next append must expect
 
 
-def _released(name: str) -> CopyReleased:
-    return CopyReleased(element=copied(name).fact.element, sha256=sha(name))  # type: ignore[union-attr]
+def _released(name: str) -> CopyReleased | LastCopyReleased:
+    return let_go(copied(name).fact.element, sha(name))  # type: ignore[union-attr]
 
 
 def test_scan_goes_through_all_pages_in_key_order_with_filters(store: LedgerStore) -> None:
@@ -244,8 +244,8 @@ def test_every_object_ever_named_is_listed_with_its_state(store: LedgerStore) ->
         NewFact(
             key=key(3), fact=CopyLost(element=replace(sound, damage="lost"), sha256=sha("object 3")), observed_us=1
         ),
-        NewFact(key=key(1), fact=CopyReleased(element=sound, sha256=sha("object 1")), observed_us=1),
-        NewFact(key=key(4), fact=CopyReleased(element=sound, sha256=sha("never stored")), observed_us=1),
+        NewFact(key=key(1), fact=let_go(sound, sha("object 1")), observed_us=1),
+        NewFact(key=key(4), fact=let_go(sound, sha("never stored")), observed_us=1),
     ]
     with pytest.raises(LedgerError, match="was never stored"):
         ledger.append(judgements)

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from kropot.gateway.guard import Bounds
+from kropot.serving.guard import Bounds
+from tests.attack.servers import Attacked, attacked
 from tests.gateway.serve import ADMIN, PLAIN, SEALED, STREAM, Client, Served
 
 if TYPE_CHECKING:
@@ -39,8 +40,15 @@ def served(tmp_path: Path) -> Iterator[Served]:
         yield gateway
 
 
-def connect(served: Served) -> socket.socket:
-    parts = urlsplit(served.server.url)
+@pytest.fixture(params=["gateway", "keeper"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Attacked]:
+    """Either of both servers: what they share is attacked in both."""
+    with attacked(request.param, tmp_path, bounds=SHORT) as server:
+        yield server
+
+
+def connect(served: Served | Attacked) -> socket.socket:
+    parts = urlsplit(served.url if isinstance(served, Attacked) else served.server.url)
     return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10)
 
 
@@ -59,9 +67,13 @@ def everything(conversation: socket.socket) -> bytes:
     return b"".join(received)
 
 
-def fine(served: Served) -> bool:
+def fine(served: Served | Attacked) -> bool:
     """Whether everybody else is served."""
-    return bool(served.client().page().entries)
+    if not isinstance(served, Attacked):
+        return bool(served.client().page().entries)
+    with connect(served) as conversation:
+        conversation.sendall(served.small("Connection: close\r\n"))
+        return everything(conversation).startswith(b"HTTP/1.1 200")
 
 
 # --- tokens ---
@@ -139,21 +151,21 @@ def test_concurrent_token_creation_makes_each_token_once(served: Served) -> None
 # --- heads, bodies, time ---
 
 
-def test_huge_heads_are_refused(served: Served) -> None:
+def test_huge_heads_are_refused(server: Attacked) -> None:
     for head in (
         b"GET /secure-copy/file/list HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 100_000,
         b"GET /secure-copy/file/list HTTP/1.1\r\n" + b"X-Many: 1\r\n" * 20_000,
         b"GET /secure-copy/file/list?" + b"a=b&" * 30_000,
         b"GET /" + b"%2e%2e/" * 20_000,
     ):
-        with connect(served) as conversation:
+        with connect(server) as conversation:
             try:
                 conversation.sendall(head + b" HTTP/1.1\r\n\r\n")
                 answer = everything(conversation)
             except (BrokenPipeError, ConnectionResetError):
                 answer = b"HTTP/1.1 431"
             assert answer[:12] in {b"HTTP/1.1 431", b"HTTP/1.1 400", b""}, answer[:80]
-    assert fine(served)
+    assert fine(server)
 
 
 def test_head_that_comes_byte_by_byte_is_given_up(served: Served) -> None:
@@ -174,22 +186,22 @@ def test_head_that_comes_byte_by_byte_is_given_up(served: Served) -> None:
     assert fine(served)
 
 
-def test_idle_connection_is_closed(served: Served) -> None:
-    with connect(served) as conversation:
+def test_idle_connection_is_closed(server: Attacked) -> None:
+    with connect(server) as conversation:
         conversation.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         began = time.monotonic()
         everything(conversation)
         assert time.monotonic() - began < 5
 
 
-def test_more_connections_than_allowed_are_turned_away_and_others_served(served: Served) -> None:
+def test_more_connections_than_allowed_are_turned_away_and_others_served(server: Attacked) -> None:
     with ExitStack() as stack:
-        crowd = [stack.enter_context(connect(served)) for _ in range(3 * SHORT.connections)]
+        crowd = [stack.enter_context(connect(server)) for _ in range(3 * SHORT.connections)]
         turned_away = [each for each in crowd if everything(each).startswith(b"HTTP/1.1 503")]
         assert len(turned_away) >= SHORT.connections
     for _ in range(100):
         try:
-            assert fine(served)
+            assert fine(server)
             break
         except AssertionError:
             raise
@@ -214,15 +226,13 @@ def test_thousands_of_connections_leave_nothing_behind(served: Served) -> None:
     assert fine(served)
 
 
-def test_reader_that_takes_nothing_is_cut_off(served: Served) -> None:
-    client = served.client()
-    element = client.ids()[b"big"]
-    with connect(served) as conversation:
+def test_reader_that_takes_nothing_is_cut_off(server: Attacked) -> None:
+    with connect(server) as conversation:
         conversation.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        ask(conversation, client, element)
+        conversation.sendall(server.big())
         time.sleep(3 * SHORT.stall_s)
         assert len(everything(conversation)) < 24 << 20
-    assert fine(served)
+    assert fine(server)
 
 
 def test_slow_reader_that_takes_something_is_not_cut_off(served: Served) -> None:
@@ -240,8 +250,8 @@ def test_slow_reader_that_takes_something_is_not_cut_off(served: Served) -> None
         assert taken > 24 << 20
 
 
-def test_body_that_nobody_asked_for_is_cut(served: Served) -> None:
-    with connect(served) as conversation:
+def test_body_that_nobody_asked_for_is_cut(server: Attacked) -> None:
+    with connect(server) as conversation:
         conversation.sendall(b"GET /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
         sent = 0
         try:
@@ -250,7 +260,7 @@ def test_body_that_nobody_asked_for_is_cut(served: Served) -> None:
         except OSError:
             pass
         assert sent < 50 << 20
-    assert fine(served)
+    assert fine(server)
 
 
 def test_body_of_a_token_request_is_bounded_in_size_and_time(served: Served) -> None:
@@ -267,7 +277,7 @@ def test_body_of_a_token_request_is_bounded_in_size_and_time(served: Served) -> 
         assert everything(conversation).startswith(b"HTTP/1.1 408")
 
 
-def test_noise_is_no_request(served: Served) -> None:
+def test_noise_is_no_request(server: Attacked) -> None:
     for noise in (
         b"\x16\x03\x01\x02\x00\x01\x00",
         b"\0" * 100,
@@ -275,11 +285,12 @@ def test_noise_is_no_request(served: Served) -> None:
         b"GET / HTTP/9.9\r\n\r\n",
         os.urandom(500),
     ):
-        with connect(served) as conversation:
+        with connect(server) as conversation:
             conversation.sendall(noise + b"\r\n\r\n")
             conversation.shutdown(socket.SHUT_WR)
-            assert everything(conversation)[:12] in {b"HTTP/1.1 400", b"HTTP/1.1 408", b"HTTP/1.1 404", b""}
-    assert fine(served)
+            stranger = b"HTTP/1.1 %d" % server.stranger
+            assert everything(conversation)[:12] in {b"HTTP/1.1 400", b"HTTP/1.1 408", stranger, b""}
+    assert fine(server)
 
 
 # --- routes ---

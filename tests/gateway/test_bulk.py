@@ -17,13 +17,13 @@ import pytest
 
 from kropot.gateway import batch
 from kropot.gateway import bulk as route
-from kropot.gateway.guard import Bounds
 from kropot.gateway.serving import whole
 from kropot.gateway.sources import NearbyFiles
 from kropot.sc2.layout import MEDIA_TYPE as SC2
 from kropot.sc2.opening import open_object
 from kropot.securecopy.bulkwire import MAX_CONTENT, MAX_ELEMENTS, PATH, encode_request, parse_request
 from kropot.securecopy.sealing import open_stream
+from kropot.serving.guard import Bounds
 from tests.gateway.bulkread import bulk, frames, listed, post
 from tests.gateway.serve import ADMIN, PADDED, PLAIN, SEALED, SETTLE_S, VAULTED, Client, Served
 

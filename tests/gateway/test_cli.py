@@ -19,10 +19,10 @@ import pytest
 from click.testing import CliRunner
 
 from kropot.cli.main import cli
-from kropot.gateway.listening import listen
 from kropot.sc2.kit import OwnerKit
 from kropot.sc2.kits import parse_kit
 from kropot.securecopy.sealing import Kit
+from kropot.serving.listening import listen
 from tests.gateway.serve import ADMIN, DOCUMENTED, PLAIN, SEALED, Client
 from tests.json_schema import hold_to_schema
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kropot.gateway.forwarded import client_behind, crowd_of, is_trusted, parse_address, parse_networks
+from kropot.serving.forwarded import client_behind, crowd_of, is_trusted, parse_address, parse_networks
 from tests.gateway.serve import STREAM, Served
 
 if TYPE_CHECKING:

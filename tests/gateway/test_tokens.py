@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from kropot.durable.newfile import write_new
 from kropot.errors import NoLedgerError, UsageError, WrongKeyError
 from kropot.gateway.entries import element_of
-from kropot.gateway.keys import MasterKey, read_key, write_new_key
+from kropot.gateway.keys import MasterKey
 from kropot.gateway.state import StateError, TokenExistsError, open_state
 from kropot.gateway.tokens import REMEMBERED_S, ROUNDS_OF_MADE_KEYS, TokenBook, shown_token
 from kropot.gateway.tokenspec import SpecError, parse_spec
 from kropot.sc2.kits import STORED_SALT, parse_kit
 from kropot.securecopy.sealing import element_id
+from kropot.serving.keyfile import read_key, write_new_key
 from tests.gateway.serve import DOCUMENTED, KEY, PLAIN, SEALED, STREAM
 
 if TYPE_CHECKING:

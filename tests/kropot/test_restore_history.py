@@ -21,13 +21,14 @@ from kropot.restore.last_events import LastEvents, Leaves
 from kropot.restore.seen import SeenFile
 from ledger.checkpoint import Checkpoint, SigningKey, origin_of, sign_checkpoint
 from ledger.codec import decode_payload, encode_payload
-from ledger.events import CopyReleased, RemoteChanged, StreamKey
+from ledger.events import RemoteChanged, StreamKey
 from ledger.sql.opening import open_store
 from tests.kropot.replay_world import KIT
 from tests.kropot.sc2_world import VAULT, drawn
 from tests.kropot.sealed_world import OTHER_VAULT, SealedWorld, kit_file
 from tests.kropot.test_restore_cli import files, kit_fields
 from tests.kropot.test_restore_sealed import kit, object_of, world
+from tests.ledger.world import let_go
 
 if TYPE_CHECKING:
     from tests.kropot.replay_cli import Run
@@ -223,7 +224,7 @@ def test_a_released_copy_is_named(world: SealedWorld, run: Run, kit: str, tmp_pa
     key = world.seal(source, b"a", b"old")
     then, old = world.ledger.head().position, object_of(world, tmp_path, key)
     world.seal(source, b"a", b"new")
-    world._append(key, CopyReleased(element=world.elements[key], sha256=bytes.fromhex(old.name)))
+    world._append(key, let_go(world.elements[key], bytes.fromhex(old.name)))
     old.unlink()
     answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--until", f"@{then}")
     assert (answer.code, files(tmp_path / "to")) == (3, {})

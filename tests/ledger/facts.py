@@ -16,7 +16,6 @@ from ledger.events import (
     Copy,
     CopyDamaged,
     CopyLost,
-    CopyReleased,
     CopyStored,
     DismissalWithdrawn,
     DismissedFetchFailed,
@@ -51,6 +50,20 @@ from ledger.events import (
     Unserved,
     VaultNamed,
     ZoneChanged,
+)
+from ledger.retention import (
+    CopyReleased,
+    Freed,
+    FreeingBegan,
+    FreeingEnded,
+    KeepRules,
+    LastCopyReleased,
+    Pin,
+    PointKept,
+    PointLetGo,
+    PolicySet,
+    ReleaseWithdrawn,
+    Retention,
 )
 
 COPY = Copy(sha256=bytes(range(32)), size=4112, iv=bytes(range(16)), revision=1, instance="main")
@@ -109,6 +122,33 @@ LISTING = Listing(
     unscanned_since=1_795_414_000,
     closed=1_795_414_107,
 )
+RELEASED: dict[str, Any] = {
+    "policy": 7,
+    "decided": 300,
+    "at_us": 1_795_414_109_000_000,
+    "reason": "replaced",
+    "by": "root@vault",
+}
+RETENTION = Retention(
+    rules=(
+        KeepRules(
+            source=None, last=0, within_s=0, daily=30, weekly=0, monthly=0, yearly=0, vanished_s=None, min_age_s=2592000
+        ),
+        KeepRules(
+            source=bytes(range(16)),
+            last=3,
+            within_s=86400,
+            daily=0,
+            weekly=8,
+            monthly=12,
+            yearly=5,
+            vanished_s=31536000,
+            min_age_s=0,
+        ),
+    ),
+    pins=(Pin(position=120411, label="before the move"),),
+    signature="a note",
+)
 SAMPLES: dict[str, Fact] = {
     "LedgerBegan": LedgerBegan(ledger_id=bytes(range(16)), salt=bytes(range(32)), program="0.1.0"),
     "InstanceBegan": InstanceBegan(program="0.1.0", host="vault"),
@@ -130,7 +170,7 @@ SAMPLES: dict[str, Fact] = {
     "FetchFailed": FetchFailed(element=STORED),
     "CopyDamaged": CopyDamaged(element=STORED, sha256=bytes(32)),
     "CopyLost": CopyLost(element=STORED, sha256=bytes(32)),
-    "CopyReleased": CopyReleased(element=STORED, sha256=bytes(32)),
+    "CopyReleased": CopyReleased(element=STORED, sha256=bytes(32), **RELEASED),
     "PayloadErased": PayloadErased(reason="request 17"),
     "SourceLabelled": SourceLabelled(keeping=Keeping(label="web 1")),
     "SourceRetired": SourceRetired(keeping=Keeping(label="\u017c\u00f3\u0142w", retired_us=1_795_414_109_000_000)),
@@ -142,10 +182,20 @@ SAMPLES: dict[str, Fact] = {
     "VaultNamed": VaultNamed(vault=bytes(range(16)), token_macs=()),
     "VaultNamed/tokens": VaultNamed(vault=bytes(range(16)), token_macs=(bytes(32), bytes(range(32)))),
     "RemoteCopied": RemoteCopied(element=replace(STORED, present=True, damage=None)),
+    "LastCopyReleased": LastCopyReleased(
+        element=replace(STORED, copy=None, damage=None, failure=None), sha256=bytes(32), **RELEASED
+    ),
+    "ReleaseWithdrawn": ReleaseWithdrawn(element=STORED, sha256=bytes(32)),
+    "PolicySet": PolicySet(retention=RETENTION),
+    "PointKept": PointKept(retention=replace(RETENTION, signature=None)),
+    "PointLetGo": PointLetGo(retention=Retention(rules=(), pins=(), signature=None)),
+    "FreeingBegan": FreeingBegan(freed=Freed(to=0, objects=0, bytes=0)),
+    "FreeingEnded": FreeingEnded(freed=Freed(to=120411, objects=17, bytes=1 << 40)),
 }
 
 _LENGTHS = {
     "sha256": 32,
+    "source": 16,
     "iv": 16,
     "salt": 32,
     "token_mac": 32,

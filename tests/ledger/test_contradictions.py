@@ -16,7 +16,6 @@ from ledger.events import (
     Copy,
     CopyDamaged,
     CopyLost,
-    CopyReleased,
     CopyStored,
     Fact,
     Failure,
@@ -34,7 +33,7 @@ from ledger.events import (
 )
 from ledger.log import Ledger, NewFact, source_key
 from ledger.memory import MemoryStore
-from tests.ledger.world import SOURCE, began, element, key, observed, sha, source
+from tests.ledger.world import SOURCE, began, element, key, let_go, observed, sha, source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,7 +167,7 @@ def test_a_writer_who_was_too_slow_is_told_of_the_conflict_and_not_of_a_contradi
 JUDGED = {
     "damaged": CopyDamaged(element=replace(element(), copy=COPY), sha256=sha("never stored")),
     "lost": CopyLost(element=replace(element(), copy=COPY), sha256=sha("never stored")),
-    "released": CopyReleased(element=replace(element(), copy=COPY), sha256=sha("never stored")),
+    "released": let_go(replace(element(), copy=COPY), sha("never stored")),
 }
 
 

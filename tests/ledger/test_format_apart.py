@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import Demonstrate, RunCli
 
-CRITICAL = {"ZoneChanged", "CopyReleased", "PayloadErased"}
-OF_THE_LEDGER = {b"@ledger", b"@instance", b"@audit"}
+CRITICAL = {"ZoneChanged", "CopyReleased", "LastCopyReleased", "ReleaseWithdrawn", "PayloadErased"}
+OF_THE_LEDGER = {b"@ledger", b"@instance", b"@audit", b"@retention", b"@freeing"}
 
 
 def sha256(data: bytes) -> bytes:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import random  # noqa: TC003  # dataclasses look at their annotations
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ledger.events import (
     Copy,
     CopyDamaged,
     CopyLost,
-    CopyReleased,
     CopyStored,
     Element,
     Failure,
@@ -27,6 +27,7 @@ from ledger.events import (
 )
 from ledger.log import NewFact, source_key
 from ledger.replica import damaged
+from ledger.retention import CopyReleased, LastCopyReleased, ReleaseWithdrawn
 
 SOURCE = b"\x01" * 16
 OTHER = b"\x02" * 16
@@ -89,6 +90,14 @@ def copied(name: object, owner: bytes = SOURCE, *, content: str = "", size: int 
     return NewFact(key=key(name, owner), fact=CopyStored(element=replace(element(), copy=copy)), observed_us=1)
 
 
+def let_go(
+    about: Element, sha256: bytes, kind: type[CopyReleased | LastCopyReleased] = CopyReleased, **given: object
+) -> CopyReleased | LastCopyReleased:
+    """Return that an object was released, by no policy unless one is given."""
+    said: dict[str, Any] = {"policy": 0, "decided": 0, "at_us": 0, "reason": "replaced", "by": "test"}
+    return kind(element=about, sha256=sha256, **(said | given))
+
+
 @dataclass(slots=True)
 class History:
     """Makes up facts that could have happened, one after another, from a seed."""
@@ -133,7 +142,9 @@ class History:
                     self._vanished if was.present else self._reappeared,
                     self._copied,
                     self._failed,
-                    *([self._damaged, self._lost, self._released] if named else []),
+                    *([self._released, self._withdrawn] if named else []),
+                    *([self._damaged, self._lost] if named and was.copy is not None else []),
+                    *([self._last_released] if was.copy is not None and not was.present else []),
                     *([self._erased] if rng.random() < 0.3 else []),
                 ]
             )(at, was)
@@ -172,8 +183,17 @@ class History:
         content = self.rng.choice(self.stored[at])
         return CopyLost(element=damaged(was, content, lost=True), sha256=content)
 
-    def _released(self, at: StreamKey, was: Element) -> CopyReleased:
-        return CopyReleased(element=was, sha256=self.rng.choice(self.stored[at]))
+    def _released(self, at: StreamKey, was: Element) -> CopyReleased | LastCopyReleased:
+        return let_go(was, self.rng.choice(self.stored[at]))
+
+    def _last_released(self, _: StreamKey, was: Element) -> LastCopyReleased:
+        assert was.copy is not None
+        fact = let_go(replace(was, copy=None, damage=None), was.copy.sha256, LastCopyReleased)
+        assert isinstance(fact, LastCopyReleased)
+        return fact
+
+    def _withdrawn(self, at: StreamKey, was: Element) -> ReleaseWithdrawn:
+        return ReleaseWithdrawn(element=was, sha256=self.rng.choice(self.stored[at]))
 
     def _erased(self, _: StreamKey, __: Element) -> PayloadErased:
         return PayloadErased(reason="a request")

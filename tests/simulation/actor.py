@@ -113,6 +113,7 @@ class Actor:
             instance=rules.instance,
             lease_us=rules.lease_us,
             free_bytes=self._objects.free_bytes,
+            holds=self._objects.holds,
         )
         self._collector = Collector(world.source_id, ledger.sources()[world.source_id].source, rules)
         self._post(0, Started(position=ledger.head().position))

@@ -15,6 +15,7 @@ from kropot.checkpoints.signing import sign_head
 from kropot.objects.directory import DirectoryObjects
 from kropot.proofs import prove_event
 from kropot.replay.snapshots import take_snapshot
+from kropot.retention.signature import signed
 from kropot.verify import Finding, Note, Scope, Summary, Verification
 from ledger.checkpoint import unverified_checkpoint
 from ledger.codec import source_id_of
@@ -22,7 +23,6 @@ from ledger.events import (
     AuditAdvanced,
     AuditRange,
     Copy,
-    CopyReleased,
     CopyStored,
     Element,
     Failure,
@@ -39,7 +39,10 @@ from ledger.events import (
 )
 from ledger.log import AUDIT_KEY, Ledger, NewFact, instance_key, source_key
 from ledger.note import SigningKey
+from ledger.retention import RETENTION_KEY, PolicySet, Retention
 from ledger.sql import open_store
+from tests.kropot.retention_world import rules
+from tests.ledger.world import let_go
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,7 +221,7 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
         for record in ledger.history(released)
         if isinstance(record.fact, CopyStored) and record.fact.element.copy is not None
     )
-    _append(ledger, released, CopyReleased(element=made[released], sha256=before))
+    _release(ledger, released, made[released], before)
     world.object(before).unlink()
     whole = AuditRange(start=bytes(32), end=b"\xff" * 32, position=ledger.head().position, at_us=ledger.now_us())
     _append(ledger, AUDIT_KEY, AuditAdvanced(ranges=(whole,)))
@@ -257,6 +260,15 @@ def _append(ledger: Ledger, key: StreamKey, fact: object) -> None:
 
 def _append_all(ledger: Ledger, facts: list[tuple[StreamKey, object]]) -> None:
     ledger.append([NewFact(key=key, fact=fact, observed_us=1) for key, fact in facts])  # type: ignore[arg-type]
+
+
+def _release(ledger: Ledger, key: StreamKey, element: Element, sha256: bytes) -> None:
+    """Let an older copy go, by a policy that the key for checkpoints signed."""
+    nothing_old = Retention(rules=(rules(last=1, min_age_s=0),), pins=(), signature=None)
+    _append(ledger, RETENTION_KEY, PolicySet(retention=signed(nothing_old, ledger.identity().ledger_id, KEY)))
+    head = ledger.head()
+    of = {"policy": head.position, "decided": head.position, "at_us": head.recorded_us}
+    _append(ledger, key, let_go(element, sha256, **of))
 
 
 def _store(objects: ObjectStore, content: bytes, revision: int, rng: random.Random) -> Copy:

@@ -5,7 +5,8 @@ The loop and the simulation share it, so that what is simulated is what runs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, get_args
 
@@ -37,14 +38,17 @@ from kropot.collect.decide.inputs import (
 from kropot.collect.decide.plan import is_missing
 from kropot.collect.decide.sources import source_key
 from ledger.errors import ConflictError, InstanceBusyError
-from ledger.events import ListingCompleted, RunFailed, StreamKey
+from ledger.events import ElementFact, ListingCompleted, RunFailed, StreamKey
+from ledger.retaining import is_freed_since
 from ledger.vaults import naming_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from ledger.append import NewFact
     from ledger.events import Source
     from ledger.log import Ledger
+    from ledger.places import Placement
     from ledger.replica import Entry
 
 STRETCH = 5000
@@ -75,7 +79,9 @@ LEDGER_ACTIONS = get_args(LedgerAction)
 class LedgerEffects:
     """Carries out what concerns the ledger, for one instance and one source.
 
-    `free_bytes` tells how much room the storage has, None where that is not known.
+    `free_bytes` tells how much room the storage has, None where that is not known. `holds` tells whether an object is
+    in it, by SHA-256, size, and its place in a pack if it was put there just now. `_taken` has the position when
+    work was taken that is under way.
     """
 
     ledger: Ledger
@@ -83,6 +89,8 @@ class LedgerEffects:
     instance: str
     lease_us: int
     free_bytes: Callable[[], int | None]
+    holds: Callable[[bytes, int, Placement | None], bool] | None = None
+    _taken: dict[StreamKey, int] = field(default_factory=dict)
 
     def perform(self, action: LedgerAction) -> Input | None:
         """Carry an action out and return what happened, None where nothing answers.
@@ -117,6 +125,7 @@ class LedgerEffects:
             case TakeWork():
                 answer = self._take(action)
             case GiveBack():
+                self._forget(action.keys)
                 self.ledger.work.release(self.instance, action.keys)
             case Beat():
                 self.ledger.work.beat(self.instance, lease_us=self.lease_us)
@@ -171,7 +180,8 @@ class LedgerEffects:
         position = 0
         while facts:
             try:
-                position = self.ledger.append(facts, release=release, places=action.places).last
+                check = partial(self._look_again, facts, action.places) if action.about == "copies" else None
+                position = self.ledger.append(facts, release=release, places=action.places, check=check).last
                 break
             except ConflictError as error:
                 moved = frozenset(map(StreamKey.parse, error.keys))
@@ -179,12 +189,37 @@ class LedgerEffects:
                     return Conflicted(about=action.about, keys=moved)
                 dropped |= moved
                 facts = tuple(new for new in facts if new.key not in moved)
+        if release is not None:
+            self._forget([new.key for new in action.facts])
         if action.places and not facts:
             # Every fact was left out; the objects are there all the same, and a later fact may name them.
             self.ledger.places.add(action.places)
         if release is not None and dropped:
             self.ledger.work.release(release, dropped)
         return Recorded(about=action.about, facts=action.facts, dropped=frozenset(dropped), position=position)
+
+    def _look_again(self, facts: tuple[NewFact, ...], places: tuple[Placement, ...]) -> None:
+        """Look whether the objects of new copies are still there, if some were freed since they were fetched.
+
+        This runs under the ledger's lock, and objects are freed only under it. A copy whose object another copy left
+        behind, and that was freed meanwhile, is fetched again. Raises: ConflictError, which names those elements.
+        """
+        since = min(self._taken.get(new.key, 0) for new in facts)
+        if self.holds is None or not is_freed_since(self.ledger, since):
+            return
+        placed = {place.sha256: place for place in places}
+        copies = [(new, new.fact.element.copy) for new in facts if isinstance(new.fact, ElementFact)]
+        gone = [
+            new.key.stored
+            for new, copy in copies
+            if copy is not None and not self.holds(copy.sha256, copy.size, placed.get(copy.sha256))
+        ]
+        if gone:
+            raise ConflictError(tuple(gone))
+
+    def _forget(self, keys: Iterable[StreamKey] | None) -> None:
+        for key in list(self._taken) if keys is None else keys:
+            self._taken.pop(key, None)
 
     def _count_missing(self, action: CountMissing) -> Input:
         known = missing = 0
@@ -226,6 +261,7 @@ class LedgerEffects:
             source=self.source_id,
             due_us=ledger.now_us() + HORIZON_US if action.early else None,
         )
+        self._taken.update((entry.key, position) for entry in entries)
         next_due_us = None if entries else ledger.next_due_us(self.source_id)
         return WorkTaken(entries=tuple(entries), next_due_us=next_due_us, free=free, position=position)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
@@ -71,6 +72,10 @@ class PackFolder:
             return None
         except OSError as error:
             raise storage_error(error, f"opening the pack {path}") from error
+
+    def has(self, name: bytes) -> bool:
+        """Return whether there is a pack of this name now, whatever is open."""
+        return os.path.lexists(self.layout.pack(name))
 
     def settle(self, names: Sequence[bytes]) -> None:
         """Make the names of packs durable, before a ledger learns them: their makers may have died before they did.

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from kropot.gateway.access import failure_json
-from kropot.gateway.forwarded import (
+from kropot.securecopy.bulkwire import MAX_BODY
+from kropot.securecopy.bulkwire import PATH as BULK_PATH
+from kropot.serving.answers import failure_json
+from kropot.serving.forwarded import (
     FORWARDED_FOR,
     FORWARDED_PROTO,
     client_behind,
@@ -28,8 +30,6 @@ from kropot.gateway.forwarded import (
     parse_address,
     parse_networks,
 )
-from kropot.securecopy.bulkwire import MAX_BODY
-from kropot.securecopy.bulkwire import PATH as BULK_PATH
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-    from kropot.gateway.forwarded import Networks
+    from kropot.serving.forwarded import Networks
 
 ABORT: Final = "kropot.abort"
 """The ASGI extension with which an application cuts its connection off."""
@@ -57,7 +57,7 @@ class Bounds:
     a trusted proxy, `per_address` bounds the requests of a client that are answered at once. A request's head may take
     `head_s`, `head_bytes` and `fields`; its body `body_s` and `body_bytes`, at most 65,536. A bulk request's body may
     have `bulk_bytes`, as long as all such bodies together have at most `bulks_bytes`. An idle connection stays open for
-    `idle_s`. After a refusal the gateway reads `unread_bytes` more, so that the client can read the answer. It
+    `idle_s`. After a refusal the server reads `unread_bytes` more, so that the client can read the answer. It
     cuts off a client that takes less than `stall_bytes` of an answer in `stall_s`.
     """
 
@@ -251,7 +251,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return not (self._is_deaf or self._is_answering or self.transport.is_closing())
 
     def pause_writing(self) -> None:
-        """Start to watch a client that reads more slowly than the gateway sends."""
+        """Start to watch a client that reads more slowly than the server sends."""
         super().pause_writing()
         if self._stall_timer is None:
             self._watch()
@@ -352,7 +352,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._is_deaf = True
         self.transport.write(_answer(status, sentence))
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS has no half-closed connections
+            self.transport.write_eof()
         self._deadline = self.loop.call_later(_LAST_WORDS_S, self._cut)
 
     def _cut(self) -> None:

@@ -1,0 +1,1 @@
+"""A replica that somebody else keeps, seen from its owner's machine. No key leaves this machine."""

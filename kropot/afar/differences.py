@@ -1,0 +1,75 @@
+"""What changed between two moments, as a keeper tells it. Nothing here is proved: it is for looking around."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from kropot.afar.replica import ROWS, BadAnswerError
+from kropot.replay.diff import CHANGES
+from ledger.events import StreamKey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.afar.replica import AfarReplica
+
+_STATES: Final = frozenset({"current", "pending", "vanished", "damaged", "lost"})
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+_SOURCE: Final = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteDifferences:
+    """The positions of two moments, and the rows about what changed between them, as `replay --diff` prints them."""
+
+    earlier: int
+    later: int
+    notes: tuple[str, ...]
+    rows: Iterator[dict[str, Any]]
+
+
+def differences(replica: AfarReplica, one: str | None, other: str | None) -> RemoteDifferences:
+    """Return what changed between two moments. Raises: BadAnswerError, and as `KeeperClient.get`."""
+    moments = [replica.moment(one), replica.moment(other)]
+    earlier, later = sorted(each.position for each in moments)
+    notes = tuple(note for each in moments for note in each.notes)
+    return RemoteDifferences(earlier=earlier, later=later, notes=notes, rows=_rows(replica, earlier, later))
+
+
+def _rows(replica: AfarReplica, earlier: int, later: int) -> Iterator[dict[str, Any]]:
+    after, before = None, b""
+    while True:
+        asked = {"from": f"@{earlier}", "to": f"@{later}", "after": after, "limit": ROWS}
+        answer = replica.client.get("difference", **asked)
+        rows = answer.get("differences")
+        if not isinstance(rows, list):
+            raise BadAnswerError("differences")
+        for row in rows:
+            key = _key(row)
+            if key <= before:
+                raise BadAnswerError("differences")
+            before = key
+            yield row
+        after = answer.get("next")
+        if after is None or not rows:
+            return
+
+
+def _key(row: Any) -> bytes:
+    """Return the stored key of a row whose fields are what they should be. Raises: BadAnswerError."""
+    try:
+        is_fine = (
+            row["change"] in CHANGES
+            and row["state"] in _STATES
+            and _SOURCE.fullmatch(row["source"])
+            and isinstance(row["date"], str)
+            and (row["sha256"] is None or (_HASH.fullmatch(row["sha256"]) and type(row["size"]) is int))
+        )
+        key = StreamKey(source=bytes.fromhex(row["source"]), kind=row["type"], id=row["id"]).stored
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise BadAnswerError("differences") from None
+    if not is_fine:
+        raise BadAnswerError("differences")
+    return key

@@ -1,0 +1,292 @@
+"""`kropotcli keeper`: serves a replica to read, and manages the tokens for it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kropot.cli import base
+from kropot.cli.base import Exit, emit, emit_json, open_ledger, say, storage_of, warn
+from kropot.cli.gateway import checked_proxies
+from kropot.cli.output import printing_beside_the_work
+from kropot.cli.paths import PATH
+from kropot.cli.status import listing_limit_s
+from kropot.errors import UsageError
+from kropot.wording import SECOND_US, instant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kropot.cli.base import Settings
+    from kropot.keeper.state import KeeperTokenRow
+    from kropot.keeper.tokens import KeeperTokens
+
+_ROLES: Final = ("owner", "auditor", "monitor")
+_LOOPBACK: Final = ("127.", "localhost", "::1")
+_SPAN: Final = re.compile(r"([0-9]{1,6})([hdw])")
+_SPAN_S: Final = {"h": 3600, "d": 86_400, "w": 604_800}
+_LONGEST_LABEL: Final = 64
+
+
+def state_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option `--state` to a command."""
+    return click.option(
+        "--state",
+        type=PATH,
+        metavar="FILE",
+        envvar="KROPOT_KEEPER_STATE",
+        help="The keeper's own database, an SQLite file with the tokens. The key of their hashes is in the file beside"
+        " it, with .key added to its name. Default: keeper.db beside the ledger, if that is an SQLite file.",
+    )(function)
+
+
+@base.group("keeper")
+def command() -> None:
+    """Serve a replica to its owner from afar, and manage the tokens for it.
+
+    A keeper keeps the copies of somebody else. With a token, the owner lists and restores files over the network, and
+    never sends a kit.
+    """
+
+
+@command.command("serve", cls=base.KropotCommand)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8081,
+    show_default=True,
+    help="The port to listen on. 0 means any free port.",
+)
+@state_option
+@click.option("--tls-cert", type=PATH, metavar="FILE", help="The certificate with its chain (PEM): speak TLS.")
+@click.option("--tls-key", type=PATH, metavar="FILE", help="The key of the certificate (PEM, without a passphrase).")
+@click.option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    callback=checked_proxies,
+    help="A proxy (IP address or network) that adds the client to X-Forwarded-For. The last address there that is not a"
+    " trusted proxy counts as the client. Can be repeated.",
+)
+@click.option(
+    "--max-connections",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="Refuse more connections than this at the same time.",
+)
+@click.option(
+    "--max-per-address",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="The most connections for one address (for IPv6, one /64 network). Behind a trusted proxy: the most requests "
+    "of one client at the same time.",
+)
+def serve(
+    settings: Settings,
+    *,
+    host: str,
+    port: int,
+    state: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    trusted_proxies: tuple[str, ...],
+    max_connections: int,
+    max_per_address: int,
+) -> Exit:
+    """Serve the replica to read, to whoever has a token, until stopped.
+
+    Nothing is written to the ledger or the storage. `keeper token create` makes the tokens. Every request carries one,
+    so put TLS in front for other machines: --tls-cert and --tls-key, or a proxy.
+    """
+    from kropot.keeper.server import KeeperOptions, KeeperService
+    from kropot.keeper.tokens import open_tokens
+    from kropot.query.health import Limits
+    from kropot.serving.guard import Bounds
+    from kropot.serving.listening import TlsFiles, address_of, allow_descriptors, listen
+
+    if (tls_cert is None) != (tls_key is None):
+        raise UsageError("--tls-cert and --tls-key belong together: give both, or neither")
+    tls = None if tls_cert is None or tls_key is None else TlsFiles(certificate=tls_cert, key=tls_key)
+    options = KeeperOptions(
+        limits=Limits(listing_s=listing_limit_s(settings)),
+        bounds=Bounds(connections=max_connections, per_address=max_per_address),
+        trusted_proxies=trusted_proxies,
+        tls=tls,
+    )
+    allow_descriptors(max_connections)
+    caught: list[int] = []
+    storage = storage_of(settings)
+    with open_ledger(settings, read_only=True) as ledger:
+        service = KeeperService(ledger, storage, open_tokens(_state_of(settings, state), create=True), options)
+        try:
+            server = service.server()
+
+            def end(number: int, _frame: object) -> None:
+                caught.append(number)
+                server.should_exit = True
+
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, end)
+            with listen(host, port) as listening:
+                if tls is None and not host.startswith(_LOOPBACK):
+                    warn(
+                        f"tokens cross the network unencrypted, because the keeper listens on {host} without TLS: give "
+                        "--tls-cert and --tls-key, or put a proxy with TLS in front of it"
+                    )
+                url = address_of(listening, "http" if tls is None else "https")
+                with printing_beside_the_work():
+                    if settings.json:
+                        emit_json("keeper_started", {"url": url, "storage": storage.objects_place})
+                say(f"serving this replica at {url}; press Ctrl-C to stop")
+                server.run([listening])
+        finally:
+            service.close()
+    return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
+
+
+@command.group("token", cls=base.KropotGroup)
+def token() -> None:
+    """Make, list and revoke the tokens of a keeper."""
+
+
+@token.command("create", cls=base.KropotCommand)
+@click.option(
+    "--role",
+    type=click.Choice(_ROLES),
+    required=True,
+    help="owner: all that is sealed, and all of the others. auditor: the status, headers of events, proofs and"
+    " checkpoints. monitor: the metrics.",
+)
+@click.option("--label", metavar="LABEL", help="Who has this token, for `token list`.")
+@click.option(
+    "--expires",
+    metavar="WHEN",
+    help="When the token ends: a date (2027-05-01 means 00:00 UTC that day), a time (2027-05-01T14:30Z), or how long it"
+    " lasts (36h, 7d, 2w). Default: never.",
+)
+@click.option(
+    "--source",
+    "source_names",
+    metavar="SOURCE",
+    multiple=True,
+    help="Bind a token of an owner to this source: its label, or the beginning of its id. Can be repeated. Default: all"
+    " sources, later ones too.",
+)
+@state_option
+def create(
+    settings: Settings,
+    *,
+    role: str,
+    label: str | None,
+    expires: str | None,
+    source_names: tuple[str, ...],
+    state: Path | None,
+) -> None:
+    """Make a token and print it. It is shown only now: the database keeps a keyed hash of it."""
+    from kropot.keeper.tokens import open_tokens
+    from kropot.keeper.visitor import Role
+    from kropot.query.names import find_source
+    from kropot.query.past import labels_of
+
+    if label is not None and not (label.isprintable() and 0 < len(label) <= _LONGEST_LABEL):
+        most = _LONGEST_LABEL
+        raise UsageError(f"{label[:most]!a} cannot be a label: take 1 to {most} printable characters")
+    now_s = int(time.time())
+    expires_s = None if expires is None else _expires_s(expires, now_s)
+    if source_names and role != "owner":
+        raise UsageError(f"only a token of an owner is bound to sources, not one of a {role}: leave out --source")
+    sources: tuple[bytes, ...] | None = None
+    if source_names:
+        with open_ledger(settings, read_only=True) as ledger:
+            labels = labels_of(ledger)
+            sources = tuple(dict.fromkeys(find_source(labels, name) for name in source_names))
+    tokens = open_tokens(_state_of(settings, state), create=True)
+    made = tokens.make(Role(role), label=label, expires_s=expires_s, sources=sources)
+    if settings.json:
+        emit_json("keeper_token_made", {"token": made.text, "number": made.row.number, "role": role})
+    else:
+        emit(made.text)
+    if expires_s is not None and expires_s <= now_s:
+        warn("this token has expired already, so it cannot be used: make another one with a later --expires")
+
+
+@token.command("list", cls=base.KropotCommand)
+@state_option
+def list_(settings: Settings, *, state: Path | None) -> None:
+    """List the tokens. The tokens themselves are kept nowhere."""
+    from kropot.keeper.tokens import open_tokens
+
+    tokens = open_tokens(_state_of(settings, state))
+    for row in tokens.all():
+        shown = _shown(tokens, row)
+        if settings.json:
+            emit_json("keeper_token", shown, flush=False)
+            continue
+        ends = "never ends" if row.expires_s is None else f"until {shown['expires']}"
+        bound = "" if row.sources is None else f"  sources {' '.join(each.hex()[:8] for each in row.sources)}"
+        emit(f"{row.number:>4}  {row.role:<8} {shown['status']:<8} {ends}  {row.label or '-'}{bound}", flush=False)
+
+
+@token.command("revoke", cls=base.KropotCommand)
+@click.argument("number", type=click.IntRange(min=1))
+@state_option
+def revoke(settings: Settings, *, number: int, state: Path | None) -> None:
+    """Revoke the token with this NUMBER in the list, for good. A keeper that runs refuses it at once."""
+    from kropot.keeper.tokens import open_tokens
+
+    tokens = open_tokens(_state_of(settings, state))
+    row = tokens.revoke(number)
+    if settings.json:
+        emit_json("keeper_token_revoked", _shown(tokens, row))
+    else:
+        emit(f"revoked token {number}")
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _shown(tokens: KeeperTokens, row: KeeperTokenRow) -> dict[str, Any]:
+    """Return a token as the list shows it."""
+    return {
+        "number": row.number,
+        "role": row.role,
+        "label": row.label,
+        "status": tokens.status(row),
+        "created": instant(row.created_s * SECOND_US),
+        "expires": None if row.expires_s is None else instant(row.expires_s * SECOND_US),
+        "sources": None if row.sources is None else [each.hex() for each in row.sources],
+    }
+
+
+def _state_of(settings: Settings, given: Path | None) -> Path:
+    """Return the file of the keeper's database. Raises: UsageError if it was not named, and the ledger is no file."""
+    from ledger.sql.dialects import parse_place
+
+    if given is not None:
+        return given.expanduser()
+    ledger = parse_place(settings.db_string).path
+    if ledger is None:
+        raise UsageError("the ledger is not an SQLite file, so name a file for the keeper's tokens with --state")
+    return ledger.with_name("keeper.db")
+
+
+def _expires_s(text: str, now_s: int) -> int:
+    """Return when a token ends, in seconds since 1970. Raises: UsageError if it is not understood."""
+    from kropot.replay.until import At, parse_when
+
+    span = _SPAN.fullmatch(text)
+    if span is not None:
+        return now_s + int(span[1]) * _SPAN_S[span[2]]
+    when = parse_when(text, now_us=now_s * SECOND_US, read=lambda _: None) if not text.startswith("@") else None
+    if not isinstance(when, At):
+        raise UsageError(f"--expires does not understand {text[:40]!a}: try 2027-05-01, 2027-05-01T14:30Z or 30d")
+    return when.us // SECOND_US

@@ -1,0 +1,45 @@
+"""Opens what rewrites packs, for `prune` and `storage clean`: one process of a storage at a time packs anything."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from kropot.cli.base import say
+from kropot.errors import LockedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.objects.opening import Storage
+    from kropot.retention.repacking import Repacking
+    from ledger.log import Ledger
+
+MAX_UNUSED: Final = 50
+"""The percentage of a pack that may be unused, unless the user says otherwise."""
+
+
+@contextmanager
+def repacking(
+    ledger: Ledger, storage: Storage, *, until: int, max_unused: int | None, orphans_us: int | None = None
+) -> Iterator[Repacking | None]:
+    """Open what rewrites packs; None if another process packs, and then packs stay as they are."""
+    from kropot.retention.conditions import demand_quiet
+    from kropot.retention.repacking import Repacking
+
+    with ExitStack() as stack:
+        try:
+            rewriter = stack.enter_context(storage.rewriter())
+        except LockedError:
+            say("another process packs this storage, so packs stay as they are this time")
+            yield None
+            return
+        yield Repacking(
+            ledger=ledger,
+            packs=rewriter,
+            allowed=lambda: demand_quiet(ledger),
+            until=until,
+            max_unused=MAX_UNUSED if max_unused is None else max_unused,
+            now_us=ledger.clock_us(),
+            orphans_us=orphans_us,
+        )

@@ -1,0 +1,1 @@
+"""The keeper's server: a replica to read from afar, for whoever holds a token of it. It writes nothing."""

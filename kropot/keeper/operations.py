@@ -1,0 +1,296 @@
+"""What a keeper can be asked: one table, of which the routes and the OpenAPI document are made. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from kropot.keeper.asking import MOST_ROWS, ROWS
+from kropot.keeper.visitor import Role
+from kropot.replay.until import FORMS
+
+API: Final = "/api/1"
+MOST_HEADERS: Final = 10_000
+STATES: Final = ("current", "pending", "vanished", "damaged", "lost")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A parameter of an operation, with its JSON schema."""
+
+    name: str
+    text: str
+    schema: dict[str, Any] = field(default_factory=lambda: {"type": "string"})
+    in_path: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """Something that can be asked with GET: where, by whom, with which parameters, and the schema of the answer.
+
+    `media` is the answer's media type. `fails` are the statuses of failures beside those that every operation has.
+    """
+
+    name: str
+    path: str
+    role: Role
+    text: str
+    answer: str
+    parameters: tuple[Parameter, ...] = ()
+    media: str = "application/json"
+    fails: tuple[int, ...] = ()
+
+
+_WHOLE: Final[dict[str, Any]] = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
+
+_UNTIL: Final = Parameter(
+    name="until", text=f"The state before this moment: {FORMS}, given as its whole text. Default: now."
+)
+_SOURCE: Final = Parameter(name="source", text="A source's label, or the beginning of its id. Default: all sources.")
+_AFTER_KEY: Final = Parameter(name="after", text="Go on behind this element: `next` of the page before.")
+_LIMIT: Final = Parameter(
+    name="limit",
+    text="The most rows of the answer.",
+    schema={"type": "integer", "minimum": 1, "maximum": MOST_ROWS, "default": ROWS},
+)
+_ELEMENT: Final = (
+    Parameter(
+        name="source", text="The source's id.", schema={"type": "string", "pattern": "^[0-9a-f]{32}$"}, in_path=True
+    ),
+    Parameter(
+        name="type", text="The element's type: file.", schema={"type": "string", "pattern": "^[a-z]+$"}, in_path=True
+    ),
+    Parameter(name="element", text="The element's id.", schema={"type": "string", "pattern": "^[^/]+$"}, in_path=True),
+)
+_A, _O, _M = Role.AUDITOR, Role.OWNER, Role.MONITOR
+_AT: Final = (400, 409)
+_FOUND: Final = (400, 404, 409)
+
+OPERATIONS: Final = (
+    Operation(name="healthz", path="/healthz", role=_M, text="Whether the keeper lives. Open to all.", answer="Alive"),
+    Operation(
+        name="metrics",
+        path="/metrics",
+        role=_M,
+        text="The health of the replica, in Prometheus' text format.",
+        answer="text",
+        media="text/plain",
+        fails=(400,),
+    ),
+    Operation(
+        name="openapi", path=f"{API}/openapi.json", role=_M, text="This document.", answer="Document", fails=(400,)
+    ),
+    Operation(
+        name="me", path=f"{API}/me", role=_M, text="What the token that was sent is for.", answer="Me", fails=(400,)
+    ),
+    Operation(
+        name="status",
+        path=f"{API}/status",
+        role=_A,
+        text="The state of the replica, as `kropotcli status --json` prints it.",
+        answer="Status",
+        fails=(400,),
+    ),
+    Operation(
+        name="alarms", path=f"{API}/alarms", role=_A, text="What a person must answer.", answer="Alarms", fails=(400,)
+    ),
+    Operation(
+        name="coverage",
+        path=f"{API}/coverage",
+        role=_A,
+        text="Which contents `verify` has read and compared, and when: ranges of their SHA-256.",
+        answer="Coverage",
+        fails=(400,),
+    ),
+    Operation(
+        name="space",
+        path=f"{API}/space",
+        role=_A,
+        text="How many elements and stored bytes there are in each state, and how much room is left.",
+        answer="Space",
+        fails=(400,),
+    ),
+    Operation(
+        name="moment",
+        path=f"{API}/moment",
+        role=_A,
+        text="The position that a moment means, its time and the Merkle root there.",
+        answer="Moment",
+        parameters=(_UNTIL,),
+        fails=_AT,
+    ),
+    Operation(
+        name="sources",
+        path=f"{API}/sources",
+        role=_A,
+        text="The sources at a moment. `states` are sums of now.",
+        answer="Sources",
+        parameters=(_UNTIL,),
+        fails=_AT,
+    ),
+    Operation(
+        name="restore_points",
+        path=f"{API}/restore-points",
+        role=_A,
+        text="The rounds of collecting, the oldest first, as `kropotcli log --json` prints them.",
+        answer="RestorePoints",
+        parameters=(
+            _SOURCE,
+            Parameter(
+                name="after",
+                text="Only rounds that ended after this time, in microseconds since 1970: `next` of the page before.",
+                schema=_WHOLE,
+            ),
+            _LIMIT,
+        ),
+        fails=_FOUND,
+    ),
+    Operation(
+        name="elements",
+        path=f"{API}/elements",
+        role=_O,
+        text="A page of the elements at a moment, in the order of their keys. A page can be short, or empty, and "
+        "`next` still go on. Name the moment by its position (@120411) on each page, so that all show the same state.",
+        answer="Elements",
+        parameters=(
+            _UNTIL,
+            _SOURCE,
+            Parameter(
+                name="state", text="Only elements in this state.", schema={"type": "string", "enum": list(STATES)}
+            ),
+            Parameter(
+                name="events",
+                text="Whether each row has the events that prove it. The sealed form is in their payload.",
+                schema={"type": "boolean", "default": False},
+            ),
+            Parameter(
+                name="since",
+                text="Only elements whose last event is behind this position: with it, a page that was kept is brought"
+                " up to date.",
+                schema=_WHOLE,
+            ),
+            _AFTER_KEY,
+            _LIMIT,
+        ),
+        fails=_FOUND,
+    ),
+    Operation(
+        name="element",
+        path=f"{API}/elements/{{source}}/{{type}}/{{element}}",
+        role=_O,
+        text="One element at a moment: the events that say so, and for each the path to the root over `size` events.",
+        answer="OneElement",
+        parameters=(
+            *_ELEMENT,
+            _UNTIL,
+            Parameter(name="size", text="The size of the tree to prove it in. Default: all events.", schema=_WHOLE),
+        ),
+        fails=_FOUND,
+    ),
+    Operation(
+        name="history",
+        path=f"{API}/elements/{{source}}/{{type}}/{{element}}/history",
+        role=_O,
+        text="The events about one element, the oldest first.",
+        answer="ElementHistory",
+        parameters=(
+            *_ELEMENT,
+            Parameter(name="after", text="Only events behind this version of the stream.", schema=_WHOLE),
+            _LIMIT,
+        ),
+        fails=_FOUND,
+    ),
+    Operation(
+        name="difference",
+        path=f"{API}/difference",
+        role=_O,
+        text="What changed between two moments, in the order of the keys. They are taken in the order of time.",
+        answer="Differences",
+        parameters=(
+            Parameter(name="from", text="One moment, in any form of `until`. Default: now."),
+            Parameter(name="to", text="The other moment. Default: now."),
+            _SOURCE,
+            _AFTER_KEY,
+            _LIMIT,
+        ),
+        fails=_FOUND,
+    ),
+    Operation(
+        name="object",
+        path=f"{API}/objects/{{sha256}}",
+        role=_O,
+        text="The sealed bytes of an object, whole or the one range that the header Range asks for.",
+        answer="binary",
+        parameters=(
+            Parameter(
+                name="sha256",
+                text="The SHA-256 of its bytes.",
+                schema={"type": "string", "pattern": "^[0-9a-f]{64}$"},
+                in_path=True,
+            ),
+        ),
+        media="application/octet-stream",
+        fails=(404, 416),
+    ),
+    Operation(
+        name="tree",
+        path=f"{API}/tree",
+        role=_A,
+        text="The Merkle tree of the first `size` events: its root, and its frontier in hexadecimal digits. For an "
+        "owner also the first event, and the salts with which the headers name the streams of his sources.",
+        answer="Tree",
+        parameters=(Parameter(name="size", text="How many events. Default: all.", schema=_WHOLE),),
+        fails=_AT,
+    ),
+    Operation(
+        name="headers",
+        path=f"{API}/headers",
+        role=_A,
+        text="The headers of the events behind position `after`, each as a msgpack byte string, in order.",
+        answer="binary",
+        parameters=(
+            Parameter(name="after", text="The position to begin behind. Default: 0.", schema=_WHOLE),
+            Parameter(
+                name="limit",
+                text="The most headers of the answer.",
+                schema={"type": "integer", "minimum": 1, "maximum": MOST_HEADERS, "default": ROWS},
+            ),
+        ),
+        media="application/octet-stream",
+        fails=(400,),
+    ),
+    Operation(
+        name="checkpoints",
+        path=f"{API}/checkpoints",
+        role=_A,
+        text="The signed checkpoints that the ledger keeps. Nobody has checked their signatures for you.",
+        answer="Checkpoints",
+        fails=_AT,
+    ),
+    Operation(
+        name="proof",
+        path=f"{API}/proofs/{{source}}/{{type}}/{{element}}",
+        role=_A,
+        text="What `kropotcli prove` prints about one element. `kropotcli check-proof` checks it.",
+        answer="Proof",
+        parameters=(*_ELEMENT, _UNTIL),
+        fails=_FOUND,
+    ),
+    Operation(
+        name="consistency",
+        path=f"{API}/consistency",
+        role=_A,
+        text="The proof that the tree of the first `old` events grew into that of the first `new` ones (RFC 6962).",
+        answer="Consistency",
+        parameters=(
+            Parameter(name="old", text="The size of the earlier tree. Default: 0.", schema=_WHOLE),
+            Parameter(name="new", text="The size of the later tree. Default: all events.", schema=_WHOLE),
+            Parameter(
+                name="signed",
+                text="Whether both sizes are those of kept checkpoints, which then come with the proof.",
+                schema={"type": "boolean", "default": False},
+            ),
+        ),
+        fails=_FOUND,
+    ),
+)

@@ -1,0 +1,36 @@
+"""Who asks a keeper, and what he may see. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class Role(StrEnum):
+    """What a token is for. Each role may do what the ones before it may."""
+
+    MONITOR = "monitor"
+    AUDITOR = "auditor"
+    OWNER = "owner"
+
+
+_RANKS: Final = {role: rank for rank, role in enumerate(Role)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visitor:
+    """Whoever sent a token: its number, its role, and the sources (16 bytes each) that it is bound to; None: all."""
+
+    number: int
+    role: Role
+    label: str | None = None
+    sources: frozenset[bytes] | None = None
+
+    def may(self, role: Role) -> bool:
+        """Whether the token is good for what this role may do."""
+        return _RANKS[self.role] >= _RANKS[role]
+
+    def sees(self, source: bytes) -> bool:
+        """Whether the token may see this source."""
+        return self.sources is None or source in self.sources

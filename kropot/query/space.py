@@ -1,0 +1,170 @@
+"""What fills a storage, and when it will be full, from the ledger's own history.
+
+The sums that the ledger keeps cost nothing. What else there is takes a look at every copy and every object, so it is
+left out where there are many, unless it is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from kropot.durable.errors import StorageError
+from kropot.objects.freeing import CanFree
+from kropot.retention.cleaning import Count, unnamed
+from kropot.retention.freeing import releases_after
+from kropot.wording import amount, number
+from ledger.clock import DAY_US
+from ledger.decoding import fact_of
+from ledger.retaining import freeing_of
+from ledger.retention import RETENTION_KEY, ReleaseFact
+from ledger.rows import RELEASED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.objects.opening import Storage
+    from ledger.log import Ledger
+
+FEW_ELEMENTS: Final = 100_000
+"""Up to so many elements, everything is looked at without being asked for."""
+
+GROWTH_DAYS: Final = 30
+_PAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Bytes in a storage. Elements can share objects, so the parts can be more than the whole.
+
+    `waiting` was released and is not freed. `packed` lies in packs and nobody needs it. `older`, `orphans`,
+    `packed` and `quarantine` are None if nobody looked. `growth` is
+    how many bytes came in a day, on the average of 30 days or as long as the ledger is old, None if that is not known.
+    """
+
+    current: int
+    vanished: int
+    waiting: Count
+    freed: int
+    older: int | None = None
+    orphans: Count | None = None
+    packed: Count | None = None
+    quarantine: Count | None = None
+    growth: int | None = None
+    free: int | None = None
+
+    @property
+    def full_in_days(self) -> int | None:
+        """In how many days the storage is full at this pace, None if it does not grow or nobody knows."""
+        return None if not self.growth or self.free is None else self.free // self.growth
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The fields of the JSON answer."""
+        counts = {"waiting": self.waiting, "orphans": self.orphans, "quarantine": self.quarantine}
+        counts |= {"unused_in_packs": self.packed}
+        return {
+            "current": self.current,
+            "older": self.older,
+            "vanished": self.vanished,
+            **{
+                name: None if each is None else {"objects": each.objects, "bytes": each.bytes}
+                for name, each in counts.items()
+            },
+            "freed": self.freed,
+            "free": self.free,
+            "growth_per_day": self.growth,
+            "full_in_days": self.full_in_days,
+        }
+
+
+def space_of(ledger: Ledger, storage: Storage, *, free: int | None, everything: bool | None = None) -> Space:
+    """Return what fills the storage. `everything` None: look at it all if there are few elements."""
+    tallies = ledger.tallies()
+    freed = freeing_of(ledger).freed
+    newest = sum(each.bytes for each in tallies)
+    vanished = sum(each.bytes for each in tallies if each.state == "vanished")
+    space = Space(
+        current=newest - vanished, vanished=vanished, waiting=_waiting(ledger, freed.to), freed=freed.bytes, free=free
+    )
+    if everything is None:
+        everything = sum(each.elements for each in tallies) <= FEW_ELEMENTS
+    if not everything:
+        return space
+    try:
+        return _looked_at(ledger, storage, space, newest, freed.to)
+    except StorageError:
+        return space  # `status` says itself that the storage cannot be looked at
+
+
+def _looked_at(ledger: Ledger, storage: Storage, space: Space, newest: int, freed_to: int) -> Space:
+    now_us = ledger.now_us()
+    began_us = next((event.recorded_us for event in ledger.stored(until=1)), now_us)
+    span_us = min(GROWTH_DAYS * DAY_US, max(now_us - began_us, 1))
+    since = ledger.position_at(now_us - span_us)
+    copies = came = 0
+    last = b""
+    for row in ledger.projection.copies():
+        if row.state != RELEASED:
+            copies += row.size
+        if row.sha256 != last and row.seq > since:
+            came += row.size
+        last = row.sha256
+    orphans, quarantine, packed = Count(), Count(), Count()
+    if storage.has_objects:
+        objects = storage.objects(places=ledger.places)
+        freeing = objects.freeing() if isinstance(objects, CanFree) else None
+        try:
+            for sha256, size in unnamed(ledger, objects, freed_to=freed_to):
+                is_packed = freeing is not None and freeing.age_us(sha256, now_us) is None
+                (packed if is_packed else orphans).add(size)
+            for leftover in objects.leftovers():
+                if leftover.kind == "quarantined":
+                    quarantine.add(leftover.size)
+        finally:
+            objects.close()
+    growth = came * DAY_US // span_us if span_us >= DAY_US else None
+    older = max(copies - newest, 0)
+    return replace(space, older=older, orphans=orphans, packed=packed, quarantine=quarantine, growth=growth)
+
+
+def _waiting(ledger: Ledger, after: int) -> Count:
+    """Return the objects that were released and are not freed yet, as far as no other copy needs them."""
+    waiting, seen = Count(), set[bytes]()
+    events = releases_after(ledger, after, ledger.head().position) if after or _has_policy(ledger) else iter(())
+    while page := list(islice(events, _PAGE)):
+        facts = [fact_of(event) for event in page if event.payload is not None]
+        wanted = {fact.sha256 for fact in facts if isinstance(fact, ReleaseFact)} - seen
+        seen = wanted if len(seen) > FEW_ELEMENTS else seen | wanted
+        rows = ledger.projection.named(wanted)
+        needed = {row.sha256 for row in rows if row.state != RELEASED}
+        for size in {row.sha256: row.size for row in rows if row.sha256 not in needed}.values():
+            waiting.add(size)
+    return waiting
+
+
+def _has_policy(ledger: Ledger) -> bool:
+    return next(ledger.log.stream_events(RETENTION_KEY.stored, newest_first=True), None) is not None
+
+
+def space_text(space: Space) -> Iterator[str]:
+    """Yield the space as lines of text."""
+    older = "" if space.older is None else f", older versions {amount(space.older)}"
+    yield f"space    current {amount(space.current)}{older}, vanished {amount(space.vanished)}"
+    parts = []
+    if space.waiting.objects:
+        parts.append(f"released and waiting {amount(space.waiting.bytes)}")
+    if space.orphans is not None and space.orphans.objects:
+        parts.append(f"{number(space.orphans.objects, 'orphan')} {amount(space.orphans.bytes)}")
+    if space.packed is not None and space.packed.objects:
+        parts.append(f"unused in packs {amount(space.packed.bytes)}")
+    if space.quarantine is not None and space.quarantine.objects:
+        parts.append(f"set aside {amount(space.quarantine.bytes)}")
+    if parts:
+        yield f"         {', '.join(parts)} (`kropotcli prune` and `kropotcli storage clean` free them)"
+    if space.growth is not None:
+        full = "" if space.full_in_days is None else f": full in {number(space.full_in_days, 'day')} at this pace"
+        yield f"         {amount(space.growth)} more every day{full}"
+    if space.older is None:
+        yield "         older versions, orphans and growth were not looked at: give --space"

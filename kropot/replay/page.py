@@ -1,0 +1,85 @@
+"""A page of the elements at a position. It costs as much as is on the page, however many elements there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TYPE_CHECKING, Final
+
+from kropot.replay.fold import PAGE, Standing, image, pages
+from ledger.events import StreamKey
+from ledger.rows import StoredFact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ledger.events import Element
+    from ledger.log import Ledger
+
+LOOKED_AT: Final = 20_000
+"""How many elements are looked at for one page. Of these, few may have been there at an early moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingsPage:
+    """Some elements at a position, in bytewise key order, and the stored key to go on after; None at the end."""
+
+    standings: tuple[Standing, ...]
+    after: bytes | None
+
+
+def page_at(
+    ledger: Ledger,
+    position: int,
+    *,
+    source: bytes | None = None,
+    after: bytes = b"",
+    count: int = PAGE,
+    since: int = 0,
+    wanted: Callable[[Element], bool] = lambda _: True,
+) -> StandingsPage:
+    """Return at most `count` elements behind the stored key `after` that are `wanted`, as they were at `position`.
+
+    Only those whose last event is behind the position `since` are returned.
+
+    A page can be shorter, or empty, and still name a key to go on after.
+
+    Raises: UnknownCriticalEventError, MalformedEventError: as `image`.
+    """
+    found: list[Standing] = []
+    seen = 0
+    for some in pages(_streams(ledger, source, after), PAGE):
+        for key, standing in _standings(ledger, some, position):
+            after = key
+            if standing is not None and standing.position > since and wanted(standing.element):
+                found.append(standing)
+                if len(found) == count:
+                    return StandingsPage(standings=tuple(found), after=after)
+        seen += len(some)
+        if seen >= LOOKED_AT:
+            return StandingsPage(standings=tuple(found), after=after)
+    return StandingsPage(standings=tuple(found), after=None)
+
+
+def _streams(ledger: Ledger, source: bytes | None, after: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield (stored key, stream) of the elements behind a key, of one source or of all."""
+    streams = ledger.log.streams_by_key(after=max(after, source or b""))
+    if source is not None:
+        streams = takewhile(lambda each: each[0][:16] == source, streams)
+    # The ledger's own streams have an "@" where an element has its type.
+    return (each for each in streams if each[0][16:17] != b"@")
+
+
+def _standings(ledger: Ledger, some: list[tuple[bytes, int]], position: int) -> Iterator[tuple[bytes, Standing | None]]:
+    last = {stream: at for at, stream in ledger.log.last_positions(position, [stream for _, stream in some])}
+    facts = {fact.seq: fact for fact in map(StoredFact._make, ledger.log.facts_at(sorted(last.values())))}
+    for key, stream in some:
+        fact = facts.get(last.get(stream, 0))
+        element = None if fact is None else image(ledger, fact)
+        if fact is None or element is None:
+            yield key, None
+            continue
+        yield (
+            key,
+            Standing(key=StreamKey.parse(key), element=element, position=fact.seq, recorded_us=fact.recorded_us),
+        )

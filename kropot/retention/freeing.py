@@ -1,0 +1,160 @@
+"""Free the bytes of released copies, and of orphans, while collectors work (docs/decisions/0031).
+
+An object goes only under the lock of the ledger's head, after a look at every copy that names it. A collector that
+names an object looks under the same lock whether it is still there, as long as bytes are being freed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from ledger.decoding import fact_of
+from ledger.retaining import Freeing, freeing_of, head_locked, say_freed
+from ledger.retention import CopyReleased, Freed, FreeingBegan, FreeingEnded, LastCopyReleased, ReleaseFact
+from ledger.rows import RELEASED, StoredFact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+    from kropot.objects.freeing import Freeable, FreedObject
+    from kropot.retention.repacking import Repacking
+    from ledger.log import Ledger
+
+BATCH: Final = 200
+"""How many objects are freed under one lock: collectors wait for so long."""
+
+RELEASES: Final = (CopyReleased.TYPE, LastCopyReleased.TYPE)
+_PAGE: Final = 1000
+
+
+@dataclass(slots=True, kw_only=True)
+class FreedSum:
+    """What a run freed: `objects` with `bytes`. `kept` objects were released and are needed by other copies."""
+
+    objects: int = 0
+    bytes: int = 0
+    kept: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeingRun:
+    """Frees objects of one storage. `allowed` is called under the lock before each batch, and can refuse by raising.
+
+    With `repacking`, packs that hold released objects are rewritten, or `every_pack` with something unused.
+    """
+
+    ledger: Ledger
+    objects: Freeable
+    allowed: Callable[[], object]
+    repacking: Repacking | None = None
+    every_pack: bool = False
+
+    def released(self, until: int) -> FreedSum:
+        """Free what was released up to position `until`, and what an earlier run did not finish.
+
+        Raises: ConflictError if another process frees at the same time; StorageError; what `allowed` raises.
+        """
+        before = freeing_of(self.ledger)
+        left = list(islice(self.objects.put_away_before(), 1))
+        if until <= before.freed.to and not before.is_open and not left and not self.every_pack:
+            return FreedSum()
+        now = self._begin(before)
+        found = FreedSum()
+        self._finish_before(found)
+        packs: set[bytes] = set()
+        for sha256s in _released_objects(self.ledger, before.freed.to, until):
+            self._batch(sha256s, found)
+            packs |= {place.pack for places in self.ledger.places.find(sha256s).values() for place in places}
+        self._repack(packs, found)
+        self._end(now, found, to=max(until, before.freed.to))
+        return found
+
+    def orphans(self, candidates: Iterable[bytes]) -> FreedSum:
+        """Free those of these objects that no event names. Raises: as `released`."""
+        found = FreedSum()
+        wanted = iter(candidates)
+        first = list(islice(wanted, BATCH))
+        if not first and not self.every_pack:
+            return found
+        now = self._begin(freeing_of(self.ledger))
+        self._finish_before(found)
+        while first:
+            self._batch(first, found)
+            first = list(islice(wanted, BATCH))
+        self._repack(set(), found)
+        self._end(now, found, to=now.freed.to)
+        return found
+
+    # --- helpers ---
+
+    def _repack(self, packs: set[bytes], found: FreedSum) -> None:
+        if self.repacking is not None:
+            names = (row.name for row in self.ledger.places.packs()) if self.every_pack else sorted(packs)
+            self.repacking.run(names, found)
+
+    def _begin(self, before: Freeing) -> Freeing:
+        """Say that objects can vanish from now on. One that was left open by a crash simply goes on."""
+        return say_freed(self.ledger, FreeingBegan(freed=before.freed), before, check=self.allowed)
+
+    def _end(self, now: Freeing, found: FreedSum, *, to: int) -> None:
+        freed = now.freed
+        total = Freed(to=to, objects=freed.objects + found.objects, bytes=freed.bytes + found.bytes)
+        say_freed(self.ledger, FreeingEnded(freed=total), now)
+
+    def _batch(self, sha256s: Collection[bytes], found: FreedSum) -> None:
+        """Free those of these objects that no copy needs: out of sight under the lock, for good once it held."""
+        away: list[FreedObject] = []
+        try:
+            with head_locked(self.ledger):
+                self.allowed()
+                needed = _needed(self.ledger, sha256s)
+                away = self.objects.put_away(sha256 for sha256 in sha256s if sha256 not in needed)
+        except BaseException:
+            # The lock may have been lost, and somebody may have named one of them since.
+            self.objects.bring_back([each.sha256 for each in away])
+            raise
+        self.objects.destroy([each.sha256 for each in away])
+        found.objects += len(away)
+        found.bytes += sum(each.size for each in away)
+        found.kept += len(needed)
+
+    def _finish_before(self, found: FreedSum) -> None:
+        """Look again at what a crash left out of sight: put back what a copy needs, destroy the rest."""
+        if self.repacking is not None:
+            self.repacking.bring_back()
+        left = self.objects.put_away_before()
+        while page := list(islice(left, BATCH)):
+            with head_locked(self.ledger):
+                needed = _needed(self.ledger, [each.sha256 for each in page])
+                self.objects.bring_back(needed)
+            gone = [each for each in page if each.sha256 not in needed]
+            self.objects.destroy([each.sha256 for each in gone])
+            found.objects += len(gone)
+            found.bytes += sum(each.size for each in gone)
+
+
+def last_to_free(ledger: Ledger, *, before_us: int, covered: int | None) -> int:
+    """Return the position up to which releases are due: recorded at `before_us` or earlier, and up to `covered`."""
+    until = ledger.position_at(before_us + 1)
+    return until if covered is None else min(until, covered)
+
+
+def releases_after(ledger: Ledger, after: int, until: int) -> Iterator[StoredFact]:
+    """Yield the events that released a copy at positions in (`after`, `until`], in order."""
+    while page := ledger.log.of_types(RELEASES, after, until, _PAGE):
+        yield from map(StoredFact._make, page)
+        after = page[-1][0]
+
+
+def _released_objects(ledger: Ledger, after: int, until: int) -> Iterator[list[bytes]]:
+    events = releases_after(ledger, after, until)
+    while page := list(islice(events, BATCH)):
+        facts = [fact_of(event) for event in page if event.payload is not None]
+        yield sorted({fact.sha256 for fact in facts if isinstance(fact, ReleaseFact)})
+
+
+def _needed(ledger: Ledger, sha256s: Collection[bytes]) -> set[bytes]:
+    """Return those that a copy names that was not released, of whatever source."""
+    return {row.sha256 for row in ledger.projection.named(sha256s) if row.state != RELEASED}

@@ -1,0 +1,135 @@
+"""Free what is unused in packs: live objects go into new packs, and the old pack goes, while collectors work.
+
+A pack goes only under the lock of the ledger's head, after another look at every copy that names what is lost with it
+(docs/decisions/0031).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from kropot.restore.fingerprints import FINGERPRINT, Fingerprints
+from kropot.retention.freeing import releases_after
+from ledger.decoding import fact_of
+from ledger.retaining import head_locked
+from ledger.retention import ReleaseFact
+from ledger.rows import RELEASED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from kropot.objects.packs.rewriting import PackContents, PackRewriter
+    from kropot.retention.freeing import FreedSum
+    from ledger.log import Ledger
+
+_PAGE: Final = 500
+
+
+class _Split(NamedTuple):
+    """The objects of a pack: those that are needed, those that are not, and the bytes of both kinds."""
+
+    live: set[bytes]
+    dead: set[bytes]
+    unused: int
+    total: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Repacking:
+    """Rewrites packs of which more than `max_unused` percent is unused.
+
+    Unused is what was released up to the position `until`, and, in packs older than `orphans_us`, what no event names
+    (None: nothing). `allowed` is called under the lock before a pack goes, and can refuse by raising.
+    """
+
+    ledger: Ledger
+    packs: PackRewriter
+    allowed: Callable[[], object]
+    until: int
+    max_unused: int
+    now_us: int
+    orphans_us: int | None = None
+    rewritten: int = 0
+    _waiting: Fingerprints = field(default_factory=Fingerprints)
+    _brought: set[bytes] = field(default_factory=set)
+
+    def run(self, names: Iterable[bytes], found: FreedSum) -> None:
+        """Rewrite those of these packs that are worth it, and add what was freed. It MUST run while freeing is open.
+
+        Raises: StorageError, LedgerError, what `allowed` raises.
+        """
+        try:
+            self._learn()
+            for name in chain(sorted(self._brought), (name for name in names if name not in self._brought)):
+                self._one(name, found)
+        finally:
+            self._waiting.close()
+
+    def bring_back(self) -> None:
+        """Put packs back that a crash left out of sight. `run` looks at them, whatever the ledger knows."""
+        for name in list(self.packs.put_away_before()):
+            self.packs.bring_back(name)
+            self._brought.add(name)
+
+    # --- helpers ---
+
+    def _learn(self) -> None:
+        """Remember what was released and waits: it can still be taken back."""
+        events = releases_after(self.ledger, self.until, self.ledger.head().position)
+        while page := list(islice(events, _PAGE)):
+            for event in page:
+                fact = fact_of(event)
+                if isinstance(fact, ReleaseFact):
+                    self._waiting.add(fact.sha256[:FINGERPRINT])
+
+    def _one(self, name: bytes, found: FreedSum) -> None:
+        contents = self.packs.contents(name, self.now_us)
+        if contents is None:
+            return
+        split = self._split(contents)
+        is_worth = split.dead and (not split.live or split.unused * 100 > self.max_unused * split.total)
+        if not is_worth:
+            return
+        if split.live:
+            made = self.packs.copy(name, split.live)
+            if made is None:
+                return  # a live object is not sound here: `verify --repair` may still need the pack as it is
+            self.ledger.places.add(made)
+        if self._remove(name, split.dead):
+            self.rewritten += 1
+            found.objects += len(split.dead)
+            found.bytes += split.unused
+
+    def _split(self, contents: PackContents) -> _Split:
+        sizes = {entry.sha256: entry.length for entry in contents.entries}
+        dead = self._unneeded(sizes, orphans=self.orphans_us is not None and contents.age_us >= self.orphans_us)
+        return _Split(sizes.keys() - dead, dead, sum(sizes[each] for each in dead), sum(sizes.values()))
+
+    def _unneeded(self, sha256s: Collection[bytes], *, orphans: bool) -> set[bytes]:
+        rows = self.ledger.projection.named(sha256s)
+        named = {row.sha256 for row in rows}
+        needed = {row.sha256 for row in rows if row.state != RELEASED}
+        needed |= {each for each in named if each[:FINGERPRINT] in self._waiting}
+        if not orphans:
+            needed |= set(sha256s) - named
+        return set(sha256s) - needed
+
+    def _remove(self, name: bytes, dead: set[bytes]) -> bool:
+        """Remove a pack if nothing that is lost with it is needed by now. Return whether it went."""
+        is_away = False
+        try:
+            with head_locked(self.ledger):
+                self.allowed()
+                if self._unneeded(dead, orphans=self.orphans_us is not None) == dead:
+                    is_away = self.packs.put_away(name)
+        except BaseException:
+            # The lock may have been lost, and somebody may have named one of its objects since.
+            if is_away:
+                self.packs.bring_back(name)
+            raise
+        if is_away:
+            self.ledger.places.forget(name)
+            self.packs.destroy(name)
+        return is_away

@@ -1,0 +1,56 @@
+"""Runs what may block in threads, so that it holds up no other request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+_T = TypeVar("_T")
+_STUCK_S = 0.05
+
+
+async def in_pool(pool: Executor, work: Callable[..., _T], *args: Any) -> _T:
+    """Run a function that may block in a thread of the pool."""
+    return await asyncio.get_running_loop().run_in_executor(pool, work, *args)
+
+
+class Opens:
+    """Runs what may hang, on a file system for example, without holding up what does not.
+
+    A few threads do all the work as long as nothing hangs: many would only get into each other's way. Work that could
+    not begin within 50 ms goes to a pool that grows to 128 threads.
+    """
+
+    def __init__(self) -> None:
+        """Start no thread yet."""
+        self._few = ThreadPoolExecutor(2, thread_name_prefix="open")
+        self._many = ThreadPoolExecutor(128, thread_name_prefix="open-slow")
+
+    async def run(self, work: Callable[..., _T], *args: Any) -> _T:
+        """Run a function that may block for long."""
+        job = self._few.submit(work, *args)
+        moved: list[bool] = []
+        timer = asyncio.get_running_loop().call_later(_STUCK_S, lambda: moved.append(job.cancel()))
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            if moved != [True]:
+                raise
+        finally:
+            timer.cancel()
+        return await in_pool(self._many, work, *args)
+
+    def close_file(self, descriptor: int) -> None:
+        """Close a file some time soon: even this can wait for a network file system."""
+        self._many.submit(os.close, descriptor)
+
+    def shutdown(self) -> None:
+        """End the threads when their work is done."""
+        for pool in (self._few, self._many):
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,94 @@
+"""What persons decided about retention, and how far bytes were freed: read and recorded."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from ledger.append import NewFact
+from ledger.decoding import fact_of
+from ledger.retention import (
+    FREEING_KEY,
+    RETENTION_KEY,
+    Freed,
+    FreeingFact,
+    Retention,
+    RetentionFact,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ledger.log import Ledger
+
+NOTHING = Retention(rules=(), pins=(), signature=None)
+
+
+class Decided(NamedTuple):
+    """What was decided about retention, by the event at `position`, the stream's event `version`; 0 without one."""
+
+    retention: Retention = NOTHING
+    position: int = 0
+    version: int = 0
+
+
+class Freeing(NamedTuple):
+    """How far bytes were freed, whether that is under way, and the position and version of the event that says so."""
+
+    freed: Freed = Freed(to=0, objects=0, bytes=0)
+    is_open: bool = False
+    position: int = 0
+    version: int = 0
+
+
+def decided_of(ledger: Ledger, *, until: int | None = None) -> Decided:
+    """Return what was decided about retention, by the position `until` if that is given."""
+    version = 0
+    for event in ledger.log.stream_events(RETENTION_KEY.stored, newest_first=True):
+        version = version or event.stream_version
+        fact = fact_of(event) if until is None or event.seq <= until else None
+        if isinstance(fact, RetentionFact):
+            return Decided(fact.retention, event.seq, version)
+    return Decided(version=version)
+
+
+def decide(ledger: Ledger, fact: RetentionFact, before: Decided) -> int:
+    """Record a decision that follows `before`, and return its position. Raises: ConflictError."""
+    new = NewFact(key=RETENTION_KEY, fact=fact, observed_us=ledger.clock_us(), expected=before.version)
+    return ledger.append([new]).last
+
+
+def freeing_of(ledger: Ledger) -> Freeing:
+    """Return how far bytes were freed."""
+    version = 0
+    for event in ledger.log.stream_events(FREEING_KEY.stored, newest_first=True):
+        version = version or event.stream_version
+        fact = fact_of(event)
+        if isinstance(fact, FreeingFact):
+            return Freeing(fact.freed, fact.IS_OPEN, event.seq, version)
+    return Freeing(version=version)
+
+
+def say_freed(
+    ledger: Ledger, fact: FreeingFact, before: Freeing, *, check: Callable[[], object] | None = None
+) -> Freeing:
+    """Record how far bytes were freed. Raises: ConflictError if another process did so meanwhile."""
+    new = NewFact(key=FREEING_KEY, fact=fact, observed_us=ledger.clock_us(), expected=before.version)
+    at = ledger.append([new], check=check).last
+    return Freeing(fact.freed, fact.IS_OPEN, at, before.version + 1)
+
+
+@contextmanager
+def head_locked(ledger: Ledger) -> Iterator[None]:
+    """Hold the head's lock: nobody appends before the block ends. What is read in it is what holds until then.
+
+    No other thread of this process may write meanwhile.
+    """
+    with ledger.store.writing():
+        yield
+
+
+def is_freed_since(ledger: Ledger, position: int) -> bool:
+    """Return whether objects without a name may have vanished after `position`."""
+    freeing = freeing_of(ledger)
+    return freeing.is_open or freeing.position > position

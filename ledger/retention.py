@@ -1,0 +1,155 @@
+"""The facts of retention: the policy, restore points that a person keeps, copies that are let go, and freed bytes.
+
+Like every fact, each holds the whole new state of its subject (docs/format.md, "Retention"). `@retention` says what
+persons decided, and `@freeing` how far bytes were freed; both belong to the ledger as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from ledger.bounds import Length, Micros, Ordinal, Sha256
+from ledger.events import NO_SOURCE, ElementFact, Fact, ObjectState, StreamKey, Subject, fact
+
+RETENTION_KEY = StreamKey(source=NO_SOURCE, kind=Subject.RETENTION.value, id="")
+FREEING_KEY = StreamKey(source=NO_SOURCE, kind=Subject.FREEING.value, id="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepRules:
+    """The rules for one source (its id, 16 bytes), or for every source without rules of its own (None).
+
+    `last`, `daily`, `weekly`, `monthly` and `yearly` count rounds, days, ...; 0 for a rule that was not given. Spans
+    are in seconds. `vanished_s` None: the last sound copy of a vanished element is kept for ever.
+    """
+
+    source: Annotated[bytes, Length(16)] | None
+    last: int
+    within_s: int
+    daily: int
+    weekly: int
+    monthly: int
+    yearly: int
+    vanished_s: int | None
+    min_age_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """A restore point that a person keeps against every policy: the state after the event at `position`."""
+
+    position: Ordinal
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """What persons decided: the rules, and the restore points that they keep.
+
+    `signature` is a signed note over both by the key for checkpoints, None where there is no such key.
+    """
+
+    rules: tuple[KeepRules, ...]
+    pins: tuple[Pin, ...]
+    signature: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freed:
+    """How far bytes were freed: every release up to position `to`, and `objects` with `bytes` since the beginning."""
+
+    to: int
+    objects: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionFact(Fact):
+    """A fact about what a person decided about retention, with all of it."""
+
+    SUBJECT: ClassVar[Subject] = Subject.RETENTION
+    retention: Retention
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeingFact(Fact):
+    """A fact about how far bytes were freed. With `IS_OPEN`, objects that are not named can vanish at any moment."""
+
+    SUBJECT: ClassVar[Subject] = Subject.FREEING
+    IS_OPEN: ClassVar[bool] = False
+    freed: Freed
+
+
+@fact
+class PolicySet(RetentionFact):
+    """A person gave the rules."""
+
+
+@fact
+class PointKept(RetentionFact):
+    """A person keeps a restore point against every policy."""
+
+
+@fact
+class PointLetGo(RetentionFact):
+    """A person no longer keeps a restore point."""
+
+
+@fact
+class FreeingBegan(FreeingFact):
+    """From now on objects without a name can vanish: a collector looks again before it names one."""
+
+    IS_OPEN: ClassVar[bool] = True
+
+
+@fact
+class FreeingEnded(FreeingFact):
+    """The bytes of every release up to `freed.to` are free, as far as no other copy needs them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseFact(ElementFact):
+    """Retention let a copy go: from now on the absence of its object `sha256` is not damage.
+
+    `policy` is the position of the decision that entails it, for a reason of `REASONS`. It was made at `at_us` about
+    the ledger up to position `decided`, and `by` says who ran it.
+    """
+
+    IS_CRITICAL: ClassVar[bool] = True
+    OBJECT_STATE: ClassVar[ObjectState | None] = "released"
+    sha256: Sha256
+    policy: int
+    decided: int
+    at_us: Micros
+    reason: str
+    by: str
+
+
+@fact
+class CopyReleased(ReleaseFact):
+    """Retention let an older copy go. The element has another one, or none since before."""
+
+    VERSION: ClassVar[int] = 2
+
+
+@fact
+class LastCopyReleased(ReleaseFact):
+    """Retention let the last copy of a vanished element go: the element has none any more."""
+
+    IS_PRESENT: ClassVar[bool | None] = False
+
+    def contradiction(self) -> str | None:
+        """Return in what the fact contradicts itself, None if it does not."""
+        found = ElementFact.contradiction(self)
+        return found if found is not None or self.element.copy is None else "its element still has a copy"
+
+
+@fact
+class ReleaseWithdrawn(ElementFact):
+    """A person took a release back before its bytes were freed: the object `sha256` is sound, and a copy again."""
+
+    IS_CRITICAL: ClassVar[bool] = True
+    OBJECT_STATE: ClassVar[ObjectState | None] = "sound"
+    NAMES_OBJECT: ClassVar[bool] = True
+    sha256: Sha256
