@@ -95,7 +95,7 @@ class BucketServer:
         access = BucketAccess(
             endpoint=endpoint or self.endpoint, region="us-east-1", key_id=Secret(KEY_ID), secret=Secret(secret)
         )
-        return BucketFiles(BucketAddress(bucket, prefix), access, retries=retries)
+        return BucketFiles(BucketAddress(bucket, prefix), access, retries=retries, request_retries=1)
 
 
 @dataclass(frozen=True)

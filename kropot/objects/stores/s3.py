@@ -33,38 +33,51 @@ T = TypeVar("T")
 PART = 16 << 20
 """Bytes in a part of an upload in parts; more where there would be too many of them."""
 
+REQUEST_RETRIES = 4
 _MOST_PARTS = 9000
 _PAGE = 1000
 _MOST_COPIED = 5 << 30
 """A server copies at most so many bytes at once."""
 
-_FORBIDDEN, _NO_RANGE = 403, 416
+_HEADLESS, _NO_RANGE = frozenset({400, 401, 403}), 416
 _BRISK_S, _PATIENT_S = 60, 300
 
 
 class BucketFiles:
     """The files below a prefix in a bucket; a client a process, made at its first use."""
 
-    def __init__(self, address: BucketAddress, access: BucketAccess, *, retries: Retries | None = None) -> None:
-        """Ask nothing yet."""
+    def __init__(
+        self,
+        address: BucketAddress,
+        access: BucketAccess,
+        *,
+        retries: Retries | None = None,
+        request_retries: int = REQUEST_RETRIES,
+    ) -> None:
+        """Ask nothing yet. obstore tries a request again itself, so many times; `retries` begin the whole work anew."""
         self._address = address
         self._access = access
         self._retries = Retries(attempts=3) if retries is None else retries
+        self._request_retries = request_retries
         self._clients: dict[bool, Any] = {}
         self._pid = 0
         self._lock = threading.Lock()
         self._uploads = BucketUploads(address, access)
         self._has_ranges = True
         self._tags_are_md5 = True
-        self.ends_cut_uploads = self._uploads.is_able
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the clients here: another process makes its own."""
-        return {"address": self._address, "access": self._access, "retries": self._retries}
+        return {
+            "address": self._address,
+            "access": self._access,
+            "retries": self._retries,
+            "request_retries": self._request_retries,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin anew."""
-        self.__init__(state["address"], state["access"], retries=state["retries"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     @property
     def place(self) -> str:
@@ -283,7 +296,7 @@ class BucketFiles:
 
     def _error(self, doing: str, answer: str) -> StorageError:
         code, status = code_in(answer), status_in(answer)
-        if code is None and status == _FORBIDDEN:
+        if code is None and status in _HEADLESS:
             code = self._why_refused()
         return bucket_error(doing, self._address.bucket, code=code, status=status, text=answer)
 
@@ -335,7 +348,7 @@ class BucketFiles:
             disable_bulk_delete=True,
             client_options=cast("Any", options),
             retry_config={
-                "max_retries": 4,
+                "max_retries": self._request_retries,
                 "retry_timeout": timedelta(seconds=120),
                 "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=10), "base": 2},
             },

@@ -10,6 +10,7 @@ from kropot.objects.stores.retry import PassingError, SlowDownError
 from kropot.secret import redact
 
 _CODE = re.compile(r"<Code>\s*([A-Za-z0-9.]{1,60})\s*</Code>")
+_KIND = re.compile(r"HttpError \{\s*kind: (\w+)")
 _STATUS = re.compile(r"status code: (\d{3})")
 _SERVER: Final = 500
 
@@ -115,17 +116,15 @@ def _judged(code: str | None, status: int) -> tuple[type[StorageError], str]:
 
 
 def _unreachable(doing: str, text: str) -> StorageError:
-    low = text.lower()
-    if "certificate" in low or "unknownissuer" in low:
+    kind = _KIND.search(text)
+    if "UnknownIssuer" in text or "InvalidCertificate" in text or "certificate" in text:
         return StorageError(f"{doing}: the store's certificate is not trusted: name its authority with --ca-file")
-    if "invalid url" in low or "builder error" in low or "relativeurlwithoutbase" in low:
-        return StorageError(f"{doing}: AWS_ENDPOINT_URL is not an address: write https://HOST")
-    if "dns error" in low:
+    if "dns error" in text or "failed to lookup" in text:
         why = "its name is not known"
-    elif "timed out" in low or "timeout" in low:
-        why = "it does not answer in time"
-    elif "connection refused" in low:
+    elif "ConnectionRefused" in text:
         why = "it refuses connections"
+    elif (kind is not None and kind[1] == "Timeout") or "TimedOut" in text:
+        why = "it does not answer in time"
     else:
         why = "the connection broke"
     return PassingError(redact(f"{doing}: the store cannot be reached ({why}): check AWS_ENDPOINT_URL and the network"))

@@ -40,11 +40,10 @@ class CutUpload:
 class BucketUploads:
     """The unfinished uploads in parts below a prefix."""
 
-    def __init__(self, address: BucketAddress, access: BucketAccess, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, address: BucketAddress, access: BucketAccess) -> None:
         """Ask nothing yet."""
         self._address = address
         self._access = access
-        self._now = now
 
     @property
     def is_able(self) -> bool:
@@ -55,9 +54,9 @@ class BucketUploads:
         """Abort the uploads of one whole key; return how many."""
         return self._abort(lambda found: found.key == key, key)
 
-    def abort_old(self) -> int:
-        """Abort the uploads below the prefix that began more than a day ago; return how many."""
-        before = self._now() - OLD_S
+    def abort_old(self, older_than_s: float = OLD_S) -> int:
+        """Abort the uploads below the prefix that began longer ago, a day if nothing else is said; return how many."""
+        before = time.time() - older_than_s
         prefix = self._address.prefix
         return self._abort(lambda found: found.began_s < before, f"{prefix}/" if prefix else "")
 
@@ -100,7 +99,7 @@ class BucketUploads:
         path = (
             f"/{quote(key)}" if access.is_virtual_hosted else f"/{self._address.bucket}{'/' if key else ''}{quote(key)}"
         )
-        headers = signed_headers(method, base, path, query, access=access, now=datetime.fromtimestamp(self._now(), UTC))
+        headers = signed_headers(method, base, path, query, access=access, now=datetime.now(UTC))
         with requests.request(
             method,
             f"{base}{path}?{_query(query)}",

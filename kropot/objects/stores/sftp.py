@@ -55,7 +55,7 @@ class SftpFiles:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Begin anew."""
-        self.__init__(state["address"], state["instance"], retries=state["retries"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     @property
     def place(self) -> str:
