@@ -224,7 +224,7 @@ def answering(status: int, code: str, *, times: int = 1000, then: bytes = b"") -
             body = f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode() if refused else then
             self.send_response(status if refused else 200)
             self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", f'"{hashlib.md5(then).hexdigest()}"')
+            self.send_header("ETag", f'"{hashlib.md5(then, usedforsecurity=False).hexdigest()}"')
             self.send_header("Last-Modified", "Sun, 29 Nov 2026 18:00:00 GMT")
             self.end_headers()
             if self.command != "HEAD":

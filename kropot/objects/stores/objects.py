@@ -23,13 +23,14 @@ from kropot.objects.packs.packed import PackedObjects
 from kropot.objects.packs.packing import Packing, PackRule
 from kropot.objects.store import Leftover, ObjectMissingError, Published, PublishError, Staged
 from kropot.objects.stores.files import PIECE, NoSuchKeyError
-from kropot.objects.stores.packs import RemotePacks, RemotePackWriter
+from kropot.objects.stores.packs import RemotePacks, RemotePackWriter, pack_key
 from kropot.objects.stores.reading import RemoteReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from kropot.objects.bulk.protocol import BulkReader
+    from kropot.objects.freeing import Freeable
     from kropot.objects.instance import InstanceLock
     from kropot.objects.packs.packed import PackPlaces
     from kropot.objects.store import TakenUp
@@ -237,6 +238,18 @@ class RemoteObjects:
             return size
         stat = self._files.stat(key)
         return self._packed.size(sha256) if stat is None else stat.size
+
+    def holds(self, sha256: bytes, size: int, place: Placement | None = None) -> bool:
+        """Look for the pack where it was put, else for the object."""
+        if place is not None and self._files.stat(pack_key(place.pack)) is not None:
+            return True
+        return self.size(sha256) == size
+
+    def freeing(self) -> Freeable:
+        """Return what frees objects here."""
+        from kropot.objects.stores.freeing import RemoteFreeing
+
+        return RemoteFreeing(self._files)
 
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
         """Walk files and packs; memory holds a page of names."""

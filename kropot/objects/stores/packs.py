@@ -104,6 +104,10 @@ class RemotePacks(PackFolder):
                 self._open.popitem(last=False)
         return pack
 
+    def has(self, name: bytes) -> bool:
+        """Look for the file."""
+        return self._remote.stat(pack_key(name)) is not None
+
     def settle(self, names: Sequence[bytes]) -> None:
         """Do nothing: what is listed is durable."""
 

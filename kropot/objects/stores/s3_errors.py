@@ -26,8 +26,8 @@ _MEANINGS: Final[tuple[tuple[frozenset[str], frozenset[int], type[StorageError],
         frozenset(),
         StorageError,
         (
-            "the clocks of this machine and of the store differ too much ({known}): set this machine's clock, with NTP for "
-            "instance"
+            "the clocks of this machine and of the store differ too much ({known}): set this machine's clock, with NTP "
+            "for instance"
         ),
     ),
     (
@@ -73,8 +73,8 @@ _MEANINGS: Final[tuple[tuple[frozenset[str], frozenset[int], type[StorageError],
         frozenset({401, 403}),
         StorageError,
         (
-            "the store refuses this ({known}): check the keys (AWS_ACCESS_KEY_ID), and that they may list, read, write and "
-            "delete in the bucket {bucket}"
+            "the store refuses this ({known}): check the keys (AWS_ACCESS_KEY_ID), and that they may list, read, write "
+            "and delete in the bucket {bucket}"
         ),
     ),
 )

@@ -14,6 +14,7 @@ import posixpath
 import secrets
 import stat as modes
 import threading
+import time
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from kropot.durable.errors import StorageError, StorageFullError
@@ -145,10 +146,15 @@ class SftpFiles:
 
     def move(self, source: str, target: str) -> None:
         """Rename, in one step."""
+        import asyncssh
 
         async def work(sftp: Any) -> None:
             await self._make_folders(sftp, posixpath.dirname(self._path(target)))
             await sftp.posix_rename(self._path(source), self._path(target))
+            # How long it is there counts from now on, as everywhere else.
+            now = int(time.time())
+            with contextlib.suppress(asyncssh.SFTPError):
+                await sftp.utime(self._path(target), (now, now))
 
         self._ask(f"moving {self.place}/{source}", source, work)
 

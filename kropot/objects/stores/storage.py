@@ -11,6 +11,7 @@ from kropot.durable.errors import StorageError, storage_error
 from kropot.objects.instance import InstanceLock, folder_name
 from kropot.objects.opening import GATHERER, ObjectRange
 from kropot.objects.packs.packed import PackedObjects
+from kropot.objects.stores.freeing import RemoteRewriter
 from kropot.objects.stores.gather import RemoteGatherer
 from kropot.objects.stores.objects import MARKER, RemoteObjects, object_key
 from kropot.objects.stores.packs import RemotePacks
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from kropot.objects.packs.gather import Gatherer
     from kropot.objects.packs.packed import PackPlaces
     from kropot.objects.packs.packing import PackRule
+    from kropot.objects.packs.rewriting import PackRewriter
     from kropot.objects.store import ObjectStore
     from kropot.objects.stores.files import RemoteFiles
     from kropot.segments import SegmentFolder
@@ -90,6 +92,16 @@ class RemoteStorage:
     def packs(self) -> PackFolder:
         """Return the packs there."""
         return RemotePacks(self._files)
+
+    @contextmanager
+    def rewriter(self) -> Iterator[PackRewriter]:
+        """Rewrite under the gatherer's lock: neither may remove what the other relies on."""
+        lock = _lock_of(self._files.place, GATHERER)
+        lock.acquire()
+        try:
+            yield RemoteRewriter(self._files)
+        finally:
+            lock.release()
 
     @contextmanager
     def gatherer(self, places: PlaceStore, rule: PackRule) -> Iterator[Gatherer]:
