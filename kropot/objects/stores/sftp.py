@@ -47,7 +47,7 @@ class SftpFiles:
         self._root = address.path.removeprefix("~/")
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._line: _Line | None = None
+        self._line: _SshLine | None = None
         self._made: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -250,7 +250,7 @@ class SftpFiles:
             self.close()
             raise PassingError(f"{doing}: the connection to {self._address.host} broke ({error})") from None
 
-    def _refused(self, doing: str, line: _Line, error: Any) -> StorageError:
+    def _refused(self, doing: str, line: _SshLine, error: Any) -> StorageError:
         """Say why the server refused; OpenSSH calls a full disk a failure, as everything else."""
         if "ermission" in error.reason:
             return StorageError(f"{doing}: the server refuses it: check the rights of the user on {self._address.path}")
@@ -260,15 +260,15 @@ class SftpFiles:
                 return StorageFullError(f"{doing}: the server's disk is full: make room, and it goes on by itself")
         return StorageError(f"{doing}: the server could not do it ({error.reason})")
 
-    def _connected(self, doing: str) -> _Line:
+    def _connected(self, doing: str) -> _SshLine:
         with self._lock:
             if self._line is None or self._line.pid != os.getpid():
                 self._made.clear()
-                self._line = _Line(self._address, doing)
+                self._line = _SshLine(self._address, doing)
             return self._line
 
 
-class _Line:
+class _SshLine:
     """A connection, and the thread whose loop it lives in."""
 
     def __init__(self, address: SftpAddress, doing: str) -> None:
