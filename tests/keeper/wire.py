@@ -67,6 +67,9 @@ class Wire:
             while data := owner.recv(1 << 16):
                 self.sent += data
                 keeper.sendall(data)
+        # To close it alone would not wake the thread that reads from it.
+        with suppress(OSError):
+            keeper.shutdown(socket.SHUT_RDWR)
         keeper.close()
 
     def _back(self, keeper: socket.socket, owner: socket.socket, limit: int | None) -> None:
