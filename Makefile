@@ -9,7 +9,7 @@ PYTHON ?= $(shell for each in python3 python3.11 python3.12 python3.13 python3.1
 	$$each -c 'import sys, venv, ensurepip; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$each; break; }; done)
 
-.PHONY: help run test lint docs bench faults simulate attack lock audit lowest release-check clean
+.PHONY: help run test lint docs bench faults simulate attack page lock audit lowest release-check clean
 
 help: ## say what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ simulate: $(VENV)/.installed-dev ## the collector under a virtual clock; SEEDS=1
 
 attack: $(VENV)/.installed-dev ## hostile values, clients, servers and database users: all of tests/attack, of which make test runs a sample
 	KROPOT_TEST_ATTACK=all KROPOT_TEST_HYPOTHESIS=wide $(BIN)/python -m pytest -n auto --dist loadgroup tests/attack
+
+page: $(VENV)/.installed-dev ## the page with 100,000 elements, its times at a million, and the screenshots in docs/images
+	KROPOT_TEST_PAGE=all $(BIN)/python -m pytest -n 0 tests/browser
+	$(BIN)/python -m tests.tools.screenshots
 
 # uv reads the files that are there first: what pyproject.toml still allows stays as it is, but for UPGRADE=1.
 LOCK = $(VENV)/tools/bin/uv pip compile --quiet --universal --python $(BIN)/python --python-version 3.11 \

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +26,15 @@ from kropot.cli.paths import PATH
 from kropot.cli.sizes import FineSpan, ListenAddress
 from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
+from kropot.gc_tuning import look_for_cycles_rarely
 from kropot.sc2.kits import STORED_SALT
 from kropot.secret import hide_credentials
 from kropot.securecopy.address import checked_base_url
 from kropot.wording import SECOND_US, instant
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from kropot.cli.base import Settings
     from kropot.gateway.token import Token
     from kropot.gateway.tokens import Created
@@ -143,6 +147,13 @@ def command() -> None:
     help="Serve metrics for Prometheus at http://HOST:PORT/metrics, apart from what clients reach. They need no token.",
 )
 @click.option(
+    "--status-port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="Show a page for the admin at this port of 127.0.0.1: what is served, what is not and why, tokens and their "
+    "last pulls. Every user of this machine can read it. It names no file.",
+)
+@click.option(
     "--moved", is_flag=True, help="Accept that the folder of this database has moved to --source. Needed once."
 )
 def serve(
@@ -163,6 +174,7 @@ def serve(
     trusted_proxies: tuple[str, ...],
     metrics: tuple[str, int] | None,
     moved: bool,
+    status_port: int | None,
     **chosen: Any,
 ) -> Exit:
     """Serve a folder over the SecureCopy protocol, until stopped.
@@ -203,24 +215,20 @@ def serve(
     service = Service(source=source, state_url=state_url, master_key=key, options=options)
     manager, counting = ServiceManager(), metrics_of(service, metrics)
     stop, server = threading.Event(), service.server()
+    look_for_cycles_rarely()
     watchdog(server, manager, service.standing)
-    caught: list[int] = []
-
-    def end(number: int, _frame: object) -> None:
-        caught.append(number)
-        stop.set()
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    caught = _ended_by_signals(stop, server)
     scanner = threading.Thread(target=service.scan_forever, args=(stop,), name="scan")
     try:
-        with reloadable(manager) as reload, counting, listen(host, port) as listening:
-            if not host.startswith(_LOOPBACK):
-                warn(
-                    f"tokens and plain contents cross the network unencrypted, because the gateway listens on {host}: "
-                    "put a proxy with TLS in front of it, or use a tunnel"
-                )
+        with ExitStack() as stack:
+            reload = stack.enter_context(reloadable(manager))
+            stack.enter_context(counting)
+            listening = stack.enter_context(listen(host, port))
+            if status_port is not None:
+                from kropot.gateway.statuspage import status_page
+
+                say(f"its status page is at {stack.enter_context(status_page(service, status_port))}")
+            _warn_unencrypted(host)
             url = address_of(listening)
             with printing_beside_the_work():
                 if settings.json:
@@ -237,6 +245,29 @@ def serve(
     if reload.is_wanted and signal.SIGINT not in caught:
         reload.begin_again()
     return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
+
+
+def _ended_by_signals(stop: threading.Event, server: uvicorn.Server) -> list[int]:
+    """Let SIGTERM and SIGINT end the gateway; return the list that the signals go into."""
+    caught: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        caught.append(number)
+        stop.set()
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    return caught
+
+
+def _warn_unencrypted(host: str) -> None:
+    """Say that others on the network can read along, where the gateway listens to them."""
+    if not host.startswith(_LOOPBACK):
+        warn(
+            f"tokens and plain contents cross the network unencrypted, because the gateway listens on {host}: "
+            "put a proxy with TLS in front of it, or use a tunnel"
+        )
 
 
 command.add_command(vault_group)

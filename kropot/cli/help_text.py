@@ -6,7 +6,7 @@ from typing import Final
 
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Back up": ("collect", "source"),
-    "See what there is": ("status", "ls", "history", "log", "diff", "replay"),
+    "See what there is": ("status", "ls", "history", "log", "diff", "replay", "browse"),
     "Get it back": ("restore", "decrypt", "recipe", "kit"),
     "Check and prove": ("verify", "checkpoint", "prove", "check-proof", "consistency"),
     "Look after the replica": ("storage", "prune", "keep", "db", "rebuild", "snapshot"),
@@ -20,6 +20,7 @@ ALIASES: Final[dict[str, str]] = {"check": "verify", "snapshots": "log", "list":
 
 EXAMPLES: Final[dict[str, str]] = {
     "": "kropotcli demo",
+    "browse": "kropotcli browse --key kit.json",
     "check-proof": "kropotcli check-proof proof.json --public-key owner.pub",
     "checkpoint": "kropotcli checkpoint sign --to /mnt/usb",
     "checkpoint init": "kropotcli checkpoint init",

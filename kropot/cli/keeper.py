@@ -150,6 +150,7 @@ def serve(
                     if settings.json:
                         emit_json("keeper_started", {"url": url, "storage": storage.objects_place})
                 say(f"serving this replica at {url}; press Ctrl-C to stop")
+                say(f"its page, once and within 10 minutes: {url}/page/enter?code={service.codes.code()}")
                 server.run([listening])
                 manager.stopping()
         finally:

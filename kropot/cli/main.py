@@ -59,6 +59,7 @@ COMMANDS: Final[dict[str, str]] = {
     "gateway": "Serve a folder as a SecureCopy server that encrypts.",
     "keeper": "Serve a replica to its owner from afar, and manage the tokens for it.",
     "service": "Install the units that let systemd run this program.",
+    "browse": "Look at a replica in a browser: its files by name, its past, its proofs.",
     "config": "Write a configuration file, check it, or show every value and where it came from.",
     "completion": "Complete command lines with the Tab key, in bash, zsh and fish.",
     "man": "Print or write manual pages.",

@@ -223,6 +223,7 @@ def show(finding: Finding, *, as_json: bool) -> None:
             ("position", finding.position),
             ("element", None if finding.element is None else one_line(finding.element)),
             ("object", finding.object),
+            ("pack", finding.pack),
         )
         if value is not None
     ]

@@ -37,6 +37,9 @@ CALL_EVERY_S: Final = 60.0
 
 STATUS_EVERY_S: Final = 1.0
 
+_ABOUT_LISTINGS: Final = frozenset({"never_listed", "never_collected", "listing_stale", "run_failed"})
+"""Alarms that the first round of a run may end. They are told if it does not."""
+
 
 class CollectWatch:
     """Hears and sees what the loop says and does, and passes it on."""
@@ -95,7 +98,9 @@ class CollectWatch:
         if not self._notifier.is_empty:
             names = {each.id: each.label or each.id.hex()[:8] for each in look.facts.sources}
             told = ToldAlarms(look.ledger_id)
-            for message in told.news(look.alarms, names, command="collect", warn=self._warn_once):
+            is_first = not (self.rounds.good or self.rounds.bad)
+            not_yet = _ABOUT_LISTINGS if is_first else frozenset()
+            for message in told.news(look.alarms, names, command="collect", warn=self._warn_once, not_yet=not_yet):
                 self._notifier.send(message)
         self.write_metrics()
 

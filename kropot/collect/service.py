@@ -24,7 +24,6 @@ from kropot.collect.failed_run import REASONS, failure_recorded, record_failure
 from kropot.collect.label import label_source
 from kropot.collect.packing import gather
 from kropot.collect.run.effects import LedgerEffects
-from kropot.collect.run.gc_tuning import look_for_cycles_rarely
 from kropot.collect.run.loop import Loop
 from kropot.collect.run.signals import stopped_by_signals
 from kropot.collect.run.workers import Control, Crashed, Prefetching, Publisher, Transfer
@@ -35,6 +34,7 @@ from kropot.collect.transfer.prefetch import PrefetchThreads
 from kropot.collect.transfer.process import TransferProcess
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
+from kropot.gc_tuning import look_for_cycles_rarely
 from kropot.objects.packs.packing import PackRule
 from kropot.objects.packs.writer import PACK_BELOW
 from kropot.processes import can_fork, processors

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.access import Access
+from kropot.gateway.ahead import Ahead
 from kropot.gateway.app import Gateway
 from kropot.gateway.batch import BulkAnswers
 from kropot.gateway.births import Births
@@ -129,7 +130,9 @@ class Service:
             entropy=entropy,
             master=master,
         )
-        self.standing = ServiceStanding(self.state, lambda: clock_ns() // 1_000_000_000)
+        self.clock_s: Callable[[], int] = lambda: clock_ns() // 1_000_000_000
+        self.last_scan_s: int | None = None
+        self.standing = ServiceStanding(self.state, self.clock_s)
         self._told: Unserved | None = None
         self._lists = ThreadPoolExecutor(2, thread_name_prefix="list")
         self._lookups = ThreadPoolExecutor(4, thread_name_prefix="lookup")
@@ -137,7 +140,8 @@ class Service:
         self._reads = ThreadPoolExecutor(STREAMS, thread_name_prefix="content")
         sealings, recent = Sealings(self.source.uid), RecentFiles()
         births = Births(self.state, master, self.book.vaults, self.source.uid, clock_ns)
-        access = Access(self.book, self._lookups, lambda: clock_ns() // 1_000_000_000)
+        access = Access(self.book, self._lookups, self.clock_s)
+        self.pulls = access.used
         contents = Contents(
             state=self.state,
             tree=self.tree,
@@ -151,8 +155,15 @@ class Service:
             opens=self._opens,
             reads=self._reads,
         )
+        tellings = Tellings(self.state, sealings, births, KeptForms(master))
+        self._ahead = Ahead(self.state, tellings, self.book, lambda: clock_ns() // 1_000_000_000)
         batches = BulkAnswers(
-            state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births
+            state=self.state,
+            tree=self.tree,
+            catalogue=self.catalogue,
+            sealings=sealings,
+            births=births,
+            recent=recent,
         )
         self.app: ASGIApp = Gateway(
             state=self.state,
@@ -161,7 +172,7 @@ class Service:
             book=self.book,
             sealings=sealings,
             births=births,
-            tellings=Tellings(self.state, sealings, births, KeptForms(master)),
+            tellings=tellings,
             access=access,
             contents=contents,
             bulk=Bulk(batches=batches, access=access, opens=self._opens),
@@ -197,6 +208,8 @@ class Service:
             self.standing.failed()
             raise
         self.standing.scanned(report)
+        self.last_scan_s = self.clock_s()
+        self._ahead.prepare(stop.is_set)
         self._log(report)
         return report
 

@@ -43,12 +43,17 @@ class ToldAlarms:
         *,
         command: str,
         warn: Callable[[str], None],
+        not_yet: frozenset[str] = frozenset(),
     ) -> list[Message]:
-        """Return what is to be told now, and remember it. `names` are labels, or short ids, by the sources' ids."""
+        """Return what is to be told now, and remember it. `names` are labels, or short ids, by the sources' ids.
+
+        Alarms with a name in `not_yet` are told to nobody when they begin, and are looked at again the next time.
+        """
         now: dict[AlarmId, Alarm] = {}
         for alarm in alarms:
             now.setdefault((alarm.name, "" if alarm.source is None else alarm.source.hex()), alarm)
         before = self._read()
+        now = {key: alarm for key, alarm in now.items() if key in before or alarm.name not in not_yet}
         messages = [
             Message(
                 command=command,

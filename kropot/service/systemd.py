@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _STATUS_EVERY_S: Final = 1.0
 _LONGEST_STATUS: Final = 200
+_PATIENCE_S: Final = 0.2
 
 
 class ServiceManager:
@@ -66,5 +67,5 @@ class ServiceManager:
         # An address that begins with @ is in the abstract namespace, whose names begin with NUL.
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
-            link.setblocking(False)
+            link.settimeout(_PATIENCE_S)
             link.sendto(message.replace("\0", "").encode(), address)

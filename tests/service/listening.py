@@ -58,26 +58,33 @@ class Pings:
 
 
 class Manager:
-    """A service manager's socket."""
+    """A service manager's socket, which is always read: what it does not take, the program drops."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.messages: list[str] = []
+        self._seen = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.settimeout(0.1)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
-    def wait_for(self, text: str, within_s: float = 20) -> str:
-        """Return the first message from here on that begins so."""
+    def wait_for(self, text: str, within_s: float = 40) -> str:
+        """Return the first message that begins so, after the one that was waited for before."""
         until = time.monotonic() + within_s
         while time.monotonic() < until:
-            try:
-                self.messages.append(self._socket.recv(4096).decode())
-            except TimeoutError:
-                continue
-            if self.messages[-1].startswith(text):
-                return self.messages[-1]
+            while self._seen < len(self.messages):
+                self._seen += 1
+                if self.messages[self._seen - 1].startswith(text):
+                    return self.messages[self._seen - 1]
+            time.sleep(0.02)
         raise AssertionError(f"no {text} in {self.messages}")
 
     def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
         self._socket.close()
+
+    def _read(self) -> None:
+        while message := self._socket.recv(4096):
+            self.messages.append(message.decode())

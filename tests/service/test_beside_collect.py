@@ -163,8 +163,10 @@ def test_a_service_is_ready_says_what_it_does_beats_and_begins_again_on_sighup(
         manager.wait_for("READY=1")
         manager.wait_for("STATUS=waiting for the next listing; 5 copies")
         manager.wait_for("WATCHDOG=1")
-        until = time.monotonic() + 20
-        while "kropot_elements current" not in (seen := scrape(free_port)):
+        until = time.monotonic() + 40
+        while (seen := scrape(free_port)).get(
+            "kropot_elements current"
+        ) != 5 or "kropot_collect_copies_total" not in seen:
             assert time.monotonic() < until
             time.sleep(0.05)
         assert seen["kropot_collect_copies_total"] == 5
@@ -187,7 +189,7 @@ def test_a_service_is_ready_says_what_it_does_beats_and_begins_again_on_sighup(
             process.send_signal(signal.SIGHUP)
             manager.wait_for("RELOADING=1")
             manager.wait_for("READY=1")
-            until = time.monotonic() + 20
+            until = time.monotonic() + 40
             while not (folder.path / port_or_file).exists():
                 assert time.monotonic() < until
                 time.sleep(0.05)

@@ -210,3 +210,22 @@ def test_an_alarm_is_told_when_it_begins_and_when_it_ends_also_by_another_proces
     (path,) = (tmp_path / "kropotcli" / "alarms").iterdir()
     path.write_bytes(b"rubbish")
     assert len(news(full)) == 1
+
+
+def test_an_alarm_that_may_end_soon_is_told_later_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    stale = Alarm(name="listing_stale", source=bytes(16), text="the server was not listed for too long")
+
+    def news(alarms: list[Alarm], not_yet: frozenset[str]) -> list[str]:
+        told = ToldAlarms(bytes(16)).news(alarms, {}, command="collect", warn=pytest.fail, not_yet=not_yet)
+        return [each.state for each in told]
+
+    soon = frozenset({"listing_stale"})
+    assert news([stale], soon) == []
+    assert news([], soon) == []
+    assert news([stale], soon) == []
+    assert news([stale], frozenset()) == ["alarm_began"]
+    assert news([stale], soon) == []
+    assert news([], soon) == ["alarm_ended"]

@@ -1,4 +1,4 @@
-"""A gateway as a service: its metrics, what it tells a service manager, and SIGHUP."""
+"""A gateway and a keeper as services: metrics, what they tell a service manager, and SIGHUP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.kropot.replicas import PROGRAM
+from tests.kropot.replicas import PROGRAM, Folder
+from tests.oldserver import OldServer
 from tests.service.listening import Manager
 
 if TYPE_CHECKING:
@@ -68,3 +69,23 @@ def test_a_gateway_is_ready_counts_and_begins_again(tmp_path: Path, manager: Man
             process.kill()
     assert process.returncode == 0, err
     assert "SIGHUP changes nothing" in err
+
+
+def test_a_keeper_is_ready_and_begins_again(tmp_path: Path, manager: Manager) -> None:
+    with OldServer({"secret name.txt": b"bread"}) as server:
+        folder = Folder(tmp_path, server)
+        assert folder.collect().code == 0
+    env = {**os.environ, "NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "2000000"}
+    with subprocess.Popen(
+        folder.line("keeper", "serve", "--port", "0"), cwd=tmp_path, env=env, stdin=subprocess.DEVNULL
+    ) as process:
+        try:
+            manager.wait_for("READY=1")
+            manager.wait_for("WATCHDOG=1")
+            process.send_signal(signal.SIGHUP)
+            manager.wait_for("RELOADING=1")
+            manager.wait_for("READY=1")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
