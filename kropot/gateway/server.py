@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.access import Access
+from kropot.gateway.ahead import Ahead
 from kropot.gateway.app import Gateway
 from kropot.gateway.batch import BulkAnswers
 from kropot.gateway.births import Births
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import uvicorn
+    from starlette.types import ASGIApp
 
     from kropot.gateway.state import State
     from kropot.sc2.kit import OwnerKit
@@ -153,17 +155,24 @@ class Service:
             opens=self._opens,
             reads=self._reads,
         )
+        tellings = Tellings(self.state, sealings, births, KeptForms(master))
+        self._ahead = Ahead(self.state, tellings, self.book, lambda: clock_ns() // 1_000_000_000)
         batches = BulkAnswers(
-            state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births
+            state=self.state,
+            tree=self.tree,
+            catalogue=self.catalogue,
+            sealings=sealings,
+            births=births,
+            recent=recent,
         )
-        self.app = Gateway(
+        self.app: ASGIApp = Gateway(
             state=self.state,
             catalogue=self.catalogue,
             standing=self.standing,
             book=self.book,
             sealings=sealings,
             births=births,
-            tellings=Tellings(self.state, sealings, births, KeptForms(master)),
+            tellings=tellings,
             access=access,
             contents=contents,
             bulk=Bulk(batches=batches, access=access, opens=self._opens),
@@ -200,6 +209,7 @@ class Service:
             raise
         self.standing.scanned(report)
         self.last_scan_s = self.clock_s()
+        self._ahead.prepare(stop.is_set)
         self._log(report)
         return report
 

@@ -12,11 +12,11 @@ from starlette.routing import Route
 from kropot.errors import IntegrityError, KropotError, UsageError
 from kropot.keeper.access import SmallerRoleError, UnknownVisitorError, demand
 from kropot.keeper.asking import Asked, key_of, sha256_of
-from kropot.keeper.metrics import METRICS_TYPE, metrics_text
 from kropot.keeper.openapi import document
 from kropot.keeper.operations import OPERATIONS
 from kropot.keeper.visitor import Role
 from kropot.logs import log
+from kropot.metrics.replica import METRICS_TYPE, metrics_text
 from kropot.objects.store import ObjectMissingError
 from kropot.query.health import health
 from kropot.serving.answers import answer, failure
