@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import uvicorn
+    from starlette.types import ASGIApp
 
     from kropot.gateway.state import State
     from kropot.sc2.kit import OwnerKit
@@ -129,7 +130,9 @@ class Service:
             entropy=entropy,
             master=master,
         )
-        self.standing = ServiceStanding(self.state, lambda: clock_ns() // 1_000_000_000)
+        self.clock_s: Callable[[], int] = lambda: clock_ns() // 1_000_000_000
+        self.last_scan_s: int | None = None
+        self.standing = ServiceStanding(self.state, self.clock_s)
         self._told: Unserved | None = None
         self._lists = ThreadPoolExecutor(2, thread_name_prefix="list")
         self._lookups = ThreadPoolExecutor(4, thread_name_prefix="lookup")
@@ -137,7 +140,8 @@ class Service:
         self._reads = ThreadPoolExecutor(STREAMS, thread_name_prefix="content")
         sealings, recent = Sealings(self.source.uid), RecentFiles()
         births = Births(self.state, master, self.book.vaults, self.source.uid, clock_ns)
-        access = Access(self.book, self._lookups, lambda: clock_ns() // 1_000_000_000)
+        access = Access(self.book, self._lookups, self.clock_s)
+        self.pulls = access.used
         contents = Contents(
             state=self.state,
             tree=self.tree,
@@ -161,7 +165,7 @@ class Service:
             births=births,
             recent=recent,
         )
-        self.app = Gateway(
+        self.app: ASGIApp = Gateway(
             state=self.state,
             catalogue=self.catalogue,
             standing=self.standing,
@@ -204,6 +208,7 @@ class Service:
             self.standing.failed()
             raise
         self.standing.scanned(report)
+        self.last_scan_s = self.clock_s()
         self._ahead.prepare(stop.is_set)
         self._log(report)
         return report

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from kropot.durable.dirfd import NotRegularError
 from kropot.durable.errors import storage_error
 from kropot.durable.filesystem import OsFiles
 from kropot.objects.layout import is_object, names_in
@@ -32,9 +34,10 @@ _MOST_PARTS = 1 << 16
 class PackFolder:
     """The packs below a storage's root. It looks anew for packs whenever it is asked for all of them."""
 
-    def __init__(self, layout: Layout, files: FileSystem | None = None) -> None:
-        """Touch nothing yet."""
+    def __init__(self, layout: Layout, files: FileSystem | None = None, *, keep: int = _OPEN) -> None:
+        """Touch nothing yet; up to `keep` packs stay open."""
         self.layout = layout
+        self._keep = keep
         self._files: FileSystem = OsFiles() if files is None else files
         self._open: OrderedDict[bytes, PackFile] = OrderedDict()
         self._lock = threading.Lock()
@@ -54,19 +57,25 @@ class PackFolder:
             if pack is not None:
                 self._open.move_to_end(name)
                 return pack
-        path = self.layout.pack(name)
-        try:
-            pack = PackFile(path, name, self._files)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise storage_error(error, f"opening the pack {path}") from error
-        if pack.fault is None:
+        pack = self._opened(name)
+        if pack is not None and pack.fault is None:
             with self._lock:
                 self._open[name] = pack
-                while len(self._open) > _OPEN:
+                while len(self._open) > self._keep:
                     self._open.popitem(last=False)
         return pack
+
+    def _opened(self, name: bytes) -> PackFile | None:
+        """Open a pack anew."""
+        path = self.layout.pack(name)
+        try:
+            return PackFile(path, name, self._files)
+        except (FileNotFoundError, NotADirectoryError, NotRegularError):
+            return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None  # a symbolic link is no pack
+            raise storage_error(error, f"opening the pack {path}") from error
 
     def has(self, name: bytes) -> bool:
         """Return whether there is a pack of this name now, whatever is open."""
@@ -124,6 +133,25 @@ class PackFolder:
             found = [(pack.name, entry) for pack, entries in self._within(names, low, high) for entry in entries]
             found.sort(key=lambda one: one[1].sha256)
             yield from found
+
+    def ranges(self, names: Collection[bytes], start: bytes, end: bytes | None) -> list[tuple[bytes, bytes, int, int]]:
+        """Return (SHA-256, pack, offset, length) of these packs with start <= SHA-256 < end, in order.
+
+        Memory holds them all. The packs' indexes MUST be sound. Raises: StorageError.
+        """
+        found: list[tuple[bytes, bytes, int, int]] = []
+        for name in names:
+            pack = self.open(name)
+            if pack is None:
+                continue
+            try:
+                found += pack.ranges(start, end)
+            except PackDamagedError:
+                continue  # it has changed since
+            except OSError as error:
+                raise storage_error(error, f"reading the pack {pack.path}") from error
+        found.sort()
+        return found
 
     def _within(
         self, names: Collection[bytes], start: bytes, end: bytes | None
