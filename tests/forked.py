@@ -161,7 +161,10 @@ def serve() -> str | None:
         child = os.fork()
         if child == 0:
             orders.close()
-            os.close(answers.fileno())
+            # Its end, not the stream: Python 3.13 says so when a stream finds its descriptor closed.
+            silent = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silent, answers.fileno())
+            os.close(silent)
             _become(order)
             return str(order["argv"][0])
         with contextlib.suppress(OSError):
