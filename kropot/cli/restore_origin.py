@@ -138,7 +138,7 @@ def from_ledger(
             labels, known = labels_of(ledger), sources_at(ledger, moment.position)
             wanted = frozenset(find_source(labels, name) for name in source_names)
             with pointers_at(ledger, moment.position, snapshots=snapshots) as pointers:
-                standings = walk(ledger, pointers, moment.position, sources=freshest_first(known))
+                standings = walk(ledger, pointers, moment.position, sources=freshest_first(known), whole=True)
                 helds = held_at(ledger, standings, past=past_ids(known), with_events=True)
                 salts = {id_: salt for id_, salt in salts_of(ledger).items() if history.vouches(ledger, id_, salt)}
                 yield RestoreOrigin(

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kropot.objects.store import ObjectMissingError
-from kropot.replay.fold import PAGE, image, pages, said_by
+from kropot.replay.fold import PAGE, image, pages
 from ledger.events import StreamKey
 from ledger.fast_init import fast_init
 
@@ -203,22 +203,23 @@ def held_at(
 ) -> Iterator[HeldCopy]:
     """Yield the newest copy of each element, in the order of `standings`. `past` are the ids of the past sources."""
     for page in pages(standings, PAGE if with_events else 1):
-        positions = sorted(standing.position for standing in page) if with_events else []
-        events = {event.seq: event for event in ledger.log.events_at(positions)} if with_events else {}
+        positions = sorted(standing.position for standing in page if standing.event is None) if with_events else []
+        events = {event.seq: event for event in ledger.log.events_at(positions)} if positions else {}
         for standing in page:
             yield _held(ledger, standing, events, past)
 
 
 def _held(ledger: Ledger, standing: Standing, events: Mapping[int, StoredEvent], past: frozenset[bytes]) -> HeldCopy:
-    element, copy, used = standing.element, standing.element.copy, events.get(standing.position)
+    element, copy = standing.element, standing.element.copy
+    used = standing.event or events.get(standing.position)
     listed = element
     proofs: tuple[StoredEvent, ...] = () if used is None else (used,)
     is_older = copy is not None and copy.revision != element.revision
     if copy is not None and is_older:
         listed, event = _of_revision(ledger, standing, copy)
         proofs = (*proofs, event) if proofs and event is not None else proofs
-    # The state was read before its event: a database may not answer two questions in two ways.
-    is_same = used is None or standing.said == said_by(used) or image(ledger, used) == element
+    # Where the state was read before its event: a database may not answer two questions in two ways.
+    is_same = used is None or used is standing.event or image(ledger, used) == element
     refused = None if is_same else "the ledger says two things about it"
     return HeldCopy(
         key=standing.key,

@@ -16,19 +16,14 @@ from ledger.codec import decode_payload
 from ledger.errors import DamagedRowError, MalformedEventError, UnknownCriticalEventError
 from ledger.events import Element, StreamKey, UnknownFact
 from ledger.fast_init import fast_init
-from ledger.rows import StoredFact
+from ledger.rows import StoredEvent, StoredFact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ledger.log import Ledger
-    from ledger.rows import StoredEvent
 
 T = TypeVar("T")
-
-Said = tuple[str, int, int, bytes | None]
-"""An event's type, schema version, flags and payload: two events that say the same give the same state."""
-
 PAGE = 1000
 """How many streams to read at a time when the whole events are kept."""
 
@@ -45,14 +40,14 @@ class StalePointersError(IntegrityError):
 class Standing:
     """An element's state at a position, and the position and time of the event that gave it that state.
 
-    `said` is what that event says, as it is stored: see `said_by`. None if that is not known.
+    `event` is that event, where it was read whole.
     """
 
     key: StreamKey
     element: Element
     position: int
     recorded_us: int
-    said: Said | None = None
+    event: StoredEvent | None = None
 
 
 def pointers_for(ledger: Ledger) -> Pointers:
@@ -66,8 +61,10 @@ def pointers_for(ledger: Ledger) -> Pointers:
     return Pointers(streams)
 
 
-def walk(ledger: Ledger, pointers: Pointers, position: int, *, sources: Sequence[bytes] = ()) -> Iterator[Standing]:
-    """Yield the state of every element at `position`. `pointers` must be those at `position`.
+def walk(
+    ledger: Ledger, pointers: Pointers, position: int, *, sources: Sequence[bytes] = (), whole: bool = False
+) -> Iterator[Standing]:
+    """Yield the state of every element at `position`, with its event if `whole`. `pointers` must be those there.
 
     The elements come in bytewise key order, but those of `sources` before all others, one source after the other.
 
@@ -75,7 +72,7 @@ def walk(ledger: Ledger, pointers: Pointers, position: int, *, sources: Sequence
         StalePointersError, UnknownCriticalEventError, MalformedEventError: as `last_events` and `image`.
 
     """
-    for key, event in last_events(ledger, pointers, position, sources=sources):
+    for key, event in last_events(ledger, pointers, position, sources=sources, whole=whole):
         element = image(ledger, event)
         if element is not None:
             yield Standing(
@@ -83,14 +80,16 @@ def walk(ledger: Ledger, pointers: Pointers, position: int, *, sources: Sequence
                 element=element,
                 position=event.seq,
                 recorded_us=event.recorded_us,
-                said=said_by(event),
+                event=event if isinstance(event, StoredEvent) else None,
             )
 
 
 def last_events(
-    ledger: Ledger, pointers: Pointers, position: int, *, sources: Sequence[bytes] = ()
-) -> Iterator[tuple[bytes, StoredFact]]:
+    ledger: Ledger, pointers: Pointers, position: int, *, sources: Sequence[bytes] = (), whole: bool = False
+) -> Iterator[tuple[bytes, StoredFact | StoredEvent]]:
     """Yield (stored key, last event) of every element known at `position`, in the order that `walk` promises.
+
+    Events that are read `whole` are each a `StoredEvent`.
 
     `pointers` must be those at `position`. The fold checks this: each event has its number in its stream, so the
     numbers of all last events add up to the position. Wrong pointers give a smaller sum.
@@ -100,9 +99,13 @@ def last_events(
 
     """
     events_seen = 0
-    for page in pages(_streams(ledger, sources), LARGE_PAGE):
+    for page in pages(_streams(ledger, sources), PAGE if whole else LARGE_PAGE):
         last = [(key, stream, at) for key, stream in page if (at := pointers[stream])]
-        facts = {fact.seq: fact for fact in _facts_at(ledger, [at for _, _, at in last])}
+        positions = [at for _, _, at in last]
+        found: Sequence[StoredFact | StoredEvent] = (
+            ledger.log.events_at(positions) if whole else _facts_at(ledger, positions)
+        )
+        facts = {fact.seq: fact for fact in found}
         for key, stream, at in last:
             fact = facts.get(at)
             if fact is None or fact.stream != stream or at > position:
@@ -163,11 +166,6 @@ def image(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
         return _before(ledger, event)
     element: object = getattr(fact, "element", None)
     return element if isinstance(element, Element) else None
-
-
-def said_by(event: StoredEvent | StoredFact) -> Said:
-    """Return what an event says, as it is stored."""
-    return event.type, event.schema_version, event.flags, event.payload
 
 
 def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
