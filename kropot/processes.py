@@ -27,6 +27,7 @@ MOST_PROCESSES: Final = 8
 PATIENCE_S: Final = 5.0
 """How many seconds to wait for a process to end before it is killed."""
 
+_is_forbidden = False
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -38,9 +39,15 @@ def processors() -> int:
     return min(count, MOST_PROCESSES)
 
 
+def forbid_forks() -> None:
+    """Have this process start no more forks: it uses a library whose own threads would be missing in them."""
+    global _is_forbidden  # noqa: PLW0603 -- it is a fact about the process
+    _is_forbidden = True
+
+
 def can_fork() -> bool:
     """Whether a fork is safe here and now."""
-    return sys.platform == "linux" and threading.active_count() == 1
+    return sys.platform == "linux" and threading.active_count() == 1 and not _is_forbidden
 
 
 class ChildProcess:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from kropot.durable.newfile import write_new
@@ -20,7 +21,7 @@ from kropot.user_folders import state_folder
 from ledger.sql.dialects import parse_place
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from kropot.objects.stores.address import StorageAddress
 
 FOLDER = "replicas"
 
@@ -48,11 +49,12 @@ class RememberedReplica:
     storage: str
 
     @classmethod
-    def at(cls, db_string: str, storage_path: Path) -> Self:
+    def at(cls, db_string: str, storage: StorageAddress) -> Self:
         """Return the replica that the two options name. Raises: BadPlaceError, LedgerError."""
         place = parse_place(db_string)
         database = hide_credentials(db_string) if place.path is None else os.path.normpath(place.path)
-        return cls(database=database, storage=os.path.normpath(storage_path.absolute()))
+        shown = os.path.normpath(storage.absolute()) if isinstance(storage, Path) else str(storage)
+        return cls(database=database, storage=shown)
 
     def remember(self) -> None:
         """Leave a marker, unless there is one. Raises: ForgetfulError."""

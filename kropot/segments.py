@@ -21,7 +21,7 @@ from ledger.merkle import Frontier
 from ledger.transfer.segments import SEGMENT_EVENTS, encode, reach_of, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from kropot.durable.filesystem import FileSystem
     from ledger.log import Ledger
@@ -43,7 +43,7 @@ class SegmentFile:
     last: int
     index: int
     partial: bool
-    path: Path
+    path: Path | str
 
 
 def open_segment(path: Path) -> BinaryIO:
@@ -61,20 +61,19 @@ class SegmentFolder:
         self, root: Path, *, scratch: Path | None = None, files: FileSystem | None = None, span: int = SEGMENT_EVENTS
     ) -> None:
         """Read nothing yet. Without `scratch` this cannot write. A full segment has `span` events."""
-        self.folder = root / FOLDER
+        self._local = root / FOLDER
+        self.folder = str(self._local)
         self._span = span
         self._scratch = scratch
         self._files: FileSystem = OsFiles() if files is None else files
 
     def found(self) -> list[SegmentFile]:
         """Return the segments that exist, ordered by how far they reach. Raises: StorageError."""
-        try:
-            names = sorted(path.name for path in self.folder.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise storage_error(error, f"listing {self.folder}") from error
-        return sorted(file for name in names if (file := self._file(name)) is not None)
+        return sorted(file for name in sorted(self._names()) if (file := self._file(name)) is not None)
+
+    def open(self, file: SegmentFile) -> BinaryIO:
+        """Open a segment for reading. Raises: MalformedSegmentError if it is not a regular file; OSError."""
+        return open_segment(Path(file.path))
 
     def newest(self) -> Reach | None:
         """Return how far the stored history reaches, ignoring files with damaged ends.
@@ -83,7 +82,7 @@ class SegmentFolder:
         """
         for file in reversed(self.found()):
             try:
-                with open_segment(file.path) as opened:
+                with self.open(file) as opened:
                     return reach_of(opened)
             except (MalformedSegmentError, FileNotFoundError):
                 continue  # `verify` reports damaged files; a file that is gone was replaced by a longer one
@@ -128,7 +127,7 @@ class SegmentFolder:
                 f"events. Run `kropotcli verify`. {_WAY_OUT}"
             )
 
-    def write(self, ledger: Ledger, *, tail: bool = True) -> list[Path]:
+    def write(self, ledger: Ledger, *, tail: bool = True) -> list[Path | str]:
         """Write the full segments that are missing, with `tail` the partial one too; return their paths.
 
         Raises:
@@ -162,7 +161,7 @@ class SegmentFolder:
         ledger_id: bytes | None = None
         for file in self._chain():
             try:
-                with open_segment(file.path) as opened:
+                with self.open(file) as opened:
                     reach = reach_of(opened)
                     if ledger_id not in (None, reach.ledger_id):
                         raise MalformedSegmentError("it belongs to another ledger")  # noqa: TRY301 -- named below
@@ -190,37 +189,58 @@ class SegmentFolder:
             return None
         index = int(match[1])
         last = (index + 1) * self._span if match[2] is None else int(match[2])
-        return SegmentFile(last=last, index=index, partial=match[2] is not None, path=self.folder / name)
+        return SegmentFile(last=last, index=index, partial=match[2] is not None, path=self._path(name))
 
-    def _write(self, ledger: Ledger, index: int, last: int, name: str) -> Path:
+    def _write(self, ledger: Ledger, index: int, last: int, name: str) -> Path | str:
+        start = ledger.frontier_at(index * self._span)
+        events = ledger.stored(after=start.size, until=last)
+        self._put(name, index, encode(ledger.identity().ledger_id, events, ledger.log.streams, start))
+        return self._path(name)
+
+    # --- where they lie: a storage on another machine has its own of these --------------------------------------------
+
+    def _names(self) -> list[str]:
+        """Return the names of all files beside each other. Raises: StorageError."""
+        try:
+            return [path.name for path in self._local.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise storage_error(error, f"listing {self.folder}") from error
+
+    def _path(self, name: str) -> Path | str:
+        return self._local / name
+
+    def _put(self, name: str, index: int, chunks: Iterable[bytes]) -> None:
+        """Write a file, durably. Raises: StorageError."""
         if self._scratch is None:
             raise LedgerError("this folder of segments was opened for reading")
-        start = ledger.frontier_at(index * self._span)
-        temporary, target = f"{self._scratch}/segment-{index:08d}", str(self.folder / name)
+        target = str(self._local / name)
         try:
             self._make_folder()
-            events = ledger.stored(after=start.size, until=last)
-            chunks = encode(ledger.identity().ledger_id, events, ledger.log.streams, start)
-            replace_file(self._files, temporary, target, chunks)
+            replace_file(self._files, f"{self._scratch}/segment-{index:08d}", target, chunks)
         except OSError as error:
             raise storage_error(error, f"writing {target}") from error
-        return Path(target)
+
+    def _remove(self, file: SegmentFile) -> None:
+        """Remove a file. Raises: StorageError."""
+        try:
+            self._files.unlink(str(file.path))
+        except FileNotFoundError:
+            return  # another collector was faster
+        except OSError as error:
+            raise storage_error(error, f"removing {file.path}") from error
 
     def _make_folder(self) -> None:
         try:
-            self._files.make_folder(str(self.folder))
+            self._files.make_folder(self.folder)
         except FileExistsError:
             return
-        self._files.sync_folder(str(self.folder.parent))
+        self._files.sync_folder(str(self._local.parent))
 
     def _replace_partials(self) -> None:
         """Remove partial segments that a longer one, or the full one, holds entirely."""
         there = self.found()
         for file in there:
             if file.partial and any(other.index == file.index and other.last > file.last for other in there):
-                try:
-                    self._files.unlink(str(file.path))
-                except FileNotFoundError:
-                    continue  # another collector was faster
-                except OSError as error:
-                    raise storage_error(error, f"removing {file.path}") from error
+                self._remove(file)

@@ -26,9 +26,6 @@ def demand_objects(storage: Storage, ledger: Ledger) -> None:
     """
     if storage.has_objects or all(row.state == RELEASED for row in ledger.copies()):
         return
-    place = storage.objects_place
     raise StorageAwayError(
-        f"there is no folder {place}, and the ledger names objects in it: is the disk mounted, and --storage-path the"
-        " right one? Nothing was recorded. If they are lost for good, make that folder: `kropotcli verify --repair`"
-        " then records each of them as lost and has it fetched again"
+        f"{storage.absence} `kropotcli verify --repair` then records each of them as lost and has it fetched again"
     )

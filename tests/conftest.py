@@ -19,6 +19,7 @@ import kropot.cli.demo
 from kropot.cli.main import cli
 from tests.forked import ForkedProgram
 from tests.json_schema import hold_to_schema
+from tests.remote_stores import Servers, servers
 from tests.secrets_watch import Watch
 
 if TYPE_CHECKING:
@@ -95,6 +96,13 @@ def _own_logging() -> Iterator[None]:
     """Forget a test's logging with the test: a command run in this process logs to a stream that ends with it."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def store_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Return the servers of storages on other machines, which start at their first use."""
+    with servers(tmp_path_factory.mktemp("servers")) as made:
+        yield made
 
 
 @pytest.fixture

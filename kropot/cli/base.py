@@ -293,7 +293,7 @@ def storage_of(settings: Settings) -> Storage:
     """Return the storage that the settings name. This neither reads nor writes anything."""
     from kropot.objects.opening import open_store
 
-    return open_store(settings.storage_path, settings.instance_name)
+    return open_store(settings.storage_path, settings.instance_name, ca_file=settings.ca_file)
 
 
 def server_of(settings: Settings) -> ServerAccess:

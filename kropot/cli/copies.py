@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from kropot.cli.base import storage_of
 from kropot.errors import UsageError
+from kropot.objects.stores.address import shown_storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ def open_copies(
     storage = storage_of(settings)
     if not storage.is_there:
         raise UsageError(
-            f"there is no storage at {settings.storage_path.absolute()}: name the right folder with --storage-path"
+            f"there is no storage at {shown_storage(settings.storage_path)}: name the right one with --storage-path"
         )
     if places is None and ledger is not None:
         places = ledger.places

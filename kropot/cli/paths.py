@@ -1,11 +1,15 @@
-"""The parameter type of options that take a file or a folder."""
+"""The parameter types of options that take a file, a folder or a storage."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from kropot.objects.stores.address import StorageAddress
 
 
 class NamedPath(click.Path):
@@ -23,3 +27,27 @@ class NamedPath(click.Path):
 
 
 PATH = NamedPath()
+
+
+class StoragePlace(click.ParamType["StorageAddress", "StorageAddress | str"]):
+    """A folder, or the address of a storage on another machine."""
+
+    name = "place"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StorageAddress:
+        """Return the address. Raises: click.BadParameter, without the text, which may hold a password."""
+        from kropot.errors import UsageError
+        from kropot.objects.stores.address import BucketAddress, SftpAddress, parse_storage
+
+        if isinstance(value, (BucketAddress, SftpAddress)):
+            return value
+        try:
+            address = parse_storage(os.fsdecode(value))
+        except UsageError as error:
+            raise click.BadParameter(str(error), ctx, param) from None
+        if isinstance(address, Path):
+            return Path(PATH.convert(value, param, ctx))
+        return address
+
+
+STORAGE = StoragePlace()

@@ -116,7 +116,7 @@ def _writable(settings: Settings, manager: Manager) -> list[Path]:
     """Return the folders that the configuration names and that are outside of the service's own."""
     if manager == "user":
         return []
-    places = [settings.storage_path]
+    places = [settings.storage_path] if isinstance(settings.storage_path, Path) else []
     prefix, mark, file = settings.db_string.partition("sqlite:////")
     if mark and not prefix:
         places.append((Path("/") / file.partition("?")[0]).parent)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kropot.cli.paths import PATH
+from kropot.cli.paths import PATH, STORAGE
 from kropot.cli.sizes import SPAN, span_of
 from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from kropot.notify.rules import NotifyRules
+    from kropot.objects.stores.address import StorageAddress
 
 ENV_PREFIX: Final = "KROPOT"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -98,10 +99,10 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
     ),
     GlobalOption(
         name="storage-path",
-        kind=PATH,
+        kind=STORAGE,
         default=Path("storage"),
-        metavar="DIR",
-        help="The storage: the folder that holds the copies.",
+        metavar="PLACE",
+        help="The storage, which holds the copies: a folder, s3://BUCKET/PREFIX or sftp://USER@HOST/PATH.",
     ),
     GlobalOption(
         name="db-string",
@@ -196,7 +197,7 @@ class Settings:
     token_given: Secret | None = None
     token_file: Path | None = None
     server_url: str | None = None
-    storage_path: Path = Path("storage")
+    storage_path: StorageAddress = Path("storage")
     db_string: str = field(default="sqlite:///database.db", repr=False)
     instance_name: str = "main"
     log_level: str = "info"
@@ -354,7 +355,8 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: Confi
         origins["config"] = "user's configuration folder"
     values = {name: each.value for name, each in found.items() if name not in {"token", "token_file", "config"}}
     values["server_url"] = None if values["server_url"] is None else _checked_url(found["server_url"])
-    values["storage_path"] = expanded(values["storage_path"])
+    if isinstance(values["storage_path"], Path):
+        values["storage_path"] = expanded(values["storage_path"])
     _checked_name(found["instance_name"])
     if values["user_agent"] is not None and not is_user_agent(values["user_agent"]):
         raise UsageError(f"{found['user_agent'].origin} is not a user agent: give printable ASCII, e.g. backup/1.0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from kropot.objects.layout import Layout, names_in
 from kropot.objects.packs.folder import PackFolder
 from kropot.objects.packs.packed import PackedObjects
 from kropot.objects.partial import PartialMark, marks_in
+from kropot.objects.stores.address import BucketAddress
 from kropot.segments import SegmentFolder
 from kropot.wording import as_unicode
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from kropot.objects.packs.packing import PackRule
     from kropot.objects.packs.rewriting import PackRewriter
     from kropot.objects.store import ObjectStore
+    from kropot.objects.stores.address import StorageAddress
     from ledger.places import PlaceStore
 
 
@@ -75,6 +78,11 @@ class Storage(Protocol):
     @property
     def has_objects(self) -> bool:
         """Whether there is a place for objects. There is none while the disk is not mounted."""
+        ...
+
+    @property
+    def absence(self) -> str:
+        """What to say where `has_objects` is false and it should not be: up to what must be made, with a colon."""
         ...
 
     def room(self) -> Room:
@@ -160,6 +168,14 @@ class FolderStorage:
         """Whether the folder of the objects exists."""
         return Path(self._layout.objects).is_dir()
 
+    @property
+    def absence(self) -> str:
+        """Ask for the disk."""
+        return (
+            f"there is no folder {self._layout.objects}, and the ledger names objects in it: is the disk mounted, and "
+            "--storage-path the right one? Nothing was recorded. If they are lost for good, make that folder:"
+        )
+
     def room(self) -> Room:
         """Ask the file system of the folder."""
         try:
@@ -225,6 +241,20 @@ class FolderStorage:
         return wanted == storage or storage in wanted.parents
 
 
-def open_store(path: Path, instance: str) -> Storage:
-    """Return the storage at this path, for a process that works under the name `instance`; nothing is touched yet."""
-    return FolderStorage(path, instance)
+def open_store(address: StorageAddress, instance: str, *, ca_file: Path | None = None) -> Storage:
+    """Return the storage at this address, for a process that works under the name `instance`; nothing is touched yet.
+
+    Raises: UsageError where the environment does not say how to reach it.
+    """
+    if isinstance(address, Path):
+        return FolderStorage(address, instance)
+    from kropot.objects.stores.storage import RemoteStorage
+
+    if isinstance(address, BucketAddress):
+        from kropot.objects.stores.s3 import BucketFiles
+        from kropot.objects.stores.s3_settings import bucket_access
+
+        return RemoteStorage(BucketFiles(address, bucket_access(os.environ, ca_file)), instance)
+    from kropot.objects.stores.sftp import SftpFiles
+
+    return RemoteStorage(SftpFiles(address, instance), instance)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kropot.durable.errors import storage_error
-from kropot.segments import open_segment
 from kropot.verify.checkpoints import FORKED, ROLLED_BACK
 from ledger.audit import Finding
 from ledger.errors import MalformedSegmentError
@@ -41,6 +40,7 @@ class SegmentAudit:
 
     def __init__(self, folder: SegmentFolder) -> None:
         """Read the ends of every segment. Raises: StorageError."""
+        self._folder = folder
         self.findings: list[Finding] = []
         self.files = 0
         self.read = 0
@@ -82,7 +82,7 @@ class SegmentAudit:
     def _open(self, file: SegmentFile) -> None:
         self.files += 1
         try:
-            with open_segment(file.path) as opened:
+            with self._folder.open(file) as opened:
                 reach = reach_of(opened)
         except MalformedSegmentError as error:
             self.findings.append(_bad(file, error))
@@ -121,7 +121,7 @@ class SegmentAudit:
     def _inside(self, held: _Held, ledger: Ledger) -> Finding | None:
         start = ledger.frontier_at(held.reach.first - 1)
         try:
-            with open_segment(held.file.path) as opened:
+            with self._folder.open(held.file) as opened:
                 for _ in read(opened, start):
                     self.read += 1
         except MalformedSegmentError as error:

@@ -34,9 +34,10 @@ _MOST_PARTS = 1 << 16
 class PackFolder:
     """The packs below a storage's root. It looks anew for packs whenever it is asked for all of them."""
 
-    def __init__(self, layout: Layout, files: FileSystem | None = None) -> None:
-        """Touch nothing yet."""
+    def __init__(self, layout: Layout, files: FileSystem | None = None, *, keep: int = _OPEN) -> None:
+        """Touch nothing yet; up to `keep` packs stay open."""
         self.layout = layout
+        self._keep = keep
         self._files: FileSystem = OsFiles() if files is None else files
         self._open: OrderedDict[bytes, PackFile] = OrderedDict()
         self._lock = threading.Lock()
@@ -56,21 +57,25 @@ class PackFolder:
             if pack is not None:
                 self._open.move_to_end(name)
                 return pack
+        pack = self._opened(name)
+        if pack is not None and pack.fault is None:
+            with self._lock:
+                self._open[name] = pack
+                while len(self._open) > self._keep:
+                    self._open.popitem(last=False)
+        return pack
+
+    def _opened(self, name: bytes) -> PackFile | None:
+        """Open a pack anew."""
         path = self.layout.pack(name)
         try:
-            pack = PackFile(path, name, self._files)
+            return PackFile(path, name, self._files)
         except (FileNotFoundError, NotADirectoryError, NotRegularError):
             return None
         except OSError as error:
             if error.errno == errno.ELOOP:
                 return None  # a symbolic link is no pack
             raise storage_error(error, f"opening the pack {path}") from error
-        if pack.fault is None:
-            with self._lock:
-                self._open[name] = pack
-                while len(self._open) > _OPEN:
-                    self._open.popitem(last=False)
-        return pack
 
     def has(self, name: bytes) -> bool:
         """Return whether there is a pack of this name now, whatever is open."""

@@ -87,7 +87,7 @@ class Gatherer:
         """Whether about a pack's worth of small objects is loose; a few folders tell. Raises: StorageError."""
         objects = size = 0
         for first in SAMPLED:
-            for _, each in self._layout.walk(bytes([first]), bytes([first + 1])):
+            for _, each in self._walk(bytes([first]), bytes([first + 1])):
                 if self._rule.takes(each):
                     objects, size = objects + 1, size + each
         share = 256 // len(SAMPLED)
@@ -124,7 +124,7 @@ class Gatherer:
     def _groups(self) -> Iterator[list[tuple[bytes, int]]]:
         group: list[tuple[bytes, int]] = []
         within = 0
-        for sha256, size in self._layout.walk(b"", None):
+        for sha256, size in self._walk(b"", None):
             if not self._rule.takes(size):
                 continue
             if group and (within + size > GROUP_BYTES or len(group) == MOST_OBJECTS):
@@ -181,10 +181,19 @@ class Gatherer:
         for place in places:
             if self._packed.sound_place(place) is None:
                 continue
-            try:
-                self._files.unlink(self._layout.object(place.sha256))
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise storage_error(error, f"removing {self._layout.object(place.sha256)}") from error
-            report.removed += 1
+            report.removed += self._unlink(place.sha256)
+
+    # --- where they lie: a storage on another machine has its own of these, and of `_whole` ---------------------------
+
+    def _walk(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int]]:
+        return self._layout.walk(start, end)
+
+    def _unlink(self, sha256: bytes) -> bool:
+        path = self._layout.object(sha256)
+        try:
+            self._files.unlink(path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise storage_error(error, f"removing {path}") from error
+        return True

@@ -1,0 +1,113 @@
+"""What a storage on another machine must be able to do: files under keys, whole when they are there.
+
+Keys are relative to the storage's root, with slashes between their parts. All methods raise StorageError; a call from
+any thread and, in a fork, from any process is fine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+
+from kropot.durable.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.durable.filesystem import Room
+
+PIECE = 8 << 20
+"""Bytes asked for at a time while a large file is read, and sent at a time while one is written."""
+
+
+class NoSuchKeyError(StorageError):
+    """There is no file under this key."""
+
+    def __init__(self, place: str, key: str) -> None:
+        """Name the storage and the key."""
+        super().__init__(f"there is no {place}/{key}")
+        self.key = key
+
+
+class RemoteStat(NamedTuple):
+    """A file: its key, size in bytes, time of the last change in seconds since 1970, and a tag that tells versions."""
+
+    key: str
+    size: int
+    changed_s: float
+    tag: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a store can do beyond the least; nothing that is promised rests on any of it.
+
+    `conditional_put`: it can refuse to write over a file. `rename`: a file can get another name in one step.
+    `free_space`: it says how much room it has. `digests`: it says a digest of what it stored.
+    """
+
+    conditional_put: bool
+    rename: bool
+    free_space: bool
+    digests: bool
+
+
+class RemoteFiles(Protocol):
+    """Files on another machine."""
+
+    @property
+    def place(self) -> str:
+        """The storage's address, for messages; it holds no secret."""
+        ...
+
+    @property
+    def can(self) -> Capabilities:
+        """What this kind of store can do."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write a file, replacing one of this name. It is durable, whole and read back when this returns.
+
+        Read back means: its size, and its digest where the store tells one.
+        """
+        ...
+
+    def put_file(self, key: str, file: BinaryIO) -> None:
+        """Write a large file from what can be read and read again, as `put` does."""
+        ...
+
+    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Return the bytes of a range, fewer where the file ends before it does. Raises: NoSuchKeyError."""
+        ...
+
+    def tail(self, key: str, length: int) -> tuple[bytes, RemoteStat]:
+        """Return a file's last bytes, at least `length` of them if it has so many. Raises: NoSuchKeyError."""
+        ...
+
+    def stat(self, key: str) -> RemoteStat | None:
+        """Return what is known about a file, None if there is none."""
+        ...
+
+    def walk(self, folder: str, after: str = "") -> Iterator[RemoteStat]:
+        """Yield every file below a folder ("" for all) whose key is greater than `after`, in the order of keys."""
+        ...
+
+    def remove(self, key: str) -> None:
+        """Remove a file; it is no error if it is gone."""
+        ...
+
+    def move(self, source: str, target: str) -> None:
+        """Give a file another key: durable under the new one before the old one goes. Raises: NoSuchKeyError."""
+        ...
+
+    def room(self) -> Room:
+        """Return how much more can be written, as far as that is known."""
+        ...
+
+    def sweep(self, instance: str) -> int:
+        """Remove what uploads that were cut have left, those of an instance and those of nobody; return how many."""
+        ...
+
+    def close(self) -> None:
+        """End the connections of this process."""
+        ...

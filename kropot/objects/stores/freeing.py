@@ -1,0 +1,174 @@
+"""Frees objects and packs in a storage on another machine: moved to `freed/`, out of sight, and then removed.
+
+See `kropot/objects/freeing.py`. A move is a copy and a removal in a bucket, so several go at the same time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from kropot.durable.errors import StorageError, storage_error
+from kropot.objects.freeing import FreedObject
+from kropot.objects.layout import is_object
+from kropot.objects.packs.format import PackDamagedError
+from kropot.objects.packs.rewriting import PackContents, PackRewriter
+from kropot.objects.stores.files import NoSuchKeyError
+from kropot.objects.stores.objects import object_key
+from kropot.objects.stores.packs import RemotePack, RemotePackWriter, pack_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+    from typing import TypeVar
+
+    from kropot.objects.stores.files import RemoteFiles
+    from ledger.places import Placement
+
+    T = TypeVar("T")
+    U = TypeVar("U")
+
+FOLDER = "freed"
+AT_ONCE = 8
+_SUFFIX = ".pack"
+_SECOND_US = 1_000_000
+
+
+class RemoteFreeing:
+    """Frees objects that are files of their own."""
+
+    def __init__(self, files: RemoteFiles) -> None:
+        """Ask nothing yet."""
+        self._files = files
+
+    def put_away(self, sha256s: Iterable[bytes]) -> list[FreedObject]:
+        """Move each to `freed/`."""
+        return [found for found in _several(self._put_away, list(sha256s)) if found is not None]
+
+    def bring_back(self, sha256s: Iterable[bytes]) -> None:
+        """Move back. An object that came meanwhile stays, and this one goes."""
+        _several(lambda sha256: _bring_back(self._files, _freed_key(sha256), object_key(sha256)), list(sha256s))
+
+    def destroy(self, sha256s: Iterable[bytes]) -> None:
+        """Remove each; in a bucket with versions this leaves the older ones to its rules."""
+        _several(lambda sha256: self._files.remove(_freed_key(sha256)), sorted(set(sha256s)))
+
+    def put_away_before(self) -> Iterator[FreedObject]:
+        """List `freed/`."""
+        for stat in self._files.walk(FOLDER):
+            name = stat.key.removeprefix(f"{FOLDER}/")
+            if is_object(name, ""):
+                yield FreedObject(bytes.fromhex(name), stat.size)
+
+    def age_us(self, sha256: bytes, now_us: int) -> int | None:
+        """Look at when the file was last changed, by the server's clock."""
+        return _age_us(self._files, object_key(sha256), now_us)
+
+    def quarantine_age_us(self, path: str, now_us: int) -> int | None:
+        """Look at when the file was moved."""
+        return _age_us(self._files, path, now_us)
+
+    def remove_quarantined(self, path: str) -> None:
+        """Remove the file."""
+        self._files.remove(path)
+
+    def _put_away(self, sha256: bytes) -> FreedObject | None:
+        stat = self._files.stat(object_key(sha256))
+        if stat is None:
+            return None
+        try:
+            self._files.move(stat.key, _freed_key(sha256))
+        except NoSuchKeyError:
+            return None
+        return FreedObject(sha256, stat.size)
+
+
+class RemoteRewriter(PackRewriter):
+    """Rewrites packs there, for a process that holds this machine's lock for it."""
+
+    def __init__(self, files: RemoteFiles) -> None:
+        """Ask nothing yet."""
+        self._remote = files
+        self._packs = RemotePackWriter(files)
+
+    def contents(self, name: bytes, now_us: int) -> PackContents | None:
+        """Read the index."""
+        try:
+            pack = RemotePack(self._remote, name)
+            return PackContents(pack.entries(), max(now_us - int(pack.tag[2] * _SECOND_US), 0))
+        except (NoSuchKeyError, PackDamagedError):
+            return None
+        except OSError as error:
+            raise storage_error(error, f"reading the pack {name.hex()}") from error
+
+    def copy(self, name: bytes, live: Collection[bytes]) -> list[Placement] | None:
+        """Read the live objects, and write them into new packs."""
+        whole = []
+        try:
+            pack = RemotePack(self._remote, name)
+            for entry in sorted(pack.entries(), key=lambda each: each.offset):
+                if entry.sha256 in live:
+                    data = pack.read(entry.offset, entry.length)
+                    if hashlib.sha256(data).digest() != entry.sha256:
+                        return None
+                    whole.append((entry.sha256, data))
+        except (NoSuchKeyError, PackDamagedError):
+            return None
+        except OSError as error:
+            raise storage_error(error, f"reading the pack {name.hex()}") from error
+        made: list[Placement] = []
+        for result in self._packs.write(whole):
+            if isinstance(result, StorageError):
+                raise result
+            made.append(result)
+        return made
+
+    def put_away(self, name: bytes) -> bool:
+        """Move the pack to `freed/`."""
+        try:
+            self._remote.move(pack_key(name), f"{FOLDER}/{name.hex()}{_SUFFIX}")
+        except NoSuchKeyError:
+            return False
+        return True
+
+    def bring_back(self, name: bytes) -> None:
+        """Move it back, unless the same one was written meanwhile."""
+        _bring_back(self._remote, f"{FOLDER}/{name.hex()}{_SUFFIX}", pack_key(name))
+
+    def destroy(self, name: bytes) -> None:
+        """Remove it."""
+        self._remote.remove(f"{FOLDER}/{name.hex()}{_SUFFIX}")
+
+    def put_away_before(self) -> Iterator[bytes]:
+        """List `freed/`."""
+        for stat in self._remote.walk(FOLDER):
+            name = stat.key.removeprefix(f"{FOLDER}/").removesuffix(_SUFFIX)
+            if stat.key.endswith(_SUFFIX) and is_object(name, ""):
+                yield bytes.fromhex(name)
+
+
+def _freed_key(sha256: bytes) -> str:
+    return f"{FOLDER}/{sha256.hex()}"
+
+
+def _bring_back(files: RemoteFiles, away: str, key: str) -> None:
+    if files.stat(key) is not None:
+        files.remove(away)
+        return
+    try:
+        files.move(away, key)
+    except NoSuchKeyError:
+        return
+
+
+def _age_us(files: RemoteFiles, key: str, now_us: int) -> int | None:
+    stat = files.stat(key)
+    return None if stat is None else max(0, now_us - int(stat.changed_s * _SECOND_US))
+
+
+def _several(work: Callable[[T], U], what: list[T]) -> list[U]:
+    """Do it to each of them, several at the same time. Raises: the first error, after all have ended."""
+    if len(what) <= 1:
+        return [work(one) for one in what]
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="freeing") as pool:
+        return list(pool.map(work, what))

@@ -1,0 +1,134 @@
+"""Packs on another machine: a pack is one file there, its index is read with its last bytes, its objects by range."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import TYPE_CHECKING
+
+from kropot.durable.errors import StorageError
+from kropot.objects.layout import Layout, is_object
+from kropot.objects.packs.folder import PackFolder
+from kropot.objects.packs.format import footer_of, index_of, lay_out, name_of
+from kropot.objects.packs.reader import PackFile
+from kropot.objects.packs.writer import PackWriter
+from kropot.objects.stores.files import NoSuchKeyError
+from kropot.objects.stores.reading import Window
+from ledger.places import Placement
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kropot.objects.packs.writer import WholeObject
+    from kropot.objects.stores.files import RemoteFiles
+
+_TAIL = 64 << 10
+"""So many last bytes are read at once: the footer, and the index of a pack of 1,364 objects."""
+
+_OPEN = 16
+"""So many packs keep what was read of them in memory, with a window of up to 8 MiB each."""
+
+_MOST_HELD = 192 << 20
+
+
+def pack_key(name: bytes) -> str:
+    """Return the key of a pack."""
+    return f"packs/{name[:1].hex()}/{name.hex()}"
+
+
+class RemotePack(PackFile):
+    """A pack on another machine; its index stays in memory once it was read."""
+
+    def __init__(self, files: RemoteFiles, name: bytes) -> None:
+        """Read the footer. Raises: NoSuchKeyError, StorageError."""
+        self.name, self._key = name, pack_key(name)
+        self.path = f"{files.place}/{self._key}"
+        self._files = files
+        self._guard = threading.Lock()
+        self._window = Window()
+        self._tail, stat = files.tail(self._key, _TAIL)
+        self.tag = (stat.tag, stat.size, stat.changed_s)
+        self._learn(stat.size, hash(self.tag))
+
+    @property
+    def held(self) -> int:
+        """How many bytes of it are in memory, its window aside: all of it, where the store gives no ranges."""
+        return len(self._tail)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return the bytes of a range, fewer where the pack ends before it does. Raises: OSError."""
+        length = max(min(length, self.size - offset), 0)
+        if offset < 0 or not length:
+            return b""
+        with self._guard:
+            try:
+                begins = self.size - len(self._tail)
+                if offset < begins and self._footer is not None and offset >= self._footer.data_end:
+                    # Something of the index: it is read as a whole, and kept.
+                    self._tail = self._files.get(self._key, self._footer.data_end, begins) + self._tail
+                    begins = self.size - len(self._tail)
+                if offset >= begins:
+                    return self._tail[offset - begins : offset - begins + length]
+                return self._window.read(
+                    offset, length, self.size, lambda start, end: self._files.get(self._key, start, end)
+                )
+            except StorageError as error:
+                raise OSError(errno.EREMOTEIO, str(error)) from error
+
+
+class RemotePacks(PackFolder):
+    """The packs of a storage on another machine."""
+
+    def __init__(self, files: RemoteFiles) -> None:
+        """Ask nothing yet."""
+        super().__init__(Layout(files.place), keep=_OPEN)
+        self._remote = files
+
+    def names(self) -> list[bytes]:
+        """List them, in order. Raises: StorageError."""
+        found = []
+        for stat in self._remote.walk("packs"):
+            folder, _, name = stat.key.removeprefix("packs/").partition("/")
+            if is_object(name, folder):
+                found.append(bytes.fromhex(name))
+        return found
+
+    def open(self, name: bytes) -> PackFile | None:
+        """Return an open pack; the oldest ones go where they hold too much together."""
+        pack = super().open(name)
+        with self._lock:
+            while (
+                len(self._open) > 1
+                and sum(one.held for one in self._open.values() if isinstance(one, RemotePack)) > _MOST_HELD
+            ):
+                self._open.popitem(last=False)
+        return pack
+
+    def has(self, name: bytes) -> bool:
+        """Look for the file."""
+        return self._remote.stat(pack_key(name)) is not None
+
+    def settle(self, names: Sequence[bytes]) -> None:
+        """Do nothing: what is listed is durable."""
+
+    def _opened(self, name: bytes) -> PackFile | None:
+        try:
+            return RemotePack(self._remote, name)
+        except NoSuchKeyError:
+            return None
+
+
+class RemotePackWriter(PackWriter):
+    """Makes packs: each is one file that is there as a whole or not at all."""
+
+    def __init__(self, files: RemoteFiles) -> None:
+        """Ask nothing yet."""
+        self._remote = files
+
+    def write_one(self, objects: Sequence[WholeObject]) -> list[Placement]:
+        """Write one pack. Raises: StorageError; ValueError for what does not make a pack."""
+        entries = lay_out([(sha256, len(data)) for sha256, data in objects])
+        index = index_of(entries)
+        name = name_of(index)
+        self._remote.put(pack_key(name), b"".join([*(data for _, data in objects), index, footer_of(index)]))
+        return [Placement(sha256=sha256, pack=name, offset=offset, length=length) for sha256, offset, length in entries]

@@ -1,0 +1,166 @@
+"""A storage on another machine: a bucket, or a folder on an SFTP server."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from kropot.durable.dirfd import make_root
+from kropot.durable.errors import StorageError, storage_error
+from kropot.objects.instance import InstanceLock, folder_name
+from kropot.objects.opening import GATHERER, ObjectRange
+from kropot.objects.packs.packed import PackedObjects
+from kropot.objects.stores.freeing import RemoteRewriter
+from kropot.objects.stores.gather import RemoteGatherer
+from kropot.objects.stores.objects import MARKER, RemoteObjects, object_key
+from kropot.objects.stores.packs import RemotePacks
+from kropot.objects.stores.segments import RemoteSegments
+from kropot.user_folders import state_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kropot.durable.filesystem import Room
+    from kropot.objects.opening import Partial
+    from kropot.objects.packs.folder import PackFolder
+    from kropot.objects.packs.gather import Gatherer
+    from kropot.objects.packs.packed import PackPlaces
+    from kropot.objects.packs.packing import PackRule
+    from kropot.objects.packs.rewriting import PackRewriter
+    from kropot.objects.store import ObjectStore
+    from kropot.objects.stores.files import RemoteFiles
+    from kropot.segments import SegmentFolder
+    from ledger.places import PlaceStore
+
+LOCKS: Final = "storage-locks"
+
+
+class RemoteStorage:
+    """A storage on another machine, below one address."""
+
+    def __init__(self, files: RemoteFiles, instance: str) -> None:
+        """Ask nothing yet; `instance` is under whose name this process works."""
+        self._files = files
+        self._instance = instance
+
+    @property
+    def place(self) -> str:
+        """The address; and the machine, because the lock beside it is this machine's."""
+        import platform
+
+        return f"{platform.node()}:{self._files.place}"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether a storage is at the address. Raises: StorageError."""
+        return self.has_objects
+
+    @property
+    def objects_place(self) -> str:
+        """The address."""
+        return self._files.place
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether the storage is marked, or has any object or pack. Raises: StorageError."""
+        if self._files.stat(MARKER) is not None:
+            return True
+        return any(next(self._files.walk(kind), None) is not None for kind in ("packs", "objects"))
+
+    @property
+    def absence(self) -> str:
+        """What is said where nothing is there, and how an empty storage is begun there all the same."""
+        place = self._files.place
+        return (
+            f"there is no storage at {place}, and the ledger names objects in it: is --storage-path right, with its "
+            "bucket or host and the whole prefix? Nothing was recorded. If they are lost for good, put a file named "
+            f"{MARKER} there:"
+        )
+
+    def room(self) -> Room:
+        """Ask the server, where it can say."""
+        return self._files.room()
+
+    def objects(self, *, places: PackPlaces | None = None, pack: PackRule | None = None) -> ObjectStore:
+        """Return the objects there."""
+        return RemoteObjects(
+            self._files, self._instance, lock=_lock_of(self._files.place, self._instance), places=places, pack=pack
+        )
+
+    def packs(self) -> PackFolder:
+        """Return the packs there."""
+        return RemotePacks(self._files)
+
+    @contextmanager
+    def rewriter(self) -> Iterator[PackRewriter]:
+        """Rewrite under the gatherer's lock: neither may remove what the other relies on."""
+        lock = _lock_of(self._files.place, GATHERER)
+        lock.acquire()
+        try:
+            yield RemoteRewriter(self._files)
+        finally:
+            lock.release()
+
+    @contextmanager
+    def gatherer(self, places: PlaceStore, rule: PackRule) -> Iterator[Gatherer]:
+        """Gather under a lock of its own, which lets in one process a machine; two machines only do work twice."""
+        lock = _lock_of(self._files.place, GATHERER)
+        lock.acquire()
+        try:
+            yield RemoteGatherer(self._files, places, rule)
+        finally:
+            lock.release()
+
+    def segments(self, *, writing: bool = False) -> SegmentFolder:
+        """Return the segments."""
+        return RemoteSegments(self._files, writing=writing)
+
+    def partials(self) -> Iterator[Partial]:
+        """Yield nothing: what was cut is fetched from its beginning."""
+        return iter(())
+
+    def object_place(self, sha256: bytes) -> str:
+        """Return the object's address."""
+        return f"{self._files.place}/{object_key(sha256)}"
+
+    def object_range(self, sha256: bytes, places: PackPlaces | None = None) -> ObjectRange | None:
+        """Look for the object's own file first, then through the packs, for a place where it is sound."""
+        if self._files.stat(object_key(sha256)) is not None:
+            return None
+        found = list(PackedObjects(self.packs(), places).candidates(sha256))
+        for pack, entry in sorted(found, key=lambda one: not one[0].is_sound(one[1])):
+            return ObjectRange(path=pack.path, offset=entry.offset, length=entry.length)
+        return None
+
+    def encloses(self, path: Path) -> bool:  # noqa: ARG002 -- the protocol has it
+        """Say no: it is on another machine."""
+        return False
+
+
+def _lock_of(place: str, instance: str) -> InstanceLock:
+    """Return this machine's lock of an instance's name in a storage. Raises: StorageError without a state folder."""
+    state = state_folder()
+    if state is None:
+        raise StorageError(
+            "this user has no home for the lock of an instance: set XDG_STATE_HOME to a folder that this user can write"
+        )
+    folder = state / LOCKS / hashlib.sha256(place.encode()).hexdigest()[:32] / folder_name(instance)
+    return _LazyLock(folder, instance)
+
+
+class _LazyLock(InstanceLock):
+    """A lock whose folder is made when it is taken."""
+
+    def __init__(self, folder: Path, instance: str) -> None:
+        super().__init__(str(folder), instance)
+        self._folder = folder
+
+    def acquire(self) -> None:
+        """Make the folder, then take the lock. Raises: LockedError, StorageError."""
+        try:
+            make_root(self._folder)
+        except OSError as error:
+            raise storage_error(error, f"making {self._folder}") from error
+        super().acquire()
