@@ -123,6 +123,12 @@ class Moment:
             raise KropotError("the replica is not open yet: try again")
         return self._copies
 
+    def within(self, path: bytes) -> tuple[bytes | None, bytes]:
+        """Return the source (16 bytes) that a path begins with, and the path within it; None if there is only one."""
+        top, _, rest = path.partition(b"/")
+        found = next((id_ for id_, (name,) in self._tops.items() if name == top), None)
+        return (None, path) if found is None else (found, rest)
+
     def held(self, file: NamedFile) -> HeldCopy:
         """Return the copy of a file."""
         with self._reading:

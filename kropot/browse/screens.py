@@ -72,7 +72,7 @@ class OwnerScreens:
             "gone": gone,
             "toggle_gone": link("files", at=position, folder=folder, q=wanted, gone=not gone),
             "zip": link("zip", at=position, folder=folder, gone=gone) if len(names) else None,
-            "folder_command": self._restore(position, folder, gone=gone),
+            "folder_command": self._restore(moment, folder, gone=gone),
             "is_top": not folder,
             "total": len(names),
             "side": self._side(window, moment, chosen, query) if chosen else None,
@@ -224,7 +224,7 @@ class OwnerScreens:
             )
             if is_file and file.size <= _PREVIEW_UP_TO
             else None,
-            "command": self._restore(position, path, gone=file.is_gone),
+            "command": self._restore(moment, path, gone=file.is_gone),
             "versions": [
                 each
                 | {
@@ -247,8 +247,10 @@ class OwnerScreens:
             side["note"] = t["not_text"] if text is None else None if is_all else t["too_long"]
         return side
 
-    def _restore(self, position: int, path: bytes, *, gone: bool) -> str:
-        parts = [*self._command, "--until", f"@{position}", "--to", "restored"]
+    def _restore(self, moment: Moment, path: bytes, *, gone: bool) -> str:
+        source, path = moment.within(path)
+        parts = [*self._command, "--until", f"@{moment.opening.position}", "--to", "restored"]
+        parts += [] if source is None else ["--source", source.hex()]
         parts += ["--vanished"] if gone else []
         parts += ["--", written(path)] if path else []
         return shlex.join(parts)

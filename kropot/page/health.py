@@ -154,7 +154,7 @@ def _facts(
     free = None if storage is None else whole_or_none(storage["free_bytes"])
     days = None if fills is None else whole_or_none(fills["full_in_days"])
     growth = None if fills is None else whole_or_none(fills["growth_per_day"])
-    full = t["full_unknown"] if growth is None else t["full_never"]
+    full = t["full_unknown"] if growth is None or free is None else t["full_never"]
     never = share(status["audit"]["never_read"])
     verified = t["verified_part"].format(f"{never * 100:.0f}") if never else t["verified_all"]
     signed = t["checkpoint_none"]

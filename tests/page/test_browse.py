@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from ledger.events import StreamKey
+from ledger.events import Keeping, SourceLabelled, StreamKey
+from ledger.keeping import keep
 from tests.browser.worlds import Browsing
 from tests.kropot.sc2_world import VAULT
 from tests.kropot.sealed_world import kit_file
@@ -101,3 +102,22 @@ def test_what_is_not_there_is_told(own: Own) -> None:
     assert own.get("download?path=docs/a.txt&version=1").status_code == 404
     assert own.get("space?daily=7&min_age_days=1").status_code == 200
     assert own.get("compare?at=@3&with=@9").status_code == 200
+
+
+def test_each_of_several_sources_is_a_folder_of_its_own(kept: Kept, tmp_path: Path) -> None:
+    first = next(iter(kept.world.ledger.sources()))
+    other = kept.world.source(None, url="https://other.example")
+    keep(kept.world.ledger, other, SourceLabelled(keeping=Keeping(label="the other")), version=0)
+    kept.world.seal(other, b"top", b"another")
+    folder = tmp_path / "local"
+    folder.mkdir()
+    kit_file(folder)
+    place = ("--db-string", f"sqlite:///{kept.folder / 'ledger.db'}", "--storage-path", str(kept.folder / "storage"))
+    with Browsing(folder, *place, "--key", "vault.json") as browsing:
+        own = Own(kept, browsing)
+        top = own.get("files").text
+        assert "the other" in top
+        assert first.hex()[:8] in top
+        assert f"--source {other.hex()} -- top" in own.get("files?sel=the+other/top").text
+        assert own.get("download?path=the+other/top").content == b"another"
+        assert own.get(f"download?path={first.hex()[:8]}/top").content == b"on top"
