@@ -84,6 +84,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "source retire": "kropotcli source retire laptop",
     "status": "kropotcli status --check --nagios",
     "storage": "kropotcli storage pack",
+    "storage copy": "kropotcli storage copy storage s3://bucket/backup",
     "storage index": "kropotcli storage index",
     "storage pack": "kropotcli storage pack --all",
     "verify": "kropotcli verify --budget 2h",

@@ -49,7 +49,7 @@ WRITERS = 4
 MARKER = "storage.txt"
 """The file that says that a storage is here, although nothing may be in it yet."""
 
-_MARKER_TEXT = b"A storage of KropotCLI. While this file is here, an empty storage is not taken for one that is away.\n"
+MARKER_TEXT = b"A storage of KropotCLI. While this file is here, an empty storage is not taken for one that is away.\n"
 _SHA256 = 32
 
 
@@ -158,7 +158,7 @@ class RemoteObjects:
             self._lock.acquire()
             if not self._is_marked:
                 if self._files.stat(MARKER) is None:
-                    self._files.put(MARKER, _MARKER_TEXT)
+                    self._files.put(MARKER, MARKER_TEXT)
                 self._is_marked = True
 
     def stage(self, name: str | None = None) -> RemoteUpload:  # noqa: ARG002 -- the protocol has it
