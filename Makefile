@@ -9,10 +9,10 @@ PYTHON ?= $(shell for each in python3 python3.11 python3.12 python3.13 python3.1
 	$$each -c 'import sys, venv, ensurepip; raise SystemExit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo $$each; break; }; done)
 
-.PHONY: help run test lint bench faults simulate attack lock audit clean
+.PHONY: help run test lint docs bench faults simulate attack page lock audit lowest release-check clean
 
 help: ## say what there is to make
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## show the whole round on a sample folder, or on SOURCE=/some/folder; FOLDER=/new/one is made for it
 	@$(BIN)/kropotcli demo $(if $(SOURCE),--source "$$SOURCE") $(if $(FOLDER),--folder "$$FOLDER")
@@ -26,6 +26,10 @@ lint: $(VENV)/.installed-dev ## style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.installed-dev ## the handbook and all pages as a site, in docs/_build
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+	@echo "docs/_build/index.html"
+
 bench: $(VENV)/.installed-dev ## measure; the numbers in docs/performance.md come from here
 	$(BIN)/python -m tests.bench
 
@@ -37,6 +41,10 @@ simulate: $(VENV)/.installed-dev ## the collector under a virtual clock; SEEDS=1
 
 attack: $(VENV)/.installed-dev ## hostile values, clients, servers and database users: all of tests/attack, of which make test runs a sample
 	KROPOT_TEST_ATTACK=all KROPOT_TEST_HYPOTHESIS=wide $(BIN)/python -m pytest -n auto --dist loadgroup tests/attack
+
+page: $(VENV)/.installed-dev ## the page with 100,000 elements, its times at a million, and the screenshots in docs/images
+	KROPOT_TEST_PAGE=all $(BIN)/python -m pytest -n 0 tests/browser
+	$(BIN)/python -m tests.tools.screenshots
 
 # uv reads the files that are there first: what pyproject.toml still allows stays as it is, but for UPGRADE=1.
 LOCK = $(VENV)/tools/bin/uv pip compile --quiet --universal --python $(BIN)/python --python-version 3.11 \
@@ -51,8 +59,19 @@ lock: $(VENV)/tools/.installed ## write the lock files from pyproject.toml; UPGR
 audit: $(VENV)/tools/.installed ## ask whether a release in the lock files has a known fault
 	$(BIN)/python tests/tools/audit.py $(VENV)/tools/bin/pip-audit
 
+lowest: $(VENV)/tools/.installed ## install the lowest releases that pyproject.toml allows, and run the tests with them; TESTS=... some
+	$(VENV)/tools/bin/uv venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
+	$(VENV)/tools/bin/uv pip compile --quiet --python $(BIN)/python --resolution lowest-direct pyproject.toml \
+		--extra postgresql --extra mysql --extra paper --output-file $(VENV)/lowest.txt
+	$(VENV)/tools/bin/uv pip install --quiet --python $(VENV)/lowest/bin/python --requirement $(VENV)/lowest.txt
+	$(VENV)/tools/bin/uv pip install --quiet --python $(VENV)/lowest/bin/python --constraint $(VENV)/lowest.txt --group dev --editable .
+	$(VENV)/lowest/bin/python -m pytest -n auto --dist loadgroup $(TESTS)
+
+release-check: $(VENV)/tools/.installed ## build twice and compare, install the wheel on a bare system, and live with it for a few minutes
+	$(BIN)/python -m tests.release --uv $(VENV)/tools/bin/uv
+
 clean: ## forget the virtual environment and what the tools left
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "no Python >= 3.11 with venv and pip was found; name one: make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -165,8 +165,14 @@ def commands(places: Places, port: int) -> list[tuple[str, Sequence[str]]]:
         ("Show the status of the replica", (*shared, "status")),
         ("List its elements", (*shared, "ls")),
         ("Verify the ledger and the copies", (*shared, "verify")),
+        ("Look at all of it in a browser, with names and contents", browse_command(places)),
         ("Restore the files with the kit", (*shared, "restore", "--key", places.kit.name, "--to", "restored")),
     ]
+
+
+def browse_command(places: Places) -> Sequence[str]:
+    """Return the command that opens the page on the demo, to be run in its folder."""
+    return ("kropotcli", "--config", places.config.name, "browse", "--key", places.kit.name)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -17,10 +17,23 @@ class Log:
 
     def __getattr__(self, level: str) -> Any:
         """Return structlog's method of this name, once the log is set up."""
-        import structlog
-
+        structlog = _structlog()
         set_up_now()
         return getattr(structlog.get_logger(), level)
+
+
+def _structlog() -> Any:
+    """Import structlog without rich: it would only draw tracebacks with it, and rich takes as long again to import."""
+    if "structlog" not in sys.modules and "rich" not in sys.modules:
+        absent: Any = None
+        sys.modules["rich"] = absent
+        try:
+            import structlog
+        finally:
+            del sys.modules["rich"]
+    import structlog
+
+    return structlog
 
 
 log: Final = Log()

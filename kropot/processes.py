@@ -54,12 +54,17 @@ class ChildProcess:
     """A process that runs `serve(links, *arguments)` and ends with it; `links` here are our ends of its pipes."""
 
     def __init__(
-        self, serve: Callable[..., None], *arguments: object, pipes: int = 1, siblings: Sequence[ChildProcess] = ()
+        self,
+        serve: Callable[..., None],
+        *arguments: object,
+        pipes: int = 1,
+        siblings: Sequence[ChildProcess] = (),
+        has_children: bool = False,
     ) -> None:
         """Start it: as a fork where that is safe, else afresh.
 
-        A fork closes what it inherits of the pipes to its `siblings`, or it would keep them alive. MUST NOT be called
-        from several threads.
+        A fork closes what it inherits of the pipes to its `siblings`, or it would keep them alive. With `has_children`
+        it can have such processes of its own. MUST NOT be called from several threads.
         """
         is_fork = can_fork()
         context = multiprocessing.get_context("fork") if is_fork else multiprocessing.get_context("spawn")
@@ -67,7 +72,9 @@ class ChildProcess:
         self.links = [ours for ours, _ in pairs]
         theirs = [link for _, link in pairs]
         inherited = [link for each in (*siblings, self) for link in each.links] if is_fork else []
-        self._process = context.Process(target=_run, args=(inherited, serve, theirs, arguments), daemon=True)
+        self._process = context.Process(
+            target=_run, args=(inherited, serve, theirs, arguments), daemon=not has_children
+        )
         # A signal that comes before the child ignores it would end the child.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _IGNORED)
         try:
@@ -89,6 +96,10 @@ class ChildProcess:
         if code is not None and code < 0:
             return f"signal {-code} killed it; was the memory used up?"
         return f"it ended with {code}"
+
+    def kill(self) -> None:
+        """Kill the process at once."""
+        self._process.kill()
 
     def end(self) -> None:
         """Close the pipes and wait for the end; kill the process if it does not come."""

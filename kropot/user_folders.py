@@ -6,12 +6,10 @@ no memory of replicas, and whatever is named on the command line works all the s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 from kropot.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 APP = "kropotcli"
 
@@ -44,6 +42,15 @@ def cache_folder() -> Path | None:
         return platformdirs.user_cache_path(APP)
     except RuntimeError:
         return None
+
+
+def is_credential(path: Path) -> bool:
+    """Return whether a service manager gave this service the file (LoadCredential=).
+
+    Only the service can read it, through an access list that makes its mode look as if its group could.
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(folder) and path.absolute().parent == Path(folder or "/")
 
 
 def expanded(path: Path) -> Path:

@@ -64,7 +64,16 @@ def _released_by_nobody(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"at_us": 0, "by": "", "decided": 0, "policy": 0, "reason": ""}
 
 
+def _of_objects(fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert a map of schema 1, made when each object was a container.
+
+    Its ranges stay true: an object goes from its file into a pack only after it was read, and that was later.
+    """
+    return fields
+
+
 UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
+    ("AuditAdvanced", 1): _of_objects,
     ("ListingCompleted", 1): _listing_with("unreadable"),
     ("ListingCompleted", 2): _with_unserved,
     ("ListingCompleted", 3): _listing_with("closed"),

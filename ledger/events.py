@@ -416,9 +416,13 @@ class InstanceBegan(Fact):
 
 @fact
 class AuditAdvanced(Fact):
-    """An audit of contents advanced. `ranges` is the whole map of what was last read when, oldest first."""
+    """An audit of contents advanced. `ranges` is the whole map of what was last read when, oldest first.
+
+    It is about containers: a pack has its own name, and an object in a file of its own has that of the object.
+    """
 
     SUBJECT: ClassVar[Subject] = Subject.AUDIT
+    VERSION: ClassVar[int] = 2
     ranges: tuple[AuditRange, ...]
 
 

@@ -41,6 +41,11 @@ class MemoryPlaces:
         wanted = [one for one in found if start <= one.sha256 and (end is None or one.sha256 < end)]
         return iter(sorted(wanted, key=lambda one: one.sha256))
 
+    def ranges(self, start: bytes, end: bytes | None, *, place: str = "") -> list[tuple[bytes, bytes, int, int]]:
+        """Return what `walk` yields as tuples."""
+        found = self.walk(start=start, end=end, place=place)
+        return [(one.sha256, one.pack, one.offset, one.length) for one in found]
+
     def packs(self, *, place: str = "") -> Iterator[PackRow]:
         """Yield the packs that placements name, in the order of their names."""
         with self._lock:

@@ -54,6 +54,9 @@ class PlaceStore(Protocol):
     def walk(self, *, start: bytes = b"", end: bytes | None = None, place: str = "") -> Iterator[Placement]:
         """Yield the placements with `start` <= SHA-256 < `end`, in the order of SHA-256, page by page."""
 
+    def ranges(self, start: bytes, end: bytes | None, *, place: str = "") -> list[tuple[bytes, bytes, int, int]]:
+        """Return what `walk` yields as (SHA-256, pack, offset, length): for ranges of which all is compared at once."""
+
     def packs(self, *, place: str = "") -> Iterator[PackRow]:
         """Yield the packs that placements name, in the order of their names, page by page."""
 

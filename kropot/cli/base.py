@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from kropot.cli.calls import calls_about
 from kropot.cli.config_check import expected, option_name, unknown_variables
 from kropot.cli.help_text import EXAMPLES
 from kropot.cli.output import (
@@ -66,6 +67,7 @@ __all__ = [
     "emit_document",
     "emit_json",
     "emit_summary",
+    "flags_of",
     "group",
     "open_ledger",
     "own_options",
@@ -168,7 +170,10 @@ class KropotCommand(GlobalOptions, click.Command):
                 warn(sentence)
         if self.callback is None:
             return None
-        return ctx.invoke(self.callback, settings, **ctx.params)
+        with calls_about(None if file is None else file.notify, _path(ctx), ctx.params) as ended:
+            code = ctx.invoke(self.callback, settings, **ctx.params)
+            ended(Exit.DONE if code is None else code)
+        return code
 
 
 class KropotGroup(GlobalOptions, click.Group):
@@ -390,6 +395,12 @@ def config_file_of(ctx: click.Context) -> ConfigFile | None:
     """Return the configuration file of this run, None if there is none."""
     file: ConfigFile | None = ctx.meta.get(_FILE)
     return file
+
+
+def flags_of(ctx: click.Context) -> Mapping[str, object]:
+    """Return the global options on the command line, by their identifiers."""
+    flags: Mapping[str, object] = ctx.meta.get(_FLAGS, {})
+    return flags
 
 
 def _path(ctx: click.Context) -> list[str]:

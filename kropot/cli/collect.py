@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +15,7 @@ from kropot.cli.base import (
     Exit,
     Settings,
     collect_options,
+    config_file_of,
     emit,
     emit_json,
     emit_summary,
@@ -26,12 +27,17 @@ from kropot.cli.base import (
 )
 from kropot.cli.base import command as define
 from kropot.cli.output import printing_beside_the_work, say_failure
-from kropot.cli.sizes import SIZE, SPAN
+from kropot.cli.sizes import SIZE, SPAN, ListenAddress, RateTimetable
+from kropot.errors import UsageError
 from kropot.query.render import server_time
 from kropot.securecopy.trouble import AT_A_CONTENT, AT_THE_NETWORK, sentence
 from kropot.wording import amount, number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from kropot.collect.run.loop import Loop
     from kropot.collect.service import Outcome
 
 PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY")
@@ -39,6 +45,14 @@ PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_
 
 
 @define("collect")
+@click.option(
+    "--source",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    help="Collect only from this source, which is a table [source.NAME] of the configuration file. Can be repeated."
+    " Default: all of them.",
+)
 @click.option(
     "--once",
     is_flag=True,
@@ -155,28 +169,116 @@ PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_
     show_default=True,
     help="Sign a checkpoint at the latest after this many new events.",
 )
-def command(settings: Settings, **options: Any) -> Exit:
+@click.option(
+    "--limit-rate",
+    type=RateTimetable(),
+    metavar="RATE",
+    help="Receive no more contents than this a second, e.g. 2M for 2 MiB. As a timetable in local time, as in rclone:"
+    " '08:00,512k 19:00,off'.",
+)
+@click.option(
+    "--metrics",
+    type=ListenAddress(),
+    metavar="HOST:PORT",
+    help="Serve metrics for Prometheus at http://HOST:PORT/metrics. They need no token.",
+)
+@click.option(
+    "--metrics-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the metrics to this file once a minute, e.g. for the textfile collector of a node exporter.",
+)
+def command(
+    settings: Settings,
+    *,
+    names: tuple[str, ...],
+    metrics: tuple[str, int] | None,
+    metrics_file: Path | None,
+    **options: Any,
+) -> Exit:
     """Pull everything new from the server into the replica.
 
     The server encrypts each file. The collector stores the encrypted content under its SHA-256 and records every change
     in the ledger. Without --once, it then waits for --refresh-time and begins again, until you stop it. SIGTERM or
-    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost.
+    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost. SIGHUP makes a service begin again
+    with the configuration as it is now.
+
+    If the configuration file has tables [source.NAME], this collects from all of them at the same time. What stops one
+    source does not stop the others: it is tried again after a minute, later after up to an hour. With --once, the exit
+    code is that of all sources if they ended alike, and 3 if only some could be collected.
     """
-    from kropot.cli.progress import progress_display
-    from kropot.collect.run.signals import ended_by_sigterm
+    from kropot.cli.collect_sources import collect_each, source_at_work, sources_to_collect
+
+    tables = sources_to_collect(names)
+    if not tables:
+        return _collect(settings, options, metrics=metrics, metrics_file=metrics_file)
+    if len(tables) == 1:
+        settings, options = source_at_work(tables[0], options)
+        return _collect(settings, options, label=tables[0].name, metrics=metrics, metrics_file=metrics_file)
+    if metrics is not None or metrics_file is not None:
+        raise UsageError(
+            "the metrics of several sources in one run are their ledger's: `kropotcli keeper serve` has them, or "
+            "run `kropotcli collect --source NAME` with metrics of its own for each source"
+        )
+    # What concerns the ledger and not one source is done, or refused, once.
+    with open_ledger(settings, before_making=lambda: _demand_new(settings)):
+        pass
+    return collect_each(settings, tables, options, _collect)
+
+
+def _collect(
+    settings: Settings,
+    options: dict[str, Any],
+    *,
+    label: str | None = None,
+    stopping: Callable[[Loop], AbstractContextManager[None]] | None = None,
+    metrics: tuple[str, int] | None = None,
+    metrics_file: Path | None = None,
+) -> Exit:
+    """Collect from one source; return the exit code.
+
+    With `stopping`, this is one of several processes, and their parent hears signals and the service manager.
+    """
+    from kropot.cli.service_frame import limits_beside, reloadable, told_failures
+    from kropot.cli.watching import watching
+    from kropot.collect.run.signals import ended_by_sigterm, stopped_by_signals
     from kropot.collect.service import collect
+    from kropot.query.past import labels_of
+    from kropot.service.systemd import ServiceManager
 
     began = time.monotonic()
-    wanted = collect_options(settings, **options)
+    wanted = collect_options(settings, label=label, **options)
+    is_alone = stopping is None
+    manager, file = ServiceManager() if is_alone else ServiceManager({}), config_file_of(click.get_current_context())
     with (
-        ended_by_sigterm(Exit.PARTIAL if wanted.once else Exit.DONE),
+        reloadable(manager, is_service=is_alone and not wanted.once) as reload,
+        told_failures(None if file is None else file.notify) as notifier,
+        ended_by_sigterm(Exit.PARTIAL if wanted.once else Exit.DONE) if is_alone else nullcontext(),
         open_ledger(settings, before_making=lambda: _demand_new(settings)) as ledger,
     ):
         warn_of_frozen_time(ledger.head().recorded_us, ledger.clock_us())
         _remember(settings)
-        outcome = collect(ledger, wanted, show=lambda: progress_display(settings), say=say, warn=warn)
+        outcome = collect(
+            ledger,
+            wanted,
+            show=lambda: watching(
+                settings,
+                is_alone=is_alone,
+                manager=manager,
+                notifier=notifier,
+                labels=labels_of(ledger),
+                limits=limits_beside(settings, wanted),
+                address=metrics,
+                metrics_file=metrics_file,
+            ),
+            say=say,
+            warn=warn,
+            stopping=stopping or stopped_by_signals,
+        )
+        manager.stopping()
+    if reload.is_wanted and outcome.code == Exit.DONE:
+        reload.begin_again()
     with printing_beside_the_work():
-        _print_summary(settings, outcome, took=time.monotonic() - began)
+        _print_summary(settings, outcome, label=label, took=time.monotonic() - began)
     if outcome.trouble is not None and outcome.code not in {Exit.DONE, Exit.INTERRUPTED}:
         say_failure(_explain_trouble(wanted.server.url, outcome.trouble), outcome.code)
     for reason in sorted(AT_A_CONTENT & outcome.progress.reasons.keys()) if outcome.failing else ():
@@ -212,7 +314,7 @@ def _remember(settings: Settings) -> None:
         warn(str(error))
 
 
-def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None:
+def _print_summary(settings: Settings, outcome: Outcome, *, label: str | None, took: float) -> None:
     """Print the result of the run as one JSON object or one line of text."""
     progress, source = outcome.progress, outcome.source
     if settings.json:
@@ -220,6 +322,7 @@ def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None
             "collect_summary",
             {
                 "source": outcome.source_id.hex(),
+                "name": label,
                 "exit": int(outcome.code),
                 "listings": progress.listings,
                 "seen": progress.seen,
@@ -243,7 +346,8 @@ def _print_summary(settings: Settings, outcome: Outcome, *, took: float) -> None
             },
         )
         return
-    text = f"copied {number(progress.copied, 'file')} ({amount(progress.bytes)}) in {took:.1f} s"
+    text = "" if label is None else f"{label}: "
+    text += f"copied {number(progress.copied, 'file')} ({amount(progress.bytes)}) in {took:.1f} s"
     text += f"; {progress.new} new, {progress.changed} changed, {progress.vanished} vanished"
     if outcome.pending > outcome.failing:
         text += f"; {outcome.pending - outcome.failing} still to copy"

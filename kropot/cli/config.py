@@ -9,6 +9,7 @@ import click
 
 from kropot.cli.base import Exit, Settings, config_file_of, emit, emit_json, group
 from kropot.cli.config_check import mistakes
+from kropot.cli.config_init import init
 from kropot.cli.settings import GLOBAL_OPTIONS, default_config_path
 from kropot.errors import UsageError
 from kropot.secret import HIDDEN, hide_credentials, shown_url
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 @group("config")
 def command() -> None:
-    """Show the value of every option and where it came from, or check all of them."""
+    """Write a configuration file, check one, or show the value of every option and where it came from."""
+
+
+command.add_command(init)
 
 
 @command.command("check")

@@ -38,7 +38,13 @@ def expected(param: click.Option, value: object) -> str | None:
 
 def mistakes(root: click.Group, ctx: click.Context, file: ConfigFile | None, environ: Mapping[str, str]) -> list[str]:
     """Return a sentence for each mistake in the tables of the file, and in the variables for options of commands."""
-    found = [] if file is None else [*_in_table(root, ctx, file, file.tables, ()), *_in_policy(file)]
+    found: list[str] = []
+    if file is not None:
+        from kropot.cli.source_tables import mistakes_in_sources
+
+        found += [*_in_table(root, ctx, file, file.tables, ()), *_in_policy(file)]
+        collect = root.get_command(ctx, "collect")
+        found += [] if collect is None else mistakes_in_sources(collect, file)
     for name, param in _variables(root, ctx, ()).items():
         if environ.get(name):
             text: Any = environ[name]

@@ -272,6 +272,12 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     _print_result(settings, "database_recovered", result, text)
     for line in indexed.told:
         say(line, level="error")
+    if indexed.damaged:
+        raise PartialError(
+            f"the ledger does not know what is in {number(indexed.damaged, 'damaged pack')}: put sound ones back from "
+            "another copy of the storage and run `kropotcli storage index`; what they held is lost otherwise, and "
+            "`kropotcli verify` says what that is"
+        )
     if report.position < reach.last:
         raise PartialError(
             f"events {report.position + 1} to {reach.last} could not be recovered, because a segment in "

@@ -68,6 +68,9 @@ def command(settings: Settings, *, source: Path | None, folder: Path) -> Exit:
     for line in lines:
         say(line)
     say(f"\nThe demo took {took:.0f} s. Everything is in {home}; {places.notes.name} there lists these commands.")
+    program, *rest = demo.browse_command(places)
+    command = shlex.join((str(Path(sys.executable).parent / program), *rest))
+    say(f"Look at it in your browser:\n  (cd {shlex.quote(str(home))} && {command})")
     return Exit.DONE
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,14 +23,18 @@ from kropot.cli.gateway_vault import vault as vault_group
 from kropot.cli.masterkey import key_path, master_key
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
+from kropot.cli.sizes import FineSpan, ListenAddress
 from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
+from kropot.gc_tuning import look_for_cycles_rarely
 from kropot.sc2.kits import STORED_SALT
 from kropot.secret import hide_credentials
 from kropot.securecopy.address import checked_base_url
 from kropot.wording import SECOND_US, instant
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from kropot.cli.base import Settings
     from kropot.gateway.token import Token
     from kropot.gateway.tokens import Created
@@ -97,10 +102,10 @@ def command() -> None:
 )
 @click.option(
     "--scan-every",
-    type=click.FloatRange(min=0.1),
-    default=30.0,
+    type=FineSpan(least=0.1),
+    default="30s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="SPAN",
     help="How long to wait between two scans of the folder.",
 )
 @click.option(
@@ -136,6 +141,19 @@ def command() -> None:
     " trusted proxy counts as the client. Can be repeated.",
 )
 @click.option(
+    "--metrics",
+    type=ListenAddress(),
+    metavar="HOST:PORT",
+    help="Serve metrics for Prometheus at http://HOST:PORT/metrics, apart from what clients reach. They need no token.",
+)
+@click.option(
+    "--status-port",
+    type=click.IntRange(0, 65535),
+    metavar="N",
+    help="Show a page for the admin at this port of 127.0.0.1: what is served, what is not and why, tokens and their "
+    "last pulls. Every user of this machine can read it. It names no file.",
+)
+@click.option(
     "--moved", is_flag=True, help="Accept that the folder of this database has moved to --source. Needed once."
 )
 def serve(
@@ -154,7 +172,9 @@ def serve(
     max_connections: int,
     max_per_address: int,
     trusted_proxies: tuple[str, ...],
+    metrics: tuple[str, int] | None,
     moved: bool,
+    status_port: int | None,
     **chosen: Any,
 ) -> Exit:
     """Serve a folder over the SecureCopy protocol, until stopped.
@@ -162,11 +182,13 @@ def serve(
     The gateway seals every file with the key of the token that asks. It has no TLS, and every request carries the
     token. Keep it on this machine, behind a proxy with TLS, or inside a tunnel.
     """
+    from kropot.cli.service_frame import metrics_of, reloadable, watchdog
     from kropot.gateway.kits import refuse_inside
     from kropot.gateway.revocations import default_revocations
     from kropot.gateway.server import GatewayOptions, Service
     from kropot.gateway.sources import FolderSource
     from kropot.gateway.state import sqlite_file
+    from kropot.service.systemd import ServiceManager
     from kropot.serving.guard import Bounds
     from kropot.serving.listening import address_of, allow_descriptors, listen
 
@@ -191,7 +213,42 @@ def serve(
     allow_descriptors(max_connections)
     key = master_key(state_url, key_file)
     service = Service(source=source, state_url=state_url, master_key=key, options=options)
+    manager, counting = ServiceManager(), metrics_of(service, metrics)
     stop, server = threading.Event(), service.server()
+    look_for_cycles_rarely()
+    watchdog(server, manager, service.standing)
+    caught = _ended_by_signals(stop, server)
+    scanner = threading.Thread(target=service.scan_forever, args=(stop,), name="scan")
+    try:
+        with ExitStack() as stack:
+            reload = stack.enter_context(reloadable(manager))
+            stack.enter_context(counting)
+            listening = stack.enter_context(listen(host, port))
+            if status_port is not None:
+                from kropot.gateway.statuspage import status_page
+
+                say(f"its status page is at {stack.enter_context(status_page(service, status_port))}")
+            _warn_unencrypted(host)
+            url = address_of(listening)
+            with printing_beside_the_work():
+                if settings.json:
+                    emit_json("gateway_started", {"url": url, "source": str(source), "state": service.state.place})
+            say(f"serving {source} at {url}; press Ctrl-C to stop")
+            scanner.start()
+            server.run([listening])
+            manager.stopping()
+    finally:
+        stop.set()
+        if scanner.ident is not None:
+            scanner.join()
+        service.close()
+    if reload.is_wanted and signal.SIGINT not in caught:
+        reload.begin_again()
+    return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
+
+
+def _ended_by_signals(stop: threading.Event, server: uvicorn.Server) -> list[int]:
+    """Let SIGTERM and SIGINT end the gateway; return the list that the signals go into."""
     caught: list[int] = []
 
     def end(number: int, _frame: object) -> None:
@@ -201,27 +258,16 @@ def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    scanner = threading.Thread(target=service.scan_forever, args=(stop,), name="scan")
-    try:
-        with listen(host, port) as listening:
-            if not host.startswith(_LOOPBACK):
-                warn(
-                    f"tokens and plain contents cross the network unencrypted, because the gateway listens on {host}: "
-                    "put a proxy with TLS in front of it, or use a tunnel"
-                )
-            url = address_of(listening)
-            with printing_beside_the_work():
-                if settings.json:
-                    emit_json("gateway_started", {"url": url, "source": str(source), "state": service.state.place})
-            say(f"serving {source} at {url}; press Ctrl-C to stop")
-            scanner.start()
-            server.run([listening])
-    finally:
-        stop.set()
-        if scanner.ident is not None:
-            scanner.join()
-        service.close()
-    return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
+    return caught
+
+
+def _warn_unencrypted(host: str) -> None:
+    """Say that others on the network can read along, where the gateway listens to them."""
+    if not host.startswith(_LOOPBACK):
+        warn(
+            f"tokens and plain contents cross the network unencrypted, because the gateway listens on {host}: "
+            "put a proxy with TLS in front of it, or use a tunnel"
+        )
 
 
 command.add_command(vault_group)

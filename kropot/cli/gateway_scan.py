@@ -9,6 +9,7 @@ import click
 
 from kropot.cli.base import warn
 from kropot.cli.paths import PATH
+from kropot.cli.sizes import FineSpan
 from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 
@@ -90,10 +91,10 @@ _AROUND = (
     ),
     click.option(
         "--scan-command-limit",
-        type=click.FloatRange(min=0.1),
-        default=3600.0,
+        type=FineSpan(least=0.1),
+        default="1h",
         show_default=True,
-        metavar="SECONDS",
+        metavar="SPAN",
         help="How long each of these two commands may take. Then it is ended and counts as failed.",
     ),
 )

@@ -6,12 +6,12 @@ from typing import Final
 
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Back up": ("collect", "source"),
-    "See what there is": ("status", "ls", "history", "log", "diff", "replay"),
+    "See what there is": ("status", "ls", "history", "log", "diff", "replay", "browse"),
     "Get it back": ("restore", "decrypt", "recipe", "kit"),
     "Check and prove": ("verify", "checkpoint", "prove", "check-proof", "consistency"),
-    "Look after the replica": ("db", "storage", "rebuild", "snapshot"),
+    "Look after the replica": ("storage", "prune", "keep", "db", "rebuild", "snapshot"),
     "Serve files": ("gateway", "keeper"),
-    "Set up": ("config", "completion", "man", "demo"),
+    "Set up": ("config", "service", "completion", "man", "demo"),
 }
 """The commands of the root by what a person wants to do. What no group names comes last, under "Other commands"."""
 
@@ -20,6 +20,7 @@ ALIASES: Final[dict[str, str]] = {"check": "verify", "snapshots": "log", "list":
 
 EXAMPLES: Final[dict[str, str]] = {
     "": "kropotcli demo",
+    "browse": "kropotcli browse --key kit.json",
     "check-proof": "kropotcli check-proof proof.json --public-key owner.pub",
     "checkpoint": "kropotcli checkpoint sign --to /mnt/usb",
     "checkpoint init": "kropotcli checkpoint init",
@@ -31,6 +32,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "completion print": "kropotcli completion print zsh",
     "config": "kropotcli config show",
     "config check": "kropotcli config check",
+    "config init": "kropotcli config init",
     "config show": "kropotcli config show",
     "consistency": "kropotcli consistency older.ckpt newer.ckpt --public-key owner.pub",
     "db": "kropotcli db info",
@@ -61,6 +63,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "gateway vault list": "kropotcli gateway vault list",
     "gateway vault rotate": "kropotcli gateway vault rotate 1 --kit newer-kit.json",
     "history": "kropotcli history docs/letter.txt --key kit.json",
+    "keep": "kropotcli keep @1042 --label before-the-move",
     "kit": "kropotcli kit check kit.json",
     "kit check": "kropotcli kit check kit.json",
     "kit passphrase": "kropotcli kit passphrase kit.json -o locked-kit.json",
@@ -71,9 +74,12 @@ EXAMPLES: Final[dict[str, str]] = {
     "man": "kropotcli man --to ~/.local/share/man/man1",
     "prove": "kropotcli prove laptop:3f9a0c1b",
     "rebuild": "kropotcli rebuild",
+    "prune": "kropotcli prune --dry-run",
     "recipe": "kropotcli recipe laptop:3f9a0c1b --key kit.json",
     "replay": "kropotcli replay --until 2026-05-01",
     "restore": "kropotcli restore docs --key kit.json --to restored --until 7d",
+    "service": "kropotcli service install --user --dry-run",
+    "service install": "kropotcli service install --system collect verify",
     "snapshot": "kropotcli snapshot",
     "source": "kropotcli source list",
     "source accept": "kropotcli source accept laptop",
@@ -84,6 +90,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "source retire": "kropotcli source retire laptop",
     "status": "kropotcli status --check --nagios",
     "storage": "kropotcli storage pack",
+    "storage clean": "kropotcli storage clean --dry-run",
     "storage copy": "kropotcli storage copy storage s3://bucket/backup",
     "storage index": "kropotcli storage index",
     "storage pack": "kropotcli storage pack --all",

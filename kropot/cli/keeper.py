@@ -107,9 +107,11 @@ def serve(
     Nothing is written to the ledger or the storage. `keeper token create` makes the tokens. Every request carries one,
     so put TLS in front for other machines: --tls-cert and --tls-key, or a proxy.
     """
+    from kropot.cli.service_frame import reloadable, watchdog
     from kropot.keeper.server import KeeperOptions, KeeperService
     from kropot.keeper.tokens import open_tokens
     from kropot.query.health import Limits
+    from kropot.service.systemd import ServiceManager
     from kropot.serving.guard import Bounds
     from kropot.serving.listening import TlsFiles, address_of, allow_descriptors, listen
 
@@ -124,11 +126,12 @@ def serve(
     )
     allow_descriptors(max_connections)
     caught: list[int] = []
-    storage = storage_of(settings)
-    with open_ledger(settings, read_only=True) as ledger:
+    storage, manager = storage_of(settings), ServiceManager()
+    with reloadable(manager) as reload, open_ledger(settings, read_only=True) as ledger:
         service = KeeperService(ledger, storage, open_tokens(_state_of(settings, state), create=True), options)
         try:
             server = service.server()
+            watchdog(server, manager)
 
             def end(number: int, _frame: object) -> None:
                 caught.append(number)
@@ -147,9 +150,13 @@ def serve(
                     if settings.json:
                         emit_json("keeper_started", {"url": url, "storage": storage.objects_place})
                 say(f"serving this replica at {url}; press Ctrl-C to stop")
+                say(f"its page, once and within 10 minutes: {url}/page/enter?code={service.codes.code()}")
                 server.run([listening])
+                manager.stopping()
         finally:
             service.close()
+    if reload.is_wanted and signal.SIGINT not in caught:
+        reload.begin_again()
     return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
 
 

@@ -30,6 +30,7 @@ class _Mode:
     is_json: bool = False
     are_results_json: bool = False
     is_quiet: bool = False
+    source: str | None = None
 
 
 _mode = _Mode()
@@ -58,6 +59,11 @@ def emit_summary(text: str) -> None:
     """Print one line on stdout that says how work ended which went well. --quiet leaves it out."""
     if not _mode.is_quiet:
         emit(text)
+
+
+def speak_for(source: str) -> None:
+    """Name this source, as the configuration file calls it, in every line on stderr from now on."""
+    _mode.source = source
 
 
 def be_quiet(*, is_quiet: bool) -> None:
@@ -128,10 +134,12 @@ def message_line(text: str, *, level: str = "warning") -> str:
     """Return a message for the user as the line that stands on stderr, without secrets."""
     if _mode.is_json:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        line = _as_json(None, level, {"event": "said", "message": text, "level": level, "timestamp": now})
+        said = {"event": "said", "message": text, "level": level, "timestamp": now}
+        line = _as_json(None, level, _with_source(None, level, said))
     else:
         mark = {"warning": "warning: ", "error": "error: ", "critical": "error: "}.get(level, "")
-        line = mark + printable(text)
+        of = "" if _mode.source is None else f"{_mode.source}: "
+        line = mark + of + printable(text)
     return f"{redact(line)}\n"
 
 
@@ -140,6 +148,7 @@ def say_failure(text: str, code: int) -> None:
     if _mode.is_json or _mode.are_results_json:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         event = {"message_type": "error", "event": "failed", "level": "error", "timestamp": now}
+        event |= {} if _mode.source is None else {"source": _mode.source}
         _tell(f"{redact(as_json(event | {'message': text, 'exit': int(code)}))}\n")
     else:
         say(text, level="error")
@@ -229,6 +238,7 @@ def _processors() -> tuple[list[Processor], list[Processor]]:
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
+        _with_source,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if _mode.is_json:
@@ -240,6 +250,13 @@ def _processors() -> tuple[list[Processor], list[Processor]]:
             structlog.dev.ConsoleRenderer(colors=wants_color(sys.stderr), pad_event_to=0, exception_formatter=plain)
         ]
     return shared, [*last, _redact_line]
+
+
+def _with_source(_logger: WrappedLogger, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Return an event with the source that this process collects from, if it is one of several."""
+    if _mode.source is not None:
+        event["source"] = _mode.source
+    return event
 
 
 def _as_json(_logger: WrappedLogger, _name: str, event: MutableMapping[str, Any]) -> str:

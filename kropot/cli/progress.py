@@ -86,9 +86,9 @@ class ProgressDisplay:
 
 
 @contextmanager
-def progress_display(settings: Settings) -> Iterator[ProgressDisplay]:
-    """Yield a display with a progress bar if stderr is a terminal, else one with log lines."""
-    if settings.quiet or settings.log_format == "json" or not is_terminal(sys.stderr):
+def progress_display(settings: Settings, *, is_alone: bool = True) -> Iterator[ProgressDisplay]:
+    """Yield a display with a progress bar if stderr is a terminal and `is_alone` writes to it, else with log lines."""
+    if not is_alone or settings.quiet or settings.log_format == "json" or not is_terminal(sys.stderr):
         yield ProgressDisplay(settings, None)
         return
     from rich.console import Console

@@ -11,6 +11,7 @@ import click
 
 from kropot.cli.base import Settings, config_file_of, emit, emit_json, open_ledger, say, storage_of
 from kropot.cli.base import command as define
+from kropot.cli.calls import note_counts
 from kropot.cli.sizes import SPAN
 from kropot.errors import LockedError, UsageError
 from kropot.query.names import short_name
@@ -255,6 +256,8 @@ def _tell(
     grace_us: int,
     covered: int | None,
 ) -> None:
+    copies, size = released.total
+    note_counts(released=copies, released_bytes=size, freed=freed.objects, freed_bytes=freed.bytes, waiting=waits)
     if settings.json:
         row = _released_json(released, labels) | {"moved": released.moved, "waiting": waits, "covered": covered}
         emit_json("prune", {"dry_run": False, **row, "freed": {"objects": freed.objects, "bytes": freed.bytes}})

@@ -25,6 +25,7 @@ from kropot.cli.restore_report import RestoreReport
 from kropot.cli.restore_stdout import write_to_stdout
 from kropot.cli.restore_target import Destination
 from kropot.cli.restore_trust import Trust, trust_options
+from kropot.gc_tuning import look_for_cycles_rarely
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -189,6 +190,7 @@ def command(
             target, stack, pool, portable=portable_names, writes=mode == "restore", overwrite=overwrite
         )
         owners = Owners(numeric=numeric_owner)
+        look_for_cycles_rarely()
         crew = (
             stack.enter_context(Crew(found.copies, keys, owners, workers=found.workers)) if mode == "restore" else None
         )

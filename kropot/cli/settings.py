@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from kropot.cli.paths import PATH, STORAGE
+from kropot.cli.sizes import SPAN, span_of
 from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 from kropot.secret import Secret, credentials_in, guard, guard_credentials, shown_url
 from kropot.securecopy.address import checked_base_url, is_user_agent, sends_token_in_clear
-from kropot.user_folders import config_folder, expanded
+from kropot.user_folders import config_folder, expanded, is_credential
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from kropot.notify.rules import NotifyRules
     from kropot.objects.stores.address import StorageAddress
 
 ENV_PREFIX: Final = "KROPOT"
@@ -119,23 +121,23 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
     GlobalOption(name="log-level", kind=_LEVEL, default="info", help="Show log lines of this level and above."),
     GlobalOption(
         name="refresh-time",
-        kind=click.IntRange(min=0),
+        kind=SPAN,
         default=300,
-        metavar="SECONDS",
-        help="How long to wait between two listings. 0 lists again at once.",
+        metavar="SPAN",
+        help="How long to wait between two listings, e.g. 5m. 0 lists again at once.",
     ),
     GlobalOption(
         name="http-timeout",
-        kind=click.IntRange(min=1),
+        kind=span_of("s", least=1),
         default=7200,
-        metavar="SECONDS",
+        metavar="SPAN",
         help="The longest silence of the server, at any time. A transfer can take as long as it needs.",
     ),
     GlobalOption(
         name="silence-timeout",
-        kind=click.IntRange(min=1),
-        metavar="SECONDS",
-        help="The longest silence within an answer. [default: 120 for lists, 300 for contents]",
+        kind=span_of("s", least=1),
+        metavar="SPAN",
+        help="The longest silence within an answer. [default: 2m for lists, 5m for contents]",
     ),
     GlobalOption(
         name="ca-file",
@@ -166,14 +168,17 @@ class ConfigFile:
     """A configuration file. `values` holds the global options, `tables` holds the options of single commands.
 
     Both spell all names with underscores, however the file spells them. `is_confidential` is whether it holds a
-    token or a password. `retention` is the policy as it is written, None without one.
+    token or a password. `sources` holds the tables [source.NAME] as they are written (`source_tables.py`).
+    `retention` is the policy as it is written, None without one.
     """
 
     path: Path
     values: Mapping[str, object] = field(repr=False)
     tables: Mapping[str, Mapping[str, Any]] = field(repr=False)
     is_confidential: bool = False
+    sources: Mapping[str, object] = field(default_factory=dict, repr=False)
     retention: Mapping[str, object] | None = None
+    notify: NotifyRules | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,9 +284,13 @@ def read_config(path: Path) -> ConfigFile:
         ) from None
     except ValueError as error:  # not TOML, not UTF-8, or a number with more digits than Python reads
         raise UsageError(f"the configuration file {path} is not valid TOML ({error}): correct the file") from error
+    sources = data.pop("source", {})
+    if not isinstance(sources, dict):
+        raise UsageError(f"the configuration file {path} gives source a value: write a table [source.NAME]")
     retention = data.pop("retention", None)
     if retention is not None and not isinstance(retention, dict):
         raise UsageError(f"the configuration file {path} gives retention a value: write a table [retention]")
+    notify = _notify_rules(path, data.pop("notify", None))
     spelt = _underscored(data)
     known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}
     values = {name: value for name, value in spelt.items() if not isinstance(value, dict)}
@@ -291,18 +300,35 @@ def read_config(path: Path) -> ConfigFile:
                 f"the configuration file {path} has an unknown option {name.replace('_', '-')!r}: "
                 "correct or remove it (see `kropotcli --help`)"
             )
-    if isinstance(values.get("token"), str):
-        guard(str(values["token"]))
-    texts = list(_texts(spelt))
+    tokens = [each.get("token") for each in (values, *sources.values()) if isinstance(each, dict) and "token" in each]
+    for token in tokens:
+        guard(str(token))
+    texts = [*_texts(spelt), *_texts(sources)]
     for text in texts:
         guard_credentials(text)
     return ConfigFile(
         path=path,
         values=values,
         tables={name: value for name, value in spelt.items() if isinstance(value, dict)},
-        is_confidential="token" in values or any(map(credentials_in, texts)),
+        is_confidential=bool(tokens) or notify is not None or any(map(credentials_in, texts)),
+        sources=sources,
         retention=retention,
+        notify=notify,
     )
+
+
+def _notify_rules(path: Path, table: object) -> NotifyRules | None:
+    """Return whom the table [notify] names, None without one. Raises: UsageError."""
+    if table is None:
+        return None
+    if not isinstance(table, dict):
+        raise UsageError(f"the configuration file {path} gives notify a value: write a table [notify]")
+    from kropot.notify.rules import parse_notify
+
+    try:
+        return parse_notify(table)
+    except UsageError as error:
+        raise UsageError(f"the configuration file {path}: {error}") from None
 
 
 def find_config(given: Path | None, environ: Mapping[str, str]) -> ConfigFile | None:
@@ -365,6 +391,8 @@ def read_token(path: Path) -> Secret:
 
 def is_readable_by_others(path: Path) -> bool:
     """Return whether users other than the owner can read the file. Return False if its mode cannot be read."""
+    if is_credential(path):
+        return False
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, storage_of, table_of, warn_of_frozen_time
+from kropot.cli.base import (
+    Exit,
+    Settings,
+    config_file_of,
+    emit,
+    emit_json,
+    open_ledger,
+    storage_of,
+    table_of,
+    warn_of_frozen_time,
+)
 from kropot.cli.base import command as define
-from kropot.cli.sizes import SIZE, SPAN
+from kropot.cli.calls import call_about_alarms, note_counts
+from kropot.cli.sizes import SIZE, SPAN, span_of
 from kropot.coverage import foreseen_us, never_read, share
 from kropot.errors import UsageError
 from kropot.query.facts import gather
@@ -79,21 +90,27 @@ _MISSED_RUNS = 2
 )
 @click.option(
     "--max-failing-hours",
-    type=click.IntRange(min=1),
-    default=24,
+    "failing_s",
+    type=span_of("h", least=1),
+    default="24h",
+    metavar="SPAN",
     show_default=True,
     help="Raise an alarm if an element fails, or waits for its first fetch, for longer than this.",
 )
 @click.option(
     "--max-audit-days",
-    type=click.IntRange(min=1),
-    default=30,
+    "audit_s",
+    type=span_of("d", least=1),
+    default="30d",
+    metavar="SPAN",
     show_default=True,
     help="Raise an alarm if `verify` has not read some contents for longer than this.",
 )
 @click.option(
     "--max-drill-days",
-    type=click.IntRange(min=1),
+    "drill_s",
+    type=span_of("d", least=1),
+    metavar="SPAN",
     help="Raise an alarm if `kit check` has not opened copies of an encrypted source for longer than this, e.g. 400."
     " Default: no alarm.",
 )
@@ -113,9 +130,9 @@ def command(
     expect_every: int | None,
     min_free: int | None,
     max_failing_percent: float,
-    max_failing_hours: int,
-    max_audit_days: int,
-    max_drill_days: int | None,
+    failing_s: int,
+    audit_s: int,
+    drill_s: int | None,
     everything: bool,
 ) -> Exit:
     """Show the state of the replica, and whether it is healthy.
@@ -139,16 +156,19 @@ def command(
     """  # noqa: D301 - click needs the character \b, which keeps the list's line breaks
     if nagios and (settings.json or not check):
         raise UsageError("--nagios prints the line of a monitoring plugin: give it with --check, and without --json")
+    file = config_file_of(click.get_current_context())
     limits = Limits(
+        expected=() if file is None else tuple(file.sources),
         listing_s=listing_limit_s(settings) if expect_every is None else _MISSED_RUNS * expect_every,
         failing_share=max_failing_percent / 100,
         storage=StorageLimits(min_free=_min_free_of_collect() if min_free is None else min_free),
-        failing_s=max_failing_hours * 3600,
-        audit_s=max_audit_days * 86_400,
-        drill_s=None if max_drill_days is None else max_drill_days * 86_400,
+        failing_s=failing_s,
+        audit_s=audit_s,
+        drill_s=drill_s,
     )
     with open_ledger(settings, read_only=True) as ledger:
         facts = gather(ledger, storage_of(settings), shown=shown)
+        ledger_id = ledger.identity().ledger_id if facts.position else None
         free = None if facts.storage is None else facts.storage.room.bytes
         space = space_of(ledger, storage_of(settings), free=free, everything=True if everything else None)
     # If this clock is behind, old events must not look new. The ledger's own time can stand still, years ahead.
@@ -156,6 +176,11 @@ def command(
     warn_of_frozen_time(facts.recorded_us, clock_us)
     now_us = max(clock_us, facts.observed_us)
     alarms = health(now_us, facts, limits)
+    file = config_file_of(click.get_current_context())
+    if check:
+        note_counts(alarms=len(alarms))
+        if ledger_id is not None and file is not None:
+            call_about_alarms(file.notify, ledger_id, facts, alarms)
     if nagios:
         from kropot.cli.nagios import plugin_line, plugin_state
 

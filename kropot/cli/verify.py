@@ -24,6 +24,7 @@ from kropot.cli.base import (
     warn,
 )
 from kropot.cli.base import command as define
+from kropot.cli.calls import note_counts
 from kropot.cli.notes import notes_in
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.errors import LockedError, ServerRefusedError, UsageError
@@ -115,6 +116,7 @@ def command(settings: Settings, **options: Any) -> Exit:
                 show(finding, as_json=settings.json)
     if not (settings.quiet and run.summary.sound):
         show_summary(run.summary, as_json=settings.json)
+    _note(run.summary)
     if run.trouble is not None:
         say(str(run.trouble), level="error")
     if not run.summary.sound:
@@ -122,6 +124,18 @@ def command(settings: Settings, **options: Any) -> Exit:
     if run.trouble is not None:
         return run.trouble.exit_code
     return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
+
+
+def _note(summary: Summary) -> None:
+    """Note what a call about this run tells."""
+    copies = summary.covered.get("copies") or {}
+    note_counts(
+        sound=summary.sound,
+        findings=summary.errors,
+        repaired=summary.repaired,
+        objects=copies.get("objects", 0),
+        bytes=copies.get("bytes", 0),
+    )
 
 
 def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope:
@@ -209,6 +223,7 @@ def show(finding: Finding, *, as_json: bool) -> None:
             ("position", finding.position),
             ("element", None if finding.element is None else one_line(finding.element)),
             ("object", finding.object),
+            ("pack", finding.pack),
         )
         if value is not None
     ]

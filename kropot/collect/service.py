@@ -14,15 +14,16 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+from kropot.bandwidth import RateLimiter
 from kropot.collect.binding import find_source
 from kropot.collect.decide.plan import SECOND_US
 from kropot.collect.decide.rules import LEASE_US, MOST_ENTRIES, MOST_GROWTH, CollectRules
 from kropot.collect.decide.sources import Thresholds
 from kropot.collect.decide.step import Collector
 from kropot.collect.failed_run import REASONS, failure_recorded, record_failure
+from kropot.collect.label import label_source
 from kropot.collect.packing import gather
 from kropot.collect.run.effects import LedgerEffects
-from kropot.collect.run.gc_tuning import look_for_cycles_rarely
 from kropot.collect.run.loop import Loop
 from kropot.collect.run.signals import stopped_by_signals
 from kropot.collect.run.workers import Control, Crashed, Prefetching, Publisher, Transfer
@@ -33,6 +34,7 @@ from kropot.collect.transfer.prefetch import PrefetchThreads
 from kropot.collect.transfer.process import TransferProcess
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
+from kropot.gc_tuning import look_for_cycles_rarely
 from kropot.objects.packs.packing import PackRule
 from kropot.objects.packs.writer import PACK_BELOW
 from kropot.processes import can_fork, processors
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from kropot.bandwidth import Timetable
     from kropot.collect.decide.progress import Progress
     from kropot.collect.run.loop import ProgressListener
     from kropot.collect.run.workers import Inbox, ObjectPublisher
@@ -67,11 +70,15 @@ SHORTEST_REFRESH_S: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectOptions:
-    """What to collect, from where, into what, and how. Sizes are in bytes, times in seconds, shares in percent."""
+    """What to collect, from where, into what, and how. Sizes are in bytes, times in seconds, shares in percent.
+
+    `label` is what the configuration file calls the source.
+    """
 
     server: ServerAccess
     storage: Storage
     instance: str
+    label: str | None = None
     refresh_time: int = 300
     once: bool = False
     full: bool = False
@@ -90,6 +97,7 @@ class CollectOptions:
     checkpoint_to: tuple[Path, ...] = ()
     checkpoint_every: int = 3600
     checkpoint_events: int = 100_000
+    limit_rate: Timetable | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,10 +123,12 @@ def collect(
     show: Callable[[], AbstractContextManager[ProgressListener]],
     say: Callable[[str], None],
     warn: Callable[[str], None],
+    stopping: Callable[[Loop], AbstractContextManager[None]] = stopped_by_signals,
 ) -> Outcome:
     """Run a collector until it is done or is asked to stop.
 
-    `show` opens what displays the progress; `say` and `warn` take a sentence for the user.
+    `show` opens what displays the progress; `say` and `warn` take a sentence for the user. Within the block that
+    `stopping` opens, somebody can ask the loop to stop.
 
     Raises:
         LockedError: another living process works under this instance's name.
@@ -135,6 +145,8 @@ def collect(
             if removed:
                 say(f"removed {removed:,} unfinished file{'' if removed == 1 else 's'} of an earlier run")
             source_id = find_source(options.server, ledger, new_source=options.new_source, say=say)
+            if options.label is not None:
+                label_source(ledger, source_id, options.label, warn=warn)
             rules = _rules(options)
             collector = Collector(source_id, ledger.sources()[source_id].source, rules)
             with _transfers(options, client, objects, warn) as movers, show() as listener:
@@ -149,7 +161,7 @@ def collect(
                 )
                 look_for_cycles_rarely()
                 with (
-                    stopped_by_signals(loop),
+                    stopping(loop),
                     _upkeep(options, ledger, segments, loop, warn),
                     failure_recorded(ledger, source_id, options.instance),
                 ):
@@ -191,6 +203,7 @@ def _here(
         headers=client.headers(),
         silence_s=options.server.content_silence_s,
         ca_file=None if options.server.ca_file is None else str(options.server.ca_file),
+        limiter=None if options.limit_rate is None else RateLimiter(options.limit_rate),
     )
     return (
         lambda: choice.make(server, objects, keep_free=options.min_free),

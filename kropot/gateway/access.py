@@ -34,6 +34,8 @@ class Access:
         self._book = book
         self._pool = pool
         self._clock_s = clock_s
+        self.used: dict[int, int] = {}
+        """When each token was last accepted since the start, by its number, in seconds since 1970."""
 
     async def admit(self, scope: Scope, role: str) -> Token:
         """Return the token of a request, if it is valid now, allowed for this client, and has the role.
@@ -60,6 +62,7 @@ class Access:
             raise RequestRefusedError(f"Invalid authorization. Details: {why}")
         if not token.may(role):
             raise RequestRefusedError("Current token does not allow to replicate the data")
+        self.used[token.number] = self._clock_s()
         return token
 
 

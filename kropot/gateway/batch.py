@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kropot.gateway.births import Birth, Births
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.entries import Sealings
+    from kropot.gateway.recent import RecentFiles
     from kropot.gateway.sources import FolderSource, NearbyFiles
     from kropot.gateway.state import FileRow, State
     from kropot.gateway.token import Token
@@ -46,14 +47,22 @@ class BulkAnswers:
     """Makes bulk answers."""
 
     def __init__(
-        self, *, state: State, tree: FolderSource, catalogue: Catalogue, sealings: Sealings, births: Births
+        self,
+        *,
+        state: State,
+        tree: FolderSource,
+        catalogue: Catalogue,
+        sealings: Sealings,
+        births: Births,
+        recent: RecentFiles,
     ) -> None:
-        """Serve the files of `tree` that `state` knows."""
+        """Serve the files of `tree` that `state` knows. Those that are `recent` need not be looked up."""
         self._state = state
         self._tree = tree
         self._catalogue = catalogue
         self._sealings = sealings
         self._births = births
+        self._recent = recent
 
     def pieces(self, token: Token, asked: Sequence[tuple[str, str]]) -> Iterator[bytes]:
         """Yield the answer to a bulk request, each element as (id, etag), in pieces of about 512 KiB.
@@ -94,11 +103,11 @@ class BulkAnswers:
         A row without the birth that it needs can be sealed later.
         """
         marks = {mark: element for element in elements if (mark := mark_of(element)) is not None}
-        rows = [
-            (mark, row)
-            for mark, row in self._state.find_all(token.scope, list(marks))
-            if element_of(token, row.path) == marks[mark]
-        ]
+        # A row of a moment ago may be older than the database's: the open file is compared with it in any case.
+        known = {mark: row for mark in marks if (row := self._recent.get(token.scope, mark)) is not None}
+        unknown = [mark for mark in marks if mark not in known]
+        known.update(self._state.find_all(token.scope, unknown) if unknown else ())
+        rows = [(mark, row) for mark, row in known.items() if element_of(token, row.path) == marks[mark]]
         if token.held is None:
             return {marks[mark]: (row, None) for mark, row in rows}
         born: list[tuple[bytes, FileRow, Birth | None]]

@@ -119,6 +119,11 @@ class Sealings:
         return text
 
 
+def seals_quickly(token: Token) -> bool:
+    """Whether a form costs microseconds. A passphrase that somebody chose has many rounds for each."""
+    return token.kit is None or token.kit.rounds <= _CHEAP_ROUNDS
+
+
 def element_of(token: Token, path: bytes) -> str:
     """Return the id of a file for a token. It is stable; an encrypted token's ids reveal nothing to others.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from kropot.errors import KropotError, UsageError
 from kropot.gateway.access import Access
+from kropot.gateway.ahead import Ahead
 from kropot.gateway.app import Gateway
 from kropot.gateway.batch import BulkAnswers
 from kropot.gateway.births import Births
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import uvicorn
+    from starlette.types import ASGIApp
 
     from kropot.gateway.state import State
     from kropot.sc2.kit import OwnerKit
@@ -128,7 +130,9 @@ class Service:
             entropy=entropy,
             master=master,
         )
-        self.standing = ServiceStanding(self.state, lambda: clock_ns() // 1_000_000_000)
+        self.clock_s: Callable[[], int] = lambda: clock_ns() // 1_000_000_000
+        self.last_scan_s: int | None = None
+        self.standing = ServiceStanding(self.state, self.clock_s)
         self._told: Unserved | None = None
         self._lists = ThreadPoolExecutor(2, thread_name_prefix="list")
         self._lookups = ThreadPoolExecutor(4, thread_name_prefix="lookup")
@@ -136,7 +140,8 @@ class Service:
         self._reads = ThreadPoolExecutor(STREAMS, thread_name_prefix="content")
         sealings, recent = Sealings(self.source.uid), RecentFiles()
         births = Births(self.state, master, self.book.vaults, self.source.uid, clock_ns)
-        access = Access(self.book, self._lookups, lambda: clock_ns() // 1_000_000_000)
+        access = Access(self.book, self._lookups, self.clock_s)
+        self.pulls = access.used
         contents = Contents(
             state=self.state,
             tree=self.tree,
@@ -150,17 +155,24 @@ class Service:
             opens=self._opens,
             reads=self._reads,
         )
+        tellings = Tellings(self.state, sealings, births, KeptForms(master))
+        self._ahead = Ahead(self.state, tellings, self.book, lambda: clock_ns() // 1_000_000_000)
         batches = BulkAnswers(
-            state=self.state, tree=self.tree, catalogue=self.catalogue, sealings=sealings, births=births
+            state=self.state,
+            tree=self.tree,
+            catalogue=self.catalogue,
+            sealings=sealings,
+            births=births,
+            recent=recent,
         )
-        self.app = Gateway(
+        self.app: ASGIApp = Gateway(
             state=self.state,
             catalogue=self.catalogue,
             standing=self.standing,
             book=self.book,
             sealings=sealings,
             births=births,
-            tellings=Tellings(self.state, sealings, births, KeptForms(master)),
+            tellings=tellings,
             access=access,
             contents=contents,
             bulk=Bulk(batches=batches, access=access, opens=self._opens),
@@ -196,6 +208,8 @@ class Service:
             self.standing.failed()
             raise
         self.standing.scanned(report)
+        self.last_scan_s = self.clock_s()
+        self._ahead.prepare(stop.is_set)
         self._log(report)
         return report
 

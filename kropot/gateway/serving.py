@@ -13,7 +13,6 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import KropotError
-from kropot.gateway.sources import seen
 from kropot.securecopy.iv import BLOCK
 from kropot.securecopy.sealing import Sealer, sealed_size
 
@@ -233,7 +232,7 @@ def check(descriptor: int, looks: Seen) -> None:
     """
     if os.pread(descriptor, 1, looks.size):
         raise ChangedError("the file holds more bytes than its size says: ask again")
-    if seen(os.fstat(descriptor)) != looks:
+    if not looks.is_of(os.fstat(descriptor)):
         raise ChangedError("the file changed while it was read: ask again")
 
 

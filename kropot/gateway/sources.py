@@ -38,6 +38,9 @@ _LOST = "lost+found"
 _NS: Final = 1_000_000_000
 _IDENTITY = struct.Struct(">QQQqIqI")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEARBY: Final = 8
+"""So many folders stay open while neighbouring files are opened."""
+
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _GONE = frozenset(
     {errno.ENOENT, errno.EINVAL, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG, errno.ENODEV}
@@ -75,6 +78,17 @@ class Seen:
         mtime_s, mtime_rest = divmod(self.mtime_ns, _NS)
         ctime_s, ctime_rest = divmod(self.ctime_ns, _NS)
         return _IDENTITY.pack(self.dev, self.ino, self.size, mtime_s, mtime_rest, ctime_s, ctime_rest)
+
+    def is_of(self, found: os.stat_result) -> bool:
+        """Whether this is what the operating system reports: `seen(found) == self`."""
+        return (
+            found.st_mtime_ns == self.mtime_ns
+            and found.st_ctime_ns == self.ctime_ns
+            and found.st_size == self.size
+            and found.st_ino == self.ino
+            and found.st_dev == self.dev
+            and stat.S_IMODE(found.st_mode) == self.mode
+        )
 
     def is_settled(self, now_ns: int, settle_ns: int) -> bool:
         """Whether every later write is certain to change the identity.
@@ -534,7 +548,7 @@ class OpensFiles(Protocol):
 
 
 class NearbyFiles:
-    """Opens many files one after another. The folder of the last one stays open, so its neighbours cost one step.
+    """Opens many files one after another. The folders of the last ones stay open, so a neighbour costs one step.
 
     Whoever asks MUST compare the metadata of what he gets: a folder that is renamed meanwhile keeps its files.
     """
@@ -542,33 +556,33 @@ class NearbyFiles:
     def __init__(self, tree: FolderSource) -> None:
         """Open files of `tree`."""
         self._tree = tree
-        self._base: bytes | None = None
-        self._folder = -1
+        self._folders: dict[bytes, int] = {}
 
     def open(self, path: bytes) -> tuple[int, Seen]:
         """Return what `FolderSource.open` returns. Raises: as it does."""
         base, _, name = path.rpartition(b"/")
-        if base != self._base:
-            self.close()
+        folder = self._folders.get(base)
+        if folder is None:
             try:
-                self._folder = self._tree.open_folder_of(path)
+                folder = self._tree.open_folder_of(path)
             except (KropotError, OSError):
                 return self._tree.open(path)
-            self._base = base
+            if len(self._folders) >= _NEARBY:
+                os.close(self._folders.pop(next(iter(self._folders))))
+            self._folders[base] = folder
         if name in {b"", b".", b".."} or b"\0" in path or not self._tree.serves(path):
             return self._tree.open(path)
         try:
-            descriptor = os.open(name, _FILE, dir_fd=self._folder)
+            descriptor = os.open(name, _FILE, dir_fd=folder)
         except OSError:
             # A symlink, or whatever is in the way: the other way round knows what to say.
             return self._tree.open(path)
         return _regular(descriptor)
 
     def close(self) -> None:
-        """Close the folder that is open."""
-        if self._base is not None:
-            os.close(self._folder)
-        self._base = None
+        """Close the folders that are open."""
+        while self._folders:
+            os.close(self._folders.popitem()[1])
 
 
 def seen(found: os.stat_result) -> Seen:

@@ -19,6 +19,7 @@ class ServiceStanding:
     """Remembers what the newest scan did not serve, also across a restart, and since when scans fail.
 
     `unserved` is None before the first scan. `unscanned_since` is a second, or None if the last scan went well.
+    `files` and `scanned_s` are of the last scan of this run that went well.
     """
 
     def __init__(self, state: State, clock_s: Callable[[], int]) -> None:
@@ -28,6 +29,8 @@ class ServiceStanding:
         kept = state.unserved()
         self.unserved = None if kept is None else Unserved(**json.loads(kept))
         self.unscanned_since: int | None = None
+        self.files: int | None = None
+        self.scanned_s: int | None = None
 
     def failed(self) -> None:
         """Note that a scan failed."""
@@ -42,6 +45,7 @@ class ServiceStanding:
             self.failed()
             return
         self.unscanned_since = None
+        self.files, self.scanned_s = report.files, self._clock_s()
         if report.unserved != self.unserved:
             self.unserved = report.unserved
             self._state.keep_unserved(json.dumps(asdict(report.unserved)).encode())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kropot.errors import IntegrityError, UsageError
 from kropot.keeper.asking import NotFoundError, cursor_of
 from kropot.keeper.operations import MOST_HEADERS, STATES
+from kropot.keeper.room import RoomAnswers
 from kropot.keeper.visitor import Role
 from kropot.proofs import prove_consistency, prove_event
 from kropot.query.erasures import erased_in
@@ -23,8 +24,10 @@ from kropot.query.render import (
     round_json,
     source_json,
     status_json,
+    timeline_json,
 )
 from kropot.query.rounds import rounds
+from kropot.query.timeline import MOST_BARS, timeline
 from kropot.query.volumes import StoredVolumes
 from kropot.replay.copies import held_at
 from kropot.replay.diff import diff
@@ -53,13 +56,12 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 
-class KeeperAnswers:
+class KeeperAnswers(RoomAnswers):
     """Answers the questions about one replica. Any thread may ask."""
 
     def __init__(self, ledger: Ledger, storage: Storage, limits: Limits) -> None:
         """Read this replica. `limits` say when there is an alarm."""
-        self._ledger = ledger
-        self._storage = storage
+        super().__init__(ledger, storage)
         self._limits = limits
 
     def me(self, visitor: Visitor, _asked: Asked) -> dict[str, Any]:
@@ -96,19 +98,6 @@ class KeeperAnswers:
         """Return which contents were read and compared when."""
         status = self.status(visitor)
         return {**status["audit"], "audited_since": status["audited_since"]}
-
-    def space(self, visitor: Visitor, _asked: Asked | None = None) -> dict[str, Any]:
-        """Return what is stored in which state, and how much room is left. These are sums that the ledger maintains."""
-        status = self.status(visitor)
-        sources = [{"source": each["source"], "states": each["states"]} for each in status["sources"]]
-        total: dict[str, dict[str, int]] = {}
-        for each in sources:
-            for state, tally in each["states"].items():
-                sum_ = total.setdefault(state, {"elements": 0, "bytes": 0})
-                sum_["elements"] += tally["elements"]
-                sum_["bytes"] += tally["bytes"]
-        room = {name: status["storage"][name] for name in ("free_bytes", "free_files", "ledger_free_bytes")}
-        return {"states": total, "sources": sources, **room}
 
     # --- moments ------------------------------------------------------------------------------------------------------
 
@@ -151,6 +140,21 @@ class KeeperAnswers:
             found = volumes.between(each.source, each.after, each.position)
             rows.append(round_json(each, labels[each.source], *found))
         return {"points": rows, "next": None}
+
+    def timeline(self, visitor: Visitor, asked: Asked) -> dict[str, Any]:
+        """Return the life of the sources as bars."""
+        source, count = asked.source(), max(1, asked.whole("bars", 120, most=MOST_BARS))
+        wanted = [id_ for id_ in self._ledger.sources() if visitor.sees(id_) and (source is None or id_ == source)]
+        start, end = asked.whole("from_ms", -1), asked.whole("to_ms", -1)
+        return timeline_json(
+            timeline(
+                self._ledger,
+                wanted,
+                bars=count,
+                from_us=None if start < 0 else start * 1000,
+                to_us=None if end < 0 else end * 1000,
+            )
+        )
 
     # --- elements -----------------------------------------------------------------------------------------------------
 

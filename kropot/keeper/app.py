@@ -12,11 +12,11 @@ from starlette.routing import Route
 from kropot.errors import IntegrityError, KropotError, UsageError
 from kropot.keeper.access import SmallerRoleError, UnknownVisitorError, demand
 from kropot.keeper.asking import Asked, key_of, sha256_of
-from kropot.keeper.metrics import METRICS_TYPE, metrics_text
 from kropot.keeper.openapi import document
 from kropot.keeper.operations import OPERATIONS
 from kropot.keeper.visitor import Role
 from kropot.logs import log
+from kropot.metrics.replica import METRICS_TYPE, metrics_text
 from kropot.objects.store import ObjectMissingError
 from kropot.query.health import health
 from kropot.serving.answers import answer, failure
@@ -54,9 +54,10 @@ class Keeper:
         sender: ObjectSender,
         limits: Limits,
         pool: Executor,
-        more: tuple[Route, ...] = (),
+        page: ASGIApp | None = None,
     ) -> None:
-        """Set up the routes. The ledger is asked in `pool`. `more` are routes for whoever shows a token."""
+        """Set up the routes. The ledger is asked in `pool`. `page` answers below /page, and lets people in itself."""
+        self._page = page
         self._ledger = ledger
         self._answers = answers
         self._admission = admission
@@ -67,7 +68,7 @@ class Keeper:
             Route(each.path, self._endpoint(each), methods=["GET"]) for each in OPERATIONS if each.name != "healthz"
         ]
         rest = Starlette(
-            routes=[*routes, *more],
+            routes=routes,
             exception_handlers={
                 HTTPException: _on_http,
                 KropotError: on_known,
@@ -84,6 +85,9 @@ class Keeper:
             return
         if scope["path"] == "/healthz" and scope["method"] in {"GET", "HEAD"}:
             await answer({"status": "ok"}, 200, _SAFE)(scope, receive, send)
+            return
+        if self._page is not None and (scope["path"] == "/" or f"{scope['path']}/".startswith("/page/")):
+            await self._page(scope, receive, send)
             return
         try:
             scope["kropot.visitor"] = await self._admission.admit(scope)

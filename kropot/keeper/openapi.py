@@ -62,6 +62,7 @@ _TALLIES: Final = {
     "type": "object",
     "additionalProperties": _object({"elements": _COUNT, "bytes": _COUNT}),
 }
+_OBJECTS: Final = _object({"objects": _COUNT, "bytes": _COUNT})
 _MOMENT: Final = {
     "position": _COUNT,
     "until": _or_null(_TEXT),
@@ -122,6 +123,39 @@ SCHEMAS: Final[dict[str, Any]] = {
             "free_bytes": _or_null(_COUNT),
             "free_files": _or_null(_COUNT),
             "ledger_free_bytes": _or_null(_COUNT),
+            "fills": _or_null(
+                _object(
+                    {
+                        **dict.fromkeys(("current", "vanished", "freed"), _COUNT),
+                        **dict.fromkeys(("older", "free", "growth_per_day", "full_in_days"), _or_null(_COUNT)),
+                        **dict.fromkeys(("waiting", "orphans", "quarantine", "unused_in_packs"), _or_null(_OBJECTS)),
+                    }
+                )
+            ),
+        }
+    ),
+    "Timeline": _object(
+        {
+            "began_us": _NUMBER,
+            "ended_us": _NUMBER,
+            "bars": _list(
+                _object(
+                    dict.fromkeys(
+                        ("start_us", "end_us", "rounds", "new", "changed", "gone", "held", "seen", "copies", "bytes"),
+                        _NUMBER,
+                    )
+                    | {"position": _COUNT}
+                )
+            ),
+        }
+    ),
+    "Policy": _object(
+        {
+            "rules": {"enum": ["none", "recorded", "asked"]},
+            "looked": _FLAG,
+            "copies": _COUNT,
+            "bytes": _COUNT,
+            "reasons": {"type": "object", "additionalProperties": _OBJECTS},
         }
     ),
     "Moment": _object(_MOMENT),

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from kropot.keeper.asking import MOST_ROWS, ROWS
 from kropot.keeper.visitor import Role
+from kropot.query.timeline import MOST_BARS
 from kropot.replay.until import FORMS
 
 API: Final = "/api/1"
@@ -40,6 +41,15 @@ class Operation:
     media: str = "application/json"
     fails: tuple[int, ...] = ()
 
+
+RULES: Final = {
+    "last": "How many of the last rounds are kept.",
+    "daily": "Of how many days the last round is kept.",
+    "weekly": "Of how many weeks the last round is kept.",
+    "monthly": "Of how many months the last round is kept.",
+    "yearly": "Of how many years the last round is kept.",
+    "min_age_days": "How many days an older version is kept after it was replaced. Default: 30.",
+}
 
 _WHOLE: Final[dict[str, Any]] = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 
@@ -144,6 +154,46 @@ OPERATIONS: Final = (
             _LIMIT,
         ),
         fails=_FOUND,
+    ),
+    Operation(
+        name="timeline",
+        path=f"{API}/timeline",
+        role=_A,
+        text="The life of the replica as bars: what the rounds in each stretch of time found new, changed and gone, and"
+        " how much they stored. @`position` of a bar is the state at its end. Times are since 1970.",
+        answer="Timeline",
+        parameters=(
+            _SOURCE,
+            Parameter(
+                name="from_ms",
+                text="Where the first bar begins, in milliseconds. Default: the ledger's first event.",
+                schema=_WHOLE,
+            ),
+            Parameter(
+                name="to_ms",
+                text="Where the last bar ends, in milliseconds. Default: the ledger's last event.",
+                schema=_WHOLE,
+            ),
+            Parameter(
+                name="bars",
+                text="How many bars.",
+                schema={"type": "integer", "minimum": 1, "maximum": MOST_BARS, "default": 120},
+            ),
+        ),
+        fails=_FOUND,
+    ),
+    Operation(
+        name="policy",
+        path=f"{API}/policy",
+        role=_A,
+        text="What a policy would let go now, as `kropotcli prune --dry-run` says. Without rules: the policy that was "
+        "recorded last. Large replicas are not looked at.",
+        answer="Policy",
+        parameters=tuple(
+            Parameter(name=name, text=text, schema={"type": "integer", "minimum": 0, "maximum": 10_000})
+            for name, text in RULES.items()
+        ),
+        fails=_AT,
     ),
     Operation(
         name="elements",

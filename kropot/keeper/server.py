@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Final, Self
 from kropot.keeper.access import Admission
 from kropot.keeper.answering import KeeperAnswers
 from kropot.keeper.app import Keeper
+from kropot.keeper.door import KeeperDoor
 from kropot.keeper.sending import ObjectSender
+from kropot.page.app import PageApp
+from kropot.page.doors import OneTimeCodes
 from kropot.query.health import Limits
 from kropot.serving.guard import Bounds
 from kropot.serving.listening import address_of, http_server, listen, serving_in_thread
@@ -52,9 +55,13 @@ class KeeperService:
         self._door = ThreadPoolExecutor(2, thread_name_prefix="token")
         self._askers = ThreadPoolExecutor(_ASKERS, thread_name_prefix="ask")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="object")
+        answers = KeeperAnswers(ledger, storage, self.options.limits)
+        self.codes = OneTimeCodes()
+        door = KeeperDoor(ledger, answers, tokens, self.codes, is_secure=self.options.tls is not None)
         self.app = Keeper(
             ledger=ledger,
-            answers=KeeperAnswers(ledger, storage, self.options.limits),
+            answers=answers,
+            page=PageApp(door, self._askers),
             admission=Admission(tokens, self._door),
             sender=ObjectSender(self._objects, self._readers),
             limits=self.options.limits,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kropot.lister.bad_rows import pass_bad_row
 from kropot.lister.conversation import FAR, ListingFailedError, ListingResult, NewEntries, PageRequest, Trouble
 from kropot.lister.find_zone import find_zone
-from kropot.lister.paging import PAGE, Paging
+from kropot.lister.paging import BULK_PAGE, PAGE, Paging
 from kropot.securecopy.wire import is_known_zone, is_sealed_form, wall_clock
 from kropot.securecopy.zones import read_alike
 
@@ -129,6 +129,8 @@ class _Drain:
     def _learn(self, page: Page, fresh: tuple[Listed, ...]) -> None:
         """Take in what a page says beside its entries."""
         self.closed = page.closed
+        if page.is_bulk and page.closed is not None:
+            self.paging.normal = max(self.paging.normal, BULK_PAGE)
         result, entries = self.result, page.entries
         result.unserved, result.unscanned_since = page.unserved, page.unscanned_since
         result.seen += len(fresh)

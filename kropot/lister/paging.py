@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from kropot.securecopy.wire import Listed, Page
 
 PAGE = 256
+BULK_PAGE = 1792
+"""What is asked of a server that says what is closed and sends many contents at once: the old limits are not its.
+
+With the whole last second a page still fits into one transaction (kropot/collect/decide/chunks.py)."""
+
 MAX_PLAIN = 8191
 MAX_ENCRYPTED = 2048
 """The largest pages that the old server can make, of plain and of encrypted entries."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kropot.durable.batch import Choice
     from kropot.durable.filesystem import FileSystem
     from kropot.objects.bulk.protocol import BulkReader
+    from kropot.objects.packs.accounts import PackAccounts
     from kropot.objects.packs.gather import Gatherer
     from kropot.objects.packs.packed import PackPlaces
     from kropot.objects.packs.rewriting import PackRewriter
@@ -251,16 +252,29 @@ class DirectoryObjects:
                 yield sha256, size
             last = sha256
 
-    def bulk_reader(self, *, objects: int, size: int, stopped: Callable[[], bool]) -> BulkReader:
-        """Return what reads many objects by whole ranges, in several processes where there are many."""
+    def bulk_reader(
+        self, *, objects: int, size: int, stopped: Callable[[], bool], take: Callable[[int], None] | None = None
+    ) -> BulkReader | None:
+        """Return what reads packs whole, and files by whole ranges, in several processes where there are many."""
+        accounts = self.pack_accounts()
+        if not accounts.is_empty:
+            from kropot.objects.bulk.packed_folder import PackedFolderReader
+
+            scale = {"objects": objects, "size": size}
+            return PackedFolderReader(self._layout, self, accounts, **scale, stopped=stopped, take=take)
         from kropot.objects.bulk.folder import FolderReader
 
-        if not self._folder.names():
-            return FolderReader(self._layout, objects=objects, size=size, stopped=stopped)
-        from kropot.objects.bulk.any_store import StoreReader
-        from kropot.objects.bulk.reading import ThreadReading, Throttle
+        return None if take else FolderReader(self._layout, objects=objects, size=size, stopped=stopped)
 
-        return StoreReader(self, ThreadReading(self, throttle=Throttle(), stopped=stopped), stopped=stopped)
+    def pack_accounts(self) -> PackAccounts:
+        """Read the indexes of all packs."""
+        from kropot.objects.packs.accounts import PackAccounts
+
+        return PackAccounts(self._folder, self._packed.places)
+
+    def drop_place(self, sha256: bytes, pack: bytes) -> None:
+        """Tell the ledger, where there is one."""
+        self._packed.places.drop(sha256, pack)
 
     def set_aside(self, sha256: bytes) -> str:
         """Move the object's file to `quarantine/<sha256>.<number>`, or copy what packs have of it and drop its places.

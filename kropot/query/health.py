@@ -27,6 +27,7 @@ class Limits:
 
     `drill_s` is the time since copies were last opened with a kit. None: no drill is expected.
     If more than the share `failing_share` of the elements fail, and more than `failing_count`, that is one at once.
+    `expected` are the labels of the sources that should be there.
     """
 
     listing_s: int = 900
@@ -36,6 +37,7 @@ class Limits:
     failing_share: float = 0.1
     failing_count: int = 5
     storage: StorageLimits = field(default_factory=StorageLimits)
+    expected: tuple[str, ...] = ()
 
 
 def health(now_us: int, facts: Facts, limits: Limits) -> list[Alarm]:
@@ -44,6 +46,7 @@ def health(now_us: int, facts: Facts, limits: Limits) -> list[Alarm]:
     if not facts.sources:
         text = "nothing was collected into this ledger yet: run `kropotcli collect`"
         alarms.append(Alarm(name="never_collected", source=None, text=text))
+    alarms.extend(_missing_source_alarms(facts, limits.expected))
     if facts.storage is not None:
         listed_us = max((each.source.listed_us or 0 for each in facts.sources), default=0) or None
         alarms.extend(storage_alarms(facts.storage, limits.storage, listed_us=listed_us))
@@ -81,6 +84,19 @@ def audited_since_us(facts: Facts) -> int:
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------
+
+
+def _missing_source_alarms(facts: Facts, expected: tuple[str, ...]) -> Iterator[Alarm]:
+    """Yield an alarm for each expected source that the ledger does not have: a refused token leaves no trace there."""
+    labels = {each.label.casefold() for each in facts.sources if each.label is not None}
+    for label in expected:
+        if label.casefold() not in labels:
+            text = (
+                f"nothing was ever collected from {label}, a source of the configuration file: look in the collector's "
+                f"log, or run `kropotcli collect --once --source {label}`; if the ledger has it under another label, "
+                "give both one name"
+            )
+            yield Alarm(name="never_collected", source=None, text=text)
 
 
 def _run_alarms(each: SourceFacts) -> Iterator[Alarm]:

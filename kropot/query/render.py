@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kropot.query.past import KnownSource, Past
     from kropot.query.rounds import Round
     from kropot.query.storage import StorageFacts
+    from kropot.query.timeline import Timeline
     from kropot.replay.diff import Difference
     from ledger.answers import Tally
     from ledger.events import AuditRange, Copy, StreamKey
@@ -159,6 +160,16 @@ def round_json(each: Round, label: str | None, copies: int, size: int) -> dict[s
         "bytes": size,
         "held": each.is_held,
         "open": each.is_open,
+    }
+
+
+def timeline_json(found: Timeline) -> dict[str, Any]:
+    """Return a replica's life as bars. Times are microseconds since 1970."""
+    names = ("start_us", "end_us", "rounds", "new", "changed", "gone", "held", "seen", "copies", "position")
+    return {
+        "began_us": found.began_us,
+        "ended_us": found.ended_us,
+        "bars": [{name: getattr(bar, name) for name in names} | {"bytes": bar.stored} for bar in found.bars],
     }
 
 

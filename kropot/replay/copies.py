@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from kropot.objects.store import ObjectMissingError
-from kropot.replay.fold import PAGE, image, pages
+from kropot.replay.fold import PAGE, image, pages, said_by
 from ledger.events import StreamKey
 from ledger.fast_init import fast_init
 
@@ -61,11 +61,37 @@ class HeldCopy:
         return hashlib.sha256(b"".join(b"%d:%s" % (len(part), part) for part in parts)).digest()
 
     def __reduce__(self) -> tuple[Callable[..., HeldCopy], tuple[object, ...]]:
-        """Pickle as one flat tuple: processes exchange them by the thousand."""
-        return _unpickled, _FLAT(self)
+        """Pickle as one flat tuple."""
+        return _unpickled, flat(self)
+
+    def judged(self, refused: str | None) -> HeldCopy:
+        """Return the same copy without its events, and with why it is not to be believed."""
+        return HeldCopy(
+            key=self.key,
+            form=self.form,
+            date=self.date,
+            tz=self.tz,
+            state=self.state,
+            sha256=self.sha256,
+            size=self.size,
+            iv=self.iv,
+            is_older=self.is_older,
+            is_past=self.is_past,
+            file=self.file,
+            position=self.position,
+            refused=refused,
+        )
 
 
-_FLAT = attrgetter("key.source", "key.kind", "key.id", *(each.name for each in fields(HeldCopy) if each.name != "key"))
+flat = attrgetter("key.source", "key.kind", "key.id", *(each.name for each in fields(HeldCopy) if each.name != "key"))
+
+
+"""Returns a copy as one tuple. Without events it holds only numbers, texts and bytes."""
+
+
+def from_flat(parts: tuple[Any, ...]) -> HeldCopy:
+    """Return the copy that `flat` made a tuple of."""
+    return _unpickled(*parts)
 
 
 def _unpickled(source: bytes, kind: str, id_: str, *rest: Any) -> HeldCopy:
@@ -192,7 +218,8 @@ def _held(ledger: Ledger, standing: Standing, events: Mapping[int, StoredEvent],
         listed, event = _of_revision(ledger, standing, copy)
         proofs = (*proofs, event) if proofs and event is not None else proofs
     # The state was read before its event: a database may not answer two questions in two ways.
-    refused = None if used is None or image(ledger, used) == element else "the ledger says two things about it"
+    is_same = used is None or standing.said == said_by(used) or image(ledger, used) == element
+    refused = None if is_same else "the ledger says two things about it"
     return HeldCopy(
         key=standing.key,
         form=listed.form,

@@ -15,6 +15,7 @@ from kropot.replay.pointers import Pointers
 from ledger.codec import decode_payload
 from ledger.errors import DamagedRowError, MalformedEventError, UnknownCriticalEventError
 from ledger.events import Element, StreamKey, UnknownFact
+from ledger.fast_init import fast_init
 from ledger.rows import StoredFact
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from ledger.rows import StoredEvent
 
 T = TypeVar("T")
+
+Said = tuple[str, int, int, bytes | None]
+"""An event's type, schema version, flags and payload: two events that say the same give the same state."""
 
 PAGE = 1000
 """How many streams to read at a time when the whole events are kept."""
@@ -36,14 +40,19 @@ class StalePointersError(IntegrityError):
     """A pointer is not that of its stream's last event: a snapshot is wrong, or the ledger's streams were altered."""
 
 
+@fast_init
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """An element's state at a position, and the position and time of the event that gave it that state."""
+    """An element's state at a position, and the position and time of the event that gave it that state.
+
+    `said` is what that event says, as it is stored: see `said_by`. None if that is not known.
+    """
 
     key: StreamKey
     element: Element
     position: int
     recorded_us: int
+    said: Said | None = None
 
 
 def pointers_for(ledger: Ledger) -> Pointers:
@@ -69,7 +78,13 @@ def walk(ledger: Ledger, pointers: Pointers, position: int, *, sources: Sequence
     for key, event in last_events(ledger, pointers, position, sources=sources):
         element = image(ledger, event)
         if element is not None:
-            yield Standing(key=StreamKey.parse(key), element=element, position=event.seq, recorded_us=event.recorded_us)
+            yield Standing(
+                key=StreamKey.parse(key),
+                element=element,
+                position=event.seq,
+                recorded_us=event.recorded_us,
+                said=said_by(event),
+            )
 
 
 def last_events(
@@ -148,6 +163,11 @@ def image(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
         return _before(ledger, event)
     element: object = getattr(fact, "element", None)
     return element if isinstance(element, Element) else None
+
+
+def said_by(event: StoredEvent | StoredFact) -> Said:
+    """Return what an event says, as it is stored."""
+    return event.type, event.schema_version, event.flags, event.payload
 
 
 def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:

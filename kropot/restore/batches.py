@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
 from kropot.durable.refusals import NoRoomError
@@ -33,16 +33,20 @@ class Batches:
         self._crew = crew
         self._copies = copies
         self._root = root
-        self._filling: list[Planned] = []
-        self._bytes = 0
+        # Apart for each worker that has the forms open.
+        self._filling: dict[int | None, list[Planned]] = {}
+        self._bytes: Counter[int | None] = Counter()
         self._under_way: deque[tuple[list[Planned], Job]] = deque()
 
     def add(self, plan: Planned) -> None:
         """Take a small file, whose folder is there."""
-        self._filling.append(plan)
-        self._bytes += plan.held.size
-        if len(self._filling) >= BATCH or self._bytes >= BATCH_BYTES:
-            self._send()
+        kept = plan.opened.kept
+        worker = None if kept is None else kept[0]
+        filling = self._filling.setdefault(worker, [])
+        filling.append(plan)
+        self._bytes[worker] += plan.held.size
+        if len(filling) >= BATCH or self._bytes[worker] >= BATCH_BYTES:
+            self._send(worker)
 
     def finished(self) -> Iterator[Finished]:
         """Yield batches until there is room for another one. Raises: TreeError."""
@@ -51,19 +55,19 @@ class Batches:
 
     def rest(self) -> Iterator[Finished]:
         """Yield all that is left. Raises: TreeError."""
-        if self._filling:
-            self._send()
+        for worker in list(self._filling):
+            self._send(worker)
         while self._under_way:
             yield self._result(*self._under_way.popleft())
 
-    def _send(self) -> None:
-        batch, self._filling, self._bytes = self._filling, [], 0
+    def _send(self, worker: int | None) -> None:
+        batch = self._filling.pop(worker)
+        del self._bytes[worker]
         for plan in batch:
             if not plan.opened.is_glance:
                 self._crew.remember(plan.held, plan.opened)
         places = self._copies.places([plan.held for plan in batch])
-        tasks = [(plan.held, plan.path, place) for plan, place in zip(batch, places, strict=True)]
-        self._under_way.append((batch, self._crew.writes(self._root, tasks)))
+        self._under_way.append((batch, self._crew.writes(self._root, batch, places)))
 
     def _result(self, batch: list[Planned], job: Job) -> Finished:
         try:

@@ -1,7 +1,7 @@
 """The worker processes of a restore: they open forms and write small files, a page at a time. On one processor, none.
 
-A worker answers each question before it gets the next one, so no pipe ever fills up at both ends. Work that no worker
-could do comes back undone, and the caller does it itself.
+Work that no worker could do comes back undone, and the caller does it itself. What goes through the pipes, and what a
+worker does, stands in kropot/restore/worker.py.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import os
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from kropot.durable.refusals import NoRoomError, TreeError
+from kropot.durable.refusals import TreeError
 from kropot.processes import ChildProcess, can_fork, processors
 from kropot.replay.fold import pages
-from kropot.restore.small import SmallFiles, opened_from
+from kropot.restore.small import REMEMBERED, Glance, SmallFiles, Wrote, opened_from
+from kropot.restore.worker import LOOK, WRITE, look_question, read_answer, serve, write_question
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -24,17 +25,28 @@ if TYPE_CHECKING:
     from kropot.replay.copies import Copies, HeldCopy
     from kropot.restore.opener import Key, Opened
     from kropot.restore.owners import Owners
-    from kropot.restore.small import Task, Wrote
+    from kropot.restore.plan import Planned
+    from kropot.restore.small import Task
+    from ledger.places import Placement
 
 _PAGE: Final = 250
 """How many forms a worker opens at a time."""
 
+_AT_ONCE: Final = 4
+"""How many jobs a worker has at once: one is being done, others wait for the disk or lie ready."""
+
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A question for a worker, and its answer."""
+    """A question for a worker, and its answer. `worker` does it, None as long as any may.
 
+    `first` is the number of the first form that it looks at, counted for each worker from 0.
+    """
+
+    kind: int
     question: tuple[Any, ...]
+    worker: int | None = None
+    first: int = 0
     answer: Any = None
     is_done: bool = False
 
@@ -50,9 +62,13 @@ class Crew:
         count = processors() if workers is None else workers
         if count > 1 and can_fork():
             for _ in range(count):
-                self._processes.append(ChildProcess(_serve, self._own, os.getpid(), siblings=self._processes))
-        self._at_work: dict[Connection, Job | None] = {each.links[0]: None for each in self._processes}
+                self._processes.append(ChildProcess(serve, self._own, os.getpid(), siblings=self._processes))
+        self._at_work: dict[Connection, dict[int, Job]] = {each.links[0]: {} for each in self._processes}
+        self._numbers = 0
         self._waiting: deque[Job] = deque()
+        self._for_one: list[deque[Job]] = [deque() for _ in self._processes]
+        # How many forms each has looked at.
+        self._looked = [0] * max(1, len(self._processes))
 
     def __enter__(self) -> Self:
         """Return itself; the end of the block ends the workers."""
@@ -64,14 +80,14 @@ class Crew:
 
     @property
     def window(self) -> int:
-        """How many jobs to have under way: enough that no worker waits."""
-        return 2 * len(self._processes) or 1
+        """How many jobs to have under way: enough that no worker waits, not even for the disk."""
+        return 4 * len(self._processes) or 1
 
     def looks(self, helds: Iterable[HeldCopy]) -> Iterator[tuple[HeldCopy, Opened | None]]:
         """Yield each copy, in order, with what a glance at its form shows; None for what is no small file to us."""
         under_way: deque[tuple[list[HeldCopy], Job]] = deque()
         for page in pages(helds, _PAGE):
-            under_way.append((page, self.submit("look", page)))
+            under_way.append((page, self._submit(Job(LOOK, (page,)))))
             if len(under_way) > self.window:
                 yield from self._seen(*under_way.popleft())
         while under_way:
@@ -82,17 +98,21 @@ class Crew:
         if not self._processes:
             self._own.remember(held, opened)
 
-    def writes(self, root: str, tasks: Sequence[Task]) -> Job:
-        """Have small files written. `result` returns what came of it, as `SmallFiles.write` does."""
-        return self.submit("write", root, tasks)
+    def writes(self, root: str, plans: Sequence[Planned], places: Sequence[Placement | None]) -> Job:
+        """Have small files written. `result` returns what came of it, as `SmallFiles.write` does.
 
-    def submit(self, *question: Any) -> Job:
-        """Take a question; a free worker gets it at once."""
-        job = Job(question)
-        if self._processes:
-            self._waiting.append(job)
-            self._hand_out()
-        return job
+        All of them were looked at by the same worker, or by none. That one is asked, since it has their forms open.
+        """
+        kept = plans[0].opened.kept
+        worker = None if kept is None else kept[0]
+        # A worker keeps the last forms that it has opened.
+        lost = self._looked[worker or 0] - REMEMBERED
+        tasks: list[Task] = []
+        for plan, place in zip(plans, places, strict=True):
+            number = -1 if plan.opened.kept is None else plan.opened.kept[1]
+            held = plan.held if number < lost or number < 0 else None
+            tasks.append((number, held, plan.path, place))
+        return self._submit(Job(WRITE, (root, tasks), worker))
 
     def result(self, job: Job) -> list[Wrote | None]:
         """Return the answer to a job when it is there. Raises: TreeError."""
@@ -100,10 +120,13 @@ class Crew:
             if self._processes:
                 self._collect()
             else:
-                job.answer, job.is_done = _answer(self._own, job.question), True
+                self._begin(0, job)
+                job.answer, job.is_done = _answered(self._own, job), True
         if isinstance(job.answer, TreeError):
             raise job.answer
-        return job.answer  # type: ignore[no-any-return]
+        if job.kind == LOOK:
+            return job.answer  # type: ignore[no-any-return]
+        return [each and Wrote._make(each) for each in job.answer]
 
     def close(self) -> None:
         """End the workers, and what they are at."""
@@ -114,52 +137,65 @@ class Crew:
 
     # --- helpers ---
 
+    def _submit(self, job: Job) -> Job:
+        """Take a job; the worker that it is for gets it as soon as it is free."""
+        if self._processes:
+            (self._waiting if job.worker is None else self._for_one[job.worker]).append(job)
+            self._hand_out()
+        return job
+
     def _seen(self, page: list[HeldCopy], job: Job) -> Iterator[tuple[HeldCopy, Opened | None]]:
         answers: list[Any] = self.result(job)
-        for held, glance in zip(page, answers, strict=True):
-            yield held, None if glance is None else opened_from(glance, self._keys)
+        worker = job.worker or 0
+        for number, (held, glance) in enumerate(zip(page, answers, strict=True), job.first):
+            yield held, None if glance is None else opened_from(Glance._make(glance), self._keys, (worker, number))
 
     def _hand_out(self) -> None:
-        for link, job in self._at_work.items():
-            if job is None and self._waiting:
-                self._at_work[link] = taken = self._waiting.popleft()
-                self._tell(link, taken)
+        for few in range(_AT_ONCE):
+            for worker, (link, jobs) in enumerate(self._at_work.items()):
+                if len(jobs) <= few and (waiting := self._for_one[worker] or self._waiting):
+                    job = waiting.popleft()
+                    self._begin(worker, job)
+                    self._tell(link, job)
+
+    def _begin(self, worker: int, job: Job) -> None:
+        """Note who does a job, and count the forms that it looks at."""
+        job.worker = worker
+        if job.kind == LOOK:
+            job.first = self._looked[worker]
+            self._looked[worker] += len(job.question[0])
 
     def _tell(self, link: Connection, job: Job) -> None:
+        self._numbers += 1
+        self._at_work[link][self._numbers] = job
+        make = look_question if job.kind == LOOK else write_question
         try:
-            link.send(job.question)
+            link.send_bytes(make(self._numbers, *job.question))
         except OSError:
             self._fail(link)
 
     def _collect(self) -> None:
         """Take the answers that are there; wait for one."""
-        at_work = {link: job for link, job in self._at_work.items() if job is not None}
+        at_work = {link: jobs for link, jobs in self._at_work.items() if jobs}
         ready = set(wait(at_work))
-        for link, job in at_work.items():
+        for link, jobs in at_work.items():
             if link in ready:
                 try:
-                    job.answer = link.recv()
+                    number, answer = read_answer(link.recv_bytes())
                 except (EOFError, OSError):
                     self._fail(link)
-                job.is_done, self._at_work[link] = True, None
+                job = jobs.pop(number)
+                job.answer, job.is_done = answer, True
         self._hand_out()
 
-    def _fail(self, link: Connection) -> None:
+    def _fail(self, link: Connection) -> NoReturn:
         process = next(each for each in self._processes if each.links[0] is link)
         raise TreeError(f"a worker process of the restore ended: {process.fate()}; run the same command again")
 
 
-def _serve(links: list[Connection], small: SmallFiles, parent: int) -> None:
-    (link,) = links
-    while True:
-        link.send(_answer(small, link.recv(), parent))
-
-
-def _answer(small: SmallFiles, question: tuple[Any, ...], parent: int | None = None) -> Any:
-    what, *rest = question
-    if what == "look":
-        return small.look(*rest)
+def _answered(small: SmallFiles, job: Job) -> Any:
+    """Return the answer of the caller's own process."""
     try:
-        return small.write(*rest, goes_on=lambda: parent is None or os.getppid() == parent)
+        return small.look(*job.question) if job.kind == LOOK else small.write(*job.question)
     except TreeError as error:
-        return NoRoomError(str(error)) if isinstance(error, NoRoomError) else TreeError(str(error))
+        return error

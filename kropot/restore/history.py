@@ -7,7 +7,6 @@ payload that its header commits to. A signed checkpoint, or what a kit remembers
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from kropot.errors import IntegrityError
@@ -110,9 +109,9 @@ class History:
                     raise AlteredError("what the ledger says about its source is not what was recorded")  # noqa: TRY301 -- one way for all of them
                 self._judge(held, salt)
             except AlteredError as error:
-                yield replace(held, refused=str(error), events=())
+                yield held.judged(str(error))
             else:
-                yield replace(held, events=())
+                yield held.judged(None)
         self._is_whole = True
 
     def hidden(self, ledger: Ledger) -> int:

@@ -44,8 +44,8 @@ class Opened:
     """An opened form: its claim, its JSON (empty for sc2), and the key that opened it (None if it was not sealed).
 
     `is_bound` is whether the element's id was compared with the name in the form. `is_glance`: the claim has name and
-    time alone, and the form must be opened again for the rest (kropot/restore/small.py). `listed` is what opens the
-    object of sc2 at once; it is never written anywhere.
+    time alone, and the form must be opened again for the rest (kropot/restore/small.py); `kept` is the worker that has
+    it open, and the number of its look. `listed` is what opens the object of sc2 at once; it is never written anywhere.
     """
 
     claim: Claim
@@ -53,6 +53,7 @@ class Opened:
     kit: Key | None
     is_bound: bool = False
     is_glance: bool = False
+    kept: tuple[int, int] | None = None
     listed: ListedElement | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -34,12 +34,16 @@ if TYPE_CHECKING:
 SMALL: Final = 1 << 20
 """A copy with no more bytes is read as a whole."""
 
-_REMEMBERED: Final = 8000
-"""How many opened forms are kept until their files are written."""
+REMEMBERED: Final = 8000
+"""How many opened forms are kept until their files are written: the last ones."""
 
 
-Task = tuple["HeldCopy", "Parts", "Placement | None"]
-"""A copy, where its file belongs, and where in a pack it lies, if it does."""
+Task = tuple[int, "HeldCopy | None", "Parts", "Placement | None"]
+"""The number of the look at a form, its copy (None if the form is still kept), its file's place, and the copy's place.
+
+The number counts the looks of one `SmallFiles` from 0; it is -1 for a form that was opened elsewhere. The copy's place
+is that in a pack, if it lies in one.
+"""
 
 
 class Glance(NamedTuple):
@@ -60,13 +64,21 @@ class Wrote(NamedTuple):
     refused: tuple[Refused, ...]
 
 
-def opened_from(glance: Glance, keys: Sequence[Key]) -> Opened:
-    """Return what a glance says as an opened form that knows no more."""
+class WrittenBatch(NamedTuple):
+    """Small files that have no names yet: their paths, and for each its name in the workroom and what is said of it."""
+
+    files: NewFiles
+    paths: list[Parts]
+    written: list[tuple[bytes, Wrote] | None]
+
+
+def opened_from(glance: Glance, keys: Sequence[Key], kept: tuple[int, int]) -> Opened:
+    """Return what a glance says as an opened form that knows no more. `kept` says who has the form open."""
     claim = Claim(
         path=glance.path, name=glance.name, mtime_ns=glance.mtime_ns, mode=None, sha256=None, size=None, rest={}
     )
     key = None if glance.key is None else keys[glance.key]
-    return Opened(claim=claim, form=b"", kit=key, is_bound=glance.is_bound, is_glance=True)
+    return Opened(claim=claim, form=b"", kit=key, is_bound=glance.is_bound, is_glance=True, kept=kept)
 
 
 class SmallFiles:
@@ -78,7 +90,8 @@ class SmallFiles:
         self._keys = tuple(keys)
         self._owners = owners
         self._forms = FormOpener(keys, keep=True)
-        self._opened: dict[bytes, Opened] = {}
+        self._opened: dict[int | bytes, tuple[HeldCopy, Opened]] = {}
+        self._looked = 0
         self._files: NewFiles | None = None
         self._root = ""
 
@@ -90,13 +103,15 @@ class SmallFiles:
 
     def remember(self, held: HeldCopy, opened: Opened) -> None:
         """Keep an opened form until the file is written, or until there are too many."""
-        if len(self._opened) >= _REMEMBERED:
-            self._opened.clear()
-        self._opened[held.key.stored] = opened
+        self._keep(held.key.stored, held, opened)
 
     def look(self, helds: Sequence[HeldCopy]) -> list[Glance | None]:
         """Open forms. The answers are in order; None stands for what is no small file, and what no key opens."""
-        return [self._look(held) for held in helds]
+        glances: list[Glance | None] = []
+        for held in helds:
+            glances.append(self._look(held))
+            self._looked += 1
+        return glances
 
     def write(
         self, root: str, tasks: Sequence[Task], *, goes_on: Callable[[], bool] = lambda: True
@@ -108,34 +123,73 @@ class SmallFiles:
 
         Raises: TreeError if nothing further can be written; nothing of this batch has a name then.
         """
+        batch = self.begin(root, tasks)
+        try:
+            self.sync(batch)
+        except TreeError:
+            self.abandon(batch)
+            raise
+        return self.name(batch, goes_on=goes_on)
+
+    def begin(self, root: str, tasks: Sequence[Task]) -> WrittenBatch:
+        """Write small files without their names. Raises: TreeError if nothing further can be written."""
         if self._files is None or self._root != root:
             self.close()
             self._files, self._root = NewFiles(root, WORK), root
         files = self._files
-        written: list[tuple[bytes, Wrote] | None] = [None] * len(tasks)
+        batch = WrittenBatch(files, [path for _, _, path, _ in tasks], [None] * len(tasks))
         try:
             # In the order of the packs, so that a disk reads them from their beginning to their end.
-            for at in sorted(range(len(tasks)), key=lambda at: _order(tasks[at][2])):
+            for at in sorted(range(len(tasks)), key=lambda at: _order(tasks[at][3])):
                 try:
-                    written[at] = self._write(files, *tasks[at])
+                    batch.written[at] = self._write(files, *tasks[at])
                 except TreeError:
                     raise
                 except KropotError:
                     continue
-            files.sync()
         except TreeError:
-            for each in written:
-                if each is not None:
-                    files.drop(each[0])
+            self.abandon(batch)
             raise
+        return batch
+
+    @staticmethod
+    def sync(batch: WrittenBatch) -> None:
+        """Make durable what was written, also of all batches before. Another thread may do this.
+
+        Raises: TreeError; then all of them MUST be abandoned.
+        """
+        batch.files.sync()
+
+    @staticmethod
+    def abandon(batch: WrittenBatch) -> None:
+        """Remove the files of a batch that get no names."""
+        for each in batch.written:
+            if each is not None:
+                batch.files.drop(each[0])
+
+    def name(self, batch: WrittenBatch, *, goes_on: Callable[[], bool]) -> list[Wrote | None]:
+        """Give the files of a batch that is durable their names, as `write` does. Raises: TreeError."""
         placed = [
-            None if each is None else self._place(files, path, *each, goes_on=goes_on)
-            for (_, path, _), each in zip(tasks, written, strict=True)
+            None if each is None else self._place(batch.files, path, *each, goes_on=goes_on)
+            for path, each in zip(batch.paths, batch.written, strict=True)
         ]
-        files.sync_names()
+        batch.files.sync_names()
         return placed
 
     # --- helpers ---
+
+    def _keep(self, name: int | bytes, held: HeldCopy, opened: Opened) -> None:
+        while len(self._opened) >= REMEMBERED:
+            del self._opened[next(iter(self._opened))]
+        self._opened[name] = held, opened
+
+    def _kept(self, number: int, held: HeldCopy | None) -> tuple[HeldCopy, Opened] | None:
+        """Return a copy and its opened form; None if it cannot be opened."""
+        kept = self._opened.pop(number if held is None else held.key.stored, None)
+        if kept is not None or held is None:
+            return kept
+        opened = self._forms.open(held)
+        return (held, opened) if isinstance(opened, Opened) else None
 
     def _look(self, held: HeldCopy) -> Glance | None:
         if held.refused is not None or held.sha256 is None or held.size > SMALL:
@@ -147,16 +201,17 @@ class SmallFiles:
         claim = opened.claim
         if claim.kind is not Kind.FILE or (claim.sealed is not None and claim.sealed.link_group is not None):
             return None
-        self.remember(held, opened)
+        self._keep(self._looked, held, opened)
         number = None if opened.kit is None else next(at for at, key in enumerate(self._keys) if key is opened.kit)
         return Glance(claim.path, claim.name, claim.mtime_ns, number, opened.is_bound)
 
     def _write(
-        self, files: NewFiles, held: HeldCopy, path: Parts, place: Placement | None
+        self, files: NewFiles, number: int, copy: HeldCopy | None, path: Parts, place: Placement | None
     ) -> tuple[bytes, Wrote] | None:
-        found = self._opened.pop(held.key.stored, None) or self._forms.open(held)
-        if not isinstance(found, Opened):
+        kept = self._kept(number, copy)
+        if kept is None:
             return None
+        held, found = kept
         plan = Planned(held=held, opened=found, path=path)
         if found.claim.kind is not Kind.FILE or group_of(plan) is not None or unopened_of(plan) is not None:
             return None

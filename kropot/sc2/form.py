@@ -122,8 +122,9 @@ def vouched_form(data: bytes) -> Form:
     found = msgpack.unpackb(data, raw=False, use_list=False)
     found["kind"] = _KINDS[found["kind"]]
     form = object.__new__(Form)
-    for name, put, default in _SLOTS:
-        put(form, found.get(name, default))
+    # The order is that of the defaults, whatever is found.
+    for put, value in zip(_PUTS, (_DEFAULTS | found).values(), strict=True):
+        put(form, value)
     return form
 
 
@@ -286,7 +287,7 @@ def _wrong(name: str) -> RefusedError:
 
 _DEFAULTS: Final = {each.name: each.default for each in sorted(fields(Form), key=lambda each: each.name)}
 _NAMES: Final = frozenset(_DEFAULTS)
-_SLOTS: Final = tuple((name, getattr(Form, name).__set__, default) for name, default in _DEFAULTS.items())
+_PUTS: Final = tuple(getattr(Form, name).__set__ for name in _DEFAULTS)
 _values_of: Final = attrgetter(*_DEFAULTS)
 _KINDS: Final = {kind.value: kind for kind in Kind}
 

@@ -87,8 +87,9 @@ class ObjectHeader(NamedTuple):
 
 def bound_part(vault: bytes, source: bytes, element: bytes, key_id: bytes, version: bytes) -> bytes:
     """Return the 112 bytes of a header before its commitment. Raises ValueError for a part of another length."""
-    lengths = tuple(map(len, (vault, source, element, key_id, version)))
-    if lengths != (VAULT_BYTES, SOURCE_BYTES, ELEMENT_BYTES, KEY_ID_BYTES, VERSION_BYTES):
+    is_fit = len(vault) == VAULT_BYTES and len(source) == SOURCE_BYTES and len(element) == ELEMENT_BYTES
+    if not (is_fit and len(key_id) == KEY_ID_BYTES and len(version) == VERSION_BYTES):
+        lengths = tuple(map(len, (vault, source, element, key_id, version)))
         raise ValueError(f"the parts of a header have other lengths: {lengths}")
     return _HEADER.pack(_MAGIC, _SUITE, _NO_COMPRESSION, vault, source, element, key_id, version, b"")[:BOUND_BYTES]
 

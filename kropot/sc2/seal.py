@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 from base64 import b64encode
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kropot.errors import KropotError
 from kropot.sc2.form import pad_form
+from kropot.sc2.keyed import KeyedHash
 from kropot.sc2.layout import CHUNK, LENGTH_BYTES, NONCE_BYTES, OVERHEAD, chunk_count, head_length, sealed_length
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ class Pieces:
     def __init__(self, keys: ObjectKeys) -> None:
         """Use the keys of one version of an element."""
         self._aead = AESGCM(keys.seal)
-        self._nonce = keys.nonce
+        self._nonce = KeyedHash(keys.nonce)
         self._header = hashlib.sha256(keys.head).digest()
 
     def seal(self, label: bytes, index: int, plain: bytes, *, last: bool) -> bytes:
         """Return nonce, ciphertext and tag. The nonce follows from the plain bytes: it repeats only with them."""
         place = _place(label, index, last=last)
-        nonce = hmac.digest(self._nonce, place + hashlib.sha256(plain).digest(), "sha256")[:NONCE_BYTES]
+        nonce = self._nonce(place + hashlib.sha256(plain).digest())[:NONCE_BYTES]
         return nonce + self._aead.encrypt(nonce, plain, place + self._header)
 
     def open(self, label: bytes, index: int, sealed: bytes | memoryview, *, last: bool) -> bytes:

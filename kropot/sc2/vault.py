@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
+from kropot.sc2.keyed import KeyedHash, keyed_hash
 from kropot.sc2.layout import KEY_ID_BYTES, VAULT_BYTES, ObjectHeader, bound_part
 from kropot.sc2.refused import NoKeyError, Reason, RefusedError
 from ledger.fast_init import fast_init
@@ -50,6 +51,8 @@ class Vault:
     etag_key: bytes = field(repr=False)
     masters: tuple[bytes, ...] = field(repr=False)
     key_ids: tuple[bytes, ...] = field(init=False, repr=False)
+    _ids: KeyedHash = field(init=False, repr=False, compare=False)
+    _etags: KeyedHash = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse what is no vault, and name the masters."""
@@ -60,6 +63,8 @@ class Vault:
             raise UsageError(f"a vault has 1 to {MAX_MASTERS} content masters, and no key twice")
         named = tuple(hmac.digest(master, _KEY_ID + self.id, _HASH)[:KEY_ID_BYTES] for master in self.masters)
         object.__setattr__(self, "key_ids", named)
+        object.__setattr__(self, "_ids", KeyedHash(self.id_key))
+        object.__setattr__(self, "_etags", KeyedHash(self.etag_key))
 
     @classmethod
     def make(cls, *, entropy: Callable[[int], bytes] = os.urandom) -> Vault:
@@ -77,11 +82,11 @@ class Vault:
 
     def element(self, path: bytes) -> bytes:
         """Return the id (32 bytes) of the element with this path."""
-        return hmac.digest(self.id_key, _ELEMENT + path, _HASH)
+        return self._ids(_ELEMENT + path)
 
     def version(self, nonce: bytes) -> bytes:
         """Return the version (32 bytes) that a catalogue's nonce stands for. Another vault gives it another name."""
-        return hmac.digest(self.etag_key, _VERSION + nonce, _HASH)
+        return self._etags(_VERSION + nonce)
 
     def keys(self, *, source: bytes, element: bytes, version: bytes, key_id: bytes | None = None) -> ObjectKeys:
         """Return the keys that seal one version of an element, by the newest master or by the one with this id.
@@ -119,13 +124,13 @@ class Vault:
                 Reason.KEY, f"this kit of the vault {self.id.hex()} has no key {key_id.hex()}: give a newer kit"
             )
         bound = bound_part(vault, source, element, key_id, version)
-        extracted = hmac.digest(bound, self.masters[self.key_ids.index(key_id)], _HASH)
-        commitment = hmac.digest(extracted, _COMMITMENT, _HASH)
+        expand = KeyedHash(keyed_hash(bound, self.masters[self.key_ids.index(key_id)]))
+        commitment = expand(_COMMITMENT)
         return ObjectKeys(
             header=ObjectHeader(vault, source, element, key_id, version, commitment),
             head=bound + commitment,
-            seal=hmac.digest(extracted, _SEALING, _HASH),
-            nonce=hmac.digest(extracted, _NONCES, _HASH),
+            seal=expand(_SEALING),
+            nonce=expand(_NONCES),
         )
 
 

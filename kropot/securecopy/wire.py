@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import orjson
@@ -224,18 +225,18 @@ def is_sealed_form(form: bytes) -> bool:
 
 def encode_entry(entry: Listed) -> bytes:
     """Return the entry as its line in a list, newline included; what is None is left out."""
-    parts = [
-        b'{"type":' + _text(entry.type),
-        b'"id":' + _text(entry.id),
-        b'"date":%d' % entry.date,
-        b'"tz":' + _text(entry.tz),
-        b'"form":' + entry.form,
-    ]
+    head = b'{"type":%b,"id":%b,"date":%d,"tz":%b,"form":%b' % (
+        _word(entry.type),
+        _text(entry.id),
+        entry.date,
+        _word(entry.tz),
+        entry.form,
+    )
     if entry.size is not None:
-        parts.append(b'"size":%d' % entry.size)
+        head += b',"size":%d' % entry.size
     if entry.etag is not None:
-        parts.append(b'"etag":' + _text(entry.etag))
-    return b",".join(parts) + b"}\n"
+        head += b',"etag":' + _text(entry.etag)
+    return head + b"}\n"
 
 
 def encode_page(
@@ -405,6 +406,12 @@ _CHECKS = (
     ("size", _is_size, "bad_size"),
     ("etag", _is_etag, "bad_etag"),
 )
+
+
+@lru_cache(maxsize=64)
+def _word(value: str) -> bytes:
+    """Return a text that stands in every line."""
+    return _text(value)
 
 
 def _text(value: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kropot.durable.dirfd import open_named
 from kropot.durable.newfile import settle, write_new
 from kropot.errors import UsageError
+from kropot.user_folders import is_credential
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ def read_key(path: Path, what: str = "master key") -> bytes:
         OSError: the file cannot be read.
     """
     with open_named(path) as file:
-        if os.fstat(file.fileno()).st_mode & 0o077:
+        if os.fstat(file.fileno()).st_mode & 0o077 and not is_credential(path):
             raise UsageError(f"other users can read the {what} {path}: run `chmod 600` on it")
         text = file.read(_LONGEST_FILE)
     settle(path)

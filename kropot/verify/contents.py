@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from kropot.coverage import Due, due, read_by_us, runs_left, share
 from kropot.objects.bulk.any_store import BLOCK_BYTES, StoreReader
-from kropot.objects.bulk.protocol import BulkReadable
+from kropot.objects.bulk.protocol import BulkReadable, HasPacks
 from kropot.objects.bulk.reading import BUFFER, ReadRequest, ThreadReading, Throttle, read_object
 from kropot.verify.copies import CopyAudit
 from kropot.verify.copy_findings import cases, orphan_finding
+from kropot.verify.packs import elsewhere, finding_of, mended
 from kropot.verify.recording import BATCH, MASS_COUNT, MASS_SHARE
 from kropot.verify.sealed import HeaderAudit
 from kropot.verify.ways_out import IS_FETCHED_AGAIN, WHY_UNRECORDED
@@ -85,6 +86,8 @@ class CopyVerification:
     to_fetch: dict[StreamKey, Case] = field(default_factory=dict)
     _headers: HeaderAudit = field(init=False)
     _unsettled: list[Case] = field(default_factory=list)
+    _taken_out: set[bytes] = field(default_factory=set)
+    """What this repair took out of packs. Their own ranges may come later, and find them gone."""
     _new: int = 0
     _known: int = 0
 
@@ -121,6 +124,7 @@ class CopyVerification:
             for part in due(walked, before_us=0):
                 yield from self._look_again(audit, part)
             yield from self._settle()
+            yield from self._packs(audit)
         finally:
             audit.close()
             self.recorder.flush()
@@ -133,15 +137,29 @@ class CopyVerification:
         """Return the fastest reader for the scope."""
         if self.scope.quick:
             return StoreReader(self.objects, None, stopped=self._ends)
-        if isinstance(self.objects, BulkReadable) and self.scope.rate is None:
+        throttle = Throttle(self.scope.rate, sleep=self.world.sleep, monotonic=self.world.monotonic)
+        if isinstance(self.objects, BulkReadable):
             tallies = self.ledger.tallies()
             count, size = sum(each.elements for each in tallies), sum(each.bytes for each in tallies)
-            return self.objects.bulk_reader(objects=count, size=size, stopped=self._ends)
-        throttle = Throttle(self.scope.rate, sleep=self.world.sleep, monotonic=self.world.monotonic)
+            take = None if self.scope.rate is None else throttle.take
+            reader = self.objects.bulk_reader(objects=count, size=size, stopped=self._ends, take=take)
+            if reader is not None:
+                return reader
         reading = ThreadReading(self.objects, throttle=throttle, stopped=self._ends)
         # Read one second's worth at a time. Otherwise a stop would wait for all blocks that were already handed out.
         block_bytes = BLOCK_BYTES if self.scope.rate is None else min(self.scope.rate, BLOCK_BYTES)
         return StoreReader(self.objects, reading, stopped=self._ends, block_bytes=block_bytes)
+
+    def _packs(self, audit: CopyAudit) -> Iterator[Finding]:
+        """Yield what is wrong with packs, and repair it where that was asked for."""
+        flaws = []
+        for flaw in audit.flaws():
+            yield finding_of(flaw)
+            flaws += [flaw] if flaw.severity == "error" else []
+        if flaws and self.scope.repair and self.recorder.why_not is None and self.scope.storage is not None:
+            for note in mended(flaws, self.scope.storage, self.ledger):
+                self.summary.repaired += note.kind == "repaired_pack"
+                yield note
 
     # --- ranges ---
 
@@ -204,7 +222,16 @@ class CopyVerification:
         if report.state == "orphan":
             yield orphan_finding(report)
             return
-        found = list(cases(self.ledger, self._confirm(report), reach=self.reach, repairs=self.scope.repair))
+        if report.state == "lost" and report.sha256 in self._taken_out:
+            return
+        seen = self._confirm(report)
+        if seen.state == "recovered" and report.pack is not None:
+            audit.bad -= 1
+            yield elsewhere(report, report.pack)
+            if self.scope.repair and self.recorder.why_not is None and isinstance(self.objects, HasPacks):
+                self.objects.drop_place(report.sha256, report.pack)
+            return
+        found = list(cases(self.ledger, seen, reach=self.reach, repairs=self.scope.repair))
         self._new += any(case.copy.is_new for case in found)
         self._known += any(case.copy.recorded is not None for case in found)
         if not self.scope.repair and self._new > MASS_COUNT and self._new > MASS_SHARE * (audit.looked - self._known):
@@ -240,10 +267,12 @@ class CopyVerification:
             # It went from a file into a pack while its folder was read.
             if self.scope.quick:
                 return replace(report, state="not_read", detail=QUICK)
-        elif report.state != "damaged" or self.scope.quick or not report.copies:
+        elif report.state not in {"damaged", "recovered"} or self.scope.quick or not report.copies:
             return report
         request = ReadRequest(report.sha256, report.copies[0].size)
         again = read_object(self.objects, request, memoryview(bytearray(BUFFER)))
+        if again is None and (report.state == "recovered" or report.pack is not None):
+            return replace(report, state="recovered")
         if again is None:
             detail = f"{report.detail}; read once more it was sound: check the disk, cables and memory"
             if report.state == "lost":
@@ -252,6 +281,8 @@ class CopyVerification:
         _, state, detail = again
         if state == "damaged" and self.scope.repair and self.recorder.why_not is None:
             place = self.objects.set_aside(report.sha256)
+            if report.pack is not None:
+                self._taken_out.add(report.sha256)
             detail = f"{detail}; it was set aside as {place}"
         return replace(report, state=state, detail=detail)
 

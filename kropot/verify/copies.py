@@ -13,7 +13,7 @@ from ledger.rows import DAMAGED, LOST, RELEASED, SOUND
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from kropot.objects.bulk.protocol import BulkReader, ExpectedObject, RangeRead
+    from kropot.objects.bulk.protocol import BulkReader, ExpectedObject, PackFlaw, RangeRead
     from kropot.objects.store import Leftover
     from ledger.log import Ledger
     from ledger.rows import CopyRow, CopyState
@@ -29,13 +29,15 @@ class ObjectReport:
     """An object that needs a finding, and the `copies` that name it.
 
     "recovered" means that it was recorded as damaged or lost and is sound now. "not_read" means that it was recorded
-    so, and its content was not read. "orphan" means that no copy names it; only then is `size` (bytes) set.
+    so, and its content was not read. "orphan" means that no copy names it; only then is `size` (bytes) set. `pack` (32
+    bytes) is the pack in which it is damaged, None if it was not seen there.
     """
 
     sha256: bytes
     state: ObjectState
     detail: str = ""
     size: int = 0
+    pack: bytes | None = None
     copies: tuple[CopyRow, ...] = ()
 
 
@@ -87,6 +89,10 @@ class CopyAudit:
                 copies = tuple(self._ledger.copies(start=last, end=last))
                 yield ObjectReport(sha256=last, state="not_read", copies=copies)
 
+    def flaws(self) -> Iterator[PackFlaw]:
+        """Yield what is wrong with packs. Raises: StorageError."""
+        return self._reader.flaws()
+
     def leftovers(self, *, read_all: bool) -> Iterator[Leftover]:
         """Yield every file that is not an object. Raises: StorageError."""
         return self._reader.leftovers(read_all=read_all)
@@ -133,10 +139,13 @@ class CopyAudit:
             for sha256 in _up_to(found.read_to, self._conflicting):
                 self.looked += 1
                 bad[sha256] = ("damaged", "events name it with different sizes")
-        self.bad += len(bad)
         for sha256, (kind, detail) in sorted(bad.items()):
             copies = tuple(self._ledger.copies(start=sha256, end=sha256))
-            yield ObjectReport(sha256=sha256, state=kind, detail=detail, copies=copies)
+            if found.pack is not None and not any(copy.state == SOUND for copy in copies):
+                continue  # known damage is told in its own range, and what nobody names is nobody's loss
+            self.bad += 1
+            pack = None if found.pack is None else found.pack.name
+            yield ObjectReport(sha256=sha256, state=kind, detail=detail, pack=pack, copies=copies)
         if found.read_to is not None:
             for sha256 in _up_to(found.read_to, self._known_bad):
                 if sha256 not in bad:

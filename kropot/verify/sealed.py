@@ -6,11 +6,13 @@ version. Only the kit could prove an object, but everybody can see whose it says
 
 from __future__ import annotations
 
+import hashlib
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kropot.durable.errors import StorageError
 from kropot.objects.store import ObjectMissingError
+from kropot.replay.copies import PlacedReadable
 from kropot.sc2.layout import HEADER_BYTES, parse_header
 from kropot.sc2.refused import RefusedError
 from kropot.securecopy.sealed_form import sealed_header
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from kropot.sc2.layout import ObjectHeader
     from ledger.events import Element
     from ledger.log import Ledger
+    from ledger.places import Placement
     from ledger.rows import CopyRow
 
 _PAGE: Final = 1000
@@ -45,6 +48,7 @@ class HeaderAudit:
         self._ledger = ledger
         self._objects = objects
         self._is_needed = any(naming.vault is not None for naming in namings_of(ledger.store).values())
+        self._placed = objects if isinstance(objects, PlacedReadable) else None
         self.compared = 0
 
     def findings(self, start: bytes, end: bytes, *, bad: Container[bytes]) -> Iterator[Finding]:
@@ -52,23 +56,28 @@ class HeaderAudit:
         rows = self._ledger.copies(start=start, end=end) if self._is_needed else iter(())
         while page := list(islice(rows, _PAGE)):
             sound = [row for row in page if row.state == SOUND and row.sha256 not in bad]
+            places = self._placed.placed([row.sha256 for row in sound]) if self._placed is not None else {}
             events = {event.seq: event for event in map(StoredFact._make, self._facts(sound))}
             for row in sound:
                 fact = None if row.position not in events else fact_of(events[row.position])
                 if isinstance(fact, CopyStored | RemoteCopied):
-                    yield from self._compare(row, fact.element)
+                    yield from self._compare(row, fact.element, next(iter(places.get(row.sha256, ())), None))
 
     def _facts(self, rows: list[CopyRow]) -> list[tuple[object, ...]]:
         return self._ledger.log.facts_at(sorted({row.position for row in rows}))
 
-    def _compare(self, row: CopyRow, element: Element) -> Iterator[Finding]:
+    def _compare(self, row: CopyRow, element: Element, place: Placement | None) -> Iterator[Finding]:
         listed = sealed_header(element.form)
         if listed is None or element.copy is None:
             return
         self.compared += 1
         key = row.key[16:].partition(b"\0")[2].decode("utf-8", "replace")
         is_newest = element.copy.revision == element.revision
-        why = "its form names another element" if listed.element_id != key else self._wrong(row, listed, is_newest)
+        why = (
+            "its form names another element"
+            if listed.element_id != key
+            else self._wrong(row, listed, place, is_newest=is_newest)
+        )
         if why is not None:
             yield Finding(
                 kind="wrong_object",
@@ -81,11 +90,17 @@ class HeaderAudit:
                 position=row.position,
             )
 
-    def _wrong(self, row: CopyRow, listed: ObjectHeader, is_newest: bool) -> str | None:  # noqa: FBT001
+    def _wrong(self, row: CopyRow, listed: ObjectHeader, place: Placement | None, *, is_newest: bool) -> str | None:
         """Return in what the object's header differs, None if it does not or cannot be read: then others tell why."""
         try:
-            with self._objects.open(row.sha256) as file:
-                found = parse_header(_beginning(file))
+            if self._placed is not None and place is not None:
+                data = self._placed.read_placed(row.sha256, place)
+                if hashlib.sha256(data).digest() != row.sha256:
+                    return None
+                found = parse_header(data[:HEADER_BYTES])
+            else:
+                with self._objects.open(row.sha256) as file:
+                    found = parse_header(_beginning(file))
         except (ObjectMissingError, StorageError, OSError):
             return None
         except RefusedError as error:

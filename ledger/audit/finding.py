@@ -16,8 +16,9 @@ class Finding:
     """One thing that an audit found. An "error" is wrong; a "note" is worth knowing.
 
     `kind` is a stable word. `element` is an element's id and `source` its source (hexadecimal). `object` is the SHA-256
-    of an object (hexadecimal). `position` is the first bad position of the log. Each is None if it does not apply.
-    `hint` says what to do now. The ledger leaves it empty, because it does not know the commands.
+    of an object, and `pack` the name of a pack (hexadecimal). `position` is the first bad position of the log. Each is
+    None if it does not apply. `hint` says what to do now. The ledger leaves it empty, because it does not know the
+    commands.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class Finding:
     source: str | None = None
     element: str | None = None
     object: str | None = None
+    pack: str | None = None
     position: int | None = None
 
 

@@ -47,6 +47,27 @@ class SqlPlaces:
 
     def walk(self, *, start: bytes = b"", end: bytes | None = None, place: str = "") -> Iterator[Placement]:
         """Yield the placements with `start` <= SHA-256 < `end`, in the order of SHA-256, page by page."""
+        for page, names in self._pages(start, end, place):
+            for sha256, no, begin, length in page:
+                name = names[no]
+                if name is not None and begin >= 0:
+                    yield Placement(sha256=bytes(sha256), pack=name, offset=begin, length=length)
+
+    def ranges(self, start: bytes, end: bytes | None, *, place: str = "") -> list[tuple[bytes, bytes, int, int]]:
+        """Return what `walk` yields as tuples."""
+        found: list[tuple[bytes, bytes, int, int]] = []
+        for page, names in self._pages(start, end, place):
+            found += [
+                (bytes(sha256), name, begin, length)
+                for sha256, no, begin, length in page
+                if (name := names[no]) is not None and begin >= 0
+            ]
+        return found
+
+    def _pages(
+        self, start: bytes, end: bytes | None, place: str
+    ) -> Iterator[tuple[Sequence[tuple[Any, ...]], dict[int, bytes | None]]]:
+        """Yield pages of placements in the order of SHA-256, and the names of their packs by number."""
         last, number = start, -1
         names: dict[int, bytes | None] = {}
         stop = _END if end is None else end
@@ -54,10 +75,7 @@ class SqlPlaces:
             self._statements.page_placements, (last, last, number, stop, LARGE_PAGE)
         ):
             self._learn(names, {row[1] for row in page}, place)
-            for sha256, no, begin, length in page:
-                name = names[no]
-                if name is not None and begin >= 0:
-                    yield Placement(sha256=bytes(sha256), pack=name, offset=begin, length=length)
+            yield page, names
             last, number = bytes(page[-1][0]), page[-1][1]
 
     def packs(self, *, place: str = "") -> Iterator[PackRow]:

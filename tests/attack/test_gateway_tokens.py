@@ -55,7 +55,7 @@ def test_short_passphrase_makes_no_token(tmp_path: Path, monkeypatch: pytest.Mon
     assert "fewer than 12 characters" in done.stderr
     assert "leave it out and the gateway makes a key" in done.stderr
     assert passphrase.strip() not in done.output
-    assert json.loads(CliRunner().invoke(cli, ["gateway", "token", "list", "--json"]).stdout) == []
+    assert CliRunner().invoke(cli, ["gateway", "token", "list", "--json"]).stdout == ""
 
 
 def test_short_passphrase_is_refused_over_http_too(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_command_keeps_revocations_apart_and_makes_no_revoked_id_again(
     assert (path.stat().st_mode & 0o777, path.read_bytes()) == (0o600, b"")
     assert str(DOCUMENTED["id"]) not in path.name
     shutil.copy("kept.db", "gateway.db")
-    [row] = json.loads(token("list", "--json").stdout)
+    row = json.loads(token("list", "--json").stdout)
     assert row["status"] == "revoked"
     (tmp_path / "gateway.db").unlink()
     again = token("create", "-", stdin=spec)
@@ -258,7 +258,7 @@ def test_folder_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest.
         no_room.setattr("kropot.gateway.revocations.write_new", full)
         done = gateway("token", "revoke", "1")
         assert (done.exit_code, "only the database knows" in done.stderr) == (1, True)
-        assert json.loads(gateway("token", "list", "--json").stdout)[0]["status"] == "revoked"
+        assert json.loads(gateway("token", "list", "--json").stdout)["status"] == "revoked"
         # A gateway that cannot write there goes on, and says so.
         with capture_logs() as lines, Served(tmp_path / "served", revocations=tmp_path / "r") as served:
             client = served.client(PLAIN)

@@ -27,6 +27,7 @@ from kropot.collect.decide.inputs import (
     Tick,
     WorkTaken,
 )
+from kropot.collect.decide.listing import GATHER_US
 from kropot.collect.decide.rules import CollectRules
 from kropot.collect.decide.step import Collector
 from kropot.collect.run.effects import LedgerEffects
@@ -182,13 +183,14 @@ def test_a_list_of_more_entries_than_allowed_is_held_back() -> None:
 def test_what_is_being_recorded_when_a_list_turns_out_too_long_is_recorded_first() -> None:
     listing = Listing(most_entries=4)
     listing.page(a_page(0, 2))
+    listing.look_up()
+    assert [type(fact) for fact in listing.facts()] == [RemoteObserved, RemoteObserved, ListingAdvanced]
+    (record,) = listing.of(RecordFacts)
     listing.page(a_page(2, 2))
     listing.page(a_page(4, 2))
     listing.tell(Tick(), NOW + 1_000_000)
     assert listing.of(LookUp) + listing.of(ListPage) + listing.of(RecordFacts) == []
-    listing.look_up()
-    assert [type(fact) for fact in listing.facts()] == [RemoteObserved, RemoteObserved, ListingAdvanced]
-    listing.record()
+    listing.tell(Recorded(about=record.about, facts=record.facts))
     assert_held(listing, "too_many")
 
 
@@ -208,6 +210,8 @@ def test_a_list_that_adds_more_to_the_ledger_than_allowed_is_held_back_before_it
     assert 4000 < first < 10_000
     listing.record()
     listing.page(a_page(2, 2, size=60_000))
+    listing.tell(Tick(), NOW + GATHER_US)
+    assert listing.of(LookUp)
     listing.look_up()
     assert_held(listing, "too_large")
 

@@ -539,11 +539,15 @@ def test_the_kit_of_a_cbc_token_with_its_salt_is_shown_so(run: Run, tmp_path: Pa
 # --- the recipe ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_locked", [False, True])
+@pytest.mark.parametrize(("is_locked", "is_packed"), [(False, False), (True, False), (False, True)])
 def test_the_lines_of_a_recipe_open_the_very_object(
-    world: SealedWorld, run: Run, kit: str, tmp_path: Path, *, is_locked: bool
+    world: SealedWorld, run: Run, kit: str, tmp_path: Path, *, is_locked: bool, is_packed: bool
 ) -> None:
-    key = world.seal(world.source(None), b"docs/a.txt", b"content" * 20_000)
+    source = world.source(None)
+    world.seal(source, b"docs/before.txt", b"before")
+    key = world.seal(source, b"docs/a.txt", b"content" * 20_000)
+    if is_packed:
+        assert run("storage", "pack", "--all").code == 0
     answer = run("recipe", key.id)
     assert answer.code == 0
     expect_no_key(answer)

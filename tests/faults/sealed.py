@@ -90,17 +90,16 @@ def gateway() -> tuple[Births, Token]:
 
 
 def read_birth(data: bytes) -> None:
-    """Read a record that nothing vouches for, and one with the right seal: then key and form are to be read."""
+    """Read a record that nothing vouches for. One that the master key vouches for is as it was made: it is believed."""
     made, token = gateway()
-    key_id, encoded = data[:8], data[8:]
-    seal = made._seal(token, ROW, key_id, encoded)
-    for record in (data, ROW.nonce + data, ROW.nonce + seal + data):
+    for record in (data, ROW.nonce + data):
         made._read(token, ROW, record)
 
 
 def births() -> list[bytes]:
     made, token = gateway()
-    record = made._made(token, ROW)
-    assert record is not None
+    born = made.made(token, ROW)
+    assert born is not None
+    record = born[0]
     assert made._read(token, ROW, record) is not None
     return [record[48:]]

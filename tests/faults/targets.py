@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import tempfile
@@ -26,6 +27,16 @@ from kropot.gateway.patterns import PathPatterns
 from kropot.gateway.ranges import wanted_span
 from kropot.gateway.selection import patterns_of
 from kropot.gateway.tokenspec import SpecError, parse_spec
+from kropot.objects.packs.format import (
+    FOOTER,
+    PackDamagedError,
+    footer_of,
+    index_of,
+    lay_out,
+    name_of,
+    parse_footer,
+    parse_index,
+)
 from kropot.proofs.check import check_proof
 from kropot.query.names import readings
 from kropot.replay.marks import decode, encode
@@ -227,6 +238,25 @@ def _journal(data: bytes) -> None:
         journal.wrote((b"x",), bytes(32), path.stat(), bytes(32), {})
 
 
+def _pack(data: bytes) -> None:
+    """Read a pack's footer and index as if it were named after them; whatever it says, its ranges fill its objects."""
+    length = int.from_bytes(data[-FOOTER.size + 8 : -32], "big")
+    index = data[-FOOTER.size - length : -FOOTER.size] if length < len(data) else b""
+    name = name_of(index)
+    footer = parse_footer(data[-FOOTER.size : -32] + name, len(data), name)
+    entries = parse_index(index, footer, name)
+    assert sum(entry.length for entry in entries) == footer.data_end
+    assert all(entry.offset + entry.length <= footer.data_end for entry in entries)
+
+
+def _packs() -> list[bytes]:
+    made = []
+    for contents in ([b"one"], [b"", b"two", b"three" * 9]):
+        index = index_of(lay_out([(hashlib.sha256(each).digest(), len(each)) for each in contents]))
+        made.append(b"".join(contents) + index + footer_of(index))
+    return made
+
+
 def _manifest(data: bytes) -> None:
     with _file("manifest.jsonl", data) as path:
         copies = ExportedCopies(path.parent)
@@ -340,6 +370,7 @@ TARGETS: dict[str, Target] = {
     "event payload": Target(parse=_payload, errors=(), examples=_payloads),
     "frontier": Target(parse=_frontier, errors=(ValueError,), examples=lambda: [(3).to_bytes(8, "big") + bytes(64)]),
     "segment": Target(parse=_read_segment, errors=(MalformedSegmentError,), examples=_segment),
+    "pack": Target(parse=_pack, errors=(PackDamagedError,), examples=_packs),
     "checkpoint": Target(
         parse=lambda data: (parse_note(data, name="a file"), open_checkpoint(data, SIGNER.verifier)),
         errors=(UsageError, IntegrityError, BadCheckpointError),

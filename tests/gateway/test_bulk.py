@@ -238,6 +238,7 @@ def test_new_versions_of_a_batch_are_committed_together(served: Served, monkeypa
     state = served.server.service.state
     with state.write() as at:
         at.exec_driver_sql("UPDATE gateway_element SET birth = NULL")
+    served.server.service.app._recent._rows.clear()
     commits = []
     real = state.keep_births
 

@@ -74,7 +74,7 @@ def run(kept: Kept, *args: str) -> list[Any]:
 
 def test_without_a_token_nothing_is_there(kept: Kept) -> None:
     wrong = (None, "", "Bearer", "Bearer x", "Basic eDp4", "Bearer " + "a" * 3000, "Bearer ' OR 1=1 --")
-    for path in ("/", "/nothing", *(each.path for each in OPERATIONS if each.name != "healthz")):
+    for path in ("/nothing", "/pages", *(each.path for each in OPERATIONS if each.name != "healthz")):
         for header in wrong if path == "/api/1/status" else wrong[:2]:
             headers = {} if header is None else {"Authorization": header}
             answer = Visiting(kept.url).get(path, headers=headers)

@@ -67,7 +67,9 @@ class Wire:
             while data := owner.recv(1 << 16):
                 self.sent += data
                 keeper.sendall(data)
-        keeper.close()
+        # Closing it would leave the other thread waiting at a socket that nobody can wake.
+        with suppress(OSError):
+            keeper.shutdown(socket.SHUT_RDWR)
 
     def _back(self, keeper: socket.socket, owner: socket.socket, limit: int | None) -> None:
         passed = 0
@@ -80,4 +82,3 @@ class Wire:
                 owner.sendall(data)
         with suppress(OSError):
             owner.shutdown(socket.SHUT_RDWR)
-        owner.close()

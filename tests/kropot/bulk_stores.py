@@ -34,5 +34,6 @@ class InParts(OneByOne):
         self._layout = Layout(str(folder))
         self._settings = settings
 
-    def bulk_reader(self, *, objects: int, size: int, stopped: Callable[[], bool]) -> FolderReader:
+    def bulk_reader(self, *, objects: int, size: int, stopped: Callable[[], bool], take: object) -> FolderReader:
+        del take
         return FolderReader(self._layout, objects=objects, size=size, stopped=stopped, **self._settings)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kropot.objects.layout import Layout
+from kropot.objects.packs.folder import PackFolder
 from ledger.events import CopyLost, CopyStored, FetchFailed, ListingHeldBack, RemoteVanished, SourceBegan
 from tests.kropot.replicas import Folder, wait_until
 from tests.oldserver import OldServer, Quirks, Status, first_visits, for_ids, stall
@@ -203,7 +205,11 @@ def test_a_run_that_was_killed_is_taken_up_where_it_was(folder: Folder, server: 
 
 
 def stored_objects(folder: Folder) -> int:
-    return sum(1 for path in (folder.path / "storage" / "objects").rglob("*") if path.is_file())
+    """Return how many objects lie in the storage: in files of their own and in packs."""
+    layout = Layout(str(folder.path / "storage"))
+    packs = PackFolder(layout)
+    opened = [pack for name in packs.names() if (pack := packs.open(name)) is not None]
+    return sum(1 for _ in layout.walk(b"", None)) + sum(pack.footer.objects for pack in opened)
 
 
 def test_a_second_process_of_the_same_name_is_refused_while_the_first_lives(folder: Folder) -> None:

@@ -24,7 +24,7 @@ from kropot.objects.directory import DirectoryObjects
 from kropot.objects.packs.packing import PackRule
 from kropot.objects.store import Published
 from kropot.replay.copies import StoredCopies
-from kropot.restore import batches
+from kropot.restore import batches, worker
 from kropot.restore import crew as crews
 from kropot.restore.crew import Crew
 from kropot.restore.fingerprints import Fingerprints
@@ -158,7 +158,11 @@ def test_workers_do_not_open_what_no_key_opens(tmp_path: Path) -> None:
     assert not (tmp_path / "to").exists()
 
 
-def test_a_worker_that_is_killed_ends_the_run_and_a_second_run_goes_on(tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_ends_the_run_and_a_second_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Otherwise all is written before the first outcome.
+    monkeypatch.setattr(Crew, "window", 1)
     world, contents = some_world()
 
     def kill(crew: Crew) -> None:
@@ -173,13 +177,54 @@ def test_a_worker_that_is_killed_ends_the_run_and_a_second_run_goes_on(tmp_path:
     assert whole(tmp_path / "to") == contents
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_gets_a_name_after_a_sync_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    world, contents = some_world()
+    real, failed = NewFiles.sync, tmp_path / "failed"
+
+    def fail_once(files: NewFiles) -> None:
+        if not failed.exists():
+            failed.touch()
+            raise TreeError("the disk failed")
+        real(files)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NewFiles, "sync", fail_once)
+        with pytest.raises(TreeError, match="the disk failed"):
+            back_by_workers(world, tmp_path / "to", workers)
+    assert whole(tmp_path / "to").items() <= contents.items()
+    assert back_by_workers(world, tmp_path / "to", workers)[1] == []
+    assert whole(tmp_path / "to") == contents
+
+
+def test_a_worker_whose_sync_failed_names_no_later_batch(tmp_path: Path) -> None:
+    world, _ = some_world()
+    with held_in(world) as helds:
+        held = next(helds)
+    small = SmallFiles(StoredCopies(world.objects), [CbcKey(kit=KIT)], Owners(numeric=False))
+    at_work = worker._Worker(small, os.getpid())
+    with TargetFolder(tmp_path):
+        for number, name in enumerate((b"one", b"two")):
+            question = worker.write_question(number, str(tmp_path), [(-1, held, (name,), None)])
+            _, kind, what = worker._unpacked(question)
+            assert at_work.take(number, (kind, what)) is None
+        batches = [at_work._written.get()[1] for _ in range(2)]
+        answers = [at_work.name(batches[0], TreeError("the disk failed")), at_work.name(batches[1], None)]
+        assert [str(each) for each in answers] == ["the disk failed"] * 2
+        assert isinstance(at_work.take(2, (kind, what)), TreeError)
+        small.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_gets_a_name_once_the_run_that_asked_is_gone(tmp_path: Path) -> None:
     world, _ = some_world()
     with held_in(world) as helds:
         held = next(helds)
     small = SmallFiles(StoredCopies(world.objects), [CbcKey(kit=KIT)], Owners(numeric=False))
     with TargetFolder(tmp_path):
-        assert small.write(str(tmp_path), [(held, (b"name",), None)], goes_on=lambda: False) == [None]
+        assert small.write(str(tmp_path), [(-1, held, (b"name",), None)], goes_on=lambda: False) == [None]
         small.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -222,7 +267,8 @@ def test_packs_are_read_where_the_ledger_says_and_no_worker_asks_it(
     assert findings == []
     assert len(done) == FILES
     assert whole(tmp_path / "to") == contents
-    assert asked == [3, 3, 1]
+    assert sum(asked) == FILES
+    assert max(asked) <= 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])

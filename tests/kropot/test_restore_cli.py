@@ -757,8 +757,15 @@ def test_the_wrong_key_decrypts_nothing(world: World, run: Run, tmp_path: Path) 
 # --- recipe ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_printed_recipe_opens_the_object(world: World, run: Run, kit: str, tmp_path: Path) -> None:
-    key = world.put(world.source(), "name.txt", b"content")
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_the_printed_recipe_opens_the_object(
+    world: World, run: Run, kit: str, tmp_path: Path, *, is_packed: bool
+) -> None:
+    source = world.source()
+    world.put(source, "before.txt", b"before")
+    key = world.put(source, "name.txt", b"content")
+    if is_packed:
+        assert run("storage", "pack", "--all").code == 0
     answer = run("recipe", key.id, "--key", kit)
     assert answer.code == 0
     assert KIT.passphrase not in answer.out + answer.err

@@ -91,4 +91,5 @@ def test_the_columns_that_can_be_null_are_those_of_the_document() -> None:
         "entry.size",
         "entry.sha256",
         "ledger_version.program",
+        "pack.name",
     }

@@ -35,6 +35,10 @@ AHEAD: Final = 2 * CHUNK
 AHEAD_BYTES: Final = 2 * CHUNK_BYTES
 """The next page is not requested while more than this many entries, or bytes of forms, wait to be looked up."""
 
+JOINED: Final = 3 * CHUNK
+"""At most this many entries whose contents are here are recorded together: a commit waits for the disk, and the others
+for it."""
+
 UNDER_WAY: Final = 6 * CHUNK
 """At most about this many entries are on the way where contents are prefetched."""
 
@@ -202,7 +206,7 @@ class ChunksOnTheWay:
         for chunk in self.under_way:
             form_bytes += _form_bytes(chunk.entries)
             is_fit = (
-                sum(len(each.entries) for each in chosen) + len(chunk.entries) <= CHUNK and form_bytes <= CHUNK_BYTES
+                sum(len(each.entries) for each in chosen) + len(chunk.entries) <= JOINED and form_bytes <= CHUNK_BYTES
             )
             if chosen and (not is_fit or chunk.stage is not Stage.READY or chunk.is_stale):
                 break

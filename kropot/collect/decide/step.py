@@ -77,6 +77,14 @@ class Collector:
         return self._fetching.outstanding
 
     @property
+    def stage(self) -> Literal["listing", "fetching", "complete"]:
+        """How far the round is. One that is to stop, or that the run has not finished trying, is never complete."""
+        if self._listing.is_busy:
+            return "listing"
+        is_over = self.is_finished if self._rules.once else self._fetching.is_idle
+        return "complete" if is_over and self._stop is None else "fetching"
+
+    @property
     def failing(self) -> int:
         """How many fetches failed (of a run that is to end: in its last round)."""
         return self._fetching.failing

@@ -39,7 +39,11 @@ class AskingConnection:
         self._host = parts.hostname or ""
         self._port = parts.port
         self._context = verifying_context(authorities(server.ca_file)) if self._tls else None
-        self._limits = {"silence_s": server.silence_s, "buffer": buffer}
+        self._limits: dict[str, object] = {
+            "silence_s": server.silence_s,
+            "buffer": buffer,
+            "limiter": server.limiter,
+        }
         if longest_s is not None:
             self._limits["total_s"] = longest_s
         self._connection: http.client.HTTPConnection | None = None

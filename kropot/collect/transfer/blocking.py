@@ -23,6 +23,7 @@ class BlockingFetcher:
     def __init__(self, server: Server) -> None:
         """Prepare; nothing is connected yet."""
         self._asking = AskingConnection(server)
+        self._limiter = server.limiter
         self._buffer = memoryview(bytearray(CHUNK))
 
     def fetch(self, receiver: ContentReceiver) -> Receipt:
@@ -64,8 +65,12 @@ class BlockingFetcher:
         except UnbelievableError as error:
             self._asking.leave(answer)
             return receiver.failed(error)
-        while count := answer.readinto(self._buffer):
+        while count := answer.readinto(self._room()):
             receiver.write(self._buffer[:count])
         if receiver.missing or (isinstance(answer, TimedResponse) and answer.was_hung_up):
             return "cut"
         return receiver.finish()
+
+    def _room(self) -> memoryview:
+        """Return where to read into: little of a slow transfer is to be lost when it breaks off."""
+        return self._buffer if self._limiter is None else self._buffer[: self._limiter.portion(CHUNK)]

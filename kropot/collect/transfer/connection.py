@@ -49,6 +49,7 @@ class CurlConnection:
         self._heard = 0.0
         self._noise = 0
         self._ranged = False
+        self.is_paused = False
         self.is_large = False
         self.curl = curl = pycurl.Curl()
         curl.setopt(pycurl.HTTPHEADER, self._fields)
@@ -74,7 +75,21 @@ class CurlConnection:
 
     def is_silent(self, now: float) -> bool:
         """Whether nothing has come for too long; libcurl itself knows averages only."""
-        return now - self._heard > self._server.silence_s
+        return not self.is_paused and now - self._heard > self._server.silence_s
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count this time as silence: nothing was read, because the rate is limited."""
+        self._heard += seconds
+
+    def go_on(self) -> int | None:
+        """Go on where the rate made this pause. Return libcurl's code if the transfer broke off at once."""
+        self.is_paused = False
+        self._heard = monotonic()
+        try:
+            self.curl.pause(pycurl.PAUSE_CONT)
+        except pycurl.error as error:
+            return int(error.args[0])
+        return None
 
     def resume(self, code: int) -> bool:
         """Prepare the handle for the rest of a content that broke off; False where that cannot be done."""
@@ -121,6 +136,7 @@ class CurlConnection:
     def _prepare(self, extra: dict[str, str]) -> None:
         self._lines.clear()
         self._error = None
+        self.is_paused = False
         self._begun = False
         self._unwanted = 0
         if extra or self._ranged:
@@ -132,6 +148,13 @@ class CurlConnection:
     def _write(self, chunk: bytes) -> int | None:
         """Take bytes from libcurl; anything but None breaks the transfer off."""
         try:
+            limiter = self._server.limiter
+            if limiter is not None:
+                # The first bytes tell whether the body belongs here at all.
+                if self._begun and limiter.owed_s > 0:
+                    self.is_paused = True
+                    return int(pycurl.WRITEFUNC_PAUSE)
+                limiter.received(len(chunk))
             self._noise += len(chunk)
             if self._noise >= NOISE:
                 self._heard, self._noise = monotonic(), 0

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import pycurl
 
+from kropot.bandwidth import STEP_S
 from kropot.collect.decide.inputs import Received
 from kropot.collect.transfer.connection import CurlConnection
 from kropot.collect.transfer.engine import refusal_in
@@ -108,8 +109,9 @@ class CurlEngine:
         results: list[Receipt] = []
         while True:
             self._fill()
-            while self._multi.perform()[0] == pycurl.E_CALL_MULTI_PERFORM:
-                pass
+            if self._may_read(results):
+                while self._multi.perform()[0] == pycurl.E_CALL_MULTI_PERFORM:
+                    pass
             ended = self._reap(results) or self._give_up_silent(results)
             self._gather(results)
             self._finish_small()
@@ -144,9 +146,34 @@ class CurlEngine:
         self._gather(results)
         self._store.discard([result.staged for result in results if isinstance(result, Received)])
 
+    def _may_read(self, results: list[Receipt]) -> bool:
+        """Whether the rate allows to read now; wait a moment if not. What nobody reads, the server does not send."""
+        limiter = self._server.limiter
+        if limiter is None or not self._busy:
+            return True
+        owed_s = limiter.owed_s
+        if owed_s > 0:
+            began = monotonic()
+            sleep(min(owed_s, STEP_S))
+            for connection in self._busy.values():
+                connection.excuse(monotonic() - began)
+        for curl, connection in list(self._busy.items()):
+            if limiter.owed_s > 0:
+                return False
+            if connection.is_paused:
+                # Whoever goes on now is the last to go on next time.
+                self._busy[curl] = self._busy.pop(curl)
+                code = connection.go_on()
+                if code is not None:
+                    self._end(curl, code, results)
+        return limiter.owed_s <= 0
+
     def _wait(self, seconds: float, results: list[Receipt]) -> None:
         """Sleep until something may have happened; what others do beside libcurl does not wake it."""
         if self._busy:
+            if self._server.limiter is not None:
+                # A transfer that pauses wakes nobody.
+                seconds = min(seconds, max(self._server.limiter.owed_s, _LONGEST_WAIT_BESIDE_S))
             is_alone = not self._is_finishing and not self._large.in_flight
             self._multi.select(seconds if is_alone else min(seconds, _LONGEST_WAIT_BESIDE_S))
         elif self._is_finishing:

@@ -13,6 +13,7 @@ from ledger.fast_init import fast_init
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from kropot.bandwidth import RateLimiter
     from kropot.collect.decide.inputs import Receipt
     from kropot.objects.store import ObjectStore
     from kropot.sc2.layout import ObjectHeader
@@ -47,7 +48,7 @@ class Server:
     """Where and how contents are asked for. The headers hold the token, so the repr leaves them out.
 
     `silence_s` bounds how long the server may be silent; `ca_file` is a PEM file of the authorities to trust instead of
-    the usual ones.
+    the usual ones. All engines of a process share the limiter, None without a limit.
     """
 
     base_url: str
@@ -55,6 +56,7 @@ class Server:
     connect_s: float = CONNECT_TIMEOUT_S
     silence_s: float = CONTENT_SILENCE_S
     ca_file: str | None = None
+    limiter: RateLimiter | None = None
 
 
 def refusal_in(receipts: Sequence[Receipt]) -> NotReceived | None:

@@ -193,17 +193,18 @@ class Files(Transactions):
 
         The page holds `limit` files, plus all other files of its last second.
         """
-        wanted = sa.select(*_ROW_COLUMNS).order_by(tables.file.c.date, tables.file.c.id).limit(limit + PER_SECOND)
         floor = -1 if since is None else since
         with self.read() as at:
             closed = at.scalar(sa.select(tables.source.c.last_date)) or 0
-            dated = (tables.file.c.date > floor) & (tables.file.c.date <= closed) & _AUDIENCE.in_(audiences)
-            rows = [_as_file(row) for row in at.execute(wanted.where(dated))]
+            rows = _versions(at, floor, closed, limit, audiences)
             remaining = self._count_from(at, floor, audiences)
-        if len(rows) > limit:
-            end = rows[limit - 1].date or 0
-            rows = [row for row in rows if (row.date or 0) <= end]
         return rows, remaining, closed
+
+    def versions_after(self, since: int, limit: int, audiences: Sequence[int]) -> list[FileRow]:
+        """Return what `page` does, without counting."""
+        with self.read() as at:
+            closed = at.scalar(sa.select(tables.source.c.last_date)) or 0
+            return _versions(at, since, closed, limit, audiences)
 
     def give_ids(self, token: int, marks: Sequence[tuple[bytes, int]]) -> None:
         """Store which files the ids of this token stand for. `marks` holds pairs (mark, file id)."""
@@ -392,6 +393,17 @@ class Files(Transactions):
             )
         rest = (tables.file.c.date >= since) & (tables.file.c.date < minute * _MINUTE) & _AUDIENCE.in_(audiences)
         return total + int(at.scalar(sa.select(sa.func.count()).select_from(tables.file).where(rest)) or 0)
+
+
+def _versions(at: sa.Connection, floor: int, closed: int, limit: int, audiences: Sequence[int]) -> list[FileRow]:
+    """Return the next `limit` files after second `floor`, and all others of their last second."""
+    wanted = sa.select(*_ROW_COLUMNS).order_by(tables.file.c.date, tables.file.c.id).limit(limit + PER_SECOND)
+    dated = (tables.file.c.date > floor) & (tables.file.c.date <= closed) & _AUDIENCE.in_(audiences)
+    rows = [_as_file(row) for row in at.execute(wanted.where(dated)).all()]
+    if len(rows) > limit:
+        end = rows[limit - 1].date or 0
+        rows = [row for row in rows if (row.date or 0) <= end]
+    return rows
 
 
 def _as_file(row: Any, birth: bytes | None = None) -> FileRow:

@@ -44,25 +44,30 @@ class State(Files, Vaults):
 
     def mark(self) -> bytes | None:
         """Return the `FolderSource.mark` of the folder that last held files, or None."""
-        with self.read() as at:
-            return at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "mark"))
+        return self.value("mark")
 
     def keep_mark(self, mark: bytes) -> None:
         """Store a `FolderSource.mark`."""
-        with self.write() as at:
-            at.execute(tables.meta.delete().where(tables.meta.c.name == "mark"))
-            at.execute(tables.meta.insert().values(name="mark", value=mark))
+        self.keep_value("mark", mark)
 
     def unserved(self) -> bytes | None:
         """Return what the last whole scan did not serve, as it was kept."""
-        with self.read() as at:
-            return at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == "unserved"))
+        return self.value("unserved")
 
     def keep_unserved(self, value: bytes) -> None:
         """Store what a whole scan did not serve."""
+        self.keep_value("unserved", value)
+
+    def value(self, name: str) -> bytes | None:
+        """Return a small value of the gateway's own, as it was kept under a name of up to 32 characters."""
+        with self.read() as at:
+            return at.scalar(sa.select(tables.meta.c.value).where(tables.meta.c.name == name))
+
+    def keep_value(self, name: str, value: bytes) -> None:
+        """Store a small value under a name of up to 32 characters."""
         with self.write() as at:
-            at.execute(tables.meta.delete().where(tables.meta.c.name == "unserved"))
-            at.execute(tables.meta.insert().values(name="unserved", value=value))
+            at.execute(tables.meta.delete().where(tables.meta.c.name == name))
+            at.execute(tables.meta.insert().values(name=name, value=value))
 
     # --- tokens -------------------------------------------------------------------------------------------------------
 

@@ -6,13 +6,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from kropot.objects.bulk.protocol import RangeRead, parts_of
+from kropot.objects.bulk.protocol import HasPacks, RangeRead, parts_of
 from kropot.objects.bulk.reading import ReadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kropot.objects.bulk.protocol import ExpectedIn
+    from kropot.objects.bulk.protocol import ExpectedIn, PackFlaw
     from kropot.objects.bulk.reading import Reading
     from kropot.objects.store import Leftover, ObjectStore
 
@@ -80,6 +80,10 @@ class StoreReader:
             yield self._take()
         if is_stopped:
             yield block.found
+
+    def flaws(self) -> Iterator[PackFlaw]:
+        """Yield what the packs' indexes show, where the store has packs."""
+        return self._store.pack_accounts().flaws() if isinstance(self._store, HasPacks) else iter(())
 
     def leftovers(self, *, read_all: bool) -> Iterator[Leftover]:  # noqa: ARG002 -- only a folder sees them as it reads
         """Yield what the store knows."""

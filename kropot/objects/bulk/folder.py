@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,13 @@ from kropot.objects.bulk.processes import RangeWorkers
 from kropot.objects.bulk.protocol import parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from kropot.objects.bulk.protocol import ExpectedIn, ExpectedObject, RangeRead
+    from kropot.objects.bulk.protocol import ExpectedIn, ExpectedObject, PackFlaw, RangeRead
     from kropot.objects.layout import Layout
     from kropot.objects.store import Leftover
 
-    Part = tuple[bytes, bytes]
+    Task = tuple[bytes, bytes | None]
 
 MANY_OBJECTS = 10_000
 MANY_BYTES = 256 << 20
@@ -25,6 +26,9 @@ MANY_BYTES = 256 << 20
 
 _PART_OBJECTS = 2_500
 _PART_BYTES = 256 << 20
+_PART_A_PACK = 64
+"""Each part looks into the index of every pack, which costs as much as some objects do. But a part has about one pack,
+because what was read counts only when its part is done."""
 _PARTS_AN_OBJECT = 8
 """With more parts than this for each object, nearly all parts would be empty, however large the objects are."""
 _MOST_PARTS = 1 << 16
@@ -45,29 +49,42 @@ class FolderReader:
         many_objects: int = MANY_OBJECTS,
         part_objects: int = _PART_OBJECTS,
         most_strays: int = _MOST_STRAYS,
+        packs: Sequence[bytes] = (),
+        take: Callable[[int], None] | None = None,
     ) -> None:
-        """Start processes if there are `many_objects` or more; a part has about `part_objects`."""
+        """Start processes if there are `many_objects` or more; a part has about `part_objects`.
+
+        `packs` are the names of all packs, in order. With `take`, which is told how many bytes are read, nothing is
+        read in processes.
+        """
         self._stopped = stopped
-        parts = max(objects // part_objects, min(size // _PART_BYTES, _PARTS_AN_OBJECT * objects), 1)
+        self._packs = packs
+        part_objects = max(part_objects, _PART_A_PACK * len(packs))
+        parts = max(objects // part_objects, min(size // _PART_BYTES, _PARTS_AN_OBJECT * objects), len(packs), 1)
         self._parts = min(1 << (parts - 1).bit_length(), _MOST_PARTS)
-        self._workers = RangeWorkers(layout.root) if objects >= many_objects or size >= MANY_BYTES else None
+        is_much = take is None and (objects >= many_objects or size >= MANY_BYTES)
+        self._workers = RangeWorkers(layout.root) if is_much else None
         self._layout = layout
-        self._reader = RangeReader(layout, stopped)
+        self._reader = RangeReader(layout, stopped, take=take)
         self._strays: list[str] = []
         self._most_strays = most_strays
 
     def read(self, start: bytes, end: bytes, expected: ExpectedIn) -> Iterator[RangeRead]:
-        """Read part by part."""
-        parts = parts_of(start, end, self._parts)
+        """Read part by part: the packs whose names lie in it, then the files."""
+        tasks = self._tasks(start, end)
         if self._workers is None:
-            reads = self._inline(parts, expected)
+            reads = self._inline(tasks, expected)
         else:
-            reads = self._in_processes(self._workers, parts, expected)
+            reads = self._in_processes(self._workers, tasks, expected)
         for last, found in reads:
             self._strays += found.strays[: self._most_strays - len(self._strays)]
             yield found
-            if found.read_to != last:
+            if found.read_to != last or (found.pack is not None and not found.pack.is_whole):
                 break
+
+    def flaws(self) -> Iterator[PackFlaw]:
+        """Yield nothing: `PackedFolderReader` knows packs."""
+        return iter(())
 
     def leftovers(self, *, read_all: bool) -> Iterator[Leftover]:
         """Yield every file that is not an object; if everything was read, folders of objects are not listed again."""
@@ -82,31 +99,45 @@ class FolderReader:
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 
-    def _inline(self, parts: Iterator[Part], expected: ExpectedIn) -> Iterator[tuple[bytes, RangeRead]]:
-        for part in parts:
+    def _tasks(self, start: bytes, end: bytes) -> Iterator[Task]:
+        """Yield every pack, as its name and None, and every part, as its two ends."""
+        for low, high in parts_of(start, end, self._parts):
+            for name in self._packs[bisect_left(self._packs, low) : bisect_right(self._packs, high)]:
+                yield name, None
+            yield low, high
+
+    def _inline(self, tasks: Iterator[Task], expected: ExpectedIn) -> Iterator[tuple[bytes | None, RangeRead]]:
+        for start, end in tasks:
             if self._stopped():
                 return
             try:
-                yield part[1], self._reader.read(*part, list(expected(*part)))
+                if end is None:
+                    yield end, self._reader.read_pack(start)
+                else:
+                    yield end, self._reader.read(start, end, list(expected(start, end)))
             except OSError as error:
                 raise storage_error(error, "looking through the storage") from error
 
     def _in_processes(
-        self, workers: RangeWorkers, parts: Iterator[Part], expected: ExpectedIn
-    ) -> Iterator[tuple[bytes, RangeRead]]:
-        """Yield each part's end and what came of it, in order; ask for the next part's rows while others work."""
-        ready: deque[tuple[Part, list[ExpectedObject]]] = deque()
-        under_way: deque[bytes] = deque()
+        self, workers: RangeWorkers, tasks: Iterator[Task], expected: ExpectedIn
+    ) -> Iterator[tuple[bytes | None, RangeRead]]:
+        """Yield each task's end and what came of it, in order; ask for the next part's rows while others work."""
+        ready: deque[tuple[Task, list[ExpectedObject]]] = deque()
+        under_way: deque[bytes | None] = deque()
         try:
             while True:
                 while ready and workers.is_free:
-                    part, rows = ready.popleft()
-                    workers.submit(*part, rows)
-                    under_way.append(part[1])
+                    (start, end), rows = ready.popleft()
+                    if end is None:
+                        workers.submit_pack(start)
+                    else:
+                        workers.submit(start, end, rows)
+                    under_way.append(end)
                 if self._stopped():
                     workers.stop()
-                elif (not ready or workers.is_free) and (part_ := next(parts, None)) is not None:
-                    ready.append((part_, list(expected(*part_))))
+                elif (not ready or workers.is_free) and (task := next(tasks, None)) is not None:
+                    start, end = task
+                    ready.append((task, [] if end is None else list(expected(start, end))))
                     continue
                 if not under_way:
                     return

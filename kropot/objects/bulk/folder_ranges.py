@@ -11,9 +11,9 @@ from hashlib import sha256 as hash_of
 from operator import itemgetter
 from os import close as close_file
 from os import open as open_file
-from os import readv
 from typing import TYPE_CHECKING, Self
 
+from kropot.objects.bulk.packs import PackReading
 from kropot.objects.bulk.protocol import RangeRead
 from kropot.objects.bulk.reading import BUFFER
 from kropot.objects.layout import is_object
@@ -38,13 +38,22 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTT
 class RangeReader:
     """Reads ranges of the objects in `layout`; memory holds the names of one folder, a 256th of all."""
 
-    def __init__(self, layout: Layout, stopped: Callable[[], bool]) -> None:
-        """Begin with nothing read."""
+    def __init__(
+        self, layout: Layout, stopped: Callable[[], bool], *, take: Callable[[int], None] | None = None
+    ) -> None:
+        """Begin with nothing read; `take` is told how many bytes were read of a file, or are read next of a pack."""
         self._layout = layout
         self._stopped = stopped
+        self._readv = os.readv if take is None else self._throttled(take)
+        self._packs = PackReading(layout, stopped, take=take)
         self._buffer = memoryview(bytearray(BUFFER))
         self._buffers = (self._buffer,)
         self._due = 0
+
+    def read_pack(self, name: bytes) -> RangeRead:
+        """Read a whole pack, until it is stopped."""
+        found = self._packs.read(name)
+        return RangeRead(objects=found.objects, size=found.size, looked=found.looked, bad=found.bad, pack=found)
 
     def read(self, start: bytes, end: bytes, rows: Sequence[ExpectedObject]) -> RangeRead:
         """Read every object in [start, end] that must be there, until it is stopped; `rows` are in order.
@@ -76,6 +85,7 @@ class RangeReader:
     def _run(self, rows: Sequence[ExpectedObject], folder: _Folder, found: RangeRead) -> bool:
         """Read objects that all must be there; return whether nobody stopped it."""
         buffer, buffers, inside, due = self._buffer, self._buffers, folder.descriptor, self._due
+        readv = self._readv
         for sha256, size in rows:
             total = 0
             try:
@@ -90,6 +100,8 @@ class RangeReader:
                             total += count
                 finally:
                     close_file(descriptor)
+            except InterruptedError:
+                return False
             except OSError as error:
                 found.bad.append((sha256, *self._trouble(folder, name, error)))
             else:
@@ -108,6 +120,18 @@ class RangeReader:
                     return False
         self._due = due
         return True
+
+    def _throttled(self, take: Callable[[int], None]) -> Callable[[int, Sequence[memoryview]], int]:
+        """Return what reads slowly: a stop ends it within an object, which would take too long to read."""
+
+        def read(descriptor: int, buffers: Sequence[memoryview]) -> int:
+            if self._stopped():
+                raise InterruptedError
+            count = os.readv(descriptor, buffers)
+            take(count)
+            return count
+
+        return read
 
     def _each(self, rows: Sequence[ExpectedObject], folder: _Folder, found: RangeRead) -> bool:
         """As `_run`, also for objects that are not to be read, and where the folder is missing."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from kropot.objects.bulk.protocol import ExpectedObject, RangeRead
 
+    _Task = tuple[bytes, bytes | None, Sequence[ExpectedObject]]
+    """A range with its objects, or a pack's name without an end."""
+
 
 class RangeWorkers:
     """As many processes as there are processors; results come in the order in which the ranges went in."""
@@ -50,8 +53,15 @@ class RangeWorkers:
 
     def submit(self, start: bytes, end: bytes, rows: Sequence[ExpectedObject]) -> None:
         """Have a range read. Raises: IndexError unless `is_free`."""
+        self._send((start, end, rows))
+
+    def submit_pack(self, name: bytes) -> None:
+        """Have a pack read. Raises: IndexError unless `is_free`."""
+        self._send((name, None, ()))
+
+    def _send(self, task: _Task) -> None:
         link = self._idle.popleft()
-        link.send((start, end, rows))
+        link.send(task)
         self._busy[link].append(self._sent)
         self._sent += 1
 
@@ -97,7 +107,7 @@ def _serve(links: list[Connection], storage: str, stop: Event) -> None:
         start, end, rows = link.recv()
         answer: tuple[str, object]
         try:
-            answer = ("read", reader.read(start, end, rows))
+            answer = ("read", reader.read_pack(start) if end is None else reader.read(start, end, rows))
         except OSError as error:
             answer = ("storage", f"the storage cannot be looked through: {error}")
         link.send(answer)

@@ -7,11 +7,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from kropot.objects.bulk.packs import PackRead
+    from kropot.objects.packs.accounts import PackAccounts
     from kropot.objects.store import Leftover
 
 FaultKind = Literal["damaged", "lost", "unreadable"]
 """What can be wrong with an object; "unreadable" means that nobody knows whether it is damaged."""
 
+
+PackFlawKind = Literal[
+    "damaged_pack",
+    "lost_pack",
+    "unknown_pack",
+    "missing_placement",
+    "wrong_placement",
+    "orphan_pack",
+    "orphans_in_pack",
+]
 
 ExpectedObject = tuple[bytes, int | None]
 """SHA-256 and size of an object that must be there; where the size is None it may be there, and is not read."""
@@ -25,7 +37,7 @@ class RangeRead:
     """What came of a range: `objects` sound objects of `size` bytes together, of `looked` that had to be there.
 
     `bad` are (SHA-256, kind, detail), `orphans` are (SHA-256, size) of objects that were not expected. `read_to` is
-    how far everything was read, None for not at all.
+    how far everything was read, None for not at all. `pack` is set where a pack was read and not a range.
     """
 
     objects: int = 0
@@ -35,10 +47,25 @@ class RangeRead:
     orphans: list[tuple[bytes, int]] = field(default_factory=list)
     strays: list[str] = field(default_factory=list)
     read_to: bytes | None = None
+    pack: PackRead | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackFlaw:
+    """What is wrong with the pack `name` (32 bytes) as a whole, or with what the ledger says of it.
+
+    `object` (32 bytes) is the first object that is concerned, None for the pack itself. A "note" harms nothing.
+    """
+
+    kind: PackFlawKind
+    name: bytes
+    detail: str
+    object: bytes | None = None
+    severity: Literal["error", "note"] = "error"
 
 
 class BulkReader(Protocol):
-    """Reads a store's objects in the order of their names."""
+    """Reads a store's objects, container by container: packs and files, in the order of the containers' names."""
 
     def read(self, start: bytes, end: bytes, expected: ExpectedIn) -> Iterator[RangeRead]:
         """Read every expected object in [start, end]; give the results piece by piece, in order.
@@ -48,6 +75,10 @@ class BulkReader(Protocol):
         Raises:
             StorageError: if the store cannot be looked through.
         """
+        ...
+
+    def flaws(self) -> Iterator[PackFlaw]:
+        """Yield what is wrong with packs, each once, as far as was read since the last call. Raises: StorageError."""
         ...
 
     def leftovers(self, *, read_all: bool) -> Iterator[Leftover]:
@@ -66,8 +97,26 @@ class BulkReader(Protocol):
 class BulkReadable(Protocol):
     """A store that offers a faster way to read many objects than one by one."""
 
-    def bulk_reader(self, *, objects: int, size: int, stopped: Callable[[], bool]) -> BulkReader:
-        """Return a reader for about so many objects and bytes; it stops when `stopped` says so."""
+    def bulk_reader(
+        self, *, objects: int, size: int, stopped: Callable[[], bool], take: Callable[[int], None] | None = None
+    ) -> BulkReader | None:
+        """Return a reader for about so many objects and bytes; it stops when `stopped` says so.
+
+        `take` waits until so many bytes may be read. With it, None is returned where one by one is as good.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPacks(Protocol):
+    """A store that can hold packs."""
+
+    def pack_accounts(self) -> PackAccounts:
+        """Return the accounts of its packs as they are now. Raises: StorageError."""
+        ...
+
+    def drop_place(self, sha256: bytes, pack: bytes) -> None:
+        """Remember that an object is not to be looked for in a pack."""
         ...
 
 

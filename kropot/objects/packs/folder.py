@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from kropot.durable.dirfd import NotRegularError
 from kropot.durable.errors import storage_error
 from kropot.durable.filesystem import OsFiles
 from kropot.objects.layout import is_object, names_in
@@ -68,9 +70,11 @@ class PackFolder:
         path = self.layout.pack(name)
         try:
             return PackFile(path, name, self._files)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, NotRegularError):
             return None
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                return None  # a symbolic link is no pack
             raise storage_error(error, f"opening the pack {path}") from error
 
     def has(self, name: bytes) -> bool:
@@ -129,6 +133,25 @@ class PackFolder:
             found = [(pack.name, entry) for pack, entries in self._within(names, low, high) for entry in entries]
             found.sort(key=lambda one: one[1].sha256)
             yield from found
+
+    def ranges(self, names: Collection[bytes], start: bytes, end: bytes | None) -> list[tuple[bytes, bytes, int, int]]:
+        """Return (SHA-256, pack, offset, length) of these packs with start <= SHA-256 < end, in order.
+
+        Memory holds them all. The packs' indexes MUST be sound. Raises: StorageError.
+        """
+        found: list[tuple[bytes, bytes, int, int]] = []
+        for name in names:
+            pack = self.open(name)
+            if pack is None:
+                continue
+            try:
+                found += pack.ranges(start, end)
+            except PackDamagedError:
+                continue  # it has changed since
+            except OSError as error:
+                raise storage_error(error, f"reading the pack {pack.path}") from error
+        found.sort()
+        return found
 
     def _within(
         self, names: Collection[bytes], start: bytes, end: bytes | None

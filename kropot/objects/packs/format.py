@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from itertools import pairwise
+from operator import ge, itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kropot.errors import IntegrityError
@@ -21,6 +21,7 @@ MOST_OBJECTS: Final = 65_536
 ENTRY: Final = struct.Struct(">32sQQ")
 FOOTER: Final = struct.Struct(">8sQ32s")
 SHA256_BYTES: Final = 32
+_RANGE = itemgetter(1, 2)
 
 
 class PackDamagedError(IntegrityError):
@@ -107,10 +108,11 @@ def parse_index(index: bytes, footer: Footer, name: bytes) -> list[PackEntry]:
     if len(index) != footer.objects * ENTRY.size or name_of(index) != name:
         raise PackDamagedError(name, "its index has another SHA-256 than its name")
     entries = list(map(PackEntry._make, ENTRY.iter_unpack(index)))
-    if any(one.sha256 >= other.sha256 for one, other in pairwise(entries)):
+    names = [entry[0] for entry in entries]
+    if any(map(ge, names, names[1:])):
         raise PackDamagedError(name, "its index is not sorted")
     end = 0
-    for _, offset, length in sorted(entries, key=lambda entry: entry[1:]):
+    for _, offset, length in sorted(entries, key=_RANGE):
         if offset != end:
             raise PackDamagedError(name, f"its objects do not follow each other at byte {min(offset, end)}")
         end += length

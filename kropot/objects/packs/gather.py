@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kropot.durable.filesystem import FileSystem
     from kropot.objects.layout import Layout
     from kropot.objects.packs.folder import PackFolder
+    from kropot.objects.packs.mend import Mender
     from kropot.objects.packs.packed import PackedObjects
     from kropot.objects.packs.packing import PackRule
     from kropot.objects.packs.writer import PackWriter, WholeObject
@@ -75,6 +76,12 @@ class Gatherer:
         self._places = places
         self._writer = writer
         self._rule = rule
+
+    def mender(self) -> Mender:
+        """Return what mends the packs."""
+        from kropot.objects.packs.mend import Mender
+
+        return Mender(self._folder, self._places, self._writer)
 
     def is_worth(self) -> bool:
         """Whether about a pack's worth of small objects is loose; a few folders tell. Raises: StorageError."""

@@ -39,6 +39,9 @@ class PackPlaces(Protocol):
     def walk(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[Placement]:
         """Yield the placements in a range, in the order of SHA-256."""
 
+    def ranges(self, start: bytes, end: bytes | None) -> list[tuple[bytes, bytes, int, int]]:
+        """Return the same as (SHA-256, pack, offset, length)."""
+
     def packs(self) -> Iterator[PackRow]:
         """Yield the packs that placements name."""
 
@@ -65,6 +68,10 @@ class NoPlaces:
         """Yield nothing."""
         return iter(())
 
+    def ranges(self, start: bytes, end: bytes | None) -> list[tuple[bytes, bytes, int, int]]:  # noqa: ARG002 -- as said
+        """Return nothing."""
+        return []
+
     def packs(self) -> Iterator[PackRow]:
         """Yield nothing."""
         return iter(())
@@ -80,7 +87,7 @@ class PackedObjects:
     def __init__(self, folder: PackFolder, places: PackPlaces | None = None) -> None:
         """Look places up in `places` first; the packs' own indexes know all that it does not know."""
         self._folder = folder
-        self._places: PackPlaces = NoPlaces() if places is None else places
+        self.places: PackPlaces = NoPlaces() if places is None else places
 
     def open(self, sha256: bytes) -> BinaryIO:
         """Return the object's bytes, sound ones if any pack has them. Raises: ObjectMissingError, StorageError."""
@@ -112,7 +119,7 @@ class PackedObjects:
 
     def read_unasked(self, sha256: bytes) -> bytes:
         """Return what `open` gives, if no ledger need be asked. Raises: ObjectMissingError, StorageError."""
-        if not isinstance(self._places, NoPlaces):
+        if not isinstance(self.places, NoPlaces):
             raise ObjectMissingError(sha256)
         with self.open(sha256) as found:
             return found.read()
@@ -124,16 +131,22 @@ class PackedObjects:
     def candidates(self, sha256: bytes) -> Iterator[tuple[PackFile, PackEntry]]:
         """Yield where the object may lie: where the ledger says, as far as the pack agrees, then in any other pack.
 
-        The ledger's range counts where the pack's index cannot be read. Raises: StorageError.
+        The ledger's range counts where the pack's index is damaged. Raises: StorageError.
         """
         seen: set[bytes] = set()
-        for place in self._places.find([sha256]).get(sha256, ()):
+        told = self.places.find([sha256]).get(sha256, ())
+        for place in told:
             found = self._at(place)
             if found is not None:
                 seen.add(place.pack)
                 yield found
-        seen |= {pack for _, pack in self._places.dropped([sha256])}
+        seen |= {pack for _, pack in self.places.dropped([sha256])}
         yield from self._folder.find(sha256, but=seen)
+        for place in told:
+            # A damaged index can name another range, or no object at all.
+            pack = self._folder.open(place.pack)
+            if pack is not None and not pack.is_index_sound and (entry := _told(place, pack)) is not None:
+                yield pack, entry
 
     def walk(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, int]]:
         """Yield (SHA-256, size) of every object in a range, in order, each once. Raises: StorageError.
@@ -141,7 +154,7 @@ class PackedObjects:
         The ledger's rows count for packs that are there and have as many objects as it says; for the others, their own
         indexes do.
         """
-        known = {row.name: row.objects for row in self._places.packs()}
+        known = {row.name: row.objects for row in self.places.packs()}
         trusted: set[bytes] = set()
         others: list[bytes] = []
         for name in self._folder.names():
@@ -152,7 +165,7 @@ class PackedObjects:
                 trusted.add(name)
             else:
                 others.append(name)
-        rows = self._places.walk(start=start, end=end) if trusted else iter(())
+        rows = self.places.walk(start=start, end=end) if trusted else iter(())
         placed = ((row.sha256, row.length) for row in rows if row.pack in trusted)
         last = None
         for sha256, length in merge(placed, self._by_index(others, known.keys(), start, end)):
@@ -181,12 +194,12 @@ class PackedObjects:
 
     def find(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
         """Return the ledger's placements of these objects."""
-        return self._places.find(sha256s)
+        return self.places.find(sha256s)
 
     def drop(self, sha256: bytes) -> None:
         """Remember that the object is not to be looked for in any pack that has it now. Raises: StorageError."""
         for pack, _ in list(self.candidates(sha256)):
-            self._places.drop(sha256, pack.name)
+            self.places.drop(sha256, pack.name)
 
     def _at(self, place: Placement) -> tuple[PackFile, PackEntry] | None:
         """Return where the object lies in the pack of a placement, by the pack's index where it can be read."""
@@ -196,8 +209,7 @@ class PackedObjects:
         try:
             entry = pack.find(place.sha256)
         except PackDamagedError:
-            is_possible = 0 <= place.length <= MOST_BYTES and 0 <= place.offset <= pack.size - place.length
-            entry = PackEntry(place.sha256, place.offset, place.length) if is_possible else None
+            entry = _told(place, pack)
         except OSError as error:
             raise storage_error(error, f"reading the pack {pack.path}") from error
         return None if entry is None else (pack, entry)
@@ -216,8 +228,14 @@ class PackedObjects:
 
     def _kept(self, found: list[tuple[bytes, PackEntry]], known: Collection[bytes]) -> Iterator[tuple[bytes, int]]:
         # Without a ledger, what was dropped is known for any pack.
-        asked = [entry.sha256 for pack, entry in found if pack in known or isinstance(self._places, NoPlaces)]
-        dropped = self._places.dropped(asked) if asked else ()
+        asked = [entry.sha256 for pack, entry in found if pack in known or isinstance(self.places, NoPlaces)]
+        dropped = self.places.dropped(asked) if asked else ()
         for pack, entry in found:
             if (entry.sha256, pack) not in dropped:
                 yield entry.sha256, entry.length
+
+
+def _told(place: Placement, pack: PackFile) -> PackEntry | None:
+    """Return the range that a placement names, None if the pack cannot have it."""
+    is_possible = 0 <= place.length <= MOST_BYTES and 0 <= place.offset <= pack.size - place.length
+    return PackEntry(place.sha256, place.offset, place.length) if is_possible else None

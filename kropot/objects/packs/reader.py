@@ -6,7 +6,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from kropot.objects.packs.format import ENTRY, FOOTER, PackDamagedError, PackEntry, parse_footer, parse_index
+from kropot.objects.packs.format import ENTRY, FOOTER, PackDamagedError, PackEntry, name_of, parse_footer, parse_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 _FEW = 128
 """So many entries are read at once and looked through; narrowing down further would cost more calls."""
+
+
+_LAST = b"\xff" * 33
+"""Behind every SHA-256."""
 
 
 class PackFile:
@@ -37,6 +41,7 @@ class PackFile:
         self.size, self.inode = size, inode
         self.fault: PackDamagedError | None = None
         self._footer: Footer | None = None
+        self._index_sound: bool | None = None
         try:
             self._footer = parse_footer(self.read(max(size - FOOTER.size, 0), FOOTER.size), size, self.name)
         except PackDamagedError as error:
@@ -61,6 +66,40 @@ class PackFile:
         while len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
             data += more
         return data
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer from a range; what lies behind the file's end becomes zeros. Raises: OSError."""
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(self._fd, (buffer[done:],), offset + done)
+            if not count:
+                buffer[done:] = bytes(len(buffer) - done)
+                return
+            done += count
+
+    def fileno(self) -> int:
+        """Return the file's descriptor, for advice to the system."""
+        return self._fd
+
+    def index_fault(self) -> str | None:
+        """Return what is wrong with the footer, or with the index as a whole; None if both are the name's.
+
+        Raises: OSError.
+        """
+        if self._footer is None:
+            return "it has no footer" if self.fault is None else self.fault.what
+        index = self.read(self._footer.data_end, self._footer.objects * ENTRY.size)
+        return None if name_of(index) == self.name else "its index has another SHA-256 than its name"
+
+    @property
+    def is_index_sound(self) -> bool:
+        """Whether footer and index are the name's; they are read once. What cannot be read is not sound."""
+        if self._index_sound is None:
+            try:
+                self._index_sound = self.index_fault() is None
+            except OSError:
+                return False
+        return self._index_sound
 
     def entries(self) -> list[PackEntry]:
         """Return every object, in the order of SHA-256; all that the index says was checked.
@@ -88,6 +127,17 @@ class PackFile:
         return [
             entry for entry in self._some(low, high) if entry.sha256 >= start and (end is None or entry.sha256 < end)
         ]
+
+    def ranges(self, start: bytes, end: bytes | None) -> list[tuple[bytes, bytes, int, int]]:
+        """Return the entries with start <= SHA-256 < end as (SHA-256, pack, offset, length).
+
+        Nothing is checked: `index_fault` MUST have been None. Raises: PackDamagedError, OSError.
+        """
+        low, high = self._narrow(start)[0], self.footer.objects if end is None else self._narrow(end)[1]
+        raw, name = self.read(self.footer.data_end + low * ENTRY.size, (high - low) * ENTRY.size), self.name
+        found = ENTRY.iter_unpack(raw[: len(raw) - len(raw) % ENTRY.size])
+        last = _LAST if end is None else end
+        return [(sha256, name, offset, length) for sha256, offset, length in found if start <= sha256 < last]
 
     def is_sound(self, entry: PackEntry) -> bool:
         """Read an object, and return whether its bytes have its SHA-256. Raises: OSError."""

@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 _TAIL = 64 << 10
 """So many last bytes are read at once: the footer, and the index of a pack of 1,364 objects."""
 
-_OPEN = 16
-"""So many packs keep what was read of them in memory, with a window of up to 8 MiB each."""
-
+_OPEN = 4096
 _MOST_HELD = 192 << 20
+"""So many packs, or bytes of their indexes and of what was read of them, stay in memory."""
 
 
 def pack_key(name: bytes) -> str:
@@ -52,8 +51,18 @@ class RemotePack(PackFile):
 
     @property
     def held(self) -> int:
-        """How many bytes of it are in memory, its window aside: all of it, where the store gives no ranges."""
-        return len(self._tail)
+        """How many bytes of it are in memory: all of it, where the store gives no ranges."""
+        return len(self._tail) + self._window.held
+
+    def fileno(self) -> int:
+        """Refuse: there is no descriptor. Raises: OSError."""
+        raise OSError(errno.EOPNOTSUPP, "a pack on another machine has no descriptor")
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer from a range; what lies behind the pack's end becomes zeros. Raises: OSError."""
+        data = self.read(offset, len(buffer))
+        buffer[: len(data)] = data
+        buffer[len(data) :] = bytes(len(buffer) - len(data))
 
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes of a range, fewer where the pack ends before it does. Raises: OSError."""

@@ -30,6 +30,11 @@ class Window:
         self._start = 0
         self._data = b""
 
+    @property
+    def held(self) -> int:
+        """How many bytes are in memory."""
+        return len(self._data)
+
     def read(self, start: int, length: int, size: int, ask: Callable[[int, int], bytes]) -> bytes:
         """Return the bytes of a range of a file of `size` bytes; `ask(start, end)` reads what is not here."""
         end = min(start + length, size)

@@ -41,10 +41,14 @@ class Place:
 
     @property
     def env(self) -> Mapping[str, str]:
-        """Every program keeps its caches and settings in here, and is told its password."""
+        """Every program keeps its caches and settings in here, and is told its password.
+
+        An installed program has its bytecode, so ours may keep it, too.
+        """
         home = str(self.work / "home")
         names = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "BORG_BASE_DIR")
-        return {**dict.fromkeys(names, home), "RESTIC_PASSWORD": _PASSWORD, "BORG_PASSPHRASE": _PASSWORD}
+        passwords = dict.fromkeys(("RESTIC_PASSWORD", "BORG_PASSPHRASE"), _PASSWORD)
+        return {**dict.fromkeys(names, home), **passwords, "PYTHONDONTWRITEBYTECODE": ""}
 
 
 class Peer:

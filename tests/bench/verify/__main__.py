@@ -26,8 +26,8 @@ from tests.bench.verify.replica import make
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-SETS = {"small": (20_000, 4 << 10), "large": (4, 256 << 20)}
-"""Name -> number of objects and bytes of each."""
+SETS = {"small": (20_000, 4 << 10), "packed": (20_000, 4 << 10), "large": (4, 256 << 20)}
+"""Name -> number of objects and bytes of each; those of "packed" lie in packs."""
 
 AUDIT = "audit"
 """The part that reads no copies."""
@@ -54,9 +54,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _copies(folder: Path, name: str, count: int, size: int, repeat: int) -> None:
     folder.mkdir()
-    make(folder, count=count, size=size)
-    files = sorted((folder / "storage" / "objects").glob("*/*"))
-    (folder / "sums").write_text("".join(f"{path.name}  {path}\n" for path in files))
+    make(folder, count=count, size=size, packed=name == "packed")
+    files = sorted((folder / "storage" / ("packs" if name == "packed" else "objects")).glob("*/*"))
+    summed = subprocess.run(["sha256sum", *files], capture_output=True, check=True).stdout
+    (folder / "sums").write_bytes(summed)
     runs: dict[str, Callable[[], float]] = {
         "sha256sum -c": lambda: _timed("sha256sum", "--quiet", "-c", str(folder / "sums")),
         "kropotcli verify": lambda: _verify(folder),
@@ -98,7 +99,7 @@ def _restic(folder: Path) -> dict[str, Callable[[], float]]:
         return {}
     repository = ["restic", "--no-cache", "-q", "-r", str(folder / "restic")]
     _timed(*repository, "init")
-    _timed(*repository, "backup", str(folder / "storage" / "objects"))
+    _timed(*repository, "backup", str(folder / "storage"))
     return {"restic check --read-data": lambda: _timed(*repository, "check", "--read-data")}
 
 
@@ -108,7 +109,7 @@ def _borg(folder: Path) -> dict[str, Callable[[], float]]:
         return {}
     repository = str(folder / "borg")
     _timed("borg", "init", "-e", "repokey", repository)
-    _timed("borg", "create", "-C", "none", f"{repository}::one", str(folder / "storage" / "objects"))
+    _timed("borg", "create", "-C", "none", f"{repository}::one", str(folder / "storage"))
     return {"borg check --verify-data": lambda: _timed("borg", "check", "--verify-data", repository)}
 
 

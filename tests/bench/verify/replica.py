@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kropot.objects.directory import DirectoryObjects
+from kropot.objects.packs.packing import PackRule
+from kropot.objects.store import Published
 from ledger.events import Copy, CopyStored, RemoteObserved, SourceBegan, StreamKey
 from ledger.log import Ledger, NewFact, source_key
 from ledger.sql import open_store
@@ -15,22 +17,30 @@ from tests.ledger.world import element, source
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ledger.places import Placement
+
 BATCH = 500
+PACK = 4000
 SOURCE = b"\x01" * 16
 
 
-def make(folder: Path, *, count: int, size: int | None) -> None:
-    """Make `ledger.db` and `storage/` in the folder: two events an element; `size` None stores no objects."""
+def make(folder: Path, *, count: int, size: int | None, packed: bool = False) -> None:
+    """Make `ledger.db` and `storage/` in the folder: two events an element; `size` None stores no objects.
+
+    With `packed`, they go into packs, of 4,000 objects each.
+    """
     rng = random.Random(count)
     store = open_store(f"sqlite:///{folder}/ledger.db", create=True)
     ledger = Ledger(store, writer="main")
-    objects = DirectoryObjects(folder / "storage", "main")
+    rule = PackRule(worth=0) if packed else PackRule(below=0)
+    objects = DirectoryObjects(folder / "storage", "main", pack=rule)
+    batch = PACK if packed else BATCH
     try:
         began = SourceBegan(source=source())
         ledger.append([NewFact(key=source_key(SOURCE), fact=began, observed_us=1)])
-        for start in range(0, count, BATCH):
-            many = min(BATCH, count - start)
-            copies = _made_up(rng, many) if size is None else _store(objects, rng, many, size)
+        for start in range(0, count, batch):
+            many = min(batch, count - start)
+            copies, places = (_made_up(rng, many), []) if size is None else _store(objects, rng, many, size)
             form = b'{"encrypted":"' + b"A" * 200 + b'"}'
             keys = [StreamKey(source=SOURCE, kind="file", id=rng.randbytes(64).hex()) for _ in range(many)]
             seen = replace(element(start), form=form)
@@ -39,7 +49,8 @@ def make(folder: Path, *, count: int, size: int | None) -> None:
                 [
                     NewFact(key=key, fact=CopyStored(element=replace(seen, copy=copy)), observed_us=1)
                     for key, copy in zip(keys, copies, strict=True)
-                ]
+                ],
+                places=places,
             )
     finally:
         objects.close()
@@ -50,7 +61,7 @@ def _made_up(rng: random.Random, many: int) -> list[Copy]:
     return [_named(rng.randbytes(32), 4112, rng) for _ in range(many)]
 
 
-def _store(objects: DirectoryObjects, rng: random.Random, many: int, size: int) -> list[Copy]:
+def _store(objects: DirectoryObjects, rng: random.Random, many: int, size: int) -> tuple[list[Copy], list[Placement]]:
     copies: list[Copy] = []
     staged = []
     for _ in range(many):
@@ -65,8 +76,9 @@ def _store(objects: DirectoryObjects, rng: random.Random, many: int, size: int) 
             objects.publish(staged)
             copies += [_named(each.sha256, each.size, rng) for each in staged]
             staged = []
-    objects.publish(staged)
-    return copies + [_named(each.sha256, each.size, rng) for each in staged]
+    made = objects.publish(staged)
+    places = [each.place for each in made if isinstance(each, Published) and each.place is not None]
+    return copies + [_named(each.sha256, each.size, rng) for each in staged], places
 
 
 def _named(sha256: bytes, size: int, rng: random.Random) -> Copy:

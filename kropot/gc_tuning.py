@@ -1,4 +1,4 @@
-"""How often Python looks for reference cycles: a collector makes objects by the million, and hardly any cycle."""
+"""How often Python looks for reference cycles: long runs make objects by the million, and hardly any cycle."""
 
 from __future__ import annotations
 

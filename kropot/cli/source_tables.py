@@ -1,0 +1,201 @@
+"""The tables [source.NAME] of the configuration file: what may stand in them, and the settings of each source."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kropot.cli.config_check import expected, option_name
+from kropot.cli.settings import GLOBAL_OPTIONS, Settings, resolve
+from kropot.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from kropot.cli.settings import ConfigFile
+
+WHO: Final = ("server_url", "token", "token_file")
+"""What says which source is meant. With several sources, no flag or variable can say it for all of them."""
+
+HOW: Final = ("refresh_time", "http_timeout", "silence_timeout", "ca_file", "user_agent")
+"""The global options that one source can have otherwise than the others."""
+
+POLICY: Final = (
+    "full_every",
+    "limit_rate",
+    "listing_entries",
+    "listing_growth",
+    "missing_count",
+    "missing_percent",
+    "surge_count",
+    "surge_percent",
+)
+"""The options of `collect` that one source can have otherwise than the others, as far as `collect` has them."""
+
+SOURCE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}"
+"""A name of a source, as a regular expression. With the instance's name it must remain a name of an instance."""
+
+_NAME: Final = re.compile(SOURCE_NAME)
+_LIKE_AN_ID: Final = re.compile(r"[0-9a-fA-F]{8,}")
+_GLOBAL: Final = {option.field: option for option in GLOBAL_OPTIONS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceTable:
+    """One table [source.NAME]. `values` spells the names of options with underscores."""
+
+    name: str
+    values: Mapping[str, object] = field(repr=False)
+
+
+def source_tables(file: ConfigFile | None) -> dict[str, SourceTable]:
+    """Return the sources of a configuration file by name, in its order; none without a file.
+
+    Raises: UsageError, which names the table, for a name or an option that cannot stand there.
+    """
+    found = {}
+    for name, table in {} if file is None else file.sources.items():
+        where = f"the configuration file {file.path}: [source.{name}]" if file is not None else ""
+        if not _NAME.fullmatch(name) or _LIKE_AN_ID.fullmatch(name):
+            raise UsageError(
+                f"{where} is not a name of a source: take 1 to 31 letters, digits, dots, dashes or underscores, and a "
+                "letter or a digit first, and nothing that looks like an id"
+            )
+        if not isinstance(table, dict):
+            raise UsageError(f"{where} is a value: write a table [source.{name}] with server-url and token-file")
+        values = {key.replace("-", "_"): value for key, value in table.items()}
+        known = [*WHO, *HOW, *POLICY]
+        for key in values:
+            if key not in known:
+                close = get_close_matches(key, known, n=1)
+                hint = f"; did you mean {close[0].replace('_', '-')}?" if close else ""
+                shown = key.replace("_", "-")
+                raise UsageError(f"{where} {shown} is not an option that a source can have{hint}")
+        found[name] = SourceTable(name=name, values=values)
+    return found
+
+
+def chosen_tables(file: ConfigFile | None, names: Sequence[str]) -> list[SourceTable]:
+    """Return the tables of these sources, in the file's order; all of them if none is named.
+
+    Raises: UsageError if a name has no table.
+    """
+    tables = source_tables(file)
+    for name in names:
+        if name not in tables:
+            there = f"it has {', '.join(tables)}" if tables else "it has none"
+            where = "there is no configuration file" if file is None else f"{file.path} has no table [source.{name}]"
+            raise UsageError(f"--source {name}: {where}" + (f"; {there}" if file is not None else ""))
+    return [table for name, table in tables.items() if not names or name in names]
+
+
+def settings_for(
+    table: SourceTable, flags: Mapping[str, object], environ: Mapping[str, str], file: ConfigFile
+) -> Settings:
+    """Return the settings of one source: flag before environment before its table before the rest of the file.
+
+    Its collector works under an instance name of its own, INSTANCE.NAME. A token that a service manager handed to this
+    process as a credential beats the file's.
+
+    Raises: UsageError, also if a flag or a variable says which source is meant.
+    """
+    for option in (_GLOBAL[name] for name in WHO):
+        given = option.flag if option.field in flags else option.env if environ.get(option.env) else None
+        if given is not None:
+            raise UsageError(
+                f"{given} names one server or token, and {file.path} names its sources in tables: leave {given} out, or"
+                " collect with another --config"
+            )
+    own = {name: value for name, value in table.values.items() if name in _GLOBAL}
+    # A token in the table replaces one that stands above all tables, in whichever way each is given.
+    hidden = {"token", "token_file"} if {"token", "token_file"} & own.keys() else set()
+    values = {name: value for name, value in file.values.items() if name not in hidden} | own
+    settings = resolve(flags, environ, replace(file, values=values))
+    credential = _credential(table.name, environ)
+    if credential is not None:
+        settings = replace(settings, token_given=None, token_file=credential)
+    return replace(settings, instance_name=f"{settings.instance_name}.{table.name}")
+
+
+def refuse_doubles(tables: Sequence[SourceTable], file: ConfigFile) -> None:
+    """Refuse two tables with the same token: a token is one source, and two collectors would each claim its address.
+
+    A token file that cannot be read is left to the collector of its source. Raises: UsageError, which names both.
+    """
+    names: dict[str, str] = {}
+    for table in tables:
+        try:
+            token = settings_for(table, {}, {}, file).token
+        except UsageError:
+            continue
+        other = table.name if token is None else names.setdefault(token.reveal(), table.name)
+        if other != table.name:
+            raise UsageError(
+                f"the configuration file {file.path}: [source.{other}] and [source.{table.name}] have the same token, "
+                "and a token is one source: remove one of the tables, or give it a token of its own"
+            )
+
+
+def credential_of(name: str) -> str:
+    """Return the name of the systemd credential that holds a source's token."""
+    return f"{name}.token"
+
+
+def _credential(name: str, environ: Mapping[str, str]) -> Path | None:
+    """Return the file of a source's token that a service manager handed to this process, None if it did not."""
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    file = None if not folder else Path(folder, credential_of(name))
+    return file if file is not None and file.is_file() else None
+
+
+def policy_for(table: SourceTable, ctx: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of `collect` for one source: its table beats the table [collect], but no flag or variable.
+
+    `ctx` is the context of `collect`. Raises: UsageError if a value is not what the option takes.
+    """
+    given = {click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT}
+    found = dict(options)
+    for param in ctx.command.params:
+        key, name = option_name(param) if isinstance(param, click.Option) else "", param.name or ""
+        if key in POLICY and key in table.values and ctx.get_parameter_source(name) not in given:
+            wrong = _wrong(param, table.values[key])
+            if wrong is not None:
+                raise UsageError(f"[source.{table.name}] {key.replace('_', '-')}: {wrong}")
+            found[name] = param.type.convert(table.values[key], param, ctx)
+    return found
+
+
+def mistakes_in_sources(collect: click.Command, file: ConfigFile) -> Iterator[str]:
+    """Yield a sentence for each mistake in the tables of sources. `collect` is the command of that name."""
+    try:
+        tables = source_tables(file)
+    except UsageError as error:
+        yield str(error)
+        return
+    params = {option_name(each): each for each in collect.params if isinstance(each, click.Option)}
+    for table in tables.values():
+        where = f"the configuration file {file.path}: [source.{table.name}]"
+        for key, value in table.values.items():
+            wrong = _wrong(params.get(key), value)
+            if wrong is not None:
+                yield f"{where} {key.replace('_', '-')}: {wrong}"
+        if "server_url" not in {*table.values, *file.values}:
+            yield f"{where} names no server: add server-url"
+        if {"token", "token_file"} <= table.values.keys():
+            yield f"{where} has both token and token-file: use only one of them"
+        if not {"token", "token_file"} & {*table.values, *file.values}:
+            yield f"{where} names no token: add token-file"
+    try:
+        refuse_doubles(list(tables.values()), file)
+    except UsageError as error:
+        yield str(error)
+
+
+def _wrong(param: click.Parameter | None, value: object) -> str | None:
+    """Return what is wrong with a value, None if it is right; without a parameter, `collect` has no such option."""
+    return expected(param, value) if isinstance(param, click.Option) else "this version has no such option"

@@ -1,0 +1,49 @@
+"""The door of the keeper's page: a token that was typed in, or the one-time address that the keeper printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kropot.keeper.visitor import Role, Visitor
+from kropot.keeper.window import ReplicaWindow
+
+if TYPE_CHECKING:
+    from kropot.keeper.answering import KeeperAnswers
+    from kropot.keeper.tokens import KeeperTokens
+    from kropot.page.doors import OneTimeCodes
+    from kropot.page.window import Window
+    from ledger.log import Ledger
+
+KEEPER = Visitor(number=0, role=Role.OWNER, label="keeper")
+"""Whoever has the printed address sees what whoever keeps the replica sees anyway."""
+
+
+class KeeperDoor:
+    """Lets in by token or code. The cookie holds the token itself, so revoking it works at the next request."""
+
+    takes_token = True
+
+    def __init__(
+        self, ledger: Ledger, answers: KeeperAnswers, tokens: KeeperTokens, codes: OneTimeCodes, *, is_secure: bool
+    ) -> None:
+        """Accept these tokens and codes. `is_secure`: browsers reach the page by TLS alone."""
+        self._ledger, self._answers, self._tokens, self._codes = ledger, answers, tokens, codes
+        self.is_secure = is_secure
+
+    def enter(self, code: str) -> str | None:
+        """Return the cookie for a code that was printed."""
+        return self._codes.enter(code)
+
+    def sign_in(self, token: str) -> str | None:
+        """Return the cookie for a token."""
+        return None if self._visitor(token) is None else token
+
+    def window(self, cookie: str | None, bearer: str | None) -> Window | None:
+        """Return what this visitor may see."""
+        if bearer is None and self._codes.knows(cookie):
+            return ReplicaWindow(self._ledger, self._answers, KEEPER)
+        visitor = self._visitor(cookie if bearer is None else bearer)
+        return None if visitor is None else ReplicaWindow(self._ledger, self._answers, visitor)
+
+    def _visitor(self, text: str | None) -> Visitor | None:
+        return None if not text else self._tokens.visitor(text)

@@ -1,0 +1,109 @@
+"""What the API answers about the room in a storage: what fills it, and what a policy would free."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from kropot.durable.errors import StorageError
+from kropot.keeper.operations import RULES
+from kropot.query.past import sources_at
+from kropot.query.space import FEW_ELEMENTS, space_of
+from kropot.retention.deciding import Decider
+from kropot.retention.policy import DAY_S, MIN_AGE_S, parse_policy
+from kropot.storage_away import StorageAwayError, demand_objects
+from ledger.log import utc_now_us
+from ledger.retaining import decided_of
+from ledger.retention import Retention
+
+if TYPE_CHECKING:
+    from kropot.keeper.asking import Asked
+    from kropot.keeper.visitor import Visitor
+    from kropot.objects.opening import Storage
+    from kropot.query.space import Space
+    from ledger.log import Ledger
+    from ledger.retention import KeepRules
+
+_MOST: int = 10_000
+
+
+class RoomAnswers:
+    """Answers the questions about the room in one storage. Any thread may ask."""
+
+    def __init__(self, ledger: Ledger, storage: Storage) -> None:
+        """Read this replica."""
+        self._ledger = ledger
+        self._storage = storage
+        self._space: tuple[int, Space] | None = None
+
+    def space(self, visitor: Visitor, _asked: Asked | None = None) -> dict[str, Any]:
+        """Return what is stored in which state, and how much room is left. These are sums that the ledger maintains."""
+        seen = [id_ for id_ in sources_at(self._ledger) if visitor.sees(id_)]
+        states: dict[bytes, dict[str, dict[str, int]]] = {id_: {} for id_ in seen}
+        total: dict[str, dict[str, int]] = {}
+        for tally in self._ledger.tallies():
+            if tally.source not in states:
+                continue
+            states[tally.source][tally.state] = {"elements": tally.elements, "bytes": tally.bytes}
+            sum_ = total.setdefault(tally.state, {"elements": 0, "bytes": 0})
+            sum_["elements"] += tally.elements
+            sum_["bytes"] += tally.bytes
+        room = self._room()
+        # A token that is bound to sources is told nothing about those of others.
+        fills = None if visitor.sources is not None else self._fills(room["free_bytes"])
+        sources = [{"source": id_.hex(), "states": states[id_]} for id_ in seen]
+        return {"states": total, "sources": sources, **room, "fills": fills}
+
+    def policy(self, visitor: Visitor, asked: Asked) -> dict[str, Any]:
+        """Return what a policy would let go now. A replica with many elements is not looked at."""
+        rules = {name: asked.whole(name, 0, most=_MOST) for name in RULES if name != "min_age_days"}
+        age = asked.whole("min_age_days", MIN_AGE_S // DAY_S, most=_MOST)
+        if any(rules.values()):
+            table = {f"keep-{name}": count for name, count in rules.items()} | {"min-age": age * DAY_S}
+            found, which = tuple(parse_policy(table).values()), "asked"
+        else:
+            found = decided_of(self._ledger).retention.rules
+            which = "recorded" if found else "none"
+        looked = which != "none" and visitor.sources is None
+        looked = looked and sum(each.elements for each in self._ledger.tallies()) <= FEW_ELEMENTS
+        sum_ = self._would_release(found) if looked else {}
+        return {
+            "rules": which,
+            "looked": looked,
+            "copies": sum(each["objects"] for each in sum_.values()),
+            "bytes": sum(each["bytes"] for each in sum_.values()),
+            "reasons": sum_,
+        }
+
+    # --- helpers ------------------------------------------------------------------------------------------------------
+
+    def _room(self) -> dict[str, int | None]:
+        """Return the free bytes and files; None where the storage cannot be looked at."""
+        found: dict[str, int | None] = {"free_bytes": None, "free_files": None}
+        try:
+            demand_objects(self._storage, self._ledger)
+            room = self._storage.room()
+            found = {"free_bytes": room.bytes, "free_files": room.files}
+        except (StorageAwayError, StorageError, OSError):
+            pass  # `status` says why
+        return found | {"ledger_free_bytes": self._ledger.database.free_bytes()}
+
+    def _fills(self, free: int | None) -> dict[str, Any]:
+        """Return what fills the storage. It is looked at once for each position of the ledger."""
+        position = self._ledger.head().position
+        known = self._space
+        if known is None or known[0] != position:
+            known = self._space = position, space_of(self._ledger, self._storage, free=None)
+        return replace(known[1], free=free).json
+
+    def _would_release(self, rules: tuple[KeepRules, ...]) -> dict[str, dict[str, int]]:
+        retention = Retention(rules=rules, pins=decided_of(self._ledger).retention.pins, signature=None)
+        decider = Decider(
+            ledger=self._ledger, retention=retention, position=self._ledger.head().position, at_us=utc_now_us()
+        )
+        found: dict[str, dict[str, int]] = {}
+        for each in decider.all():
+            sum_ = found.setdefault(each.release.reason, {"objects": 0, "bytes": 0})
+            sum_["objects"] += 1
+            sum_["bytes"] += each.release.size
+        return found

@@ -1,0 +1,130 @@
+"""Calls from a thread beside the work, which never waits for a call, and waits for the last ones only so long.
+
+A call that fails is said once, until one of its kind gets through again. A call that hangs is left alone after its
+time: its way is not used again before it comes back, and the end of the program does not wait for it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Self
+
+from kropot.errors import KropotError
+from kropot.notify.calling import CallFailedError, ping, run_command, tell_apprise
+from kropot.secret import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from kropot.notify.message import Message
+    from kropot.notify.rules import NotifyRules, Targets
+
+MOST_WAITING: Final = 64
+"""So many calls wait on each way. The oldest one is dropped for a newer one."""
+
+_SPARE_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class _Way:
+    """One kind of call, with a thread of its own from its first call on."""
+
+    name: str
+    waiting: queue.Queue[Callable[[], None] | None] = field(default_factory=lambda: queue.Queue(MOST_WAITING))
+    thread: threading.Thread | None = None
+    timeout_s: float = 0.0
+    is_failing: bool = False
+
+
+class Notifier:
+    """Takes messages, and calls whom the rules name. MUST NOT be called before the process has forked its helpers."""
+
+    def __init__(self, rules: NotifyRules | None, warn: Callable[[str], None]) -> None:
+        """Start no thread yet. `warn` takes a sentence, from any thread."""
+        self._rules = rules
+        self._warn = warn
+        self._ways = {name: _Way(name) for name in ("ping", "apprise", "command")}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is ever called."""
+        return self._rules is None
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the last calls get through, for their time at most."""
+        self.close()
+
+    def send(self, message: Message) -> None:
+        """Call about this, soon. Never waits and never raises."""
+        if self._rules is None:
+            return
+        targets = self._rules.targets(message.command, message.source)
+        url, urls, words, timeout_s = targets.ping_url, targets.apprise, targets.command, targets.timeout_s
+        # A ping address says whether runs come and go well. Alarms have no place there.
+        if url is not None and not message.is_alarm:
+            self._put("ping", targets, lambda: ping(url, message, timeout_s))
+        if urls and (message.is_alarm or message.state == "fail"):
+            self._put("apprise", targets, lambda: tell_apprise(urls, message))
+        if words:
+            self._put("command", targets, lambda: run_command(words, message, timeout_s))
+
+    def close(self) -> None:
+        """Wait for what is under way, at most for one time-out and a second. What is sent later begins anew."""
+        ways = [way for way in self._ways.values() if way.thread is not None]
+        for way in ways:
+            self._offer(way, None)
+        deadline = monotonic() + max((way.timeout_s for way in ways), default=0) + _SPARE_S
+        for way in ways:
+            if way.thread is not None:
+                way.thread.join(max(deadline - monotonic(), 0))
+                if way.thread.is_alive():
+                    self._fail(way, "it hangs, and is left alone")
+                else:
+                    way.thread = None
+
+    def _put(self, name: str, targets: Targets, call: Callable[[], None]) -> None:
+        way = self._ways[name]
+        way.timeout_s = max(way.timeout_s, targets.timeout_s)
+        self._offer(way, call)
+        if way.thread is None or not way.thread.is_alive():
+            way.thread = threading.Thread(target=self._work, args=(way,), name=f"notify-{name}", daemon=True)
+            way.thread.start()
+
+    def _offer(self, way: _Way, call: Callable[[], None] | None) -> None:
+        while True:
+            try:
+                way.waiting.put_nowait(call)
+            except queue.Full:
+                try:
+                    way.waiting.get_nowait()
+                except queue.Empty:
+                    continue
+            else:
+                return
+
+    def _work(self, way: _Way) -> None:
+        while (call := way.waiting.get()) is not None:
+            try:
+                call()
+            except CallFailedError as error:
+                self._fail(way, str(error))
+            except Exception as error:  # noqa: BLE001 - a call MUST NOT end a backup
+                known = str(error) if isinstance(error, KropotError) else type(error).__name__
+                self._fail(way, f"unexpected {known}")
+            else:
+                way.is_failing = False
+
+    def _fail(self, way: _Way, why: str) -> None:
+        if not way.is_failing:
+            way.is_failing = True
+            self._warn(redact(f"a call of [notify] did not get through ({way.name}: {why}); the work is not touched"))

@@ -1,0 +1,146 @@
+"""The table `[notify]` of the configuration file: who is called about which command and which source. Pure.
+
+    [notify]
+    ping-url = "https://hc-ping.com/UUID"      # the heart-beat of `collect`
+    apprise = ["ntfy://ntfy.sh/TOPIC"]         # alarms that begin and end, and runs that fail
+    command = "/usr/local/bin/on-backup"       # everything, as JSON on stdin
+    [notify.verify]                            # what differs for one command
+    ping-url = "https://hc-ping.com/OTHER"
+    [notify.source.photos]                     # what differs for one source
+    ping-url = "https://hc-ping.com/PHOTOS"
+
+A run of `verify` that failed must not be hidden by the next round of `collect`. So a ping-url outside a command's table
+is for `collect` alone, unless it holds {command}.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, urlsplit
+
+from kropot.errors import UsageError
+from kropot.secret import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+COMMANDS: Final = ("collect", "verify", "prune", "status")
+_SECONDS: Final = {"s": 1, "m": 60}
+_TIMEOUT: Final = re.compile(r"(\d{1,4})(s|m|)")
+_LONGEST_S: Final = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """Who is called. `timeout_s` bounds each call. None, and an empty tuple, mean that nobody is called this way."""
+
+    ping_url: str | None = field(default=None, repr=False)
+    apprise: tuple[str, ...] = field(default=(), repr=False)
+    command: tuple[str, ...] = field(default=(), repr=False)
+    timeout_s: int = 10
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is called."""
+        return self.ping_url is None and not self.apprise and not self.command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyRules:
+    """The table as it was read: values by the path of their table, e.g. `()`, `("verify",)`, `("source", "photos")`."""
+
+    tables: Mapping[tuple[str, ...], Mapping[str, Any]] = field(repr=False)
+
+    def targets(self, command: str, source: str | None = None) -> Targets:
+        """Return who is called about a command, and about a source by its label."""
+        values: dict[str, Any] = {}
+        paths: list[tuple[str, ...]] = [(), (command,)]
+        if source is not None:
+            paths += [("source", source), ("source", source, command)]
+        for path in paths:
+            for name, value in self.tables.get(path, {}).items():
+                is_for_all = command == "collect" or command in path or "{command}" in str(value)
+                if name != "ping_url" or is_for_all:
+                    values[name] = value
+        url = values.get("ping_url")
+        if url is not None:
+            parts = {"{command}": command, "{source}": quote(source or "all", safe="")}
+            for name, part in parts.items():
+                url = url.replace(name, part)
+            values["ping_url"] = guarded_url(url)
+        return Targets(**values)
+
+
+def parse_notify(table: Mapping[str, Any]) -> NotifyRules:
+    """Return the rules in a decoded table. Every address in it is a secret from here on. Raises: UsageError."""
+    tables: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    _read(table, (), tables)
+    return NotifyRules(tables=tables)
+
+
+def guarded_url(url: str) -> str:
+    """Return the address, whose path is a secret from here on: who knows it can call in the program's name."""
+    guard(url)
+    parts = urlsplit(url)
+    for piece in (parts.path, *parts.path.split("/")):
+        if len(piece) >= 16:  # noqa: PLR2004 - shorter ones are words
+            guard(piece)
+    return url
+
+
+def _read(table: Mapping[str, Any], path: tuple[str, ...], tables: dict[tuple[str, ...], Mapping[str, Any]]) -> None:
+    where = f"[{'.'.join(('notify', *path))}]"
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if isinstance(value, dict):
+            below = (*path, key)
+            if not (_is_command(below) or below == ("source",) or (len(below) == 2 and below[0] == "source")):  # noqa: PLR2004
+                raise UsageError(
+                    f"{where} has an unknown table {key!r}: write a command ({', '.join(COMMANDS)}), or source.LABEL"
+                )
+            _read(value, below, tables)
+        elif path == ("source",) or name not in {each.name for each in fields(Targets)} | {"timeout"}:
+            raise UsageError(f"{where} has an unknown name {key!r}: correct or remove it (see docs/operations.md)")
+        else:
+            name, value = _value(name, value, f"{where} {key}")  # noqa: PLW2901
+            values[name] = value
+    tables[path] = values
+
+
+def _is_command(path: tuple[str, ...]) -> bool:
+    return path[-1] in COMMANDS and (len(path) == 1 or (len(path) == 3 and path[0] == "source"))  # noqa: PLR2004
+
+
+def _value(name: str, value: Any, where: str) -> tuple[str, Any]:
+    """Return the name and the value of a field of `Targets`. Raises: UsageError."""
+    match name:
+        case "ping_url":
+            parts = urlsplit(value) if isinstance(value, str) else None
+            if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+                raise UsageError(f"{where} is not an http address: write e.g. https://hc-ping.com/UUID")
+            return name, guarded_url(value).rstrip("/")
+        case "apprise":
+            urls = [value] if isinstance(value, str) else value
+            if not isinstance(urls, list) or not all(isinstance(each, str) and "://" in each for each in urls):
+                raise UsageError(f'{where} is not a list of Apprise addresses: write e.g. ["ntfy://ntfy.sh/TOPIC"]')
+            for each in urls:
+                guard(each)
+            return name, tuple(urls)
+        case "command":
+            try:
+                words = tuple(shlex.split(value)) if isinstance(value, str) else tuple(value)
+            except (ValueError, TypeError):
+                words = ()
+            if not words or not all(isinstance(each, str) and each for each in words):
+                raise UsageError(f"{where} is not a command: write a program and its arguments")
+            return name, words
+        case _:
+            found = _TIMEOUT.fullmatch(str(value))
+            seconds = 0 if found is None or isinstance(value, bool) else int(found[1]) * _SECONDS.get(found[2], 1)
+            if not 1 <= seconds <= _LONGEST_S:
+                raise UsageError(f"{where} is not a time from 1s to 5m: write e.g. 10s")
+            return "timeout_s", seconds

@@ -1,0 +1,69 @@
+"""Files on their way to a browser, as attachments that run nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from kropot.errors import KropotError
+from kropot.logs import log
+from kropot.page.answers import COMMON, SANDBOX
+from kropot.serving.guard import ABORT
+from kropot.serving.pools import in_pool
+from ledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Executor
+
+    from starlette.types import Receive, Scope, Send
+
+
+class StreamedFile(Response):
+    """A file on its way. If its end is not sound, the connection is cut, so that no browser calls it complete."""
+
+    def __init__(self, name: str, first: bytes, rest: Iterator[bytes], pool: Executor) -> None:
+        """Send a file under this name, as an attachment that runs nowhere."""
+        super().__init__(headers=COMMON)
+        plain = "".join(each if each.isascii() and (each.isalnum() or each in "-_. ()") else "_" for each in name)
+        kind = mimetypes.guess_type(name)[0] or ""
+        # Whatever a browser could run or draw is bytes to it.
+        media = kind if kind in {"text/plain", "application/zip"} else "application/octet-stream"
+        del self.headers["content-length"]
+        self.headers["content-type"] = media
+        self.headers["content-disposition"] = (
+            f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+        )
+        self.headers["content-security-policy"] = SANDBOX
+        self._first, self._rest, self._pool_ = first, rest, pool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, until it ends or nobody wants more."""
+        left = asyncio.ensure_future(_left(receive))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            data: bytes | None = self._first
+            while data is not None and not left.done():
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+                data = await in_pool(self._pool_, next, self._rest, None)
+            await send({"type": "http.response.body", "body": b""})
+        except (KropotError, OSError, LedgerError) as error:
+            log.warning("download_broken", reason=type(error).__name__)
+            with suppress(KeyError):
+                scope["extensions"][ABORT]["abort"]()
+        finally:
+            left.cancel()
+            close = getattr(self._rest, "close", None)
+            if close is not None:
+                await in_pool(self._pool_, close)
+
+
+async def _left(receive: Receive) -> None:
+    """Return when the browser has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

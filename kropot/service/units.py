@@ -1,0 +1,121 @@
+"""The units of contrib/, made fit for one machine: where the program is, who runs it, and what it may write.
+
+Units of a user lack what only the system's manager may set, e.g. another user and most of the sandbox.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Literal
+
+from kropot.errors import KropotError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+Manager = Literal["system", "user"]
+
+SERVICES: Final = ("collect", "gateway", "keeper", "verify", "prune", "check")
+"""What there are units for. The last three run by timers."""
+
+MARK: Final = "# Installed by `kropotcli service install`."
+"""How each unit begins. A file that begins otherwise is somebody else's, and is not replaced."""
+
+_PROGRAM: Final = "/usr/bin/kropotcli"
+_ONLY_ONE: Final = " --token-file %d/token"
+_ONE_TOKEN: Final[Mapping[str, Path]] = MappingProxyType({})
+_FOR_USERS: Final = frozenset(
+    {
+        *("Type", "NotifyAccess", "LoadCredential", "ExecStart", "ExecReload", "Restart", "RestartSec"),
+        *("RestartPreventExitStatus", "TimeoutStartSec", "TimeoutStopSec", "WatchdogSec", "LimitNOFILE"),
+        *("StateDirectory", "StateDirectoryMode", "WorkingDirectory", "Nice", "IOSchedulingClass"),
+        *("IOSchedulingPriority", "CPUSchedulingPolicy", "CPUWeight", "IOWeight", "UMask", "NoNewPrivileges"),
+        *("LockPersonality", "RestrictRealtime", "RestrictSUIDSGID", "RestrictAddressFamilies"),
+        *("SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber"),
+    }
+)
+"""What a unit of a user keeps of its [Service]: the rest needs the right to change users, mounts or capabilities."""
+
+
+def units(
+    services: Sequence[str],
+    manager: Manager,
+    *,
+    program: str = _PROGRAM,
+    writable: Sequence[Path] = (),
+    tokens: Mapping[str, Path] = _ONE_TOKEN,
+) -> dict[str, str]:
+    """Return the texts of the units by their file names.
+
+    The words of `program` are kept apart by NUL. `writable` are the folders outside of the services' own that hold the
+    replica. The gateway has nothing to do there. `tokens` are the token files of the configuration's sources by the
+    names of their credentials; without any, the collector has the one token of its unit.
+
+    Raises: KropotError if the units were not installed with the program.
+    """
+    found: dict[str, str] = {}
+    for service in services:
+        for ending in ("service", "timer"):
+            path = contrib() / "systemd" / f"kropot-{service}.{ending}"
+            if path.is_file():
+                more = () if service == "gateway" else writable
+                lines = [*_lines(path.read_text().splitlines(), manager, program, more)]
+                found[path.name] = "\n".join(_with_tokens(lines, tokens) if tokens else lines) + "\n"
+    return found
+
+
+def sysusers() -> str:
+    """Return what makes the user of the system's services."""
+    return (contrib() / "sysusers.d" / "kropot.conf").read_text()
+
+
+def contrib() -> Path:
+    """Return the folder of the units: in a wheel inside of the package, in a clone beside it. Raises: KropotError."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "contrib", package.parent / "contrib"):
+        if (folder / "systemd").is_dir():
+            return folder
+    raise KropotError("the units were not installed with this program: take them from contrib/ of its source")
+
+
+def _lines(lines: Sequence[str], manager: Manager, program: str, writable: Sequence[Path]) -> Iterator[str]:
+    section = ""
+    for line in lines:
+        if line.startswith("["):
+            section = line
+        name = line.partition("=")[0]
+        if manager == "user":
+            if section == "[Service]" and line and line[0].isupper() and name not in _FOR_USERS:
+                continue
+            if "network-online.target" in line or line.startswith("#ReadWritePaths"):
+                continue
+        match name:
+            case "ExecStart":
+                # A command expands variables, also in quotes.
+                words = [_quoted(word).replace("$", "$$") for word in program.split("\0")]
+                yield line.replace(_PROGRAM, " ".join(words), 1)
+            case "WantedBy" if manager == "user":
+                yield line.replace("multi-user.target", "default.target")
+            case "ProtectSystem" if writable:
+                yield line
+                yield from (f"ReadWritePaths={_quoted(str(folder))}" for folder in writable)
+            case _:
+                yield line
+
+
+def _with_tokens(lines: Sequence[str], tokens: Mapping[str, Path]) -> Iterator[str]:
+    """Give the collector a credential for each source, which it finds by the source's name, for the only one it had."""
+    for line in lines:
+        if line.startswith("LoadCredential=token:"):
+            yield from (f"LoadCredential={name}:{_quoted(str(file))}" for name, file in tokens.items())
+        elif line.startswith("# The token: a file that"):
+            yield "# The tokens: files that only root can read. Only this service sees the copies in %d."
+        else:
+            yield line.replace(_ONLY_ONE, "") if line.startswith("ExecStart=") else line
+
+
+def _quoted(word: str) -> str:
+    """Return a word as systemd reads it."""
+    escaped = word.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"')
+    return f'"{escaped}"' if any(not char.isalnum() and char not in "/._-+%" for char in word) else escaped

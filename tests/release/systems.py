@@ -1,0 +1,92 @@
+"""Bare systems to install on: a Debian of its own, or a virtual environment with a home of its own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+RELEASE: Final = "bookworm"
+PROGRAM: Final = "opt/kropotcli"
+
+
+@dataclass(frozen=True)
+class BareSystem:
+    """A folder that is a system's root (`is_root`), or stands for one. Paths in it are relative to `folder`."""
+
+    folder: Path
+    is_root: bool
+
+    def path(self, name: str) -> str:
+        """Return a path as programs in the system see it."""
+        return f"/{name}" if self.is_root else str(self.folder / name)
+
+    def line(self, *args: str) -> list[str]:
+        """Return a command line that runs in the system, with nothing of this environment."""
+        home = self.path("root" if self.is_root else "home")
+        clean = ["env", "-i", f"HOME={home}", "LANG=C.UTF-8", f"PATH={self.path(PROGRAM)}/bin:/usr/bin:/bin"]
+        return ["chroot", str(self.folder), *clean, *args] if self.is_root else [*clean, *args]
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """Start a command and return its process; its log is in tmp/log."""
+        with (self.folder / "tmp/log").open("a") as log:
+            return subprocess.Popen(self.line(*args), stdout=log, stderr=log, text=True)
+
+    def run(self, *args: str, code: int = 0) -> str:
+        """Run a command to its end and return what it printed. Raises: AssertionError for another exit code."""
+        done = subprocess.run(self.line(*args), capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == code, f"{' '.join(args)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def install(self, wheels: Path, name: str) -> None:
+        """Install a wheel with what it needs from a folder of wheels."""
+        shutil.copytree(wheels, self.folder / "tmp/wheels")
+        python = "/usr/bin/python3" if self.is_root else sys.executable
+        self.run(python, "-m", "venv", self.path(PROGRAM))
+        pip = f"{self.path(PROGRAM)}/bin/pip"
+        self.run(
+            pip,
+            "install",
+            "--quiet",
+            "--no-index",
+            "--find-links",
+            self.path("tmp/wheels"),
+            self.path(f"tmp/wheels/{name}"),
+        )
+
+
+@contextmanager
+def debian(place: Path) -> Iterator[BareSystem]:
+    """Make a Debian with Python and nothing else; it is this machine's kind, so that the wheels fit."""
+    root = place / "debian"
+    log = place / "debootstrap.log"
+    with log.open("w") as out:
+        done = subprocess.run(
+            ["debootstrap", "--variant=minbase", "--include=python3-venv", RELEASE, str(root)],
+            stdout=out,
+            stderr=out,
+            check=False,
+        )
+    assert done.returncode == 0, log.read_text()[-2000:]
+    subprocess.run(["mount", "--bind", "/dev", str(root / "dev")], check=True)
+    subprocess.run(["mount", "-t", "proc", "proc", str(root / "proc")], check=True)
+    try:
+        yield BareSystem(root, is_root=True)
+    finally:
+        subprocess.run(["umount", str(root / "proc"), str(root / "dev")], check=True)
+
+
+@contextmanager
+def virtual(place: Path) -> Iterator[BareSystem]:
+    """Stand in for a bare system: a virtual environment, and a home of its own."""
+    folder = place / "system"
+    for name in ("tmp", "home", "opt"):
+        (folder / name).mkdir(parents=True)
+    yield BareSystem(folder, is_root=False)
