@@ -13,7 +13,7 @@ from kropot.objects.packs.format import footer_of, index_of, lay_out, name_of
 from kropot.objects.packs.reader import PackFile
 from kropot.objects.packs.writer import PackWriter
 from kropot.objects.stores.files import NoSuchKeyError
-from kropot.objects.stores.reading import Window
+from kropot.objects.stores.reading import ReadAhead
 from ledger.places import Placement
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class RemotePack(PackFile):
         self.path = f"{files.place}/{self._key}"
         self._files = files
         self._guard = threading.Lock()
-        self._window = Window()
+        self._window = ReadAhead()
         self._tail, stat = files.tail(self._key, _TAIL)
         self.tag = (stat.tag, stat.size, stat.changed_s)
         self._learn(stat.size, hash(self.tag))

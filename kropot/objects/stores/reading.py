@@ -16,7 +16,7 @@ _GAP = 1 << 20
 """A reader that leaves out no more than this still goes straight on."""
 
 
-class Window:
+class ReadAhead:
     """The part of a file that was read last. Whoever reads on from it gets twice as much at once, up to `most` bytes.
 
     One that jumps about gets exactly what it asks for.
@@ -60,7 +60,7 @@ class RemoteReader(io.RawIOBase):
         self._key = key
         self._size = size
         self._at = 0
-        self._window = Window()
+        self._window = ReadAhead()
 
     def readable(self) -> bool:
         """Say yes."""
