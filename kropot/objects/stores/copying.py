@@ -19,6 +19,7 @@ from kropot.objects.layout import is_object
 from kropot.objects.packs.format import FOOTER, PackDamagedError, parse_footer, parse_index
 from kropot.objects.stores.files import PIECE, NoSuchKeyError
 from kropot.objects.stores.objects import MARKER, MARKER_TEXT
+from kropot.objects.stores.reading import RemoteReader
 from kropot.objects.stores.segments import RemoteSegments
 from kropot.segments import FOLDER as SEGMENTS
 
@@ -138,10 +139,11 @@ class StorageCopy:
         return done
 
     def _fetched(self, stat: RemoteStat, file: BinaryIO) -> bytes:
+        self._source.fetch(stat.key, file)
+        file.seek(0)
         digest = hashlib.sha256()
-        for piece in _pieces(self._source, stat):
+        while piece := file.read(PIECE):
             digest.update(piece)
-            file.write(piece)
         return digest.digest()
 
     def _is_same(self, stat: RemoteStat) -> bool:
@@ -157,19 +159,11 @@ class StorageCopy:
 
     def _digest(self, files: RemoteFiles, stat: RemoteStat) -> bytes:
         digest = hashlib.sha256()
-        for piece in _pieces(files, stat):
+        reader = RemoteReader(files, stat.key, stat.size)
+        while piece := reader.read(PIECE):
             digest.update(piece)
+        reader.close()
         return digest.digest()
-
-
-def _pieces(files: RemoteFiles, stat: RemoteStat) -> Iterator[bytes]:
-    at = 0
-    while at < stat.size:
-        piece = files.get(stat.key, at, min(at + PIECE, stat.size))
-        if not piece:
-            return
-        yield piece
-        at += len(piece)
 
 
 def _name_in(key: str) -> bytes | None:
