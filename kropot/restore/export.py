@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote_to_bytes
@@ -14,6 +16,7 @@ from kropot.durable.errors import StorageError
 from kropot.durable.refusals import InTheWayError, NoRoomError, TooLargeError, UnplaceableError
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import held_json
+from kropot.replay.fold import pages
 from kropot.restore.authentic import DamagedError
 from kropot.restore.evidence import HISTORY, event_json
 from kropot.restore.journal import content_of, show_name
@@ -32,9 +35,13 @@ if TYPE_CHECKING:
     from kropot.restore.journal import Journal
     from kropot.restore.names import NameGiver
     from ledger.events import StreamKey
+    from ledger.places import Placement
 
 MANIFEST = b"manifest.jsonl"
 JOURNAL = b".kropot-export.jsonl"
+
+PLACED = 256
+"""So many copies are looked up in the ledger at once."""
 
 Links = Literal["never", "reflink", "hard"]
 Flaw = Literal["missing", "damaged", "unreadable", "in_the_way", "too_large", "unplaceable"]
@@ -98,7 +105,10 @@ def export(
         job.write_whole(HISTORY, history)
     manifest, digest = tree.draft(), hashlib.sha256()
     try:
-        tasks = (job.prepare(held, names.give(place_of(held.key.id), held.key.stored)) for held in helds)
+        tasks = (
+            job.prepare(held, names.give(place_of(held.key.id), held.key.stored), place)
+            for held, place in _placed(helds, copies)
+        )
         for outcome in in_order(pool, job.work, tasks, window=64):
             done, found = (outcome, None) if isinstance(outcome, Unexported) else outcome
             if isinstance(done, Exported) and found is not None and done.held.sha256 is not None:
@@ -122,11 +132,15 @@ _Done = tuple[Exported, os.stat_result | None]
 
 @dataclass(frozen=True, slots=True)
 class _ExportTask:
-    """A copy to write at a path. `is_taken`: a file is there already, which may be ours or not."""
+    """A copy to write at a path. `is_taken`: a file is there already, which may be ours or not.
+
+    `place` is where the ledger says that it lies in a pack.
+    """
 
     held: HeldCopy
     path: tuple[bytes, ...]
     is_taken: bool
+    place: Placement | None = None
 
 
 class _ExportJob:
@@ -165,11 +179,13 @@ class _ExportJob:
         finally:
             draft.drop()
 
-    def prepare(self, held: HeldCopy, path: tuple[bytes, ...]) -> _ExportTask | _Done | Unexported:
+    def prepare(
+        self, held: HeldCopy, path: tuple[bytes, ...], place: Placement | None
+    ) -> _ExportTask | _Done | Unexported:
         """Check what is already at the path. Only one thread calls this, in order."""
         found = self._tree.look(path)
         if found is None:
-            return _ExportTask(held, path, is_taken=False)
+            return _ExportTask(held, path, is_taken=False, place=place)
         if not stat.S_ISREG(found.st_mode):
             return Unexported(
                 flaw="in_the_way",
@@ -178,7 +194,7 @@ class _ExportJob:
             )
         if self._journal.is_done(path, held.identity, found):
             return Exported(held=held, path=path, existed=True), None
-        return _ExportTask(held, path, is_taken=True)
+        return _ExportTask(held, path, is_taken=True, place=place)
 
     def work(self, task: _ExportTask | _Done | Unexported) -> _Done | Unexported:
         """Carry out the prepared task. Several threads call this."""
@@ -200,13 +216,22 @@ class _ExportJob:
     def _write(self, task: _ExportTask) -> _Done:
         draft = self._tree.draft()
         try:
-            with self._copies.open(task.held) as source:
+            with self._source(task) as source:
                 self._fill(draft, source, task.held)
             found = draft.sync()
             self._tree.place(draft, task.path, replace=task.is_taken)
         finally:
             draft.drop()
         return Exported(held=task.held, path=task.path, existed=False), found
+
+    def _source(self, task: _ExportTask) -> BinaryIO:
+        """Return the stored bytes: of a pack at once, where the place that the ledger told is sound."""
+        if task.place is not None:
+            with suppress(ObjectMissingError, StorageError, OSError):
+                data = self._copies.read(task.held, task.place)
+                if hashlib.sha256(data).digest() == task.held.sha256:
+                    return io.BytesIO(data)
+        return self._copies.open(task.held)
 
     def _fill(self, draft: Draft, source: BinaryIO, held: HeldCopy) -> None:
         """Put the object's bytes into the draft, shared or copied, and check their hash. Raises: DamagedError."""
@@ -244,6 +269,12 @@ _FLAWS: dict[type[Exception], Flaw] = {
     TooLargeError: "too_large",
     UnplaceableError: "unplaceable",
 }
+
+
+def _placed(helds: Iterable[HeldCopy], copies: Copies) -> Iterator[tuple[HeldCopy, Placement | None]]:
+    """Yield each copy with where it lies in a pack: asking the ledger for each of them would take most of the time."""
+    for page in pages(helds, PLACED):
+        yield from zip(page, copies.places(page), strict=True)
 
 
 def _descriptor(source: BinaryIO) -> int | None:

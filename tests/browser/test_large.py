@@ -72,22 +72,18 @@ def test_the_first_page_is_quick_and_small_at_a_million_elements(tmp_path: Path)
             session.headers["Authorization"] = f"Bearer {token}"
             taken = {screen: [asked(session, kept.url, screen) for _ in range(5)] for screen in SCREENS}
         for screen, found in taken.items():
-            times = sorted(seconds for seconds, _ in found)
-            size = max(size for _, size in found)
-            print(
-                f"\n{screen}: {times[0] * 1000:.0f} ms at best, {times[2] * 1000:.0f} ms, {size / 1000:.0f} kB", end=""
-            )
-        assets = sum(asked(session, kept.url, f"static/{name}")[1] for name in ("page.css", "page.js", "icon.svg"))
+            cpu, wall, size = (min(each[at] for each in found) for at in range(3))
+            print(f"\n{screen}: {cpu * 1000:.0f} ms of CPU, {wall * 1000:.0f} ms, {size / 1000:.0f} kB", end="")
+        assets = sum(asked(session, kept.url, f"static/{name}")[2] for name in ("page.css", "page.js", "icon.svg"))
         for screen in ("health", "files"):
-            seconds = min(seconds for seconds, _ in taken[screen])
-            size = max(size for _, size in taken[screen]) + assets
-            assert seconds < 0.2, screen
-            assert size < 500_000, screen
+            # Of both ends, because the keeper runs in this process. The wall clock of a shared machine says little.
+            assert min(cpu for cpu, _, _ in taken[screen]) < 0.2, screen
+            assert max(size for _, _, size in taken[screen]) + assets < 500_000, screen
 
 
-def asked(session: requests.Session, url: str, screen: str) -> tuple[float, int]:
-    """Return how long a page took, in seconds, and its size in bytes."""
-    began = time.monotonic()
+def asked(session: requests.Session, url: str, screen: str) -> tuple[float, float, int]:
+    """Return how long a page took, in seconds of CPU and of the clock, and its size in bytes."""
+    began, used = time.monotonic(), time.process_time()
     answer = session.get(f"{url}/page/{screen}", timeout=120)
     assert answer.status_code == 200, answer.text
-    return time.monotonic() - began, len(answer.content)
+    return time.process_time() - used, time.monotonic() - began, len(answer.content)

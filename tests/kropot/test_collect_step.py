@@ -565,6 +565,23 @@ def test_a_conflict_keeps_the_copies_and_looks_again() -> None:
     assert isinstance(told.facts()[0], RemoteCopied)
 
 
+@pytest.mark.parametrize("is_bulk", [False, True])
+def test_a_source_that_never_had_an_element_is_looked_up_only_after_a_conflict(*, is_bulk: bool) -> None:
+    told = Told(replace(RULES, page=1))
+    source = told.collector.source
+    told.tell(ListingBegan(source=source, version=1, known=0, position=1, is_blank=True))
+    told.tell(PageListed(page=replace(bulk_page(0, 1), is_bulk=is_bulk)))
+    (look,) = (action for action in told.actions if isinstance(action, LookUp))
+    assert look.are_new is is_bulk
+    told.tell(LookedUp(known={}, source=source, version=1))
+    for prefetch in ordered(told):
+        told.tell(Prefetched(copies={prefetch.number: {}}))
+    told.take()
+    told.tell(Conflicted(about="page", keys=frozenset()))
+    (look,) = (action for action in told.actions if isinstance(action, LookUp))
+    assert not look.are_new
+
+
 def test_a_changed_content_that_came_is_recorded_with_its_change() -> None:
     told = Told(replace(RULES, page=1))
     source = told.collector.source

@@ -42,9 +42,13 @@ class ListPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookUp:
-    """Read what the ledger knows of these entries: `LookedUp`."""
+    """Read what the ledger knows of these entries: `LookedUp`.
+
+    It knows none of them if they `are_new`. Where that is wrong, recording them conflicts, and they are looked up.
+    """
 
     entries: tuple[Listed, ...]
+    are_new: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ class ListingBegan:
 
     `closed` is the last second to which the server adds nothing, as it said at the last complete listing. It is None if
     that is not known, or if anything happened to the source since.
-    `naming` says which vault its list names.
+    `naming` says which vault its list names. A source that `is_blank` never had an element.
     """
 
     source: Source
@@ -66,6 +66,7 @@ class ListingBegan:
     position: int
     closed: int | None = None
     naming: Naming = NOTHING_NAMED
+    is_blank: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

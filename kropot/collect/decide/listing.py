@@ -208,6 +208,7 @@ class ListingController:
             # Whoever listed a source without a vault may not be given one later: its ids and copies are others.
             is_vault_known=happened.naming.vault is not None or source.opaque is not None,
             is_vault_named=happened.naming.vault is not None,
+            is_blank=happened.is_blank,
         )
         self.phase = Phase.DRAINING
         self._wants_full = self._believes = False
@@ -302,7 +303,9 @@ class ListingController:
         if chunks.can_begin:
             is_worth_it = run.result is not None or run.request is not None or len(chunks.waiting) >= CHUNK
             if is_worth_it or now_us >= chunks.began_us + GATHER_US:
-                return [*actions, LookUp(entries=chunks.begin(now_us).entries)]
+                # A server without bulk requests may list an entry on two pages.
+                are_new = run.is_blank and chunks.is_bulk
+                return [*actions, LookUp(entries=chunks.begin(now_us).entries, are_new=are_new)]
         if chunks.wants_flush(is_over=run.result is not None):
             actions.append(FlushPrefetched())
         if chunks.is_empty and run.result is not None:

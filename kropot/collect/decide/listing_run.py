@@ -75,7 +75,7 @@ class ListingRun:
     server has nothing more to show. `lines` counts what it has shown, lines that could not be read included, and
     `growth` is about how many bytes of it are new in the ledger. `vault` is the one that all of its pages have to
     name, which the first page decides if the source has none (`is_vault_known`), and `is_vault_named` once the ledger
-    names it, too.
+    names it, too. `is_blank` says that the source had never had an element when the listing began.
     """
 
     mode: ListingMode
@@ -89,6 +89,7 @@ class ListingRun:
     vault: bytes | None = None
     is_vault_known: bool = False
     is_vault_named: bool = False
+    is_blank: bool = False
     request: PageRequest | None = None
     result: ListingResult | None = None
     lines: int = 0

@@ -145,10 +145,17 @@ class LedgerEffects:
         source, version = self._source()
         if not is_mine:
             return ListingBusy(source=source)
-        known = sum(t.elements for t in ledger.tallies() if t.source == self.source_id and t.state != "vanished")
+        tallies = [each for each in ledger.tallies() if each.source == self.source_id and each.elements]
+        known = sum(each.elements for each in tallies if each.state != "vanished")
         naming, position = naming_of(ledger.log, self.source_id), ledger.head().position
         return ListingBegan(
-            source=source, version=version, known=known, position=position, closed=self._closed(), naming=naming
+            source=source,
+            version=version,
+            known=known,
+            position=position,
+            closed=self._closed(),
+            naming=naming,
+            is_blank=not tallies,
         )
 
     def _closed(self) -> int | None:
@@ -162,8 +169,11 @@ class LedgerEffects:
         return None
 
     def _look_up(self, action: LookUp) -> Input:
-        keys = {StreamKey(source=self.source_id, kind=one.type, id=one.id) for one in action.entries}
-        found = self.ledger.entries(keys)
+        found: dict[StreamKey, Entry] = {}
+        if not action.are_new:
+            found = self.ledger.entries(
+                {StreamKey(source=self.source_id, kind=one.type, id=one.id) for one in action.entries}
+            )
         source, version = self._source()
         return LookedUp(
             known={(key.kind, key.id): entry for key, entry in found.items()},
