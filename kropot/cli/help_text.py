@@ -91,6 +91,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "status": "kropotcli status --check --nagios",
     "storage": "kropotcli storage pack",
     "storage clean": "kropotcli storage clean --dry-run",
+    "storage copy": "kropotcli storage copy storage s3://bucket/backup",
     "storage index": "kropotcli storage index",
     "storage pack": "kropotcli storage pack --all",
     "verify": "kropotcli verify --budget 2h",

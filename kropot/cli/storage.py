@@ -9,6 +9,7 @@ import click
 from kropot.cli.base import Exit, Settings, emit, emit_json, group, open_ledger, say, storage_of
 from kropot.cli.sizes import SIZE
 from kropot.cli.storage_clean import clean
+from kropot.cli.storage_copy import copy
 from kropot.errors import UsageError
 from kropot.logs import log
 from kropot.wording import amount, number
@@ -18,10 +19,11 @@ _PROGRESS_EVERY_S = 5.0
 
 @group("storage")
 def command() -> None:
-    """Look after the storage: pack small objects, index packs, and remove what no event names."""
+    """Look after the storage: pack, index, clean and copy it."""
 
 
 command.add_command(clean)
+command.add_command(copy)
 
 
 @command.command("pack")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kropot.objects.packs.rewriting import PackRewriter
     from kropot.objects.store import ObjectStore
     from kropot.objects.stores.address import StorageAddress
+    from kropot.objects.stores.files import RemoteFiles
     from ledger.places import PlaceStore
 
 
@@ -250,11 +251,23 @@ def open_store(address: StorageAddress, instance: str, *, ca_file: Path | None =
         return FolderStorage(address, instance)
     from kropot.objects.stores.storage import RemoteStorage
 
+    return RemoteStorage(open_files(address, instance, ca_file=ca_file), instance)
+
+
+def open_files(address: StorageAddress, instance: str = "+copy", *, ca_file: Path | None = None) -> RemoteFiles:
+    """Return the files at this address, whatever kind of storage it is; nothing is touched yet.
+
+    Raises: UsageError where the environment does not say how to reach it.
+    """
+    if isinstance(address, Path):
+        from kropot.objects.stores.local import LocalFiles
+
+        return LocalFiles(address)
     if isinstance(address, BucketAddress):
         from kropot.objects.stores.s3 import BucketFiles
         from kropot.objects.stores.s3_settings import bucket_access
 
-        return RemoteStorage(BucketFiles(address, bucket_access(os.environ, ca_file)), instance)
+        return BucketFiles(address, bucket_access(os.environ, ca_file))
     from kropot.objects.stores.sftp import SftpFiles
 
-    return RemoteStorage(SftpFiles(address, instance), instance)
+    return SftpFiles(address, instance)

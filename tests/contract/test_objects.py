@@ -124,7 +124,7 @@ class TellingRemote(RemoteObjects):
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
         outcomes = super().publish(batch)
         told = [one.place for one in outcomes if isinstance(one, Published) and one.place is not None]
-        self._packed._places.add(told)  # type: ignore[attr-defined]  # it is the memory store's
+        self._packed.places.add(told)  # type: ignore[attr-defined]  # it is the memory store's
         return outcomes
 
 

@@ -89,6 +89,13 @@ def test_replica_on_another_machine_is_collected_verified_exported_and_recovered
     exported = away("replay", "--export", "out")
     assert exported.returncode == 0, exported.stderr
 
+    here, there = away.place.address(away.prefix), away.place.address(f"{away.prefix}-copy")
+    for source, target in ((here, "folder"), ("folder", there)):
+        copied = away("storage", "copy", source, target, "--verify")
+        assert copied.returncode == 0, copied.stderr
+    assert away.json("storage", "copy", "folder", there)["files"] == 0
+    assert away("verify", prefix=f"{away.prefix}-copy").returncode == 0
+
     away.database = "sqlite:///again.db"
     recovered = away("db", "recover", "--from-storage")
     assert recovered.returncode == 0, recovered.stderr

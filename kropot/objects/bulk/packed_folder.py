@@ -11,7 +11,7 @@ from kropot.objects.bulk.reading import BUFFER, ReadRequest, read_object
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kropot.objects.bulk.protocol import ExpectedIn, ExpectedObject, PackFlaw, RangeRead
+    from kropot.objects.bulk.protocol import BulkReader, ExpectedIn, ExpectedObject, PackFlaw, RangeRead
     from kropot.objects.layout import Layout
     from kropot.objects.packs.accounts import PackAccounts, RangeAccount
     from kropot.objects.store import Leftover, ObjectStore
@@ -37,7 +37,9 @@ class PackedFolderReader:
         """Read few objects one by one, out of `store`: those of packs with a damaged index, and those kept twice."""
         self._store = store
         self._accounts = accounts
-        self._files = FolderReader(layout, objects=objects, size=size, stopped=stopped, packs=accounts.names, take=take)
+        self._files: BulkReader = FolderReader(
+            layout, objects=objects, size=size, stopped=stopped, packs=accounts.names, take=take
+        )
         self._buffer = memoryview(bytearray(BUFFER))
 
     def read(self, start: bytes, end: bytes, expected: ExpectedIn) -> Iterator[RangeRead]:

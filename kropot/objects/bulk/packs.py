@@ -60,7 +60,7 @@ class PackReading:
         found = PackRead(name)
         path = self._layout.pack(name)
         try:
-            pack = PackFile(path, name, OsFiles())
+            pack = self._opened(name, path)
         except (FileNotFoundError, NotADirectoryError):
             found.is_gone = True
             return found
@@ -76,6 +76,9 @@ class PackReading:
         else:
             self._objects(pack, entries, found)
         return found
+
+    def _opened(self, name: bytes, path: str) -> PackFile:
+        return PackFile(path, name, OsFiles())
 
     def _objects(self, pack: PackFile, entries: list[PackEntry], found: PackRead) -> None:
         if self._buffer is None:

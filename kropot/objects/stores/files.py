@@ -43,13 +43,15 @@ class Capabilities:
     """What a store can do beyond the least; nothing that is promised rests on any of it.
 
     `conditional_put`: it can refuse to write over a file. `rename`: a file can get another name in one step.
-    `free_space`: it says how much room it has. `digests`: it says a digest of what it stored.
+    `free_space`: it says how much room it has. `digests`: it says a digest of what it stored. `ranges`: it gives a part
+    of a file alone; where it does not, files are fetched as a whole.
     """
 
     conditional_put: bool
     rename: bool
     free_space: bool
     digests: bool
+    ranges: bool = True
 
 
 class RemoteFiles(Protocol):
@@ -78,6 +80,10 @@ class RemoteFiles(Protocol):
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Return the bytes of a range, fewer where the file ends before it does. Raises: NoSuchKeyError."""
+        ...
+
+    def fetch(self, key: str, into: BinaryIO) -> None:
+        """Write the whole file into an open one, which may be large. Raises: NoSuchKeyError, OSError."""
         ...
 
     def tail(self, key: str, length: int) -> tuple[bytes, RemoteStat]:

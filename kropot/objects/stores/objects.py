@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kropot.objects.bulk.protocol import BulkReader
     from kropot.objects.freeing import Freeable
     from kropot.objects.instance import InstanceLock
+    from kropot.objects.packs.accounts import PackAccounts
     from kropot.objects.packs.packed import PackPlaces
     from kropot.objects.store import TakenUp
     from kropot.objects.stores.files import RemoteFiles
@@ -49,7 +50,7 @@ WRITERS = 4
 MARKER = "storage.txt"
 """The file that says that a storage is here, although nothing may be in it yet."""
 
-_MARKER_TEXT = b"A storage of KropotCLI. While this file is here, an empty storage is not taken for one that is away.\n"
+MARKER_TEXT = b"A storage of KropotCLI. While this file is here, an empty storage is not taken for one that is away.\n"
 _SHA256 = 32
 
 
@@ -141,7 +142,8 @@ class RemoteObjects:
         self._marking = threading.Lock()
         self._publishing = threading.Lock()
         self._is_marked = False
-        self._packed = PackedObjects(RemotePacks(files), places)
+        self._packs = RemotePacks(files)
+        self._packed = PackedObjects(self._packs, places)
         self._packing = Packing(
             replace(rule, many=min(rule.many, MANY)),
             self._packed,
@@ -158,7 +160,7 @@ class RemoteObjects:
             self._lock.acquire()
             if not self._is_marked:
                 if self._files.stat(MARKER) is None:
-                    self._files.put(MARKER, _MARKER_TEXT)
+                    self._files.put(MARKER, MARKER_TEXT)
                 self._is_marked = True
 
     def stage(self, name: str | None = None) -> RemoteUpload:  # noqa: ARG002 -- the protocol has it
@@ -261,12 +263,28 @@ class RemoteObjects:
                 yield sha256, size
             last = sha256
 
-    def bulk_reader(self, *, objects: int, size: int, stopped: Callable[[], bool]) -> BulkReader:  # noqa: ARG002
-        """Return what reads many objects with threads."""
-        from kropot.objects.bulk.any_store import StoreReader
-        from kropot.objects.bulk.reading import ThreadReading, Throttle
+    def bulk_reader(
+        self,
+        *,
+        objects: int,
+        size: int,  # noqa: ARG002 -- packs tell how much there is
+        stopped: Callable[[], bool],
+        take: Callable[[int], None] | None = None,
+    ) -> BulkReader | None:
+        """Return what reads packs whole, and files with threads."""
+        from kropot.objects.stores.bulk import RemoteBulkReader
 
-        return StoreReader(self, ThreadReading(self, throttle=Throttle(), stopped=stopped), stopped=stopped)
+        return RemoteBulkReader(self._files, self, self.pack_accounts(), objects=objects, stopped=stopped, take=take)
+
+    def pack_accounts(self) -> PackAccounts:
+        """Read the indexes of all packs."""
+        from kropot.objects.packs.accounts import PackAccounts
+
+        return PackAccounts(self._packs, self._packed.places)
+
+    def drop_place(self, sha256: bytes, pack: bytes) -> None:
+        """Tell the ledger, where there is one."""
+        self._packed.places.drop(sha256, pack)
 
     def set_aside(self, sha256: bytes) -> str:
         """Move the object's file to `quarantine/<sha256>.<number>`, or copy what packs have of it."""

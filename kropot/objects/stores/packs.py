@@ -13,11 +13,11 @@ from kropot.objects.packs.format import footer_of, index_of, lay_out, name_of
 from kropot.objects.packs.reader import PackFile
 from kropot.objects.packs.writer import PackWriter
 from kropot.objects.stores.files import NoSuchKeyError
-from kropot.objects.stores.reading import Window
+from kropot.objects.stores.reading import ReadAhead
 from ledger.places import Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from kropot.objects.packs.writer import WholeObject
     from kropot.objects.stores.files import RemoteFiles
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 _TAIL = 64 << 10
 """So many last bytes are read at once: the footer, and the index of a pack of 1,364 objects."""
 
-_OPEN = 16
-"""So many packs keep what was read of them in memory, with a window of up to 8 MiB each."""
+_MANY_READS = 32
+"""After so many reads here and there it pays to have the whole pack, if memory has room for all of them."""
 
+_OPEN = 4096
 _MOST_HELD = 192 << 20
+"""So many packs, or bytes of their indexes and of what was read of them, stay in memory."""
 
 
 def pack_key(name: bytes) -> str:
@@ -39,21 +41,36 @@ def pack_key(name: bytes) -> str:
 class RemotePack(PackFile):
     """A pack on another machine; its index stays in memory once it was read."""
 
-    def __init__(self, files: RemoteFiles, name: bytes) -> None:
-        """Read the footer. Raises: NoSuchKeyError, StorageError."""
+    def __init__(self, files: RemoteFiles, name: bytes, *, may_hold: Callable[[], bool] = lambda: False) -> None:
+        """Read the footer. Once many objects were asked for, the whole pack is read and kept, where `may_hold` says so.
+
+        Raises: NoSuchKeyError, StorageError.
+        """
+        self._may_hold = may_hold
+        self._reads = 0
         self.name, self._key = name, pack_key(name)
         self.path = f"{files.place}/{self._key}"
         self._files = files
         self._guard = threading.Lock()
-        self._window = Window()
+        self._window = ReadAhead()
         self._tail, stat = files.tail(self._key, _TAIL)
         self.tag = (stat.tag, stat.size, stat.changed_s)
         self._learn(stat.size, hash(self.tag))
 
     @property
     def held(self) -> int:
-        """How many bytes of it are in memory, its window aside: all of it, where the store gives no ranges."""
-        return len(self._tail)
+        """How many bytes of it are in memory: all of it, where the store gives no ranges."""
+        return len(self._tail) + self._window.held
+
+    def fileno(self) -> int:
+        """Refuse: there is no descriptor. Raises: OSError."""
+        raise OSError(errno.EOPNOTSUPP, "a pack on another machine has no descriptor")
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer from a range; what lies behind the pack's end becomes zeros. Raises: OSError."""
+        data = self.read(offset, len(buffer))
+        buffer[: len(data)] = data
+        buffer[len(data) :] = bytes(len(buffer) - len(data))
 
     def read(self, offset: int, length: int) -> bytes:
         """Return the bytes of a range, fewer where the pack ends before it does. Raises: OSError."""
@@ -69,6 +86,10 @@ class RemotePack(PackFile):
                     begins = self.size - len(self._tail)
                 if offset >= begins:
                     return self._tail[offset - begins : offset - begins + length]
+                self._reads += 1
+                if self._reads == _MANY_READS and self._may_hold():
+                    self._tail = self._files.get(self._key, 0, begins) + self._tail
+                    return self._tail[offset : offset + length]
                 return self._window.read(
                     offset, length, self.size, lambda start, end: self._files.get(self._key, start, end)
                 )
@@ -83,6 +104,7 @@ class RemotePacks(PackFolder):
         """Ask nothing yet."""
         super().__init__(Layout(files.place), keep=_OPEN)
         self._remote = files
+        self._sizes: dict[bytes, int] = {}
 
     def names(self) -> list[bytes]:
         """List them, in order. Raises: StorageError."""
@@ -113,9 +135,17 @@ class RemotePacks(PackFolder):
 
     def _opened(self, name: bytes) -> PackFile | None:
         try:
-            return RemotePack(self._remote, name)
+            pack = RemotePack(self._remote, name, may_hold=self._all_fit)
         except NoSuchKeyError:
             return None
+        with self._lock:
+            self._sizes[name] = pack.size
+        return pack
+
+    def _all_fit(self) -> bool:
+        """Whether all packs that were ever opened here have room in memory together."""
+        with self._lock:
+            return sum(self._sizes.values()) <= _MOST_HELD
 
 
 class RemotePackWriter(PackWriter):

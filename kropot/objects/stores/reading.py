@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+import tempfile
+from typing import TYPE_CHECKING, BinaryIO, cast
 
+from kropot.durable.errors import storage_error
 from kropot.objects.stores.files import PIECE
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ _GAP = 1 << 20
 """A reader that leaves out no more than this still goes straight on."""
 
 
-class Window:
+class ReadAhead:
     """The part of a file that was read last. Whoever reads on from it gets twice as much at once, up to `most` bytes.
 
     One that jumps about gets exactly what it asks for.
@@ -29,6 +31,11 @@ class Window:
         self._most = most
         self._start = 0
         self._data = b""
+
+    @property
+    def held(self) -> int:
+        """How many bytes are in memory."""
+        return len(self._data)
 
     def read(self, start: int, length: int, size: int, ask: Callable[[int, int], bytes]) -> bytes:
         """Return the bytes of a range of a file of `size` bytes; `ask(start, end)` reads what is not here."""
@@ -55,7 +62,8 @@ class RemoteReader(io.RawIOBase):
         self._key = key
         self._size = size
         self._at = 0
-        self._window = Window()
+        self._whole: BinaryIO | None = None
+        self._window = ReadAhead()
 
     def readable(self) -> bool:
         """Say yes."""
@@ -74,11 +82,33 @@ class RemoteReader(io.RawIOBase):
         """Return the next byte's number."""
         return self._at
 
+    def close(self) -> None:
+        """Drop what was kept of it."""
+        if self._whole is not None:
+            self._whole.close()
+        super().close()
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # any writable buffer
         """Fill the buffer as far as the file goes. Raises: StorageError."""
+        if not self._files.can.ranges:
+            return self._from_whole(buffer)
         data = self._window.read(
             self._at, len(buffer), self._size, lambda start, end: self._files.get(self._key, start, end)
         )
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def _from_whole(self, buffer: memoryview) -> int:
+        """Read from a copy of the whole file: asking again for each piece would bring the whole file each time."""
+        try:
+            if self._whole is None:
+                self._whole = cast("BinaryIO", tempfile.SpooledTemporaryFile(PIECE))  # noqa: SIM115 -- `close` ends it
+                self._files.fetch(self._key, self._whole)
+            self._whole.seek(self._at)
+            data = self._whole.read(len(buffer))
+        except OSError as error:
+            raise storage_error(error, f"keeping a file in {tempfile.gettempdir()} while it is read") from error
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)

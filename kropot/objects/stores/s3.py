@@ -87,7 +87,9 @@ class BucketFiles:
     @property
     def can(self) -> Capabilities:
         """What every bucket can do; servers that refuse to write over an object are not told from those that do."""
-        return Capabilities(conditional_put=False, rename=False, free_space=False, digests=self._tags_are_md5)
+        return Capabilities(
+            conditional_put=False, rename=False, free_space=False, digests=self._tags_are_md5, ranges=self._has_ranges
+        )
 
     def put(self, key: str, data: bytes) -> None:
         """Write in one request, and read size and digest back."""
@@ -130,6 +132,17 @@ class BucketFiles:
         if start == 0 and end is None:
             return self._whole(key)
         return self._range(key, {"offset": start} if end is None else (start, end), start, end)[0]
+
+    def fetch(self, key: str, into: BinaryIO) -> None:
+        """Stream it, from the beginning again where that breaks."""
+        import obstore
+
+        def read() -> None:
+            into.seek(0)
+            into.truncate()
+            into.writelines(obstore.get(self._client(patient=True), self._key(key)).stream(min_chunk_size=PIECE // 8))
+
+        self._ask(f"reading {self.place}/{key}", key, read)
 
     def tail(self, key: str, length: int) -> tuple[bytes, RemoteStat]:
         """Ask for the last bytes, which tells the size, too."""

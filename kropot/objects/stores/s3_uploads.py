@@ -113,19 +113,27 @@ class BucketUploads:
 
 
 def signed_headers(
-    method: str, base: str, path: str, query: Mapping[str, str], *, access: BucketAccess, now: datetime
+    method: str,
+    base: str,
+    path: str,
+    query: Mapping[str, str],
+    *,
+    access: BucketAccess,
+    now: datetime,
+    body: bytes = b"",
+    more: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return the headers of a request without a body, signed with SigV4."""
+    """Return the headers of a request, and `more` (their names in small letters), signed with SigV4."""
     if access.key_id is None or access.secret is None:
         raise ValueError("no keys to sign with")
     day, moment = now.strftime("%Y%m%d"), now.strftime("%Y%m%dT%H%M%SZ")
-    nothing = hashlib.sha256(b"").hexdigest()
-    headers = {"host": urlsplit(base).netloc, "x-amz-content-sha256": nothing, "x-amz-date": moment}
+    content = hashlib.sha256(body).hexdigest()
+    headers = {"host": urlsplit(base).netloc, "x-amz-content-sha256": content, "x-amz-date": moment, **(more or {})}
     if access.session is not None:
         headers["x-amz-security-token"] = access.session.reveal()
     names = ";".join(sorted(headers))
     lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    asked = "\n".join([method, path, _query(query), lines, names, nothing])
+    asked = "\n".join([method, path, _query(query), lines, names, content])
     scope = f"{day}/{access.region}/s3/aws4_request"
     text = "\n".join(["AWS4-HMAC-SHA256", moment, scope, hashlib.sha256(asked.encode()).hexdigest()])
     key = f"AWS4{access.secret.reveal()}".encode()

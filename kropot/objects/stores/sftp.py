@@ -106,6 +106,13 @@ class SftpFiles:
 
         return b"" if end is not None and end <= start else self._ask(f"reading {self.place}/{key}", key, work)
 
+    def fetch(self, key: str, into: BinaryIO) -> None:
+        """Read it in pieces."""
+        at = 0
+        while piece := self.get(key, at, at + PIECE):
+            into.write(piece)
+            at += len(piece)
+
     def tail(self, key: str, length: int) -> tuple[bytes, RemoteStat]:
         """Ask for the size, then for the last bytes, of one open file."""
 

@@ -1,0 +1,201 @@
+"""Copies a storage to another one, of whatever kind: objects and packs first, and then the history that names them.
+
+What has a name and the right size in the target is there already, so a run that was interrupted goes on. Every object
+is compared with its SHA-256 on its way: damage is not spread, it is told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
+
+from kropot.durable.errors import StorageError, storage_error
+from kropot.errors import IntegrityError
+from kropot.objects.layout import is_object
+from kropot.objects.packs.format import FOOTER, PackDamagedError, parse_footer, parse_index
+from kropot.objects.stores.files import PIECE, NoSuchKeyError
+from kropot.objects.stores.objects import MARKER, MARKER_TEXT
+from kropot.objects.stores.reading import RemoteReader
+from kropot.objects.stores.segments import RemoteSegments
+from kropot.segments import FOLDER as SEGMENTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kropot.objects.stores.files import RemoteFiles, RemoteStat
+
+AT_ONCE: Final = 4
+MOST_TOLD: Final = 20
+_GROUP: Final = 64
+
+
+@dataclass(slots=True, kw_only=True)
+class StorageCopyReport:
+    """How many files and bytes were copied, and how many were there already; `checked` of these were read there.
+
+    `damaged` are damaged in the source: objects that were not copied, and packs that were, because others of their
+    objects may be sound. `told` says what is wrong with the first ones.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    there: int = 0
+    checked: int = 0
+    replaced: int = 0
+    damaged: int = 0
+    told: list[str] = field(default_factory=list)
+
+
+class StorageCopy:
+    """Copies from one place to another; with `verify`, everything in the target is read back and compared."""
+
+    def __init__(
+        self, source: RemoteFiles, target: RemoteFiles, *, verify: bool, progress: Callable[[int, int], None]
+    ) -> None:
+        """Touch nothing yet. `progress` is called with the files that were looked at, and the bytes copied."""
+        self._source = source
+        self._target = target
+        self._verify = verify
+        self._progress = progress
+        self._looked = 0
+
+    def run(self) -> StorageCopyReport:
+        """Copy everything.
+
+        Raises: IntegrityError where the target holds another or a longer history; StorageError. What was copied until
+        then is there the next time.
+        """
+        self._demand_same_history()
+        report = StorageCopyReport()
+        for kind in ("objects", "packs", SEGMENTS):
+            pairs = self._paired(kind)
+            while group := list(islice(pairs, _GROUP)):
+                with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="copy") as pool:
+                    for outcome in pool.map(self._one, group):
+                        _count(report, outcome)
+                self._looked += len(group)
+                self._progress(self._looked, report.bytes)
+        if self._target.stat(MARKER) is None:
+            self._target.put(MARKER, MARKER_TEXT)
+        return report
+
+    def _demand_same_history(self) -> None:
+        here = RemoteSegments(self._source, writing=False).newest()
+        there = RemoteSegments(self._target, writing=False).newest()
+        if there is None:
+            return
+        if here is None or here.ledger_id != there.ledger_id:
+            raise IntegrityError(
+                f"{self._target.place} holds the history of another ledger ({there.ledger_id.hex()}), so nothing was "
+                "copied: name an empty place"
+            )
+        if there.last > here.last:
+            raise IntegrityError(
+                f"{self._target.place} holds the history up to event {there.last}, and {self._source.place} only up to "
+                f"event {here.last}, so nothing was copied: are FROM and TO in the right order?"
+            )
+
+    def _paired(self, kind: str) -> Iterator[tuple[RemoteStat, RemoteStat | None]]:
+        """Yield each file of the source, with the one of the same key in the target; both come in order."""
+        targets = self._target.walk(kind)
+        there = next(targets, None)
+        for stat in self._source.walk(kind):
+            while there is not None and there.key < stat.key:
+                there = next(targets, None)
+            if kind == SEGMENTS or _name_in(stat.key) is not None:
+                yield stat, there if there is not None and there.key == stat.key else None
+
+    def _one(self, pair: tuple[RemoteStat, RemoteStat | None]) -> StorageCopyReport:
+        """Copy a file, unless it is there."""
+        stat, there = pair
+        done = StorageCopyReport()
+        if there is not None and there.size == stat.size:
+            if not self._verify or self._is_same(stat):
+                done.there, done.checked = 1, int(self._verify)
+                return done
+            done.replaced = 1
+        try:
+            with tempfile.SpooledTemporaryFile(PIECE) as spooled:
+                file = cast("BinaryIO", spooled)
+                digest = self._fetched(stat, file)
+                wrong = _wrong(stat, digest, file)
+                if wrong is not None:
+                    done.damaged, done.told = 1, [wrong]
+                    if stat.key.startswith("objects/"):
+                        return done
+                self._target.put_file(stat.key, file)
+                if self._verify and self._digest(self._target, stat) != digest:
+                    raise StorageError(f"{self._target.place}/{stat.key} has other bytes than were sent: run it again")
+        except NoSuchKeyError:
+            return StorageCopyReport()  # a collector packed it, or wrote a longer segment; the next run looks again
+        except OSError as error:
+            raise storage_error(error, f"keeping {stat.key} in {tempfile.gettempdir()} until it is sent") from error
+        done.files, done.bytes = 1, stat.size
+        done.checked = int(self._verify)
+        return done
+
+    def _fetched(self, stat: RemoteStat, file: BinaryIO) -> bytes:
+        self._source.fetch(stat.key, file)
+        file.seek(0)
+        digest = hashlib.sha256()
+        while piece := file.read(PIECE):
+            digest.update(piece)
+        return digest.digest()
+
+    def _is_same(self, stat: RemoteStat) -> bool:
+        """Whether the target's bytes are right: by its name for an object, else as the source has them."""
+        try:
+            digest = self._digest(self._target, stat)
+            name = _name_in(stat.key)
+            if stat.key.startswith("objects/") and name is not None:
+                return digest == name
+            return digest == self._digest(self._source, stat)
+        except NoSuchKeyError:
+            return False
+
+    def _digest(self, files: RemoteFiles, stat: RemoteStat) -> bytes:
+        digest = hashlib.sha256()
+        reader = RemoteReader(files, stat.key, stat.size)
+        while piece := reader.read(PIECE):
+            digest.update(piece)
+        reader.close()
+        return digest.digest()
+
+
+def _name_in(key: str) -> bytes | None:
+    """Return the SHA-256 that a key says, None where it is not an object's or a pack's."""
+    parts = key.split("/")
+    if len(parts) == 3 and len(parts[1]) == 2 and is_object(parts[2], parts[1]):  # noqa: PLR2004 -- kind/ab/<64 hex>
+        return bytes.fromhex(parts[2])
+    return None
+
+
+def _wrong(stat: RemoteStat, digest: bytes, file: BinaryIO) -> str | None:
+    """Return what is wrong with a file that was read, None if nothing is, or if nothing can be said."""
+    name = _name_in(stat.key)
+    if name is None:
+        return None
+    if stat.key.startswith("objects/"):
+        return None if digest == name else f"{stat.key} has the SHA-256 {digest.hex()}"
+    try:
+        file.seek(max(stat.size - FOOTER.size, 0))
+        footer = parse_footer(file.read(FOOTER.size), stat.size, name)
+        file.seek(footer.data_end)
+        entries = parse_index(file.read(stat.size - FOOTER.size - footer.data_end), footer, name)
+    except PackDamagedError as error:
+        return str(error)
+    bad = 0
+    for entry in sorted(entries, key=lambda each: each.offset):
+        file.seek(entry.offset)
+        bad += hashlib.sha256(file.read(entry.length)).digest() != entry.sha256
+    return f"{stat.key} has {bad} damaged objects" if bad else None
+
+
+def _count(report: StorageCopyReport, done: StorageCopyReport) -> None:
+    for name in ("files", "bytes", "there", "checked", "replaced", "damaged"):
+        setattr(report, name, getattr(report, name) + getattr(done, name))
+    report.told += done.told[: max(MOST_TOLD - len(report.told), 0)]
