@@ -261,8 +261,17 @@ class RemoteObjects:
                 yield sha256, size
             last = sha256
 
-    def bulk_reader(self, *, objects: int, size: int, stopped: Callable[[], bool]) -> BulkReader:  # noqa: ARG002
-        """Return what reads many objects with threads."""
+    def bulk_reader(
+        self,
+        *,
+        objects: int,  # noqa: ARG002 -- a server is asked by as many threads as it bears
+        size: int,  # noqa: ARG002
+        stopped: Callable[[], bool],
+        take: Callable[[int], None] | None = None,
+    ) -> BulkReader | None:
+        """Return what reads many objects with threads; one by one is as good where a rate bounds them."""
+        if take is not None:
+            return None
         from kropot.objects.bulk.any_store import StoreReader
         from kropot.objects.bulk.reading import ThreadReading, Throttle
 
