@@ -78,6 +78,8 @@ class Crowd:
 
     def upset(self) -> None:
         name = self.dice.choice(sorted(self.running))
+        if self.has_machines:
+            self.revive()
         process = self.running[name]
         assert process.poll() is None, self.log(name)
         deed = self.dice.choice(("wake", "outlast") if name in self.asleep else ("kill", "stop", "stop"))
@@ -100,9 +102,26 @@ class Crowd:
             self.running[name].send_signal(signal.SIGCONT)
         self.asleep.clear()
 
+    def revive(self) -> None:
+        """Start again who was started while database or bucket was away, and ended: as a service manager does."""
+        for name, code in self.ended().items():
+            said = self.log(name)
+            assert code == Exit.ERROR, said
+            assert "cannot reach the ledger" in said or "cannot be reached" in said, said
+            self.deeds["revived"] += 1
+            self.start(name)
+
     def ended(self) -> dict[str, int]:
         """Return the exit codes of those that ended by themselves."""
         return {name: code for name, process in self.running.items() if (code := process.poll()) is not None}
+
+    def enrolled(self) -> set[str]:
+        """Return the names under which those of now are in the ledger."""
+        store = open_store(self.url, read_only=True)
+        try:
+            return {row.name for row in store.work.instances() if row.started_us >= self.started_us[row.name]}
+        finally:
+            store.close()
 
     def current(self) -> int:
         """Return how many elements have a copy; 0 while there is no ledger."""

@@ -99,7 +99,7 @@ class Trial:
 
 
 TRIAL = (
-    Trial(files=4_000, collectors=8, upsets=12, silence_s=30, away_s=60, patience_s=600)
+    Trial(files=3_000, collectors=8, upsets=8, silence_s=30, away_s=60, patience_s=600)
     if os.environ.get("KROPOT_TEST_FAULTS") == "all"
     else Trial(files=800, collectors=3, upsets=2, silence_s=1, away_s=3, patience_s=120)
 )
@@ -145,6 +145,8 @@ def test_collectors_on_several_machines_outlive_their_database_and_their_bucket(
             database.is_silent = False
             some_upsets(crowd, TRIAL)
             crowd.wake_all()
+            crowd.revive()
+            wait_for_work(crowd)
             store.is_away = True
             before = current(url)
             time.sleep(TRIAL.away_s)
@@ -154,6 +156,7 @@ def test_collectors_on_several_machines_outlive_their_database_and_their_bucket(
             assert meanwhile == {}, [crowd.log(name) for name in meanwhile]
             some_upsets(crowd, TRIAL)
             crowd.wake_all()
+            crowd.revive()
             server.plan = None
             wait_for(crowd, TRIAL.files, TRIAL)
             codes = crowd.end()
@@ -166,6 +169,14 @@ def test_collectors_on_several_machines_outlive_their_database_and_their_bucket(
         checked = forked.run(("verify",), cwd=tmp_path, env=env, stdin=None, timeout=TRIAL.patience_s)
         assert checked.returncode == Exit.DONE, checked.stdout + checked.stderr
         assert f"{len(set(files.values())):,} objects" in checked.stdout
+
+
+def wait_for_work(crowd: Crowd) -> None:
+    """Return once all that were started again are past their start, which needs database and bucket."""
+    deadline = time.monotonic() + TRIAL.patience_s
+    while len(crowd.enrolled()) < crowd.count:
+        assert time.monotonic() < deadline, [*map(crowd.log, crowd.running)]
+        time.sleep(0.2)
 
 
 def some_upsets(crowd: Crowd, trial: Trial) -> None:
