@@ -25,10 +25,12 @@ _WHY = {
 class StorageError(KropotError):
     """A storage operation failed; nothing that was acknowledged is lost.
 
-    `reason` is a stable word that may stand in a ledger.
+    `reason` is a stable word that may stand in a ledger. `passes` says that the whole storage is away or busy for a
+    while, which says nothing about what was to be stored.
     """
 
     reason: ClassVar[str] = "storage_error"
+    passes: ClassVar[bool] = False
 
 
 class StorageFullError(StorageError):

@@ -17,7 +17,8 @@ class Proxy:
     """Forwards to `port`. Everything but `port` may be changed at any time.
 
     `cut_after` cuts a connection once so many bytes went to the server, and `cuts` is how many are still cut so (None:
-    all). `rate` bounds bytes a second to the server. `is_away` closes every connection at once.
+    all). `rate` bounds bytes a second to the server. `is_away` closes every connection at once; `is_silent` keeps them,
+    and hands nothing on.
     """
 
     port: int
@@ -25,6 +26,7 @@ class Proxy:
     cuts: int | None = None
     rate: int | None = None
     is_away: bool = False
+    is_silent: bool = False
     requests: list[str] = field(default_factory=list)
     address: str = ""
 
@@ -52,6 +54,8 @@ class Proxy:
                 if line.endswith(b"HTTP/1.1"):
                     self.requests.append(line.decode())
             sent += len(data)
+            while self.is_silent:  # noqa: ASYNC110 -- another thread says when
+                await asyncio.sleep(0.05)
             if self.is_away:
                 return
             if self.cut_after is not None and sent > self.cut_after and self.cuts != 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "parsers under hostile bytes (Hypothesis)": ("tests/faults/test_hostile_input.py",),
     "disks that are full, writes that fail": ("tests/faults/test_disk_full.py", "tests/kropot/test_restore_faults.py"),
     "power cuts of a real XFS volume": ("tests/faults/test_real_power_cut.py",),
-    "collectors killed and stopped side by side": ("tests/faults/test_many_collectors.py",),
+    "collectors killed, database and bucket away": ("tests/faults/test_many_collectors.py",),
     "object store: every step killed, failed, cut": ("tests/contract/test_objects_crash.py",),
     "packs: every step of gathering killed, cut": ("tests/kropot/test_packs_storage.py",),
     "ledger writers killed, databases restarted": (
@@ -51,6 +52,7 @@ def run_suites() -> int:
             done = subprocess.run(
                 [sys.executable, "-m", "pytest", "-n", "2", f"--junitxml={told}", *files],
                 cwd=ROOT,
+                env={**os.environ, "KROPOT_TEST_FAULTS": "all"},
                 capture_output=True,
                 text=True,
                 check=False,

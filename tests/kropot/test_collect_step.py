@@ -26,6 +26,7 @@ from kropot.collect.decide.actions import (
     TakeWork,
 )
 from kropot.collect.decide.chunks import CHUNK
+from kropot.collect.decide.fetching import OUTAGES
 from kropot.collect.decide.in_flight import FAST_US, SLOW_US, InFlightLimit
 from kropot.collect.decide.inputs import (
     Abandoned,
@@ -52,12 +53,14 @@ from kropot.collect.decide.inputs import (
     WorkTaken,
 )
 from kropot.collect.decide.listing import GATHER_US
+from kropot.collect.decide.plan import SECOND_US
 from kropot.collect.decide.rules import CollectRules
 from kropot.collect.decide.step import Collector
 from kropot.durable.errors import DiscardedError
 from kropot.errors import Exit
 from kropot.lister.conversation import Trouble
 from kropot.objects.store import Published, PublishError, Staged
+from kropot.objects.stores.retry import PassingError
 from kropot.securecopy.wire import Listed, Page, wall_clock
 from ledger.events import (
     CopyStored,
@@ -158,6 +161,47 @@ def test_what_was_staged_and_lost_is_given_back_and_is_no_failure_of_the_element
     assert [type(fact) for fact in told.facts()] == [CopyStored]
     assert told.collector.outstanding == 1
     assert not any(isinstance(action, Say) for action in told.actions)
+
+
+def away(told: Told, *numbers: int) -> None:
+    """Have elements taken, and the storage away when their contents are to be made durable."""
+    told.take(*map(an_entry, numbers))
+    told.take()
+    staged = Staged(path="", sha256=bytes(32), size=16)
+    batch = tuple(Received(entry=an_entry(number), staged=staged, iv=bytes(16)) for number in numbers)
+    lost = PublishError(sha256=bytes(32), size=16, error=PassingError("no bucket"))
+    told.tell(PublishDone(batch=batch, results=(lost,) * len(batch)))
+
+
+def test_a_storage_that_is_away_is_waited_for_and_is_no_failure_of_any_element() -> None:
+    told = Told()
+    away(told, 1, 2)
+    assert told.facts() == []
+    assert [a.keys for a in told.actions if isinstance(a, GiveBack)] == [(an_entry(1).key, an_entry(2).key)]
+    (said,) = [a for a in told.actions if isinstance(a, Say)]
+    assert said.event == "storage_away"
+    assert "no bucket" in said.text
+    assert told.collector.outstanding == 0
+    assert not any(isinstance(a, TakeWork) for a in told.tell(Tick(), NOW + SECOND_US))
+    assert any(isinstance(a, TakeWork) for a in told.tell(Tick(), NOW + 10 * SECOND_US))
+
+
+def test_an_element_for_which_alone_the_storage_is_away_is_to_blame_at_its_second_turn() -> None:
+    told = Told()
+    away(told, 1)
+    told.take(an_entry(2))
+    good = Received(entry=an_entry(2), staged=Staged(path="", sha256=bytes(32), size=16), iv=bytes(16))
+    told.tell(PublishDone(batch=(good,), results=(Published(sha256=bytes(32), size=16),)))
+    away(told, 1)
+    assert [type(fact) for fact in told.facts()] == [FetchFailed]
+
+
+def test_a_run_that_is_to_end_ends_when_the_storage_stays_away() -> None:
+    told = Told(replace(RULES, once=True))
+    for _ in range(OUTAGES):
+        assert not told.collector._fetching.has_given_up
+        away(told, 1)
+    assert told.collector._fetching.has_given_up
 
 
 def test_a_copy_that_another_collector_was_faster_to_record_is_not_counted() -> None:

@@ -55,6 +55,11 @@ class PrivateServer:
         name = "postgres" if self.kind == "postgresql" else "kropot"
         return f"{self.kind}://kropot@127.0.0.1:{self.port}/{name}"
 
+    @property
+    def pid(self) -> int:
+        """The number of its first process; 0 where it does not run."""
+        return 0 if self._process is None else self._process.pid
+
     def make(self) -> None:
         """Make its files."""
         data = self.folder / "data"

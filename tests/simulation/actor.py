@@ -47,6 +47,7 @@ from kropot.lister.conversation import Trouble
 from kropot.objects.memory import MemoryObjects
 from kropot.objects.packs.packing import PackRule
 from kropot.objects.store import Published, PublishError
+from kropot.objects.stores.retry import PassingError
 from kropot.securecopy import bulkwire
 from kropot.securecopy.bulkread import read_frames
 from kropot.securecopy.content import UnbelievableError
@@ -323,7 +324,7 @@ class Actor:
             staged = good.staged
             if self._is_unlucky("publish_faults"):
                 self._objects.discard([staged])
-                kind = self.rng.choice([StorageError, StorageFullError])
+                kind = self.rng.choice([StorageError, StorageFullError, PassingError])
                 results[at] = PublishError(sha256=staged.sha256, size=staged.size, error=kind("simulated"))
         lucky = [at for at in range(len(action.batch)) if at not in results]
         outcomes = self._objects.publish([action.batch[at].staged for at in lucky])

@@ -46,13 +46,13 @@ SERVER_ERROR = 500
 ASKS_WHETHER_GONE = frozenset({NOT_FOUND, GONE, SERVER_ERROR})
 
 MAX_TOO_LARGE = 1000
-"""At most this many elements are remembered because the storage once had no room for them."""
+"""At most this many elements are remembered because the storage once had no room for them, or was away."""
 
 IDLE_US = 5 * SECOND_US
 """How long to wait before asking again for work that other collectors hold."""
 
 OUTAGES = 3
-"""How often in a row a run with --once may find the server down before it ends."""
+"""How often in a row a run with --once may find the server or the storage away before it ends."""
 
 
 class FetchController:
@@ -81,8 +81,10 @@ class FetchController:
         self._next_us = 0
         self._due_us: int | None = None
         self._outages = 0
+        self._storage_outages = 0
         self._gone = 0
         self._too_large: set[StreamKey] = set()
+        self._spared: set[StreamKey] = set()
 
     # --- taking work ---
 
@@ -183,6 +185,26 @@ class FetchController:
             return []
         self.is_disk_low = False
         return [Say(level="info", event="disk_fine", text="there is enough free space again: fetching continues")]
+
+    def _is_spared(self, entry: Entry) -> bool:
+        """Whether an element is not to blame for a storage that is away: it is where others were stored since."""
+        if entry.key in self._spared and not self._storage_outages:
+            return False
+        if len(self._spared) < MAX_TOO_LARGE:
+            self._spared.add(entry.key)
+        return True
+
+    def _storage_away(self, now_us: int, away: list[NotReceived]) -> list[Action]:
+        """Rest, and hold nothing against the elements: whatever is fetched meanwhile would be fetched in vain."""
+        self._storage_outages += 1
+        pause_us = self._rules.backoff.delay_us(self._storage_outages, jitter(b"storage", self._storage_outages))
+        self._next_us = max(self._next_us, now_us + pause_us)
+        self.has_given_up = self._rules.once and self._storage_outages >= OUTAGES
+        text = f"{len(away)} objects could not be stored ({away[0].detail})"
+        text += "; they are fetched again"
+        text += " by the next run" if self.has_given_up else f", and fetching pauses for {pause_us / SECOND_US:.0f} s"
+        say = Say(level="warning", event="storage_away", text=text, fields={"objects": len(away)})
+        return [say, self._give_back(away)]
 
     # --- fetches that ended ---
 
@@ -297,18 +319,25 @@ class FetchController:
         instance = self._rules.instance
         facts: list[NewFact] = []
         bad: list[NotReceived] = []
+        if any(isinstance(result, Published) for result in happened.results):
+            self._storage_outages = 0
         gone: list[NotReceived] = []
+        away: list[NotReceived] = []
         for good, result in zip(happened.batch, happened.results, strict=True):
             entry = good.entry
             if entry.element is None:
                 raise TypeError("work is never taken on an erased element")
             if isinstance(result, Published):
+                self._spared.discard(entry.key)
                 fact = stored(entry.element, sha256=result.sha256, size=result.size, iv=good.iv, instance=instance)
                 facts.append(NewFact(key=entry.key, fact=fact, observed_us=now_us, expected=entry.version))
             else:
                 error = result.error
                 one = NotReceived(entry=entry, reason=error.reason, storage=True, detail=str(error))
-                (gone if isinstance(error, DiscardedError) else bad).append(one)
+                if isinstance(error, DiscardedError):
+                    gone.append(one)
+                else:
+                    (away if error.passes and self._is_spared(entry) else bad).append(one)
         # What was lost for the sake of others says nothing of itself: no failed attempt, no pause.
         actions: list[Action] = [self._give_back(gone)] if gone else []
         if facts:
@@ -320,6 +349,8 @@ class FetchController:
             text = f"{len(bad)} objects could not be stored ({bad[0].detail}): check the disk; they are fetched again"
             actions.append(Say(level="error", event="not_durable", text=text, fields={"objects": len(bad)}))
             actions += self._judge(now_us, tuple(bad))
+        if away:
+            actions += self._storage_away(now_us, away)
         return actions
 
     def recorded(self, now_us: int, happened: Recorded) -> None:

@@ -18,6 +18,9 @@ T = TypeVar("T")
 class PassingError(StorageError):
     """A failure that may pass by itself: a connection that broke, a server that is busy."""
 
+    reason = "storage_away"
+    passes = True
+
 
 class SlowDownError(PassingError):
     """The store asks for fewer requests."""

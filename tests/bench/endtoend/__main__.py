@@ -1,6 +1,8 @@
 """A folder at one end and a backup of it at the other, next to the programs that people know.
 
 `python -m tests.bench.endtoend [--sets small large] [--peers "kropotcli cbc" restic] [--repeat N] [--divide N]`
+
+The peers whose names end in "s3" keep their backup in a bucket of SeaweedFS, which runs on this machine meanwhile.
 """
 
 from __future__ import annotations
@@ -12,18 +14,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 from tests.bench.collect.measure import measure
+from tests.bench.endtoend import bucket as buckets
 from tests.bench.endtoend.dataset import SETS, change, count_links, differs, regular_files
-from tests.bench.endtoend.peers import PEERS, STEPS, Peer, Place, Step
+from tests.bench.endtoend.peers import PEERS, STEPS, KropotCli, Peer, Place, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tests.bench.endtoend.bucket import Bucket
     from tests.bench.endtoend.dataset import DataSet
 
 _TITLES = {"first": "first backup", "idle": "nothing changed", "changed": "1 % changed", "restore": "restore"}
@@ -53,16 +58,21 @@ def main(arguments: Sequence[str]) -> int:
     _say_where(options, peers)
     peers = [peer for peer in peers if not peer.missing]
     failed = set[str]()
-    for data in SETS:
-        if not options.sets or data.name in options.sets:
-            if data.copied is not None and not data.copied.is_dir():
-                print(f"\n{data.title}: there is no such folder here")
-                continue
-            failed |= _bench(data.divided(options.divide), peers, options)
-    return 1 if PEERS[0].name in failed else 0
+    with ExitStack() as stack:
+        bucket = None
+        if any(peer.in_bucket for peer in peers):
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="endtoend-bucket-", dir=options.data))
+            bucket = stack.enter_context(buckets.running(Path(folder)))
+        for data in SETS:
+            if not options.sets or data.name in options.sets:
+                if data.copied is not None and not data.copied.is_dir():
+                    print(f"\n{data.title}: there is no such folder here")
+                    continue
+                failed |= _bench(data.divided(options.divide), peers, options, bucket)
+    return 1 if any(isinstance(peer, KropotCli) and peer.name in failed for peer in peers) else 0
 
 
-def _bench(data: DataSet, peers: list[Peer], options: argparse.Namespace) -> set[str]:
+def _bench(data: DataSet, peers: list[Peer], options: argparse.Namespace, bucket: Bucket | None) -> set[str]:
     taken: dict[tuple[str, Step], list[Result]] = {}
     failed: dict[str, str] = {}
     links: dict[str, int] = {}
@@ -73,7 +83,8 @@ def _bench(data: DataSet, peers: list[Peer], options: argparse.Namespace) -> set
             # Whoever comes first meets the quietest machine: everyone does once.
             turn = repeat % len(peers)
             for peer in peers[turn:] + peers[:turn]:
-                place = Place(source=source, work=Path(folder) / f"{repeat}-{peers.index(peer)}")
+                work = Path(folder) / f"{repeat}-{peers.index(peer)}"
+                place = Place(source=source, work=work, in_bucket=bucket)
                 try:
                     for step, result in _life(peer, place, seed=repeat):
                         taken.setdefault((peer.name, step), []).append(result)
@@ -126,16 +137,16 @@ def _life(peer: Peer, place: Place, *, seed: int) -> Iterator[tuple[Step, Result
 def _print(
     data: DataSet, peers: list[Peer], taken: dict[tuple[str, Step], list[Result]], failed: dict[str, str]
 ) -> None:
-    print(f"\n{data.title}\n{'':32}{'seconds':>9}{'to it':>8}{'CPU s':>8}{'MiB':>7}{'scan s':>9}{'CPU s':>8}{'MiB':>7}")
+    print(f"\n{data.title}\n{'':33}{'seconds':>9}{'to it':>8}{'CPU s':>8}{'MiB':>7}{'scan s':>9}{'CPU s':>8}{'MiB':>7}")
     for step in STEPS:
-        first = None if PEERS[0].name in failed else taken.get((PEERS[0].name, step))
+        first = None if peers[0].name in failed else taken.get((peers[0].name, step))
         for peer in peers:
             results = taken.get((peer.name, step))
             if results is None or peer.name in failed:
                 continue
             took_s = median(each.took_s for each in results)
             ratio = "" if not first else f"{took_s / median(each.took_s for each in first):.2f}x"
-            line = f"{_TITLES[step]:16}{peer.name:16}{took_s:9.2f}{ratio:>8}{median(e.cpu_s for e in results):8.2f}"
+            line = f"{_TITLES[step]:16}{peer.name:17}{took_s:9.2f}{ratio:>8}{median(e.cpu_s for e in results):8.2f}"
             line += f"{median(e.peak for e in results) / _MIB:7.0f}"
             served = [e for e in results if e.scan_s is not None]
             if served:
