@@ -47,11 +47,11 @@ page: $(VENV)/.installed-dev ## the page with 100,000 elements, its times at a m
 	$(BIN)/python -m tests.tools.screenshots
 
 # uv reads the files that are there first: what pyproject.toml still allows stays as it is, but for UPGRADE=1.
-LOCK = $(VENV)/tools/bin/uv pip compile --quiet --universal --python $(BIN)/python --python-version 3.11 \
+LOCK = $(VENV)/tools/bin/uv pip compile --quiet --universal --fork-strategy fewest --python $(BIN)/python --python-version 3.11 \
 	--generate-hashes --no-annotate --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 lock: $(VENV)/tools/.installed ## write the lock files from pyproject.toml; UPGRADE=1 takes the newest releases
-	$(LOCK) pyproject.toml --extra postgresql --extra mysql --extra paper --output-file locks/run.txt
+	$(LOCK) pyproject.toml --extra postgresql --extra mysql --extra paper --extra s3 --extra sftp --extra notify --output-file locks/run.txt
 	$(LOCK) --group dev --constraint locks/run.txt --output-file locks/dev.txt
 	$(LOCK) --group build --constraint locks/run.txt --constraint locks/dev.txt --output-file locks/build.txt
 	$(LOCK) --group lock --constraint locks/run.txt --constraint locks/dev.txt --output-file locks/tools.txt
@@ -62,7 +62,7 @@ audit: $(VENV)/tools/.installed ## ask whether a release in the lock files has a
 lowest: $(VENV)/tools/.installed ## install the lowest releases that pyproject.toml allows, and run the tests with them; TESTS=... some
 	$(VENV)/tools/bin/uv venv --quiet --clear --python $(BIN)/python $(VENV)/lowest
 	$(VENV)/tools/bin/uv pip compile --quiet --python $(BIN)/python --resolution lowest-direct pyproject.toml \
-		--extra postgresql --extra mysql --extra paper --output-file $(VENV)/lowest.txt
+		--extra postgresql --extra mysql --extra paper --extra s3 --extra sftp --extra notify --output-file $(VENV)/lowest.txt
 	$(VENV)/tools/bin/uv pip install --quiet --python $(VENV)/lowest/bin/python --requirement $(VENV)/lowest.txt
 	$(VENV)/tools/bin/uv pip install --quiet --python $(VENV)/lowest/bin/python --constraint $(VENV)/lowest.txt --group dev --editable .
 	$(VENV)/lowest/bin/python -m pytest -n auto --dist loadgroup $(TESTS)

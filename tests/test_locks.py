@@ -39,8 +39,17 @@ def locked(name: str) -> dict[str, tuple[Requirement, list[str]]]:
     for line in (line for line in text.splitlines() if not line.startswith("#")):
         requirement, *hashes = line.split("--hash=")
         release = Requirement(requirement)
+        hashes = [each.strip() for each in hashes]
+        assert hashes, f"{release} has no hash"
+        # A later Python may get another release: the one for this Python counts.
+        if (
+            release.marker is not None
+            and "python_full_version" in str(release.marker)
+            and not release.marker.evaluate()
+        ):
+            continue
         assert canonicalize_name(release.name) not in found
-        found[canonicalize_name(release.name)] = release, [each.strip() for each in hashes]
+        found[canonicalize_name(release.name)] = release, hashes
     return found
 
 

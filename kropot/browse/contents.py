@@ -21,7 +21,7 @@ from kropot.sc2.kit import CbcKey
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kropot.browse.files import Moment
+    from kropot.browse.files import OpenedMoment
     from kropot.browse.names import NamedFile
     from kropot.replay.copies import Copies, HeldCopy
     from kropot.restore.opener import Opened
@@ -73,7 +73,7 @@ def preview(held: HeldCopy, opened: Opened, copies: Copies) -> tuple[str | None,
         return (bytes(kept[: error.start]).decode(), is_all) if is_cut else (None, is_all)
 
 
-def zipped(moment: Moment, folder: bytes, write: Callable[[bytes], object], *, gone: bool) -> None:
+def zipped(moment: OpenedMoment, folder: bytes, write: Callable[[bytes], object], *, gone: bool) -> None:
     """Write a folder as a zip, file by file. What cannot be opened is named in a list at its end.
 
     A file that turns out to be unsound on its way ends it: a zip that looks whole holds only what was checked.

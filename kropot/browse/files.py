@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kropot.browse.names import NamedFile, Names
+from kropot.browse.names import NamedFile, NameIndex
 from kropot.errors import KropotError
 from kropot.restore.authentic import NoKitError
 from kropot.restore.opener import open_claim
@@ -36,7 +36,7 @@ _STILL_READ_S: Final = 600.0
 """How long the copies of a moment stay open after it made room for another one."""
 
 
-class Origin(Protocol):
+class CopyOrigin(Protocol):
     """Where the copies of one moment come from. `hidden` counts what was withheld, once all copies were read."""
 
     @property
@@ -60,10 +60,10 @@ class Origin(Protocol):
         ...
 
 
-class Replica(Protocol):
+class BrowsedReplica(Protocol):
     """The replica that the owner looks at."""
 
-    def at(self, position: int) -> AbstractContextManager[tuple[Origin, list[str]]]:
+    def at(self, position: int) -> AbstractContextManager[tuple[CopyOrigin, list[str]]]:
         """Give the copies at a position, and the sentences that say what is proved of the history."""
         ...
 
@@ -77,7 +77,7 @@ class Opening:
     """What came of opening the names at one moment. `trouble` says why it failed. `said` is proved of the history."""
 
     position: int
-    names: Names = field(default_factory=Names)
+    names: NameIndex = field(default_factory=NameIndex)
     is_done: bool = False
     count: int = 0
     refused: int = 0
@@ -93,10 +93,10 @@ class Opening:
         return self.is_done and self.unopened > 0 and not len(self.names)
 
 
-class Moment:
+class OpenedMoment:
     """The names at one moment, and the copies behind them, while the replica is open there."""
 
-    def __init__(self, replica: Replica, keys: Sequence[Key], position: int) -> None:
+    def __init__(self, replica: BrowsedReplica, keys: Sequence[Key], position: int) -> None:
         """Begin to open the names, on a thread of its own."""
         self.opening = Opening(position)
         self._replica, self._keys = replica, keys
@@ -199,13 +199,13 @@ class Moment:
 class OwnerFiles:
     """The owner's files at any moment. The names of a few moments are kept."""
 
-    def __init__(self, replica: Replica, keys: Sequence[Key]) -> None:
+    def __init__(self, replica: BrowsedReplica, keys: Sequence[Key]) -> None:
         """Look at this replica with these keys. Nothing is read yet."""
         self.replica, self._keys = replica, keys
         self._lock = threading.Lock()
-        self._moments: OrderedDict[int, Moment] = OrderedDict()
+        self._moments: OrderedDict[int, OpenedMoment] = OrderedDict()
 
-    def at(self, position: int) -> Moment:
+    def at(self, position: int) -> OpenedMoment:
         """Return the files at a position. Their names are opened in the background; look at `Opening.is_done`."""
         with self._lock:
             found = self._moments.get(position)
@@ -214,7 +214,7 @@ class OwnerFiles:
                 found.close()
                 found = None
             if found is None:
-                found = self._moments[position] = Moment(self.replica, self._keys, position)
+                found = self._moments[position] = OpenedMoment(self.replica, self._keys, position)
             self._moments.move_to_end(position)
             gone = [self._moments.popitem(last=False)[1] for _ in range(len(self._moments) - KEPT)]
         for each in gone:

@@ -59,7 +59,7 @@ class Child:
     following: int
 
 
-class Names:
+class NameIndex:
     """All names of one moment. `add` them, then `sort` once, then ask."""
 
     def __init__(self) -> None:

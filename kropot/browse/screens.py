@@ -19,7 +19,7 @@ from kropot.wording import amount, written
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from kropot.browse.files import Moment, Opening, OwnerFiles
+    from kropot.browse.files import OpenedMoment, Opening, OwnerFiles
     from kropot.browse.names import Child, NamedFile
     from kropot.page.asking import PageQuery
     from kropot.page.window import Window
@@ -144,14 +144,14 @@ class OwnerScreens:
 
     # --- helpers ------------------------------------------------------------------------------------------------------
 
-    def _ready(self, position: int) -> Moment:
+    def _ready(self, position: int) -> OpenedMoment:
         moment = self._files.at(position)
         moment.done.wait()
         if moment.opening.trouble is not None:
             raise KropotError(moment.opening.trouble)
         return moment
 
-    def _found(self, query: PageQuery, position: int) -> tuple[Moment, NamedFile]:
+    def _found(self, query: PageQuery, position: int) -> tuple[OpenedMoment, NamedFile]:
         moment = self._ready(position)
         file = moment.opening.names.find(query.path("path"))
         if file is None or file.kind is not Kind.FILE:
@@ -193,7 +193,7 @@ class OwnerScreens:
             "note": None if file.is_stored else T["files"]["not_stored"],
         }
 
-    def _side(self, window: Window, moment: Moment, path: bytes, query: PageQuery) -> dict[str, Any] | None:
+    def _side(self, window: Window, moment: OpenedMoment, path: bytes, query: PageQuery) -> dict[str, Any] | None:
         file = moment.opening.names.find(path)
         if file is None:
             return None
@@ -247,7 +247,7 @@ class OwnerScreens:
             side["note"] = t["not_text"] if text is None else None if is_all else t["too_long"]
         return side
 
-    def _restore(self, moment: Moment, path: bytes, *, gone: bool) -> str:
+    def _restore(self, moment: OpenedMoment, path: bytes, *, gone: bool) -> str:
         source, path = moment.within(path)
         parts = [*self._command, "--until", f"@{moment.opening.position}", "--to", "restored"]
         parts += [] if source is None else ["--source", source.hex()]

@@ -25,7 +25,7 @@ from kropot.secret import hide_credentials
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from kropot.browse.files import Origin
+    from kropot.browse.files import CopyOrigin
     from kropot.page.window import Window
     from kropot.replay.copies import HeldCopy
     from kropot.restore.opener import Key
@@ -163,7 +163,7 @@ class OwnersReplica:
             yield ReplicaWindow(ledger, answers, Visitor(number=0, role=Role.OWNER))
 
     @contextmanager
-    def at(self, position: int) -> Iterator[tuple[Origin, list[str]]]:
+    def at(self, position: int) -> Iterator[tuple[CopyOrigin, list[str]]]:
         """Give the copies at a position, and what is proved of the history. Raises: KropotError."""
         trust: Trust = self._trust()
         wish = RestoreWish(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kropot.browse.names import NamedFile, Names
+from kropot.browse.names import NamedFile, NameIndex
 from kropot.browse.screens import _differences
 from kropot.sc2.form import Kind
 
@@ -17,8 +17,8 @@ def file(path: bytes, *, state: str = "current", kind: Kind = Kind.FILE, mark: i
     return NamedFile(path=path, kind=kind, size=1, mtime_ns=None, state=state, place=0, mark=mark, is_stored=True)
 
 
-def names_of(files: list[NamedFile]) -> Names:
-    names = Names()
+def names_of(files: list[NamedFile]) -> NameIndex:
+    names = NameIndex()
     for each in files:
         names.add(each)
     names.sort()
@@ -57,7 +57,7 @@ def test_a_part_of_a_name_is_found_in_any_case(paths: set[bytes], text: str) -> 
 def test_differences_are_those_of_two_dictionaries(
     one: dict[bytes, tuple[str, int]], other: dict[bytes, tuple[str, int]]
 ) -> None:
-    def walk(known: dict[bytes, tuple[str, int]]) -> Names:
+    def walk(known: dict[bytes, tuple[str, int]]) -> NameIndex:
         return names_of([file(path, state=state, mark=mark) for path, (state, mark) in known.items()])
 
     def there(known: dict[bytes, tuple[str, int]]) -> dict[bytes, int]:
