@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kropot.cli.main import cli
+from kropot.objects.opening import open_store as open_storage
 from kropot.securecopy.sealing import open_stream
 from ledger.log import Ledger
 from ledger.sql import open_store
@@ -125,8 +126,9 @@ class Folder:
             return [record for record in ledger.events() if isinstance(record.fact, kinds)]
 
     def object(self, sha256: bytes) -> bytes:
-        """Return an object's bytes, which are what their name says."""
-        data = (self.path / "storage" / "objects" / sha256.hex()[:2] / sha256.hex()).read_bytes()
+        """Return an object's bytes, from its own file or a pack; they are what their name says."""
+        with open_storage(self.path / "storage", "look").objects().open(sha256) as file:
+            data = file.read()
         assert hashlib.sha256(data).digest() == sha256
         return data
 
