@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from contextlib import contextmanager
@@ -168,7 +169,10 @@ def test_collectors_on_several_machines_outlive_their_database_and_their_bucket(
         env["KROPOT_DB_STRING"] = url
         checked = forked.run(("verify",), cwd=tmp_path, env=env, stdin=None, timeout=TRIAL.patience_s)
         assert checked.returncode == Exit.DONE, checked.stdout + checked.stderr
-        assert f"{len(set(files.values())):,} objects" in checked.stdout
+        # Those that were killed may have left objects that no event names.
+        read = re.search(r"([\d,]+) objects \(", checked.stdout)
+        assert read is not None
+        assert int(read[1].replace(",", "")) >= TRIAL.files
 
 
 def wait_for_work(crowd: Crowd) -> None:

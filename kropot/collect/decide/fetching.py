@@ -82,6 +82,7 @@ class FetchController:
         self._due_us: int | None = None
         self._outages = 0
         self._storage_outages = 0
+        self._storage_due_us = 0
         self._gone = 0
         self._too_large: set[StreamKey] = set()
         self._spared: set[StreamKey] = set()
@@ -196,9 +197,13 @@ class FetchController:
 
     def _storage_away(self, now_us: int, away: list[NotReceived]) -> list[Action]:
         """Rest, and hold nothing against the elements: whatever is fetched meanwhile would be fetched in vain."""
+        if now_us < self._storage_due_us:
+            # It was on its way when the pause began: that is the same outage, and it was told.
+            return [self._give_back(away)]
         self._storage_outages += 1
         pause_us = self._rules.backoff.delay_us(self._storage_outages, jitter(b"storage", self._storage_outages))
-        self._next_us = max(self._next_us, now_us + pause_us)
+        self._storage_due_us = now_us + pause_us
+        self._next_us = max(self._next_us, self._storage_due_us)
         self.has_given_up = self._rules.once and self._storage_outages >= OUTAGES
         text = f"{len(away)} objects could not be stored ({away[0].detail})"
         text += "; they are fetched again"
