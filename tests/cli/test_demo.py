@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kropot import demo
-from kropot.gateway.sources import FolderSource
+from kropot.gateway.sources import FolderSource, NearbyFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -185,7 +185,14 @@ def test_a_large_folder_that_cannot_be_read_to_its_end_is_shown_all_the_same(
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return whole(tree, path)
 
+    def refuse_nearby(files: NearbyFiles, path: bytes) -> tuple[int, Seen]:
+        if path == b"shut":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return near(files, path)
+
+    near = NearbyFiles.open
     monkeypatch.setattr(FolderSource, "open", refuse)
+    monkeypatch.setattr(NearbyFiles, "open", refuse_nearby)
     monkeypatch.setattr(demo, "COPY_FILES", 0)
     code, _, told = demonstrate("--source", str(own), "--folder", str(tmp_path / "home"))
     assert code == 0, told

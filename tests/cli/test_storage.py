@@ -92,7 +92,10 @@ def test_places_are_made_anew_and_damaged_packs_are_told(
     damaged = run_cli("storage", "index", *replica)
     assert damaged.returncode == Exit.FINDINGS
     assert pack.name in damaged.stderr
-    assert run_cli("verify", "--no-record", *replica).returncode == Exit.DONE
+    found = run_cli("verify", "--no-record", "--json", *replica)
+    assert found.returncode == Exit.FINDINGS
+    findings = [line for line in map(json.loads, found.stdout.splitlines()) if line["message_type"] == "finding"]
+    assert [finding["kind"] for finding in findings] == ["damaged_pack"]
 
 
 def test_damage_in_a_pack_is_found_and_set_aside(replica: tuple[str, ...], tmp_path: Path, run_cli: RunCli) -> None:
@@ -109,8 +112,9 @@ def test_damage_in_a_pack_is_found_and_set_aside(replica: tuple[str, ...], tmp_p
     pack.unlink()
     lost = run_cli("verify", "--no-record", "--json", *replica)
     assert lost.returncode == Exit.FINDINGS
-    found_lost = [json.loads(line) for line in lost.stdout.splitlines()]
-    assert len([line for line in found_lost if line.get("severity") not in {None, "note"}]) == len(CONTENTS)
+    kinds = [json.loads(line).get("kind") for line in lost.stdout.splitlines()]
+    assert kinds.count("lost_object") == len(CONTENTS)
+    assert kinds.count("lost_pack") == 1
 
 
 def test_a_storage_that_is_away_is_refused(replica: tuple[str, ...], tmp_path: Path, run_cli: RunCli) -> None:
