@@ -601,14 +601,29 @@ class CopyLost(ObjectFact):
     OBJECT_STATE: ClassVar[ObjectState | None] = "lost"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasedRow:
+    """The lanes (2,048 bytes) of an element's row in the state digest, from the event at `position` to the next one."""
+
+    position: Ordinal
+    lanes: Annotated[bytes, Length(2048)]
+
+
 @fact
 class PayloadErased(Fact):
-    """The stream's payloads were erased, by law or policy. Every payload before this event is null; the proof stays."""
+    """The stream's payloads were erased, by law or policy. Every payload before this event is null; the proof stays.
 
+    `rows` keeps what the element added to state digests, in the order of positions, so that digests from before can
+    still be checked. With `blocked`, no collector may record the element again.
+    """
+
+    VERSION: ClassVar[int] = 2
     SUBJECT: ClassVar[Subject] = Subject.ELEMENT
     IS_CRITICAL: ClassVar[bool] = True
     ERASES: ClassVar[bool] = True
     reason: str
+    blocked: bool = False
+    rows: tuple[ErasedRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from ledger.events import (
     DrillHeld,
     Element,
     ElementDismissed,
+    ErasedRow,
     Fact,
     Failure,
     FetchFailed,
@@ -171,7 +172,9 @@ SAMPLES: dict[str, Fact] = {
     "CopyDamaged": CopyDamaged(element=STORED, sha256=bytes(32)),
     "CopyLost": CopyLost(element=STORED, sha256=bytes(32)),
     "CopyReleased": CopyReleased(element=STORED, sha256=bytes(32), **RELEASED),
-    "PayloadErased": PayloadErased(reason="request 17"),
+    "PayloadErased": PayloadErased(
+        reason="request 17", blocked=True, rows=(ErasedRow(position=2, lanes=bytes(range(256)) * 8),)
+    ),
     "SourceLabelled": SourceLabelled(keeping=Keeping(label="web 1")),
     "SourceRetired": SourceRetired(keeping=Keeping(label="\u017c\u00f3\u0142w", retired_us=1_795_414_109_000_000)),
     "SourceResumed": SourceResumed(keeping=Keeping(in_use_us=1_795_414_109_000_000)),
