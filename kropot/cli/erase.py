@@ -182,6 +182,8 @@ def _tell(settings: Settings, done: ErasureSum, *, is_signed: bool) -> None:
     signed = ", and signed it" if is_signed else ""
     emit(f"erased {number(done.payloads, 'event')} of the element (event {done.position}){signed}")
     emit("old copies may remain in:")
+    if done.is_log_held:
+        emit("  the database's own log (-wal), while others read it: stop the collectors and run this command again")
     for place in ELSEWHERE:
         emit(f"  {place}")
 
@@ -197,6 +199,7 @@ def _json(done: ErasureSum, *, is_signed: bool) -> dict[str, Any]:
         "set_aside": done.set_aside,
         "shared": [sha256.hex() for sha256 in done.shared],
         "left": [sha256.hex() for sha256 in done.left],
+        "log_held": done.is_log_held,
         "signed": is_signed,
         "elsewhere": list(ELSEWHERE),
     }

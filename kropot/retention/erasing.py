@@ -45,6 +45,7 @@ class ErasureSum:
 
     `position` is that of its event, 0 if it is not recorded yet. `shared` objects stay, because other elements have the
     same content. `left` are objects that could not be removed yet: the erasure is not recorded before they are gone.
+    `is_log_held`: somebody reads the database, so its own log could not be emptied.
     """
 
     objects: int = 0
@@ -54,6 +55,7 @@ class ErasureSum:
     segments: int = 0
     payloads: int = 0
     position: int = 0
+    is_log_held: bool = False
     shared: list[bytes] = field(default_factory=list)
     left: list[bytes] = field(default_factory=list)
 
@@ -209,4 +211,5 @@ class Erasing:
         if erasures:
             self.done.position = self.done.position or max(event.seq for event in erasures)
         folder = self.storage.segments(writing=True)
+        self.done.is_log_held = not self.ledger.database.fold_log()
         self.done.segments += len(folder.write_erased(self.ledger, erased_events(self.ledger, erasures)))

@@ -7,10 +7,12 @@ import json
 import random
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kropot.collect.decide.actions import LookUp
 from kropot.errors import Exit
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.opening import open_store as open_storage
@@ -87,9 +89,6 @@ class Place:
         files = [path for path in self.folder.rglob("*") if path.is_file() and path.name != "config.toml"]
         return [path.name for path in files if text.encode() in path.read_bytes()]
 
-    def checkpoint(self) -> None:
-        self.run("verify", "--quick")
-
 
 @pytest.fixture
 def place(tmp_path: Path, run_cli: RunCli) -> Iterator[Place]:
@@ -153,7 +152,8 @@ def test_segments_recover_a_ledger_without_what_was_erased(place: Place) -> None
 def test_packs_are_rewritten(place: Place) -> None:
     place.vanish()
     place.pack()
-    assert place.where(SECRET)[0].endswith(".pack")
+    (pack,) = (path for path in (place.folder / "storage" / "packs").rglob("*") if path.is_file())
+    assert place.where(SECRET) == [pack.name]
     said = place.erase()
     assert (said["packs"], said["freed"]["objects"]) == (1, 2)
     gone(place)
@@ -175,7 +175,9 @@ def test_a_blocked_element_is_never_recorded_again(place: Place) -> None:
         place.world.listed({NAME: "once more"})
     assert place.ledger.blocked.among([place.world.key(NAME), place.world.key("other.txt")]) == {place.world.key(NAME)}
     place.world.listed({"new.txt": "new"})
-    assert place.where("once more")[:1] == [sha("once more").hex()]  # an orphan of this test's own fetch
+    listed: Any = [SimpleNamespace(type="file", id=name) for name in (NAME, "other.txt", "never.txt")]
+    answer: Any = place.world.effects._look_up(LookUp(entries=tuple(listed)))
+    assert {id_: entry.element is None for (_, id_), entry in answer.known.items()} == {NAME: True, "other.txt": False}
 
 
 def test_an_element_that_was_erased_and_not_blocked_can_come_back_and_be_erased_again(place: Place) -> None:
@@ -219,7 +221,7 @@ def test_an_erasure_that_is_cut_short_goes_on(
 def test_a_pack_that_cannot_be_rewritten_leaves_the_history_for_another_try(place: Place) -> None:
     place.vanish()
     place.pack()
-    (pack,) = (place.folder / "storage" / "packs").rglob("*.pack")
+    (pack,) = (path for path in (place.folder / "storage" / "packs").rglob("*") if path.is_file())
     whole = pack.read_bytes()
     pack.chmod(0o600)
     pack.write_bytes(whole.replace(b"third", b"thirD"))
