@@ -12,8 +12,8 @@ from ledger.codec import decode_header, stream_digest
 from ledger.decoding import fact_of
 from ledger.digest import row
 from ledger.errors import ConflictError
-from ledger.events import ElementFact, ErasedRow, PayloadErased
-from ledger.lthash import LtHash
+from ledger.events import ElementFact, PayloadErased
+from ledger.lthash import ErasedRow, LtHash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

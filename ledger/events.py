@@ -18,6 +18,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar, dataclass_transform
 from ledger.bounds import Iv, Length, Micros, NotEmpty, Ordinal, Salt, Seconds, Sha256
 from ledger.errors import DamagedRowError
 from ledger.fast_init import fast_init
+from ledger.lthash import ErasedRow  # noqa: TC001 -- the codec reads the hints
 from ledger.states import Damage, State, due_of, state_of
 
 NO_SOURCE = bytes(16)
@@ -601,21 +602,9 @@ class CopyLost(ObjectFact):
     OBJECT_STATE: ClassVar[ObjectState | None] = "lost"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErasedRow:
-    """The lanes (2,048 bytes) of an element's row in the state digest, from the event at `position` to the next one."""
-
-    position: Ordinal
-    lanes: Annotated[bytes, Length(2048)]
-
-
 @fact
 class PayloadErased(Fact):
-    """The stream's payloads were erased, by law or policy. Every payload before this event is null; the proof stays.
-
-    `rows` keeps what the element added to state digests, in the order of positions, so that digests from before can
-    still be checked. With `blocked`, no collector may record the element again.
-    """
+    """The stream's payloads before this event were erased, and are null; the proof stays. See docs/format.md."""
 
     VERSION: ClassVar[int] = 2
     SUBJECT: ClassVar[Subject] = Subject.ELEMENT

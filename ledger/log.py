@@ -142,8 +142,7 @@ class Ledger:
         this method tries once more.
 
         Raises:
-            ConflictError: if an `expected` version is not the stream's, or an element was erased and blocked; nothing
-                was written.
+            ConflictError: if an `expected` version is not the stream's, or an element is blocked; nothing was written.
             ClockAheadError: if a fact claims a time more than a day ahead; nothing was written.
             LedgerUnavailableError: if the database cannot be reached. Without `batch_key` or `expected` it is unknown
                 whether the facts were recorded.

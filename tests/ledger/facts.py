@@ -22,7 +22,6 @@ from ledger.events import (
     DrillHeld,
     Element,
     ElementDismissed,
-    ErasedRow,
     Fact,
     Failure,
     FetchFailed,
@@ -52,6 +51,7 @@ from ledger.events import (
     VaultNamed,
     ZoneChanged,
 )
+from ledger.lthash import ErasedRow
 from ledger.retention import (
     CopyReleased,
     Freed,
