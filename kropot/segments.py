@@ -21,7 +21,7 @@ from ledger.merkle import Frontier
 from ledger.transfer.segments import SEGMENT_EVENTS, encode, reach_of, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from kropot.durable.filesystem import FileSystem
     from ledger.log import Ledger
@@ -149,6 +149,34 @@ class SegmentFolder:
         if written:
             self._replace_partials()
         return written
+
+    def write_erased(self, ledger: Ledger, positions: Collection[int]) -> list[Path | str]:
+        """Write the segments again that still hold payloads of these events, which were erased; return their paths.
+
+        The events that erased them come first: without them, a recovered ledger would take the rest for damage.
+
+        Raises: as `write`.
+        """
+        self.write(ledger)
+        written = []
+        for file in self.found():
+            within = {position for position in positions if file.index * self._span < position <= file.last}
+            if within and self._holds(ledger, file, within):
+                written.append(self._write(ledger, file.index, file.last, str(file.path).rpartition("/")[2]))
+        return written
+
+    def _holds(self, ledger: Ledger, file: SegmentFile, positions: Collection[int]) -> bool:
+        """Whether a segment has the payload of one of these events, or is damaged, so that it may."""
+        try:
+            with self.open(file) as opened:
+                start = ledger.frontier_at(file.index * self._span)
+                return any(event.payload is not None for event, _ in read(opened, start) if event.seq in positions)
+        except FileNotFoundError:
+            return False  # it was replaced by a longer one, which is written from what there is now
+        except MalformedSegmentError:
+            return True
+        except OSError as error:
+            raise storage_error(error, f"reading {file.path}") from error
 
     def events(self) -> Iterator[tuple[StoredEvent, bytes | None]]:
         """Yield (event, stored key) of the whole stored history from event 1, each segment checked to its end.

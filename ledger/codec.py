@@ -64,6 +64,11 @@ def _released_by_nobody(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"at_us": 0, "by": "", "decided": 0, "policy": 0, "reason": ""}
 
 
+def _erased_without_rows(fields: dict[str, Any]) -> dict[str, Any]:
+    """Convert an erasure of schema 1, which blocks nothing and keeps no rows."""
+    return fields | {"blocked": False, "rows": ()}
+
+
 def _of_objects(fields: dict[str, Any]) -> dict[str, Any]:
     """Convert a map of schema 1, made when each object was a container.
 
@@ -81,6 +86,7 @@ UPCASTERS: Mapping[tuple[str, int], Upcaster] = {
     ("ListingHeldBack", 2): _with_unserved,
     ("ListingHeldBack", 3): _listing_with("closed"),
     ("CopyReleased", 1): _released_by_nobody,
+    ("PayloadErased", 1): _erased_without_rows,
 }
 """(type, schema version) -> the function that converts a payload's map to the next schema version."""
 

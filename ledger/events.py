@@ -18,6 +18,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar, dataclass_transform
 from ledger.bounds import Iv, Length, Micros, NotEmpty, Ordinal, Salt, Seconds, Sha256
 from ledger.errors import DamagedRowError
 from ledger.fast_init import fast_init
+from ledger.lthash import ErasedRow  # noqa: TC001 -- the codec reads the hints
 from ledger.states import Damage, State, due_of, state_of
 
 NO_SOURCE = bytes(16)
@@ -603,12 +604,15 @@ class CopyLost(ObjectFact):
 
 @fact
 class PayloadErased(Fact):
-    """The stream's payloads were erased, by law or policy. Every payload before this event is null; the proof stays."""
+    """The stream's payloads before this event were erased, and are null; the proof stays. See docs/format.md."""
 
+    VERSION: ClassVar[int] = 2
     SUBJECT: ClassVar[Subject] = Subject.ELEMENT
     IS_CRITICAL: ClassVar[bool] = True
     ERASES: ClassVar[bool] = True
     reason: str
+    blocked: bool = False
+    rows: tuple[ErasedRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from ledger.append import (
 from ledger.clock import MOST_LEAP_US, recorded_time
 from ledger.codec import NONCE_BYTES
 from ledger.decoding import entry_of, event_of, fact_of, happened, key_of
+from ledger.erasing import BlockedElements
 from ledger.errors import BrokenChainError, DamagedRowError, LedgerError, LedgerUnavailableError
 from ledger.events import NO_SOURCE, AuditAdvanced, LedgerBegan, PayloadErased, UnknownFact
 from ledger.merkle import Frontier
@@ -105,6 +106,7 @@ class Ledger:
         self._sources: dict[bytes, SourceRow] = {}
         self._salts: dict[bytes, bytes] = {}
         self._lock = threading.Lock()
+        self.blocked = BlockedElements(self)
 
     # --- writing ---
 
@@ -140,7 +142,7 @@ class Ledger:
         this method tries once more.
 
         Raises:
-            ConflictError: if an `expected` version is not the stream's; nothing was written.
+            ConflictError: if an `expected` version is not the stream's, or an element is blocked; nothing was written.
             ClockAheadError: if a fact claims a time more than a day ahead; nothing was written.
             LedgerUnavailableError: if the database cannot be reached. Without `batch_key` or `expected` it is unknown
                 whether the facts were recorded.
@@ -160,6 +162,7 @@ class Ledger:
                     if check is not None:
                         check()
                     ground = self._ground(tx, facts)
+                    self.blocked.refuse(facts, ground)
                     planned = plan_batch(facts, ground, writer=self.writer, nonces=nonces, batch_key=batch_key)
                     refuse_contradictions(facts, ground, self.log, tx)
                     tx.write(planned)

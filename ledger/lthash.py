@@ -8,8 +8,11 @@ propagation with homomorphic hashing"). docs/format.md has it to the byte.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import shake_128
-from typing import Final
+from typing import Annotated, Final
+
+from ledger.bounds import Length, Ordinal
 
 LANES: Final = 1_024
 LANES_BYTES: Final = 2 * LANES
@@ -23,6 +26,14 @@ _ALL: Final = (1 << 8 * LANES_BYTES) - 1
 _EVEN: Final = int.from_bytes(b"\xff\xff\x00\x00" * (LANES // 2), "little")
 _ONE: Final = _EVEN // 0xFFFF
 _ROOM: Final = 1 << 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasedRow:
+    """The lanes of an erased element's row in the state digest, from the event at `position` to the next one's."""
+
+    position: Ordinal
+    lanes: Annotated[bytes, Length(LANES_BYTES)]
 
 
 class LtHash:

@@ -67,6 +67,10 @@ class MemoryStore:
     def free_files(self) -> None:
         """Return None: memory holds no files."""
 
+    def fold_log(self) -> bool:
+        """There is no log."""
+        return True
+
     def free_bytes(self) -> None:
         """Return None: nobody knows."""
         return

@@ -43,6 +43,12 @@ class Database(Protocol):
         An index that disagrees with its table gives answers that no event explains.
         """
 
+    def fold_log(self) -> bool:
+        """Empty the database's own log, which may hold old bytes of what was erased; False while somebody reads it.
+
+        True, too, where the database has no log that its users can empty.
+        """
+
     def free_bytes(self) -> int | None:
         """Return how many bytes more the database can take, None where that is not known."""
 

@@ -9,7 +9,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "See what there is": ("status", "ls", "history", "log", "diff", "replay", "browse"),
     "Get it back": ("restore", "decrypt", "recipe", "kit"),
     "Check and prove": ("verify", "checkpoint", "prove", "check-proof", "consistency"),
-    "Look after the replica": ("storage", "prune", "keep", "db", "rebuild", "snapshot"),
+    "Look after the replica": ("storage", "prune", "keep", "erase", "db", "rebuild", "snapshot"),
     "Serve files": ("gateway", "keeper"),
     "Set up": ("config", "service", "completion", "man", "demo"),
 }
@@ -62,6 +62,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "gateway vault kit": "kropotcli gateway vault kit 1 --kit kit.json",
     "gateway vault list": "kropotcli gateway vault list",
     "gateway vault rotate": "kropotcli gateway vault rotate 1 --kit newer-kit.json",
+    "erase": "kropotcli erase laptop:3f9a0c1b --reason 'request 17'",
     "history": "kropotcli history docs/letter.txt --key kit.json",
     "keep": "kropotcli keep @1042 --label before-the-move",
     "kit": "kropotcli kit check kit.json",

@@ -52,6 +52,7 @@ COMMANDS: Final[dict[str, str]] = {
     "recipe": "Print how to decrypt one copy without this program.",
     "kit": "Show kits, print them, give them a passphrase, and try them out.",
     "prune": "Let go what the policy does not keep, and free the bytes.",
+    "erase": "Erase an element and its copies for ever, as a law may demand.",
     "keep": "Keep a restore point against every policy.",
     "rebuild": "Rebuild the projection from the events.",
     "storage": "Pack small objects, index packs, and remove what no event names.",

@@ -42,7 +42,8 @@ class FreedSum:
 class FreeingRun:
     """Frees objects of one storage. `allowed` is called under the lock before each batch, and can refuse by raising.
 
-    With `repacking`, packs that hold released objects are rewritten, or `every_pack` with something unused.
+    With `repacking`, packs that hold released objects are rewritten, or `every_pack` with something unused. What the
+    stream `but` names does not count as named: its element is being erased.
     """
 
     ledger: Ledger
@@ -50,6 +51,7 @@ class FreeingRun:
     allowed: Callable[[], object]
     repacking: Repacking | None = None
     every_pack: bool = False
+    but: int | None = None
 
     def released(self, until: int) -> FreedSum:
         """Free what was released up to position `until`, and what an earlier run did not finish.
@@ -87,6 +89,18 @@ class FreeingRun:
         self._end(now, found, to=now.freed.to)
         return found
 
+    def erased(self, sha256s: Collection[bytes], packs: Collection[bytes]) -> FreedSum:
+        """Free these objects, and rewrite these packs, which hold some of them. Raises: as `released`."""
+        now = self._begin(freeing_of(self.ledger))
+        found = FreedSum()
+        self._finish_before(found)
+        wanted = iter(sorted(sha256s))
+        while page := list(islice(wanted, BATCH)):
+            self._batch(page, found)
+        self._repack(set(packs), found)
+        self._end(now, found, to=now.freed.to)
+        return found
+
     # --- helpers ---
 
     def _repack(self, packs: set[bytes], found: FreedSum) -> None:
@@ -109,7 +123,7 @@ class FreeingRun:
         try:
             with head_locked(self.ledger):
                 self.allowed()
-                needed = _needed(self.ledger, sha256s)
+                needed = _needed(self.ledger, sha256s, self.but)
                 away = self.objects.put_away(sha256 for sha256 in sha256s if sha256 not in needed)
         except BaseException:
             # The lock may have been lost, and somebody may have named one of them since.
@@ -127,7 +141,7 @@ class FreeingRun:
         left = self.objects.put_away_before()
         while page := list(islice(left, BATCH)):
             with head_locked(self.ledger):
-                needed = _needed(self.ledger, [each.sha256 for each in page])
+                needed = _needed(self.ledger, [each.sha256 for each in page], self.but)
                 self.objects.bring_back(needed)
             gone = [each for each in page if each.sha256 not in needed]
             self.objects.destroy([each.sha256 for each in gone])
@@ -155,6 +169,7 @@ def _released_objects(ledger: Ledger, after: int, until: int) -> Iterator[list[b
         yield sorted({fact.sha256 for fact in facts if isinstance(fact, ReleaseFact)})
 
 
-def _needed(ledger: Ledger, sha256s: Collection[bytes]) -> set[bytes]:
-    """Return those that a copy names that was not released, of whatever source."""
-    return {row.sha256 for row in ledger.projection.named(sha256s) if row.state != RELEASED}
+def _needed(ledger: Ledger, sha256s: Collection[bytes], but: int | None) -> set[bytes]:
+    """Return those that a copy names that was not released, of whatever source, but for those of the stream `but`."""
+    rows = ledger.projection.named(sha256s)
+    return {row.sha256 for row in rows if row.state != RELEASED and row.stream != but}

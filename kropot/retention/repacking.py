@@ -41,7 +41,8 @@ class Repacking:
     """Rewrites packs of which more than `max_unused` percent is unused.
 
     Unused is what was released up to the position `until`, and, in packs older than `orphans_us`, what no event names
-    (None: nothing). `allowed` is called under the lock before a pack goes, and can refuse by raising.
+    (None: nothing). `allowed` is called under the lock before a pack goes, and can refuse by raising. What only the
+    stream `but` names is unused, too: its element is being erased.
     """
 
     ledger: Ledger
@@ -51,6 +52,7 @@ class Repacking:
     max_unused: int
     now_us: int
     orphans_us: int | None = None
+    but: int | None = None
     rewritten: int = 0
     _waiting: Fingerprints = field(default_factory=Fingerprints)
     _brought: set[bytes] = field(default_factory=set)
@@ -110,8 +112,9 @@ class Repacking:
     def _unneeded(self, sha256s: Collection[bytes], *, orphans: bool) -> set[bytes]:
         rows = self.ledger.projection.named(sha256s)
         named = {row.sha256 for row in rows}
-        needed = {row.sha256 for row in rows if row.state != RELEASED}
-        needed |= {each for each in named if each[:FINGERPRINT] in self._waiting}
+        others = [row for row in rows if row.stream != self.but]
+        needed = {row.sha256 for row in others if row.state != RELEASED}
+        needed |= {row.sha256 for row in others if row.sha256[:FINGERPRINT] in self._waiting}
         if not orphans:
             needed |= set(sha256s) - named
         return set(sha256s) - needed

@@ -180,6 +180,17 @@ class Connections:
         self._writer = connection
         return connection
 
+    def fold_log(self) -> bool:
+        """Move SQLite's log into the database and empty it; False while another connection reads it."""
+        connection = self.writers.connect()
+        try:
+            self._fold_log(connection.connection.driver_connection)
+        except LedgerUnavailableError:
+            return False
+        finally:
+            connection.close()
+        return True
+
     def _fold_log(self, driver: Any) -> None:
         """Move SQLite's log into the database and empty it, durably. Raises: as `_connect_writer` does."""
         is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -68,6 +68,10 @@ class SqlStore:
                 if found != "ok":
                     yield " ".join(str(found).split())
 
+    def fold_log(self) -> bool:
+        """Move SQLite's log into its file and empty it. A server's log is its owner's."""
+        return self._connections.kind != "sqlite" or self._connections.fold_log()
+
     def free_bytes(self) -> int | None:
         """Return the room on the file system of SQLite's file; None for a server, which does not say."""
         try:

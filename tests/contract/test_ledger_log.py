@@ -385,3 +385,16 @@ def test_the_same_history_has_the_same_leaves_on_every_store(store: LedgerStore)
     assert list(mine.stored()) == list(reference.stored())
     assert list(mine.store.projection.page(b"", 1 << 30)) == list(reference.store.projection.page(b"", 1 << 30))
     assert list(mine.store.projection.copies()) == list(reference.store.projection.copies())
+
+
+def test_an_element_that_was_erased_and_blocked_is_not_recorded_again(store: LedgerStore) -> None:
+    ledger = Ledger(store, writer="main")
+    ledger.append([began(), observed(0), observed(1)])
+    ledger.append([NewFact(key=key(0), fact=PayloadErased(reason="r", blocked=True), observed_us=1)])
+    ledger.append([NewFact(key=key(1), fact=PayloadErased(reason="r"), observed_us=1)])
+    head = ledger.head().position
+    with pytest.raises(ConflictError):
+        ledger.append([observed(2), observed(0)])
+    assert ledger.head().position == head
+    assert ledger.append([observed(2), observed(1)]).last == head + 2
+    assert ledger.database.fold_log()

@@ -51,6 +51,7 @@ from ledger.events import (
     VaultNamed,
     ZoneChanged,
 )
+from ledger.lthash import ErasedRow
 from ledger.retention import (
     CopyReleased,
     Freed,
@@ -171,7 +172,9 @@ SAMPLES: dict[str, Fact] = {
     "CopyDamaged": CopyDamaged(element=STORED, sha256=bytes(32)),
     "CopyLost": CopyLost(element=STORED, sha256=bytes(32)),
     "CopyReleased": CopyReleased(element=STORED, sha256=bytes(32), **RELEASED),
-    "PayloadErased": PayloadErased(reason="request 17"),
+    "PayloadErased": PayloadErased(
+        reason="request 17", blocked=True, rows=(ErasedRow(position=2, lanes=bytes(range(256)) * 8),)
+    ),
     "SourceLabelled": SourceLabelled(keeping=Keeping(label="web 1")),
     "SourceRetired": SourceRetired(keeping=Keeping(label="\u017c\u00f3\u0142w", retired_us=1_795_414_109_000_000)),
     "SourceResumed": SourceResumed(keeping=Keeping(in_use_us=1_795_414_109_000_000)),
@@ -234,6 +237,8 @@ def _values(name: str, hint: Any) -> st.SearchStrategy[Any]:
 
 def _plain(name: str, hint: Any) -> st.SearchStrategy[Any]:
     signed = name in {"date", "cursor", "since", "until", "unlistable", "zone_shifts", "offsets"}
+    if name == "lanes":  # 2,048 bytes, of which drawing four is enough
+        return st.binary(min_size=4, max_size=4).map(lambda some: some * 512)
     length = _LENGTHS.get(name)
     return {
         type(None): st.none(),

@@ -39,6 +39,7 @@ from kropot.collect.decide.plan import is_missing
 from kropot.collect.decide.sources import source_key
 from ledger.errors import ConflictError, InstanceBusyError
 from ledger.events import ElementFact, ListingCompleted, RunFailed, StreamKey
+from ledger.replica import Entry
 from ledger.retaining import is_freed_since
 from ledger.vaults import naming_of
 
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     from ledger.events import Source
     from ledger.log import Ledger
     from ledger.places import Placement
-    from ledger.replica import Entry
 
 STRETCH = 5000
 """How many entries to look at in one go. That takes as long as a few listed pages."""
@@ -169,11 +169,11 @@ class LedgerEffects:
         return None
 
     def _look_up(self, action: LookUp) -> Input:
-        found: dict[StreamKey, Entry] = {}
-        if not action.are_new:
-            found = self.ledger.entries(
-                {StreamKey(source=self.source_id, kind=one.type, id=one.id) for one in action.entries}
-            )
+        keys = {StreamKey(source=self.source_id, kind=one.type, id=one.id) for one in action.entries}
+        found: dict[StreamKey, Entry] = {} if action.are_new else self.ledger.entries(keys)
+        # An element that was erased and blocked is known as one of which nothing may be recorded.
+        for key in self.ledger.blocked.among(keys - found.keys()):
+            found[key] = Entry(key=key, stream=0, version=0, position=0, element=None)
         source, version = self._source()
         return LookedUp(
             known={(key.kind, key.id): entry for key, entry in found.items()},

@@ -1,0 +1,205 @@
+"""`kropotcli erase`: erases an element and its copies for ever."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from kropot.cli.base import Settings, emit, emit_json, open_ledger, say
+from kropot.cli.base import command as define
+from kropot.cli.naming import NAMED, Names, key_options
+from kropot.cli.sizes import SPAN
+from kropot.errors import LockedError, PartialError, UnacceptedErasureError, UsageError
+from kropot.wording import amount, number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kropot.retention.erasing import Erasing, ErasureSum
+    from ledger.log import Ledger
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_LONGEST: Final = 500
+_PAUSE_S: Final = 5
+
+ELSEWHERE: Final = (
+    "dumps and backups of the database, and on PostgreSQL its old rows until `VACUUM event, stream`",
+    "copies of the storage, and snapshots of its file system or older versions in its bucket",
+    "exports (`replay --export`), restored files, proofs and recipes",
+    "ledgers that `db copy` or `db recover` made, and the caches of people who restore through a keeper",
+    "the source itself, and its own backups",
+)
+"""Where old copies may remain that this program does not know."""
+
+
+@define("erase")
+@click.argument("element")
+@click.option("--reason", required=True, metavar="TEXT", help="Why, for the history. It stays: name nobody in it.")
+@click.option(
+    "--even-if-present",
+    is_flag=True,
+    help="Erase it although its source still lists it, and never record it again.",
+)
+@click.option(
+    "--wait",
+    type=SPAN,
+    default="10m",
+    show_default=True,
+    metavar="SPAN",
+    help="How long to try a place again that is locked or away.",
+)
+@click.option(
+    "--checkpoint-key",
+    "key_file",
+    type=_FILE,
+    help="The key for checkpoints. Default: a file for this ledger in your configuration folder.",
+)
+@key_options(f"Take a name as ELEMENT. {NAMED}")
+def command(
+    settings: Settings,
+    *,
+    element: str,
+    reason: str,
+    even_if_present: bool,
+    wait: int,
+    key_file: Path | None,
+    kits: tuple[Path, ...],
+    passphrase_files: tuple[Path, ...],
+) -> None:
+    """Erase an element and its copies for ever, as a law may demand.
+
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. This frees the objects of all its versions, rewrites the packs
+    and segments that hold any of it, and removes its name and its history from the ledger. Only the proof stays, that
+    there were events: every root and checkpoint stays as it is. It cannot be undone.
+
+    It is refused while the source still lists the element, unless --even-if-present is given. If the key for
+    checkpoints is here, it signs the erasure. If it is cut short, run it again: it goes on where it was. At the end it
+    names the places where old copies may remain.
+    """
+    from kropot.objects.opening import open_store
+    from kropot.query.erasures import erasures_of
+    from kropot.query.names import readings
+    from kropot.query.past import labels_of
+    from kropot.retention.erasing import ERASER, Erasing
+    from kropot.storage_away import demand_objects
+
+    if not reason.strip() or not reason.isprintable() or len(reason) > _LONGEST:
+        raise UsageError(f"--reason takes 1 to {_LONGEST} printable characters, e.g. the number of the request")
+    storage = open_store(settings.storage_path, ERASER, ca_file=settings.ca_file)
+    with open_ledger(settings) as ledger:
+        demand_objects(storage, ledger)
+        erased = erasures_of(ledger, readings(labels_of(ledger), element))
+        key = Names.of_kits(ledger, kits, passphrase_files).find(element, erased=erased)
+        sign = _signer(ledger, key_file)
+        erasing = Erasing(ledger=ledger, storage=storage, key=key, reason=reason, blocks=even_if_present)
+        done = _patiently(erasing, wait)
+        is_signed = done.is_done and sign(done.position)
+    _tell(settings, done, is_signed=is_signed)
+    if done.left:
+        raise PartialError(
+            f"{number(len(done.left), 'object')} could not be removed, so the history was not erased either: a pack "
+            "that holds other copies is damaged; run `kropotcli verify --repair`, then this command again"
+        )
+
+
+def _patiently(erasing: Erasing, wait_s: int) -> ErasureSum:
+    """Erase, and try again while a place is locked or away. Raises: PartialError after `wait_s`."""
+    from kropot.durable.errors import StorageError
+    from ledger.errors import ConflictError
+
+    until = time.monotonic() + wait_s
+    said = False
+    while True:
+        try:
+            return erasing.run()
+        except (LockedError, StorageError, ConflictError) as error:
+            if time.monotonic() >= until:
+                raise PartialError(
+                    f"the erasure is not complete: {error}; run the same command again, it goes on where it was"
+                ) from error
+            if not said:
+                say(f"{error}; trying again")
+            said = True
+            time.sleep(min(_PAUSE_S, max(until - time.monotonic(), 0)))
+
+
+# --- the signature ---------------------------------------------------------------------------------------------------
+
+
+def _signer(ledger: Ledger, key_file: Path | None) -> Callable[[int], bool]:
+    """Return what signs an erasure at a position, if the key is here and it alone is unsigned.
+
+    The ledger is signed as it is before: an erasure that somebody else made is never accepted with this one.
+    """
+    from kropot.checkpoints.paths import default_key_path
+    from kropot.checkpoints.signing import sign_head
+    from kropot.retention.keys import covered_by, key_for
+
+    key = key_for(ledger, key_file)
+    file = key_file or default_key_path(ledger.identity().ledger_id)
+    if key is None or file is None:
+        has_signer = covered_by(ledger, None) is not None
+
+        def ask(position: int) -> bool:
+            if has_signer:
+                say(f"where the key is, sign it with `kropotcli checkpoint sign --accept-erasures {position}`")
+            return False
+
+        return ask
+    try:
+        sign_head(ledger, key, file, [])
+    except UnacceptedErasureError as error:
+        why = str(error)
+
+        def refuse(_: int) -> bool:
+            say(f"not signed: {why}")
+            return False
+
+        return refuse
+    return lambda position: bool(sign_head(ledger, key, file, [], accepted=position))
+
+
+# --- what is said ----------------------------------------------------------------------------------------------------
+
+
+def _tell(settings: Settings, done: ErasureSum, *, is_signed: bool) -> None:
+    if settings.json:
+        emit_json("erase", _json(done, is_signed=is_signed))
+        return
+    emit(f"freed {amount(done.size)} of {number(done.objects, 'object')}")
+    if done.packs or done.segments or done.set_aside:
+        emit(
+            f"rewrote {number(done.packs, 'pack')} and {number(done.segments, 'segment')}, and removed "
+            f"{number(done.set_aside, 'file')} that had been set aside"
+        )
+    for sha256 in done.shared:
+        emit(f"{sha256.hex()} stays: another element has the same content")
+    if not done.is_done:
+        return
+    signed = ", and signed it" if is_signed else ""
+    emit(f"erased {number(done.payloads, 'event')} of the element (event {done.position}){signed}")
+    emit("old copies may remain in:")
+    if done.is_log_held:
+        emit("  the database's own log (-wal), while others read it: stop the collectors and run this command again")
+    for place in ELSEWHERE:
+        emit(f"  {place}")
+
+
+def _json(done: ErasureSum, *, is_signed: bool) -> dict[str, Any]:
+    return {
+        "done": done.is_done,
+        "position": done.position or None,
+        "payloads": done.payloads,
+        "freed": {"objects": done.objects, "bytes": done.size},
+        "packs": done.packs,
+        "segments": done.segments,
+        "set_aside": done.set_aside,
+        "shared": [sha256.hex() for sha256 in done.shared],
+        "left": [sha256.hex() for sha256 in done.left],
+        "log_held": done.is_log_held,
+        "signed": is_signed,
+        "elsewhere": list(ELSEWHERE),
+    }

@@ -1,0 +1,215 @@
+"""Erase an element: its objects first, then its payloads and the key of its stream, then what segments hold of them.
+
+As long as the stream is whole, it names its objects. So an erasure that was cut short goes on where it was: whoever
+erases the element again finds what is left (docs/decisions/0040).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from kropot.errors import UsageError
+from kropot.objects.freeing import CanFree
+from kropot.query.erasures import erasures_of
+from kropot.retention.freeing import FreeingRun
+from kropot.retention.repacking import Repacking
+from ledger.append import NewFact
+from ledger.erasing import erased_events, rows_of
+from ledger.errors import ConflictError
+from ledger.events import ElementFact, PayloadErased, UnknownFact
+from ledger.retaining import freeing_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.objects.freeing import Freeable
+    from kropot.objects.opening import Storage
+    from kropot.objects.store import ObjectStore
+    from ledger.events import StreamKey
+    from ledger.log import Ledger
+    from ledger.replica import Event
+
+ERASER: Final = "+erase"
+"""The instance name of whoever erases: its lock lets in one process a storage."""
+
+_TRIES: Final = 5
+_EVERYTHING: Final = -1
+"""The percentage that must be exceeded before a pack is rewritten: one unused object is enough."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ErasureSum:
+    """What an erasure did: `objects` of `size` bytes freed, `packs` and `segments` rewritten, `payloads` removed.
+
+    `position` is that of its event, 0 if it is not recorded yet. `shared` objects stay, because other elements have the
+    same content. `left` are objects that could not be removed yet: the erasure is not recorded before they are gone.
+    `is_log_held`: somebody reads the database, so its own log could not be emptied.
+    """
+
+    objects: int = 0
+    size: int = 0
+    packs: int = 0
+    set_aside: int = 0
+    segments: int = 0
+    payloads: int = 0
+    position: int = 0
+    is_log_held: bool = False
+    shared: list[bytes] = field(default_factory=list)
+    left: list[bytes] = field(default_factory=list)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.position) and not self.left
+
+
+@dataclass(slots=True, kw_only=True)
+class Erasing:
+    """Erases one element for `reason`. With `blocks`, even one that its source still lists, and for ever.
+
+    `storage` MUST be opened for the instance `ERASER`.
+    """
+
+    ledger: Ledger
+    storage: Storage
+    key: StreamKey
+    reason: str
+    blocks: bool
+    done: ErasureSum = field(default_factory=ErasureSum)
+
+    def run(self) -> ErasureSum:
+        """Do what is left to do. It can be called again.
+
+        Raises: UsageError if the source still lists the element, and nothing says to erase it all the same; LockedError
+        while another process erases, frees or packs; ConflictError; StorageError; LedgerError.
+        """
+        objects = self.storage.objects(places=self.ledger.places)
+        try:
+            objects.lock()
+            for tries_left in reversed(range(_TRIES)):
+                try:
+                    if not self._once(objects):
+                        return self.done
+                    break
+                except ConflictError:
+                    if not tries_left:
+                        raise
+            self._segments()
+        finally:
+            objects.close()
+        return self.done
+
+    # --- helpers ---
+
+    def _once(self, objects: ObjectStore) -> bool:
+        """Free what the stream names, and record the erasure. Return False if something could not be freed yet."""
+        history = list(self.ledger.history(self.key))
+        if not history:
+            return True  # it was erased before
+        last = history[-1]
+        if not isinstance(last.fact, ElementFact):
+            raise UsageError("the element's history has events that this version does not know: use a newer version")
+        if last.fact.element.present and not self.blocks:
+            raise UsageError(
+                "the source still lists this element, and the next collect would fetch it again: remove it at the "
+                "source first, or erase it with --even-if-present, which blocks it for ever"
+            )
+        wanted = self._not_shared(history)
+        self._free(objects, wanted, last)
+        self.done.left = self._left(wanted)
+        if self.done.left:
+            return False
+        fact = PayloadErased(reason=self.reason, blocked=self.blocks, rows=rows_of(history))
+        new = NewFact(key=self.key, fact=fact, observed_us=self.ledger.clock_us(), expected=last.stream_version)
+        self.done.position = self.ledger.append([new]).last
+        self.done.payloads = len(history)
+        return True
+
+    def _not_shared(self, history: list[Event]) -> set[bytes]:
+        """Return the objects that only this element names, and remember the others."""
+        named: set[bytes] = set()
+        for event in history:
+            if isinstance(event.fact, UnknownFact):
+                raise UsageError("the element's history has events that this version does not know: use a newer one")
+            if isinstance(event.fact, ElementFact):
+                copy, other = event.fact.element.copy, getattr(event.fact, "sha256", None)
+                named |= {each for each in (None if copy is None else copy.sha256, other) if each is not None}
+        rows = self.ledger.projection.named(named) if named else ()
+        shared = {row.sha256 for row in rows if row.stream != history[-1].stream}
+        self.done.shared = sorted(shared)
+        return named - shared
+
+    def _free(self, objects: ObjectStore, wanted: set[bytes], last: Event) -> None:
+        if not isinstance(objects, CanFree):
+            raise UsageError("this kind of storage cannot free bytes")
+        if not wanted:
+            return
+        freeing = objects.freeing()
+        folder = self.storage.packs()
+        packs = {pack.name for sha256 in wanted for pack, _ in folder.find(sha256)}
+        with self._repacking(last.stream, needed=bool(packs)) as repacking:
+            run = FreeingRun(
+                ledger=self.ledger,
+                objects=freeing,
+                allowed=lambda: self._demand_same(last),
+                repacking=repacking,
+                but=last.stream,
+            )
+            found = run.erased(wanted, packs)
+            self.done.packs += 0 if repacking is None else repacking.rewritten
+        self.done.objects += found.objects
+        self.done.size += found.bytes
+        self._clean_aside(objects, freeing, wanted)
+
+    @contextmanager
+    def _repacking(self, stream: int, *, needed: bool) -> Iterator[Repacking | None]:
+        if not needed:
+            yield None
+            return
+        ledger = self.ledger
+        with self.storage.rewriter() as rewriter:
+            yield Repacking(
+                ledger=ledger,
+                packs=rewriter,
+                allowed=lambda: None,
+                until=freeing_of(ledger).freed.to,
+                max_unused=_EVERYTHING,
+                now_us=ledger.clock_us(),
+                but=stream,
+            )
+
+    def _demand_same(self, last: Event) -> None:
+        """Raise ConflictError if anything happened to the element since it was read."""
+        entry = self.ledger.entries([self.key]).get(self.key)
+        if entry is None or (entry.stream, entry.version) != (last.stream, last.stream_version):
+            raise ConflictError((self.key.stored,))
+
+    def _clean_aside(self, objects: ObjectStore, freeing: Freeable, wanted: set[bytes]) -> None:
+        """Remove what a repair set aside of these objects."""
+        names = {sha256.hex() for sha256 in wanted}
+        for leftover in list(objects.leftovers()):
+            if leftover.kind == "quarantined" and leftover.path.rpartition("/")[2].partition(".")[0] in names:
+                freeing.remove_quarantined(leftover.path)
+                self.done.set_aside += 1
+
+    def _left(self, wanted: set[bytes]) -> list[bytes]:
+        """Return those of these objects that are still in the storage."""
+        left: set[bytes] = set()
+        for places in (None, self.ledger.places):  # the ledger knows of places in packs whose index is damaged
+            fresh = self.storage.objects(places=places)
+            try:
+                left |= {sha256 for sha256 in wanted if fresh.size(sha256) is not None}
+            finally:
+                fresh.close()
+        return sorted(left)
+
+    def _segments(self) -> None:
+        """Write the segments again that hold what was erased, of this element's earlier streams, too."""
+        erasures = erasures_of(self.ledger, [self.key]).get(self.key, [])
+        if erasures:
+            self.done.position = self.done.position or max(event.seq for event in erasures)
+        folder = self.storage.segments(writing=True)
+        self.done.is_log_held = not self.ledger.database.fold_log()
+        self.done.segments += len(folder.write_erased(self.ledger, erased_events(self.ledger, erasures)))
