@@ -7,10 +7,9 @@ import os
 import pty
 import select
 import signal
-import socket
 import subprocess
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from kropot.collect.many import LONGEST_PAUSE_S, code_of_all, pause_s
 from kropot.errors import Exit
 from tests.json_schema import wrong_line
 from tests.oldserver import TOKEN, OldServer
+from tests.service.listening import Manager
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,27 +147,18 @@ def test_collectors_stop_with_their_parent_and_an_ended_one_is_noticed(kropotcli
 
 
 def test_one_service_of_several_sources_speaks_for_all(kropotcli: Path, config: Path, tmp_path: Path) -> None:
-    place = tmp_path / "notify"
-    heard: list[str] = []
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
-        link.bind(str(place))
-        link.settimeout(0.05)
-
-        def has_heard(text: str) -> bool:
-            with suppress(TimeoutError):
-                while True:
-                    heard.append(link.recv(4096).decode())
-            return any(each.startswith(text) for each in heard)
-
-        with running(kropotcli, config, NOTIFY_SOCKET=str(place)) as process:
-            wait_for(lambda: has_heard("READY=1"))
-            # Two sources cannot be collected, and wait.
-            wait_for(lambda: has_heard("STATUS=collecting from 2 sources; 2 sources to be tried again"))
-            heard.clear()
-            process.send_signal(signal.SIGHUP)
-            wait_for(lambda: has_heard("RELOADING=1") and has_heard("STOPPING=1") and has_heard("READY=1"))
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == Exit.DONE
+    with (
+        closing(Manager(tmp_path / "notify")) as manager,
+        running(kropotcli, config, NOTIFY_SOCKET=str(manager.path)) as process,
+    ):
+        manager.wait_for("READY=1")
+        # Two sources cannot be collected, and wait.
+        manager.wait_for("STATUS=collecting from 2 sources; 2 sources to be tried again")
+        process.send_signal(signal.SIGHUP)
+        for message in ("RELOADING=1", "STOPPING=1", "READY=1"):
+            manager.wait_for(message)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == Exit.DONE
 
 
 def children(pid: int) -> list[int]:
