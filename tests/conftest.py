@@ -19,7 +19,7 @@ import kropot.cli.demo
 from kropot.cli.main import cli
 from tests.forked import ForkedProgram
 from tests.json_schema import hold_to_schema
-from tests.remote_stores import Servers, servers
+from tests.remote_stores import OPENED, Servers, servers
 from tests.secrets_watch import Watch
 
 if TYPE_CHECKING:
@@ -96,6 +96,17 @@ def _own_logging() -> Iterator[None]:
     """Forget a test's logging with the test: a command run in this process logs to a stream that ends with it."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _no_connection_left() -> Iterator[None]:
+    """End a test's connections to storages with the test, and let the next one live at home again."""
+    home = os.environ.get("HOME")
+    yield
+    while OPENED:
+        OPENED.pop().close()
+    if home is not None:
+        os.environ["HOME"] = home
 
 
 @pytest.fixture(scope="session")

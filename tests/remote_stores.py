@@ -118,7 +118,13 @@ class SshServer:
         os.environ["HOME"] = str(self.keys)
         path = f"{self.root}/{prefix}"
         address = SftpAddress(host="127.0.0.1", port=self.port, path=path, user=_user())
-        return SftpFiles(address, instance, retries=FEW)
+        made = SftpFiles(address, instance, retries=FEW)
+        OPENED.append(made)
+        return made
+
+
+OPENED: list[RemoteFiles] = []
+"""What a test has opened. A connection has a thread, and a process with threads does not fork: `tests/conftest.py`."""
 
 
 class Servers:

@@ -66,7 +66,7 @@ def owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(kept: Kept, wire: Wire, owner: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def afar(kept: Kept, wire: Wire, owner: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     token = kept.token_file(owner)
 
     def run_(*args: str) -> Answer:

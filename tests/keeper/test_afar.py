@@ -31,22 +31,22 @@ pytest_plugins = ["tests.keeper.owner"]
 # --- what comes back -------------------------------------------------------------------------------------------------
 
 
-def test_files_come_back_as_from_a_ledger(run: Run, kept: Kept, owner: Path) -> None:
-    answer = run("restore", "--key", "vault.json", "--to", "out", "--json")
+def test_files_come_back_as_from_a_ledger(afar: Run, kept: Kept, owner: Path) -> None:
+    answer = afar("restore", "--key", "vault.json", "--to", "out", "--json")
     assert answer.code == 0, answer.err
     assert restored(owner / "out") == FILES
     place = ("--db-string", f"sqlite:///{kept.folder / 'ledger.db'}", "--storage-path", str(kept.folder / "storage"))
     with pytest.raises(SystemExit):
         cli.main([*place, "restore", "--key", "vault.json", "--to", "local"], prog_name="kropotcli")
     assert restored(owner / "local") == restored(owner / "out")
-    again = run("restore", "--key", "vault.json", "--to", "out")
+    again = afar("restore", "--key", "vault.json", "--to", "out")
     assert "4 files" in again.err + again.out
-    names = run("restore", "--key", "vault.json", "--list-names", "--json").lines
+    names = afar("restore", "--key", "vault.json", "--list-names", "--json").lines
     assert [row["name"] for row in names if "name" in row] == sorted(FILES)
 
 
-def test_an_exact_name_needs_one_look_up(run: Run, wire: Wire, owner: Path) -> None:
-    answer = run("restore", "--key", "vault.json", "--to", "out", "docs/a.txt")
+def test_an_exact_name_needs_one_look_up(afar: Run, wire: Wire, owner: Path) -> None:
+    answer = afar("restore", "--key", "vault.json", "--to", "out", "docs/a.txt")
     assert answer.code == 0, answer.err
     assert restored(owner / "out") == {"docs/a.txt": FILES["docs/a.txt"]}
     id_ = VAULT.element(b"docs/a.txt").hex()
@@ -57,110 +57,110 @@ def test_an_exact_name_needs_one_look_up(run: Run, wire: Wire, owner: Path) -> N
     assert not (owner / "cache").exists()
 
 
-def test_patterns_fetch_the_forms_once_and_only_wanted_contents(run: Run, kept: Kept, wire: Wire, owner: Path) -> None:
-    assert run("restore", "--key", "vault.json", "--to", "out", "*.txt").code == 0
+def test_patterns_fetch_the_forms_once_and_only_wanted_contents(afar: Run, kept: Kept, wire: Wire, owner: Path) -> None:
+    assert afar("restore", "--key", "vault.json", "--to", "out", "*.txt").code == 0
     assert restored(owner / "out") == {name: FILES[name] for name in ("docs/a.txt", "docs/b.txt")}
     assert sum("/objects/" in line for line in wire.requests) == 2
     assert any("/headers" in line for line in wire.requests)
     wire.sent.clear()
-    assert run("restore", "--key", "vault.json", "--to", "out", "docs").code == 0
+    assert afar("restore", "--key", "vault.json", "--to", "out", "docs").code == 0
     assert "docs/deep/c.bin" in restored(owner / "out")
     assert not any("/headers" in line or "/elements?" in line for line in wire.requests), "all of it was kept"
     source = next(iter(kept.world.ledger.sources()))
     kept.world.seal(source, b"docs/new", b"new")
     kept.world.seal(source, b"top", b"on top again")
     wire.sent.clear()
-    assert run("restore", "--key", "vault.json", "--to", "out2").code == 0
+    assert afar("restore", "--key", "vault.json", "--to", "out2").code == 0
     assert restored(owner / "out2") == FILES | {"docs/new": b"new", "top": b"on top again"}
     assert any("since=" in line for line in wire.requests), "only what is new was fetched"
 
 
-def test_a_moment_and_a_source_are_chosen_as_in_a_ledger(run: Run, kept: Kept, owner: Path) -> None:
+def test_a_moment_and_a_source_are_chosen_as_in_a_ledger(afar: Run, kept: Kept, owner: Path) -> None:
     source = next(iter(kept.world.ledger.sources()))
     before = kept.world.ledger.head().position
     kept.world.tick()
     kept.world.seal(source, b"top", b"changed")
     other = kept.world.source(None, url="https://other.example")
     kept.world.seal(other, b"elsewhere", b"of another source")
-    assert run("restore", "--key", "vault.json", "--to", "then", "--until", f"@{before}").code == 0
+    assert afar("restore", "--key", "vault.json", "--to", "then", "--until", f"@{before}").code == 0
     assert restored(owner / "then") == FILES
-    assert run("restore", "--key", "vault.json", "--to", "top", "--until", f"@{before}", "top").code == 0
+    assert afar("restore", "--key", "vault.json", "--to", "top", "--until", f"@{before}", "top").code == 0
     assert restored(owner / "top") == {"top": b"on top"}
-    chosen = run("restore", "--key", "vault.json", "--to", "one", "--source", other.hex()[:8])
+    chosen = afar("restore", "--key", "vault.json", "--to", "one", "--source", other.hex()[:8])
     assert (chosen.code, restored(owner / "one")) == (0, {"elsewhere": b"of another source"})
-    assert run("restore", "--key", "vault.json", "--to", "x", "--source", "nobody").code == 2
+    assert afar("restore", "--key", "vault.json", "--to", "x", "--source", "nobody").code == 2
 
 
-def test_erased_elements_do_not_come_back_from_the_cache(run: Run, kept: Kept, owner: Path) -> None:
-    assert run("restore", "--key", "vault.json", "--list-names").code == 0
+def test_erased_elements_do_not_come_back_from_the_cache(afar: Run, kept: Kept, owner: Path) -> None:
+    assert afar("restore", "--key", "vault.json", "--list-names").code == 0
     source = next(iter(kept.world.ledger.sources()))
     kept.world.erase(StreamKey(source=source, kind="file", id=VAULT.element(b"top").hex()))
-    answer = run("restore", "--key", "vault.json", "--to", "out")
+    answer = afar("restore", "--key", "vault.json", "--to", "out")
     assert answer.code == 0, answer.err
     assert restored(owner / "out") == {name: content for name, content in FILES.items() if name != "top"}
 
 
-def test_what_is_cut_goes_on_where_it_was_cut(run: Run, wire: Wire, owner: Path) -> None:
-    assert run("restore", "--key", "vault.json", "--list-names").code == 0
+def test_what_is_cut_goes_on_where_it_was_cut(afar: Run, wire: Wire, owner: Path) -> None:
+    assert afar("restore", "--key", "vault.json", "--list-names").code == 0
     wire.cut_after = [100_000 + 50_000 * number for number in range(8)]
-    assert run("restore", "--key", "vault.json", "--to", "out").code == 0
+    assert afar("restore", "--key", "vault.json", "--to", "out").code == 0
     assert restored(owner / "out") == FILES
     assert b"\r\nRange: bytes=" in wire.sent
 
 
-def test_a_fetch_of_forms_that_was_killed_goes_on(run: Run, owner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fetch_of_forms_that_was_killed_goes_on(afar: Run, owner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kropot.afar import replica
 
     monkeypatch.setattr(replica, "ROWS", 2)
     monkeypatch.setattr(replica.AfarReplica.rows, "__kwdefaults__", {"since": 0, "after": None, "limit": 2})
-    assert run("restore", "--key", "vault.json", "--list-names").code == 0
+    assert afar("restore", "--key", "vault.json", "--list-names").code == 0
     [place] = (owner / "cache").rglob("*.jsonl")
     lines = place.read_bytes().splitlines(keepends=True)
     assert len(lines) == 5
     place.with_name(f"{place.stem}.0.part").write_bytes(b"".join(lines[:2]) + lines[2][:50])
     place.unlink()
-    assert run("restore", "--key", "vault.json", "--to", "out").code == 0
+    assert afar("restore", "--key", "vault.json", "--to", "out").code == 0
     assert restored(owner / "out") == FILES
     assert place.read_bytes() == b"".join(lines)
     [headers] = (owner / "cache").rglob("headers")
     whole = headers.read_bytes()
     headers.write_bytes(whole[:-20])
-    assert run("restore", "--key", "vault.json", "--list-names").code == 0
+    assert afar("restore", "--key", "vault.json", "--list-names").code == 0
     assert headers.read_bytes() == whole
 
 
 # --- the other commands ----------------------------------------------------------------------------------------------
 
 
-def test_history_difference_and_drill_ask_the_keeper(run: Run, kept: Kept) -> None:
+def test_history_difference_and_drill_ask_the_keeper(afar: Run, kept: Kept) -> None:
     source = next(iter(kept.world.ledger.sources()))
     before = kept.world.ledger.head().position
     kept.world.seal(source, b"top", b"changed")
-    rows = run("history", "top", "--key", "vault.json", "--json").lines
+    rows = afar("history", "top", "--key", "vault.json", "--json").lines
     assert [row["event"] for row in rows] == ["RemoteObserved", "CopyStored", "RemoteChanged", "CopyStored"]
-    assert run("history", VAULT.element(b"top").hex(), "--json").lines == rows
-    assert run("history", "nothing", "--key", "vault.json").code == 2
-    changed = run("replay", "--until", f"@{before}", "--diff", "2100-01-01", "--json").lines
+    assert afar("history", VAULT.element(b"top").hex(), "--json").lines == rows
+    assert afar("history", "nothing", "--key", "vault.json").code == 2
+    changed = afar("replay", "--until", f"@{before}", "--diff", "2100-01-01", "--json").lines
     assert [(row["change"], row["id"]) for row in changed] == [("changed", VAULT.element(b"top").hex())]
-    assert run("replay", "--until", f"@{before}").code == 2
-    drill = run("kit", "check", "vault.json", "--json")
+    assert afar("replay", "--until", f"@{before}").code == 2
+    drill = afar("kit", "check", "vault.json", "--json")
     assert (drill.code, drill.json["opened"], drill.json["failed"], drill.json["recorded"]) == (0, 5, 0, False)
 
 
 def test_the_same_commands_read_an_export(
-    run: Run, kept: Kept, owner: Path, capsys: pytest.CaptureFixture[str]
+    afar: Run, kept: Kept, owner: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = ("--db-string", f"sqlite:///{kept.folder / 'ledger.db'}", "--storage-path", str(kept.folder / "storage"))
     with pytest.raises(SystemExit):
         cli.main([*place, "replay", "--export", "export"], prog_name="kropotcli")
     capsys.readouterr()
-    assert run("kit", "check", "vault.json", "--from", "export", "--json").lines[-1]["opened"] == 5
-    [row] = run("history", "top", "--key", "vault.json", "--from", "export", "--json").lines
+    assert afar("kit", "check", "vault.json", "--from", "export", "--json").lines[-1]["opened"] == 5
+    [row] = afar("history", "top", "--key", "vault.json", "--from", "export", "--json").lines
     assert row["event"] == "CopyStored"
-    assert run("restore", "--key", "vault.json", "--to", "out", "--from", "export").code == 0
+    assert afar("restore", "--key", "vault.json", "--to", "out", "--from", "export").code == 0
     assert restored(owner / "out") == FILES
-    assert run("replay", "--diff", "1d", "--from", "export").code == 2
-    assert run("restore", "--list-names", "--from", "export", "--access-token-file", "token-owner").code == 2
+    assert afar("replay", "--diff", "1d", "--from", "export").code == 2
+    assert afar("restore", "--list-names", "--from", "export", "--access-token-file", "token-owner").code == 2
 
 
 # --- keys and tokens -------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def spellings(secret: bytes) -> list[bytes]:
     return [secret, secret.hex().encode(), base64.b64encode(secret)[:-2], base64.urlsafe_b64encode(secret)[:-2]]
 
 
-def test_no_key_leaves_the_machine(run: Run, wire: Wire, owner: Path) -> None:
+def test_no_key_leaves_the_machine(afar: Run, wire: Wire, owner: Path) -> None:
     for command in (
         ("restore", "--key", "vault.json", "--to", "out"),
         ("restore", "--key", "vault.json", "--to", "out2", "docs/a.txt"),
@@ -181,7 +181,7 @@ def test_no_key_leaves_the_machine(run: Run, wire: Wire, owner: Path) -> None:
         ("replay", "--until", "@3", "--diff", "@9"),
         ("kit", "check", "vault.json"),
     ):
-        answer = run(*command)
+        answer = afar(*command)
         assert answer.code == 0, (command, answer.err)
     sent = bytes(wire.sent)
     assert len(wire.requests) > 20
@@ -196,15 +196,15 @@ def test_no_key_leaves_the_machine(run: Run, wire: Wire, owner: Path) -> None:
             assert token.encode() not in path.read_bytes(), path
 
 
-def test_other_kits_and_smaller_tokens_are_told_apart(run: Run, kept: Kept, wire: Wire, owner: Path) -> None:
+def test_other_kits_and_smaller_tokens_are_told_apart(afar: Run, kept: Kept, wire: Wire, owner: Path) -> None:
     other = kit_file(owner, OTHER_VAULT, "other.json")
-    wrong = run("restore", "--key", other, "--to", "out")
+    wrong = afar("restore", "--key", other, "--to", "out")
     assert wrong.code == 13
     assert not (owner / "out").exists()
     auditor = kept.token_file(owner, role="auditor")
-    refused = run("restore", "--key", "vault.json", "--to", "out", "--from", wire.url, "--access-token-file", auditor)
+    refused = afar("restore", "--key", "vault.json", "--to", "out", "--from", wire.url, "--access-token-file", auditor)
     assert (refused.code, "is not that of an owner" in refused.err) == (12, True)
-    nobody = run("restore", "--key", "vault.json", "--to", "out", "--from", wire.url)
+    nobody = afar("restore", "--key", "vault.json", "--to", "out", "--from", wire.url)
     assert (nobody.code, "--access-token-file" in nobody.err) == (2, True)
 
 
@@ -225,13 +225,13 @@ class Elsewhere(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_the_token_follows_no_redirect_to_another_origin(run: Run, wire: Wire) -> None:
+def test_the_token_follows_no_redirect_to_another_origin(afar: Run, wire: Wire) -> None:
     Elsewhere.to = wire.url
     server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
     serving = Thread(target=server.serve_forever, daemon=True)
     serving.start()
     url = f"http://127.0.0.1:{server.server_port}"
-    answer = run("restore", "--key", "vault.json", "--list-names", "--from", url, "--access-token-file", "token-owner")
+    answer = afar("restore", "--key", "vault.json", "--list-names", "--from", url, "--access-token-file", "token-owner")
     server.shutdown()
     server.server_close()
     serving.join(10)
@@ -240,14 +240,14 @@ def test_the_token_follows_no_redirect_to_another_origin(run: Run, wire: Wire) -
     assert not wire.sent
 
 
-def test_a_keeper_without_tls_on_another_machine_is_warned_of(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_keeper_without_tls_on_another_machine_is_warned_of(afar: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from kropot.afar import client
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError
 
     monkeypatch.setattr(client.KeeperClient, "_send", refuse)
-    answer = run("restore", "--list-names", "--from", "http://192.0.2.1:8081", "--access-token-file", "token-owner")
+    answer = afar("restore", "--list-names", "--from", "http://192.0.2.1:8081", "--access-token-file", "token-owner")
     assert answer.code == 1
     assert "is not encrypted, so others on the network can read the token" in answer.err
 
