@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tests.remote_stores import Servers
 
 TOKEN = "a-token-that-nobody-else-may-see"
-FILES = 600
+FILES = 600 if os.environ.get("KROPOT_TEST_FAULTS") == "all" else 250
 PATIENCE_S = 120
 COLLECTORS = {"sqlite": 2, "postgresql": 4, "mariadb": 4}
 FAULTS = [Status(500), Status(503), *(slow_start(seconds) for seconds in (0.5, 0.5, 1, 1, 2, 2))]
