@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ import pytest
 import structlog
 
 import kropot.cli.demo
+from kropot import processes
 from kropot.cli.main import cli
 from tests.forked import ForkedProgram
 from tests.json_schema import hold_to_schema
@@ -89,6 +92,8 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     os.environ["NO_COLOR"] = "1"
+    # Under nohup the programs that tests start would never hear of it.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
@@ -105,8 +110,15 @@ def _no_connection_left() -> Iterator[None]:
     yield
     while OPENED:
         OPENED.pop().close()
+    processes._is_forbidden = False
     if home is not None:
         os.environ["HOME"] = home
+
+
+@pytest.fixture
+def forking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the program fork in this process, where other tests may have left threads that wait for nothing."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
 
 
 @pytest.fixture(scope="session")

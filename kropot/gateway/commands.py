@@ -7,7 +7,7 @@ space or a dollar sign cannot become something else. Who needs a pipe names a sh
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import shlex
 import shutil
 import signal
@@ -163,9 +163,12 @@ def _follow(
     printed = _Output(option)
     os.set_blocking(output, False)
     try:
-        while (code := process.poll()) is None and time.monotonic() < until and not stop.is_set():
-            select.select([output], [], [], _POLL_S)
-            printed.take(output)
+        # Not select(), which takes no descriptor above 1023: a gateway with many connections has more.
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ)
+            while (code := process.poll()) is None and time.monotonic() < until and not stop.is_set():
+                selector.select(_POLL_S)
+                printed.take(output)
         # Only what is there already: a child that was left behind may keep the pipe open.
         printed.take(output)
     finally:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kropot.errors import Exit
+from kropot.objects.opening import open_store as open_storage
 from kropot.securecopy import bulkwire
 from kropot.securecopy.sealing import open_stream
 from ledger.log import Ledger
@@ -82,8 +83,8 @@ class Replica:
         for name, element in self.elements().items():
             if (copy := element.copy) is None:
                 continue
-            digest = copy.sha256.hex()
-            sealed = (self.folder / "storage" / "objects" / digest[:2] / digest).read_bytes()
+            with open_storage(self.folder / "storage", "look").objects().open(copy.sha256) as file:
+                sealed = file.read()
             assert copy.iv is not None
             plain = b"".join(open_stream([sealed], self.server.kit.key(copy.iv), copy.iv))
             assert plain == self.server.content(name), name

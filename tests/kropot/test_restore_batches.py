@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
     from kropot.securecopy.sealing import Kit
 
+pytestmark = pytest.mark.usefixtures("forking")
+
 FILES = 7
 
 

@@ -233,6 +233,7 @@ def unused(_: DirectoryObjects) -> None:
     raise AssertionError("no content is fetched by itself")
 
 
+@pytest.mark.usefixtures("forking")
 def test_orders_to_a_process_that_is_gone_say_so(tmp_path: Path) -> None:
     store = DirectoryObjects(tmp_path, "tests")
     store.lock()

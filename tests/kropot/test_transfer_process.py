@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from kropot.collect.decide.inputs import Receipt
     from kropot.collect.transfer.engine import FetchJob
 
+pytestmark = pytest.mark.usefixtures("forking")
+
 PATIENCE_S = 20.0
 IV = bytes(range(16))
 

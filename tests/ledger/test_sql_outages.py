@@ -74,14 +74,18 @@ class Proxy:
 
 
 def _pump(client: socket.socket, server: socket.socket) -> None:
-    pairs = {client: server, server: client}
+    pairs = {client.fileno(): (client, server), server.fileno(): (server, client)}
+    waiting = select.poll()
+    for descriptor in pairs:
+        waiting.register(descriptor, select.POLLIN)
     try:
         while True:
-            for ready in select.select(list(pairs), [], [])[0]:
+            for descriptor, _ in waiting.poll():
+                ready, other = pairs[descriptor]
                 data = ready.recv(65536)
                 if not data:
                     return
-                pairs[ready].sendall(data)
+                other.sendall(data)
     except (OSError, ValueError):
         return
     finally:
