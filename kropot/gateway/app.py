@@ -133,7 +133,7 @@ class Gateway:
         except BadParameterError as error:
             return _invalid({error.name: error.message})
 
-        def work() -> tuple[bytes, list[tuple[bytes, FileRow]]] | None:
+        def work() -> tuple[bytes, list[tuple[str, FileRow]]] | None:
             if not (self._is_ready or self._state.source().is_ready):
                 return None
             return build_page(
@@ -153,8 +153,7 @@ class Gateway:
             return failure("The first scan of the folder is not complete: try again later", 503, {"retry-after": "10"})
         self._is_ready = True
         page, files = made
-        for mark, row in files:
-            self._recent.put(token.scope, mark, row)
+        self._recent.put(token.scope, files)
         return _page(page)
 
     async def _submitdata(self, request: Request) -> Response:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hmac
 from base64 import b64decode, b64encode
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import msgpack
 
 from kropot.gateway.entries import TYPE, ZONE
+from kropot.sc2.keyed import KeyedHash
 from kropot.securecopy.wire import Listed
 
 if TYPE_CHECKING:
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from kropot.gateway.state import FileRow
     from kropot.gateway.token import Token
 
-_VERSION: Final = b"listed form 1"
-"""What is hashed first. Another one makes all forms anew."""
+_VERSION: Final = b"listed form 2"
+"""What the key is made from. Another one makes all forms anew."""
+
+_pack: Final = msgpack.Packer(use_bin_type=True).pack
+"""One for all: making another each time costs more than the packing."""
 
 _TAG: Final = 16
 _SIZE: Final = 8
@@ -35,7 +39,7 @@ class KeptForms:
 
     def __init__(self, master: MasterKey) -> None:
         """Vouch with a key that follows from `master`."""
-        self._master = master
+        self._hash = KeyedHash(master.vouch(_VERSION))
 
     def kept(self, token: Token, row: FileRow, birth: bytes | None, entry: Listed) -> bytes | None:
         """Return what to keep of an entry: tag, size, entity tag and sealed form. None if nothing is worth it.
@@ -67,5 +71,5 @@ class KeptForms:
 
     def _tag(self, token: Token, row: FileRow, birth: bytes | None, body: bytes) -> bytes:
         vault = b"" if token.held is None else token.held.vault.id
-        made_of = [token.scope, vault, row.path, row.identity, row.mode, row.nonce, row.sha256, row.facts, birth, body]
-        return self._master.vouch(_VERSION, cast("bytes", msgpack.packb(made_of, use_bin_type=True)))[:_TAG]
+        made_of = (token.scope, vault, row.path, row.identity, row.mode, row.nonce, row.sha256, row.facts, birth, body)
+        return self._hash(_pack(made_of))[:_TAG]

@@ -84,23 +84,23 @@ def build_page(
     base_url: str,
     unserved: Unserved | None = None,
     unscanned_since: int | None = None,
-) -> tuple[bytes, list[tuple[bytes, FileRow]]]:
-    """Return a list page as it is sent, and its files, each as (mark, row). Raises: as `Tellings.of`."""
-    rows, remaining, closed = state.page(since, limit, FOR_OTHERS if token.held is None else FOR_SEALED)
-    entries = tellings.of(token, rows) if rows else []
+) -> tuple[bytes, list[tuple[str, FileRow]]]:
+    """Return a list page as it is sent, and its files, each as (id, row). Raises: as `Tellings.of`."""
+    found = state.page(since, limit, FOR_OTHERS if token.held is None else FOR_SEALED, token.scope)
+    entries = tellings.of(token, found.files, found.tellings) if found.files else []
     entries.sort(key=lambda each: (each[0].date, each[0].id))
     page = encode_page(
         [entry for entry, _, _ in entries],
-        remaining=remaining,
+        remaining=found.remaining,
         metadata_url=f"{base_url}/secure-copy/file/%file_id%/submitdata?_token=%token%",
         fetch_url=f"{base_url}/secure-copy/file/%file_id%/content?_token=%token%",
-        closed=closed,
+        closed=found.closed,
         vault=None if token.held is None else token.held.vault.id,
         unserved=unserved if unserved is None or token.held is None else replace(unserved, links=0),
         unscanned_since=unscanned_since,
         bulk=bulkwire.VERSION,
     )
-    return page, [(mark, row) for _, mark, row in entries]
+    return page, [(entry.id, row) for entry, _, row in entries]
 
 
 def empty_page(base_url: str) -> bytes:

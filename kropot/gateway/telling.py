@@ -28,8 +28,12 @@ class Tellings:
         self._births = births
         self._kept = kept
 
-    def of(self, token: Token, rows: Sequence[FileRow]) -> list[tuple[Listed, bytes, FileRow]]:
+    def of(
+        self, token: Token, rows: Sequence[FileRow], kept: Mapping[bytes, Telling] | None = None
+    ) -> list[tuple[Listed, bytes, FileRow]]:
         """Return the entries of files, each with its mark and its row. A file that sc2 cannot seal is left out.
+
+        `kept` is what the database keeps behind the token's ids of these files, by mark, where the caller knows it.
 
         The database stores the ids, and the births of versions, before this returns: a client can ask for each of them.
 
@@ -41,7 +45,7 @@ class Tellings:
             element = element_of(token, row.path)
             if (mark := mark_of(element)) is not None:
                 by_mark[mark] = element, row
-        tellings = self._state.tellings(token.scope, list(by_mark))
+        tellings = self._state.tellings(token.scope, list(by_mark)) if kept is None else kept
         done: list[tuple[Listed, bytes, FileRow]] = []
         new: dict[bytes, tuple[str, FileRow]] = {}
         known: dict[bytes, FileRow] = {}
@@ -54,7 +58,7 @@ class Tellings:
             ):
                 known[mark] = row
             else:
-                done.append((entry, mark, row if told.birth is None else row.with_birth(told.birth)))
+                done.append((entry, mark, row if row.birth == told.birth else row._replace(birth=told.birth)))
         late = self._first(token, new, done) if new else {}
         if known or late:
             done += self._again(token, known | late, tellings)
@@ -80,7 +84,7 @@ class Tellings:
             made[mark] = (
                 Telling(file=row.id, birth=record, listed=self._kept.kept(token, row, record, entry)),
                 entry,
-                row if record is None else row.with_birth(record),
+                row if record is None else row._replace(birth=record),
                 birth,
             )
         there = self._state.add_tellings(token.scope, {mark: each[0] for mark, each in made.items()})

@@ -108,8 +108,8 @@ def test_only_one_renewal_of_a_nonce_wins(state: State) -> None:
     state.add_undated([version(1)])
     state.date_undated(NOW)
     [row] = state.page(None, 1)[0]
-    assert state.renew(row, replace(row, identity=b"\1" * 48, nonce=b"\1" * 16, is_due=True))
-    assert not state.renew(row, replace(row, identity=b"\2" * 48, nonce=b"\2" * 16, is_due=True))
+    assert state.renew(row, row._replace(identity=b"\1" * 48, nonce=b"\1" * 16, is_due=True))
+    assert not state.renew(row, row._replace(identity=b"\2" * 48, nonce=b"\2" * 16, is_due=True))
     fresh = state.file(row.id)
     assert fresh is not None
     assert (fresh.nonce, fresh.is_due, fresh.date) == (b"\1" * 16, True, row.date)
