@@ -7,19 +7,21 @@ can write the database can put no form there.
 from __future__ import annotations
 
 import hmac
-from base64 import b64decode, b64encode
+from base64 import b64decode
+from binascii import b2a_base64, hexlify
 from typing import TYPE_CHECKING, Final
 
 import msgpack
 
 from kropot.gateway.entries import TYPE, ZONE
 from kropot.sc2.keyed import KeyedHash
-from kropot.securecopy.wire import Listed
+from kropot.securecopy.wire import encode_sealed_entry
 
 if TYPE_CHECKING:
     from kropot.gateway.keys import MasterKey
     from kropot.gateway.state import FileRow
     from kropot.gateway.token import Token
+    from kropot.securecopy.wire import Listed
 
 _VERSION: Final = b"listed form 2"
 """What the key is made from. Another one makes all forms anew."""
@@ -52,21 +54,21 @@ class KeptForms:
         body = entry.size.to_bytes(_SIZE, "big") + bytes.fromhex(entry.etag[1:-1]) + sealed
         return self._tag(token, row, birth, body) + body
 
-    def entry(self, token: Token, element: str, row: FileRow, birth: bytes | None, kept: bytes | None) -> Listed | None:
-        """Return the entry of a file, None if there is none that was made of just this."""
+    def line(self, token: Token, element: str, row: FileRow, birth: bytes | None, kept: bytes | None) -> bytes | None:
+        """Return the encoded entry of a file, None if there is none that was made of just this."""
         if kept is None or row.restless_s is not None:
             return None
         body = kept[_TAG:]
         if not hmac.compare_digest(kept[:_TAG], self._tag(token, row, birth, body)):
             return None
-        return Listed(
-            type=TYPE,
-            id=element,
+        return encode_sealed_entry(
+            type_=TYPE,
+            id_=element,
             date=row.date or 0,
             tz=ZONE,
-            form=_BEGIN + b64encode(body[_SIZE + _ETAG :]) + _END,
+            sealed=b2a_base64(body[_SIZE + _ETAG :], newline=False),
             size=int.from_bytes(body[:_SIZE], "big"),
-            etag=f'"{body[_SIZE : _SIZE + _ETAG].hex()}"',
+            etag=hexlify(body[_SIZE : _SIZE + _ETAG]),
         )
 
     def _tag(self, token: Token, row: FileRow, birth: bytes | None, body: bytes) -> bytes:

@@ -88,9 +88,10 @@ def build_page(
     """Return a list page as it is sent, and its files, each as (id, row). Raises: as `Tellings.of`."""
     found = state.page(since, limit, FOR_OTHERS if token.held is None else FOR_SEALED, token.scope)
     entries = tellings.of(token, found.files, found.tellings) if found.files else []
-    entries.sort(key=lambda each: (each[0].date, each[0].id))
+    # By date and id, which no two share.
+    entries.sort()
     page = encode_page(
-        [entry for entry, _, _ in entries],
+        [entry.line for entry in entries],
         remaining=found.remaining,
         metadata_url=f"{base_url}/secure-copy/file/%file_id%/submitdata?_token=%token%",
         fetch_url=f"{base_url}/secure-copy/file/%file_id%/content?_token=%token%",
@@ -100,7 +101,7 @@ def build_page(
         unscanned_since=unscanned_since,
         bulk=bulkwire.VERSION,
     )
-    return page, [(entry.id, row) for entry, _, row in entries]
+    return page, [(entry.element, entry.row) for entry in entries]
 
 
 def empty_page(base_url: str) -> bytes:

@@ -50,6 +50,7 @@ __all__ = [
     "check_tail",
     "encode_entry",
     "encode_page",
+    "encode_sealed_entry",
     "is_known_zone",
     "is_sealed_form",
     "media_type",
@@ -239,8 +240,24 @@ def encode_entry(entry: Listed) -> bytes:
     return head + b"}\n"
 
 
+def encode_sealed_entry(*, type_: str, id_: str, date: int, tz: str, sealed: bytes, size: int, etag: bytes) -> bytes:
+    """Return what `encode_entry` does of an entry whose form is an envelope around base64. Texts MUST be plain ASCII.
+
+    `etag` is without its quotes.
+    """
+    return b'{"type":%b,"id":"%b","date":%d,"tz":%b,"form":{"encrypted":"%b"},"size":%d,"etag":"\\"%b\\""}\n' % (
+        _word(type_),
+        id_.encode(),
+        date,
+        _word(tz),
+        sealed,
+        size,
+        etag,
+    )
+
+
 def encode_page(
-    entries: Iterable[Listed],
+    lines: Iterable[bytes],
     *,
     remaining: int,
     metadata_url: str,
@@ -251,7 +268,7 @@ def encode_page(
     vault: bytes | None = None,
     bulk: int | None = None,
 ) -> bytes:
-    """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
+    """Return a whole list page of entries that are encoded; the URLs are templates with `%file_id%` and `%token%`."""
     header: dict[str, Any] = {
         "metadataUrlTemplate": metadata_url,
         "fetchUrlTemplate": fetch_url,
@@ -267,7 +284,7 @@ def encode_page(
         header["vault"] = vault.hex()
     if bulk is not None:
         header["bulk"] = bulk
-    return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
+    return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(lines)
 
 
 def _lines(body: bytes | bytearray, at: int) -> Iterator[bytes | bytearray]:

@@ -56,7 +56,7 @@ def row(said: Any = FORM, version: str = "1", **other: Any) -> Listed:
 
 
 def page(*rows: Listed, vault: bytes | None = VAULT.id) -> bytes:
-    return encode_page(rows, remaining=len(rows), metadata_url="m", fetch_url="f", vault=vault)
+    return encode_page(map(encode_entry, rows), remaining=len(rows), metadata_url="m", fetch_url="f", vault=vault)
 
 
 # --- entries ---------------------------------------------------------------------------------------------------------
