@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from kropot.collect.decide import sources
 from kropot.collect.decide.plan import SECOND_US, Dates, is_only_moved, known_dates, observe, stored
-from kropot.securecopy.wire import is_sealed_form
 from ledger.append import NewFact
 from ledger.events import Element, RemoteChanged, RemoteCopied, RemoteObserved, StreamKey
 
@@ -48,14 +47,14 @@ def observe_chunk(
     `known` has the entries that the ledger knows, by type and id. `copies` are durable copies that `instance` made of
     contents, by the places of their entries in the chunk: they are recorded where the entries bring news of a content.
     """
-    is_opaque = source.opaque or (source.opaque is None and any(is_sealed_form(one.form) for one in chunk))
+    is_opaque = source.opaque or (source.opaque is None and any(one.is_sealed for one in chunk))
     sighted = _Observed(run=run, source_id=source_id, now_us=now_us, dates=known_dates(source), instance=instance)
     horizon = now_us // SECOND_US + SLACK_S
     cursor: int | None = None
     for at, listed in enumerate(chunk):
         if listed.date <= horizon and (cursor is None or listed.date > cursor):
             cursor = listed.date
-        if is_opaque and not is_sealed_form(listed.form):
+        if is_opaque and not listed.is_sealed:
             # A plain form holds the file's name, which must not reach the ledger of an encrypted replica.
             run.counts.refused += 1
             continue
