@@ -186,15 +186,16 @@ class PrefetchThreads:
     def _settle(self, parts: list[_PrefetchedPart]) -> None:
         """Publish what came of these parts, and answer the orders that end with them."""
         results = iter(self._store.publish([staged for part in parts for _, _, staged in part.came]))
+        make = PrefetchedObject._make
         answers: PrefetchAnswers = {}
         for part in parts:
             came = self._came.setdefault(part.number, [])
             for at, iv, _ in part.came:
                 result = next(results)
                 if isinstance(result, Published):
-                    place = result.place
+                    sha256, size, _, _, place = result
                     pack, offset = (None, 0) if place is None else (place.pack, place.offset)
-                    came.append(PrefetchedObject(at, result.sha256, result.size, iv, pack, offset))
+                    came.append(make((at, sha256, size, iv, pack, offset)))
             if part.is_last:
                 answers[part.number] = self._came.pop(part.number)
         if answers:
