@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from kropot.gateway.tokens import TokenBook
     from kropot.sc2.kit import OwnerKit
     from kropot.securecopy.wire import Listed
-    from kropot.serving.pools import Opens
+    from kropot.serving.pools import Opens, Turns
 
 
 _CONTENT = re.compile(r"/secure-copy/file/([^/]{1,512})/content")
@@ -74,13 +74,15 @@ class Gateway:
         lists: Executor,
         lookups: Executor,
         opens: Opens,
+        turns: Turns,
         keep_kit: Callable[[dict[str, Any] | OwnerKit], Path],
         clock_s: Callable[[], int],
         base_url: str | None = None,
     ) -> None:
         """Set up the routes; `keep_kit` writes the kits of new keys.
 
-        Lists are built in the pool `lists`. The database is asked in `lookups`, and files are looked at in `opens`.
+        Lists are built in the pool `lists`, in `turns` with the bulk answers. The database is asked in `lookups`, and
+        files are looked at in `opens`.
         """
         self._state = state
         self._catalogue = catalogue
@@ -96,6 +98,7 @@ class Gateway:
         self._lists = lists
         self._lookups = lookups
         self._opens = opens
+        self._turns = turns
         self._keep_kit = keep_kit
         self._clock_s = clock_s
         self._base_url = None if base_url is None else base_url.rstrip("/")
@@ -147,7 +150,7 @@ class Gateway:
                 unscanned_since=self._standing.unscanned_since,
             )
 
-        made = await in_pool(self._lists, work)
+        made = await in_pool(self._lists, self._turns.take, work)
         if made is None:
             # An empty list would claim that the folder is empty. The gateway does not know that yet.
             return failure("The first scan of the folder is not complete: try again later", 503, {"retry-after": "10"})

@@ -38,7 +38,7 @@ from kropot.gateway.tokens import TokenBook
 from kropot.logs import log
 from kropot.serving.guard import Bounds
 from kropot.serving.listening import address_of, http_server, listen, serving_in_thread
-from kropot.serving.pools import Opens
+from kropot.serving.pools import Opens, Turns
 from kropot.wording import counts
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ class Service:
         )
         tellings = Tellings(self.state, sealings, births, KeptForms(master))
         self._ahead = Ahead(self.state, tellings, self.book, lambda: clock_ns() // 1_000_000_000)
+        turns = Turns()
         batches = BulkAnswers(
             state=self.state,
             tree=self.tree,
@@ -175,11 +176,12 @@ class Service:
             tellings=tellings,
             access=access,
             contents=contents,
-            bulk=Bulk(batches=batches, access=access, opens=self._opens),
+            bulk=Bulk(batches=batches, access=access, opens=self._opens, turns=turns),
             recent=recent,
             lists=self._lists,
             lookups=self._lookups,
             opens=self._opens,
+            turns=turns,
             keep_kit=lambda kit: keep_kit(kit, options.kits),
             clock_s=lambda: clock_ns() // 1_000_000_000,
             base_url=options.base_url,
