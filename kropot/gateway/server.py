@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
+    from kropot.gateway.pages import PageProcess
     from kropot.gateway.state import State
     from kropot.sc2.kit import OwnerKit
     from ledger.events import Unserved
@@ -91,8 +92,9 @@ class Service:
         options: GatewayOptions,
         clock_ns: Callable[[], int] = time.time_ns,
         entropy: Callable[[int], bytes] = os.urandom,
+        pages: PageProcess | None = None,
     ) -> None:
-        """Open the folder and the database.
+        """Open the folder and the database. List pages are made by the process `pages`, if there is one.
 
         Raises:
             UsageError: the folder cannot be served, or the database or the kits are inside it.
@@ -185,6 +187,7 @@ class Service:
             keep_kit=lambda kit: keep_kit(kit, options.kits),
             clock_s=lambda: clock_ns() // 1_000_000_000,
             base_url=options.base_url,
+            pages=pages,
         )
 
     def close(self) -> None:
