@@ -7,7 +7,6 @@ never touches the database connections that it inherits, and it ends without cle
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -16,6 +15,8 @@ import threading
 import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+
+from kropot.gc_tuning import look_for_cycles_rarely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,7 +122,7 @@ def _run(
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
     # What was inherited is never collected: the end of a connection would be sent through the parent's socket.
-    gc.freeze()
+    look_for_cycles_rarely()
     try:
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):
             serve(links, *arguments)

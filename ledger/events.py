@@ -385,7 +385,7 @@ def fact(cls: type[_F]) -> type[_F]:
     Raises:
         TypeError: if another fact has this name, or the fact says that an object is not sound but has no `sha256`.
     """
-    made = fast_init(dataclass(frozen=True, slots=True, kw_only=True)(cls))
+    made = fast_init(dataclass(init=False, frozen=True, slots=True, kw_only=True)(cls))
     if made.__name__ in FACTS:
         raise TypeError(f"two facts have the name {made.__name__}: give the new one another name")
     if made.OBJECT_STATE not in {None, "sound"} and "sha256" not in made.__dataclass_fields__:  # type: ignore[attr-defined]

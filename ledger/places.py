@@ -6,18 +6,13 @@ reads the bytes compares them with the object's SHA-256.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class Placement(NamedTuple):
     """An object (its SHA-256, 32 bytes) lies in a pack (its name, 32 bytes) at `offset`, with `length` bytes."""
 
     sha256: bytes

@@ -13,12 +13,12 @@ from kropot.cli.afar import from_options, keeper_at, refuse_token_alone, remote_
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, storage_of
 from kropot.cli.base import command as define
 from kropot.cli.copies import read_kits
+from kropot.cli.limits import listing_limit_s
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.passphrases import passphrase_option
 from kropot.cli.paths import PATH
 from kropot.cli.restore_origin import RestoreWish, origin_of
 from kropot.cli.restore_trust import Trust, trust_options
-from kropot.cli.status import listing_limit_s
 from kropot.errors import UsageError
 from kropot.secret import hide_credentials
 

@@ -238,7 +238,8 @@ def _collect(
 
     With `stopping`, this is one of several processes, and their parent hears signals and the service manager.
     """
-    from kropot.cli.service_frame import limits_beside, reloadable, told_failures
+    from kropot.cli.limits import limits_beside
+    from kropot.cli.service_frame import reloadable, told_failures
     from kropot.cli.watching import watching
     from kropot.collect.run.signals import ended_by_sigterm, stopped_by_signals
     from kropot.collect.service import collect

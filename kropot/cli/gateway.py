@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from kropot.cli.base import Settings
+    from kropot.gateway.server import Service
     from kropot.gateway.token import Token
     from kropot.gateway.tokens import Created
 
@@ -184,6 +185,7 @@ def serve(
     """
     from kropot.cli.service_frame import metrics_of, reloadable, watchdog
     from kropot.gateway.kits import refuse_inside
+    from kropot.gateway.pages import PageProcess
     from kropot.gateway.revocations import default_revocations
     from kropot.gateway.server import GatewayOptions, Service
     from kropot.gateway.sources import FolderSource
@@ -212,39 +214,43 @@ def serve(
     )
     allow_descriptors(max_connections)
     key = master_key(state_url, key_file)
-    service = Service(source=source, state_url=state_url, master_key=key, options=options)
-    manager, counting = ServiceManager(), metrics_of(service, metrics)
-    stop, server = threading.Event(), service.server()
-    look_for_cycles_rarely()
-    watchdog(server, manager, service.standing)
-    caught = _ended_by_signals(stop, server)
-    scanner = threading.Thread(target=service.scan_forever, args=(stop,), name="scan")
-    try:
-        with ExitStack() as stack:
-            reload = stack.enter_context(reloadable(manager))
-            stack.enter_context(counting)
-            listening = stack.enter_context(listen(host, port))
-            if status_port is not None:
-                from kropot.gateway.statuspage import status_page
+    with PageProcess(state_url=state_url, master_key=key, revocations=options.revocations) as pages:
+        service = Service(source=source, state_url=state_url, master_key=key, options=options, pages=pages)
+        manager, counting = ServiceManager(), metrics_of(service, metrics)
+        stop, server = threading.Event(), service.server()
+        look_for_cycles_rarely()
+        watchdog(server, manager, service.standing)
+        caught = _ended_by_signals(stop, server)
+        scanner = threading.Thread(target=service.scan_forever, args=(stop,), name="scan")
+        try:
+            with ExitStack() as stack:
+                reload = stack.enter_context(reloadable(manager))
+                stack.enter_context(counting)
+                listening = stack.enter_context(listen(host, port))
+                if status_port is not None:
+                    from kropot.gateway.statuspage import status_page
 
-                say(f"its status page is at {stack.enter_context(status_page(service, status_port))}")
-            _warn_unencrypted(host)
-            url = address_of(listening)
-            with printing_beside_the_work():
-                if settings.json:
-                    emit_json("gateway_started", {"url": url, "source": str(source), "state": service.state.place})
-            say(f"serving {source} at {url}; press Ctrl-C to stop")
-            scanner.start()
-            server.run([listening])
-            manager.stopping()
-    finally:
-        stop.set()
-        if scanner.ident is not None:
-            scanner.join()
-        service.close()
+                    say(f"its status page is at {stack.enter_context(status_page(service, status_port))}")
+                _warn_unencrypted(host)
+                _tell_started(settings, service, source, address_of(listening))
+                scanner.start()
+                server.run([listening])
+                manager.stopping()
+        finally:
+            stop.set()
+            if scanner.ident is not None:
+                scanner.join()
+            service.close()
     if reload.is_wanted and signal.SIGINT not in caught:
         reload.begin_again()
     return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
+
+
+def _tell_started(settings: Settings, service: Service, source: Path, url: str) -> None:
+    with printing_beside_the_work():
+        if settings.json:
+            emit_json("gateway_started", {"url": url, "source": str(source), "state": service.state.place})
+    say(f"serving {source} at {url}; press Ctrl-C to stop")
 
 
 def _ended_by_signals(stop: threading.Event, server: uvicorn.Server) -> list[int]:

@@ -12,9 +12,9 @@ import click
 from kropot.cli import base
 from kropot.cli.base import Exit, emit, emit_json, open_ledger, say, storage_of, warn
 from kropot.cli.gateway import checked_proxies
+from kropot.cli.limits import listing_limit_s
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
-from kropot.cli.status import listing_limit_s
 from kropot.errors import UsageError
 from kropot.wording import SECOND_US, instant
 

@@ -25,6 +25,7 @@ from kropot.cli.output import (
 from kropot.cli.settings import ENV_PREFIX
 from kropot.cli.stderr import make_stderr_last
 from kropot.errors import Exit
+from kropot.gc_tuning import look_for_cycles_rarely
 from kropot.logs import log
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the program."""
+    look_for_cycles_rarely()  # the modules that a command imports are all here to stay
     make_stderr_last(message_line)
     cli.main(prog_name="kropotcli")
 

@@ -23,12 +23,9 @@ if TYPE_CHECKING:
 
     import uvicorn
 
-    from kropot.cli.base import Settings
-    from kropot.collect.service import CollectOptions
     from kropot.gateway.server import Service
     from kropot.gateway.standing import ServiceStanding
     from kropot.notify.rules import NotifyRules
-    from kropot.query.health import Limits
     from kropot.service.reload import Reload
     from kropot.service.systemd import ServiceManager
 
@@ -122,12 +119,3 @@ def metrics_of(service: Service, address: tuple[str, int] | None) -> AbstractCon
     metrics = GatewayMetrics(service.app, service.standing, version("kropotcli"))
     service.app = metrics
     return MetricsServer(address, metrics.text)
-
-
-def limits_beside(settings: Settings, options: CollectOptions) -> Limits:
-    """Return when a replica raises alarms, as `status` has it, for a collector with these options."""
-    from kropot.cli.status import listing_limit_s
-    from kropot.query.health import Limits
-    from kropot.query.storage import StorageLimits
-
-    return Limits(listing_s=listing_limit_s(settings), storage=StorageLimits(min_free=options.min_free))

@@ -21,6 +21,7 @@ from kropot.cli.base import (
 )
 from kropot.cli.base import command as define
 from kropot.cli.calls import call_about_alarms, note_counts
+from kropot.cli.limits import listing_limit_s
 from kropot.cli.sizes import SIZE, SPAN, span_of
 from kropot.coverage import foreseen_us, never_read, share
 from kropot.errors import UsageError
@@ -42,10 +43,6 @@ _MOST_RANGES = 16
 _MOST_SECONDS = 5
 _SHOWN = 2
 """How many bytes of a SHA-256 are shown at the ends of a range."""
-_MISSED_LISTINGS = 3
-"""After how many refresh times without a good listing `status` raises an alarm."""
-_SHORTEST_REFRESH_S = 60
-"""A listing may take this long: a --refresh-time of seconds is no reason for an alarm during each."""
 _MISSED_RUNS = 2
 """After how many times --expect-every without a good listing it does."""
 
@@ -196,11 +193,6 @@ def command(
         for line in [*lines[:at], *space_text(space), *lines[at:]]:
             emit(line)
     return Exit.PARTIAL if check and alarms else Exit.DONE
-
-
-def listing_limit_s(settings: Settings) -> int:
-    """Return after how many seconds without a good listing there is an alarm, if nobody says how often runs start."""
-    return _MISSED_LISTINGS * max(settings.refresh_time, _SHORTEST_REFRESH_S)
 
 
 def _min_free_of_collect() -> int:

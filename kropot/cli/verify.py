@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import signal
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,8 +102,6 @@ def command(settings: Settings, **options: Any) -> Exit:
         raise UsageError("--repair must record its repairs in the ledger: leave out --no-record")
     with _stop_on_signals() as caught, open_ledger(settings, read_only=options["no_record"]) as ledger:
         scope = _scope(settings, ledger, options)
-        # Otherwise the garbage collector takes a sixth of the time, because there are millions of short-lived tuples.
-        gc.set_threshold(50_000, 20, 50)
         with _progress(settings, ledger, scope) as progress:
             world = World(stopped=lambda: bool(caught), progress=progress.reached)
             run = Verification(ledger, storage_of(settings).objects(places=ledger.places), scope, world)

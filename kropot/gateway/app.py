@@ -15,7 +15,7 @@ from starlette.routing import Route
 from kropot.errors import KropotError
 from kropot.gateway.access import RequestRefusedError
 from kropot.gateway.entries import TYPE, element_of, mark_of
-from kropot.gateway.listing import BadParameterError, build_page, empty_page, parse_limit, parse_since
+from kropot.gateway.listing import BadParameterError, PageWanted, build_page, empty_page, parse_limit, parse_since
 from kropot.gateway.state import TokenExistsError
 from kropot.gateway.tokens import shown_token
 from kropot.gateway.tokenspec import ADMIN_ROLE, STREAM_ROLE, SpecError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kropot.gateway.catalogue import Catalogue
     from kropot.gateway.contents import Contents
     from kropot.gateway.entries import Sealings
+    from kropot.gateway.pages import PageProcess
     from kropot.gateway.recent import RecentFiles
     from kropot.gateway.standing import ServiceStanding
     from kropot.gateway.state import FileRow, State
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from kropot.gateway.tokens import TokenBook
     from kropot.sc2.kit import OwnerKit
     from kropot.securecopy.wire import Listed
-    from kropot.serving.pools import Opens
+    from kropot.serving.pools import Opens, Turns
 
 
 _CONTENT = re.compile(r"/secure-copy/file/([^/]{1,512})/content")
@@ -74,13 +75,16 @@ class Gateway:
         lists: Executor,
         lookups: Executor,
         opens: Opens,
+        turns: Turns,
         keep_kit: Callable[[dict[str, Any] | OwnerKit], Path],
         clock_s: Callable[[], int],
         base_url: str | None = None,
+        pages: PageProcess | None = None,
     ) -> None:
         """Set up the routes; `keep_kit` writes the kits of new keys.
 
-        Lists are built in the pool `lists`. The database is asked in `lookups`, and files are looked at in `opens`.
+        Lists are built in the pool `lists`: by the process `pages` if it can, else in `turns` with bulk answers. The
+        database is asked in `lookups`, and files are looked at in `opens`.
         """
         self._state = state
         self._catalogue = catalogue
@@ -96,9 +100,11 @@ class Gateway:
         self._lists = lists
         self._lookups = lookups
         self._opens = opens
+        self._turns = turns
         self._keep_kit = keep_kit
         self._clock_s = clock_s
         self._base_url = None if base_url is None else base_url.rstrip("/")
+        self._pages = pages
         self._is_ready = False
         self._rest: ASGIApp = Starlette(
             routes=[
@@ -133,19 +139,12 @@ class Gateway:
         except BadParameterError as error:
             return _invalid({error.name: error.message})
 
-        def work() -> tuple[bytes, list[tuple[bytes, FileRow]]] | None:
+        def work() -> tuple[bytes, list[tuple[str, FileRow]]] | None:
             if not (self._is_ready or self._state.source().is_ready):
                 return None
-            return build_page(
-                self._state,
-                self._tellings,
-                token,
-                since=since,
-                limit=limit,
-                base_url=base_url,
-                unserved=self._standing.unserved,
-                unscanned_since=self._standing.unscanned_since,
-            )
+            wanted = PageWanted(since, limit, base_url, self._standing.unserved, self._standing.unscanned_since)
+            made = None if self._pages is None else self._pages.page(token, wanted)
+            return made or self._turns.take(build_page, self._state, self._tellings, token, wanted)
 
         made = await in_pool(self._lists, work)
         if made is None:
@@ -153,8 +152,7 @@ class Gateway:
             return failure("The first scan of the folder is not complete: try again later", 503, {"retry-after": "10"})
         self._is_ready = True
         page, files = made
-        for mark, row in files:
-            self._recent.put(token.scope, mark, row)
+        self._recent.put(token.scope, files)
         return _page(page)
 
     async def _submitdata(self, request: Request) -> Response:

@@ -20,7 +20,7 @@ from kropot.securecopy.bulkwire import MAX_ANSWER, MAX_CONTENT, Refusal, content
 from kropot.securecopy.sealing import sealed_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from kropot.gateway.births import Birth, Births
     from kropot.gateway.catalogue import Catalogue
@@ -73,7 +73,7 @@ class BulkAnswers:
             KropotError: the database cannot be asked. This happens before the first piece, or not at all.
         """
         found = self._found(token, {element for element, _ in asked})
-        ready, left = bytearray(), MAX_ANSWER
+        ready, size, left = list[bytes](), 0, MAX_ANSWER
         files = self._tree.nearby()
         for index, (element, etag) in enumerate(asked):
             try:
@@ -84,30 +84,43 @@ class BulkAnswers:
                     token, element, etag, row=row, birth=birth, files=files, room=min(left, MAX_CONTENT)
                 )
             except (KropotError, OSError) as error:
-                ready += refusal_frame(index, element, self._reason(error))
+                ready.append(refusal_frame(index, element, self._reason(error)))
             else:
                 left -= len(content)
                 digest = hashlib.sha256(content).digest()
-                ready += content_head(index, element, etag, iv=iv, size=len(content), sha256=digest)
-                ready += content
-            if len(ready) >= PIECE:
+                ready += content_head(index, element, etag, iv=iv, size=len(content), sha256=digest), content
+                size += len(content)
+            if size >= PIECE:
                 files.close()
-                yield bytes(ready)
-                ready.clear()
+                yield b"".join(ready)
+                ready, size = [], 0
         files.close()
-        yield bytes(ready) + end_frame(len(asked))
+        yield b"".join((*ready, end_frame(len(asked))))
 
     def _found(self, token: Token, elements: set[str]) -> dict[str, tuple[FileRow, Birth | None]]:
         """Return the rows behind the ids, and for a token of sc2 the births of their versions.
 
         A row without the birth that it needs can be sealed later.
         """
-        marks = {mark: element for element in elements if (mark := mark_of(element)) is not None}
-        # A row of a moment ago may be older than the database's: the open file is compared with it in any case.
-        known = {mark: row for mark in marks if (row := self._recent.get(token.scope, mark)) is not None}
-        unknown = [mark for mark in marks if mark not in known]
-        known.update(self._state.find_all(token.scope, unknown) if unknown else ())
-        rows = [(mark, row) for mark, row in known.items() if element_of(token, row.path) == marks[mark]]
+        found: dict[str, tuple[FileRow, Birth | None]] = {}
+        marks: dict[bytes, str] = {}
+        for element in elements:
+            # A row of a moment ago may be older than the database's: the open file is compared with it in any case.
+            row = self._recent.get(token.scope, element)
+            birth = None if row is None or token.held is None else self._births.vouched(token, row)
+            if row is not None and (birth is not None or token.held is None):
+                found[element] = row, birth
+            elif (mark := mark_of(element)) is not None:
+                marks[mark] = element
+        return found | self._looked_up(token, marks) if marks else found
+
+    def _looked_up(self, token: Token, marks: Mapping[bytes, str]) -> dict[str, tuple[FileRow, Birth | None]]:
+        """Return what `_found` does, of ids by their marks, from the database."""
+        rows = [
+            (mark, row)
+            for mark, row in self._state.find_all(token.scope, list(marks))
+            if element_of(token, row.path) == marks[mark]
+        ]
         if token.held is None:
             return {marks[mark]: (row, None) for mark, row in rows}
         born: list[tuple[bytes, FileRow, Birth | None]]
@@ -168,6 +181,10 @@ class BulkAnswers:
         if birth is not None and row.audience == Audience.SEALED:
             # The content of a folder or a symlink is known since its version was born.
             return birth.attributes
+        if row.origin is None and (birth is None or birth.is_whole):
+            plain = files.whole(row.path, row.identity, self._catalogue.is_past)
+            if plain is not None:
+                return plain
         descriptor, looks = files.open(row.path)
         try:
             self._catalogue.check_settled(looks)

@@ -8,7 +8,7 @@ write the database can choose neither a form nor a retired key.
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kropot.gateway.facts import form_of, listed_form, moving_form
@@ -178,6 +178,16 @@ class Births:
             raise ChangedError("the files change faster than they can be listed: ask again")
         return [(mark, *found[mark]) for mark, _ in files if mark in found]
 
+    def vouched(self, token: Token, row: FileRow) -> Birth | None:
+        """Return the birth of a row that this gateway has vouched for, as `RecentFiles` holds them.
+
+        None if only the database can tell.
+        """
+        record = row.birth
+        if record is None or token.held is None or record[:NONCE_BYTES] != row.nonce:
+            return None
+        return self._remembered(token, token.held, row, record) or self._told(token, token.held, row, record)
+
     def check_master(self, token: Token) -> None:
         """Check that versions may be born for a token. Raises: as `VaultBook.refuse_retired`."""
         if token.held is not None:
@@ -201,30 +211,37 @@ class Births:
         """Put a birth among those that are `found`, if the record is of this version and this gateway wrote it."""
         birth = self._read(token, row, record)
         if birth is not None:
-            found[mark] = (row if row.birth == record else replace(row, birth=record)), birth
+            found[mark] = (row if row.birth == record else row._replace(birth=record)), birth
         return birth is not None
 
     def _read(self, token: Token, row: FileRow, record: bytes | None) -> Birth | None:
         """Return the birth that a record tells, or None if it is of another version, or nothing vouches for it."""
         if record is None or token.held is None or record[:NONCE_BYTES] != row.nonce:
             return None
-        kept = self._recent.get(record)
-        if (
-            kept is not None
-            and kept.held.vault is token.held.vault
-            and (kept.form.path, kept.form.padding) == (row.path, token.padding)
-        ):
+        kept = self._remembered(token, token.held, row, record)
+        if kept is not None:
             return kept
         birth = self._proved(token, token.held, row, record)
         if birth is not None:
             self.remember(record, birth)
         return birth
 
+    def _remembered(self, token: Token, held: HeldVault, row: FileRow, record: bytes) -> Birth | None:
+        kept = self._recent.get(record)
+        if kept is None or kept.held.vault is not held.vault:
+            return None
+        return kept if (kept.form.path, kept.form.padding) == (row.path, token.padding) else None
+
     def _proved(self, token: Token, held: HeldVault, row: FileRow, record: bytes) -> Birth | None:
         """Return the birth that a record tells, if its seal vouches for it."""
         key_id, content = record[_KEY_AT:_FORM_AT], record[_FORM_AT:]
         if not hmac.compare_digest(record[NONCE_BYTES:_KEY_AT], self._seal(token, row, key_id, content)):
             return None
+        return self._told(token, held, row, record)
+
+    def _told(self, token: Token, held: HeldVault, row: FileRow, record: bytes) -> Birth | None:
+        """Return the birth that a record tells, unchecked, or None if the vault does not hold its key."""
+        key_id, content = record[_KEY_AT:_FORM_AT], record[_FORM_AT:]
         if key_id not in held.vault.key_ids:
             return None
         end = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "big")

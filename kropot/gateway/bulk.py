@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kropot.gateway.access import Access
     from kropot.gateway.batch import BulkAnswers
     from kropot.gateway.token import Token
-    from kropot.serving.pools import Opens
+    from kropot.serving.pools import Opens, Turns
 
 AT_ONCE: Final = 8
 """How many bulk answers are made at once for each token. Each holds one piece in memory; further requests wait."""
@@ -35,8 +35,9 @@ _HEADERS: Final = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"
 class Bulk:
     """Serves bulk requests."""
 
-    def __init__(self, *, batches: BulkAnswers, access: Access, opens: Opens) -> None:
+    def __init__(self, *, batches: BulkAnswers, access: Access, opens: Opens, turns: Turns) -> None:
         """Make the pieces of answers in `opens`: a file system that hangs holds up only those who ask for its files."""
+        self._turns = turns
         self._batches = batches
         self._access = access
         self._opens = opens
@@ -70,7 +71,7 @@ class Bulk:
         """Send the pieces. No thread waits while the client takes one."""
         pieces: Iterator[bytes] = self._batches.pieces(token, asked)
         try:
-            piece = await self._opens.run(next, pieces, b"")
+            piece = await self._opens.run(self._turns.take, next, pieces, b"")
         except (KropotError, OSError) as error:
             await failed(error)(scope, receive, send)
             return
@@ -79,7 +80,7 @@ class Bulk:
         try:
             while piece and not gone.done():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                piece = await self._opens.run(next, pieces, b"")
+                piece = await self._opens.run(self._turns.take, next, pieces, b"")
             if not gone.done():
                 await send({"type": "http.response.body", "body": b""})
         except (KropotError, OSError) as error:

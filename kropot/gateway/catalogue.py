@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from kropot.bitmap import Bitmap
@@ -184,8 +183,7 @@ class Catalogue:
             is_followed = at.audience == Audience.FOLLOWED
             found = ScannedFile(path=at.path, seen=looks, is_followed=is_followed)
             new = self._version(path_key(at.path), found, at)
-            now = replace(
-                at,
+            now = at._replace(
                 identity=new.identity,
                 mode=new.mode,
                 nonce=new.nonce,
@@ -208,7 +206,7 @@ class Catalogue:
         """Keep the SHA-256 of a content that was just sent whole and did not change meanwhile."""
         seal = self._same.seal(row.path, row.nonce, row.origin or row.identity, row.identity, sha256)
         with self._lock:
-            self._learnt.append(replace(row, sha256=sha256, seal=seal))
+            self._learnt.append(row._replace(sha256=sha256, seal=seal))
             is_enough = len(self._learnt) >= _LEARNT_AT_ONCE
         if is_enough:
             self.keep_learnt()
@@ -227,6 +225,10 @@ class Catalogue:
     def is_settled(self, looks: Seen) -> bool:
         """Whether the file has rested long enough that its identity can be trusted."""
         return looks.is_settled(self._clock_ns(), self._settle_ns)
+
+    def is_past(self, ctime_ns: int) -> bool:
+        """Whether a ctime is far enough from now that `is_settled` is true of the file."""
+        return abs(self._clock_ns() - ctime_ns) >= self._settle_ns
 
     def check_settled(self, looks: Seen) -> None:
         """Check that every later write is certain to change the identity of a file.

@@ -180,7 +180,8 @@ class Contents:
     async def _open(self, scope: Scope, token: Token, element: str) -> _Opened:
         """Find and open the file, and determine its version."""
         for attempt in range(_TRIES):
-            row = await self._find(token, element, is_new=attempt > 0)
+            known = None if attempt else self._recent.get(token.scope, element)
+            row = await self._find(token, element) if known is None else known
             try:
                 opened = await self._opens.run(self._opened, token, element, row, scope["method"] == "GET")
             except UnsettledError as error:
@@ -189,8 +190,8 @@ class Contents:
                 # A timer can fire slightly early.
                 await asyncio.sleep(error.wait_s + _TIMER_S)
                 continue
-            if opened.row is not row:
-                self._recent.put(token.scope, bytes.fromhex(element)[:MARK_BYTES], opened.row)
+            if opened.row is not known:
+                self._recent.put(token.scope, [(element, opened.row)])
             return opened
         raise AssertionError("every attempt returns or raises")
 
@@ -259,20 +260,14 @@ class Contents:
             birth=birth,
         )
 
-    async def _find(self, token: Token, element: str, *, is_new: bool) -> FileRow:
-        """Return the file behind an id of this token, from the database if it `is_new`.
+    async def _find(self, token: Token, element: str) -> FileRow:
+        """Return the file behind an id of this token.
 
         Raises:
             NotServedError: there is none.
         """
         mark = mark_of(element)
-        row = None
-        if mark is not None:
-            row = None if is_new else self._recent.get(token.scope, mark)
-            if row is None:
-                row = await in_pool(self._lookups, self._state.find, token.scope, mark)
-                if row is not None:
-                    self._recent.put(token.scope, mark, row)
+        row = None if mark is None else await in_pool(self._lookups, self._state.find, token.scope, mark)
         if row is None or element_of(token, row.path) != element:
             raise NotServedError("there is no such element")
         return row

@@ -7,21 +7,27 @@ can write the database can put no form there.
 from __future__ import annotations
 
 import hmac
-from base64 import b64decode, b64encode
-from typing import TYPE_CHECKING, Final, cast
+from base64 import b64decode
+from binascii import b2a_base64, hexlify
+from typing import TYPE_CHECKING, Final
 
 import msgpack
 
 from kropot.gateway.entries import TYPE, ZONE
-from kropot.securecopy.wire import Listed
+from kropot.sc2.keyed import KeyedHash
+from kropot.securecopy.wire import encode_sealed_entry
 
 if TYPE_CHECKING:
     from kropot.gateway.keys import MasterKey
     from kropot.gateway.state import FileRow
     from kropot.gateway.token import Token
+    from kropot.securecopy.wire import Listed
 
-_VERSION: Final = b"listed form 1"
-"""What is hashed first. Another one makes all forms anew."""
+_VERSION: Final = b"listed form 2"
+"""What the key is made from. Another one makes all forms anew."""
+
+_pack: Final = msgpack.Packer(use_bin_type=True).pack
+"""One for all: making another each time costs more than the packing."""
 
 _TAG: Final = 16
 _SIZE: Final = 8
@@ -35,7 +41,7 @@ class KeptForms:
 
     def __init__(self, master: MasterKey) -> None:
         """Vouch with a key that follows from `master`."""
-        self._master = master
+        self._hash = KeyedHash(master.vouch(_VERSION))
 
     def kept(self, token: Token, row: FileRow, birth: bytes | None, entry: Listed) -> bytes | None:
         """Return what to keep of an entry: tag, size, entity tag and sealed form. None if nothing is worth it.
@@ -48,24 +54,24 @@ class KeptForms:
         body = entry.size.to_bytes(_SIZE, "big") + bytes.fromhex(entry.etag[1:-1]) + sealed
         return self._tag(token, row, birth, body) + body
 
-    def entry(self, token: Token, element: str, row: FileRow, birth: bytes | None, kept: bytes | None) -> Listed | None:
-        """Return the entry of a file, None if there is none that was made of just this."""
+    def line(self, token: Token, element: str, row: FileRow, birth: bytes | None, kept: bytes | None) -> bytes | None:
+        """Return the encoded entry of a file, None if there is none that was made of just this."""
         if kept is None or row.restless_s is not None:
             return None
         body = kept[_TAG:]
         if not hmac.compare_digest(kept[:_TAG], self._tag(token, row, birth, body)):
             return None
-        return Listed(
-            type=TYPE,
-            id=element,
+        return encode_sealed_entry(
+            type_=TYPE,
+            id_=element,
             date=row.date or 0,
             tz=ZONE,
-            form=_BEGIN + b64encode(body[_SIZE + _ETAG :]) + _END,
+            sealed=b2a_base64(body[_SIZE + _ETAG :], newline=False),
             size=int.from_bytes(body[:_SIZE], "big"),
-            etag=f'"{body[_SIZE : _SIZE + _ETAG].hex()}"',
+            etag=hexlify(body[_SIZE : _SIZE + _ETAG]),
         )
 
     def _tag(self, token: Token, row: FileRow, birth: bytes | None, body: bytes) -> bytes:
         vault = b"" if token.held is None else token.held.vault.id
-        made_of = [token.scope, vault, row.path, row.identity, row.mode, row.nonce, row.sha256, row.facts, birth, body]
-        return self._master.vouch(_VERSION, cast("bytes", msgpack.packb(made_of, use_bin_type=True)))[:_TAG]
+        made_of = (token.scope, vault, row.path, row.identity, row.mode, row.nonce, row.sha256, row.facts, birth, body)
+        return self._hash(_pack(made_of))[:_TAG]

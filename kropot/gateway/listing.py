@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kropot.errors import UsageError
 from kropot.gateway.state import FOR_OTHERS, FOR_SEALED
@@ -74,33 +74,41 @@ def parse_since(text: str | None) -> int | None:
         ) from None
 
 
+class PageWanted(NamedTuple):
+    """A list page that a client asks for, and what its header says of the folder.
+
+    It begins after the second `since`, and has about `limit` entries. `base_url` is the gateway's address for clients.
+    """
+
+    since: int | None
+    limit: int
+    base_url: str
+    unserved: Unserved | None = None
+    unscanned_since: int | None = None
+
+
 def build_page(
-    state: State,
-    tellings: Tellings,
-    token: Token,
-    *,
-    since: int | None,
-    limit: int,
-    base_url: str,
-    unserved: Unserved | None = None,
-    unscanned_since: int | None = None,
-) -> tuple[bytes, list[tuple[bytes, FileRow]]]:
-    """Return a list page as it is sent, and its files, each as (mark, row). Raises: as `Tellings.of`."""
-    rows, remaining, closed = state.page(since, limit, FOR_OTHERS if token.held is None else FOR_SEALED)
-    entries = tellings.of(token, rows) if rows else []
-    entries.sort(key=lambda each: (each[0].date, each[0].id))
+    state: State, tellings: Tellings, token: Token, wanted: PageWanted
+) -> tuple[bytes, list[tuple[str, FileRow]]]:
+    """Return a list page as it is sent, and its files, each as (id, row). Raises: as `Tellings.of`."""
+    audiences = FOR_OTHERS if token.held is None else FOR_SEALED
+    found = state.page(wanted.since, wanted.limit, audiences, token.scope)
+    entries = tellings.of(token, found.files, found.tellings) if found.files else []
+    # By date and id, which no two share.
+    entries.sort()
+    unserved = wanted.unserved
     page = encode_page(
-        [entry for entry, _, _ in entries],
-        remaining=remaining,
-        metadata_url=f"{base_url}/secure-copy/file/%file_id%/submitdata?_token=%token%",
-        fetch_url=f"{base_url}/secure-copy/file/%file_id%/content?_token=%token%",
-        closed=closed,
+        [entry.line for entry in entries],
+        remaining=found.remaining,
+        metadata_url=f"{wanted.base_url}/secure-copy/file/%file_id%/submitdata?_token=%token%",
+        fetch_url=f"{wanted.base_url}/secure-copy/file/%file_id%/content?_token=%token%",
+        closed=found.closed,
         vault=None if token.held is None else token.held.vault.id,
         unserved=unserved if unserved is None or token.held is None else replace(unserved, links=0),
-        unscanned_since=unscanned_since,
+        unscanned_since=wanted.unscanned_since,
         bulk=bulkwire.VERSION,
     )
-    return page, [(mark, row) for _, mark, row in entries]
+    return page, [(entry.element, entry.row) for entry in entries]
 
 
 def empty_page(base_url: str) -> bytes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from kropot.gateway.births import LONGEST_REMEMBERED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kropot.gateway.state import FileRow
 
 _MOST_RECENT: Final = 16_384
@@ -23,16 +24,21 @@ class RecentFiles:
     def __init__(self, most: int = _MOST_RECENT) -> None:
         """Remember up to `most` files."""
         self._most = most
-        self._rows: OrderedDict[tuple[int, bytes], FileRow] = OrderedDict()
+        self._rows: OrderedDict[tuple[int, str], FileRow] = OrderedDict()
 
-    def put(self, scope: int, mark: bytes, row: FileRow) -> None:
-        """Remember a file under its mark. A long birth stays in the database."""
-        if row.birth is not None and len(row.birth) > LONGEST_REMEMBERED:
-            row = replace(row, birth=None)
-        self._rows[scope, mark] = row
-        if len(self._rows) > self._most:
-            self._rows.popitem(last=False)
+    def put(self, scope: int, files: Iterable[tuple[str, FileRow]]) -> None:
+        """Remember files under the ids that tokens of this scope know them by. A long birth stays in the database.
 
-    def get(self, scope: int, mark: bytes) -> FileRow | None:
+        Ids MUST be those of the paths, and this gateway MUST have vouched for the births: both are believed later.
+        """
+        rows = self._rows
+        for element, row in files:
+            if row.birth is not None and len(row.birth) > LONGEST_REMEMBERED:
+                row = row._replace(birth=None)  # noqa: PLW2901 -- the same file
+            rows[scope, element] = row
+        while len(rows) > self._most:
+            rows.popitem(last=False)
+
+    def get(self, scope: int, element: str) -> FileRow | None:
         """Return a remembered file."""
-        return self._rows.get((scope, mark))
+        return self._rows.get((scope, element))

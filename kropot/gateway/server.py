@@ -38,7 +38,7 @@ from kropot.gateway.tokens import TokenBook
 from kropot.logs import log
 from kropot.serving.guard import Bounds
 from kropot.serving.listening import address_of, http_server, listen, serving_in_thread
-from kropot.serving.pools import Opens
+from kropot.serving.pools import Opens, Turns
 from kropot.wording import counts
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
+    from kropot.gateway.pages import PageProcess
     from kropot.gateway.state import State
     from kropot.sc2.kit import OwnerKit
     from ledger.events import Unserved
@@ -91,8 +92,9 @@ class Service:
         options: GatewayOptions,
         clock_ns: Callable[[], int] = time.time_ns,
         entropy: Callable[[int], bytes] = os.urandom,
+        pages: PageProcess | None = None,
     ) -> None:
-        """Open the folder and the database.
+        """Open the folder and the database. List pages are made by the process `pages`, if there is one.
 
         Raises:
             UsageError: the folder cannot be served, or the database or the kits are inside it.
@@ -157,6 +159,7 @@ class Service:
         )
         tellings = Tellings(self.state, sealings, births, KeptForms(master))
         self._ahead = Ahead(self.state, tellings, self.book, lambda: clock_ns() // 1_000_000_000)
+        turns = Turns()
         batches = BulkAnswers(
             state=self.state,
             tree=self.tree,
@@ -175,14 +178,16 @@ class Service:
             tellings=tellings,
             access=access,
             contents=contents,
-            bulk=Bulk(batches=batches, access=access, opens=self._opens),
+            bulk=Bulk(batches=batches, access=access, opens=self._opens, turns=turns),
             recent=recent,
             lists=self._lists,
             lookups=self._lookups,
             opens=self._opens,
+            turns=turns,
             keep_kit=lambda kit: keep_kit(kit, options.kits),
             clock_s=lambda: clock_ns() // 1_000_000_000,
             base_url=options.base_url,
+            pages=pages,
         )
 
     def close(self) -> None:

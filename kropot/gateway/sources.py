@@ -20,7 +20,7 @@ from kropot.gateway.selection import ServedSelection
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kropot.gateway.selection import SelectedPlace
 
@@ -75,9 +75,7 @@ class Seen:
     @property
     def identity(self) -> bytes:
         """48 bytes that change whenever device, inode, size, mtime or ctime changes."""
-        mtime_s, mtime_rest = divmod(self.mtime_ns, _NS)
-        ctime_s, ctime_rest = divmod(self.ctime_ns, _NS)
-        return _IDENTITY.pack(self.dev, self.ino, self.size, mtime_s, mtime_rest, ctime_s, ctime_rest)
+        return _identity(self.dev, self.ino, self.size, self.mtime_ns, self.ctime_ns)
 
     def is_of(self, found: os.stat_result) -> bool:
         """Whether this is what the operating system reports: `seen(found) == self`."""
@@ -560,24 +558,50 @@ class NearbyFiles:
 
     def open(self, path: bytes) -> tuple[int, Seen]:
         """Return what `FolderSource.open` returns. Raises: as it does."""
+        descriptor = self._descriptor(path)
+        return self._tree.open(path) if descriptor is None else _regular(descriptor)
+
+    def whole(self, path: bytes, identity: bytes, is_settled: Callable[[int], bool]) -> bytes | None:
+        """Return all bytes of a file that has this `Seen.identity`, and a ctime that is settled, before and after.
+
+        The identity says how many bytes come into memory. None if anything is different or in the way: `open`, and
+        whoever compares what it returns, says what.
+        """
+        descriptor = self._descriptor(path)
+        if descriptor is None:
+            return None
+        try:
+            found = os.fstat(descriptor)
+            if _identity_of(found) != identity or not is_settled(found.st_ctime_ns) or not stat.S_ISREG(found.st_mode):
+                return None
+            # One byte more, because some file systems tell too small a size.
+            plain = os.pread(descriptor, found.st_size + 1, 0)
+            is_same = len(plain) == found.st_size and _identity_of(os.fstat(descriptor)) == identity
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        return plain if is_same else None
+
+    def _descriptor(self, path: bytes) -> int | None:
+        """Return an open descriptor of whatever is there, None if it must be opened from the root."""
         base, _, name = path.rpartition(b"/")
         folder = self._folders.get(base)
         if folder is None:
             try:
                 folder = self._tree.open_folder_of(path)
             except (KropotError, OSError):
-                return self._tree.open(path)
+                return None
             if len(self._folders) >= _NEARBY:
                 os.close(self._folders.pop(next(iter(self._folders))))
             self._folders[base] = folder
         if name in {b"", b".", b".."} or b"\0" in path or not self._tree.serves(path):
-            return self._tree.open(path)
+            return None
         try:
-            descriptor = os.open(name, _FILE, dir_fd=folder)
+            return os.open(name, _FILE, dir_fd=folder)
         except OSError:
             # A symlink, or whatever is in the way: the other way round knows what to say.
-            return self._tree.open(path)
-        return _regular(descriptor)
+            return None
 
     def close(self) -> None:
         """Close the folders that are open."""
@@ -595,6 +619,15 @@ def seen(found: os.stat_result) -> Seen:
         ctime_ns=found.st_ctime_ns,
         mode=stat.S_IMODE(found.st_mode),
     )
+
+
+def _identity(dev: int, ino: int, size: int, mtime_ns: int, ctime_ns: int) -> bytes:
+    return _IDENTITY.pack(dev, ino, size, mtime_ns // _NS, mtime_ns % _NS, ctime_ns // _NS, ctime_ns % _NS)
+
+
+def _identity_of(found: os.stat_result) -> bytes:
+    """Return `seen(found).identity`."""
+    return _identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _regular(descriptor: int) -> tuple[int, Seen]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kropot.gateway.entries import element_of, mark_of
-from kropot.gateway.state import Telling
+from kropot.gateway.state import FileRow, Telling
+from kropot.securecopy.wire import encode_entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,9 +14,18 @@ if TYPE_CHECKING:
     from kropot.gateway.births import Birth, Births
     from kropot.gateway.entries import Sealings
     from kropot.gateway.keptforms import KeptForms
-    from kropot.gateway.state import FileRow, State
+    from kropot.gateway.state import State
     from kropot.gateway.token import Token
     from kropot.securecopy.wire import Listed
+
+
+class Told(NamedTuple):
+    """An entry of a list as it is sent: its date (seconds since 1970), its id and its line; and the file's row."""
+
+    date: int
+    element: str
+    line: bytes
+    row: FileRow
 
 
 class Tellings:
@@ -28,8 +38,10 @@ class Tellings:
         self._births = births
         self._kept = kept
 
-    def of(self, token: Token, rows: Sequence[FileRow]) -> list[tuple[Listed, bytes, FileRow]]:
-        """Return the entries of files, each with its mark and its row. A file that sc2 cannot seal is left out.
+    def of(self, token: Token, rows: Sequence[FileRow], kept: Mapping[bytes, Telling] | None = None) -> list[Told]:
+        """Return the entries of files, in no order. A file that sc2 cannot seal is left out.
+
+        `kept` is what the database keeps behind the token's ids of these files, by mark, where the caller knows it.
 
         The database stores the ids, and the births of versions, before this returns: a client can ask for each of them.
 
@@ -41,8 +53,8 @@ class Tellings:
             element = element_of(token, row.path)
             if (mark := mark_of(element)) is not None:
                 by_mark[mark] = element, row
-        tellings = self._state.tellings(token.scope, list(by_mark))
-        done: list[tuple[Listed, bytes, FileRow]] = []
+        tellings = self._state.tellings(token.scope, list(by_mark)) if kept is None else kept
+        done: list[Told] = []
         new: dict[bytes, tuple[str, FileRow]] = {}
         known: dict[bytes, FileRow] = {}
         for mark, (element, row) in by_mark.items():
@@ -50,19 +62,18 @@ class Tellings:
             if told is None:
                 new[mark] = element, row
             elif told.file != row.id or (
-                (entry := self._kept.entry(token, element, row, told.birth, told.listed)) is None
+                (line := self._kept.line(token, element, row, told.birth, told.listed)) is None
             ):
                 known[mark] = row
             else:
-                done.append((entry, mark, row if told.birth is None else row.with_birth(told.birth)))
+                is_same = row.birth == told.birth
+                done.append(Told(row.date or 0, element, line, row if is_same else row._replace(birth=told.birth)))
         late = self._first(token, new, done) if new else {}
         if known or late:
             done += self._again(token, known | late, tellings)
         return done
 
-    def _first(
-        self, token: Token, rows: Mapping[bytes, tuple[str, FileRow]], done: list[tuple[Listed, bytes, FileRow]]
-    ) -> dict[bytes, FileRow]:
+    def _first(self, token: Token, rows: Mapping[bytes, tuple[str, FileRow]], done: list[Told]) -> dict[bytes, FileRow]:
         """Add the entries of files that this token was never told of. Return those that somebody else was told of now.
 
         Ids, births and sealed forms are stored in one transaction.
@@ -80,21 +91,19 @@ class Tellings:
             made[mark] = (
                 Telling(file=row.id, birth=record, listed=self._kept.kept(token, row, record, entry)),
                 entry,
-                row if record is None else row.with_birth(record),
+                row if record is None else row._replace(birth=record),
                 birth,
             )
         there = self._state.add_tellings(token.scope, {mark: each[0] for mark, each in made.items()})
         for mark, (telling, entry, row, birth) in made.items():
             if mark not in there:
-                done.append((entry, mark, row))
+                done.append(_told(entry, row))
                 if birth is not None and telling.birth is not None:
                     self._births.remember(telling.birth, birth)
         # `Births.of_all` says how many it cannot seal.
         return {mark: row for mark, (_, row) in rows.items() if mark in there or mark not in made}
 
-    def _again(
-        self, token: Token, rows: Mapping[bytes, FileRow], before: Mapping[bytes, Telling]
-    ) -> list[tuple[Listed, bytes, FileRow]]:
+    def _again(self, token: Token, rows: Mapping[bytes, FileRow], before: Mapping[bytes, Telling]) -> list[Told]:
         """Return the entries of files that changed since they were listed, or that somebody else lists now."""
         self._state.give_ids(token.scope, [(mark, row.id) for mark, row in rows.items()])
         if token.held is None:
@@ -112,4 +121,8 @@ class Tellings:
         }
         if keep:
             self._state.keep_listed(token.scope, keep)
-        return found
+        return [_told(entry, row) for entry, _, row in found]
+
+
+def _told(entry: Listed, row: FileRow) -> Told:
+    return Told(entry.date, entry.id, encode_entry(entry), row)

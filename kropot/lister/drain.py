@@ -7,6 +7,8 @@ docs/protocol.md explains what the server of 2020 does to it: `since` is a wall 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import lt
 from typing import TYPE_CHECKING
 
 from kropot.lister.bad_rows import pass_bad_row
@@ -144,18 +146,16 @@ class _Drain:
             last = max(entries, key=_date_of)
             if self.newest is None or last.date >= self.newest.date:
                 self.newest = last
-            newest = entries[0].date
-            for entry in entries:
-                self.saw_cursor = self.saw_cursor or entry.date == self.wanted.cursor
-                newest = max(newest, entry.date)
-                result.is_misordered = result.is_misordered or entry.date < newest - MISORDER
+            dates = [entry.date for entry in entries]
+            self.saw_cursor = self.saw_cursor or self.wanted.cursor in dates
+            result.is_misordered = result.is_misordered or _are_misordered(dates)
         for row in page.rejected:
             if row.date is not None:
                 _exempt(result, row.date, row.date)
             else:
                 # A line that cannot be read may be any element of this page: none of them is missed for it.
-                dates = [entry.date for entry in entries]
-                _exempt(result, min(dates, default=self.paging.since or 0), max(dates, default=FAR))
+                dated = [entry.date for entry in entries]
+                _exempt(result, min(dated, default=self.paging.since or 0), max(dated, default=FAR))
 
     def _jump(self, first: int, last: int) -> None:
         """Leave the seconds from `first` to `last` behind: the server cannot list (all of) them."""
@@ -319,6 +319,11 @@ def _page(answer: Page | Trouble | None) -> Page:
 
 def _date_of(entry: Listed) -> int:
     return entry.date
+
+
+def _are_misordered(dates: list[int]) -> bool:
+    """Whether a date is so much earlier than one before it that the list cannot be sorted by date."""
+    return any(map(lt, dates, [newest - MISORDER for newest in accumulate(dates, max)]))
 
 
 def _exempt(result: ListingResult, first: int, last: int) -> None:

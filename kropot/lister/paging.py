@@ -72,7 +72,7 @@ class Paging:
 
     def is_stuck(self, page: Page) -> bool:
         """Count pages that lead nowhere; whether that goes on for ever."""
-        newest = max((entry.date for entry in page.entries), default=None)
+        newest = max([entry.date for entry in page.entries], default=None)
         self.stale += 1
         if newest is not None and (self.furthest is None or newest > self.furthest):
             self.furthest, self.stale = newest, 0
@@ -80,7 +80,10 @@ class Paging:
 
     def fresh(self, page: Page) -> tuple[Listed, ...]:
         """Return the entries that the pages before did not have."""
-        return tuple(entry for entry in page.entries if key_of(entry) not in self.seen)
+        seen = self.seen
+        if not seen:
+            return page.entries
+        return tuple([entry for entry in page.entries if (entry.type, entry.id, entry.date) not in seen])
 
     def repeats_last(self, page: Page) -> bool:
         """Whether the page has the entry with which the one before ended."""
@@ -94,7 +97,7 @@ class Paging:
             return False
         is_whole = page.closed is not None and self.reached <= page.closed
         since = self.reached if is_whole else self.reached - 1
-        keys = {key_of(entry) for entry in page.entries}
+        keys = {(entry.type, entry.id, entry.date) for entry in page.entries}
         self.last = page.entries[-1] if page.entries else None
         self.is_overlapping = self.last is not None and not is_whole
         if since == self.since:

@@ -25,7 +25,7 @@ from kropot.objects.layout import Layout, names_in
 from kropot.objects.naming import FileNaming, pending_of
 from kropot.objects.packs.folder import PackFolder
 from kropot.objects.packs.packed import PackedObjects
-from kropot.objects.packs.packing import Packing, PackRule, WholeBytes
+from kropot.objects.packs.packing import Packing, PackRule
 from kropot.objects.packs.writer import PackWriter
 from kropot.objects.partial import PartialFolder
 from kropot.objects.quarantine import Quarantine
@@ -94,7 +94,7 @@ class DirectoryObjects:
             self._packed,
             self._pack_writer,
             read=self._read_staged,
-            has_file=lambda sha256: os.path.lexists(self._layout.object(sha256)),
+            with_files=self._layout.with_files,
             set_aside=self.set_aside,
         )
         self._naming = FileNaming(
@@ -142,7 +142,7 @@ class DirectoryObjects:
         """Keep the bytes until `publish`."""
         if self._durability is None:
             self.lock()
-        return Staged(path="", sha256=sha256, size=len(data), pending=WholeBytes(data))
+        return Staged(path="", sha256=sha256, size=len(data), pending=data)
 
     def has_kept(self, name: str) -> bool:
         """Look at the names that were in the folder, and those that came."""
@@ -167,15 +167,16 @@ class DirectoryObjects:
         with self._publishing:
             self._writer()
             packed = self._packing.publish(batch)
-            singles = iter(self._naming.publish([staged for at, staged in enumerate(batch) if at not in packed]))
             for at in packed:
-                self._forget(batch[at])
+                if batch[at].path:
+                    self._forget(batch[at])
+            if len(packed) == len(batch):
+                return [packed[at] for at in range(len(batch))]
+            singles = iter(self._naming.publish([staged for at, staged in enumerate(batch) if at not in packed]))
             return [packed[at] if at in packed else next(singles) for at in range(len(batch))]
 
     def _read_staged(self, staged: Staged) -> bytes:
-        """Return the bytes of a staged object. Raises: StorageError."""
-        if isinstance(staged.pending, WholeBytes):
-            return staged.pending.data
+        """Return the bytes of an object that was staged into a file. Raises: StorageError."""
         pending_of(staged)
         try:
             fd = self._files.open_read(staged.path)

@@ -14,7 +14,7 @@ from kropot.objects.instance import LOCK, folder_name
 from kropot.objects.store import Leftover
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _SHA256 = 32
 _PREFIX = 2
@@ -54,6 +54,22 @@ class Layout:
             raise ValueError("an object's name is a SHA-256 of 32 bytes")
         name = sha256.hex()
         return f"{self.objects}/{name[:2]}/{name}"
+
+    def with_files(self, sha256s: Iterable[bytes]) -> list[bytes]:
+        """Return those of these objects that have a file, or anything else, at their path.
+
+        Where all small objects are in packs, most folders are not there, and one look at a folder answers for all.
+        """
+        folders: dict[bytes, bool] = {}
+        found: list[bytes] = []
+        for sha256 in sha256s:
+            first = sha256[:1]
+            is_there = folders.get(first)
+            if is_there is None:
+                is_there = folders[first] = os.path.lexists(self.folder(sha256))
+            if is_there and os.path.lexists(self.object(sha256)):
+                found.append(sha256)
+        return found
 
     def pack(self, name: bytes) -> str:
         """Return a pack's path. Raises: ValueError where `name` is not 32 bytes."""

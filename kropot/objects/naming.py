@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from kropot.durable.batch import Durability, Pending
 from kropot.durable.errors import StorageError, storage_error
-from kropot.objects.packs.packing import WholeBytes
 from kropot.objects.store import CHUNK, Published, PublishError, Staged
 
 if TYPE_CHECKING:
@@ -73,11 +72,11 @@ class FileNaming:
 
     def _written(self, staged: Staged) -> Staged | PublishError:
         """Write an object that is all in memory to a file."""
-        if not isinstance(staged.pending, WholeBytes):
+        if not isinstance(staged.pending, bytes):
             return staged
         upload = self._stage()
         try:
-            upload.write(staged.pending.data)
+            upload.write(staged.pending)
             return upload.finish()
         except StorageError as error:
             return PublishError(sha256=staged.sha256, size=staged.size, error=error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol
 
 from kropot.errors import IntegrityError
 from ledger.fast_init import fast_init
@@ -41,9 +41,7 @@ class Staged:
     pending: object = field(default=None, repr=False, compare=False)
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class Published(NamedTuple):
     """The object is durable under its name, and so is the name: an event may name it now.
 
     `existed` says that a sound object of this name was there before. `set_aside` is where a damaged one of the same

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
     from ledger.replica import Entry, Event
 
-LOOKED_AT: Final = 5_000
-"""How many elements without a sound copy are looked at from each end of their queue."""
+LOOKED_AT: Final = 1_000
+"""How many elements that wait are looked at from each end of their queue: `status` must not take longer for more."""
+
+_BAD_LOOKED_AT: Final = 5_000
+"""How many elements with a damaged or lost copy are looked at, for those that were dismissed."""
 
 _NEWEST_EVENTS: Final = 1_000
 """How far back to look for the newest listing: behind it are only the pages of one that is under way."""
@@ -161,7 +164,7 @@ def _source_facts(
     scan = _SourceScan(shown=shown, past=known.past)
     bad = sum(states.get(state, (0, 0))[0] for state in _BAD)
     # Nothing leads to them at once. So stop after the last one, and do not walk over all elements to find none.
-    for entry in islice(ledger.scan(source=id_, states=_BAD), min(LOOKED_AT, bad)):
+    for entry in islice(ledger.scan(source=id_, states=_BAD), min(_BAD_LOOKED_AT, bad)):
         if entry.element is not None:
             scan.add_bad(entry, entry.element)
     if known.past is None:

@@ -290,6 +290,8 @@ _NAMES: Final = frozenset(_DEFAULTS)
 _PUTS: Final = tuple(getattr(Form, name).__set__ for name in _DEFAULTS)
 _values_of: Final = attrgetter(*_DEFAULTS)
 _KINDS: Final = {kind.value: kind for kind in Kind}
+_pack: Final = msgpack.Packer(use_bin_type=True).pack
+"""One for all: making another each time costs more than the packing."""
 
 
 def _encoded(form: Form) -> bytes:
@@ -299,7 +301,8 @@ def _encoded(form: Form) -> bytes:
         if value is not default and value != default
     }
     shown["kind"] = form.kind.value
-    return cast("bytes", msgpack.packb(shown, use_bin_type=True))
+    encoded: bytes = _pack(shown)
+    return encoded
 
 
 def _longest(form: Form) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import binascii
 import struct
-from base64 import b64decode
 from typing import Final, NamedTuple
 
 from kropot.sc2.refused import Reason, RefusedError
@@ -46,6 +45,9 @@ ETAG_BYTES: Final = 16
 """How much of the commitment an entity tag shows."""
 
 HEADER_BYTES: Final = _HEADER.size
+HEADER_BEGINNING: Final = _MAGIC + bytes([_SUITE, _NO_COMPRESSION])
+"""How every header begins that this program can read. The vault's id follows."""
+
 BOUND_BYTES: Final = HEADER_BYTES - 32
 """How much of the header the keys are derived from: everything before the commitment."""
 
@@ -128,7 +130,7 @@ def list_form_bytes(text: str) -> bytes:
     if len(text) not in _LIST_TEXT:
         raise RefusedError(Reason.FORM, f"a text of {len(text)} characters is not a sealed form of sc2")
     try:
-        return b64decode(text.encode("ascii"), validate=True)
+        return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
         raise RefusedError(Reason.FORM, "the sealed form is not base64 text") from None
 

@@ -61,10 +61,11 @@ class BulkContent(NamedTuple):
     sha256: bytes
 
 
-def read_frames(read: Callable[[int], bytes], wanted: Sequence[BulkWanted]) -> Iterator[BulkContent]:
+def read_frames(read: Callable[[int], bytes], wanted: Sequence[BulkWanted], *, first: int = 0) -> Iterator[BulkContent]:
     """Yield the contents in an answer that can be believed, in the order of the request. Refusals yield nothing.
 
-    `read` returns exactly as many bytes as it is asked for, or raises what the caller knows how to handle.
+    `read` returns exactly as many bytes as it is asked for, or raises what the caller knows how to handle. Places count
+    from `first`.
 
     Raises:
         BadBulkAnswerError: the answer is not as the protocol says. What was yielded before is whole.
@@ -79,12 +80,12 @@ def read_frames(read: Callable[[int], bytes], wanted: Sequence[BulkWanted]) -> I
                 raise BadBulkAnswerError("other_frame")
             continue
         iv, size, digest = _claims(head, index, one.id)
-        if size > min(left, MAX_CONTENT):
+        if size > left or size > MAX_CONTENT:
             raise BadBulkAnswerError("too_long")
         left -= size
         data = read(size)
         if is_believable(one, head[2], iv, data) and hashlib.sha256(data).digest() == digest:
-            yield BulkContent(index, iv, data, digest)
+            yield BulkContent(first + index, iv, data, digest)
     (length,) = size_of(read(4))
     if _head(unpack, read, length) != [FrameKind.END, len(wanted)]:
         raise BadBulkAnswerError("no_end")

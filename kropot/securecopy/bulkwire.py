@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from enum import StrEnum
-from typing import Final, cast
+from typing import Final
 
 import msgpack
 import orjson
@@ -33,6 +33,8 @@ _MAX_ID: Final = 512
 _MAX_ETAG: Final = 256
 _PAIR: Final = 2
 _LENGTH: Final = struct.Struct(">I")
+_pack: Final = msgpack.Packer(use_bin_type=True).pack
+"""One for all: making another each time costs more than the packing."""
 
 
 class FrameKind:
@@ -109,5 +111,5 @@ def end_frame(count: int) -> bytes:
 
 
 def _framed(head: list[object]) -> bytes:
-    packed = cast("bytes", msgpack.packb(head, use_bin_type=True))
+    packed: bytes = _pack(head)
     return _LENGTH.pack(len(packed)) + packed

@@ -6,15 +6,17 @@ It proves nothing by itself. But an entry, a vault and a content that do not fit
 from __future__ import annotations
 
 import re
-from base64 import b64decode
 from functools import lru_cache
 from typing import Any, Final
 
 from kropot.sc2.layout import (
     BOUND_BYTES,
+    ELEMENT_BYTES,
     ETAG_BYTES,
+    HEADER_BEGINNING,
     HEADER_BYTES,
     LIST_BEGINNING,
+    SOURCE_BYTES,
     VAULT_BYTES,
     ObjectHeader,
     list_form_bytes,
@@ -24,8 +26,12 @@ from kropot.sc2.refused import RefusedError
 
 _HEAD: Final = b'{"encrypted":"'
 _END: Final = b'"}'
-_HEADER_TEXT: Final = HEADER_BYTES // 3 * 4
 _BEGINNING: Final = _HEAD + LIST_BEGINNING.encode()
+_VAULT_FROM: Final = len(HEADER_BEGINNING)
+_ELEMENT_FROM: Final = _VAULT_FROM + VAULT_BYTES + SOURCE_BYTES
+_VAULT_AT: Final = slice(_VAULT_FROM, _VAULT_FROM + VAULT_BYTES)
+_ELEMENT_AT: Final = slice(_ELEMENT_FROM, _ELEMENT_FROM + ELEMENT_BYTES)
+_ETAG_AT: Final = slice(BOUND_BYTES, BOUND_BYTES + ETAG_BYTES)
 _VAULT: Final = re.compile(rf"[0-9a-f]{{{2 * VAULT_BYTES}}}")
 
 
@@ -36,40 +42,40 @@ def sealed_header(form: bytes) -> ObjectHeader | None:
     try:
         return _read(form)
     except RefusedError:
-        # `contradiction` keeps such a form out of lists. A ledger of before may have one: it is like any other there.
+        # `parse_page` keeps such a form out of lists. A ledger of before may have one: it is like any other there.
         return None
 
 
-def header_bytes(form: bytes) -> bytes | None:
-    """Return the 144 bytes of the clear header in a canonical form of `sc2`, None for every other form.
+def is_like_sealed(form: bytes) -> bool:
+    """Whether a canonical form begins as those of `sc2` do."""
+    return form.startswith(_BEGINNING)
 
-    They are not looked at: the form is one that was listed, so `contradiction` has read it.
+
+def clear_header(text: str) -> bytes:
+    """Return the clear header (144 bytes) in the text of a sealed form of `sc2`, as a list shows it.
+
+    Raises: RefusedError: it is no such text, or this program cannot read its header.
     """
-    if not form.startswith(_BEGINNING):
-        return None
-    return b64decode(form[len(_HEAD) : len(_HEAD) + _HEADER_TEXT])
+    header = list_form_bytes(text)[:HEADER_BYTES]
+    if not header.startswith(HEADER_BEGINNING):
+        # It says why.
+        parse_header(header)
+    return header
 
 
-def etag_of(header: bytes) -> str:
-    """Return the entity tag of the object with this header, as `ObjectHeader.etag` does."""
-    return f'"{header[BOUND_BYTES : BOUND_BYTES + ETAG_BYTES].hex()}"'
+def vault_in(header: bytes) -> bytes:
+    """Return the vault (16 bytes) that a clear header names."""
+    return header[_VAULT_AT]
 
 
-def contradiction(form: bytes, id_: str, etag: str | None) -> str | None:
-    """Return why an entry's form is none, or is of another element or content than the entry; None if it is fine."""
-    if not form.startswith(_BEGINNING):
-        return None
-    try:
-        header = _read(form)
-    except RefusedError:
-        return "bad_form"
-    return None if id_ == header.element_id and etag in {None, header.etag} else "other_form"
+def element_in(header: bytes) -> str:
+    """Return the id of the element that a clear header names, as `ObjectHeader.element_id` does."""
+    return header[_ELEMENT_AT].hex()
 
 
-def vault_of(form: bytes) -> bytes | None:
-    """Return the vault (16 bytes) that an entry's form names, None if it is not a form of `sc2`."""
-    header = sealed_header(form)
-    return None if header is None else header.vault
+def etag_in(header: bytes) -> str:
+    """Return the entity tag of the object with this clear header, as `ObjectHeader.etag` does."""
+    return f'"{header[_ETAG_AT].hex()}"'
 
 
 def is_same_content(one: bytes, other: bytes) -> bool | None:

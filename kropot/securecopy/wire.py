@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import orjson
 
 from kropot.errors import KropotError
+from kropot.sc2.layout import is_list_form
+from kropot.sc2.refused import RefusedError
 from kropot.securecopy.bulkwire import VERSION as BULK_VERSION
 from kropot.securecopy.content import (
     CONTENT_TYPE,
@@ -27,13 +29,21 @@ from kropot.securecopy.content import (
     media_type,
     read_content_head,
 )
-from kropot.securecopy.sealed_form import contradiction, parse_vault, sealed_header, vault_of
+from kropot.securecopy.sealed_form import (
+    clear_header,
+    element_in,
+    etag_in,
+    is_like_sealed,
+    parse_vault,
+    sealed_header,
+    vault_in,
+)
 from kropot.securecopy.zones import MAX_DATE, MIN_DATE, is_known_zone, wall_clock
 from ledger.events import Unserved
 from ledger.fast_init import fast_init
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
     "CONTENT_TYPE",
@@ -50,6 +60,7 @@ __all__ = [
     "check_tail",
     "encode_entry",
     "encode_page",
+    "encode_sealed_entry",
     "is_known_zone",
     "is_sealed_form",
     "media_type",
@@ -98,7 +109,8 @@ class Listed:
 
     `date` is the server's integer seconds and `tz` its zone's name when the row was made; `form` is canonical JSON
     (sorted keys, compact, ASCII); `size` (of the content as it is sent, in bytes) and `etag` (as in the header, with
-    its quotes) stand only in lists of servers that know the extension.
+    its quotes) stand only in lists of servers that know the extension. `header` is the clear header in a form of `sc2`
+    (144 bytes), so that nobody who was given a page decodes the form again.
     """
 
     type: str
@@ -108,6 +120,12 @@ class Listed:
     form: bytes
     size: int | None = None
     etag: str | None = None
+    header: bytes | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the form is an envelope that only the key opens, as `is_sealed_form` says."""
+        return self.header is not None or is_sealed_form(self.form)
 
     def vouches_for(self, etag: str | None, size: int | None) -> bool:
         """Whether the server says that the content is still the one that it listed with this etag and this size."""
@@ -163,14 +181,18 @@ def parse_page(status: int, content_type: str | None, body: bytes | bytearray) -
         raise BadPageError("truncated")
     entries: list[Listed] = []
     rejected: list[Rejected] = []
+    vault = header.vault
     for number, line in enumerate(_lines(body, gap + 2), 1):
-        found = _of_vault(parse_entry(line), header.vault)
+        found = parse_entry(line)
         if isinstance(found, Listed):
-            entries.append(found)
-        elif len(rejected) < MAX_REJECTED:
-            rejected.append(Rejected(line=number, why=found.why, date=found.date))
-        else:
+            # A vault seals every entry, or none.
+            if (None if found.header is None else vault_in(found.header)) == vault:
+                entries.append(found)
+                continue
+            found = Rejected(line=number, why="other_vault", date=found.date)
+        if len(rejected) == MAX_REJECTED:
             raise BadPageError("bad_lines")
+        rejected.append(replace(found, line=number))
     return replace(header, entries=tuple(entries), rejected=tuple(rejected))
 
 
@@ -239,8 +261,24 @@ def encode_entry(entry: Listed) -> bytes:
     return head + b"}\n"
 
 
+def encode_sealed_entry(*, type_: str, id_: str, date: int, tz: str, sealed: bytes, size: int, etag: bytes) -> bytes:
+    """Return what `encode_entry` does of an entry whose form is an envelope around base64. Texts MUST be plain ASCII.
+
+    `etag` is without its quotes.
+    """
+    return b'{"type":%b,"id":"%b","date":%d,"tz":%b,"form":{"encrypted":"%b"},"size":%d,"etag":"\\"%b\\""}\n' % (
+        _word(type_),
+        id_.encode(),
+        date,
+        _word(tz),
+        sealed,
+        size,
+        etag,
+    )
+
+
 def encode_page(
-    entries: Iterable[Listed],
+    lines: Iterable[bytes],
     *,
     remaining: int,
     metadata_url: str,
@@ -251,7 +289,7 @@ def encode_page(
     vault: bytes | None = None,
     bulk: int | None = None,
 ) -> bytes:
-    """Return a whole list page; the URLs are templates with `%file_id%` and `%token%` in them."""
+    """Return a whole list page of entries that are encoded; the URLs are templates with `%file_id%` and `%token%`."""
     header: dict[str, Any] = {
         "metadataUrlTemplate": metadata_url,
         "fetchUrlTemplate": fetch_url,
@@ -267,7 +305,7 @@ def encode_page(
         header["vault"] = vault.hex()
     if bulk is not None:
         header["bulk"] = bulk
-    return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(map(encode_entry, entries))
+    return json.dumps(header, separators=(",", ":")).encode() + b"\n\n" + b"".join(lines)
 
 
 def _lines(body: bytes | bytearray, at: int) -> Iterator[bytes | bytearray]:
@@ -324,88 +362,88 @@ def _vault(value: Any) -> bytes | None:
         raise BadPageError("bad_header") from None
 
 
-def _of_vault(found: Listed | Rejected, vault: bytes | None) -> Listed | Rejected:
-    """Return the entry, or that it does not belong to the list's vault: a vault seals every entry, or none."""
-    if isinstance(found, Rejected) or vault_of(found.form) == vault:
-        return found
-    return Rejected(line=1, why="other_vault", date=found.date)
-
-
 def _entry(value: Any) -> Listed | Rejected:
     """Return the entry that a decoded JSON value is, or why it is none."""
     if not isinstance(value, dict):
         return Rejected(line=1, why="not_an_object")
-    date, form = value.get("date"), _form(value.get("form"))
+    told: Callable[[str], Any] = value.get
+    date, kind, id_, tz, size, etag = told("date"), told("type"), told("id"), told("tz"), told("size"), told("etag")
     if not _is_date(date):
         return Rejected(line=1, why="bad_date")
-    for key, is_fine, why in _CHECKS:
-        if not is_fine(value.get(key)):
-            return Rejected(line=1, why=why, date=date)
-    if form is None:
-        return Rejected(line=1, why="bad_form", date=date)
-    listed = Listed(
-        type=value["type"],
-        id=value["id"],
-        date=date,
-        tz=value["tz"],
-        form=form,
-        size=value.get("size"),
-        etag=value.get("etag"),
-    )
-    wrong = contradiction(listed.form, listed.id, listed.etag)
-    return listed if wrong is None else Rejected(line=1, why=wrong, date=date)
+    form, header = _form(told("form"))
+    # A form of `sc2` names its element and version, and what it names is well-formed.
+    is_its_id = header is not None and id_ == element_in(header)
+    is_its_etag = header is not None and etag == etag_in(header)
+    if not _is_type(kind):
+        why = "bad_type"
+    elif not (is_its_id or _is_id(id_)):
+        why = "bad_id"
+    elif not _is_word(tz):
+        why = "bad_tz"
+    elif not _is_size(size):
+        why = "bad_size"
+    elif not (is_its_etag or _is_etag(etag)):
+        why = "bad_etag"
+    elif form is None:
+        why = "bad_form"
+    elif header is not None and not (is_its_id and (is_its_etag or etag is None)):
+        why = "other_form"
+    else:
+        return Listed(type=kind, id=id_, date=date, tz=tz, form=form, size=size, etag=etag, header=header)
+    return Rejected(line=1, why=why, date=date)
 
 
-def _form(form: Any) -> bytes | None:
-    """Return the form as canonical JSON, None where it is missing or too big; its shape is the restorer's business."""
-    if type(form) is dict and len(form) == 1:
-        sealed = form.get("encrypted")
-        if type(sealed) is str and len(sealed) < MAX_FORM_BYTES and _BASE64.fullmatch(sealed):
-            return b'{"encrypted":"' + sealed.encode() + b'"}'
+def _form(form: Any) -> tuple[bytes | None, bytes | None]:
+    """Return the form as canonical JSON, and the clear header in one of `sc2`; None for what is not there.
+
+    A form is missing, or too big, or begins like one of `sc2` and is none. The shape of the others is the restorer's
+    business.
+    """
+    if type(form) is dict and len(form) == 1 and type(sealed := form.get("encrypted")) is str:
+        if is_list_form(sealed):
+            try:
+                header = clear_header(sealed)
+            except RefusedError:
+                return None, None
+            return b'{"encrypted":"%b"}' % sealed.encode(), header
+        if len(sealed) < MAX_FORM_BYTES and _BASE64.fullmatch(sealed):
+            return b'{"encrypted":"%b"}' % sealed.encode(), None
     if form is None:
-        return None
+        return None, None
     try:
         canonical = canonical_json(form)
     except (RecursionError, ValueError):
-        return None
-    return canonical if len(canonical) <= MAX_FORM_BYTES else None
+        return None, None
+    is_fine = len(canonical) <= MAX_FORM_BYTES and not is_like_sealed(canonical)
+    return (canonical if is_fine else None), None
 
 
 def _is_date(value: Any) -> TypeGuard[int]:
     return type(value) is int and MIN_DATE <= value <= MAX_DATE
 
 
-def _is_word(value: Any) -> bool:
+def _is_word(value: Any) -> TypeGuard[str]:
     return type(value) is str and len(value) <= MAX_WORD and "\0" not in value
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[str]:
     """Whether this can be an id: "." and ".." cannot, since no URL can hold them as a segment of its path."""
     if type(value) is not str or value in {"", ".", ".."} or len(value) > MAX_ID_BYTES or "\0" in value:
         return False
     return value.isascii() or len(value.encode()) <= MAX_ID_BYTES
 
 
-def _is_type(value: Any) -> bool:
+def _is_type(value: Any) -> TypeGuard[str]:
     """Whether this can be a type; those with an "@" in front are the ledger's own."""
-    return _is_word(value) and value != "" and not value.startswith("@")
+    return type(value) is str and 0 < len(value) <= MAX_WORD and "\0" not in value and value[0] != "@"
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: Any) -> TypeGuard[int | None]:
     return value is None or (type(value) is int and 0 <= value <= MAX_SIZE)
 
 
-def _is_etag(value: Any) -> bool:
+def _is_etag(value: Any) -> TypeGuard[str | None]:
     return value is None or (type(value) is str and len(value) <= MAX_ETAG and _ETAG.fullmatch(value) is not None)
-
-
-_CHECKS = (
-    ("type", _is_type, "bad_type"),
-    ("id", _is_id, "bad_id"),
-    ("tz", _is_word, "bad_tz"),
-    ("size", _is_size, "bad_size"),
-    ("etag", _is_etag, "bad_etag"),
-)
 
 
 @lru_cache(maxsize=64)

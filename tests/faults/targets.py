@@ -54,7 +54,7 @@ from kropot.sc2.paper import from_paper, to_paper
 from kropot.sc2.refused import RefusedError
 from kropot.securecopy.content import TailCheck, UnbelievableError, read_content_head
 from kropot.securecopy.sealing import BadSealError, Kit, open_form, open_stream, seal_form
-from kropot.securecopy.wire import BadPageError, Listed, encode_page, parse_page, parse_submitdata
+from kropot.securecopy.wire import BadPageError, Listed, encode_entry, encode_page, parse_page, parse_submitdata
 from ledger.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from ledger.codec import decode_header, encode_payload, read_payload
 from ledger.digest import SetDigest
@@ -102,7 +102,7 @@ def _page() -> list[bytes]:
     entry = Listed(type="file", id="a" * 128, date=1_795_414_108, tz="UTC", form=form, size=16, etag='"e"')
     unserved = Unserved(sockets=1, pipes=0, devices=0, links=2, unreadable=0, unsettled=0, excluded=3)
     said = {"closed": 9, "unserved": unserved, "unscanned_since": 8}
-    return [encode_page([entry, entry], remaining=2, metadata_url="m", fetch_url="f", **said)]  # type: ignore[arg-type]
+    return [encode_page([encode_entry(entry)] * 2, remaining=2, metadata_url="m", fetch_url="f", **said)]  # type: ignore[arg-type]
 
 
 def _submitdata() -> list[bytes]:

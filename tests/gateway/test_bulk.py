@@ -10,6 +10,7 @@ import stat
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -17,7 +18,6 @@ import pytest
 
 from kropot.gateway import batch
 from kropot.gateway import bulk as route
-from kropot.gateway.serving import whole
 from kropot.gateway.sources import NearbyFiles
 from kropot.sc2.layout import MEDIA_TYPE as SC2
 from kropot.sc2.opening import open_object
@@ -29,7 +29,6 @@ from tests.gateway.serve import ADMIN, PADDED, PLAIN, SEALED, SETTLE_S, VAULTED,
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 FILES = {
     b"empty": b"",
@@ -133,7 +132,13 @@ def test_each_refusal_spoils_nothing(served: Served, monkeypatch: pytest.MonkeyP
             os.utime(place / "block")
         return real(self, path)
 
+    whole = NearbyFiles.whole
+
+    def unlike(self: NearbyFiles, path: bytes, *known: Any) -> bytes | None:
+        return None if path in {b"caf\xe9", b"block"} else whole(self, path, *known)
+
     monkeypatch.setattr(NearbyFiles, "open", unreadable)
+    monkeypatch.setattr(NearbyFiles, "whole", unlike)
     asked = [
         there[b"deep/er/file"],
         there[b"empty"],
@@ -175,22 +180,28 @@ def test_an_answer_has_a_budget(served: Served, monkeypatch: pytest.MonkeyPatch)
     assert [each.reason for each in bulk(client, asked)] == [None, None, "large", None], "what is small still fits"
 
 
-@pytest.mark.parametrize("spec", [SEALED, PLAIN, None])
+@pytest.mark.parametrize("is_direct", [True, False])
+@pytest.mark.parametrize("spec", [SEALED, None])
 def test_a_file_that_changes_under_the_reader_is_not_sent(
-    served: Served, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any] | None
+    served: Served, monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any] | None, *, is_direct: bool
 ) -> None:
     client = served.vault_client() if spec is None else served.client(spec)
     there = entries(client)
 
-    def changed(descriptor: int, looks: Any, **options: Any) -> bytes:
-        if looks.size == len(FILES[b"deep/er/file"]):
+    pread = os.pread
+
+    def changed(descriptor: int, size: int, offset: int) -> bytes:
+        if Path(f"/proc/self/fd/{descriptor}").resolve() == served.folder / "deep/er/file":
             with (served.folder / "deep/er/file").open("r+b") as file:
                 file.write(b"DEEP")
-        return whole(descriptor, looks, **options)
+        return pread(descriptor, size, offset)
 
-    monkeypatch.setattr(batch, "whole", changed)
+    monkeypatch.setattr(os, "pread", changed)
+    if not is_direct:
+        monkeypatch.setattr(NearbyFiles, "whole", lambda *_: None)
     found = bulk(client, [there[b"one"], there[b"deep/er/file"], there[b"block"]])
-    assert [each.reason for each in found] == [None, "changed", None]
+    # A file that was read directly is looked at again, and has not settled then.
+    assert [each.reason for each in found] == [None, "busy" if is_direct else "changed", None]
 
 
 def test_a_folder_that_is_away_loses_nothing(served: Served) -> None:

@@ -183,7 +183,7 @@ def test_deleted_files_leave_the_list_and_the_counts(world: World) -> None:
     for number in range(0, 1000, 3):
         del world.tree.files[b"f%d" % number]
     assert world.catalogue.scan().gone == 334
-    rows, remaining, _ = world.state.page(None, 8191)
+    rows, remaining, _, _ = world.state.page(None, 8191)
     assert len(rows) == remaining == 666
     assert not [row for row in rows if int(row.path[1:]) % 3 == 0]
 
@@ -296,7 +296,7 @@ def test_page_goes_on_to_the_end_of_its_second(world: World) -> None:
     fill(world, 600)
     world.catalogue.scan()
     for limit in (1, 255, 256, 257, 599, 8191):
-        rows, _, _ = world.state.page(None, limit)
+        rows, _, _, _ = world.state.page(None, limit)
         assert len(rows) >= min(limit, 600)
         assert len(rows) in {256, 512, 600}
 
@@ -415,7 +415,7 @@ class Cursors(RuleBasedStateMachine):
     @rule(limit=st.sampled_from([1, 100, 256, 300]))
     def poll_naively(self, limit: int) -> None:
         """The old client: the last date it saw is where it goes on."""
-        rows, _, _ = self.state.page(self.naive_cursor, limit)
+        rows, _, _, _ = self.state.page(self.naive_cursor, limit)
         for row in rows:
             self.naive[row.path] = row.identity
             self.naive_cursor = row.date
@@ -423,7 +423,7 @@ class Cursors(RuleBasedStateMachine):
     @rule()
     def poll_to_the_closed_second(self) -> None:
         """Our client: everything up to the closed second, which is where it goes on, without any overlap."""
-        rows, _, closed = self.state.page(self.closed_cursor, 8191)
+        rows, _, closed, _ = self.state.page(self.closed_cursor, 8191)
         for row in rows:
             self.closed[row.path] = row.identity
         self.closed_cursor = closed

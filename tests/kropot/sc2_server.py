@@ -137,7 +137,7 @@ class SealedServer:
         rows = sorted((self.row(self.listed(path)) for path in self.files), key=lambda row: (row.date, row.id))
         later = [row for row in rows if wall_clock(row.date, "UTC") > since]
         page = encode_page(
-            later[:limit],
+            map(encode_entry, later[:limit]),
             remaining=len(later),
             metadata_url="x",
             fetch_url="x",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -215,6 +216,36 @@ def test_the_last_contents_fill_a_pack_too(tmp_path: Path) -> None:
     came = [one for each in answers.values() for one in each]
     assert len(came) == count
     assert None not in {one.pack for one in came}
+
+
+def test_a_pack_waits_only_for_what_is_not_ordered(tmp_path: Path) -> None:
+    size, count = 512 << 10, PACK_BYTES // (512 << 10) + 2
+    body = b"\xfe" * (size - 4)
+    is_packed = threading.Event()
+
+    def script(asked: Asked) -> list[Part]:
+        numbers = asked_for(asked)
+        frames = [frame(at, body + b"%4d" % n, id=f"e{n}", etag=f'"t{n}"') for at, n in enumerate(numbers)]
+        if numbers[0] == count:
+            assert is_packed.wait(10)
+        return [with_length(b"".join(frames) + end_frame(len(numbers)))]
+
+    store = DirectoryObjects(tmp_path, "tests")
+    with ScriptedServer(script) as server:
+        threads = PrefetchThreads(server_at(server.url), store)
+        for first in (0, count):
+            threads.submit(first, [wanted(at, size) for at in range(first, first + count)])
+        deadline = time.monotonic() + 10
+        while not any(tmp_path.glob("packs/*/*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        packs = list(tmp_path.glob("packs/*/*"))
+        is_packed.set()
+        threads.flush()
+        answers = settled(threads, 2)
+        threads.close()
+    store.close()
+    assert len(packs) == 1
+    assert [len(answers[first]) for first in (0, count)] == [count, count]
 
 
 def test_no_room_leaves_the_contents_to_those_who_can_say_so() -> None:

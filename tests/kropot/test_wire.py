@@ -339,7 +339,9 @@ def test_reading_undoes_writing(
     entries: list[Listed], remaining: int, closed: int | None, unserved: Unserved | None, since: int | None
 ) -> None:
     said: dict[str, Any] = {"closed": closed, "unserved": unserved, "unscanned_since": since}
-    body = encode_page(entries, remaining=remaining, metadata_url="/m/%file_id%", fetch_url="/f/%file_id%", **said)
+    body = encode_page(
+        map(encode_entry, entries), remaining=remaining, metadata_url="/m/%file_id%", fetch_url="/f/%file_id%", **said
+    )
     assert body.isascii()
     assert parse_page(200, TEXT, body) == Page(entries=tuple(entries), rejected=(), remaining=remaining, **said)
 

@@ -136,16 +136,17 @@ class ChunksOnTheWay:
     def begin(self, now_us: int) -> Chunk:
         """Join what waits into one chunk, as far as it fits: a transaction costs more than a page."""
         entries: list[Listed] = []
-        size = 0
-        while self.waiting and len(entries) < CHUNK:
-            size += len(self.waiting[0].form)
-            if entries and size > CHUNK_BYTES:
+        size, waiting = 0, self.waiting
+        while waiting and len(entries) < CHUNK:
+            more = len(waiting[0].form)
+            if entries and size + more > CHUNK_BYTES:
                 break
-            entries.append(self.waiting.popleft())
-        self._form_bytes -= _form_bytes(entries)
+            size += more
+            entries.append(waiting.popleft())
+        self._form_bytes -= size
         chunk = Chunk(number=next(self.numbers), entries=tuple(entries))
         if self.is_bulk:
-            chunk.ids = frozenset((listed.type, listed.id) for listed in entries)
+            chunk.ids = frozenset([(listed.type, listed.id) for listed in entries])
             chunk.is_stale = not all(chunk.ids.isdisjoint(before.ids) for before in self.under_way)
         self.under_way.append(chunk)
         self._asked.append(chunk)
@@ -245,8 +246,9 @@ class ChunksOnTheWay:
         """Yield the chunk in parts, each with no more to prefetch than one answer may hold."""
         wanted: list[int] = []
         first = size = 0
+        known = chunk.known
         for at, listed in enumerate(chunk.entries):
-            entry = chunk.known.get((listed.type, listed.id))
+            entry = known.get((listed.type, listed.id)) if known else None
             if not can_be_sent(listed, is_opaque=is_opaque):
                 continue
             if entry is not None and not (entry.element is not None and _has_other_content(entry.element, listed)):
@@ -317,4 +319,4 @@ def _has_other_content(element: Element, listed: Listed) -> bool:
 
 
 def _form_bytes(entries: tuple[Listed, ...] | list[Listed]) -> int:
-    return sum(len(listed.form) for listed in entries)
+    return sum([len(listed.form) for listed in entries])

@@ -9,7 +9,7 @@ from kropot.collect.decide.actions import Say
 from kropot.collect.decide.observation import SLACK_S
 from kropot.collect.decide.plan import SECOND_US, known_dates
 from kropot.wording import moment, number
-from ledger.events import Listing, SourceFact
+from ledger.events import ElementFact, Listing, SourceFact
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,11 +49,12 @@ def growth_of(facts: Iterable[NewFact]) -> int:
     """Return about how many bytes these facts will take in the ledger, indexes and projection included."""
     total = 0
     for new in facts:
-        element = getattr(new.fact, "element", None)
-        size = len(new.key.id) + (0 if element is None else len(element.form))
-        if isinstance(new.fact, SourceFact):
-            size += 9 * len(new.fact.source.unlistable)
-        total += EVENT_BYTES + size
+        fact = new.fact
+        total += EVENT_BYTES + len(new.key.id)
+        if isinstance(fact, ElementFact):
+            total += len(fact.element.form)
+        elif isinstance(fact, SourceFact):
+            total += 9 * len(fact.source.unlistable)
     return total
 
 

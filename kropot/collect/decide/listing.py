@@ -75,6 +75,8 @@ ONCE_ATTEMPTS = 3
 OTHER_VAULT = "other_vault"
 """Why a list is not read whose vault is not the one of the source."""
 
+_COPIES: Final = (RemoteCopied, CopyStored)
+
 FOLLOW_US = 2 * SECOND_US
 """How long a run with --once waits before it looks again whether another collector's listing is complete."""
 
@@ -405,12 +407,11 @@ class ListingController:
         progress, counts = self._progress, run.counts
         for new in happened.facts:
             fact = new.fact
-            if isinstance(fact, VaultNamed):
-                run.is_vault_named = True
             if not isinstance(fact, ElementFact):
+                run.is_vault_named = run.is_vault_named or isinstance(fact, VaultNamed)
                 continue
             copy = fact.element.copy
-            if isinstance(fact, CopyStored | RemoteCopied) and copy is not None:
+            if copy is not None and isinstance(fact, _COPIES):
                 progress.taken += 1
                 progress.copied += 1
                 progress.bytes += copy.size

@@ -7,10 +7,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from kropot.collect.decide import sources
-from kropot.collect.decide.plan import SECOND_US, Dates, is_only_moved, known_dates, observe, stored
-from kropot.securecopy.wire import is_sealed_form
+from kropot.collect.decide.plan import SECOND_US, Dates, first_sight, is_only_moved, known_dates, observe, stored
 from ledger.append import NewFact
-from ledger.events import Element, RemoteChanged, RemoteCopied, RemoteObserved, StreamKey
+from ledger.events import Copy, Element, RemoteChanged, RemoteCopied, RemoteObserved, StreamKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,18 +47,23 @@ def observe_chunk(
     `known` has the entries that the ledger knows, by type and id. `copies` are durable copies that `instance` made of
     contents, by the places of their entries in the chunk: they are recorded where the entries bring news of a content.
     """
-    is_opaque = source.opaque or (source.opaque is None and any(is_sealed_form(one.form) for one in chunk))
+    is_opaque = source.opaque or (source.opaque is None and any(one.is_sealed for one in chunk))
     sighted = _Observed(run=run, source_id=source_id, now_us=now_us, dates=known_dates(source), instance=instance)
     horizon = now_us // SECOND_US + SLACK_S
     cursor: int | None = None
     for at, listed in enumerate(chunk):
         if listed.date <= horizon and (cursor is None or listed.date > cursor):
             cursor = listed.date
-        if is_opaque and not is_sealed_form(listed.form):
+        if is_opaque and not listed.is_sealed:
             # A plain form holds the file's name, which must not reach the ledger of an encrypted replica.
             run.counts.refused += 1
             continue
-        sighted.take(listed, known.get((listed.type, listed.id)), copies.get(at))
+        name = listed.type, listed.id
+        entry = known.get(name)
+        if entry is not None or name in sighted.again:
+            sighted.take(name, listed, entry, copies.get(at))
+        else:
+            sighted.see_first(name, listed, copies.get(at))
     found = sources.Found(
         new=sighted.new,
         changed=sighted.changed,
@@ -74,7 +78,10 @@ def observe_chunk(
 
 @dataclass(slots=True, kw_only=True)
 class _Observed:
-    """Entries of one chunk as they are observed; an id that is listed twice builds on its first sight."""
+    """Entries of one chunk as they are observed; an id that is listed twice builds on its first sight.
+
+    `again` has what was observed, by type and id, and the version of its stream after that.
+    """
 
     run: ListingRun
     source_id: bytes
@@ -86,24 +93,36 @@ class _Observed:
     changed: int = 0
     afresh: int = 0
     reappeared: int = 0
-    again: dict[StreamKey, tuple[Element, int]] = field(default_factory=dict)
+    again: dict[tuple[str, str], tuple[Element, int]] = field(default_factory=dict)
 
-    def take(self, listed: Listed, entry: Entry | None, copy: PrefetchedCopy | None) -> None:
-        """Observe one entry, whose content may be here."""
+    def see_first(self, name: tuple[str, str], listed: Listed, came: PrefetchedCopy | None) -> None:
+        """Observe an element that nobody knew. One fact says that, and that its content is durable if it came."""
+        fact: RemoteObserved
+        if came is None:
+            fact = RemoteObserved(element=first_sight(listed, self.dates))
+        else:
+            copy = Copy(sha256=came.sha256, size=came.size, iv=came.iv, revision=1, instance=self.instance)
+            fact = RemoteCopied(element=first_sight(listed, self.dates, copy))
+        self.new += 1
+        self.facts.append(NewFact(key=self._key(listed), fact=fact, observed_us=self.now_us, expected=0))
+        self.again[name] = (fact.element, 1)
+
+    def take(self, name: tuple[str, str], listed: Listed, entry: Entry | None, copy: PrefetchedCopy | None) -> None:
+        """Observe an element that is known, by its entry or from this chunk, and whose content may be here."""
         run, is_first = self.run, True
         if entry is None:
-            key = StreamKey(source=self.source_id, kind=listed.type, id=listed.id)
-            element, version = self.again.get(key, (None, 0))
+            key = self._key(listed)
+            element, version = self.again[name]
         else:
             key = entry.key
-            element, version = self.again.get(key, (entry.element, entry.version))
-            if element is None:
+            known, version = self.again.get(name, (entry.element, entry.version))
+            if known is None:
                 return
-            is_first = run.seen.add(entry.stream)
+            element, is_first = known, run.seen.add(entry.stream)
             run.present += is_first and element.present
-        is_strange = element is not None and not run.shift.is_believing and not self.dates.agree(element, listed.date)
-        is_moved = element is not None and is_strange and is_only_moved(element, listed)
-        if element is not None and is_first:
+        is_strange = not run.shift.is_believing and not self.dates.agree(element, listed.date)
+        is_moved = is_strange and is_only_moved(element, listed)
+        if is_first:
             ways = self.dates.ways(element)
             if is_moved or (not is_strange and len(ways) > 1):
                 # Even where it is not strange: it moved before, or did not then, and may have moved back or on now.
@@ -119,28 +138,24 @@ class _Observed:
         self._count(fact, element)
         told: list[Observation | CopyStored] = [fact]
         if copy is not None and not fact.element.is_current:
-            told = _with_copy(fact, copy, self.instance)
+            size, iv = copy.size, copy.iv
+            told.append(stored(fact.element, sha256=copy.sha256, size=size, iv=iv, instance=self.instance))
         for ahead, each in enumerate(told):
             self.facts.append(NewFact(key=key, fact=each, observed_us=self.now_us, expected=version + ahead))
-        self.again[key] = (told[-1].element, version + len(told))
+        self.again[name] = (told[-1].element, version + len(told))
 
-    def _count(self, fact: Observation, element: Element | None) -> None:
-        if isinstance(fact, RemoteObserved):
-            self.new += 1
-        elif isinstance(fact, RemoteChanged):
+    def _key(self, listed: Listed) -> StreamKey:
+        return StreamKey(source=self.source_id, kind=listed.type, id=listed.id)
+
+    def _count(self, fact: Observation, element: Element) -> None:
+        if isinstance(fact, RemoteChanged):
             self.changed += 1
-            is_same = element is not None and fact.element.revision == element.revision
+            is_same = fact.element.revision == element.revision
             self.afresh += not (is_same or self._changed_lately(element))
         else:
             self.reappeared += 1
 
-    def _changed_lately(self, element: Element | None) -> bool:
+    def _changed_lately(self, element: Element) -> bool:
         """Whether what is known of the element is itself a change of the last 24 hours, by the server's own dates."""
         now_s = self.now_us // SECOND_US
-        return element is not None and element.revision > 1 and now_s - DAY_S < element.date <= now_s + SLACK_S
-
-
-def _with_copy(fact: Observation, copy: PrefetchedCopy, instance: str) -> list[Observation | CopyStored]:
-    """Return the facts that say what `fact` says, and that its content is durable: one for a first sight, else two."""
-    said = stored(fact.element, sha256=copy.sha256, size=copy.size, iv=copy.iv, instance=instance)
-    return [RemoteCopied(element=said.element)] if isinstance(fact, RemoteObserved) else [fact, said]
+        return element.revision > 1 and now_s - DAY_S < element.date <= now_s + SLACK_S

@@ -82,6 +82,23 @@ def known_dates(source: Source) -> Dates:
     return Dates(by_epoch=tuple(reversed(ways)))
 
 
+def first_sight(listed: Listed, dates: Dates, copy: Copy | None = None) -> Element:
+    """Return an element that is seen for the first time, with a copy of its content if that is here already."""
+    return Element(
+        date=listed.date,
+        tz=listed.tz,
+        form=listed.form,
+        revision=1,
+        present=True,
+        epoch=dates.epoch,
+        size=listed.size,
+        etag=listed.etag,
+        copy=copy,
+        damage=None,
+        failure=None,
+    )
+
+
 def observe(element: Element | None, listed: Listed, dates: Dates) -> Observation | None:
     """Return what the sight of `listed` tells about an element as it is known (None: not at all); None if nothing new.
 
@@ -90,7 +107,7 @@ def observe(element: Element | None, listed: Listed, dates: Dates) -> Observatio
     current.
     """
     if element is None:
-        return RemoteObserved(element=_first_sight(listed, dates))
+        return RemoteObserved(element=first_sight(listed, dates))
     if _is_same_revision(element, listed, dates):
         return None if element.present else RemoteReappeared(element=replace(element, present=True))
     changed = Element(
@@ -171,22 +188,6 @@ def jitter(salt: bytes, number: int) -> float:
     """Return a number in [0, 1) that is the same for the same arguments: failures of one moment spread out."""
     digest = hashlib.sha256(b"%d\x00%s" % (number, salt)).digest()
     return int.from_bytes(digest[:7]) / (1 << 56)
-
-
-def _first_sight(listed: Listed, dates: Dates) -> Element:
-    return Element(
-        date=listed.date,
-        tz=listed.tz,
-        form=listed.form,
-        revision=1,
-        present=True,
-        epoch=dates.epoch,
-        size=listed.size,
-        etag=listed.etag,
-        copy=None,
-        damage=None,
-        failure=None,
-    )
 
 
 def _is_same_revision(element: Element, listed: Listed, dates: Dates) -> bool:

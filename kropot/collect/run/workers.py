@@ -33,7 +33,7 @@ from kropot.errors import ServerRefusedError
 from kropot.lister.conversation import Trouble
 from kropot.securecopy.bulkread import BulkWanted
 from kropot.securecopy.client import ServerTroubleError
-from kropot.securecopy.sealed_form import etag_of, header_bytes
+from kropot.securecopy.sealed_form import etag_in
 from kropot.securecopy.wire import is_sealed_form, sealed_header
 from ledger.places import Placement
 
@@ -228,11 +228,11 @@ class Prefetching(Worker):
 
 def bulk_wanted(listed: Listed) -> BulkWanted:
     """Return what a bulk request asks for, of an entry that has an etag and a size. Raises: TypeError if it has not."""
-    header = header_bytes(listed.form)
-    etag = listed.etag if header is None else etag_of(header)
+    header = listed.header
+    etag = listed.etag if header is None else etag_in(header)
     if etag is None or listed.size is None:
         raise TypeError("an entry without etag and size cannot be fetched in bulk")
-    return BulkWanted(listed.id, etag, listed.size, is_sealed_form(listed.form), header)
+    return BulkWanted(listed.id, etag, listed.size, listed.is_sealed, header)
 
 
 def _copies(came: list[PrefetchedObject]) -> dict[int, PrefetchedCopy]:

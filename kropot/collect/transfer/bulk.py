@@ -54,9 +54,7 @@ class BulkFetcher:
         """
         for first, last in _portions(wanted):
             for _ in range(ATTEMPTS):
-                for content in self._answer(wanted[first:last]):
-                    came = first + content.at
-                    yield content._replace(at=came)
+                yield from self._answer(wanted[first:last], first)
                 if self._reached == last - first or self._asking.is_closed or self.is_off:
                     break
                 first += self._reached  # noqa: PLW2901 -- what came is not asked for again
@@ -69,8 +67,11 @@ class BulkFetcher:
         """Break off whatever is under way; nothing more is asked."""
         self._asking.close()
 
-    def _answer(self, wanted: Sequence[BulkWanted]) -> Iterator[BulkContent]:
-        """Yield what one answer brings. `_reached` is how far it came: all of `wanted` if it was whole."""
+    def _answer(self, wanted: Sequence[BulkWanted], first: int) -> Iterator[BulkContent]:
+        """Yield what one answer brings, by places from `first` on.
+
+        `_reached` is how far it came: all of `wanted` if it was whole.
+        """
         self._reached = 0
         if self.is_off:
             return
@@ -84,8 +85,8 @@ class BulkFetcher:
                 self._reached = len(wanted)
                 return
             stream = _AnswerBody(answer)
-            for content in read_frames(stream.read, wanted):
-                self._reached = content.at + 1
+            for content in read_frames(stream.read, wanted, first=first):
+                self._reached = content.at + 1 - first
                 yield content
             self._reached = len(wanted)
             if not stream.is_at_its_end():

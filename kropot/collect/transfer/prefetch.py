@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kropot.securecopy.bulkread import BulkWanted
 
 PACK_BYTES: Final = 8 << 20
-"""What is published together. As much again stays behind until more comes, so that the last ones fill a pack, too."""
+"""What is published together, if as much again is here or ordered, so that the last ones fill a pack, too."""
 
 PUBLISH_OBJECTS: Final = 16_384
 PUBLISH_S: Final = 3.0
@@ -97,6 +97,8 @@ class PrefetchThreads:
         self._orders: queue.SimpleQueue[tuple[int, Sequence[BulkWanted]] | None] = queue.SimpleQueue()
         self._parts: queue.SimpleQueue[_PrefetchedPart | None] = queue.SimpleQueue()
         self._is_closed = False
+        # Bytes that were ordered, and of those the ones that are here or will not come; one thread counts each.
+        self._ordered = self._answered = 0
         self._came: dict[int, list[PrefetchedObject]] = {}
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name="prefetch", daemon=True)
@@ -108,6 +110,7 @@ class PrefetchThreads:
     def submit(self, number: int, wanted: Sequence[BulkWanted]) -> None:
         """Queue the order."""
         self.in_flight += 1
+        self._ordered += sum([one.size for one in wanted])
         self._orders.put((number, wanted))
 
     def flush(self) -> None:
@@ -151,6 +154,7 @@ class PrefetchThreads:
             number, wanted = order
             came: list[tuple[int, bytes | None, Staged]] = []
             size = 0
+            answered = self._answered + sum([one.size for one in wanted])
             try:
                 for content in self._fetcher.fetch(wanted):
                     self._space.take(len(content.data))
@@ -158,11 +162,13 @@ class PrefetchThreads:
                     came.append((content.at, content.iv, staged))
                     size += staged.size
                     if size >= _HAND_OVER:
+                        self._answered += size
                         self._parts.put(_PrefetchedPart(number, came, size))
                         came, size = [], 0
             except (UnbelievableError, StorageError):
                 # No room, or no disk. The contents that are fetched by themselves meet the same, and tell it.
                 pass
+            self._answered = answered
             self._parts.put(_PrefetchedPart(number, came, size, is_last=True))
 
     # --- the thread that publishes ---
@@ -178,7 +184,7 @@ class PrefetchThreads:
             if part is not None:
                 since = monotonic()
                 parts.append(part)
-            due = len(parts) if part is None else _due(parts)
+            due = len(parts) if part is None else _due(parts, self._ordered - self._answered)
             if due:
                 self._settle(parts[:due])
                 del parts[:due]
@@ -186,30 +192,33 @@ class PrefetchThreads:
     def _settle(self, parts: list[_PrefetchedPart]) -> None:
         """Publish what came of these parts, and answer the orders that end with them."""
         results = iter(self._store.publish([staged for part in parts for _, _, staged in part.came]))
+        make = PrefetchedObject._make
         answers: PrefetchAnswers = {}
         for part in parts:
             came = self._came.setdefault(part.number, [])
             for at, iv, _ in part.came:
                 result = next(results)
                 if isinstance(result, Published):
-                    place = result.place
+                    sha256, size, _, _, place = result
                     pack, offset = (None, 0) if place is None else (place.pack, place.offset)
-                    came.append(PrefetchedObject(at, result.sha256, result.size, iv, pack, offset))
+                    came.append(make((at, sha256, size, iv, pack, offset)))
             if part.is_last:
                 answers[part.number] = self._came.pop(part.number)
         if answers:
             self.answers.put(answers)
 
 
-def _due(parts: list[_PrefetchedPart]) -> int:
-    """Return how many of these parts are published now, the first ones."""
+def _due(parts: list[_PrefetchedPart], to_come: int) -> int:
+    """Return how many of these parts are published now, the first ones; `to_come` bytes are ordered beside them."""
     if sum(len(part.came) for part in parts) >= PUBLISH_OBJECTS:
         return len(parts)
-    is_enough = sum(part.size for part in parts) >= 2 * (PACK_BYTES + _HAND_OVER)
     due = size = 0
     for part in parts:
-        # A part without contents waits only for those before it.
-        if part.size and (not is_enough or size >= PACK_BYTES):
+        if part.size and size >= PACK_BYTES:
             break
         due, size = due + 1, size + part.size
-    return due
+    left = sum(part.size for part in parts[due:]) + to_come
+    if size >= PACK_BYTES and left >= PACK_BYTES:
+        return due
+    # A part without contents waits only for those before it.
+    return next((at for at, part in enumerate(parts) if part.size), len(parts))

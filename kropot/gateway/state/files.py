@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from kropot.gateway.state import tables
-from kropot.gateway.state.rows import PER_SECOND, FileRow, Telling, next_second
+from kropot.gateway.state.rows import PER_SECOND, FileRow, Telling, VersionPage, next_second
 from kropot.gateway.state.transactions import Transactions
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ _ROW_COLUMNS = (
     tables.file.c.origin,
     tables.file.c.seal,
     tables.file.c.restless_s,
-    tables.file.c.audience,
+    sa.func.coalesce(tables.file.c.audience, 0).label("audience"),
     tables.file.c.facts,
 )
+"""The fields of a `FileRow` in their order, without the birth."""
 
 FOR_OTHERS: Final = (0, 1)
 FOR_SEALED: Final = (0, 2)
@@ -56,7 +57,7 @@ class Files(Transactions):
         """Return the files with these keys, by key."""
         wanted = sa.select(tables.file.c.key, *_ROW_COLUMNS).where(tables.file.c.key.in_(keys))
         with self.read() as at:
-            return {row[0]: _as_file(row[1:]) for row in at.execute(wanted)}
+            return {row[0]: FileRow(*row[1:]) for row in at.execute(wanted)}
 
     def add_undated(self, files: Sequence[NewFile]) -> None:
         """Record the versions of a first scan, without a date."""
@@ -185,26 +186,36 @@ class Files(Transactions):
     # --- for requests -------------------------------------------------------------------------------------------------
 
     def page(
-        self, since: int | None, limit: int, audiences: Sequence[int] = FOR_OTHERS
-    ) -> tuple[list[FileRow], int, int]:
-        """Return the next files after second `since`, the count from `since` on, and the last closed second.
+        self, since: int | None, limit: int, audiences: Sequence[int] = FOR_OTHERS, token: int | None = None
+    ) -> VersionPage:
+        """Return the next files after second `since`, with what is kept behind the ids of a token.
 
-        Only those that are for one of these `audiences` are counted and returned.
-
-        The page holds `limit` files, plus all other files of its last second.
+        Only those that are for one of these `audiences` are counted and returned. The page holds `limit` files, plus
+        all other files of its last second.
         """
         floor = -1 if since is None else since
+        tellings: dict[bytes, Telling] = {}
         with self.read() as at:
             closed = at.scalar(sa.select(tables.source.c.last_date)) or 0
-            rows = _versions(at, floor, closed, limit, audiences)
+            wanted = _versions(floor, closed, limit, audiences)
+            if token is None:
+                files = [FileRow(*row) for row in at.execute(wanted).all()]
+            else:
+                files = []
+                for row in at.execute(_with_tellings(wanted, token)).all():
+                    if not files or files[-1].id != row[0]:
+                        files.append(FileRow._make(row[:-2]))
+                    if row[-2] is not None:
+                        tellings[row[-2]] = Telling(row[0], row[-3], row[-1])
             remaining = self._count_from(at, floor, audiences)
-        return rows, remaining, closed
+        return VersionPage(_whole_seconds(files, limit), remaining, closed, tellings)
 
     def versions_after(self, since: int, limit: int, audiences: Sequence[int]) -> list[FileRow]:
-        """Return what `page` does, without counting."""
+        """Return the files of `page`."""
         with self.read() as at:
             closed = at.scalar(sa.select(tables.source.c.last_date)) or 0
-            return _versions(at, since, closed, limit, audiences)
+            rows = at.execute(_versions(since, closed, limit, audiences)).all()
+        return _whole_seconds([FileRow(*row) for row in rows], limit)
 
     def give_ids(self, token: int, marks: Sequence[tuple[bytes, int]]) -> None:
         """Store which files the ids of this token stand for. `marks` holds pairs (mark, file id)."""
@@ -232,7 +243,7 @@ class Files(Transactions):
         )
         with self.read() as at:
             row = at.execute(wanted).one_or_none()
-        return None if row is None else _as_file(row[:-1], birth=row[-1])
+        return None if row is None else FileRow(*row)
 
     def find_all(self, token: int, marks: Sequence[bytes]) -> list[tuple[bytes, FileRow]]:
         """Return the files behind ids of this token, each as (mark, row), in no order. Ids that are unknown are not."""
@@ -243,7 +254,7 @@ class Files(Transactions):
             for start in range(0, len(marks), _ASKED_AT_ONCE):
                 among = tables.element.c.mark.in_(marks[start : start + _ASKED_AT_ONCE])
                 rows = at.execute(columns.where(tables.element.c.token == token, among)).all()
-                found += [(row[-1], _as_file(row[:-2], birth=row[-2])) for row in rows]
+                found += [(row[-1], FileRow._make(row[:-1])) for row in rows]
         return found
 
     def births(self, token: int, marks: Sequence[bytes]) -> dict[bytes, bytes | None]:
@@ -320,7 +331,7 @@ class Files(Transactions):
         """Return a file by its row id, or None."""
         with self.read() as at:
             row = at.execute(sa.select(*_ROW_COLUMNS).where(tables.file.c.id == file_id)).one_or_none()
-        return None if row is None else _as_file(row)
+        return None if row is None else FileRow(*row)
 
     # --- helpers ------------------------------------------------------------------------------------------------------
 
@@ -395,32 +406,30 @@ class Files(Transactions):
         return total + int(at.scalar(sa.select(sa.func.count()).select_from(tables.file).where(rest)) or 0)
 
 
-def _versions(at: sa.Connection, floor: int, closed: int, limit: int, audiences: Sequence[int]) -> list[FileRow]:
-    """Return the next `limit` files after second `floor`, and all others of their last second."""
+def _versions(floor: int, closed: int, limit: int, audiences: Sequence[int]) -> sa.Select[Any]:
+    """Return a query for the next `limit` files after second `floor`, and up to 256 behind them."""
     wanted = sa.select(*_ROW_COLUMNS).order_by(tables.file.c.date, tables.file.c.id).limit(limit + PER_SECOND)
-    dated = (tables.file.c.date > floor) & (tables.file.c.date <= closed) & _AUDIENCE.in_(audiences)
-    rows = [_as_file(row) for row in at.execute(wanted.where(dated)).all()]
-    if len(rows) > limit:
-        end = rows[limit - 1].date or 0
-        rows = [row for row in rows if (row.date or 0) <= end]
-    return rows
+    dated = (tables.file.c.date > floor) & (tables.file.c.date <= closed)
+    return wanted.where(dated & _AUDIENCE.in_(audiences))
 
 
-def _as_file(row: Any, birth: bytes | None = None) -> FileRow:
-    file_id, path, identity, mode, nonce, sha256, date, is_due, origin, seal, restless_s, audience, facts = row
-    return FileRow(
-        id=file_id,
-        path=path,
-        identity=identity,
-        mode=mode,
-        nonce=nonce,
-        sha256=sha256,
-        date=date,
-        is_due=is_due,
-        origin=origin,
-        seal=seal,
-        restless_s=restless_s,
-        birth=birth,
-        audience=audience or 0,
-        facts=facts,
+def _with_tellings(versions: sa.Select[Any], token: int) -> sa.Select[Any]:
+    """Return a query for these files, each with birth, mark and listed form behind a token's id of it, if it has one.
+
+    A file with two ids comes twice.
+    """
+    inner = versions.subquery()
+    told = (tables.element.c.file == inner.c.id) & (tables.element.c.token == token)
+    return (
+        sa.select(*inner.c, tables.element.c.birth, tables.element.c.mark, tables.element.c.listed)
+        .select_from(inner.outerjoin(tables.element, told))
+        .order_by(inner.c.date, inner.c.id)
     )
+
+
+def _whole_seconds(files: list[FileRow], limit: int) -> list[FileRow]:
+    """Return `limit` files, and all others of the last second among them."""
+    if len(files) <= limit:
+        return files
+    end = files[limit - 1].date or 0
+    return [file for file in files if (file.date or 0) <= end]

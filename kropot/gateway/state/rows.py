@@ -22,9 +22,7 @@ class TokenExistsError(KropotError):
     http_status = 400
 
 
-@fast_init
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileRow:
+class FileRow(NamedTuple):
     """One file of the catalogue.
 
     `identity` is `sources.Seen.identity`. `nonce` (16 bytes) belongs to exactly this content. `date` is the second,
@@ -47,28 +45,9 @@ class FileRow:
     origin: bytes | None = None
     seal: bytes | None = None
     restless_s: int | None = None
-    birth: bytes | None = None
     audience: int = 0
     facts: bytes | None = None
-
-    def with_birth(self, birth: bytes) -> FileRow:
-        """Return the same row with another birth."""
-        return FileRow(
-            id=self.id,
-            path=self.path,
-            identity=self.identity,
-            mode=self.mode,
-            nonce=self.nonce,
-            sha256=self.sha256,
-            date=self.date,
-            is_due=self.is_due,
-            origin=self.origin,
-            seal=self.seal,
-            restless_s=self.restless_s,
-            birth=birth,
-            audience=self.audience,
-            facts=self.facts,
-        )
+    birth: bytes | None = None
 
 
 class Telling(NamedTuple):
@@ -80,6 +59,18 @@ class Telling(NamedTuple):
     file: int
     birth: bytes | None = None
     listed: bytes | None = None
+
+
+class VersionPage(NamedTuple):
+    """Files in the order of their dates, and what is kept behind a token's ids of them, by mark.
+
+    `remaining` counts the versions from the first second that was asked for, and `closed` is the last closed second.
+    """
+
+    files: list[FileRow]
+    remaining: int
+    closed: int
+    tellings: dict[bytes, Telling]
 
 
 @fast_init

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from itertools import accumulate, starmap
 from operator import ge, itemgetter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -52,12 +53,9 @@ class Footer(NamedTuple):
 
 def lay_out(objects: Sequence[tuple[bytes, int]]) -> list[PackEntry]:
     """Return where objects, given by SHA-256 and length in bytes, lie in a pack, in the order given."""
-    entries = []
-    offset = 0
-    for sha256, length in objects:
-        entries.append(PackEntry(sha256, offset, length))
-        offset += length
-    return entries
+    lengths = [length for _, length in objects]
+    offsets = accumulate(lengths, initial=0)
+    return list(map(PackEntry._make, zip([sha256 for sha256, _ in objects], offsets, lengths, strict=False)))
 
 
 def index_of(entries: Sequence[PackEntry]) -> bytes:
@@ -65,10 +63,10 @@ def index_of(entries: Sequence[PackEntry]) -> bytes:
 
     Raises: ValueError if there are none, too many or too large ones, or one of them twice.
     """
-    size = sum(entry.length for entry in entries)
+    size = sum([length for _, _, length in entries])
     if not 0 < len(entries) <= MOST_OBJECTS or size > MOST_BYTES or len({entry[0] for entry in entries}) < len(entries):
         raise ValueError(f"{len(entries)} objects of {size} bytes do not make a pack")
-    return b"".join([ENTRY.pack(*entry) for entry in sorted(entries)])
+    return b"".join(starmap(ENTRY.pack, sorted(entries)))
 
 
 def name_of(index: bytes) -> bytes:

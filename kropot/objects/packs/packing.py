@@ -12,18 +12,11 @@ from kropot.objects.store import Published, PublishError
 from ledger.places import Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from kropot.objects.packs.packed import PackedObjects
     from kropot.objects.packs.writer import PackWriter
     from kropot.objects.store import Staged
-
-
-@dataclass(frozen=True, slots=True)
-class WholeBytes:
-    """What `Staged.pending` is for an object that `stage_whole` took: its bytes, of which nothing is written yet."""
-
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +42,8 @@ class PackRule:
 class Packing:
     """Packs what of a batch is to be packed.
 
-    `read` gives the bytes of a staged object, `has_file` says whether an object has a file of its own already, and
-    `set_aside` puts a damaged one into quarantine.
+    `read` gives the bytes of an object that was staged into a file, `with_files` tells which objects have a file of
+    their own already, and `set_aside` puts a damaged one into quarantine.
     """
 
     def __init__(
@@ -60,7 +53,7 @@ class Packing:
         writer: PackWriter,
         *,
         read: Callable[[Staged], bytes],
-        has_file: Callable[[bytes], bool],
+        with_files: Callable[[Collection[bytes]], Collection[bytes]],
         set_aside: Callable[[bytes], str],
     ) -> None:
         """Touch nothing yet."""
@@ -68,7 +61,7 @@ class Packing:
         self._packed = packed
         self._writer = writer
         self._read = read
-        self._has_file = has_file
+        self._with_files = with_files
         self._set_aside = set_aside
 
     def publish(self, batch: Sequence[Staged]) -> dict[int, Published | PublishError]:
@@ -82,19 +75,17 @@ class Packing:
         outcomes, set_aside = self._known(small)
         fresh: dict[bytes, int] = {}
         again: list[tuple[int, bytes]] = []
-        size = 0
         for at, staged in small.items():
-            if at in outcomes:
-                continue
-            if staged.sha256 in fresh:
+            if at not in outcomes and fresh.setdefault(staged.sha256, at) != at:
                 again.append((at, staged.sha256))
-            elif not self._has_file(staged.sha256):
-                fresh[staged.sha256] = at
-                size += staged.size
-        if not self._rule.is_worth(len(fresh), size):
+        for sha256 in self._with_files(fresh.keys()):
+            del fresh[sha256]
+        if not self._rule.is_worth(len(fresh), sum(small[at].size for at in fresh.values())):
             return outcomes
         outcomes |= self._write(batch, fresh, set_aside)
         for at, sha256 in again:
+            if sha256 not in fresh:
+                continue
             first = outcomes[fresh[sha256]]
             outcomes[at] = (
                 Published(sha256=sha256, size=first.size, existed=True, place=first.place)
@@ -128,13 +119,14 @@ class Packing:
         outcomes: dict[int, Published | PublishError] = {}
         whole: list[tuple[bytes, bytes]] = []
         for sha256, at in fresh.items():
+            waiting = batch[at].pending
             try:
-                whole.append((sha256, self._read(batch[at])))
+                whole.append((sha256, waiting if type(waiting) is bytes else self._read(batch[at])))
             except StorageError as error:
                 outcomes[at] = PublishError(sha256=sha256, size=batch[at].size, error=error)
         for (sha256, data), result in zip(whole, self._writer.write(whole), strict=True):
             outcomes[fresh[sha256]] = (
-                Published(sha256=sha256, size=len(data), set_aside=set_aside.get(sha256), place=result)
+                Published(sha256, len(data), existed=False, set_aside=set_aside.get(sha256), place=result)
                 if isinstance(result, Placement)
                 else PublishError(sha256=sha256, size=len(data), error=result)
             )

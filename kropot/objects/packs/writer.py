@@ -64,14 +64,14 @@ class PackWriter:
         name = name_of(index)
         temporary = self._path()
         try:
-            self._fill(temporary, [*(data for _, data in objects), index, footer_of(index)])
+            self._fill(temporary, [*[data for _, data in objects], index, footer_of(index)])
             self._name(temporary, self._layout.pack(name))
         except OSError as error:
             # What cannot be removed now is removed as a leftover at the next start.
             with contextlib.suppress(OSError):
                 self._files.unlink(temporary)
             raise storage_error(error, f"writing the pack {temporary}") from error
-        return [Placement(sha256=sha256, pack=name, offset=offset, length=length) for sha256, offset, length in entries]
+        return [Placement(sha256, name, offset, length) for sha256, offset, length in entries]
 
     def _fill(self, path: str, pieces: list[bytes]) -> None:
         """Write a file, and have it durable. Raises: OSError."""
@@ -108,8 +108,12 @@ class PackWriter:
 
 def grouped(objects: Sequence[WholeObject]) -> Iterator[Sequence[WholeObject]]:
     """Cut objects into as few packs as can hold them, of about the same size, in their order."""
-    size = sum(len(data) for _, data in objects)
+    size = sum([len(data) for _, data in objects])
     packs = max(-(-size // MOST_BYTES), -(-len(objects) // MOST_OBJECTS), 1)
+    if packs == 1:
+        if objects:
+            yield objects
+        return
     fair, begin, within = -(-size // packs), 0, 0
     for at, (_, data) in enumerate(objects):
         is_full = within + len(data) > MOST_BYTES or at - begin == MOST_OBJECTS

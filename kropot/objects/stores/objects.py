@@ -150,7 +150,7 @@ class RemoteObjects:
             RemotePackWriter(files),
             read=lambda staged: _waiting(staged).whole(),
             # A request an object would undo what packs save; an object that is there twice harms nobody.
-            has_file=lambda _: False,
+            with_files=lambda _: (),
             set_aside=self.set_aside,
         )
 

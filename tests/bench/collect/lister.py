@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import strptime
 from urllib.parse import parse_qs, urlsplit
 
-from kropot.securecopy.wire import encode_page
+from kropot.securecopy.wire import encode_entry, encode_page
 from tests.bench.collect.dataset import SETS
 
 DEFAULT_LIMIT = 256
@@ -29,7 +29,7 @@ def serve(name: str, port: int) -> None:
             first = bisect_right(dates, timegm(strptime(since, "%Y-%m-%d %H:%M:%S"))) if since else 0
             page = entries[first : first + int(query.get("limit", [DEFAULT_LIMIT])[0])]
             url = "/secure-copy/file/%file_id%/submitdata?_token=%token%"
-            body = encode_page(page, remaining=len(entries) - first, metadata_url=url, fetch_url=url)
+            body = encode_page(map(encode_entry, page), remaining=len(entries) - first, metadata_url=url, fetch_url=url)
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; charset=UTF-8")
             self.send_header("Content-Length", str(len(body)))

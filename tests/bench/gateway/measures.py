@@ -21,7 +21,7 @@ from kropot.gateway.catalogue import Catalogue
 from kropot.gateway.entries import Sealings
 from kropot.gateway.keptforms import KeptForms
 from kropot.gateway.keys import MasterKey
-from kropot.gateway.listing import build_page
+from kropot.gateway.listing import PageWanted, build_page
 from kropot.gateway.server import GatewayServer
 from kropot.gateway.sources import FolderSource, NearbyFiles, ScannedFile, Seen, seen
 from kropot.gateway.state import open_state
@@ -105,13 +105,11 @@ def scanned(files: int, place: str) -> dict[str, Any]:
         ("sc2 again", vaulted),
     ):
         pages[name] = timed(
-            lambda token=token: build_page(  # type: ignore[misc]
-                state, tellings, token, since=None, limit=256, base_url=""
-            )
+            lambda token=token: build_page(state, tellings, token, PageWanted(None, 256, ""))  # type: ignore[misc]
         )
     middle = state.source().last_date or 0
     pages["made key, in the middle"] = timed(
-        lambda: build_page(state, tellings, made, since=middle - files // 512, limit=256, base_url="")
+        lambda: build_page(state, tellings, made, PageWanted(middle - files // 512, 256, ""))
     )
     return {
         "files": files,
