@@ -114,6 +114,7 @@ class ForkedProgram:
         timer.start()
         code = int(answers.readline())
         timer.cancel()
+        timer.join()
         if late.is_set():
             raise subprocess.TimeoutExpired(argv, timeout, out.read_bytes(), err.read_bytes())
         return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
