@@ -50,6 +50,8 @@ class WatchedFiles:
         self._open: set[int] = set()
         self.steps: list[tuple[str, tuple[object, ...]]] = []
         self.dead = False
+        self.killed: set[threading.Thread] = set()
+        """The threads that met the kill."""
 
     def bury(self) -> None:
         """Close what the dead process had open."""
@@ -62,6 +64,7 @@ class WatchedFiles:
     def _step(self, name: str, args: tuple[object, ...], act: Callable[[], T]) -> T:
         with self._lock:
             if self.dead:
+                self.killed.add(threading.current_thread())
                 raise Killed
             self.steps.append((name, args))
             try:
@@ -69,6 +72,7 @@ class WatchedFiles:
                     self._before(len(self.steps) - 1, name)
             except Killed:
                 self.dead = True
+                self.killed.add(threading.current_thread())
                 raise
             return act()
 
@@ -117,7 +121,11 @@ class WatchedFiles:
             self._open.discard(fd)
             self._inner.close(fd)
 
-        self._step("close", (fd,), act)
+        try:
+            self._step("close", (fd,), act)
+        except Killed:
+            act()  # the kernel closes what a dead process had open
+            raise
 
 
 def killed_at(step: int) -> Callable[[int, str], None]:
