@@ -36,12 +36,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 LATE = (
     "alembic.command",
+    "greenlet",
     "multiprocessing.connection",
+    "platformdirs.unix",
     "psycopg",
     "pymysql",
     "sqlalchemy.dialects.mysql.pymysql",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite.pysqlite",
+    "structlog.stdlib",
     "uvloop",
 )
 """What the program imports only when it runs, beside its own modules."""
