@@ -137,7 +137,10 @@ def _no_connection_left() -> Iterator[None]:
 
 @pytest.fixture
 def forking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the program fork in this process, where other tests may have left threads that wait for nothing."""
+    """Let the program fork in this process, where servers of a whole session and Apprise's pool have threads.
+
+    A fork does without them. Those of a test end with it.
+    """
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
 
