@@ -48,6 +48,7 @@ class WatchedFiles:
         self._before = before
         self._lock = threading.RLock()
         self._open: set[int] = set()
+        self._buried: set[int] = set()
         self.steps: list[tuple[str, tuple[object, ...]]] = []
         self.dead = False
         self.killed: set[threading.Thread] = set()
@@ -59,7 +60,7 @@ class WatchedFiles:
             for fd in self._open:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-            self._open.clear()
+            self._buried, self._open = self._open, set()
 
     def _step(self, name: str, args: tuple[object, ...], act: Callable[[], T]) -> T:
         with self._lock:
@@ -124,7 +125,10 @@ class WatchedFiles:
         try:
             self._step("close", (fd,), act)
         except Killed:
-            act()  # the kernel closes what a dead process had open
+            # The kernel closes what a dead process had open, once: the number may be another file's by now.
+            with self._lock:
+                if fd not in self._buried:
+                    act()
             raise
 
 
