@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev ## every check: style, types, imports, tests
 	$(BIN)/ruff format --check
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 types tests
 
-# Beside each other: the tests wait half of their time.
+# Beside each other: many tests wait, and leave a processor free.
 .PHONY: types tests
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy

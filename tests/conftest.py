@@ -82,7 +82,7 @@ LONGEST = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int | None:
-    """Have a worker or two more than processors: half of a test is waiting, for a process, a server or a clock.
+    """Have two workers more than processors: many tests wait, for a process, a server or a clock.
 
     PYTEST_XDIST_AUTO_NUM_WORKERS says another number.
     """
