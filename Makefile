@@ -17,7 +17,18 @@ help: ## say what there is to make
 run: $(VENV)/.installed ## show the whole round on a sample folder, or on SOURCE=/some/folder; FOLDER=/new/one is made for it
 	@$(BIN)/kropotcli demo $(if $(SOURCE),--source "$$SOURCE") $(if $(FOLDER),--folder "$$FOLDER")
 
-test: lint ## every check: style, types, imports, tests
+test: $(VENV)/.installed-dev ## every check: style, types, imports, tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 types tests
+
+# Beside each other: many tests wait, and leave a processor free.
+.PHONY: types tests
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+tests: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 lint: $(VENV)/.installed-dev ## style, types and the direction of imports

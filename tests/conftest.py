@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import hypothesis
 import pytest
 import structlog
+from _pytest.nodeid import coerce_node_id
 
 import kropot.cli.demo
 from kropot import processes
@@ -65,6 +66,7 @@ sys.addaudithook(_refuse_outside)
 
 
 LONGEST = (
+    "tests/faults/test_crash_points.py",
     "tests/faults/test_many_collectors.py",
     "tests/faults/test_restarted_database.py",
     "tests/cli/test_secrets.py",
@@ -78,8 +80,26 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Have two workers more than processors: many tests wait, for a process, a server or a clock.
+
+    PYTEST_XDIST_AUTO_NUM_WORKERS says another number.
+    """
+    if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS"):
+        return None
+    return len(os.sched_getaffinity(0)) + 2
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that take longest, so that all workers end at about the same time."""
+    """Keep groups together, and begin with the tests that take longest, so that all workers end at about the same time.
+
+    pytest-xdist 3.8 writes a test's group into `_nodeid`, where pytest 9.2 does not look any more: without this line
+    every worker would start every group's servers.
+    """
+    for item in items:
+        item._id = coerce_node_id(getattr(item, "_nodeid", item.id))
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
@@ -117,7 +137,10 @@ def _no_connection_left() -> Iterator[None]:
 
 @pytest.fixture
 def forking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the program fork in this process, where other tests may have left threads that wait for nothing."""
+    """Let the program fork in this process, where servers of a whole session and Apprise's pool have threads.
+
+    A fork does without them. Those of a test end with it.
+    """
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
 

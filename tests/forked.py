@@ -36,12 +36,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 LATE = (
     "alembic.command",
+    "greenlet",
     "multiprocessing.connection",
+    "platformdirs.unix",
     "psycopg",
     "pymysql",
     "sqlalchemy.dialects.mysql.pymysql",
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.dialects.sqlite.pysqlite",
+    "structlog.stdlib",
     "uvloop",
 )
 """What the program imports only when it runs, beside its own modules."""
@@ -114,6 +117,7 @@ class ForkedProgram:
         timer.start()
         code = int(answers.readline())
         timer.cancel()
+        timer.join()
         if late.is_set():
             raise subprocess.TimeoutExpired(argv, timeout, out.read_bytes(), err.read_bytes())
         return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())

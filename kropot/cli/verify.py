@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,15 +102,16 @@ def command(settings: Settings, **options: Any) -> Exit:
         raise UsageError("--repair must record its repairs in the ledger: leave out --no-record")
     with _stop_on_signals() as caught, open_ledger(settings, read_only=options["no_record"]) as ledger:
         scope = _scope(settings, ledger, options)
-        with _progress(settings, ledger, scope) as progress:
-            world = World(stopped=lambda: bool(caught), progress=progress.reached)
-            run = Verification(ledger, storage_of(settings).objects(places=ledger.places), scope, world)
-            for finding in run.findings():
-                show(finding, as_json=settings.json)
-        if scope.repair and run.is_fetch_due:
-            fetched = RefetchDone(why="it was not fetched, because this run was stopped")
-            for finding in run.repaired(fetched if caught else _fetch(settings, ledger)):
-                show(finding, as_json=settings.json)
+        with closing(storage_of(settings).objects(places=ledger.places)) as objects:
+            with _progress(settings, ledger, scope) as progress:
+                world = World(stopped=lambda: bool(caught), progress=progress.reached)
+                run = Verification(ledger, objects, scope, world)
+                for finding in run.findings():
+                    show(finding, as_json=settings.json)
+            if scope.repair and run.is_fetch_due:
+                fetched = RefetchDone(why="it was not fetched, because this run was stopped")
+                for finding in run.repaired(fetched if caught else _fetch(settings, ledger)):
+                    show(finding, as_json=settings.json)
     if not (settings.quiet and run.summary.sound):
         show_summary(run.summary, as_json=settings.json)
     _note(run.summary)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
@@ -89,6 +90,7 @@ class Notifier:
                 way.thread.join(max(deadline - monotonic(), 0))
                 if way.thread.is_alive():
                     self._fail(way, "it hangs, and is left alone")
+                    self._end_soon(way)
                 else:
                     way.thread = None
 
@@ -111,6 +113,13 @@ class Notifier:
                     continue
             else:
                 return
+
+    def _end_soon(self, way: _Way) -> None:
+        """Have its thread end with the call that it is in: what waits behind that is dropped."""
+        with suppress(queue.Empty):
+            while True:
+                way.waiting.get_nowait()
+        self._offer(way, None)
 
     def _work(self, way: _Way) -> None:
         while (call := way.waiting.get()) is not None:

@@ -345,7 +345,8 @@ class DirectoryObjects:
             raise storage_error(error, f"asking for the free space of {root}") from error
 
     def close(self) -> None:
-        """End the threads, close the descriptor, give the lock back."""
+        """End the threads, close the descriptors, give the lock back."""
+        self._folder.forget()
         durability, self._durability = self._durability, None
         try:
             if durability is not None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -136,7 +137,6 @@ def storage_alarms(facts: StorageFacts, limits: StorageLimits, *, listed_us: int
 
 def _probe(ledger: Ledger, storage: Storage) -> tuple[int, int]:
     """Return how many sound objects were looked for, and how many of them are not there. Raises: StorageError."""
-    objects = storage.objects(places=ledger.places)
     sizes: dict[bytes, int] = {}
     for first in range(0, 256, 256 // PROBES):
         # A few, because some may be released or lost.
@@ -144,7 +144,8 @@ def _probe(ledger: Ledger, storage: Storage) -> tuple[int, int]:
             if row.state == SOUND:
                 sizes[row.sha256] = row.size
                 break
-    missing = sum(objects.size(sha256) != size for sha256, size in sizes.items())
+    with closing(storage.objects(places=ledger.places)) as objects:
+        missing = sum(objects.size(sha256) != size for sha256, size in sizes.items())
     return len(sizes), missing
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import RunCli
 
+pytestmark = pytest.mark.xdist_group("database roles")
+
 SERVERS = ("postgresql", "mariadb")
 FAR = 1 << 62
 BYTES = {"postgresql": "decode('{}', 'hex')", "mariadb": "unhex('{}')", "sqlite": "x'{}'"}

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from tests.conftest import RunCli
 
+pytestmark = pytest.mark.xdist_group("words of proofs")
+
 KEY = SigningKey(name="signer", seed=bytes(range(32)))
 TOKEN = "a-token-that-nobody-else-may-see"
 SAYS_MORE = (

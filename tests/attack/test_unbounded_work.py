@@ -194,6 +194,19 @@ def test_what_is_being_recorded_when_a_list_turns_out_too_long_is_recorded_first
     assert_held(listing, "too_many")
 
 
+def test_what_is_only_looked_up_when_a_list_turns_out_too_long_is_not_recorded() -> None:
+    listing = Listing(most_entries=4)
+    listing.page(a_page(0, 2))
+    assert listing.of(LookUp)
+    listing.page(a_page(2, 2))
+    listing.page(a_page(4, 2))
+    held = listing.actions
+    listing.look_up()
+    assert listing.actions == []
+    listing.actions = held
+    assert_held(listing, "too_many")
+
+
 def test_lines_that_cannot_be_read_count_as_entries() -> None:
     bad = parse_page(200, "text/plain", HEADER + b'{"date":1}\n{"date":2}\n')
     listing = Listing(most_entries=3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -63,17 +65,23 @@ def test_the_five_minutes_work_as_they_are_typed(kropotcli: Path, tmp_path: Path
     (tmp_path / "files" / "letter.txt").write_text("Dear reader,\n")
     work = tmp_path / "work"
     work.mkdir()
-    done = subprocess.run(
-        ["bash", "-c", f"export PATH={shlex.quote(str(kropotcli.parent))}:$PATH\n{script(lines, tmp_path, free_port)}"],
+    path = f"export PATH={shlex.quote(str(kropotcli.parent))}:$PATH"
+    with subprocess.Popen(
+        ["bash", "-c", f"{path}\n{script(lines, tmp_path, free_port)}"],
         cwd=work,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "healthy" in done.stdout
-    assert "everything is sound" in done.stdout
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with its gateway
+            raise
+    assert process.returncode == 0, out + err
+    assert "healthy" in out
+    assert "everything is sound" in out
     assert (work / "restored" / "letter.txt").read_text() == "Dear reader,\n"
     assert list((tmp_path / "stick").iterdir())
 

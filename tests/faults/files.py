@@ -48,8 +48,11 @@ class WatchedFiles:
         self._before = before
         self._lock = threading.RLock()
         self._open: set[int] = set()
+        self._buried: set[int] = set()
         self.steps: list[tuple[str, tuple[object, ...]]] = []
         self.dead = False
+        self.killed: set[threading.Thread] = set()
+        """The threads that met the kill."""
 
     def bury(self) -> None:
         """Close what the dead process had open."""
@@ -57,11 +60,12 @@ class WatchedFiles:
             for fd in self._open:
                 with contextlib.suppress(OSError):
                     os.close(fd)
-            self._open.clear()
+            self._buried, self._open = self._open, set()
 
     def _step(self, name: str, args: tuple[object, ...], act: Callable[[], T]) -> T:
         with self._lock:
             if self.dead:
+                self.killed.add(threading.current_thread())
                 raise Killed
             self.steps.append((name, args))
             try:
@@ -69,6 +73,7 @@ class WatchedFiles:
                     self._before(len(self.steps) - 1, name)
             except Killed:
                 self.dead = True
+                self.killed.add(threading.current_thread())
                 raise
             return act()
 
@@ -117,7 +122,14 @@ class WatchedFiles:
             self._open.discard(fd)
             self._inner.close(fd)
 
-        self._step("close", (fd,), act)
+        try:
+            self._step("close", (fd,), act)
+        except Killed:
+            # The kernel closes what a dead process had open, once: the number may be another file's by now.
+            with self._lock:
+                if fd not in self._buried:
+                    act()
+            raise
 
 
 def killed_at(step: int) -> Callable[[int, str], None]:

@@ -85,7 +85,9 @@ def test_a_failed_sync_of_the_ledger_takes_nothing_with_it_that_was_acknowledged
     """A lease before it, which waits for no disk, once left a hole in SQLite's log, and what followed was lost."""
     points = [p for p in laboratory.points() if p.scenario == "collect changes" and p.how == How.SYNC]
     ledgers = [point for point in points if laboratory.operation(point) == "fdatasync"]
-    failed = [told(outcome) for outcome in laboratory.run(ledgers) if outcome.faults]
+    assert ledgers
+    chosen = random.Random(SEED).sample(ledgers, min(6, len(ledgers)))
+    failed = [told(outcome) for outcome in laboratory.run(chosen) if outcome.faults]
     assert not failed, "\n".join(failed)
 
 

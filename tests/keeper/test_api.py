@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.xdist_group("keeper's interface")
+
 SIGNER = SigningKey.generate("keeper", lambda size: drawn("signer", size))
 
 

@@ -171,6 +171,7 @@ def test_runs_that_are_cut_short_read_every_container_once(tmp_path: Path) -> No
         assert [each for each in verification.findings() if each.severity == "error"] == []
         read.append(verification.summary.covered["copies"]["objects"])
         never = [part for part in due(ledger.audit()) if part.at_us is None]
+        objects.close()
         store.close()
         if not never:
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,13 +50,19 @@ def put(root: Path, contents: Iterable[bytes], rule: PackRule, files: FileSystem
 
 def contents_in(root: Path, places: PlaceStore | None) -> dict[bytes, bytes]:
     """Return everything that a walk finds, as it is opened."""
-    store = DirectoryObjects(root, "reader", places=places)
     found = {}
-    for sha256, size in store.walk():
-        with store.open(sha256) as file:
-            found[sha256] = file.read()
-        assert store.size(sha256) == size == len(found[sha256])
+    with closing(DirectoryObjects(root, "reader", places=places)) as store:
+        for sha256, size in store.walk():
+            with store.open(sha256) as file:
+                found[sha256] = file.read()
+            assert store.size(sha256) == size == len(found[sha256])
     return found
+
+
+def read(root: Path, places: PlaceStore | None, content: bytes) -> bytes:
+    """Return what a new store reads as the object of this content."""
+    with closing(DirectoryObjects(root, "reader", places=places)) as store, store.open(sha(content)) as file:
+        return file.read()
 
 
 EVERYTHING = {sha(content): content for content in CONTENTS}
@@ -74,7 +81,7 @@ def test_packed_and_loose_objects_are_one_store(tmp_path: Path, places: PlaceSto
     assert put(tmp_path, CONTENTS[3:], FILES) == []
     assert contents_in(tmp_path, places) == EVERYTHING
     with pytest.raises(ObjectMissingError):
-        DirectoryObjects(tmp_path, "reader", places=places).open(sha(b"none"))
+        read(tmp_path, places, b"none")
 
 
 def wrong(placed: list[Placement]) -> list[Placement]:
@@ -90,11 +97,11 @@ def wrong(placed: list[Placement]) -> list[Placement]:
 def test_placements_that_lie_hide_nothing(tmp_path: Path) -> None:
     places = MemoryStore().places
     places.add(wrong(put(tmp_path, CONTENTS, PACKS)))
-    store = DirectoryObjects(tmp_path, "reader", places=places)
-    for content in CONTENTS:
-        with store.open(sha(content)) as file:
-            assert file.read() == content
-        assert store.size(sha(content)) == len(content)
+    with closing(DirectoryObjects(tmp_path, "reader", places=places)) as store:
+        for content in CONTENTS:
+            with store.open(sha(content)) as file:
+                assert file.read() == content
+            assert store.size(sha(content)) == len(content)
 
 
 def test_placements_that_are_lost_or_name_too_much_hide_nothing(tmp_path: Path) -> None:
@@ -126,8 +133,7 @@ def test_damaged_object_is_read_from_another_pack_that_has_it(tmp_path: Path) ->
     data[first[2].offset] ^= 1
     path.write_bytes(data)
     for known in (places, None):
-        with DirectoryObjects(tmp_path, "reader", places=known).open(sha(CONTENTS[2])) as file:
-            assert file.read() == CONTENTS[2]
+        assert read(tmp_path, known, CONTENTS[2]) == CONTENTS[2]
 
 
 def test_set_aside_object_of_a_pack_is_gone_until_the_packs_are_indexed_again(tmp_path: Path) -> None:
@@ -151,6 +157,7 @@ def test_set_aside_object_of_a_pack_is_gone_until_the_packs_are_indexed_again(tm
     places.add(put(tmp_path, [CONTENTS[2], b"another"], PACKS))
     with store.open(sha(CONTENTS[2])) as file:
         assert file.read() == CONTENTS[2]
+    store.close()
     reindex(PackFolder(Layout(str(tmp_path))), places)
     assert contents_in(tmp_path, places) == EVERYTHING | {sha(b"another"): b"another"}
 
@@ -207,8 +214,11 @@ def gathered(root: Path, places: PlaceStore, files: FileSystem | None = None) ->
     try:
         store.clean_own_leftovers(lambda _: False)
         store.gatherer(places).run()
-    finally:
+    except Killed:
+        store._folder.forget()  # with the process, as its lock and what it had open
         store._lock.release()
+        raise
+    store.close()
 
 
 def loose(root: Path) -> list[str]:

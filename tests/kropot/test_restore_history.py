@@ -427,7 +427,11 @@ def test_any_json_is_what_a_kit_saw_or_is_told(value: object) -> None:
         place = Path(folder) / "kit.json.seen"
         place.write_text(json.dumps(value))
         file = SeenFile(Path(folder) / "kit.json")
-        assert file.trouble is not None or file.others >= 0
+        if file.trouble is None:
+            assert isinstance(value, dict)
+            assert (value["format"], file.others) == ("kropotcli-seen-v1", len(value["ledgers"]))
+        else:
+            assert file.trouble.startswith(f"{place} is damaged")
         assert place.read_text() == json.dumps(value)
 
 

@@ -176,6 +176,10 @@ def test_a_call_that_hangs_holds_nobody_up_for_longer_than_its_time(way: str) ->
         assert time.monotonic() - began < 0.9
         notifier.close()
         assert time.monotonic() - began < 4
+        thread = notifier._ways[way].thread
+        assert thread is not None
+        thread.join(10)
+        assert not thread.is_alive(), "it went on with what waited"
     assert 1 <= len(warned) <= 2
 
 

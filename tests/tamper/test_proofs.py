@@ -17,6 +17,8 @@ from tests.tamper.world import KEY, OTHER_KEY, Places, World, build, proof_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.xdist_group("tampered proofs")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Places, dict[str, Any]]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ledger.audit.fast.ranges import EventRange, RangeAudit, ReadRange
     from ledger.stores import LedgerStore
 
+pytestmark = pytest.mark.xdist_group("tampering")
+
 CATALOGUE = catalogue()
 
 

@@ -81,6 +81,11 @@ class PackFolder:
         """Return whether there is a pack of this name now, whatever is open."""
         return os.path.lexists(self.layout.pack(name))
 
+    def forget(self) -> None:
+        """Hold no pack open any more; one that somebody reads closes when its reader is done."""
+        with self._lock:
+            self._open.clear()
+
     def settle(self, names: Sequence[bytes]) -> None:
         """Make the names of packs durable, before a ledger learns them: their makers may have died before they did.
 

@@ -39,13 +39,13 @@ class PackFile:
     def _learn(self, size: int, inode: int) -> None:
         """Read the footer. `inode` tells this file from another one of the same name. Raises: OSError."""
         self.size, self.inode = size, inode
-        self.fault: PackDamagedError | None = None
+        self.fault: str | None = None
         self._footer: Footer | None = None
         self._index_sound: bool | None = None
         try:
             self._footer = parse_footer(self.read(max(size - FOOTER.size, 0), FOOTER.size), size, self.name)
         except PackDamagedError as error:
-            self.fault = error
+            self.fault = error.what  # the error itself leads back here, and would keep the file open
 
     def __del__(self) -> None:
         """Close the file."""
@@ -56,7 +56,7 @@ class PackFile:
     def footer(self) -> Footer:
         """What the footer says. Raises: PackDamagedError."""
         if self._footer is None:
-            raise self.fault or PackDamagedError(self.name, "it has no footer")
+            raise PackDamagedError(self.name, self.fault or "it has no footer")
         return self._footer
 
     def read(self, offset: int, length: int) -> bytes:
@@ -87,7 +87,7 @@ class PackFile:
         Raises: OSError.
         """
         if self._footer is None:
-            return "it has no footer" if self.fault is None else self.fault.what
+            return self.fault or "it has no footer"
         index = self.read(self._footer.data_end, self._footer.objects * ENTRY.size)
         return None if name_of(index) == self.name else "its index has another SHA-256 than its name"
 
