@@ -221,8 +221,7 @@ class SegmentFolder:
 
     def _write(self, ledger: Ledger, index: int, last: int, name: str) -> Path | str:
         start = ledger.frontier_at(index * self._span)
-        events = ledger.stored(after=start.size, until=last)
-        self._put(name, index, encode(ledger.identity().ledger_id, events, ledger.log.streams, start))
+        self._put(name, index, encode(ledger.identity().ledger_id, ledger.log, start, last))
         return self._path(name)
 
     # --- where they lie: a storage on another machine has its own of these --------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import msgpack
 
@@ -130,7 +131,7 @@ _SHAPES: dict[type, Shape] = {}
 def encode_header(header: Header | tuple[int, int, bytes, int, str, int, int, int, int, str, bytes]) -> bytes:
     """Return the header's bytes: a msgpack array of its eleven fields."""
     try:
-        return cast("bytes", _packer().pack(header))
+        return _packer().pack(header)
     except (TypeError, ValueError, OverflowError) as error:
         raise MalformedEventError(f"the header cannot be encoded: {error}") from None
 
@@ -171,7 +172,7 @@ def encode_payload(fact: Fact) -> bytes:
     if shape is None:
         raise MalformedEventError(f"{kind.__name__} is not a fact that this version knows")
     try:
-        return cast("bytes", _packer().pack(shape.show(fact)))
+        return _packer().pack(shape.show(fact))
     except (TypeError, ValueError, OverflowError) as error:
         raise MalformedEventError(f"a {type(fact).__name__} cannot be encoded: {error}") from None
 
@@ -259,12 +260,12 @@ def source_id_of(salt: bytes) -> bytes:
 
 def payload_digest(nonce: bytes, payload: bytes) -> bytes:
     """Return SHA-256(nonce payload). The nonce (16 bytes) prevents guessing an erased payload."""
-    return hashlib.sha256(nonce + payload).digest()
+    return sha256(nonce + payload).digest()
 
 
 def leaf_hash(header: bytes) -> bytes:
     """Return the RFC 6962 leaf of these stored header bytes: SHA-256(0x00 header)."""
-    return hashlib.sha256(b"\x00" + header).digest()
+    return sha256(b"\x00" + header).digest()
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
@@ -290,17 +291,25 @@ def _keyed(salt: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
     return hashlib.sha256(key.translate(_INNER)), hashlib.sha256(key.translate(_OUTER))
 
 
+class Packer(Protocol):
+    """What is used of msgpack's packer, which has no types."""
+
+    def pack(self, value: object) -> bytes:
+        """Return the value's bytes."""
+        ...
+
+
 class _Local(threading.local):
     """One packer per thread, because creating one costs as much as packing a fact."""
 
     def __init__(self) -> None:
-        self.pack = msgpack.Packer(use_bin_type=True)
+        self.pack: Packer = msgpack.Packer(use_bin_type=True)
 
 
 _local = _Local()
 
 
-def _packer() -> Any:
+def _packer() -> Packer:
     return _local.pack
 
 

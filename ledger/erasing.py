@@ -38,11 +38,9 @@ class BlockedElements:
 
     def among(self, keys: Iterable[StreamKey]) -> set[StreamKey]:
         """Return which of these elements are blocked. Where nothing was erased, this asks for one row."""
-        wanted = [key for key in keys if key.is_element]
-        if not wanted:
-            return set()
         digests = self._digests()
-        if not digests:
+        wanted = [key for key in keys if key.is_element] if digests else []
+        if not wanted:
             return set()
         sources = self._ledger.sources()
         salts = {id_: entry.source.salt for id_, entry in sources.items()}

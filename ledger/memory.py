@@ -98,6 +98,12 @@ class MemoryLog:
         """Return the first `count` events in (`after`, `until`] with the columns of a StoredEvent, in order."""
         return self._tables.events[after : min(self._until(until), after + count)]
 
+    def bodies(self, after: int, until: int | None, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return (position, stored key, header, nonce, payload) of the same events."""
+        keys = self._tables.keys
+        page = self._tables.events[after : min(self._until(until), after + count)]
+        return [(each.seq, keys[each.stream - 1], each.header, each.nonce, each.payload) for each in page]
+
     def pointers(self, *, after: int = 0, until: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield (position, stream) of the events in (`after`, `until`], in order."""
         while after < self._until(until):

@@ -163,6 +163,12 @@ class EventLog(Protocol):
         They are plain tuples because audits read millions of them.
         """
 
+    def bodies(self, after: int, until: int | None, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return (position, stored key, header, nonce, payload) of the same events: what a segment holds of them.
+
+        The key is None if it is erased, and so are nonce and payload.
+        """
+
     def pointers(self, *, after: int = 0, until: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield (position, stream) of the events in (`after`, `until`], in order."""
 

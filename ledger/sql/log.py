@@ -43,6 +43,11 @@ class SqlLog:
         last = _END if until is None else until
         return self._connections.raw_rows(self._statements.page_events, (after, last, count))
 
+    def bodies(self, after: int, until: int | None, count: int) -> Sequence[tuple[Any, ...]]:
+        """Return (position, stored key, header, nonce, payload) of the same events."""
+        last = _END if until is None else until
+        return self._connections.raw_rows(self._statements.page_bodies, (after, last, count))
+
     def pointers(self, *, after: int = 0, until: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield (position, stream) of the events in (`after`, `until`], in order."""
         last = _END if until is None else until

@@ -252,6 +252,15 @@ class Statements:
         return self.marked(f"SELECT {EVENT_COLUMNS} FROM event WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?")
 
     @cached_property
+    def page_bodies(self) -> str:
+        """Values: after, until, limit; rows: seq, stored key, header, nonce, payload."""
+        return self.marked(
+            f"SELECT event.seq, stream.{self.key}, event.header, event.nonce, event.payload FROM event"
+            " LEFT JOIN stream ON stream.id = event.stream WHERE event.seq > ? AND event.seq <= ?"
+            " ORDER BY event.seq LIMIT ?"
+        )
+
+    @cached_property
     def page_pointers(self) -> str:
         """Values: after, until, limit; rows: seq, stream."""
         return self.marked("SELECT seq, stream FROM event WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?")

@@ -132,9 +132,9 @@ class SqlWriting:
 
     def place(self, places: Sequence[Placement], *, place: str = "") -> None:
         """Add placements in the same transaction; one that was dropped counts again."""
-        by_pack: dict[bytes, list[Placement]] = {}
+        by_pack: dict[bytes, list[Placement]] = {name: [] for name in {one.pack for one in places}}
         for one in places:
-            by_pack.setdefault(one.pack, []).append(one)
+            by_pack[one.pack].append(one)
         numbers = self._numbers(by_pack, place)
         rows: list[tuple[bytes, int, int, int]] = []
         packs: list[tuple[int, str, bytes, int, int]] = []
@@ -146,13 +146,10 @@ class SqlWriting:
                 number = last = last + 1
             else:
                 there = self._starts(number, within)
-            fresh = [one for one in within if one.sha256 not in there]
-            packs.append((number, place, name, len(fresh), sum(one.length for one in fresh)))
-            rows += [
-                (one.sha256, number, one.offset, one.length)
-                for one in within
-                if there.get(one.sha256, -1) != one.offset
-            ]
+            fresh = [one for one in within if one.sha256 not in there] if there else within
+            packs.append((number, place, name, len(fresh), sum([one.length for one in fresh])))
+            moved = [one for one in within if there.get(one.sha256, -1) != one.offset] if there else within
+            rows += [(sha256, number, offset, length) for sha256, _, offset, length in moved]
         # In the order of the table's key, so that neighbours come into one page.
         rows.sort()
         put_rows(self._cursor, self._statements.add_pack, packs)

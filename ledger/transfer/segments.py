@@ -20,10 +20,9 @@ from ledger.merkle import Frontier
 from ledger.rows import StoredEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
-    Streams = Callable[[set[int]], Iterable[tuple[int, bytes | None]]]
-    """Gives (number, stored key) of streams, as `EventLog.streams` does."""
+    from ledger.stores import EventLog
 
 SEGMENT_EVENTS: Final = 65_536
 MAGIC: Final = b"kropot-segment-1\n"
@@ -59,27 +58,25 @@ def bounds(index: int) -> tuple[int, int]:
     return index * SEGMENT_EVENTS + 1, (index + 1) * SEGMENT_EVENTS
 
 
-def encode(
-    ledger_id: bytes,
-    events: Iterable[StoredEvent],
-    streams: Streams,
-    start: Frontier,
-) -> Iterator[bytes]:
-    """Yield a segment's bytes in chunks. `events` begin after `start`; `streams` gives the stored keys of streams.
+def encode(ledger_id: bytes, log: EventLog, start: Frontier, until: int | None = None) -> Iterator[bytes]:
+    """Yield a segment's bytes in chunks. It holds the events after `start`, up to `until`.
 
     Every leaf is computed from the stored header, so the frontier at the end commits to the segment's content.
     """
     pack = msgpack.Packer(use_bin_type=True).pack
     digest = hashlib.sha256()
     frontier = start
-    first = start.size + 1
-    for chunk in _chunks(MAGIC + pack([ledger_id, first]), events, streams, pack):
-        data, leaves = chunk
+    data = MAGIC + pack([ledger_id, start.size + 1])
+    after = start.size
+    while page := log.bodies(after, until, _PAGE):
+        data += b"".join([pack(row[1:]) for row in page])
+        frontier = frontier.extend([leaf_hash(row[2]) for row in page])
         digest.update(data)
-        frontier = frontier.extend(leaves)
         yield data
+        data, after = b"", page[-1][0]
+    digest.update(data)
     trailer = pack([frontier.size, frontier.stored, digest.digest()])
-    yield trailer + _LENGTH.pack(len(trailer))
+    yield data + trailer + _LENGTH.pack(len(trailer))
 
 
 def reach_of(file: BinaryIO) -> Reach:
@@ -130,33 +127,6 @@ def read(file: BinaryIO, start: Frontier) -> Iterator[tuple[StoredEvent, bytes |
 
 
 # --- helpers ---------------------------------------------------------------------------------------------------------
-
-
-def _chunks(
-    head: bytes,
-    events: Iterable[StoredEvent],
-    streams: Streams,
-    pack: Callable[[Any], bytes],
-) -> Iterator[tuple[bytes, list[bytes]]]:
-    page: list[StoredEvent] = []
-    held: list[bytes] = [head]
-    for event in events:
-        page.append(event)
-        if len(page) == _PAGE:
-            yield _joined(page, held, streams, pack)
-            page, held = [], []
-    yield _joined(page, held, streams, pack)
-
-
-def _joined(
-    page: list[StoredEvent],
-    held: list[bytes],
-    streams: Streams,
-    pack: Callable[[Any], bytes],
-) -> tuple[bytes, list[bytes]]:
-    names = dict(streams({event.stream for event in page}))
-    held += [pack([names.get(event.stream), event.header, event.nonce, event.payload]) for event in page]
-    return b"".join(held), [leaf_hash(event.header) for event in page]
 
 
 class _Body:

@@ -125,6 +125,10 @@ def test_records_are_read_by_range_and_by_stream(store: LedgerStore) -> None:
     assert [record.position for record in records] == list(range(1, 2104))
     assert list(ledger.events(after=1000, until=2050)) == records[1000:2050]
     assert list(store.log.pointers(after=7, until=9)) == [(8, records[7].stream), (9, records[8].stream)]
+    (eighth,) = store.log.events_at([8])
+    whole = (8, key(5).stored, eighth.header, eighth.nonce, eighth.payload)
+    assert list(map(tuple, store.log.bodies(7, 8, 5))) == [whole]
+    assert [row[0] for row in store.log.bodies(2000, None, 3)] == [2001, 2002, 2003]
     assert store.log.leaves(1, 3) == [event.leaf for event in ledger.stored(after=1, until=3)]
     assert [event.seq for event in store.log.events_at([9, 2, 99_999, 2])] == [2, 9]
     facts = store.log.facts_at([9, 2, 99_999, 2])
@@ -268,6 +272,8 @@ def test_erased_payloads_are_gone_and_the_proof_stays(store: LedgerStore) -> Non
     ledger.append([NewFact(key=key(0), fact=PayloadErased(reason="request 17"), observed_us=1)])
     events = [event for event in ledger.stored() if event.stream == 3]
     assert [event.payload is None and event.nonce is None for event in events] == [True, True, False]
+    bodies = store.log.bodies(events[0].seq - 1, events[0].seq, 1)
+    assert list(map(tuple, bodies)) == [(events[0].seq, None, events[0].header, None, None)]
     assert ledger.head().frontier == Frontier().extend([*leaves, events[-1].leaf])
     assert all(leaf_hash(event.header) == event.leaf for event in ledger.stored())
     assert [record.key for record in ledger.events() if record.stream == 3] == [None] * 3

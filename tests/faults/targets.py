@@ -147,7 +147,7 @@ def _ledger() -> Ledger:
 
 def _segment() -> list[bytes]:
     ledger = _ledger()
-    return [b"".join(segments.encode(ledger.identity().ledger_id, ledger.stored(), ledger.log.streams, Frontier()))]
+    return [b"".join(segments.encode(ledger.identity().ledger_id, ledger.log, Frontier()))]
 
 
 def _payload(data: bytes) -> None:

@@ -147,7 +147,7 @@ def test_a_damaged_newest_file_still_speaks_by_its_name(tmp_path: Path) -> None:
 
 def segment_bytes() -> bytes:
     ledger = new_ledger(6)
-    return b"".join(encode(ledger.identity().ledger_id, ledger.stored(), ledger.log.streams, Frontier()))
+    return b"".join(encode(ledger.identity().ledger_id, ledger.log, Frontier()))
 
 
 SEGMENT = segment_bytes()

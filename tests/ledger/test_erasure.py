@@ -73,7 +73,7 @@ def test_an_erasure_leaves_every_root_and_changes_earlier_digests() -> None:
 def test_a_ledger_with_a_subject_that_was_erased_twice_is_recovered_from_its_segments() -> None:
     ledger = erased_and_seen_again(3)
     ledger_id = ledger.identity().ledger_id
-    data = b"".join(segments.encode(ledger_id, ledger.stored(), ledger.log.streams, Frontier()))
+    data = b"".join(segments.encode(ledger_id, ledger.log, Frontier()))
     target = MemoryStore()
     recover_ledger(segments.read(io.BytesIO(data), Frontier()), target)
     assert findings(target) == []

@@ -169,10 +169,14 @@ class LedgerEffects:
         return None
 
     def _look_up(self, action: LookUp) -> Input:
-        keys = {StreamKey(source=self.source_id, kind=one.type, id=one.id) for one in action.entries}
-        found: dict[StreamKey, Entry] = {} if action.are_new else self.ledger.entries(keys)
+        keys = (StreamKey(source=self.source_id, kind=one.type, id=one.id) for one in action.entries)
+        found: dict[StreamKey, Entry] = {}
+        if not action.are_new:
+            wanted = set(keys)
+            found = self.ledger.entries(wanted)
+            keys = (key for key in wanted if key not in found)
         # An element that was erased and blocked is known as one of which nothing may be recorded.
-        for key in self.ledger.blocked.among(keys - found.keys()):
+        for key in self.ledger.blocked.among(keys):
             found[key] = Entry(key=key, stream=0, version=0, position=0, element=None)
         source, version = self._source()
         return LookedUp(

@@ -242,7 +242,7 @@ def _copies(came: list[PrefetchedObject]) -> dict[int, PrefetchedCopy]:
             sha256=sha256,
             size=size,
             iv=iv,
-            place=None if pack is None else Placement(sha256=sha256, pack=pack, offset=offset, length=size),
+            place=None if pack is None else Placement(sha256, pack, offset, size),
         )
         for at, sha256, size, iv, pack, offset in came
     }
