@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +31,8 @@ from tests.kropot.test_restore_sealed import kit, object_of, world
 from tests.ledger.world import let_go
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.kropot.replay_cli import Run
 
 pytest_plugins = ["tests.kropot.replay_cli"]
