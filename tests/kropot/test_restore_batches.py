@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import stat
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -199,6 +200,22 @@ def test_nothing_gets_a_name_after_a_sync_that_failed(
     assert whole(tmp_path / "to").items() <= contents.items()
     assert back_by_workers(world, tmp_path / "to", workers)[1] == []
     assert whole(tmp_path / "to") == contents
+
+
+def test_many_batches_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, contents = some_world()
+    real, synced = NewFiles.sync, tmp_path / "synced"
+
+    def count(files: NewFiles) -> None:
+        with synced.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        real(files)
+
+    monkeypatch.setattr(NewFiles, "sync", count)
+    monkeypatch.setattr(batches, "BATCH", 1)
+    assert back_by_workers(world, tmp_path / "to", 2)[1] == []
+    assert whole(tmp_path / "to") == contents
+    assert set(Counter(synced.read_text().split()).values()) == {1}
 
 
 def test_a_worker_whose_sync_failed_names_no_later_batch(tmp_path: Path) -> None:
