@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
     from kropot.restore.small import Wrote
 
 BATCH: Final = 1000
-"""How many files are made durable together, at most."""
+"""How many files a worker writes at once, at most."""
+
+SYNC_EVERY: Final = 12
+"""How many batches are made durable together. A sync takes as long for one file as for thousands."""
+
+SYNC_EVERY_S: Final = 5.0
+"""After this many seconds what was written becomes durable, however little it is: a run that is killed leaves that."""
 
 BATCH_BYTES: Final = 16 << 20
 """How many stored bytes are in a batch, at most."""
@@ -26,7 +33,7 @@ Finished = list[tuple["Planned", "Wrote | None"]]
 
 
 class Batches:
-    """The batches that are under way, in order. There are only so many that no worker waits, so memory stays flat."""
+    """The batches that are under way, in order. While some become durable, others are written, but only so many."""
 
     def __init__(self, crew: Crew, copies: Copies, root: str) -> None:
         """Begin with none. `root` is the target folder."""
@@ -37,6 +44,8 @@ class Batches:
         self._filling: dict[int | None, list[Planned]] = {}
         self._bytes: Counter[int | None] = Counter()
         self._under_way: deque[tuple[list[Planned], Job]] = deque()
+        self._unsynced = 0
+        self._synced_at = time.monotonic()
 
     def add(self, plan: Planned) -> None:
         """Take a small file, whose folder is there."""
@@ -50,13 +59,14 @@ class Batches:
 
     def finished(self) -> Iterator[Finished]:
         """Yield batches until there is room for another one. Raises: TreeError."""
-        while len(self._under_way) > self._crew.window:
+        while len(self._under_way) > (1 if self._crew.is_alone else 2 * SYNC_EVERY):
             yield self._result(*self._under_way.popleft())
 
     def rest(self) -> Iterator[Finished]:
         """Yield all that is left. Raises: TreeError."""
         for worker in list(self._filling):
             self._send(worker)
+        self._sync()
         while self._under_way:
             yield self._result(*self._under_way.popleft())
 
@@ -68,6 +78,13 @@ class Batches:
                 self._crew.remember(plan.held, plan.opened)
         places = self._copies.places([plan.held for plan in batch])
         self._under_way.append((batch, self._crew.writes(self._root, batch, places)))
+        self._unsynced += 1
+        if self._unsynced >= SYNC_EVERY or time.monotonic() - self._synced_at > SYNC_EVERY_S:
+            self._sync()
+
+    def _sync(self) -> None:
+        self._crew.sync()
+        self._unsynced, self._synced_at = 0, time.monotonic()
 
     def _result(self, batch: list[Planned], job: Job) -> Finished:
         try:

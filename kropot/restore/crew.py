@@ -16,7 +16,7 @@ from kropot.durable.refusals import TreeError
 from kropot.processes import ChildProcess, can_fork, processors
 from kropot.replay.fold import pages
 from kropot.restore.small import REMEMBERED, Glance, SmallFiles, Wrote, opened_from
-from kropot.restore.worker import LOOK, WRITE, look_question, read_answer, serve, write_question
+from kropot.restore.worker import LOOK, WRITE, look_question, read_answer, serve, sync_question, write_question
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ _PAGE: Final = 250
 """How many forms a worker opens at a time."""
 
 _AT_ONCE: Final = 4
-"""How many jobs a worker has at once: one is being done, others wait for the disk or lie ready."""
+"""How many pages of forms a worker has at once: one is being opened, others lie ready. Writing is not counted."""
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +66,6 @@ class Crew:
         self._at_work: dict[Connection, dict[int, Job]] = {each.links[0]: {} for each in self._processes}
         self._numbers = 0
         self._waiting: deque[Job] = deque()
-        self._for_one: list[deque[Job]] = [deque() for _ in self._processes]
         # How many forms each has looked at.
         self._looked = [0] * max(1, len(self._processes))
 
@@ -79,16 +78,16 @@ class Crew:
         self.close()
 
     @property
-    def window(self) -> int:
-        """How many jobs to have under way: enough that no worker waits, not even for the disk."""
-        return 4 * len(self._processes) or 1
+    def is_alone(self) -> bool:
+        """Whether there are no workers, and each batch is durable when it is written."""
+        return not self._processes
 
     def looks(self, helds: Iterable[HeldCopy]) -> Iterator[tuple[HeldCopy, Opened | None]]:
         """Yield each copy, in order, with what a glance at its form shows; None for what is no small file to us."""
         under_way: deque[tuple[list[HeldCopy], Job]] = deque()
         for page in pages(helds, _PAGE):
             under_way.append((page, self._submit(Job(LOOK, (page,)))))
-            if len(under_way) > self.window:
+            if len(under_way) > _AT_ONCE * len(self._processes):
                 yield from self._seen(*under_way.popleft())
         while under_way:
             yield from self._seen(*under_way.popleft())
@@ -99,7 +98,7 @@ class Crew:
             self._own.remember(held, opened)
 
     def writes(self, root: str, plans: Sequence[Planned], places: Sequence[Placement | None]) -> Job:
-        """Have small files written. `result` returns what came of it, as `SmallFiles.write` does.
+        """Have small files written. `result` returns what came of it, as `SmallFiles.write` does, after a `sync`.
 
         All of them were looked at by the same worker, or by none. That one is asked, since it has their forms open.
         """
@@ -113,6 +112,11 @@ class Crew:
             held = plan.held if number < lost or number < 0 else None
             tasks.append((number, held, plan.path, place))
         return self._submit(Job(WRITE, (root, tasks), worker))
+
+    def sync(self) -> None:
+        """Have made durable what was to be written before; the workers go on meanwhile. Raises: TreeError."""
+        for link in self._at_work:
+            self._send(link, sync_question())
 
     def result(self, job: Job) -> list[Wrote | None]:
         """Return the answer to a job when it is there. Raises: TreeError."""
@@ -138,10 +142,14 @@ class Crew:
     # --- helpers ---
 
     def _submit(self, job: Job) -> Job:
-        """Take a job; the worker that it is for gets it as soon as it is free."""
-        if self._processes:
-            (self._waiting if job.worker is None else self._for_one[job.worker]).append(job)
+        """Take a job; the worker that it is for gets it at once, any worker as soon as it is free."""
+        if not self._processes:
+            return job
+        if job.worker is None:
+            self._waiting.append(job)
             self._hand_out()
+        else:
+            self._tell(job.worker, self._processes[job.worker].links[0], job)
         return job
 
     def _seen(self, page: list[HeldCopy], job: Job) -> Iterator[tuple[HeldCopy, Opened | None]]:
@@ -153,10 +161,8 @@ class Crew:
     def _hand_out(self) -> None:
         for few in range(_AT_ONCE):
             for worker, (link, jobs) in enumerate(self._at_work.items()):
-                if len(jobs) <= few and (waiting := self._for_one[worker] or self._waiting):
-                    job = waiting.popleft()
-                    self._begin(worker, job)
-                    self._tell(link, job)
+                if self._waiting and sum(job.kind == LOOK for job in jobs.values()) <= few:
+                    self._tell(worker, link, self._waiting.popleft())
 
     def _begin(self, worker: int, job: Job) -> None:
         """Note who does a job, and count the forms that it looks at."""
@@ -165,12 +171,16 @@ class Crew:
             job.first = self._looked[worker]
             self._looked[worker] += len(job.question[0])
 
-    def _tell(self, link: Connection, job: Job) -> None:
+    def _tell(self, worker: int, link: Connection, job: Job) -> None:
+        self._begin(worker, job)
         self._numbers += 1
         self._at_work[link][self._numbers] = job
         make = look_question if job.kind == LOOK else write_question
+        self._send(link, make(self._numbers, *job.question))
+
+    def _send(self, link: Connection, question: bytes) -> None:
         try:
-            link.send_bytes(make(self._numbers, *job.question))
+            link.send_bytes(question)
         except OSError:
             self._fail(link)
 

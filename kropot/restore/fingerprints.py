@@ -10,6 +10,8 @@ FINGERPRINT = 16
 _FREE = bytes(FINGERPRINT)
 _FOR_ZEROS = bytes(FINGERPRINT - 1) + b"\x01"
 _FULL = 0.6
+_FIRST_SLOTS = 1 << 16
+"""One megabyte: each growth fills another file, and giving a file back waits for the disk."""
 
 
 class Fingerprints:
@@ -17,7 +19,7 @@ class Fingerprints:
 
     def __init__(self, expected: int = 0) -> None:
         """Start empty, with room for `expected` fingerprints before the file must grow. Raises: OSError (disk full)."""
-        slots = 1024
+        slots = _FIRST_SLOTS
         while slots * _FULL < expected:
             slots *= 2
         self._count = 0

@@ -23,8 +23,9 @@ _FULL = 0.6
 _SEEN = 1 << 63
 _STORED = 1 << 62
 _POSITION = _STORED - 1
-_FIRST_SLOTS = 1024
-_FIRST_LEAVES = 4096
+_FIRST_SLOTS = 1 << 15
+_FIRST_LEAVES = 1 << 16
+"""Not much for a file, and enough for most ledgers: each growth fills another one, and giving it back costs time."""
 
 
 class Leaves:

@@ -1,7 +1,8 @@
 """A worker process of a restore. It opens forms and writes small files, and goes on while a batch becomes durable.
 
 Questions are always read at once, and syncs run beside the work, so neither the pipe nor the disk holds a worker up. An
-answer has the number of its question: it may come after that of a later one.
+answer has the number of its question: it may come after that of a later one. What is written is synced when the parent
+asks for it: a sync waits for all that anybody has written to the volume, so there should be few of them.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from kropot.replay.copies import HeldCopy
     from kropot.restore.small import SmallFiles, Task, WrittenBatch, Wrote
 
-LOOK, WRITE = range(2)
-"""What is asked for."""
+LOOK, WRITE, SYNC = range(3)
+"""What is asked for. A sync has no answer: those of all batches before it follow."""
 
 _DONE, _BROKEN, _FULL = range(3)
 _PLAIN: Final = 2
@@ -57,6 +58,11 @@ def write_question(number: int, root: str, tasks: Sequence[Task]) -> bytes:
     """Return the question that asks for files."""
     plain = [(at, held and flat(held), path, place and _flat_place(place)) for at, held, path, place in tasks]
     return _packed((number, WRITE, (root, plain)))
+
+
+def sync_question() -> bytes:
+    """Return the question that has everything written so far made durable."""
+    return _packed((0, SYNC, None))
 
 
 def read_answer(data: bytes) -> tuple[int, list[Any] | TreeError]:
@@ -113,7 +119,8 @@ class _Worker:
 
     def __init__(self, small: SmallFiles, parent: int) -> None:
         self.events: queue.SimpleQueue[_Event | BaseException | None] = queue.SimpleQueue()
-        self._written: queue.SimpleQueue[tuple[int, WrittenBatch]] = queue.SimpleQueue()
+        self._written: queue.SimpleQueue[list[tuple[int, WrittenBatch]]] = queue.SimpleQueue()
+        self._unsynced: list[tuple[int, WrittenBatch]] = []
         self._small = small
         self._parent = parent
         self._broken: TreeError | None = None
@@ -135,12 +142,12 @@ class _Worker:
             self.events.put(None)
 
     def sync(self, _: Connection) -> None:
-        """Make batches durable: all that were written while the last sync was under way share the next one."""
+        """Make batches durable: all that were asked for while the last sync was under way share the next one."""
         while True:
-            written = [self._written.get()]
+            written = self._written.get()
             with suppress(queue.Empty):
                 while True:
-                    written.append(self._written.get_nowait())
+                    written += self._written.get_nowait()
             error: TreeError | None = None
             try:
                 self._small.sync(written[-1][1])
@@ -150,10 +157,15 @@ class _Worker:
                 self.events.put((_Kind.SYNCED, number, (batch, error)))
 
     def take(self, number: int, question: tuple[int, Any]) -> Sequence[tuple[Any, ...] | None] | TreeError | None:
-        """Return the answer to a question; None if it follows once the files are durable."""
+        """Return the answer to a question; None if there is none, or if it follows once the files are durable."""
         kind, what = question
         if kind == LOOK:
             return self._small.look(list(map(from_flat, what)))
+        if kind == SYNC:
+            if self._unsynced:
+                self._written.put(self._unsynced)
+                self._unsynced = []
+            return None
         root, tasks = what
         if self._broken is not None:
             return self._broken
@@ -161,7 +173,7 @@ class _Worker:
             batch = self._small.begin(root, _tasks_of(tasks))
         except TreeError as error:
             return error
-        self._written.put((number, batch))
+        self._unsynced.append((number, batch))
         return None
 
     def name(self, batch: WrittenBatch, error: TreeError | None) -> list[Wrote | None] | TreeError:

@@ -7,12 +7,12 @@ version. Only the kit could prove an object, but everybody can see whose it says
 from __future__ import annotations
 
 import hashlib
-from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kropot.durable.errors import StorageError
 from kropot.objects.store import ObjectMissingError
 from kropot.replay.copies import PlacedReadable
+from kropot.replay.fold import pages
 from kropot.sc2.layout import HEADER_BYTES, parse_header
 from kropot.sc2.refused import RefusedError
 from kropot.securecopy.sealed_form import sealed_header
@@ -23,7 +23,7 @@ from ledger.rows import SOUND, StoredFact
 from ledger.vaults import namings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterator, Sequence
     from typing import BinaryIO
 
     from kropot.objects.store import ObjectStore
@@ -33,7 +33,11 @@ if TYPE_CHECKING:
     from ledger.places import Placement
     from ledger.rows import CopyRow
 
-_PAGE: Final = 1000
+_PAGE: Final = 10_000
+"""How many copies are looked at together, in the order of their packs: a bucket fetches each pack once a page."""
+
+_EVENTS: Final = 1000
+"""How many events are in memory at once."""
 _HINT: Final = (
     "its content is what was stored, but it was stored for something else: do not take it for this element, look with "
     "`kropotcli history` at who stored it, and see whether the source still has the true one"
@@ -54,17 +58,22 @@ class HeaderAudit:
     def findings(self, start: bytes, end: bytes, *, bad: Container[bytes]) -> Iterator[Finding]:
         """Yield a finding for each copy with another header, for start <= SHA-256 <= end. Objects in `bad` are told."""
         rows = self._ledger.copies(start=start, end=end) if self._is_needed else iter(())
-        while page := list(islice(rows, _PAGE)):
+        for page in pages(rows, _PAGE):
             sound = [row for row in page if row.state == SOUND and row.sha256 not in bad]
             places = self._placed.placed([row.sha256 for row in sound]) if self._placed is not None else {}
-            events = {event.seq: event for event in map(StoredFact._make, self._facts(sound))}
-            for row in sound:
-                fact = None if row.position not in events else fact_of(events[row.position])
-                if isinstance(fact, CopyStored | RemoteCopied):
-                    yield from self._compare(row, fact.element, next(iter(places.get(row.sha256, ())), None))
+            placed = [(row, next(iter(places.get(row.sha256, ())), None)) for row in sound]
+            placed.sort(key=lambda pair: (b"", 0) if pair[1] is None else (pair[1].pack, pair[1].offset))
+            found: list[Finding] = []
+            for few in pages(placed, _EVENTS):
+                events = {event.seq: event for event in map(StoredFact._make, self._facts(few))}
+                for row, place in few:
+                    fact = None if row.position not in events else fact_of(events[row.position])
+                    if isinstance(fact, CopyStored | RemoteCopied):
+                        found += self._compare(row, fact.element, place)
+            yield from sorted(found, key=lambda each: each.object or "")
 
-    def _facts(self, rows: list[CopyRow]) -> list[tuple[object, ...]]:
-        return self._ledger.log.facts_at(sorted({row.position for row in rows}))
+    def _facts(self, few: Sequence[tuple[CopyRow, Placement | None]]) -> list[tuple[object, ...]]:
+        return self._ledger.log.facts_at(sorted({row.position for row, _ in few}))
 
     def _compare(self, row: CopyRow, element: Element, place: Placement | None) -> Iterator[Finding]:
         listed = sealed_header(element.form)

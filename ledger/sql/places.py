@@ -76,6 +76,8 @@ class SqlPlaces:
         ):
             self._learn(names, {row[1] for row in page}, place)
             yield page, names
+            if len(page) < LARGE_PAGE:
+                return
             last, number = bytes(page[-1][0]), page[-1][1]
 
     def packs(self, *, place: str = "") -> Iterator[PackRow]:

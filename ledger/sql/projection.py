@@ -131,11 +131,14 @@ class SqlProjection:
 
     def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
         """Yield the copies with `start` <= SHA-256 <= `end`, in the order of SHA-256 and stream."""
-        last, stream = start, _BELOW
+        last, stream, count = start, _BELOW, PAGE
         highest = _ABOVE if end is None else end
-        while page := self._connections.raw_rows(self._statements.page_copies, (last, last, stream, highest, PAGE)):
+        while page := self._connections.raw_rows(self._statements.page_copies, (last, last, stream, highest, count)):
             yield from map(CopyState._make, page)
-            last, stream = page[-1][:2]
+            if len(page) < count:
+                return
+            # Who wants only a few looks at the first page alone.
+            (last, stream), count = page[-1][:2], LARGE_PAGE
 
     def named(self, sha256s: Collection[bytes]) -> list[CopyState]:
         """Return the copies with these SHA-256, in any order."""

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import stat
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -164,7 +165,7 @@ def test_a_worker_that_is_killed_ends_the_run_and_a_second_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Otherwise all is written before the first outcome.
-    monkeypatch.setattr(Crew, "window", 1)
+    monkeypatch.setattr(batches, "SYNC_EVERY", 0)
     world, contents = some_world()
 
     def kill(crew: Crew) -> None:
@@ -201,6 +202,22 @@ def test_nothing_gets_a_name_after_a_sync_that_failed(
     assert whole(tmp_path / "to") == contents
 
 
+def test_many_batches_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, contents = some_world()
+    real, synced = NewFiles.sync, tmp_path / "synced"
+
+    def count(files: NewFiles) -> None:
+        with synced.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        real(files)
+
+    monkeypatch.setattr(NewFiles, "sync", count)
+    monkeypatch.setattr(batches, "BATCH", 1)
+    assert back_by_workers(world, tmp_path / "to", 2)[1] == []
+    assert whole(tmp_path / "to") == contents
+    assert set(Counter(synced.read_text().split()).values()) == {1}
+
+
 def test_a_worker_whose_sync_failed_names_no_later_batch(tmp_path: Path) -> None:
     world, _ = some_world()
     with held_in(world) as helds:
@@ -212,8 +229,9 @@ def test_a_worker_whose_sync_failed_names_no_later_batch(tmp_path: Path) -> None
             question = worker.write_question(number, str(tmp_path), [(-1, held, (name,), None)])
             _, kind, what = worker._unpacked(question)
             assert at_work.take(number, (kind, what)) is None
-        batches = [at_work._written.get()[1] for _ in range(2)]
-        answers = [at_work.name(batches[0], TreeError("the disk failed")), at_work.name(batches[1], None)]
+        assert at_work.take(0, (worker.SYNC, None)) is None
+        (_, one), (_, two) = at_work._written.get()
+        answers = [at_work.name(one, TreeError("the disk failed")), at_work.name(two, None)]
         assert [str(each) for each in answers] == ["the disk failed"] * 2
         assert isinstance(at_work.take(2, (kind, what)), TreeError)
         small.close()

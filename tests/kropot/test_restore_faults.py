@@ -228,7 +228,10 @@ def test_what_stops_the_whole_target_ends_the_run_and_a_second_run_goes_on(
 
 
 @pytest.mark.parametrize("exporting", [False, True])
-def test_a_file_above_the_largest_size_of_a_file_is_a_finding(tmp_path: Path, *, exporting: bool) -> None:
+def test_a_file_above_the_largest_size_of_a_file_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, exporting: bool
+) -> None:
+    monkeypatch.setattr("kropot.restore.fingerprints._FIRST_SLOTS", 1024)
     world, contents = small_world()
     world.put_path(next(iter(world.elements)).source, b"large", bytes(200_000))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

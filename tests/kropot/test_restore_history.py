@@ -31,6 +31,8 @@ from tests.kropot.test_restore_sealed import kit, object_of, world
 from tests.ledger.world import let_go
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.kropot.replay_cli import Run
 
 pytest_plugins = ["tests.kropot.replay_cli"]
@@ -445,7 +447,9 @@ def test_any_events_in_a_manifest_are_refused_or_read(value: object) -> None:
 # --- the tables ------------------------------------------------------------------------------------------------------
 
 
-def test_the_tables_hold_more_than_their_first_room() -> None:
+def test_the_tables_hold_more_than_their_first_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kropot.restore.last_events._FIRST_SLOTS", 1024)
+    monkeypatch.setattr("kropot.restore.last_events._FIRST_LEAVES", 4096)
     leaves, last = Leaves(), LastEvents()
     marks = [drawn(str(number)) for number in range(9000)]
     for position, mark in enumerate(marks, 1):

@@ -43,8 +43,9 @@ def test_fingerprints_are_a_set(taken: list[bytes]) -> None:
     fingerprints.close()
 
 
-def test_fingerprints_grow_beyond_their_first_room() -> None:
+def test_fingerprints_grow_beyond_their_first_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice, and even where all of them belong into one slot, so that each is looked for behind all others."""
+    monkeypatch.setattr("kropot.restore.fingerprints._FIRST_SLOTS", 1024)
     fingerprints = Fingerprints()
     taken = [number.to_bytes(16, "little") for number in range(1, 1_300)]
     assert all(fingerprints.add(each) for each in taken)

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256 as hash_of
-from operator import attrgetter
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from kropot.durable.filesystem import OsFiles
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BUFFER = 4 << 20
 """Bytes of one read. Smaller ones cost calls, larger ones leave the processor's cache."""
+
+_OFFSET = itemgetter(1)
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ class PackReading:
         if self._buffer is None:
             self._buffer = memoryview(bytearray(BUFFER))
         buffer = self._buffer
-        entries.sort(key=attrgetter("offset"))
+        entries.sort(key=_OFFSET)
         bad: list[PackEntry] = []
         with suppress(OSError):
             os.posix_fadvise(pack.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)

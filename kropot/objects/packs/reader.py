@@ -42,6 +42,7 @@ class PackFile:
         self.fault: str | None = None
         self._footer: Footer | None = None
         self._index_sound: bool | None = None
+        self._seam: tuple[bytes, int] | None = None
         try:
             self._footer = parse_footer(self.read(max(size - FOOTER.size, 0), FOOTER.size), size, self.name)
         except PackDamagedError as error:
@@ -133,7 +134,10 @@ class PackFile:
 
         Nothing is checked: `index_fault` MUST have been None. Raises: PackDamagedError, OSError.
         """
-        low, high = self._narrow(start)[0], self.footer.objects if end is None else self._narrow(end)[1]
+        low = self._narrow(start)[0] if self._seam is None or self._seam[0] != start else self._seam[1]
+        below, high = (self.footer.objects,) * 2 if end is None else self._narrow(end)
+        # Whoever walks through all ranges asks next for the one that begins here.
+        self._seam = None if end is None else (end, below)
         raw, name = self.read(self.footer.data_end + low * ENTRY.size, (high - low) * ENTRY.size), self.name
         found = ENTRY.iter_unpack(raw[: len(raw) - len(raw) % ENTRY.size])
         last = _LAST if end is None else end
