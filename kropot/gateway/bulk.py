@@ -68,7 +68,7 @@ class Bulk:
     async def _send(
         self, scope: Scope, receive: Receive, send: Send, token: Token, asked: list[tuple[str, str]]
     ) -> None:
-        """Send the pieces. No thread waits while the client takes one."""
+        """Send the pieces. While the client takes one, the next is made; no thread waits for him."""
         pieces: Iterator[bytes] = self._batches.pieces(token, asked)
         try:
             piece = await self._opens.run(self._turns.take, next, pieces, b"")
@@ -79,8 +79,13 @@ class Bulk:
         gone = asyncio.ensure_future(until_gone(receive))
         try:
             while piece and not gone.done():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-                piece = await self._opens.run(self._turns.take, next, pieces, b"")
+                following = asyncio.ensure_future(self._opens.run(self._turns.take, next, pieces, b""))
+                try:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    piece = await following
+                finally:
+                    if not following.cancel():
+                        following.exception()
             if not gone.done():
                 await send({"type": "http.response.body", "body": b""})
         except (KropotError, OSError) as error:
