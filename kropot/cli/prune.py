@@ -238,7 +238,7 @@ def _who() -> str:
 
 
 def _waiting(ledger: Ledger, after: int) -> int:
-    from kropot.retention.freeing import releases_after
+    from kropot.retention.needed import releases_after
 
     return sum(1 for _ in releases_after(ledger, after, ledger.head().position))
 

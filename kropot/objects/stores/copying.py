@@ -24,7 +24,7 @@ from kropot.objects.stores.segments import RemoteSegments
 from kropot.segments import FOLDER as SEGMENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from kropot.objects.stores.files import RemoteFiles, RemoteStat
 
@@ -71,17 +71,39 @@ class StorageCopy:
         """
         self._demand_same_history()
         report = StorageCopyReport()
-        for kind in ("objects", "packs", SEGMENTS):
-            pairs = self._paired(kind)
-            while group := list(islice(pairs, _GROUP)):
-                with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="copy") as pool:
-                    for outcome in pool.map(self._one, group):
-                        _count(report, outcome)
-                self._looked += len(group)
-                self._progress(self._looked, report.bytes)
+        self.all_of(("objects", "packs", SEGMENTS), report)
         if self._target.stat(MARKER) is None:
             self._target.put(MARKER, MARKER_TEXT)
         return report
+
+    def all_of(
+        self, kinds: Sequence[str], report: StorageCopyReport, *, stopped: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Copy every file of these kinds, and count them; False if that was `stopped`. Raises: StorageError."""
+        return all(self._several(self._paired(kind), report, stopped) for kind in kinds)
+
+    def these(
+        self, keys: Iterable[str], report: StorageCopyReport, *, stopped: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Copy the files under these keys that are there; False if that was `stopped`. Raises: StorageError."""
+        found = ((stat, self._target.stat(key)) for key in keys if (stat := self._source.stat(key)) is not None)
+        return self._several(found, report, stopped)
+
+    def _several(
+        self,
+        pairs: Iterator[tuple[RemoteStat, RemoteStat | None]],
+        report: StorageCopyReport,
+        stopped: Callable[[], bool],
+    ) -> bool:
+        while group := list(islice(pairs, _GROUP)):
+            with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="copy") as pool:
+                for outcome in pool.map(lambda pair: StorageCopyReport() if stopped() else self._one(pair), group):
+                    _count(report, outcome)
+            if stopped():
+                return False
+            self._looked += len(group)
+            self._progress(self._looked, report.bytes)
+        return True
 
     def _demand_same_history(self) -> None:
         here = RemoteSegments(self._source, writing=False).newest()
