@@ -22,7 +22,7 @@ from kropot.objects.stores.files import PIECE, NoSuchKeyError
 from kropot.objects.stores.objects import loose_objects, object_key
 from kropot.objects.stores.packs import pack_key
 from kropot.objects.stores.reading import RemoteReader
-from kropot.retention.needed import needed_of, released_objects
+from kropot.retention.needed import BATCH, needed_of, released_objects
 from kropot.wording import SECOND_US
 from ledger.decoding import fact_of
 from ledger.events import CopyStored, RemoteCopied
@@ -128,13 +128,20 @@ class CatchingUp:
             if positions and self._segments:
                 self._further.storage.segments(writing=True).write_erased(self._ledger, positions)
         left: set[bytes] = set()
-        for places in (None, self._places):  # the ledger knows of places in packs whose index is damaged
-            objects = self._further.storage.objects(places=places)
+        # The ledger knows of places in packs whose index is damaged.
+        for objects in (self._further.storage.objects(), self._further.objects(self._ledger)):
             try:
                 left |= {sha256 for sha256 in wanted if objects.size(sha256) is not None}
             finally:
                 objects.close()
         return sorted(left)
+
+    def clean(self, orphans: Iterable[bytes]) -> None:
+        """Remove those of these objects that no copy names. Raises: as `run`."""
+        with _Claimed(self):
+            wanted = iter(orphans)
+            while page := list(islice(wanted, BATCH)):
+                self._remove(set(page) - needed_of(self._ledger, page))
 
     def stopped(self) -> bool:
         """Whether to end; go on having the storage for ourselves if not."""

@@ -81,7 +81,7 @@ class Healer:
             for row in self._surroundings.known(self._ledger):
                 try:
                     with self._surroundings.rejoin(self._ledger, row) as further:
-                        objects = further.storage.objects(places=self._ledger.places)
+                        objects = further.objects(self._ledger)
                 except KropotError:
                     continue  # it is away, which `status` says; another one may have the object
                 self._sources.append((row.address, objects))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from kropot.errors import IntegrityError, KropotError
 from kropot.further.description import KEY, MOST_BYTES, Description, parse
+from kropot.further.places import FurtherPlaces
 from kropot.objects.opening import open_files, open_store
 from kropot.objects.stores.address import parse_storage, shown_storage
 from kropot.objects.stores.files import NoSuchKeyError
@@ -23,6 +24,7 @@ from ledger.rows import FurtherRow
 
 if TYPE_CHECKING:
     from kropot.objects.opening import Storage
+    from kropot.objects.store import ObjectStore
     from kropot.objects.stores.address import StorageAddress
     from kropot.objects.stores.files import RemoteFiles
     from ledger.log import Ledger
@@ -53,6 +55,10 @@ class Further:
     def __exit__(self, *_: object) -> None:
         """End the connections."""
         self.files.close()
+
+    def objects(self, ledger: Ledger) -> ObjectStore:
+        """Return its objects. Whoever calls closes them."""
+        return self.storage.objects(places=FurtherPlaces(ledger.places))
 
     def keep(self, ledger: Ledger, row: FurtherRow) -> None:
         """Record how far it is, in the ledger and then in itself. Raises: StorageError, LedgerError."""
@@ -101,9 +107,41 @@ class Surroundings:
         first = shown_storage(self.first)
         return [row for row in ledger.work.further() if row.address != first]
 
+    def look(self, ledger: Ledger, row: FurtherRow) -> None:
+        """Return if a further storage that is known is at its address. Nothing is written.
+
+        Raises: FurtherStorageError, StorageError.
+        """
+        files = open_files(parse_storage(row.address), COPIER, ca_file=self.ca_file)
+        try:
+            told = read_description(files)
+        finally:
+            files.close()
+        if told is None:
+            raise FurtherAwayError("it is not there: is its disk mounted?")
+        if told.ledger != ledger.identity().ledger_id:
+            raise FurtherStorageError("what is there belongs to another ledger")
+        if told.id != row.id:
+            raise FurtherAwayError("another further storage is at its address")
+
+    def visit(self, ledger: Ledger, address: StorageAddress) -> Further:
+        """Open the further storage at this address, if the ledger knows it. Nothing is written.
+
+        Raises: as `join`; FurtherAwayError if what is there is not known.
+        """
+        files = open_files(address, COPIER, ca_file=self.ca_file)
+        try:
+            row = _known_row(ledger, files)
+            storage = open_store(address, COPIER, ca_file=self.ca_file)
+            _demand_same_history(ledger, storage)
+        except BaseException:
+            files.close()
+            raise
+        return Further(files=files, storage=storage, row=row)
+
     def rejoin(self, ledger: Ledger, row: FurtherRow) -> Further:
-        """Open a further storage that is known, at the address where it was last. Raises: as `join`, or if it moved."""
-        found = self.join(ledger, parse_storage(row.address))
+        """Open a further storage that is known, where it was last. Raises: as `visit`, or if another is there."""
+        found = self.visit(ledger, parse_storage(row.address))
         if found.row.id != row.id:
             found.files.close()
             raise FurtherAwayError(
@@ -144,6 +182,18 @@ def _row(ledger: Ledger, files: RemoteFiles, storage: Storage, address: StorageA
     if now != row or told.id not in {each.id for each in ledger.work.further()}:
         ledger.work.keep_further(now)
     return now
+
+
+def _known_row(ledger: Ledger, files: RemoteFiles) -> FurtherRow:
+    """Return what is known of the storage that is there. Raises: FurtherAwayError, StorageError."""
+    told = read_description(files)
+    row = next((row for row in ledger.work.further() if told is not None and row.id == told.id), None)
+    if told is None or row is None or told.ledger != ledger.identity().ledger_id:
+        raise FurtherAwayError(
+            f"no further storage of this ledger is at {files.place}: is its disk mounted? `kropotcli storage catch-up` "
+            "begins one"
+        )
+    return row._replace(position=min(row.position, told.position, ledger.head().position))
 
 
 def read_description(files: RemoteFiles) -> Description | None:

@@ -54,13 +54,23 @@ class StorageCopy:
     """Copies from one place to another; with `verify`, everything in the target is read back and compared."""
 
     def __init__(
-        self, source: RemoteFiles, target: RemoteFiles, *, verify: bool, progress: Callable[[int, int], None]
+        self,
+        source: RemoteFiles,
+        target: RemoteFiles,
+        *,
+        verify: bool,
+        progress: Callable[[int, int], None],
+        only_sound: bool = False,
     ) -> None:
-        """Touch nothing yet. `progress` is called with the files that were looked at, and the bytes copied."""
+        """Touch nothing yet. `progress` is called with the files that were looked at, and the bytes copied.
+
+        With `only_sound`, a pack is not copied if any of its objects is damaged.
+        """
         self._source = source
         self._target = target
         self._verify = verify
         self._progress = progress
+        self._only_sound = only_sound
         self._looked = 0
 
     def run(self) -> StorageCopyReport:
@@ -147,7 +157,7 @@ class StorageCopy:
                 wrong = _wrong(stat, digest, file)
                 if wrong is not None:
                     done.damaged, done.told = 1, [wrong]
-                    if stat.key.startswith("objects/"):
+                    if self._only_sound or stat.key.startswith("objects/"):
                         return done
                 self._target.put_file(stat.key, file)
                 if self._verify and self._digest(self._target, stat) != digest:
