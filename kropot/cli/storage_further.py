@@ -36,7 +36,7 @@ def catch_up(settings: Settings, *, places: tuple[StorageAddress, ...], begin: b
     and can go on working. An interrupted run goes on where it was. A PLACE that the ledger does not know yet becomes a
     further storage: `status` speaks of it from then on, and `prune`, `storage clean` and `erase` free bytes there, too.
     """
-    from kropot.objects.stores.address import parse_storage
+    from kropot.objects.stores.address import parse_storage, shown_storage
     from kropot.storage_away import demand_objects
 
     if begin and not places:
@@ -49,13 +49,14 @@ def catch_up(settings: Settings, *, places: tuple[StorageAddress, ...], begin: b
         if not wanted:
             raise UsageError("the ledger knows no further storage: name the PLACE of one")
         outcomes = [_one(ledger, surroundings, place, begin=begin) for place in wanted]
-    rows = [_json(str(place), outcome) for place, outcome in zip(wanted, outcomes, strict=True)]
+    names = [shown_storage(place) for place in wanted]
+    rows = [_json(name, outcome) for name, outcome in zip(names, outcomes, strict=True)]
     if settings.json:
         emit_json("storage_caught_up", {"storages": rows})
     else:
-        for place, outcome in zip(wanted, outcomes, strict=True):
+        for name, outcome in zip(names, outcomes, strict=True):
             if not isinstance(outcome, KropotError):
-                emit(_text(str(place), outcome))
+                emit(_text(name, outcome))
     failed = [outcome for outcome in outcomes if isinstance(outcome, KropotError)]
     for error in failed:
         say(str(error), level="error")

@@ -174,8 +174,8 @@ def collect(
                 look_for_cycles_rarely()
                 with (
                     stopping(loop),
-                    _upkeep(options, ledger, segments, loop, warn),
                     _in_step(options, ledger, loop, warn),
+                    _upkeep(options, ledger, segments, loop, warn),
                     failure_recorded(ledger, source_id, options.instance),
                 ):
                     code = loop.run()
@@ -391,7 +391,7 @@ def _in_step(options: CollectOptions, ledger: Ledger, loop: Loop, warn: Callable
         chores,
         told=lambda _, error: warn(f"the further storages are behind: {error}; the collector tries again"),
         crashed=lambda error: loop.inbox.put(Crashed(error)),
-        patience_s=IN_STEP_ONCE_S if options.once else IN_STEP_S,
+        patience=lambda: IN_STEP_ONCE_S if options.once and not loop.is_stopping else IN_STEP_S,
     )
     in_step = InStep(
         ledger,

@@ -171,8 +171,10 @@ class CatchingUp:
 
     def _keep(self, position: int, *, is_in_step: bool = False) -> None:
         row, now = self._further.row, self._ledger.clock_us()
-        kept_us = now if is_in_step else row.kept_us
-        if position != row.position or abs(kept_us - row.kept_us) > _LEAST_US or kept_us < row.kept_us:
+        # Of a storage that stays in step this is not written each time.
+        is_worth = position != self._started_at or abs(now - row.kept_us) > _LEAST_US
+        kept_us = now if is_in_step and is_worth else row.kept_us
+        if (position, kept_us) != (row.position, row.kept_us):
             self._further.keep(self._ledger, row._replace(position=position, kept_us=kept_us))
         self._kept_at = monotonic()
 

@@ -25,8 +25,11 @@ from kropot.segments import FOLDER as SEGMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import TypeVar
 
     from kropot.objects.stores.files import RemoteFiles, RemoteStat
+
+    T = TypeVar("T")
 
 AT_ONCE: Final = 4
 MOST_TOLD: Final = 20
@@ -90,30 +93,35 @@ class StorageCopy:
         self, kinds: Sequence[str], report: StorageCopyReport, *, stopped: Callable[[], bool] = lambda: False
     ) -> bool:
         """Copy every file of these kinds, and count them; False if that was `stopped`. Raises: StorageError."""
-        return all(self._several(self._paired(kind), report, stopped) for kind in kinds)
+        return all(self._several(self._paired(kind), self._one, report, stopped) for kind in kinds)
 
     def these(
         self, keys: Iterable[str], report: StorageCopyReport, *, stopped: Callable[[], bool] = lambda: False
     ) -> bool:
         """Copy the files under these keys that are there; False if that was `stopped`. Raises: StorageError."""
-        found = ((stat, self._target.stat(key)) for key in keys if (stat := self._source.stat(key)) is not None)
-        return self._several(found, report, stopped)
+        return self._several(keys, self._if_there, report, stopped)
 
     def _several(
         self,
-        pairs: Iterator[tuple[RemoteStat, RemoteStat | None]],
+        what: Iterable[T],
+        work: Callable[[T], StorageCopyReport],
         report: StorageCopyReport,
         stopped: Callable[[], bool],
     ) -> bool:
-        while group := list(islice(pairs, _GROUP)):
+        wanted = iter(what)
+        while group := list(islice(wanted, _GROUP)):
             with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="copy") as pool:
-                for outcome in pool.map(lambda pair: StorageCopyReport() if stopped() else self._one(pair), group):
+                for outcome in pool.map(lambda one: StorageCopyReport() if stopped() else work(one), group):
                     _count(report, outcome)
             if stopped():
                 return False
             self._looked += len(group)
             self._progress(self._looked, report.bytes)
         return True
+
+    def _if_there(self, key: str) -> StorageCopyReport:
+        stat = self._source.stat(key)
+        return StorageCopyReport() if stat is None else self._one((stat, self._target.stat(key)))
 
     def _demand_same_history(self) -> None:
         here = RemoteSegments(self._source, writing=False).newest()
