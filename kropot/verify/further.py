@@ -21,6 +21,7 @@ from kropot.verify.copies import CopyAudit
 from kropot.verify.reader import reader_of
 from kropot.verify.segments import SegmentAudit
 from ledger.audit import Finding
+from ledger.errors import LedgerError, LedgerUnavailableError
 from ledger.rows import SOUND
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class FurtherAudit:
         return set() if self._segments is None else self._segments.sizes
 
     def findings(self, log: LogAudit, *, deep: bool) -> Iterator[Finding]:
-        """Yield what is wrong. With `deep`, the segments' events are read. Raises: StorageError."""
+        """Yield what is wrong. With `deep`, the segments' events are read. Raises: LedgerUnavailableError."""
         shown = shown_storage(self._address)
         if self._further is None or self._segments is None:
             self._summary.miss(f"the further storage {shown}: {self.trouble}")
@@ -96,13 +97,18 @@ class FurtherAudit:
             for reports in audit.walk(_FIRST, _LAST):
                 for report in reports:
                     yield from self._findings_of(report, objects, shown)
+        except LedgerUnavailableError:
+            raise
+        except (StorageError, LedgerError) as error:
+            self.trouble = error if isinstance(error, StorageError) else None
+            self._summary.miss(f"the further storage {shown}: not all was checked ({error})")
         finally:
             audit.close()
             objects.close()
             if self._healer is not None:
                 self._healer.close()
             self._further.files.close()
-        if audit.read_to != _LAST:
+        if audit.read_to != _LAST and self.trouble is None:
             self._summary.miss(f"the further storage {shown}: it was not read to its end")
         self._summary.covered.setdefault("further", {})[shown] = self._covered(audit, self._summary.errors - errors)
 
@@ -118,13 +124,12 @@ class FurtherAudit:
         }
 
     def _findings_of(self, report: ObjectReport, objects: ObjectStore, shown: str) -> Iterator[Finding]:
-        if report.state not in {"damaged", "lost", "unreadable"} or self._further is None:
-            return
-        due = [row for row in report.copies if row.state == SOUND and row.position <= self._further.row.position]
-        if not due:
+        cursor = 0 if self._further is None else self._further.row.position
+        due = [row for row in report.copies if row.state == SOUND and row.position <= cursor]
+        if report.state not in {"damaged", "lost", "unreadable"} or not due:
             return
         request = ReadRequest(report.sha256, due[0].size)
-        wrong = (report.sha256, report.state, report.detail) if self._scope.quick else self._read(objects, request)
+        wrong = self._wrong(report, request, objects)
         if wrong is None and report.pack is None:
             return  # it went from a file into a pack while its folder was read
         sha256 = report.sha256.hex()
@@ -159,6 +164,12 @@ class FurtherAudit:
         elif wrong is not None:
             detail = "the first storage has no sound copy of it either"
             yield replace(finding, kind="not_repaired", severity="note", detail=detail, hint="")
+
+    def _wrong(self, report: ObjectReport, request: ReadRequest, objects: ObjectStore) -> tuple[bytes, str, str] | None:
+        """Look again: return what is wrong with the object, None if it is sound in any place there."""
+        if not self._scope.quick:
+            return self._read(objects, request)
+        return None if objects.size(request.sha256) == request.size else (report.sha256, report.state, report.detail)
 
     def _is_repaired(self, report: ObjectReport, request: ReadRequest, objects: ObjectStore) -> bool:
         """Write the pack anew from the first storage, if it is sound there; else the object into a file of its own."""

@@ -102,7 +102,7 @@ def pair(packed: PackedWorld) -> Pair:
     return Pair(packed, packed.folder / "second")
 
 
-@pytest.fixture(params=["folder", "seaweedfs"])
+@pytest.fixture(params=["folder", "seaweedfs", "sftp"])
 def anywhere(
     request: pytest.FixtureRequest, packed: PackedWorld, store_servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> Pair:
