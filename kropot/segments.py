@@ -127,8 +127,10 @@ class SegmentFolder:
                 f"events. Run `kropotcli verify`. {_WAY_OUT}"
             )
 
-    def write(self, ledger: Ledger, *, tail: bool = True) -> list[Path | str]:
+    def write(self, ledger: Ledger, *, tail: bool = True, until: int | None = None) -> list[Path | str]:
         """Write the full segments that are missing, with `tail` the partial one too; return their paths.
+
+        With `until`, write no events behind that position.
 
         Raises:
             IntegrityError: as `check` does; nothing was written.
@@ -136,7 +138,7 @@ class SegmentFolder:
         """
         self.check(ledger)
         there = self.found()
-        head = ledger.head().position
+        head = ledger.head().position if until is None else min(until, ledger.head().position)
         full = {file.index for file in there if not file.partial}
         written = [
             self._write(ledger, index, (index + 1) * self._span, f"{index:08d}.segment")

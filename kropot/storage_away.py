@@ -26,6 +26,9 @@ def demand_objects(storage: Storage, ledger: Ledger) -> None:
     """
     if storage.has_objects or all(row.state == RELEASED for row in ledger.copies()):
         return
+    best = max(ledger.work.further(), key=lambda row: row.position, default=None)
+    others = "" if best is None else f"; or go on with the further storage: --storage-path {best.address}"
     raise StorageAwayError(
         f"{storage.absence} `kropotcli verify --repair` then records each of them as lost and has it fetched again"
+        f"{others}"
     )

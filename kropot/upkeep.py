@@ -104,28 +104,39 @@ class Upkeep:
         told: Callable[[str, Exception], None],
         crashed: Callable[[Exception], None],
         clock: Callable[[], float] = monotonic,
+        patience: Callable[[], float] = lambda: LAST_PATIENCE_S,
     ) -> None:
-        """Get ready; `clock` gives seconds."""
-        self._due = {chore.name: clock() + chore.every_s for chore in chores}
+        """Get ready; `clock` gives seconds, and so does `patience`: how long the last round may take."""
+        self._due: dict[str, float] = {}
         self._chores = chores
         self._told = told
         self._crashed = crashed
         self._clock = clock
+        self._patience = patience
         self._over = threading.Event()
+        self._ended_at: float | None = None
         self._fatal: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
     def __enter__(self) -> Self:
         """Begin."""
+        self._due = {chore.name: self._clock() + chore.every_s for chore in self._chores}
         self._thread.start()
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Do everything once more, and end. Raises: what ended it, unless something else is being raised."""
+        self._ended_at = self._clock()
         self._over.set()
-        self._thread.join(LAST_PATIENCE_S)
+        while self._thread.is_alive() and not self.is_out_of_time:
+            self._thread.join(LOOK_S)
         if self._fatal is not None and error is None:
             raise self._fatal
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether the last round has had its time, so that a chore that can go on another day should end now."""
+        return self._ended_at is not None and self._clock() - self._ended_at >= self._patience()
 
     def _run(self) -> None:
         while not self._over.wait(LOOK_S):

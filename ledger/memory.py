@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         CommitRow,
         CopyState,
         EntryRow,
+        FurtherRow,
         InstanceRow,
         LeaseRequest,
         SourceRow,
@@ -285,6 +286,7 @@ class MemoryWorkQueue:
         self._instances: dict[str, InstanceRow] = {}
         self._leases: dict[int, tuple[bytes, int]] = {}
         self._reservations: dict[str, tuple[bytes, int]] = {}
+        self._further: dict[bytes, FurtherRow] = {}
 
     def instances(self) -> list[InstanceRow]:
         """Return the registered instances, by name."""
@@ -350,6 +352,21 @@ class MemoryWorkQueue:
         with self._lock:
             streams = set(self._leases) if keys is None else {self._tables.streams.get(key, 0) for key in keys}
             self.end_leases(session, streams)
+
+    def further(self) -> list[FurtherRow]:
+        """Return the further storages that are known, in any order."""
+        with self._lock:
+            return list(self._further.values())
+
+    def keep_further(self, row: FurtherRow) -> None:
+        """Know this further storage, in the place of what was known of it."""
+        with self._lock:
+            self._further[row.id] = row
+
+    def forget_further(self, id_: bytes) -> None:
+        """Forget a further storage."""
+        with self._lock:
+            self._further.pop(id_, None)
 
     def reserve(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
         """Reserve `name`, or extend its reservation. False while another session has it."""

@@ -166,6 +166,20 @@ class InstanceRow(NamedTuple):
     expires_us: int
 
 
+class FurtherRow(NamedTuple):
+    """A further storage: its `id` (16 bytes), as it says of itself, and the `address` where it was seen last.
+
+    It has every object that events up to `position` name, and nothing of what was released and freed up to `freed`. At
+    `kept_us` it was in step for the last time; before that was ever so, this is when it began.
+    """
+
+    id: bytes
+    address: str
+    position: int
+    freed: int
+    kept_us: int
+
+
 LONGEST_US = 86_400_000_000
 """The longest lease or reservation. If one ends later, a clock that was far ahead made it."""
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         CommitRow,
         CopyState,
         EntryRow,
+        FurtherRow,
         Image,
         InstanceRow,
         LeaseRequest,
@@ -69,7 +70,7 @@ class LedgerStore(Database, Protocol):
 
     @property
     def work(self) -> WorkQueue:
-        """The collectors and what they are doing."""
+        """The collectors and what they are doing, and the further storages."""
 
     @property
     def blobs(self) -> BlobStore:
@@ -276,7 +277,10 @@ class ProjectionStore(Protocol):
 
 
 class WorkQueue(Protocol):
-    """Instances, their leases on due entries, and reserved names. This is working state, not history."""
+    """Instances, their leases on due entries, reserved names, and further storages.
+
+    This is working state, not history.
+    """
 
     def instances(self) -> list[InstanceRow]:
         """Return the registered instances, by name."""
@@ -306,6 +310,15 @@ class WorkQueue(Protocol):
 
     def release(self, name: str, session: bytes, keys: Collection[bytes] | None) -> None:
         """Give back the session's leases on these stored keys, or all of them."""
+
+    def further(self) -> list[FurtherRow]:
+        """Return the further storages that are known, in any order."""
+
+    def keep_further(self, row: FurtherRow) -> None:
+        """Know this further storage, in the place of what was known of it."""
+
+    def forget_further(self, id_: bytes) -> None:
+        """Forget a further storage."""
 
     def reserve(self, name: str, session: bytes, *, now_us: int, expires_us: int) -> bool:
         """Reserve `name`, or extend its reservation. False while another session has it."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ledger.events import StreamKey
     from ledger.replica import Entry
+    from ledger.rows import FurtherRow
     from ledger.stores import LedgerStore, WorkQueue
 
 
@@ -91,6 +92,18 @@ class WorkSession:
     def release(self, instance: str, keys: Iterable[StreamKey] | None = None) -> None:
         """Give back this session's leases on `keys`, or all of them."""
         self._queue.release(instance, self.id, None if keys is None else [key.stored for key in keys])
+
+    def further(self) -> list[FurtherRow]:
+        """Return the further storages that are known, in the order of their addresses and ids."""
+        return sorted(self._queue.further(), key=lambda row: (row.address, row.id))
+
+    def keep_further(self, row: FurtherRow) -> None:
+        """Know this further storage, in the place of what was known of it."""
+        self._queue.keep_further(row)
+
+    def forget_further(self, id_: bytes) -> None:
+        """Forget a further storage."""
+        self._queue.forget_further(id_)
 
     def reserve(self, name: str, *, lease_us: int) -> bool:
         """Reserve `name` or extend the reservation (so only one collector lists). False while another has it."""

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.collect.service import CollectOptions
+    from kropot.further.joining import Surroundings
     from kropot.objects.opening import Storage
     from kropot.securecopy.client import ServerAccess
     from ledger.log import Ledger
@@ -74,6 +75,7 @@ __all__ = [
     "say",
     "server_of",
     "storage_of",
+    "surroundings_of",
     "warn",
     "warn_if_exposed",
     "warn_of_frozen_time",
@@ -328,8 +330,16 @@ def collect_options(settings: Settings, **options: Any) -> CollectOptions:
         storage=storage_of(settings),
         instance=settings.instance_name,
         refresh_time=settings.refresh_time,
+        surroundings=surroundings_of(settings),
         **options,
     )
+
+
+def surroundings_of(settings: Settings) -> Surroundings:
+    """Return how further storages are reached beside the one that the settings name."""
+    from kropot.further.joining import Surroundings
+
+    return Surroundings(first=settings.storage_path, ca_file=settings.ca_file)
 
 
 def _as_click(field: str) -> GlobalClickOption:

@@ -27,6 +27,7 @@ from kropot.cli.base import (
 )
 from kropot.cli.base import command as define
 from kropot.cli.output import printing_beside_the_work, say_failure
+from kropot.cli.paths import FURTHER
 from kropot.cli.sizes import SIZE, SPAN, ListenAddress, RateTimetable
 from kropot.errors import UsageError
 from kropot.query.render import server_time
@@ -83,6 +84,13 @@ PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_
     show_default=True,
     metavar="SIZE",
     help="Put objects smaller than this into packs, files of up to 64 MiB. 0 makes no packs.",
+)
+@click.option(
+    "--also-store",
+    type=FURTHER,
+    multiple=True,
+    help="Keep this further storage in step with the first: a folder, s3://BUCKET/PREFIX or sftp://USER@HOST/PATH. Can"
+    " be repeated. One that is away or full does not stop the collector.",
 )
 @click.option(
     "--full-every",

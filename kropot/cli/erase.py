@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, open_ledger, say
+from kropot.cli.base import Settings, emit, emit_json, open_ledger, say, surroundings_of
 from kropot.cli.base import command as define
 from kropot.cli.naming import NAMED, Names, key_options
 from kropot.cli.sizes import SPAN
@@ -79,6 +79,7 @@ def command(
     checkpoints is here, it signs the erasure. If it is cut short, run it again: it goes on where it was. At the end it
     names the places where old copies may remain.
     """
+    from kropot.further.erasing import FurtherErasing
     from kropot.objects.opening import open_store
     from kropot.query.erasures import erasures_of
     from kropot.query.names import readings
@@ -94,7 +95,10 @@ def command(
         erased = erasures_of(ledger, readings(labels_of(ledger), element))
         key = Names.of_kits(ledger, kits, passphrase_files).find(element, erased=erased)
         sign = _signer(ledger, key_file)
-        erasing = Erasing(ledger=ledger, storage=storage, key=key, reason=reason, blocks=even_if_present)
+        elsewhere = FurtherErasing(ledger, surroundings_of(settings))
+        erasing = Erasing(
+            ledger=ledger, storage=storage, key=key, reason=reason, blocks=even_if_present, elsewhere=elsewhere
+        )
         done = _patiently(erasing, wait)
         is_signed = done.is_done and sign(done.position)
     _tell(settings, done, is_signed=is_signed)
@@ -108,6 +112,7 @@ def command(
 def _patiently(erasing: Erasing, wait_s: int) -> ErasureSum:
     """Erase, and try again while a place is locked or away. Raises: PartialError after `wait_s`."""
     from kropot.durable.errors import StorageError
+    from kropot.further.joining import FurtherStorageError
     from ledger.errors import ConflictError
 
     until = time.monotonic() + wait_s
@@ -115,7 +120,7 @@ def _patiently(erasing: Erasing, wait_s: int) -> ErasureSum:
     while True:
         try:
             return erasing.run()
-        except (LockedError, StorageError, ConflictError) as error:
+        except (LockedError, StorageError, FurtherStorageError, ConflictError) as error:
             if time.monotonic() >= until:
                 raise PartialError(
                     f"the erasure is not complete: {error}; run the same command again, it goes on where it was"

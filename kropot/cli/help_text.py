@@ -91,6 +91,8 @@ EXAMPLES: Final[dict[str, str]] = {
     "source retire": "kropotcli source retire laptop",
     "status": "kropotcli status --check --nagios",
     "storage": "kropotcli storage pack",
+    "storage catch-up": "kropotcli storage catch-up /mnt/usb/replica",
+    "storage forget": "kropotcli storage forget /mnt/usb/replica",
     "storage clean": "kropotcli storage clean --dry-run",
     "storage copy": "kropotcli storage copy storage s3://bucket/backup",
     "storage index": "kropotcli storage index",

@@ -51,3 +51,17 @@ class StoragePlace(click.ParamType["StorageAddress", "StorageAddress | str"]):
 
 
 STORAGE = StoragePlace()
+
+
+class FurtherStoragePlace(StoragePlace):
+    """The address of a further storage; `~` is the user's home."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StorageAddress:
+        """Return the address. Raises: click.BadParameter."""
+        from kropot.user_folders import expanded
+
+        found = super().convert(value, param, ctx)
+        return expanded(found) if isinstance(found, Path) else found
+
+
+FURTHER = FurtherStoragePlace()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Settings, config_file_of, emit, emit_json, open_ledger, say, storage_of
+from kropot.cli.base import Settings, config_file_of, emit, emit_json, open_ledger, say, storage_of, surroundings_of
 from kropot.cli.base import command as define
 from kropot.cli.calls import note_counts
 from kropot.cli.sizes import SPAN
@@ -145,6 +145,7 @@ def _prune(
     max_unused: int | None,
 ) -> None:
     from kropot.cli.repacking import repacking
+    from kropot.cli.storage_further import step_each
     from kropot.objects.freeing import CanFree
     from kropot.retention.conditions import demand_quiet, time_of
     from kropot.retention.deciding import Decider
@@ -184,6 +185,7 @@ def _prune(
             )
             freed = run.released(until)
         waits = _waiting(ledger, freeing_of(ledger).freed.to)
+        step_each(ledger, surroundings_of(settings))
     finally:
         ledger.work.unreserve(_CLAIM)
         objects.close()
@@ -238,7 +240,7 @@ def _who() -> str:
 
 
 def _waiting(ledger: Ledger, after: int) -> int:
-    from kropot.retention.freeing import releases_after
+    from kropot.retention.needed import releases_after
 
     return sum(1 for _ in releases_after(ledger, after, ledger.head().position))
 

@@ -20,6 +20,7 @@ from kropot.user_folders import config_folder, expanded
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from kropot.objects.stores.address import StorageAddress
     from kropot.service.units import Manager
 
 _OWN = Path("/var/lib/kropot")
@@ -116,11 +117,20 @@ def _writable(settings: Settings, manager: Manager) -> list[Path]:
     """Return the folders that the configuration names and that are outside of the service's own."""
     if manager == "user":
         return []
-    places = [settings.storage_path] if isinstance(settings.storage_path, Path) else []
+    places = [place for place in (settings.storage_path, *_further()) if isinstance(place, Path)]
     prefix, mark, file = settings.db_string.partition("sqlite:////")
     if mark and not prefix:
         places.append((Path("/") / file.partition("?")[0]).parent)
     return sorted({place for place in places if place.is_absolute() and not place.is_relative_to(_OWN)})
+
+
+def _further() -> list[StorageAddress]:
+    """Return the further storages that the configuration names for `collect`."""
+    from kropot.objects.stores.address import parse_storage
+
+    file = config_file_of(click.get_current_context())
+    named = () if file is None else file.tables.get("collect", {}).get("also_store", ())
+    return [parse_storage(each) for each in named if isinstance(each, str)]
 
 
 def _tokens() -> dict[str, Path]:

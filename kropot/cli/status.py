@@ -16,6 +16,7 @@ from kropot.cli.base import (
     emit_json,
     open_ledger,
     storage_of,
+    surroundings_of,
     table_of,
     warn_of_frozen_time,
 )
@@ -36,6 +37,7 @@ from kropot.wording import SECOND_US, amount, counts, moment, number, one_line, 
 if TYPE_CHECKING:
     from kropot.query.alarm import Alarm
     from kropot.query.facts import Facts, SourceFacts
+    from kropot.query.further import FurtherFacts
     from kropot.query.storage import LongTransfer, StorageFacts
     from ledger.events import AuditRange
 
@@ -104,6 +106,15 @@ _MISSED_RUNS = 2
     help="Raise an alarm if `verify` has not read some contents for longer than this.",
 )
 @click.option(
+    "--max-behind-days",
+    "behind_s",
+    type=span_of("d", least=1),
+    default="2d",
+    metavar="SPAN",
+    show_default=True,
+    help="Raise an alarm if a further storage (--also-store) was not in step for longer than this.",
+)
+@click.option(
     "--max-drill-days",
     "drill_s",
     type=span_of("d", least=1),
@@ -129,6 +140,7 @@ def command(
     max_failing_percent: float,
     failing_s: int,
     audit_s: int,
+    behind_s: int,
     drill_s: int | None,
     everything: bool,
 ) -> Exit:
@@ -139,6 +151,7 @@ def command(
     \b
     - The storage is away, nearly full, or out of inodes, or lacks objects.
     - `collect` would refuse this ledger, or writes no segments to the storage.
+    - A further storage was not in step for two days.
     - The last run failed, e.g. because the server refused the token.
     - The last good listing is too old: see --expect-every.
     - More than a tenth of the elements fail, or all of them.
@@ -161,10 +174,11 @@ def command(
         storage=StorageLimits(min_free=_min_free_of_collect() if min_free is None else min_free),
         failing_s=failing_s,
         audit_s=audit_s,
+        behind_s=behind_s,
         drill_s=drill_s,
     )
     with open_ledger(settings, read_only=True) as ledger:
-        facts = gather(ledger, storage_of(settings), shown=shown)
+        facts = gather(ledger, storage_of(settings), surroundings=surroundings_of(settings), shown=shown)
         ledger_id = ledger.identity().ledger_id if facts.position else None
         free = None if facts.storage is None else facts.storage.room.bytes
         space = space_of(ledger, storage_of(settings), free=free, everything=True if everything else None)
@@ -209,6 +223,7 @@ def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
     if facts.storage is not None:
         lines.append(_storage_text(facts.storage))
         lines += [_transfer_text(now_us, each) for each in facts.storage.transfers]
+    lines += [_further_text(facts.position, each) for each in facts.further]
     for each in facts.sources:
         lines += _source_text(now_us, each)
     if any(size for each in facts.sources for _, size in each.states.values()):
@@ -232,6 +247,15 @@ def _storage_text(storage: StorageFacts) -> str:
     free += "" if storage.room.files is None else f", {number(storage.room.files, 'inode')} free"
     to = "" if storage.segments_to is None else f", history up to event {storage.segments_to}"
     return f"storage  {storage.place}{held}{free}{to}"
+
+
+def _further_text(position: int, each: FurtherFacts) -> str:
+    """Return a further storage as a line of text."""
+    row = each.row
+    there = "" if each.why_away is None else f" (away: {one_line(each.why_away)})"
+    behind = "nothing yet" if not row.position else f"up to event {row.position}"
+    behind += f" of {position}" if row.position < position else ""
+    return f"also in  {one_line(row.address)}{there}, {behind}, in step at {moment(row.kept_us)}, id {row.id.hex()}"
 
 
 def _transfer_text(now_us: int, each: LongTransfer) -> str:

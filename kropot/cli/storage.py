@@ -10,6 +10,7 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, group, open_ledger,
 from kropot.cli.sizes import SIZE
 from kropot.cli.storage_clean import clean
 from kropot.cli.storage_copy import copy
+from kropot.cli.storage_further import catch_up, forget
 from kropot.errors import UsageError
 from kropot.logs import log
 from kropot.wording import amount, number
@@ -19,11 +20,13 @@ _PROGRESS_EVERY_S = 5.0
 
 @group("storage")
 def command() -> None:
-    """Look after the storage: pack, index, clean and copy it."""
+    """Look after the storage: pack, index, clean and copy it, and keep others in step with it."""
 
 
 command.add_command(clean)
 command.add_command(copy)
+command.add_command(catch_up)
+command.add_command(forget)
 
 
 @command.command("pack")

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, open_ledger, storage_of
+from kropot.cli.base import Settings, emit, emit_json, open_ledger, say, storage_of, surroundings_of
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SPAN
 from kropot.errors import UsageError
 from kropot.wording import SECOND_US, amount, number, span
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kropot.further.joining import Surroundings
     from kropot.objects.freeing import Freeable
     from kropot.objects.store import ObjectStore
     from kropot.retention.cleaning import Count
@@ -88,6 +91,8 @@ def clean(settings: Settings, *, dry_run: bool, grace: int, max_unused: int | No
             _clean_quarantine(ledger, objects, freeing, now_us, grace_us, aside, needed, dry_run=dry_run)
         finally:
             objects.close()
+        counts = orphans, young, packed, aside, needed
+        _clean_further(ledger, surroundings_of(settings), counts, grace_us, dry_run=dry_run)
     if settings.json:
         rows = {"orphans": orphans, "young_orphans": young, "quarantined": aside, "kept_aside": needed}
         rows |= {"unused_in_packs": packed}
@@ -102,6 +107,62 @@ def clean(settings: Settings, *, dry_run: bool, grace: int, max_unused: int | No
         emit(f"left {number(young.objects, 'orphan')} younger than {span(grace_us)} ({amount(young.bytes)})")
     if needed.objects:
         emit(f"left {number(needed.objects, 'object')} set aside, too young or still needed ({amount(needed.bytes)})")
+
+
+def _clean_further(
+    ledger: Ledger,
+    surroundings: Surroundings,
+    counts: tuple[Count, Count, Count, Count, Count],
+    grace_us: int,
+    *,
+    dry_run: bool,
+) -> None:
+    """Do the same in each further storage that is there, and add it to the counts."""
+    from kropot.errors import KropotError
+    from kropot.further.catching_up import CatchingUp
+    from kropot.objects.freeing import CanFree
+    from kropot.retention.cleaning import old_unnamed
+
+    orphans, young, packed, aside, needed = counts
+    for row in surroundings.known(ledger):
+        source = surroundings.files_of_first()
+        try:
+            with surroundings.rejoin(ledger, row) as further:
+                work = CatchingUp(ledger, source, further)
+                if not dry_run:
+                    work.run()
+                objects = further.objects(ledger)
+                if not isinstance(objects, CanFree):
+                    continue
+                freeing, now_us = objects.freeing(), ledger.clock_us()
+                found = old_unnamed(
+                    ledger,
+                    objects,
+                    freeing,
+                    freed_to=further.row.freed,
+                    now_us=now_us,
+                    grace_us=grace_us,
+                    young=young,
+                    packed=packed,
+                )
+                counted = _counted(found, orphans)
+                if dry_run:
+                    for _ in counted:
+                        pass
+                else:
+                    work.clean(counted)
+                _clean_quarantine(ledger, objects, freeing, now_us, grace_us, aside, needed, dry_run=dry_run)
+                objects.close()
+        except KropotError as error:
+            say(f"nothing was cleaned at {row.address}: {error}; run this again when it is there")
+        finally:
+            source.close()
+
+
+def _counted(found: Iterator[tuple[bytes, int]], count: Count) -> Iterator[bytes]:
+    for sha256, size in found:
+        count.add(size)
+        yield sha256
 
 
 def _clean_quarantine(  # noqa: PLR0917 -- it is a part of `clean`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,13 @@ from kropot.cli.base import (
     say,
     server_of,
     storage_of,
+    surroundings_of,
     warn,
 )
 from kropot.cli.base import command as define
 from kropot.cli.calls import note_counts
 from kropot.cli.notes import notes_in
+from kropot.cli.paths import FURTHER
 from kropot.cli.sizes import SIZE, SPAN
 from kropot.errors import LockedError, ServerRefusedError, UsageError
 from kropot.wording import SECOND_US, amount, instant, number, one_line
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from kropot.cli.work_progress import WorkProgress
+    from kropot.further.joining import Surroundings
+    from kropot.objects.stores.address import StorageAddress
     from kropot.securecopy.client import SecureCopyClient
     from kropot.verify import Finding, RefetchDone, Scope, Summary
     from ledger.log import Ledger
@@ -79,7 +83,17 @@ class Rate(click.ParamType[int, Any]):
 @click.option(
     "--repair",
     is_flag=True,
-    help="Set damaged objects aside, and fetch them again. Fetching needs a server and a token.",
+    help="Set damaged objects aside, and heal them from a further storage or fetch them again. Fetching needs a server"
+    " and a token.",
+)
+@click.option(
+    "--also-store",
+    "also",
+    type=FURTHER,
+    multiple=True,
+    metavar="PLACE",
+    help="Also check this further storage, all of it. Can be repeated; `all` stands for all that the ledger knows. With"
+    " --repair, it is healed from the first storage.",
 )
 @click.option(
     "--no-record", is_flag=True, help="Write nothing to the ledger: record neither findings nor what was read."
@@ -100,18 +114,22 @@ def command(settings: Settings, **options: Any) -> Exit:
         raise UsageError("--against needs --public-key to verify the signatures: give the signer's public key")
     if options["repair"] and options["no_record"]:
         raise UsageError("--repair must record its repairs in the ledger: leave out --no-record")
-    with _stop_on_signals() as caught, open_ledger(settings, read_only=options["no_record"]) as ledger:
-        scope = _scope(settings, ledger, options)
-        with closing(storage_of(settings).objects(places=ledger.places)) as objects:
-            with _progress(settings, ledger, scope) as progress:
-                world = World(stopped=lambda: bool(caught), progress=progress.reached)
-                run = Verification(ledger, objects, scope, world)
-                for finding in run.findings():
-                    show(finding, as_json=settings.json)
-            if scope.repair and run.is_fetch_due:
-                fetched = RefetchDone(why="it was not fetched, because this run was stopped")
-                for finding in run.repaired(fetched if caught else _fetch(settings, ledger)):
-                    show(finding, as_json=settings.json)
+    with (
+        _stop_on_signals() as caught,
+        open_ledger(settings, read_only=options["no_record"]) as ledger,
+        ExitStack() as stack,
+    ):
+        scope = _scope(settings, ledger, options, stack)
+        objects = stack.enter_context(closing(storage_of(settings).objects(places=ledger.places)))
+        with _progress(settings, ledger, scope) as progress:
+            world = World(stopped=lambda: bool(caught), progress=progress.reached)
+            run = Verification(ledger, objects, scope, world)
+            for finding in run.findings():
+                show(finding, as_json=settings.json)
+        if scope.repair and run.is_fetch_due:
+            fetched = RefetchDone(why="it was not fetched, because this run was stopped")
+            for finding in run.repaired(fetched if caught else _fetch(settings, ledger)):
+                show(finding, as_json=settings.json)
     if not (settings.quiet and run.summary.sound):
         show_summary(run.summary, as_json=settings.json)
     _note(run.summary)
@@ -136,12 +154,14 @@ def _note(summary: Summary) -> None:
     )
 
 
-def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope:
-    """Return what the options ask for. Raises: UsageError if they are not valid here."""
+def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any], stack: ExitStack) -> Scope:
+    """Return what the options ask for; `stack` closes what is opened. Raises: UsageError if they are not valid here."""
     from kropot.checkpoints.keys import read_verifier_key
+    from kropot.further.healing import Healer
     from kropot.verify import Note, Scope
 
     key, age, storage = options["public_key"], options["max_age"], storage_of(settings)
+    surroundings = surroundings_of(settings)
     source, client = _source(settings, ledger) if options["ask_source"] else (None, None)
     return Scope(
         quick=options["quick"],
@@ -156,7 +176,23 @@ def _scope(settings: Settings, ledger: Ledger, options: dict[str, Any]) -> Scope
         client=client,
         segments=storage.segments(),
         storage=storage,
+        surroundings=surroundings,
+        further=_further(surroundings, ledger, options["also"]),
+        healer=stack.enter_context(closing(Healer(ledger, surroundings))) if options["repair"] else None,
     )
+
+
+def _further(
+    surroundings: Surroundings, ledger: Ledger, named: tuple[StorageAddress, ...]
+) -> tuple[StorageAddress, ...]:
+    """Return the further storages to check, each once."""
+    from kropot.objects.stores.address import parse_storage
+
+    known = [parse_storage(row.address) for row in surroundings.known(ledger)]
+    found: list[StorageAddress] = []
+    for each in named:
+        found += known if each == Path("all") else [each]
+    return tuple(dict.fromkeys(found))
 
 
 def _progress(settings: Settings, ledger: Ledger, scope: Scope) -> AbstractContextManager[WorkProgress]:
@@ -261,6 +297,10 @@ def _lines(summary: Summary) -> Iterator[str]:
         yield f"segments     {number(segments['files'], 'segment')} in the storage, up to event {segments['reach']}"
     if copies is not None:
         yield f"copies       {_copies(copies)}"
+    for address, each in (summary.covered.get("further") or {}).items():
+        held = f"{number(each['objects'], 'object')} ({amount(each['bytes'])})"
+        reach = f"what events up to {each['position']} name, history up to {each['segments_to']}"
+        yield f"also in      {address}: {held}, {reach}"
     if source is not None:
         listed = number(source["listed"], "element")
         yield f"source       {listed} listed, {source['agreeing']} the same here, {source['proved']} of them by content"

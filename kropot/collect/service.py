@@ -57,22 +57,32 @@ if TYPE_CHECKING:
     from kropot.collect.transfer.engine import TransferEngine
     from kropot.collect.transfer.prefetch import PrefetchEngine
     from kropot.errors import Exit
+    from kropot.further.joining import Surroundings
     from kropot.objects.opening import Storage
     from kropot.objects.store import ObjectStore
+    from kropot.objects.stores.address import StorageAddress
     from kropot.securecopy.client import SecureCopyClient, ServerAccess
     from kropot.segments import SegmentFolder
+    from kropot.upkeep import Chore
     from ledger.events import Source
     from ledger.log import Ledger
 
 SHORTEST_REFRESH_S: Final = 1
 """--refresh-time 0 lists again at once, as the first client did; this keeps it from asking in a tight loop."""
 
+IN_STEP_S: Final = 10.0
+"""How long a collector that is asked to stop goes on bringing further storages up to date. The next start goes on."""
+
+IN_STEP_ONCE_S: Final = 600.0
+"""The same at the end of `--once`, where nobody waits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectOptions:
     """What to collect, from where, into what, and how. Sizes are in bytes, times in seconds, shares in percent.
 
-    `label` is what the configuration file calls the source.
+    `label` is what the configuration file calls the source. The storages at `also_store` are kept in step with
+    `storage`, which `surroundings` name.
     """
 
     server: ServerAccess
@@ -98,6 +108,8 @@ class CollectOptions:
     checkpoint_every: int = 3600
     checkpoint_events: int = 100_000
     limit_rate: Timetable | None = None
+    surroundings: Surroundings | None = None
+    also_store: tuple[StorageAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +174,7 @@ def collect(
                 look_for_cycles_rarely()
                 with (
                     stopping(loop),
+                    _in_step(options, ledger, loop, warn),
                     _upkeep(options, ledger, segments, loop, warn),
                     failure_recorded(ledger, source_id, options.instance),
                 ):
@@ -363,6 +376,34 @@ def _upkeep(
         warn(f"the ledger's {chore} could not be written: {error}; the collector tries again")
 
     return Upkeep(chores, told=told, crashed=lambda error: loop.inbox.put(Crashed(error)))
+
+
+@contextmanager
+def _in_step(options: CollectOptions, ledger: Ledger, loop: Loop, warn: Callable[[str], None]) -> Iterator[None]:
+    """Keep the further storages in step, on a thread of its own: the first copy of everything takes long."""
+    if options.surroundings is None or not options.also_store:
+        yield
+        return
+    from kropot.further.keeping import InStep
+
+    chores: list[Chore] = []
+    upkeep = Upkeep(
+        chores,
+        told=lambda _, error: warn(f"the further storages are behind: {error}; the collector tries again"),
+        crashed=lambda error: loop.inbox.put(Crashed(error)),
+        patience=lambda: IN_STEP_ONCE_S if options.once and not loop.is_stopping else IN_STEP_S,
+    )
+    in_step = InStep(
+        ledger,
+        options.surroundings,
+        options.also_store,
+        segments=options.segments,
+        warn=warn,
+        stopped=lambda: upkeep.is_out_of_time,
+    )
+    chores.append(in_step.chore)
+    with upkeep:
+        yield
 
 
 def _signing_key_file(options: CollectOptions, ledger: Ledger) -> Path | None:

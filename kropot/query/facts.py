@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kropot.query.erasures import Erased, erased_in
+from kropot.query.further import look_at_further
 from kropot.query.past import sources_at
 from kropot.query.storage import look
 from ledger.decoding import entry_of
@@ -19,7 +20,9 @@ from ledger.events import SOURCE_KIND, ListingCompleted, ListingHeldBack, RunFai
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from kropot.further.joining import Surroundings
     from kropot.objects.opening import Storage
+    from kropot.query.further import FurtherFacts
     from kropot.query.past import KnownSource, Past
     from kropot.query.storage import StorageFacts
     from ledger.drills import Drill
@@ -116,7 +119,7 @@ class Facts:
     """The facts about the replica at `position`. The ledger began at `began_us`. `audit` says what was read when.
 
     The last event was recorded at `recorded_us`, and observed at `observed_us` by the clock of who wrote it.
-    `erased` sums up the erasures. `storage` is None if nobody looked at it.
+    `erased` sums up the erasures. `storage` is None if nobody looked at it. `further` are the further storages.
     """
 
     position: int
@@ -127,9 +130,12 @@ class Facts:
     audit: tuple[AuditRange, ...]
     erased: Erased
     storage: StorageFacts | None = None
+    further: tuple[FurtherFacts, ...] = ()
 
 
-def gather(ledger: Ledger, storage: Storage | None = None, *, shown: int = 10) -> Facts:
+def gather(
+    ledger: Ledger, storage: Storage | None = None, *, surroundings: Surroundings | None = None, shown: int = 10
+) -> Facts:
     """Read the facts for `health`. Keep at most `shown` failing elements for each source, so that memory stays flat.
 
     This takes no longer for many elements: the ledger keeps all numbers up to date, and of those without a sound copy
@@ -151,6 +157,7 @@ def gather(ledger: Ledger, storage: Storage | None = None, *, shown: int = 10) -
         audit=ledger.audit(),
         erased=erased_in(ledger),
         storage=None if storage is None else look(ledger, storage),
+        further=() if surroundings is None else look_at_further(ledger, surroundings),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from kropot.collect.decide.sources import TOO_MANY, is_cut_short
 from kropot.collect.failed_run import NO_ANSWER, REFUSED
 from kropot.query.alarm import Alarm
+from kropot.query.further import BEHIND_S, further_alarms
 from kropot.query.storage import StorageLimits, storage_alarms
 from kropot.wording import SECOND_US, number
 from ledger.clock import DAY_US
@@ -27,7 +28,8 @@ class Limits:
 
     `drill_s` is the time since copies were last opened with a kit. None: no drill is expected.
     If more than the share `failing_share` of the elements fail, and more than `failing_count`, that is one at once.
-    `expected` are the labels of the sources that should be there.
+    `expected` are the labels of the sources that should be there. `behind_s` is the time since a further storage was in
+    step.
     """
 
     listing_s: int = 900
@@ -37,6 +39,7 @@ class Limits:
     failing_share: float = 0.1
     failing_count: int = 5
     storage: StorageLimits = field(default_factory=StorageLimits)
+    behind_s: int = BEHIND_S
     expected: tuple[str, ...] = ()
 
 
@@ -50,6 +53,7 @@ def health(now_us: int, facts: Facts, limits: Limits) -> list[Alarm]:
     if facts.storage is not None:
         listed_us = max((each.source.listed_us or 0 for each in facts.sources), default=0) or None
         alarms.extend(storage_alarms(facts.storage, limits.storage, listed_us=listed_us))
+    alarms.extend(further_alarms(now_us, facts.further, limits.behind_s))
     for each in facts.sources:
         if each.past is None:
             alarms.extend(_run_alarms(each))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from kropot.query.alarm import Alarm
     from kropot.query.facts import Facts, SourceFacts
+    from kropot.query.further import FurtherFacts
     from kropot.query.past import KnownSource, Past
     from kropot.query.rounds import Round
     from kropot.query.storage import StorageFacts
@@ -223,6 +224,7 @@ def status_json(now_us: int, facts: Facts, alarms: list[Alarm]) -> dict[str, Any
         "audited_since": instant(audited_since_us(facts)),
         "audit": _audit_json(facts.audit),
         "storage": None if facts.storage is None else _storage_json(facts.storage),
+        "further": [_further_json(facts.position, each) for each in facts.further],
         "sources": [_source_status_json(now_us, each) for each in facts.sources],
     }
 
@@ -255,6 +257,20 @@ def _storage_json(storage: StorageFacts) -> dict[str, Any]:
             }
             for each in storage.transfers
         ],
+    }
+
+
+def _further_json(position: int, each: FurtherFacts) -> dict[str, Any]:
+    """Return how far a further storage is."""
+    row = each.row
+    return {
+        "id": row.id.hex(),
+        "address": row.address,
+        "there": each.why_away is None,
+        "why_away": each.why_away,
+        "position": row.position,
+        "behind": max(position - row.position, 0),
+        "in_step": instant(row.kept_us),
     }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kropot.durable.errors import StorageError
 from kropot.objects.freeing import CanFree
 from kropot.retention.cleaning import Count, unnamed
-from kropot.retention.freeing import releases_after
+from kropot.retention.needed import releases_after
 from kropot.wording import amount, number
 from ledger.clock import DAY_US
 from ledger.decoding import fact_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from kropot.errors import UsageError
 from kropot.objects.freeing import CanFree
@@ -22,7 +22,7 @@ from ledger.events import ElementFact, PayloadErased, UnknownFact
 from ledger.retaining import freeing_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from kropot.objects.freeing import Freeable
     from kropot.objects.opening import Storage
@@ -37,6 +37,16 @@ ERASER: Final = "+erase"
 _TRIES: Final = 5
 _EVERYTHING: Final = -1
 """The percentage that must be exceeded before a pack is rewritten: one unused object is enough."""
+
+
+class Elsewhere(Protocol):
+    """What erases in the further storages. Its methods raise KropotError where one of them is away."""
+
+    def objects(self, sha256s: Collection[bytes], stream: int) -> list[bytes]:
+        """Remove these objects, which only the stream names; return what is left of them anywhere."""
+
+    def segments(self, positions: Collection[int]) -> None:
+        """Write the segments again that hold these events."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +79,8 @@ class ErasureSum:
 class Erasing:
     """Erases one element for `reason`. With `blocks`, even one that its source still lists, and for ever.
 
-    `storage` MUST be opened for the instance `ERASER`.
+    `storage` MUST be opened for the instance `ERASER`. `elsewhere` erases in the further storages: all of them must be
+    there, because nobody knows afterwards what is to be removed.
     """
 
     ledger: Ledger
@@ -77,6 +88,7 @@ class Erasing:
     key: StreamKey
     reason: str
     blocks: bool
+    elsewhere: Elsewhere | None = None
     done: ErasureSum = field(default_factory=ErasureSum)
 
     def run(self) -> ErasureSum:
@@ -119,6 +131,10 @@ class Erasing:
         wanted = self._not_shared(history)
         self._free(objects, wanted, last)
         self.done.left = self._left(wanted)
+        if self.elsewhere is not None:
+            self.done.left += [
+                sha256 for sha256 in self.elsewhere.objects(wanted, last.stream) if sha256 not in self.done.left
+            ]
         if self.done.left:
             return False
         fact = PayloadErased(reason=self.reason, blocked=self.blocks, rows=rows_of(history))
@@ -212,4 +228,7 @@ class Erasing:
             self.done.position = self.done.position or max(event.seq for event in erasures)
         folder = self.storage.segments(writing=True)
         self.done.is_log_held = not self.ledger.database.fold_log()
-        self.done.segments += len(folder.write_erased(self.ledger, erased_events(self.ledger, erasures)))
+        erased = erased_events(self.ledger, erasures)
+        self.done.segments += len(folder.write_erased(self.ledger, erased))
+        if self.elsewhere is not None:
+            self.elsewhere.segments(erased)

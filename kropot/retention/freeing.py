@@ -8,25 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from ledger.decoding import fact_of
+from kropot.retention.needed import BATCH, needed_of, released_objects
 from ledger.retaining import Freeing, freeing_of, head_locked, say_freed
-from ledger.retention import CopyReleased, Freed, FreeingBegan, FreeingEnded, LastCopyReleased, ReleaseFact
-from ledger.rows import RELEASED, StoredFact
+from ledger.retention import Freed, FreeingBegan, FreeingEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable
 
     from kropot.objects.freeing import Freeable, FreedObject
     from kropot.retention.repacking import Repacking
     from ledger.log import Ledger
-
-BATCH: Final = 200
-"""How many objects are freed under one lock: collectors wait for so long."""
-
-RELEASES: Final = (CopyReleased.TYPE, LastCopyReleased.TYPE)
-_PAGE: Final = 1000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,7 +59,7 @@ class FreeingRun:
         found = FreedSum()
         self._finish_before(found)
         packs: set[bytes] = set()
-        for sha256s in _released_objects(self.ledger, before.freed.to, until):
+        for sha256s in released_objects(self.ledger, before.freed.to, until):
             self._batch(sha256s, found)
             packs |= {place.pack for places in self.ledger.places.find(sha256s).values() for place in places}
         self._repack(packs, found)
@@ -123,7 +116,7 @@ class FreeingRun:
         try:
             with head_locked(self.ledger):
                 self.allowed()
-                needed = _needed(self.ledger, sha256s, self.but)
+                needed = needed_of(self.ledger, sha256s, self.but)
                 away = self.objects.put_away(sha256 for sha256 in sha256s if sha256 not in needed)
         except BaseException:
             # The lock may have been lost, and somebody may have named one of them since.
@@ -141,7 +134,7 @@ class FreeingRun:
         left = self.objects.put_away_before()
         while page := list(islice(left, BATCH)):
             with head_locked(self.ledger):
-                needed = _needed(self.ledger, [each.sha256 for each in page], self.but)
+                needed = needed_of(self.ledger, [each.sha256 for each in page], self.but)
                 self.objects.bring_back(needed)
             gone = [each for each in page if each.sha256 not in needed]
             self.objects.destroy([each.sha256 for each in gone])
@@ -153,23 +146,3 @@ def last_to_free(ledger: Ledger, *, before_us: int, covered: int | None) -> int:
     """Return the position up to which releases are due: recorded at `before_us` or earlier, and up to `covered`."""
     until = ledger.position_at(before_us + 1)
     return until if covered is None else min(until, covered)
-
-
-def releases_after(ledger: Ledger, after: int, until: int) -> Iterator[StoredFact]:
-    """Yield the events that released a copy at positions in (`after`, `until`], in order."""
-    while page := ledger.log.of_types(RELEASES, after, until, _PAGE):
-        yield from map(StoredFact._make, page)
-        after = page[-1][0]
-
-
-def _released_objects(ledger: Ledger, after: int, until: int) -> Iterator[list[bytes]]:
-    events = releases_after(ledger, after, until)
-    while page := list(islice(events, BATCH)):
-        facts = [fact_of(event) for event in page if event.payload is not None]
-        yield sorted({fact.sha256 for fact in facts if isinstance(fact, ReleaseFact)})
-
-
-def _needed(ledger: Ledger, sha256s: Collection[bytes], but: int | None) -> set[bytes]:
-    """Return those that a copy names that was not released, of whatever source, but for those of the stream `but`."""
-    rows = ledger.projection.named(sha256s)
-    return {row.sha256 for row in rows if row.state != RELEASED and row.stream != but}

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kropot.objects.store import CHUNK, ObjectMissingError
-from kropot.retention.freeing import releases_after
+from kropot.retention.needed import releases_after
 from ledger.append import NewFact
 from ledger.decoding import entry_of, fact_of
 from ledger.errors import ConflictError

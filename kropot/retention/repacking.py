@@ -11,7 +11,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kropot.restore.fingerprints import FINGERPRINT, Fingerprints
-from kropot.retention.freeing import releases_after
+from kropot.retention.needed import releases_after
 from ledger.decoding import fact_of
 from ledger.retaining import head_locked
 from ledger.retention import ReleaseFact

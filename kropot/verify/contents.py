@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kropot.coverage import Due, due, read_by_us, runs_left, share
-from kropot.objects.bulk.any_store import BLOCK_BYTES, StoreReader
-from kropot.objects.bulk.protocol import BulkReadable, HasPacks
-from kropot.objects.bulk.reading import BUFFER, ReadRequest, ThreadReading, Throttle, read_object
+from kropot.objects.bulk.protocol import HasPacks
+from kropot.objects.bulk.reading import BUFFER, ReadRequest, Throttle, read_object
 from kropot.verify.copies import CopyAudit
 from kropot.verify.copy_findings import cases, orphan_finding
 from kropot.verify.packs import elsewhere, finding_of, mended
+from kropot.verify.reader import reader_of
 from kropot.verify.recording import BATCH, MASS_COUNT, MASS_SHARE
 from kropot.verify.sealed import HeaderAudit
 from kropot.verify.ways_out import IS_FETCHED_AGAIN, WHY_UNRECORDED
@@ -21,11 +21,11 @@ from kropot.wording import instant
 from ledger.audit import Finding
 from ledger.clock import DAY_US
 from ledger.events import AuditRange
+from ledger.rows import RELEASED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from kropot.objects.bulk.protocol import BulkReader
     from kropot.objects.store import ObjectStore
     from kropot.verify.copies import ObjectReport
     from kropot.verify.copy_findings import Case
@@ -104,7 +104,7 @@ class CopyVerification:
             StorageError: if the storage cannot be listed.
         """
         began = self.world.monotonic()
-        audit = CopyAudit(self.ledger, self._reader())
+        audit = CopyAudit(self.ledger, reader_of(self.objects, self.ledger, self.scope, self.world, self._ends))
         known = self.ledger.audit()
         parts = self._due()
         left = 0.0
@@ -132,23 +132,6 @@ class CopyVerification:
         yield from self._leftovers(audit, read_all=whole - left >= 1)
         self._summarise(audit, whole, left, self.world.monotonic() - began)
         self._estimate(known, read=whole - left, left=left)
-
-    def _reader(self) -> BulkReader:
-        """Return the fastest reader for the scope."""
-        if self.scope.quick:
-            return StoreReader(self.objects, None, stopped=self._ends)
-        throttle = Throttle(self.scope.rate, sleep=self.world.sleep, monotonic=self.world.monotonic)
-        if isinstance(self.objects, BulkReadable):
-            tallies = self.ledger.tallies()
-            count, size = sum(each.elements for each in tallies), sum(each.bytes for each in tallies)
-            take = None if self.scope.rate is None else throttle.take
-            reader = self.objects.bulk_reader(objects=count, size=size, stopped=self._ends, take=take)
-            if reader is not None:
-                return reader
-        reading = ThreadReading(self.objects, throttle=throttle, stopped=self._ends)
-        # Read one second's worth at a time. Otherwise a stop would wait for all blocks that were already handed out.
-        block_bytes = BLOCK_BYTES if self.scope.rate is None else min(self.scope.rate, BLOCK_BYTES)
-        return StoreReader(self.objects, reading, stopped=self._ends, block_bytes=block_bytes)
 
     def _packs(self, audit: CopyAudit) -> Iterator[Finding]:
         """Yield what is wrong with packs, and repair it where that was asked for."""
@@ -225,6 +208,15 @@ class CopyVerification:
         if report.state == "lost" and report.sha256 in self._taken_out:
             return
         seen = self._confirm(report)
+        address = self._healed_from(seen)
+        if address is not None:
+            audit.bad -= 1
+            yield from self._say_healed(seen, address)
+        else:
+            yield from self._confirmed(audit, report, seen)
+
+    def _confirmed(self, audit: CopyAudit, report: ObjectReport, seen: ObjectReport) -> Iterator[Finding]:
+        """Yield the findings about an object that was read again, and is `seen` to be so."""
         if seen.state == "recovered" and report.pack is not None:
             audit.bad -= 1
             yield elsewhere(report, report.pack)
@@ -245,6 +237,23 @@ class CopyVerification:
                 yield self._say(case)
         if len(self._unsettled) >= BATCH:
             yield from self._settle()
+
+    def _healed_from(self, report: ObjectReport) -> str | None:
+        """Heal a damaged or lost object from a further storage, and return its address; None if none has it."""
+        if self.scope.healer is None or report.state not in {"damaged", "lost"} or self.recorder.why_not is not None:
+            return None
+        needed = [row for row in report.copies if row.state != RELEASED]
+        return self.scope.healer.heal(report.sha256, needed[0].size) if needed else None
+
+    def _say_healed(self, report: ObjectReport, address: str) -> Iterator[Finding]:
+        for case in cases(self.ledger, report, reach=self.reach, repairs=True):
+            finding, _ = case.finding(None)
+            yield finding
+            self.summary.repaired += finding.severity == "error"
+            if case.copy.recorded is not None:
+                self.recorder.add(case.key, report.sha256, "sound")
+            detail = f"healed from the further storage {address}"
+            yield replace(finding, kind="repaired_copy", severity="note", detail=detail, hint="")
 
     def _settle(self) -> Iterator[Finding]:
         """Yield the new damage, now that it is recorded or is not going to be. Raises: PartialError."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from kropot.query.past import sources_at
 from kropot.retention.conditions import was_alarmed
 from kropot.retention.deciding import Decider
-from kropot.retention.freeing import releases_after
+from kropot.retention.needed import releases_after
 from kropot.retention.signature import is_signed
 from ledger.audit import Finding
 from ledger.decoding import fact_of

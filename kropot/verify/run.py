@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kropot.errors import ServerRefusedError
+from kropot.objects.stores.address import shown_storage
 from kropot.query.erasures import sum_of
 from kropot.replay.check import SnapshotAudit
 from kropot.replay.processes import in_processes
@@ -13,6 +14,7 @@ from kropot.storage_away import StorageAwayError, demand_objects
 from kropot.verify.checkpoints import CheckpointAudit, Note
 from kropot.verify.contents import CopyVerification, World
 from kropot.verify.findings import REBUILD, Summary, with_hint
+from kropot.verify.further import FurtherAudit
 from kropot.verify.reach import reach_of
 from kropot.verify.recording import Recorder
 from kropot.verify.releases import ReleaseAudit
@@ -114,7 +116,9 @@ class Verification:
     def _parts(self) -> Iterator[Finding]:
         checkpoints = CheckpointAudit([*self._scope.against, *self._stored_notes()], self._scope.key)
         segments = None if self._scope.segments is None else SegmentAudit(self._scope.segments)
-        marks = checkpoints.sizes | (set() if segments is None else segments.sizes)
+        further = self._further_audits()
+        marks = checkpoints.sizes.union(*(each.sizes for each in further))
+        marks |= set() if segments is None else segments.sizes
         log = LogAudit(self._ledger.log, root_sizes=marks, run_ranges=self._run_ranges)
         yield from self._database()
         yield from self._log(log)
@@ -141,6 +145,34 @@ class Verification:
             if is_sound:
                 raise
             self.summary.miss(f"copies: not all were checked, because the ledger has errors ({error})")
+        for each in further:
+            yield from each.findings(log, deep=not (self._scope.quick or has_errors))
+            self.trouble = self.trouble or each.trouble
+
+    def _further_audits(self) -> list[FurtherAudit]:
+        """Open the further storages before the ledger is read: their segments must not be longer than that."""
+        if self._scope.surroundings is None:
+            return []
+        known = self._scope.surroundings.known(self._ledger)
+        unread = len({row.address for row in known} - set(map(shown_storage, self._scope.further)))
+        if unread:
+            self.summary.not_covered.append(f"further storages: {unread} were not read: --also-store all reads them")
+        return [
+            FurtherAudit(
+                self._ledger,
+                self._scope.surroundings,
+                address,
+                scope=self._scope,
+                world=self._world,
+                summary=self.summary,
+                ends=self._ends,
+            )
+            for address in self._scope.further
+        ]
+
+    def _ends(self) -> bool:
+        is_spent = self._spent_at is not None and self._world.monotonic() >= self._spent_at
+        return is_spent or self._world.stopped()
 
     def _run_ranges(self, read: ReadRange, ranges: Iterable[EventRange]) -> Iterator[RangeAudit | None]:
         """Read a long ledger with every processor."""

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kropot.further.healing import Healer
+    from kropot.further.joining import Surroundings
     from kropot.objects.opening import Storage
+    from kropot.objects.stores.address import StorageAddress
     from kropot.segments import SegmentFolder
     from kropot.verify.checkpoints import Note
     from kropot.verify.source import Lists
@@ -24,6 +27,9 @@ class Scope:
     `against` are checkpoints that the user gives, in addition to those in the database. `key` verifies all of them.
     `repair` sets damaged objects aside. `source` (16 bytes) is the source whose listing is compared with the
     projection; `client` asks for that listing. `segments` is the folder of segments, and `storage` holds the objects.
+
+    `further` are the addresses of further storages that are checked, too, in their `surroundings`. `healer` repairs
+    objects of `storage` from whatever further storage has them.
     """
 
     quick: bool = False
@@ -38,3 +44,6 @@ class Scope:
     client: Lists | None = None
     segments: SegmentFolder | None = None
     storage: Storage | None = None
+    surroundings: Surroundings | None = None
+    further: tuple[StorageAddress, ...] = ()
+    healer: Healer | None = None

@@ -24,7 +24,7 @@ HISTORY = ("event", "stream", "batch", "checkpoint")
 
 STATE = (
     *("source", "entry", "copy", "tally", "snapshot", "snapshot_chunk"),
-    *("instance", "lease", "claim", "pack", "placement"),
+    *("instance", "lease", "claim", "pack", "placement", "further_storage"),
 )
 """The tables of the projection, which can be rebuilt, and of working state."""
 

@@ -28,7 +28,7 @@ from sqlalchemy.event import listens_for
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration."""
 
 VERSION_TABLE = "ledger_version"
@@ -266,6 +266,17 @@ placement = Table(
     Column("start", number(), nullable=False),
     Column("length", number(), nullable=False),
     sqlite_with_rowid=False,
+)
+
+# `id` is what the storage says of itself. It has what events up to `position` name, and freed releases up to `freed`.
+further_storage = Table(
+    "further_storage",
+    metadata,
+    Column("id", octets(16), primary_key=True),
+    Column("address", text(4096), nullable=False),
+    Column("position", number(), nullable=False),
+    Column("freed", number(), nullable=False),
+    Column("kept_us", number(), nullable=False),
 )
 
 TABLES = frozenset(metadata.tables) | {VERSION_TABLE}

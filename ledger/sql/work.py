@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, or_, select, update
 
-from ledger.rows import FORGOTTEN_US, LONGEST_US, Image, InstanceRow, is_held
+from ledger.rows import FORGOTTEN_US, LONGEST_US, FurtherRow, Image, InstanceRow, is_held
 from ledger.sql import schema as t
 from ledger.sql.projection import source_numbers
 from ledger.sql.writing import put_rows, slices
@@ -123,6 +123,21 @@ class SqlWorkQueue:
         """Give back the reservation, if this session has it."""
         with self._connections.transaction() as connection:
             connection.execute(delete(t.claim).where(t.claim.c.name == name, t.claim.c.session == session))
+
+    def further(self) -> list[FurtherRow]:
+        """Return the further storages that are known, in any order."""
+        return [FurtherRow(bytes(id_), *rest) for id_, *rest in self._connections.rows(select(t.further_storage))]
+
+    def keep_further(self, row: FurtherRow) -> None:
+        """Know this further storage, in the place of what was known of it."""
+        with self._connections.head_locked() as (connection, _):
+            connection.execute(delete(t.further_storage).where(t.further_storage.c.id == row.id))
+            connection.execute(t.further_storage.insert().values(row._asdict()))
+
+    def forget_further(self, id_: bytes) -> None:
+        """Forget a further storage."""
+        with self._connections.transaction() as connection:
+            connection.execute(delete(t.further_storage).where(t.further_storage.c.id == id_))
 
     # --- helpers ---
 

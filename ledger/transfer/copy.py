@@ -65,10 +65,12 @@ def copy_ledger(
 
 
 def copy_places(source: LedgerStore, target: LedgerStore) -> None:
-    """Copy where objects lie in packs: working state, without which they would be looked for in every pack."""
+    """Copy where objects lie in packs, and which further storages there are: working state that is needed again."""
     places = source.places.walk()
     while page := list(islice(places, PLACES)):
         target.places.add(page)
+    for row in source.work.further():
+        target.work.keep_further(row)
 
 
 def verify_copy(target: LedgerStore, head: StoredHead, begun: int) -> CopyReport:

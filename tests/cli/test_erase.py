@@ -159,6 +159,28 @@ def test_packs_are_rewritten(place: Place) -> None:
     gone(place)
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_further_storages_lose_it_too_and_all_of_them_must_be_there(place: Place, *, is_packed: bool) -> None:
+    place.vanish()
+    second, off = place.folder / "second", place.folder / "off"
+    if is_packed:
+        place.pack()
+    assert place.run("storage", "catch-up", str(second)).returncode == 0
+    assert len(place.where(SECRET)) == (2 if is_packed else 4)
+    second.rename(off)
+    head = place.ledger.head().position
+    answer = place.run("erase", NAME, "--reason", "request 17", "--wait", "0s")
+    assert answer.returncode == Exit.PARTIAL
+    assert "is its disk mounted" in answer.stderr
+    assert not any("PayloadErased" in str(type(event.fact)) for event in place.ledger.events(after=head))
+    off.rename(second)
+    assert place.erase()["done"]
+    gone(place)
+    answer = place.run("verify", "--no-record", "--also-store", "all")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert sha("shared").hex() in "".join(path.name for path in second.rglob("*")) or is_packed
+
+
 def test_it_is_refused_while_the_source_lists_it(place: Place) -> None:
     head = place.ledger.head().position
     answer = place.run("erase", NAME, "--reason", "request 17")

@@ -12,6 +12,7 @@ from ledger.errors import ConflictError, InstanceBusyError
 from ledger.events import RemoteChanged
 from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
+from ledger.rows import FurtherRow
 from ledger.sql import parse_place
 from ledger.sql.dialects import reader_engine
 from ledger.sql.schema import metadata
@@ -256,3 +257,17 @@ def test_many_takers_at_once_share_everything_and_nothing_twice(place: LedgerPla
         thread.join()
     assert failures == []
     assert len(taken) == len(set(taken)) == 200
+
+
+def test_further_storages_are_known_until_they_are_forgotten(place: LedgerPlace) -> None:
+    one, two = collectors(place, elements=1)
+    first = FurtherRow(b"a" * 16, "/mnt/b", 3, 1, 5)
+    other = FurtherRow(b"b" * 16, "/mnt/a", 0, 0, 6)
+    for row in (first, other):
+        one.work.keep_further(row)
+    assert two.work.further() == [other, first]
+    two.work.keep_further(first._replace(position=7, address="/mnt/0"))
+    assert one.work.further() == [first._replace(position=7, address="/mnt/0"), other]
+    one.work.forget_further(first.id)
+    one.work.forget_further(b"c" * 16)
+    assert two.work.further() == [other]

@@ -27,9 +27,9 @@ KEEP_ONE = rules(last=1, min_age_s=0, vanished_s=0)
 class PackedWorld:
     """A world whose objects lie in one pack: ten that are needed, and as many as `dead` that are not."""
 
-    def __init__(self, folder: Path, dead: int = 10) -> None:
+    def __init__(self, folder: Path, dead: int = 10, *, seed: int = 1) -> None:
         self.store = open_store(f"sqlite:///{folder / 'ledger.db'}", create=True)
-        self.world = RetentionWorld(random.Random(1), store=self.store)
+        self.world = RetentionWorld(random.Random(seed), store=self.store)
         self.storage = open_storage(folder / "storage", "main")
         self.folder = folder
         self.world.objects = self.storage.objects()  # type: ignore[assignment]

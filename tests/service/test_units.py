@@ -180,6 +180,12 @@ def test_installing_twice_renews_our_units_and_touches_no_other(run_cli: RunCli,
     again = run_cli("--storage-path", "/srv/backup", "--db-string", "sqlite:////srv/ledger/l.db", *install)
     assert again.returncode == 0
     assert "ReadWritePaths=/srv/backup\nReadWritePaths=/srv/ledger\n" in unit.read_text()
+    config = tmp_path / "config.toml"
+    config.write_text('[collect]\nalso-store = ["/mnt/second", "s3://bucket/third"]\n')
+    assert run_cli("--config", str(config), *install).returncode == 0
+    assert [line for line in unit.read_text().splitlines() if line.startswith("ReadWrite")] == [
+        "ReadWritePaths=/mnt/second"
+    ]
     assert "ReadWritePaths" not in (folder / "kropot-gateway.service").read_text()
     unit.write_text("[Unit]\nDescription=mine\n")
     refused = run_cli(*install, "collect")

@@ -81,6 +81,11 @@ class Loop:
             for worker in workers:
                 worker.stop(PATIENCE_S)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody asked the loop to end."""
+        return self._is_stopping
+
     def request_stop(self, happened: StopRequested) -> None:
         """Ask the loop to end; for signal handlers and other threads."""
         self._is_stopping = True

@@ -24,9 +24,12 @@ from kropot.objects.stores.segments import RemoteSegments
 from kropot.segments import FOLDER as SEGMENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import TypeVar
 
     from kropot.objects.stores.files import RemoteFiles, RemoteStat
+
+    T = TypeVar("T")
 
 AT_ONCE: Final = 4
 MOST_TOLD: Final = 20
@@ -54,13 +57,23 @@ class StorageCopy:
     """Copies from one place to another; with `verify`, everything in the target is read back and compared."""
 
     def __init__(
-        self, source: RemoteFiles, target: RemoteFiles, *, verify: bool, progress: Callable[[int, int], None]
+        self,
+        source: RemoteFiles,
+        target: RemoteFiles,
+        *,
+        verify: bool,
+        progress: Callable[[int, int], None],
+        only_sound: bool = False,
     ) -> None:
-        """Touch nothing yet. `progress` is called with the files that were looked at, and the bytes copied."""
+        """Touch nothing yet. `progress` is called with the files that were looked at, and the bytes copied.
+
+        With `only_sound`, a pack is not copied if any of its objects is damaged.
+        """
         self._source = source
         self._target = target
         self._verify = verify
         self._progress = progress
+        self._only_sound = only_sound
         self._looked = 0
 
     def run(self) -> StorageCopyReport:
@@ -71,17 +84,44 @@ class StorageCopy:
         """
         self._demand_same_history()
         report = StorageCopyReport()
-        for kind in ("objects", "packs", SEGMENTS):
-            pairs = self._paired(kind)
-            while group := list(islice(pairs, _GROUP)):
-                with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="copy") as pool:
-                    for outcome in pool.map(self._one, group):
-                        _count(report, outcome)
-                self._looked += len(group)
-                self._progress(self._looked, report.bytes)
+        self.all_of(("objects", "packs", SEGMENTS), report)
         if self._target.stat(MARKER) is None:
             self._target.put(MARKER, MARKER_TEXT)
         return report
+
+    def all_of(
+        self, kinds: Sequence[str], report: StorageCopyReport, *, stopped: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Copy every file of these kinds, and count them; False if that was `stopped`. Raises: StorageError."""
+        return all(self._several(self._paired(kind), self._one, report, stopped) for kind in kinds)
+
+    def these(
+        self, keys: Iterable[str], report: StorageCopyReport, *, stopped: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Copy the files under these keys that are there; False if that was `stopped`. Raises: StorageError."""
+        return self._several(keys, self._if_there, report, stopped)
+
+    def _several(
+        self,
+        what: Iterable[T],
+        work: Callable[[T], StorageCopyReport],
+        report: StorageCopyReport,
+        stopped: Callable[[], bool],
+    ) -> bool:
+        wanted = iter(what)
+        while group := list(islice(wanted, _GROUP)):
+            with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="copy") as pool:
+                for outcome in pool.map(lambda one: StorageCopyReport() if stopped() else work(one), group):
+                    _count(report, outcome)
+            if stopped():
+                return False
+            self._looked += len(group)
+            self._progress(self._looked, report.bytes)
+        return True
+
+    def _if_there(self, key: str) -> StorageCopyReport:
+        stat = self._source.stat(key)
+        return StorageCopyReport() if stat is None else self._one((stat, self._target.stat(key)))
 
     def _demand_same_history(self) -> None:
         here = RemoteSegments(self._source, writing=False).newest()
@@ -125,7 +165,7 @@ class StorageCopy:
                 wrong = _wrong(stat, digest, file)
                 if wrong is not None:
                     done.damaged, done.told = 1, [wrong]
-                    if stat.key.startswith("objects/"):
+                    if self._only_sound or stat.key.startswith("objects/"):
                         return done
                 self._target.put_file(stat.key, file)
                 if self._verify and self._digest(self._target, stat) != digest:

@@ -1,0 +1,44 @@
+"""What a further storage says of itself, in a file of its own (docs/format.md, "Further storages"). Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+KEY: Final = "further.json"
+MOST_BYTES: Final = 4096
+_FORMAT: Final = "kropotcli further storage 1"
+_ID_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """The ids of its ledger and of itself (16 bytes each), and up to which position it has what events name."""
+
+    ledger: bytes
+    id: bytes
+    position: int
+
+    @property
+    def stored(self) -> bytes:
+        """The file's bytes."""
+        told = {"format": _FORMAT, "ledger": self.ledger.hex(), "id": self.id.hex(), "position": self.position}
+        return json.dumps(told, indent=1).encode() + b"\n"
+
+
+def parse(data: bytes) -> Description | None:
+    """Return what a file says, None if it is no description."""
+    try:
+        told = json.loads(data)
+        ledger, id_ = bytes.fromhex(told["ledger"]), bytes.fromhex(told["id"])
+        found = Description(ledger=ledger, id=id_, position=told["position"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    is_sound = (
+        told.get("format") == _FORMAT
+        and len(found.ledger) == len(found.id) == _ID_BYTES
+        and type(found.position) is int
+        and found.position >= 0
+    )
+    return found if is_sound else None

@@ -1,0 +1,252 @@
+"""Find out what is at the address of a further storage: a new one, one that is known, or one that must be left alone.
+
+A storage is known by the id in its description, not by its address: two disks can take turns at one mount point, and
+each goes on where it was. An address where the description is gone is taken for a disk that is not mounted.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from kropot.errors import IntegrityError, KropotError
+from kropot.further.description import KEY, MOST_BYTES, Description, parse
+from kropot.further.places import FurtherPlaces
+from kropot.objects.opening import open_files, open_store
+from kropot.objects.stores.address import parse_storage, shown_storage
+from kropot.objects.stores.files import NoSuchKeyError
+from kropot.objects.stores.local import COPIER
+from kropot.objects.stores.objects import MARKER, MARKER_TEXT
+from ledger.retaining import freeing_of
+from ledger.rows import FurtherRow
+
+if TYPE_CHECKING:
+    from kropot.objects.opening import Storage
+    from kropot.objects.store import ObjectStore
+    from kropot.objects.stores.address import StorageAddress
+    from kropot.objects.stores.files import RemoteFiles
+    from ledger.log import Ledger
+
+_ID_BYTES = 16
+
+
+class FurtherStorageError(KropotError):
+    """A further storage is away, or is not what it should be; nothing in it was changed."""
+
+
+class FurtherAwayError(FurtherStorageError):
+    """Nothing is where a further storage was."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Further:
+    """A further storage that is there and belongs to the ledger: its files, itself, and what is known of it."""
+
+    files: RemoteFiles
+    storage: Storage
+    row: FurtherRow
+
+    def __enter__(self) -> Self:
+        """Return it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the connections."""
+        self.files.close()
+
+    def objects(self, ledger: Ledger) -> ObjectStore:
+        """Return its objects. Whoever calls closes them."""
+        return self.storage.objects(places=FurtherPlaces(ledger.places))
+
+    def keep(self, ledger: Ledger, row: FurtherRow) -> None:
+        """Record how far it is, in the ledger and then in itself. Raises: StorageError, LedgerError."""
+        ledger.work.keep_further(row)
+        described = Description(ledger=ledger.identity().ledger_id, id=row.id, position=row.position)
+        if row.position != self.row.position:
+            self.files.put(KEY, described.stored)
+        self.row = row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Where the first storage is, and which authorities certify servers."""
+
+    first: StorageAddress
+    ca_file: Path | None = None
+
+    def files_of_first(self) -> RemoteFiles:
+        """Open the files of the first storage."""
+        return open_files(self.first, COPIER, ca_file=self.ca_file)
+
+    def join(self, ledger: Ledger, address: StorageAddress, *, begin: bool = False) -> Further:
+        """Open the further storage at this address. One that is not known yet begins; `begin` says so of an empty one.
+
+        Raises:
+            FurtherAwayError: one was there, and is not. Nothing was made in its place.
+            FurtherStorageError: what is there belongs to another ledger, or to nobody knows whom.
+            StorageError: it cannot be reached.
+        """
+        shown = shown_storage(address)
+        if shown == shown_storage(self.first) or _overlap(address, self.first):
+            raise FurtherStorageError(
+                f"{shown} is the first storage itself, or one lies in the other: name another place with --also-store"
+            )
+        files = open_files(address, COPIER, ca_file=self.ca_file)
+        try:
+            storage = open_store(address, COPIER, ca_file=self.ca_file)
+            row = _row(ledger, files, storage, address, begin=begin)
+        except BaseException:
+            files.close()
+            raise
+        return Further(files=files, storage=storage, row=row)
+
+    def known(self, ledger: Ledger) -> list[FurtherRow]:
+        """Return the further storages that the ledger knows, but for the one that became the first."""
+        first = shown_storage(self.first)
+        return [row for row in ledger.work.further() if row.address != first]
+
+    def look(self, ledger: Ledger, row: FurtherRow) -> None:
+        """Return if a further storage that is known is at its address. Nothing is written.
+
+        Raises: FurtherStorageError, StorageError.
+        """
+        files = open_files(parse_storage(row.address), COPIER, ca_file=self.ca_file)
+        try:
+            told = read_description(files)
+        finally:
+            files.close()
+        if told is None:
+            raise FurtherAwayError("it is not there: is its disk mounted?")
+        if told.ledger != ledger.identity().ledger_id:
+            raise FurtherStorageError("what is there belongs to another ledger")
+        if told.id != row.id:
+            raise FurtherAwayError("another further storage is at its address")
+
+    def visit(self, ledger: Ledger, address: StorageAddress) -> Further:
+        """Open the further storage at this address, if the ledger knows it. Nothing is written.
+
+        Raises: as `join`; FurtherAwayError if what is there is not known.
+        """
+        files = open_files(address, COPIER, ca_file=self.ca_file)
+        try:
+            row = _known_row(ledger, files)
+            storage = open_store(address, COPIER, ca_file=self.ca_file)
+            _demand_same_history(ledger, storage)
+        except BaseException:
+            files.close()
+            raise
+        return Further(files=files, storage=storage, row=row)
+
+    def rejoin(self, ledger: Ledger, row: FurtherRow) -> Further:
+        """Open a further storage that is known, where it was last. Raises: as `visit`, or if another is there."""
+        found = self.visit(ledger, parse_storage(row.address))
+        if found.row.id != row.id:
+            found.files.close()
+            raise FurtherAwayError(
+                f"another further storage is at {row.address} now: the one of this address with the id {row.id.hex()} "
+                "is away"
+            )
+        return found
+
+
+def _row(ledger: Ledger, files: RemoteFiles, storage: Storage, address: StorageAddress, *, begin: bool) -> FurtherRow:
+    ledger_id, shown = ledger.identity().ledger_id, shown_storage(address)
+    rows = {row.id: row for row in ledger.work.further()}
+    told = read_description(files)
+    if told is None:
+        if not begin and any(row.address == shown for row in rows.values()):
+            raise FurtherAwayError(
+                f"the further storage at {shown} is not there: is its disk mounted? If it is lost, and a new one is to "
+                f"begin there, run `kropotcli storage catch-up --begin {shown}`"
+            )
+        _demand_ours(ledger, files, storage)
+        told = _begun(files, storage, address, ledger_id)
+        for row in rows.values() if begin else ():
+            if row.address == shown:
+                ledger.work.forget_further(row.id)
+        # What was freed before cannot be in an empty one.
+        freed = freeing_of(ledger).freed.to if storage.segments().newest() is None else 0
+        rows[told.id] = FurtherRow(told.id, shown, 0, freed, ledger.now_us())
+    if told.ledger != ledger_id:
+        raise FurtherStorageError(
+            f"{shown} is a further storage of another ledger ({told.ledger.hex()}), so nothing was changed there: name "
+            "another place with --also-store"
+        )
+    _demand_same_history(ledger, storage)
+    row = rows.get(told.id, FurtherRow(told.id, shown, 0, 0, ledger.now_us()))
+    # Whichever of the two was put back from an earlier day, the earlier position is true of both.
+    position = min(row.position, told.position, ledger.head().position)
+    now = row._replace(address=shown, position=position)
+    if now != row or told.id not in {each.id for each in ledger.work.further()}:
+        ledger.work.keep_further(now)
+    return now
+
+
+def _known_row(ledger: Ledger, files: RemoteFiles) -> FurtherRow:
+    """Return what is known of the storage that is there. Raises: FurtherAwayError, StorageError."""
+    told = read_description(files)
+    row = next((row for row in ledger.work.further() if told is not None and row.id == told.id), None)
+    if told is None or row is None or told.ledger != ledger.identity().ledger_id:
+        raise FurtherAwayError(
+            f"no further storage of this ledger is at {files.place}: is its disk mounted? `kropotcli storage catch-up` "
+            "begins one"
+        )
+    return row._replace(position=min(row.position, told.position, ledger.head().position))
+
+
+def read_description(files: RemoteFiles) -> Description | None:
+    """Return what a storage says of itself, None if it says nothing.
+
+    Raises: FurtherStorageError if that cannot be understood; StorageError.
+    """
+    try:
+        data = files.get(KEY, 0, MOST_BYTES)
+    except NoSuchKeyError:
+        return None
+    told = parse(data)
+    if told is None:
+        raise FurtherStorageError(
+            f"{files.place}/{KEY} is damaged: remove that file, and the storage is compared anew and goes on"
+        )
+    return told
+
+
+def _demand_ours(ledger: Ledger, files: RemoteFiles, storage: Storage) -> None:
+    """Refuse a place that holds objects of nobody knows whom. Raises: FurtherStorageError."""
+    _demand_same_history(ledger, storage)
+    is_filled = any(next(files.walk(kind), None) is not None for kind in ("objects", "packs"))
+    if is_filled and storage.segments().newest() is None:
+        raise FurtherStorageError(
+            f"{files.place} holds objects, and no history says of which ledger, so nothing was changed there: name an "
+            "empty place with --also-store"
+        )
+
+
+def _demand_same_history(ledger: Ledger, storage: Storage) -> None:
+    try:
+        storage.segments().check(ledger)
+    except IntegrityError as error:
+        raise FurtherStorageError(f"nothing is copied to this further storage: {error}") from error
+
+
+def _begun(files: RemoteFiles, storage: Storage, address: StorageAddress, ledger_id: bytes) -> Description:
+    """Make an empty storage, which describes itself. Raises: StorageError."""
+    if isinstance(address, Path):
+        objects = storage.objects()
+        objects.lock()
+        objects.close()
+    if files.stat(MARKER) is None:
+        files.put(MARKER, MARKER_TEXT)
+    told = Description(ledger=ledger_id, id=os.urandom(_ID_BYTES), position=0)
+    files.put(KEY, told.stored)
+    return told
+
+
+def _overlap(one: StorageAddress, other: StorageAddress) -> bool:
+    """Whether one local folder is the other, or lies in it."""
+    if not (isinstance(one, Path) and isinstance(other, Path)):
+        return False
+    first, second = one.resolve(), other.resolve()
+    return first == second or first in second.parents or second in first.parents

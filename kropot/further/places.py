@@ -1,0 +1,42 @@
+"""What the ledger says of places in packs, as it is true of a further storage, too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from kropot.objects.packs.packed import PackPlaces
+    from ledger.places import PackRow, Placement
+
+
+class FurtherPlaces:
+    """The places in the packs of the first storage. Where an object is damaged there, it may be sound here."""
+
+    def __init__(self, places: PackPlaces) -> None:
+        """Share a ledger's."""
+        self._places = places
+
+    def find(self, sha256s: Collection[bytes]) -> Mapping[bytes, Sequence[Placement]]:
+        """Return the placements of these objects."""
+        return self._places.find(sha256s)
+
+    def dropped(self, sha256s: Collection[bytes]) -> set[tuple[bytes, bytes]]:  # noqa: ARG002 -- the protocol has it
+        """Return nothing: what was dropped was damaged in the first storage."""
+        return set()
+
+    def walk(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[Placement]:
+        """Yield the placements in a range, in the order of SHA-256."""
+        return self._places.walk(start=start, end=end)
+
+    def ranges(self, start: bytes, end: bytes | None) -> list[tuple[bytes, bytes, int, int]]:
+        """Return the same as (SHA-256, pack, offset, length)."""
+        return self._places.ranges(start, end)
+
+    def packs(self) -> Iterator[PackRow]:
+        """Yield the packs that placements name."""
+        return self._places.packs()
+
+    def drop(self, sha256: bytes, pack: bytes) -> None:
+        """Do nothing: the ledger says what the first storage has."""

@@ -1,0 +1,42 @@
+"""What was released, and what is needed all the same, because a copy that was not released names it."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from ledger.decoding import fact_of
+from ledger.retention import CopyReleased, LastCopyReleased, ReleaseFact
+from ledger.rows import RELEASED, StoredFact
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from ledger.log import Ledger
+
+BATCH: Final = 200
+"""How many objects are freed under one lock: collectors wait for so long."""
+
+RELEASES: Final = (CopyReleased.TYPE, LastCopyReleased.TYPE)
+_PAGE: Final = 1000
+
+
+def releases_after(ledger: Ledger, after: int, until: int) -> Iterator[StoredFact]:
+    """Yield the events that released a copy at positions in (`after`, `until`], in order."""
+    while page := ledger.log.of_types(RELEASES, after, until, _PAGE):
+        yield from map(StoredFact._make, page)
+        after = page[-1][0]
+
+
+def released_objects(ledger: Ledger, after: int, until: int) -> Iterator[list[bytes]]:
+    """Yield the objects (SHA-256) that were released at positions in (`after`, `until`], some at a time."""
+    events = releases_after(ledger, after, until)
+    while page := list(islice(events, BATCH)):
+        facts = [fact_of(event) for event in page if event.payload is not None]
+        yield sorted({fact.sha256 for fact in facts if isinstance(fact, ReleaseFact)})
+
+
+def needed_of(ledger: Ledger, sha256s: Collection[bytes], but: int | None = None) -> set[bytes]:
+    """Return those that a copy names that was not released, of whatever source, but for those of the stream `but`."""
+    rows = ledger.projection.named(sha256s)
+    return {row.sha256 for row in rows if row.state != RELEASED and row.stream != but}
