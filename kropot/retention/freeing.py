@@ -81,7 +81,9 @@ class FreeingRun:
             self._batch(now, sha256s, found)
             packs |= {place.pack for places in self.ledger.places.find(sha256s).values() for place in places}
         self._repack(now, packs, found)
-        self._end(now, found, to=max(until, before.freed.to))
+        # What lies in packs that nobody could rewrite is not free: the next run begins there again.
+        to = before.freed.to if packs and self.repacking is None else max(until, before.freed.to)
+        self._end(now, found, to=to)
         return found
 
     def orphans(self, candidates: Iterable[bytes]) -> FreedSum:
