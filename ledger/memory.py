@@ -252,10 +252,10 @@ class MemoryProjection:
         """Return the copies with these SHA-256, in any order."""
         return [row for row in self._tables.projection.copies.values() if row.sha256 in sha256s]
 
-    def revisited(self, after: int) -> Iterator[tuple[int, int]]:
-        """Yield (stream, number of its source) of each entry above stream `after` that can have an older version."""
+    def revisited(self, after: int, until: int) -> Iterator[tuple[int, int]]:
+        """Yield (stream, its source's number) of each entry in (`after`, `until`] that can have an older version."""
         for stream, row in sorted(self._tables.projection.entries.items()):
-            if stream > after and (row.version > FEW_EVENTS or row.state == "vanished"):
+            if after < stream <= until and (row.version > FEW_EVENTS or row.state == "vanished"):
                 yield stream, row.source
 
     def volumes(self, block: int) -> list[VolumeRow]:

@@ -263,8 +263,8 @@ class ProjectionStore(Protocol):
     def named(self, sha256s: Collection[bytes]) -> list[CopyState]:
         """Return the copies with these SHA-256, in any order."""
 
-    def revisited(self, after: int) -> Iterator[tuple[int, int]]:
-        """Yield (stream, number of its source) of each entry above stream `after` that can have an older version.
+    def revisited(self, after: int, until: int) -> Iterator[tuple[int, int]]:
+        """Yield (stream, its source's number) of each entry in (`after`, `until`] that can have an older version.
 
         These are the ones with more than two events, and vanished ones. They come in the order of streams.
         """

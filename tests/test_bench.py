@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SMALL = {
     "verify": ("--repeat", "1", "--divide", "400", "--only", "audit"),
+    "retention": ("200", "400"),
     "packs": ("--objects", "40", "--size", "300"),
     "format": ("--elements", "50", "--listings", "1"),
     "endtoend": ("--repeat", "1", "--divide", "1000", "--sets", "small", "--peers", "kropotcli cbc"),

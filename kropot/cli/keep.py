@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, open_ledger
+from kropot.cli.base import Settings, emit, emit_json, open_ledger, say
 from kropot.cli.base import command as define
 from kropot.cli.moments import moment_of
 from kropot.errors import UsageError
@@ -61,6 +61,7 @@ def command(settings: Settings, *, when: str | None, label: str | None, undo: bo
 def _keep(
     ledger: Ledger, before: tuple[Pin, ...], when: str | None, label: str | None, key_file: Path | None
 ) -> tuple[Pin, ...]:
+    from kropot.retention.needed import releases_after
     from ledger.retention import Pin, PointKept
 
     if when is None or not label or len(label) > _LONGEST or not label.isprintable():
@@ -73,6 +74,11 @@ def _keep(
         raise UsageError(f"{_MOST:,} restore points are kept already: let some go with --undo first")
     if pins != before:
         _decide(ledger, pins, PointKept, key_file, loosens=False)
+        if next(releases_after(ledger, position, ledger.head().position), None) is not None:
+            say(
+                f"copies were released since @{position}, maybe some that were current then: `kropotcli prune --undo` "
+                f"takes back those that wait, and `kropotcli replay --until @{position} --list` shows which are gone"
+            )
     return pins
 
 

@@ -13,7 +13,7 @@ from kropot.cli.base import Settings, config_file_of, emit, emit_json, open_ledg
 from kropot.cli.base import command as define
 from kropot.cli.calls import note_counts
 from kropot.cli.sizes import SPAN
-from kropot.errors import LockedError, UsageError
+from kropot.errors import UsageError
 from kropot.query.names import short_name
 from kropot.query.past import labels_of
 from kropot.wording import SECOND_US, amount, instant, number, span
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from ledger.retention import KeepRules
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_CLAIM = "prune"
-_CLAIM_US = 6 * 3600 * SECOND_US
 _WHY = {"replaced": "older versions", "vanished": "vanished elements"}
 
 
@@ -113,7 +111,7 @@ def _policy() -> Mapping[str | None, KeepRules]:
 def _dry_run(settings: Settings, ledger: Ledger, labels: Labels, rules: tuple[KeepRules, ...]) -> None:
     from kropot.retention.conditions import demand_quiet, time_of
     from kropot.retention.deciding import Decider
-    from kropot.retention.releasing import ReleaseSum
+    from kropot.retention.releasing import would_release
     from ledger.retaining import decided_of
     from ledger.retention import Retention
 
@@ -121,9 +119,7 @@ def _dry_run(settings: Settings, ledger: Ledger, labels: Labels, rules: tuple[Ke
     demand_quiet(ledger)
     retention = Retention(rules=rules, pins=decided_of(ledger).retention.pins, signature=None)
     decider = Decider(ledger=ledger, retention=retention, position=ledger.head().position, at_us=at_us)
-    found = ReleaseSum()
-    for each in decider.all():
-        found.add(each)
+    found = would_release(decider)
     if settings.json:
         emit_json(
             "prune",
@@ -160,8 +156,6 @@ def _prune(
     at_us = time_of(ledger)
     demand_quiet(ledger)
     key = key_for(ledger, key_file)
-    if not ledger.work.reserve(_CLAIM, lease_us=_CLAIM_US):
-        raise LockedError("another `kropotcli prune` is at work: wait for its end (after a crash, for six hours)")
     objects = storage.objects(places=ledger.places)
     try:
         before = decided_of(ledger)
@@ -187,7 +181,6 @@ def _prune(
         waits = _waiting(ledger, freeing_of(ledger).freed.to)
         step_each(ledger, surroundings_of(settings))
     finally:
-        ledger.work.unreserve(_CLAIM)
         objects.close()
     _tell(settings, released, freed, labels, waits=waits, grace_us=grace_us, covered=covered)
 

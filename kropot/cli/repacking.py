@@ -23,23 +23,34 @@ MAX_UNUSED: Final = 50
 def repacking(
     ledger: Ledger, storage: Storage, *, until: int, max_unused: int | None, orphans_us: int | None = None
 ) -> Iterator[Repacking | None]:
-    """Open what rewrites packs; None if another process packs, and then packs stay as they are."""
+    """Open what rewrites packs; None if another process packs, and then packs stay as they are.
+
+    Raises: LockedError if another process frees bytes, and the block could not go on.
+    """
     from kropot.retention.conditions import demand_quiet
     from kropot.retention.repacking import Repacking
+    from ledger.errors import ConflictError
 
     with ExitStack() as stack:
         try:
             rewriter = stack.enter_context(storage.rewriter())
         except LockedError:
             say("another process packs this storage, so packs stay as they are this time")
-            yield None
-            return
-        yield Repacking(
-            ledger=ledger,
-            packs=rewriter,
-            allowed=lambda: demand_quiet(ledger),
-            until=until,
-            max_unused=MAX_UNUSED if max_unused is None else max_unused,
-            now_us=ledger.clock_us(),
-            orphans_us=orphans_us,
-        )
+            made = None
+        else:
+            made = Repacking(
+                ledger=ledger,
+                packs=rewriter,
+                allowed=lambda: demand_quiet(ledger),
+                until=until,
+                max_unused=MAX_UNUSED if max_unused is None else max_unused,
+                now_us=ledger.clock_us(),
+                orphans_us=orphans_us,
+            )
+        try:
+            yield made
+        except ConflictError as error:
+            raise LockedError(
+                "another process began to free bytes of this replica (prune, erase or storage clean), so this one "
+                "stopped: run the command again later, it goes on where it was"
+            ) from error

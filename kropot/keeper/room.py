@@ -11,6 +11,7 @@ from kropot.query.past import sources_at
 from kropot.query.space import FEW_ELEMENTS, space_of
 from kropot.retention.deciding import Decider
 from kropot.retention.policy import DAY_S, MIN_AGE_S, parse_policy
+from kropot.retention.releasing import would_release
 from kropot.storage_away import StorageAwayError, demand_objects
 from ledger.log import utc_now_us
 from ledger.retaining import decided_of
@@ -102,8 +103,8 @@ class RoomAnswers:
             ledger=self._ledger, retention=retention, position=self._ledger.head().position, at_us=utc_now_us()
         )
         found: dict[str, dict[str, int]] = {}
-        for each in decider.all():
-            sum_ = found.setdefault(each.release.reason, {"objects": 0, "bytes": 0})
-            sum_["objects"] += 1
-            sum_["bytes"] += each.release.size
+        for (_, reason), (copies, size) in would_release(decider).copies.items():
+            sum_ = found.setdefault(reason, {"objects": 0, "bytes": 0})
+            sum_["objects"] += copies
+            sum_["bytes"] += size
         return found

@@ -31,6 +31,7 @@ FEW_ELEMENTS: Final = 100_000
 """Up to so many elements, everything is looked at without being asked for."""
 
 GROWTH_DAYS: Final = 30
+_FAR_DAYS: Final = 36_525
 _PAGE: Final = 500
 
 
@@ -164,7 +165,9 @@ def space_text(space: Space) -> Iterator[str]:
     if parts:
         yield f"         {', '.join(parts)} (`kropotcli prune` and `kropotcli storage clean` free them)"
     if space.growth is not None:
-        full = "" if space.full_in_days is None else f": full in {number(space.full_in_days, 'day')} at this pace"
+        days = space.full_in_days
+        left = "more than 100 years" if days is not None and days > _FAR_DAYS else number(days or 0, "day")
+        full = "" if days is None else f": full in {left} at this pace"
         yield f"         {amount(space.growth)} more every day{full}"
     if space.older is None:
         yield "         older versions, orphans and growth were not looked at: give --space"

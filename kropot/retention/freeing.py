@@ -1,7 +1,8 @@
 """Free the bytes of released copies, and of orphans, while collectors work (docs/decisions/0031).
 
 An object goes only under the lock of the ledger's head, after a look at every copy that names it. A collector that
-names an object looks under the same lock whether it is still there, as long as bytes are being freed.
+names an object looks under the same lock whether it is still there, as long as bytes are being freed. So a run that is
+not the newest one MUST stop: the newest one ends the freeing for both.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from kropot.retention.needed import BATCH, needed_of, released_objects
+from ledger.errors import ConflictError
 from ledger.retaining import Freeing, freeing_of, head_locked, say_freed
 from ledger.retention import Freed, FreeingBegan, FreeingEnded
 
@@ -31,6 +33,14 @@ class FreedSum:
     kept: int = 0
 
 
+class FreeingTakenOverError(ConflictError):
+    """Another process frees bytes now, so this one stopped."""
+
+    def __init__(self) -> None:
+        """Name no stream: nothing that was to be recorded conflicts."""
+        super().__init__(())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreeingRun:
     """Frees objects of one storage. `allowed` is called under the lock before each batch, and can refuse by raising.
@@ -49,7 +59,8 @@ class FreeingRun:
     def released(self, until: int) -> FreedSum:
         """Free what was released up to position `until`, and what an earlier run did not finish.
 
-        Raises: ConflictError if another process frees at the same time; StorageError; what `allowed` raises.
+        Raises: ConflictError, mostly FreeingTakenOverError, if another process frees at the same time; StorageError;
+        what `allowed` raises.
         """
         before = freeing_of(self.ledger)
         left = list(islice(self.objects.put_away_before(), 1))
@@ -57,13 +68,15 @@ class FreeingRun:
             return FreedSum()
         now = self._begin(before)
         found = FreedSum()
-        self._finish_before(found)
+        self._finish_before(now, found)
         packs: set[bytes] = set()
         for sha256s in released_objects(self.ledger, before.freed.to, until):
-            self._batch(sha256s, found)
+            self._batch(now, sha256s, found)
             packs |= {place.pack for places in self.ledger.places.find(sha256s).values() for place in places}
-        self._repack(packs, found)
-        self._end(now, found, to=max(until, before.freed.to))
+        self._repack(now, packs, found)
+        # What lies in packs that nobody could rewrite is not free: the next run begins there again.
+        to = before.freed.to if packs and self.repacking is None else max(until, before.freed.to)
+        self._end(now, found, to=to)
         return found
 
     def orphans(self, candidates: Iterable[bytes]) -> FreedSum:
@@ -74,11 +87,11 @@ class FreeingRun:
         if not first and not self.every_pack:
             return found
         now = self._begin(freeing_of(self.ledger))
-        self._finish_before(found)
+        self._finish_before(now, found)
         while first:
-            self._batch(first, found)
+            self._batch(now, first, found)
             first = list(islice(wanted, BATCH))
-        self._repack(set(), found)
+        self._repack(now, set(), found)
         self._end(now, found, to=now.freed.to)
         return found
 
@@ -86,36 +99,42 @@ class FreeingRun:
         """Free these objects, and rewrite these packs, which hold some of them. Raises: as `released`."""
         now = self._begin(freeing_of(self.ledger))
         found = FreedSum()
-        self._finish_before(found)
+        self._finish_before(now, found)
         wanted = iter(sorted(sha256s))
         while page := list(islice(wanted, BATCH)):
-            self._batch(page, found)
-        self._repack(set(packs), found)
+            self._batch(now, page, found)
+        self._repack(now, set(packs), found)
         self._end(now, found, to=now.freed.to)
         return found
 
     # --- helpers ---
 
-    def _repack(self, packs: set[bytes], found: FreedSum) -> None:
+    def _repack(self, now: Freeing, packs: set[bytes], found: FreedSum) -> None:
         if self.repacking is not None:
             names = (row.name for row in self.ledger.places.packs()) if self.every_pack else sorted(packs)
-            self.repacking.run(names, found)
+            self.repacking.run(names, found, lambda: self._demand_newest(now))
 
     def _begin(self, before: Freeing) -> Freeing:
         """Say that objects can vanish from now on. One that was left open by a crash simply goes on."""
         return say_freed(self.ledger, FreeingBegan(freed=before.freed), before, check=self.allowed)
+
+    def _demand_newest(self, now: Freeing) -> None:
+        """Demand, under the lock, that no other process began or ended freeing since this one began."""
+        if freeing_of(self.ledger).position != now.position:
+            raise FreeingTakenOverError
 
     def _end(self, now: Freeing, found: FreedSum, *, to: int) -> None:
         freed = now.freed
         total = Freed(to=to, objects=freed.objects + found.objects, bytes=freed.bytes + found.bytes)
         say_freed(self.ledger, FreeingEnded(freed=total), now)
 
-    def _batch(self, sha256s: Collection[bytes], found: FreedSum) -> None:
+    def _batch(self, now: Freeing, sha256s: Collection[bytes], found: FreedSum) -> None:
         """Free those of these objects that no copy needs: out of sight under the lock, for good once it held."""
         away: list[FreedObject] = []
         try:
             with head_locked(self.ledger):
                 self.allowed()
+                self._demand_newest(now)
                 needed = needed_of(self.ledger, sha256s, self.but)
                 away = self.objects.put_away(sha256 for sha256 in sha256s if sha256 not in needed)
         except BaseException:
@@ -127,13 +146,14 @@ class FreeingRun:
         found.bytes += sum(each.size for each in away)
         found.kept += len(needed)
 
-    def _finish_before(self, found: FreedSum) -> None:
+    def _finish_before(self, now: Freeing, found: FreedSum) -> None:
         """Look again at what a crash left out of sight: put back what a copy needs, destroy the rest."""
         if self.repacking is not None:
             self.repacking.bring_back()
         left = self.objects.put_away_before()
         while page := list(islice(left, BATCH)):
             with head_locked(self.ledger):
+                self._demand_newest(now)
                 needed = needed_of(self.ledger, [each.sha256 for each in page], self.but)
                 self.objects.bring_back(needed)
             gone = [each for each in page if each.sha256 not in needed]

@@ -6,7 +6,7 @@ import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from kropot.objects.store import CHUNK, ObjectMissingError
 from kropot.retention.needed import releases_after
@@ -19,7 +19,7 @@ from ledger.retention import CopyReleased, LastCopyReleased, ReleaseFact, Releas
 from ledger.rows import RELEASED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from kropot.objects.store import ObjectStore
     from kropot.retention.deciding import Decider, StreamRelease
@@ -44,6 +44,21 @@ class ReleaseSum:
         copies, size = self.copies.get(of, (0, 0))
         self.copies[of] = copies + 1, size + each.release.size
 
+    @classmethod
+    def of(cls, found: Iterable[StreamRelease]) -> Self:
+        """Count these."""
+        counted = cls()
+        for each in found:
+            counted.add(each)
+        return counted
+
+    def merge(self, other: ReleaseSum) -> None:
+        """Add what another one counted."""
+        for of, (copies, size) in other.copies.items():
+            before, size_before = self.copies.get(of, (0, 0))
+            self.copies[of] = before + copies, size_before + size
+        self.moved += other.moved
+
     @property
     def total(self) -> tuple[int, int]:
         """The copies and bytes of all sources."""
@@ -56,6 +71,14 @@ class PolicyMovedError(ConflictError):
     def __init__(self) -> None:
         """Name no stream: the decision itself does not hold any more."""
         super().__init__(())
+
+
+def would_release(decider: Decider) -> ReleaseSum:
+    """Count what the decider lets go, and record nothing."""
+    counted = ReleaseSum()
+    for part in decider.by_range(ReleaseSum.of):
+        counted.merge(part)
+    return counted
 
 
 def release(decider: Decider, *, policy: int, by: str, allowed: Callable[[], object]) -> ReleaseSum:

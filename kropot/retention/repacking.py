@@ -57,15 +57,16 @@ class Repacking:
     _waiting: Fingerprints = field(default_factory=Fingerprints)
     _brought: set[bytes] = field(default_factory=set)
 
-    def run(self, names: Iterable[bytes], found: FreedSum) -> None:
+    def run(self, names: Iterable[bytes], found: FreedSum, demand_newest: Callable[[], object]) -> None:
         """Rewrite those of these packs that are worth it, and add what was freed. It MUST run while freeing is open.
 
-        Raises: StorageError, LedgerError, what `allowed` raises.
+        `demand_newest` is called under the lock before a pack goes, and refuses once another process frees. Raises:
+        StorageError, LedgerError, what `allowed` and `demand_newest` raise.
         """
         try:
             self._learn()
             for name in chain(sorted(self._brought), (name for name in names if name not in self._brought)):
-                self._one(name, found)
+                self._one(name, found, demand_newest)
         finally:
             self._waiting.close()
 
@@ -86,7 +87,7 @@ class Repacking:
                 if isinstance(fact, ReleaseFact):
                     self._waiting.add(fact.sha256[:FINGERPRINT])
 
-    def _one(self, name: bytes, found: FreedSum) -> None:
+    def _one(self, name: bytes, found: FreedSum, demand_newest: Callable[[], object]) -> None:
         contents = self.packs.contents(name, self.now_us)
         if contents is None:
             return
@@ -99,7 +100,7 @@ class Repacking:
             if made is None:
                 return  # a live object is not sound here: `verify --repair` may still need the pack as it is
             self.ledger.places.add(made)
-        if self._remove(name, split.dead):
+        if self._remove(name, split.dead, demand_newest):
             self.rewritten += 1
             found.objects += len(split.dead)
             found.bytes += split.unused
@@ -119,12 +120,13 @@ class Repacking:
             needed |= set(sha256s) - named
         return set(sha256s) - needed
 
-    def _remove(self, name: bytes, dead: set[bytes]) -> bool:
+    def _remove(self, name: bytes, dead: set[bytes], demand_newest: Callable[[], object]) -> bool:
         """Remove a pack if nothing that is lost with it is needed by now. Return whether it went."""
         is_away = False
         try:
             with head_locked(self.ledger):
                 self.allowed()
+                demand_newest()
                 if self._unneeded(dead, orphans=self.orphans_us is not None) == dead:
                     is_away = self.packs.put_away(name)
         except BaseException:

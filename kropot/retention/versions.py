@@ -76,7 +76,7 @@ _Span = tuple[int, int | None, int | None, bool]
 """Start, end, the end's time, and whether the element vanished there. End and time are None if it has not ended."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class _Version:
     sha256: bytes
     size: int
@@ -98,25 +98,26 @@ def _versions(events: Iterable[SeenCopy]) -> tuple[dict[bytes, _Version], bool]:
     open_: _Version | None = None
     is_present, before = False, None
     for each in events:
-        now = each.sha256 if each.is_present else None
+        position, at_us, sha256, size, is_present, judged = each
+        now = sha256 if is_present else None
         if open_ is not None and open_.sha256 != now:
             start = open_.spans[-1][0]
             # A copy that is let go, or an element that vanished, ends a span; another copy replaces it.
-            open_.spans[-1] = (start, each.position, each.at_us, now is None)
+            open_.spans[-1] = (start, position, at_us, now is None)
             open_ = None
-        if each.sha256 is not None:
-            known = versions.setdefault(each.sha256, _Version(sha256=each.sha256, size=each.size))
+        if sha256 is not None:
+            known = versions.get(sha256)
+            if known is None:
+                known = versions[sha256] = _Version(sha256, size)
             if now is not None and open_ is None:
-                known.spans.append((each.position, None, None, False))
+                known.spans.append((position, None, None, False))
                 open_ = known
             elif not known.spans:
                 # It was fetched although the element had just vanished: it was current for this moment alone.
-                known.spans.append((each.position, each.position, each.at_us, True))
-            if each.sha256 != before:
+                known.spans.append((position, position, at_us, True))
+            if sha256 != before:
                 known.state = SOUND
-        if each.judged is not None:
-            sha256, state = each.judged
-            if sha256 in versions:
-                versions[sha256].state = state
-        is_present, before = each.is_present, each.sha256
+        before = sha256
+        if judged is not None and judged[0] in versions:
+            versions[judged[0]].state = judged[1]
     return versions, is_present

@@ -148,9 +148,10 @@ class SqlProjection:
             for row in self._connections.raw_rows(self._statements.select_named(len(part)), part)
         ]
 
-    def revisited(self, after: int) -> Iterator[tuple[int, int]]:
-        """Yield (stream, number of its source) of each entry above stream `after` that can have an older version."""
-        while page := self._connections.raw_rows(self._statements.page_revisited, (after, FEW_EVENTS, LARGE_PAGE)):
+    def revisited(self, after: int, until: int) -> Iterator[tuple[int, int]]:
+        """Yield (stream, its source's number) of each entry in (`after`, `until`] that can have an older version."""
+        statement = self._statements.page_revisited
+        while page := self._connections.raw_rows(statement, (after, until, FEW_EVENTS, LARGE_PAGE)):
             yield from page
             after = page[-1][0]
 

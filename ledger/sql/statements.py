@@ -206,9 +206,9 @@ class Statements:
 
     @cached_property
     def page_revisited(self) -> str:
-        """Values: after, the number of events of an element that is as it was first, limit; rows: stream, source."""
+        """Values: after, until, the number of events of an element as it was first, limit; rows: stream, source."""
         return self.marked(
-            "SELECT stream, source FROM entry WHERE stream > ? AND (version > ? OR state = 'vanished')"
+            "SELECT stream, source FROM entry WHERE stream > ? AND stream <= ? AND (version > ? OR state = 'vanished')"
             " ORDER BY stream LIMIT ?"
         )
 

@@ -187,6 +187,8 @@ def test_a_restore_point_is_kept_and_let_go(bench: Bench) -> None:
     assert bench.run("keep").stdout == f"@{position}  before the move\n"
     assert bench.run("keep", "--undo", "--label", "another").returncode == Exit.USAGE
     assert bench.json("keep", "--undo", "--label", "before the move") == {"kept": []}
+    assert bench.run("prune").returncode == Exit.DONE
+    assert "released since @5" in bench.run("keep", "@5", "--label", "too late").stderr
 
 
 def test_orphans_are_counted_and_cleaned(bench: Bench) -> None:

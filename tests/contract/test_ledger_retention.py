@@ -59,8 +59,10 @@ def test_copies_come_by_object(world: World) -> None:
 def test_what_was_revisited_comes_in_the_order_of_streams(world: World) -> None:
     entries = list(world.ledger.scan())
     wanted = sorted(e.stream for e in entries if e.version > 2 or (e.element is not None and not e.element.present))
-    assert [stream for stream, _ in world.store.projection.revisited(0)] == wanted
-    assert [stream for stream, _ in world.store.projection.revisited(wanted[3])] == wanted[4:]
+    last = world.store.log.head().streams
+    assert [stream for stream, _ in world.store.projection.revisited(0, last)] == wanted
+    assert [stream for stream, _ in world.store.projection.revisited(wanted[3], last)] == wanted[4:]
+    assert [stream for stream, _ in world.store.projection.revisited(wanted[3], wanted[5])] == wanted[4:6]
 
 
 def test_a_release_and_its_withdrawal_are_projected_as_they_are_folded(world: World, store: LedgerStore) -> None:

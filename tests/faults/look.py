@@ -72,12 +72,21 @@ class Looker:
             ),
             "tokens": self._tokens,
             "key": self._key,
+            "space": self._space,
         }
         return look[self._scenario.look]()
 
     def _sources(self) -> Any:
         _, output = self._run("source", "list", "--json")
         return [{"urls": row["urls"], "held": row["held"]} for row in _objects(output)]
+
+    def _space(self) -> Any:
+        """What lies in the storage for which reason, and which copies were released."""
+        _, output = self._run("status", "--space", "--json")
+        space = next((row["space"] for row in _objects(output) if "space" in row), output)
+        parts = {"current", "older", "vanished", "waiting", "orphans", "quarantine", "unused_in_packs"}
+        names = {path.name for path in (self._folder / "storage" / "objects").glob("*/*")}
+        return [{name: space[name] for name in sorted(parts)} if isinstance(space, dict) else space, sorted(names)]
 
     def _key(self) -> Any:
         """Whether there is a whole key to sign by, and beside it the one to verify with."""

@@ -142,6 +142,17 @@ def _unsynced_segments() -> None:
     SegmentFolder._write = lazily  # type: ignore[method-assign]
 
 
+def _unsynced_freeing() -> None:
+    """Say that bytes are free before it is durable that their names are gone."""
+    from kropot.objects.freeing import FolderFreeing
+
+    def lazily(self: FolderFreeing, sha256s: Any) -> None:
+        for sha256 in sha256s:
+            os.unlink(self._path(sha256))  # noqa: PTH108 -- as the store does it
+
+    FolderFreeing.destroy = lazily  # type: ignore[method-assign]
+
+
 def _unsynced_checkpoint() -> None:
     """Give a checkpoint its name without making its bytes durable."""
     from kropot.checkpoints import folder
@@ -210,6 +221,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "unfolded log": _unfolded_log,
     "repair removes": _repair_removes,
     "unsynced segments": _unsynced_segments,
+    "unsynced freeing": _unsynced_freeing,
     "unsynced checkpoint": _unsynced_checkpoint,
     "unsynced names": _unsynced_names,
     "token before kit": _token_before_kit,
@@ -231,6 +243,7 @@ SHOWN = (
     ("unsynced segments", "first collect", "power cut"),
     ("unsynced checkpoint", "checkpoint", "power cut"),
     ("unsynced names", "restore", "power cut"),
+    ("unsynced freeing", "prune", "power cut"),
     ("token before kit", "token create", "kill"),
     ("always fine", "restore", "ENOSPC from there on"),
 )

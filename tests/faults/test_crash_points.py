@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 SEED = int(os.environ.get("KROPOT_TEST_SEED", "7"))
 REQUIRED = os.environ.get("KROPOT_TEST_REQUIRE_SHIM") == "1"
-# These run thousands of operations, or start a process: `make faults` has the time for them.
-DEAR = {"many files"}
+# These run thousands of operations, start a process, or go the ways of `prune`: `make faults` has the time for them.
+DEAR = {"many files", "prune undo", "storage clean"}
 SORTS = ({How.KILL, How.KILL_ONE, How.TORN}, {How.EIO, How.ENOSPC}, {How.POWER}, {How.SYNC}, {How.AGAIN})
 CHOSEN = tuple(scenario for scenario in SCENARIOS if scenario.name not in DEAR)
 
@@ -92,7 +92,8 @@ def test_a_failed_sync_of_the_ledger_takes_nothing_with_it_that_was_acknowledged
 
 
 @pytest.mark.parametrize(
-    "scenario", ["first collect", "collect by two", "storage pack", "restore", "export", "db copy", "token create"]
+    "scenario",
+    ["first collect", "collect by two", "storage pack", "restore", "export", "db copy", "token create", "prune"],
 )
 def test_what_a_command_did_is_durable_when_it_ends(laboratory: Laboratory, scenario: str) -> None:
     cuts = [point for point in laboratory.points() if point.scenario == scenario and point.how == How.POWER]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -26,6 +27,8 @@ SEALED = {
     "data": {"secureCopyEncryptionMethod": "aes-256-cbc", "secureCopyDigestMethod": "sha512"},
 }
 PLAIN = {"roles": ["securecopy.stream"], "expires": "never"}
+# What the first collect found and the second one did not is let go at once.
+POLICY = '[retention]\nkeep-last = 1\nmin-age = "0s"\nkeep-vanished = "0s"\n'
 # Enough for several batches of everything that is done in batches.
 MANY = 700
 
@@ -96,6 +99,7 @@ class World:
         self._must((*collect, "--missing-percent", "0", "--missing-count", "0"), "held", expected=Exit.PARTIAL)
         shutil.copytree(self.root / "collected", self.root / "current")
         self._must(collect, "current")
+        (self.root / "current" / "policy.toml").write_text(POLICY)
         self._must(("checkpoint", "init", "--key", "signer.key"), "current")
         (self.root / "current" / "notes").mkdir(mode=0o700)
         shutil.copytree(self.root / "current", self.root / "packed")
@@ -104,6 +108,18 @@ class World:
         self._must(collect, "two", token="second")
         shutil.copytree(self.root / "current", self.root / "damaged")
         self._damage(self.root / "damaged", dice)
+        self._let_go(dice)
+
+    def _let_go(self, dice: random.Random) -> None:
+        """Make a folder in which releases wait, and one with orphans and with objects that were set aside."""
+        shutil.copytree(self.root / "current", self.root / "released")
+        self._must(("--config", "policy.toml", "prune"), "released")
+        shutil.copytree(self.root / "damaged", self.root / "untidy")
+        self._must(("verify", "--repair"), "untidy")
+        for orphan in (dice.randbytes(300), dice.randbytes(5_000)):
+            path = _object(self.root / "untidy", hashlib.sha256(orphan).hexdigest())
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            path.write_bytes(orphan)
 
     def _base(self, name: str) -> None:
         """Make a folder with kits of its own: what a kit remembers of a ledger lies beside it."""
@@ -129,14 +145,16 @@ class World:
         lines = self._must(("replay", "--list", "--json"), folder.name).splitlines()
         entries: list[dict[str, Any]] = [json.loads(line) for line in lines if line.startswith("{")]
         names = {entry["sha256"] for entry in entries if entry.get("state") == "current"}
-        changed, cut, gone = (
-            folder / "storage" / "objects" / name[:2] / name for name in dice.sample(sorted(names), 3)
-        )
+        changed, cut, gone = (_object(folder, name) for name in dice.sample(sorted(names), 3))
         data = bytearray(changed.read_bytes())
         data[len(data) // 2] ^= 1
         changed.write_bytes(data)
         cut.write_bytes(cut.read_bytes()[:-1])
         gone.unlink()
+
+
+def _object(folder: Path, name: str) -> Path:
+    return folder / "storage" / "objects" / name[:2] / name
 
 
 def _file(source: Path, number: int) -> Path:

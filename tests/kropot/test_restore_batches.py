@@ -9,7 +9,6 @@ import stat
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -296,7 +295,7 @@ def test_a_placement_that_lies_costs_nothing_and_a_damaged_pack_one_file(tmp_pat
     world, contents = some_world()
     copies = packed(world, tmp_path / "storage")
     places = sorted(world.ledger.places.walk(), key=lambda place: place.offset)
-    lying = [replace(place, offset=place.offset + 1) if place is places[0] else place for place in places]
+    lying = [place._replace(offset=place.offset + 1) if place is places[0] else place for place in places]
     world.ledger.places.replace(places[0].pack, lying)
     assert back_by_workers(world, tmp_path / "one", workers, copies=copies)[1] == []
     assert whole(tmp_path / "one") == contents

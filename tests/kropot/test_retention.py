@@ -11,10 +11,11 @@ import pytest
 
 from kropot.errors import IntegrityError, PartialError
 from kropot.objects.directory import DirectoryObjects
+from kropot.retention import deciding
 from kropot.retention.cleaning import Count, is_dispensable, old_unnamed, unnamed
 from kropot.retention.conditions import demand_quiet, time_of
-from kropot.retention.freeing import FreeingRun
-from kropot.retention.releasing import PolicyMovedError, release, undo
+from kropot.retention.freeing import FreeingRun, FreeingTakenOverError
+from kropot.retention.releasing import PolicyMovedError, ReleaseSum, release, undo, would_release
 from kropot.retention.signature import is_signed, signed
 from kropot.verify.releases import ReleaseAudit
 from ledger.errors import ConflictError, LedgerUnavailableError
@@ -232,21 +233,44 @@ def test_what_a_crash_left_out_of_sight_and_a_copy_names_is_put_back(world: Rete
     assert sha("newest") in world.disk.objects
 
 
-def test_two_runs_do_not_free_at_the_same_time(world: RetentionWorld) -> None:
+def test_of_two_runs_the_newest_one_frees(world: RetentionWorld) -> None:
+    """It ends the freeing for both, and then no collector looks whether what it names is there."""
     world.release()
     head = world.ledger.head().position
+    freeing = world.objects.freeing()
+    put_away, batches = freeing.put_away, []
+
+    class Slow:
+        """A storage in which another run begins and ends, and a collector fetches, before the first batch."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(freeing, name)
+
+        def put_away_before(self) -> Any:
+            yield from freeing.put_away_before()
+            if freeing_of(world.ledger).is_open and not batches:
+                batches.append("other")
+                orphan = world._publish("orphan")
+                assert FreeingRun(ledger=world.ledger, objects=freeing, allowed=lambda: None).orphans([orphan.sha256])
+
+        def put_away(self, sha256s: Any) -> Any:
+            batches.append("first")
+            return put_away(sha256s)
+
+    run = FreeingRun(ledger=world.ledger, objects=Slow(), allowed=lambda: None)
+    with pytest.raises(FreeingTakenOverError):
+        run.released(head)
+    assert batches == ["other"]
+    assert set(world.disk.objects) == {sha(text) for text in ("old", "gone", "shared", "new", "newest")}
+    world.listed({"d": "old"})
+    assert world.free().objects == 2
+    world.check(KEEP_ONE)
+
+
+def test_two_runs_do_not_begin_at_the_same_time(world: RetentionWorld) -> None:
+    world.release()
+    world.free()
     other = FreeingRun(ledger=world.ledger, objects=world.objects.freeing(), allowed=lambda: None)
-    began = []
-
-    def allowed() -> None:
-        if not began:
-            began.append(True)
-            world.ledger.store.log.head()  # the first run is here
-        elif len(began) == 1:
-            began.append(False)
-
-    run = FreeingRun(ledger=world.ledger, objects=world.objects.freeing(), allowed=allowed)
-    run.released(head)
     with pytest.raises(ConflictError):
         other._begin(freeing_of(world.ledger)._replace(version=0))
 
@@ -384,6 +408,20 @@ def test_a_folder_frees_the_files(folder: RetentionWorld, tmp_path: Path) -> Non
     assert folder.free().objects == 2
     assert [path.name for path in (tmp_path / "storage" / "objects").rglob("*") if path.is_file()] == [sha("new").hex()]
     assert list((tmp_path / "storage" / "freed").iterdir()) == []
+
+
+def test_several_processes_decide_as_one_does(folder: RetentionWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.listed({f"{number}": "old" for number in range(20)})
+    folder.clock_us += DAY
+    folder.listed({f"{number}": None if number % 3 else "new" for number in range(20)})
+    folder.listed({})
+    monkeypatch.setattr(deciding, "RANGE", 3)
+    alone, several = (replace(folder.decider(), processes=count) for count in (0, 2))
+    found = list(several.all())
+    assert {each.release.reason for each in found} == {"replaced", "vanished"}
+    assert len(found) == 22
+    assert found == list(alone.all())
+    assert would_release(several) == would_release(alone) == ReleaseSum.of(found)
 
 
 def test_objects_out_of_sight_in_a_folder_come_back(folder: RetentionWorld) -> None:

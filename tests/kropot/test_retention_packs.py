@@ -101,6 +101,17 @@ def packed(tmp_path: Path) -> Iterator[PackedWorld]:
     made.store.close()
 
 
+def test_packs_that_another_process_has_are_rewritten_the_next_time(packed: PackedWorld) -> None:
+    ledger = packed.world.ledger
+    until = ledger.head().position
+    run = FreeingRun(ledger=ledger, objects=packed.world.objects.freeing(), allowed=lambda: None, repacking=None)
+    assert run.released(until).objects == 0
+    assert freeing_of(ledger).freed.to < until
+    assert packed.free(max_unused=40).objects == 10
+    assert freeing_of(ledger).freed.to >= until
+    packed.check()
+
+
 def test_a_pack_with_little_left_is_rewritten(packed: PackedWorld) -> None:
     before = packed.packs()
     done = packed.free(max_unused=40)

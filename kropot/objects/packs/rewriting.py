@@ -86,11 +86,15 @@ class PackRewriter:
         return made
 
     def put_away(self, name: bytes) -> bool:
-        """Take the pack out of sight; False if it is not there. Raises: StorageError."""
+        """Take the pack out of sight; False if it is not there. Raises: StorageError.
+
+        No power cut brings it back then: whoever forgets its places next relies on that.
+        """
         path = self._layout.pack(name)
         try:
             make_freed_folder(self._files, self._folder, self._layout.root)
             self._files.rename(path, self._path(name))
+            self._files.sync_folder(os.path.dirname(path))
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -114,7 +118,6 @@ class PackRewriter:
     def destroy(self, name: bytes) -> None:
         """Remove a pack that is out of sight, for good. Raises: StorageError."""
         try:
-            self._files.sync_folder(os.path.dirname(self._layout.pack(name)))
             self._files.unlink(self._path(name))
             self._files.sync_folder(self._folder)
         except OSError as error:
