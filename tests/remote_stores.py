@@ -214,8 +214,8 @@ class Servers:
     def _make_bucket(self, server: BucketServer) -> None:
         import requests
 
+        from kropot.objects.stores.s3_requests import signed_headers
         from kropot.objects.stores.s3_settings import BucketAccess
-        from kropot.objects.stores.s3_uploads import signed_headers
 
         access = BucketAccess(
             endpoint=server.endpoint, region="us-east-1", key_id=Secret(KEY_ID), secret=Secret(SECRET)

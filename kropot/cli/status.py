@@ -26,6 +26,7 @@ from kropot.coverage import foreseen_us, never_read, share
 from kropot.errors import UsageError
 from kropot.query.facts import gather
 from kropot.query.health import Limits, health
+from kropot.query.locks import locks_json, locks_of, locks_text
 from kropot.query.names import short_name
 from kropot.query.space import space_of, space_text
 from kropot.query.storage import StorageLimits
@@ -171,6 +172,7 @@ def command(
         ledger_id = ledger.identity().ledger_id if facts.position else None
         free = None if facts.storage is None else facts.storage.room.bytes
         space = space_of(ledger, storage_of(settings), free=free, everything=True if everything else None)
+        locks = locks_of(ledger, storage_of(settings), everything=everything)
     # If this clock is behind, old events must not look new. The ledger's own time can stand still, years ahead.
     clock_us = time.time_ns() // 1000
     warn_of_frozen_time(facts.recorded_us, clock_us)
@@ -189,11 +191,11 @@ def command(
     if settings.json:
         from kropot.query.render import status_json
 
-        emit_json("status", status_json(now_us, facts, alarms) | {"space": space.json})
+        emit_json("status", status_json(now_us, facts, alarms) | {"space": space.json, "locks": locks_json(locks)})
     else:
         lines = as_text(now_us, facts, alarms)
         at = lines.index("")  # behind the storage, before the first source
-        for line in [*lines[:at], *space_text(space), *lines[at:]]:
+        for line in [*lines[:at], *space_text(space), *locks_text(locks), *lines[at:]]:
             emit(line)
     return Exit.PARTIAL if check and alarms else Exit.DONE
 

@@ -18,8 +18,8 @@ from kropot.objects.instance import InstanceLock
 from kropot.objects.packs.packing import PackRule
 from kropot.objects.store import Published
 from kropot.objects.stores.objects import RemoteObjects, object_key
+from kropot.objects.stores.s3_requests import signed_headers
 from kropot.objects.stores.s3_settings import BucketAccess
-from kropot.objects.stores.s3_uploads import signed_headers
 from kropot.secret import Secret
 from tests.remote_stores import KEY_ID, SECRET, BucketServer
 
