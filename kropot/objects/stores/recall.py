@@ -29,17 +29,15 @@ class RemoteRecall:
         self._packs_again: set[str] = set()
 
     def key_of(self, sha256: bytes) -> str | None:
-        """Look at the object's own key, then at the packs where the ledger places it."""
-        key = object_key(sha256)
-        version = self._files.instead(key)
-        if version is not None and self._digest(key, version.size) == sha256:
-            return key
+        """Look at the packs where the ledger places it, each of which is many objects, then at the object's own key."""
         for place in self._places.find([sha256]).get(sha256, ()):
             key = pack_key(place.pack)
             is_older = key in self._packs_again or self._files.instead(key) is not None
             if is_older and hashlib.sha256(self._range(place)).digest() == sha256:
                 return key
-        return None
+        key = object_key(sha256)
+        version = self._files.instead(key)
+        return key if version is not None and self._digest(key, version.size) == sha256 else None
 
     def put_again(self, key: str) -> None:
         """Fetch it and write it."""
