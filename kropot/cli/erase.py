@@ -18,7 +18,7 @@ from kropot.wording import amount, moment, number
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kropot.objects.stores.waiting import Waiting
+    from kropot.objects.stores.waiting import LockedVersions
     from kropot.retention.erasing import Erasing, ErasureSum
     from ledger.log import Ledger
 
@@ -138,7 +138,7 @@ def _retry(settings: Settings, *, is_alone: bool) -> None:
     _raise_waiting(done.waiting)
 
 
-def _raise_waiting(waiting: Waiting) -> None:
+def _raise_waiting(waiting: LockedVersions) -> None:
     """Raise PartialError if versions are locked still."""
     if waiting.versions:
         raise PartialError(

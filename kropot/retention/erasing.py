@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from kropot.durable.errors import StorageError
 from kropot.errors import LockedError, UsageError
 from kropot.objects.freeing import CanFree
-from kropot.objects.stores.waiting import NOTHING_WAITS, Purged, Waiting
+from kropot.objects.stores.waiting import NOTHING_WAITS, LockedVersions, Purged
 from kropot.query.erasures import erasures_of
 from kropot.retention.freeing import FreeingRun
 from kropot.retention.repacking import Repacking
@@ -61,7 +61,7 @@ class ErasureSum:
     position: int = 0
     is_log_held: bool = False
     versions: int = 0
-    waiting: Waiting = NOTHING_WAITS
+    waiting: LockedVersions = NOTHING_WAITS
     shared: list[bytes] = field(default_factory=list)
     left: list[bytes] = field(default_factory=list)
 

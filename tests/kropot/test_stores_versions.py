@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pytest
 
 from kropot import processes
 from kropot.durable.errors import StorageError
-from kropot.errors import LockedError, UsageError
+from kropot.errors import Exit, LockedError, UsageError
 from kropot.objects.packs.packing import PackRule
 from kropot.objects.stores.locks import DAY_S, LockRule
 from kropot.objects.stores.objects import object_key
@@ -26,6 +27,7 @@ from kropot.retention.repacking import Repacking
 from kropot.upkeep import RENEWING, RENEWING_US
 from kropot.verify.run import Verification
 from kropot.verify.scope import Scope
+from ledger.sql import open_store
 from tests.kropot.retention_world import HOUR, RetentionWorld, sha
 from tests.remote_stores import READER_ID, BucketServer
 from tests.versioned_bucket import VersionedBucket
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.objects.stores.files import RemoteFiles
+    from ledger.stores import LedgerStore
+    from tests.conftest import RunCli
     from tests.remote_stores import Servers
 
 pytestmark = pytest.mark.xdist_group("stores")
@@ -96,9 +100,9 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     closing: list[Any] = []
 
-    def make(files: Any, locks: LockRule | None = None) -> Place:
+    def make(files: Any, locks: LockRule | None = None, store: LedgerStore | None = None) -> Place:
         closing.append(files)
-        world = RetentionWorld(random.Random(1), clock_us=time.time_ns() // 1000 - 5 * HOUR)
+        world = RetentionWorld(random.Random(1), store=store, clock_us=time.time_ns() // 1000 - 5 * HOUR)
         place = Place(world, files, locks)
         world.objects = place.storage().objects(places=world.ledger.places)  # type: ignore[assignment]
         closing.append(world.objects)
@@ -304,6 +308,38 @@ def test_a_pack_that_somebody_removed_is_put_again_before_anything_in_it_is_eras
     place.verify(repair=True)
     assert place.erasing().run().is_done
     demand_erased(place)
+
+
+def test_the_commands_say_what_is_locked_and_what_waits(
+    made: Any, seaweedfs: BucketServer, run_cli: RunCli, tmp_path: Path
+) -> None:
+    bucket = VersionedBucket(seaweedfs, "COMPLIANCE")
+    store = open_store(f"sqlite:///{tmp_path / 'ledger.db'}", create=True)
+    made(bucket.files(), LockRule(1), store)
+    store.close()
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'db-string = "sqlite:///{tmp_path / "ledger.db"}"\nstorage-path = "{bucket.address}"\n'
+        "[storage]\nlock-days = 2\n"
+    )
+    config.chmod(0o600)
+    env = {**seaweedfs.env(), "XDG_STATE_HOME": str(tmp_path / "state")}
+
+    def run(*args: str, code: int) -> Any:
+        answer = run_cli("--config", str(config), *args, env=env)
+        assert answer.returncode == code, answer.stdout + answer.stderr
+        return json.loads(answer.stdout) if "--json" in args else answer.stdout
+
+    erased = run("erase", NAME, "--reason", "17", "--even-if-present", "--wait", "0s", "--json", code=Exit.PARTIAL)
+    assert (erased["done"], erased["waiting"]["versions"] >= 4) == (True, True)
+    assert run("erase", "--retry", "--json", code=Exit.PARTIAL)["waiting"] == erased["waiting"]
+    locks = run("status", "--json", code=Exit.DONE)["locks"]
+    assert (locks["lock_days"], locks["bucket_days"], locks["share"]) == (2, 1, 1.0)
+    assert locks["erasures_waiting"] == erased["waiting"]
+    shown = run("status", code=Exit.DONE)
+    assert "locked   100.0% of " in shown
+    assert "the bucket locks for 1 day, and lock-days is 2 in the table [storage]: correct one of them" in shown
+    assert " of what was erased wait to be removed, until " in shown
 
 
 # --- locks -----------------------------------------------------------------------------------------------------------

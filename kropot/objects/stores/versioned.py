@@ -21,7 +21,7 @@ from kropot.objects.stores.freeing import FOLDER as FREED
 from kropot.objects.stores.judging import name_in
 from kropot.objects.stores.objects import object_key
 from kropot.objects.stores.packs import RemotePack
-from kropot.objects.stores.waiting import Purged, Waiting
+from kropot.objects.stores.waiting import LockedVersions, Purged
 from kropot.segments import FOLDER as SEGMENTS
 from kropot.segments import told_by
 from ledger.transfer.segments import SEGMENT_EVENTS
@@ -49,7 +49,7 @@ class LockShare:
 
     days: int | None
     bucket_days: int | None
-    waiting: Waiting
+    waiting: LockedVersions
     bytes: int | None = None
     locked: int | None = None
     first_s: float | None = None
@@ -110,9 +110,9 @@ class VersionedStorage:
                 self._files.remove(key)
         return done
 
-    def waiting(self) -> Waiting:
+    def waiting(self) -> LockedVersions:
         """Return what waits for the ends of locks. Raises: StorageError."""
-        return sum((_waiting(noted) for _, noted in self._notes()), Waiting())
+        return sum((_waiting(noted) for _, noted in self._notes()), LockedVersions())
 
     # --- locks -------------------------------------------------------------------------------------------------------
 
@@ -241,8 +241,10 @@ def _noted(key: object, version: object, is_marker: object, until_s: Any) -> _No
     return _Noted(RemoteVersion(key, version, 0, 0.0, None, is_marker=bool(is_marker), is_newest=False), float(until_s))
 
 
-def _waiting(noted: Sequence[_Noted]) -> Waiting:
-    return Waiting(sum(not one.version.is_marker for one in noted), max((one.until_s for one in noted), default=0.0))
+def _waiting(noted: Sequence[_Noted]) -> LockedVersions:
+    return LockedVersions(
+        sum(not one.version.is_marker for one in noted), max((one.until_s for one in noted), default=0.0)
+    )
 
 
 def _may_hold(key: str, positions: Sequence[int]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 from kropot.wording import SECOND_US, instant
 
 
-class Waiting(NamedTuple):
+class LockedVersions(NamedTuple):
     """So many versions that hold something erased are locked still; the last lock ends at `until_s` (since 1970)."""
 
     versions: int = 0
@@ -23,21 +23,21 @@ class Waiting(NamedTuple):
         """The fields of a JSON answer."""
         return {"versions": self.versions, "until": instant(self.until_us) if self.versions else None}
 
-    def __add__(self, other: object) -> Waiting:
+    def __add__(self, other: object) -> LockedVersions:
         """Add up the versions, and take the later end."""
-        if not isinstance(other, Waiting):
+        if not isinstance(other, LockedVersions):
             return NotImplemented
-        return Waiting(self.versions + other.versions, max(self.until_s, other.until_s))
+        return LockedVersions(self.versions + other.versions, max(self.until_s, other.until_s))
 
 
-NOTHING_WAITS: Final = Waiting()
+NOTHING_WAITS: Final = LockedVersions()
 
 
 class Purged(NamedTuple):
     """So many versions were removed, and what waits."""
 
     removed: int = 0
-    waiting: Waiting = NOTHING_WAITS
+    waiting: LockedVersions = NOTHING_WAITS
 
     def __add__(self, other: object) -> Purged:
         """Add up both."""
