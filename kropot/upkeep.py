@@ -48,7 +48,8 @@ LAST_PATIENCE_S = 60.0
 RENEWING = "renewing"
 """The claim of whoever puts files again before their locks end, or erases: neither may undo the other's work."""
 
-RENEWING_US = 3600 * 1_000_000
+RENEWING_US = 300 * 1_000_000
+"""A killed process keeps others from it for so long, which is less than `erase` waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +224,9 @@ class _Locks:
                 self._renewal.round()
             if monotonic() >= self._retry_at:
                 self._retry_at = monotonic() + ERASED_S
-                self._versioned.retry()
+                # Most collectors never need it.
+                from kropot.retention.needed import needed_in
+
+                self._versioned.retry(needed_in(self._ledger))
         finally:
             self._ledger.work.unreserve(RENEWING)

@@ -126,11 +126,13 @@ def _retry(settings: Settings, *, is_alone: bool) -> None:
     from kropot.objects.opening import open_store
     from kropot.objects.stores.waiting import Purged
     from kropot.retention.erasing import ERASER
+    from kropot.retention.needed import needed_in
 
     if not is_alone:
         raise UsageError("--retry takes no ELEMENT and no --reason: it goes on with erasures that are recorded")
     versioned = open_store(settings.storage_path, ERASER, ca_file=settings.ca_file).versioned()
-    done = Purged() if versioned is None else versioned.retry(even_if_locked=True)
+    with open_ledger(settings, read_only=True) as ledger:
+        done = Purged() if versioned is None else versioned.retry(needed_in(ledger), even_if_locked=True)
     if settings.json:
         emit_json("erase_retry", {"versions": done.removed, "waiting": done.waiting.json})
     else:

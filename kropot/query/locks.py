@@ -54,7 +54,7 @@ def locks_text(found: LockShare | None) -> list[str]:
         share = found.locked / found.bytes if found.bytes else 0
         first = "" if found.first_s is None else f"; the first lock ends {moment(int(found.first_s * SECOND_US))}"
         lines.append(f"locked   {share:.1%} of {amount(found.bytes)}{first}")
-    if found.days != found.bucket_days:
+    if found.is_told and found.days != found.bucket_days:
         says = (
             "locks nothing by itself" if found.bucket_days is None else f"locks for {number(found.bucket_days, 'day')}"
         )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kropot.objects.freeing import Freeable
     from kropot.objects.opening import Storage
     from kropot.objects.store import ObjectStore
+    from kropot.objects.stores.versioned import VersionedStorage
     from ledger.events import StreamKey
     from ledger.log import Ledger
     from ledger.replica import Event
@@ -93,11 +94,10 @@ class Erasing:
         ConflictError; StorageError; LedgerError.
         """
         objects = self.storage.objects(places=self.ledger.places)
-        if not self.ledger.work.reserve(RENEWING, lease_us=RENEWING_US):
-            raise LockedError("a collector puts files again whose locks end, or another process erases: wait for it")
         try:
             self._demand_rights()
             objects.lock()
+            self.done.waiting = NOTHING_WAITS
             for tries_left in reversed(range(_TRIES)):
                 try:
                     if not self._once(objects):
@@ -137,11 +137,13 @@ class Erasing:
                 "source first, or erase it with --even-if-present, which blocks it for ever"
             )
         wanted = self._not_shared(history)
+        versioned = self._claimed()
         self._free(objects, wanted, last)
         self.done.left = self._left(wanted)
         if self.done.left:
             return False
-        if (versioned := self.storage.versioned()) is not None:
+        if versioned is not None and self._claimed():
+            self.done.waiting = NOTHING_WAITS
             self._count(versioned.purge_objects(wanted, self.ledger.places))
         fact = PayloadErased(reason=self.reason, blocked=self.blocks, rows=rows_of(history))
         new = NewFact(key=self.key, fact=fact, observed_us=self.ledger.clock_us(), expected=last.stream_version)
@@ -236,8 +238,18 @@ class Erasing:
         self.done.is_log_held = not self.ledger.database.fold_log()
         positions = sorted(erased_events(self.ledger, erasures))
         self.done.segments += len(folder.write_erased(self.ledger, positions))
-        if (versioned := self.storage.versioned()) is not None:
+        if (versioned := self._claimed()) is not None:
             self._count(versioned.purge_segments(positions))
+
+    def _claimed(self) -> VersionedStorage | None:
+        """Return the older versions, if any are kept, and see to it that no collector puts files again meanwhile.
+
+        Raises: LockedError while one does; StorageError.
+        """
+        versioned = self.storage.versioned()
+        if versioned is not None and not self.ledger.work.reserve(RENEWING, lease_us=RENEWING_US):
+            raise LockedError("a collector puts files again whose locks end, or another process erases: wait for it")
+        return versioned
 
     def _count(self, purged: Purged) -> None:
         self.done.versions += purged.removed

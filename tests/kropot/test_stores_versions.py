@@ -23,6 +23,7 @@ from kropot.objects.stores.storage import RemoteStorage
 from kropot.objects.stores.versioned import VersionedStorage
 from kropot.retention.erasing import ERASER, Erasing
 from kropot.retention.freeing import FreeingRun
+from kropot.retention.needed import needed_in
 from kropot.retention.repacking import Repacking
 from kropot.upkeep import RENEWING, RENEWING_US
 from kropot.verify.run import Verification
@@ -61,6 +62,9 @@ class Place:
 
     def versioned(self, later_s: float = 0.0) -> VersionedStorage:
         return VersionedStorage(self.files, self.locks, clock=lambda: time.time() + later_s)
+
+    def retry(self, later_s: float = 0.0, **more: bool) -> Any:
+        return self.versioned(later_s).retry(needed_in(self.world.ledger), **more)
 
     def verify(self, *, repair: bool = False) -> list[tuple[str, str | None]]:
         objects = self.storage().objects(places=self.world.ledger.places)
@@ -250,9 +254,11 @@ def test_what_is_locked_waits_and_is_never_the_newest_again(made: Any, seaweedfs
     assert place.versioned().waiting() == done.waiting
     # A try before the end changes nothing, and writes nothing either.
     before = bucket.versions()
-    assert place.versioned().retry().waiting == done.waiting
-    assert place.versioned().retry(even_if_locked=True) == (0, done.waiting)
+    assert place.retry().waiting == done.waiting
+    assert place.retry(even_if_locked=True) == (0, done.waiting)
     assert bucket.versions() == before
+    assert place.erasing().run().is_done
+    assert place.versioned().waiting() == done.waiting
     share = place.versioned().share(everything=True)
     assert (share.days, share.bucket_days, share.locked, share.waiting) == (1, 1, share.bytes, done.waiting)
     assert place.versioned(2 * DAY_S).share(everything=True).locked == 0
@@ -268,11 +274,27 @@ def test_what_waited_is_removed_when_it_can_be(made: Any, seaweedfs: BucketServe
     assert done.waiting.versions >= 4
     assert bucket.holds(SECRET.encode(), place.files)
     place.files.remove_version = real
-    assert place.versioned().retry() == (0, done.waiting)
-    assert place.versioned(DAY_S + 1).retry() == (done.waiting.versions, (0, 0.0))
+    assert place.retry() == (0, done.waiting)
+    assert place.retry(DAY_S + 1) == (done.waiting.versions, (0, 0.0))
     assert bucket.holds(SECRET.encode(), place.files) == []
     assert not list(place.files.walk("erasing"))
     demand_erased(place)
+
+
+def test_a_planted_note_removes_nothing_that_the_ledger_needs(made: Any, seaweedfs: BucketServer) -> None:
+    place = made(VersionedBucket(seaweedfs).files())
+    keys = place.everything()
+    rows = [[one.key, one.id, False, 0.0] for one in place.files.versions("")]
+    loose = object_key(sha(SECRET))  # it was gathered into the pack, so this is nothing but an older version
+    assert loose in {row[0] for row in rows} - set(keys)
+    for key in keys:
+        place.files.put(key, b"garbage") if key.startswith("ledger/") else place.files.remove(key)
+    place.files.put("erasing/planted", json.dumps({"versions": rows}).encode())
+    assert place.retry(even_if_locked=True).removed == 0
+    assert place.read() == {name: text.encode() for name, text in CONTENTS.items()}
+    assert list(place.storage().reading().segments().events())
+    place.verify(repair=True)
+    assert place.verify() == []
 
 
 def test_nothing_is_erased_with_keys_that_may_not_remove_versions(made: Any, seaweedfs: BucketServer) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-from typing import TYPE_CHECKING, BinaryIO
+import tempfile
+from typing import TYPE_CHECKING, BinaryIO, cast
 
+from kropot.durable.errors import storage_error
 from kropot.objects.layout import is_object
 from kropot.objects.packs.format import FOOTER, PackDamagedError, parse_footer, parse_index
-from kropot.objects.stores.files import PIECE
+from kropot.objects.stores.files import PIECE, NoSuchKeyError
 from kropot.segments import FOLDER as SEGMENTS
 from kropot.segments import told_by
 from ledger.errors import MalformedSegmentError
@@ -16,6 +18,7 @@ from ledger.transfer.segments import SEGMENT_EVENTS, whole_reach
 
 if TYPE_CHECKING:
     from kropot.objects.packs.format import PackEntry
+    from kropot.objects.stores.files import RemoteFiles
 
 
 def name_in(key: str) -> bytes | None:
@@ -56,6 +59,19 @@ def wrong_with(key: str, digest: bytes, file: BinaryIO) -> str | None:
         file.seek(entry.offset)
         bad += hashlib.sha256(file.read(entry.length)).digest() != entry.sha256
     return f"{key} has {bad} damaged objects" if bad else None
+
+
+def is_sound(files: RemoteFiles, key: str) -> bool:
+    """Fetch a file, and say whether it is there and what its key says. Raises: StorageError."""
+    try:
+        with tempfile.SpooledTemporaryFile(PIECE) as spooled:
+            file = cast("BinaryIO", spooled)
+            files.fetch(key, file)
+            return wrong_with(key, digest_of(file), file) is None
+    except NoSuchKeyError:
+        return False
+    except OSError as error:
+        raise storage_error(error, f"keeping {key} in {tempfile.gettempdir()}") from error
 
 
 def pack_entries(name: bytes, file: BinaryIO) -> list[PackEntry]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -18,7 +18,7 @@ from kropot.durable.errors import StorageError, storage_error
 from kropot.objects.packs.format import PackDamagedError
 from kropot.objects.stores.files import NoSuchKeyError, RemoteVersion
 from kropot.objects.stores.freeing import FOLDER as FREED
-from kropot.objects.stores.judging import name_in
+from kropot.objects.stores.judging import is_sound, name_in
 from kropot.objects.stores.objects import object_key
 from kropot.objects.stores.packs import RemotePack
 from kropot.objects.stores.waiting import LockedVersions, Purged
@@ -44,11 +44,13 @@ class LockShare:
     """Of `bytes` in the newest versions, `locked` are locked still; the first lock of them ends at `first_s`.
 
     `days` is what the user says of the bucket's default retention, `bucket_days` what the bucket says itself; None for
-    nothing. `waiting` is for erasures. The bytes are None if nobody looked.
+    nothing, also where it does not tell these keys (`is_told`). `waiting` is for erasures. The bytes are None if nobody
+    looked.
     """
 
     days: int | None
     bucket_days: int | None
+    is_told: bool
     waiting: LockedVersions
     bytes: int | None = None
     locked: int | None = None
@@ -97,22 +99,32 @@ class VersionedStorage:
             if (version.is_marker or not version.is_newest) and _may_hold(version.key, positions)
         )
 
-    def retry(self, *, even_if_locked: bool = False) -> Purged:
-        """Remove the versions that waited for the ends of their locks. Raises: StorageError."""
+    def retry(self, is_needed: Callable[[str], bool], *, even_if_locked: bool = False) -> Purged:
+        """Remove the versions that waited for the ends of their locks. Raises: StorageError.
+
+        Whoever can write here can write down any version. So those go on waiting that may be the last of something:
+        of a key of which `is_needed` says that the ledger needs it, and of a segment if no newer one is sound.
+        """
         done = Purged()
         for key, noted in self._notes():
             waiting = _waiting(noted)
             if not even_if_locked and min((one.until_s for one in noted), default=0.0) > self._clock():
                 done += Purged(0, waiting)
                 continue
-            done += self._purge(one.version for one in noted)
+            kept = {name for name in {one.version.key for one in noted} if self._must_stay(name, is_needed)}
+            done += self._purge(
+                (one.version for one in noted if one.version.key not in kept),
+                [one for one in noted if one.version.key in kept],
+            )
             if self._written != key:
                 self._files.remove(key)
         return done
 
     def waiting(self) -> LockedVersions:
         """Return what waits for the ends of locks. Raises: StorageError."""
-        return sum((_waiting(noted) for _, noted in self._notes()), LockedVersions())
+        # An erasure that was tried twice can have written the same versions down twice.
+        once = {(one.version.key, one.version.id): one for _, noted in self._notes() for one in noted}
+        return _waiting(list(once.values()))
 
     # --- locks -------------------------------------------------------------------------------------------------------
 
@@ -125,8 +137,12 @@ class VersionedStorage:
     def share(self, *, everything: bool) -> LockShare:
         """Return how much of what is there now is locked; `everything`: look at every file. Raises: StorageError."""
         rule, now_s = self._rule, self._clock()
+        bucket_days, is_told = self._told_days()
         found = LockShare(
-            days=None if rule is None else rule.days, bucket_days=self._files.locked_days(), waiting=self.waiting()
+            days=None if rule is None else rule.days,
+            bucket_days=bucket_days,
+            is_told=is_told,
+            waiting=self.waiting(),
         )
         if rule is None or not everything:
             return found
@@ -139,24 +155,42 @@ class VersionedStorage:
                     locked += stat.size
                     until_s = rule.until_s(stat.changed_s)
                     first_s = until_s if first_s is None else min(first_s, until_s)
-        return LockShare(
-            days=found.days,
-            bucket_days=found.bucket_days,
-            waiting=found.waiting,
-            bytes=size,
-            locked=locked,
-            first_s=first_s,
-        )
+        return replace(found, bytes=size, locked=locked, first_s=first_s)
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 
-    def _purge(self, versions: Iterable[RemoteVersion]) -> Purged:
-        """Remove versions, and write down those that are locked.
+    def _told_days(self) -> tuple[int | None, bool]:
+        """Return for how many days the bucket locks, and whether it tells these keys. Raises: StorageError."""
+        try:
+            return self._files.locked_days(), True
+        except StorageError as error:
+            if error.passes:
+                raise
+            return None, False
+
+    def _must_stay(self, key: str, is_needed: Callable[[str], bool]) -> bool:
+        """Whether older versions of a file may be the only sound ones of what the ledger needs."""
+        told = told_by(key.removeprefix(f"{SEGMENTS}/"), SEGMENT_EVENTS) if key.startswith(f"{SEGMENTS}/") else None
+        if told is None:
+            return is_needed(key)
+        for stat in self._files.walk(SEGMENTS):
+            other = told_by(stat.key.removeprefix(f"{SEGMENTS}/"), SEGMENT_EVENTS)
+            if (
+                other is not None
+                and other.number == told.number
+                and other.last >= told.last
+                and is_sound(self._files, stat.key)
+            ):
+                return False
+        return True
+
+    def _purge(self, versions: Iterable[RemoteVersion], kept: Sequence[_Noted] = ()) -> Purged:
+        """Remove versions, and write down those that are locked, and those of `kept`.
 
         The markers of a key go last: without them, a locked version would be the newest one again.
         """
         removed = 0
-        noted: list[_Noted] = []
+        noted = list(kept)
         for _, group in groupby(versions, lambda version: version.key):
             markers: list[RemoteVersion] = []
             ends: list[float] = []
