@@ -17,12 +17,14 @@ from kropot.cli.base import (
     open_ledger,
     storage_of,
     table_of,
+    warn,
     warn_of_frozen_time,
 )
 from kropot.cli.base import command as define
 from kropot.cli.calls import call_about_alarms, note_counts
 from kropot.cli.sizes import SIZE, SPAN, span_of
 from kropot.coverage import foreseen_us, never_read, share
+from kropot.durable.errors import StorageError
 from kropot.errors import UsageError
 from kropot.query.facts import gather
 from kropot.query.health import Limits, health
@@ -34,10 +36,12 @@ from kropot.securecopy.trouble import AT_A_CONTENT, sentence
 from kropot.wording import SECOND_US, amount, counts, moment, number, one_line, span
 
 if TYPE_CHECKING:
+    from kropot.objects.stores.versioned import LockShare
     from kropot.query.alarm import Alarm
     from kropot.query.facts import Facts, SourceFacts
     from kropot.query.storage import LongTransfer, StorageFacts
     from ledger.events import AuditRange
+    from ledger.log import Ledger
 
 _MOST_RANGES = 16
 _MOST_SECONDS = 5
@@ -172,7 +176,7 @@ def command(
         ledger_id = ledger.identity().ledger_id if facts.position else None
         free = None if facts.storage is None else facts.storage.room.bytes
         space = space_of(ledger, storage_of(settings), free=free, everything=True if everything else None)
-        locks = locks_of(ledger, storage_of(settings), everything=everything)
+        locks = _locks(settings, ledger, everything=everything)
     # If this clock is behind, old events must not look new. The ledger's own time can stand still, years ahead.
     clock_us = time.time_ns() // 1000
     warn_of_frozen_time(facts.recorded_us, clock_us)
@@ -198,6 +202,15 @@ def command(
         for line in [*lines[:at], *space_text(space), *locks_text(locks), *lines[at:]]:
             emit(line)
     return Exit.PARTIAL if check and alarms else Exit.DONE
+
+
+def _locks(settings: Settings, ledger: Ledger, *, everything: bool) -> LockShare | None:
+    """Return what is locked in the bucket; None if nothing can be, or if nobody can say."""
+    try:
+        return locks_of(ledger, storage_of(settings), everything=everything)
+    except StorageError as error:
+        warn(f"what is locked in the bucket cannot be said: {error}")
+        return None
 
 
 def listing_limit_s(settings: Settings) -> int:

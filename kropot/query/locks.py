@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kropot.durable.errors import StorageError
 from kropot.objects.stores.waiting import NOTHING_WAITS
 from kropot.query.space import FEW_ELEMENTS
 from kropot.wording import SECOND_US, amount, instant, moment, number
@@ -16,16 +15,13 @@ if TYPE_CHECKING:
 
 
 def locks_of(ledger: Ledger, storage: Storage, *, everything: bool) -> LockShare | None:
-    """Return what is locked; None if the storage keeps no versions, or cannot be asked.
+    """Return what is locked; None if the storage keeps no versions.
 
-    Every file is looked at if `everything` says so, or if there are few elements.
+    Every file is looked at if `everything` says so, or if there are few elements. Raises: StorageError.
     """
     is_few = sum(each.elements for each in ledger.tallies()) <= FEW_ELEMENTS
-    try:
-        versioned = storage.versioned()
-        return None if versioned is None else versioned.share(everything=everything or is_few)
-    except StorageError:
-        return None  # `status` says itself that the storage cannot be looked at
+    versioned = storage.versioned()
+    return None if versioned is None else versioned.share(everything=everything or is_few)
 
 
 def locks_json(found: LockShare | None) -> dict[str, Any] | None:
