@@ -19,6 +19,7 @@ from kropot.objects.stores.objects import object_key
 from kropot.objects.stores.packs import pack_key
 from kropot.objects.stores.renewing import Renewal
 from kropot.objects.stores.s3 import BucketFiles
+from kropot.objects.stores.s3_versions import BucketVersions
 from kropot.objects.stores.storage import RemoteStorage
 from kropot.objects.stores.versioned import VersionedStorage
 from kropot.retention.erasing import ERASER, Erasing
@@ -186,6 +187,23 @@ def test_a_file_that_is_written_over_again_and_again_costs_a_bounded_number_of_l
     looks.clear()
     assert place.files.older().get(spoilt) == garbage(119)
     assert len(looks) == 16
+
+
+@pytest.mark.parametrize("refused", ["are_kept", "listed"])
+def test_keys_that_may_not_ask_for_versions_read_what_there_is_and_erase_nothing(
+    made: Any, seaweedfs: BucketServer, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    place = made(VersionedBucket(seaweedfs).files())
+
+    def refuse(*_: object) -> None:
+        raise StorageError("the store refuses this (AccessDenied)")
+
+    monkeypatch.setattr(BucketVersions, refused, refuse)
+    assert place.read() == {name: text.encode() for name, text in CONTENTS.items()}
+    head = place.world.ledger.head().position
+    with pytest.raises(UsageError, match="nothing was erased: the store refuses this"):
+        place.erasing().run()
+    assert place.world.ledger.head().position == head
 
 
 def test_keys_that_may_only_read_restore_without_versions(made: Any, seaweedfs: BucketServer) -> None:

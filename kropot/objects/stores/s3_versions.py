@@ -83,7 +83,8 @@ class BucketVersions:
         return until_s
 
     def demand_removable(self) -> None:
-        """Ask to remove a version of a file that is not there: who may, is told that it is gone."""
+        """Ask to list and to remove versions of a file that is not there: who may, is told that there are none."""
+        next(self.listed(_NOBODY, ""), None)
         query = {"versionId": "null"}
         status, _ = self._ask(
             "asking for the right", "DELETE", self._root + _NOBODY, query, frozenset({_REFUSED, _GONE})
