@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from kropot.durable.dirfd import NotRegularError, open_named
 from kropot.durable.errors import storage_error
@@ -44,6 +44,23 @@ class SegmentFile:
     index: int
     partial: bool
     path: Path | str
+
+
+class ToldByName(NamedTuple):
+    """What a segment's name tells: its number from 0, the last event that it holds, and whether it is partial."""
+
+    number: int
+    last: int
+    partial: bool
+
+
+def told_by(name: str, span: int) -> ToldByName | None:
+    """Return what a name tells if full segments have `span` events, None if it is no segment's."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    number, partial = int(match[1]), match[2] is not None
+    return ToldByName(number, int(match[2]) if partial else (number + 1) * span, partial)
 
 
 def open_segment(path: Path) -> BinaryIO:
@@ -214,12 +231,10 @@ class SegmentFolder:
         return chain + partial[-1:]
 
     def _file(self, name: str) -> SegmentFile | None:
-        match = _NAME.fullmatch(name)
-        if match is None:
+        told = told_by(name, self._span)
+        if told is None:
             return None
-        index = int(match[1])
-        last = (index + 1) * self._span if match[2] is None else int(match[2])
-        return SegmentFile(last=last, index=index, partial=match[2] is not None, path=self._path(name))
+        return SegmentFile(last=told.last, index=told.number, partial=told.partial, path=self._path(name))
 
     def _write(self, ledger: Ledger, index: int, last: int, name: str) -> Path | str:
         start = ledger.frontier_at(index * self._span)

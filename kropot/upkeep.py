@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.checkpoints.folder import CheckpointFolder
+    from kropot.objects.stores.versioned import VersionedStorage
     from kropot.segments import SegmentFolder
     from ledger.log import Ledger
     from ledger.note import SigningKey
@@ -31,6 +32,8 @@ SEGMENTS_S = 45.0
 """The tail is to be written once a minute: this leaves time for the writing, and for the chores before it."""
 
 PACKS_S = 300.0
+LOCKS_S = 60.0
+ERASED_S = 3600.0
 SNAPSHOTS_S = 30.0
 MARKS_AT_ONCE = 5
 """Snapshots are made once this many marks are due, so that a short collection does not wait for any."""
@@ -40,6 +43,13 @@ SNAPSHOTS_PATIENCE_S = 10.0
 
 LAST_PATIENCE_S = 60.0
 """How long the last round may take before the process ends without it; the next start makes up for it."""
+
+
+RENEWING = "renewing"
+"""The claim of whoever puts files again before their locks end, or erases: neither may undo the other's work."""
+
+RENEWING_US = 300 * 1_000_000
+"""A killed process keeps others from it for so long, which is less than `erase` waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,11 @@ def keep_snapshots(ledger: Ledger, *, clock: Callable[[], float] = monotonic) ->
 def keep_packed(gather: Callable[[], object]) -> Chore:
     """Return the chore of gathering loose small objects into packs once there is a pack's worth."""
     return Chore(name="packs", every_s=PACKS_S, do=gather)
+
+
+def keep_locked(ledger: Ledger, versioned: VersionedStorage) -> Chore:
+    """Return the chore of putting files in a bucket again before their locks end, and of erasing what was locked."""
+    return Chore(name="locks", every_s=LOCKS_S, do=_Locks(ledger, versioned).look)
 
 
 def keep_checkpoints(
@@ -200,3 +215,29 @@ class _Signer:
                 self._signed, self._signed_at = position, monotonic()
                 raise
             self._signed_at = monotonic()
+
+
+class _Locks:
+    """Renews locks round by round, and now and then tries to remove what was erased and is not locked any more."""
+
+    def __init__(self, ledger: Ledger, versioned: VersionedStorage) -> None:
+        self._ledger = ledger
+        self._versioned = versioned
+        self._renewal = versioned.renewal()
+        self._retry_at = 0.0
+
+    def look(self) -> None:
+        """Do a round, unless another process has the claim. Raises: StorageError."""
+        if not self._ledger.work.reserve(RENEWING, lease_us=RENEWING_US):
+            return
+        try:
+            if self._renewal is not None:
+                self._renewal.round()
+            if monotonic() >= self._retry_at:
+                self._retry_at = monotonic() + ERASED_S
+                # Most collectors never need it.
+                from kropot.retention.needed import needed_in
+
+                self._versioned.retry(needed_in(self._ledger))
+        finally:
+            self._ledger.work.unreserve(RENEWING)

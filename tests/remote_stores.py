@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from kropot.objects.stores.files import RemoteFiles
 
 KEY_ID, SECRET = "AKIAKROPOTTESTKEY", "a-secret-that-nobody-else-may-see"
+READER_ID = "AKIAKROPOTREADER"
+"""On SeaweedFS, this one may list and read, and no more."""
+
 BUCKET = "bucket"
 START_S = 60
 FEW = Retries(attempts=2, first_s=0.05)
@@ -83,6 +86,7 @@ class BucketServer:
         instance: str = "one",
         *,
         endpoint: str | None = None,
+        key_id: str = KEY_ID,
         secret: str = SECRET,
         bucket: str = BUCKET,
         retries: Retries = FEW,
@@ -93,7 +97,7 @@ class BucketServer:
         from kropot.objects.stores.s3_settings import BucketAccess
 
         access = BucketAccess(
-            endpoint=endpoint or self.endpoint, region="us-east-1", key_id=Secret(KEY_ID), secret=Secret(secret)
+            endpoint=endpoint or self.endpoint, region="us-east-1", key_id=Secret(key_id), secret=Secret(secret)
         )
         return BucketFiles(BucketAddress(bucket, prefix), access, retries=retries, request_retries=1)
 
@@ -152,7 +156,12 @@ class Servers:
             "credentials": [{"accessKey": KEY_ID, "secretKey": SECRET}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         }
-        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+        reader = {
+            "name": "reader",
+            "credentials": [{"accessKey": READER_ID, "secretKey": SECRET}],
+            "actions": ["Read", "List"],
+        }
+        (folder / "s3.json").write_text(json.dumps({"identities": [identity, reader]}))
         (folder / "data").mkdir()
         master, volume, filer, s3 = (free_port() for _ in range(4))
         grpc = [f"-{name}.port.grpc={free_port()}" for name in ("master", "volume", "filer", "s3")]
@@ -214,8 +223,8 @@ class Servers:
     def _make_bucket(self, server: BucketServer) -> None:
         import requests
 
+        from kropot.objects.stores.s3_requests import signed_headers
         from kropot.objects.stores.s3_settings import BucketAccess
-        from kropot.objects.stores.s3_uploads import signed_headers
 
         access = BucketAccess(
             endpoint=server.endpoint, region="us-east-1", key_id=Secret(KEY_ID), secret=Secret(SECRET)

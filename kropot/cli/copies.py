@@ -37,7 +37,7 @@ def open_copies(
     """
     from kropot.replay.copies import StoredCopies
 
-    storage = storage_of(settings)
+    storage = storage_of(settings).reading()
     if not storage.is_there:
         raise UsageError(
             f"there is no storage at {shown_storage(settings.storage_path)}: name the right one with --storage-path"

@@ -233,7 +233,7 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
     from ledger.sql import open_store
     from ledger.transfer.recover import recover_ledger
 
-    storage = storage_of(settings)
+    storage = storage_of(settings).reading()
     folder = storage.segments()
     reach = folder.newest()
     if reach is None:

@@ -13,11 +13,12 @@ from kropot.cli.base import command as define
 from kropot.cli.naming import NAMED, Names, key_options
 from kropot.cli.sizes import SPAN
 from kropot.errors import LockedError, PartialError, UnacceptedErasureError, UsageError
-from kropot.wording import amount, number
+from kropot.wording import amount, moment, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kropot.objects.stores.waiting import LockedVersions
     from kropot.retention.erasing import Erasing, ErasureSum
     from ledger.log import Ledger
 
@@ -27,7 +28,7 @@ _PAUSE_S: Final = 5
 
 ELSEWHERE: Final = (
     "dumps and backups of the database, and on PostgreSQL its old rows until `VACUUM event, stream`",
-    "copies of the storage, and snapshots of its file system or older versions in its bucket",
+    "copies of the storage, snapshots of its file system, and replicas that its bucket's server makes",
     "exports (`replay --export`), restored files, proofs and recipes",
     "ledgers that `db copy` or `db recover` made, and the caches of people who restore through a keeper",
     "the source itself, and its own backups",
@@ -36,12 +37,17 @@ ELSEWHERE: Final = (
 
 
 @define("erase")
-@click.argument("element")
-@click.option("--reason", required=True, metavar="TEXT", help="Why, for the history. It stays: name nobody in it.")
+@click.argument("element", required=False)
+@click.option("--reason", metavar="TEXT", help="Why, for the history. It stays: name nobody in it.")
 @click.option(
     "--even-if-present",
     is_flag=True,
     help="Erase it although its source still lists it, and never record it again.",
+)
+@click.option(
+    "--retry",
+    is_flag=True,
+    help="Erase nothing new: remove the versions that were locked when their element was erased.",
 )
 @click.option(
     "--wait",
@@ -61,9 +67,10 @@ ELSEWHERE: Final = (
 def command(
     settings: Settings,
     *,
-    element: str,
-    reason: str,
+    element: str | None,
+    reason: str | None,
     even_if_present: bool,
+    retry: bool,
     wait: int,
     key_file: Path | None,
     kits: tuple[Path, ...],
@@ -78,6 +85,9 @@ def command(
     It is refused while the source still lists the element, unless --even-if-present is given. If the key for
     checkpoints is here, it signs the erasure. If it is cut short, run it again: it goes on where it was. At the end it
     names the places where old copies may remain.
+
+    In a bucket that keeps versions, this removes the older ones, too. Versions that are locked wait for the end of
+    their locks (exit code 3): collectors remove them then, or `kropotcli erase --retry` does.
     """
     from kropot.further.erasing import FurtherErasing
     from kropot.objects.opening import open_store
@@ -87,6 +97,11 @@ def command(
     from kropot.retention.erasing import ERASER, Erasing
     from kropot.storage_away import demand_objects
 
+    if retry:
+        _retry(settings, is_alone=element is None and reason is None)
+        return
+    if element is None or reason is None:
+        raise UsageError("name the ELEMENT to erase, and give a --reason")
     if not reason.strip() or not reason.isprintable() or len(reason) > _LONGEST:
         raise UsageError(f"--reason takes 1 to {_LONGEST} printable characters, e.g. the number of the request")
     storage = open_store(settings.storage_path, ERASER, ca_file=settings.ca_file)
@@ -106,6 +121,36 @@ def command(
         raise PartialError(
             f"{number(len(done.left), 'object')} could not be removed, so the history was not erased either: a pack "
             "that holds other copies is damaged; run `kropotcli verify --repair`, then this command again"
+        )
+    _raise_waiting(done.waiting)
+
+
+def _retry(settings: Settings, *, is_alone: bool) -> None:
+    """Remove what was locked. Raises: UsageError, PartialError if something is locked still."""
+    from kropot.objects.opening import open_store
+    from kropot.objects.stores.waiting import Purged
+    from kropot.retention.erasing import ERASER
+    from kropot.retention.needed import needed_in
+
+    if not is_alone:
+        raise UsageError("--retry takes no ELEMENT and no --reason: it goes on with erasures that are recorded")
+    versioned = open_store(settings.storage_path, ERASER, ca_file=settings.ca_file).versioned()
+    with open_ledger(settings, read_only=True) as ledger:
+        done = Purged() if versioned is None else versioned.retry(needed_in(ledger), even_if_locked=True)
+    if settings.json:
+        emit_json("erase_retry", {"versions": done.removed, "waiting": done.waiting.json})
+    else:
+        emit(f"removed {number(done.removed, 'older version')}")
+    _raise_waiting(done.waiting)
+
+
+def _raise_waiting(waiting: LockedVersions) -> None:
+    """Raise PartialError if versions are locked still."""
+    if waiting.versions:
+        raise PartialError(
+            f"{number(waiting.versions, 'older version')} of what was erased cannot be removed yet, because the bucket "
+            f"locks the last of them until {moment(waiting.until_us)}: collectors remove them then, or run `kropotcli "
+            "erase --retry`"
         )
 
 
@@ -180,6 +225,8 @@ def _tell(settings: Settings, done: ErasureSum, *, is_signed: bool) -> None:
             f"rewrote {number(done.packs, 'pack')} and {number(done.segments, 'segment')}, and removed "
             f"{number(done.set_aside, 'file')} that had been set aside"
         )
+    if done.versions:
+        emit(f"removed {number(done.versions, 'older version')} from the bucket")
     for sha256 in done.shared:
         emit(f"{sha256.hex()} stays: another element has the same content")
     if not done.is_done:
@@ -202,6 +249,8 @@ def _json(done: ErasureSum, *, is_signed: bool) -> dict[str, Any]:
         "packs": done.packs,
         "segments": done.segments,
         "set_aside": done.set_aside,
+        "versions": done.versions,
+        "waiting": done.waiting.json,
         "shared": [sha256.hex() for sha256 in done.shared],
         "left": [sha256.hex() for sha256 in done.left],
         "log_held": done.is_log_held,

@@ -255,11 +255,20 @@ def _tell(
     note_counts(released=copies, released_bytes=size, freed=freed.objects, freed_bytes=freed.bytes, waiting=waits)
     if settings.json:
         row = _released_json(released, labels) | {"moved": released.moved, "waiting": waits, "covered": covered}
-        emit_json("prune", {"dry_run": False, **row, "freed": {"objects": freed.objects, "bytes": freed.bytes}})
+        emit_json(
+            "prune",
+            {
+                "dry_run": False,
+                **row,
+                "freed": {"objects": freed.objects, "bytes": freed.bytes, "locked": freed.locked},
+            },
+        )
         return
     for line in _released_text(released, labels, "released"):
         emit(line)
     emit(f"freed {amount(freed.bytes)} of {number(freed.objects, 'object')}")
+    if freed.locked:
+        emit(f"{amount(freed.locked)} stay in the bucket until their locks end")
     if waits:
         until = "" if covered is None else " and until a checkpoint covers them"
         emit(f"{number(waits, 'release')} can be taken back with --undo: they wait for {span(grace_us)}{until}")

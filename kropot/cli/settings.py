@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ENV_PREFIX: Final = "KROPOT"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS: Final = ("console", "json")
+
+_MOST_DAYS: Final = 36_500
 
 _LONGEST_TOKEN: Final = 8192
 """No server accepts a longer header, so a longer file is not a token file."""
@@ -169,7 +171,7 @@ class ConfigFile:
 
     Both spell all names with underscores, however the file spells them. `is_confidential` is whether it holds a
     token or a password. `sources` holds the tables [source.NAME] as they are written (`source_tables.py`).
-    `retention` is the policy as it is written, None without one.
+    `retention` is the policy as it is written, None without one. `lock_days` is that of the table [storage].
     """
 
     path: Path
@@ -179,6 +181,7 @@ class ConfigFile:
     sources: Mapping[str, object] = field(default_factory=dict, repr=False)
     retention: Mapping[str, object] | None = None
     notify: NotifyRules | None = field(default=None, repr=False)
+    lock_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,6 +295,7 @@ def read_config(path: Path) -> ConfigFile:
         raise UsageError(f"the configuration file {path} gives retention a value: write a table [retention]")
     notify = _notify_rules(path, data.pop("notify", None))
     spelt = _underscored(data)
+    lock_days = _lock_days(path, spelt)
     known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}
     values = {name: value for name, value in spelt.items() if not isinstance(value, dict)}
     for name in values:
@@ -314,7 +318,22 @@ def read_config(path: Path) -> ConfigFile:
         sources=sources,
         retention=retention,
         notify=notify,
+        lock_days=lock_days,
     )
+
+
+def _lock_days(path: Path, spelt: Mapping[str, Any]) -> int | None:
+    """Take `lock-days` out of the table [storage], and return it, None without it. Raises: UsageError."""
+    table = spelt.get("storage")
+    if not isinstance(table, dict) or "lock_days" not in table:
+        return None
+    days = table.pop("lock_days")
+    if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= _MOST_DAYS:
+        raise UsageError(
+            f"the configuration file {path}: [storage] lock-days is {days!r}: write the days of the bucket's "
+            f"default retention, a whole number from 1 to {_MOST_DAYS}"
+        )
+    return days
 
 
 def _notify_rules(path: Path, table: object) -> NotifyRules | None:
@@ -357,6 +376,8 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: Confi
     values["server_url"] = None if values["server_url"] is None else _checked_url(found["server_url"])
     if isinstance(values["storage_path"], Path):
         values["storage_path"] = expanded(values["storage_path"])
+    if file is not None and file.lock_days is not None:
+        values["storage_path"] = _locked(values["storage_path"], file.lock_days, file.path)
     _checked_name(found["instance_name"])
     if values["user_agent"] is not None and not is_user_agent(values["user_agent"]):
         raise UsageError(f"{found['user_agent'].origin} is not a user agent: give printable ASCII, e.g. backup/1.0")
@@ -367,6 +388,18 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: Confi
         origins=origins,
         **values,
     )
+
+
+def _locked(address: StorageAddress, days: int, path: Path) -> StorageAddress:
+    """Return the address of a bucket that locks what is written. Raises: UsageError for what is no bucket."""
+    from kropot.objects.stores.address import BucketAddress
+
+    if not isinstance(address, BucketAddress):
+        raise UsageError(
+            f"the configuration file {path} says [storage] lock-days, and {address} is no bucket: only an s3:// "
+            "storage can lock what is written; remove the line, or give this storage a file of its own with --config"
+        )
+    return replace(address, lock_days=days)
 
 
 def read_token(path: Path) -> Secret:

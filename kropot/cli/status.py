@@ -18,6 +18,7 @@ from kropot.cli.base import (
     storage_of,
     surroundings_of,
     table_of,
+    warn,
     warn_of_frozen_time,
 )
 from kropot.cli.base import command as define
@@ -25,9 +26,11 @@ from kropot.cli.calls import call_about_alarms, note_counts
 from kropot.cli.limits import listing_limit_s
 from kropot.cli.sizes import SIZE, SPAN, span_of
 from kropot.coverage import foreseen_us, never_read, share
+from kropot.durable.errors import StorageError
 from kropot.errors import UsageError
 from kropot.query.facts import gather
 from kropot.query.health import Limits, health
+from kropot.query.locks import locks_json, locks_of, locks_text
 from kropot.query.names import short_name
 from kropot.query.space import space_of, space_text
 from kropot.query.storage import StorageLimits
@@ -35,11 +38,13 @@ from kropot.securecopy.trouble import AT_A_CONTENT, sentence
 from kropot.wording import SECOND_US, amount, counts, moment, number, one_line, span
 
 if TYPE_CHECKING:
+    from kropot.objects.stores.versioned import LockShare
     from kropot.query.alarm import Alarm
     from kropot.query.facts import Facts, SourceFacts
     from kropot.query.further import FurtherFacts
     from kropot.query.storage import LongTransfer, StorageFacts
     from ledger.events import AuditRange
+    from ledger.log import Ledger
 
 _MOST_RANGES = 16
 _MOST_SECONDS = 5
@@ -182,6 +187,7 @@ def command(
         ledger_id = ledger.identity().ledger_id if facts.position else None
         free = None if facts.storage is None else facts.storage.room.bytes
         space = space_of(ledger, storage_of(settings), free=free, everything=True if everything else None)
+        locks = _locks(settings, ledger, everything=everything)
     # If this clock is behind, old events must not look new. The ledger's own time can stand still, years ahead.
     clock_us = time.time_ns() // 1000
     warn_of_frozen_time(facts.recorded_us, clock_us)
@@ -200,13 +206,22 @@ def command(
     if settings.json:
         from kropot.query.render import status_json
 
-        emit_json("status", status_json(now_us, facts, alarms) | {"space": space.json})
+        emit_json("status", status_json(now_us, facts, alarms) | {"space": space.json, "locks": locks_json(locks)})
     else:
         lines = as_text(now_us, facts, alarms)
         at = lines.index("")  # behind the storage, before the first source
-        for line in [*lines[:at], *space_text(space), *lines[at:]]:
+        for line in [*lines[:at], *space_text(space), *locks_text(locks), *lines[at:]]:
             emit(line)
     return Exit.PARTIAL if check and alarms else Exit.DONE
+
+
+def _locks(settings: Settings, ledger: Ledger, *, everything: bool) -> LockShare | None:
+    """Return what is locked in the bucket; None if nothing can be, or if nobody can say."""
+    try:
+        return locks_of(ledger, storage_of(settings), everything=everything)
+    except StorageError as error:
+        warn(f"what is locked in the bucket cannot be said: {error}")
+        return None
 
 
 def _min_free_of_collect() -> int:

@@ -54,6 +54,7 @@ def clean(settings: Settings, *, dry_run: bool, grace: int, max_unused: int | No
 
     storage = storage_of(settings)
     orphans, young, aside, needed, packed = Count(), Count(), Count(), Count(), Count()
+    locked = 0
     with open_ledger(settings, read_only=dry_run) as ledger:
         demand_objects(storage, ledger)
         demand_quiet(ledger)
@@ -87,7 +88,7 @@ def clean(settings: Settings, *, dry_run: bool, grace: int, max_unused: int | No
                         every_pack=packs is not None,
                     )
                     freed = run.orphans(sha256 for sha256, _ in found)
-                orphans.objects, orphans.bytes = freed.objects, freed.bytes
+                orphans.objects, orphans.bytes, locked = freed.objects, freed.bytes, freed.locked
             _clean_quarantine(ledger, objects, freeing, now_us, grace_us, aside, needed, dry_run=dry_run)
         finally:
             objects.close()
@@ -96,11 +97,16 @@ def clean(settings: Settings, *, dry_run: bool, grace: int, max_unused: int | No
     if settings.json:
         rows = {"orphans": orphans, "young_orphans": young, "quarantined": aside, "kept_aside": needed}
         rows |= {"unused_in_packs": packed}
-        emit_json("storage_clean", {"dry_run": dry_run, **{name: _json(each) for name, each in rows.items()}})
+        emit_json(
+            "storage_clean",
+            {"dry_run": dry_run, **{name: _json(each) for name, each in rows.items()}, "locked": locked},
+        )
         return
     verb = "would remove" if dry_run else "removed"
     emit(f"{verb} {number(orphans.objects, 'orphan')} ({amount(orphans.bytes)})")
     emit(f"{verb} {number(aside.objects, 'object')} that had been set aside ({amount(aside.bytes)})")
+    if locked:
+        emit(f"{amount(locked)} stay in the bucket until their locks end")
     if packed.objects:
         emit(f"found {number(packed.objects, 'object')} in packs that nobody needs ({amount(packed.bytes)})")
     if young.objects:

@@ -39,7 +39,7 @@ from kropot.objects.packs.packing import PackRule
 from kropot.objects.packs.writer import PACK_BELOW
 from kropot.processes import can_fork, processors
 from kropot.storage_away import demand_objects
-from kropot.upkeep import Upkeep, keep_checkpoints, keep_packed, keep_segments, keep_snapshots
+from kropot.upkeep import Upkeep, keep_checkpoints, keep_locked, keep_packed, keep_segments, keep_snapshots
 from ledger.append import NewFact
 from ledger.errors import InstanceBusyError
 from ledger.events import InstanceBegan
@@ -362,6 +362,9 @@ def _upkeep(
         chores.append(keep_packed(lambda: gather(ledger, options.storage, rule, only_if_worth=True)))
     if options.segments:
         chores.append(keep_segments(ledger, segments))
+    versioned = options.storage.versioned()
+    if versioned is not None:
+        chores.append(keep_locked(ledger, versioned))
     key_file = _signing_key_file(options, ledger)
     if key_file is not None:
         from kropot.checkpoints.folder import CheckpointFolder
@@ -373,7 +376,7 @@ def _upkeep(
         chores.append(keep_checkpoints(ledger, key, key_file, folders, every_s=every_s, every_events=every_events))
 
     def told(chore: str, error: Exception) -> None:
-        warn(f"the ledger's {chore} could not be written: {error}; the collector tries again")
+        warn(f"the upkeep of the replica's {chore} failed: {error}; the collector tries again")
 
     return Upkeep(chores, told=told, crashed=lambda error: loop.inbox.put(Crashed(error)))
 

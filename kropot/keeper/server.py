@@ -51,7 +51,7 @@ class KeeperService:
         """Read this replica, for whoever has one of these tokens. The caller closes the ledger, after this."""
         self.options = options or KeeperOptions()
         self.tokens = tokens
-        self._objects = storage.objects()
+        self._objects = storage.reading().objects()
         self._door = ThreadPoolExecutor(2, thread_name_prefix="token")
         self._askers = ThreadPoolExecutor(_ASKERS, thread_name_prefix="ask")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="object")

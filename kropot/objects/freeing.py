@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 
 class FreedObject(NamedTuple):
-    """An object that is out of sight, and its size in bytes."""
+    """An object that is out of sight, and its size in bytes, which one that `is_locked` fills until its lock ends."""
 
     sha256: bytes
     size: int
+    is_locked: bool = False
 
 
 class Freeable(Protocol):

@@ -18,6 +18,7 @@ from kropot.objects.packs.folder import PackFolder
 from kropot.objects.packs.packed import PackedObjects
 from kropot.objects.partial import PartialMark, marks_in
 from kropot.objects.stores.address import BucketAddress
+from kropot.objects.stores.locks import LockRule
 from kropot.segments import SegmentFolder
 from kropot.wording import as_unicode
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from kropot.objects.store import ObjectStore
     from kropot.objects.stores.address import StorageAddress
     from kropot.objects.stores.files import RemoteFiles
+    from kropot.objects.stores.versioned import VersionedStorage
     from ledger.places import PlaceStore
 
 
@@ -133,6 +135,21 @@ class Storage(Protocol):
 
         Raises: StorageError.
         """
+        ...
+
+    def reading(self) -> Storage:
+        """Return the same storage for whoever only reads.
+
+        Where the newest version of a file is gone or spoilt, an older one is read, if the store keeps any.
+        """
+        ...
+
+    def versioned(self) -> VersionedStorage | None:
+        """Return what there is beside the newest versions, None where none are kept. Raises: StorageError."""
+        ...
+
+    def demand_removable(self) -> None:
+        """Return if this process may remove what is in the storage, older versions too. Raises: StorageError."""
         ...
 
     def encloses(self, path: Path) -> bool:
@@ -236,6 +253,17 @@ class FolderStorage:
             return ObjectRange(path=pack.path, offset=entry.offset, length=entry.length)
         return None
 
+    def reading(self) -> Storage:
+        """Return itself: a folder keeps no older versions."""
+        return self
+
+    def versioned(self) -> VersionedStorage | None:
+        """Return nothing."""
+        return None
+
+    def demand_removable(self) -> None:
+        """Return: who may write into a folder may remove what is in it."""
+
     def encloses(self, path: Path) -> bool:
         """Whether the path is the folder or lies below it."""
         storage, wanted = self._root.resolve(), path.resolve()
@@ -251,7 +279,9 @@ def open_store(address: StorageAddress, instance: str, *, ca_file: Path | None =
         return FolderStorage(address, instance)
     from kropot.objects.stores.storage import RemoteStorage
 
-    return RemoteStorage(open_files(address, instance, ca_file=ca_file), instance)
+    days = address.lock_days if isinstance(address, BucketAddress) else None
+    locks = None if days is None else LockRule(days)
+    return RemoteStorage(open_files(address, instance, ca_file=ca_file), instance, locks)
 
 
 def open_files(address: StorageAddress, instance: str = "+copy", *, ca_file: Path | None = None) -> RemoteFiles:

@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kropot.errors import UsageError
+from kropot.durable.errors import StorageError
+from kropot.errors import LockedError, UsageError
 from kropot.objects.freeing import CanFree
+from kropot.objects.stores.waiting import NOTHING_WAITS, LockedVersions, Purged
 from kropot.query.erasures import erasures_of
 from kropot.retention.freeing import FreeingRun
 from kropot.retention.repacking import Repacking
+from kropot.upkeep import RENEWING, RENEWING_US
 from ledger.append import NewFact
 from ledger.erasing import erased_events, rows_of
 from ledger.errors import ConflictError
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from kropot.objects.freeing import Freeable
     from kropot.objects.opening import Storage
     from kropot.objects.store import ObjectStore
+    from kropot.objects.stores.versioned import VersionedStorage
     from ledger.events import StreamKey
     from ledger.log import Ledger
     from ledger.replica import Event
@@ -55,7 +59,8 @@ class ErasureSum:
 
     `position` is that of its event, 0 if it is not recorded yet. `shared` objects stay, because other elements have the
     same content. `left` are objects that could not be removed yet: the erasure is not recorded before they are gone.
-    `is_log_held`: somebody reads the database, so its own log could not be emptied.
+    `is_log_held`: somebody reads the database, so its own log could not be emptied. `versions` are older ones that were
+    removed in a bucket, and `waiting` those that are locked there.
     """
 
     objects: int = 0
@@ -66,6 +71,8 @@ class ErasureSum:
     payloads: int = 0
     position: int = 0
     is_log_held: bool = False
+    versions: int = 0
+    waiting: LockedVersions = NOTHING_WAITS
     shared: list[bytes] = field(default_factory=list)
     left: list[bytes] = field(default_factory=list)
 
@@ -94,12 +101,15 @@ class Erasing:
     def run(self) -> ErasureSum:
         """Do what is left to do. It can be called again.
 
-        Raises: UsageError if the source still lists the element, and nothing says to erase it all the same; LockedError
-        while another process erases, frees or packs; ConflictError; StorageError; LedgerError.
+        Raises: UsageError if the source still lists the element, and nothing says to erase it all the same, or if the
+        storage does not let it go; LockedError while another process erases, frees, packs or renews locks;
+        ConflictError; StorageError; LedgerError.
         """
         objects = self.storage.objects(places=self.ledger.places)
         try:
+            self._demand_rights()
             objects.lock()
+            self.done.waiting = NOTHING_WAITS
             for tries_left in reversed(range(_TRIES)):
                 try:
                     if not self._once(objects):
@@ -110,10 +120,20 @@ class Erasing:
                         raise
             self._segments()
         finally:
+            self.ledger.work.unreserve(RENEWING)
             objects.close()
         return self.done
 
     # --- helpers ---
+
+    def _demand_rights(self) -> None:
+        """Refuse before anything is gone if the storage would not let it go. Raises: UsageError, StorageError."""
+        try:
+            self.storage.demand_removable()
+        except StorageError as error:
+            if error.passes:
+                raise
+            raise UsageError(f"nothing was erased: {error}") from error
 
     def _once(self, objects: ObjectStore) -> bool:
         """Free what the stream names, and record the erasure. Return False if something could not be freed yet."""
@@ -129,6 +149,7 @@ class Erasing:
                 "source first, or erase it with --even-if-present, which blocks it for ever"
             )
         wanted = self._not_shared(history)
+        versioned = self._claimed()
         self._free(objects, wanted, last)
         self.done.left = self._left(wanted)
         if self.elsewhere is not None:
@@ -137,6 +158,9 @@ class Erasing:
             ]
         if self.done.left:
             return False
+        if versioned is not None and self._claimed():
+            self.done.waiting = NOTHING_WAITS
+            self._count(versioned.purge_objects(wanted, self.ledger.places))
         fact = PayloadErased(reason=self.reason, blocked=self.blocks, rows=rows_of(history))
         new = NewFact(key=self.key, fact=fact, observed_us=self.ledger.clock_us(), expected=last.stream_version)
         self.done.position = self.ledger.append([new]).last
@@ -228,7 +252,23 @@ class Erasing:
             self.done.position = self.done.position or max(event.seq for event in erasures)
         folder = self.storage.segments(writing=True)
         self.done.is_log_held = not self.ledger.database.fold_log()
-        erased = erased_events(self.ledger, erasures)
-        self.done.segments += len(folder.write_erased(self.ledger, erased))
+        positions = sorted(erased_events(self.ledger, erasures))
+        self.done.segments += len(folder.write_erased(self.ledger, positions))
         if self.elsewhere is not None:
-            self.elsewhere.segments(erased)
+            self.elsewhere.segments(positions)
+        if (versioned := self._claimed()) is not None:
+            self._count(versioned.purge_segments(positions))
+
+    def _claimed(self) -> VersionedStorage | None:
+        """Return the older versions, if any are kept, and see to it that no collector puts files again meanwhile.
+
+        Raises: LockedError while one does; StorageError.
+        """
+        versioned = self.storage.versioned()
+        if versioned is not None and not self.ledger.work.reserve(RENEWING, lease_us=RENEWING_US):
+            raise LockedError("a collector puts files again whose locks end, or another process erases: wait for it")
+        return versioned
+
+    def _count(self, purged: Purged) -> None:
+        self.done.versions += purged.removed
+        self.done.waiting += purged.waiting

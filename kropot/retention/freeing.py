@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class FreedSum:
-    """What a run freed: `objects` with `bytes`. `kept` objects were released and are needed by other copies."""
+    """What a run freed: `objects` with `bytes`. `kept` objects were released and are needed by other copies.
+
+    `locked` bytes of what was freed, or could have been, stay in a locked bucket until their locks end.
+    """
 
     objects: int = 0
     bytes: int = 0
     kept: int = 0
+    locked: int = 0
 
 
 class FreeingTakenOverError(ConflictError):
@@ -144,6 +148,7 @@ class FreeingRun:
         self.objects.destroy([each.sha256 for each in away])
         found.objects += len(away)
         found.bytes += sum(each.size for each in away)
+        found.locked += sum(each.size for each in away if each.is_locked)
         found.kept += len(needed)
 
     def _finish_before(self, now: Freeing, found: FreedSum) -> None:

@@ -10,7 +10,7 @@ from ledger.retention import CopyReleased, LastCopyReleased, ReleaseFact
 from ledger.rows import RELEASED, StoredFact
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from ledger.log import Ledger
 
@@ -40,3 +40,23 @@ def needed_of(ledger: Ledger, sha256s: Collection[bytes], but: int | None = None
     """Return those that a copy names that was not released, of whatever source, but for those of the stream `but`."""
     rows = ledger.projection.named(sha256s)
     return {row.sha256 for row in rows if row.state != RELEASED and row.stream != but}
+
+
+def needed_in(ledger: Ledger) -> Callable[[str], bool]:
+    """Return what says of a key in a storage whether the ledger needs what is there, or does not know what that is.
+
+    Objects are needed while an element has a copy of them, packs while the ledger knows them.
+    """
+
+    def is_needed(key: str) -> bool:
+        name = key.rpartition("/")[2].partition(".")[0]
+        try:
+            sha256 = bytes.fromhex(name)
+        except ValueError:
+            return True
+        if key.startswith("packs/") or key.endswith(".pack"):
+            return any(row.name == sha256 for row in ledger.places.packs())
+        is_object = key.startswith(("objects/", "freed/", "quarantine/"))
+        return not is_object or any(row.state != RELEASED for row in ledger.projection.named([sha256]))
+
+    return is_needed

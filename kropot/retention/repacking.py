@@ -42,7 +42,7 @@ class Repacking:
 
     Unused is what was released up to the position `until`, and, in packs older than `orphans_us`, what no event names
     (None: nothing). `allowed` is called under the lock before a pack goes, and can refuse by raising. What only the
-    stream `but` names is unused, too: its element is being erased.
+    stream `but` names is unused, too: its element is being erased, and then packs that are locked are not spared.
     """
 
     ledger: Ledger
@@ -95,6 +95,9 @@ class Repacking:
         is_worth = split.dead and (not split.live or split.unused * 100 > self.max_unused * split.total)
         if not is_worth:
             return
+        if split.live and contents.is_spared and self.but is None:
+            found.locked += split.unused
+            return  # it is written anew once its own lock is about to end
         if split.live:
             made = self.packs.copy(name, split.live)
             if made is None:
@@ -104,6 +107,7 @@ class Repacking:
             self.rewritten += 1
             found.objects += len(split.dead)
             found.bytes += split.unused
+            found.locked += split.unused if contents.is_locked else 0
 
     def _split(self, contents: PackContents) -> _Split:
         sizes = {entry.sha256: entry.length for entry in contents.entries}

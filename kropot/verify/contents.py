@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from kropot.coverage import Due, due, read_by_us, runs_left, share
-from kropot.objects.bulk.protocol import HasPacks
+from kropot.objects.bulk.protocol import CanRecall, HasPacks
 from kropot.objects.bulk.reading import BUFFER, ReadRequest, Throttle, read_object
 from kropot.verify.copies import CopyAudit
-from kropot.verify.copy_findings import cases, orphan_finding
+from kropot.verify.copy_findings import cases, older_findings, orphan_finding
 from kropot.verify.packs import elsewhere, finding_of, mended
 from kropot.verify.reader import reader_of
 from kropot.verify.recording import BATCH, MASS_COUNT, MASS_SHARE
@@ -26,6 +26,7 @@ from ledger.rows import RELEASED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from kropot.objects.bulk.protocol import Recall
     from kropot.objects.store import ObjectStore
     from kropot.verify.copies import ObjectReport
     from kropot.verify.copy_findings import Case
@@ -85,6 +86,7 @@ class CopyVerification:
     reach: Mapping[bytes, Reach] = field(default_factory=dict)
     to_fetch: dict[StreamKey, Case] = field(default_factory=dict)
     _headers: HeaderAudit = field(init=False)
+    _recall: Recall | None = field(init=False)
     _unsettled: list[Case] = field(default_factory=list)
     _taken_out: set[bytes] = field(default_factory=set)
     """What this repair took out of packs. Their own ranges may come later, and find them gone."""
@@ -94,6 +96,7 @@ class CopyVerification:
     def __post_init__(self) -> None:
         """Prepare to compare the headers of sealed objects."""
         self._headers = HeaderAudit(self.ledger, self.objects)
+        self._recall = self.objects.recall() if isinstance(self.objects, CanRecall) else None
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings. Ranges that were read longest ago come first, then known damage in all other ranges.
@@ -127,6 +130,8 @@ class CopyVerification:
             yield from self._packs(audit)
         finally:
             audit.close()
+            if self._recall is not None:
+                self._recall.close()
             self.recorder.flush()
         whole = sum(share(part.start, part.end) for part in parts)
         yield from self._leftovers(audit, read_all=whole - left >= 1)
@@ -202,6 +207,10 @@ class CopyVerification:
     # --- findings ---
 
     def _findings_of(self, audit: CopyAudit, report: ObjectReport) -> Iterator[Finding]:
+        key = self._older_key(report)
+        yield from self._judged(audit, report) if key is None else self._older(report, key)
+
+    def _judged(self, audit: CopyAudit, report: ObjectReport) -> Iterator[Finding]:
         if report.state == "orphan":
             yield orphan_finding(report)
             return
@@ -254,6 +263,27 @@ class CopyVerification:
                 self.recorder.add(case.key, report.sha256, "sound")
             detail = f"healed from the further storage {address}"
             yield replace(finding, kind="repaired_copy", severity="note", detail=detail, hint="")
+
+    def _older_key(self, report: ObjectReport) -> str | None:
+        """Return the file of which only an older version has the object; None where none has, or it is sound now."""
+        if self._recall is None or report.state not in {"lost", "damaged"} or not report.copies:
+            return None
+        key = self._recall.key_of(report.sha256)
+        if key is None or self._recall.was_put_again(key):
+            return key
+        # It may have come, or gone from a file into a pack, or be sound in another place.
+        request = ReadRequest(report.sha256, report.copies[0].size)
+        return None if read_object(self.objects, request, memoryview(bytearray(BUFFER))) is None else key
+
+    def _older(self, report: ObjectReport, key: str) -> Iterator[Finding]:
+        """Yield what is said of an object that an older version has. With `repair`, put that version again."""
+        for finding in older_findings(self.ledger, report, key):
+            yield finding
+            if self.scope.repair and self.recorder.why_not is None and self._recall is not None:
+                self._recall.put_again(key)
+                self.summary.repaired += 1
+                detail = f"the older version of {key} was put again"
+                yield replace(finding, kind="repaired_copy", severity="note", detail=detail, hint="")
 
     def _settle(self) -> Iterator[Finding]:
         """Yield the new damage, now that it is recorded or is not going to be. Raises: PartialError."""

@@ -115,6 +115,23 @@ def orphan_finding(report: ObjectReport) -> Finding:
     )
 
 
+def older_findings(ledger: Ledger, report: ObjectReport, key: str) -> Iterator[Finding]:
+    """Yield a finding for each element whose copy is sound in an older version of the file `key` alone."""
+    state = "was written over" if report.state == "damaged" else "was removed"
+    for row, stream, _, _ in _elements(ledger, report):
+        yield Finding(
+            kind="older_version",
+            severity="error",
+            detail=f"{key} {state} in the storage; an older version of it has this copy, and is sound",
+            hint="if this program did not do it, somebody else can write there: change the keys; `kropotcli verify "
+            "--repair` puts the older version again, and until then readers use it",
+            source=stream.source.hex(),
+            element=stream.id,
+            object=report.sha256.hex(),
+            position=row.position,
+        )
+
+
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 

@@ -126,6 +126,22 @@ def read(file: BinaryIO, start: Frontier) -> Iterator[tuple[StoredEvent, bytes |
         raise MalformedSegmentError("its events do not lead to the frontier at its end")
 
 
+def whole_reach(file: BinaryIO) -> Reach:
+    """Return what `reach_of` returns, after all bytes were compared with the digest at their end.
+
+    Nobody but `read` checks the events. Raises: MalformedSegmentError.
+    """
+    reach = reach_of(file)
+    trailer, end = _trailer(file, file.seek(0, io.SEEK_END))
+    file.seek(0)
+    body = _Body(file, end)
+    while body.read(_CHUNK):
+        pass
+    if body.digest() != trailer[2]:
+        raise MalformedSegmentError("its bytes do not agree with the digest at its end")
+    return reach
+
+
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,27 +1,24 @@
 """A bucket with Object Lock: what SeaweedFS really enforces, and that everything works there that works elsewhere.
 
-Nothing here knows of locks yet: a removal leaves a marker, and the older version stays until its retention ends.
+A removal leaves a marker, and the older version stays until its retention ends. In the mode GOVERNANCE, whoever has the
+right removes it sooner; in COMPLIANCE nobody does.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING
 
 import pytest
-import requests
 
 from kropot import processes
 from kropot.objects.instance import InstanceLock
 from kropot.objects.packs.packing import PackRule
 from kropot.objects.store import Published
+from kropot.objects.stores.files import VersionedFiles
 from kropot.objects.stores.objects import RemoteObjects, object_key
-from kropot.objects.stores.s3_settings import BucketAccess
-from kropot.objects.stores.s3_uploads import signed_headers
-from kropot.secret import Secret
-from tests.remote_stores import KEY_ID, SECRET, BucketServer
+from tests.remote_stores import BucketServer
+from tests.versioned_bucket import VersionedBucket
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,47 +26,54 @@ if TYPE_CHECKING:
     from tests.remote_stores import Servers
 
 pytestmark = pytest.mark.xdist_group("stores")
-RETENTION = (
-    b'<ObjectLockConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><ObjectLockEnabled>Enabled'
-    b"</ObjectLockEnabled><Rule><DefaultRetention><Mode>COMPLIANCE</Mode><Days>1</Days></DefaultRetention></Rule>"
-    b"</ObjectLockConfiguration>"
-)
-
-
-class LockedBucket:
-    """A bucket whose objects are locked for a day, and requests that this program does not make itself."""
-
-    def __init__(self, server: BucketServer) -> None:
-        self.server = server
-        self.name = f"locked-{secrets.token_hex(4)}"
-        assert self.ask("PUT", "", more={"x-amz-bucket-object-lock-enabled": "true"})[0] == 200
-        assert self.ask("PUT", "", {"object-lock": ""}, body=RETENTION)[0] == 200
-
-    def ask(self, method: str, key: str, query: dict[str, str] | None = None, **more: Any) -> tuple[int, str]:
-        base, path, query = self.server.endpoint, f"/{self.name}{'/' if key else ''}{key}", query or {}
-        access = BucketAccess(endpoint=base, region="us-east-1", key_id=Secret(KEY_ID), secret=Secret(SECRET))
-        headers = signed_headers(method, base, path, query, access=access, now=datetime.now(UTC), **more)
-        answer = requests.request(
-            method, base + path, params=query, headers=headers, data=more.get("body", b""), timeout=30
-        )
-        return answer.status_code, answer.text
-
-    def versions(self, key: str) -> list[tuple[str, str]]:
-        """Return what there is of a key: ("Version" or "DeleteMarker", id), the newest first."""
-        listed = self.ask("GET", "", {"prefix": key, "versions": ""})[1]
-        return re.findall(r"<(Version|DeleteMarker)>.*?<VersionId>(.*?)</VersionId>", listed, re.DOTALL)
 
 
 @pytest.fixture
-def bucket(store_servers: Servers, monkeypatch: pytest.MonkeyPatch) -> LockedBucket:
+def server(store_servers: Servers, monkeypatch: pytest.MonkeyPatch) -> BucketServer:
     monkeypatch.setattr(processes, "_is_forbidden", False)
     server = store_servers.get("seaweedfs")
     assert isinstance(server, BucketServer)
-    return LockedBucket(server)
+    return server
 
 
-def test_seaweedfs_locks_what_is_written_and_this_store_works_in_it(bucket: LockedBucket, tmp_path: Path) -> None:
-    files = bucket.server.files("", bucket=bucket.name)  # type: ignore[call-arg]
+@pytest.mark.parametrize(("mode", "by_right"), [("COMPLIANCE", 403), ("GOVERNANCE", 204)])
+def test_seaweedfs_lets_only_the_right_to_bypass_end_a_lock_and_only_in_governance(
+    server: BucketServer, mode: str, by_right: int
+) -> None:
+    bucket = VersionedBucket(server, mode)
+    files = bucket.files()
+    files.put("key", b"content")
+    assert (files.keeps_versions(), files.locked_days()) == (True, 1)
+    ((_, version),) = bucket.versions("key")
+    assert bucket.ask("DELETE", "key", {"versionId": version})[0] == 403
+    assert f"<Mode>{mode}</Mode>" in bucket.ask("GET", "key", {"retention": "", "versionId": version})[1]
+    files.remove("key")
+    # A marker is not locked: whoever removes it has the file back.
+    assert [kind for kind, _ in bucket.versions("key")] == ["DeleteMarker", "Version"]
+    assert files.remove_version(next(iter(files.versions("key")))) is None
+    assert files.get("key") == b"content"
+    (found,) = files.versions("key")
+    until_s = files.remove_version(found)
+    if by_right == 403:
+        assert until_s is not None
+        assert 86_000 < until_s - time.time() <= 86_400
+    else:
+        assert (until_s, list(files.versions("key"))) == (None, [])
+    files.close()
+
+
+def test_a_bucket_without_versions_says_so(server: BucketServer, store_servers: Servers) -> None:
+    for kind in (server, store_servers.get("rclone")):
+        files = kind.files("plain")
+        assert isinstance(files, VersionedFiles)
+        assert (files.keeps_versions(), files.locked_days(), files.can.versions) == (False, None, True)
+        files.demand_removable()
+        files.close()
+
+
+def test_seaweedfs_locks_what_is_written_and_this_store_works_in_it(server: BucketServer, tmp_path: Path) -> None:
+    bucket = VersionedBucket(server, "COMPLIANCE")
+    files = bucket.files()
     store = RemoteObjects(files, "one", lock=InstanceLock(str(tmp_path), "one"), pack=PackRule(below=0))
     contents = [b"small", bytes(20 << 20)]  # in one request, and in parts
     batch = []
@@ -84,11 +88,7 @@ def test_seaweedfs_locks_what_is_written_and_this_store_works_in_it(bucket: Lock
         key = object_key(one.sha256)
         ((kind, version),) = bucket.versions(key)
         assert kind == "Version"
-        # Nobody ends a version before its time, whoever asks and however.
-        for more in ({}, {"x-amz-bypass-governance-retention": "true"}):
-            assert bucket.ask("DELETE", key, {"versionId": version}, more=more)[0] == 403
-        until = bucket.ask("GET", key, {"retention": "", "versionId": version})
-        assert "<Mode>COMPLIANCE</Mode>" in until[1]
+        assert bucket.ask("DELETE", key, {"versionId": version})[0] == 403
         # A removal leaves a marker and frees nothing.
         store.freeing().put_away([one.sha256])
         store.freeing().destroy([one.sha256])

@@ -11,7 +11,7 @@ import pytest
 from kropot.checkpoints.folder import CheckpointFolder
 from kropot.durable.errors import StorageError
 from kropot.errors import IntegrityError
-from kropot.upkeep import Chore, Upkeep, keep_checkpoints, keep_snapshots
+from kropot.upkeep import Chore, Upkeep, keep_checkpoints, keep_locked, keep_snapshots
 from ledger.checkpoint import origin_of
 from ledger.events import InstanceBegan
 from ledger.log import Ledger, NewFact, instance_key
@@ -138,3 +138,60 @@ def test_snapshots_catch_up_with_a_first_collecting_as_far_as_a_round_lasts(monk
     assert due == [1]
     chore.do()
     assert due == [-1]
+
+
+class Versions:
+    """A bucket that counts what is done in it; its renewal is cut short by `error`."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.rounds = self.retries = 0
+        self._error = error
+
+    def renewal(self) -> Versions:
+        return self
+
+    def round(self) -> None:
+        self.rounds += 1
+        if self._error is not None:
+            raise self._error
+
+    def retry(self, _: object) -> None:
+        self.retries += 1
+
+
+class Claims:
+    """The claims of a ledger, of which somebody else may have one."""
+
+    def __init__(self, *, is_free: bool) -> None:
+        self.work = self
+        self.held: list[str] = []
+        self._is_free = is_free
+
+    def reserve(self, name: str, *, lease_us: int) -> bool:
+        assert lease_us > 0
+        self.held += [name] if self._is_free else []
+        return self._is_free
+
+    def unreserve(self, name: str) -> None:
+        self.held.remove(name)
+
+
+def test_locks_are_renewed_each_time_and_erasures_tried_again_seldom() -> None:
+    versions, ledger = Versions(), Claims(is_free=True)
+    chore = keep_locked(ledger, versions)  # type: ignore[arg-type]
+    chore.do()
+    chore.do()
+    assert (versions.rounds, versions.retries, ledger.held) == (2, 1, [])
+
+
+def test_nothing_is_renewed_while_another_process_has_the_claim() -> None:
+    versions = Versions()
+    keep_locked(Claims(is_free=False), versions).do()  # type: ignore[arg-type]
+    assert (versions.rounds, versions.retries) == (0, 0)
+
+
+def test_the_claim_is_given_back_where_renewing_fails() -> None:
+    ledger = Claims(is_free=True)
+    with pytest.raises(StorageError):
+        keep_locked(ledger, Versions(StorageError("away"))).do()  # type: ignore[arg-type]
+    assert ledger.held == []

@@ -120,6 +120,38 @@ class HasPacks(Protocol):
         ...
 
 
+class Recall(Protocol):
+    """Finds objects in older versions of what a store holds. Every method can raise StorageError."""
+
+    def key_of(self, sha256: bytes) -> str | None:
+        """Return the key, of the object or its pack, of which an older version has the object, and has it sound.
+
+        After `put_again` of a pack, this says so of all that is in it. None where no version has the object.
+        """
+        ...
+
+    def put_again(self, key: str) -> None:
+        """Make the sound older version the newest one, unless that was done."""
+        ...
+
+    def was_put_again(self, key: str) -> bool:
+        """Whether `put_again` has done this pack already."""
+        ...
+
+    def close(self) -> None:
+        """End the connections."""
+        ...
+
+
+@runtime_checkable
+class CanRecall(Protocol):
+    """A store that may keep older versions."""
+
+    def recall(self) -> Recall | None:
+        """Return what finds objects in older versions, None where the store keeps none."""
+        ...
+
+
 def parts_of(start: bytes, end: bytes, count: int) -> Iterator[tuple[bytes, bytes]]:
     """Cut [start, end] into ranges that end where a `count`-th of the whole space does; `count` is a power of two."""
     width = (1 << 256) // count

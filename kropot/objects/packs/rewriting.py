@@ -30,10 +30,15 @@ _SUFFIX = ".pack"
 
 
 class PackContents(NamedTuple):
-    """A pack's objects, and how long ago it was written, in microseconds."""
+    """A pack's objects, and how long ago it was written, in microseconds.
+
+    One that `is_locked` fills its bytes when it is gone, too, until its lock ends; one that `is_spared` is so for long.
+    """
 
     entries: list[PackEntry]
     age_us: int
+    is_locked: bool = False
+    is_spared: bool = False
 
 
 class PackRewriter:

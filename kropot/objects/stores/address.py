@@ -17,10 +17,14 @@ _MOST_PORT = 65_535
 
 @dataclass(frozen=True, slots=True)
 class BucketAddress:
-    """A bucket, and the prefix of all keys in it without slashes at its ends; "" is the whole bucket."""
+    """A bucket, and the prefix of all keys in it without slashes at its ends; "" is the whole bucket.
+
+    `lock_days`: for so many days the bucket locks what is written, as the user says; None if it locks nothing.
+    """
 
     bucket: str
     prefix: str = ""
+    lock_days: int | None = None
 
     def __str__(self) -> str:
         """Return the URL."""

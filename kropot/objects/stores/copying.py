@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from kropot.durable.errors import StorageError, storage_error
 from kropot.errors import IntegrityError
-from kropot.objects.layout import is_object
-from kropot.objects.packs.format import FOOTER, PackDamagedError, parse_footer, parse_index
-from kropot.objects.stores.files import PIECE, NoSuchKeyError
-from kropot.objects.stores.objects import MARKER, MARKER_TEXT
+from kropot.objects.stores.files import MARKER, PIECE, NoSuchKeyError
+from kropot.objects.stores.judging import name_in, wrong_with
+from kropot.objects.stores.objects import MARKER_TEXT
 from kropot.objects.stores.reading import RemoteReader
 from kropot.objects.stores.segments import RemoteSegments
 from kropot.segments import FOLDER as SEGMENTS
@@ -146,7 +145,7 @@ class StorageCopy:
         for stat in self._source.walk(kind):
             while there is not None and there.key < stat.key:
                 there = next(targets, None)
-            if kind == SEGMENTS or _name_in(stat.key) is not None:
+            if kind == SEGMENTS or name_in(stat.key) is not None:
                 yield stat, there if there is not None and there.key == stat.key else None
 
     def _one(self, pair: tuple[RemoteStat, RemoteStat | None]) -> StorageCopyReport:
@@ -162,7 +161,7 @@ class StorageCopy:
             with tempfile.SpooledTemporaryFile(PIECE) as spooled:
                 file = cast("BinaryIO", spooled)
                 digest = self._fetched(stat, file)
-                wrong = _wrong(stat, digest, file)
+                wrong = wrong_with(stat.key, digest, file)
                 if wrong is not None:
                     done.damaged, done.told = 1, [wrong]
                     if self._only_sound or stat.key.startswith("objects/"):
@@ -190,7 +189,7 @@ class StorageCopy:
         """Whether the target's bytes are right: by its name for an object, else as the source has them."""
         try:
             digest = self._digest(self._target, stat)
-            name = _name_in(stat.key)
+            name = name_in(stat.key)
             if stat.key.startswith("objects/") and name is not None:
                 return digest == name
             return digest == self._digest(self._source, stat)
@@ -204,35 +203,6 @@ class StorageCopy:
             digest.update(piece)
         reader.close()
         return digest.digest()
-
-
-def _name_in(key: str) -> bytes | None:
-    """Return the SHA-256 that a key says, None where it is not an object's or a pack's."""
-    parts = key.split("/")
-    if len(parts) == 3 and len(parts[1]) == 2 and is_object(parts[2], parts[1]):  # noqa: PLR2004 -- kind/ab/<64 hex>
-        return bytes.fromhex(parts[2])
-    return None
-
-
-def _wrong(stat: RemoteStat, digest: bytes, file: BinaryIO) -> str | None:
-    """Return what is wrong with a file that was read, None if nothing is, or if nothing can be said."""
-    name = _name_in(stat.key)
-    if name is None:
-        return None
-    if stat.key.startswith("objects/"):
-        return None if digest == name else f"{stat.key} has the SHA-256 {digest.hex()}"
-    try:
-        file.seek(max(stat.size - FOOTER.size, 0))
-        footer = parse_footer(file.read(FOOTER.size), stat.size, name)
-        file.seek(footer.data_end)
-        entries = parse_index(file.read(stat.size - FOOTER.size - footer.data_end), footer, name)
-    except PackDamagedError as error:
-        return str(error)
-    bad = 0
-    for entry in sorted(entries, key=lambda each: each.offset):
-        file.seek(entry.offset)
-        bad += hashlib.sha256(file.read(entry.length)).digest() != entry.sha256
-    return f"{stat.key} has {bad} damaged objects" if bad else None
 
 
 def _count(report: StorageCopyReport, done: StorageCopyReport) -> None:

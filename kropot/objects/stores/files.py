@@ -7,7 +7,7 @@ any thread and, in a fork, from any process is fine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from kropot.durable.errors import StorageError
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 PIECE = 8 << 20
 """Bytes asked for at a time while a large file is read, and sent at a time while one is written."""
+
+
+MARKER = "storage.txt"
+"""The file that says that a storage is here, although nothing may be in it yet."""
 
 
 class NoSuchKeyError(StorageError):
@@ -38,13 +42,29 @@ class RemoteStat(NamedTuple):
     tag: str | None = None
 
 
+class RemoteVersion(NamedTuple):
+    """A version of a file, as `RemoteStat` tells of a file; `id` tells it from others of the same key.
+
+    A `is_marker` has no bytes: it says that the file was removed. Only the newest version of a key `is_newest`.
+    """
+
+    key: str
+    id: str
+    size: int
+    changed_s: float
+    tag: str | None
+    is_marker: bool
+    is_newest: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What a store can do beyond the least; nothing that is promised rests on any of it.
 
     `conditional_put`: it can refuse to write over a file. `rename`: a file can get another name in one step.
     `free_space`: it says how much room it has. `digests`: it says a digest of what it stored. `ranges`: it gives a part
-    of a file alone; where it does not, files are fetched as a whole.
+    of a file alone; where it does not, files are fetched as a whole. `versions`: older versions of a file can be asked
+    for, where the store keeps any (`VersionedFiles`).
     """
 
     conditional_put: bool
@@ -52,6 +72,7 @@ class Capabilities:
     free_space: bool
     digests: bool
     ranges: bool = True
+    versions: bool = False
 
 
 class RemoteFiles(Protocol):
@@ -116,4 +137,65 @@ class RemoteFiles(Protocol):
 
     def close(self) -> None:
         """End the connections of this process."""
+        ...
+
+
+class OlderReader(RemoteFiles, Protocol):
+    """Files of which older versions are read where the newest is gone or spoilt."""
+
+    def instead(self, key: str) -> RemoteVersion | None:
+        """Return the older version that is read in the place of the newest; None if the newest is read, or none is."""
+        ...
+
+    def put_again(self, key: str) -> bool:
+        """Write the older version that is read as the newest one; False if there is no such version."""
+        ...
+
+
+@runtime_checkable
+class VersionedFiles(RemoteFiles, Protocol):
+    """Files whose older versions can be asked for. Whether the store really keeps any, `keeps_versions` asks it."""
+
+    def keeps_versions(self) -> bool:
+        """Ask, once a process, whether a file that is removed or written over leaves an older version.
+
+        False where the store does not tell these keys. Raises: StorageError.
+        """
+        ...
+
+    def versions(self, prefix: str, after: str = "") -> Iterator[RemoteVersion]:
+        """Yield the versions of all files whose keys begin with `prefix`, by key, the newest of each key first.
+
+        Only keys greater than `after` are told.
+        """
+        ...
+
+    def older(self) -> OlderReader:
+        """Return the same files for readers: where the newest version is gone or spoilt, they read an older one."""
+        ...
+
+    def fetch_version(self, version: RemoteVersion, into: BinaryIO) -> None:
+        """Write a version into an open file. Raises: NoSuchKeyError, OSError."""
+        ...
+
+    def get_version(self, version: RemoteVersion, start: int, end: int) -> bytes:
+        """Return the bytes of a range of a version, fewer where it ends before. Raises: NoSuchKeyError."""
+        ...
+
+    def remove_version(self, version: RemoteVersion) -> float | None:
+        """Remove a version for good. Return None if it is gone, or until when it is locked, in seconds since 1970.
+
+        Raises: StorageError, also where the store refuses for another reason than a lock.
+        """
+        ...
+
+    def demand_removable(self) -> None:
+        """Return if the store keeps no versions, or lets these keys remove those that are not locked.
+
+        Raises: StorageError, also where it does not tell these keys whether it keeps any.
+        """
+        ...
+
+    def locked_days(self) -> int | None:
+        """Ask for how many days the store locks what is written, None if it locks nothing. Raises: StorageError."""
         ...

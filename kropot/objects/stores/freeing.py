@@ -1,11 +1,14 @@
 """Frees objects and packs in a storage on another machine: moved to `freed/`, out of sight, and then removed.
 
-See `kropot/objects/freeing.py`. A move is a copy and a removal in a bucket, so several go at the same time.
+See `kropot/objects/freeing.py`. A move is a copy and a removal in a bucket, so several go at the same time. Where the
+store keeps versions, a removal alone puts out of sight, and the older version can be put again: a copy in `freed/`
+would only be one more that is locked. The bucket's own rule frees older versions.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,7 @@ from kropot.objects.freeing import FreedObject
 from kropot.objects.layout import is_object
 from kropot.objects.packs.format import PackDamagedError
 from kropot.objects.packs.rewriting import PackContents, PackRewriter
-from kropot.objects.stores.files import NoSuchKeyError
+from kropot.objects.stores.files import NoSuchKeyError, VersionedFiles
 from kropot.objects.stores.objects import object_key
 from kropot.objects.stores.packs import RemotePack, RemotePackWriter, pack_key
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from kropot.objects.stores.files import RemoteFiles
+    from kropot.objects.stores.locks import LockRule
     from ledger.places import Placement
 
     T = TypeVar("T")
@@ -37,12 +41,13 @@ _SECOND_US = 1_000_000
 class RemoteFreeing:
     """Frees objects that are files of their own."""
 
-    def __init__(self, files: RemoteFiles) -> None:
-        """Ask nothing yet."""
+    def __init__(self, files: RemoteFiles, locks: LockRule | None = None) -> None:
+        """Ask nothing yet. `locks` says how long the store locks what is written."""
         self._files = files
+        self._locks = locks
 
     def put_away(self, sha256s: Iterable[bytes]) -> list[FreedObject]:
-        """Move each to `freed/`."""
+        """Move each to `freed/`, or only remove it."""
         return [found for found in _several(self._put_away, list(sha256s)) if found is not None]
 
     def bring_back(self, sha256s: Iterable[bytes]) -> None:
@@ -76,30 +81,37 @@ class RemoteFreeing:
         stat = self._files.stat(object_key(sha256))
         if stat is None:
             return None
-        try:
-            self._files.move(stat.key, _freed_key(sha256))
-        except NoSuchKeyError:
+        is_locked = self._locks is not None and self._locks.is_locked(stat.changed_s, time.time())
+        if not _put_away(self._files, stat.key, _freed_key(sha256)):
             return None
-        return FreedObject(sha256, stat.size)
+        return FreedObject(sha256, stat.size, is_locked)
 
 
 class RemoteRewriter(PackRewriter):
     """Rewrites packs there, for a process that holds this machine's lock for it."""
 
-    def __init__(self, files: RemoteFiles) -> None:
-        """Ask nothing yet."""
+    def __init__(self, files: RemoteFiles, locks: LockRule | None = None) -> None:
+        """Ask nothing yet. `locks` says how long the store locks what is written."""
         self._remote = files
+        self._locks = locks
         self._packs = RemotePackWriter(files)
 
     def contents(self, name: bytes, now_us: int) -> PackContents | None:
         """Read the index."""
         try:
             pack = RemotePack(self._remote, name)
-            return PackContents(pack.entries(), max(now_us - int(pack.tag[2] * _SECOND_US), 0))
+            entries, changed_s = pack.entries(), pack.tag[2]
         except (NoSuchKeyError, PackDamagedError):
             return None
         except OSError as error:
             raise storage_error(error, f"reading the pack {name.hex()}") from error
+        contents = PackContents(entries, max(now_us - int(changed_s * _SECOND_US), 0))
+        if self._locks is None:
+            return contents
+        now_s = now_us / _SECOND_US
+        return contents._replace(
+            is_locked=self._locks.is_locked(changed_s, now_s), is_spared=self._locks.is_spared(changed_s, now_s)
+        )
 
     def copy(self, name: bytes, live: Collection[bytes]) -> list[Placement] | None:
         """Read the live objects, and write them into new packs."""
@@ -124,12 +136,8 @@ class RemoteRewriter(PackRewriter):
         return made
 
     def put_away(self, name: bytes) -> bool:
-        """Move the pack to `freed/`."""
-        try:
-            self._remote.move(pack_key(name), f"{FOLDER}/{name.hex()}{_SUFFIX}")
-        except NoSuchKeyError:
-            return False
-        return True
+        """Move the pack to `freed/`, or only remove it."""
+        return _put_away(self._remote, pack_key(name), f"{FOLDER}/{name.hex()}{_SUFFIX}")
 
     def bring_back(self, name: bytes) -> None:
         """Move it back, unless the same one was written meanwhile."""
@@ -151,10 +159,31 @@ def _freed_key(sha256: bytes) -> str:
     return f"{FOLDER}/{sha256.hex()}"
 
 
+def _put_away(files: RemoteFiles, key: str, away: str) -> bool:
+    """Take a file out of sight; return False if it is not there."""
+    if isinstance(files, VersionedFiles) and files.keeps_versions():
+        if files.stat(key) is None:
+            return False
+        files.remove(key)
+        return True
+    try:
+        files.move(key, away)
+    except NoSuchKeyError:
+        return False
+    return True
+
+
 def _bring_back(files: RemoteFiles, away: str, key: str) -> None:
     if files.stat(key) is not None:
         files.remove(away)
         return
+    if isinstance(files, VersionedFiles) and files.keeps_versions():
+        older = files.older()
+        try:
+            if older.put_again(key):
+                return
+        finally:
+            older.close()
     try:
         files.move(away, key)
     except NoSuchKeyError:

@@ -22,20 +22,21 @@ from kropot.objects.layout import is_object
 from kropot.objects.packs.packed import PackedObjects
 from kropot.objects.packs.packing import Packing, PackRule
 from kropot.objects.store import Leftover, ObjectMissingError, Published, PublishError, Staged
-from kropot.objects.stores.files import PIECE, NoSuchKeyError
+from kropot.objects.stores.files import MARKER, PIECE, NoSuchKeyError, VersionedFiles
 from kropot.objects.stores.packs import RemotePacks, RemotePackWriter, pack_key
 from kropot.objects.stores.reading import RemoteReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from kropot.objects.bulk.protocol import BulkReader
+    from kropot.objects.bulk.protocol import BulkReader, Recall
     from kropot.objects.freeing import Freeable
     from kropot.objects.instance import InstanceLock
     from kropot.objects.packs.accounts import PackAccounts
     from kropot.objects.packs.packed import PackPlaces
     from kropot.objects.store import TakenUp
     from kropot.objects.stores.files import RemoteFiles
+    from kropot.objects.stores.locks import LockRule
     from ledger.places import Placement
 
 HELD_BYTES = 256 << 10
@@ -46,9 +47,6 @@ MANY = 2
 
 WRITERS = 4
 """So many objects are written at the same time, where they are files of their own."""
-
-MARKER = "storage.txt"
-"""The file that says that a storage is here, although nothing may be in it yet."""
 
 MARKER_TEXT = b"A storage of KropotCLI. While this file is here, an empty storage is not taken for one that is away.\n"
 _SHA256 = 32
@@ -133,12 +131,17 @@ class RemoteObjects:
         lock: InstanceLock,
         places: PackPlaces | None = None,
         pack: PackRule | None = None,
+        locks: LockRule | None = None,
     ) -> None:
-        """Ask nothing yet. `lock` is this machine's; the lease in the ledger is what holds among machines."""
+        """Ask nothing yet. `lock` is this machine's; the lease in the ledger is what holds among machines.
+
+        `locks` says how long the store locks what is written, None where it locks nothing.
+        """
         rule = pack or PackRule()
         self._files = files
         self._instance = instance
         self._lock = lock
+        self._locks = locks
         self._marking = threading.Lock()
         self._publishing = threading.Lock()
         self._is_marked = False
@@ -251,7 +254,15 @@ class RemoteObjects:
         """Return what frees objects here."""
         from kropot.objects.stores.freeing import RemoteFreeing
 
-        return RemoteFreeing(self._files)
+        return RemoteFreeing(self._files, self._locks)
+
+    def recall(self) -> Recall | None:
+        """Return what finds objects in older versions, where the store keeps any."""
+        from kropot.objects.stores.recall import RemoteRecall
+
+        if isinstance(self._files, VersionedFiles) and self._files.keeps_versions():
+            return RemoteRecall(self._files.older(), self._packed.places)
+        return None
 
     def walk(self, start: bytes = b"", end: bytes | None = None) -> Iterator[tuple[bytes, int]]:
         """Walk files and packs; memory holds a page of names."""

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 from kropot.durable.errors import StorageError
 from kropot.durable.filesystem import Room
 from kropot.errors import UsageError
-from kropot.objects.stores.files import PIECE, Capabilities, NoSuchKeyError, RemoteStat
-from kropot.objects.stores.retry import Retries
+from kropot.logs import log
+from kropot.objects.stores.files import MARKER, PIECE, Capabilities, NoSuchKeyError, RemoteStat, RemoteVersion
+from kropot.objects.stores.retry import PassingError, Retries
 from kropot.objects.stores.s3_errors import bucket_error, code_in, status_in
 from kropot.objects.stores.s3_uploads import BucketUploads
+from kropot.objects.stores.s3_versions import BucketVersions
 from kropot.processes import forbid_forks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kropot.objects.stores.address import BucketAddress
+    from kropot.objects.stores.files import RemoteFiles
     from kropot.objects.stores.s3_settings import BucketAccess
 
 T = TypeVar("T")
@@ -63,8 +66,10 @@ class BucketFiles:
         self._pid = 0
         self._lock = threading.Lock()
         self._uploads = BucketUploads(address, access)
+        self._versions = BucketVersions(address, access, self._retries)
         self._has_ranges = True
         self._tags_are_md5 = True
+        self._tells_versions = True
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the clients here: another process makes its own."""
@@ -88,7 +93,12 @@ class BucketFiles:
     def can(self) -> Capabilities:
         """What every bucket can do; servers that refuse to write over an object are not told from those that do."""
         return Capabilities(
-            conditional_put=False, rename=False, free_space=False, digests=self._tags_are_md5, ranges=self._has_ranges
+            conditional_put=False,
+            rename=False,
+            free_space=False,
+            digests=self._tags_are_md5,
+            ranges=self._has_ranges,
+            versions=self._versions.is_able,
         )
 
     def put(self, key: str, data: bytes) -> None:
@@ -135,14 +145,7 @@ class BucketFiles:
 
     def fetch(self, key: str, into: BinaryIO) -> None:
         """Stream it, from the beginning again where that breaks."""
-        import obstore
-
-        def read() -> None:
-            into.seek(0)
-            into.truncate()
-            into.writelines(obstore.get(self._client(patient=True), self._key(key)).stream(min_chunk_size=PIECE // 8))
-
-        self._ask(f"reading {self.place}/{key}", key, read)
+        self._fetch(key, into, None)
 
     def tail(self, key: str, length: int) -> tuple[bytes, RemoteStat]:
         """Ask for the last bytes, which tells the size, too."""
@@ -206,6 +209,56 @@ class BucketFiles:
             raise StorageError(f"{doing}: the copy is not whole, so nothing was removed")
         self.remove(source)
 
+    def keeps_versions(self) -> bool:
+        """Ask the bucket. Where it does not tell these keys, or there are none to sign with, none are known of."""
+        try:
+            return self._tells_versions and self._versions.is_able and self._versions.are_kept()
+        except PassingError:
+            raise
+        except StorageError as error:
+            log.debug("versions_unknown", bucket=self._address.bucket, reason=str(error))
+            self._tells_versions = False
+            return False
+
+    def versions(self, prefix: str, after: str = "") -> Iterator[RemoteVersion]:
+        """List page by page."""
+        return self._versions.listed(prefix, after)
+
+    def older(self) -> RemoteFiles:
+        """Return another reader of the same bucket."""
+        from kropot.objects.stores.older import OlderFiles
+
+        return OlderFiles(self._address, self._access, retries=self._retries, request_retries=self._request_retries)
+
+    def fetch_version(self, version: RemoteVersion, into: BinaryIO) -> None:
+        """Stream it, as `fetch` does."""
+        self._fetch(version.key, into, version.id)
+
+    def get_version(self, version: RemoteVersion, start: int, end: int) -> bytes:
+        """Ask for the range."""
+        if end <= start:
+            return b""
+        return self._range(version.key, (start, end), start, end, version.id)[0]
+
+    def remove_version(self, version: RemoteVersion) -> float | None:
+        """Remove it, unless it is locked."""
+        return self._versions.remove(version)
+
+    def demand_removable(self) -> None:
+        """Ask for something that changes nothing."""
+        if self._versions.is_able:
+            if self._versions.are_kept():
+                self._versions.demand_removable()
+        elif self._has_version(MARKER):
+            raise StorageError(
+                f"older versions in {self.place} can be removed only with keys that are given: set AWS_ACCESS_KEY_ID "
+                "and AWS_SECRET_ACCESS_KEY in the environment"
+            )
+
+    def locked_days(self) -> int | None:
+        """Ask for the bucket's default retention."""
+        return self._versions.locked_days() if self._versions.is_able else None
+
     def room(self) -> Room:
         """Know nothing: buckets do not say."""
         return Room(bytes=None, files=None)
@@ -240,21 +293,43 @@ class BucketFiles:
         )
         return [self._stat_of(cast("dict[str, Any]", meta)) for meta in next(iter(listed), [])]
 
-    def _whole(self, key: str) -> bytes:
+    def _has_version(self, key: str) -> bool:
+        """Whether a file has the number of a version, as every file has where versions are kept."""
+        import obstore
+
+        doing = f"looking at {self.place}/{key}"
+        meta = self._ask(doing, key, lambda: obstore.head(self._client(), self._key(key)))
+        return cast("dict[str, Any]", meta)["version"] is not None
+
+    def _fetch(self, key: str, into: BinaryIO, version: str | None) -> None:
+        import obstore
+
+        def read() -> None:
+            into.seek(0)
+            into.truncate()
+            found = obstore.get(self._client(patient=True), self._key(key), options=_options(version))
+            into.writelines(found.stream(min_chunk_size=PIECE // 8))
+
+        self._ask(f"reading {self.place}/{key}", key, read)
+
+    def _whole(self, key: str, version: str | None = None) -> bytes:
         import obstore
 
         def read() -> bytes:
-            return bytes(obstore.get(self._client(patient=True), self._key(key)).bytes())
+            found = obstore.get(self._client(patient=True), self._key(key), options=_options(version))
+            return bytes(found.bytes())
 
         return self._ask(f"reading {self.place}/{key}", key, read)
 
-    def _range(self, key: str, wanted: Any, start: int, end: int | None) -> tuple[bytes, dict[str, Any] | None]:
+    def _range(
+        self, key: str, wanted: Any, start: int, end: int | None, version: str | None = None
+    ) -> tuple[bytes, dict[str, Any] | None]:
         """Return the bytes, and what is known about the file; None where the server gives no ranges, or no such one."""
         import obstore
 
         def read() -> tuple[bytes, dict[str, Any] | None]:
             try:
-                result = obstore.get(self._client(), self._key(key), options={"range": wanted})
+                result = obstore.get(self._client(), self._key(key), options=_options(version, range=wanted))
                 return bytes(result.bytes()), cast("dict[str, Any]", result.meta)
             except obstore.exceptions.BaseError as error:
                 if "non-partial response" in str(error) or "NotPartial" in str(error):
@@ -266,7 +341,7 @@ class BucketFiles:
 
         data, meta = self._ask(f"reading {self.place}/{key}", key, read)
         if meta is None and not self._has_ranges and start >= 0:
-            data = self._whole(key)[start:end]
+            data = self._whole(key, version)[start:end]
         return data, meta
 
     def _confirm(self, key: str, size: int, tag: str, open_: Callable[[], BinaryIO]) -> None:
@@ -367,6 +442,11 @@ class BucketFiles:
             },
             **{name: value for name, value in given.items() if value is not None},
         )
+
+
+def _options(version: str | None, **more: Any) -> Any:
+    """Return the options of a request for the newest version, or for this one."""
+    return more if version is None else {**more, "version": version}
 
 
 def _tag_of_parts(file: BinaryIO, part: int) -> str:

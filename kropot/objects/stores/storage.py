@@ -11,9 +11,10 @@ from kropot.durable.errors import StorageError, storage_error
 from kropot.objects.instance import InstanceLock, folder_name
 from kropot.objects.opening import GATHERER, ObjectRange
 from kropot.objects.packs.packed import PackedObjects
+from kropot.objects.stores.files import MARKER, VersionedFiles
 from kropot.objects.stores.freeing import RemoteRewriter
 from kropot.objects.stores.gather import RemoteGatherer
-from kropot.objects.stores.objects import MARKER, RemoteObjects, object_key
+from kropot.objects.stores.objects import RemoteObjects, object_key
 from kropot.objects.stores.packs import RemotePacks
 from kropot.objects.stores.segments import RemoteSegments
 from kropot.user_folders import state_folder
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.durable.filesystem import Room
-    from kropot.objects.opening import Partial
+    from kropot.objects.opening import Partial, Storage
     from kropot.objects.packs.folder import PackFolder
     from kropot.objects.packs.gather import Gatherer
     from kropot.objects.packs.packed import PackPlaces
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from kropot.objects.packs.rewriting import PackRewriter
     from kropot.objects.store import ObjectStore
     from kropot.objects.stores.files import RemoteFiles
+    from kropot.objects.stores.locks import LockRule
+    from kropot.objects.stores.versioned import VersionedStorage
     from kropot.segments import SegmentFolder
     from ledger.places import PlaceStore
 
@@ -40,10 +43,11 @@ LOCKS: Final = "storage-locks"
 class RemoteStorage:
     """A storage on another machine, below one address."""
 
-    def __init__(self, files: RemoteFiles, instance: str) -> None:
-        """Ask nothing yet; `instance` is under whose name this process works."""
+    def __init__(self, files: RemoteFiles, instance: str, locks: LockRule | None = None) -> None:
+        """Ask nothing yet; `instance` is whose name this process works under, `locks` how a bucket locks."""
         self._files = files
         self._instance = instance
+        self._locks = locks
 
     @property
     def place(self) -> str:
@@ -64,10 +68,16 @@ class RemoteStorage:
 
     @property
     def has_objects(self) -> bool:
-        """Whether the storage is marked, or has any object or pack. Raises: StorageError."""
+        """Whether the storage is marked, was marked before somebody emptied it, or has any object or pack.
+
+        Raises: StorageError.
+        """
         if self._files.stat(MARKER) is not None:
             return True
-        return any(next(self._files.walk(kind), None) is not None for kind in ("packs", "objects"))
+        if any(next(self._files.walk(kind), None) is not None for kind in ("packs", "objects")):
+            return True
+        files = self._files
+        return isinstance(files, VersionedFiles) and files.keeps_versions() and any(files.versions(MARKER))
 
     @property
     def absence(self) -> str:
@@ -86,7 +96,12 @@ class RemoteStorage:
     def objects(self, *, places: PackPlaces | None = None, pack: PackRule | None = None) -> ObjectStore:
         """Return the objects there."""
         return RemoteObjects(
-            self._files, self._instance, lock=_lock_of(self._files.place, self._instance), places=places, pack=pack
+            self._files,
+            self._instance,
+            lock=_lock_of(self._files.place, self._instance),
+            places=places,
+            pack=pack,
+            locks=self._locks,
         )
 
     def packs(self) -> PackFolder:
@@ -99,7 +114,7 @@ class RemoteStorage:
         lock = _lock_of(self._files.place, GATHERER)
         lock.acquire()
         try:
-            yield RemoteRewriter(self._files)
+            yield RemoteRewriter(self._files, self._locks)
         finally:
             lock.release()
 
@@ -133,6 +148,31 @@ class RemoteStorage:
         for pack, entry in sorted(found, key=lambda one: not one[0].is_sound(one[1])):
             return ObjectRange(path=pack.path, offset=entry.offset, length=entry.length)
         return None
+
+    def reading(self) -> Storage:
+        """Return the same storage, read in older versions where newer ones are gone or spoilt."""
+        if not isinstance(self._files, VersionedFiles):
+            return self
+        return RemoteStorage(self._files.older(), self._instance, self._locks)
+
+    def versioned(self) -> VersionedStorage | None:
+        """Return what there is beside the newest versions, where the store keeps any. Raises: StorageError."""
+        from kropot.objects.stores.versioned import VersionedStorage
+
+        files = self._files
+        if isinstance(files, VersionedFiles) and files.keeps_versions():
+            return VersionedStorage(files, self._locks)
+        return None
+
+    def demand_removable(self) -> None:
+        """Write and remove something, and ask for the right to remove older versions."""
+        if isinstance(self._files, VersionedFiles):
+            self._files.demand_removable()
+            if self._files.keeps_versions():
+                return  # what was written to try it would stay
+        key = f"tmp/{folder_name(self._instance)}/removable"
+        self._files.put(key, b"")
+        self._files.remove(key)
 
     def encloses(self, path: Path) -> bool:  # noqa: ARG002 -- the protocol has it
         """Say no: it is on another machine."""
