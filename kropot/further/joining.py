@@ -16,8 +16,9 @@ from kropot.further.description import KEY, MOST_BYTES, Description, parse
 from kropot.further.places import FurtherPlaces
 from kropot.objects.opening import open_files, open_store
 from kropot.objects.stores.address import parse_storage, shown_storage
-from kropot.objects.stores.files import MARKER, MARKER_TEXT, NoSuchKeyError
+from kropot.objects.stores.files import MARKER, NoSuchKeyError
 from kropot.objects.stores.local import COPIER
+from kropot.objects.stores.objects import MARKER_TEXT
 from ledger.retaining import freeing_of
 from ledger.rows import FurtherRow
 
