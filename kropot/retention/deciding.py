@@ -21,7 +21,7 @@ from ledger.quick import NIL, plain_types
 from ledger.rows import SOUND, StoredFact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from kropot.retention.moments import KeptMoments
     from ledger.log import Ledger
@@ -50,12 +50,16 @@ class StreamRelease(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Decider:
-    """Decides by `retention` what is let go, from the events up to `position`, for the time `at_us`."""
+    """Decides by `retention` what is let go, from the events up to `position`, for the time `at_us`.
+
+    `all` calls `go_on` for each page of streams. It may raise.
+    """
 
     ledger: Ledger
     retention: Retention
     position: int
     at_us: int
+    go_on: Callable[[], object] = lambda: None
     _rules: dict[bytes, tuple[KeepRules, KeptMoments] | None] = field(default_factory=dict)
 
     def all(self) -> Iterator[StreamRelease]:
@@ -64,6 +68,7 @@ class Decider:
         wanted = ((stream, ids[no]) for stream, no in self.ledger.projection.revisited(0) if no in ids)
         ruled = (pair for pair in wanted if self._of(pair[1]) is not None)
         while page := list(islice(ruled, PAGE)):
+            self.go_on()
             yield from self.of_streams(dict(page))
 
     def of_streams(self, sources: dict[int, bytes]) -> Iterator[StreamRelease]:

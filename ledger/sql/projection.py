@@ -8,7 +8,7 @@ from sqlalchemy import Select, func, literal_column, or_, select
 
 from ledger.rows import FEW_EVENTS, CopyState, Image, SourceRow, TallyRow, VolumeRow
 from ledger.sql import schema as t
-from ledger.sql.statements import LARGE_PAGE, PAGE
+from ledger.sql.statements import FEW, LARGE_PAGE, PAGE
 from ledger.sql.writing import slices
 
 if TYPE_CHECKING:
@@ -132,10 +132,11 @@ class SqlProjection:
     def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
         """Yield the copies with `start` <= SHA-256 <= `end`, in the order of SHA-256 and stream."""
         last, stream = start, _BELOW
-        highest = _ABOVE if end is None else end
-        while page := self._connections.raw_rows(self._statements.page_copies, (last, last, stream, highest, PAGE)):
+        highest, size = _ABOVE if end is None else end, FEW
+        while page := self._connections.raw_rows(self._statements.page_copies, (last, last, stream, highest, size)):
             yield from map(CopyState._make, page)
             last, stream = page[-1][:2]
+            size = PAGE
 
     def named(self, sha256s: Collection[bytes]) -> list[CopyState]:
         """Return the copies with these SHA-256, in any order."""
