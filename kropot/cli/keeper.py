@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -262,7 +263,10 @@ def _expires_s(text: str, now_s: int) -> int:
     span = _SPAN.fullmatch(text)
     if span is not None:
         return now_s + int(span[1]) * _SPAN_S[span[2]]
-    when = parse_when(text, now_us=now_s * SECOND_US, read=lambda _: None) if not text.startswith("@") else None
+    when = None
+    with suppress(UsageError):
+        # Its own sentence would offer positions and ages, which no token ends at.
+        when = parse_when(text, now_us=now_s * SECOND_US, read=lambda _: None)
     if not isinstance(when, At):
         raise UsageError(f"--expires does not understand {text[:40]!a}: try 2027-05-01, 2027-05-01T14:30Z or 30d")
     return when.us // SECOND_US

@@ -23,6 +23,10 @@ _REST: Final = 20
 
 _END_S: Final = 30.0
 
+_TURN: Final = 256
+_PAUSE_S: Final = 0.001
+"""How long to rest after so many steps, in seconds: else every answer waits for the interpreter at each query."""
+
 
 class StoppedError(KropotError):
     """Nobody waits for the answer any more."""
@@ -50,6 +54,7 @@ class SlowAnswer(Generic[Question, Value]):
         self._thread: threading.Thread | None = None
         self._done = threading.Event()
         self._stop = threading.Event()
+        self._steps = 0
 
     def latest(self, question: Question, *, patience_s: float = PATIENCE_S) -> tuple[Question, Value] | None:
         """Return the last answer and its question, None if there is none yet.
@@ -103,5 +108,8 @@ class SlowAnswer(Generic[Question, Value]):
         self._done.set()
 
     def _go_on(self) -> None:
+        self._steps += 1
+        if self._steps % _TURN == 0:
+            time.sleep(_PAUSE_S)
         if self._stop.is_set():
             raise StoppedError("stopped")
