@@ -94,7 +94,7 @@ class NameIndex:
         self._count = 0
         self._firsts: list[bytes] = []
         self._blocks, self._texts = array("Q"), array("Q")
-        self._opened: OrderedDict[int, _Block] = OrderedDict()
+        self._opened: OrderedDict[int, _NameBlock] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -183,13 +183,13 @@ class NameIndex:
                     yield self._block(block).file(own)
                 at = searched.find(wanted, base + ends[own])
 
-    def _block(self, number: int) -> _Block:
+    def _block(self, number: int) -> _NameBlock:
         with self._lock:
             found = self._opened.get(number)
             if found is not None:
                 self._opened.move_to_end(number)
                 return found
-        found = _Block(self._pieces.read(self._blocks[number]))
+        found = _NameBlock(self._pieces.read(self._blocks[number]))
         with self._lock:
             self._opened[number] = found
             while len(self._opened) > _OPEN:
@@ -205,7 +205,7 @@ class NameIndex:
 
     def _run(self, places: array[int]) -> Iterator[NamedFile]:
         for place in places:
-            block = _Block(self._pieces.read(place))
+            block = _NameBlock(self._pieces.read(place))
             yield from map(block.file, range(len(block.paths)))
 
     def _path(self, number: int) -> bytes:
@@ -232,7 +232,7 @@ class NameIndex:
         return self._block(block).is_gone(at)
 
 
-class _Block:
+class _NameBlock:
     """Names as `_packed` wrote them."""
 
     __slots__ = ("_data", "paths")

@@ -28,7 +28,7 @@ _PAUSE_S: Final = 0.001
 """How long to rest after so many steps, in seconds: else every answer waits for the interpreter at each query."""
 
 
-class StoppedError(KropotError):
+class CountingEndedError(KropotError):
     """Nobody waits for the answer any more."""
 
 
@@ -112,4 +112,4 @@ class SlowAnswer(Generic[Question, Value]):
         if self._steps % _TURN == 0:
             time.sleep(_PAUSE_S)
         if self._stop.is_set():
-            raise StoppedError("stopped")
+            raise CountingEndedError("stopped")
