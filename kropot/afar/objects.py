@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -26,6 +27,9 @@ TRIES: Final = 5
 
 AT_ONCE: Final = 8
 """How many small copies are asked for at a time."""
+
+MOST_COMING: Final = 64 << 20
+"""How many bytes may have been asked for before the oldest are given up. The newest batch is always kept."""
 
 _FIRST_WAIT_S: Final = 0.2
 _STOPPED: Final = frozenset({"cut", "timeout", "stalled", "not_listening", "http_503", "http_502", "http_504"})
@@ -127,6 +131,8 @@ class RemoteCopies:
         self._client = client
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="keeper")
         self._coming: dict[bytes, Future[bytes]] = {}
+        self._sizes: deque[tuple[bytes, int]] = deque()
+        self._size = 0
 
     def __enter__(self) -> Self:
         """Return itself; the end of the block closes it."""
@@ -143,8 +149,19 @@ class RemoteCopies:
 
     def places(self, helds: Sequence[HeldCopy]) -> list[Placement | None]:
         """Know nothing of packs, but begin to fetch the copies, which are about to be read."""
-        wanted = {held.sha256: held for held in helds if held.sha256 is not None}
-        self._coming = {sha256: self._pool.submit(self._whole, held) for sha256, held in wanted.items()}
+        # What was asked for before may still be read: several batches are under way at a time.
+        for held in helds:
+            if held.sha256 is not None and held.sha256 not in self._coming:
+                self._coming[held.sha256] = self._pool.submit(self._whole, held)
+                self._size += held.size
+                self._sizes.append((held.sha256, held.size))
+        while self._size > MOST_COMING and len(self._sizes) > len(helds):
+            # Nobody read it, or it was read long ago.
+            sha256, size = self._sizes.popleft()
+            self._size -= size
+            unread = self._coming.pop(sha256, None)
+            if unread is not None:
+                unread.cancel()
         return [None] * len(helds)
 
     def read(self, held: HeldCopy, _: Placement | None) -> bytes:

@@ -9,17 +9,21 @@ import queue
 import threading
 import zipfile
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from kropot.durable.target import NameRules
 from kropot.errors import KropotError
 from kropot.restore.names import safe_path
 from kropot.restore.opener import copy_content
+from kropot.restore.problems import DIFFERS, EXCHANGED, is_as_told, is_exchanged
 from kropot.sc2.form import Kind
 from kropot.sc2.kit import CbcKey
+from kropot.sc2.refused import Reason, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import BinaryIO
 
     from kropot.browse.files import OpenedMoment
     from kropot.browse.names import NamedFile
@@ -41,11 +45,12 @@ class NotStoredError(KropotError):
 
 
 def content(held: HeldCopy, opened: Opened, copies: Copies, write: Callable[[memoryview], object]) -> None:
-    """Pass a file's plain bytes to `write`. If this raises, they MUST be discarded. Raises: as `copy_content`."""
-    if held.sha256 is None:
-        raise NotStoredError("this content was not stored yet")
-    with copies.open(held) as source:
-        copy_content(source, write, held=held, kit=opened.kit)
+    """Pass a file's plain bytes to `write`. If this raises, they MUST be discarded.
+
+    Raises: NotStoredError, RefusedError if the content is not what its form says, and as `copy_content`.
+    """
+    with _source(held, opened, copies) as source:
+        _copy(source, held, opened, write)
 
 
 def preview(held: HeldCopy, opened: Opened, copies: Copies) -> tuple[str | None, bool]:
@@ -79,7 +84,8 @@ def zipped(moment: OpenedMoment, folder: bytes, write: Callable[[bytes], object]
     A file that turns out to be unsound on its way ends it: a zip that looks whole holds only what was checked.
     """
     left: list[str] = []
-    with zipfile.ZipFile(_Sink(write), "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]  # it only writes
+    sink = _Sink(write)
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive, sink:  # type: ignore[call-overload]  # it only writes
         for file in moment.opening.names.below(folder, gone=gone):
             shown = file.path.decode(errors="backslashreplace")
             info = _info(file, folder)
@@ -92,12 +98,12 @@ def zipped(moment: OpenedMoment, folder: bytes, write: Callable[[bytes], object]
                 left.append(f"{shown}: {'a symbolic link' if file.kind is Kind.SYMLINK else 'not stored yet'}")
                 continue
             try:
-                source = moment.copies.open(held)
+                source = _source(held, opened, moment.copies)
             except KropotError as error:
                 left.append(f"{shown}: {error}")
                 continue
-            with source, archive.open(info, "w", force_zip64=True) as entry:
-                copy_content(source, entry.write, held=held, kit=opened.kit)
+            with source, archive.open(info, "w", force_zip64=True) as entry, sink:
+                _copy(source, held, opened, entry.write)
         if left:
             archive.writestr("kropot-not-in-this-zip.txt", "\n".join([*left, ""]).encode())
 
@@ -141,14 +147,42 @@ def is_checked_early(opened: Opened) -> bool:
     return not isinstance(opened.kit, CbcKey) and opened.kit is not None
 
 
+def _source(held: HeldCopy, opened: Opened, copies: Copies) -> BinaryIO:
+    """Open what is stored of a content. Raises: NotStoredError, RefusedError, and as `Copies.open`."""
+    if held.sha256 is None:
+        raise NotStoredError("this content was not stored yet")
+    if is_exchanged(held, opened):
+        raise RefusedError(Reason.CONTENT, EXCHANGED)
+    return copies.open(held)
+
+
+def _copy(source: BinaryIO, held: HeldCopy, opened: Opened, write: Callable[[memoryview], object]) -> None:
+    """Pass the plain bytes on. Raises: RefusedError if they are not what the form says, and as `copy_content`."""
+    found = copy_content(source, write, held=held, kit=opened.kit)
+    if not is_as_told(opened.claim, found):
+        raise RefusedError(Reason.CONTENT, DIFFERS)
+
+
 class _Sink:
-    """A file that is only written to, front to back."""
+    """A file that is only written to, front to back.
+
+    As the innermost of several blocks, it ends with the first failure: what `zipfile` writes behind one, to make the
+    zip whole, goes nowhere.
+    """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
+        self._is_cut = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._is_cut |= kind is not None
 
     def write(self, data: bytes) -> int:
-        self._write(bytes(data))
+        if not self._is_cut:
+            self._write(bytes(data))
         return len(data)
 
     def flush(self) -> None:

@@ -1,12 +1,11 @@
-"""The owner's files at a moment: every form is opened once, in the background, and its name is kept in memory.
+"""The owner's files at a moment: every form is opened once, in the background, and its name put into an index.
 
-What is sealed waits in a temporary file without a name, as it came: a copy is found there again when it is wanted.
+What came of each copy waits in sealed pieces, where it is found again when it is wanted.
 """
 
 from __future__ import annotations
 
 import pickle
-import tempfile
 import threading
 from collections import Counter, OrderedDict
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kropot.browse.names import NamedFile, NameIndex
+from kropot.browse.sealed_pieces import SealedPieces
 from kropot.errors import KropotError
 from kropot.restore.authentic import NoKitError
 from kropot.restore.opener import open_claim
@@ -100,8 +100,7 @@ class OpenedMoment:
         """Begin to open the names, on a thread of its own."""
         self.opening = Opening(position)
         self._replica, self._keys = replica, keys
-        self._sealed = tempfile.TemporaryFile()  # noqa: SIM115 -- `close` closes it
-        self._reading = threading.Lock()
+        self._helds = SealedPieces()
         self._stop = threading.Event()
         self._open = ExitStack()
         self._copies: Copies | None = None
@@ -114,7 +113,8 @@ class OpenedMoment:
         self._stop.set()
         if self.done.wait(10):
             self._open.close()
-            self._sealed.close()
+            self._helds.close()
+            self.opening.names.close()
 
     @property
     def copies(self) -> Copies:
@@ -130,10 +130,8 @@ class OpenedMoment:
         return (None, path) if found is None else (found, rest)
 
     def held(self, file: NamedFile) -> HeldCopy:
-        """Return the copy of a file."""
-        with self._reading:
-            self._sealed.seek(file.place)
-            held: HeldCopy = pickle.load(self._sealed)  # noqa: S301 -- this process wrote it, and no other can
+        """Return the copy of a file. Raises: UnusableFileError."""
+        held: HeldCopy = pickle.loads(self._helds.read(file.place))  # noqa: S301 -- this process sealed it
         return held
 
     def opened(self, held: HeldCopy) -> Opened:
@@ -180,8 +178,7 @@ class OpenedMoment:
             return  # the served folder itself
         path = b"/".join((*self._tops.get(held.key.source, ()), *claim.path))
         opening.sealed[opened.sealing] += 1
-        place = self._sealed.seek(0, 2)
-        pickle.dump(replace(held, events=()), self._sealed)
+        place = self._helds.add(pickle.dumps(replace(held, events=())))
         opening.names.add(
             NamedFile(
                 path=path,

@@ -1,25 +1,45 @@
-"""The names of all files at a moment, sorted, in memory: folders are found by bisection, and parts of names by a scan.
+"""The names of all files at a moment, in the order of paths. Memory does not grow with them: they are in sealed blocks.
 
-A name takes about twice its length and 50 bytes. Names are never written to a disk.
+Folders are found by bisection, first among the first paths of all blocks, then within one. Parts of names are found by
+a scan over the blocks, which is quick because each has its paths as one text in lower case.
 """
 
 from __future__ import annotations
 
+import heapq
+import struct
+import threading
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
+from kropot.browse.sealed_pieces import SealedPieces
 from kropot.sc2.form import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+BLOCK: Final = 1024
+"""How many names are in a block."""
+
+RUN: Final = 16 * BLOCK
+"""How many names are sorted in memory."""
+
+_OPEN: Final = 48
+"""How many blocks stay open: those of the folders that somebody looks at."""
 
 _KINDS: Final = tuple(Kind)
 _STATES: Final = ("current", "pending", "vanished", "damaged", "lost")
 _GONE: Final = _STATES.index("vanished")
 _NO_TIME: Final = -(1 << 63)
+_NOT_STORED: Final = 8
+_HEAD: Final = struct.Struct("=I")
+_ROW: Final = struct.Struct("=QqQQIBB")
+"""Size, time, place, mark, the end of the path, kind and state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,61 +80,58 @@ class Child:
 
 
 class NameIndex:
-    """All names of one moment. `add` them, then `sort` once, then ask."""
+    """All names of one moment. `add` them, then `sort` once, then ask, from any thread. `close` it at the end.
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self._paths: list[bytes] = []
-        self._order: array[int] = array("Q")
-        self._sizes, self._times, self._places, self._marks = array("Q"), array("q"), array("Q"), array("Q")
-        self._kinds, self._states = bytearray(), bytearray()
-        self._text = b""
-        self._starts: array[int] = array("Q")
+    All raise UnusableFileError if the temporary file cannot be used.
+    """
+
+    def __init__(self, *, block: int = BLOCK, run: int = RUN) -> None:
+        """Start empty. So many names are in a block, and so many are sorted in memory."""
+        self._per_block, self._per_run = block, run
+        self._pieces = SealedPieces()
+        self._coming: list[NamedFile] = []
+        self._runs: list[array[int]] = []
+        self._count = 0
+        self._firsts: list[bytes] = []
+        self._blocks, self._texts = array("Q"), array("Q")
+        self._opened: OrderedDict[int, _NameBlock] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Return how many names there are."""
-        return len(self._paths)
+        return self._count
+
+    def close(self) -> None:
+        """Forget all names."""
+        self._pieces.close()
 
     def add(self, file: NamedFile) -> None:
         """Take a name."""
-        self._paths.append(file.path)
-        self._sizes.append(file.size)
-        self._times.append(_NO_TIME if file.mtime_ns is None else max(_NO_TIME + 1, min(file.mtime_ns, 2**63 - 1)))
-        self._places.append(file.place)
-        self._marks.append(file.mark)
-        self._kinds.append(_KINDS.index(file.kind) + (0 if file.is_stored else 8))
-        self._states.append(_STATES.index(file.state) if file.state in _STATES else 1)
+        self._coming.append(file)
+        self._count += 1
+        if len(self._coming) == self._per_run:
+            self._runs.append(self._put_away())
 
     def sort(self) -> None:
         """Put them in order. Of two with one path, the first that came is the first."""
-        order = sorted(range(len(self._paths)), key=self._paths.__getitem__)
-        self._order = array("Q", order)
-        self._paths = [self._paths[at] for at in order]
-        text = bytearray()
-        for path in self._paths:
-            self._starts.append(len(text))
-            text += _folded(path) + b"\n"
-        self._text = bytes(text)
+        runs: list[Iterable[NamedFile]] = [self._run(places) for places in self._runs]
+        runs.append(sorted(self._coming, key=_path))
+        self._coming = []
+        ordered = heapq.merge(*runs, key=_path)
+        while files := list(islice(ordered, self._per_block)):
+            self._firsts.append(files[0].path)
+            self._blocks.append(self._pieces.add(_packed(files)))
+            self._texts.append(self._pieces.add(_searched(files)))
 
     def at(self, number: int) -> NamedFile:
         """Return the file with this number in the order of paths."""
-        own = self._order[number]
-        time, kind = self._times[own], self._kinds[own]
-        return NamedFile(
-            path=self._paths[number],
-            kind=_KINDS[kind & 7],
-            size=self._sizes[own],
-            mtime_ns=None if time == _NO_TIME else time,
-            state=_STATES[self._states[own]],
-            place=self._places[own],
-            mark=self._marks[own],
-            is_stored=kind < 8,  # noqa: PLR2004 -- the bit that `add` sets
-        )
+        block, at = divmod(number, self._per_block)
+        return self._block(block).file(at)
 
     def find(self, path: bytes) -> NamedFile | None:
         """Return the file with exactly this path, None if there is none."""
-        at = bisect_left(self._paths, path)
-        return self.at(at) if at < len(self._paths) and self._paths[at] == path else None
+        at = self._bisect(path)
+        return self.at(at) if at < self._count and self._path(at) == path else None
 
     def below(self, folder: bytes, *, gone: bool = True) -> Iterator[NamedFile]:
         """Yield everything in a folder, at any depth, in the order of paths. The empty path is the top."""
@@ -129,10 +146,10 @@ class NameIndex:
         first, end = self._range(folder)
         at = max(first, start)
         while at < end:
-            path = self._paths[at]
+            path = self._path(at)
             name, slash, _ = path[len(prefix) :].partition(b"/")
             inner = prefix + name
-            following = bisect_left(self._paths, inner + b"0", at, end) if slash else at + 1
+            following = max(at + 1, min(self._bisect(inner + b"0"), end)) if slash else at + 1
             file = self.find(inner) if slash else self.at(at)
             if slash and name and (gone or self._has_below(inner, gone=False)):
                 folder_file = file if file is not None and file.kind is Kind.FOLDER else None
@@ -149,28 +166,133 @@ class NameIndex:
         wanted = text.casefold().encode(errors="surrogateescape").replace(b"\n", b"")
         return list(islice(self._hits(wanted, gone=gone), most)) if wanted else []
 
+    # --- helpers ------------------------------------------------------------------------------------------------------
+
     def _hits(self, wanted: bytes, *, gone: bool) -> Iterator[NamedFile]:
-        at = self._text.find(wanted)
-        while at >= 0:
-            number = bisect_right(self._starts, at) - 1
-            if gone or not self._is_gone(number):
-                yield self.at(number)
-            following = self._starts[number + 1] if number + 1 < len(self._starts) else len(self._text)
-            at = self._text.find(wanted, following)
+        for block, place in enumerate(self._texts):
+            searched = self._pieces.read(place)
+            (count,) = _HEAD.unpack_from(searched)
+            base = _HEAD.size * (1 + count)
+            at = searched.find(wanted, base)
+            if at < 0:
+                continue
+            ends = array("I", searched[_HEAD.size : base])
+            while at >= 0:
+                own = bisect_right(ends, at - base)
+                if gone or not self._block(block).is_gone(own):
+                    yield self._block(block).file(own)
+                at = searched.find(wanted, base + ends[own])
+
+    def _block(self, number: int) -> _NameBlock:
+        with self._lock:
+            found = self._opened.get(number)
+            if found is not None:
+                self._opened.move_to_end(number)
+                return found
+        found = _NameBlock(self._pieces.read(self._blocks[number]))
+        with self._lock:
+            self._opened[number] = found
+            while len(self._opened) > _OPEN:
+                self._opened.popitem(last=False)
+        return found
+
+    def _put_away(self) -> array[int]:
+        """Put what has come away as one run, in order, and return the places of its blocks."""
+        files = sorted(self._coming, key=_path)
+        self._coming = []
+        blocks = (files[at : at + self._per_block] for at in range(0, len(files), self._per_block))
+        return array("Q", [self._pieces.add(_packed(block)) for block in blocks])
+
+    def _run(self, places: array[int]) -> Iterator[NamedFile]:
+        for place in places:
+            block = _NameBlock(self._pieces.read(place))
+            yield from map(block.file, range(len(block.paths)))
+
+    def _path(self, number: int) -> bytes:
+        block, at = divmod(number, self._per_block)
+        return self._block(block).paths[at]
+
+    def _bisect(self, path: bytes) -> int:
+        """Return how many paths come before this one."""
+        # It can lie in the block whose first path is the last one before it.
+        block = bisect_left(self._firsts, path) - 1
+        return 0 if block < 0 else block * self._per_block + bisect_left(self._block(block).paths, path)
 
     def _range(self, folder: bytes) -> tuple[int, int]:
         if not folder:
-            return 0, len(self._paths)
-        return bisect_left(self._paths, folder + b"/"), bisect_left(self._paths, folder + b"0")
+            return 0, self._count
+        return self._bisect(folder + b"/"), self._bisect(folder + b"0")
 
     def _has_below(self, folder: bytes, *, gone: bool) -> bool:
         first, last = self._range(folder)
         return first < last if gone else any(not self._is_gone(number) for number in range(first, last))
 
     def _is_gone(self, number: int) -> bool:
-        return self._states[self._order[number]] == _GONE
+        block, at = divmod(number, self._per_block)
+        return self._block(block).is_gone(at)
+
+
+class _NameBlock:
+    """Names as `_packed` wrote them."""
+
+    __slots__ = ("_data", "paths")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        (count,) = _HEAD.unpack_from(data)
+        at = base = _HEAD.size + count * _ROW.size
+        self.paths: list[bytes] = []
+        for *_, end, _kind, _state in _ROW.iter_unpack(memoryview(data)[_HEAD.size : base]):
+            self.paths.append(data[at : base + end])
+            at = base + end
+
+    def file(self, at: int) -> NamedFile:
+        size, time, place, mark, _, kind, state = self._row(at)
+        return NamedFile(
+            path=self.paths[at],
+            kind=_KINDS[kind & ~_NOT_STORED],
+            size=size,
+            mtime_ns=None if time == _NO_TIME else time,
+            state=_STATES[state],
+            place=place,
+            mark=mark,
+            is_stored=not kind & _NOT_STORED,
+        )
+
+    def is_gone(self, at: int) -> bool:
+        return bool(self._row(at)[-1] == _GONE)
+
+    def _row(self, at: int) -> tuple[int, ...]:
+        return _ROW.unpack_from(self._data, _HEAD.size + at * _ROW.size)
+
+
+def _packed(files: Sequence[NamedFile]) -> bytes:
+    """Return the names of a block as bytes."""
+    rows = bytearray(_HEAD.pack(len(files)))
+    end = 0
+    for file in files:
+        end += len(file.path)
+        time = _NO_TIME if file.mtime_ns is None else max(_NO_TIME + 1, min(file.mtime_ns, 2**63 - 1))
+        kind = _KINDS.index(file.kind) + (0 if file.is_stored else _NOT_STORED)
+        state = _STATES.index(file.state) if file.state in _STATES else 1
+        rows += _ROW.pack(max(0, min(file.size, 2**64 - 1)), time, file.place, file.mark, end, kind, state)
+    return b"".join((rows, *map(_path, files)))
+
+
+def _searched(files: Sequence[NamedFile]) -> bytes:
+    """Return the paths of a block as they are searched: their number, their ends, and their text."""
+    lines = [_folded(file.path) for file in files]
+    ends, end = array("I"), 0
+    for line in lines:
+        end += len(line)
+        ends.append(end)
+    return b"".join((_HEAD.pack(len(files)), ends.tobytes(), *lines))
 
 
 def _folded(path: bytes) -> bytes:
     """Return a path as it is searched. A newline in a name never begins a new one."""
-    return path.decode(errors="surrogateescape").casefold().encode(errors="surrogateescape").replace(b"\n", b" ")
+    text = path.decode(errors="surrogateescape").casefold().encode(errors="surrogateescape")
+    return text.replace(b"\n", b" ") + b"\n"
+
+
+_path = attrgetter("path")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -160,7 +160,8 @@ class OwnersReplica:
         with open_ledger(self._settings, read_only=True) as ledger:
             limits = Limits(listing_s=listing_limit_s(self._settings))
             answers = KeeperAnswers(ledger, storage_of(self._settings), limits)
-            yield ReplicaWindow(ledger, answers, Visitor(number=0, role=Role.OWNER))
+            with closing(answers):
+                yield ReplicaWindow(ledger, answers, Visitor(number=0, role=Role.OWNER))
 
     @contextmanager
     def at(self, position: int) -> Iterator[tuple[CopyOrigin, list[str]]]:

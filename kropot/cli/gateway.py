@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from contextlib import ExitStack
-from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from kropot.cli.gateway_book import gateway_book, key_file_option, kit_writer, r
 from kropot.cli.gateway_check import check
 from kropot.cli.gateway_scan import around_scans, commands_of, selecting, selection_of
 from kropot.cli.gateway_vault import vault as vault_group
+from kropot.cli.listening import address_options, client_options, is_loopback
 from kropot.cli.masterkey import key_path, master_key
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 _LONGEST_SPEC = 64 * 1024
 _WITHOUT_SPEC = {"roles": ["securecopy.stream"], "expires": "never"}
-_LOOPBACK = ("127.", "localhost", "::1")
 
 
 def _checked_url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -57,16 +56,6 @@ def _checked_url(_ctx: click.Context, _param: click.Parameter, value: str | None
         ) from None
 
 
-def checked_proxies(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """Return addresses and networks of proxies. Raises: click.BadParameter for anything else, e.g. a host name."""
-    for value in values:
-        try:
-            ip_network(value)
-        except ValueError:
-            raise click.BadParameter(f"{value!r} is not an IP address or network: try 10.0.0.1 or 10.0.0.0/8") from None
-    return values
-
-
 @base.group("gateway")
 def command() -> None:
     """Serve a folder as a SecureCopy server that encrypts, and manage its tokens."""
@@ -78,14 +67,7 @@ def command() -> None:
 )
 @selecting
 @around_scans
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8080,
-    show_default=True,
-    help="The port to listen on. 0 means any free port.",
-)
+@address_options(8080)
 @state_option
 @key_file_option
 @revocations_option
@@ -117,30 +99,7 @@ def command() -> None:
     metavar="BYTES",
     help="Put the SHA-256 of files up to this size into their sealed forms.",
 )
-@click.option(
-    "--max-connections",
-    type=click.IntRange(min=1),
-    default=1024,
-    show_default=True,
-    help="Refuse more connections than this at the same time.",
-)
-@click.option(
-    "--max-per-address",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="The most connections for one address (for IPv6, one /64 network). Behind a trusted proxy: the most requests "
-    "of one client at the same time.",
-)
-@click.option(
-    "--trusted-proxy",
-    "trusted_proxies",
-    multiple=True,
-    metavar="ADDRESS",
-    callback=checked_proxies,
-    help="A proxy (IP address or network) that adds the client to X-Forwarded-For. The last address there that is not a"
-    " trusted proxy counts as the client. Can be repeated.",
-)
+@client_options
 @click.option(
     "--metrics",
     type=ListenAddress(),
@@ -269,7 +228,7 @@ def _ended_by_signals(stop: threading.Event, server: uvicorn.Server) -> list[int
 
 def _warn_unencrypted(host: str) -> None:
     """Say that others on the network can read along, where the gateway listens to them."""
-    if not host.startswith(_LOOPBACK):
+    if not is_loopback(host):
         warn(
             f"tokens and plain contents cross the network unencrypted, because the gateway listens on {host}: "
             "put a proxy with TLS in front of it, or use a tunnel"

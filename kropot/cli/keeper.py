@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from kropot.cli import base
 from kropot.cli.base import Exit, emit, emit_json, open_ledger, say, storage_of, warn
-from kropot.cli.gateway import checked_proxies
 from kropot.cli.limits import listing_limit_s
+from kropot.cli.listening import address_options, client_options, is_loopback
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
 from kropot.errors import UsageError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from kropot.keeper.tokens import KeeperTokens
 
 _ROLES: Final = ("owner", "auditor", "monitor")
-_LOOPBACK: Final = ("127.", "localhost", "::1")
 _SPAN: Final = re.compile(r"([0-9]{1,6})([hdw])")
 _SPAN_S: Final = {"h": 3600, "d": 86_400, "w": 604_800}
 _LONGEST_LABEL: Final = 64
@@ -55,41 +55,11 @@ def command() -> None:
 
 
 @command.command("serve", cls=base.KropotCommand)
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8081,
-    show_default=True,
-    help="The port to listen on. 0 means any free port.",
-)
+@address_options(8081)
 @state_option
 @click.option("--tls-cert", type=PATH, metavar="FILE", help="The certificate with its chain (PEM): speak TLS.")
 @click.option("--tls-key", type=PATH, metavar="FILE", help="The key of the certificate (PEM, without a passphrase).")
-@click.option(
-    "--trusted-proxy",
-    "trusted_proxies",
-    multiple=True,
-    metavar="ADDRESS",
-    callback=checked_proxies,
-    help="A proxy (IP address or network) that adds the client to X-Forwarded-For. The last address there that is not a"
-    " trusted proxy counts as the client. Can be repeated.",
-)
-@click.option(
-    "--max-connections",
-    type=click.IntRange(min=1),
-    default=1024,
-    show_default=True,
-    help="Refuse more connections than this at the same time.",
-)
-@click.option(
-    "--max-per-address",
-    type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="The most connections for one address (for IPv6, one /64 network). Behind a trusted proxy: the most requests "
-    "of one client at the same time.",
-)
+@client_options
 def serve(
     settings: Settings,
     *,
@@ -140,7 +110,7 @@ def serve(
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, end)
             with listen(host, port) as listening:
-                if tls is None and not host.startswith(_LOOPBACK):
+                if tls is None and not is_loopback(host):
                     warn(
                         f"tokens cross the network unencrypted, because the keeper listens on {host} without TLS: give "
                         "--tls-cert and --tls-key, or put a proxy with TLS in front of it"
@@ -293,7 +263,10 @@ def _expires_s(text: str, now_s: int) -> int:
     span = _SPAN.fullmatch(text)
     if span is not None:
         return now_s + int(span[1]) * _SPAN_S[span[2]]
-    when = parse_when(text, now_us=now_s * SECOND_US, read=lambda _: None) if not text.startswith("@") else None
+    when = None
+    with suppress(UsageError):
+        # Its own sentence would offer positions and ages, which no token ends at.
+        when = parse_when(text, now_us=now_s * SECOND_US, read=lambda _: None)
     if not isinstance(when, At):
         raise UsageError(f"--expires does not understand {text[:40]!a}: try 2027-05-01, 2027-05-01T14:30Z or 30d")
     return when.us // SECOND_US

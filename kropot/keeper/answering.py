@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kropot.keeper.asking import Asked
     from kropot.keeper.visitor import Visitor
     from kropot.objects.opening import Storage
+    from kropot.query.erasures import Erased
     from kropot.query.facts import Facts
     from kropot.query.health import Limits
     from kropot.replay.copies import HeldCopy
@@ -63,6 +64,7 @@ class KeeperAnswers(RoomAnswers):
         """Read this replica. `limits` say when there is an alarm."""
         super().__init__(ledger, storage)
         self._limits = limits
+        self._volumes: tuple[Erased, StoredVolumes] | None = None
 
     def me(self, visitor: Visitor, _asked: Asked) -> dict[str, Any]:
         """Return what the visitor's token is for."""
@@ -129,7 +131,7 @@ class KeeperAnswers(RoomAnswers):
         source = asked.source()
         labels = {id_: label for id_, label in labels_of(self._ledger).items() if visitor.sees(id_)}
         wanted = set(labels) if source is None else {source}
-        volumes = StoredVolumes(self._ledger)
+        volumes = self._stored()
         rows: list[dict[str, Any]] = []
         last_us = None
         for each in rounds(self._ledger, since_us=since_us, sources=wanted):
@@ -150,6 +152,7 @@ class KeeperAnswers(RoomAnswers):
             timeline(
                 self._ledger,
                 wanted,
+                self._stored(),
                 bars=count,
                 from_us=None if start < 0 else start * 1000,
                 to_us=None if end < 0 else end * 1000,
@@ -322,6 +325,13 @@ class KeeperAnswers(RoomAnswers):
             raise NotFoundError("there is no such object")
 
     # --- helpers ------------------------------------------------------------------------------------------------------
+
+    def _stored(self) -> StoredVolumes:
+        """Return the volumes, whose sums are kept until something is erased."""
+        erased, kept = erased_in(self._ledger), self._volumes
+        if kept is None or kept[0] != erased:
+            kept = self._volumes = erased, StoredVolumes(self._ledger)
+        return kept[1]
 
     def _rows(self, standings: list[Standing], moment: Moment, *, with_events: bool) -> Iterator[dict[str, Any]]:
         past: frozenset[bytes] = frozenset()

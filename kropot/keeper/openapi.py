@@ -127,7 +127,9 @@ SCHEMAS: Final[dict[str, Any]] = {
                 _object(
                     {
                         **dict.fromkeys(("current", "vanished", "freed"), _COUNT),
-                        **dict.fromkeys(("older", "free", "growth_per_day", "full_in_days"), _or_null(_COUNT)),
+                        **dict.fromkeys(
+                            ("older", "free", "growth_per_day", "full_in_days", "counted_at"), _or_null(_COUNT)
+                        ),
                         **dict.fromkeys(("waiting", "orphans", "quarantine", "unused_in_packs"), _or_null(_OBJECTS)),
                     }
                 )
@@ -153,6 +155,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         {
             "rules": {"enum": ["none", "recorded", "asked"]},
             "looked": _FLAG,
+            "counting": _FLAG,
             "copies": _COUNT,
             "bytes": _COUNT,
             "reasons": {"type": "object", "additionalProperties": _OBJECTS},

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from kropot.durable.errors import StorageError
 from kropot.keeper.operations import RULES
+from kropot.keeper.slow_answer import PATIENCE_S, SlowAnswer
 from kropot.query.past import sources_at
-from kropot.query.space import FEW_ELEMENTS, space_of
+from kropot.query.space import space_of, sums_of
 from kropot.retention.deciding import Decider
 from kropot.retention.policy import DAY_S, MIN_AGE_S, parse_policy
 from kropot.retention.releasing import would_release
@@ -18,6 +19,8 @@ from ledger.retaining import decided_of
 from ledger.retention import Retention
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kropot.keeper.asking import Asked
     from kropot.keeper.visitor import Visitor
     from kropot.objects.opening import Storage
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from ledger.retention import KeepRules
 
 _MOST: int = 10_000
+_FEW: int = 10_000
+"""Up to so many elements, an answer waits for what is counted beside it."""
 
 
 class RoomAnswers:
@@ -35,7 +40,14 @@ class RoomAnswers:
         """Read this replica."""
         self._ledger = ledger
         self._storage = storage
-        self._space: tuple[int, Space] | None = None
+        self._filled: SlowAnswer[int, Space] = SlowAnswer(self._count)
+        self._tried: SlowAnswer[tuple[tuple[KeepRules, ...], int], dict[str, dict[str, int]]]
+        self._tried = SlowAnswer(self._would_release)
+
+    def close(self) -> None:
+        """Stop what is being worked out."""
+        self._filled.close()
+        self._tried.close()
 
     def space(self, visitor: Visitor, _asked: Asked | None = None) -> dict[str, Any]:
         """Return what is stored in which state, and how much room is left. These are sums that the ledger maintains."""
@@ -56,7 +68,7 @@ class RoomAnswers:
         return {"states": total, "sources": sources, **room, "fills": fills}
 
     def policy(self, visitor: Visitor, asked: Asked) -> dict[str, Any]:
-        """Return what a policy would let go now. A replica with many elements is not looked at."""
+        """Return what a policy would let go now. With many elements it takes a while: `counting` says so."""
         rules = {name: asked.whole(name, 0, most=_MOST) for name in RULES if name != "min_age_days"}
         age = asked.whole("min_age_days", MIN_AGE_S // DAY_S, most=_MOST)
         if any(rules.values()):
@@ -65,12 +77,16 @@ class RoomAnswers:
         else:
             found = decided_of(self._ledger).retention.rules
             which = "recorded" if found else "none"
-        looked = which != "none" and visitor.sources is None
-        looked = looked and sum(each.elements for each in self._ledger.tallies()) <= FEW_ELEMENTS
-        sum_ = self._would_release(found) if looked else {}
+        is_wanted = which != "none" and visitor.sources is None
+        question = (found, self._ledger.head().position)
+        known = self._tried.latest(question) if is_wanted else None
+        # A round more or less does not matter, other rules do.
+        looked = known is not None and known[0][0] == found
+        sum_ = known[1] if known is not None and looked else {}
         return {
             "rules": which,
             "looked": looked,
+            "counting": is_wanted and not looked,
             "copies": sum(each["objects"] for each in sum_.values()),
             "bytes": sum(each["bytes"] for each in sum_.values()),
             "reasons": sum_,
@@ -90,18 +106,24 @@ class RoomAnswers:
         return found | {"ledger_free_bytes": self._ledger.database.free_bytes()}
 
     def _fills(self, free: int | None) -> dict[str, Any]:
-        """Return what fills the storage. It is looked at once for each position of the ledger."""
+        """Return what fills the storage: the sums of now, and what was counted last."""
         position = self._ledger.head().position
-        known = self._space
-        if known is None or known[0] != position:
-            known = self._space = position, space_of(self._ledger, self._storage, free=None)
-        return replace(known[1], free=free).json
+        is_few = sum(each.elements for each in self._ledger.tallies()) <= _FEW
+        known = self._filled.latest(position, patience_s=PATIENCE_S if is_few else 0.0)
+        space = sums = sums_of(self._ledger, free=free)
+        if known is not None:
+            space = replace(known[1], current=sums.current, vanished=sums.vanished, freed=sums.freed, free=free)
+        return space.json | {"counted_at": None if known is None else known[0]}
 
-    def _would_release(self, rules: tuple[KeepRules, ...]) -> dict[str, dict[str, int]]:
+    def _count(self, _position: int, go_on: Callable[[], None]) -> Space:
+        return space_of(self._ledger, self._storage, free=None, everything=True, go_on=go_on)
+
+    def _would_release(
+        self, question: tuple[tuple[KeepRules, ...], int], go_on: Callable[[], None]
+    ) -> dict[str, dict[str, int]]:
+        rules, position = question
         retention = Retention(rules=rules, pins=decided_of(self._ledger).retention.pins, signature=None)
-        decider = Decider(
-            ledger=self._ledger, retention=retention, position=self._ledger.head().position, at_us=utc_now_us()
-        )
+        decider = Decider(ledger=self._ledger, retention=retention, position=position, at_us=utc_now_us(), go_on=go_on)
         found: dict[str, dict[str, int]] = {}
         for (_, reason), (copies, size) in would_release(decider).copies.items():
             sum_ = found.setdefault(reason, {"objects": 0, "bytes": 0})

@@ -55,7 +55,7 @@ class KeeperService:
         self._door = ThreadPoolExecutor(2, thread_name_prefix="token")
         self._askers = ThreadPoolExecutor(_ASKERS, thread_name_prefix="ask")
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="object")
-        answers = KeeperAnswers(ledger, storage, self.options.limits)
+        self._answers = answers = KeeperAnswers(ledger, storage, self.options.limits)
         self.codes = OneTimeCodes()
         door = KeeperDoor(ledger, answers, tokens, self.codes, is_secure=self.options.tls is not None)
         self.app = Keeper(
@@ -79,6 +79,7 @@ class KeeperService:
         """End the threads when their work is done."""
         for pool in (self._door, self._askers, self._readers):
             pool.shutdown(cancel_futures=True)
+        self._answers.close()
         self._objects.close()
 
 

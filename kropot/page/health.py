@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from kropot.page.rendering import commands_in
 from kropot.page.texts import T
 from kropot.page.when import ago, shown, us_of
 from kropot.page.window import line, line_or_none, reading, rows, share, whole, whole_or_none
-from kropot.wording import amount
-from ledger.clock import DAY_US
+from kropot.wording import SECOND_US, amount
 
 if TYPE_CHECKING:
     from kropot.page.window import Window
@@ -32,8 +30,6 @@ GRAVE: Final = frozenset(
 """The alarms that mean that copies are at risk. Others mean that something is to be looked at."""
 
 FAR_DAYS: Final = 20 * 365
-_ROUNDS: Final = 30
-_LOOK_BACK: Final = (DAY_US // 8, 40 * DAY_US)
 _MOST_SOURCES: Final = 200
 
 
@@ -48,7 +44,7 @@ def health_screen(window: Window, now_us: int) -> dict[str, Any]:
         for alarm in alarms:
             alarm["where"] = names.get(alarm["source"])
         stale = {each["source"] for each in alarms if each["name"] == "listing_stale"}
-        sources = [_source(window, each, now_us, stale) for each in rows(status["sources"])[:_MOST_SOURCES]]
+        sources = [_source(each, now_us, stale) for each in rows(status["sources"])[:_MOST_SOURCES]]
         elements = sum(each["elements"] for each in sources if not each["is_past"])
         size = sum(each["bytes"] for each in sources if not each["is_past"])
         recorded = us_of(status["recorded"])
@@ -91,7 +87,7 @@ def _alarm(row: dict[str, Any], now_us: int) -> dict[str, Any]:
     }
 
 
-def _source(window: Window, row: dict[str, Any], now_us: int, stale: set[str]) -> dict[str, Any]:
+def _source(row: dict[str, Any], now_us: int, stale: set[str]) -> dict[str, Any]:
     t = T["health"]
     source = line(row["source"], 32)
     states = row["states"]
@@ -101,7 +97,8 @@ def _source(window: Window, row: dict[str, Any], now_us: int, stale: set[str]) -
     listed = us_of(row["listed"])
     drill = row["drill"]
     is_past = row["past"] is not None
-    next_us = None if listed is None or is_past else _next_round(window, source, listed)
+    apart_s = whole_or_none(row.get("round_s"))  # a keeper of an earlier version does not say
+    next_us = None if listed is None or is_past or apart_s is None else listed + apart_s * SECOND_US
     return {
         "id": source,
         "label": line_or_none(row["label"]) or source[:8],
@@ -118,17 +115,6 @@ def _source(window: Window, row: dict[str, Any], now_us: int, stale: set[str]) -
         "drill": _drill(drill, now_us),
         "is_drill_bad": drill is not None and whole(drill["failed"]) > 0,
     }
-
-
-def _next_round(window: Window, source: str, listed: int) -> int | None:
-    """Return when the next round is expected: as long after the last one as the ones before were apart."""
-    for back_us in _LOOK_BACK:
-        points = window.get("restore-points", source=source, after=max(0, listed - back_us), limit=_ROUNDS)["points"]
-        times = [us for us in (us_of(each["time"]) for each in rows(points)) if us is not None]
-        gaps = sorted(other - one for one, other in pairwise(times) if other > one)
-        if gaps:
-            return listed + gaps[len(gaps) // 2]
-    return None
 
 
 def _next_text(next_us: int | None, now_us: int) -> str:

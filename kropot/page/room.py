@@ -43,6 +43,7 @@ def room_screen(window: Window, asked: Mapping[str, int]) -> dict[str, Any]:
             "segments": _segments(parts),
             "is_bound": fills is None,
             "was_looked": fills is not None and fills["older"] is not None,
+            "is_counting": fills is not None and fills.get("counted_at", 0) is None,
             "growth": None if fills is None else _growth(fills),
             "full_in": None if fills is None else _soon(whole_or_none(fills["full_in_days"])),
             "sources": sorted(sources, key=lambda each: -each[1]),
@@ -117,6 +118,7 @@ def _policy(policy: dict[str, Any]) -> dict[str, Any]:
     return {
         "which": which,
         "looked": bool(policy["looked"]),
+        "is_counting": policy.get("counting") is True,
         "sentence": frees if copies else t["policy_nothing"],
         "reasons": reasons,
     }

@@ -212,8 +212,9 @@ T: Final[dict[str, dict[str, str]]] = {
         "waiting": "Released, waiting to be freed",
         "other": "Orphans, quarantine, unused in packs",
         "free": "Free",
-        "not_looked": "Older versions, orphans and growth were not looked at, because there are many elements. "
-        "`kropotcli status --space` looks at everything.",
+        "not_looked": "Older versions, orphans and growth could not be looked at. `kropotcli status --space` says why.",
+        "counting": "Older versions, orphans and growth are being counted, which takes a look at every copy and every "
+        "object. Open this page again in a while.",
         "bound": "Your token is bound to sources, so what fills the storage as a whole is not shown.",
         "growth": "Growth",
         "growth_day": "{} more every day.",
@@ -229,7 +230,8 @@ T: Final[dict[str, dict[str, str]]] = {
         "policy_nothing": "These rules would let nothing go.",
         "policy_recorded": "By the policy that was recorded last:",
         "policy_asked": "By these rules:",
-        "policy_large": "There are too many elements to work it out in a page. Run this:",
+        "policy_counting": "This is being worked out from all versions. Open this page again in a while.",
+        "policy_large": "Your token is bound to sources, so this is not worked out here. The keeper can run this:",
         "replaced": "older versions",
         "vanished_reason": "vanished elements",
         "last": "Last rounds",

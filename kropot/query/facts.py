@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Final
 
 from kropot.query.erasures import Erased, erased_in
 from kropot.query.further import look_at_further
 from kropot.query.past import sources_at
 from kropot.query.storage import look
-from ledger.decoding import entry_of
+from ledger.decoding import entry_of, fact_of
 from ledger.drills import drill_of
 from ledger.errors import DamagedRowError
 from ledger.events import SOURCE_KIND, ListingCompleted, ListingHeldBack, RunFailed, StreamKey
@@ -37,9 +37,13 @@ _BAD_LOOKED_AT: Final = 5_000
 """How many elements with a damaged or lost copy are looked at, for those that were dismissed."""
 
 _NEWEST_EVENTS: Final = 1_000
-"""How far back to look for the newest listing: behind it are only the pages of one that is under way."""
+"""How far back to look for the newest listings: between them are the pages of those that came in pages."""
+
+_ROUNDS: Final = 30
+"""How many of the newest rounds tell how far apart they are."""
 
 _BAD: Final = ("damaged", "lost")
+_LISTED: Final = frozenset({ListingCompleted.TYPE, ListingHeldBack.TYPE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,8 @@ class SourceFacts:
     Of the elements that a person dismissed, `dismissed` is the number, and they count nowhere else but in `states`.
     `unserved` and `unscanned_since` are what the server said of itself last time (`Listing`). `failed_run` is the last
     thing that happened to the source, if that is a failed run. `drill` says when copies were last opened with a kit.
-    `vault` is the id (16 bytes) of the vault that seals the source, if its list names one.
+    `vault` is the id (16 bytes) of the vault that seals the source, if its list names one. `round_us` is how far apart
+    the last rounds were: the median of at most 30, None if there was one at most.
 
     With `is_sampled`, very many elements wait: only those longest and last due were looked at, so `reasons` and
     `failing` name some, and `failing_about` is an estimate of how many fail.
@@ -97,6 +102,7 @@ class SourceFacts:
     is_sampled: bool = False
     failing_about: int = 0
     vault: bytes | None = None
+    round_us: int | None = None
 
     @property
     def superseded(self) -> bool:
@@ -179,7 +185,7 @@ def _source_facts(
         unwanted = bad and bad - ledger.projection.wanted_in(id_, _BAD)
         scan.beyond_help = max(unwanted - scan.dismissed, 0)
         _look_at_wanted(ledger, id_, scan, states)
-    listing = _newest_listing(ledger, key, known.source)
+    listing, round_us = _newest_rounds(ledger, key, known.source)
     return SourceFacts(
         id=id_,
         source=known.source,
@@ -199,6 +205,7 @@ def _source_facts(
         is_sampled=scan.is_sampled,
         failing_about=scan.failing_about,
         vault=known.vault,
+        round_us=round_us,
     )
 
 
@@ -297,14 +304,23 @@ def _waiting_since(ledger: Ledger, scan: _SourceScan) -> int | None:
     return _least(scan.first_failing_us, _recorded_us(ledger.events(after=first - 1, until=first)))
 
 
-def _newest_listing(ledger: Ledger, key: StreamKey, source: Source) -> Listing | None:
-    """Return what the newest listing of a source found."""
+def _newest_rounds(ledger: Ledger, key: StreamKey, source: Source) -> tuple[Listing | None, int | None]:
+    """Return what the newest listing of a source found, and how far apart its last rounds were (microseconds)."""
     if source.listed_us is None:
-        return None
-    for event in islice(ledger.history(key, newest_first=True), _NEWEST_EVENTS):
-        if isinstance(event.fact, ListingCompleted | ListingHeldBack):
-            return event.fact.listing
-    return None
+        return None, None
+    newest: Listing | None = None
+    times: list[int] = []
+    for event in islice(ledger.log.stream_events(key.stored, newest_first=True), _NEWEST_EVENTS):
+        if event.type not in _LISTED:
+            continue
+        fact = fact_of(event) if newest is None else None
+        if isinstance(fact, ListingCompleted | ListingHeldBack):
+            newest = fact.listing
+        times.append(event.recorded_us)
+        if len(times) == _ROUNDS:
+            break
+    gaps = sorted(later - earlier for later, earlier in pairwise(times) if later > earlier)
+    return newest, gaps[len(gaps) // 2] if gaps else None
 
 
 def _recorded_us(records: Iterable[Event]) -> int:

@@ -311,6 +311,7 @@ def _source_status_json(now_us: int, each: SourceFacts) -> dict[str, Any]:
         "listed": None if listed_us is None else instant(listed_us),
         "lag_s": None if listed_us is None else (now_us - listed_us) // SECOND_US,
         "full_listed": None if each.source.full_listed_us is None else instant(each.source.full_listed_us),
+        "round_s": None if each.round_us is None else each.round_us // SECOND_US,
         "failed_run": None
         if each.failed_run is None
         else {

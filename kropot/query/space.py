@@ -22,7 +22,7 @@ from ledger.retention import RETENTION_KEY, ReleaseFact
 from ledger.rows import RELEASED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kropot.objects.opening import Storage
     from ledger.log import Ledger
@@ -40,14 +40,14 @@ class Space:
     """Bytes in a storage. Elements can share objects, so the parts can be more than the whole.
 
     `waiting` was released and is not freed. `packed` lies in packs and nobody needs it. `older`, `orphans`,
-    `packed` and `quarantine` are None if nobody looked. `growth` is
+    `packed` and `quarantine` are None if nobody looked, and `waiting` if not even that was looked at. `growth` is
     how many bytes came in a day, on the average of 30 days or as long as the ledger is old, None if that is not known.
     """
 
     current: int
     vanished: int
-    waiting: Count
     freed: int
+    waiting: Count | None = None
     older: int | None = None
     orphans: Count | None = None
     packed: Count | None = None
@@ -80,26 +80,39 @@ class Space:
         }
 
 
-def space_of(ledger: Ledger, storage: Storage, *, free: int | None, everything: bool | None = None) -> Space:
-    """Return what fills the storage. `everything` None: look at it all if there are few elements."""
+def sums_of(ledger: Ledger, *, free: int | None) -> Space:
+    """Return what the ledger's own sums tell of the storage. It costs the same for any number of elements."""
     tallies = ledger.tallies()
-    freed = freeing_of(ledger).freed
     newest = sum(each.bytes for each in tallies)
     vanished = sum(each.bytes for each in tallies if each.state == "vanished")
-    space = Space(
-        current=newest - vanished, vanished=vanished, waiting=_waiting(ledger, freed.to), freed=freed.bytes, free=free
-    )
+    return Space(current=newest - vanished, vanished=vanished, freed=freeing_of(ledger).freed.bytes, free=free)
+
+
+def space_of(
+    ledger: Ledger,
+    storage: Storage,
+    *,
+    free: int | None,
+    everything: bool | None = None,
+    go_on: Callable[[], object] = lambda: None,
+) -> Space:
+    """Return what fills the storage. `everything` None: look at it all if there are few elements.
+
+    `go_on` is called for each thing that was looked at, and may raise.
+    """
+    sums, freed_to = sums_of(ledger, free=free), freeing_of(ledger).freed.to
+    space = replace(sums, waiting=_waiting(ledger, freed_to, go_on))
     if everything is None:
-        everything = sum(each.elements for each in tallies) <= FEW_ELEMENTS
+        everything = sum(each.elements for each in ledger.tallies()) <= FEW_ELEMENTS
     if not everything:
         return space
     try:
-        return _looked_at(ledger, storage, space, newest, freed.to)
+        return _looked_at(ledger, storage, space, freed_to, go_on)
     except StorageError:
         return space  # `status` says itself that the storage cannot be looked at
 
 
-def _looked_at(ledger: Ledger, storage: Storage, space: Space, newest: int, freed_to: int) -> Space:
+def _looked_at(ledger: Ledger, storage: Storage, space: Space, freed_to: int, go_on: Callable[[], object]) -> Space:
     now_us = ledger.now_us()
     began_us = next((event.recorded_us for event in ledger.stored(until=1)), now_us)
     span_us = min(GROWTH_DAYS * DAY_US, max(now_us - began_us, 1))
@@ -107,6 +120,7 @@ def _looked_at(ledger: Ledger, storage: Storage, space: Space, newest: int, free
     copies = came = 0
     last = b""
     for row in ledger.projection.copies():
+        go_on()
         if row.state != RELEASED:
             copies += row.size
         if row.sha256 != last and row.seq > since:
@@ -117,24 +131,26 @@ def _looked_at(ledger: Ledger, storage: Storage, space: Space, newest: int, free
         objects = storage.objects(places=ledger.places)
         freeing = objects.freeing() if isinstance(objects, CanFree) else None
         try:
-            for sha256, size in unnamed(ledger, objects, freed_to=freed_to):
+            for sha256, size in unnamed(ledger, objects, freed_to=freed_to, go_on=go_on):
                 is_packed = freeing is not None and freeing.age_us(sha256, now_us) is None
                 (packed if is_packed else orphans).add(size)
             for leftover in objects.leftovers():
+                go_on()
                 if leftover.kind == "quarantined":
                     quarantine.add(leftover.size)
         finally:
             objects.close()
     growth = came * DAY_US // span_us if span_us >= DAY_US else None
-    older = max(copies - newest, 0)
+    older = max(copies - space.current - space.vanished, 0)
     return replace(space, older=older, orphans=orphans, packed=packed, quarantine=quarantine, growth=growth)
 
 
-def _waiting(ledger: Ledger, after: int) -> Count:
+def _waiting(ledger: Ledger, after: int, go_on: Callable[[], object]) -> Count:
     """Return the objects that were released and are not freed yet, as far as no other copy needs them."""
     waiting, seen = Count(), set[bytes]()
     events = releases_after(ledger, after, ledger.head().position) if after or _has_policy(ledger) else iter(())
     while page := list(islice(events, _PAGE)):
+        go_on()
         facts = [fact_of(event) for event in page if event.payload is not None]
         wanted = {fact.sha256 for fact in facts if isinstance(fact, ReleaseFact)} - seen
         seen = wanted if len(seen) > FEW_ELEMENTS else seen | wanted
@@ -154,7 +170,7 @@ def space_text(space: Space) -> Iterator[str]:
     older = "" if space.older is None else f", older versions {amount(space.older)}"
     yield f"space    current {amount(space.current)}{older}, vanished {amount(space.vanished)}"
     parts = []
-    if space.waiting.objects:
+    if space.waiting is not None and space.waiting.objects:
         parts.append(f"released and waiting {amount(space.waiting.bytes)}")
     if space.orphans is not None and space.orphans.objects:
         parts.append(f"{number(space.orphans.objects, 'orphan')} {amount(space.orphans.bytes)}")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from kropot.query.volumes import StoredVolumes
 from ledger.append import source_key
 from ledger.decoding import fact_of
 from ledger.events import ListingCompleted, ListingHeldBack
@@ -18,6 +17,7 @@ from ledger.events import ListingCompleted, ListingHeldBack
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from kropot.query.volumes import StoredVolumes
     from ledger.log import Ledger
 
 MOST_BARS: Final = 400
@@ -59,11 +59,18 @@ class Timeline:
 
 
 def timeline(
-    ledger: Ledger, sources: Iterable[bytes], *, bars: int, from_us: int | None = None, to_us: int | None = None
+    ledger: Ledger,
+    sources: Iterable[bytes],
+    volumes: StoredVolumes,
+    *,
+    bars: int,
+    from_us: int | None = None,
+    to_us: int | None = None,
 ) -> Timeline:
     """Return the life of these sources between two times, the whole of it by default, as so many bars.
 
-    Memory does not grow with the number of rounds. A round belongs to the time at which its listing was completed.
+    `volumes` are those of the ledger. Memory does not grow with the number of rounds. A round belongs to the time at
+    which its listing was completed.
     """
     head = ledger.log.head()
     began_us = next((event.recorded_us for event in ledger.log.events_at([1])), 0)
@@ -74,7 +81,6 @@ def timeline(
     found = [Bar(start_us=one, end_us=other) for one, other in pairwise(edges)]
     for source in sources:
         _add(ledger, source, head.position, found)
-    volumes = StoredVolumes(ledger)
     for bar in found:
         for source, (after, until) in bar.spans.items():
             copies, size = volumes.between(source, after, until)

@@ -6,7 +6,7 @@ A long range is read as whole blocks from the sums that the database makes of it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ledger.decoding import fact_of
 from ledger.events import CopyStored, RemoteCopied
@@ -17,39 +17,57 @@ if TYPE_CHECKING:
 
 BLOCK: Final = 1024
 _PAGE: Final = 1000
+_FURTHER: Final = 64
 _COPIES: Final = frozenset({CopyStored.TYPE, RemoteCopied.TYPE})
+
+
+class _Sums(NamedTuple):
+    """The copies and bytes by source and block, of all blocks before the one with the number `end`."""
+
+    end: int
+    blocks: dict[tuple[bytes, int], tuple[int, int]]
 
 
 @dataclass(slots=True)
 class StoredVolumes:
-    """Answers for one ledger. It keeps one pair of numbers for each source and block of 1,024 positions."""
+    """Answers for one ledger. It keeps one pair of numbers for each source and block of 1,024 positions.
+
+    Whoever keeps it has the sums made again only after many further blocks: what lies behind them is counted. Events
+    that were erased since still count.
+    """
 
     ledger: Ledger
-    _sums: dict[tuple[bytes, int], tuple[int, int]] | None = None
+    _sums: _Sums | None = None
 
     def between(self, source: bytes, after: int, until: int) -> tuple[int, int]:
         """Return how many copies of the source were stored in (`after`, `until`], and their bytes."""
         first, end = -(-(after + 1) // BLOCK), (until + 1) // BLOCK
         if end - first < 2:  # noqa: PLR2004 - making the sums costs a look at every copy of the ledger
             return self._counted(source, after, until)
-        if self._sums is None:
-            self._sums = self._blocks()
+        sums = self._sums
+        if sums is None or end > sums.end + _FURTHER:
+            sums = self._sums = self._made()
+        end = min(end, sums.end)
+        if end <= first:
+            return self._counted(source, after, until)
         parts = [
             self._counted(source, after, first * BLOCK - 1),
-            *(self._sums.get((source, block), (0, 0)) for block in range(first, end)),
+            *(sums.blocks.get((source, block), (0, 0)) for block in range(first, end)),
             self._counted(source, end * BLOCK - 1, until),
         ]
         return sum(copies for copies, _ in parts), sum(size for _, size in parts)
 
     # --- helpers ---
 
-    def _blocks(self) -> dict[tuple[bytes, int], tuple[int, int]]:
+    def _made(self) -> _Sums:
+        end = (self.ledger.log.head().position + 1) // BLOCK
         ids = {row.no: row.id for row in self.ledger.projection.sources()}
-        return {
+        blocks = {
             (ids[row.source], row.block): (row.copies, row.bytes)
             for row in self.ledger.projection.volumes(BLOCK)
             if row.source in ids
         }
+        return _Sums(end, blocks)
 
     def _counted(self, source: bytes, after: int, until: int) -> tuple[int, int]:
         """Read the events themselves."""

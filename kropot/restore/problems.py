@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kropot.durable.errors import StorageError
 from kropot.durable.refusals import InTheWayError, TooLargeError, UnplaceableError
@@ -14,7 +14,15 @@ from kropot.securecopy.sealing import BadSealError
 
 if TYPE_CHECKING:
     from kropot.errors import KropotError
-    from kropot.restore.opener import Content
+    from kropot.replay.copies import HeldCopy
+    from kropot.restore.claims import Claim
+    from kropot.restore.opener import Content, Opened
+
+EXCHANGED: Final = "its form is sealed, and its content is not: somebody exchanged it"
+DIFFERS: Final = (
+    "the opened content differs from its form: the file changed while the server sent it, or somebody exchanged it; "
+    "open it anyway with `kropotcli decrypt`"
+)
 
 _PROBLEMS: dict[type[KropotError], Problem] = {
     ObjectMissingError: "missing",
@@ -33,26 +41,28 @@ PER_FILE = tuple(_PROBLEMS)
 def unopened_of(plan: Planned) -> RestoreProblem | None:
     """Return the problem of a content that nothing given here opens, None if there is none."""
     sealing = plan.opened.sealing
-    if sealing == "cbc" and plan.held.iv is None:
-        return finding("refused", plan, "its form is sealed, and its content is not: somebody exchanged it")
+    if is_exchanged(plan.held, plan.opened):
+        return finding("refused", plan, EXCHANGED)
     if plan.held.iv is None or sealing != "plain":
         return None
     return finding("unopened", plan, "the content is encrypted and the form is not: open it with `kropotcli decrypt`")
 
 
-def bad_content_of(plan: Planned, content: Content) -> RestoreProblem | None:
-    """Return the problem of a content that is not what its form says, None if it is."""
-    claim = plan.opened.claim
+def is_exchanged(held: HeldCopy, opened: Opened) -> bool:
+    """Return whether the form is sealed by AES-CBC and the content is not, so that anybody can have made it. Pure."""
+    return opened.sealing == "cbc" and held.iv is None
+
+
+def is_as_told(claim: Claim, content: Content) -> bool:
+    """Return whether an opened content is what its form says. Pure."""
     is_restless = claim.rest.get("restless") is True
     has_size = claim.size is None or is_restless or claim.size == content.size
-    if has_size and claim.sha256 in {None, content.sha256}:
-        return None
-    return finding(
-        "bad_content",
-        plan,
-        "the opened content differs from its form: the file changed while the server sent it, or somebody exchanged "
-        "it; open it anyway with `kropotcli decrypt`",
-    )
+    return has_size and claim.sha256 in {None, content.sha256}
+
+
+def bad_content_of(plan: Planned, content: Content) -> RestoreProblem | None:
+    """Return the problem of a content that is not what its form says, None if it is."""
+    return None if is_as_told(plan.opened.claim, content) else finding("bad_content", plan, DIFFERS)
 
 
 def problem_of(error: KropotError, plan: Planned) -> RestoreProblem:

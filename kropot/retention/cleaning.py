@@ -12,7 +12,7 @@ from ledger.events import StreamKey
 from ledger.rows import RELEASED, SOUND
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kropot.objects.freeing import Freeable
     from kropot.objects.store import Leftover, ObjectStore
@@ -33,8 +33,12 @@ class Count:
         self.bytes += size
 
 
-def unnamed(ledger: Ledger, objects: ObjectStore, *, freed_to: int) -> Iterator[tuple[bytes, int]]:
+def unnamed(
+    ledger: Ledger, objects: ObjectStore, *, freed_to: int, go_on: Callable[[], object] = lambda: None
+) -> Iterator[tuple[bytes, int]]:
     """Yield (SHA-256, size) of the objects that no event names, in order. Memory stays flat.
+
+    `go_on` is called for each object that is there, and may raise.
 
     An object whose every copy was released and freed is one, too: a power cut can bring it back. One whose release is
     newer than `freed_to` is not: it waits. Raises: StorageError.
@@ -42,6 +46,7 @@ def unnamed(ledger: Ledger, objects: ObjectStore, *, freed_to: int) -> Iterator[
     rows = ledger.projection.copies()
     row = next(rows, None)
     for sha256, size in objects.walk():
+        go_on()
         while row is not None and row.sha256 < sha256:
             row = next(rows, None)
         if row is None or row.sha256 != sha256:

@@ -62,7 +62,7 @@ class StreamRelease(NamedTuple):
 class Decider:
     """Decides by `retention` what is let go, from the events up to `position`, for the time `at_us`.
 
-    `processes` is as for `in_processes`.
+    `processes` is as for `in_processes`. `all` and `by_range` call `go_on` for each range of streams. It may raise.
     """
 
     ledger: Ledger
@@ -70,6 +70,7 @@ class Decider:
     position: int
     at_us: int
     processes: int | None = None
+    go_on: Callable[[], object] = lambda: None
     _rules: dict[bytes, tuple[KeepRules, KeptMoments] | None] = field(default_factory=dict)
 
     def all(self) -> Iterator[StreamRelease]:
@@ -92,7 +93,9 @@ class Decider:
             return work(here._range(after, ruled))  # noqa: SLF001 -- it is this class
 
         starts = range(0, self.ledger.log.head().streams, RANGE)
-        yield from in_processes(decide, self.ledger, self.position, starts, processes=self.processes)
+        for part in in_processes(decide, self.ledger, self.position, starts, processes=self.processes):
+            self.go_on()
+            yield part
 
     def of_streams(self, sources: dict[int, bytes]) -> Iterator[StreamRelease]:
         """Yield what is let go of these streams, whose sources are given, in the order of streams."""

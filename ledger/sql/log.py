@@ -9,7 +9,7 @@ from sqlalchemy import select
 from ledger.errors import DamagedRowError
 from ledger.rows import CommitRow, StoredEvent, StoredHead
 from ledger.sql import schema as t
-from ledger.sql.statements import LARGE_PAGE, PAGE
+from ledger.sql.statements import FEW, LARGE_PAGE, PAGE
 from ledger.sql.writing import slices
 
 if TYPE_CHECKING:
@@ -135,13 +135,15 @@ class SqlLog:
     def _rows(self, wanted: Select[Any], column: Column[Any], *, newest_first: bool = False) -> Iterator[Any]:
         """Yield the rows page by page, in the order of `column`. Its values MUST be unique."""
         wanted = wanted.order_by(column.desc() if newest_first else column)
-        # A caller that asks for the newest first usually needs only that one.
-        page = self._connections.rows(wanted.limit(1 if newest_first else PAGE))
+        # A caller that asks for the newest first usually needs only that one, or a few.
+        size = 1 if newest_first else PAGE
+        page = self._connections.rows(wanted.limit(size))
         while page:
             yield from page
+            size = min(size * FEW, PAGE)
             last = getattr(page[-1], column.name)
             rest = wanted.where(column < last if newest_first else column > last)
-            page = self._connections.rows(rest.limit(PAGE))
+            page = self._connections.rows(rest.limit(size))
 
     def _numbered(self, numbers: Collection[int]) -> list[tuple[int, bytes | None]]:
         if not numbers:

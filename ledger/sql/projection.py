@@ -8,7 +8,7 @@ from sqlalchemy import Select, func, literal_column, or_, select
 
 from ledger.rows import FEW_EVENTS, CopyState, Image, SourceRow, TallyRow, VolumeRow
 from ledger.sql import schema as t
-from ledger.sql.statements import LARGE_PAGE, PAGE
+from ledger.sql.statements import FEW, LARGE_PAGE, PAGE
 from ledger.sql.writing import slices
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class SqlProjection:
 
     def copies(self, *, start: bytes = b"", end: bytes | None = None) -> Iterator[CopyState]:
         """Yield the copies with `start` <= SHA-256 <= `end`, in the order of SHA-256 and stream."""
-        last, stream, count = start, _BELOW, PAGE
+        last, stream, count = start, _BELOW, FEW
         highest = _ABOVE if end is None else end
         while page := self._connections.raw_rows(self._statements.page_copies, (last, last, stream, highest, count)):
             yield from map(CopyState._make, page)

@@ -15,6 +15,9 @@ from ledger.sql.dialects import upsert
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
 
+FEW = 32
+"""How many rows to read at first where a caller often needs no more."""
+
 PAGE = 1000
 """How many rows are read at a time."""
 

@@ -23,6 +23,7 @@ from ledger.events import (
     Listing,
     ListingCompleted,
     ListingHeldBack,
+    RemoteCopied,
     RemoteObserved,
     SourceLabelled,
     StreamKey,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 DAY_S = 86_400
 LIFE_S = 60 * DAY_S
+HURRIED = "from kropot.afar import objects; objects._FIRST_WAIT_S = 0; import kropot.__main__"
 HOSTILE = "<script>window.pwned=1</script>"
 
 
@@ -135,11 +137,31 @@ def large(kept: Kept, count: int, *, each: int = 200) -> bytes:
     return source
 
 
-class Browsing:
-    """`kropotcli browse` as a process of its own, which this test started and ends."""
+def many(kept: Kept, source: bytes, numbers: range) -> None:
+    """Store so many plain elements, in rounds of 10,000. Their objects are not there."""
+    world = kept.world
+    for start in range(numbers.start, numbers.stop, 1000):
+        facts = []
+        for number in range(start, min(start + 1000, numbers.stop)):
+            copy = Copy(sha256=world.random.randbytes(32), size=number + 500, iv=None, revision=1, instance="test")
+            key = StreamKey(source=source, kind="file", id=f"{number:08}")
+            stored = RemoteCopied(element=replace(EMPTY, copy=copy))
+            facts.append(NewFact(key=key, fact=stored, observed_us=world.now_us))
+        world.ledger.append(facts)
+        if start % 10_000 == 0:
+            world.tick(60)
+            list_now(world, source, seen=start, new=10_000)
 
-    def __init__(self, folder: Path, *options: str) -> None:
+
+class Browsing:
+    """`kropotcli browse` as a process of its own, which this test started and ends.
+
+    A `hurried` one does not wait before it asks a keeper again that was gone.
+    """
+
+    def __init__(self, folder: Path, *options: str, hurried: bool = False) -> None:
         self._folder, self._options = folder, options
+        self._program = ("-c", HURRIED) if hurried else ("-m", "kropot")
         self._process: subprocess.Popen[bytes] | None = None
         self.address = ""
 
@@ -147,7 +169,7 @@ class Browsing:
         home = self._folder / "home"
         environment = {name: text for name, text in os.environ.items() if not name.startswith("KROPOT_")}
         environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(self._folder)}
-        command = (sys.executable, "-m", "kropot", "browse", "--json", *self._options)
+        command = (sys.executable, *self._program, "browse", "--json", *self._options)
         self._errors = (self._folder / "browse.err").open("wb")
         self._process = subprocess.Popen(
             command, cwd=self._folder, env=environment, stdout=subprocess.PIPE, stderr=self._errors

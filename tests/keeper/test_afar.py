@@ -108,6 +108,15 @@ def test_what_is_cut_goes_on_where_it_was_cut(afar: Run, wire: Wire, owner: Path
     assert b"\r\nRange: bytes=" in wire.sent
 
 
+def test_each_content_is_fetched_once_however_many_batches_are_under_way(
+    afar: Run, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kropot.restore.batches.BATCH", 1)
+    assert afar("restore", "--key", "vault.json", "--to", "out").code == 0
+    asked = [line for line in wire.requests if "/objects/" in line]
+    assert len(asked) == len(set(asked)) == len(FILES)
+
+
 def test_a_fetch_of_forms_that_was_killed_goes_on(afar: Run, owner: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kropot.afar import replica
 

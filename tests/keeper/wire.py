@@ -24,6 +24,8 @@ class Wire:
         self.sent = bytearray()
         self.cut_after: list[int] = []
         """Of the next connections: after how many bytes of answers each is cut."""
+        self.dies_after: int | None = None
+        """After how many further bytes of answers the keeper is gone, and no connection is accepted any more."""
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
 
@@ -42,6 +44,12 @@ class Wire:
         for thread in self._threads:
             thread.join(10)
 
+    def hang_up(self) -> None:
+        """Close all connections, so that `cut_after` is about the next request."""
+        for each in self._sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
     def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
         self._threads.append(thread)
@@ -56,6 +64,9 @@ class Wire:
         with suppress(OSError):
             while True:
                 owner, _ = self._listening.accept()
+                if self.dies_after is not None and self.dies_after <= 0:
+                    owner.close()
+                    continue
                 keeper = socket.create_connection(self._to)
                 limit = self.cut_after.pop(0) if self.cut_after else None
                 self._sockets += [owner, keeper]
@@ -76,6 +87,11 @@ class Wire:
         with suppress(OSError):
             while data := keeper.recv(1 << 16):
                 passed += len(data)
+                if self.dies_after is not None:
+                    left, self.dies_after = self.dies_after, self.dies_after - len(data)
+                    if left < len(data):
+                        owner.sendall(data[: max(left, 0)])
+                        break
                 if limit is not None and passed > limit:
                     owner.sendall(data[: len(data) - (passed - limit)])
                     break

@@ -119,6 +119,14 @@ def test_a_long_round_is_summed_by_the_database(world: World) -> None:
     assert volumes.between(source, found.after, head) == (len(mine), sum(mine))
     assert volumes.between(other, 0, head) == (10, sum(range(30)) - sum(mine))
     assert volumes.between(source, head, head) == (0, 0)
+    # Whoever keeps it counts what came since.
+    world.store_copy(keys[1], b"y" * 1000)
+    for further in (1, 3, 70):
+        world.see_many(world.source(None, url=f"https://{further}.example"), further * BLOCK)
+        world.store_copy(keys[1], b"z" * further)
+        until = world.ledger.head().position
+        for after in (0, head - 5, until - 3 * BLOCK):
+            assert volumes.between(source, after, until) == StoredVolumes(world.ledger).between(source, after, until)
 
 
 def test_names_stand_below_their_round(tmp_path: Path, world: World, run: Run) -> None:

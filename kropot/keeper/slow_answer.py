@@ -1,0 +1,115 @@
+"""An answer that takes a look at everything: worked out beside the requests, one at a time, and kept for the next."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from kropot.errors import KropotError
+from kropot.logs import log
+from ledger.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Question = TypeVar("Question")
+Value = TypeVar("Value")
+
+PATIENCE_S: Final = 1.0
+_REST: Final = 20
+"""After work that took longer than `PATIENCE_S`, rest for so many times as long."""
+
+_END_S: Final = 30.0
+
+_TURN: Final = 256
+_PAUSE_S: Final = 0.001
+"""How long to rest after so many steps, in seconds: else every answer waits for the interpreter at each query."""
+
+
+class CountingEndedError(KropotError):
+    """Nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worked(Generic[Question, Value]):
+    """What was worked out for a question, or why it failed, how long that took, and when it ended (seconds)."""
+
+    question: Question
+    value: Value | None
+    error: Exception | None
+    took_s: float
+    ended_s: float
+
+
+class SlowAnswer(Generic[Question, Value]):
+    """Answers one kind of question. `work` gets the question, and a function to call again and again: it may raise."""
+
+    def __init__(self, work: Callable[[Question, Callable[[], None]], Value]) -> None:
+        """Work in this way. Nothing is done before somebody asks."""
+        self._work = work
+        self._lock = threading.Lock()
+        self._last: Worked[Question, Value] | None = None
+        self._thread: threading.Thread | None = None
+        self._done = threading.Event()
+        self._stop = threading.Event()
+        self._steps = 0
+
+    def latest(self, question: Question, *, patience_s: float = PATIENCE_S) -> tuple[Question, Value] | None:
+        """Return the last answer and its question, None if there is none yet.
+
+        If it is not about this question, begin to work on this one, and wait for so long. Raises: what `work` raised.
+        """
+        with self._lock:
+            if self._thread is None and self._is_due(question):
+                self._done.clear()
+                self._thread = threading.Thread(target=self._run, args=(question,), name="counting", daemon=True)
+                self._thread.start()
+            is_running = self._thread is not None
+        if is_running:
+            self._done.wait(patience_s)
+        last = self._last
+        if last is None:
+            return None
+        if last.error is not None:
+            raise last.error
+        return None if last.value is None else (last.question, last.value)
+
+    def close(self) -> None:
+        """Stop."""
+        self._stop.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join(_END_S)
+
+    def _is_due(self, question: Question) -> bool:
+        last = self._last
+        if last is None:
+            return not self._stop.is_set()
+        rest_s = _REST * last.took_s if last.took_s > PATIENCE_S else 0.0
+        is_rested = time.monotonic() - last.ended_s >= rest_s
+        return last.question != question and is_rested and not self._stop.is_set()
+
+    def _run(self, question: Question) -> None:
+        began = time.monotonic()
+        value, error = None, None
+        try:
+            value = self._work(question, self._go_on)
+        except (KropotError, LedgerError, OSError) as failure:
+            error = failure
+        except Exception as failure:  # noqa: BLE001 -- a thread that dies unseen would leave everybody waiting
+            log.error("counting_broken", reason=type(failure).__name__)
+            error = KropotError("this could not be worked out: the log has the reason")
+        now = time.monotonic()
+        with self._lock:
+            self._last = Worked(question=question, value=value, error=error, took_s=now - began, ended_s=now)
+            self._thread = None
+        self._done.set()
+
+    def _go_on(self) -> None:
+        self._steps += 1
+        if self._steps % _TURN == 0:
+            time.sleep(_PAUSE_S)
+        if self._stop.is_set():
+            raise CountingEndedError("stopped")
