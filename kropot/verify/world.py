@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Progress(Protocol):
+class PartProgress(Protocol):
     """Is shown how far a run is. The run calls it often."""
 
     def part(self, what: str, noun: str, *, count: int | None = None, size: int | None = None) -> None:
@@ -42,4 +42,4 @@ class World:
     sleep: Callable[[float], None] = time.sleep
     monotonic: Callable[[], float] = time.monotonic
     stopped: Callable[[], bool] = never
-    progress: Progress = field(default_factory=Unshown)
+    progress: PartProgress = field(default_factory=Unshown)
