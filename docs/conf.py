@@ -23,7 +23,7 @@ html_show_sphinx = False
 # Links to headings are written as a repository's page shows them, so both take the same ones.
 myst_heading_anchors = 6
 myst_enable_extensions = ["colon_fence"]
-# Links to source files work in the repository; some transcripts are no language that a lexer knows.
+# Links to source files work in the repository; some transcripts are in no language that a lexer knows.
 suppress_warnings = ["misc.highlighting_failure"]
 nitpicky = False
 

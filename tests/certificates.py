@@ -12,6 +12,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+_USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -54,7 +59,14 @@ class Authority:
             .not_valid_before(now - timedelta(days=9))
             .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            # Python 3.13 and newer demand what follows, as RFC 5280 does.
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
+        if is_authority:
+            usage = dict.fromkeys(_USAGES, False) | {"key_cert_sign": True}
+            made = made.add_extension(x509.KeyUsage(**usage), critical=True)
+            own = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+            made = made.add_extension(own, critical=False)
         if address:
             names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))])
             made = made.add_extension(names, critical=False)

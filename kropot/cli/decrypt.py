@@ -18,7 +18,7 @@ from kropot.cli.output import is_terminal
 from kropot.cli.passphrases import passphrase_option
 from kropot.durable.dirfd import open_named
 from kropot.errors import PartialError, UsageError, WrongKeyError
-from kropot.wording import quoted
+from kropot.wording import one_line, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,7 +151,8 @@ def _open_element(
         held = held_of(ledger, key, moment_of(ledger, until).position)
     if held is None or held.sha256 is None:
         raise PartialError(
-            f"no copy of {what} was stored at that moment: run `kropotcli history {what}` to see what happened"
+            f"no copy of {what} was stored at that moment: run `kropotcli history {one_line(key.id)}` to see what "
+            "happened"
         )
     copies = stack.enter_context(open_copies(settings))
     return held, stack.enter_context(copies.open(held))

@@ -10,8 +10,8 @@ import click
 from kropot.cli.base import Settings, emit_document, open_ledger
 from kropot.cli.base import command as define
 from kropot.cli.moments import UNTIL_HELP, moment_of
+from kropot.cli.naming import NAMED, Names, key_options
 from kropot.errors import UsageError
-from kropot.query.names import find_element
 
 if TYPE_CHECKING:
     from ledger.checkpoint import Checkpoint
@@ -28,17 +28,26 @@ if TYPE_CHECKING:
     help="Use this checkpoint, not one from the database. Can be repeated: the smallest one that covers the event is"
     " used.",
 )
-def command(settings: Settings, *, element: str, until: str | None, files: tuple[Path, ...]) -> None:
+@key_options(f"Take a name as ELEMENT. {NAMED}")
+def command(
+    settings: Settings,
+    *,
+    element: str,
+    until: str | None,
+    files: tuple[Path, ...],
+    kits: tuple[Path, ...],
+    passphrase_files: tuple[Path, ...],
+) -> None:
     """Prove what the ledger says about ELEMENT to someone who has no access to the ledger.
 
-    ELEMENT is [SOURCE:]ID. This prints a JSON document that you can keep or give away. `kropotcli check-proof` checks
-    it with only the public key. The document shows the element's id, its state and its source's salt. It shows nothing
-    of the content.
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. Of an ID, the beginning is enough. This prints a JSON document
+    that you can keep or give away. `kropotcli check-proof` checks it with only the public key. The document shows the
+    element's id, its state and its source's salt. It shows nothing of the content.
     """
     from kropot.proofs import prove_event
 
     with open_ledger(settings, read_only=True) as ledger:
-        key = find_element(ledger, element)
+        key = Names.of_kits(ledger, kits, passphrase_files).find(element)
         position = moment_of(ledger, until).position
         if files:
             notes = [read_checkpoint(path) for path in files]

@@ -11,9 +11,10 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, s
 from kropot.cli.base import command as define
 from kropot.cli.copies import read_kits
 from kropot.cli.moments import moment_of, until_option
+from kropot.cli.naming import Names
 from kropot.cli.passphrases import passphrase_option
 from kropot.errors import PartialError, WrongKeyError
-from kropot.query.names import find_element
+from kropot.wording import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     "kit",
     type=click.Path(path_type=Path),
     metavar="KIT.json",
-    help="The kit: of a CBC token, it names the digest and the rounds. Its secret is not printed.",
+    help="The kit: it takes a name as ELEMENT, and of a CBC token it knows the digest and the rounds. Its secret is not"
+    " printed.",
 )
 @passphrase_option
 @until_option
@@ -38,9 +40,9 @@ def command(
 ) -> Exit:
     """Print the commands that check and open one stored copy. They contain no secret.
 
-    ELEMENT is [SOURCE:]ID. For a copy that sc2 sealed, this prints the format, and a short program that opens it with
-    the kit in $KIT. For AES-CBC, openssl opens it, with the key in $KEY. Without a kit, the commands then use the
-    server's usual digest and rounds (sha512, 6000).
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. Of an ID, the beginning is enough. For a copy that sc2 sealed,
+    this prints the format, and a short program that opens it with the kit in $KIT. For AES-CBC, openssl opens it, with
+    the key in $KEY. Without a kit, the commands then use the server's usual digest and rounds (sha512, 6000).
     """
     from kropot.restore.claims import sealed_text
     from kropot.restore.element_copy import held_of
@@ -49,12 +51,12 @@ def command(
 
     keys = [] if kit is None else read_kits([kit], passphrase_files)
     with open_ledger(settings, read_only=True) as ledger:
-        key = find_element(ledger, element)
+        key = Names(ledger, keys).find(element)
         held = held_of(ledger, key, moment_of(ledger, until).position)
         if held is None or held.sha256 is None:
             raise PartialError(
-                f"no copy of {element} was stored at that moment: run `kropotcli history {element}` to see what "
-                "happened"
+                f"no copy of {element} was stored at that moment: run `kropotcli history {one_line(key.id)}` to see "
+                "what happened"
             )
         storage = storage_of(settings)
         within = storage.object_range(held.sha256, ledger.places)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from kropot.cli.base import Settings, emit, emit_json, group, open_ledger
+from kropot.cli.naming import NAMED, Names, key_options
 from kropot.collect.decide.sources import accept as accept_alarms
 from kropot.collect.decide.sources import moved, source_key
 from kropot.errors import UsageError
-from kropot.query.names import check_label, find_element, find_source, long_name, short_name
+from kropot.query.names import check_label, find_source, long_name, short_name
 from kropot.query.past import labels_of, sources_at
 from kropot.query.render import source_json
 from kropot.wording import moment, number, one_line
@@ -27,6 +28,8 @@ from ledger.keeping import keep, keeping_of
 from ledger.log import NewFact
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kropot.query.names import Labels
     from ledger.events import Keeping
     from ledger.log import Ledger
@@ -164,16 +167,24 @@ def retire(settings: Settings, *, source_name: str, undo: bool) -> None:
 @command.command("dismiss")
 @click.argument("elements", metavar="ELEMENT...", nargs=-1, required=True)
 @click.option("--undo", is_flag=True, help="Let the elements raise alarms again.")
-def dismiss(settings: Settings, *, elements: tuple[str, ...], undo: bool) -> None:
+@key_options(f"Take names as ELEMENTs. {NAMED}")
+def dismiss(
+    settings: Settings,
+    *,
+    elements: tuple[str, ...],
+    undo: bool,
+    kits: tuple[Path, ...],
+    passphrase_files: tuple[Path, ...],
+) -> None:
     """Say that nothing can be done about these elements, so that they raise no more alarms.
 
-    ELEMENT is [SOURCE:]ID, as `kropotcli ls` shows it. Its fetches must fail, or its copy must be damaged or lost. The
-    collector goes on trying. If there is news of the element, e.g. a new revision, the dismissal is over.
-    `kropotcli history` shows who dismissed an element, and when.
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME, as `kropotcli ls` shows it. Of an ID, the beginning is enough.
+    Its fetches must fail, or its copy must be damaged or lost. The collector goes on trying. If there is news of the
+    element, e.g. a new revision, the dismissal is over. `kropotcli history` shows who dismissed an element, and when.
     """
     with open_ledger(settings) as ledger:
-        labels = labels_of(ledger)
-        keys = [find_element(ledger, text) for text in elements]
+        labels, names = labels_of(ledger), Names.of_kits(ledger, kits, passphrase_files)
+        keys = [names.find(text) for text in elements]
         found = ledger.entries(keys)
         entries = [_beyond_help(found.get(key), text, undo=undo) for key, text in zip(keys, elements, strict=True)]
         changed = {entry.key: entry for entry in entries if entry.is_dismissed == undo}

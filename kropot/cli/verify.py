@@ -33,9 +33,7 @@ from kropot.wording import SECOND_US, amount, instant, number, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
-    from kropot.cli.work_progress import WorkProgress
     from kropot.further.joining import Surroundings
     from kropot.objects.stores.address import StorageAddress
     from kropot.securecopy.client import SecureCopyClient
@@ -108,6 +106,7 @@ def command(settings: Settings, **options: Any) -> Exit:
     Damaged and lost copies are recorded in the ledger. The next `collect` fetches them again, if their source still has
     them. With --repair, this happens at once. What is known to be damaged or lost is reported by every run.
     """
+    from kropot.cli.work_progress import work_progress
     from kropot.verify import RefetchDone, Verification, World
 
     if options["against"] and options["public_key"] is None:
@@ -121,8 +120,8 @@ def command(settings: Settings, **options: Any) -> Exit:
     ):
         scope = _scope(settings, ledger, options, stack)
         objects = stack.enter_context(closing(storage_of(settings).objects(places=ledger.places)))
-        with _progress(settings, ledger, scope) as progress:
-            world = World(stopped=lambda: bool(caught), progress=progress.reached)
+        with work_progress(settings, "verify") as progress:
+            world = World(stopped=lambda: bool(caught), progress=progress)
             run = Verification(ledger, objects, scope, world)
             for finding in run.findings():
                 show(finding, as_json=settings.json)
@@ -193,15 +192,6 @@ def _further(
     for each in named:
         found += known if each == Path("all") else [each]
     return tuple(dict.fromkeys(found))
-
-
-def _progress(settings: Settings, ledger: Ledger, scope: Scope) -> AbstractContextManager[WorkProgress]:
-    """Return a display of the contents that are read. How many there are is known only if all of them are."""
-    from kropot.cli.work_progress import work_progress
-
-    is_whole = not (scope.quick or scope.max_age_us is not None)
-    size = sum(each.bytes for each in ledger.tallies()) if is_whole and not settings.quiet else None
-    return work_progress(settings, "verify", noun="object", size=size)
 
 
 def _source(settings: Settings, ledger: Ledger) -> tuple[bytes, SecureCopyClient]:

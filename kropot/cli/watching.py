@@ -157,7 +157,7 @@ class CollectWatch:
                 Message(command="collect", state="success", source=self._source, text=text, counts=counts)
             )
             return
-        text = f"the round came to no good end: {sentence(end.trouble)}"
+        text = f"the round failed: {sentence(end.trouble)}"
         counts["trouble"] = end.trouble
         self._notifier.send(Message(command="collect", state="fail", source=self._source, text=text, counts=counts))
 

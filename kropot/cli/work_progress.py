@@ -2,7 +2,8 @@
 
 A command wraps its work in `with work_progress(settings, "prune", noun="object", count=n, size=bytes) as progress`,
 and calls `progress.moved(bytes)` and `progress.finished()`, or `progress.reached(objects, bytes)` for work that counts
-itself. It prints how the work ended with `emit_summary`, which --quiet leaves out.
+itself. Work of several parts calls `progress.part` at the beginning of each. A command prints how the work ended with
+`emit_summary`, which --quiet leaves out.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class WorkProgress:
     ) -> None:
         """Begin with nothing done. Without a bar, log lines tell the progress if it `is_logged`."""
         self._bar = bar
+        self._part: str | None = None
         self._noun = noun
         self._count = count
         self._size = size
@@ -56,9 +58,20 @@ class WorkProgress:
         self._every = LOG_EVERY_S if bar is None else BAR_EVERY_S
         self._next = self._began + self._every
         self._lock = threading.Lock()
-        self._task = None if bar is None else bar.add_task("work", total=self._work, text="")
+        self._task = None if bar is None else bar.add_task("work", total=self._work, part="", text="")
         self.count_done = 0
         self.bytes_done = 0
+
+    def part(self, what: str, noun: str, *, count: int | None = None, size: int | None = None) -> None:
+        """Begin the part `what` of the work with nothing done. The rate and the time that is left are the part's."""
+        with self._lock:
+            self._part, self._noun, self._count, self._size = what, noun, count, size
+            self._began = self._clock()
+            self.count_done = self.bytes_done = 0
+            if self._bar is not None and self._task is not None:
+                self._bar.remove_task(self._task)
+                self._task = self._bar.add_task("work", total=self._work, part=f" {what}", text="")
+                self._bar.refresh()
 
     def moved(self, size: int) -> None:
         """Count bytes that were read, written or compared."""
@@ -115,6 +128,7 @@ class WorkProgress:
             left = self.left_s
             log.info(
                 "progress",
+                **({} if self._part is None else {"part": self._part}),
                 **{f"{self._noun}s": self.count_done, f"of_{self._noun}s": self._count},
                 bytes=self.bytes_done,
                 of_bytes=self._size,
@@ -158,7 +172,7 @@ def work_progress(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn(what),
+        TextColumn(f"{what}{{task.fields[part]}}"),
         BarColumn(),
         TextColumn("{task.fields[text]}", markup=False),
         TextColumn("ETA"),

@@ -19,7 +19,7 @@ _CHANGES = ("new", "changed", "reappeared", "vanished")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundEnd:
-    """How a round ended. `trouble` is the stable word for why it came to no good end, None if it did.
+    """How a round ended. `trouble` is the stable word for why it failed, None if it did not.
 
     `counts` are what the round added to the run's progress, by the progress's names.
     """

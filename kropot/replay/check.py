@@ -14,7 +14,7 @@ from kropot.replay.snapshots import OLD_COUNTS, POINTERS, is_same
 from kropot.replay.state import Part, ReplicaState, change, steps, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ledger.log import Ledger
 
@@ -35,9 +35,19 @@ class SnapshotAudit:
     `has_moved`, something was erased meanwhile, so this may be the state before or after that.
     """
 
-    def __init__(self, ledger: Ledger, position: int | None = None) -> None:
-        """Begin before the first snapshot. Without `position`, the head counts."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        position: int | None = None,
+        *,
+        progress: Callable[[int], None] = lambda _events: None,
+    ) -> None:
+        """Begin before the first snapshot. Without `position`, the head counts.
+
+        `progress` is called with the number of events that are folded.
+        """
         self._ledger = ledger
+        self._progress = progress
         self._position = ledger.log.head().position if position is None else position
         self.compared = 0
         self.has_moved = False
@@ -75,7 +85,7 @@ class SnapshotAudit:
     def _marks(self, marks: list[int]) -> Iterator[SnapshotFinding]:
         """Compare the marks, each with the state before and what changed since then. Then go on to the end."""
         if not marks:
-            self.state = whole(self._ledger, self._position)
+            self.state = whole(self._ledger, self._position, progress=self._progress)
             return
         ends = sorted({*marks, self._position})
         parts = (part for start, end in zip([0, *ends], ends, strict=False) for part in steps(start, end))
@@ -84,6 +94,7 @@ class SnapshotAudit:
         for part in in_processes(_change, self._ledger, self._position, parts):
             self.state.merge(part)
             reached += part.events
+            self._progress(reached)
             if reached == mark:
                 found = load_mark(self._ledger, mark)
                 if found is None or encode(found) != encode(self.state):

@@ -17,7 +17,7 @@ from ledger.quick import plain_types, quick_element
 from ledger.rows import StoredFact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ledger.log import Ledger
 
@@ -50,11 +50,18 @@ class ReplicaState:
         self.digest.add_all(part.lanes, times)
 
 
-def whole(ledger: Ledger, position: int, *, digest: bool = True, processes: int | None = None) -> ReplicaState:
+def whole(
+    ledger: Ledger,
+    position: int,
+    *,
+    digest: bool = True,
+    processes: int | None = None,
+    progress: Callable[[int], None] = lambda _events: None,
+) -> ReplicaState:
     """Return the state at `position`, computed from each stream's last event.
 
     The fold checks itself: each event has its number in its stream, so the numbers of all last events add up to the
-    position. `processes` is as for `in_processes`.
+    position. `processes` is as for `in_processes`. `progress` is called with the sum of the numbers so far.
 
     Raises:
         StalePointersError: the numbers do not add up to the position. Without `digest` this is not checked.
@@ -68,6 +75,7 @@ def whole(ledger: Ledger, position: int, *, digest: bool = True, processes: int 
     for part in in_processes(work, ledger, position, found, processes=processes):
         state.merge(part)
         events += part.events
+        progress(events)
     if digest and events != position:
         raise StalePointersError(
             f"the events up to position {position} are not all there: run `kropotcli verify` to see what was altered"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from ledger.events import AuditRange
 from ledger.rows import RELEASED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from kropot.objects.bulk.protocol import Recall
     from kropot.objects.store import ObjectStore
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from kropot.verify.recording import Recorder
     from kropot.verify.scope import Scope
     from kropot.verify.ways_out import Reach
+    from kropot.verify.world import World
     from ledger.events import StreamKey
     from ledger.log import Ledger
 
@@ -44,25 +44,6 @@ _LEFTOVER = {
 }
 ADVANCE_S = 300.0
 """Seconds between two records of how far contents were read. A killed run then loses minutes of work at most."""
-
-
-def never() -> bool:
-    """Return False: no stop was requested."""
-    return False
-
-
-def nobody(_objects: int, _bytes: int) -> None:
-    """Ignore progress."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """What a run needs from outside: sleep (seconds), a clock (seconds), a stop request, and a progress callback."""
-
-    sleep: Callable[[float], None] = time.sleep
-    monotonic: Callable[[], float] = time.monotonic
-    stopped: Callable[[], bool] = never
-    progress: Callable[[int, int], None] = nobody
 
 
 QUICK = "it is there with the right size, and --quick did not read it"
@@ -110,6 +91,7 @@ class CopyVerification:
         audit = CopyAudit(self.ledger, reader_of(self.objects, self.ledger, self.scope, self.world, self._ends))
         known = self.ledger.audit()
         parts = self._due()
+        self.world.progress.part("copies", "object", size=self._size_due())
         left = 0.0
         walked: list[AuditRange] = []
         try:
@@ -159,6 +141,12 @@ class CopyVerification:
         read = [part for part in self.ledger.audit() if part.at_us <= now + DAY_US]
         return due(read, before_us=None if age is None else now - age)
 
+    def _size_due(self) -> int | None:
+        """Return the bytes of all contents if all are due. Of a part of them, or of names alone, nobody knows."""
+        if self.scope.quick or self.scope.max_age_us is not None:
+            return None
+        return sum(each.bytes for each in self.ledger.tallies())
+
     def _walk(self, audit: CopyAudit, part: Due) -> Iterator[Finding]:
         """Walk one range, and record every few minutes how far contents were read."""
         since = self.world.monotonic()
@@ -169,7 +157,7 @@ class CopyVerification:
             if audit.read_to is not None and start <= audit.read_to and not self.scope.quick:
                 yield from self._headers.findings(start, audit.read_to, bad={report.sha256 for report in reports})
                 start = _behind(audit.read_to)
-            self.world.progress(audit.objects, audit.bytes)
+            self.world.progress.reached(audit.objects, audit.bytes)
             if audit.read_to is not None and self.world.monotonic() - since > ADVANCE_S:
                 self._reached(part.start, audit.read_to)
                 yield from self._settle()

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from kropot.further.joining import Further, Surroundings
     from kropot.objects.store import ObjectStore
     from kropot.objects.stores.address import StorageAddress
-    from kropot.verify.contents import World
     from kropot.verify.copies import ObjectReport
     from kropot.verify.findings import Summary
     from kropot.verify.scope import Scope
+    from kropot.verify.world import World
     from ledger.audit import LogAudit
     from ledger.log import Ledger
 

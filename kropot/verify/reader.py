@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from kropot.objects.bulk.protocol import BulkReader
     from kropot.objects.store import ObjectStore
-    from kropot.verify.contents import World
     from kropot.verify.scope import Scope
+    from kropot.verify.world import World
     from ledger.log import Ledger
 
 

@@ -12,7 +12,7 @@ from kropot.replay.check import SnapshotAudit
 from kropot.replay.processes import in_processes
 from kropot.storage_away import StorageAwayError, demand_objects
 from kropot.verify.checkpoints import CheckpointAudit, Note
-from kropot.verify.contents import CopyVerification, World
+from kropot.verify.contents import CopyVerification
 from kropot.verify.findings import REBUILD, Summary, with_hint
 from kropot.verify.further import FurtherAudit
 from kropot.verify.reach import reach_of
@@ -21,6 +21,7 @@ from kropot.verify.releases import ReleaseAudit
 from kropot.verify.segments import SegmentAudit
 from kropot.verify.source import SourceAudit
 from kropot.verify.ways_out import Reach, way_out
+from kropot.verify.world import World
 from ledger.audit import Finding, IndexAudit, LogAudit
 from ledger.errors import LedgerError, LedgerUnavailableError
 from ledger.events import NO_SOURCE
@@ -119,7 +120,9 @@ class Verification:
         further = self._further_audits()
         marks = checkpoints.sizes.union(*(each.sizes for each in further))
         marks |= set() if segments is None else segments.sizes
-        log = LogAudit(self._ledger.log, root_sizes=marks, run_ranges=self._run_ranges)
+        log = LogAudit(
+            self._ledger.log, root_sizes=marks, run_ranges=self._run_ranges, progress=self._world.progress.reached
+        )
         yield from self._database()
         yield from self._log(log)
         has_errors = not self.summary.sound
@@ -180,11 +183,13 @@ class Verification:
 
     def _database(self) -> Iterator[Finding]:
         """Ask the database first: the audit reads through its indexes, and believes what they lead to."""
+        self._world.progress.part("database", "table")
         for detail in self._ledger.database.damage():
             yield with_hint(Finding(kind="damaged_database", detail=detail))
 
     def _log(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()
+        self._world.progress.part("ledger", "event", count=log.head.position)
         yield from map(with_hint, log.findings())
         if log.unknown:
             detail = f"{log.unknown} events have types that this version does not know; their hashes are correct"
@@ -200,7 +205,9 @@ class Verification:
 
     def _index(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()
-        index = IndexAudit(self._ledger.store, log)
+        rows = sum(each.elements for each in self._ledger.tallies())
+        self._world.progress.part("projection", "element", count=rows)
+        index = IndexAudit(self._ledger.store, log, progress=self._world.progress.reached)
         errors = self.summary.errors
         try:
             yield from map(with_hint, index.findings())
@@ -220,7 +227,8 @@ class Verification:
     def _snapshots(self, log: LogAudit) -> Iterator[Finding]:
         """Compare the snapshots with the events. This computes the state digest from nothing, too."""
         began = self._world.monotonic()
-        audit = SnapshotAudit(self._ledger, log.position)
+        self._world.progress.part("state", "event", count=log.position)
+        audit = SnapshotAudit(self._ledger, log.position, progress=self._world.progress.reached)
         for found in audit.findings():
             yield Finding(
                 kind="bad_snapshot",
@@ -299,7 +307,8 @@ class Verification:
     def _segments(self, segments: SegmentAudit, log: LogAudit, *, has_errors: bool) -> Iterator[Finding]:
         began = self._world.monotonic()
         deep = not (self._scope.quick or has_errors)
-        yield from segments.compare(log, self._ledger, deep=deep)
+        self._world.progress.part("segments", "event", count=segments.events)
+        yield from segments.compare(log, self._ledger, deep=deep, progress=self._world.progress.reached)
         if has_errors and segments.files:
             self.summary.miss("segments: only their ends were compared, because the ledger has errors")
         elif not deep and segments.files:

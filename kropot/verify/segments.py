@@ -13,13 +13,15 @@ from ledger.events import NO_SOURCE
 from ledger.transfer.segments import reach_of, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kropot.segments import SegmentFile, SegmentFolder
     from ledger.audit import LogAudit
     from ledger.log import Ledger
     from ledger.transfer.segments import Reach
 
+_TELL_EVERY = 1000
+"""Events between two calls of `progress`."""
 AGAIN = "the ledger is not affected: move the file out of the storage path; the next `collect` writes it again"
 
 
@@ -54,17 +56,26 @@ class SegmentAudit:
         """The sizes at which the comparison needs the tree's root."""
         return {held.reach.last for held in self._held}
 
-    def compare(self, log: LogAudit, ledger: Ledger, *, deep: bool) -> Iterator[Finding]:
+    @property
+    def events(self) -> int:
+        """How many events the segments hold, by what their ends say."""
+        return sum(held.reach.last - held.reach.first + 1 for held in self._held)
+
+    def compare(
+        self, log: LogAudit, ledger: Ledger, *, deep: bool, progress: Callable[[int], None] = lambda _events: None
+    ) -> Iterator[Finding]:
         """Yield every disagreement with the ledger. With `deep`, this reads every event of the segments.
 
-        `log` MUST have been read to its end with `sizes` marked. Raises: StorageError.
+        `log` MUST have been read to its end with `sizes` marked. `progress` is called now and then with `read`.
+
+        Raises: StorageError.
         """
         yield from self.findings
         ledger_id = ledger.identity().ledger_id if NO_SOURCE in log.learnt.salts else None
         for held in self._held:
             wrong = self._against(held, log, ledger_id)
             if wrong is None and deep:
-                wrong = self._inside(held, ledger)
+                wrong = self._inside(held, ledger, progress)
             if wrong is not None:
                 yield wrong
             elif held.reach.first <= self.reach + 1:
@@ -118,12 +129,14 @@ class SegmentAudit:
             return Finding(kind="fork", severity="error", detail=detail, hint=FORKED, position=reach.last)
         return None
 
-    def _inside(self, held: _Held, ledger: Ledger) -> Finding | None:
+    def _inside(self, held: _Held, ledger: Ledger, progress: Callable[[int], None]) -> Finding | None:
         start = ledger.frontier_at(held.reach.first - 1)
         try:
             with self._folder.open(held.file) as opened:
                 for _ in read(opened, start):
                     self.read += 1
+                    if self.read % _TELL_EVERY == 0:
+                        progress(self.read)
         except MalformedSegmentError as error:
             return _bad(held.file, error)
         except FileNotFoundError:

@@ -15,7 +15,7 @@ from ledger.projection import Happened, entry_row
 from ledger.rows import EntryRow, TallyRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ledger.audit.log import LogAudit
     from ledger.audit.rows import Row
@@ -34,13 +34,21 @@ class IndexAudit:
     are final once `findings` is exhausted.
     """
 
-    def __init__(self, store: LedgerStore, log: LogAudit, *, with_state: bool = False) -> None:
-        """Begin before the first row."""
+    def __init__(
+        self,
+        store: LedgerStore,
+        log: LogAudit,
+        *,
+        with_state: bool = False,
+        progress: Callable[[int], None] = lambda _rows: None,
+    ) -> None:
+        """Begin before the first row. `progress` is called after each page with `rows`."""
         self._store = store
         self._learnt = log.learnt
         self._position = log.position
         self._digest = StateDigest()
         self._with_state = with_state
+        self._progress = progress
         self.state = SetDigest()
         self._numbers = {row.id: row.no for row in log.learnt.sources.values()}
         self._recognise = EntryRecogniser(self._numbers).digest_row
@@ -75,6 +83,7 @@ class IndexAudit:
                 detail = f"{EntryRow._make(row[1:_EVENT])!r}: a column has the wrong type"
                 yield Finding(kind="index_mismatch", detail=detail)
             yield from self._page(page, seen)
+            self._progress(self.rows)
             rows = self._store.projection.page(after, _PAGE)
         yield from self._missing(seen)
         sums = self._sums_found

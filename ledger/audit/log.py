@@ -48,9 +48,11 @@ class LogAudit:
         root_sizes: Iterable[int] = (),
         run_ranges: RunRanges | None = None,
         page_events: int = _PAGE,
+        progress: Callable[[int], None] = lambda _position: None,
     ) -> None:
         """Pin the current head. The audit ignores events that are appended meanwhile.
 
+        `progress` is called after each page with the last position read.
         With `run_ranges`, other processes read the log in ranges of `page_events` events, and recognise what they can.
         """
         self._log = log
@@ -60,6 +62,7 @@ class LogAudit:
         self._root_sizes = sorted({size for size in root_sizes if size <= head.position}, reverse=True)
         self._run_ranges = run_ranges
         self._page_events = page_events
+        self._progress = progress
         self.roots: dict[int, bytes] = {}
         self.first_bad: int | None = None
 
@@ -164,8 +167,12 @@ class LogAudit:
             taken = yield from self._take(recognise(rest, self._names.digests), partial(_row, rest))
             # Events after a new salt need it for the digests of their streams.
             rest = tuple(column[taken:] for column in rest)
+        self._end_page()
+
+    def _end_page(self) -> None:
         self._rule.tree.grow()
         self._rule.pass_unusable()
+        self._progress(self.position)
 
     def _take(self, page: EventPage, row: Callable[[int], Row | None]) -> Generator[Finding, None, int]:
         """Check a page's events: runs on the fast path, others by the plain rule. Return where this stopped.
@@ -207,8 +214,7 @@ class LogAudit:
             elif answer.page.seqs:
                 page = answer.page
                 taken = yield from self._take(page, partial(self._row_of, answer))
-                self._rule.tree.grow()
-                self._rule.pass_unusable()
+                self._end_page()
                 if taken < len(page.seqs):
                     yield from self._read(page.seqs[taken] - 1, part.until, part.until - page.seqs[taken] + 1)
             else:

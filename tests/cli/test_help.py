@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -76,6 +77,41 @@ def test_the_completion_is_installed_where_the_shell_looks(run_cli: RunCli, tmp_
     assert run_cli("completion", "install", env=home).returncode == 0
     if shutil.which(shell):
         assert subprocess.run([shell, "-n", path], check=False, capture_output=True).stderr == b""
+
+
+ASKED = {
+    # Each shell is asked what follows `kropotcli kit ch`, as the Tab key asks it.
+    "bash": """source "$1"; COMP_WORDS=(kropotcli kit ch); COMP_CWORD=2
+        complete=$(complete -p kropotcli | sed 's/.* -F \\([^ ]*\\) .*/\\1/')
+        $complete kropotcli kit ch && printf '%s\\n' "${COMPREPLY[@]}" """,
+    "fish": 'complete -C "kropotcli kit ch"',
+    # zsh completes in its line editor alone, so it gets a terminal.
+    "zsh": """zmodload zsh/zpty; zpty inner zsh -f -i
+        zpty -w inner "PS1=; fpath=($1:h $fpath); autoload -U compinit; compinit -D -u; echo rea''dy"
+        zpty -r -m inner answer '*ready*'
+        zpty -w -n inner $'echo kropotcli; kropotcli kit ch\\t'
+        zpty -r -m inner answer '*kropotcli kit check*' && print -r -- $answer; zpty -d inner""",
+}
+
+
+@pytest.mark.parametrize("shell", ASKED)
+def test_the_shell_itself_completes_after_the_installation(
+    run_cli: RunCli, kropotcli: Path, tmp_path: Path, shell: str
+) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    home = {"HOME": str(tmp_path), "XDG_DATA_HOME": "", "XDG_CONFIG_HOME": ""}
+    installed = run_cli("completion", "install", shell, env=home).stdout.strip()
+    line = [shell, "-c", ASKED[shell], *([] if shell == "fish" else ["-", installed])]
+    done = subprocess.run(
+        line,
+        env=os.environ | home | {"PATH": f"{kropotcli.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "check" in done.stdout, done.stderr
 
 
 def test_no_shell_is_one_sentence(run_cli: RunCli) -> None:

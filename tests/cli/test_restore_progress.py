@@ -131,6 +131,32 @@ def test_work_that_counts_itself_is_shown_alike(
     assert progress.left_s == (None if task.total is None else pytest.approx(half[int(task.total)]))
 
 
+def test_each_part_of_a_work_has_a_pace_and_an_end_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, bar = Clock(), Progress(disable=True)
+    progress = WorkProgress(bar, count=None, size=None, clock=clock)
+    progress.part("ledger", "event", count=1_000)
+    clock.now += 2
+    progress.reached(500)
+    (task,) = bar.tasks
+    assert (task.fields["part"], task.fields["text"]) == (" ledger", "500/1,000 events  250 events/s")
+    assert progress.left_s == pytest.approx(2)
+
+    progress.part("copies", "object", size=None)
+    (task,) = bar.tasks
+    assert (task.fields["part"], task.total, task.completed, progress.left_s) == (" copies", None, 0, None)
+    clock.now += 1
+    progress.reached(3, 4 << 20)
+    assert task.fields["text"] == "3 objects  4.0 MiB  4.0 MiB/s"
+
+    lines: list[dict[str, object]] = []
+    monkeypatch.setattr(work_progress, "log", SimpleNamespace(info=lambda _, **fields: lines.append(fields)))
+    logged = WorkProgress(None, count=None, size=None, is_logged=True, clock=clock)
+    logged.part("ledger", "event", count=9)
+    clock.now += LOG_EVERY_S
+    logged.reached(3)
+    assert (lines[0]["part"], lines[0]["events"], lines[0]["of_events"]) == ("ledger", 3, 9)
+
+
 def test_nothing_is_said_off_a_terminal_but_in_json_logs(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr(work_progress, "log", SimpleNamespace(info=lambda event, **_: lines.append(event)))

@@ -129,6 +129,26 @@ def test_the_beginning_of_an_id_is_enough_and_an_ambiguous_one_is_listed(world: 
     assert StreamKey(source=source, kind="file", id="abcd") in world.elements
 
 
+def test_every_command_about_an_element_takes_its_name_and_the_beginning_of_its_id(
+    sealed: SealedWorld, run: Run, tmp_path: Path
+) -> None:
+    source, kit = sealed.source(), kit_file(tmp_path)
+    stored = sealed.seal(source, b"letters/Q1.txt", b"content")
+    lost = sealed.seal(source, b"lost.txt", b"lost")
+    sealed.damage(lost, lost=True)
+    key = str(tmp_path / "signing.key")
+    signed = run("checkpoint", "init", "--key", key).code, run("checkpoint", "sign", "--key", key).code
+    assert signed == (0, 0)
+    for element, more in ((stored.id[:10], ()), ("letters/Q1.txt", ("--key", kit))):
+        proof = run("prove", element, *more)
+        assert (proof.code, stored.id in proof.out, "letters" in proof.out) == (0, True, False), proof.err
+        assert run("recipe", element, *more).code == 0
+    assert run("source", "dismiss", "lost.txt", "--key", kit, "--json").lines[0]["id"] == lost.id
+    for command in ("prove", "recipe"):
+        assert run(command, "letters/Q2.txt", "--key", kit).code == 2
+    assert run("source", "dismiss", "letters/Q1.txt", "--key", kit).code == 2
+
+
 def test_an_ambiguous_source_is_listed(world: World, run: Run) -> None:
     ids = [world.source(None, url=f"https://{number}.example").hex() for number in range(17)]
     twice = next(each[0] for each in ids if sum(other[0] == each[0] for other in ids) > 1)

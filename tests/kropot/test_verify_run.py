@@ -130,6 +130,42 @@ def test_everything_is_read_and_that_is_recorded(place: Place, *, ranges: bool) 
     assert due(place.ledger.audit(), before_us=whole.at_us) == []
 
 
+class Shown:
+    """Keeps what a run shows: each part with what there is to do, and how far it came."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[str, int | None, int | None]] = []
+        self.ends: dict[str, tuple[int, int]] = {}
+
+    def part(self, what: str, noun: str, *, count: int | None = None, size: int | None = None) -> None:
+        assert not noun.endswith("s")
+        self.parts.append((what, count, size))
+
+    def reached(self, count: int, size: int = 0) -> None:
+        what = self.parts[-1][0]
+        assert (count, size) >= self.ends.get(what, (0, 0))
+        self.ends[what] = (count, size)
+
+
+def test_every_part_shows_how_far_it_is(place: Place) -> None:
+    shown, position = Shown(), place.ledger.head().position
+    findings = Verification(place.ledger, place.objects, Scope(), World(progress=shown)).findings()
+    assert list(findings) == []
+    assert shown.parts == [
+        ("database", None, None),
+        ("ledger", position, None),
+        ("projection", COUNT, None),
+        ("state", position, None),
+        ("copies", None, COUNT * 100),
+    ]
+    assert shown.ends == {
+        "ledger": (position, 0),
+        "projection": (COUNT, 0),
+        "state": (position, 0),
+        "copies": (COUNT, COUNT * 100),
+    }
+
+
 @BOTH
 def test_a_spent_budget_is_sound_but_not_complete_and_the_next_run_goes_on(place: Place, *, ranges: bool) -> None:
     runs = 0

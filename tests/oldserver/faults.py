@@ -7,8 +7,8 @@ asked, which no scheduling of threads can change.
 
 from __future__ import annotations
 
+import gzip
 import re
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
@@ -221,16 +221,11 @@ class GzipBomb(Fault):
     size: int = 1 << 30
 
     def alter(self, answer: Answer, request: Request, rng: Random) -> Answer:  # noqa: ARG002
-        packer = zlib.compressobj(wbits=31)
+        # A gzip stream may have many members. Compressing one of them does not keep the server from sending the head.
         block = bytes(1 << 20)
-
-        def body() -> Iterator[bytes]:
-            for _ in range(self.size // len(block)):
-                if packed := packer.compress(block):
-                    yield packed
-            yield packer.flush()
-
-        return replace(answer.with_body(body()), status=200).with_header("Content-Encoding", "gzip")
+        member = gzip.compress(block)
+        body = (member for _ in range(self.size // len(block)))
+        return replace(answer.with_body(body), status=200).with_header("Content-Encoding", "gzip")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import socket
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -423,7 +423,7 @@ def test_a_gzip_bomb_grows(server: OldServer) -> None:
     packed = answer.read()
     assert answer.getheader("Content-Encoding") == "gzip"
     assert len(packed) < 100_000
-    assert len(zlib.decompress(packed, wbits=31)) == 20 << 20
+    assert len(gzip.decompress(packed)) == 20 << 20
 
 
 @pytest.mark.parametrize(
