@@ -23,7 +23,7 @@ from kropot.verify.source import SourceAudit
 from kropot.verify.ways_out import Reach, way_out
 from kropot.verify.world import World
 from ledger.audit import Finding, IndexAudit, LogAudit
-from ledger.errors import LedgerError, LedgerUnavailableError
+from ledger.errors import DamagedRowError, LedgerError, LedgerUnavailableError
 from ledger.events import NO_SOURCE
 
 if TYPE_CHECKING:
@@ -203,10 +203,16 @@ class Verification:
             "seconds": self._since(began),
         }
 
+    def _elements(self) -> int | None:
+        """Return how many elements the projection counts; None if it cannot be read, which is a finding of its own."""
+        try:
+            return sum(each.elements for each in self._ledger.tallies())
+        except DamagedRowError:
+            return None
+
     def _index(self, log: LogAudit) -> Iterator[Finding]:
         began = self._world.monotonic()
-        rows = sum(each.elements for each in self._ledger.tallies())
-        self._world.progress.part("projection", "element", count=rows)
+        self._world.progress.part("projection", "element", count=self._elements())
         index = IndexAudit(self._ledger.store, log, progress=self._world.progress.reached)
         errors = self.summary.errors
         try:

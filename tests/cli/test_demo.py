@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -190,7 +190,11 @@ def test_a_large_folder_that_cannot_be_read_to_its_end_is_shown_all_the_same(
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return near(files, path)
 
-    near = NearbyFiles.open
+    def refuse_whole(files: NearbyFiles, path: bytes, *known: Any) -> bytes | None:
+        return None if path == b"shut" else at_once(files, path, *known)
+
+    near, at_once = NearbyFiles.open, NearbyFiles.whole
+    monkeypatch.setattr(NearbyFiles, "whole", refuse_whole)
     monkeypatch.setattr(FolderSource, "open", refuse)
     monkeypatch.setattr(NearbyFiles, "open", refuse_nearby)
     monkeypatch.setattr(demo, "COPY_FILES", 0)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import socketserver
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,14 +23,18 @@ import pytest
 from kropot.demo import vault_spec
 from kropot.gateway.server import GatewayServer
 from kropot.serving.keyfile import write_new_key
+from tests.remote_stores import BucketServer
+from tests.versioned_bucket import VersionedBucket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.forked import ForkedProgram
+    from tests.remote_stores import Servers
 
 ROOT: Final = Path(__file__).parents[2]
-PAGES: Final = sorted((ROOT / "docs" / "handbook").glob("*.md"))
+IN_BUCKET: Final = ROOT / "docs" / "handbook" / "locked-bucket.md"
+PAGES: Final = sorted(set((ROOT / "docs" / "handbook").glob("*.md")) - {IN_BUCKET})
 PLACES: Final = re.compile(r"(?<![\w.])/(?=(?:srv|backup|media|mnt|var/lib/kropotcli|etc/kropotcli)\b)")
 FRAME: Final = """\
 set -euo pipefail
@@ -132,30 +135,49 @@ def here(text: str, folder: Path, url: str) -> str:
     return PLACES.sub(f"{folder}/", text).replace("https://files.example.org", url)
 
 
+def typed(lines: str, folder: Path, **more: str) -> None:
+    """Run a script, which must end well."""
+    home = folder / "home"
+    env = os.environ | {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / ".config"),
+        "XDG_STATE_HOME": str(home / ".local/state"),
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        **more,
+    }
+    done = subprocess.run(
+        ["bash", "-xc", lines], cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_recipe_works_as_it_is_typed(page: Path, tmp_path: Path, forked: ForkedProgram) -> None:
     is_new = page.stem == "first-hour"
     with world(tmp_path, is_new=is_new) as url, program_at(tmp_path, forked):
         lines = here(script_of(page), tmp_path, url)
         assert lines.count("kropotcli ") >= 3, "this page has no recipe"
-        home = tmp_path / "home"
-        env = os.environ | {
-            "HOME": str(home),
-            "XDG_CONFIG_HOME": str(home / ".config"),
-            "XDG_STATE_HOME": str(home / ".local/state"),
-            "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        }
-        first = "" if is_new else "kropotcli collect --once\n"
-        done = subprocess.run(
-            ["bash", "-xc", lines.replace("# begin\n", first, 1)],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    assert done.returncode == 0, f"{shlex.quote(page.name)}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        typed(lines.replace("# begin\n", "" if is_new else "kropotcli collect --once\n", 1), tmp_path)
+
+
+@pytest.mark.xdist_group("stores")
+def test_the_recipe_for_a_locked_bucket_works_as_it_is_typed(
+    tmp_path: Path, forked: ForkedProgram, store_servers: Servers
+) -> None:
+    """Whoever has the collector's keys removes everything that it stored."""
+    server = store_servers.get("seaweedfs")
+    assert isinstance(server, BucketServer)
+    bucket = VersionedBucket(server, "COMPLIANCE")
+    with world(tmp_path, is_new=False) as url, program_at(tmp_path, forked):
+        config = tmp_path / "home/.config/kropotcli/config.toml"
+        told = config.read_text().replace(f"{tmp_path}/backup/storage", bucket.address)
+        config.write_text(f"{told}\n[storage]\nlock-days = 1\n")
+        typed("kropotcli collect --once", tmp_path, **server.env())
+        with closing(bucket.files()) as files:
+            for stat in [*files.walk("objects"), *files.walk("packs"), *files.walk("ledger")]:
+                files.remove(stat.key)
+        typed(here(script_of(IN_BUCKET), tmp_path, url), tmp_path, **server.env())
+    assert (tmp_path / "srv/restored/letter.txt").read_text() == "Dear reader,\n"
 
 
 def test_a_recipe_that_fails_is_noticed(tmp_path: Path) -> None:
