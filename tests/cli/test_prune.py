@@ -111,7 +111,7 @@ def test_a_release_waits_is_taken_back_and_is_freed(bench: Bench) -> None:
     assert bench.json("prune", "--undo") == {"taken_back": 2, "bytes": 7, "gone": 0}
     assert bench.json("status")["space"]["older"] == 3
     said = bench.json("prune", "--grace", "0s")
-    assert said["freed"] == {"objects": 2, "bytes": 7}
+    assert said["freed"] == {"objects": 2, "bytes": 7, "locked": 0}
     assert bench.files() == {sha("new").hex()}
     assert bench.json("prune", "--undo")["taken_back"] == 0
     assert bench.run("verify", "--no-record").returncode == Exit.DONE

@@ -161,7 +161,7 @@ def test_what_is_freed_in_the_first_goes_there_too_also_later(anywhere: Pair) ->
     assert world.release().total[0] == 1
     anywhere.step()
     assert sha("to be freed") in anywhere.objects(), "it can still be taken back"
-    assert world.free().objects == 1
+    assert anywhere.packed.free().objects == 1
     done = anywhere.step()
     assert done.removed == 1
     assert sha("to be freed") not in anywhere.objects()
