@@ -233,6 +233,12 @@ def demand_erased(place: Place) -> None:
 @pytest.mark.parametrize("kind", ["sftp", "rclone", "seaweedfs"])
 def test_an_element_is_erased_where_no_versions_are_kept(made: Any, store_servers: Servers, kind: str) -> None:
     place = made(store_servers.get(kind).files(f"erase-{time.time_ns()}"))
+    (pack,) = place.storage().packs().names()
+    with place.storage().rewriter() as rewriter:
+        assert rewriter.put_away(pack)
+        found = {each for each, _ in place.verify()}
+        rewriter.bring_back(pack)
+    assert found == {"freed_pack", "lost_object"}
     done = place.erasing().run()
     assert (done.is_done, done.packs, done.versions, done.waiting.versions) == (True, 1, 0, 0)
     demand_erased(place)
