@@ -86,7 +86,7 @@ def command(
     checkpoints is here, it signs the erasure. If it is cut short, run it again: it goes on where it was. At the end it
     names the places where old copies may remain.
 
-    In a bucket that keeps versions, this removes the older ones, too. Versions that are locked wait for the end of
+    In buckets that keep versions, this removes the older ones, too. Versions that are locked wait for the end of
     their locks (exit code 3): collectors remove them then, or `kropotcli erase --retry` does.
     """
     from kropot.further.erasing import FurtherErasing
@@ -126,7 +126,8 @@ def command(
 
 
 def _retry(settings: Settings, *, is_alone: bool) -> None:
-    """Remove what was locked. Raises: UsageError, PartialError if something is locked still."""
+    """Remove what was locked. Raises: UsageError, PartialError if something is locked still, or a storage is away."""
+    from kropot.further.erasing import FurtherErasing
     from kropot.objects.opening import open_store
     from kropot.objects.stores.waiting import Purged
     from kropot.retention.erasing import ERASER
@@ -137,10 +138,16 @@ def _retry(settings: Settings, *, is_alone: bool) -> None:
     versioned = open_store(settings.storage_path, ERASER, ca_file=settings.ca_file).versioned()
     with open_ledger(settings, read_only=True) as ledger:
         done = Purged() if versioned is None else versioned.retry(needed_in(ledger), even_if_locked=True)
+        further, wrong = FurtherErasing(ledger, surroundings_of(settings)).retry()
+        done += further
     if settings.json:
         emit_json("erase_retry", {"versions": done.removed, "waiting": done.waiting.json})
     else:
         emit(f"removed {number(done.removed, 'older version')}")
+    if wrong:
+        raise PartialError(
+            "older versions may wait in further storages that could not be looked at: " + "; ".join(wrong)
+        )
     _raise_waiting(done.waiting)
 
 
@@ -148,7 +155,7 @@ def _raise_waiting(waiting: LockedVersions) -> None:
     """Raise PartialError if versions are locked still."""
     if waiting.versions:
         raise PartialError(
-            f"{number(waiting.versions, 'older version')} of what was erased cannot be removed yet, because the bucket "
+            f"{number(waiting.versions, 'older version')} of what was erased cannot be removed yet, because a bucket "
             f"locks the last of them until {moment(waiting.until_us)}: collectors remove them then, or run `kropotcli "
             "erase --retry`"
         )
@@ -226,7 +233,7 @@ def _tell(settings: Settings, done: ErasureSum, *, is_signed: bool) -> None:
             f"{number(done.set_aside, 'file')} that had been set aside"
         )
     if done.versions:
-        emit(f"removed {number(done.versions, 'older version')} from the bucket")
+        emit(f"removed {number(done.versions, 'older version')} from buckets")
     for sha256 in done.shared:
         emit(f"{sha256.hex()} stays: another element has the same content")
     if not done.is_done:

@@ -22,6 +22,7 @@ from kropot.objects.stores.files import PIECE, NoSuchKeyError
 from kropot.objects.stores.objects import loose_objects, object_key
 from kropot.objects.stores.packs import pack_key
 from kropot.objects.stores.reading import RemoteReader
+from kropot.objects.stores.waiting import Purged
 from kropot.retention.needed import BATCH, needed_of, released_objects
 from kropot.wording import SECOND_US
 from ledger.decoding import fact_of
@@ -116,10 +117,11 @@ class CatchingUp:
         self.done.position = self._further.row.position
         return self.done
 
-    def erase(self, wanted: Collection[bytes], stream: int, positions: Collection[int]) -> list[bytes]:
-        """Remove these objects, which only the stream names, and the packs that hold them; return what is left of them.
+    def erase(self, wanted: Collection[bytes], stream: int, positions: Collection[int]) -> tuple[list[bytes], Purged]:
+        """Remove these objects, which only the stream names, and the packs that hold them.
 
-        With `positions`, write the segments again that hold these events, which were erased. Raises: as `run`.
+        With `positions`, write the segments again that hold these events, which were erased. Return what is left of the
+        objects, and, once nothing is, what was removed of older versions. Raises: as `run`.
         """
         with _Claimed(self):
             if wanted:
@@ -127,14 +129,16 @@ class CatchingUp:
                 self._remove(wanted)
             if positions and self._segments:
                 self._further.storage.segments(writing=True).write_erased(self._ledger, positions)
-        left: set[bytes] = set()
-        # The ledger knows of places in packs whose index is damaged.
-        for objects in (self._further.storage.objects(), self._further.objects(self._ledger)):
-            try:
-                left |= {sha256 for sha256 in wanted if objects.size(sha256) is not None}
-            finally:
-                objects.close()
-        return sorted(left)
+            left = self._left(wanted)
+            versioned = None if left else self._further.storage.versioned()
+            purged = Purged()
+            if versioned is not None:
+                self.claim()
+                if wanted:
+                    purged += versioned.purge_objects(wanted, self._places)
+                if positions:
+                    purged += versioned.purge_segments(sorted(positions))
+        return left, purged
 
     def clean(self, orphans: Iterable[bytes]) -> None:
         """Remove those of these objects that no copy names. Raises: as `run`."""
@@ -303,6 +307,17 @@ class CatchingUp:
         for sha256s in released_objects(self._ledger, row.freed, to):
             self._remove(set(sha256s) - needed_of(self._ledger, sha256s))
         self._further.keep(self._ledger, row._replace(freed=to))
+
+    def _left(self, wanted: Collection[bytes]) -> list[bytes]:
+        """Return those of these objects that are still there."""
+        left: set[bytes] = set()
+        # The ledger knows of places in packs whose index is damaged.
+        for objects in (self._further.storage.objects(), self._further.objects(self._ledger)):
+            try:
+                left |= {sha256 for sha256 in wanted if objects.size(sha256) is not None}
+            finally:
+                objects.close()
+        return sorted(left)
 
     def _remove(self, sha256s: Iterable[bytes]) -> None:
         """Remove the files of these objects, and what was set aside of them."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kropot.durable.errors import StorageError
 from kropot.further.catching_up import CatchingUp
+from kropot.further.joining import FurtherStorageError
+from kropot.objects.stores.waiting import Purged
+from kropot.retention.needed import needed_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from kropot.further.joining import Surroundings
+    from kropot.further.joining import Further, Surroundings
     from ledger.log import Ledger
 
 
@@ -21,24 +25,51 @@ class FurtherErasing:
         self._ledger = ledger
         self._surroundings = surroundings
 
-    def objects(self, sha256s: Collection[bytes], stream: int) -> list[bytes]:
-        """Remove these objects, which only the stream names; return what is left of them anywhere.
+    def demand_removable(self) -> None:
+        """Demand that each is there, and lets go what is to be removed. Raises: FurtherStorageError, StorageError."""
+        for row in self._surroundings.known(self._ledger):
+            with self._surroundings.rejoin(self._ledger, row) as further:
+                further.storage.demand_removable()
 
-        Raises: FurtherStorageError, StorageError, LockedError.
+    def objects(self, sha256s: Collection[bytes], stream: int) -> tuple[list[bytes], Purged]:
+        """Remove these objects, which only the stream names.
+
+        Return what is left of them anywhere, and what was removed of older versions where nothing is. Raises:
+        FurtherStorageError, StorageError, LockedError.
         """
-        return sorted(self._each(sha256s, stream, ()))
+        return self._each(sha256s, stream, ())
 
-    def segments(self, positions: Collection[int]) -> None:
-        """Write the segments again that hold these events. Raises: as `objects`."""
-        self._each((), 0, positions)
+    def segments(self, positions: Collection[int]) -> Purged:
+        """Write the segments again that hold these events, and remove their older versions. Raises: as `objects`."""
+        return self._each((), 0, positions)[1]
 
-    def _each(self, sha256s: Collection[bytes], stream: int, positions: Collection[int]) -> set[bytes]:
+    def retry(self) -> tuple[Purged, list[str]]:
+        """Remove what was locked when it was erased; also return what is wrong with storages where that failed."""
+        done, wrong = Purged(), []
+        for row in self._surroundings.known(self._ledger):
+            try:
+                with self._surroundings.rejoin(self._ledger, row) as further:
+                    done += remove_waiting(self._ledger, further, even_if_locked=True)
+            except (FurtherStorageError, StorageError) as error:
+                wrong.append(f"{row.address}: {error}")
+        return done, wrong
+
+    def _each(self, sha256s: Collection[bytes], stream: int, positions: Collection[int]) -> tuple[list[bytes], Purged]:
         left: set[bytes] = set()
+        done = Purged()
         for row in self._surroundings.known(self._ledger):
             source = self._surroundings.files_of_first()
             try:
                 with self._surroundings.rejoin(self._ledger, row) as further:
-                    left.update(CatchingUp(self._ledger, source, further).erase(sha256s, stream, positions))
+                    here, purged = CatchingUp(self._ledger, source, further).erase(sha256s, stream, positions)
             finally:
                 source.close()
-        return left
+            left.update(here)
+            done += purged
+        return sorted(left), done
+
+
+def remove_waiting(ledger: Ledger, further: Further, *, even_if_locked: bool = False) -> Purged:
+    """Remove older versions that were locked when their content was erased, and are no more. Raises: StorageError."""
+    versioned = further.storage.versioned()
+    return Purged() if versioned is None else versioned.retry(needed_in(ledger), even_if_locked=even_if_locked)

@@ -8,10 +8,12 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from kropot.durable.errors import StorageError
 from kropot.errors import KropotError, LockedError
 from kropot.further.catching_up import CatchingUp
+from kropot.further.erasing import remove_waiting
 from kropot.objects.stores.address import shown_storage
-from kropot.upkeep import Chore
+from kropot.upkeep import ERASED_S, Chore
 from kropot.wording import number
 from ledger.errors import LedgerError
 from ledger.retaining import freeing_of
@@ -19,7 +21,7 @@ from ledger.retaining import freeing_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from kropot.further.joining import Surroundings
+    from kropot.further.joining import Further, Surroundings
     from kropot.objects.stores.address import StorageAddress
     from ledger.log import Ledger
 
@@ -52,6 +54,7 @@ class InStep:
         self._stopped = stopped
         self._seen: dict[str, tuple[Hashable, float]] = {}
         self._said: dict[str, tuple[str, float]] = {}
+        self._retry_at: dict[str, float] = {}
 
     @property
     def chore(self) -> Chore:
@@ -76,6 +79,8 @@ class InStep:
                 with self._surroundings.join(self._ledger, address) as further:
                     work = CatchingUp(self._ledger, source, further, segments=self._segments, stopped=self._stopped)
                     done = work.run()
+                    if done.is_done:
+                        self._remove_waiting(shown, further)
             finally:
                 source.close()
         except LockedError:
@@ -95,6 +100,19 @@ class InStep:
             )
         else:
             self._said.pop(shown, None)
+
+    def _remove_waiting(self, shown: str, further: Further) -> None:
+        """Try now and then to remove what was erased, and is not locked any more."""
+        if monotonic() < self._retry_at.get(shown, 0.0):
+            return
+        self._retry_at[shown] = monotonic() + ERASED_S
+        try:
+            remove_waiting(self._ledger, further)
+        except StorageError as error:
+            self._warn(
+                f"older versions of what was erased could not be removed from the further storage {shown}: {error}; "
+                "the collector tries again"
+            )
 
     def _tell(self, shown: str, text: str) -> None:
         said, at = self._said.get(shown, ("", 0.0))

@@ -77,6 +77,10 @@ class Layout:
             raise ValueError("a pack's name is a SHA-256 of 32 bytes")
         return f"{self.packs}/{name[:1].hex()}/{name.hex()}"
 
+    def freed_pack(self, name: bytes) -> str:
+        """Return the path of a pack that is out of sight, because it is being freed."""
+        return f"{self.root}/freed/{name.hex()}.pack"
+
     def size(self, sha256: bytes) -> int | None:
         """Return an object's size in bytes, None where there is none. Raises: StorageError."""
         path = self.object(sha256)

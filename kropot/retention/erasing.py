@@ -46,11 +46,14 @@ _EVERYTHING: Final = -1
 class Elsewhere(Protocol):
     """What erases in the further storages. Its methods raise KropotError where one of them is away."""
 
-    def objects(self, sha256s: Collection[bytes], stream: int) -> list[bytes]:
-        """Remove these objects, which only the stream names; return what is left of them anywhere."""
+    def demand_removable(self) -> None:
+        """Demand that each lets go what is to be removed."""
 
-    def segments(self, positions: Collection[int]) -> None:
-        """Write the segments again that hold these events."""
+    def objects(self, sha256s: Collection[bytes], stream: int) -> tuple[list[bytes], Purged]:
+        """Remove these objects, which only the stream names; return what is left of them, and the older versions."""
+
+    def segments(self, positions: Collection[int]) -> Purged:
+        """Write the segments again that hold these events; return the older versions."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,9 +130,14 @@ class Erasing:
     # --- helpers ---
 
     def _demand_rights(self) -> None:
-        """Refuse before anything is gone if the storage would not let it go. Raises: UsageError, StorageError."""
+        """Refuse before anything is gone if a storage would not let it go.
+
+        Raises: UsageError, StorageError, and KropotError where a further storage is away.
+        """
         try:
             self.storage.demand_removable()
+            if self.elsewhere is not None:
+                self.elsewhere.demand_removable()
         except StorageError as error:
             if error.passes:
                 raise
@@ -152,14 +160,14 @@ class Erasing:
         versioned = self._claimed()
         self._free(objects, wanted, last)
         self.done.left = self._left(wanted)
+        self.done.waiting = NOTHING_WAITS
         if self.elsewhere is not None:
-            self.done.left += [
-                sha256 for sha256 in self.elsewhere.objects(wanted, last.stream) if sha256 not in self.done.left
-            ]
+            left, purged = self.elsewhere.objects(wanted, last.stream)
+            self.done.left += [sha256 for sha256 in left if sha256 not in self.done.left]
+            self._count(purged)
         if self.done.left:
             return False
         if versioned is not None and self._claimed():
-            self.done.waiting = NOTHING_WAITS
             self._count(versioned.purge_objects(wanted, self.ledger.places))
         fact = PayloadErased(reason=self.reason, blocked=self.blocks, rows=rows_of(history))
         new = NewFact(key=self.key, fact=fact, observed_us=self.ledger.clock_us(), expected=last.stream_version)
@@ -255,7 +263,7 @@ class Erasing:
         positions = sorted(erased_events(self.ledger, erasures))
         self.done.segments += len(folder.write_erased(self.ledger, positions))
         if self.elsewhere is not None:
-            self.elsewhere.segments(positions)
+            self._count(self.elsewhere.segments(positions))
         if (versioned := self._claimed()) is not None:
             self._count(versioned.purge_segments(positions))
 

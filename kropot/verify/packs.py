@@ -25,6 +25,8 @@ _HINTS: dict[PackFlawKind, str] = {
     "pack's index anew from the ledger; check the disk",
     "lost_pack": "its objects are lost unless other findings say otherwise: put it back from a copy of the storage, or "
     "run `kropotcli verify --repair`, which fetches them again",
+    "freed_pack": "what of it is needed lies elsewhere, unless other findings say otherwise; if no process frees bytes "
+    "now, one was interrupted: the next `kropotcli prune` ends it, or the same `kropotcli erase` given again",
     "unknown_pack": "an interrupted run left it; `kropotcli storage pack` takes it in",
     "missing_placement": _INDEX,
     "wrong_placement": _INDEX,

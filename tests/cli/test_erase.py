@@ -173,8 +173,12 @@ def test_further_storages_lose_it_too_and_all_of_them_must_be_there(place: Place
     assert answer.returncode == Exit.PARTIAL
     assert "is its disk mounted" in answer.stderr
     assert not any("PayloadErased" in str(type(event.fact)) for event in place.ledger.events(after=head))
+    answer = place.run("erase", "--retry")
+    assert answer.returncode == Exit.PARTIAL
+    assert "could not be looked at" in answer.stderr
     off.rename(second)
     assert place.erase()["done"]
+    assert place.json("erase", "--retry")["versions"] == 0
     gone(place)
     answer = place.run("verify", "--no-record", "--also-store", "all")
     assert answer.returncode == 0, answer.stdout + answer.stderr

@@ -95,6 +95,23 @@ def test_a_wrong_policy_is_refused_before_anything_is_done(bench: Bench, policy:
     assert bench.world.ledger.head().position == head
 
 
+def test_a_table_of_its_own_holds_for_the_source_with_this_label(bench: Bench) -> None:
+    bench.policy = POLICY.replace("[retention]", "[retention]\nkeep-last = 9\n[retention.photos]")
+    answer = bench.run("prune")
+    assert answer.returncode == Exit.USAGE
+    assert "no source has the label 'photos'" in answer.stderr
+    assert bench.run("source", "label", SOURCE.hex(), "Photos").returncode == Exit.DONE
+    said = bench.json("prune", "--grace", "0s")
+    assert [(row["label"], row["copies"]) for row in said["sources"]] == [("Photos", 1), ("Photos", 1)]
+    assert said["freed"]["objects"] == 2
+    assert bench.run("verify", "--no-record").returncode == Exit.DONE
+    bench.policy = POLICY.replace("[retention]", "[retention.photos]")
+    bench.world.listed({"a": "newest"})
+    bench.world.clock_us += HOUR
+    bench.world.listed({})
+    assert bench.json("prune", "--dry-run")["copies"] == 1
+
+
 def test_a_dry_run_shows_what_would_go_and_changes_nothing(bench: Bench) -> None:
     head, before = bench.world.ledger.head().position, bench.files()
     shown = bench.json("prune", "--dry-run")
@@ -111,7 +128,7 @@ def test_a_release_waits_is_taken_back_and_is_freed(bench: Bench) -> None:
     assert bench.json("prune", "--undo") == {"taken_back": 2, "bytes": 7, "gone": 0}
     assert bench.json("status")["space"]["older"] == 3
     said = bench.json("prune", "--grace", "0s")
-    assert said["freed"] == {"objects": 2, "bytes": 7}
+    assert said["freed"] == {"objects": 2, "bytes": 7, "locked": 0}
     assert bench.files() == {sha("new").hex()}
     assert bench.json("prune", "--undo")["taken_back"] == 0
     assert bench.run("verify", "--no-record").returncode == Exit.DONE

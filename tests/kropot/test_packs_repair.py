@@ -138,6 +138,15 @@ def test_lost_pack_is_forgotten_and_its_objects_are_fetched_again(backup: Backup
     assert backup.verify()[1]["sound"]
 
 
+@pytest.mark.parametrize("how", [(), ("--quick",)])
+def test_pack_that_was_put_away_hides_no_loss(backup: Backup, how: tuple[str, ...]) -> None:
+    (backup.folder / "storage" / "freed").mkdir()
+    pack = the_pack(backup)
+    pack.rename(backup.folder / "storage" / "freed" / f"{pack.name}.pack")
+    found, _ = backup.verify("--no-record", *how, code=4)
+    assert sorted(map(str, kinds(found))) == ["freed_pack"] + ["lost_object"] * len(FILES)
+
+
 @pytest.mark.parametrize(
     "statement", ["DELETE FROM placement", "UPDATE placement SET start = start + 1", "DELETE FROM pack"]
 )

@@ -230,7 +230,8 @@ def test_a_released_copy_is_named(world: SealedWorld, run: Run, kit: str, tmp_pa
     old.unlink()
     answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"), "--until", f"@{then}")
     assert (answer.code, files(tmp_path / "to")) == (3, {})
-    assert "a: retention released this copy" in answer.err
+    assert "a: retention released this copy on 20" in answer.err
+    assert "because a newer version had replaced it, so it cannot be restored" in answer.err
 
 
 def test_a_copy_of_an_older_revision_is_proved_by_both_of_its_events(

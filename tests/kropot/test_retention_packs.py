@@ -12,6 +12,8 @@ from kropot.objects.opening import open_store as open_storage
 from kropot.objects.packs.packing import PackRule
 from kropot.retention.freeing import FreedSum, FreeingRun, last_to_free
 from kropot.retention.repacking import Repacking
+from kropot.verify.run import Verification
+from kropot.verify.scope import Scope
 from ledger.retaining import freeing_of
 from ledger.rows import RELEASED
 from ledger.sql import open_store
@@ -79,6 +81,12 @@ class PackedWorld:
                 ledger=ledger, objects=world.objects.freeing(), allowed=lambda: None, repacking=packs, **how
             )
             return run.released(until)
+
+    def verify(self) -> set[tuple[str, str]]:
+        """Return the kinds and severities of what `verify` finds."""
+        objects = self.storage.objects(places=self.world.ledger.places)
+        scope = Scope(storage=self.storage, record=False)
+        return {(each.kind, each.severity) for each in Verification(self.world.ledger, objects, scope).findings()}
 
     def check(self) -> None:
         """Demand that every object that a copy needs can be read."""
@@ -202,8 +210,13 @@ def test_a_kill_loses_nothing_and_the_next_run_ends_it(packed: PackedWorld, name
         packed.free(max_unused=0, wrap=lambda packs: Frail(packs, name, after=after))
     assert freeing_of(packed.world.ledger).is_open
     packed.check()
+    # Between these two the pack is out of sight, and the ledger still places objects in it.
+    away = {"freed_pack"} if (name, after) == ("put_away", True) else set()
+    found = packed.verify()
+    assert {kind for kind, severity in found if severity != "note" or kind == "freed_pack"} == away
     packed.free(max_unused=0)
     packed.check()
+    assert packed.verify() == set()
     assert not freeing_of(packed.world.ledger).is_open
     packed.pack_all()
     packed.check()

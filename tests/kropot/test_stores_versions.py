@@ -23,14 +23,14 @@ from kropot.objects.stores.s3_versions import BucketVersions
 from kropot.objects.stores.storage import RemoteStorage
 from kropot.objects.stores.versioned import VersionedStorage
 from kropot.retention.erasing import ERASER, Erasing
-from kropot.retention.freeing import FreeingRun
+from kropot.retention.freeing import FreeingRun, last_to_free
 from kropot.retention.needed import needed_in
 from kropot.retention.repacking import Repacking
 from kropot.upkeep import RENEWING, RENEWING_US
 from kropot.verify.run import Verification
 from kropot.verify.scope import Scope
 from ledger.sql import open_store
-from tests.kropot.retention_world import HOUR, RetentionWorld, sha
+from tests.kropot.retention_world import HOUR, KilledError, RetentionWorld, rules, sha
 from tests.remote_stores import READER_ID, BucketServer
 from tests.versioned_bucket import VersionedBucket
 
@@ -233,6 +233,12 @@ def demand_erased(place: Place) -> None:
 @pytest.mark.parametrize("kind", ["sftp", "rclone", "seaweedfs"])
 def test_an_element_is_erased_where_no_versions_are_kept(made: Any, store_servers: Servers, kind: str) -> None:
     place = made(store_servers.get(kind).files(f"erase-{time.time_ns()}"))
+    (pack,) = place.storage().packs().names()
+    with place.storage().rewriter() as rewriter:
+        assert rewriter.put_away(pack)
+        found = {each for each, _ in place.verify()}
+        rewriter.bring_back(pack)
+    assert found == {"freed_pack", "lost_object"}
     done = place.erasing().run()
     assert (done.is_done, done.packs, done.versions, done.waiting.versions) == (True, 1, 0, 0)
     demand_erased(place)
@@ -326,6 +332,29 @@ def test_nothing_is_erased_with_keys_that_may_not_remove_versions(made: Any, sea
     assert (place.world.ledger.head().position, bucket.versions()) == (head, before)
 
 
+def test_a_pack_that_a_killed_run_removed_is_put_again_by_repair_and_then_erased(
+    made: Any, seaweedfs: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = VersionedBucket(seaweedfs)
+    place = made(bucket.files())
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(place.world.ledger.places), "forget", killed)
+        with pytest.raises(KilledError):
+            place.erasing().run()
+    # Nothing is moved to `freed/` here, so nobody can tell it from an attack.
+    assert "lost_pack" in {kind for kind, _ in place.verify()}
+    with pytest.raises(StorageError, match="verify --repair"):
+        place.erasing().run()
+    assert "repaired_copy" in {kind for kind, _ in place.verify(repair=True)}
+    assert place.erasing().run().is_done
+    demand_erased(place)
+    assert bucket.holds(SECRET.encode(), place.files) == []
+
+
 def test_nobody_erases_while_a_collector_puts_files_again(made: Any, seaweedfs: BucketServer) -> None:
     place = made(VersionedBucket(seaweedfs).files())
     other = place.world.ledger
@@ -380,6 +409,42 @@ def test_the_commands_say_what_is_locked_and_what_waits(
     assert "locked   100.0% of " in shown
     assert "the bucket locks for 1 day, and lock-days is 2 in the table [storage]: correct one of them" in shown
     assert " of what was erased wait to be removed, until " in shown
+
+
+def test_a_pack_that_a_killed_prune_removed_is_told_as_lost_until_repair(
+    made: Any, seaweedfs: BucketServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = made(VersionedBucket(seaweedfs).files())
+    ledger, world = place.world.ledger, place.world
+    world.set_policy(rules(last=1, min_age_s=0, vanished_s=0))
+    world.clock_us += HOUR
+    world.listed({})
+    assert world.release().total[0] == 1
+
+    def prune() -> int:
+        with place.storage().rewriter() as rewriter:
+            until = last_to_free(ledger, before_us=world.clock_us, covered=None)
+            repacking = Repacking(
+                ledger=ledger, packs=rewriter, allowed=lambda: None, until=until, max_unused=-1, now_us=1 << 60
+            )
+            freeing = place.storage().objects(places=ledger.places).freeing()  # type: ignore[attr-defined]
+            run = FreeingRun(ledger=ledger, objects=freeing, allowed=lambda: None, repacking=repacking)
+            return run.released(until).objects
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(ledger.places), "forget", killed)
+        with pytest.raises(KilledError):
+            prune()
+    # Nothing is moved to `freed/` here, so nobody can tell it from an attack.
+    assert [kind for kind, _ in place.verify()] == ["lost_pack"]
+    assert prune() == 0
+    assert [kind for kind, _ in place.verify()] == ["lost_pack"]
+    assert [kind for kind, _ in place.verify(repair=True)] == ["lost_pack", "repaired_pack"]
+    assert place.verify() == []
+    assert place.read() == {name: text.encode() for name, text in CONTENTS.items()}
 
 
 # --- locks -----------------------------------------------------------------------------------------------------------

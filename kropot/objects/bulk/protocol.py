@@ -18,6 +18,7 @@ FaultKind = Literal["damaged", "lost", "unreadable"]
 PackFlawKind = Literal[
     "damaged_pack",
     "lost_pack",
+    "freed_pack",
     "unknown_pack",
     "missing_placement",
     "wrong_placement",

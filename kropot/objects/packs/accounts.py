@@ -183,7 +183,15 @@ class PackAccounts:
     def _tables(self) -> Iterator[PackFlaw]:
         known = {row.name: row.objects for row in self._places.packs()}
         for name in sorted(known.keys() - self._objects.keys() - self._faults.keys()):
-            if self._folder.open(name) is None:
+            if self._folder.open(name) is not None:
+                continue
+            if self._folder.is_put_away(name):
+                # The ledger forgets its places next. An object that is needed and lies nowhere else is told by itself.
+                detail = (
+                    f"{self._folder.layout.freed_pack(name)} is being freed; {known[name]} objects were placed in it"
+                )
+                yield PackFlaw(kind="freed_pack", name=name, detail=detail, severity="note")
+            else:
                 detail = f"{self._folder.layout.pack(name)} is gone; {known[name]} objects were placed in it"
                 yield PackFlaw(kind="lost_pack", name=name, detail=detail)
         for name in sorted(self._objects.keys() - known.keys()):

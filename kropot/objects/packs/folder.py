@@ -81,6 +81,10 @@ class PackFolder:
         """Return whether there is a pack of this name now, whatever is open."""
         return os.path.lexists(self.layout.pack(name))
 
+    def is_put_away(self, name: bytes) -> bool:
+        """Whether a pack of this name is out of sight, because it is being freed. Raises: StorageError."""
+        return os.path.lexists(self.layout.freed_pack(name))
+
     def forget(self) -> None:
         """Hold no pack open any more; one that somebody reads closes when its reader is done."""
         with self._lock:

@@ -98,7 +98,7 @@ class PackRewriter:
         path = self._layout.pack(name)
         try:
             make_freed_folder(self._files, self._folder, self._layout.root)
-            self._files.rename(path, self._path(name))
+            self._files.rename(path, self._layout.freed_pack(name))
             self._files.sync_folder(os.path.dirname(path))
         except FileNotFoundError:
             return False
@@ -111,9 +111,9 @@ class PackRewriter:
         path = self._layout.pack(name)
         try:
             if os.path.lexists(path):
-                self._files.unlink(self._path(name))
+                self._files.unlink(self._layout.freed_pack(name))
             else:
-                self._files.rename(self._path(name), path)
+                self._files.rename(self._layout.freed_pack(name), path)
                 self._files.sync_folder(os.path.dirname(path))
         except FileNotFoundError:
             return
@@ -123,16 +123,13 @@ class PackRewriter:
     def destroy(self, name: bytes) -> None:
         """Remove a pack that is out of sight, for good. Raises: StorageError."""
         try:
-            self._files.unlink(self._path(name))
+            self._files.unlink(self._layout.freed_pack(name))
             self._files.sync_folder(self._folder)
         except OSError as error:
-            raise storage_error(error, f"freeing the pack {self._path(name)}") from error
+            raise storage_error(error, f"freeing the pack {self._layout.freed_pack(name)}") from error
 
     def put_away_before(self) -> Iterator[bytes]:
         """Yield the packs that an earlier run left out of sight. Raises: StorageError."""
         for name in names_in(self._folder):
             if name.endswith(_SUFFIX) and is_object(name.removesuffix(_SUFFIX), ""):
                 yield bytes.fromhex(name.removesuffix(_SUFFIX))
-
-    def _path(self, name: bytes) -> str:
-        return f"{self._folder}/{name.hex()}{_SUFFIX}"

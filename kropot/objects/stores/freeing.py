@@ -19,7 +19,7 @@ from kropot.objects.packs.format import PackDamagedError
 from kropot.objects.packs.rewriting import PackContents, PackRewriter
 from kropot.objects.stores.files import NoSuchKeyError, VersionedFiles
 from kropot.objects.stores.objects import object_key
-from kropot.objects.stores.packs import RemotePack, RemotePackWriter, pack_key
+from kropot.objects.stores.packs import RemotePack, RemotePackWriter, freed_pack_key, pack_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -137,15 +137,15 @@ class RemoteRewriter(PackRewriter):
 
     def put_away(self, name: bytes) -> bool:
         """Move the pack to `freed/`, or only remove it."""
-        return _put_away(self._remote, pack_key(name), f"{FOLDER}/{name.hex()}{_SUFFIX}")
+        return _put_away(self._remote, pack_key(name), freed_pack_key(name))
 
     def bring_back(self, name: bytes) -> None:
         """Move it back, unless the same one was written meanwhile."""
-        _bring_back(self._remote, f"{FOLDER}/{name.hex()}{_SUFFIX}", pack_key(name))
+        _bring_back(self._remote, freed_pack_key(name), pack_key(name))
 
     def destroy(self, name: bytes) -> None:
         """Remove it."""
-        self._remote.remove(f"{FOLDER}/{name.hex()}{_SUFFIX}")
+        self._remote.remove(freed_pack_key(name))
 
     def put_away_before(self) -> Iterator[bytes]:
         """List `freed/`."""

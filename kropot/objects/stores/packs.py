@@ -38,6 +38,11 @@ def pack_key(name: bytes) -> str:
     return f"packs/{name[:1].hex()}/{name.hex()}"
 
 
+def freed_pack_key(name: bytes) -> str:
+    """Return the key of a pack that is out of sight, because it is being freed."""
+    return f"freed/{name.hex()}.pack"
+
+
 class RemotePack(PackFile):
     """A pack on another machine; its index stays in memory once it was read."""
 
@@ -129,6 +134,10 @@ class RemotePacks(PackFolder):
     def has(self, name: bytes) -> bool:
         """Look for the file."""
         return self._remote.stat(pack_key(name)) is not None
+
+    def is_put_away(self, name: bytes) -> bool:
+        """Look for the file in `freed/`; where the store keeps versions, nothing is moved there."""
+        return self._remote.stat(freed_pack_key(name)) is not None
 
     def settle(self, names: Sequence[bytes]) -> None:
         """Do nothing: what is listed is durable."""
