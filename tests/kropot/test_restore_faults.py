@@ -6,9 +6,12 @@ import ctypes
 import errno
 import os
 import resource
+import subprocess
+import sys
 import tracemalloc
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pytest
@@ -29,7 +32,6 @@ from tests.kropot.test_restore_job import back, files, held_in, send_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from kropot.replay.copies import HeldCopy
 
@@ -101,21 +103,35 @@ def whole(to: Path) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("exporting", [False, True])
-def test_a_kill_at_any_moment_leaves_whole_files_and_a_second_run_goes_on(tmp_path: Path, *, exporting: bool) -> None:
+def every_kill(folder: Path, *, exporting: bool) -> None:
+    """Kill the work at each of its calls. This process MUST have no other thread: a fork inherits the locks they hold."""
     world, _ = small_world()
-    run_out(world, tmp_path / "undisturbed", exporting=exporting)
-    expected = whole(tmp_path / "undisturbed")
+    run_out(world, folder / "undisturbed", exporting=exporting)
+    expected = whole(folder / "undisturbed")
     assert len(expected) == 2
     call = 1
-    while killed_at(call, partial(run_out, world, tmp_path / f"{call}", exporting=exporting)):
-        to = tmp_path / f"{call}"
+    while killed_at(call, partial(run_out, world, folder / f"{call}", exporting=exporting)):
+        to = folder / f"{call}"
         assert whole(to).items() <= expected.items()
         run_out(world, to, exporting=exporting)
         assert whole(to) == expected
         assert not (to / WORK.decode()).exists()
         call += 1
     assert call > 30
+
+
+@pytest.mark.parametrize("exporting", [False, True])
+def test_a_kill_at_any_moment_leaves_whole_files_and_a_second_run_goes_on(tmp_path: Path, *, exporting: bool) -> None:
+    work = f"from {__name__} import every_kill; every_kill(Path({str(tmp_path)!r}), exporting={exporting})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"from pathlib import Path; {work}"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("call", range(1, 46, 6))
