@@ -104,7 +104,7 @@ def whole(to: Path) -> dict[str, bytes]:
 
 
 def every_kill(folder: Path, *, exporting: bool) -> None:
-    """Kill the work at each of its calls. This process MUST have no other thread: a fork inherits the locks they hold."""
+    """Kill the work at each of its calls. This process MUST have no other thread: a fork inherits their locks."""
     world, _ = small_world()
     run_out(world, folder / "undisturbed", exporting=exporting)
     expected = whole(folder / "undisturbed")
