@@ -1,6 +1,6 @@
 """A folder at one end and a backup of it at the other, next to the programs that people know.
 
-`python -m tests.bench.endtoend [--sets small large] [--peers "kropotcli cbc" restic] [--repeat N] [--divide N]`
+`python -m tests.bench.endtoend [--sets small large] [--peers "kropotcli cbc" restic] [--repeat N]`
 
 The peers whose names end in "s3" keep their backup in a bucket of SeaweedFS, which runs on this machine meanwhile.
 """
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
                 if data.copied is not None and not data.copied.is_dir():
                     print(f"\n{data.title}: there is no such folder here")
                     continue
-                failed |= _bench(data.divided(options.divide), peers, options, bucket)
+                failed |= _bench(data.times(options.times).divided(options.divide), peers, options, bucket)
     return 1 if any(isinstance(peer, KropotCli) and peer.name in failed for peer in peers) else 0
 
 
@@ -174,6 +174,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.endtoend")
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()), help="where to write (%(default)s)")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each (%(default)s)")
+    parser.add_argument("--times", type=int, default=1, help="have so many times the files (%(default)s)")
     parser.add_argument("--divide", type=int, default=1, help="make everything so many times smaller (%(default)s)")
     parser.add_argument("--sets", nargs="*", choices=[one.name for one in SETS], help="only these")
     parser.add_argument("--peers", nargs="*", choices=[peer.name for peer in PEERS], help="only these")
