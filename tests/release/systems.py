@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 RELEASE: Final = "bookworm"
 PROGRAM: Final = "opt/kropotcli"
+_ENTER: Final = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
+"""In a process with mounts of its own: nothing of this machine is mounted in a folder that is removed later."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class BareSystem:
         """Return a command line that runs in the system, with nothing of this environment."""
         home = self.path("root" if self.is_root else "home")
         clean = ["env", "-i", f"HOME={home}", "LANG=C.UTF-8", f"PATH={self.path(PROGRAM)}/bin:/usr/bin:/bin"]
-        return ["chroot", str(self.folder), *clean, *args] if self.is_root else [*clean, *args]
+        if not self.is_root:
+            return [*clean, *args]
+        return ["unshare", "--mount", "sh", "-c", _ENTER, str(self.folder), *clean, *args]
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Start a command and return its process; its log is in tmp/log."""
@@ -75,12 +79,7 @@ def debian(place: Path) -> Iterator[BareSystem]:
             check=False,
         )
     assert done.returncode == 0, log.read_text()[-2000:]
-    subprocess.run(["mount", "--bind", "/dev", str(root / "dev")], check=True)
-    subprocess.run(["mount", "-t", "proc", "proc", str(root / "proc")], check=True)
-    try:
-        yield BareSystem(root, is_root=True)
-    finally:
-        subprocess.run(["umount", str(root / "proc"), str(root / "dev")], check=True)
+    yield BareSystem(root, is_root=True)
 
 
 @contextmanager
