@@ -349,10 +349,9 @@ class _Job:
         if isinstance(content, RestoreProblem):
             return content
         kept = self._keep(plan, content) if task.is_taken else None
-        may_overwrite = isinstance(kept, RestoreProblem) and self._may_overwrite(plan)
         if isinstance(kept, _Written):
-            there = self.tree.look(lead)
-            return replace(kept, unlinked=there is None or kept.found is None or not is_same(there, kept.found))
+            return self._join(task, kept, lead, sha256)
+        may_overwrite = isinstance(kept, RestoreProblem) and self._may_overwrite(plan)
         if kept is not None and not may_overwrite:
             return kept
         if self._hash_of(lead, sha256) == content.sha256 and self.tree.place_link(
@@ -361,6 +360,17 @@ class _Job:
             return _Written(planned=plan, content=content, found=self.tree.look(plan.path), overwrote=may_overwrite)
         outcome = self._write(task)
         return outcome if isinstance(outcome, RestoreProblem) else replace(outcome, unlinked=True)
+
+    def _join(self, task: _Task, kept: _Written, lead: Parts, sha256: bytes | None) -> _Written:
+        """Make a file that is there, and has the right content, another name of the file at `lead`.
+
+        A run that was killed before it knew the other names leaves such a file of its own.
+        """
+        there, path = self.tree.look(lead), task.planned.path
+        if there is not None and kept.found is not None and is_same(there, kept.found):
+            return kept
+        is_one = self._hash_of(lead, sha256) == kept.content.sha256 and self.tree.place_link(lead, path, replace=True)
+        return replace(kept, found=self.tree.look(path)) if is_one else replace(kept, unlinked=True)
 
     def _hash_of(self, path: Parts, known: bytes | None) -> bytes | None:
         """Return the SHA-256 of a file that is there, None if it cannot be read."""

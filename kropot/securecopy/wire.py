@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import orjson
 
@@ -89,6 +89,9 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=F
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]*")
 _SEALED_FORM = re.compile(rb'\{"encrypted":"[A-Za-z0-9+/=]*"\}')
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
+_DEEPEST: Final = 100
+"""How deep lists and objects may be nested in a form. How deep Python can go differs between its releases."""
+
 _OK = 200
 _NOT_FOUND = 404
 
@@ -408,11 +411,11 @@ def _form(form: Any) -> tuple[bytes | None, bytes | None]:
             return b'{"encrypted":"%b"}' % sealed.encode(), header
         if len(sealed) < MAX_FORM_BYTES and _BASE64.fullmatch(sealed):
             return b'{"encrypted":"%b"}' % sealed.encode(), None
-    if form is None:
+    if form is None or not _is_shallow(form, _DEEPEST):
         return None, None
     try:
         canonical = canonical_json(form)
-    except (RecursionError, ValueError):
+    except ValueError:
         return None, None
     is_fine = len(canonical) <= MAX_FORM_BYTES and not is_like_sealed(canonical)
     return (canonical if is_fine else None), None
@@ -455,3 +458,11 @@ def _word(value: str) -> bytes:
 def _text(value: str) -> bytes:
     # For ASCII both write the same.
     return orjson.dumps(value) if value.isascii() else json.dumps(value).encode()
+
+
+def _is_shallow(value: Any, left: int) -> bool:
+    """Whether a decoded JSON value is nested no deeper than this."""
+    if not isinstance(value, (dict, list)):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return left > 0 and all(_is_shallow(each, left - 1) for each in inner)
