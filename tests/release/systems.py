@@ -64,7 +64,11 @@ class BareSystem:
 
 @contextmanager
 def debian(place: Path) -> Iterator[BareSystem]:
-    """Make a Debian with Python and nothing else; it is this machine's kind, so that the wheels fit."""
+    """Make a Debian with Python and nothing else; it is this machine's kind, so that the wheels fit.
+
+    Nothing of this machine may be mounted in it: whoever removes the folder would remove that, too, if an unmounting
+    failed. debootstrap makes the devices that a program needs. /proc is the kernel's, and nothing in it can be removed.
+    """
     root = place / "debian"
     log = place / "debootstrap.log"
     with log.open("w") as out:
@@ -75,12 +79,11 @@ def debian(place: Path) -> Iterator[BareSystem]:
             check=False,
         )
     assert done.returncode == 0, log.read_text()[-2000:]
-    subprocess.run(["mount", "--bind", "/dev", str(root / "dev")], check=True)
     subprocess.run(["mount", "-t", "proc", "proc", str(root / "proc")], check=True)
     try:
         yield BareSystem(root, is_root=True)
     finally:
-        subprocess.run(["umount", str(root / "proc"), str(root / "dev")], check=True)
+        subprocess.run(["umount", "--lazy", str(root / "proc")], check=True)
 
 
 @contextmanager
