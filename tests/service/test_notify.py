@@ -11,10 +11,11 @@ import pytest
 
 from kropot.cli.settings import read_config, resolve
 from kropot.errors import UsageError
+from kropot.notify import notifier as notifier_module
 from kropot.notify.alarms import ToldAlarms
 from kropot.notify.message import Message
 from kropot.notify.notifier import Notifier
-from kropot.notify.rules import parse_notify
+from kropot.notify.rules import NotifyRules, parse_notify
 from kropot.query.alarm import Alarm
 from kropot.secret import redact
 from tests.service.listening import Pings
@@ -234,3 +235,15 @@ def test_an_alarm_that_may_end_soon_is_told_later_or_not_at_all(
     assert news([stale], frozenset()) == ["alarm_began"]
     assert news([stale], soon) == []
     assert news([], soon) == ["alarm_ended"]
+
+
+def test_the_time_in_which_apprise_is_loaded_is_not_that_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(notifier_module, "_SPARE_S", 0.0)
+    monkeypatch.setattr(notifier_module, "load_apprise", lambda: time.sleep(0.4))
+    monkeypatch.setattr(notifier_module, "tell_apprise", lambda _urls, message: sent.append(message.state))
+    warned: list[str] = []
+    rules = NotifyRules(tables={(): {"apprise": ("json://127.0.0.1",), "timeout_s": 0.1}})
+    with Notifier(rules, warned.append) as notifier:
+        notifier.send(Message(command="verify", state="fail", text="it failed"))
+    assert (sent, warned) == (["fail"], [])
