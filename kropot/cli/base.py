@@ -36,9 +36,10 @@ from kropot.cli.settings import (
     ConfigFile,
     Settings,
     find_config,
+    first_of,
     is_readable_by_others,
     read_config,
-    resolve,
+    resolve_valid,
 )
 from kropot.errors import Exit, UsageError
 from kropot.secret import Secret, credentials_in, guard_credentials
@@ -140,16 +141,22 @@ class KropotCommand(GlobalOptions, click.Command):
     """A command whose function takes the settings first and returns the exit code.
 
     `beside` names another command. In the file, its table also holds for the options that both commands have.
+    A command that `tells_mistakes` runs in spite of mistakes in the global options and in the file, to tell them.
     """
 
-    def __init__(self, *args: Any, beside: tuple[str, ...] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, beside: tuple[str, ...] | None = None, tells_mistakes: bool = False, **kwargs: Any
+    ) -> None:
         """Add the global options."""
         super().__init__(*args, **kwargs)
         self.beside = beside
+        self.tells_mistakes = tells_mistakes
 
     def invoke(self, ctx: click.Context) -> Any:
         """Resolve the settings, set up logging, and run the command."""
-        settings = settings_of(ctx)
+        settings, mistakes = settings_of(ctx)
+        if mistakes and not self.tells_mistakes:
+            raise first_of(mistakes)
         is_chatty = settings.quiet and settings.log_level in {"debug", "info"}
         configure_logging("warning" if is_chatty else settings.log_level, settings.log_format)
         be_quiet(is_quiet=settings.quiet)
@@ -211,10 +218,9 @@ def group(name: str, **attributes: Any) -> Callable[[Callable[..., None]], Kropo
     return click.group(name, cls=KropotGroup, **attributes)
 
 
-def settings_of(ctx: click.Context) -> Settings:
-    """Return the settings of this run. Raises: UsageError, which names the origin of a value that is not valid."""
-    file: ConfigFile | None = ctx.meta.get(_FILE)
-    return resolve(ctx.meta.get(_FLAGS, {}), os.environ, file)
+def settings_of(ctx: click.Context) -> tuple[Settings, list[str]]:
+    """Return the settings of this run, and a sentence for each mistake in the global options and in the file."""
+    return resolve_valid(flags_of(ctx), os.environ, config_file_of(ctx))
 
 
 def warn_if_exposed(what: str, path: Path) -> None:

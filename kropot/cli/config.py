@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Exit, Settings, config_file_of, emit, emit_json, group
+from kropot.cli.base import Exit, Settings, config_file_of, emit, emit_json, group, settings_of
 from kropot.cli.config_check import mistakes
 from kropot.cli.config_init import init
-from kropot.cli.settings import GLOBAL_OPTIONS, default_config_path
-from kropot.errors import UsageError
+from kropot.cli.settings import GLOBAL_OPTIONS, default_config_path, first_of
 from kropot.secret import HIDDEN, hide_credentials, shown_url
 from kropot.wording import number
 
@@ -27,7 +26,7 @@ def command() -> None:
 command.add_command(init)
 
 
-@command.command("check")
+@command.command("check", tells_mistakes=True)
 def check(settings: Settings) -> Exit:
     """Check every value in the configuration file and in the environment.
 
@@ -50,9 +49,10 @@ def check(settings: Settings) -> Exit:
 def _mistakes() -> list[str]:
     ctx = click.get_current_context()
     root = ctx.find_root()
-    return (
-        mistakes(root.command, root, config_file_of(ctx), os.environ) if isinstance(root.command, click.Group) else []
-    )
+    found = settings_of(ctx)[1]
+    if isinstance(root.command, click.Group):
+        found += mistakes(root.command, root, config_file_of(ctx), os.environ)
+    return found
 
 
 @command.command("show")
@@ -64,8 +64,7 @@ def show(settings: Settings) -> None:
     """
     found = _mistakes()
     if found:
-        more = f"; `kropotcli config check` names all {len(found)} mistakes" if len(found) > 1 else ""
-        raise UsageError(found[0] + more)
+        raise first_of(found)
     rows = [*_rows(settings), *_command_rows(click.get_current_context())]
     if settings.json:
         for option, value, origin in rows:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kropot.cli.settings import ENV_PREFIX, GLOBAL_OPTIONS
-from kropot.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -72,14 +71,12 @@ def unknown_variables(root: click.Group, ctx: click.Context, environ: Mapping[st
 
 
 def _in_policy(file: ConfigFile) -> Iterator[str]:
-    """Yield the first mistake in the policy. Whether sources have its labels, only the ledger tells."""
-    from kropot.retention.policy import parse_policy
+    """Yield a sentence for each mistake in the policy. Whether sources have its labels, only the ledger tells."""
+    from kropot.retention.policy import read_policy
 
-    try:
-        if file.retention is not None:
-            parse_policy(file.retention)
-    except UsageError as error:
-        yield f"the configuration file {file.path}: {error}"
+    if file.retention is not None:
+        for each in read_policy(file.retention)[1]:
+            yield f"the configuration file {file.path}: {each}"
 
 
 def _expected_once(param: click.Option, value: object) -> str | None:

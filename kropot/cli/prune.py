@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Settings, config_file_of, emit, emit_json, open_ledger, say, storage_of, surroundings_of
+from kropot.cli.base import (
+    Settings,
+    config_file_of,
+    emit,
+    emit_json,
+    emit_summary,
+    open_ledger,
+    say,
+    storage_of,
+    surroundings_of,
+)
 from kropot.cli.base import command as define
 from kropot.cli.calls import note_counts
 from kropot.cli.sizes import SPAN
@@ -265,13 +275,13 @@ def _tell(
         )
         return
     for line in _released_text(released, labels, "released"):
-        emit(line)
-    emit(f"freed {amount(freed.bytes)} of {number(freed.objects, 'object')}")
+        emit_summary(line)
+    emit_summary(f"freed {amount(freed.bytes)} of {number(freed.objects, 'object')}")
     if freed.locked:
-        emit(f"{amount(freed.locked)} stay in the bucket until their locks end")
+        emit_summary(f"{amount(freed.locked)} stay in the bucket until their locks end")
     if waits:
         until = "" if covered is None else " and until a checkpoint covers them"
-        emit(f"{number(waits, 'release')} can be taken back with --undo: they wait for {span(grace_us)}{until}")
+        emit_summary(f"{number(waits, 'release')} can be taken back with --undo: they wait for {span(grace_us)}{until}")
 
 
 def _released_json(found: ReleaseSum, labels: Labels) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from kropot.securecopy.address import checked_base_url, is_user_agent, sends_tok
 from kropot.user_folders import config_folder, expanded, is_credential
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from kropot.notify.rules import NotifyRules
     from kropot.objects.stores.address import StorageAddress
@@ -172,6 +172,7 @@ class ConfigFile:
     Both spell all names with underscores, however the file spells them. `is_confidential` is whether it holds a
     token or a password. `sources` holds the tables [source.NAME] as they are written (`source_tables.py`).
     `retention` is the policy as it is written, None without one. `lock_days` is that of the table [storage].
+    `mistakes` has a sentence for each mistake above the tables of commands, and in [notify]; `resolve` refuses them.
     """
 
     path: Path
@@ -182,6 +183,7 @@ class ConfigFile:
     retention: Mapping[str, object] | None = None
     notify: NotifyRules | None = field(default=None, repr=False)
     lock_days: int | None = None
+    mistakes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +274,7 @@ def default_config_path() -> Path | None:
 def read_config(path: Path) -> ConfigFile:
     """Read a configuration file. Its top-level keys are global options. Its tables hold options of single commands.
 
-    Raises: UsageError if the file cannot be read, is not TOML, or names an unknown option.
+    What is wrong in it is left out, and told in `mistakes`. Raises: UsageError if it cannot be read or is not TOML.
     """
     try:
         with open_named(path) as file:
@@ -287,23 +289,25 @@ def read_config(path: Path) -> ConfigFile:
         ) from None
     except ValueError as error:  # not TOML, not UTF-8, or a number with more digits than Python reads
         raise UsageError(f"the configuration file {path} is not valid TOML ({error}): correct the file") from error
-    sources = data.pop("source", {})
-    if not isinstance(sources, dict):
-        raise UsageError(f"the configuration file {path} gives source a value: write a table [source.NAME]")
-    retention = data.pop("retention", None)
-    if retention is not None and not isinstance(retention, dict):
-        raise UsageError(f"the configuration file {path} gives retention a value: write a table [retention]")
-    notify = _notify_rules(path, data.pop("notify", None))
+    mistakes: list[str] = []
+    special: dict[str, dict[str, Any] | None] = {}
+    for name, shown in {"source": "source.NAME", "retention": "retention", "notify": "notify"}.items():
+        table = data.pop(name, None)
+        special[name] = table if isinstance(table, dict) else None
+        if table is not None and special[name] is None:
+            mistakes.append(f"the configuration file {path} gives {name} a value: write a table [{shown}]")
+    sources = special["source"] or {}
+    notify = _notify_rules(path, special["notify"], mistakes)
     spelt = _underscored(data)
-    lock_days = _lock_days(path, spelt)
+    lock_days = _lock_days(path, spelt, mistakes)
     known = {option.field for option in GLOBAL_OPTIONS if option is not CONFIG}
     values = {name: value for name, value in spelt.items() if not isinstance(value, dict)}
-    for name in values:
-        if name not in known:
-            raise UsageError(
-                f"the configuration file {path} has an unknown option {name.replace('_', '-')!r}: "
-                "correct or remove it (see `kropotcli --help`)"
-            )
+    mistakes += [
+        f"the configuration file {path} has an unknown option {name.replace('_', '-')!r}: "
+        "correct or remove it (see `kropotcli --help`)"
+        for name in values
+        if name not in known
+    ]
     tokens = [each.get("token") for each in (values, *sources.values()) if isinstance(each, dict) and "token" in each]
     for token in tokens:
         guard(str(token))
@@ -316,38 +320,37 @@ def read_config(path: Path) -> ConfigFile:
         tables={name: value for name, value in spelt.items() if isinstance(value, dict)},
         is_confidential=bool(tokens) or notify is not None or any(map(credentials_in, texts)),
         sources=sources,
-        retention=retention,
+        retention=special["retention"],
         notify=notify,
         lock_days=lock_days,
+        mistakes=mistakes,
     )
 
 
-def _lock_days(path: Path, spelt: Mapping[str, Any]) -> int | None:
-    """Take `lock-days` out of the table [storage], and return it, None without it. Raises: UsageError."""
+def _lock_days(path: Path, spelt: Mapping[str, Any], mistakes: list[str]) -> int | None:
+    """Take `lock-days` out of the table [storage], and return it, None without it. Add a mistake to `mistakes`."""
     table = spelt.get("storage")
     if not isinstance(table, dict) or "lock_days" not in table:
         return None
     days = table.pop("lock_days")
     if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= _MOST_DAYS:
-        raise UsageError(
+        mistakes.append(
             f"the configuration file {path}: [storage] lock-days is {days!r}: write the days of the bucket's "
             f"default retention, a whole number from 1 to {_MOST_DAYS}"
         )
+        return None
     return days
 
 
-def _notify_rules(path: Path, table: object) -> NotifyRules | None:
-    """Return whom the table [notify] names, None without one. Raises: UsageError."""
+def _notify_rules(path: Path, table: Mapping[str, Any] | None, mistakes: list[str]) -> NotifyRules | None:
+    """Return whom the table [notify] names, None without one. Add its mistakes to `mistakes`."""
     if table is None:
         return None
-    if not isinstance(table, dict):
-        raise UsageError(f"the configuration file {path} gives notify a value: write a table [notify]")
     from kropot.notify.rules import parse_notify
 
-    try:
-        return parse_notify(table)
-    except UsageError as error:
-        raise UsageError(f"the configuration file {path}: {error}") from None
+    rules, found = parse_notify(table)
+    mistakes += [f"the configuration file {path}: {each}" for each in found]
+    return rules
 
 
 def find_config(given: Path | None, environ: Mapping[str, str]) -> ConfigFile | None:
@@ -363,9 +366,26 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: Confi
     """Return the values of all global options: flag before environment before file before default.
 
     `flags` maps identifiers to values that click has converted. An empty environment variable counts as not set.
-    Raises: UsageError, which names the origin of a value that is not valid.
+    Raises: UsageError, which names the origin of a value that is not valid, or the first mistake of the file.
     """
-    found = {option.field: _find(option, flags, environ, file) for option in GLOBAL_OPTIONS}
+    settings, mistakes = resolve_valid(flags, environ, file)
+    if mistakes:
+        raise first_of(mistakes)
+    return settings
+
+
+def first_of(mistakes: Sequence[str]) -> UsageError:
+    """Return the error that tells the first mistake, and how to see the others."""
+    more = f"; `kropotcli config check` names all {len(mistakes)} mistakes" if len(mistakes) > 1 else ""
+    return UsageError(mistakes[0] + more)
+
+
+def resolve_valid(
+    flags: Mapping[str, object], environ: Mapping[str, str], file: ConfigFile | None
+) -> tuple[Settings, list[str]]:
+    """Return what `resolve` does, with defaults for values that are not valid, and a sentence for each mistake."""
+    mistakes = [] if file is None else [*file.mistakes]
+    found = {option.field: _valid(option, flags, environ, file, mistakes) for option in GLOBAL_OPTIONS}
     token, token_file = found["token"], found["token_file"]
     by_value = token.value is not None and token.rank >= token_file.rank
     by_file = token_file.value is not None and token_file.rank >= token.rank
@@ -373,21 +393,21 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], file: Confi
     if file is not None and found["config"].value is None:
         origins["config"] = "user's configuration folder"
     values = {name: each.value for name, each in found.items() if name not in {"token", "token_file", "config"}}
-    values["server_url"] = None if values["server_url"] is None else _checked_url(found["server_url"])
     if isinstance(values["storage_path"], Path):
         values["storage_path"] = expanded(values["storage_path"])
     if file is not None and file.lock_days is not None:
-        values["storage_path"] = _locked(values["storage_path"], file.lock_days, file.path)
-    _checked_name(found["instance_name"])
-    if values["user_agent"] is not None and not is_user_agent(values["user_agent"]):
-        raise UsageError(f"{found['user_agent'].origin} is not a user agent: give printable ASCII, e.g. backup/1.0")
-    return Settings(
+        try:
+            values["storage_path"] = _locked(values["storage_path"], file.lock_days, file.path)
+        except UsageError as error:
+            mistakes.append(str(error))
+    settings = Settings(
         token_given=Secret(token.value) if by_value else None,
         token_file=expanded(token_file.value) if by_file else None,
         config=None if file is None else file.path,
         origins=origins,
         **values,
     )
+    return settings, mistakes
 
 
 def _locked(address: StorageAddress, days: int, path: Path) -> StorageAddress:
@@ -431,6 +451,29 @@ def is_readable_by_others(path: Path) -> bool:
     except OSError:
         return False
     return os.name == "posix" and bool(mode & (stat.S_IRGRP | stat.S_IROTH))
+
+
+def _valid(
+    option: GlobalOption,
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    file: ConfigFile | None,
+    mistakes: list[str],
+) -> SettingValue:
+    """Return the option's value; its default if the value is not valid, with a sentence added to `mistakes`."""
+    try:
+        found = _find(option, flags, environ, file)
+        match option.field:
+            case "server_url" if found.value is not None:
+                return replace(found, value=_checked_url(found))
+            case "instance_name":
+                _checked_name(found)
+            case "user_agent" if found.value is not None:
+                _checked_agent(found)
+    except UsageError as error:
+        mistakes.append(str(error))
+        return SettingValue(value=option.default, rank=0, origin="default")
+    return found
 
 
 def _find(
@@ -488,6 +531,12 @@ def _checked_name(found: SettingValue) -> None:
         raise UsageError(
             f"{found.origin} is not a valid name: give 1 to 64 letters, digits, dots, dashes or underscores"
         )
+
+
+def _checked_agent(found: SettingValue) -> None:
+    """Refuse a user agent that no header can carry. Raises: UsageError."""
+    if not is_user_agent(found.value):
+        raise UsageError(f"{found.origin} is not a user agent: give printable ASCII, e.g. backup/1.0")
 
 
 def _underscored(data: Mapping[str, Any]) -> dict[str, Any]:

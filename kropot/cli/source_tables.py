@@ -58,16 +58,27 @@ def source_tables(file: ConfigFile | None) -> dict[str, SourceTable]:
 
     Raises: UsageError, which names the table, for a name or an option that cannot stand there.
     """
-    found = {}
+    found, mistakes = _read_tables(file)
+    if mistakes:
+        raise UsageError(mistakes[0])
+    return found
+
+
+def _read_tables(file: ConfigFile | None) -> tuple[dict[str, SourceTable], list[str]]:
+    """Return the sources, without names and options that cannot stand there, and a sentence for each of those."""
+    found: dict[str, SourceTable] = {}
+    mistakes: list[str] = []
     for name, table in {} if file is None else file.sources.items():
         where = f"the configuration file {file.path}: [source.{name}]" if file is not None else ""
         if not _NAME.fullmatch(name) or _LIKE_AN_ID.fullmatch(name):
-            raise UsageError(
+            mistakes.append(
                 f"{where} is not a name of a source: take 1 to 31 letters, digits, dots, dashes or underscores, and a "
                 "letter or a digit first, and nothing that looks like an id"
             )
+            continue
         if not isinstance(table, dict):
-            raise UsageError(f"{where} is a value: write a table [source.{name}] with server-url and token-file")
+            mistakes.append(f"{where} is a value: write a table [source.{name}] with server-url and token-file")
+            continue
         values = {key.replace("-", "_"): value for key, value in table.items()}
         known = [*WHO, *HOW, *POLICY]
         for key in values:
@@ -75,9 +86,9 @@ def source_tables(file: ConfigFile | None) -> dict[str, SourceTable]:
                 close = get_close_matches(key, known, n=1)
                 hint = f"; did you mean {close[0].replace('_', '-')}?" if close else ""
                 shown = key.replace("_", "-")
-                raise UsageError(f"{where} {shown} is not an option that a source can have{hint}")
-        found[name] = SourceTable(name=name, values=values)
-    return found
+                mistakes.append(f"{where} {shown} is not an option that a source can have{hint}")
+        found[name] = SourceTable(name=name, values={key: value for key, value in values.items() if key in known})
+    return found, mistakes
 
 
 def chosen_tables(file: ConfigFile | None, names: Sequence[str]) -> list[SourceTable]:
@@ -172,11 +183,8 @@ def policy_for(table: SourceTable, ctx: click.Context, options: Mapping[str, Any
 
 def mistakes_in_sources(collect: click.Command, file: ConfigFile) -> Iterator[str]:
     """Yield a sentence for each mistake in the tables of sources. `collect` is the command of that name."""
-    try:
-        tables = source_tables(file)
-    except UsageError as error:
-        yield str(error)
-        return
+    tables, found = _read_tables(file)
+    yield from found
     params = {option_name(each): each for each in collect.params if isinstance(each, click.Option)}
     for table in tables.values():
         where = f"the configuration file {file.path}: [source.{table.name}]"

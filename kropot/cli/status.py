@@ -207,7 +207,7 @@ def command(
         from kropot.query.render import status_json
 
         emit_json("status", status_json(now_us, facts, alarms) | {"space": space.json, "locks": locks_json(locks)})
-    else:
+    elif alarms or not (check and settings.quiet):
         lines = as_text(now_us, facts, alarms)
         at = lines.index("")  # behind the storage, before the first source
         for line in [*lines[:at], *space_text(space), *locks_text(locks), *lines[at:]]:

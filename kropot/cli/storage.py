@@ -6,7 +6,7 @@ import time
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, group, open_ledger, say, storage_of
+from kropot.cli.base import Exit, Settings, emit_json, emit_summary, group, open_ledger, say, storage_of
 from kropot.cli.sizes import SIZE
 from kropot.cli.storage_clean import clean
 from kropot.cli.storage_copy import copy
@@ -79,7 +79,7 @@ def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
         text += f"; removed {number(report.removed, 'file')} of objects that packs hold"
         if report.left:
             text += f"; left {number(report.left, 'object')}, too few for a pack"
-        emit(text)
+        emit_summary(text)
     if report.damaged:
         say(f"{number(report.damaged, 'damaged object')} stayed as they are: run `kropotcli verify`")
         return Exit.PARTIAL
@@ -123,7 +123,7 @@ def index(settings: Settings) -> Exit:
     else:
         text = f"indexed {number(report.objects, 'object')} ({amount(report.bytes)}) in {number(report.packs, 'pack')}"
         text += f"; forgot {number(report.forgotten, 'pack')} that are gone" if report.forgotten else ""
-        emit(text)
+        emit_summary(text)
     for line in report.told:
         say(line, level="error")
     if report.damaged:

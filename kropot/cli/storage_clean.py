@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kropot.cli.base import Settings, emit, emit_json, open_ledger, say, storage_of, surroundings_of
+from kropot.cli.base import Settings, emit, emit_json, emit_summary, open_ledger, say, storage_of, surroundings_of
 from kropot.cli.base import command as define
 from kropot.cli.sizes import SPAN
 from kropot.errors import UsageError
@@ -102,17 +102,17 @@ def clean(settings: Settings, *, dry_run: bool, grace: int, max_unused: int | No
             {"dry_run": dry_run, **{name: _json(each) for name, each in rows.items()}, "locked": locked},
         )
         return
-    verb = "would remove" if dry_run else "removed"
-    emit(f"{verb} {number(orphans.objects, 'orphan')} ({amount(orphans.bytes)})")
-    emit(f"{verb} {number(aside.objects, 'object')} that had been set aside ({amount(aside.bytes)})")
+    verb, tell = ("would remove", emit) if dry_run else ("removed", emit_summary)
+    tell(f"{verb} {number(orphans.objects, 'orphan')} ({amount(orphans.bytes)})")
+    tell(f"{verb} {number(aside.objects, 'object')} that had been set aside ({amount(aside.bytes)})")
     if locked:
-        emit(f"{amount(locked)} stay in the bucket until their locks end")
+        tell(f"{amount(locked)} stay in the bucket until their locks end")
     if packed.objects:
-        emit(f"found {number(packed.objects, 'object')} in packs that nobody needs ({amount(packed.bytes)})")
+        tell(f"found {number(packed.objects, 'object')} in packs that nobody needs ({amount(packed.bytes)})")
     if young.objects:
-        emit(f"left {number(young.objects, 'orphan')} younger than {span(grace_us)} ({amount(young.bytes)})")
+        tell(f"left {number(young.objects, 'orphan')} younger than {span(grace_us)} ({amount(young.bytes)})")
     if needed.objects:
-        emit(f"left {number(needed.objects, 'object')} set aside, too young or still needed ({amount(needed.bytes)})")
+        tell(f"left {number(needed.objects, 'object')} set aside, too young or still needed ({amount(needed.bytes)})")
 
 
 def _clean_further(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kropot.cli.base import Exit, Settings, emit, emit_json, say
+from kropot.cli.base import Exit, Settings, emit_json, emit_summary, say
 from kropot.cli.base import command as define
 from kropot.cli.paths import STORAGE
 from kropot.errors import UsageError
@@ -68,7 +68,7 @@ def copy(settings: Settings, *, source: StorageAddress, target: StorageAddress, 
         text = f"copied {number(report.files, 'file')} ({amount(report.bytes)}); {report.there:,} were there already"
         text += f"; read {number(report.checked, 'file')} back" if verify else ""
         text += f"; replaced {number(report.replaced, 'file')} that were damaged there" if report.replaced else ""
-        emit(text)
+        emit_summary(text)
     for line in report.told:
         say(line, level="error")
     if report.damaged:

@@ -53,6 +53,12 @@ def ping(url: str, message: Message, timeout_s: float) -> None:
         raise CallFailedError(f"the ping-url answers {answer.status_code}")
 
 
+def load_apprise() -> None:
+    """Import Apprise, if it is there: `tell_apprise` says so if it is not."""
+    with suppress(Exception):
+        import apprise  # noqa: F401
+
+
 def tell_apprise(urls: tuple[str, ...], message: Message) -> None:
     """Send a message through Apprise. Raises: CallFailedError."""
     try:

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
 from kropot.errors import KropotError
-from kropot.notify.calling import CallFailedError, ping, run_command, tell_apprise
+from kropot.notify.calling import CallFailedError, load_apprise, ping, run_command, tell_apprise
 from kropot.secret import redact
 
 if TYPE_CHECKING:
@@ -29,12 +29,17 @@ MOST_WAITING: Final = 64
 
 _SPARE_S: Final = 1.0
 
+_LOADING_S: Final = 30.0
+"""The end waits so long for Apprise to be loaded, which can take seconds on a small machine, before a time-out runs."""
+
 
 @dataclass(slots=True)
 class _Way:
-    """One kind of call, with a thread of its own from its first call on."""
+    """One kind of call, with a thread of its own from its first call on. The thread loads first what it calls with."""
 
     name: str
+    load: Callable[[], None] | None = None
+    is_loaded: threading.Event = field(default_factory=threading.Event)
     waiting: queue.Queue[Callable[[], None] | None] = field(default_factory=lambda: queue.Queue(MOST_WAITING))
     thread: threading.Thread | None = None
     timeout_s: float = 0.0
@@ -48,7 +53,7 @@ class Notifier:
         """Start no thread yet. `warn` takes a sentence, from any thread."""
         self._rules = rules
         self._warn = warn
-        self._ways = {name: _Way(name) for name in ("ping", "apprise", "command")}
+        self._ways = {each.name: each for each in (_Way("ping"), _Way("apprise", load_apprise), _Way("command"))}
 
     @property
     def is_empty(self) -> bool:
@@ -80,10 +85,15 @@ class Notifier:
             self._put("command", targets, lambda: run_command(words, message, timeout_s))
 
     def close(self) -> None:
-        """Wait for what is under way, at most for one time-out and a second. What is sent later begins anew."""
+        """Wait for what is under way, at most for one time-out and a second. What is sent later begins anew.
+
+        The time in which Apprise is loaded does not count, up to half a minute.
+        """
         ways = [way for way in self._ways.values() if way.thread is not None]
         for way in ways:
             self._offer(way, None)
+        for way in ways:
+            way.is_loaded.wait(_LOADING_S)
         deadline = monotonic() + max((way.timeout_s for way in ways), default=0) + _SPARE_S
         for way in ways:
             if way.thread is not None:
@@ -122,6 +132,9 @@ class Notifier:
         self._offer(way, None)
 
     def _work(self, way: _Way) -> None:
+        if way.load is not None:
+            way.load()
+        way.is_loaded.set()
         while (call := way.waiting.get()) is not None:
             try:
                 call()

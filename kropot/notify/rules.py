@@ -25,7 +25,7 @@ from kropot.errors import UsageError
 from kropot.secret import guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 COMMANDS: Final = ("collect", "verify", "prune", "status")
 _SECONDS: Final = {"s": 1, "m": 60}
@@ -74,11 +74,14 @@ class NotifyRules:
         return Targets(**values)
 
 
-def parse_notify(table: Mapping[str, Any]) -> NotifyRules:
-    """Return the rules in a decoded table. Every address in it is a secret from here on. Raises: UsageError."""
+def parse_notify(table: Mapping[str, Any]) -> tuple[NotifyRules, list[str]]:
+    """Return the rules in a decoded table, and a sentence for each mistake. The rules leave out what is wrong.
+
+    Every address in them is a secret from here on.
+    """
     tables: dict[tuple[str, ...], Mapping[str, Any]] = {}
-    _read(table, (), tables)
-    return NotifyRules(tables=tables)
+    mistakes = list(_read(table, (), tables))
+    return NotifyRules(tables=tables), mistakes
 
 
 def guarded_url(url: str) -> str:
@@ -91,7 +94,10 @@ def guarded_url(url: str) -> str:
     return url
 
 
-def _read(table: Mapping[str, Any], path: tuple[str, ...], tables: dict[tuple[str, ...], Mapping[str, Any]]) -> None:
+def _read(
+    table: Mapping[str, Any], path: tuple[str, ...], tables: dict[tuple[str, ...], Mapping[str, Any]]
+) -> Iterator[str]:
+    """Put the values of a table and of those below it into `tables`, and yield a sentence for each mistake."""
     where = f"[{'.'.join(('notify', *path))}]"
     values: dict[str, Any] = {}
     for key, value in table.items():
@@ -99,15 +105,18 @@ def _read(table: Mapping[str, Any], path: tuple[str, ...], tables: dict[tuple[st
         if isinstance(value, dict):
             below = (*path, key)
             if not (_is_command(below) or below == ("source",) or (len(below) == 2 and below[0] == "source")):  # noqa: PLR2004
-                raise UsageError(
-                    f"{where} has an unknown table {key!r}: write a command ({', '.join(COMMANDS)}), or source.LABEL"
-                )
-            _read(value, below, tables)
+                yield f"{where} has an unknown table {key!r}: write a command ({', '.join(COMMANDS)}), or source.LABEL"
+            else:
+                yield from _read(value, below, tables)
         elif path == ("source",) or name not in {each.name for each in fields(Targets)} | {"timeout"}:
-            raise UsageError(f"{where} has an unknown name {key!r}: correct or remove it (see docs/operations.md)")
+            yield f"{where} has an unknown name {key!r}: correct or remove it (see docs/operations.md)"
         else:
-            name, value = _value(name, value, f"{where} {key}")  # noqa: PLW2901
-            values[name] = value
+            try:
+                name, value = _value(name, value, f"{where} {key}")  # noqa: PLW2901
+            except UsageError as error:
+                yield str(error)
+            else:
+                values[name] = value
     tables[path] = values
 
 

@@ -134,7 +134,8 @@ def find_element(
         more = " and more" if len(found) > _MOST_LISTED else ""
         raise UsageError(f"the element {text!r} is ambiguous, because several ids begin with it: {shown}{more}")
     if not found and is_demanded:
-        raise none_found(text, "run `kropotcli ls` to list all elements")
+        more = f"give {_SHORTEST} characters or more of its id, or " if len(text) < _SHORTEST else ""
+        raise none_found(text, f"{more}run `kropotcli ls` to list all elements")
     return found[0] if found else None
 
 

@@ -40,16 +40,26 @@ def parse_policy(table: Mapping[str, object]) -> Policy:
 
     Raises: UsageError, which names the key, for an unknown one, a value that is not valid, or rules that keep nothing.
     """
+    policy, mistakes = read_policy(table)
+    if mistakes:
+        raise UsageError(mistakes[0])
+    return policy
+
+
+def read_policy(table: Mapping[str, object]) -> tuple[Policy, list[str]]:
+    """Return what `parse_policy` does, without the rules that are not valid, and a sentence for each mistake."""
     tables = {label: value for label, value in table.items() if isinstance(value, dict)}
     own = {name: value for name, value in table.items() if name not in tables}
     policy: dict[str | None, KeepRules] = {}
+    mistakes: list[str] = []
     if own:
-        policy[None] = _rules(own, "[retention]")
+        policy[None], mistakes = _rules(own, "[retention]")
     for label, values in tables.items():
-        policy[label] = _rules(values, f"[retention.{label}]")
+        policy[label], found = _rules(values, f"[retention.{label}]")
+        mistakes += found
     if not policy:
-        raise UsageError("[retention] has no rules, so nothing would be kept: give one, e.g. keep-daily = 30")
-    return policy
+        mistakes.append("[retention] has no rules, so nothing would be kept: give one, e.g. keep-daily = 30")
+    return policy, mistakes
 
 
 def bound(policy: Policy, labels: Mapping[bytes, str | None]) -> tuple[KeepRules, ...]:
@@ -93,28 +103,34 @@ def _for_source(rules: KeepRules, source: bytes | None) -> KeepRules:
     )
 
 
-def _rules(values: Mapping[str, object], where: str) -> KeepRules:
+def _rules(values: Mapping[str, object], where: str) -> tuple[KeepRules, list[str]]:
+    """Return the rules in one table, without what is not valid, and a sentence for each mistake."""
+    mistakes: list[str] = []
     counts = dict.fromkeys(_COUNTS.values(), 0)
     spans: dict[str, int | None] = {"within_s": 0, "vanished_s": None, "min_age_s": MIN_AGE_S}
     for name, value in values.items():
         key = name.replace("_", "-")
-        if key in _COUNTS:
-            counts[_COUNTS[key]] = _count(value, f"{where} {key}")
-        elif key in _SPANS:
-            spans[_SPANS[key]] = _span(value, f"{where} {key}")
-        else:
-            raise UsageError(f"{where} has an unknown key {key!r}: it can have {', '.join([*_COUNTS, *_SPANS])}")
-    if not any(counts.values()) and not spans["within_s"]:
-        raise UsageError(
+        try:
+            if key in _COUNTS:
+                counts[_COUNTS[key]] = _count(value, f"{where} {key}")
+            elif key in _SPANS:
+                spans[_SPANS[key]] = _span(value, f"{where} {key}")
+            else:
+                mistakes.append(f"{where} has an unknown key {key!r}: it can have {', '.join([*_COUNTS, *_SPANS])}")
+        except UsageError as error:
+            mistakes.append(str(error))
+    if not mistakes and not any(counts.values()) and not spans["within_s"]:
+        mistakes.append(
             f"{where} keeps nothing: give at least one of {', '.join(_COUNTS)} and keep-all-within a value above 0"
         )
-    return KeepRules(
+    rules = KeepRules(
         source=None,
         **counts,
         within_s=spans["within_s"] or 0,
         vanished_s=spans["vanished_s"],
         min_age_s=spans["min_age_s"] or 0,
     )
+    return rules, mistakes
 
 
 def _count(value: object, where: str) -> int:

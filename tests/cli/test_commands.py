@@ -234,7 +234,8 @@ def test_a_listed_element_shows_its_copy_and_its_failure(run_cli: RunCli) -> Non
 
 @pytest.mark.usefixtures("filled")
 @pytest.mark.parametrize(
-    ("name", "told"), [("both", "SOURCE:ID"), ("nothing", "no element"), ("c3:both", "no element")]
+    ("name", "told"),
+    [("both", "SOURCE:ID"), ("nothing", "no element"), ("c3:both", "no element"), ("n", "4 characters or more")],
 )
 def test_an_ambiguous_or_unknown_element_exits_2(run_cli: RunCli, name: str, told: str) -> None:
     done = run_cli("ls", name)
@@ -305,6 +306,9 @@ def test_status_check_exits_0_when_all_is_well(run_cli: RunCli, tmp_path: Path) 
     done = run_cli("status", "--check")
     assert done.returncode == 0
     assert done.stdout.rstrip().endswith("healthy")
+    # Cron mails what is printed.
+    assert run_cli("--quiet", "status", "--check").stdout == ""
+    assert run_cli("--quiet", "status").stdout.rstrip().endswith("healthy")
 
 
 def test_status_check_exits_3_when_a_source_was_never_listed(run_cli: RunCli, tmp_path: Path) -> None:
@@ -312,7 +316,7 @@ def test_status_check_exits_3_when_a_source_was_never_listed(run_cli: RunCli, tm
     fact = SourceBegan(source=replace(SOURCE, listed_us=None))
     Ledger(store).append([NewFact(key=source_key(ONE), fact=fact, observed_us=NOW)])
     store.close()
-    done = run_cli("status", "--check")
+    done = run_cli("--quiet", "status", "--check")
     assert done.returncode == 3
     assert "never_listed" in done.stdout
 

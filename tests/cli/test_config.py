@@ -49,6 +49,33 @@ def test_all_mistakes_are_named_at_once(run_cli: RunCli, file: Path) -> None:
     assert found["mistakes"][-1].startswith("KROPOT_COLLECT_MIN_FREE: 'some' is not a size")
 
 
+def test_no_mistake_hides_another_one(run_cli: RunCli, file: Path) -> None:
+    """Wherever they stand: above the tables, in [notify], [retention], [storage] or [source.NAME]."""
+    file.write_text(
+        'refresh-time = "soon"\nlog-level = "loud"\nserver-url = "ftp://x"\ninstance-name = "a/b"\n'
+        'user-agent = "\\u00e9"\nnonsense = 1\n'
+        '[notify]\nping-url = "ftp://host/secret-of-a-test"\ntimeout = "9h"\nbogus = 2\n[notify.verfy]\n'
+        '[retention]\nkeep-daily = "many"\nkeep-foo = 3\n[storage]\nlock-days = 0\n[collect]\nonce = 3\n'
+        '[source.photos]\nfoo = 1\nbar = 2\n[source."a b"]\n'
+    )
+    done = run_cli("--config", str(file), "config", "check", "--json", env={"KROPOT_HTTP_TIMEOUT": "long"})
+    found = json.loads(done.stdout)["mistakes"]
+    assert done.returncode == Exit.USAGE
+    for what in (
+        *("refresh-time in", "log-level in", "server-url in", "instance-name in", "user-agent in", "'nonsense'"),
+        *("[notify] ping-url", "[notify] timeout", "'bogus'", "'verfy'", "keep-daily:", "'keep-foo'", "lock-days"),
+        *("[collect] once", "[source.photos] foo", "[source.photos] bar", "[source.a b]", "KROPOT_HTTP_TIMEOUT"),
+    ):
+        assert len([each for each in found if what in each]) == 1, what
+    assert "secret-of-a-test" not in done.stdout + done.stderr
+    refused = run_cli("--config", str(file), "status")
+    assert refused.returncode == Exit.USAGE
+    assert "[notify] ping-url" in refused.stderr
+    assert "`kropotcli config check` names all" in refused.stderr
+    file.write_text('log-level = "loud"\n')
+    assert "names all" not in run_cli("--config", str(file), "config", "show").stderr
+
+
 def test_a_command_names_the_file_of_a_value_that_it_cannot_use(run_cli: RunCli, file: Path) -> None:
     file.write_text('[verify]\nlimit-rate = "fast"')
     done = run_cli("--config", str(file), "verify")

@@ -127,6 +127,9 @@ def test_a_release_waits_is_taken_back_and_is_freed(bench: Bench) -> None:
     assert bench.json("status")["space"]["waiting"] == {"objects": 2, "bytes": 7}
     assert bench.json("prune", "--undo") == {"taken_back": 2, "bytes": 7, "gone": 0}
     assert bench.json("status")["space"]["older"] == 3
+    assert "2 copies" in bench.run("--quiet", "prune", "--dry-run").stdout
+    assert bench.run("--quiet", "prune").stdout == ""
+    assert bench.run("--quiet", "storage", "clean").stdout == ""
     said = bench.json("prune", "--grace", "0s")
     assert said["freed"] == {"objects": 2, "bytes": 7, "locked": 0}
     assert bench.files() == {sha("new").hex()}

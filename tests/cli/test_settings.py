@@ -224,7 +224,7 @@ def test_a_file_with_a_mistake_is_refused_with_its_path(tmp_path: Path, text: st
     path = tmp_path / "kropot.toml"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"kropot\.toml"):
-        read_config(path)
+        resolve({}, {}, read_config(path))
 
 
 def test_missing_token_and_server_are_told_with_the_way_out() -> None:

@@ -68,7 +68,11 @@ class BareSystem:
 
 @contextmanager
 def debian(place: Path) -> Iterator[BareSystem]:
-    """Make a Debian with Python and nothing else; it is this machine's kind, so that the wheels fit."""
+    """Make a Debian with Python and nothing else; it is this machine's kind, so that the wheels fit.
+
+    Nothing of this machine may be mounted in it: whoever removes the folder would remove that, too, if an unmounting
+    failed. debootstrap makes the devices that a program needs. /proc is the kernel's, and nothing in it can be removed.
+    """
     root = place / "debian"
     log = place / "debootstrap.log"
     with log.open("w") as out:

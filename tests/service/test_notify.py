@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.cli.settings import read_config
+from kropot.cli.settings import read_config, resolve
 from kropot.errors import UsageError
+from kropot.notify import notifier as notifier_module
 from kropot.notify.alarms import ToldAlarms
 from kropot.notify.message import Message
 from kropot.notify.notifier import Notifier
-from kropot.notify.rules import parse_notify
+from kropot.notify.rules import NotifyRules, parse_notify
 from kropot.query.alarm import Alarm
 from kropot.secret import redact
 from tests.service.listening import Pings
@@ -28,7 +29,7 @@ DONE = Message(command="collect", state="success", source="photos", text="the ro
 def told(rules: dict[str, object], *messages: Message) -> list[str]:
     """Send the messages, and return what was warned of."""
     warned: list[str] = []
-    with Notifier(parse_notify(rules), warned.append) as notifier:
+    with Notifier(parse_notify(rules)[0], warned.append) as notifier:
         for message in messages:
             notifier.send(message)
     return warned
@@ -38,7 +39,7 @@ def told(rules: dict[str, object], *messages: Message) -> list[str]:
 
 
 def test_a_ping_url_is_the_heart_beat_of_collect_and_other_commands_have_their_own() -> None:
-    rules = parse_notify(
+    rules, _ = parse_notify(
         {
             "ping-url": "https://hc.example/COLLECT",
             "timeout": "3s",
@@ -58,7 +59,7 @@ def test_a_ping_url_is_the_heart_beat_of_collect_and_other_commands_have_their_o
 
 
 def test_one_address_serves_all_with_placeholders() -> None:
-    rules = parse_notify({"ping-url": "https://hc.example/KEY/{source}-{command}"})
+    rules, _ = parse_notify({"ping-url": "https://hc.example/KEY/{source}-{command}"})
     assert rules.targets("collect", "my photos").ping_url == "https://hc.example/KEY/my%20photos-collect"
     assert rules.targets("verify").ping_url == "https://hc.example/KEY/all-verify"
 
@@ -80,12 +81,12 @@ def test_one_address_serves_all_with_placeholders() -> None:
     ],
 )
 def test_what_the_table_may_not_hold_is_refused(table: dict[str, object], tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"\[notify"):
-        parse_notify(table)
+    (mistake,) = parse_notify(table)[1]
+    assert mistake.startswith("[notify")
     file = tmp_path / "config.toml"
     file.write_text("notify = 3")
     with pytest.raises(UsageError, match=r"write a table \[notify\]"):
-        read_config(file)
+        resolve({}, {}, read_config(file))
 
 
 def test_addresses_are_secrets(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_a_call_that_hangs_holds_nobody_up_for_longer_than_its_time(way: str) ->
         rules: dict[str, object] = {"timeout": "1s"}
         rules |= {"ping-url": pings.url} if way == "ping" else {"command": "sh -c 'sleep 60 & sleep 60'"}
         warned: list[str] = []
-        notifier = Notifier(parse_notify(rules), warned.append)
+        notifier = Notifier(parse_notify(rules)[0], warned.append)
         began = time.monotonic()
         for _ in range(1000):
             notifier.send(DONE)
@@ -234,3 +235,15 @@ def test_an_alarm_that_may_end_soon_is_told_later_or_not_at_all(
     assert news([stale], frozenset()) == ["alarm_began"]
     assert news([stale], soon) == []
     assert news([], soon) == ["alarm_ended"]
+
+
+def test_the_time_in_which_apprise_is_loaded_is_not_that_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(notifier_module, "_SPARE_S", 0.0)
+    monkeypatch.setattr(notifier_module, "load_apprise", lambda: time.sleep(0.4))
+    monkeypatch.setattr(notifier_module, "tell_apprise", lambda _urls, message: sent.append(message.state))
+    warned: list[str] = []
+    rules = NotifyRules(tables={(): {"apprise": ("json://127.0.0.1",), "timeout_s": 0.1}})
+    with Notifier(rules, warned.append) as notifier:
+        notifier.send(Message(command="verify", state="fail", text="it failed"))
+    assert (sent, warned) == (["fail"], [])
