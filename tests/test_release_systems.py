@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.release.systems import debian
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 
 def test_nothing_is_mounted_outside_the_processes_that_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
