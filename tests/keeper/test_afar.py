@@ -212,6 +212,8 @@ def test_other_kits_and_smaller_tokens_are_told_apart(afar: Run, kept: Kept, wir
     wrong = afar("restore", "--key", other, "--to", "out")
     assert wrong.code == 13
     assert not (owner / "out").exists()
+    drill = afar("kit", "check", other)
+    assert (drill.code, "--from" in drill.err) == (13, True)
     auditor = kept.token_file(owner, role="auditor")
     refused = afar("restore", "--key", "vault.json", "--to", "out", "--from", wire.url, "--access-token-file", auditor)
     assert (refused.code, "is not that of an owner" in refused.err) == (12, True)
