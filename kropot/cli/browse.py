@@ -149,7 +149,7 @@ class OwnersReplica:
         """Give the window into the replica. Raises: KropotError."""
         if self._origin is not None:
             with keeper_at(self._settings, self._origin, self._token_file) as replica:
-                replica.client.get("me")
+                replica.moment(None)  # what every screen asks first: refuses a token that sees no screen
                 yield replica.client
             return
         from kropot.keeper.answering import KeeperAnswers

@@ -180,7 +180,7 @@ def create(
     now_s = int(time.time())
     expires_s = None if expires is None else _expires_s(expires, now_s)
     if source_names and role != "owner":
-        raise UsageError(f"only a token of an owner is bound to sources, not one of a {role}: leave out --source")
+        raise UsageError(f"only an owner's token is bound to sources, and this role is {role}: leave out --source")
     sources: tuple[bytes, ...] | None = None
     if source_names:
         with open_ledger(settings, read_only=True) as ledger:

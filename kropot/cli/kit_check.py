@@ -172,7 +172,7 @@ def _refuse_nothing(sample: Sample, kits: Sequence[Path]) -> None:
     if sample.foreign:
         raise WrongKeyError(
             f"{kits[0]} opens none of the {number(len(sample.foreign), 'source')} here: give the kit of their token or "
-            "vault, or name the right ledger with --db-string"
+            "vault, or name the right replica with --db-string or --from"
         )
     raise PartialError("there is no copy to open yet: run `kropotcli collect` first")
 

@@ -68,7 +68,7 @@ class DigestChoice(click.ParamType[str, Any]):
 @click.option("--list", "is_list", is_flag=True, help="List the elements as they were, in the order of their keys.")
 @click.option("--diff", "other", metavar="WHEN2", help="Show what changed between the moment of --until and WHEN2.")
 @from_options
-@key_options(f"With --list and --diff: show names instead of ids, sorted by name. {NAMED}")
+@key_options(f"With --list and --diff: show names instead of ids, sorted by name. Not with --from. {NAMED}")
 @click.option("--export", "target", type=PATH, metavar="DIR", help="Write the encrypted copies to this folder.")
 @click.option(
     "--links",
@@ -101,6 +101,11 @@ def command(
     """
     refuse_token_alone(origin, token_file)
     if origin is not None:
+        if kits and isinstance(origin, str):
+            raise UsageError(
+                "the differences that a keeper tells have ids and no names: leave out --key, or compare the moments in "
+                "`kropotcli browse`, which opens the names"
+            )
         return _diff_afar(settings, origin, token_file, moments=(until, other), is_alone=not is_list and target is None)
     if sum((is_list, other is not None, target is not None)) > 1:
         raise UsageError("--list, --diff and --export cannot be combined: give only one of them")
@@ -288,7 +293,9 @@ def _diff_afar(
         )
     until, other = moments
     if other is None or not is_alone:
-        raise UsageError("of a keeper, `replay` shows only the differences between two moments: give --diff alone")
+        raise UsageError(
+            "of a keeper, `replay` shows only the differences between two moments: give --diff, and --until if you like"
+        )
     with keeper_at(settings, origin, token_file) as replica:
         found = differences(replica, as_sent(until), as_sent(other))
         for note in found.notes:

@@ -512,6 +512,11 @@ def _checked_token(text: str, origin: str) -> str:
         raise UsageError(f"{origin} is empty: put the token there")
     if not (text.isascii() and text.isprintable()) or " " in text:
         raise UsageError(f"{origin} is not a token, which is one word of ASCII characters: put only the token there")
+    if text.startswith("{") and text.endswith("}"):
+        # A kit is such a text, and a server that got it as a token could open every copy.
+        raise UsageError(
+            f"{origin} is JSON, as a kit is, and no token: put only the token there, and send no kit to anybody"
+        )
     return text
 
 

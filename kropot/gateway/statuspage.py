@@ -49,8 +49,10 @@ class StatusPage:
             return
         request = Request(scope, receive)
         path = request.url.path
-        if request.headers.get("host") not in self._hosts or request.method not in {"GET", "HEAD"}:
+        if request.headers.get("host") not in self._hosts:
             answer = Response(T["error"]["bad_host"], 421, media_type="text/plain")
+        elif request.method not in {"GET", "HEAD"}:
+            answer = Response("", 405, {"allow": "GET, HEAD"})
         elif path == "/":
             answer = await in_pool(self._pool, self._page)
         else:

@@ -66,7 +66,7 @@ class KeeperTokens:
         Raises: UsageError: only owners' tokens can be bound to sources.
         """
         if sources is not None and role is not Role.OWNER:
-            raise UsageError(f"only a token of an owner is bound to sources, not one of a {role}: leave out --source")
+            raise UsageError(f"only an owner's token is bound to sources, and this role is {role}: leave out --source")
         text = secrets.token_urlsafe(_TOKEN_BYTES)
         mac = self._mac(text)
         self._state.add(mac, role=str(role), label=label, sources=sources, now_s=self._clock_s(), expires_s=expires_s)

@@ -119,7 +119,7 @@ T: Final[dict[str, dict[str, str]]] = {
         "source": "Source",
         "all_sources": "All sources",
         "go": "Go to a moment",
-        "go_hint": "2026-05-01, yesterday, 3d or @POSITION",
+        "go_hint": "2026-05-01, 36h, 7d or @POSITION",
         "go_button": "Go",
     },
     "files": {

@@ -144,7 +144,17 @@ def test_a_user_without_a_home_has_no_default_files_and_everything_else() -> Non
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"  \n", b"two words", b"line\nline", "zażółć".encode(), b"\xff\xfe", b"x" * 9000, b"null\0byte"],
+    [
+        b"",
+        b"  \n",
+        b"two words",
+        b"line\nline",
+        "zażółć".encode(),
+        b"\xff\xfe",
+        b"x" * 9000,
+        b"null\0byte",
+        b'{"a":"kit"}\n',
+    ],
 )
 def test_a_file_that_holds_no_token_is_refused_without_being_quoted(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "token"

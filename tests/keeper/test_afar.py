@@ -152,6 +152,8 @@ def test_history_difference_and_drill_ask_the_keeper(afar: Run, kept: Kept) -> N
     changed = afar("replay", "--until", f"@{before}", "--diff", "2100-01-01", "--json").lines
     assert [(row["change"], row["id"]) for row in changed] == [("changed", VAULT.element(b"top").hex())]
     assert afar("replay", "--until", f"@{before}").code == 2
+    named = afar("replay", "--diff", "1d", "--key", "vault.json")
+    assert (named.code, "ids and no names" in named.err) == (2, True)
     drill = afar("kit", "check", "vault.json", "--json")
     assert (drill.code, drill.json["opened"], drill.json["failed"], drill.json["recorded"]) == (0, 5, 0, False)
 
@@ -210,11 +212,27 @@ def test_other_kits_and_smaller_tokens_are_told_apart(afar: Run, kept: Kept, wir
     wrong = afar("restore", "--key", other, "--to", "out")
     assert wrong.code == 13
     assert not (owner / "out").exists()
+    drill = afar("kit", "check", other)
+    assert (drill.code, "--from" in drill.err) == (13, True)
     auditor = kept.token_file(owner, role="auditor")
     refused = afar("restore", "--key", "vault.json", "--to", "out", "--from", wire.url, "--access-token-file", auditor)
     assert (refused.code, "is not that of an owner" in refused.err) == (12, True)
     nobody = afar("restore", "--key", "vault.json", "--to", "out", "--from", wire.url)
     assert (nobody.code, "--access-token-file" in nobody.err) == (2, True)
+
+
+def test_a_kit_in_place_of_the_token_is_never_sent(afar: Run, wire: Wire) -> None:
+    swapped = ("--key", "vault.json", "--from", wire.url, "--access-token-file", "vault.json")
+    for command in (("restore", "--list-names"), ("history", "top"), ("browse",)):
+        refused = afar(*command, *swapped)
+        assert (refused.code, "send no kit to anybody" in refused.err) == (2, True), command
+    assert not wire.sent
+
+
+def test_browse_refuses_a_token_that_sees_no_screen(afar: Run, kept: Kept, wire: Wire, owner: Path) -> None:
+    monitor = kept.token_file(owner, role="monitor")
+    refused = afar("browse", "--key", "vault.json", "--from", wire.url, "--access-token-file", monitor)
+    assert (refused.code, "the role auditor" in refused.err) == (12, True)
 
 
 class Elsewhere(BaseHTTPRequestHandler):

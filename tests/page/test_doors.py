@@ -11,6 +11,8 @@ import requests
 from kropot.page.answers import POLICY
 from kropot.page.app import PageApp
 from kropot.page.doors import OneTimeCodes, OwnDoor
+from kropot.page.texts import T
+from kropot.replay.until import parse_when
 from kropot.serving.guard import Bounds
 from kropot.serving.listening import address_of, http_server, listen, serving_in_thread
 
@@ -140,3 +142,10 @@ def test_rubbish_ends_in_a_page(kept: Kept, query: str) -> None:
     for screen in ("time", "files", "go"):
         answer = ask(kept.url, f"/page/{screen}?{query}", headers=sent)
         assert answer.status_code in {200, 303, 400, 404, 409}, (screen, answer.text)
+
+
+def test_every_moment_that_the_page_suggests_is_understood() -> None:
+    suggested = T["time"]["go_hint"].replace(" or ", ", ").replace("POSITION", "54").split(", ")
+    assert len(suggested) == 4
+    for each in suggested:
+        parse_when(each, now_us=0, read=lambda _: None)
