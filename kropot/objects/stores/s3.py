@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import threading
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -66,7 +67,9 @@ class BucketFiles:
         self._pid = 0
         self._lock = threading.Lock()
         self._uploads = BucketUploads(address, access)
-        self._versions = BucketVersions(address, access, self._retries)
+        # obstore makes none of these requests, so they have to be as patient by themselves.
+        attempts = self._retries.attempts * (1 + request_retries)
+        self._versions = BucketVersions(address, access, replace(self._retries, attempts=attempts))
         self._has_ranges = True
         self._tags_are_md5 = True
         self._tells_versions = True
