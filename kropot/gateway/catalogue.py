@@ -224,7 +224,7 @@ class Catalogue:
 
     def is_settled(self, looks: Seen) -> bool:
         """Whether the file has rested long enough that its identity can be trusted."""
-        return looks.is_settled(self._clock_ns(), self._settle_ns)
+        return self.is_past(looks.ctime_ns)
 
     def is_past(self, ctime_ns: int) -> bool:
         """Whether a ctime is far enough from now that `is_settled` is true of the file."""

@@ -21,6 +21,8 @@ _DAY: Final = 86_400
 _DATED_AT_ONCE = 65_536
 _ASKED_AT_ONCE = 500
 
+_AUDIENCE = sa.func.coalesce(tables.file.c.audience, 0).label("audience")
+
 _ROW_COLUMNS = (
     tables.file.c.id,
     tables.file.c.path,
@@ -33,7 +35,7 @@ _ROW_COLUMNS = (
     tables.file.c.origin,
     tables.file.c.seal,
     tables.file.c.restless_s,
-    sa.func.coalesce(tables.file.c.audience, 0).label("audience"),
+    _AUDIENCE,
     tables.file.c.facts,
 )
 """The fields of a `FileRow` in their order, without the birth."""
@@ -41,8 +43,6 @@ _ROW_COLUMNS = (
 FOR_OTHERS: Final = (0, 1)
 FOR_SEALED: Final = (0, 2)
 """The audiences (`facts.Audience`) that tokens of sc2, and all others, belong to."""
-
-_AUDIENCE = sa.func.coalesce(tables.file.c.audience, 0).label("audience")
 
 _VERSION = ("identity", "mode", "nonce", "sha256", "origin", "seal", "restless_s", "audience", "facts")
 _NEW = ("key", "path", *_VERSION)
