@@ -20,6 +20,7 @@ RUN python -m venv /opt/build \
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY kropot kropot
 COPY ledger ledger
+COPY contrib contrib
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /opt/wheels . \
     && /opt/kropotcli/bin/pip install --no-deps --no-index /opt/wheels/kropotcli-*.whl
 
