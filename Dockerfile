@@ -25,7 +25,8 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /opt/whe
     && /opt/kropotcli/bin/pip install --no-deps --no-index /opt/wheels/kropotcli-*.whl
 
 FROM python:3.13-slim
-RUN useradd --system --create-home --home-dir /data --uid 1000 kropot
+RUN useradd --uid 1000 --user-group --home-dir /data kropot \
+    && install --directory --owner 1000 --group 1000 --mode 0700 /data
 COPY --from=build /opt/kropotcli /opt/kropotcli
 ENV PATH=/opt/kropotcli/bin:$PATH \
     PYTHONUNBUFFERED=1 \
