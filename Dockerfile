@@ -1,10 +1,12 @@
 # KropotCLI in a container: no root, state in /data, and a root file system that can be read-only.
 #
 #   docker build -t kropotcli .
-#   docker run --read-only --tmpfs /tmp -v kropot:/data -v /path/to/token:/run/token:ro kropotcli \
+#   docker run --init --read-only --tmpfs /tmp -v kropot:/data -v /path/to/token:/run/token:ro kropotcli \
 #       --server-url https://files.example.org --token-file /run/token collect
 #
-# compose.yaml has a gateway, a collector and PostgreSQL.
+# The program is uid 1000, so the token must belong to it. As process 1, a program is deaf to SIGTERM until it asks for it:
+# --init puts another one there. podman needs `build --format docker` for the health check. compose.yaml has a gateway, a
+# collector and PostgreSQL.
 
 # The tag stands alone, without a digest: where this was written no registry could be asked for one, and a guessed one is
 # worse than none. To hold the base still as well, write `python:3.13-slim@sha256:...` from `docker buildx imagetools
