@@ -78,7 +78,7 @@ lowest: $(VENV)/tools/.installed ## install the lowest releases that pyproject.t
 	$(VENV)/tools/bin/uv pip install --quiet --python $(VENV)/lowest/bin/python --constraint $(VENV)/lowest.txt --group dev --editable .
 	$(VENV)/lowest/bin/python -m pytest -n auto --dist loadgroup $(TESTS)
 
-release-check: $(VENV)/.installed $(VENV)/tools/.installed ## build twice and compare, install the wheel on a bare system, and live with it for a few minutes
+release-check: $(VENV)/.installed $(VENV)/tools/.installed ## build twice and compare, install the wheel on a bare system, live with it for a few minutes, and build the image
 	$(BIN)/python -m tests.release --uv $(VENV)/tools/bin/uv
 
 clean: ## forget the virtual environment and what the tools left

@@ -3,7 +3,8 @@
     python -m tests.release --uv PATH
 
 The bare system is a Debian made by debootstrap, where this is root and debootstrap is installed; else a bare virtual
-environment with a home of its own. Every step is timed, and the first that fails ends it.
+environment with a home of its own. Where buildah is, too, the image is built. Every step is timed, and the first that
+fails ends it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.release.builds import built_twice, described, dockerfile_is_clean
+from tests.release.image import Buildah, answers, base, stand_in
 from tests.release.living import lived_with
 from tests.release.systems import BareSystem, debian, virtual
 
@@ -78,7 +80,22 @@ def main() -> None:
         with steps.step("the wheel is installed there, without a network"):
             system.install(place / "wheels", wheel.name)
         lived_with(system, steps.step)
+        image(steps, place)
     steps.end()
+
+
+def image(steps: Steps, place: Path) -> None:
+    """Build the image, if that can be done here."""
+    if os.geteuid() or not shutil.which("buildah") or not shutil.which("debootstrap"):
+        with steps.step("(no image: that needs root, buildah and debootstrap)"):
+            return
+    buildah = Buildah(place / "image")
+    name, is_real = base(buildah, ROOT)
+    if not is_real:
+        with steps.step(f"no registry has {name} for us: a stand-in, made of Debian"):
+            stand_in(buildah, ROOT, name)
+    with steps.step("the image is built and answers" + ("" if is_real else f", on the stand-in for {name}")):
+        answers(buildah, ROOT)
 
 
 def run(*args: str, **more: str) -> str:

@@ -74,16 +74,15 @@ def debian(place: Path) -> Iterator[BareSystem]:
     failed. debootstrap makes the devices that a program needs. /proc is the kernel's, and nothing in it can be removed.
     """
     root = place / "debian"
-    log = place / "debootstrap.log"
-    with log.open("w") as out:
-        done = subprocess.run(
-            ["debootstrap", "--variant=minbase", "--include=python3-venv", RELEASE, str(root)],
-            stdout=out,
-            stderr=out,
-            check=False,
-        )
-    assert done.returncode == 0, log.read_text()[-2000:]
+    debootstrap(root, RELEASE)
     yield BareSystem(root, is_root=True)
+
+
+def debootstrap(root: Path, release: str) -> None:
+    """Make a Debian with Python in a new folder. Raises: AssertionError with the end of what was printed."""
+    line = ["debootstrap", "--variant=minbase", "--include=python3-venv", release, str(root)]
+    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 @contextmanager
