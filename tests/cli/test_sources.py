@@ -37,6 +37,8 @@ BAD = {
     '[source.web]\nserver-url = "http://h"': "[source.web] names no token",
     "[source]\nweb = 1": "[source.web] is a value",
     '[source."a b"]\nserver-url = "http://h"': "[source.a b] is not a name of a source",
+    '[source.web]\nserver-url = "ftp://h"': "[source.web] server-url: the server's address must look like",
+    "[source.web]\nserver-url = 5": "[source.web] server-url: the server's address must look like",
     '[source.0123456789abcdef]\nserver-url = "http://h"': "is not a name of a source",
     '[source.web]\nserver-url = "http://h"\ntoken = "longtoken"\n[source.mail]\nserver-url = "http://i"\n'
     'token = "longtoken"': "[source.web] and [source.mail] have the same token",
@@ -75,6 +77,18 @@ def test_a_mistake_in_a_table_is_named(run_cli: RunCli, tmp_path: Path, text: st
     assert done.returncode == Exit.USAGE
     assert BAD[text] in done.stdout
     assert "longtoken" not in done.stdout + done.stderr
+
+
+def test_what_the_tables_say_is_shown_but_no_token(run_cli: RunCli, tmp_path: Path) -> None:
+    file = tmp_path / "k.toml"
+    file.write_text('[source.web]\nserver-url = "http://me:longpassword@h"\ntoken = "longtoken"\nrefresh-time = "5m"\n')
+    file.chmod(0o600)
+    done = run_cli("--config", str(file), "config", "show")
+    assert (done.returncode, "long" in done.stdout) == (Exit.USAGE, False)
+    file.write_text('[source.web]\nserver-url = "http://h"\ntoken = "longtoken"\nrefresh-time = "5m"\n')
+    shown = run_cli("--config", str(file), "config", "show").stdout
+    rows = dict(re.findall(r"^source\.web ([\w-]+) +(\S+)  \(configuration file\)$", shown, re.MULTILINE))
+    assert rows == {"server-url": "http://h", "token": "***", "refresh-time": "5m"}
 
 
 def test_what_stops_one_source_does_not_stop_the_others(run_cli: RunCli, config: Path) -> None:

@@ -164,9 +164,9 @@ def test_nothing_looks_complete_when_the_keeper_dies_on_its_way(away: tuple[Own,
     gone = own.get("download?path=docs/large.bin&at=%40" + str(own.kept.world.ledger.head().position))
     assert gone.status_code == 502
     assert "text/html" in gone.headers["content-type"]
-    for path in ("health", "time", "go?when=1d"):
-        silent = own.session.get(f"{own.base}/page/{path}", timeout=20)
-        assert (silent.status_code, "The keeper" in silent.text) == (502, True), path
+    for screen in ("health", "time", "go?when=1d"):
+        silent = own.session.get(f"{own.base}/page/{screen}", timeout=20)
+        assert (silent.status_code, "The keeper" in silent.text) == (502, True), screen
 
 
 def test_a_moment_that_nobody_understands_is_the_visitors_mistake(away: tuple[Own, Wire]) -> None:
