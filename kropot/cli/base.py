@@ -159,8 +159,7 @@ class KropotCommand(GlobalOptions, click.Command):
         mistakes = [*mistakes, *ctx.meta[_UNKNOWN]]
         if mistakes and not self.tells_mistakes:
             raise first_of(mistakes)
-        is_chatty = settings.quiet and settings.log_level in {"debug", "info"}
-        configure_logging("warning" if is_chatty else settings.log_level, settings.log_format)
+        configure_logging(settings.heard_level, settings.log_format)
         be_quiet(is_quiet=settings.quiet)
         expect_results(as_json=settings.json)
         if settings.origins.get("token") == "--token":
