@@ -10,6 +10,7 @@ import click
 from kropot.cli.base import Exit, Settings, config_file_of, emit, emit_json, group, settings_of
 from kropot.cli.config_check import mistakes
 from kropot.cli.config_init import init
+from kropot.cli.output import emit_summary
 from kropot.cli.settings import GLOBAL_OPTIONS, default_config_path, first_of
 from kropot.cli.source_tables import source_tables
 from kropot.secret import HIDDEN, hide_credentials, shown_url
@@ -43,7 +44,10 @@ def check(settings: Settings) -> Exit:
         for each in found:
             emit(each)
         where = "no configuration file" if settings.config is None else f"{settings.config}"
-        emit(f"{number(len(found), 'mistake')} ({where})" if found else f"every value is valid ({where})")
+        if found:
+            emit(f"{number(len(found), 'mistake')} ({where})")
+        else:
+            emit_summary(f"every value is valid ({where})")
     return Exit.USAGE if found else Exit.DONE
 
 

@@ -92,6 +92,7 @@ def test_what_is_right_passes_whatever_its_spelling(run_cli: RunCli, file: Path)
     file.write_bytes(b"\xef\xbb\xbf" + text.encode())
     done = run_cli("--config", str(file), "config", "check")
     assert (done.returncode, done.stderr) == (Exit.DONE, "")
+    assert run_cli("--config", str(file), "--quiet", "config", "check").stdout == ""
     shown = run_cli("--config", str(file), "config", "show").stdout
     assert "verify limit-rate" in shown
     assert "52428800" in shown
