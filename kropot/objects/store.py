@@ -21,8 +21,6 @@ CHUNK = 1 << 20
 class ObjectMissingError(IntegrityError):
     """The store holds no object of this name."""
 
-    http_status = 404
-
     def __init__(self, sha256: bytes) -> None:
         """Remember the object's SHA-256 (32 bytes)."""
         super().__init__(f"the store holds no object {sha256.hex()}")
