@@ -44,9 +44,13 @@ _SHOWN: Final = 300
 class NotAtKeeperError(KropotError):
     """The keeper says that there is no such thing, or that the token is not for it."""
 
+    http_status = 404
+
 
 class KeeperRefusalError(KropotError):
     """The keeper does not answer this request, and says why."""
+
+    http_status = 400
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from kropot.afar.replica import ROWS, BadAnswerError
+from kropot.afar.replica import ROWS, BadAnswerError, held_of_row, row_key
 from kropot.replay.diff import CHANGES
 from ledger.events import StreamKey
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kropot.afar.replica import AfarReplica
+    from kropot.replay.copies import HeldCopy
 
 _STATES: Final = frozenset({"current", "pending", "vanished", "damaged", "lost"})
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
@@ -36,6 +38,24 @@ def differences(replica: AfarReplica, one: str | None, other: str | None) -> Rem
     earlier, later = sorted(each.position for each in moments)
     notes = tuple(note for each in moments for note in each.notes)
     return RemoteDifferences(earlier=earlier, later=later, notes=notes, rows=_rows(replica, earlier, later))
+
+
+def with_copies(
+    replica: AfarReplica, found: RemoteDifferences
+) -> Iterator[tuple[dict[str, Any], StreamKey, HeldCopy | None]]:
+    """Yield each row with its element and what was sealed of it by the later moment, whose form says the name.
+
+    Only the elements with an event between the two moments are asked for, in their order, and none by its name. The
+    copy is None if the keeper does not send it. Raises: BadAnswerError, and as `KeeperClient.get`.
+    """
+    for source, rows in groupby(found.rows, key=lambda row: bytes.fromhex(row["source"])):
+        sent = replica.rows(source, found.later, since=found.earlier)
+        at = next(sent, None)
+        for row in rows:
+            key = row_key(row)
+            while at is not None and row_key(at).stored < key.stored:
+                at = next(sent, None)
+            yield row, key, held_of_row(at, is_past=False) if at is not None and row_key(at) == key else None
 
 
 def _rows(replica: AfarReplica, earlier: int, later: int) -> Iterator[dict[str, Any]]:

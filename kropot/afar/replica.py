@@ -34,6 +34,8 @@ ROWS: Final = 1000
 class BadAnswerError(IntegrityError):
     """A keeper's answer is not what the API promises."""
 
+    http_status = 502
+
     def __init__(self, what: str) -> None:
         """Say which answer."""
         super().__init__(f"the keeper's answer about {what} is not what its API promises, so nothing of it was used")

@@ -89,6 +89,7 @@ MISSING_GUARDS = (
 )
 _FLAGS = "kropot.flags"
 _FILE = "kropot.file"
+_UNKNOWN = "kropot.unknown"
 _IS_EXPOSED = "kropot.is_exposed"
 
 
@@ -120,7 +121,7 @@ class GlobalOptions(click.Command):
             )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments, and refuse unknown names in the configuration file.
+        """Parse the arguments, and note unknown names in the tables of the configuration file.
 
         Environment variables and file entries are named after an option's flag, not after its parameter. Every
         credential on the command line or in the environment is hidden from here on.
@@ -133,7 +134,7 @@ class GlobalOptions(click.Command):
             if isinstance(param, click.Option) and not isinstance(param, GlobalClickOption) and param.envvar is None:
                 param.envvar = f"{ctx.auto_envvar_prefix}_{option_name(param).upper()}"
         rest = super().parse_args(ctx, args)
-        _refuse_unknown_names(self, ctx)
+        ctx.meta.setdefault(_UNKNOWN, []).extend(_unknown_names(self, ctx))
         return rest
 
 
@@ -155,10 +156,10 @@ class KropotCommand(GlobalOptions, click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Resolve the settings, set up logging, and run the command."""
         settings, mistakes = settings_of(ctx)
+        mistakes = [*mistakes, *ctx.meta[_UNKNOWN]]
         if mistakes and not self.tells_mistakes:
             raise first_of(mistakes)
-        is_chatty = settings.quiet and settings.log_level in {"debug", "info"}
-        configure_logging("warning" if is_chatty else settings.log_level, settings.log_format)
+        configure_logging(settings.heard_level, settings.log_format)
         be_quiet(is_quiet=settings.quiet)
         expect_results(as_json=settings.json)
         if settings.origins.get("token") == "--token":
@@ -429,8 +430,8 @@ def _path(ctx: click.Context) -> list[str]:
     return names
 
 
-def _refuse_unknown_names(command_: click.Command, ctx: click.Context) -> None:
-    """Refuse unknown names in this command's table of the configuration file. Raises: UsageError."""
+def _unknown_names(command_: click.Command, ctx: click.Context) -> Iterator[str]:
+    """Yield a sentence for each unknown name in this command's table of the configuration file. Raises: UsageError."""
     known = {option_name(param) for param in command_.params if isinstance(param, click.Option)}
     for name in command_.list_commands(ctx) if isinstance(command_, click.Group) else ():
         known.add(name.replace("-", "_"))
@@ -439,7 +440,7 @@ def _refuse_unknown_names(command_: click.Command, ctx: click.Context) -> None:
         if name not in known:
             file = ctx.meta[_FILE].path
             where = f"in the table of `{' '.join(_path(ctx))}`" if ctx.parent else "at the top level"
-            raise UsageError(
+            yield (
                 f"the configuration file {file} has an unknown name {name!r} {where}: "
                 f"correct or remove it (see `{ctx.command_path} --help`)"
             )

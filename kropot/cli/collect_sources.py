@@ -66,7 +66,7 @@ def collect_each(
 
     def work(name: str, stopping: Callable[[Loop], Any]) -> int:
         """Collect from one source, in a process of its own."""
-        configure_logging(settings.log_level, settings.log_format)
+        configure_logging(settings.heard_level, settings.log_format)
         be_quiet(is_quiet=settings.quiet)
         expect_results(as_json=settings.json)
         speak_for(name)

@@ -10,7 +10,9 @@ import click
 from kropot.cli.base import Exit, Settings, config_file_of, emit, emit_json, group, settings_of
 from kropot.cli.config_check import mistakes
 from kropot.cli.config_init import init
+from kropot.cli.output import emit_summary
 from kropot.cli.settings import GLOBAL_OPTIONS, default_config_path, first_of
+from kropot.cli.source_tables import source_tables
 from kropot.secret import HIDDEN, hide_credentials, shown_url
 from kropot.wording import number
 
@@ -42,7 +44,10 @@ def check(settings: Settings) -> Exit:
         for each in found:
             emit(each)
         where = "no configuration file" if settings.config is None else f"{settings.config}"
-        emit(f"{number(len(found), 'mistake')} ({where})" if found else f"every value is valid ({where})")
+        if found:
+            emit(f"{number(len(found), 'mistake')} ({where})")
+        else:
+            emit_summary(f"every value is valid ({where})")
     return Exit.USAGE if found else Exit.DONE
 
 
@@ -60,12 +65,12 @@ def show(settings: Settings) -> None:
     """Show the value of every option and where it came from. Secrets are hidden.
 
     A flag beats the environment, the environment beats the file, and the file beats the default. The global options
-    come first. Options of single commands follow, if the environment or the file sets them.
+    come first. Options of single commands follow, if the environment or the file sets them, and the sources.
     """
     found = _mistakes()
     if found:
         raise first_of(found)
-    rows = [*_rows(settings), *_command_rows(click.get_current_context())]
+    rows = [*_rows(settings), *_command_rows(click.get_current_context()), *_source_rows()]
     if settings.json:
         for option, value, origin in rows:
             emit_json("option", {"option": option, "value": value, "source": origin})
@@ -121,6 +126,15 @@ def _rows_below(group_: click.Group, ctx: click.Context, path: tuple[str, ...]) 
                 if source in sources and isinstance(param, click.Option):
                     option = " ".join((*path, name, max(param.opts, key=len).lstrip("-")))
                     yield option, _shown(str(below.params.get(param.name or "")), param.metavar), sources[source]
+
+
+def _source_rows() -> Iterator[tuple[str, object, str]]:
+    """Yield name, value and origin of what the tables [source.NAME] say."""
+    file = config_file_of(click.get_current_context())
+    for name, table in source_tables(file).items():
+        for key, value in table.values.items():
+            shown = HIDDEN if key == "token" else _shown(str(value), "URL" if key == "server_url" else None)
+            yield f"source.{name} {key.replace('_', '-')}", shown, "configuration file"
 
 
 def _shown(value: str, metavar: str | None) -> str:

@@ -62,9 +62,9 @@ def command(
 ) -> Exit:
     """Decrypt one stored object.
 
-    Name the object by a FILE, or by an ELEMENT, which is [SOURCE:]NAME or [SOURCE:]ID. Of an ID, the beginning is
-    enough. If FILE is neither in an export nor in the storage, give its IV with --iv. The output on stdout is complete
-    only if the exit code is 0.
+    Name the object by a FILE, or by an ELEMENT, which is [SOURCE:]NAME or [SOURCE:]ID. Of an ID the beginning, and of a
+    name the end, is enough. If FILE is neither in an export nor in the storage, give its IV with --iv. The output on
+    stdout is complete only if the exit code is 0.
     """
     if output is None and is_terminal(sys.stdout):
         raise UsageError("the content would be written to the terminal: name a file with -o, or redirect stdout")

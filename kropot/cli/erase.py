@@ -78,9 +78,9 @@ def command(
 ) -> None:
     """Erase an element and its copies for ever, as a law may demand.
 
-    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. This frees the objects of all its versions, rewrites the packs
-    and segments that hold any of it, and removes its name and its history from the ledger. Only the proof stays, that
-    there were events: every root and checkpoint stays as it is. It cannot be undone.
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME, the whole name. This frees the objects of all its versions,
+    rewrites the packs and segments that hold any of it, and removes its name and its history from the ledger. Only the
+    proof stays, that there were events: every root and checkpoint stays as it is. It cannot be undone.
 
     It is refused while the source still lists the element, unless --even-if-present is given. If the key for
     checkpoints is here, it signs the erasure. If it is cut short, run it again: it goes on where it was. At the end it
@@ -107,8 +107,9 @@ def command(
     storage = open_store(settings.storage_path, ERASER, ca_file=settings.ca_file)
     with open_ledger(settings) as ledger:
         demand_objects(storage, ledger)
-        erased = erasures_of(ledger, readings(labels_of(ledger), element))
-        key = Names.of_kits(ledger, kits, passphrase_files).find(element, erased=erased)
+        names = Names.of_kits(ledger, kits, passphrase_files)
+        erased = erasures_of(ledger, [*readings(labels_of(ledger), element), *names.readings(element)])
+        key = names.find(element, erased=erased, is_whole=True)
         sign = _signer(ledger, key_file)
         elsewhere = FurtherErasing(ledger, surroundings_of(settings))
         erasing = Erasing(

@@ -43,11 +43,11 @@ def command(
     """Show every event about one element, oldest first.
 
     ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Of an ID, too, the beginning is
-    enough if no other id begins so. With --key, ELEMENT can be [SOURCE:]NAME, with the whole name of a file as
-    `ls --key` shows it. Of events that were erased, this shows only how many there were, and when they were erased.
+    enough if no other id begins so. With --key, ELEMENT can be [SOURCE:]NAME, with the name of a file as `ls --key`
+    shows it, or the end of that name: page.txt finds docs/page.txt. If several end so, they are listed. Of events that
+    were erased, this shows only how many there were, and when they were erased.
 
-    With --from, ELEMENT is a whole ID or, with --key, a whole NAME. An export has only the events that prove its
-    copies.
+    With --from, ELEMENT is a whole ID or, with --key, a NAME. An export has only the events that prove its copies.
     """
     refuse_token_alone(origin, token_file)
     if origin is not None:
@@ -58,8 +58,8 @@ def command(
             in_export(settings, origin, element, keys)
         return Exit.DONE
     with open_ledger(settings, read_only=True) as ledger:
-        erasures = erasures_of(ledger, readings(labels_of(ledger), element))
         names = Names.of_kits(ledger, kits, passphrase_files)
+        erasures = erasures_of(ledger, [*readings(labels_of(ledger), element), *names.readings(element)])
         key = names.find(element, erased=erasures)
         for erasure in erasures.get(key, ()):
             event, payloads = event_of(erasure, key), erasure.stream_version - 1

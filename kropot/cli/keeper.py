@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from kropot.keeper.tokens import KeeperTokens
 
 _ROLES: Final = ("owner", "auditor", "monitor")
-_SPAN: Final = re.compile(r"([0-9]{1,6})([hdw])")
+_SPAN: Final = re.compile(r"([0-9]+)([hdw])")
+_MOST_DIGITS: Final = 5
 _SPAN_S: Final = {"h": 3600, "d": 86_400, "w": 604_800}
 _LONGEST_LABEL: Final = 64
 
@@ -192,8 +193,6 @@ def create(
         emit_json("keeper_token_made", {"token": made.text, "number": made.row.number, "role": role})
     else:
         emit(made.text)
-    if expires_s is not None and expires_s <= now_s:
-        warn("this token has expired already, so it cannot be used: make another one with a later --expires")
 
 
 @token.command("list", cls=base.KropotCommand)
@@ -257,16 +256,20 @@ def _state_of(settings: Settings, given: Path | None) -> Path:
 
 
 def _expires_s(text: str, now_s: int) -> int:
-    """Return when a token ends, in seconds since 1970. Raises: UsageError if it is not understood."""
+    """Return when a token ends, in seconds since 1970. Raises: UsageError if it is not understood, or over."""
     from kropot.replay.until import At, parse_when
 
     span = _SPAN.fullmatch(text)
-    if span is not None:
-        return now_s + int(span[1]) * _SPAN_S[span[2]]
-    when = None
-    with suppress(UsageError):
-        # Its own sentence would offer positions and ages, which no token ends at.
-        when = parse_when(text, now_us=now_s * SECOND_US, read=lambda _: None)
-    if not isinstance(when, At):
+    when = ends_s = None
+    if span is None:
+        with suppress(UsageError):
+            # Its own sentence would offer positions and ages, which no token ends at.
+            when = parse_when(text, now_us=now_s * SECOND_US, read=lambda _: None)
+        ends_s = when.us // SECOND_US if isinstance(when, At) else None
+    elif len(span[1]) <= _MOST_DIGITS:
+        ends_s = now_s + int(span[1]) * _SPAN_S[span[2]]
+    if ends_s is None:
         raise UsageError(f"--expires does not understand {text[:40]!a}: try 2027-05-01, 2027-05-01T14:30Z or 30d")
-    return when.us // SECOND_US
+    if ends_s <= now_s:
+        raise UsageError(f"--expires {text!a} is over already, so no token was made: give a later time, or e.g. 30d")
+    return ends_s

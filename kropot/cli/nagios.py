@@ -76,9 +76,11 @@ def _figures(now_us: int, facts: Facts, alarms: Sequence[Alarm], limits: Limits)
         yield f"free={facts.storage.room.bytes}B;;{limits.storage.min_free}:;0"
     labels = {each.id: each.label for each in facts.sources}
     for each in facts.sources:
+        name = _label(short_name(labels, each.id))
+        for state in ("damaged", "lost"):
+            yield f"'{state} {name}'={each.states.get(state, (0, 0))[0]};;;0"
         if each.past is not None:
             continue
-        name = _label(short_name(labels, each.id))
         if each.source.listed_us is not None:
             lag = max(now_us - each.source.listed_us, 0) // SECOND_US
             yield f"'lag {name}'={lag}s;;{limits.listing_s};0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
@@ -10,7 +11,18 @@ from kropot.cli.base import warn
 from kropot.cli.passphrases import passphrase_option
 from kropot.cli.paths import PATH
 from kropot.errors import UsageError
-from kropot.query.names import find_element, none_found, short_name, split_source
+from kropot.query.names import (
+    FILE_KIND,
+    MOST_LISTED,
+    find_beginning,
+    find_element,
+    find_id,
+    is_like_an_id,
+    listed,
+    none_found,
+    short_name,
+    split_source,
+)
 from kropot.query.past import labels_of
 from kropot.query.render import element_of
 from kropot.wording import as_written, number, one_line, written
@@ -30,7 +42,6 @@ if TYPE_CHECKING:
     Item = TypeVar("Item")
 
 NAMED: Final = "KIT.json is the kit of the token or vault. Can be repeated."
-_MOST_SHOWN: Final = 10
 
 
 class Name(NamedTuple):
@@ -63,6 +74,7 @@ class Names:
         self._ledger = ledger
         self._labels: Labels = labels_of(ledger)
         self._namer: Namer | None = None
+        self._unnamed = 0
         if keys:
             from kropot.restore.naming import Namer
 
@@ -89,7 +101,10 @@ class Names:
     def of(self, key: StreamKey, element: Element | None) -> Name:
         """Return the name of an element."""
         source = short_name(self._labels, key.source)
-        path = None if self._namer is None or element is None else self._namer.name(key, element)
+        path = None
+        if self._namer is not None and element is not None:
+            path = self._namer.name(key, element)
+            self._unnamed += path is None
         return Name(path, f"{source}:{one_line(key.id) if path is None else written(path) or '.'}")
 
     def of_event(self, event: Event) -> Name:
@@ -113,57 +128,107 @@ class Names:
                 spool.add(behind, (item, name))
             yield from spool.in_order()
 
-    def find(self, text: str, *, erased: Container[StreamKey] = ()) -> StreamKey:
-        """Return the only element with this name, or that `find_element` finds.
+    def find(self, text: str, *, erased: Container[StreamKey] = (), is_whole: bool = False) -> StreamKey:
+        """Return the only element with this name, or this id, or whose name ends so, or whose id begins so.
 
-        The id of a name is computed where the kits allow it. Otherwise this opens the forms of all elements.
+        What has many hexadecimal digits is taken for an id first. The id of a name is computed where the kits allow it.
+        Otherwise this opens the forms of all elements, as it does to find the end of a name, unless it `is_whole`.
 
         Raises: UsageError if the text names no element, or several.
         """
         if self._namer is None:
             return find_element(self._ledger, text, erased=erased)
-        found = list(self._computed(text))
-        if not found:
-            key = find_element(self._ledger, text, erased=erased, is_demanded=False)
-            found = list(self._read(text)) if key is None else [key]
-        if len(found) == 1:
-            return found[0]
-        if not found:
+        computed = [
+            key for key in self.readings(text) if key in erased or next(self._ledger.history(key), None) is not None
+        ]
+        if computed:
+            return only_so_named(self._labels, text, computed)
+        found = find_id(self._ledger, text, erased=erased)
+        if found is None and is_like_an_id(text):
+            found = find_beginning(self._ledger, text)
+        found = found or self._read(text, is_whole=is_whole) or find_beginning(self._ledger, text)
+        if found is None:
             raise none_found(text, "run `kropotcli ls --key KIT.json` to list all names")
-        shown = ", ".join(f"{short_name(self._labels, key.source)}:{one_line(key.id)}" for key in found[:_MOST_SHOWN])
-        raise UsageError(f"the name {text!r} is ambiguous, because {number(len(found), 'element')} have it: {shown}")
+        return found
+
+    def readings(self, text: str) -> list[StreamKey]:
+        """Return every element that `[SOURCE:]NAME` can mean as far as kits tell ids, whether it is there or not."""
+        if self._namer is None:
+            return []
+        ids = ((sources, each) for sources, name in meanings(self._labels, text) for each in self._namer.ids(name))
+        keys = (StreamKey(source=source, kind=FILE_KIND, id=each) for sources, each in ids for source in sources)
+        return list(dict.fromkeys(keys))
 
     def tell_unnamed(self) -> None:
         """Say how many elements are shown by their ids, because no kit opened their forms."""
-        if self._namer is not None and self._namer.unnamed:
-            count = number(self._namer.unnamed, "element")
-            warn(f"{count} without a name: no given kit opens their forms, or the forms are not what was sealed")
+        tell_unnamed(self._unnamed)
 
     # --- helpers ---
 
-    def _computed(self, text: str) -> Iterator[StreamKey]:
-        if self._namer is None:
-            return
-        keys = dict.fromkeys(
-            StreamKey(source=source, kind="file", id=each)
-            for sources, name in _meanings(self._labels, text)
-            for each in self._namer.ids(name)
-            for source in sources
-        )
-        yield from (key for key in keys if next(self._ledger.history(key), None) is not None)
-
-    def _read(self, text: str) -> Iterator[StreamKey]:
-        """Open the form of every element. An element of `sc2` would have been found by its id."""
-        if self._namer is None or self._namer.knows_all_ids:
-            return
-        meanings = _meanings(self._labels, text)
-        for entry in self._ledger.scan():
-            name = None if entry.element is None else self._namer.name(entry.key, entry.element)
-            if any(name == meant and entry.key.source in sources for sources, meant in meanings):
-                yield entry.key
+    def _read(self, text: str, *, is_whole: bool) -> StreamKey | None:
+        """Open the form of every element. Raises: UsageError if several names are or end so."""
+        namer = self._namer
+        if namer is None or (is_whole and namer.knows_all_ids):
+            return None
+        entries = ((entry.key, entry.element) for entry in self._ledger.scan())
+        names = ((key, None if element is None else namer.name(key, element)) for key, element in entries)
+        return only_named(self._labels, text, names, is_whole=is_whole)
 
 
-def _meanings(labels: Labels, text: str) -> list[tuple[list[bytes], bytes]]:
+def tell_unnamed(count: int) -> None:
+    """Say that so many elements are shown by their ids, because no kit opened their forms."""
+    if count:
+        elements = number(count, "element")
+        warn(f"{elements} without a name: no given kit opens their forms, or the forms are not what was sealed")
+
+
+def only_named(
+    labels: Labels, text: str, names: Iterable[tuple[StreamKey, bytes | None]], *, is_whole: bool = False
+) -> StreamKey | None:
+    """Return the only element whose name is `[SOURCE:]NAME` or, if there is none, ends so, unless it `is_whole`.
+
+    Raises: UsageError if there are several.
+    """
+    fitting = _fitting(meanings(labels, text), names, is_whole=is_whole)
+    found = nsmallest(MOST_LISTED + 1, fitting, key=lambda each: (*each[:2], each[2].stored))
+    whole = [key for is_part, _, key in found if not is_part]
+    if whole:
+        return only_so_named(labels, text, whole)
+    if len(found) > 1:
+        shown = [f"{short_name(labels, key.source)}:{written(name)}" for _, name, key in found]
+        raise UsageError(f"the name {text!r} is ambiguous, because several names end so: {listed(shown)}")
+    return found[0][-1] if found else None
+
+
+def only_so_named(labels: Labels, text: str, found: Sequence[StreamKey]) -> StreamKey:
+    """Return the only element that has this whole name. Raises: UsageError if there are several."""
+    if len(found) == 1:
+        return found[0]
+    shown = listed([f"{short_name(labels, key.source)}:{one_line(key.id)}" for key in found])
+    raise UsageError(f"the name {text!r} is ambiguous, because several elements have it: {shown}")
+
+
+def _fitting(
+    meant: list[tuple[list[bytes], bytes]], names: Iterable[tuple[StreamKey, bytes | None]], *, is_whole: bool
+) -> Iterator[tuple[bool, bytes, StreamKey]]:
+    """Yield the elements with this name, or whose name ends so, each as (whether only the end fits, name, key)."""
+    for key, name in names:
+        wanted = [] if name is None else [each for sources, each in meant if key.source in sources]
+        if name is None or not wanted:
+            continue
+        if name in wanted:
+            yield False, name, key
+        elif not is_whole and any(_ends_so(name, each) for each in wanted):
+            yield True, name, key
+
+
+def _ends_so(name: bytes, text: bytes) -> bool:
+    """Whether a path ends in this name, or in this trailing part of a path."""
+    part = text.removeprefix(b"./").strip(b"/")
+    return bool(part) and (b"/" + name).endswith(b"/" + part)
+
+
+def meanings(labels: Labels, text: str) -> list[tuple[list[bytes], bytes]]:
     """Return what `[SOURCE:]NAME` can mean, each as the sources and the name: as it stands, or without its escapes."""
     found = []
     for sources, rest in split_source(labels, text):

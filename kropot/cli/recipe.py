@@ -40,9 +40,10 @@ def command(
 ) -> Exit:
     """Print the commands that check and open one stored copy. They contain no secret.
 
-    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. Of an ID, the beginning is enough. For a copy that sc2 sealed,
-    this prints the format, and a short program that opens it with the kit in $KIT. For AES-CBC, openssl opens it, with
-    the key in $KEY. Without a kit, the commands then use the server's usual digest and rounds (sha512, 6000).
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. Of an ID the beginning, and of a name the end, is enough. For
+    a copy that sc2 sealed, this prints the format, and a short program that opens it with the kit in $KIT. For AES-CBC,
+    openssl opens it, with the key in $KEY. Without a kit, the commands then use the server's usual digest and rounds
+    (sha512, 6000).
     """
     from kropot.restore.claims import sealed_text
     from kropot.restore.element_copy import held_of

@@ -11,27 +11,31 @@ import click
 from kropot.cli.afar import as_sent, from_options, keeper_at, refuse_token_alone
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, warn
 from kropot.cli.base import command as define
+from kropot.cli.copies import read_kits
 from kropot.cli.moments import moment_of, until_option
-from kropot.cli.naming import NAMED, Names, key_options
+from kropot.cli.naming import NAMED, Names, key_options, tell_unnamed
 from kropot.cli.paths import PATH
 from kropot.errors import UsageError
 from kropot.query.erasures import erased_in
 from kropot.query.names import short_name
 from kropot.query.past import freshest_first, labels_of, past_ids, sources_at
 from kropot.query.render import difference_json, element_json, key_json
-from kropot.wording import amount, instant, one_line
+from kropot.wording import amount, instant, one_line, written
 from kropot.wording import moment as clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from kropot.afar.differences import RemoteDifferences
+    from kropot.afar.replica import AfarReplica
     from kropot.cli.naming import Name
     from kropot.replay.copies import HeldCopy
     from kropot.replay.counts import Counts
     from kropot.replay.fold import Standing
     from kropot.replay.moment import Moment
     from kropot.restore.export import Links
+    from kropot.restore.opener import Key
     from ledger.digest import SetDigest
     from ledger.events import Element
     from ledger.log import Ledger
@@ -68,7 +72,7 @@ class DigestChoice(click.ParamType[str, Any]):
 @click.option("--list", "is_list", is_flag=True, help="List the elements as they were, in the order of their keys.")
 @click.option("--diff", "other", metavar="WHEN2", help="Show what changed between the moment of --until and WHEN2.")
 @from_options
-@key_options(f"With --list and --diff: show names instead of ids, sorted by name. Not with --from. {NAMED}")
+@key_options(f"With --list and --diff: show names instead of ids, sorted by name. {NAMED}")
 @click.option("--export", "target", type=PATH, metavar="DIR", help="Write the encrypted copies to this folder.")
 @click.option(
     "--links",
@@ -101,12 +105,9 @@ def command(
     """
     refuse_token_alone(origin, token_file)
     if origin is not None:
-        if kits and isinstance(origin, str):
-            raise UsageError(
-                "the differences that a keeper tells have ids and no names: leave out --key, or compare the moments in "
-                "`kropotcli browse`, which opens the names"
-            )
-        return _diff_afar(settings, origin, token_file, moments=(until, other), is_alone=not is_list and target is None)
+        is_alone = not is_list and target is None
+        keys = read_kits(kits, passphrase_files)
+        return _diff_afar(settings, origin, token_file, moments=(until, other), is_alone=is_alone, keys=keys)
     if sum((is_list, other is not None, target is not None)) > 1:
         raise UsageError("--list, --diff and --export cannot be combined: give only one of them")
     if kits and not (is_list or other is not None):
@@ -282,8 +283,9 @@ def _diff_afar(
     *,
     moments: tuple[str | None, str | None],
     is_alone: bool,
+    keys: Sequence[Key],
 ) -> Exit:
-    """Show what changed between two moments, as a keeper tells it."""
+    """Show what changed between two moments, as a keeper tells it. The kits open the names here."""
     from kropot.afar.differences import differences
     from kropot.replay.diff import CHANGES
 
@@ -301,20 +303,42 @@ def _diff_afar(
         for note in found.notes:
             say(note)
         seen: Counter[str] = Counter()
-        for row in found.rows:
+        unnamed = 0
+        rows = _named_rows(replica, found, keys) if keys else ((row, None) for row in found.rows)
+        for row, path in rows:
             seen[row["change"]] += 1
+            unnamed += bool(keys) and path is None
+            name = None if path is None else written(path) or "."
             if settings.json:
-                emit_json("difference", row, flush=False)
+                emit_json("difference", row | ({"name": name} if keys else {}), flush=False)
             else:
-                emit(f"{row['change']:<10}  {_row_line(row)}", flush=False)
+                emit(f"{row['change']:<10}  {_row_line(row, name)}", flush=False)
+    tell_unnamed(unnamed)
     counts = ", ".join(f"{seen[change]:,} {change}" for change in CHANGES if seen[change]) or "no differences"
     say(f"from position {found.earlier} to {found.later}, as the keeper says: {counts}")
     return Exit.DONE
 
 
-def _row_line(row: dict[str, Any]) -> str:
+def _named_rows(
+    replica: AfarReplica, found: RemoteDifferences, keys: Sequence[Key]
+) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+    """Yield the rows with the paths that the kits open, sorted by them; those without one last."""
+    from kropot.afar.differences import with_copies
+    from kropot.restore.naming import Namer
+    from kropot.restore.spool import Spool
+
+    namer = Namer(keys)
+    with Spool[tuple[dict[str, Any], "bytes | None"]]() as spool:
+        for row, key, held in with_copies(replica, found):
+            path = None if held is None else namer.of_copy(held)
+            spool.add(b"\x01" + key.stored if path is None else b"\x00" + path, (row, path))
+        yield from spool.in_order()
+
+
+def _row_line(row: dict[str, Any], name: str | None) -> str:
     """Return an element of a keeper's answer as `_line` shows a local one."""
-    fields = [f"{row['source'][:8]}:{one_line(row['id'])}", row["state"], one_line(row["date"])]
+    shown = one_line(row["id"]) if name is None else name
+    fields = [f"{row['source'][:8]}:{shown}", row["state"], one_line(row["date"])]
     if row["sha256"] is not None:
         fields += [str(row["size"]), row["sha256"]]
     return "  ".join(fields)

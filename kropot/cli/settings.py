@@ -219,6 +219,11 @@ class Settings:
     _read: list[Secret] = field(default_factory=list, repr=False, compare=False)
 
     @property
+    def heard_level(self) -> str:
+        """The least level of log lines that are shown. With --quiet that is a warning, unless another one is higher."""
+        return "warning" if self.quiet and self.log_level in {"debug", "info"} else self.log_level
+
+    @property
     def token(self) -> Secret | None:
         """Return the token. Only this looks at it, so a command that needs no token runs with a wrong one, too.
 

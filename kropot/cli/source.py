@@ -178,9 +178,10 @@ def dismiss(
 ) -> None:
     """Say that nothing can be done about these elements, so that they raise no more alarms.
 
-    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME, as `kropotcli ls` shows it. Of an ID, the beginning is enough.
-    Its fetches must fail, or its copy must be damaged or lost. The collector goes on trying. If there is news of the
-    element, e.g. a new revision, the dismissal is over. `kropotcli history` shows who dismissed an element, and when.
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME, as `kropotcli ls` shows it. Of an ID the beginning, and of a
+    name the end, is enough. Its fetches must fail, or its copy must be damaged or lost. The collector goes on trying.
+    If there is news of the element, e.g. a new revision, the dismissal is over. `kropotcli history` shows who dismissed
+    an element, and when.
     """
     with open_ledger(settings) as ledger:
         labels, names = labels_of(ledger), Names.of_kits(ledger, kits, passphrase_files)

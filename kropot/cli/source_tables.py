@@ -13,6 +13,7 @@ import click
 from kropot.cli.config_check import expected, option_name
 from kropot.cli.settings import GLOBAL_OPTIONS, Settings, resolve
 from kropot.errors import UsageError
+from kropot.securecopy.address import checked_base_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -194,6 +195,8 @@ def mistakes_in_sources(collect: click.Command, file: ConfigFile) -> Iterator[st
                 yield f"{where} {key.replace('_', '-')}: {wrong}"
         if "server_url" not in {*table.values, *file.values}:
             yield f"{where} names no server: add server-url"
+        elif (wrong := _wrong_url(table.values.get("server_url"))) is not None:
+            yield f"{where} server-url: {wrong}"
         if {"token", "token_file"} <= table.values.keys():
             yield f"{where} has both token and token-file: use only one of them"
         if not {"token", "token_file"} & {*table.values, *file.values}:
@@ -202,6 +205,16 @@ def mistakes_in_sources(collect: click.Command, file: ConfigFile) -> Iterator[st
         refuse_doubles(list(tables.values()), file)
     except UsageError as error:
         yield str(error)
+
+
+def _wrong_url(value: object) -> str | None:
+    """Return what is wrong with a server's address, None if it is right, or not given."""
+    try:
+        if value is not None:
+            checked_base_url(str(value).strip())
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 def _wrong(param: click.Parameter | None, value: object) -> str | None:

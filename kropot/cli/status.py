@@ -30,7 +30,7 @@ from kropot.durable.errors import StorageError
 from kropot.errors import UsageError
 from kropot.query.facts import gather
 from kropot.query.health import Limits, health
-from kropot.query.locks import locks_json, locks_of, locks_text
+from kropot.query.locks import locks_json, locks_of, locks_text, waiting_text
 from kropot.query.names import short_name
 from kropot.query.space import space_of, space_text
 from kropot.query.storage import StorageLimits
@@ -238,9 +238,10 @@ def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
     if facts.storage is not None:
         lines.append(_storage_text(facts.storage))
         lines += [_transfer_text(now_us, each) for each in facts.storage.transfers]
-    lines += [_further_text(facts.position, each) for each in facts.further]
-    for each in facts.sources:
-        lines += _source_text(now_us, each)
+    for each in facts.further:
+        lines += [_further_text(facts.position, each), *waiting_text(each.waiting)]
+    for source in facts.sources:
+        lines += _source_text(now_us, source)
     if any(size for each in facts.sources for _, size in each.states.values()):
         lines += ["", *_audit_text(facts.audit)]
     if alarms:

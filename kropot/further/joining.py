@@ -19,6 +19,7 @@ from kropot.objects.stores.address import parse_storage, shown_storage
 from kropot.objects.stores.files import MARKER, NoSuchKeyError
 from kropot.objects.stores.local import COPIER
 from kropot.objects.stores.objects import MARKER_TEXT
+from kropot.objects.stores.waiting import NOTHING_WAITS
 from ledger.retaining import freeing_of
 from ledger.rows import FurtherRow
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from kropot.objects.store import ObjectStore
     from kropot.objects.stores.address import StorageAddress
     from kropot.objects.stores.files import RemoteFiles
+    from kropot.objects.stores.waiting import LockedVersions
     from ledger.log import Ledger
 
 _ID_BYTES = 16
@@ -107,12 +109,13 @@ class Surroundings:
         first = shown_storage(self.first)
         return [row for row in ledger.work.further() if row.address != first]
 
-    def look(self, ledger: Ledger, row: FurtherRow) -> None:
-        """Return if a further storage that is known is at its address. Nothing is written.
+    def look(self, ledger: Ledger, row: FurtherRow) -> LockedVersions:
+        """Return what waits for its removal in a further storage that is known and at its address. Nothing is written.
 
         Raises: FurtherStorageError, StorageError.
         """
-        files = open_files(parse_storage(row.address), COPIER, ca_file=self.ca_file)
+        address = parse_storage(row.address)
+        files = open_files(address, COPIER, ca_file=self.ca_file)
         try:
             told = read_description(files)
         finally:
@@ -123,6 +126,8 @@ class Surroundings:
             raise FurtherStorageError("what is there belongs to another ledger")
         if told.id != row.id:
             raise FurtherAwayError("another further storage is at its address")
+        versioned = open_store(address, COPIER, ca_file=self.ca_file).versioned()
+        return NOTHING_WAITS if versioned is None else versioned.waiting()
 
     def visit(self, ledger: Ledger, address: StorageAddress) -> Further:
         """Open the further storage at this address, if the ledger knows it. Nothing is written.

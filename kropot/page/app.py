@@ -13,6 +13,7 @@ from starlette.routing import Route
 from kropot.errors import KropotError
 from kropot.keeper.access import SmallerRoleError
 from kropot.logs import log
+from kropot.objects.store import ObjectMissingError
 from kropot.page.answers import COMMON, page_of, static_of
 from kropot.page.asking import NoSuchPageError, PageQuery, link
 from kropot.page.health import health_screen
@@ -185,7 +186,7 @@ class PageApp:
             return self._failed(KropotError("the page failed: its log has the reason"))
 
     def _failed(self, error: Exception) -> Response:
-        status = getattr(error, "http_status", 503)
+        status = 404 if isinstance(error, ObjectMissingError) else getattr(error, "http_status", 503)
         text = T["error"]["smaller_role"] if isinstance(error, SmallerRoleError) else str(error)
         return page_of("error.html", status, **self._frame(), message=line(text[:1].upper() + text[1:], 1000))
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from kropot.further.joining import Surroundings
+    from kropot.objects.stores.waiting import LockedVersions
     from ledger.log import Ledger
     from ledger.rows import FurtherRow
 
@@ -22,10 +23,14 @@ BEHIND_S: Final = 2 * 86_400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FurtherFacts:
-    """The facts about a further storage: what the ledger knows, and why it cannot be used now, None if it can."""
+    """The facts about a further storage: what the ledger knows, and why it cannot be used now, None if it can.
+
+    `waiting` is what an erasure left there for the ends of locks, None if nobody can say.
+    """
 
     row: FurtherRow
     why_away: str | None
+    waiting: LockedVersions | None = None
 
 
 def look_at_further(ledger: Ledger, surroundings: Surroundings) -> tuple[FurtherFacts, ...]:
@@ -33,11 +38,11 @@ def look_at_further(ledger: Ledger, surroundings: Surroundings) -> tuple[Further
     found = []
     for row in surroundings.known(ledger):
         try:
-            surroundings.look(ledger, row)
+            waiting = surroundings.look(ledger, row)
         except KropotError as error:
             found.append(FurtherFacts(row=row, why_away=str(error)))
         else:
-            found.append(FurtherFacts(row=row, why_away=None))
+            found.append(FurtherFacts(row=row, why_away=None, waiting=waiting))
     return tuple(found)
 
 

@@ -11,6 +11,7 @@ from kropot.wording import SECOND_US, amount, instant, moment, number
 if TYPE_CHECKING:
     from kropot.objects.opening import Storage
     from kropot.objects.stores.versioned import LockShare
+    from kropot.objects.stores.waiting import LockedVersions
     from ledger.log import Ledger
 
 
@@ -56,9 +57,12 @@ def locks_text(found: LockShare | None) -> list[str]:
         )
         mine = "is not set" if found.days is None else f"is {found.days}"
         lines.append(f"         the bucket {says}, and lock-days {mine} in the table [storage]: correct one of them")
-    if found.waiting != NOTHING_WAITS:
-        lines.append(
-            f"         {number(found.waiting.versions, 'older version')} of what was erased wait to be removed, until "
-            f"{moment(found.waiting.until_us)}"
-        )
-    return lines
+    return [*lines, *waiting_text(found.waiting)]
+
+
+def waiting_text(waiting: LockedVersions | None) -> list[str]:
+    """Return what an erasure left for the ends of locks as a line of text, none if nothing waits."""
+    if waiting is None or waiting == NOTHING_WAITS:
+        return []
+    versions = number(waiting.versions, "older version")
+    return [f"         {versions} of what was erased wait to be removed, until {moment(waiting.until_us)}"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from itertools import islice
-from typing import TYPE_CHECKING, Final, overload
+from typing import TYPE_CHECKING, Final
 
 from kropot.errors import UsageError
 from kropot.query.past import labels_of
@@ -16,7 +16,7 @@ from kropot.wording import as_written, one_line
 from ledger.events import StreamKey
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from ledger.log import Ledger
 
@@ -32,7 +32,7 @@ _SHOWN: Final = 8
 _LONGEST_LABEL: Final = 64
 _SHORTEST: Final = 4
 """How many characters of an element's id name it, if no other id begins with them."""
-_MOST_LISTED: Final = 10
+MOST_LISTED: Final = 10
 _LIKE_AN_ID: Final = re.compile(rf"[0-9a-fA-F]{{{_SHOWN},}}")
 
 
@@ -70,7 +70,7 @@ def find_source(labels: Labels, text: str) -> bytes:
     if len(found) == 1:
         return found[0]
     if found:
-        shown = ", ".join(long_name(labels, source) for source in found[:_MOST_LISTED])
+        shown = ", ".join(long_name(labels, source) for source in found[:MOST_LISTED])
         raise UsageError(
             f"the ids of {len(found)} sources begin with {text!r}: give more characters of the id, or a label: {shown}"
         )
@@ -106,37 +106,49 @@ def readings(labels: Labels, text: str) -> list[StreamKey]:
     return list(keys)
 
 
-@overload
-def find_element(ledger: Ledger, text: str, *, erased: Container[StreamKey] = ...) -> StreamKey: ...
-@overload
-def find_element(
-    ledger: Ledger, text: str, *, erased: Container[StreamKey] = ..., is_demanded: bool
-) -> StreamKey | None: ...
-def find_element(
-    ledger: Ledger, text: str, *, erased: Container[StreamKey] = (), is_demanded: bool = True
-) -> StreamKey | None:
+def find_element(ledger: Ledger, text: str, *, erased: Container[StreamKey] = ()) -> StreamKey:
     """Return the only element of the ledger that ELEMENT names, by its id or, if none has it, by the id's beginning.
 
     A beginning has four characters or more. Those in `erased` count as elements of the ledger.
 
-    Raises: UsageError if ELEMENT names several elements or, if one `is_demanded`, none.
+    Raises: UsageError if ELEMENT names no element, or several.
     """
+    found = find_id(ledger, text, erased=erased) or find_beginning(ledger, text)
+    if found is None:
+        more = f"give {_SHORTEST} characters or more of its id, or " if len(text) < _SHORTEST else ""
+        raise none_found(text, f"{more}run `kropotcli ls` to list all elements")
+    return found
+
+
+def find_id(ledger: Ledger, text: str, *, erased: Container[StreamKey] = ()) -> StreamKey | None:
+    """Return the only element that has this id; None if none has. Raises: UsageError if several have."""
     labels = labels_of(ledger)
     keys = readings(labels, text)
     found = [key for key in keys if key in erased or next(ledger.history(key), None) is not None]
     if len(found) > 1:
         sources = ", ".join(short_name(labels, key.source) for key in found)
         raise UsageError(f"the element {text!r} is ambiguous, because sources {sources} have it: write SOURCE:ID")
-    if not found:
-        found = list(islice(_beginning_so(ledger, keys), _MOST_LISTED + 1))
-    if len(found) > 1:
-        shown = ", ".join(f"{short_name(labels, key.source)}:{one_line(key.id)}" for key in found[:_MOST_LISTED])
-        more = " and more" if len(found) > _MOST_LISTED else ""
-        raise UsageError(f"the element {text!r} is ambiguous, because several ids begin with it: {shown}{more}")
-    if not found and is_demanded:
-        more = f"give {_SHORTEST} characters or more of its id, or " if len(text) < _SHORTEST else ""
-        raise none_found(text, f"{more}run `kropotcli ls` to list all elements")
     return found[0] if found else None
+
+
+def find_beginning(ledger: Ledger, text: str) -> StreamKey | None:
+    """Return the only element whose id begins so; None if none does. Raises: UsageError if several do."""
+    labels = labels_of(ledger)
+    found = list(islice(_beginning_so(ledger, readings(labels, text)), MOST_LISTED + 1))
+    if len(found) > 1:
+        shown = [f"{short_name(labels, key.source)}:{one_line(key.id)}" for key in found]
+        raise UsageError(f"the element {text!r} is ambiguous, because several ids begin with it: {listed(shown)}")
+    return found[0] if found else None
+
+
+def listed(shown: Sequence[str]) -> str:
+    """Return the first of these in one line."""
+    return ", ".join(shown[:MOST_LISTED]) + (" and more" if len(shown) > MOST_LISTED else "")
+
+
+def is_like_an_id(text: str) -> bool:
+    """Whether `[SOURCE:]REST` ends in so many hexadecimal digits that it is meant as an id, and not as a name."""
+    return _LIKE_AN_ID.fullmatch(text.rpartition(":")[2]) is not None
 
 
 def none_found(text: str, advice: str) -> UsageError:

@@ -271,6 +271,7 @@ def _further_json(position: int, each: FurtherFacts) -> dict[str, Any]:
         "position": row.position,
         "behind": max(position - row.position, 0),
         "in_step": instant(row.kept_us),
+        "erasures_waiting": None if each.waiting is None else each.waiting.json,
     }
 
 

@@ -26,20 +26,45 @@ _TRIES = 3
 
 
 class Namer:
-    """Opens forms for their names. `unnamed` counts the elements whose form no kit opened, or that is no sound form."""
+    """Opens forms for their names."""
 
     def __init__(self, kits: Sequence[Key]) -> None:
         """Take the keys. Plain forms need none."""
         self._kits = tuple(kits)
         self._fitting: dict[bytes, Key | None] = {}
         self._failures: dict[bytes, int] = {}
-        self.unnamed = 0
 
     def name(self, key: StreamKey, element: Element) -> bytes | None:
         """Return the path, or the name, in the element's form; None if no kit opens it, or it is not sound."""
-        found = self._open(key, element)
-        self.unnamed += found is None
-        return found
+        return self.of_copy(
+            HeldCopy(
+                key=key,
+                form=element.form,
+                date=element.date,
+                tz=element.tz,
+                state=element.state,
+                sha256=None,
+                size=0,
+                iv=None,
+                is_older=False,
+            )
+        )
+
+    def of_copy(self, held: HeldCopy) -> bytes | None:
+        """Return what `name` does, of a copy."""
+        source = held.key.source
+        if self._failures.get(source, 0) >= _TRIES:
+            return None
+        fitting = self._fitting.get(source)
+        kits = self._kits if fitting is None else (fitting, *(kit for kit in self._kits if kit is not fitting))
+        try:
+            opened = open_claim(held, kits)
+        except (NoKitError, BadFormError, RefusedError):
+            if source not in self._fitting:
+                self._failures[source] = self._failures.get(source, 0) + 1
+            return None
+        self._fitting[source] = opened.kit
+        return b"/".join(opened.claim.path)
 
     def ids(self, name: bytes) -> list[str]:
         """Return the ids that an element with exactly this name has, as far as the kits tell."""
@@ -55,29 +80,3 @@ class Namer:
     def knows_all_ids(self) -> bool:
         """Whether `ids` is sure to hold the id of every element that a kit opens."""
         return all(isinstance(kit, Vault) or kit.stored_salt is not None for kit in self._kits)
-
-    def _open(self, key: StreamKey, element: Element) -> bytes | None:
-        source = key.source
-        if self._failures.get(source, 0) >= _TRIES:
-            return None
-        fitting = self._fitting.get(source)
-        kits = self._kits if fitting is None else (fitting, *(kit for kit in self._kits if kit is not fitting))
-        held = HeldCopy(
-            key=key,
-            form=element.form,
-            date=element.date,
-            tz=element.tz,
-            state=element.state,
-            sha256=None,
-            size=0,
-            iv=None,
-            is_older=False,
-        )
-        try:
-            opened = open_claim(held, kits)
-        except (NoKitError, BadFormError, RefusedError):
-            if source not in self._fitting:
-                self._failures[source] = self._failures.get(source, 0) + 1
-            return None
-        self._fitting[source] = opened.kit
-        return b"/".join(opened.claim.path)

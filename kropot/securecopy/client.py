@@ -55,6 +55,8 @@ class ServerTroubleError(KropotError):
     of `BadPageError`), `status` the HTTP status where one came, `retry_after_s` what the server asks for.
     """
 
+    http_status = 502
+
     def __init__(
         self,
         reason: str,

@@ -55,7 +55,7 @@ def test_no_mistake_hides_another_one(run_cli: RunCli, file: Path) -> None:
         'refresh-time = "soon"\nlog-level = "loud"\nserver-url = "ftp://x"\ninstance-name = "a/b"\n'
         'user-agent = "\\u00e9"\nnonsense = 1\n'
         '[notify]\nping-url = "ftp://host/secret-of-a-test"\ntimeout = "9h"\nbogus = 2\n[notify.verfy]\n'
-        '[retention]\nkeep-daily = "many"\nkeep-foo = 3\n[storage]\nlock-days = 0\n[collect]\nonce = 3\n'
+        '[retention]\nkeep-daily = "many"\nkeep-foo = 3\n[storage]\nlock-days = 0\n[collect]\nonce = 3\n[colect]\n'
         '[source.photos]\nfoo = 1\nbar = 2\n[source."a b"]\n'
     )
     done = run_cli("--config", str(file), "config", "check", "--json", env={"KROPOT_HTTP_TIMEOUT": "long"})
@@ -64,6 +64,7 @@ def test_no_mistake_hides_another_one(run_cli: RunCli, file: Path) -> None:
     for what in (
         *("refresh-time in", "log-level in", "server-url in", "instance-name in", "user-agent in", "'nonsense'"),
         *("[notify] ping-url", "[notify] timeout", "'bogus'", "'verfy'", "keep-daily:", "'keep-foo'", "lock-days"),
+        *("colect is not an option or a command; did you mean collect?",),
         *("[collect] once", "[source.photos] foo", "[source.photos] bar", "[source.a b]", "KROPOT_HTTP_TIMEOUT"),
     ):
         assert len([each for each in found if what in each]) == 1, what
@@ -91,6 +92,7 @@ def test_what_is_right_passes_whatever_its_spelling(run_cli: RunCli, file: Path)
     file.write_bytes(b"\xef\xbb\xbf" + text.encode())
     done = run_cli("--config", str(file), "config", "check")
     assert (done.returncode, done.stderr) == (Exit.DONE, "")
+    assert run_cli("--config", str(file), "--quiet", "config", "check").stdout == ""
     shown = run_cli("--config", str(file), "config", "show").stdout
     assert "verify limit-rate" in shown
     assert "52428800" in shown

@@ -11,7 +11,7 @@ import pytest
 
 from kropot.cli.nagios import LESSER, PluginState, plugin_state, unknown_line
 from kropot.query.alarm import Alarm
-from ledger.events import SOURCE_KIND, SourceBegan, SourceLabelled, StreamKey
+from ledger.events import SOURCE_KIND, Keeping, SourceBegan, SourceLabelled, SourceRetired, StreamKey
 from ledger.keeping import keep
 from ledger.log import Ledger, NewFact
 from ledger.sql import open_store
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import RunCli
+    from tests.kropot.replay_cli import Run
+    from tests.kropot.replay_world import World
+
+pytest_plugins = ["tests.kropot.replay_cli"]
 
 FIGURE = re.compile(r"(?:'[^'=]+'|[^\s'=]+)=\d+(?:s|B|c)?(?:;[\d:]*)*")
 
@@ -30,8 +34,6 @@ def make_ledger(path: Path, *, listed_us: int | None) -> None:
     ledger, now = Ledger(store), time.time_ns() // 1000
     fact = SourceBegan(source=replace(SOURCE, listed_us=listed_us))
     ledger.append([NewFact(key=StreamKey(source=ONE, kind=SOURCE_KIND, id=""), fact=fact, observed_us=now)])
-    from ledger.events import Keeping
-
     keep(ledger, ONE, SourceLabelled(keeping=Keeping(label="it's | a=b")), version=0)
     store.close()
 
@@ -59,6 +61,21 @@ def test_an_old_listing_is_critical(run_cli: RunCli, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout.startswith("KROPOTCLI CRITICAL - listing_stale: the server was not listed for too long")
     expect_figures(done.stdout)
+
+
+def test_damaged_and_lost_copies_are_counted_of_past_sources_too(world: World, run: Run) -> None:
+    source, old = world.source(), world.source(url="https://old.example")
+    for each, bad in ((source, 3), (old, 1)):
+        for number in range(4):
+            key = world.see(each, f"{number}")
+            world.store_copy(key, b"%d of " % number + each)
+            if number < bad:
+                world.damage(key, lost=number == 2)
+    keep(world.ledger, old, SourceRetired(keeping=Keeping(retired_us=world.now_us)), version=0)
+    line = run("status", "--check", "--nagios").out
+    for figure in (f"'damaged {source.hex()[:8]}'=2", f"'lost {source.hex()[:8]}'=1", f"'damaged {old.hex()[:8]}'=1"):
+        assert f" {figure};;;0" in line
+    expect_figures(line)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -37,6 +38,8 @@ BAD = {
     '[source.web]\nserver-url = "http://h"': "[source.web] names no token",
     "[source]\nweb = 1": "[source.web] is a value",
     '[source."a b"]\nserver-url = "http://h"': "[source.a b] is not a name of a source",
+    '[source.web]\nserver-url = "ftp://h"': "[source.web] server-url: the server's address must look like",
+    "[source.web]\nserver-url = 5": "[source.web] server-url: the server's address must look like",
     '[source.0123456789abcdef]\nserver-url = "http://h"': "is not a name of a source",
     '[source.web]\nserver-url = "http://h"\ntoken = "longtoken"\n[source.mail]\nserver-url = "http://i"\n'
     'token = "longtoken"': "[source.web] and [source.mail] have the same token",
@@ -77,6 +80,18 @@ def test_a_mistake_in_a_table_is_named(run_cli: RunCli, tmp_path: Path, text: st
     assert "longtoken" not in done.stdout + done.stderr
 
 
+def test_what_the_tables_say_is_shown_but_no_token(run_cli: RunCli, tmp_path: Path) -> None:
+    file = tmp_path / "k.toml"
+    file.write_text('[source.web]\nserver-url = "http://me:longpassword@h"\ntoken = "longtoken"\nrefresh-time = "5m"\n')
+    file.chmod(0o600)
+    done = run_cli("--config", str(file), "config", "show")
+    assert (done.returncode, "long" in done.stdout) == (Exit.USAGE, False)
+    file.write_text('[source.web]\nserver-url = "http://h"\ntoken = "longtoken"\nrefresh-time = "5m"\n')
+    shown = run_cli("--config", str(file), "config", "show").stdout
+    rows = dict(re.findall(r"^source\.web ([\w-]+) +(\S+)  \(configuration file\)$", shown, re.MULTILINE))
+    assert rows == {"server-url": "http://h", "token": "[hidden]", "refresh-time": "5m"}
+
+
 def test_what_stops_one_source_does_not_stop_the_others(run_cli: RunCli, config: Path) -> None:
     done = run_cli("--config", str(config), "collect", "--once", "--json")
     assert done.returncode == Exit.PARTIAL
@@ -100,8 +115,8 @@ def test_what_stops_one_source_does_not_stop_the_others(run_cli: RunCli, config:
     # --source picks some; one that is picked alone answers with its own code.
     assert run_cli("--config", str(config), "collect", "--once", "--source", "web").returncode == Exit.DONE
     assert run_cli("--config", str(config), "collect", "--once", "--source", "refused").returncode == Exit.REFUSED
-    both = run_cli("--config", str(config), "collect", "--once", "--source", "web", "--source", "mail-2")
-    assert both.returncode == Exit.DONE, both.stderr
+    both = run_cli("--config", str(config), "collect", "--once", "--quiet", "--source", "web", "--source", "mail-2")
+    assert (both.returncode, both.stdout, both.stderr) == (Exit.DONE, "", ""), "cron says nothing"
     none = run_cli("--config", str(config), "collect", "--once", "--source", "wob")
     assert none.returncode == Exit.USAGE
     assert "it has web, mail-2, refused, nofile" in none.stderr

@@ -149,13 +149,46 @@ def test_history_difference_and_drill_ask_the_keeper(afar: Run, kept: Kept) -> N
     assert [row["event"] for row in rows] == ["RemoteObserved", "CopyStored", "RemoteChanged", "CopyStored"]
     assert afar("history", VAULT.element(b"top").hex(), "--json").lines == rows
     assert afar("history", "nothing", "--key", "vault.json").code == 2
+    assert afar("history", f"{source.hex()[:6]}:top", "--key", "vault.json", "--json").lines == rows
     changed = afar("replay", "--until", f"@{before}", "--diff", "2100-01-01", "--json").lines
     assert [(row["change"], row["id"]) for row in changed] == [("changed", VAULT.element(b"top").hex())]
     assert afar("replay", "--until", f"@{before}").code == 2
-    named = afar("replay", "--diff", "1d", "--key", "vault.json")
-    assert (named.code, "ids and no names" in named.err) == (2, True)
     drill = afar("kit", "check", "vault.json", "--json")
     assert (drill.code, drill.json["opened"], drill.json["failed"], drill.json["recorded"]) == (0, 5, 0, False)
+
+
+def test_the_end_of_a_name_is_found_among_the_names_of_a_keeper(afar: Run, kept: Kept, wire: Wire) -> None:
+    source = next(iter(kept.world.ledger.sources()))
+    kept.world.seal(source, b"old/a.txt", b"another")
+    [row] = afar("history", "deep/c.bin", "--key", "vault.json", "--json").lines[:1]
+    assert row["event"] == "RemoteObserved"
+    several = afar("history", "a.txt", "--key", "vault.json")
+    assert (several.code, several.out) == (2, "")
+    assert ":docs/a.txt, " in several.err
+    assert ":old/a.txt" in several.err
+    assert b"a.txt" not in bytes(wire.sent)
+
+
+def test_differences_at_a_keeper_have_names_where_the_key_is(afar: Run, kept: Kept, wire: Wire, owner: Path) -> None:
+    source = next(iter(kept.world.ledger.sources()))
+    other = kept.world.source(None, url="https://other.example")
+    before = kept.world.ledger.head().position
+    kept.world.seal(source, b"top", b"changed")
+    kept.world.vanish(kept.world.seal(other, b"came and went", b""))
+    kept.world.seal(other, b"alpha", b"new")
+    asked = ("replay", "--until", f"@{before}", "--diff", "2100-01-01")
+    plain = afar(*asked, "--json").lines
+    named = afar(*asked, "--key", "vault.json", "--json").lines
+    told = [(row["change"], row["name"]) for row in named]
+    assert told == [("added", "alpha"), ("vanished", "came and went"), ("changed", "top")]
+    without = [{name: value for name, value in row.items() if name != "name"} for row in named]
+    assert sorted(without, key=str) == sorted(plain, key=str)
+    text = afar(*asked, "--key", "vault.json")
+    assert f"{other.hex()[:8]}:alpha  current" in text.out
+    assert not any(name in bytes(wire.sent) for name in (b"alpha", b"went"))
+    foreign = afar(*asked, "--key", kit_file(owner, OTHER_VAULT, "other.json"))
+    assert (foreign.code, "3 elements without a name" in foreign.err) == (0, True)
+    assert foreign.out.splitlines() == afar(*asked).out.splitlines()
 
 
 def test_the_same_commands_read_an_export(
@@ -166,8 +199,10 @@ def test_the_same_commands_read_an_export(
         cli.main([*place, "replay", "--export", "export"], prog_name="kropotcli")
     capsys.readouterr()
     assert afar("kit", "check", "vault.json", "--from", "export", "--json").lines[-1]["opened"] == 5
-    [row] = afar("history", "top", "--key", "vault.json", "--from", "export", "--json").lines
-    assert row["event"] == "CopyStored"
+    for name in ("top", "c.bin", f"laptop:{VAULT.element(b'top').hex()}"):
+        [row] = afar("history", name, "--key", "vault.json", "--from", "export", "--json").lines
+        assert row["event"] == "CopyStored"
+    assert afar("history", "bin", "--key", "vault.json", "--from", "export").code == 2
     assert afar("restore", "--key", "vault.json", "--to", "out", "--from", "export").code == 0
     assert restored(owner / "out") == FILES
     assert afar("replay", "--diff", "1d", "--from", "export").code == 2
@@ -189,7 +224,8 @@ def test_no_key_leaves_the_machine(afar: Run, wire: Wire, owner: Path) -> None:
         ("restore", "--key", "vault.json", "--stdout", "top"),
         ("restore", "--key", "vault.json", "--verify-only"),
         ("history", "top", "--key", "vault.json"),
-        ("replay", "--until", "@3", "--diff", "@9"),
+        ("history", "b.txt", "--key", "vault.json"),
+        ("replay", "--until", "@3", "--diff", "@9", "--key", "vault.json"),
         ("kit", "check", "vault.json"),
     ):
         answer = afar(*command)

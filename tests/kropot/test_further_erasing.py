@@ -152,3 +152,7 @@ def test_the_commands_count_what_is_locked_in_a_further_storage(
     assert (erased["done"], erased["waiting"]["versions"] >= 4) == (True, True)
     again = run("--retry")
     assert (again["versions"], again["waiting"]) == (0, erased["waiting"])
+    status = run_cli("--config", str(config), "status", "--json")
+    [further] = json.loads(status.stdout)["further"]
+    assert (further["there"], further["erasures_waiting"]) == (True, erased["waiting"])
+    assert " of what was erased wait to be removed, until " in run_cli("--config", str(config), "status").stdout

@@ -64,10 +64,60 @@ def test_the_id_of_a_name_is_computed_and_no_other_form_is_opened(
     for number in range(5):
         sealed.seal(source, b"%d" % number, b"")
     opened = []
-    monkeypatch.setattr("kropot.restore.naming.Namer._open", lambda _self, key, _element: opened.append(key))
+    monkeypatch.setattr("kropot.restore.naming.Namer.of_copy", lambda _self, held: opened.append(held.key))
     assert run("decrypt", "3", "--key", kit, "-o", str(tmp_path / "out")).code == 0
-    assert run("history", "nobody", "--key", kit).code == 2
     assert opened == []
+    assert run("history", "nobody", "--key", kit).code == 2
+    assert len(opened) == 5, "the end of a name is found by opening all of them"
+
+
+def test_the_end_of_a_name_is_enough_and_an_ambiguous_one_is_listed(
+    sealed: SealedWorld, run: Run, tmp_path: Path
+) -> None:
+    source, other, kit = sealed.source(), sealed.source(url="https://other.example"), kit_file(tmp_path)
+    sealed.seal(source, b"docs/old/letter.txt", b"1")
+    pages = [sealed.seal(source, name, b"2") for name in (b"notes/page.txt", b"docs/page.txt")]
+    sealed.seal(other, b"docs/mypage.txt", b"3")
+    for text in ("letter.txt", "old/letter.txt", "./docs/old/letter.txt", f"{source.hex()[:6]}:letter.txt"):
+        [row] = run("history", text, "--key", kit, "--json").lines[:1]
+        assert row["name"] == "docs/old/letter.txt", text
+    for text in ("etter.txt", f"{other.hex()[:6]}:letter.txt", "letter.txt/x"):
+        assert run("history", text, "--key", kit).code == 2, text
+    several = run("history", "page.txt", "--key", kit)
+    short = source.hex()[:8]
+    assert (several.code, several.out) == (2, "")
+    assert f"several names end so: {short}:docs/page.txt, {short}:notes/page.txt" in several.err
+    assert "mypage" not in several.err
+    assert run("ls", "docs/page.txt", "--key", kit, "--json").lines[0]["id"] == pages[1].id
+    whole = sealed.seal(source, b"page.txt", b"4")
+    assert run("ls", "page.txt", "--key", kit, "--json").lines[0]["id"] == whole.id, "a whole name beats ends"
+
+
+def test_short_digits_are_a_name_first_and_many_are_an_id(sealed: SealedWorld, run: Run, tmp_path: Path) -> None:
+    source, kit = sealed.source(), kit_file(tmp_path)
+    other = sealed.seal(source, b"other", b"")
+    year = sealed.seal(source, f"photos/{other.id[:4]}".encode(), b"")
+    trap = sealed.seal(source, f"photos/{other.id[:8]}".encode(), b"")
+    assert run("ls", other.id[:4], "--key", kit, "--json").lines[0]["id"] == year.id
+    assert run("ls", other.id[:8], "--key", kit, "--json").lines[0]["id"] == other.id
+    assert run("ls", other.id[:6], "--key", kit, "--json").lines[0]["id"] == other.id, "no name is so"
+    assert run("ls", f"photos/{other.id[:8]}", "--key", kit, "--json").lines[0]["id"] == trap.id
+
+
+def test_many_names_that_end_so_are_not_all_listed(sealed: SealedWorld, run: Run, tmp_path: Path) -> None:
+    source = sealed.source()
+    for number in range(12):
+        sealed.seal(source, f"{number:02}/index.html".encode(), b"")
+    answer = run("history", "index.html", "--key", kit_file(tmp_path))
+    assert answer.err.count("/index.html") == 10
+    assert "09/index.html and more" in answer.err
+
+
+def test_an_erased_name_says_that_it_was_erased(sealed: SealedWorld, run: Run, tmp_path: Path) -> None:
+    source, kit = sealed.source(), kit_file(tmp_path)
+    sealed.erase(sealed.seal(source, b"docs/letter.txt", b""))
+    told = run("history", "docs/letter.txt", "--key", kit)
+    assert (told.code, "erased 2 earlier events" in told.out) == (0, True), told.err
 
 
 def test_a_cbc_name_is_found_by_opening_the_forms(world: World, run: Run, cbc_kit: str) -> None:
@@ -139,7 +189,7 @@ def test_every_command_about_an_element_takes_its_name_and_the_beginning_of_its_
     key = str(tmp_path / "signing.key")
     signed = run("checkpoint", "init", "--key", key).code, run("checkpoint", "sign", "--key", key).code
     assert signed == (0, 0)
-    for element, more in ((stored.id[:10], ()), ("letters/Q1.txt", ("--key", kit))):
+    for element, more in ((stored.id[:10], ()), ("letters/Q1.txt", ("--key", kit)), ("Q1.txt", ("--key", kit))):
         proof = run("prove", element, *more)
         assert (proof.code, stored.id in proof.out, "letters" in proof.out) == (0, True, False), proof.err
         assert run("recipe", element, *more).code == 0

@@ -103,7 +103,7 @@ def test_a_download_that_turns_out_unsound_never_looks_complete(own: Own) -> Non
         own.get("download?path=docs/large.bin")
     path.unlink()
     gone = own.get("download?path=docs/large.bin")
-    assert gone.status_code >= 400
+    assert gone.status_code == 404
     assert "text/html" in gone.headers["content-type"]
     with zipfile.ZipFile(io.BytesIO(own.get("zip?folder=docs").content)) as archive:
         assert b"docs/large.bin" in archive.read("kropot-not-in-this-zip.txt")
@@ -162,8 +162,16 @@ def test_nothing_looks_complete_when_the_keeper_dies_on_its_way(away: tuple[Own,
     assert not zipfile.is_zipfile(io.BytesIO(came))
     assert b"PK\x05\x06" not in came
     gone = own.get("download?path=docs/large.bin&at=%40" + str(own.kept.world.ledger.head().position))
-    assert gone.status_code >= 400
+    assert gone.status_code == 502
     assert "text/html" in gone.headers["content-type"]
+    for screen in ("health", "time", "go?when=1d"):
+        silent = own.session.get(f"{own.base}/page/{screen}", timeout=20)
+        assert (silent.status_code, "The keeper" in silent.text) == (502, True), screen
+
+
+def test_a_moment_that_nobody_understands_is_the_visitors_mistake(away: tuple[Own, Wire]) -> None:
+    own, _ = away
+    assert own.session.get(f"{own.base}/page/go?when=nonsense", timeout=20).status_code == 400
 
 
 def test_what_aes_cbc_sealed_is_opened_and_never_looks_complete_if_it_is_unsound(kept: Kept, tmp_path: Path) -> None:
