@@ -55,7 +55,7 @@ def install(settings: Settings, *, shell: str | None) -> None:
         emit_json("completion", {"shell": chosen, "script": script, "file": str(path)})
     else:
         emit(str(path))
-    say(f"start a new {chosen} to complete with the Tab key{more}")
+    say(f"start a new {chosen}, and then the Tab key completes commands{more}")
 
 
 def script_for(shell: str) -> str:

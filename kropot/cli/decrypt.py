@@ -134,8 +134,8 @@ def _held_of_file(settings: Settings, path: Path, iv_text: str | None) -> HeldCo
         ) from None
     if held is None:
         raise UsageError(
-            f"the IV of {path} is not known: the file is damaged, or the ledger at {settings.place} has no such copy; "
-            "give the IV with --iv"
+            f"the IV of {path} is not known: the file is damaged, or the ledger at {settings.place} does not have this "
+            "copy; give the IV with --iv"
         )
     return held
 

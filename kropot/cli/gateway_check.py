@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _MOST_YOUNG: Final = 10_000
 _WHY: Final = {
-    "sockets": "is a socket, which has no contents",
-    "pipes": "is a pipe, which has no contents",
+    "sockets": "is a socket, which has no content",
+    "pipes": "is a pipe, which has no content",
     "devices": "is a device",
-    "links": "is a symlink that leads to a folder, outside, or nowhere",
+    "links": "is a symlink to a folder, to the outside, or to nothing",
     "unreadable": "cannot be read",
     "unsettled": "is being written to",
     "excluded": "is excluded",

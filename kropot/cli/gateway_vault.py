@@ -121,7 +121,7 @@ def rotate(
             # It is rotated: tell where the kit is.
             warn(str(error))
             found, path = book.vaults.named(which), written[0]
-    _told(settings, found, path, "older kits do not open what this vault seals first from now on")
+    _told(settings, found, path, "older kits do not open what is first sealed for this vault from now on")
 
 
 def _told(settings: Settings, found: HeldVault, path: Path, more: str = "it opens all of the vault") -> None:

@@ -47,7 +47,7 @@ def state_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @base.group("keeper")
 def command() -> None:
-    """Serve a replica to its owner from afar, and manage the tokens for it.
+    """Serve a replica to its owner over the network, and manage the tokens for it.
 
     A keeper keeps the copies of somebody else. With a token, the owner lists and restores files over the network, and
     never sends a kit.
@@ -57,7 +57,7 @@ def command() -> None:
 @command.command("serve", cls=base.KropotCommand)
 @address_options(8081)
 @state_option
-@click.option("--tls-cert", type=PATH, metavar="FILE", help="The certificate with its chain (PEM): speak TLS.")
+@click.option("--tls-cert", type=PATH, metavar="FILE", help="The certificate with its chain (PEM), to serve over TLS.")
 @click.option("--tls-key", type=PATH, metavar="FILE", help="The key of the certificate (PEM, without a passphrase).")
 @client_options
 def serve(
@@ -140,10 +140,10 @@ def token() -> None:
     "--role",
     type=click.Choice(_ROLES),
     required=True,
-    help="owner: all that is sealed, and all of the others. auditor: the status, headers of events, proofs and"
-    " checkpoints. monitor: the metrics.",
+    help="owner: everything, including sealed forms and contents. auditor: the status, headers of events, proofs and "
+    "checkpoints. monitor: the metrics.",
 )
-@click.option("--label", metavar="LABEL", help="Who has this token, for `token list`.")
+@click.option("--label", metavar="LABEL", help="Who has this token. `token list` shows it.")
 @click.option(
     "--expires",
     metavar="WHEN",
@@ -155,8 +155,8 @@ def token() -> None:
     "source_names",
     metavar="SOURCE",
     multiple=True,
-    help="Bind a token of an owner to this source: its label, or the beginning of its id. Can be repeated. Default: all"
-    " sources, later ones too.",
+    help="Limit an owner's token to this source, given as its label or the beginning of its id. Can be repeated. "
+    "Default: all sources, including later ones.",
 )
 @state_option
 def create(
@@ -176,7 +176,7 @@ def create(
 
     if label is not None and not (label.isprintable() and 0 < len(label) <= _LONGEST_LABEL):
         most = _LONGEST_LABEL
-        raise UsageError(f"{label[:most]!a} cannot be a label: take 1 to {most} printable characters")
+        raise UsageError(f"{label[:most]!a} cannot be a label: use 1 to {most} printable characters")
     now_s = int(time.time())
     expires_s = None if expires is None else _expires_s(expires, now_s)
     if source_names and role != "owner":

@@ -43,9 +43,11 @@ command.add_command(check)
 
 @command.command("show")
 @click.argument("kit", type=PATH)
-@click.option("--paper", is_flag=True, help="Print the kit as text to type again, with a checksum in each line.")
+@click.option(
+    "--paper", is_flag=True, help="Print the kit as text that can be typed in again, with a checksum in each line."
+)
 @click.option("--qr", is_flag=True, help="Print the kit as a QR code. This needs the package segno.")
-@click.option("--svg", type=PATH, metavar="FILE", help="Write the QR code to this new file, to be printed.")
+@click.option("--svg", type=PATH, metavar="FILE", help="Write the QR code to this new file, for printing.")
 @passphrase_option
 def show(
     settings: Settings, *, kit: Path, paper: bool, qr: bool, svg: Path | None, passphrase_files: tuple[Path, ...]
@@ -58,7 +60,7 @@ def show(
     data, found = read_kit_file(kit)
     if paper or qr or svg is not None:
         if settings.json:
-            raise UsageError("--json shows no key: leave it out, or leave out --paper, --qr and --svg")
+            raise UsageError("--json never shows a key: leave it out, or leave out --paper, --qr and --svg")
         _print(data, is_locked=isinstance(found, LockedKit), paper=paper, qr=qr, svg=svg)
         return
     if isinstance(found, LockedKit) and passphrase_files:
@@ -119,20 +121,20 @@ def passphrase_(
     its copies on paper, once you have tried the new one.
     """
     if remove and new_file is not None:
-        raise UsageError("--remove takes the passphrase away: leave out --new-passphrase-file")
+        raise UsageError("--remove sets no passphrase: leave out --new-passphrase-file")
     _, found = read_kit_file(kit)
     if not isinstance(found, LockedKit) and (remove or passphrase_files):
         raise UsageError(f"the kit {kit} has no passphrase: leave out {'--remove' if remove else '--passphrase-file'}")
     opened = Passphrases(passphrase_files).open(found) if isinstance(found, LockedKit) else found
     if remove:
         made: OwnerKit | LockedKit = opened
-        before = "opens it with its passphrase"
+        before = "opens with its passphrase"
     else:
         made = _locked(opened, kit, new_file)
-        before = "opens it with the older passphrase" if isinstance(found, LockedKit) else "opens it without one"
+        before = "opens with the older passphrase" if isinstance(found, LockedKit) else "opens without a passphrase"
     write_secret(output, made.encode(), "-o")
     _wrote(settings, output, made)
-    say(f"{kit} still {before}: delete it, and its copies on paper, once you have tried {output}")
+    say(f"{kit} still {before}: once you have tried {output}, delete it and its copies on paper")
 
 
 # --- passphrases -----------------------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ def _locked(opened: OwnerKit, kit: Path, new_file: Path | None) -> LockedKit:
     else:
         passphrase = ask_passphrase(
             f"new passphrase of the kit {kit}",
-            f"the kit {kit} is to get a passphrase",
+            f"the kit {kit} needs a new passphrase",
             twice=True,
             option="--new-passphrase-file",
         )
@@ -182,7 +184,7 @@ def _print(data: bytes, *, is_locked: bool, paper: bool, qr: bool, svg: Path | N
     if drawn is not None:
         emit(drawn.rstrip("\n"))
     if not is_locked:
-        warn(f"{_SHOWS_KEYS}: `kropotcli kit passphrase` gives the kit a passphrase first")
+        warn(f"{_SHOWS_KEYS}: first give the kit a passphrase with `kropotcli kit passphrase`")
 
 
 def _described(found: OwnerKit | LockedKit, opened: OwnerKit | LockedKit) -> dict[str, Any]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kropot.restore.opener import Key
 
 SAMPLE: Final = 25
-"""How many copies a drill opens: one copy in ten that does not open is found with a chance of 93 %."""
+"""How many copies a drill opens. If one copy in ten does not open, it finds that with a chance of 93 %."""
 
 
 @click.command("check", cls=KropotCommand)
@@ -48,7 +48,7 @@ SAMPLE: Final = 25
     help="How many copies to open. At least one of each source is opened.",
 )
 @from_options
-@click.option("--no-record", is_flag=True, help="Write nothing to the ledger: `status` does not show this drill.")
+@click.option("--no-record", is_flag=True, help="Write nothing to the ledger. `status` then does not show this drill.")
 @passphrase_option
 def check(
     settings: Settings,

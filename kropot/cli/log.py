@@ -33,7 +33,7 @@ CHANGES = {
     "RemoteChanged": "changed",
     "RemoteVanished": "gone",
 }
-"""What a round found out about an element, by the name of the event."""
+"""What a round found about an element, by the name of the event."""
 
 MARKS = {"new": "+", "changed": "~", "gone": "-"}
 
@@ -115,7 +115,7 @@ def _change_row(event: Event, change: str, name: Name) -> dict[str, Any]:
 
 def _place(event: Event) -> tuple[StreamKey, Element | None]:
     if event.key is None:
-        raise TypeError(f"the event at position {event.position} is about no element")
+        raise TypeError(f"the event at position {event.position} is not about an element")
     return event.key, element_of(event)
 
 

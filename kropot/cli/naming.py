@@ -137,7 +137,7 @@ class Names:
         """Say how many elements are shown by their ids, because no kit opened their forms."""
         if self._namer is not None and self._namer.unnamed:
             count = number(self._namer.unnamed, "element")
-            warn(f"{count} without a name: no given kit opens their forms, or the forms are not what was sealed")
+            warn(f"{count} without a name: no given kit opens their forms, or the forms were altered")
 
     # --- helpers ---
 

@@ -44,15 +44,15 @@ _WHY = {"replaced": "older versions", "vanished": "vanished elements"}
 
 
 @define("prune")
-@click.option("--dry-run", is_flag=True, help="Show what the policy lets go, and change nothing.")
-@click.option("--undo", is_flag=True, help="Take back every release whose bytes were not freed yet.")
+@click.option("--dry-run", is_flag=True, help="Show what the policy would release, and change nothing.")
+@click.option("--undo", is_flag=True, help="Take back every release whose bytes have not been freed yet.")
 @click.option(
     "--grace",
     type=SPAN,
     default="7d",
     show_default=True,
     metavar="SPAN",
-    help="How long a release waits before its bytes are freed. Until then --undo takes it back.",
+    help="How long a release waits before its bytes are freed. Until then, --undo takes it back.",
 )
 @click.option(
     "--key",
@@ -65,7 +65,8 @@ _WHY = {"replaced": "older versions", "vanished": "vanished elements"}
     "--max-unused",
     type=click.IntRange(0, 100),
     metavar="PERCENT",
-    help="Rewrite every pack of which more than this is unused. Default: 50, and only packs that lose objects now.",
+    help="Rewrite every pack in which more than this percentage is unused. Default: 50, and only packs that lose "
+    "objects now.",
 )
 def command(
     settings: Settings, *, dry_run: bool, undo: bool, grace: int, key_file: Path | None, max_unused: int | None
@@ -175,7 +176,10 @@ def _prune(
         released = release(decider, policy=policy, by=_who(), allowed=lambda: demand_quiet(ledger))
         covered = covered_by(ledger, None if key is None else key.verifier)
         if covered is None:
-            say("there is no key for checkpoints, so no signature says which releases you wanted; prune goes on")
+            say(
+                "there is no key for checkpoints, so no signature shows which releases you wanted; prune goes on "
+                "without one"
+            )
         until = last_to_free(ledger, before_us=time_of(ledger) - grace_us, covered=covered)
         if not isinstance(objects, CanFree):
             raise UsageError("this kind of storage cannot free bytes")
@@ -208,7 +212,7 @@ def _set_policy(ledger: Ledger, rules: tuple[KeepRules, ...], before: Decided, k
     elif covered_by(ledger, None) is not None:
         raise UsageError(
             "the policy is new, and a key signs the checkpoints of this ledger: name the key with --key, so that its "
-            "signature says that you want this policy"
+            "signature shows that you want this policy"
         )
     return decide(ledger, PolicySet(retention=retention), before)
 
@@ -230,7 +234,7 @@ def _undo(settings: Settings) -> None:
         return
     emit(f"took back {number(done.copies, 'release')} ({amount(done.bytes)})")
     if done.gone:
-        emit(f"{number(done.gone, 'release')} cannot be taken back: the object is gone, or not sound")
+        emit(f"{number(done.gone, 'release')} cannot be taken back: the object is gone or damaged")
 
 
 def _who() -> str:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     "kit",
     type=click.Path(path_type=Path),
     metavar="KIT.json",
-    help="The kit: it takes a name as ELEMENT, and of a CBC token it knows the digest and the rounds. Its secret is not"
-    " printed.",
+    help="The kit. With it, ELEMENT can be a name. The kit of a CBC token also tells the digest and the rounds. Its "
+    "secret is not printed.",
 )
 @passphrase_option
 @until_option

@@ -65,8 +65,8 @@ if TYPE_CHECKING:
 @click.option(
     "--from-storage",
     is_flag=True,
-    help="Restore from the objects in --storage-path alone, without a ledger: of each element the version that was"
-    " sealed last. Only for sc2.",
+    help="Restore from the objects in --storage-path alone, without a ledger: the last sealed version of each "
+    "element. Only for sc2.",
 )
 @click.option(
     "--vanished", is_flag=True, help="Also restore elements that had vanished from the server at that moment."
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     "--past-sources",
     "past",
     is_flag=True,
-    help="Also restore what only past sources have: those that retired, or whose token was replaced by then.",
+    help="Also restore what only past sources have: sources that were retired by then, or whose token was replaced.",
 )
 @click.option(
     "--both",
@@ -89,8 +89,8 @@ if TYPE_CHECKING:
     type=click.Choice(["never", "older", "always"]),
     default="never",
     show_default=True,
-    help="Replace files of other content that restore did not write: never, only those older than the file that comes"
-    " back, or always.",
+    help="Replace files with different content that restore did not write: never, only those older than the restored "
+    "file, or always.",
 )
 @click.option(
     "--verify-only",
@@ -107,7 +107,8 @@ if TYPE_CHECKING:
 @click.option(
     "--numeric-owner",
     is_flag=True,
-    help="As root, give files to the user and group with the recorded numbers, not to those with the recorded names.",
+    help="As root, give files to the user and group with the recorded numeric ids, not to those with the recorded "
+    "names.",
 )
 @click.option("--portable-names", is_flag=True, help="Give all files names that also work on Windows.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")

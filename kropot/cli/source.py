@@ -141,7 +141,7 @@ def label_(settings: Settings, *, source_name: str, label: str | None, undo: boo
 
 @command.command("retire")
 @click.argument("source_name", metavar="SOURCE")
-@click.option("--undo", is_flag=True, help="Say that the source is in use.")
+@click.option("--undo", is_flag=True, help="Mark the source as in use again.")
 def retire(settings: Settings, *, source_name: str, undo: bool) -> None:
     """Say that nothing is collected from SOURCE any more.
 

@@ -39,7 +39,7 @@ command.add_command(forget)
     help="Put objects smaller than this into packs.",
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="Also make a pack of few objects: less than 8 MiB, fewer than 2,000."
+    "--all", "everything", is_flag=True, help="Also make a pack from few objects: less than 8 MiB and fewer than 2,000."
 )
 def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
     """Gather small objects that are files of their own into packs.
@@ -128,8 +128,8 @@ def index(settings: Settings) -> Exit:
         say(line, level="error")
     if report.damaged:
         say(
-            f"{number(report.damaged, 'damaged pack')}: what the ledger knew of their objects stays; put them back from"
-            " another copy of the storage, or run `kropotcli verify --repair`",
+            f"{number(report.damaged, 'damaged pack')}: the ledger keeps what it knew of their objects; put the packs "
+            "back from another copy of the storage, or run `kropotcli verify --repair`",
             level="error",
         )
         return Exit.FINDINGS

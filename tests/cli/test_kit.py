@@ -197,8 +197,8 @@ def test_a_passphrase_is_set_changed_and_removed(run: Run, kit: str, old_kit: st
     assert [answer.code for answer in answers] == [0, 0, 0], answers
     for answer in answers:
         expect_no_key(answer)
-    assert f"{path} still opens it without one: delete it" in answers[0].err
-    assert "still opens it with the older passphrase" in answers[1].err
+    assert f"{path} still opens without a passphrase: once you have tried " in answers[0].err
+    assert "still opens with the older passphrase" in answers[1].err
     assert answers[2].json["locked"] is False
     before = parse_kit((tmp_path / path).read_bytes(), name="k")
     for name, passphrase in (("a.json", PASSPHRASE), ("b.json", NEW)):

@@ -85,7 +85,7 @@ def test_a_wrong_path_has_its_own_sentence(server: OldServer, run_cli: RunCli) -
 def test_a_host_that_dns_does_not_know_has_its_own_sentence(run_cli: RunCli) -> None:
     done = run_cli("--http-timeout", "1", "collect", "--once", "--server-url", "https://files.invalid", env=ENV)
     assert done.returncode == Exit.ERROR
-    assert "error: nothing more could be collected from https://files.invalid: no host of this name" in done.stderr
+    assert "error: cannot collect any more from https://files.invalid: no host of this name" in done.stderr
 
 
 def test_a_token_from_a_pipe_is_read_once() -> None:

@@ -53,7 +53,7 @@ def test_an_exact_name_needs_one_look_up(afar: Run, wire: Wire, owner: Path) -> 
     assert sum(f"/file/{id_}" in line for line in wire.requests) == 1
     assert not any("/headers" in line or "/elements?" in line for line in wire.requests)
     assert sum("/objects/" in line for line in wire.requests) == 1
-    assert "is the keeper's word" in answer.err + answer.out
+    assert "only the keeper says" in answer.err + answer.out
     assert not (owner / "cache").exists()
 
 
@@ -153,7 +153,7 @@ def test_history_difference_and_drill_ask_the_keeper(afar: Run, kept: Kept) -> N
     assert [(row["change"], row["id"]) for row in changed] == [("changed", VAULT.element(b"top").hex())]
     assert afar("replay", "--until", f"@{before}").code == 2
     named = afar("replay", "--diff", "1d", "--key", "vault.json")
-    assert (named.code, "ids and no names" in named.err) == (2, True)
+    assert (named.code, "by id, not by name" in named.err) == (2, True)
     drill = afar("kit", "check", "vault.json", "--json")
     assert (drill.code, drill.json["opened"], drill.json["failed"], drill.json["recorded"]) == (0, 5, 0, False)
 
@@ -225,7 +225,7 @@ def test_a_kit_in_place_of_the_token_is_never_sent(afar: Run, wire: Wire) -> Non
     swapped = ("--key", "vault.json", "--from", wire.url, "--access-token-file", "vault.json")
     for command in (("restore", "--list-names"), ("history", "top"), ("browse",)):
         refused = afar(*command, *swapped)
-        assert (refused.code, "send no kit to anybody" in refused.err) == (2, True), command
+        assert (refused.code, "never send a kit to anybody" in refused.err) == (2, True), command
     assert not wire.sent
 
 

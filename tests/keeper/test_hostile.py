@@ -120,7 +120,7 @@ def test_a_tree_that_its_headers_do_not_have_is_refused(afar: Run, lying: Any, o
     lying("headers", lambda data: data[:-1] + bytes([data[-1] ^ 1]))
     answer = afar("restore", *KIT, "--to", "out")
     assert answer.code == 4
-    assert "are not those of the tree that it claims" in answer.err
+    assert "do not belong to the tree that it claims" in answer.err
     assert not (owner / "out").exists()
 
 

@@ -149,7 +149,7 @@ def test_a_server_that_is_not_there_is_an_error_and_fails_no_element(folder: Fol
     ran = folder.collect()
     assert ran.code == 1
     failure = json.loads(ran.err.splitlines()[-1])
-    assert failure["message"].startswith(f"nothing more could be collected from {server.url}: nothing listens at this")
+    assert failure["message"].startswith(f"cannot collect any more from {server.url}: nothing listens at this")
     assert (failure["event"], failure["exit"], failure["level"]) == ("failed", 1, "error")
     server.start(port)
     assert folder.collect().code == 0

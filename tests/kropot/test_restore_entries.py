@@ -241,7 +241,7 @@ def test_another_user_than_root_is_told_that_owners_do_not_come_back(
     monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
     answer = run("restore", "--key", kit, "--to", str(tree.parent / "to"))
     assert (answer.code, answer.err) == (0, "")
-    assert "15  of other owners, whom only root can restore: they are yours now" in answer.out
+    assert "15  now owned by you: only root can restore their owners" in answer.out
     assert stat.S_IMODE((tree.parent / "to/none").stat().st_mode) == 0o755, "who runs it is not who owned it"
     assert stat.S_IMODE((tree.parent / "to/shared").stat().st_mode) == 0o1777
 
@@ -268,7 +268,7 @@ def test_names_of_one_file_with_other_contents_become_files_of_their_own(
         world.seal(source, name, content, link_group=group)
     answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"))
     assert (answer.code, answer.err) == (0, "")
-    assert "files of their own that were one file with others (hard links)" in answer.out
+    assert "written as separate files: they were hard links to one file" in answer.out
     assert {name: (tmp_path / "to" / name).read_bytes() for name in "abc"} == {"a": b"old", "b": b"new", "c": b"old"}
 
 
@@ -282,7 +282,7 @@ def test_a_target_without_hard_links_gets_files(
     monkeypatch.setattr(os, "link", refused)
     answer = run("restore", "--key", kit, "--to", str(tree.parent / "to"))
     assert (answer.code, answer.err) == (0, "")
-    assert "2  files of their own that were one file with others (hard links)" in answer.out
+    assert "2  written as separate files: they were hard links to one file" in answer.out
     assert (tree.parent / "to/closed/other link").read_bytes() == b"hello"
 
 
