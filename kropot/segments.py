@@ -258,7 +258,7 @@ class SegmentFolder:
     def _put(self, name: str, index: int, chunks: Iterable[bytes]) -> None:
         """Write a file, durably. Raises: StorageError."""
         if self._scratch is None:
-            raise LedgerError("this folder of segments was opened for reading")
+            raise LedgerError("this folder of segments was opened read-only")
         target = str(self._local / name)
         try:
             self._make_folder()

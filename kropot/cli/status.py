@@ -348,7 +348,7 @@ def _drill_text(each: SourceFacts) -> list[str]:
     if not each.needs_kit:
         return []
     if drill is None:
-        return ["  drill    no copy was ever opened with a kit: run `kropotcli kit check`"]
+        return ["  drill    no copy has ever been opened with a kit: run `kropotcli kit check`"]
     opened = "1 copy" if drill.opened == 1 else f"{drill.opened:,} copies"
     failed = f", and {drill.failed:,} did not open" if drill.failed else ""
     return [f"  drill    {opened} opened with a kit at {moment(drill.at_us)}{failed}"]

@@ -38,7 +38,7 @@ T: Final[dict[str, dict[str, str]]] = {
         "go": "Look",
         "no_kit": "Never type a kit or a passphrase into a page that somebody else serves. This page has no field for "
         "one.",
-        "bad": "This token is not good here: it is unknown, expired or revoked.",
+        "bad": "This token is not valid here: it is unknown, expired or revoked.",
         "used": "This address was used before, or is too old. Start the program again, and it prints a new one.",
         "browse": "Open the address that `kropotcli browse` printed. It works once.",
     },
@@ -293,7 +293,7 @@ T: Final[dict[str, dict[str, str]]] = {
         "not_served": "What is not served, and why",
         "nothing_left": "Everything in the folder is served.",
         "unreadable": "cannot be read: give the gateway's user the right to",
-        "links": "links that lead to folders, outside, or nowhere",
+        "links": "links to folders, to the outside, or to nothing",
         "sockets": "sockets: they have no content",
         "pipes": "pipes: they have no content",
         "devices": "devices: they have no content",

@@ -89,8 +89,8 @@ def prove_consistency(ledger: Ledger, old: tuple[Checkpoint, bytes], new: tuple[
     path = consistency_path(before.size, after.size, ledger.log.leaves, ledger.frontier_at)
     if not verify_consistency(before.size, after.size, before.root, after.root, path):
         raise IntegrityError(
-            f"the first {before.size} events of this ledger are not those that the older checkpoint covers: "
-            "one of the two was signed over another history; run `kropotcli verify --against` with both"
+            f"the first {before.size} events of this ledger are not those that the older checkpoint covers: one of the "
+            "two was signed over a different history; run `kropotcli verify --against` with both"
         )
     return {
         "format": CONSISTENCY,

@@ -291,7 +291,7 @@ _PUTS: Final = tuple(getattr(Form, name).__set__ for name in _DEFAULTS)
 _values_of: Final = attrgetter(*_DEFAULTS)
 _KINDS: Final = {kind.value: kind for kind in Kind}
 _pack: Final = msgpack.Packer(use_bin_type=True).pack
-"""One for all: making another each time costs more than the packing."""
+"""Shared: making one each time costs more than the packing."""
 
 
 def _encoded(form: Form) -> bytes:

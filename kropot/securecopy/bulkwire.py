@@ -34,7 +34,7 @@ _MAX_ETAG: Final = 256
 _PAIR: Final = 2
 _LENGTH: Final = struct.Struct(">I")
 _pack: Final = msgpack.Packer(use_bin_type=True).pack
-"""One for all: making another each time costs more than the packing."""
+"""Shared: making one each time costs more than the packing."""
 
 
 class FrameKind:

@@ -218,8 +218,8 @@ class SecureCopyClient:
             raise ServerTroubleError(
                 "redirected",
                 answer.status_code,
-                detail=f"{self.base_url} redirects to {error.where}, which was not followed since the token is not "
-                "meant for it; if that is the server now, give its address as --server-url",
+                detail=f"{self.base_url} redirects to {error.where}, which was not followed, because the token is not "
+                "meant for it; if the server has moved there, give that address as --server-url",
             ) from None
 
     def _translated(self, error: Exception) -> ServerTroubleError:

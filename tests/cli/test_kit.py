@@ -514,7 +514,7 @@ def test_status_shows_the_drill_and_raises_an_alarm_only_when_asked(world: Seale
     source = world.source(KIT)
     world.listed(source)
     world.seal(source, b"a", b"content")
-    assert "no copy was ever opened with a kit: run `kropotcli kit check`" in run("status").out
+    assert "no copy has ever been opened with a kit: run `kropotcli kit check`" in run("status").out
 
     def alarms(*options: str) -> list[str]:
         return [alarm["name"] for alarm in run("status", "--json", *options).json["alarms"]]

@@ -157,9 +157,9 @@ def test_an_exclamation_mark_cancels_what_earlier_patterns_match(
         ("[a-]", "] stands in [ ]"),
         ("[-a]", "- stands in [ ]"),
         ("[a/b]", "has no ]"),
-        ("[\\", "a \\ stands at the end"),
-        ("a\\", "a \\ stands at the end"),
-        ("ok/x\\/y", "a \\ stands at the end"),
+        ("[\\", "a \\ is at the end"),
+        ("a\\", "a \\ is at the end"),
+        ("ok/x\\/y", "a \\ is at the end"),
     ],
 )
 def test_a_pattern_that_is_not_valid_is_refused_in_one_sentence(pattern: str, reason: str) -> None:

@@ -216,7 +216,7 @@ def test_other_kits_and_smaller_tokens_are_told_apart(afar: Run, kept: Kept, wir
     assert (drill.code, "--from" in drill.err) == (13, True)
     auditor = kept.token_file(owner, role="auditor")
     refused = afar("restore", "--key", "vault.json", "--to", "out", "--from", wire.url, "--access-token-file", auditor)
-    assert (refused.code, "is not that of an owner" in refused.err) == (12, True)
+    assert (refused.code, "is not an owner's" in refused.err) == (12, True)
     nobody = afar("restore", "--key", "vault.json", "--to", "out", "--from", wire.url)
     assert (nobody.code, "--access-token-file" in nobody.err) == (2, True)
 
@@ -263,7 +263,7 @@ def test_the_token_follows_no_redirect_to_another_origin(afar: Run, wire: Wire) 
     server.server_close()
     serving.join(10)
     assert answer.code == 1
-    assert "which was not followed since the token is not meant for it" in answer.err
+    assert "which was not followed, because the token is not meant for it" in answer.err
     assert not wire.sent
 
 

@@ -156,7 +156,7 @@ def test_answers_of_another_shape_end_it_with_a_sentence(afar: Run, lying: Any, 
     lying("moment", lambda _: answer)
     done = afar("restore", *KIT, "--list-names")
     assert done.code == 4
-    assert "is not what its API promises" in done.err
+    assert "does not conform to its API" in done.err
     assert "Traceback" not in done.err
 
 

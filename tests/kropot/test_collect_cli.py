@@ -88,7 +88,7 @@ def test_what_cannot_be_had_is_named_with_its_reason_and_had_once_it_can(folder:
     assert set(ran.summary["reasons"]) == {"http_500", "error_page"}
     assert ran.summary["unlistable"] == 1
     (said,) = (line for line in ran.err.splitlines() if "cannot list all elements of 1 second" in line)
-    assert "copies of these elements that were stored before are kept" in said
+    assert "copies that were already stored are kept" in said
     assert re.search(r"\(20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ\)", said)
     failing = {id_: element.failure.reason for id_, element in folder.elements().items() if element.failure is not None}
     assert failing == {
@@ -217,7 +217,7 @@ def test_a_second_process_of_the_same_name_is_refused_while_the_first_lives(fold
         wait_until("copies", lambda: stored_objects(folder) >= 59)
         second = folder.collect()
         assert second.code == 11
-        assert "running already" in second.err
+        assert "already running" in second.err
         (folder.path / "elsewhere" / "objects").mkdir(parents=True)
         elsewhere = folder.collect("--storage-path", str(folder.path / "elsewhere"))
         assert elsewhere.code == 11

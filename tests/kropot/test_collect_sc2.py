@@ -186,7 +186,7 @@ def test_a_new_token_waits_for_a_server_that_cannot_say_its_vault(folder: Folder
     folder.use_token(TOKENS[1])
     ran = folder.collect()
     assert ran.code == 1
-    assert "only it can say whether the new token continues a source" in ran.err
+    assert "only the server can say whether the new token continues a source" in ran.err
     assert len(folder.facts(SourceBegan)) == 1
 
 

@@ -257,7 +257,7 @@ REFUSALS = [
     (507, "XMinioStorageFull", "the store is full", StorageFullError),
     (503, "SlowDown", "asks for fewer requests", SlowDownError),
     (429, "TooManyRequests", "asks for fewer requests", SlowDownError),
-    (500, "InternalError", "a fault of its own", PassingError),
+    (500, "InternalError", "an internal error", PassingError),
     (400, "WhateverElse", "the store answered WhateverElse", StorageError),
 ]
 
@@ -322,7 +322,7 @@ def test_object_that_the_store_did_not_keep_is_not_believed(
     monkeypatch.setattr(obstore, "put", lambda client, key, data, **more: real(client, key, data[:-1] + b"?", **more))
     (outcome,) = put(store, b"as it was sent")
     assert isinstance(outcome, PublishError)
-    assert "other bytes in the store than were sent" in str(outcome.error)
+    assert "different bytes in the store than were sent" in str(outcome.error)
     monkeypatch.setattr(obstore, "put", lambda client, key, data, **more: real(client, key, data[:-1], **more))
     (outcome,) = put(store, b"as it was sent")
     assert isinstance(outcome, PublishError)

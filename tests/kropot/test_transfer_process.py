@@ -139,7 +139,7 @@ def test_a_process_that_is_killed_is_missed_at_once(process: TransferProcess) ->
     os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(TransferLostError, match="signal 9 killed it; was the memory used up"):
         receipts(process, 1)
-    with pytest.raises(TransferLostError, match="nothing acknowledged is lost, start again"):
+    with pytest.raises(TransferLostError, match="nothing acknowledged is lost; start the collector again"):
         process.publish([])
 
 
