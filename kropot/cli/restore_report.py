@@ -228,13 +228,12 @@ def _warn_of_objects(survey: Surveyed) -> None:
         )
     if survey.locked:
         warn(
-            f"{number(survey.locked, 'object')} in the storage need another kit: give the kit of the vault "
+            f"another kit is needed for {number(survey.locked, 'object')} in the storage: give the kit of the vault "
             f"{' and '.join(sorted(survey.vaults))}"
         )
     if survey.foreign:
         warn(
-            f"{number(survey.foreign, 'object')} in the storage were not sealed by sc2: only a ledger says how to open "
-            "them"
+            f"sc2 did not seal {number(survey.foreign, 'object')} in the storage: only a ledger says how to open such objects"
         )
 
 

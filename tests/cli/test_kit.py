@@ -430,7 +430,7 @@ def test_a_drill_refuses_what_a_keeper_altered_in_ledger_and_storage(
     answer = run("kit", "check", kit, "--json")
     assert answer.code == 4
     assert sorted(row["why"] for row in answer.lines[:-1]) == [
-        "its content is that of another element: somebody exchanged them",
+        "its content belongs to another element: somebody swapped them",
         f"the payload of event {position} is not the one that was recorded",
     ]
     assert (answer.lines[-1]["opened"], answer.lines[-1]["failed"]) == (2, 2)

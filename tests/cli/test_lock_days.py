@@ -42,7 +42,7 @@ def test_the_file_of_an_environment_and_a_flag_are_meant_alike(tmp_path: Path) -
     file = tmp_path / "config.toml"
     file.write_text("[storage]\nlock-days = 7\n")
     config = read_config(file)
-    with pytest.raises(UsageError, match="is no bucket"):
+    with pytest.raises(UsageError, match="is not a bucket"):
         resolve({"storage_path": Path("elsewhere")}, {}, config)
     found = resolve({}, {"KROPOT_STORAGE_PATH": "s3://other"}, config)
     assert found.storage_path == BucketAddress("other", lock_days=7)

@@ -233,7 +233,7 @@ def test_a_token_is_sealed_by_sc2_unless_something_else_is_asked_for(
         (("token", "create", "-", "--vault", vault), SEALED, "only tokens of sc2 have a vault"),
         (("token", "create", "-", "--vault", other), PLAIN, "no vault has an id that begins with"),
         (("token", "create", "-", "--vault", ""), PLAIN, "no vault has an id that begins with"),
-        (("vault", "rotate", vault, "--kit", "same.json"), None, "exists already"),
+        (("vault", "rotate", vault, "--kit", "same.json"), None, "already exists"),
         (("vault", "kit", "zz"), None, "no vault has an id that begins with"),
     ):
         told = gateway(*args, stdin=stdin, code=2)

@@ -155,7 +155,7 @@ def test_nothing_is_written_through_a_symlink(
     world.seal(source, b"out/planted", b"data")
     answer = run("restore", "--key", kit, "--to", str(to))
     assert answer.code == 3
-    assert "docs: something else than a folder" in answer.err
+    assert "docs: something that is not a folder" in answer.err
     assert list(outside.iterdir()) == []
     assert (to / "docs").is_symlink()
     assert (to / "out").is_symlink()
@@ -184,7 +184,7 @@ def test_a_changed_symlink_is_replaced_only_if_it_is_ours(
     keys = world.take(world.source(None), tree)
     answer = run("restore", "--key", kit, "--to", str(to))
     assert answer.code == 3
-    assert "to nowhere: a symlink to somewhere else has this name" in answer.err
+    assert "to nowhere: a symlink with a different target has this name" in answer.err
     assert str((to / "to nowhere").readlink()) == "mine"
     assert run("restore", "--key", kit, "--to", str(to), "--overwrite", "always").code == 0
     assert str((to / "to nowhere").readlink()) == "/there is/nothing"
@@ -213,8 +213,8 @@ def test_verify_only_compares_kinds_and_where_symlinks_lead(
     told = {line.split(": ")[1]: line.split(": ")[2] for line in answer.err.splitlines()}
     assert told == {
         "empty": "the folder does not have it",
-        "docs/to folder": "the symlink in the folder leads elsewhere than in the backup",
-        "to file": "what has its name in the folder is no symlink",
+        "docs/to folder": "the symlink in the folder has a different target than in the backup",
+        "to file": "the entry of this name in the folder is not a symlink",
     }
 
 
@@ -231,7 +231,7 @@ def test_what_the_target_refuses_is_counted(
     monkeypatch.setattr(os, "setxattr", refused)
     answer = run("restore", "--key", kit, "--to", str(tree.parent / "to"))
     assert (answer.code, answer.err) == (0, "")
-    assert "without some of their extended attributes or ACLs: the target refused them" in answer.out
+    assert "without some of their extended attributes or ACLs: the target refused to set them" in answer.out
 
 
 def test_another_user_than_root_is_told_that_owners_do_not_come_back(
