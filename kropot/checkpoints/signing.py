@@ -193,7 +193,7 @@ def _tree_of_head(
     for each in before:
         if each.size > head.position:
             raise IntegrityError(
-                f"{each.where} covers {each.size} events, and the ledger has only {head.position}, so nothing was "
+                f"{each.where} covers {each.size} events, but the ledger has only {head.position}, so nothing was "
                 "signed: it was truncated or rolled back to an older copy; restore the newest backup of the database, "
                 "or sign what is left with a new key"
             )

@@ -233,7 +233,8 @@ def _warn_of_objects(survey: Surveyed) -> None:
         )
     if survey.foreign:
         warn(
-            f"sc2 did not seal {number(survey.foreign, 'object')} in the storage: only a ledger says how to open such objects"
+            f"sc2 did not seal {number(survey.foreign, 'object')} in the storage: only a ledger says how to open such "
+            "objects"
         )
 
 

@@ -120,7 +120,7 @@ def _covers(ledger: Ledger, checkpoint: Checkpoint) -> None:
     position = ledger.head().position
     if checkpoint.size > position:
         raise IntegrityError(
-            f"the checkpoint covers {checkpoint.size} events, and the ledger has only {position}: {_HINT}"
+            f"the checkpoint covers {checkpoint.size} events, but the ledger has only {position}: {_HINT}"
         )
     if ledger.frontier_at(checkpoint.size).root != checkpoint.root:
         raise IntegrityError(f"the root over {checkpoint.size} events is not the signed one: {_HINT}")

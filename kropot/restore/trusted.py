@@ -71,7 +71,7 @@ def compare_with(history: KnownTree, signed: Sequence[SignedTree], ledger_id: by
             )
         if checkpoint.size > history.size:
             raise IntegrityError(
-                f"{each.where} covers {number(checkpoint.size, 'event')}, and {what} has only {history.size:,}, so "
+                f"{each.where} covers {number(checkpoint.size, 'event')}, but {what} has only {history.size:,}, so "
                 f"nothing was written: it is an older copy, or its end was cut off; the last "
                 f"{number(checkpoint.size - history.size, 'event')} would be missing"
             )

@@ -132,7 +132,7 @@ class SecureCopyClient:
         """
         self.base_url = checked_base_url(base_url)
         if not _PRINTABLE.fullmatch(token):
-            raise UsageError("the token is empty or holds characters that no HTTP header can carry; give it as it is")
+            raise UsageError("the token is empty or holds characters that no HTTP header can carry: check it")
         if not is_user_agent(user_agent):
             raise UsageError("the user agent must be printable ASCII: the server answers nothing without one")
         self._headers = {"token": token, "User-Agent": user_agent, "Accept": ACCEPT, "Accept-Encoding": "identity"}

@@ -113,7 +113,7 @@ def test_a_history_that_forked_is_refused(tmp_path: Path) -> None:
         began(ledger, 5)
     folder(tmp_path).write(one)
     began(two, 4)
-    with pytest.raises(IntegrityError, match="two histories"):
+    with pytest.raises(IntegrityError, match="different histories"):
         folder(tmp_path).write(two)
 
 
