@@ -188,7 +188,7 @@ def test_the_first_clients_database_is_refused_and_left_as_it_was(
         ("nonsense", 2, "does not name a database: try sqlite:///"),
         ("sqlite://", 2, "needs a file"),
         ("mssql://host/name", 2, "'mssql' cannot hold a ledger"),
-        ("sqlite:///letter.txt", 1, "letter.txt is not a database of SQLite"),
+        ("sqlite:///letter.txt", 1, "letter.txt is not an SQLite database"),
         ("sqlite:///.", 1, "Is a directory"),
     ],
 )

@@ -123,7 +123,7 @@ def test_sqlite_has_no_owner(tmp_path: Path, run_cli: RunCli) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
     result = run_cli("db", "init", "--db-string", url, "--db-owner-url", url)
     assert result.returncode == 1
-    assert "knows no users" in result.stderr
+    assert "has no users" in result.stderr
 
 
 @pytest.mark.parametrize("command", [["db", "init"], ["db", "recover", "--from-storage"]])

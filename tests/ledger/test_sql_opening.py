@@ -428,7 +428,7 @@ def test_an_empty_file_becomes_a_ledger_and_another_file_does_not(tmp_path: Path
     (tmp_path / "empty.db").touch()
     open_store(f"sqlite:///{tmp_path / 'empty.db'}", create=True).close()
     (tmp_path / "letter.txt").write_text("Dear reader, " * 100)
-    with pytest.raises(LedgerError, match=f"{tmp_path / 'letter.txt'} is not a database"):
+    with pytest.raises(LedgerError, match=f"{tmp_path / 'letter.txt'} is not an SQLite database"):
         open_store(f"sqlite:///{tmp_path / 'letter.txt'}", create=True)
     with pytest.raises(LedgerError, match=f"{tmp_path} cannot be read: Is a directory"):
         open_store(f"sqlite:///{tmp_path}")
