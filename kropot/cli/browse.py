@@ -61,11 +61,11 @@ def command(
     accept_older: bool,
     port: int,
 ) -> Exit:
-    """Look at a replica in a browser: its health, its past, its files by name, its space and its proofs.
+    """Look at a replica in a browser: its health, its history, its files by name, its space and its proofs.
 
-    The page is served to this machine alone, until you stop it. Names and contents are opened in this process, and
-    nothing is written but what you save. Open the address that is printed: it works once. With --from, sealed bytes
-    come from a keeper, who gets no key.
+    The page is served to this machine alone, until you stop it. Names and contents are opened in this process, and only
+    what you save is written. Open the printed address, which works once. With --from, sealed bytes come from a keeper,
+    which gets no key.
     """
     from concurrent.futures import ThreadPoolExecutor
 

@@ -207,12 +207,12 @@ def command(
 
     The server encrypts each file. The collector stores the encrypted content under its SHA-256 and records every change
     in the ledger. Without --once, it then waits for --refresh-time and begins again, until you stop it. SIGTERM or
-    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost. SIGHUP makes a service begin again
-    with the configuration as it is now.
+    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost. SIGHUP makes a service reload its
+    configuration.
 
-    If the configuration file has tables [source.NAME], this collects from all of them at the same time. What stops one
-    source does not stop the others: it is tried again after a minute, later after up to an hour. With --once, the exit
-    code is that of all sources if they ended alike, and 3 if only some could be collected.
+    If the configuration file has tables [source.NAME], this collects from all of them at the same time. A source that
+    fails does not stop the others: it is tried again after a minute, and later after up to an hour. With --once, the
+    exit code is that of the sources if all ended alike, and 3 if only some could be collected.
     """
     from kropot.cli.collect_sources import collect_each, source_at_work, sources_to_collect
 

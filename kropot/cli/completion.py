@@ -38,7 +38,7 @@ def print_(settings: Settings, *, shell: str | None) -> None:
 def install(settings: Settings, *, shell: str | None) -> None:
     """Install the completion for this user. Default: for the shell that $SHELL names.
 
-    The file is where the shell looks by itself, and is written again if you run this again. A new shell completes.
+    The file goes where the shell finds it by itself. Running this again replaces it. Start a new shell to use it.
     """
     chosen = _chosen(shell)
     path, more = _place(chosen)

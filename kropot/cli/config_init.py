@@ -64,8 +64,8 @@ _NAME: Final = re.compile(SOURCE_NAME)
 def init(settings: Settings, *, file: Path | None, example: bool) -> None:
     """Write the configuration file FILE: ask for a server, its token and the place of the replica.
 
-    Without FILE it is config.toml in your configuration folder, where all commands look for it. A file that exists is
-    not touched. The token is stored in a file of its own beside it. Only you can read the two.
+    Without FILE it is config.toml in your configuration folder, where all commands look for it. An existing file is not
+    changed. The token is stored in a separate file beside it. Only you can read the two files.
 
     With --example, nothing is asked or written. Redirect the output to a file, and edit that.
     """

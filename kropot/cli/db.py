@@ -146,10 +146,10 @@ def info(settings: Settings) -> None:
 
 @command.command("accept-clock")
 def accept_clock(settings: Settings) -> None:
-    """Let a ledger go on whose last event is years ago.
+    """Accept this machine's clock although the last event is years ago.
 
-    A clock that says so is not believed: recorded time never goes back, so a clock that is years ahead would freeze it.
-    Check the clock first.
+    Recorded time never goes back, so a clock that is years ahead would stop it. Therefore nothing is recorded until you
+    accept the clock. Check the clock first.
     """
     from ledger.clock import MOST_LEAP_US
     from ledger.events import InstanceBegan

@@ -62,7 +62,7 @@ def command(
 ) -> Exit:
     """Decrypt one stored object.
 
-    Name the object by a FILE, or by an ELEMENT, which is [SOURCE:]NAME or [SOURCE:]ID. Of an ID, the beginning is
+    Name the object by a FILE, or by an ELEMENT, which is [SOURCE:]NAME or [SOURCE:]ID. The beginning of an ID is
     enough. If FILE is neither in an export nor in the storage, give its IV with --iv. The output on stdout is complete
     only if the exit code is 0.
     """

@@ -42,11 +42,11 @@ _SECOND: Final = 1.1
     help="Put everything that the demo makes into this new folder. If it exists, a number is added to the name.",
 )
 def command(settings: Settings, *, source: Path | None, folder: Path) -> Exit:
-    """Show a whole backup on one machine: serve, collect, change, collect again, check.
+    """Run a complete backup on one machine: serve, collect, change, collect again, check.
 
     The demo starts a gateway that only this machine can reach, and makes an encrypted token. It collects everything,
     changes and deletes some files, and collects the changes. Then it shows the status and verifies the replica. The
-    folder stays. A file in it lists the commands to continue by hand.
+    folder is kept. A file in it lists the commands to continue by hand.
     """
     from kropot.durable.newfile import write_new
 

@@ -79,15 +79,15 @@ def command(
     """Erase an element and its copies for ever, as a law may demand.
 
     ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. This frees the objects of all its versions, rewrites the packs
-    and segments that hold any of it, and removes its name and its history from the ledger. Only the proof stays, that
-    there were events: every root and checkpoint stays as it is. It cannot be undone.
+    and segments that hold any of it, and removes its name and its history from the ledger. Only the proof that there
+    were events stays: every root and checkpoint remains valid. It cannot be undone.
 
     It is refused while the source still lists the element, unless --even-if-present is given. If the key for
-    checkpoints is here, it signs the erasure. If it is cut short, run it again: it goes on where it was. At the end it
-    names the places where old copies may remain.
+    checkpoints is here, it signs the erasure. If the command is interrupted, run it again, and it goes on from there.
+    At the end it names the places where old copies may remain.
 
-    In buckets that keep versions, this removes the older ones, too. Versions that are locked wait for the end of
-    their locks (exit code 3): collectors remove them then, or `kropotcli erase --retry` does.
+    In buckets that keep versions, this also removes the older ones. Versions that are locked wait for the end of their
+    locks (exit code 3): collectors remove them then, or `kropotcli erase --retry` does.
     """
     from kropot.further.erasing import FurtherErasing
     from kropot.objects.opening import open_store

@@ -278,10 +278,10 @@ def create(
 
     SPEC is a JSON file with the token's fields. Use - for standard input.
 
-    The token seals by sc2, with the keys of a vault, so a restore proves that it gives back what was sealed. The
+    The token seals by sc2, with the keys of a vault, so a restore can prove that it returns what was sealed. The
     gateway makes the vault and writes its kit. Keep the kit off-line. Only the kit opens the copies.
 
-    If SPEC has a secureCopy field, that decides: "aes-256-cbc" seals as the server of 2020 does. Without a key in SPEC,
+    A secureCopy field in SPEC overrides this: "aes-256-cbc" seals as the server of 2020 does. Without a key in SPEC,
     the gateway makes one and writes a kit. A key of your own needs at least 12 characters.
     """
     from kropot.gateway.tokenspec import asks_for_sealing, sealed_by_default

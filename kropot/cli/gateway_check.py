@@ -41,9 +41,9 @@ _WHY: Final = {
 def check(settings: Settings, *, source: Path, excluded: bool, **chosen: Any) -> Exit:
     """Name everything in a folder that a gateway does not serve, and say why.
 
-    Run it as the user of the gateway. It takes the options of `gateway serve` from the configuration file, so it sees
-    what the gateway sees. It needs no running gateway and changes nothing. Files that are being written to get a second
-    look after two seconds. The exit code is 3 if anything is missing that was not excluded.
+    Run it as the gateway's user. It takes the options of `gateway serve` from the configuration file, so it sees what
+    the gateway sees. It needs no running gateway and changes nothing. It checks files that are being written to again
+    after two seconds. The exit code is 3 if anything is missing that was not excluded.
     """
     from kropot.gateway.selection import named
     from kropot.gateway.sources import FolderSource

@@ -42,9 +42,9 @@ def command(
 ) -> Exit:
     """Show every event about one element, oldest first.
 
-    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Of an ID, too, the beginning is
-    enough if no other id begins so. With --key, ELEMENT can be [SOURCE:]NAME, with the whole name of a file as
-    `ls --key` shows it. Of events that were erased, this shows only how many there were, and when they were erased.
+    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. The beginning of an ID is enough if
+    no other id begins with it. With --key, ELEMENT can be [SOURCE:]NAME, with the whole name of a file as `ls --key`
+    shows it. For erased events, this shows only how many there were, and when they were erased.
 
     With --from, ELEMENT is a whole ID or, with --key, a whole NAME. An export has only the events that prove its
     copies.

@@ -39,7 +39,7 @@ _LONGEST: Final = 200
     help="The key for checkpoints. Default: a file for this ledger in your configuration folder.",
 )
 def command(settings: Settings, *, when: str | None, label: str | None, undo: bool, key_file: Path | None) -> None:
-    """Keep a restore point against every policy, or list those that are kept.
+    """Keep a restore point, whatever the policy says, or list those that are kept.
 
     WHEN is a position (@120411), a time, or anything else that --until takes. What was current then is not released.
     """

@@ -49,8 +49,8 @@ def state_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def command() -> None:
     """Serve a replica to its owner over the network, and manage the tokens for it.
 
-    A keeper keeps the copies of somebody else. With a token, the owner lists and restores files over the network, and
-    never sends a kit.
+    A keeper keeps somebody else's copies. With a token, the owner lists and restores files over the network, and never
+    sends a kit.
     """
 
 
@@ -72,10 +72,10 @@ def serve(
     max_connections: int,
     max_per_address: int,
 ) -> Exit:
-    """Serve the replica to read, to whoever has a token, until stopped.
+    """Serve the replica read-only to everyone with a token, until stopped.
 
     Nothing is written to the ledger or the storage. `keeper token create` makes the tokens. Every request carries one,
-    so put TLS in front for other machines: --tls-cert and --tls-key, or a proxy.
+    so use TLS if other machines connect: --tls-cert and --tls-key, or a proxy.
     """
     from kropot.cli.service_frame import reloadable, watchdog
     from kropot.keeper.server import KeeperOptions, KeeperService
@@ -168,7 +168,7 @@ def create(
     source_names: tuple[str, ...],
     state: Path | None,
 ) -> None:
-    """Make a token and print it. It is shown only now: the database keeps a keyed hash of it."""
+    """Make a token and print it. It is shown only once: the database keeps a keyed hash of it."""
     from kropot.keeper.tokens import open_tokens
     from kropot.keeper.visitor import Role
     from kropot.query.names import find_source
@@ -199,7 +199,7 @@ def create(
 @token.command("list", cls=base.KropotCommand)
 @state_option
 def list_(settings: Settings, *, state: Path | None) -> None:
-    """List the tokens. The tokens themselves are kept nowhere."""
+    """List the tokens. The tokens themselves are not stored."""
     from kropot.keeper.tokens import open_tokens
 
     tokens = open_tokens(_state_of(settings, state))
@@ -217,7 +217,7 @@ def list_(settings: Settings, *, state: Path | None) -> None:
 @click.argument("number", type=click.IntRange(min=1))
 @state_option
 def revoke(settings: Settings, *, number: int, state: Path | None) -> None:
-    """Revoke the token with this NUMBER in the list, for good. A keeper that runs refuses it at once."""
+    """Revoke the token with this NUMBER in the list, for good. A running keeper refuses it at once."""
     from kropot.keeper.tokens import open_tokens
 
     tokens = open_tokens(_state_of(settings, state))

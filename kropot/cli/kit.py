@@ -31,7 +31,7 @@ _out = click.option("-o", "--output", type=PATH, required=True, metavar="OUT", h
 
 @group("kit")
 def command() -> None:
-    """Show kits, print them, read them from paper, give them a passphrase, and try them out.
+    """Show kits, print them, read them from paper, give them a passphrase, and test them.
 
     A kit is the file that opens the copies. The gateway writes it when it makes a token or a vault. Keep it off-line,
     in more than one place, e.g. on paper.
@@ -55,7 +55,7 @@ def show(
     """Show what KIT holds, without its keys.
 
     With --paper, --qr or --svg, this prints the kit itself: its keys, or, if the kit is locked, what its passphrase
-    opens. `kropotcli kit read` makes a kit of it again. Of a locked kit, the rest is shown only with --passphrase-file.
+    opens. `kropotcli kit read` turns that into a kit again. A locked kit needs --passphrase-file to show the rest.
     """
     data, found = read_kit_file(kit)
     if paper or qr or svg is not None:
@@ -78,10 +78,10 @@ def show(
 @click.argument("text", metavar="TEXT", type=click.Path(path_type=Path, allow_dash=True))
 @_out
 def read(settings: Settings, *, text: Path, output: Path) -> None:
-    """Make a kit of the printed TEXT, a file or - for standard input.
+    """Make a kit from the printed TEXT, a file or - for standard input.
 
-    TEXT is what `kropotcli kit show --paper` printed, typed again: the numbers of the lines and their checksums, too.
-    A mistyped or missing line is named. TEXT can also be what a camera read from the QR code.
+    TEXT is what `kropotcli kit show --paper` printed, typed in with the line numbers and checksums. A mistyped or
+    missing line is named. TEXT can also be the content of the QR code.
     """
     from kropot.sc2.paper import from_paper
 
@@ -114,11 +114,11 @@ def passphrase_(
     passphrase_files: tuple[Path, ...],
     new_file: Path | None,
 ) -> None:
-    """Write KIT with a passphrase, with another one, or without one.
+    """Write KIT with a passphrase, with a different one, or without one.
 
     The passphrase has at least 12 characters. It locks the keys in the file, which stay the same: nothing is sealed or
-    fetched again. Nobody can open the copies without it, so write it down. KIT itself stays as it is. Delete it, and
-    its copies on paper, once you have tried the new one.
+    fetched again. Nobody can open the copies without it, so write it down. KIT itself stays as it is. Once you have
+    tried the new kit, delete KIT and its copies on paper.
     """
     if remove and new_file is not None:
         raise UsageError("--remove sets no passphrase: leave out --new-passphrase-file")

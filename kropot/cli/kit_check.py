@@ -60,11 +60,11 @@ def check(
     no_record: bool,
     passphrase_files: tuple[Path, ...],
 ) -> Exit:
-    """Open copies with KIT, picked at random. Do this once a year, with the kit from its drawer.
+    """Open copies with KIT, picked at random. Do this once a year, with the kit that you keep off-line.
 
-    The copies come from all sources that the kits open, past ones and vanished elements included. Each is read to its
-    end and compared with what was sealed, as a restore does it. Nothing is written but the date, which `status` shows.
-    With --from, the copies are those of an export or a keeper, and nothing is written at all.
+    The copies come from all sources that the kits open, including past sources and vanished elements. Each is read
+    completely and compared with what was sealed, as in a restore. Only the date is recorded, which `status` shows. With
+    --from, the copies are those of an export or a keeper, and nothing is written at all.
 
     The exit code is 0 if all of them opened, 4 if one is not what it should be, and 3 if one could not be read. If the
     kits open nothing here, it is 13.

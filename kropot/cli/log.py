@@ -64,8 +64,8 @@ def command(
     """List the restore points, one line for each round, oldest first.
 
     A round is one listing of a source and the fetching that follows it. Each line shows the last position of the round,
-    the time, the source, how many elements were new, changed and gone, and how many bytes were copied. Give the time,
-    or the position with its @, to --until, and you get the state at the end of that round.
+    the time, the source, how many elements were new, changed and gone, and how many bytes were copied. To see the state
+    at the end of a round, give its time, or its position with the @, to --until.
     """
     from kropot.query.rounds import rounds
     from kropot.query.volumes import StoredVolumes

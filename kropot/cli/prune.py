@@ -1,4 +1,4 @@
-"""`kropotcli prune`: lets go what the policy does not keep, and frees the bytes after a time of grace."""
+"""`kropotcli prune`: releases what the policy does not keep, and frees the bytes after a grace period."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ _WHY = {"replaced": "older versions", "vanished": "vanished elements"}
 def command(
     settings: Settings, *, dry_run: bool, undo: bool, grace: int, key_file: Path | None, max_unused: int | None
 ) -> None:
-    """Let go what the policy does not keep, and free the bytes after a time of grace.
+    """Release what the policy does not keep, and free the bytes after a grace period.
 
-    The policy stands in the table [retention] of the configuration file, e.g. with `keep-daily = 30`, and in
-    [retention.LABEL] for one source. It names restore moments. A version of an element is kept if it was the current
-    one at such a moment, if it is the newest sound one, or if it was replaced less than `min-age` ago (30d).
+    The policy is in the table [retention] of the configuration file, e.g. with `keep-daily = 30`, and in
+    [retention.LABEL] for one source. It selects restore points. A version of an element is kept if it was current at
+    one of them, if it is the newest sound one, or if it was replaced less than `min-age` ago (30d).
 
-    Each run releases what the policy lets go now, and frees the bytes of what it released at least --grace ago. It does
-    neither while an alarm is open (exit code 3), or while the clock, the ledger and a source are more than a day apart.
-    If there is a key for checkpoints, a checkpoint must cover a release before its bytes go.
+    Each run releases what the policy no longer keeps, and frees the bytes of what was released at least --grace ago. It
+    does neither while an alarm is open (exit code 3), or while the clock, the ledger and a source are more than a day
+    apart. If there is a key for checkpoints, a checkpoint must cover a release before its bytes are freed.
     """
     if dry_run and undo:
         raise UsageError("give either --dry-run or --undo")

@@ -40,7 +40,7 @@ def command(
 ) -> Exit:
     """Print the commands that check and open one stored copy. They contain no secret.
 
-    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. Of an ID, the beginning is enough. For a copy that sc2 sealed,
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. The beginning of an ID is enough. For a copy that sc2 sealed,
     this prints the format, and a short program that opens it with the kit in $KIT. For AES-CBC, openssl opens it, with
     the key in $KEY. Without a kit, the commands then use the server's usual digest and rounds (sha512, 6000).
     """

@@ -147,16 +147,16 @@ def command(
     earlier run restored are not written again. Other files are not overwritten, unless you ask for it with --overwrite.
 
     A source that a person retired, or whose token was replaced, is past. Its files are left out unless you ask for them
-    with --past-sources or --source. If two sources have a file with the same name, only one is restored: that of the
-    source that was listed last. The other one is named.
+    with --past-sources or --source. If two sources have a file with the same name, only the one of the source that was
+    listed last is restored. A message names the other one.
 
     If a file cannot be restored, or a pattern matches nothing, you get a warning. The rest is restored, and the exit
     code is 3. If no kit fits, nothing is written, and the exit code is 13.
 
-    Every event, form and content is compared with what it must be. What was altered or exchanged is never written: you
+    Every event, form and content is compared with what it must be. What was altered or swapped is never written: you
     get a warning, and the exit code is 4. The last two lines say how far the sealing and the history prove the rest.
     Beside each kit, a small file (KIT.json.seen) remembers the ledger. A ledger that lacks what was seen before is
-    refused (4).
+    refused (exit code 4).
     """
     from kropot.restore.crew import Crew
     from kropot.restore.owners import Owners
