@@ -248,7 +248,7 @@ def test_folder_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest.
     for args in (["token", "list"], ["serve", "--source", "files", "--port", "0"]):
         done = gateway(*args, "--revocations", "file/here")
         assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.output
-        assert "cannot be read" in done.stderr
+        assert "cannot read the folder of revoked tokens" in done.stderr
         assert "--revocations" in done.stderr
 
     def full(*_args: object, **_options: object) -> None:

@@ -86,7 +86,7 @@ def test_a_copy_is_refused_where_it_would_overwrite_or_finds_nothing(tmp_path: P
     fill(two)
     other = run_cli("db", "copy", one, two)
     assert other.returncode == 1
-    assert "another ledger" in other.stderr
+    assert "a different ledger" in other.stderr
     nothing = run_cli("db", "copy", f"sqlite:///{tmp_path / 'no.db'}", f"sqlite:///{tmp_path / 'made.db'}")
     assert nothing.returncode == 10
     assert not (tmp_path / "made.db").exists()

@@ -221,7 +221,7 @@ def test_a_second_process_of_the_same_name_is_refused_while_the_first_lives(fold
         (folder.path / "elsewhere" / "objects").mkdir(parents=True)
         elsewhere = folder.collect("--storage-path", str(folder.path / "elsewhere"))
         assert elsewhere.code == 11
-        assert "free 5 minutes later" in elsewhere.err
+        assert "free after 5 minutes" in elsewhere.err
         assert folder.collect("--instance-name", "other").code == 0
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
