@@ -24,13 +24,13 @@ _WEEK_MINUTES: Final = 7 * _DAY_MINUTES
 _LEAST: Final = 1 << 10
 
 STEP_S: Final = 0.1
-"""About how long a thread waits at once: then a new rate counts, and whoever closes a connection waits no longer."""
+"""About how long a thread waits at a time. A new rate, or closing a connection, takes effect within this time."""
 
 _LEAST_S: Final = 1e-4
-"""It is not worth it to wait for less."""
+"""Shorter waits are not worth it."""
 
 _BURST_S: Final = 0.25
-"""Time that nobody used counts for so long, so that small contents do not wait for each other."""
+"""Unused time counts for this long, so that small contents do not wait for each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ def parse_timetable(text: str) -> Timetable:
         for day in days:
             begins = day * _DAY_MINUTES + at
             if begins in rates:
-                raise ValueError(f"{word!r} begins when another entry does")
+                raise ValueError(f"{word!r} begins at the same time as another entry")
             rates[begins] = _rate(found[4])
     return Timetable(rates=tuple(sorted(rates.items())))
 

@@ -6,7 +6,7 @@ import gc
 from typing import Final
 
 LOOK_EVERY: Final = 200_000
-"""How many new objects to look at together. Python's own 700 cost a collector a tenth of its processor time."""
+"""How many new objects to examine together. Python's default of 700 cost a collector a tenth of its processor time."""
 
 
 def look_for_cycles_rarely() -> None:

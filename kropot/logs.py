@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _waiting: Final[list[Callable[[], None]]] = []
-"""How the log is set up, as long as nothing needs it. At most one."""
+"""How to set up the log, until something needs it. At most one."""
 
 
 class Log:

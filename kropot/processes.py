@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 MOST_PROCESSES: Final = 8
-"""The largest number of processes to start."""
+"""The most processes to start."""
 
 PATIENCE_S: Final = 5.0
 """How many seconds to wait for a process to end before it is killed."""
@@ -95,7 +95,7 @@ class ChildProcess:
         self._process.join(PATIENCE_S)
         code = self._process.exitcode
         if code is not None and code < 0:
-            return f"signal {-code} killed it; was the memory used up?"
+            return f"signal {-code} killed it: was it out of memory?"
         return f"it ended with {code}"
 
     def kill(self) -> None:

@@ -36,8 +36,8 @@ class ForgetfulError(KropotError):
     def __init__(self, why: str) -> None:
         """Take the reason."""
         super().__init__(
-            f"where this replica lies cannot be remembered ({why}), so if its disk is not mounted one day, `collect` "
-            "would begin a new one in its place: set XDG_STATE_HOME to a folder that this user can write"
+            f"cannot remember where this replica is ({why}), so `collect` would begin a new one if its disk is not "
+            f"mounted one day: set XDG_STATE_HOME to a folder that this user can write"
         )
 
 
@@ -76,9 +76,9 @@ class RememberedReplica:
         for name in _names():
             if name.startswith(f"{_name(self.database)}-"):
                 raise ReplicaAwayError(
-                    f"there is no ledger at {self.database}, and this user has collected into one there, so nothing was"
-                    " made: mount its disk, or start its database; if the ledger is lost for good, make it again with "
-                    "`kropotcli db recover --from-storage`, or begin a new one with `kropotcli db init`"
+                    f"there is no ledger at {self.database}, although this user has collected into one there, so "
+                    "nothing was made: mount its disk, or start its database; if the ledger is lost for good, make it "
+                    "again with `kropotcli db recover --from-storage`, or begin a new one with `kropotcli db init`"
                 )
             if name.endswith(ends):
                 raise ReplicaAwayError(

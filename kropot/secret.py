@@ -21,10 +21,10 @@ The user before it may hold everything but a colon and a slash: a hosted MySQL h
 
 _PARAMETER: Final = re.compile(r"[?&;]([^=&;]*)=([^&;]*)")
 _CONFIDENTIAL: Final = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
-"""What the name of a parameter says that is a credential: `password`, `sslpassword`, `passwd`, `hexkey`, ..."""
+"""What a parameter's name contains if it is a credential: `password`, `sslpassword`, `passwd`, `hexkey`, ..."""
 
 _known: set[str] = set()
-"""Every secret this process holds, in the spellings in which it could slip out; one wall serves the whole process."""
+"""Every secret of this process, in every spelling in which it could leak. One set serves the whole process."""
 
 
 class Secret:

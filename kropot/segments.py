@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 FOLDER = "ledger"
 _NAME = re.compile(r"(\d{8})\.(?:segment|partial-(\d+))")
 _WAY_OUT = (
-    "Nothing was appended. Rebuild the newest ledger with `kropotcli db recover --from-storage` into an empty "
-    "database and use that, or give this ledger a storage path of its own."
+    "Nothing was appended. Recover the newest ledger into an empty database with `kropotcli db recover "
+    "--from-storage` and use that, or give this ledger a storage path of its own."
 )
 
 
@@ -140,8 +140,8 @@ class SegmentFolder:
             )
         if ledger.frontier_at(reach.last) != reach.frontier:
             raise IntegrityError(
-                f"the database and {self.folder} tell two histories: they differ somewhere in the first {reach.last} "
-                f"events. Run `kropotcli verify`. {_WAY_OUT}"
+                f"the database and {self.folder} have different histories: they differ somewhere in the first "
+                f"{reach.last} events. Run `kropotcli verify`. {_WAY_OUT}"
             )
 
     def write(self, ledger: Ledger, *, tail: bool = True, until: int | None = None) -> list[Path | str]:
@@ -258,7 +258,7 @@ class SegmentFolder:
     def _put(self, name: str, index: int, chunks: Iterable[bytes]) -> None:
         """Write a file, durably. Raises: StorageError."""
         if self._scratch is None:
-            raise LedgerError("this folder of segments was opened for reading")
+            raise LedgerError("this folder of segments was opened read-only")
         target = str(self._local / name)
         try:
             self._make_folder()

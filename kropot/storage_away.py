@@ -29,6 +29,6 @@ def demand_objects(storage: Storage, ledger: Ledger) -> None:
     best = max(ledger.work.further(), key=lambda row: row.position, default=None)
     others = "" if best is None else f"; or go on with the further storage: --storage-path {best.address}"
     raise StorageAwayError(
-        f"{storage.absence} `kropotcli verify --repair` then records each of them as lost and has it fetched again"
-        f"{others}"
+        f"{storage.absence} `kropotcli verify --repair` then records each of them as lost, and it is fetched "
+        f"again{others}"
     )

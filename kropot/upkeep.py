@@ -26,30 +26,30 @@ if TYPE_CHECKING:
     from ledger.note import SigningKey
 
 LOOK_S = 0.5
-"""How often it is looked whether a chore is due or the end has come, in seconds."""
+"""Seconds between two checks whether a chore is due or the end has come."""
 
 SEGMENTS_S = 45.0
-"""The tail is to be written once a minute: this leaves time for the writing, and for the chores before it."""
+"""The tail must be written once a minute. This leaves time to write it, and for the chores before it."""
 
 PACKS_S = 300.0
 LOCKS_S = 60.0
 ERASED_S = 3600.0
 SNAPSHOTS_S = 30.0
 MARKS_AT_ONCE = 5
-"""Snapshots are made once this many marks are due, so that a short collection does not wait for any."""
+"""Snapshots are made once this many marks are due, so that a short collection does not wait for them."""
 
 SNAPSHOTS_PATIENCE_S = 10.0
-"""How long a round of snapshots may go on while more are due: a first collection makes events faster than one round."""
+"""How long a round of snapshots may go on while more are due: a first collection adds events faster than one round."""
 
 LAST_PATIENCE_S = 60.0
-"""How long the last round may take before the process ends without it; the next start makes up for it."""
+"""How long the last round may take before the process ends without it. The next start catches up."""
 
 
 RENEWING = "renewing"
-"""The claim of whoever puts files again before their locks end, or erases: neither may undo the other's work."""
+"""The claim of renewing locks and of erasing: neither may undo the other's work."""
 
 RENEWING_US = 300 * 1_000_000
-"""A killed process keeps others from it for so long, which is less than `erase` waits."""
+"""How long a killed process keeps others out. `erase` waits longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,4 +58,4 @@ def expanded(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise UsageError(f"nobody knows which folder ~ means in {path}: set HOME, or write the whole path") from None
+        raise UsageError(f"cannot tell which folder ~ means in {path}: set HOME, or write the full path") from None

@@ -117,7 +117,7 @@ def plan_batch(
         found = known.get(stored)
         if found is None:
             if len(stored) > MAX_KEY_BYTES:
-                raise LedgerError(f"a stream key has {len(stored)} bytes, and at most {MAX_KEY_BYTES} are allowed")
+                raise LedgerError(f"a stream key has {len(stored)} bytes, but at most {MAX_KEY_BYTES} are allowed")
             streams += 1
             fresh.append((streams, stored))
             stream, version = streams, 0
@@ -183,7 +183,7 @@ def _salt(key: StreamKey, fact: Fact, salts: dict[bytes, bytes]) -> bytes:
     """Return the salt of the stream's digest; refuse a fact that contradicts itself or is not about such a stream."""
     wrong = fact.contradiction()
     if wrong is not None:
-        raise LedgerError(f"a {fact.TYPE} that contradicts itself cannot be recorded: {wrong}")
+        raise LedgerError(f"cannot record a {fact.TYPE} that contradicts itself: {wrong}")
     subject = fact.SUBJECT
     if subject is Subject.ELEMENT:
         _demand(key.is_element, key, fact)

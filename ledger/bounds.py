@@ -37,13 +37,13 @@ class NotEmpty:
 
 MIN_INT, MAX_INT = -(1 << 63), (1 << 63) - 1
 MAX_US = 1 << 62
-"""The last time that a fact may name, far enough from the end of 64 bits that sums of times still fit."""
+"""The latest time that a fact may name. Sums of times still fit into 64 bits."""
 
 Sha256 = Annotated[bytes, Length(32)]
 Salt = Annotated[bytes, Length(32)]
 Iv = Annotated[bytes, Length(16)]
 Seconds = Annotated[int, Least(MIN_INT)]
-"""Seconds of the remote server, or differences of them. They can be negative."""
+"""Seconds of the server's clock, or differences of them. They can be negative."""
 Ordinal = Annotated[int, Least(1)]
 """A number that counts from 1."""
 Micros = Annotated[int, Most(MAX_US)]

@@ -48,9 +48,7 @@ class Checkpoint:
         """
         lines = text.split("\n")
         if len(lines) < 4 or lines[-1] or not all(lines[:-1]):  # noqa: PLR2004 -- three lines and an empty end
-            raise BadCheckpointError(
-                "this is not a checkpoint: it must have origin, size and root on lines of their own"
-            )
+            raise BadCheckpointError("this is not a checkpoint: origin, size and root must be on separate lines")
         origin, size, encoded = lines[:3]
         if not (size.isascii() and size.isdigit() and len(size) <= _MAX_DIGITS) or (size[0] == "0" and size != "0"):
             raise BadCheckpointError("this is not a checkpoint: its second line is not a size")

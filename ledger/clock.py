@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 DAY_US: Final = 24 * 3600 * 1_000_000
 MOST_LEAP_US: Final = 3 * 366 * DAY_US
-"""A clock that says that so much time has passed since the last event is not believed.
+"""A clock that is this far past the last event is not believed.
 
-Recorded time never goes back, so it would stand still until that day comes.
+Recorded time never goes back, so it would stop until that day comes.
 """
 
 _FIRST_DAY_US: Final = 18_262 * DAY_US
-"""2020-01-01. A last event from before then says that the clock was behind, as on a machine without a battery."""
+"""2020-01-01. A last event before this shows that the clock was behind, as on a machine without a battery."""
 
 
 def recorded_time(head: StoredHead, clock_us: int, most_leap_us: int | None) -> int:

@@ -33,7 +33,7 @@ NONCE_BYTES = 16
 SOURCE_BYTES = 16
 
 MAX_LEVELS = 64
-"""How deep maps and arrays may lie in each other in a canonical payload. The facts known here need four levels."""
+"""How deep maps and arrays may be nested in a canonical payload. The facts known here need four levels."""
 
 
 def _listing_with(name: str) -> Upcaster:
@@ -147,7 +147,7 @@ def decode_header(stored: bytes) -> Header:
         raise MalformedEventError("the header is not an array of its eleven fields")
     header = Header._make(fields)
     if header.format != FORMAT:
-        raise MalformedEventError(f"the header has format {header.format}, and this version reads only {FORMAT}")
+        raise MalformedEventError(f"the header has format {header.format}, but this version reads only {FORMAT}")
     if len(header.stream_digest) != _DIGEST_BYTES or len(header.payload_digest) != _DIGEST_BYTES:
         raise MalformedEventError("a digest in the header is not 32 bytes long")
     if header.seq < 1 or header.stream_version < 1 or header.schema_version < 1:

@@ -62,7 +62,7 @@ def entry_of(image: Image) -> Entry:
     except MalformedEventError as error:
         raise MalformedEventError(error.why, position=image.seq) from None
     if not isinstance(fact, ElementFact):
-        raise BrokenChainError(image.seq, "the projection treats it as an event about an element, and it is not")
+        raise BrokenChainError(image.seq, "the projection treats it as an event about an element, but it is not")
     return Entry(
         key=StreamKey.parse(image.key),
         stream=image.stream,

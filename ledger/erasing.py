@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ledger.rows import StoredEvent
 
 MOST_ROWS: Final = 256
-"""So many rows, the newest ones, stay of an element: 2 KiB each."""
+"""How many rows of an element stay, the newest ones. Each has 2 KiB."""
 
 
 class BlockedElements:

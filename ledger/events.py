@@ -30,7 +30,7 @@ INSTANCE_KIND = "@instance"
 AUDIT_KIND = "@audit"
 
 MAX_ID_BYTES = 512
-"""The longest element id that is accepted, in bytes, so that every database can index a stream key."""
+"""The longest element id, in bytes, so that every database can index a stream key."""
 
 MAX_KEY_BYTES = 600
 """The longest stream key in bytes (`StreamKey.stored`)."""
@@ -347,7 +347,7 @@ class ElementFact(Fact):
         if copy is None:
             return None if element.damage is None else "it has damage, but no copy"
         if copy.revision > element.revision:
-            return f"its copy is of revision {copy.revision}, and the element is at {element.revision}"
+            return f"its copy is of revision {copy.revision}, but the element is at {element.revision}"
         if element.damage is not None and self.OBJECT_STATE == "sound" and not self.NAMES_OBJECT:
             return f"it says that its copy is {element.damage}"
         return None
@@ -368,7 +368,7 @@ class ObjectFact(ElementFact):
         found = ElementFact.contradiction(self)
         copy, damage, state = self.element.copy, self.element.damage, self.OBJECT_STATE
         if found is None and copy is not None and copy.sha256 == self.sha256 and damage != state:
-            found = f"the object of its copy is {state}, and it says that the copy is {damage or 'sound'}"
+            found = f"the object of its copy is {state}, but it says that the copy is {damage or 'sound'}"
         return found
 
 

@@ -23,7 +23,7 @@ def fast_init(cls: type[T]) -> type[T]:
     named: list[str] = []
     for field in fields(cls):
         if not (field.init and field.kw_only) or field.default_factory is not MISSING or hasattr(cls, "__post_init__"):
-            raise TypeError(f"{cls.__name__} needs more than its fields to be set by keyword")
+            raise TypeError(f"{cls.__name__} needs more than its fields set by keyword")
         scope[f"set_{field.name}"] = getattr(cls, field.name).__set__
         scope[f"default_{field.name}"] = field.default
         named.append(field.name if field.default is MISSING else f"{field.name}=default_{field.name}")

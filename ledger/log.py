@@ -322,7 +322,7 @@ class Ledger:
             event = events.get(row.seq)
             source = None if event is None else evolve_source(fact_of(event))
             if source is None:
-                raise BrokenChainError(row.seq, "the projection treats it as an event about a source, and it is not")
+                raise BrokenChainError(row.seq, "the projection treats it as an event about a source, but it is not")
             found[row.id] = SourceEntry(id=row.id, version=row.version, source=source)
         return found
 
@@ -389,7 +389,7 @@ class Ledger:
                 source = evolve_source(fact_of(event))
                 if source is None:
                     raise BrokenChainError(
-                        row.seq, "the projection treats it as an event about a source, and it is not"
+                        row.seq, "the projection treats it as an event about a source, but it is not"
                     )
                 self._sources[row.id] = row
                 self._salts[row.id] = source.salt

@@ -28,9 +28,9 @@ _MOST_TEXT = 72
 _FIXED_MAP = 16
 
 _LARGER = rb"\xcc[\x80-\xff]|\xcd[^\x00].|\xce(?:[^\x00].{3}|\x00[^\x00].{2})|\xcf(?!\x00{4})[\x00-\x%02x].{7}"
-"""The shortest form of every number from 128 to the greatest of 64 bits whose first byte is not above the one given."""
+"""The shortest form of every number from 128 to the largest of 64 bits whose first byte is at most the given one."""
 _FIRST_BYTE = 56
-"""A number's first of eight bytes is what stands above this bit."""
+"""The first of a number's eight bytes is above this bit."""
 
 
 @dataclass(frozen=True, slots=True)

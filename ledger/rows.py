@@ -11,7 +11,7 @@ LOST: Final = "lost"
 RELEASED: Final = "released"
 
 FEW_EVENTS: Final = 2
-"""An element with so many events was seen and stored once, so it has no older version."""
+"""An element with this many events was seen and stored once, so it has no older version."""
 
 
 class StoredEvent(NamedTuple):
@@ -181,7 +181,7 @@ class FurtherRow(NamedTuple):
 
 
 LONGEST_US = 86_400_000_000
-"""The longest lease or reservation. If one ends later, a clock that was far ahead made it."""
+"""The longest lease or reservation. One that ends later was made by a clock that was far ahead."""
 
 FORGOTTEN_US = 30 * LONGEST_US
 """How long an instance that stopped is remembered after its last lease."""

@@ -118,7 +118,7 @@ def _pairs(names: list[str], form: str) -> str:
 
 def _refuse(cls: type, name: str | None) -> None:
     if name is None:
-        raise MalformedEventError(f"a {cls.__name__} has other fields, or has them in another order")
+        raise MalformedEventError(f"a {cls.__name__} has different fields, or has them in a different order")
     raise MalformedEventError(f"{cls.__name__}.{name} has a type, length or range that is not allowed")
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ledger.stores import EventLog, Writing
 
 UNREAD: Final = frozenset({CopyStored.TYPE})
-"""Facts whose element is not looked up. Copies are half of all events, and reading the state before each of them costs
-a tenth of an append (docs/decisions/0014-what-a-database-is-asked.md). Only the audit sees one with an old revision."""
+"""Facts whose element is not looked up. Copies are half of all events, and reading the state before each costs a
+tenth of an append (docs/decisions/0014-what-a-database-is-asked.md). Only the audit sees one with an old revision."""
 
 
 def refuse_contradictions(facts: Sequence[NewFact], ground: AppendContext, log: EventLog, tx: Writing) -> None:
@@ -57,7 +57,7 @@ def refuse_contradictions(facts: Sequence[NewFact], ground: AppendContext, log: 
 
 
 def _contradiction(type_name: str, why: str) -> LedgerError:
-    return LedgerError(f"a {type_name} that contradicts what was recorded before cannot be recorded: {why}")
+    return LedgerError(f"cannot record a {type_name} that contradicts earlier events: {why}")
 
 
 def _is_known(sha256: bytes, key: bytes, stored: set[tuple[bytes, bytes]], row: StreamRow | None) -> bool:

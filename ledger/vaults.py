@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 MAX_TOKENS: Final = 64
-"""At most this many further tokens are kept: every event about the vault carries them all. Older ones are forgotten."""
+"""At most this many further tokens are kept, because each event about the vault lists them all. Older ones go."""
 
 
 class Naming(NamedTuple):

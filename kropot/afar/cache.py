@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from kropot.afar.replica import AfarReplica
 
     Moved = Callable[[int], object]
-    """What is told how many there are by now."""
+    """Called with how many there are so far."""
 
 PAGE: Final = 10_000
-"""How many headers are asked for at once."""
+"""How many headers to ask for at once."""
 
 _KEPT: Final = 2
-"""Of how many positions the rows of a source are kept."""
+"""For how many positions to keep the rows of a source."""
 
 _LONGEST_HEADER: Final = 1 << 16
 _LONGEST_LINE: Final = 8 << 20
@@ -191,8 +191,8 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CacheUnusableError(
-            f"what was read of the keeper cannot be kept in {path} ({error.strerror}): make room, make the folder "
-            "writable, or set XDG_CACHE_HOME"
+            f"cannot write {path}, the cache of what the keeper sent ({error.strerror}): free some space, make the "
+            f"folder writable, or set XDG_CACHE_HOME"
         ) from error
 
 
@@ -246,7 +246,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
                 row_key(row)
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                raise CacheUnusableError(f"{path} is damaged: delete it, and run this again") from None
+                raise CacheUnusableError(f"{path} is damaged: delete it and run this again") from None
             yield row
 
 

@@ -173,7 +173,7 @@ class KeeperClient:
         if status in {_OK, _PART}:
             if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
                 answer.close()
-                raise self._trouble("encoded", "it sends compressed what was asked for as it is")
+                raise self._trouble("encoded", "it sends a compressed answer, which was not asked for")
             return answer
         with answer:
             said = self._said(answer)
@@ -213,7 +213,7 @@ class KeeperClient:
             return RemoteRange(answer, 0, int(length))
         found = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         if found is None or int(found[1]) != offset or int(found[2]) + 1 - offset != int(length):
-            raise self._trouble("wrong_range", "it sends another part of an object than was asked for")
+            raise self._trouble("wrong_range", "it sends a different part of an object than was asked for")
         return RemoteRange(answer, offset, int(found[3]))
 
     def _redirected(self, url: str, answer: requests.Response) -> str:
@@ -222,8 +222,8 @@ class KeeperClient:
         except RedirectedAwayError as error:
             raise self._trouble(
                 "redirected",
-                f"it redirects to {error.where}, which was not followed since the token is not meant for it; if that is"
-                " the keeper now, give its address as --from",
+                f"it redirects to {error.where}, which was not followed, because the token is not meant for it; if the "
+                "keeper has moved there, give that address as --from",
             ) from None
 
     def _translated(self, error: Exception) -> ServerTroubleError:

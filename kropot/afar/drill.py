@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _PROBES: Final = 4
 _FEW: Final = 10
-"""How many elements behind a random id are asked for."""
+"""How many elements after a random id to ask for."""
 
 
 class RemoteDrawn:

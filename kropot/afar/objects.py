@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 BUFFER: Final = 1 << 18
 TRIES: Final = 5
-"""How often in a row nothing may come before the keeper is given up."""
+"""How many answers in a row may bring nothing before the client gives up on the keeper."""
 
 AT_ONCE: Final = 8
-"""How many small copies are asked for at a time."""
+"""How many small copies to ask for at a time."""
 
 MOST_COMING: Final = 64 << 20
-"""How many bytes may have been asked for before the oldest are given up. The newest batch is always kept."""
+"""How many requested bytes to keep before the oldest are dropped. The newest batch is always kept."""
 
 _FIRST_WAIT_S: Final = 0.2
 _STOPPED: Final = frozenset({"cut", "timeout", "stalled", "not_listening", "http_503", "http_502", "http_504"})

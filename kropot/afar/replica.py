@@ -38,7 +38,7 @@ class BadAnswerError(IntegrityError):
 
     def __init__(self, what: str) -> None:
         """Say which answer."""
-        super().__init__(f"the keeper's answer about {what} is not what its API promises, so nothing of it was used")
+        super().__init__(f"the keeper's answer about {what} does not conform to its API, so none of it was used")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +91,8 @@ class AfarReplica:
         answer = self.client.get("tree")
         if "first" not in answer:
             raise ServerRefusedError(
-                f"the token for the keeper {self.client.base_url} is not that of an owner, so it opens nothing: ask "
-                "for one that `keeper token create --role owner` made"
+                f"the token for the keeper {self.client.base_url} is not an owner's, so it gives no sealed objects: "
+                f"ask for one made by `keeper token create --role owner`"
             )
         with _answering("its tree"):
             frontier = Frontier.parse(_count(answer["size"]), bytes.fromhex(answer["frontier"]))
@@ -157,7 +157,7 @@ class AfarReplica:
             with _answering("elements"):
                 went_on = _cursor(following)
                 if went_on < before:
-                    raise ValueError("a page that was there before")
+                    raise ValueError("a page that came before")
                 before = went_on
             after = following
 

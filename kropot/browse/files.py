@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from ledger.events import StreamKey
 
 KEPT: Final = 2
-"""Of how many moments the names are kept: two, to compare them."""
+"""For how many moments to keep the names: two, to compare them."""
 
 
 _STILL_READ_S: Final = 600.0
-"""How long the copies of a moment stay open after it made room for another one."""
+"""How long the copies of a moment stay open after another moment replaced it."""
 
 
 class CopyOrigin(Protocol):

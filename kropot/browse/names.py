@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 BLOCK: Final = 1024
-"""How many names are in a block."""
+"""How many names a block holds."""
 
 RUN: Final = 16 * BLOCK
-"""How many names are sorted in memory."""
+"""How many names to sort in memory."""
 
 _OPEN: Final = 48
-"""How many blocks stay open: those of the folders that somebody looks at."""
+"""How many blocks stay open: those of the folders on screen."""
 
 _KINDS: Final = tuple(Kind)
 _STATES: Final = ("current", "pending", "vanished", "damaged", "lost")

@@ -19,7 +19,7 @@ from kropot.errors import KropotError
 _KEY_BITS: Final = 256
 _NONCE_BYTES: Final = 12
 _HEAD: Final = struct.Struct(f"={_NONCE_BYTES}sI")
-"""The nonce, and how many bytes follow."""
+"""The nonce and the number of bytes that follow."""
 
 
 class UnusableFileError(KropotError):
@@ -73,6 +73,6 @@ class SealedPieces:
 def _unusable(error: Exception) -> UnusableFileError:
     why = getattr(error, "strerror", None) or "it is closed"
     return UnusableFileError(
-        f"the names cannot be put into a temporary file in {tempfile.gettempdir()} ({why}): make room there, or set "
-        "TMPDIR to a folder with room"
+        f"cannot write the names to a temporary file in {tempfile.gettempdir()} ({why}): free some space there, or set "
+        "TMPDIR to a folder with free space"
     )

@@ -64,12 +64,12 @@ class CheckpointFolder:
         if not self.folder.is_dir():
             raise CheckpointFolderAwayError(
                 f"there is no folder {self.folder}, so no checkpoint was written to it: is its disk mounted? If it is, "
-                "make the folder there once, and sign again"
+                "create the folder and sign again"
             )
         if held_some and not self._numbered():
             raise CheckpointFolderAwayError(
-                f"the folder {self.folder} held checkpoints before and holds none now, so none was written to it: is "
-                "its disk mounted? If you emptied it, name another folder"
+                f"the folder {self.folder} held checkpoints before and is empty now, so none was written to it: is its "
+                "disk mounted? If you emptied it, name another folder"
             )
 
     def write(self, note: bytes) -> Path:
@@ -86,7 +86,7 @@ class CheckpointFolder:
             sync_folder(self.folder)
         except OSError as error:
             raise KropotError(
-                f"the checkpoint cannot be written to {self.folder} ({error.strerror}): check the folder and sign again"
+                f"cannot write the checkpoint to {self.folder} ({error.strerror}): check the folder and sign again"
             ) from error
         return path
 
@@ -99,7 +99,7 @@ class CheckpointFolder:
             sync_folder(self.folder)
         except OSError as error:
             raise KropotError(
-                f"the checkpoints in {self.folder} cannot be synced ({error.strerror}): check the disk and sign again"
+                f"cannot sync the checkpoints in {self.folder} ({error.strerror}): check the disk and sign again"
             ) from error
 
     def _sweep(self) -> None:
@@ -128,7 +128,7 @@ class CheckpointFolder:
             return []
         except OSError as error:
             raise KropotError(
-                f"the checkpoints in {self.folder} cannot be listed ({error.strerror}): make the folder readable"
+                f"cannot list the checkpoints in {self.folder} ({error.strerror}): make the folder readable"
             ) from error
         return [(int(found[1]), self.folder / name) for name in names if (found := _NAME.fullmatch(name))]
 
@@ -139,4 +139,4 @@ def read_note(path: Path) -> bytes:
         with open_named(path) as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise KropotError(f"the checkpoint {path} cannot be read ({error.strerror}): make it readable") from error
+        raise KropotError(f"cannot read the checkpoint {path} ({error.strerror}): make it readable") from error

@@ -34,10 +34,12 @@ def write_signing_key(path: Path, key: SigningKey) -> tuple[Path, SigningKey]:
         try:
             write_new(file, f"{text}\n".encode(), mode=mode)
         except FileExistsError:
-            raise UsageError(f"{file} exists, and a key is never replaced: name another file with --key") from None
+            raise UsageError(
+                f"{file} already exists, and a key is never replaced: name another file with --key"
+            ) from None
         except OSError as error:
             raise UsageError(
-                f"the key cannot be written to {file} ({error.strerror}): name another file with --key"
+                f"cannot write the key to {file} ({error.strerror}): name another file with --key"
             ) from error
     return public, key
 
@@ -84,6 +86,6 @@ def _read(path: Path, what: str, hint: str) -> str:
     except FileNotFoundError:
         raise UsageError(f"there is no {what} at {path}: {hint}") from None
     except OSError as error:
-        raise UsageError(f"the {what} {path} cannot be read ({error.strerror}): make it readable") from error
+        raise UsageError(f"cannot read the {what} {path} ({error.strerror}): make it readable") from error
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not a {what}: {hint}") from None

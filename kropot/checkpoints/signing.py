@@ -30,7 +30,7 @@ _HEADER = StoredEvent._fields.index("header")
 _MOST_SHOWN = 10
 _ERASURE = PayloadErased.TYPE.encode()
 _MANY = 1_000_000
-"""From this many events on, the user is told that reading them takes a while."""
+"""From this many events on, a message says that reading them takes a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +193,7 @@ def _tree_of_head(
     for each in before:
         if each.size > head.position:
             raise IntegrityError(
-                f"{each.where} covers {each.size} events, and the ledger has only {head.position}, so nothing was "
+                f"{each.where} covers {each.size} events, but the ledger has only {head.position}, so nothing was "
                 "signed: it was truncated or rolled back to an older copy; restore the newest backup of the database, "
                 "or sign what is left with a new key"
             )
@@ -214,15 +214,15 @@ def _tree_of_head(
     tree = _grown(log, tree, head.position, erasures)
     if tree.stored != head.frontier:
         raise IntegrityError(
-            f"the database's head is not the tree of its {head.position} events, as this signer computed it itself, so "
-            "nothing was signed: the head or the history was altered; run `kropotcli verify`"
+            f"the database's head is not the tree of its {head.position} events, as this signer computed it, so "
+            f"nothing was signed: the head or the history was altered; run `kropotcli verify`"
         )
     unaccepted = [position for position in erasures if position > accepted]
     if unaccepted:
         raise UnacceptedErasureError(
-            f"{_shown(unaccepted)} erased the history of an element, and nobody accepted that with this key, so "
-            "nothing was signed: if you asked for all of it, run `kropotcli checkpoint sign --accept-erasures "
-            f"{unaccepted[-1]}`; if not, run `kropotcli verify`"
+            f"{_shown(unaccepted)} erased the history of an element, and this key did not accept that, so nothing was "
+            f"signed: if you asked for all of it, run `kropotcli checkpoint sign --accept-erasures {unaccepted[-1]}`; "
+            "if not, run `kropotcli verify`"
         )
     return tree
 

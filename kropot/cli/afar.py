@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from kropot.afar.replica import AfarReplica, RemoteSources, RemoteTree
 
 FROM_HELP = (
-    "Read an export, a folder that `replay --export` wrote, or a keeper, given by its address: https://keeper.example. "
-    "This needs no ledger and no storage. A keeper needs --access-token-file, and never gets a key."
+    "Read an export, a folder that `replay --export` wrote, or a keeper at an address such as https://keeper.example. "
+    "This needs no ledger and no storage. A keeper needs --access-token-file. It never gets a key."
 )
 
 
@@ -55,7 +55,7 @@ def from_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "token_file",
             type=PATH,
             metavar="FILE",
-            help="The file with the token for the keeper that --from names: `keeper token create` printed it.",
+            help="The file with the token for the keeper in --from. `keeper token create` printed the token.",
         ),
         click.option("--from", "origin", type=OriginType(), metavar="FROM", help=FROM_HELP),
     ):
@@ -98,7 +98,7 @@ def keeper_at(settings: Settings, address: str, token_file: Path | None) -> Iter
     from kropot.securecopy.client import ServerAccess
 
     if token_file is None:
-        raise UsageError(f"the keeper {address} needs a token: name the file that it is in with --access-token-file")
+        raise UsageError(f"the keeper {address} needs a token: name the token's file with --access-token-file")
     if sends_token_in_clear(address):
         warn(f"the connection to {address} is not encrypted, so others on the network can read the token: use https")
     access = ServerAccess(

@@ -84,7 +84,7 @@ __all__ = [
 ]
 
 MISSING_GUARDS = (
-    'docs/operations.md, "Servers with a binary log", says which right or setting lets this user make them; then run '
+    'docs/operations.md, "Servers with a binary log", names the right or setting that this user needs; then run '
     "`kropotcli db upgrade`"
 )
 _FLAGS = "kropot.flags"
@@ -233,8 +233,8 @@ def warn_if_exposed(what: str, path: Path) -> None:
 def warn_unguarded() -> None:
     """Warn that nothing in the database guards the new ledger."""
     warn(
-        "this database server writes a binary log and refuses triggers to this user, so the ledger was made without "
-        f"those that stop a careless UPDATE or DELETE: {MISSING_GUARDS}"
+        "this database server writes a binary log and refuses triggers to this user, so the ledger has no triggers "
+        f"that stop a careless UPDATE or DELETE: {MISSING_GUARDS}"
     )
 
 
@@ -245,9 +245,9 @@ def warn_of_frozen_time(recorded_us: int, clock_us: int) -> None:
 
     if recorded_us > clock_us + DAY_US:
         warn(
-            f"the ledger's time stands still at {moment(recorded_us)}, because a clock was once that far ahead (or this"
-            " one is behind): nothing is lost, and collecting goes on, but until that day --until needs a position"
-            " (@N) instead of a time"
+            f"the ledger's time has stopped at {moment(recorded_us)}, because a clock was once that far ahead (or this "
+            "one is behind): nothing is lost, and collecting goes on; until then, --until needs a position (@N) "
+            "instead of a time"
         )
 
 

@@ -61,11 +61,11 @@ def command(
     accept_older: bool,
     port: int,
 ) -> Exit:
-    """Look at a replica in a browser: its health, its past, its files by name, its space and its proofs.
+    """Look at a replica in a browser: its health, its history, its files by name, its space and its proofs.
 
-    The page is served to this machine alone, until you stop it. Names and contents are opened in this process, and
-    nothing is written but what you save. Open the address that is printed: it works once. With --from, sealed bytes
-    come from a keeper, who gets no key.
+    The page is served to this machine alone, until you stop it. Names and contents are opened in this process, and only
+    what you save is written. Open the printed address, which works once. With --from, sealed bytes come from a keeper,
+    which gets no key.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -78,10 +78,11 @@ def command(
 
     if isinstance(origin, Path):
         raise UsageError(
-            "--from names an export, and browse reads a keeper or a ledger: give an address, or leave it out"
+            "browse cannot read an export: give the address of a keeper with --from, or leave --from out to read the "
+            "ledger"
         )
     if require:
-        raise UsageError("--require is for restoring: leave it out, and look at the screen Proof")
+        raise UsageError("browse does not accept --require: leave it out, and see the screen Proof")
     refuse_token_alone(origin, token_file)
     keys = read_kits(kits, passphrase_files)
 
@@ -123,7 +124,7 @@ def command(
                 emit_json("browse_started", {"url": address, "place": replica.place})
             else:
                 emit(address)
-        say("open this address in a browser on this machine: it works once; press Ctrl-C to stop")
+        say("open this address in a browser on this machine (it works once); press Ctrl-C to stop")
         server.run([listening])
     return Exit.INTERRUPTED if signal.SIGINT in caught else Exit.DONE
 

@@ -28,8 +28,8 @@ def command() -> None:
     """Sign the state of the ledger, and list the signatures.
 
     A checkpoint is a small signed text. It names the ledger, the number of its events and their Merkle root. Keep it on
-    another machine or medium. It then exposes any later change to the history it covers, and a database that was
-    replaced by an older copy.
+    another machine or medium. It then reveals any later change to the history it covers, and an older copy of the
+    database in its place.
     """
 
 
@@ -89,18 +89,18 @@ def sign(settings: Settings, *, key_file: Path | None, folders: tuple[Path, ...]
     """Sign the ledger's head, if it extends what was signed before.
 
     The signer keeps what it signed last in a file beside the key, so it must be able to write to the key's folder. From
-    there on it computes the tree itself, and never signs what the database only claims. The first signing reads the
+    then on it computes the tree itself, and never signs what the database only claims. The first signing reads the
     whole ledger. This takes about a minute for every 10 million events.
 
     This prints the checkpoint, keeps it in the database, and writes it to each --to folder as a new numbered file. It
-    never overwrites a file, and never makes the folder: that could be the mount point of a disk that is away. If a
-    folder is missing, or held checkpoints before and holds none now, the other folders are written, and the exit code
-    is 1.
+    never overwrites a file, and never creates the folder, which could be the mount point of a disk that is away. If a
+    folder is missing, or held checkpoints before and is empty now, the other folders are written, and the exit code is
+    1.
 
     Nothing is signed and the exit code is 4 if the ledger does not extend everything that this key signed, or the
     segments in the storage, or if the database's head is not the tree of its events.
 
-    Nothing is signed either while the ledger has an erasure that this key did not sign before. The message names the
+    Nothing is signed either while the ledger has an erasure that this key has not accepted. The message names the
     positions. If you asked for these erasures, sign with --accept-erasures.
     """
     from kropot.checkpoints.folder import CheckpointFolder

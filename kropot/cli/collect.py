@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kropot.collect.service import Outcome
 
 PROXIES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY")
-"""What other programs read. A proxy would see the token, or where it goes, so none is used unasked."""
+"""Variables that other programs read. A proxy would see the token, or where it goes, so this program ignores them."""
 
 
 @define("collect")
@@ -207,12 +207,12 @@ def command(
 
     The server encrypts each file. The collector stores the encrypted content under its SHA-256 and records every change
     in the ledger. Without --once, it then waits for --refresh-time and begins again, until you stop it. SIGTERM or
-    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost. SIGHUP makes a service begin again
-    with the configuration as it is now.
+    Ctrl-C stops it within seconds, and nothing that the ledger recorded is lost. SIGHUP makes a service reload its
+    configuration.
 
-    If the configuration file has tables [source.NAME], this collects from all of them at the same time. What stops one
-    source does not stop the others: it is tried again after a minute, later after up to an hour. With --once, the exit
-    code is that of all sources if they ended alike, and 3 if only some could be collected.
+    If the configuration file has tables [source.NAME], this collects from all of them at the same time. A source that
+    fails does not stop the others: it is tried again after a minute, and later after up to an hour. With --once, the
+    exit code is that of the sources if all ended alike, and 3 if only some could be collected.
     """
     from kropot.cli.collect_sources import collect_each, source_at_work, sources_to_collect
 
@@ -224,8 +224,8 @@ def command(
         return _collect(settings, options, label=tables[0].name, metrics=metrics, metrics_file=metrics_file)
     if metrics is not None or metrics_file is not None:
         raise UsageError(
-            "the metrics of several sources in one run are their ledger's: `kropotcli keeper serve` has them, or "
-            "run `kropotcli collect --source NAME` with metrics of its own for each source"
+            "--metrics and --metrics-file work with one source only: read the metrics of all sources from `kropotcli "
+            "keeper serve`, or run `kropotcli collect --source NAME` for each source, with metrics of its own"
         )
     # What concerns the ledger and not one source is done, or refused, once.
     with open_ledger(settings, before_making=lambda: _demand_new(settings)):
@@ -297,10 +297,10 @@ def _collect(
 
 def _explain_trouble(url: str, trouble: str) -> str:
     """Return why the server kept a run from its work, and what to do now."""
-    text = f"nothing more could be collected from {url}: {sentence(trouble)}"
+    text = f"cannot collect any more from {url}: {sentence(trouble)}"
     proxies = [name for name in PROXIES if os.environ.get(name)]
     if trouble in AT_THE_NETWORK and proxies:
-        text += f"; note that {proxies[0]} is not used: this program connects to the server itself"
+        text += f"; note that {proxies[0]} is ignored: this program connects to the server directly"
     return text
 
 

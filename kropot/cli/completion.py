@@ -38,7 +38,7 @@ def print_(settings: Settings, *, shell: str | None) -> None:
 def install(settings: Settings, *, shell: str | None) -> None:
     """Install the completion for this user. Default: for the shell that $SHELL names.
 
-    The file is where the shell looks by itself, and is written again if you run this again. A new shell completes.
+    The file goes where the shell finds it by itself. Running this again replaces it. Start a new shell to use it.
     """
     chosen = _chosen(shell)
     path, more = _place(chosen)
@@ -55,7 +55,7 @@ def install(settings: Settings, *, shell: str | None) -> None:
         emit_json("completion", {"shell": chosen, "script": script, "file": str(path)})
     else:
         emit(str(path))
-    say(f"start a new {chosen} to complete with the Tab key{more}")
+    say(f"start a new {chosen}, and then the Tab key completes commands{more}")
 
 
 def script_for(shell: str) -> str:

@@ -33,7 +33,7 @@ def check(settings: Settings) -> Exit:
     """Check every value in the configuration file and in the environment.
 
     This prints one line for each mistake: the file or variable, the table, the option, and what was expected. The exit
-    code is 2 if there is one. Other commands check what concerns them alone.
+    code is 2 if there is one. Other commands check only their own options.
     """
     found = _mistakes()
     if settings.json:
@@ -65,7 +65,7 @@ def show(settings: Settings) -> None:
     """Show the value of every option and where it came from. Secrets are hidden.
 
     A flag beats the environment, the environment beats the file, and the file beats the default. The global options
-    come first. Options of single commands follow, if the environment or the file sets them, and the sources.
+    come first. Options of commands follow, if the environment or the file sets them, and then the sources.
     """
     found = _mistakes()
     if found:

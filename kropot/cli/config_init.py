@@ -20,7 +20,7 @@ from kropot.securecopy.address import checked_base_url
 from kropot.user_folders import expanded
 
 EXAMPLE: Final = """\
-# KropotCLI's configuration. `kropotcli config check` checks it, `kropotcli config show` shows what counts.
+# KropotCLI's configuration. `kropotcli config check` checks it, `kropotcli config show` shows the values in effect.
 # A flag beats the environment, the environment beats this file. Paths that begin with ~ are in your home.
 
 # The replica: the ledger (what happened) and the storage (the encrypted copies).
@@ -31,7 +31,7 @@ storage-path = "/var/lib/kropotcli/storage"
 refresh-time = "5m"
 
 # One table for each source. `collect` collects from all of them, `collect --source web` from one.
-# The token lies alone in a file of mode 0600.
+# The token is in a file of its own, with mode 0600.
 [source.web]
 server-url = "https://files.example.org"
 token-file = "/etc/kropotcli/web.token"
@@ -44,7 +44,7 @@ token-file = "/etc/kropotcli/web.token"
 # full-every = "7d"          # any of the options of `collect` about listings
 # missing-percent = 5
 
-# Options of single commands: see `kropotcli COMMAND --help`.
+# Options of one command: see `kropotcli COMMAND --help`.
 [collect]
 min-free = "5GiB"
 
@@ -60,12 +60,12 @@ _NAME: Final = re.compile(SOURCE_NAME)
 
 @command("init")
 @click.argument("file", metavar="[FILE]", type=PATH, required=False)
-@click.option("--example", is_flag=True, help="Print a file with explanations instead, and ask nothing.")
+@click.option("--example", is_flag=True, help="Print an example file with explanations instead, and ask nothing.")
 def init(settings: Settings, *, file: Path | None, example: bool) -> None:
     """Write the configuration file FILE: ask for a server, its token and the place of the replica.
 
-    Without FILE it is config.toml in your configuration folder, where all commands look for it. A file that exists is
-    not touched. The token is stored in a file of its own beside it. Only you can read the two.
+    Without FILE it is config.toml in your configuration folder, where all commands look for it. An existing file is not
+    changed. The token is stored in a separate file beside it. Only you can read the two files.
 
     With --example, nothing is asked or written. Redirect the output to a file, and edit that.
     """
@@ -94,7 +94,7 @@ def init(settings: Settings, *, file: Path | None, example: bool) -> None:
 
 def _asked(path: Path) -> tuple[str, Path, str]:
     """Ask for everything; return the file's text, and the token's file and content."""
-    say(f"This writes {path}. Press Enter to take what stands in brackets.")
+    say(f"This writes {path}. Press Enter to accept the value in brackets.")
     url = _ask("Address of the server, e.g. https://files.example.org", kind=checked_base_url)
     token = _ask("Its token (it is not shown)", kind=_token, is_hidden=True)
     name = _ask("A short name for this source", default="main", kind=_source_name)
@@ -134,7 +134,7 @@ def _token(text: str) -> str:
 
 def _source_name(text: str) -> str:
     if not _NAME.fullmatch(text):
-        raise UsageError("take 1 to 31 letters, digits, dots, dashes or underscores, and a letter or a digit first")
+        raise UsageError("use 1 to 31 letters, digits, dots, dashes or underscores, and begin with a letter or a digit")
     return text
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 WORKERS: Final = 8
-"""How many files are handled at the same time. Hashing, ciphers and syncs release Python's lock."""
+"""How many files to handle at the same time. Hashing, ciphers and syncs release Python's lock."""
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def stop_workers(pool: Executor, tree: TargetFolder) -> None:
 def check_target(settings: Settings, target: Path) -> None:
     """Refuse to write into the storage. Raises: UsageError."""
     if storage_of(settings).encloses(target):
-        raise UsageError(f"the folder {target} lies in the storage, which must hold only copies: name another folder")
+        raise UsageError(f"the folder {target} is inside the storage, which must hold only copies: name another folder")
 
 
 def read_kits(paths: Sequence[Path], passphrase_files: Sequence[Path] = ()) -> list[Key]:

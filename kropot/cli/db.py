@@ -28,7 +28,7 @@ _OWNER = click.option(
 )
 _PROTECTION = {
     "triggers": (
-        "triggers only, because this user {}: they stop accidents, but not a person who has this user's password; "
+        "triggers only, because this user {}: they stop accidents, but not a person with this user's password; "
         "docs/operations.md says how to separate owner and collector"
     ),
     "rights": "the database does not allow this user to change or delete events",
@@ -92,7 +92,7 @@ def upgrade(settings: Settings, *, db_owner_url: str | None) -> None:
     text = (
         f"made the missing triggers; the ledger has schema {after}"
         if was_bare and is_guarded
-        else f"nothing to do: the ledger has schema {after} already"
+        else f"nothing to do: the ledger already has schema {after}"
         if before == after
         else f"upgraded the ledger from schema {before} to schema {after}"
     )
@@ -146,10 +146,10 @@ def info(settings: Settings) -> None:
 
 @command.command("accept-clock")
 def accept_clock(settings: Settings) -> None:
-    """Let a ledger go on whose last event is years ago.
+    """Accept this machine's clock although the last event is years ago.
 
-    A clock that says so is not believed: recorded time never goes back, so a clock that is years ahead would freeze it.
-    Check the clock first.
+    Recorded time never goes back, so a clock that is years ahead would stop it. Therefore nothing is recorded until you
+    accept the clock. Check the clock first.
     """
     from ledger.clock import MOST_LEAP_US
     from ledger.events import InstanceBegan
@@ -164,7 +164,7 @@ def accept_clock(settings: Settings) -> None:
             key = instance_key(settings.instance_name)
             ledger.append([NewFact(key=key, fact=fact, observed_us=now_us)])
     text = (
-        f"accepted: the ledger goes on at {moment(now_us)}"
+        f"accepted: the ledger's time goes on from {moment(now_us)}"
         if is_leap
         else f"nothing to do: the clock says {moment(now_us)}, and the last event was recorded {moment(last_us)}"
     )
@@ -274,9 +274,9 @@ def recover(settings: Settings, *, from_storage: bool) -> None:  # noqa: ARG001 
         say(line, level="error")
     if indexed.damaged:
         raise PartialError(
-            f"the ledger does not know what is in {number(indexed.damaged, 'damaged pack')}: put sound ones back from "
-            "another copy of the storage and run `kropotcli storage index`; what they held is lost otherwise, and "
-            "`kropotcli verify` says what that is"
+            f"the ledger does not know the contents of {number(indexed.damaged, 'damaged pack')}: put sound ones back "
+            "from another copy of the storage and run `kropotcli storage index`; otherwise what they held is lost, "
+            "and `kropotcli verify` lists it"
         )
     if report.position < reach.last:
         raise PartialError(

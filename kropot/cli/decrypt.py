@@ -62,8 +62,8 @@ def command(
 ) -> Exit:
     """Decrypt one stored object.
 
-    Name the object by a FILE, or by an ELEMENT, which is [SOURCE:]NAME or [SOURCE:]ID. Of an ID the beginning, and of a
-    name the end, is enough. If FILE is neither in an export nor in the storage, give its IV with --iv. The output on
+    Name the object by a FILE, or by an ELEMENT, which is [SOURCE:]NAME or [SOURCE:]ID. The beginning of an ID or the
+    end of a NAME is enough. If FILE is neither in an export nor in the storage, give its IV with --iv. The output on
     stdout is complete only if the exit code is 0.
     """
     if output is None and is_terminal(sys.stdout):
@@ -134,8 +134,8 @@ def _held_of_file(settings: Settings, path: Path, iv_text: str | None) -> HeldCo
         ) from None
     if held is None:
         raise UsageError(
-            f"the IV of {path} is not known: the file is damaged, or the ledger at {settings.place} has no such copy; "
-            "give the IV with --iv"
+            f"the IV of {path} is not known: the file is damaged, or the ledger at {settings.place} does not have this "
+            "copy; give the IV with --iv"
         )
     return held
 

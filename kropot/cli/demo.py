@@ -23,7 +23,7 @@ from kropot.wording import number
 _NAMES_SHOWN: Final = 3
 
 _SECOND: Final = 1.1
-"""The protocol's dates are full seconds. A second change within the same second would not be noticed."""
+"""The protocol's dates are whole seconds. A second change within the same second would go unnoticed."""
 
 
 @define("demo")
@@ -42,11 +42,11 @@ _SECOND: Final = 1.1
     help="Put everything that the demo makes into this new folder. If it exists, a number is added to the name.",
 )
 def command(settings: Settings, *, source: Path | None, folder: Path) -> Exit:
-    """Show a whole backup on one machine: serve, collect, change, collect again, check.
+    """Run a complete backup on one machine: serve, collect, change, collect again, check.
 
     The demo starts a gateway that only this machine can reach, and makes an encrypted token. It collects everything,
     changes and deletes some files, and collects the changes. Then it shows the status and verifies the replica. The
-    folder stays. A file in it lists the commands to continue by hand.
+    folder is kept. A file in it lists the commands to continue by hand.
     """
     from kropot.durable.newfile import write_new
 
@@ -127,7 +127,9 @@ def _prepare(home: Path, source: Path | None, *, quiet: bool) -> tuple[demo.Plac
         return demo.Places(folder=home, source=served), True
     if home.is_relative_to(source):
         home.rmdir()
-        raise UsageError(f"the demo's folder {home} would lie in the folder to back up: name another one with --folder")
+        raise UsageError(
+            f"the demo's folder {home} would be inside the folder to back up: name another one with --folder"
+        )
     if demo.is_small(source):
         unreadable = demo.copy_folder(source, served)
         if unreadable and not quiet:

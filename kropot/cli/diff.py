@@ -25,8 +25,8 @@ def command(
 ) -> Exit:
     """Show what changed between the moments BEFORE and AFTER, by default until now.
 
-    A moment is what --until takes: a date (2026-05-01), a time, an age (36h, 7d, 2w), a position (@120411) or a
-    checkpoint file. `kropotcli log` lists the moments at which rounds ended.
+    A moment is anything that --until takes: a date (2026-05-01), a time, an age (36h, 7d, 2w), a position (@120411) or
+    a checkpoint file. `kropotcli log` lists the moments at which rounds ended.
     """
     with open_ledger(settings, read_only=True) as ledger:
         names = Names.of_kits(ledger, kits, passphrase_files)

@@ -33,16 +33,16 @@ ELSEWHERE: Final = (
     "ledgers that `db copy` or `db recover` made, and the caches of people who restore through a keeper",
     "the source itself, and its own backups",
 )
-"""Where old copies may remain that this program does not know."""
+"""Where old copies may remain that this program does not know of."""
 
 
 @define("erase")
 @click.argument("element", required=False)
-@click.option("--reason", metavar="TEXT", help="Why, for the history. It stays: name nobody in it.")
+@click.option("--reason", metavar="TEXT", help="Why, for the history. The history keeps it: do not name a person.")
 @click.option(
     "--even-if-present",
     is_flag=True,
-    help="Erase it although its source still lists it, and never record it again.",
+    help="Erase it although its source still lists it. It is never recorded again.",
 )
 @click.option(
     "--retry",
@@ -55,7 +55,7 @@ ELSEWHERE: Final = (
     default="10m",
     show_default=True,
     metavar="SPAN",
-    help="How long to try a place again that is locked or away.",
+    help="How long to keep trying a storage that is locked or away.",
 )
 @click.option(
     "--checkpoint-key",
@@ -78,16 +78,16 @@ def command(
 ) -> None:
     """Erase an element and its copies for ever, as a law may demand.
 
-    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME, the whole name. This frees the objects of all its versions,
-    rewrites the packs and segments that hold any of it, and removes its name and its history from the ledger. Only the
-    proof stays, that there were events: every root and checkpoint stays as it is. It cannot be undone.
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME, which must be the whole name. This frees the objects of all
+    its versions, rewrites the packs and segments that hold any of it, and removes its name and its history from the
+    ledger. Only the proof that there were events stays: every root and checkpoint remains valid. It cannot be undone.
 
     It is refused while the source still lists the element, unless --even-if-present is given. If the key for
-    checkpoints is here, it signs the erasure. If it is cut short, run it again: it goes on where it was. At the end it
-    names the places where old copies may remain.
+    checkpoints is here, it signs the erasure. If the command is interrupted, run it again, and it goes on from there.
+    At the end it names the places where old copies may remain.
 
-    In buckets that keep versions, this removes the older ones, too. Versions that are locked wait for the end of
-    their locks (exit code 3): collectors remove them then, or `kropotcli erase --retry` does.
+    In buckets that keep versions, this also removes the older ones. Versions that are locked wait for the end of their
+    locks (exit code 3): collectors remove them then, or `kropotcli erase --retry` does.
     """
     from kropot.further.erasing import FurtherErasing
     from kropot.objects.opening import open_store
@@ -135,7 +135,7 @@ def _retry(settings: Settings, *, is_alone: bool) -> None:
     from kropot.retention.needed import needed_in
 
     if not is_alone:
-        raise UsageError("--retry takes no ELEMENT and no --reason: it goes on with erasures that are recorded")
+        raise UsageError("--retry takes no ELEMENT and no --reason: it continues the erasures that are recorded")
     versioned = open_store(settings.storage_path, ERASER, ca_file=settings.ca_file).versioned()
     with open_ledger(settings, read_only=True) as ledger:
         done = Purged() if versioned is None else versioned.retry(needed_in(ledger), even_if_locked=True)
@@ -146,9 +146,7 @@ def _retry(settings: Settings, *, is_alone: bool) -> None:
     else:
         emit(f"removed {number(done.removed, 'older version')}")
     if wrong:
-        raise PartialError(
-            "older versions may wait in further storages that could not be looked at: " + "; ".join(wrong)
-        )
+        raise PartialError("older versions may still be in further storages that cannot be read: " + "; ".join(wrong))
     _raise_waiting(done.waiting)
 
 
@@ -156,7 +154,7 @@ def _raise_waiting(waiting: LockedVersions) -> None:
     """Raise PartialError if versions are locked still."""
     if waiting.versions:
         raise PartialError(
-            f"{number(waiting.versions, 'older version')} of what was erased cannot be removed yet, because a bucket "
+            f"{number(waiting.versions, 'older version')} of erased content cannot be removed yet, because a bucket "
             f"locks the last of them until {moment(waiting.until_us)}: collectors remove them then, or run `kropotcli "
             "erase --retry`"
         )
@@ -176,7 +174,7 @@ def _patiently(erasing: Erasing, wait_s: int) -> ErasureSum:
         except (LockedError, StorageError, FurtherStorageError, ConflictError) as error:
             if time.monotonic() >= until:
                 raise PartialError(
-                    f"the erasure is not complete: {error}; run the same command again, it goes on where it was"
+                    f"the erasure is not complete: {error}; run the same command again, and it goes on from there"
                 ) from error
             if not said:
                 say(f"{error}; trying again")
@@ -203,7 +201,7 @@ def _signer(ledger: Ledger, key_file: Path | None) -> Callable[[int], bool]:
 
         def ask(position: int) -> bool:
             if has_signer:
-                say(f"where the key is, sign it with `kropotcli checkpoint sign --accept-erasures {position}`")
+                say(f"to sign it, run where the key is: `kropotcli checkpoint sign --accept-erasures {position}`")
             return False
 
         return ask

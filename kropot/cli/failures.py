@@ -65,8 +65,8 @@ def _explain_ledger(error: LedgerError) -> tuple[str, Exit]:
         case LedgerMissingError():
             code = Exit.NO_LEDGER
             message = (
-                f"there is no ledger at {error.place}: run `kropotcli collect` to make one; "
-                "if it should exist, check --db-string and the working directory"
+                f"there is no ledger at {error.place}: run `kropotcli collect` to make one; if there should be one, "
+                "check --db-string and the working directory"
             )
         case InstanceBusyError():
             code = Exit.LOCKED
@@ -125,8 +125,8 @@ def _explain_database(error: LedgerError) -> str:
         case ClockLeapError():
             message = (
                 f"the clock says {moment(error.clock_us)}, years after the ledger's last event "
-                f"({moment(error.last_us)}), and nothing was recorded, because recorded time never goes back: set the "
-                "clock, or run `kropotcli db accept-clock` if it is right"
+                f"({moment(error.last_us)}), and nothing was recorded, because recorded time never goes back: correct "
+                "the clock, or run `kropotcli db accept-clock` if it is right"
             )
         case _:
             message = str(error)

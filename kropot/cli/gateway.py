@@ -110,8 +110,8 @@ def command() -> None:
     "--status-port",
     type=click.IntRange(0, 65535),
     metavar="N",
-    help="Show a page for the admin at this port of 127.0.0.1: what is served, what is not and why, tokens and their "
-    "last pulls. Every user of this machine can read it. It names no file.",
+    help="Show a page for the admin at this port of 127.0.0.1: what is served, what is not and why, and when each "
+    "token last pulled. Every user of this machine can read it. It names no file.",
 )
 @click.option(
     "--moved", is_flag=True, help="Accept that the folder of this database has moved to --source. Needed once."
@@ -253,14 +253,14 @@ def token() -> None:
     "--kit",
     type=PATH,
     metavar="FILE",
-    help="Write the kit to this new file, also if SPEC holds the key, or with --vault. Default: a file in this folder, "
-    "named after the vault or the token, if the gateway makes the key.",
+    help="Write the kit to this new file, even if SPEC holds the key or --vault is given. Default: if the gateway "
+    "makes the key, a file in this folder, named after the vault or the token.",
 )
 @click.option(
     "--vault",
     metavar="VAULT",
     help="Seal with the keys of this vault, given as its id or the beginning of it. A collector with the new token "
-    "goes on where it is, and the vault's kits open what it pulls. Default: a new vault.",
+    "goes on where the old one was, and the vault's kits open what it pulls. Default: a new vault.",
 )
 @click.option("--plain", is_flag=True, help="Encrypt nothing: whoever holds the token can read names and contents.")
 def create(
@@ -278,17 +278,17 @@ def create(
 
     SPEC is a JSON file with the token's fields. Use - for standard input.
 
-    The token seals by sc2, with the keys of a vault, so a restore proves that it gives back what was sealed. The
+    The token seals by sc2, with the keys of a vault, so a restore can prove that it returns what was sealed. The
     gateway makes the vault and writes its kit. Keep the kit off-line. Only the kit opens the copies.
 
-    If SPEC has a secureCopy field, that decides: "aes-256-cbc" seals as the server of 2020 does. Without a key in SPEC,
+    A secureCopy field in SPEC overrides this: "aes-256-cbc" seals as the server of 2020 does. Without a key in SPEC,
     the gateway makes one and writes a kit. A key of your own needs at least 12 characters.
     """
     from kropot.gateway.tokenspec import asks_for_sealing, sealed_by_default
 
     value = dict(_WITHOUT_SPEC) if spec is None else _read_spec(spec)
     if plain and (asks_for_sealing(value) or vault is not None):
-        raise UsageError("--plain encrypts nothing: take --vault and the secureCopy... fields off, or --plain")
+        raise UsageError("--plain encrypts nothing: remove either --plain, or --vault and the secureCopy... fields")
     if not plain:
         value = sealed_by_default(value)
     if spec is not None and str(spec) != "-" and _holds_key(value):
@@ -317,7 +317,7 @@ def _tell(created: Created, kit: Path | None) -> None:
     elif held is not None:
         say(f"the kits of the vault {held.vault.id.hex()} open the copies")
     elif created.token.is_plain and created.token.may(STREAM_ROLE):
-        warn("this token is plain, so its holder can read names and contents: to encrypt, take --plain off")
+        warn("this token is plain, so its holder can read names and contents: to encrypt, leave --plain out")
     if kit is not None and created.kit_path is None:
         warn(f"this token has no key, so there is no kit and {kit} was not written")
     if created.warning is not None:

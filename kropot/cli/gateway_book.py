@@ -77,7 +77,7 @@ def kit_writer(book: TokenBook, kit: Path | None) -> Callable[[dict[str, Any] | 
 
     root = book.source_root()
     if kit is not None and os.path.lexists(kit):
-        raise UsageError(f"the file {kit} exists already, so nothing was done: name a new file with --kit")
+        raise UsageError(f"the file {kit} already exists, so nothing was done: name a new file with --kit")
     if root is not None:
         refuse_inside(Path(os.fsdecode(root)), kit or Path.cwd() / "kit")
     return lambda made: keep_kit(made, Path.cwd()) if kit is None else write_kit(made, kit)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _MOST_YOUNG: Final = 10_000
 _WHY: Final = {
-    "sockets": "is a socket, which has no contents",
-    "pipes": "is a pipe, which has no contents",
+    "sockets": "is a socket, which has no content",
+    "pipes": "is a pipe, which has no content",
     "devices": "is a device",
-    "links": "is a symlink that leads to a folder, outside, or nowhere",
+    "links": "is a symlink to a folder, to the outside, or to nothing",
     "unreadable": "cannot be read",
     "unsettled": "is being written to",
     "excluded": "is excluded",
@@ -41,9 +41,9 @@ _WHY: Final = {
 def check(settings: Settings, *, source: Path, excluded: bool, **chosen: Any) -> Exit:
     """Name everything in a folder that a gateway does not serve, and say why.
 
-    Run it as the user of the gateway. It takes the options of `gateway serve` from the configuration file, so it sees
-    what the gateway sees. It needs no running gateway and changes nothing. Files that are being written to get a second
-    look after two seconds. The exit code is 3 if anything is missing that was not excluded.
+    Run it as the gateway's user. It takes the options of `gateway serve` from the configuration file, so it sees what
+    the gateway sees. It needs no running gateway and changes nothing. It checks files that are being written to again
+    after two seconds. The exit code is 3 if anything is missing that was not excluded.
     """
     from kropot.gateway.selection import named
     from kropot.gateway.sources import FolderSource

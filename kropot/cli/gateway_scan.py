@@ -56,7 +56,7 @@ _SELECTING = (
         type=PATH,
         metavar="FILE",
         envvar="KROPOT_GATEWAY_EXCLUDE_FILE",
-        help="A file with patterns for --exclude, one a line. Empty lines and lines that begin with # are skipped. "
+        help="A file with patterns for --exclude, one per line. Empty lines and lines that begin with # are skipped. "
         "$NAME stands for a variable of the environment, $$ for a dollar sign. Can be repeated.",
     ),
     click.option(
@@ -95,7 +95,7 @@ _AROUND = (
         default="1h",
         show_default=True,
         metavar="SPAN",
-        help="How long each of these two commands may take. Then it is ended and counts as failed.",
+        help="How long each of these two commands may run. One that takes longer is ended and counts as failed.",
     ),
 )
 

@@ -73,7 +73,7 @@ def kit_(
     revocations: Path | None,
     kit: Path | None,
 ) -> None:
-    """Write a kit of VAULT, given as its id or the beginning of it. It opens all that the vault has sealed.
+    """Write a kit of VAULT, given as its id or the beginning of it. It opens everything that the vault has sealed.
 
     Use this if a kit is lost, or after a new master.
     """
@@ -100,10 +100,11 @@ def rotate(
     revocations: Path | None,
     kit: Path | None,
 ) -> None:
-    """Give VAULT a new content master, and write the new kit. Use this if a kit may be in wrong hands.
+    """Give VAULT a new content master, and write the new kit. Use this if a kit may be in the wrong hands.
 
     The new master seals every version that a list shows for the first time from now on. Older kits do not open these.
-    What was sealed before stays as it is: older kits open it, nothing is fetched again, and the new kit opens all.
+    What was sealed before stays as it is: older kits open it, nothing is fetched again, and the new kit opens
+    everything.
     """
     from kropot.gateway.revocations import RevocationsError
 
@@ -121,7 +122,7 @@ def rotate(
             # It is rotated: tell where the kit is.
             warn(str(error))
             found, path = book.vaults.named(which), written[0]
-    _told(settings, found, path, "older kits do not open what this vault seals first from now on")
+    _told(settings, found, path, "older kits do not open what is first sealed for this vault from now on")
 
 
 def _told(settings: Settings, found: HeldVault, path: Path, more: str = "it opens all of the vault") -> None:

@@ -13,10 +13,10 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Serve files": ("gateway", "keeper"),
     "Set up": ("config", "service", "completion", "man", "demo"),
 }
-"""The commands of the root by what a person wants to do. What no group names comes last, under "Other commands"."""
+"""The top-level commands, by purpose. Those in no group come last, under "Other commands"."""
 
 ALIASES: Final[dict[str, str]] = {"check": "verify", "snapshots": "log", "list": "ls"}
-"""What people type who know other programs of this kind."""
+"""What users of similar programs type."""
 
 EXAMPLES: Final[dict[str, str]] = {
     "": "kropotcli demo",
@@ -99,4 +99,4 @@ EXAMPLES: Final[dict[str, str]] = {
     "storage pack": "kropotcli storage pack --all",
     "verify": "kropotcli verify --budget 2h",
 }
-"""One command line for each command and group, by its names without the root's."""
+"""One command line for each command and group, by its name without `kropotcli`."""

@@ -42,10 +42,10 @@ def command(
 ) -> Exit:
     """Show every event about one element, oldest first.
 
-    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Of an ID, too, the beginning is
-    enough if no other id begins so. With --key, ELEMENT can be [SOURCE:]NAME, with the name of a file as `ls --key`
-    shows it, or the end of that name: page.txt finds docs/page.txt. If several end so, they are listed. Of events that
-    were erased, this shows only how many there were, and when they were erased.
+    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. The beginning of an ID is enough if
+    no other id begins with it. With --key, ELEMENT can be [SOURCE:]NAME, with the name of a file as `ls --key` shows
+    it, or the end of that name: page.txt finds docs/page.txt. If several names end with it, they are listed. For erased
+    events, this shows only how many there were, and when they were erased.
 
     With --from, ELEMENT is a whole ID or, with --key, a NAME. An export has only the events that prove its copies.
     """

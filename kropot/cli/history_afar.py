@@ -103,7 +103,7 @@ def _only(found: Sequence[tuple[StreamKey, Any]], element: str) -> tuple[StreamK
     if not found:
         raise UsageError(
             f"there is no element {quoted(element)}: list the names with `kropotcli restore --list-names`, and give "
-            "the kit with --key, which tells a name's id"
+            f"the kit with --key, which finds a name's id"
         )
     if len(found) > 1:
         sources = ", ".join(key.source.hex()[:8] for key, _ in found)

@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _MOST: Final = 1000
-"""Every decision carries all restore points that are kept, so there can only be so many."""
+"""Every decision lists all restore points that are kept, so their number is limited."""
 _LONGEST: Final = 200
 
 
 @define("keep")
 @click.argument("when", metavar="[WHEN]", required=False)
-@click.option("--label", metavar="TEXT", help="Why this restore point is kept. Without WHEN: which one, for --undo.")
-@click.option("--undo", is_flag=True, help="Keep this restore point no longer.")
+@click.option(
+    "--label",
+    metavar="TEXT",
+    help="Why this restore point is kept. With --undo and without WHEN: which one to stop keeping.",
+)
+@click.option("--undo", is_flag=True, help="Stop keeping this restore point.")
 @click.option(
     "--key",
     "key_file",
@@ -35,7 +39,7 @@ _LONGEST: Final = 200
     help="The key for checkpoints. Default: a file for this ledger in your configuration folder.",
 )
 def command(settings: Settings, *, when: str | None, label: str | None, undo: bool, key_file: Path | None) -> None:
-    """Keep a restore point against every policy, or list those that are kept.
+    """Keep a restore point, whatever the policy says, or list those that are kept.
 
     WHEN is a position (@120411), a time, or anything else that --until takes. What was current then is not released.
     """
@@ -55,7 +59,7 @@ def command(settings: Settings, *, when: str | None, label: str | None, undo: bo
     for pin in pins:
         emit(f"@{pin.position}  {one_line(pin.label)}")
     if not pins:
-        emit("no restore point is kept against the policy")
+        emit("no restore point is kept")
 
 
 def _keep(
@@ -65,19 +69,20 @@ def _keep(
     from ledger.retention import Pin, PointKept
 
     if when is None or not label or len(label) > _LONGEST or not label.isprintable():
-        raise UsageError("give WHEN, e.g. @120411, and with --label up to 200 characters that say why it is kept")
+        raise UsageError("give WHEN, e.g. @120411, and say why it is kept with --label (up to 200 characters)")
     position = moment_of(ledger, when).position
     if position < 1:
         raise UsageError("nothing was recorded before that moment: give a later one")
     pins = tuple(sorted({*before, Pin(position=position, label=label)}, key=lambda pin: (pin.position, pin.label)))
     if len(pins) > _MOST:
-        raise UsageError(f"{_MOST:,} restore points are kept already: let some go with --undo first")
+        raise UsageError(f"{_MOST:,} restore points are already kept: remove some with --undo first")
     if pins != before:
         _decide(ledger, pins, PointKept, key_file, loosens=False)
         if next(releases_after(ledger, position, ledger.head().position), None) is not None:
             say(
-                f"copies were released since @{position}, maybe some that were current then: `kropotcli prune --undo` "
-                f"takes back those that wait, and `kropotcli replay --until @{position} --list` shows which are gone"
+                f"copies were released since @{position}, perhaps some that were current then: `kropotcli prune "
+                f"--undo` takes back those whose bytes were not freed, and `kropotcli replay --until @{position} "
+                "--list` shows which are gone"
             )
     return pins
 
@@ -90,7 +95,7 @@ def _let_go(
     position = None if when is None else moment_of(ledger, when).position
     gone = {pin for pin in before if position in {None, pin.position} and (label is None or pin.label == label)}
     if not gone:
-        raise UsageError("no such restore point is kept: `kropotcli keep` lists them")
+        raise UsageError("this restore point is not kept: `kropotcli keep` lists those that are")
     pins = tuple(pin for pin in before if pin not in gone)
     _decide(ledger, pins, PointLetGo, key_file, loosens=True)
     return pins

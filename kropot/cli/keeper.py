@@ -48,17 +48,17 @@ def state_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @base.group("keeper")
 def command() -> None:
-    """Serve a replica to its owner from afar, and manage the tokens for it.
+    """Serve a replica to its owner over the network, and manage the tokens for it.
 
-    A keeper keeps the copies of somebody else. With a token, the owner lists and restores files over the network, and
-    never sends a kit.
+    A keeper keeps somebody else's copies. With a token, the owner lists and restores files over the network, and never
+    sends a kit.
     """
 
 
 @command.command("serve", cls=base.KropotCommand)
 @address_options(8081)
 @state_option
-@click.option("--tls-cert", type=PATH, metavar="FILE", help="The certificate with its chain (PEM): speak TLS.")
+@click.option("--tls-cert", type=PATH, metavar="FILE", help="The certificate with its chain (PEM), to serve over TLS.")
 @click.option("--tls-key", type=PATH, metavar="FILE", help="The key of the certificate (PEM, without a passphrase).")
 @client_options
 def serve(
@@ -73,10 +73,10 @@ def serve(
     max_connections: int,
     max_per_address: int,
 ) -> Exit:
-    """Serve the replica to read, to whoever has a token, until stopped.
+    """Serve the replica read-only to everyone with a token, until stopped.
 
     Nothing is written to the ledger or the storage. `keeper token create` makes the tokens. Every request carries one,
-    so put TLS in front for other machines: --tls-cert and --tls-key, or a proxy.
+    so use TLS if other machines connect: --tls-cert and --tls-key, or a proxy.
     """
     from kropot.cli.service_frame import reloadable, watchdog
     from kropot.keeper.server import KeeperOptions, KeeperService
@@ -141,10 +141,10 @@ def token() -> None:
     "--role",
     type=click.Choice(_ROLES),
     required=True,
-    help="owner: all that is sealed, and all of the others. auditor: the status, headers of events, proofs and"
-    " checkpoints. monitor: the metrics.",
+    help="owner: everything, including sealed forms and contents. auditor: the status, headers of events, proofs and "
+    "checkpoints. monitor: the metrics.",
 )
-@click.option("--label", metavar="LABEL", help="Who has this token, for `token list`.")
+@click.option("--label", metavar="LABEL", help="Who has this token. `token list` shows it.")
 @click.option(
     "--expires",
     metavar="WHEN",
@@ -156,8 +156,8 @@ def token() -> None:
     "source_names",
     metavar="SOURCE",
     multiple=True,
-    help="Bind a token of an owner to this source: its label, or the beginning of its id. Can be repeated. Default: all"
-    " sources, later ones too.",
+    help="Limit an owner's token to this source, given as its label or the beginning of its id. Can be repeated. "
+    "Default: all sources, including later ones.",
 )
 @state_option
 def create(
@@ -169,7 +169,7 @@ def create(
     source_names: tuple[str, ...],
     state: Path | None,
 ) -> None:
-    """Make a token and print it. It is shown only now: the database keeps a keyed hash of it."""
+    """Make a token and print it. It is shown only once: the database keeps a keyed hash of it."""
     from kropot.keeper.tokens import open_tokens
     from kropot.keeper.visitor import Role
     from kropot.query.names import find_source
@@ -177,7 +177,7 @@ def create(
 
     if label is not None and not (label.isprintable() and 0 < len(label) <= _LONGEST_LABEL):
         most = _LONGEST_LABEL
-        raise UsageError(f"{label[:most]!a} cannot be a label: take 1 to {most} printable characters")
+        raise UsageError(f"{label[:most]!a} cannot be a label: use 1 to {most} printable characters")
     now_s = int(time.time())
     expires_s = None if expires is None else _expires_s(expires, now_s)
     if source_names and role != "owner":
@@ -198,7 +198,7 @@ def create(
 @token.command("list", cls=base.KropotCommand)
 @state_option
 def list_(settings: Settings, *, state: Path | None) -> None:
-    """List the tokens. The tokens themselves are kept nowhere."""
+    """List the tokens. The tokens themselves are not stored."""
     from kropot.keeper.tokens import open_tokens
 
     tokens = open_tokens(_state_of(settings, state))
@@ -216,7 +216,7 @@ def list_(settings: Settings, *, state: Path | None) -> None:
 @click.argument("number", type=click.IntRange(min=1))
 @state_option
 def revoke(settings: Settings, *, number: int, state: Path | None) -> None:
-    """Revoke the token with this NUMBER in the list, for good. A keeper that runs refuses it at once."""
+    """Revoke the token with this NUMBER in the list, for good. A running keeper refuses it at once."""
     from kropot.keeper.tokens import open_tokens
 
     tokens = open_tokens(_state_of(settings, state))

@@ -31,7 +31,7 @@ _out = click.option("-o", "--output", type=PATH, required=True, metavar="OUT", h
 
 @group("kit")
 def command() -> None:
-    """Show kits, print them, read them from paper, give them a passphrase, and try them out.
+    """Show kits, print them, read them from paper, give them a passphrase, and test them.
 
     A kit is the file that opens the copies. The gateway writes it when it makes a token or a vault. Keep it off-line,
     in more than one place, e.g. on paper.
@@ -43,9 +43,11 @@ command.add_command(check)
 
 @command.command("show")
 @click.argument("kit", type=PATH)
-@click.option("--paper", is_flag=True, help="Print the kit as text to type again, with a checksum in each line.")
+@click.option(
+    "--paper", is_flag=True, help="Print the kit as text that can be typed in again, with a checksum in each line."
+)
 @click.option("--qr", is_flag=True, help="Print the kit as a QR code. This needs the package segno.")
-@click.option("--svg", type=PATH, metavar="FILE", help="Write the QR code to this new file, to be printed.")
+@click.option("--svg", type=PATH, metavar="FILE", help="Write the QR code to this new file, for printing.")
 @passphrase_option
 def show(
     settings: Settings, *, kit: Path, paper: bool, qr: bool, svg: Path | None, passphrase_files: tuple[Path, ...]
@@ -53,12 +55,12 @@ def show(
     """Show what KIT holds, without its keys.
 
     With --paper, --qr or --svg, this prints the kit itself: its keys, or, if the kit is locked, what its passphrase
-    opens. `kropotcli kit read` makes a kit of it again. Of a locked kit, the rest is shown only with --passphrase-file.
+    opens. `kropotcli kit read` turns that into a kit again. A locked kit needs --passphrase-file to show the rest.
     """
     data, found = read_kit_file(kit)
     if paper or qr or svg is not None:
         if settings.json:
-            raise UsageError("--json shows no key: leave it out, or leave out --paper, --qr and --svg")
+            raise UsageError("--json never shows a key: leave it out, or leave out --paper, --qr and --svg")
         _print(data, is_locked=isinstance(found, LockedKit), paper=paper, qr=qr, svg=svg)
         return
     if isinstance(found, LockedKit) and passphrase_files:
@@ -76,10 +78,10 @@ def show(
 @click.argument("text", metavar="TEXT", type=click.Path(path_type=Path, allow_dash=True))
 @_out
 def read(settings: Settings, *, text: Path, output: Path) -> None:
-    """Make a kit of the printed TEXT, a file or - for standard input.
+    """Make a kit from the printed TEXT, a file or - for standard input.
 
-    TEXT is what `kropotcli kit show --paper` printed, typed again: the numbers of the lines and their checksums, too.
-    A mistyped or missing line is named. TEXT can also be what a camera read from the QR code.
+    TEXT is what `kropotcli kit show --paper` printed, typed in with the line numbers and checksums. A mistyped or
+    missing line is named. TEXT can also be the content of the QR code.
     """
     from kropot.sc2.paper import from_paper
 
@@ -112,27 +114,27 @@ def passphrase_(
     passphrase_files: tuple[Path, ...],
     new_file: Path | None,
 ) -> None:
-    """Write KIT with a passphrase, with another one, or without one.
+    """Write KIT with a passphrase, with a different one, or without one.
 
     The passphrase has at least 12 characters. It locks the keys in the file, which stay the same: nothing is sealed or
-    fetched again. Nobody can open the copies without it, so write it down. KIT itself stays as it is. Delete it, and
-    its copies on paper, once you have tried the new one.
+    fetched again. Nobody can open the copies without it, so write it down. KIT itself stays as it is. Once you have
+    tried the new kit, delete KIT and its copies on paper.
     """
     if remove and new_file is not None:
-        raise UsageError("--remove takes the passphrase away: leave out --new-passphrase-file")
+        raise UsageError("--remove sets no passphrase: leave out --new-passphrase-file")
     _, found = read_kit_file(kit)
     if not isinstance(found, LockedKit) and (remove or passphrase_files):
         raise UsageError(f"the kit {kit} has no passphrase: leave out {'--remove' if remove else '--passphrase-file'}")
     opened = Passphrases(passphrase_files).open(found) if isinstance(found, LockedKit) else found
     if remove:
         made: OwnerKit | LockedKit = opened
-        before = "opens it with its passphrase"
+        before = "opens with its passphrase"
     else:
         made = _locked(opened, kit, new_file)
-        before = "opens it with the older passphrase" if isinstance(found, LockedKit) else "opens it without one"
+        before = "opens with the older passphrase" if isinstance(found, LockedKit) else "opens without a passphrase"
     write_secret(output, made.encode(), "-o")
     _wrote(settings, output, made)
-    say(f"{kit} still {before}: delete it, and its copies on paper, once you have tried {output}")
+    say(f"{kit} still {before}: once you have tried {output}, delete it and its copies on paper")
 
 
 # --- passphrases -----------------------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ def _locked(opened: OwnerKit, kit: Path, new_file: Path | None) -> LockedKit:
     else:
         passphrase = ask_passphrase(
             f"new passphrase of the kit {kit}",
-            f"the kit {kit} is to get a passphrase",
+            f"the kit {kit} needs a new passphrase",
             twice=True,
             option="--new-passphrase-file",
         )
@@ -182,7 +184,7 @@ def _print(data: bytes, *, is_locked: bool, paper: bool, qr: bool, svg: Path | N
     if drawn is not None:
         emit(drawn.rstrip("\n"))
     if not is_locked:
-        warn(f"{_SHOWS_KEYS}: `kropotcli kit passphrase` gives the kit a passphrase first")
+        warn(f"{_SHOWS_KEYS}: first give the kit a passphrase with `kropotcli kit passphrase`")
 
 
 def _described(found: OwnerKit | LockedKit, opened: OwnerKit | LockedKit) -> dict[str, Any]:

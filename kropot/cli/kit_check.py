@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kropot.restore.opener import Key
 
 SAMPLE: Final = 25
-"""How many copies a drill opens: one copy in ten that does not open is found with a chance of 93 %."""
+"""How many copies a drill opens. If one copy in ten does not open, it finds that with a chance of 93 %."""
 
 
 @click.command("check", cls=KropotCommand)
@@ -48,7 +48,7 @@ SAMPLE: Final = 25
     help="How many copies to open. At least one of each source is opened.",
 )
 @from_options
-@click.option("--no-record", is_flag=True, help="Write nothing to the ledger: `status` does not show this drill.")
+@click.option("--no-record", is_flag=True, help="Write nothing to the ledger. `status` then does not show this drill.")
 @passphrase_option
 def check(
     settings: Settings,
@@ -60,11 +60,11 @@ def check(
     no_record: bool,
     passphrase_files: tuple[Path, ...],
 ) -> Exit:
-    """Open copies with KIT, picked at random. Do this once a year, with the kit from its drawer.
+    """Open copies with KIT, picked at random. Do this once a year, with the kit that you keep off-line.
 
-    The copies come from all sources that the kits open, past ones and vanished elements included. Each is read to its
-    end and compared with what was sealed, as a restore does it. Nothing is written but the date, which `status` shows.
-    With --from, the copies are those of an export or a keeper, and nothing is written at all.
+    The copies come from all sources that the kits open, including past sources and vanished elements. Each is read
+    completely and compared with what was sealed, as in a restore. Only the date is recorded, which `status` shows. With
+    --from, the copies are those of an export or a keeper, and nothing is written at all.
 
     The exit code is 0 if all of them opened, 4 if one is not what it should be, and 3 if one could not be read. If the
     kits open nothing here, it is 13.

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from kropot.query.health import Limits
 
 _MISSED_LISTINGS: Final = 3
-"""After how many refresh times without a good listing `status` raises an alarm."""
+"""After this many refresh times without a good listing, `status` raises an alarm."""
 _SHORTEST_REFRESH_S: Final = 60
-"""A listing may take this long: a --refresh-time of seconds is no reason for an alarm during each."""
+"""A listing may take this long, so a --refresh-time of seconds does not raise an alarm during each."""
 
 
 def listing_limit_s(settings: Settings) -> int:

@@ -33,7 +33,7 @@ CHANGES = {
     "RemoteChanged": "changed",
     "RemoteVanished": "gone",
 }
-"""What a round found out about an element, by the name of the event."""
+"""What a round found about an element, by the name of the event."""
 
 MARKS = {"new": "+", "changed": "~", "gone": "-"}
 
@@ -64,8 +64,8 @@ def command(
     """List the restore points, one line for each round, oldest first.
 
     A round is one listing of a source and the fetching that follows it. Each line shows the last position of the round,
-    the time, the source, how many elements were new, changed and gone, and how many bytes were copied. Give the time,
-    or the position with its @, to --until, and you get the state at the end of that round.
+    the time, the source, how many elements were new, changed and gone, and how many bytes were copied. To see the state
+    at the end of a round, give its time, or its position with the @, to --until.
     """
     from kropot.query.rounds import rounds
     from kropot.query.volumes import StoredVolumes
@@ -115,7 +115,7 @@ def _change_row(event: Event, change: str, name: Name) -> dict[str, Any]:
 
 def _place(event: Event) -> tuple[StreamKey, Element | None]:
     if event.key is None:
-        raise TypeError(f"the event at position {event.position} is about no element")
+        raise TypeError(f"the event at position {event.position} is not about an element")
     return event.key, element_of(event)
 
 

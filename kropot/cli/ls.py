@@ -54,10 +54,10 @@ def command(
 ) -> Exit:
     """List all elements, or only the named ones, in the order of their ids.
 
-    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. Of an ID, too, the beginning is
-    enough if no other id begins so. Each line shows the source, the id, the state, the server's date, and the size and
-    SHA-256 of the copy. With --key, it shows the name instead of the id, ELEMENT can be [SOURCE:]NAME or the end
-    of a name, and the order is that of the names. With --json, each line is a JSON object.
+    ELEMENT is [SOURCE:]ID. SOURCE is a source's label, or the beginning of its id. The beginning of an ID is enough if
+    no other id begins with it. Each line shows the source, the id, the state, the server's date, and the size and
+    SHA-256 of the copy. With --key, it shows names instead of ids, sorted by name, and ELEMENT can be [SOURCE:]NAME or
+    the end of a name. With --json, each line is a JSON object.
     """
     if elements and (states or source_name):
         raise UsageError("--state and --source do not work with named elements: leave out the elements or the options")

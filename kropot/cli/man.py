@@ -36,7 +36,7 @@ _CODE: Final = re.compile(r"`([^`]*)`")
 def command(settings: Settings, *, name: str | None, folder: Path | None) -> None:
     """Print the manual page of a command, or write all pages into a folder.
 
-    The page is in the language of man: `kropotcli man ls | man -l -` shows it.
+    The page is in roff: `kropotcli man ls | man -l -` shows it.
     """
     from kropot.cli.main import COMMANDS, cli
 

@@ -35,7 +35,7 @@ class PluginState(IntEnum):
 LESSER: Final = frozenset(
     {"audit_stale", "drill_stale", "failing", "never_collected", "segments_stale", "unreadable", "waiting"}
 )
-"""Alarms that warn: what is backed up is whole and new. All others are critical."""
+"""Alarms that are warnings: the backup is complete and recent. All others are critical."""
 
 
 def plugin_state(alarms: Sequence[Alarm]) -> PluginState:

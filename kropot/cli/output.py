@@ -113,7 +113,7 @@ def printing_beside_the_work() -> Iterator[None]:
         yield
     except OSError as error:
         discard_stdout()
-        warn(f"the result could not be printed on stdout ({error.strerror}); the work itself is not touched by this")
+        warn(f"the result could not be printed on stdout ({error.strerror}); the work itself was not affected")
 
 
 def discard_stdout() -> None:

@@ -30,8 +30,8 @@ passphrase_option = click.option(
     type=PATH,
     multiple=True,
     metavar="FILE",
-    help="Read the passphrase of a locked kit from this file, e.g. /dev/fd/3. Can be repeated: each kit is opened with"
-    " the one that fits. Default: ask on the terminal.",
+    help="Read the passphrase of a locked kit from this file, e.g. /dev/fd/3. Can be repeated: each kit is opened "
+    "with the passphrase that fits. Default: ask on the terminal.",
 )
 
 

@@ -40,9 +40,9 @@ def command(
 ) -> None:
     """Prove what the ledger says about ELEMENT to someone who has no access to the ledger.
 
-    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. Of an ID the beginning, and of a name the end, is enough. This
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. The beginning of an ID or the end of a NAME is enough. This
     prints a JSON document that you can keep or give away. `kropotcli check-proof` checks it with only the public key.
-    The document shows the element's id, its state and its source's salt. It shows nothing of the content.
+    The document reveals the element's id, its state and its source's salt, but nothing of the content.
     """
     from kropot.proofs import prove_event
 

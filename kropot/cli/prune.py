@@ -1,4 +1,4 @@
-"""`kropotcli prune`: lets go what the policy does not keep, and frees the bytes after a time of grace."""
+"""`kropotcli prune`: releases what the policy does not keep, and frees the bytes after a grace period."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ _WHY = {"replaced": "older versions", "vanished": "vanished elements"}
 
 
 @define("prune")
-@click.option("--dry-run", is_flag=True, help="Show what the policy lets go, and change nothing.")
-@click.option("--undo", is_flag=True, help="Take back every release whose bytes were not freed yet.")
+@click.option("--dry-run", is_flag=True, help="Show what the policy would release, and change nothing.")
+@click.option("--undo", is_flag=True, help="Take back every release whose bytes have not been freed yet.")
 @click.option(
     "--grace",
     type=SPAN,
     default="7d",
     show_default=True,
     metavar="SPAN",
-    help="How long a release waits before its bytes are freed. Until then --undo takes it back.",
+    help="How long a release waits before its bytes are freed. Until then, --undo takes it back.",
 )
 @click.option(
     "--key",
@@ -65,20 +65,21 @@ _WHY = {"replaced": "older versions", "vanished": "vanished elements"}
     "--max-unused",
     type=click.IntRange(0, 100),
     metavar="PERCENT",
-    help="Rewrite every pack of which more than this is unused. Default: 50, and only packs that lose objects now.",
+    help="Rewrite every pack in which more than this percentage is unused. Default: 50, and only packs that lose "
+    "objects now.",
 )
 def command(
     settings: Settings, *, dry_run: bool, undo: bool, grace: int, key_file: Path | None, max_unused: int | None
 ) -> None:
-    """Let go what the policy does not keep, and free the bytes after a time of grace.
+    """Release what the policy does not keep, and free the bytes after a grace period.
 
-    The policy stands in the table [retention] of the configuration file, e.g. with `keep-daily = 30`, and in
-    [retention.LABEL] for one source. It names restore moments. A version of an element is kept if it was the current
-    one at such a moment, if it is the newest sound one, or if it was replaced less than `min-age` ago (30d).
+    The policy is in the table [retention] of the configuration file, e.g. with `keep-daily = 30`, and in
+    [retention.LABEL] for one source. It selects restore points. A version of an element is kept if it was current at
+    one of them, if it is the newest sound one, or if it was replaced less than `min-age` ago (30d).
 
-    Each run releases what the policy lets go now, and frees the bytes of what it released at least --grace ago. It does
-    neither while an alarm is open (exit code 3), or while the clock, the ledger and a source are more than a day apart.
-    If there is a key for checkpoints, a checkpoint must cover a release before its bytes go.
+    Each run releases what the policy no longer keeps, and frees the bytes of what was released at least --grace ago. It
+    does neither while an alarm is open (exit code 3), or while the clock, the ledger and a source are more than a day
+    apart. If there is a key for checkpoints, a checkpoint must cover a release before its bytes are freed.
     """
     if dry_run and undo:
         raise UsageError("give either --dry-run or --undo")
@@ -175,7 +176,10 @@ def _prune(
         released = release(decider, policy=policy, by=_who(), allowed=lambda: demand_quiet(ledger))
         covered = covered_by(ledger, None if key is None else key.verifier)
         if covered is None:
-            say("there is no key for checkpoints, so no signature says which releases you wanted; prune goes on")
+            say(
+                "there is no key for checkpoints, so no signature shows which releases you wanted; prune goes on "
+                "without one"
+            )
         until = last_to_free(ledger, before_us=time_of(ledger) - grace_us, covered=covered)
         if not isinstance(objects, CanFree):
             raise UsageError("this kind of storage cannot free bytes")
@@ -208,7 +212,7 @@ def _set_policy(ledger: Ledger, rules: tuple[KeepRules, ...], before: Decided, k
     elif covered_by(ledger, None) is not None:
         raise UsageError(
             "the policy is new, and a key signs the checkpoints of this ledger: name the key with --key, so that its "
-            "signature says that you want this policy"
+            "signature shows that you want this policy"
         )
     return decide(ledger, PolicySet(retention=retention), before)
 
@@ -230,7 +234,7 @@ def _undo(settings: Settings) -> None:
         return
     emit(f"took back {number(done.copies, 'release')} ({amount(done.bytes)})")
     if done.gone:
-        emit(f"{number(done.gone, 'release')} cannot be taken back: the object is gone, or not sound")
+        emit(f"{number(done.gone, 'release')} cannot be taken back: the object is gone or damaged")
 
 
 def _who() -> str:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     "kit",
     type=click.Path(path_type=Path),
     metavar="KIT.json",
-    help="The kit: it takes a name as ELEMENT, and of a CBC token it knows the digest and the rounds. Its secret is not"
-    " printed.",
+    help="The kit. With it, ELEMENT can be a name. The kit of a CBC token also tells the digest and the rounds. Its "
+    "secret is not printed.",
 )
 @passphrase_option
 @until_option
@@ -40,8 +40,8 @@ def command(
 ) -> Exit:
     """Print the commands that check and open one stored copy. They contain no secret.
 
-    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. Of an ID the beginning, and of a name the end, is enough. For
-    a copy that sc2 sealed, this prints the format, and a short program that opens it with the kit in $KIT. For AES-CBC,
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME. The beginning of an ID or the end of a NAME is enough. For a
+    copy that sc2 sealed, this prints the format, and a short program that opens it with the kit in $KIT. For AES-CBC,
     openssl opens it, with the key in $KEY. Without a kit, the commands then use the server's usual digest and rounds
     (sha512, 6000).
     """

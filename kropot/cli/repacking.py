@@ -35,7 +35,7 @@ def repacking(
         try:
             rewriter = stack.enter_context(storage.rewriter())
         except LockedError:
-            say("another process packs this storage, so packs stay as they are this time")
+            say("another process is packing this storage, so this run leaves packs as they are")
             made = None
         else:
             made = Repacking(
@@ -52,5 +52,5 @@ def repacking(
         except ConflictError as error:
             raise LockedError(
                 "another process began to free bytes of this replica (prune, erase or storage clean), so this one "
-                "stopped: run the command again later, it goes on where it was"
+                "stopped: run the command again later, and it goes on from there"
             ) from error

@@ -52,7 +52,7 @@ class DigestChoice(click.ParamType[str, Any]):
         """Return the text. Raises: click.BadParameter if it is neither a kind nor a digest."""
         if not _DIGEST.fullmatch(str(value)):
             self.fail(
-                f"{one_line(str(value))!r} is no state digest: try sd2, sd1, or sd2: and 64 hex digits", param, ctx
+                f"{one_line(str(value))!r} is not a state digest: try sd2, sd1, or sd2: and 64 hex digits", param, ctx
             )
         return str(value)
 
@@ -64,8 +64,9 @@ class DigestChoice(click.ParamType[str, Any]):
     type=DigestChoice(),
     default="sd2",
     show_default=True,
-    help="The kind of state digest to show. sd1 is that of earlier versions, and takes longer: it reads every element. "
-    "Or give a whole digest (sd1:a3e2...): if the state has another one, the exit code is 4.",
+    help="The kind of state digest to show. sd1 is from earlier versions, and takes longer because it reads every "
+    "element. You can also give a whole digest (sd1:a3e2...): if the state has a different one, the exit code is "
+    "4.",
 )
 @click.option("--no-digest", is_flag=True, help="Do not compute a state digest.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
@@ -116,7 +117,7 @@ def command(
         names = Names.of_kits(ledger, kits, passphrase_files)
         moment = moment_of(ledger, until)
         if erased := erased_in(ledger):
-            say(f"erased: {erased}; the state of an erased element is not shown, at any moment")
+            say(f"erased: {erased}; the state of an erased element is never shown, at any moment")
         snapshots = not no_snapshots
         if is_list:
             return _list(settings, ledger, moment, names, snapshots=snapshots)
@@ -148,8 +149,8 @@ def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots:
     differs = bool(expected) and text != asked
     if differs:
         warn(
-            f"the state digest at position {moment.position} is {text}, and not {asked}: this is another state, or an "
-            "element was erased since that digest was taken"
+            f"the state digest at position {moment.position} is {text}, not {asked}: this is a different state, or an "
+            "element was erased after that digest was taken"
         )
     if settings.json:
         digests = {"state_digest": text, "source_digests": {source.hex(): each for source, each in by_source.items()}}
@@ -187,7 +188,7 @@ def _as_expected(ledger: Ledger, position: int, digest: SetDigest, asked: str | 
     text = text_of(whole.lanes)
     if text != asked:
         return digest.text
-    say("this is the digest of the state with the elements that were erased since")
+    say("this is the digest of the state before later erasures")
     return text
 
 
@@ -296,7 +297,7 @@ def _diff_afar(
     until, other = moments
     if other is None or not is_alone:
         raise UsageError(
-            "of a keeper, `replay` shows only the differences between two moments: give --diff, and --until if you like"
+            "`replay` of a keeper shows only the differences between two moments: give --diff, and --until if you want"
         )
     with keeper_at(settings, origin, token_file) as replica:
         found = differences(replica, as_sent(until), as_sent(other))

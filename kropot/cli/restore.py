@@ -65,8 +65,8 @@ if TYPE_CHECKING:
 @click.option(
     "--from-storage",
     is_flag=True,
-    help="Restore from the objects in --storage-path alone, without a ledger: of each element the version that was"
-    " sealed last. Only for sc2.",
+    help="Restore from the objects in --storage-path alone, without a ledger: the last sealed version of each "
+    "element. Only for sc2.",
 )
 @click.option(
     "--vanished", is_flag=True, help="Also restore elements that had vanished from the server at that moment."
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     "--past-sources",
     "past",
     is_flag=True,
-    help="Also restore what only past sources have: those that retired, or whose token was replaced by then.",
+    help="Also restore what only past sources have: sources that were retired by then, or whose token was replaced.",
 )
 @click.option(
     "--both",
@@ -89,8 +89,8 @@ if TYPE_CHECKING:
     type=click.Choice(["never", "older", "always"]),
     default="never",
     show_default=True,
-    help="Replace files of other content that restore did not write: never, only those older than the file that comes"
-    " back, or always.",
+    help="Replace files with different content that restore did not write: never, only those older than the restored "
+    "file, or always.",
 )
 @click.option(
     "--verify-only",
@@ -107,7 +107,8 @@ if TYPE_CHECKING:
 @click.option(
     "--numeric-owner",
     is_flag=True,
-    help="As root, give files to the user and group with the recorded numbers, not to those with the recorded names.",
+    help="As root, give files to the user and group with the recorded numeric ids, not to those with the recorded "
+    "names.",
 )
 @click.option("--portable-names", is_flag=True, help="Give all files names that also work on Windows.")
 @click.option("--no-snapshots", is_flag=True, help="Ignore all snapshots, and fold the events themselves.")
@@ -146,16 +147,16 @@ def command(
     earlier run restored are not written again. Other files are not overwritten, unless you ask for it with --overwrite.
 
     A source that a person retired, or whose token was replaced, is past. Its files are left out unless you ask for them
-    with --past-sources or --source. If two sources have a file with the same name, only one is restored: that of the
-    source that was listed last. The other one is named.
+    with --past-sources or --source. If two sources have a file with the same name, only the one of the source that was
+    listed last is restored. A message names the other one.
 
     If a file cannot be restored, or a pattern matches nothing, you get a warning. The rest is restored, and the exit
     code is 3. If no kit fits, nothing is written, and the exit code is 13.
 
-    Every event, form and content is compared with what it must be. What was altered or exchanged is never written: you
+    Every event, form and content is compared with what it must be. What was altered or swapped is never written: you
     get a warning, and the exit code is 4. The last two lines say how far the sealing and the history prove the rest.
     Beside each kit, a small file (KIT.json.seen) remembers the ledger. A ledger that lacks what was seen before is
-    refused (4).
+    refused (exit code 4).
     """
     from kropot.restore.crew import Crew
     from kropot.restore.owners import Owners

@@ -44,7 +44,7 @@ def from_keeper(
             trust.compare(history, claimed, what=_WHAT, remember=wish.remember)
             sees_all = state.sources.is_all and not state.wanted
             if not sees_all:
-                trust.seen.append("of other sources nothing was read, so nobody noticed what is missing there")
+                trust.seen.append("other sources were not read, so anything missing there went unnoticed")
             yield RestoreOrigin(
                 helds=history.judged(_helds(state, cache), state.tree.salts),
                 copies=copies,
@@ -74,7 +74,10 @@ def _looked_up(state: RemoteState, wish: RestoreWish, keys: Sequence[Key], trust
     found = look_up.named(wish.names)
     if found is not None:
         trust.compare(tree, state.tree.ledger_id if tree.has_first else None, what=_WHAT, remember=wish.remember)
-        trust.seen.append("that no later event changed these files is the keeper's word: a pattern reads all headers")
+        trust.seen.append(
+            "only the keeper says that no later event changed these files: give a pattern, and all headers are read "
+            "to prove it"
+        )
     return found
 
 
@@ -88,7 +91,7 @@ def _history(state: RemoteState, cache: SealedCache, trust: Trust) -> Iterator[H
 
     size = state.tree.frontier.size
     if size >= _MANY:
-        say(f"reading the headers of {size:,} events; those that an earlier command has read are kept")
+        say(f"reading the headers of {size:,} events; those that an earlier command read are kept")
     for is_last in (False, True):
         marks = trust.marks(state.tree.ledger_id)
         with History(cache.headers(state.replica, size), until=state.position, marks=marks) as history:
@@ -97,8 +100,8 @@ def _history(state: RemoteState, cache: SealedCache, trust: Trust) -> Iterator[H
                 return
         if is_last:
             raise IntegrityError(
-                f"the headers of events that {state.where} sends are not those of the tree that it claims, so nothing "
-                "was written: ask the keeper to run `kropotcli verify`"
+                f"the headers of events that {state.where} sends do not belong to the tree that it claims, so nothing "
+                "was written: ask whoever runs the keeper to run `kropotcli verify`"
             )
         cache.forget()
 

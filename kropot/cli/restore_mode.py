@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kropot.cli.settings import Settings
 
 Mode = Literal["restore", "look", "verify", "print"]
-"""What a run does: write files, only look, check copies and compare a folder, or write one file to stdout."""
+"""What a run does: write files, only list them, check copies and compare a folder, or write one file to stdout."""
 
 
 def mode_of(*, list_names: bool, dry_run: bool, verify_only: bool, printed: str | None) -> Mode:
@@ -27,7 +27,7 @@ def mode_of(*, list_names: bool, dry_run: bool, verify_only: bool, printed: str 
     }
     chosen = [(option, mode) for option, (is_chosen, mode) in asked.items() if is_chosen]
     if len(chosen) > 1:
-        raise UsageError(f"{' and '.join(option for option, _ in chosen)} exclude each other: leave out all but one")
+        raise UsageError(f"{' and '.join(option for option, _ in chosen)} cannot be combined: give only one of them")
     return chosen[0][1] if chosen else "restore"
 
 
@@ -35,7 +35,7 @@ def check_options(settings: Settings, mode: Mode, target: Path | None, patterns:
     """Raise UsageError if the options do not fit together."""
     if mode == "print":
         if target is not None or patterns:
-            raise UsageError("--stdout names the one file itself: leave out --to and all patterns")
+            raise UsageError("--stdout already names the file: leave out --to and all patterns")
         if settings.json:
             raise UsageError("--json and the file cannot both go to stdout: leave out --json")
         if is_terminal(sys.stdout):

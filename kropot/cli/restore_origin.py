@@ -179,8 +179,8 @@ def from_export(root: Path, until: str | None, source_names: tuple[str, ...], tr
 
     if until is not None or source_names:
         raise UsageError(
-            f"--until and --source do not work with the export {root}, which is fixed to one moment and all sources: "
-            "leave them out, or restore from the ledger"
+            f"--until and --source do not work with the export {root}, which holds all sources at one moment: leave "
+            f"them out, or restore from the ledger"
         )
     copies = ExportedCopies(root)
     try:
@@ -214,7 +214,8 @@ def from_storage(settings: Settings, keys: Sequence[Key], trust: Trust) -> Itera
             "--from-storage opens only what sc2 sealed, and needs the kit of its vault: give it with --key"
         )
     trust.skip(
-        "no ledger was read, and only a ledger knows what was deleted; the version that was sealed last came back"
+        "no ledger was read, and only a ledger knows what was deleted: the last sealed version of each file was "
+        "restored"
     )
     survey = Surveyed()
     with open_copies(settings) as copies:

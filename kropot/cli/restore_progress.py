@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["PER_FILE", "RestoreProgress", "restore_progress"]
 
 PER_FILE = 256 << 10
-"""A file takes about as long as so many bytes, however small it is."""
+"""A file, however small, takes about as long as this many bytes."""
 
 
 def restore_progress(

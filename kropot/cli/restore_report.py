@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 _COUNTED: dict[Mode, str] = {"restore": "restored", "look": "files", "verify": "verified", "print": "printed"}
 DIFFERENCES = {"absent", "differs", "refused", "unproved", "damaged", "bad_content"}
-"""Problems of what is not what it should be, a copy or a file in the folder: exit code 4."""
+"""Problems of a copy, or a file in the folder, that is not what it should be: exit code 4."""
 
 
 KnownSources = Mapping[bytes, "KnownSource"]
 
 _SHOWN_NAMES = 10
-"""How many names that two sources have are shown. After a change of token, it can be every name there is."""
+"""How many of the names that two sources share are shown. After a change of token, all names can be among them."""
 
 
 @dataclass(slots=True)
@@ -131,13 +131,13 @@ class RestoreReport:
             emit(self._headline(target, mode))
             for count, what in (
                 (self.existed, "restored by an earlier run, and unchanged"),
-                (self.overwritten, "in place of a file of other content (--overwrite)"),
-                (self.older, "from an older revision: the newest was not stored yet at that moment"),
+                (self.overwritten, "in place of a file with different content (--overwrite)"),
+                (self.older, "from an older revision: the newest was not yet stored at that moment"),
                 (
                     self.numbered,
                     "under a numbered name: another file has the same name",
                 ),
-                (self.unlinked, "files of their own that were one file with others (hard links)"),
+                (self.unlinked, "written as separate files: they were hard links to one file"),
                 *((count, _not_taken(what)) for what, count in self._refused.items()),
                 (
                     tally.outdated,
@@ -200,7 +200,8 @@ class RestoreReport:
         if self.hidden:
             warn(
                 f"{number(self.hidden, 'element')} of the history {'is' if self.hidden == 1 else 'are'} hidden: there "
-                "are events about them, and nothing else: the ledger or the export was altered; run `kropotcli verify`"
+                "are events about them, but everything else about them is gone, so the ledger or the export was "
+                "altered: run `kropotcli verify`"
             )
         if self.survey is not None:
             _warn_of_objects(self.survey)
@@ -223,15 +224,18 @@ def _warn_of_objects(survey: Surveyed) -> None:
     if survey.refused:
         warn(
             f"{number(survey.refused, 'object')} in the storage cannot be opened: damaged or altered; older versions "
-            "may have come back in their place, and a ledger would know"
+            f"may have been restored in their place, and only a ledger can tell"
         )
     if survey.locked:
         warn(
-            f"{number(survey.locked, 'object')} in the storage need another kit: that of the vault "
+            f"another kit is needed for {number(survey.locked, 'object')} in the storage: give the kit of the vault "
             f"{' and '.join(sorted(survey.vaults))}"
         )
     if survey.foreign:
-        warn(f"{number(survey.foreign, 'object')} in the storage are not of sc2: only a ledger says how to open them")
+        warn(
+            f"sc2 did not seal {number(survey.foreign, 'object')} in the storage: only a ledger says how to open such "
+            "objects"
+        )
 
 
 def _objects_json(survey: Surveyed) -> dict[str, int]:
@@ -248,10 +252,10 @@ def _not_taken(what: str) -> str:
     """Return the line about something that entries had and the target folder did not take."""
     if what == "owner":
         if os.geteuid() != 0:
-            return "of other owners, whom only root can restore: they are yours now"
-        return "without their owners: the target refused them"
+            return "now owned by you: only root can restore their owners"
+        return "without their owners: the target refused to set them"
     named = {"xattrs": "extended attributes or ACLs", "mode": "modes", "time": "times"}
-    return f"without some of their {named[what]}: the target refused them"
+    return f"without some of their {named[what]}: the target refused to set them"
 
 
 def _name_of(known: KnownSource | None, source: bytes) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kropot.restore.plan import Planned, RestoreProblem
 
 _AT_ONCE = 16 << 20
-"""Up to so many bytes a file is kept in memory while it is checked. A larger one is read twice."""
+"""A file up to this many bytes is kept in memory while it is checked. A larger one is read twice."""
 
 _SHOWN = 3
 

@@ -45,16 +45,16 @@ def trust_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--accept-older",
             is_flag=True,
-            help="Go on although the ledger lacks what this kit saw before, and name what is lost. From then on the kit"
-            " remembers the ledger as it is now.",
+            help="Go on although the ledger lacks what this kit saw before, and name what is lost. From then on, the "
+            "kit remembers the ledger as it is now.",
         ),
         click.option(
             "--require",
             type=Requirements(),
             default=frozenset(),
             metavar="sealing,history",
-            help="Restore only what is proved: by an authenticated sealing (sc2), by a checkpoint of --against, or by"
-            " both. The exit code is 4 if anything is not.",
+            help="Restore only what is proved: by its authenticated sealing (sc2), by a checkpoint of --against, or "
+            "by both. The exit code is 4 if anything is not proved.",
         ),
         click.option("--public-key", metavar="KEY", help="The public key of the checkpoints' signer, or its file."),
         click.option(
@@ -158,16 +158,16 @@ class Trust:
         known = list(self.known(ledger_id))
         for file in self.files:
             if file.trouble is not None:
-                warn(f"what the kit saw before is not known: {file.trouble}")
+                warn(f"cannot tell what the kit saw before: {file.trouble}")
         for file, seen in known:
             lost = lost_since(history, seen)
             if lost is None:
                 continue
             if not self.accept_older:
                 raise IntegrityError(
-                    f"{what} is older than what {file.path} remembers, or another one: {lost}; nothing was written: "
-                    "give the newest copy of the ledger, or accept the loss with --accept-older (after `db recover`, "
-                    "say)"
+                    f"{what} is older than what {file.path} remembers, or is a different one: {lost}; nothing was "
+                    "written: give the newest copy of the ledger, or accept the loss with --accept-older (for example "
+                    "after `db recover`)"
                 )
             warn(f"{what} lacks what was seen before, as accepted: {lost}")
         if known and not self.accept_older:
@@ -190,7 +190,7 @@ class Trust:
                 continue
             why = file.write(ledger_id.hex(), now)
             if why is not None:
-                say(f"this ledger cannot be remembered beside the kit: {why}; a later rollback will not be noticed")
+                say(f"cannot remember this ledger beside the kit ({why}), so a later rollback will go unnoticed")
                 self.seen.append("it is not remembered")
 
     # --- what is proved ---
@@ -239,7 +239,7 @@ class Proofs:
         """How the files are sealed, in words."""
         found = [(kind, words) for kind, words in _WORDS.items() if self.sealed[kind]]
         if not found:
-            return "nothing to say: no file was opened"
+            return "no file was opened"
         counted = "; ".join(f"{self.sealed[kind]:,} {words}" for kind, words in found)
         text = found[0][1] if len(found) == 1 else counted
         if self.unbound:

@@ -29,13 +29,13 @@ _MODE = 0o644
 
 @group("service")
 def command() -> None:
-    """Install the units that let systemd run this program."""
+    """Install systemd units that run this program."""
 
 
 @command.command("install")
 @click.argument("services", nargs=-1, type=click.Choice(SERVICES), metavar="[SERVICE]...")
 @click.option("--system", "manager", flag_value="system", help="For the whole machine, as user kropot. Needs root.")
-@click.option("--user", "manager", flag_value="user", help="For this user, with less of a sandbox.")
+@click.option("--user", "manager", flag_value="user", help="For this user, with a weaker sandbox.")
 @click.option("--dry-run", is_flag=True, help="Print the files, and write nothing.")
 @click.option("--root", type=PATH, metavar="DIR", help="Write below this folder instead of /, e.g. to build a package.")
 def install(
@@ -47,7 +47,7 @@ def install(
     a configuration is given with --config, the services may write to the storage and the ledger that it names.
     """
     if manager is None:
-        raise UsageError("say who runs the services: give --system or --user")
+        raise UsageError("choose who runs the services: give --system or --user")
     wanted = services or SERVICES
     texts = units(wanted, manager, program=_program(), writable=_writable(settings, manager), tokens=_tokens())
     folder = _folder(manager, root)
@@ -86,7 +86,7 @@ def _write(path: Path, text: str) -> None:
         return
     if before is not None:
         if MARK not in before and before != sysusers():
-            raise UsageError(f"{path} was not made by this command, and is left as it is: move it away first")
+            raise UsageError(f"{path} was not made by this command, so it was not changed: move it away first")
         path.unlink()
     try:
         write_new(path, text.encode(), mode=_MODE)
@@ -99,7 +99,7 @@ def _folder(manager: Manager, root: Path | None) -> Path:
         return (root or Path("/")) / "etc/systemd/system"
     own = config_folder()
     if own is None:
-        raise UsageError("this user has no home, and so no units: give --system")
+        raise UsageError("this user has no home for units: give --system")
     folder = own.parent / "systemd/user"
     return folder if root is None else root / folder.relative_to("/")
 
@@ -145,7 +145,7 @@ def _next_steps(manager: Manager, services: Sequence[str]) -> Iterator[str]:
     if manager == "system":
         yield "next: systemd-sysusers"
         yield "then: put config.toml (owner kropot, mode 0600) and token (owner root, mode 0600) into /etc/kropotcli"
-        yield "(with sources in the file, the unit names their token files: install it again when you add one)"
+        yield "(if the file has sources, the unit names their token files: install it again when you add one)"
     else:
         yield "next: put config.toml and token (mode 0600) into ~/.config/kropotcli, and `loginctl enable-linger`"
     started = [f"kropot-{name}.{'timer' if name in {'verify', 'prune', 'check'} else 'service'}" for name in services]

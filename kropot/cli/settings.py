@@ -63,7 +63,7 @@ class GlobalOption:
 
 
 _OTHER_NAMES: Final = {"warn": "warning", "fatal": "critical"}
-"""How Python and the first client also call two of the levels."""
+"""Other names of two levels, from Python and the first client."""
 
 
 class LogLevel(click.Choice[str]):
@@ -159,7 +159,7 @@ GLOBAL_OPTIONS: Final[tuple[GlobalOption, ...]] = (
         kind=click.BOOL,
         default=False,
         is_flag=True,
-        help="Say nothing while all is well: no progress, messages or summary. Findings and warnings are printed.",
+        help="Print nothing while all is well: no progress, messages or summary. Findings and warnings are printed.",
     ),
     GlobalOption(name="json", kind=click.BOOL, default=False, is_flag=True, help="Print results as JSON on stdout."),
 )
@@ -340,8 +340,8 @@ def _lock_days(path: Path, spelt: Mapping[str, Any], mistakes: list[str]) -> int
     days = table.pop("lock_days")
     if isinstance(days, bool) or not isinstance(days, int) or not 1 <= days <= _MOST_DAYS:
         mistakes.append(
-            f"the configuration file {path}: [storage] lock-days is {days!r}: write the days of the bucket's "
-            f"default retention, a whole number from 1 to {_MOST_DAYS}"
+            f"the configuration file {path}: [storage] lock-days is {days!r}: write the bucket's default retention in "
+            f"days, a whole number from 1 to {_MOST_DAYS}"
         )
         return None
     return days
@@ -421,8 +421,8 @@ def _locked(address: StorageAddress, days: int, path: Path) -> StorageAddress:
 
     if not isinstance(address, BucketAddress):
         raise UsageError(
-            f"the configuration file {path} says [storage] lock-days, and {address} is no bucket: only an s3:// "
-            "storage can lock what is written; remove the line, or give this storage a file of its own with --config"
+            f"the configuration file {path} sets [storage] lock-days, but {address} is not a bucket, and only an s3:// "
+            "storage can lock what is written: remove the line, or give this storage a file of its own with --config"
         )
     return replace(address, lock_days=days)
 
@@ -520,7 +520,7 @@ def _checked_token(text: str, origin: str) -> str:
     if text.startswith("{") and text.endswith("}"):
         # A kit is such a text, and a server that got it as a token could open every copy.
         raise UsageError(
-            f"{origin} is JSON, as a kit is, and no token: put only the token there, and send no kit to anybody"
+            f"{origin} is JSON like a kit, not a token: put only the token there, and never send a kit to anybody"
         )
     return text
 

@@ -16,7 +16,7 @@ from kropot.wording import number
 def command(settings: Settings, *, drop: bool, check: bool) -> Exit:
     """Take all snapshots that are due, and one of the current state.
 
-    Snapshots make `replay` and `restore --until` fast. If you delete one, nothing is lost.
+    Snapshots make `replay` and `restore --until` fast. Deleting one loses nothing.
     """
     from kropot.replay.check import SnapshotAudit
     from kropot.replay.snapshots import drop_snapshots, maybe_snapshot, take_snapshot

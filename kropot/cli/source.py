@@ -41,7 +41,7 @@ def command() -> None:
     """List and label sources, retire them, change a server's address, and answer alarms.
 
     A source is what one token sees of a server. A new token begins a new source, because the ids of elements can depend
-    on the token. But a new token for the same vault (`sc2`) at the same server continues the source. SOURCE is a
+    on the token. A new token for the same vault (`sc2`) at the same server continues the source, however. SOURCE is a
     source's label, or the beginning of its id if that fits only one source.
     """
 
@@ -141,13 +141,13 @@ def label_(settings: Settings, *, source_name: str, label: str | None, undo: boo
 
 @command.command("retire")
 @click.argument("source_name", metavar="SOURCE")
-@click.option("--undo", is_flag=True, help="Say that the source is in use.")
+@click.option("--undo", is_flag=True, help="Mark the source as in use again.")
 def retire(settings: Settings, *, source_name: str, undo: bool) -> None:
-    """Say that nothing is collected from SOURCE any more.
+    """Record that nothing is collected from SOURCE any more.
 
     Use this if the server is gone, or if its token was replaced. The source raises no more alarms, and `collect`
     refuses its token. Its copies stay. `verify` checks them, and `restore` opens them with --past-sources or --source.
-    If a copy is found damaged or lost later, that is still an alarm.
+    A copy that is later found damaged or lost still raises an alarm.
 
     With --undo, the source is in use again. This also works if another token took over its address by mistake.
     """
@@ -176,12 +176,11 @@ def dismiss(
     kits: tuple[Path, ...],
     passphrase_files: tuple[Path, ...],
 ) -> None:
-    """Say that nothing can be done about these elements, so that they raise no more alarms.
+    """Record that nothing can be done about these elements, so that they raise no more alarms.
 
-    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME, as `kropotcli ls` shows it. Of an ID the beginning, and of a
-    name the end, is enough. Its fetches must fail, or its copy must be damaged or lost. The collector goes on trying.
-    If there is news of the element, e.g. a new revision, the dismissal is over. `kropotcli history` shows who dismissed
-    an element, and when.
+    ELEMENT is [SOURCE:]ID or, with --key, [SOURCE:]NAME, as `kropotcli ls` shows it. The beginning of an ID or the end
+    of a NAME is enough. Its fetches must fail, or its copy must be damaged or lost. The collector keeps trying. News of
+    the element, e.g. a new revision, ends the dismissal. `kropotcli history` shows who dismissed an element, and when.
     """
     with open_ledger(settings) as ledger:
         labels, names = labels_of(ledger), Names.of_kits(ledger, kits, passphrase_files)

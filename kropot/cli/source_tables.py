@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from kropot.cli.settings import ConfigFile
 
 WHO: Final = ("server_url", "token", "token_file")
-"""What says which source is meant. With several sources, no flag or variable can say it for all of them."""
+"""Options that name the source. With several sources, no flag or variable can name them all."""
 
 HOW: Final = ("refresh_time", "http_timeout", "silence_timeout", "ca_file", "user_agent")
-"""The global options that one source can have otherwise than the others."""
+"""The global options that can differ from source to source."""
 
 POLICY: Final = (
     "full_every",
@@ -36,10 +36,10 @@ POLICY: Final = (
     "surge_count",
     "surge_percent",
 )
-"""The options of `collect` that one source can have otherwise than the others, as far as `collect` has them."""
+"""The options of `collect` that can differ from source to source."""
 
 SOURCE_NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,30}"
-"""A name of a source, as a regular expression. With the instance's name it must remain a name of an instance."""
+"""A source's name, as a regular expression. Together with the instance's name it must be a valid instance name."""
 
 _NAME: Final = re.compile(SOURCE_NAME)
 _LIKE_AN_ID: Final = re.compile(r"[0-9a-fA-F]{8,}")
@@ -73,12 +73,14 @@ def _read_tables(file: ConfigFile | None) -> tuple[dict[str, SourceTable], list[
         where = f"the configuration file {file.path}: [source.{name}]" if file is not None else ""
         if not _NAME.fullmatch(name) or _LIKE_AN_ID.fullmatch(name):
             mistakes.append(
-                f"{where} is not a name of a source: take 1 to 31 letters, digits, dots, dashes or underscores, and a "
-                "letter or a digit first, and nothing that looks like an id"
+                f"{where} is not a valid name of a source: use 1 to 31 letters, digits, dots, dashes or underscores, "
+                f"begin with a letter or a digit, and do not let it look like an id"
             )
             continue
         if not isinstance(table, dict):
-            mistakes.append(f"{where} is a value: write a table [source.{name}] with server-url and token-file")
+            mistakes.append(
+                f"{where} is a value, not a table: write a table [source.{name}] with server-url and token-file"
+            )
             continue
         values = {key.replace("-", "_"): value for key, value in table.items()}
         known = [*WHO, *HOW, *POLICY]
@@ -149,7 +151,7 @@ def refuse_doubles(tables: Sequence[SourceTable], file: ConfigFile) -> None:
         if other != table.name:
             raise UsageError(
                 f"the configuration file {file.path}: [source.{other}] and [source.{table.name}] have the same token, "
-                "and a token is one source: remove one of the tables, or give it a token of its own"
+                "and each token is one source: remove one of the tables, or give it a token of its own"
             )
 
 

@@ -51,7 +51,7 @@ _MOST_SECONDS = 5
 _SHOWN = 2
 """How many bytes of a SHA-256 are shown at the ends of a range."""
 _MISSED_RUNS = 2
-"""After how many times --expect-every without a good listing it does."""
+"""The same, counted in periods of --expect-every."""
 
 
 @define("status")
@@ -74,16 +74,16 @@ _MISSED_RUNS = 2
     "--expect-every",
     type=SPAN,
     metavar="SPAN",
-    help="How often a run is started, e.g. 1h for an hourly `collect --once`. Raise an alarm if the last good listing"
-    " is older than twice this. Default: three times --refresh-time is the limit.",
+    help="How often you start a run, e.g. 1h for an hourly `collect --once`. Raise an alarm if the last good listing "
+    "is older than twice this. Default: three times --refresh-time is the limit.",
 )
 @click.option(
     "--min-free",
     type=SIZE,
     metavar="SIZE",
     envvar=["KROPOT_STATUS_MIN_FREE", "KROPOT_COLLECT_MIN_FREE"],
-    help="Raise an alarm if the storage, or the folder of an SQLite ledger, has less free space than this. Default:"
-    " what the environment or the configuration file says for `collect`, else 1GiB.",
+    help="Raise an alarm if the storage, or the folder of an SQLite ledger, has less free space than this. Default: "
+    "the value for `collect` in the environment or the configuration file, else 1GiB.",
 )
 @click.option(
     "--max-failing-percent",
@@ -99,7 +99,7 @@ _MISSED_RUNS = 2
     default="24h",
     metavar="SPAN",
     show_default=True,
-    help="Raise an alarm if an element fails, or waits for its first fetch, for longer than this.",
+    help="Raise an alarm if an element has failed, or has waited for its first fetch, for longer than this.",
 )
 @click.option(
     "--max-audit-days",
@@ -117,7 +117,7 @@ _MISSED_RUNS = 2
     default="2d",
     metavar="SPAN",
     show_default=True,
-    help="Raise an alarm if a further storage (--also-store) was not in step for longer than this.",
+    help="Raise an alarm if a further storage (--also-store) has not been in step for longer than this.",
 )
 @click.option(
     "--max-drill-days",
@@ -131,8 +131,8 @@ _MISSED_RUNS = 2
     "--space",
     "everything",
     is_flag=True,
-    help="Look at every copy and object, to say what fills the storage and when it is full. Default: only if there are"
-    " at most 100,000 elements.",
+    help="Count every copy and object, to show what fills the storage and when it will be full. Default: only if "
+    "there are at most 100,000 elements.",
 )
 def command(
     settings: Settings,
@@ -220,7 +220,7 @@ def _locks(settings: Settings, ledger: Ledger, *, everything: bool) -> LockShare
     try:
         return locks_of(ledger, storage_of(settings), everything=everything)
     except StorageError as error:
-        warn(f"what is locked in the bucket cannot be said: {error}")
+        warn(f"cannot tell what is locked in the bucket: {error}")
         return None
 
 
@@ -255,7 +255,7 @@ def as_text(now_us: int, facts: Facts, alarms: list[Alarm]) -> list[str]:
 def _storage_text(storage: StorageFacts) -> str:
     """Return the storage as a line of text."""
     if storage.away is not None or storage.trouble is not None:
-        return f"storage  {storage.place} (not there, or not readable)"
+        return f"storage  {storage.place} (missing, or not readable)"
     held = f", {number(storage.copies, 'copy', 'copies')} ({amount(storage.copied_bytes)})"
     if storage.packs.packs:
         held += f", {number(storage.packs.objects, 'object')} in {number(storage.packs.packs, 'pack')}"
@@ -349,7 +349,7 @@ def _drill_text(each: SourceFacts) -> list[str]:
     if not each.needs_kit:
         return []
     if drill is None:
-        return ["  drill    no copy was ever opened with a kit: run `kropotcli kit check`"]
+        return ["  drill    no copy has ever been opened with a kit: run `kropotcli kit check`"]
     opened = "1 copy" if drill.opened == 1 else f"{drill.opened:,} copies"
     failed = f", and {drill.failed:,} did not open" if drill.failed else ""
     return [f"  drill    {opened} opened with a kit at {moment(drill.at_us)}{failed}"]

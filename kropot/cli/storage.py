@@ -39,10 +39,10 @@ command.add_command(forget)
     help="Put objects smaller than this into packs.",
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="Also make a pack of few objects: less than 8 MiB, fewer than 2,000."
+    "--all", "everything", is_flag=True, help="Also make a pack from few objects: less than 8 MiB and fewer than 2,000."
 )
 def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
-    """Gather small objects that are files of their own into packs.
+    """Gather small objects that are separate files into packs.
 
     Collectors do this by themselves when there is enough for a pack. It is safe while collectors work: an object's file
     is removed only after the pack is durable, the ledger knows it, and the object was read from it again.
@@ -88,9 +88,9 @@ def pack(settings: Settings, *, pack_below: int, everything: bool) -> Exit:
 
 @command.command("index")
 def index(settings: Settings) -> Exit:
-    """Record again which object lies in which pack, from the indexes of the packs.
+    """Record again which object is in which pack, from the indexes of the packs.
 
-    Run this after a storage was put back or packs were copied into it. The objects themselves are not read: `kropotcli
+    Run this after you restored a storage or copied packs into it. The objects themselves are not read: `kropotcli
     verify` does that.
     """
     from kropot.objects.packs.reindex import reindex
@@ -128,8 +128,8 @@ def index(settings: Settings) -> Exit:
         say(line, level="error")
     if report.damaged:
         say(
-            f"{number(report.damaged, 'damaged pack')}: what the ledger knew of their objects stays; put them back from"
-            " another copy of the storage, or run `kropotcli verify --repair`",
+            f"{number(report.damaged, 'damaged pack')}: the ledger keeps what it knew of their objects; put the packs "
+            "back from another copy of the storage, or run `kropotcli verify --repair`",
             level="error",
         )
         return Exit.FINDINGS

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     default="7d",
     show_default=True,
     metavar="SPAN",
-    help="Leave alone what is younger than this.",
+    help="Keep whatever is younger than this.",
 )
 @click.option(
     "--max-unused",
     type=click.IntRange(0, 100),
     metavar="PERCENT",
-    help="Rewrite packs of which more than this is unused. Default: 50.",
+    help="Rewrite packs in which more than this percentage is unused. Default: 50.",
 )
 def clean(settings: Settings, *, dry_run: bool, grace: int, max_unused: int | None) -> None:
     """Remove orphans, and what was set aside and is not needed any more.
@@ -112,7 +112,10 @@ def clean(settings: Settings, *, dry_run: bool, grace: int, max_unused: int | No
     if young.objects:
         tell(f"left {number(young.objects, 'orphan')} younger than {span(grace_us)} ({amount(young.bytes)})")
     if needed.objects:
-        tell(f"left {number(needed.objects, 'object')} set aside, too young or still needed ({amount(needed.bytes)})")
+        tell(
+            f"left {number(needed.objects, 'object')} set aside, because they are too young or still needed "
+            f"({amount(needed.bytes)})"
+        )
 
 
 def _clean_further(
@@ -160,7 +163,7 @@ def _clean_further(
                 _clean_quarantine(ledger, objects, freeing, now_us, grace_us, aside, needed, dry_run=dry_run)
                 objects.close()
         except KropotError as error:
-            say(f"nothing was cleaned at {row.address}: {error}; run this again when it is there")
+            say(f"nothing was cleaned at {row.address}: {error}; run this again when it is back")
         finally:
             source.close()
 

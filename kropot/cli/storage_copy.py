@@ -35,7 +35,7 @@ def copy(settings: Settings, *, source: StorageAddress, target: StorageAddress, 
     from kropot.objects.stores.copying import StorageCopy
 
     if str(source) == str(target):
-        raise UsageError("FROM and TO are the same place: name another one")
+        raise UsageError("FROM and TO are the same: name two different storages")
     if not open_store(source, settings.instance_name, ca_file=settings.ca_file).has_objects:
         raise UsageError(f"there is no storage at {source}, so there is nothing to copy: correct FROM")
     told = time.monotonic()

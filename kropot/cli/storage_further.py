@@ -26,9 +26,7 @@ _PROGRESS_EVERY_S = 5.0
 
 @define("catch-up")
 @click.argument("places", metavar="[PLACE]...", nargs=-1, type=FURTHER)
-@click.option(
-    "--begin", is_flag=True, help="Begin a new storage at PLACE, although the one that was there is not there any more."
-)
+@click.option("--begin", is_flag=True, help="Begin a new storage at PLACE, although the one that was there is gone.")
 def catch_up(settings: Settings, *, places: tuple[StorageAddress, ...], begin: bool) -> Exit:
     """Bring further storages up to date now: those at PLACE, or all that the ledger knows.
 
@@ -40,7 +38,7 @@ def catch_up(settings: Settings, *, places: tuple[StorageAddress, ...], begin: b
     from kropot.storage_away import demand_objects
 
     if begin and not places:
-        raise UsageError("--begin needs the PLACE where a new storage is to begin")
+        raise UsageError("--begin needs a PLACE for the new storage")
     surroundings = surroundings_of(settings)
     with open_ledger(settings) as ledger:
         demand_objects(storage_of(settings), ledger)
@@ -90,7 +88,7 @@ def forget(settings: Settings, *, place: str) -> None:
     if settings.json:
         emit_json("storage_forgotten", {"id": found[0].id.hex(), "address": found[0].address})
     else:
-        emit(f"forgot the further storage {found[0].address}; what is in it stays")
+        emit(f"forgot the further storage {found[0].address}; its content was not changed")
 
 
 def step_each(ledger: Ledger, surroundings: Surroundings) -> list[FurtherRow]:

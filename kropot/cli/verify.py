@@ -90,8 +90,8 @@ class Rate(click.ParamType[int, Any]):
     type=FURTHER,
     multiple=True,
     metavar="PLACE",
-    help="Also check this further storage, all of it. Can be repeated; `all` stands for all that the ledger knows. With"
-    " --repair, it is healed from the first storage.",
+    help="Also check this further storage, all of it. Can be repeated; `all` means all that the ledger knows. With "
+    "--repair, it is healed from the first storage.",
 )
 @click.option(
     "--no-record", is_flag=True, help="Write nothing to the ledger: record neither findings nor what was read."
@@ -218,7 +218,7 @@ def _fetch(settings: Settings, ledger: Ledger) -> RefetchDone:
     from ledger.vaults import namings_of
 
     if settings.server_url is None or settings.token is None:
-        say("nothing is fetched again now: give --server-url and --token-file too, or run `kropotcli collect`")
+        say("nothing can be fetched again now: give --server-url and --token-file too, or run `kropotcli collect`")
         return RefetchDone(why="it was not fetched, because no server and token were given")
     token, url = settings.token.reveal(), settings.server_url
     source = match_source(ledger.sources(), token, url, namings_of(ledger.store)).id

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 CALL_EVERY_S: Final = 60.0
-"""Rounds may follow each other closely: of those with the same result, one a minute is told."""
+"""Rounds can follow each other closely: of those with the same result, one a minute is reported."""
 
 STATUS_EVERY_S: Final = 1.0
 
 _ABOUT_LISTINGS: Final = frozenset({"never_listed", "never_collected", "listing_stale", "run_failed"})
-"""Alarms that the first round of a run may end. They are told if it does not."""
+"""Alarms that the first round of a run may end. They are sent if it does not."""
 
 
 class CollectWatch:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ledger.vaults import Naming
 
 LONGEST_TRIAL_S: Final = 10
-"""How long the server may take to say whether it knows a new token. After that the collector itself finds out."""
+"""How long the server may take to say whether it knows a new token. After that, the collector finds out by itself."""
 
 
 def find_source(server: ServerAccess, ledger: Ledger, *, new_source: bool, say: Callable[[str], None]) -> bytes:
@@ -72,9 +72,9 @@ def find_source(server: ServerAccess, ledger: Ledger, *, new_source: bool, say: 
         _begin(ledger, token, url, vault, apart_from=match.id or b"")
     found = match_source(ledger.sources(), token, url, namings_of(ledger.store))
     if found.kind != "known" or found.id is None:
-        raise LedgerError("the ledger does not show a source that was begun a moment ago: run the command again")
+        raise LedgerError("the ledger does not show a source that has just begun: run the command again")
     if known and match.kind != "unlisted":
-        say(f"this token is new: it begins source {found.id.hex()}, and nothing of the others is taken for gone")
+        say(f"this token is new: it begins source {found.id.hex()}, and the other sources stay as they are")
         _tell_of_heir(ledger, found.id, url, say)
     return found.id
 
@@ -107,7 +107,9 @@ def _ask_for_vault(
     except ServerTroubleError as error:
         if not is_needed:
             return None, None
-        text = f"{error}; only it can say whether the new token continues a source: run this again when it answers"
+        text = (
+            f"{error}; only the server can say whether the new token continues a source: run this again when it answers"
+        )
         raise ServerTroubleError(error.reason, error.status, detail=text) from None
     heir = None if vault is None or new else source_of_vault(others, vault, server.url, namings)
     return vault, heir
@@ -155,9 +157,9 @@ def _is_elsewhere(ledger: Ledger, entry: SourceEntry, url: str, what: str) -> Us
     """Return that a token, or its vault, is known from another address."""
     name = shlex.quote(short_name(labels_of(ledger), entry.id))
     return UsageError(
-        f"{what} is known from {entry.source.url}, not from {url}: if the server moved, say so with"
-        f" `kropotcli source alias {name} --server-url {url}`, and nothing is fetched again; if it is another"
-        " server, collect with --new-source"
+        f"{what} is known from {entry.source.url}, not from {url}: if the server moved, run `kropotcli source alias "
+        f"{name} --server-url {url}`, and nothing is fetched again; if it is a different server, collect with "
+        f"--new-source"
     )
 
 
@@ -178,6 +180,7 @@ def _tell_of_heir(ledger: Ledger, heir: bytes, url: str, say: Callable[[str], No
     others = [id_ for id_, entry in ledger.sources().items() if id_ != heir and url in entry.source.urls]
     for other in others:
         say(
-            f"if the new token replaces that of source {long_name(labels, other)}, there is nothing more to do: it is "
-            "past, and only `restore --past-sources` restores it; if both tokens are in use, go on collecting with both"
+            f"if the new token replaces that of source {long_name(labels, other)}, you need to do nothing: that source "
+            "is past, and only `restore --past-sources` restores it; if both tokens are in use, keep collecting with "
+            "both"
         )

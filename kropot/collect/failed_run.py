@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REFUSED: Final = "refused"
 NO_ANSWER: Final = "no_answer"
 REASONS: Final = {Exit.REFUSED: REFUSED, Exit.ERROR: NO_ANSWER}
-"""The reasons for exit codes with which a collector ends by itself."""
+"""Why a collector ended by itself, by its exit code."""
 
 
 @contextmanager

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 SHORTEST_PAUSE_S: Final = 60
 LONGEST_PAUSE_S: Final = 3600
 GOOD_RUN_S: Final = 600
-"""A collector that ran for so long was well: if it fails now, it is started again as if for the first time."""
+"""A collector that ran for this long was healthy: if it then fails, it is started again as after a first failure."""
 
 LOOK_EVERY_S: Final = 0.5
 STOP_WITHIN_S: Final = 60.0
-"""How long collectors may take to stop. They record what they have; what is lost with a kill is fetched again."""
+"""How long collectors may take to stop. They record what they have; what a kill loses is fetched again."""
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ class Collectors:
         try:
             each.code = process.links[0].recv()
         except (EOFError, OSError):
-            self._warn(f"the collector of {each.name} ended without a word: {process.fate()}")
+            self._warn(f"the collector of {each.name} ended without saying why: {process.fate()}")
             each.code = Exit.ERROR
         process.end()
         each.process = None
@@ -156,7 +156,7 @@ class Collectors:
         if not self._once and self._stop is None:
             pause = pause_s(each.failures)
             each.due = now + pause
-            self._warn(f"the collector of {each.name} ended (exit code {each.code}); it is started again in {pause} s")
+            self._warn(f"the collector of {each.name} ended (exit code {each.code}); it starts again in {pause} s")
 
     def _pass_on(self) -> None:
         """Ask the collectors to stop, once; kill those that take too long."""

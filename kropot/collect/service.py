@@ -71,7 +71,7 @@ SHORTEST_REFRESH_S: Final = 1
 """--refresh-time 0 lists again at once, as the first client did; this keeps it from asking in a tight loop."""
 
 IN_STEP_S: Final = 10.0
-"""How long a collector that is asked to stop goes on bringing further storages up to date. The next start goes on."""
+"""How long a collector that was asked to stop still brings further storages up to date. The next start continues."""
 
 IN_STEP_ONCE_S: Final = 600.0
 """The same at the end of `--once`, where nobody waits."""
@@ -274,8 +274,8 @@ def _enrolled(options: CollectOptions, ledger: Ledger) -> Iterator[None]:
         yield
     except InstanceBusyError as error:
         raise LockedError(
-            f"instance {options.instance} is running already ({error.place}): stop it first, or give this one another"
-            f" --instance-name; if it died, its name is free {LEASE_US // 60_000_000} minutes later"
+            f"instance {options.instance} is already running ({error.place}): stop it first, or give this one another "
+            f"--instance-name; if it crashed, its name is free after {LEASE_US // 60_000_000} minutes"
         ) from error
     finally:
         # This ends this session alone: another process that has the name keeps it.

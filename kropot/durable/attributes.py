@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Refused = Literal["owner", "xattrs", "mode", "time"]
-"""What a target did not take."""
+"""What a target refused."""
 
 _PERMISSIONS = 0o777
 _STICKY = 0o1000

@@ -27,7 +27,7 @@ Method = Literal["syncfs", "fsync"]
 FSYNC_THREADS = 16
 
 MANY_FOLDERS = 4
-"""From so many folders on, one sync of the whole volume is cheaper than one of each."""
+"""From this many folders on, one sync of the whole volume is cheaper than one sync for each."""
 
 _SYNCFS_REPORTS_ERRORS_SINCE = (5, 8)
 
@@ -60,7 +60,7 @@ def choose(*, platform: str, release: str, magic: int | None) -> Choice:
     if not platform.startswith("linux") or magic is None:
         return Choice(method="fsync", why="syncfs is Linux's own")
     if kernel_version(release) < _SYNCFS_REPORTS_ERRORS_SINCE:
-        return Choice(method="fsync", why=f"syncfs of kernel {release} keeps write errors to itself")
+        return Choice(method="fsync", why=f"syncfs of kernel {release} does not report write errors")
     name = _TRUSTED.get(magic)
     if name is None:
         return Choice(method="fsync", why=f"file system type {magic:#x} is not known to report write errors to syncfs")
@@ -191,7 +191,9 @@ class Durability:
         if pending.fsync is not None:
             return _outcome(pending.fsync)
         if pending.generation != self._generation:
-            return DiscardedError(f"a file in {self._root} was written before a sync that failed, and is fetched again")
+            return DiscardedError(
+                f"a file in {self._root} was written before a sync that failed; it will be fetched again"
+            )
         return None
 
     def _sync_and_close(self, fd: int) -> None:

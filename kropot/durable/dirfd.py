@@ -18,13 +18,13 @@ Parts = tuple[bytes, ...]
 """A path below a folder, name by name."""
 
 USUAL: Final = 0o777
-"""The mode of folders made for files that are given back, less the umask: whoever reads the files must get to them."""
+"""The mode of folders made for restored files, less the umask: whoever may read the files must reach them."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _ENTRY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CANNOT_SYNC_FOLDERS: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
 _told: Final[set[int]] = set()
-"""The file systems of which the log says already that they cannot sync folders."""
+"""File systems that the log has already named as unable to sync folders."""
 _OPENED_BY_THE_SHELL = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 
 
@@ -143,7 +143,7 @@ def sync_names(folder: int) -> None:
                 "folders_not_synced",
                 why=error.strerror,
                 volume=f"{os.major(volume)}:{os.minor(volume)}",
-                meaning="this file system cannot sync folders: a power cut may take the names of the newest files",
+                meaning="this file system cannot sync folders: a power cut may lose the newest files' names",
             )
 
 

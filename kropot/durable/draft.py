@@ -38,7 +38,7 @@ class Draft:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Write all of the data. Raises: TooLargeError, UnplaceableError, TreeError."""
         if self._stopping.is_set():
-            raise TreeError("stopped before it was whole")
+            raise TreeError("stopped before it was complete")
         view = memoryview(data)
         try:
             while view:

@@ -10,10 +10,10 @@ from kropot.errors import KropotError
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _WHY = {
-    errno.ENOSPC: "the disk is full: make room, and it goes on by itself",
-    errno.EDQUOT: "the quota is used up: make room, and it goes on by itself",
+    errno.ENOSPC: "the disk is full: free some space, and it goes on by itself",
+    errno.EDQUOT: "the quota is used up: free some space, and it goes on by itself",
     errno.EFBIG: "the file would be larger than the limit (ulimit -f, or the file system's own)",
-    errno.EIO: "the disk reports an input/output error: look at the kernel's log before going on",
+    errno.EIO: "the disk reports an input/output error: check the kernel's log before going on",
     errno.EROFS: "the file system is mounted read-only",
     errno.EACCES: "permission denied: the folder must belong to the user who runs this",
     errno.EPERM: "not permitted: the folder must belong to the user who runs this",

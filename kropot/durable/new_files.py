@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_FOLDERS: Final = 400
 _NUMBERS: Final = 1 << 40
-"""How many names each writer has for itself, behind a random number."""
+"""How many names each writer reserves, after a random number."""
 
 
 class NewFiles:

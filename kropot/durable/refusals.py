@@ -15,8 +15,8 @@ _GOES_ON = "run the same command again: it goes on where it stopped"
 _GONE = f"the disk or server behind it is gone: connect it again and {_GOES_ON}"
 
 _NO_ROOM = {
-    errno.ENOSPC: f"make room and {_GOES_ON}",
-    errno.EDQUOT: f"the quota is used up: make room and {_GOES_ON}",
+    errno.ENOSPC: f"free some space and {_GOES_ON}",
+    errno.EDQUOT: f"the quota is used up: free some space and {_GOES_ON}",
 }
 _WHOLE_TARGET = {
     **_NO_ROOM,
@@ -32,22 +32,22 @@ _WHOLE_TARGET = {
     errno.ETIMEDOUT: _GONE,
     errno.EHOSTDOWN: _GONE,
 }
-"""Errors after which nothing further can be written, and what to do about them."""
+"""Errors after which nothing more can be written, and what to do about them."""
 
 _IN_THE_WAY = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY})
-"""Errors that come from something that is there already."""
+"""Errors that mean that something else has the name."""
 
-_ELSEWHERE = "restore it into a folder of another file system"
+_ELSEWHERE = "restore it into a folder on another file system"
 _ONE_FILE = {
     errno.EFBIG: f"it is larger than a file can be here (the file system's limit, or `ulimit -f`): {_ELSEWHERE}",
     errno.ENAMETOOLONG: f"its name is too long for this file system: {_ELSEWHERE}",
     errno.EINVAL: "this file system cannot hold such a name or file: try --portable-names",
     errno.EILSEQ: "this file system cannot hold such a name: try --portable-names",
     errno.EACCES: "permission denied: make its folder writable for you, and run the same command again",
-    errno.EPERM: "not permitted: see whether its folder is immutable, and run the same command again",
+    errno.EPERM: "not permitted: check whether its folder is immutable, and run the same command again",
     errno.EMLINK: f"its folder is full: {_ELSEWHERE}",
 }
-"""Errors of one file that have a better sentence than the system's own."""
+"""Errors of one file that have a better message than the system's own."""
 
 
 class InTheWayError(KropotError):
@@ -81,7 +81,7 @@ def refusal(error: OSError, doing: str) -> TreeError | InTheWayError | Unplaceab
     if number in _WHOLE_TARGET:
         return trouble(error, doing)
     if number in _IN_THE_WAY:
-        what = "a symbolic link" if number == errno.ELOOP else "something that is not ours"
+        what = "a symbolic link" if number == errno.ELOOP else "something that this program did not write"
         return InTheWayError(f"{what} is in the way ({error.strerror}): move it away and run the same command again")
     kind = TooLargeError if number == errno.EFBIG else UnplaceableError
     return kind(_ONE_FILE.get(number) or f"the target refuses it ({error.strerror or error})")
@@ -90,6 +90,6 @@ def refusal(error: OSError, doing: str) -> TreeError | InTheWayError | Unplaceab
 def trouble(error: OSError, doing: str) -> TreeError:
     """Return the sentence for an error that stops the whole run, whatever its number is."""
     number = error.errno or 0
-    advice = _WHOLE_TARGET.get(number) or f"mend this and {_GOES_ON}"
+    advice = _WHOLE_TARGET.get(number) or f"fix this and {_GOES_ON}"
     kind = NoRoomError if number in _NO_ROOM else TreeError
     return kind(f"{doing}: {error.strerror or error}; {advice}")

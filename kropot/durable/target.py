@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from kropot.durable.dirfd import Parts
 
 WORK = b".kropot-tmp"
-"""The folder's own workroom: temporary files, and the lock that keeps two runs apart."""
+"""The run's own folder inside the target: temporary files, and the lock that keeps two runs apart."""
 
 _PRIVATE = 0o700
 _USUAL_PROBE = b"kropot-usual"
 
 MUCH_ROOM = 64 << 20
-"""A disk with so many free bytes is not called full when one file does not fit."""
+"""A disk with this many free bytes does not count as full when one file does not fit."""
 
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OURS = re.compile("[0-9]+\\.part(\\.link)?|kropot[:-](probe\\??|\u00e9|\udcff)")
@@ -97,12 +97,12 @@ class TargetFolder:
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._room = open_folder(self._fd, WORK)
         except OSError as error:
-            raise TreeError(f"{root} cannot be written: {error.strerror}; name another folder") from None
+            raise TreeError(f"cannot write to {root} ({error.strerror}): name another folder") from None
         try:
             fcntl.flock(self._room, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.close()
-            raise LockedError(f"another run is at work in {root}: wait for it, or name another folder") from None
+            raise LockedError(f"another run is restoring into {root}: wait for it, or name another folder") from None
         try:
             self._sweep()
             self.rules = self._probe()
@@ -231,8 +231,8 @@ class TargetFolder:
         if not size > room >= MUCH_ROOM:
             return None
         return TooLargeError(
-            f"it has {amount(size)}, and {amount(room)} are free in {self.root}: make room and run the same command "
-            "again, or restore it into a folder of another file system"
+            f"it needs {amount(size)}, and {amount(room)} are free in {self.root}: free some space and run the same "
+            "command again, or restore it into a folder on another file system"
         )
 
     def look(self, path: Parts) -> os.stat_result | None:

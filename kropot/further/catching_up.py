@@ -39,17 +39,17 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 NAMING: Final = (CopyStored.TYPE, RemoteCopied.TYPE, ReleaseWithdrawn.TYPE)
-"""The events after which an object must be there."""
+"""The events after which an object must exist."""
 
 PAGE: Final = 500
 KEEP_EVERY_S: Final = 15.0
-"""How often the cursor is kept while it moves: whoever is killed does no more than this again."""
+"""How often to save the cursor while it moves: after a kill, no more than this is done again."""
 
 CLAIM_US: Final = 5 * 60 * SECOND_US
-"""How long one process has a further storage for itself, unless it goes on."""
+"""How long one process holds a further storage, unless it renews."""
 
 _LEAST_US: Final = 10 * 60 * SECOND_US
-"""A storage that is in step is said to be so this often."""
+"""How often to record again that a storage is in step."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -157,8 +157,8 @@ class CatchingUp:
         """Have the storage for this process. Raises: LockedError."""
         if not self._ledger.work.reserve(self._claim, lease_us=CLAIM_US):
             raise LockedError(
-                f"another process is bringing {self._further.files.place} up to date: wait for its end (after a crash, "
-                "for five minutes)"
+                f"another process is bringing {self._further.files.place} up to date: wait until it ends (after a "
+                f"crash, five minutes)"
             )
         self._claimed_at = monotonic()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 HEALER: Final = "+heal"
-"""The instance name of whoever heals."""
+"""The instance name under which objects are healed."""
 
 
 def heal(sha256: bytes, size: int, source: ObjectStore, target: ObjectStore) -> bool:

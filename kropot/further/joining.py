@@ -93,7 +93,7 @@ class Surroundings:
         shown = shown_storage(address)
         if shown == shown_storage(self.first) or _overlap(address, self.first):
             raise FurtherStorageError(
-                f"{shown} is the first storage itself, or one lies in the other: name another place with --also-store"
+                f"{shown} is the first storage itself, or one is inside the other: name another place with --also-store"
             )
         files = open_files(address, COPIER, ca_file=self.ca_file)
         try:
@@ -150,8 +150,8 @@ class Surroundings:
         if found.row.id != row.id:
             found.files.close()
             raise FurtherAwayError(
-                f"another further storage is at {row.address} now: the one of this address with the id {row.id.hex()} "
-                "is away"
+                f"another further storage is at {row.address} now: the one with the id {row.id.hex()}, which had this "
+                "address, is away"
             )
         return found
 
@@ -163,8 +163,8 @@ def _row(ledger: Ledger, files: RemoteFiles, storage: Storage, address: StorageA
     if told is None:
         if not begin and any(row.address == shown for row in rows.values()):
             raise FurtherAwayError(
-                f"the further storage at {shown} is not there: is its disk mounted? If it is lost, and a new one is to "
-                f"begin there, run `kropotcli storage catch-up --begin {shown}`"
+                f"the further storage at {shown} is not there: is its disk mounted? If it is lost and you want to "
+                f"begin a new one there, run `kropotcli storage catch-up --begin {shown}`"
             )
         _demand_ours(ledger, files, storage)
         told = _begun(files, storage, address, ledger_id)
@@ -213,7 +213,7 @@ def read_description(files: RemoteFiles) -> Description | None:
     told = parse(data)
     if told is None:
         raise FurtherStorageError(
-            f"{files.place}/{KEY} is damaged: remove that file, and the storage is compared anew and goes on"
+            f"{files.place}/{KEY} is damaged: remove that file, and the storage is compared again and goes on"
         )
     return told
 
@@ -224,8 +224,8 @@ def _demand_ours(ledger: Ledger, files: RemoteFiles, storage: Storage) -> None:
     is_filled = any(next(files.walk(kind), None) is not None for kind in ("objects", "packs"))
     if is_filled and storage.segments().newest() is None:
         raise FurtherStorageError(
-            f"{files.place} holds objects, and no history says of which ledger, so nothing was changed there: name an "
-            "empty place with --also-store"
+            f"{files.place} holds objects but no history that names their ledger, so nothing was changed there: name "
+            "an empty place with --also-store"
         )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EVERY_S: Final = 30.0
 LOOK_AGAIN_S: Final = 600.0
-"""A storage that is in step is looked at so often, although nothing is new: its disk may be gone."""
+"""How often to look at a storage that is in step although nothing is new: its disk may be gone."""
 
 SAY_AGAIN_S: Final = 3600.0
 

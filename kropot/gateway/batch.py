@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from kropot.gateway.token import Token
 
 PIECE: Final = 512 << 10
-"""How many bytes of frames are gathered before they are sent. One content can follow."""
+"""How many bytes of frames to gather before sending them. One content can follow."""
 
 
 class NotSentError(KropotError):

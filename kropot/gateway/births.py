@@ -49,7 +49,7 @@ _FORM_AT: Final = _KEY_AT + KEY_ID_BYTES
 _TRIES: Final = 4
 _MOST_RECENT: Final = 16_384
 LONGEST_REMEMBERED: Final = 4096
-"""Longer records are read from the database each time, so that thousands of them do not fill the memory."""
+"""Longer records are read from the database each time, so that thousands of them do not fill memory."""
 
 
 @fast_init

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from kropot.serving.pools import Opens, Turns
 
 AT_ONCE: Final = 8
-"""How many bulk answers are made at once for each token. Each holds one piece in memory; further requests wait."""
+"""How many bulk answers each token gets at once. Each holds one piece in memory; further requests wait."""
 
 _HEADERS: Final = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store")]
 

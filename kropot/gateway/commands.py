@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 LIMIT_S: Final = 3600.0
-"""How long a command may take, in seconds."""
+"""How long a command may run, in seconds."""
 
 ENV_PREFIX: Final = "KROPOT"
-"""Variables of the environment that commands do not get: they may hold a token, a passphrase or the master key."""
+"""Environment variables that are kept from commands: they may hold a token, a passphrase or the master key."""
 
 _EXPANDING: Final = frozenset("$`")
 _OPERATORS: Final = frozenset("|&;<>()\n")
@@ -99,7 +99,7 @@ def command_from(text: str, option: str, environ: Mapping[str, str]) -> tuple[st
         )
     if shutil.which(words[0], path=environ.get("PATH")) is None:
         raise UsageError(
-            f"{option} names the program {quoted(words[0][:_SHOWN])}, which cannot be run: give its whole path"
+            f"{option} names the program {quoted(words[0][:_SHOWN])}, which cannot be run: give its full path"
         )
     return words
 
@@ -147,7 +147,7 @@ def _run(option: str, words: tuple[str, ...], limit_s: float, stop: threading.Ev
     if code == 0:
         log.info("scan_command_done", option=option, seconds=round(time.monotonic() - began, 1))
     elif stop.is_set():
-        raise CommandStoppedError(f"{option} was ended because the gateway stops")
+        raise CommandStoppedError(f"{option} was ended because the gateway is stopping")
     elif code is None:
         raise CommandFailedError(
             f"{option} took longer than {limit_s:g} s and was ended: find out why, or raise --scan-command-limit"

@@ -60,9 +60,9 @@ if TYPE_CHECKING:
 
 
 STREAMS: Final = 32
-"""How many large contents are sent at once for each token. Each holds a few chunks in memory; further requests wait.
+"""How many large contents each token gets at once. Each holds a few chunks in memory; further requests wait.
 
-The readers of one token, however slow, never make those of another wait.
+Readers of one token, however slow, never delay those of another.
 """
 
 _INLINE = 64 * 1024
@@ -404,7 +404,7 @@ def failed(error: KropotError | OSError) -> Response:
             log.warning("content_failed", reason=type(error).__name__)
             return failure("The server cannot answer now: try again later", 503, {"retry-after": "10"})
         case FolderAwayError():
-            return failure("The served folder is not there now: check that it is mounted", 503, {"retry-after": "10"})
+            return failure("The served folder is missing: check that it is mounted", 503, {"retry-after": "10"})
         case _:
             log.warning("content_unreadable", reason=errorcode.get(error.errno or 0, "EIO"))
             return failure("The server cannot read the file: check the disk and the permissions on the server", 500)

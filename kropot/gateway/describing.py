@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kropot.gateway.sources import Seen
 
 MOST_HOLES: Final = 200_000
-"""How many holes of a file are kept: the longest ones. What lies in the others is zeros in the content."""
+"""How many holes of a file are kept: the longest ones. In the others, the content has zeros."""
 
 _GROUP_BYTES: Final = 16
 _MOST_NAMES: Final = 4096

@@ -25,7 +25,7 @@ _MOST_MTIME_NS: Final = 2**63 - 1
 _SURELY_FITS: Final = 3000
 
 UNKNOWN: Final = b""
-"""The facts of a file that cannot be opened: somebody will be told of it, and nothing more is known."""
+"""The facts of a file that cannot be opened: it is reported, and nothing more is known."""
 
 
 class Audience(IntEnum):
@@ -33,7 +33,7 @@ class Audience(IntEnum):
 
     ALL = 0
     FOLLOWED = 1
-    """A file that a symlink leads to: for all tokens but those of sc2, which are told of the symlink."""
+    """A file that a symlink leads to: for all tokens except those of sc2, which get the symlink itself."""
     SEALED = 2
     """A folder or a symlink: for tokens of sc2 alone."""
 

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from kropot.securecopy.wire import Listed
 
 _VERSION: Final = b"listed form 2"
-"""What the key is made from. Another one makes all forms anew."""
+"""What the key is derived from. If it changes, all forms are made again."""
 
 _pack: Final = msgpack.Packer(use_bin_type=True).pack
-"""One for all: making another each time costs more than the packing."""
+"""Shared: making one each time costs more than the packing."""
 
 _TAG: Final = 16
 _SIZE: Final = 8

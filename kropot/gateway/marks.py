@@ -37,7 +37,7 @@ class FolderMark:
 
 
 CACHE: Final = FolderMark(name="CACHEDIR.TAG", header=b"Signature: 8a477f597d28d172789f06886806bc55")
-"""The mark of a cache, as bford.info/cachedir defines it."""
+"""The tag of a cache folder, as bford.info/cachedir defines it."""
 
 
 def mark_from(text: str) -> FolderMark:
@@ -49,7 +49,7 @@ def mark_from(text: str) -> FolderMark:
     name, _, header = text.partition(":")
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
         raise UsageError(
-            f"--exclude-if-present does not understand {text[:_SHOWN]!r}: give the name of a file without its folder, "
-            "such as .nobackup, and after a colon how the file must begin, if that matters"
+            f"--exclude-if-present does not understand {text[:_SHOWN]!r}: give a file name without its folder, such as "
+            ".nobackup; if the file must begin with a text, add a colon and that text"
         )
     return FolderMark(name=name, header=os.fsencode(header))

@@ -67,7 +67,7 @@ class PageProcess:
             answer = link.recv_bytes()
         except (OSError, EOFError):
             # Killed, as a rule because memory ran out.
-            log.warning("page_process_ended", hint="the gateway makes list pages itself until it starts again")
+            log.warning("page_process_ended", hint="the gateway makes list pages itself until it restarts")
             ended, self._process = self._process, None
             ended.kill()
             ended.end()

@@ -219,12 +219,12 @@ def _member(part: str, at: int) -> tuple[str, int]:
     if at >= len(part):
         raise _BadGlobError(r"a [ has no ]: add it, or write \[ for a bracket in a name")
     if part[at] in "-]":
-        raise _BadGlobError(rf"{part[at]} stands in [ ] where a character must be: write \{part[at]} for it")
+        raise _BadGlobError(rf"{part[at]} is in [ ] where a character must be: write \{part[at]} for it")
     return _escaped(part, at + 1) if part[at] == "\\" else (part[at], at + 1)
 
 
 def _escaped(part: str, at: int) -> tuple[str, int]:
     """Return the character behind a backslash, and where it ends."""
     if at >= len(part):
-        raise _BadGlobError(r"a \ stands at the end: write \\ for a backslash in a name")
+        raise _BadGlobError(r"a \ is at the end: write \\ for a backslash in a name")
     return part[at], at + 1

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from kropot.gateway.state import FileRow
 
 RESTLESS_NS: Final = 600 * 1_000_000_000
-"""How long scans must find a file unsettled before it is offered as it is."""
+"""How long a file may stay unsettled before it is offered as it is."""
 
 OFFER_EVERY_S: Final = 3600
-"""How often such a file is offered again while it does not rest."""
+"""How often such a file is offered again while it keeps changing."""
 
 _MOST = 10_000
 

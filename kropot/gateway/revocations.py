@@ -43,7 +43,7 @@ class Revocations:
             return False
         except OSError as error:
             raise RevocationsError(
-                f"the folder of revoked tokens {self._folder} cannot be read ({error.strerror}): make it readable for "
+                f"cannot read the folder of revoked tokens {self._folder} ({error.strerror}): make it readable for "
                 "this user, or name another one with --revocations"
             ) from error
         return True
@@ -61,9 +61,9 @@ class Revocations:
                 write_new(self._path(self._folder, lookup), b"")
         except OSError as error:
             raise RevocationsError(
-                f"only the database knows what was revoked, because the folder {self._folder} cannot be written "
-                f"({error.strerror}), and an older copy of the database would bring it back: make the folder "
-                "writable for this user, or name another one with --revocations"
+                f"cannot write to the folder of revoked tokens {self._folder} ({error.strerror}), so an older copy of "
+                "the database would bring back what was revoked: make the folder writable for this user, or name "
+                "another one with --revocations"
             ) from error
 
     @staticmethod

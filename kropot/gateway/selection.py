@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kropot.gateway.patterns import Pattern
 
 MAX_FILE: Final = 1 << 20
-"""The largest file of patterns that is read, in bytes. Each pattern costs time for each file of a scan."""
+"""The largest file of patterns, in bytes. Each pattern costs time for each file of a scan."""
 
 _SHOWN: Final = 200
 _VARIABLE: Final = re.compile(r"\$(?:\$|\{([^{}]*)\}|(\w+)|([*#@!?{-]))", re.ASCII)
@@ -123,7 +123,7 @@ class ServedSelection:
             )
             raise UsageError(
                 f"the pattern {pattern!r} excludes the whole folder {folder}, because patterns are compared with whole "
-                f"paths: begin it with {folder.rstrip('/')}/ to exclude what lies in it"
+                f"paths: begin it with {folder.rstrip('/')}/ to exclude what is in it"
             )
         if not place.may_hold:
             patterns = ", ".join(repr(each.text) for each in self.includes.patterns)

@@ -256,7 +256,7 @@ class Service:
             log.warning(
                 "links_not_served",
                 links=unserved.links,
-                hint="they lead to folders, outside, or nowhere: `kropotcli gateway check` names them",
+                hint="they lead to folders, to the outside, or to nothing: `kropotcli gateway check` names them",
             )
         moved = report.new or report.changed or report.gone or unserved.unreadable or unserved.unsettled
         (log.info if moved else log.debug)(

@@ -231,7 +231,7 @@ def check(descriptor: int, looks: Seen) -> None:
         ChangedError: it has changed, or there is more of it.
     """
     if os.pread(descriptor, 1, looks.size):
-        raise ChangedError("the file holds more bytes than its size says: ask again")
+        raise ChangedError("the file is longer than its size says: ask again")
     if not looks.is_of(os.fstat(descriptor)):
         raise ChangedError("the file changed while it was read: ask again")
 
@@ -242,6 +242,6 @@ def _read(descriptor: int, at: int, size: int) -> bytes:
     while len(chunk) < size:
         more = os.pread(descriptor, size - len(chunk), at + len(chunk))
         if not more:
-            raise ChangedError("the file became shorter while it was read: ask again")
+            raise ChangedError("the file got shorter while it was read: ask again")
         chunk += more
     return chunk

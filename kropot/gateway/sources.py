@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from kropot.gateway.selection import SelectedPlace
 
 SkipKind = Literal["sockets", "pipes", "devices", "links", "excluded"]
-"""Why an entry is not served: what it is, or because the owner excludes it."""
+"""Why an entry is not served: its kind, or because the owner excludes it."""
 
 MAX_LINKS: Final = 40
 MAX_PATH: Final = 4095
-"""The longest path that is served, in bytes. Most programs could not restore a longer one."""
+"""The longest path that is served, in bytes. Most programs cannot restore a longer one."""
 
 _OPEN_LEVELS = 32
 _LOST = "lost+found"
-"""A folder of the file system's own, which only root can read. It would raise an alarm on every mounted disk."""
+"""A folder that the file system makes, which only root can read. It would raise an alarm on every mounted disk."""
 
 _NS: Final = 1_000_000_000
 _IDENTITY = struct.Struct(">QQQqIqI")
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEARBY: Final = 8
-"""So many folders stay open while neighbouring files are opened."""
+"""How many folders stay open while neighbouring files are opened."""
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _GONE = frozenset(

@@ -49,7 +49,7 @@ ROUNDS_OF_MADE_KEYS: Final = 4
 """PBKDF2 rounds for a key of 256 random bits. Nobody can guess such a key, so more rounds would only cost time."""
 
 REMEMBERED_S: Final = 1.0
-"""How long a token is trusted before the next lookup. So a revocation by another process takes up to a second."""
+"""How long a token is trusted before the next look-up. So a revocation by another process takes up to a second."""
 
 _MOST_REMEMBERED = 4096
 _LONGEST_TOKEN = 512
@@ -147,7 +147,7 @@ class TokenBook:
             if new_vault is not None or keeps_given_key:
                 vault_kit = OwnerKit(vault=opened)
         elif vault is not None:
-            raise UsageError("only tokens of sc2 open a vault: take --vault off, or the secureCopy... fields")
+            raise UsageError("only tokens of sc2 have a vault: remove --vault or the secureCopy... fields")
         elif spec.sealing is not None and (spec.sealing.passphrase is None or keeps_given_key):
             kit = kit_of(record)
         sealed = self._master.seal(json.dumps(record).encode(), bound_to=lookup, entropy=self._entropy)

@@ -24,7 +24,7 @@ ALL_OR_NOTHING: Final = "secure_copy_options_incomplete_fill_all_or_nothing"
 NOT_UUID: Final = "id_expects_to_be_uuidv4_format"
 
 MIN_PASSPHRASE: Final = 12
-"""The shortest passphrase of a new token, in characters. Someone with one copy can try guesses without being seen."""
+"""The shortest passphrase of a new token, in characters. Someone with a copy can try guesses without being noticed."""
 
 MIN_ROUNDS: Final = 1000
 """Fewer rounds for a passphrase that a person chose draw a warning."""
@@ -41,7 +41,7 @@ CIPHER, DIGEST, ROUNDS = "secureCopyEncryptionMethod", "secureCopyDigestMethod",
 CRYPTO_FIELDS: Final = (KEY, CIPHER, DIGEST, ROUNDS, SALT)
 PADDING: Final = "padding"
 PADME: Final = "padme"
-"""The one kind of padding."""
+"""The only kind of padding."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
 _ROLE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)+")
@@ -80,7 +80,7 @@ class TokenSealing:
         if self.passphrase is None or _MADE_KEY.fullmatch(self.passphrase) or self.rounds >= MIN_ROUNDS:
             return None
         return (
-            f"with {self.rounds:,} rounds, whoever has one copy can try out passphrases fast: leave out {KEY} and the "
+            f"with {self.rounds:,} rounds, anyone with one copy can guess passphrases fast: leave out {KEY} and the "
             f"gateway makes a key that nobody can guess, or ask for at least {MIN_ROUNDS:,} rounds in {ROUNDS}"
         )
 

@@ -121,7 +121,7 @@ class VaultBook:
         before = self.named(beginning)
         if len(before.vault.masters) >= MAX_MASTERS:
             raise UsageError(
-                f"the vault {before.vault.id.hex()} has {MAX_MASTERS} masters already: make a token with a new vault"
+                f"the vault {before.vault.id.hex()} already has {MAX_MASTERS} masters: make a token with a new vault"
             )
         vault = before.vault.with_new_master(entropy=self._entropy)
         row = self._state.vault(vault.id)

@@ -43,16 +43,14 @@ class Admission:
         sent = [value for name, value in scope["headers"] if name == b"authorization"]
         text = sent[0].decode("latin-1") if len(sent) == 1 else ""
         if text[: len(_SCHEME)].lower() != _SCHEME:
-            raise UnknownVisitorError("send a token of this keeper, as: Authorization: Bearer TOKEN")
+            raise UnknownVisitorError("send a token of this keeper in the header: Authorization: Bearer TOKEN")
         visitor = await in_pool(self._pool, self._tokens.visitor, text[len(_SCHEME) :].strip())
         if visitor is None:
-            raise UnknownVisitorError("this token is not good here: it is unknown, expired or revoked")
+            raise UnknownVisitorError("this token is not valid here: it is unknown, expired or revoked")
         return visitor
 
 
 def demand(visitor: Visitor, role: Role) -> None:
     """Return if the visitor's token is good for what this role may do. Raises: SmallerRoleError."""
     if not visitor.may(role):
-        raise SmallerRoleError(
-            f"this needs a token with the role {role}, and the one that was sent has the role {visitor.role}"
-        )
+        raise SmallerRoleError(f"this needs a token with the role {role}, but the one sent has the role {visitor.role}")

@@ -167,7 +167,7 @@ class KeeperAnswers(RoomAnswers):
         with_events, since = asked.flag("events"), asked.whole("since", 0)
         state = asked.text("state")
         if state is not None and state not in STATES:
-            raise UsageError(f"state is one of {', '.join(STATES)}, and here it is {state[:40]!a}")
+            raise UsageError(f"state must be one of {', '.join(STATES)}, and is {state[:40]!a}")
         source = asked.source()
         standings: list[Standing] = []
         stopped: bytes | None = None
@@ -299,7 +299,7 @@ class KeeperAnswers(RoomAnswers):
         old = asked.whole("old", 0)
         self._demand(new)
         if old > new:
-            raise UsageError(f"old is {old}, and larger than new, which is {new}: swap them")
+            raise UsageError(f"old ({old}) is larger than new ({new}): swap them")
         if asked.flag("signed"):
             return prove_consistency(self._ledger, self._checkpoint(old), self._checkpoint(new))
         path = consistency_path(old, new, self._ledger.log.leaves, self._ledger.frontier_at)
@@ -356,18 +356,18 @@ class KeeperAnswers(RoomAnswers):
             try:
                 yield unverified_checkpoint(note.encode()), note.encode()
             except BadCheckpointError as error:
-                raise IntegrityError(f"the ledger keeps a note that is no checkpoint: {error.why}") from None
+                raise IntegrityError(f"the ledger holds a note that is not a checkpoint: {error.why}") from None
 
     def _checkpoint(self, size: int) -> tuple[Checkpoint, bytes]:
         found = next((pair for pair in self._checkpoints() if pair[0].size == size), None)
         if found is None:
-            raise NotFoundError(f"the ledger keeps no checkpoint over {size} events: see /api/1/checkpoints")
+            raise NotFoundError(f"the ledger holds no checkpoint over {size} events: see /api/1/checkpoints")
         return found
 
     def _demand(self, size: int) -> None:
         position = self._ledger.head().position
         if size > position:
-            raise UsageError(f"the ledger has {position} events, and not {size}")
+            raise UsageError(f"the ledger has {position} events, not {size}")
 
     def _time_of(self, position: int) -> str | None:
         event = next(iter(self._ledger.log.events_at([position])), None)

@@ -26,7 +26,7 @@ MOST_ROWS: Final = 1000
 """The most rows of one page."""
 
 ROWS: Final = 100
-"""The rows of a page if the request does not say how many."""
+"""How many rows a page has if the request does not say."""
 
 _MOST_DIGITS: Final = 18
 _WHOLE: Final = re.compile(rf"[0-9]{{1,{_MOST_DIGITS}}}")
@@ -56,7 +56,7 @@ class Asked:
                 few = ", ".join(sorted(known)) or "none"
                 raise UsageError(f"the parameter {name[:40]!a} is not known: this request takes {few}")
         if len(names) > len(set(names)):
-            raise UsageError("a parameter is there twice: give each one once")
+            raise UsageError("a parameter is given twice: give each one once")
 
     def text(self, name: str) -> str | None:
         """Return a parameter as it is, None if it is missing."""
@@ -78,7 +78,7 @@ class Asked:
             raise UsageError(f"{name} must be a whole number of at most {_MOST_DIGITS} digits, and is {value[:40]!a}")
         number = int(value)
         if most is not None and number > most:
-            raise UsageError(f"{name} is at most {most}, and here it is {number}")
+            raise UsageError(f"{name} must be at most {most}, and is {number}")
         return number
 
     def rows(self, *, most: int = MOST_ROWS) -> int:
@@ -110,7 +110,7 @@ class Asked:
         try:
             return find_source(labels, text)
         except UsageError:
-            raise NotFoundError("there is no source of this name, or several: see /api/1/sources") from None
+            raise NotFoundError("no source has this name, or several have: see /api/1/sources") from None
 
     def after(self) -> bytes:
         """Return the stored key that a page begins behind, b"" for the first one. Raises: UsageError."""
@@ -120,7 +120,7 @@ class Asked:
         source, _, rest = text.partition("/")
         kind, _, id_ = rest.partition("/")
         if not _SOURCE.fullmatch(source) or not _KIND.fullmatch(kind) or len(id_) > _LONGEST_ID:
-            raise UsageError("after must be what `next` of the page before says: SOURCE/TYPE/ID")
+            raise UsageError("after must be the value of `next` in the page before: SOURCE/TYPE/ID")
         return key_of(source, kind, id_).stored
 
 

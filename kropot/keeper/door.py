@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 KEEPER = Visitor(number=0, role=Role.OWNER, label="keeper")
-"""Whoever has the printed address sees what whoever keeps the replica sees anyway."""
+"""The printed address shows only what the person who keeps the replica can see anyway."""
 
 
 class KeeperDoor:

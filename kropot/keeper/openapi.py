@@ -287,11 +287,11 @@ SCHEMAS: Final[dict[str, Any]] = {
 
 _STATUSES: Final = {
     400: "The request is not valid. The message says what is wrong.",
-    401: "The request has no token that is good here.",
-    403: "The token is good, and its role is too small for this.",
-    404: "There is no such thing, or it is not for this token.",
+    401: "The request has no token that is valid here.",
+    403: "The token is valid, but its role does not allow this.",
+    404: "It does not exist, or this token may not see it.",
     409: "The ledger contradicts the request or itself. The message says how.",
-    416: "The object has no such bytes.",
+    416: "The object does not have these bytes.",
     503: "Too much is asked at once, or the replica cannot be read now.",
 }
 

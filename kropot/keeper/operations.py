@@ -57,10 +57,10 @@ _UNTIL: Final = Parameter(
     name="until", text=f"The state before this moment: {FORMS}, given as its whole text. Default: now."
 )
 _SOURCE: Final = Parameter(name="source", text="A source's label, or the beginning of its id. Default: all sources.")
-_AFTER_KEY: Final = Parameter(name="after", text="Go on behind this element: `next` of the page before.")
+_AFTER_KEY: Final = Parameter(name="after", text="Go on after this element: `next` of the page before.")
 _LIMIT: Final = Parameter(
     name="limit",
-    text="The most rows of the answer.",
+    text="The most rows in the answer.",
     schema={"type": "integer", "minimum": 1, "maximum": MOST_ROWS, "default": ROWS},
 )
 _ELEMENT: Final = (
@@ -77,12 +77,14 @@ _AT: Final = (400, 409)
 _FOUND: Final = (400, 404, 409)
 
 OPERATIONS: Final = (
-    Operation(name="healthz", path="/healthz", role=_M, text="Whether the keeper lives. Open to all.", answer="Alive"),
+    Operation(
+        name="healthz", path="/healthz", role=_M, text="Whether the keeper is running. Needs no token.", answer="Alive"
+    ),
     Operation(
         name="metrics",
         path="/metrics",
         role=_M,
-        text="The health of the replica, in Prometheus' text format.",
+        text="The health of the replica, in the text format of Prometheus.",
         answer="text",
         media="text/plain",
         fails=(400,),
@@ -91,7 +93,7 @@ OPERATIONS: Final = (
         name="openapi", path=f"{API}/openapi.json", role=_M, text="This document.", answer="Document", fails=(400,)
     ),
     Operation(
-        name="me", path=f"{API}/me", role=_M, text="What the token that was sent is for.", answer="Me", fails=(400,)
+        name="me", path=f"{API}/me", role=_M, text="What the token that was sent allows.", answer="Me", fails=(400,)
     ),
     Operation(
         name="status",
@@ -102,7 +104,7 @@ OPERATIONS: Final = (
         fails=(400,),
     ),
     Operation(
-        name="alarms", path=f"{API}/alarms", role=_A, text="What a person must answer.", answer="Alarms", fails=(400,)
+        name="alarms", path=f"{API}/alarms", role=_A, text="What a person must act on.", answer="Alarms", fails=(400,)
     ),
     Operation(
         name="coverage",
@@ -116,7 +118,7 @@ OPERATIONS: Final = (
         name="space",
         path=f"{API}/space",
         role=_A,
-        text="How many elements and stored bytes there are in each state, and how much room is left.",
+        text="How many elements and stored bytes there are in each state, and how much space is left.",
         answer="Space",
         fails=(400,),
     ),
@@ -133,7 +135,7 @@ OPERATIONS: Final = (
         name="sources",
         path=f"{API}/sources",
         role=_A,
-        text="The sources at a moment. `states` are sums of now.",
+        text="The sources at a moment. `states` are today's sums.",
         answer="Sources",
         parameters=(_UNTIL,),
         fails=_AT,
@@ -186,8 +188,8 @@ OPERATIONS: Final = (
         name="policy",
         path=f"{API}/policy",
         role=_A,
-        text="What a policy would let go now, as `kropotcli prune --dry-run` says. Without rules: the policy that was "
-        "recorded last. Large replicas are not looked at.",
+        text="What a policy would release now, as in `kropotcli prune --dry-run`. Without rules: the policy that was "
+        "recorded last. Not for large replicas.",
         answer="Policy",
         parameters=tuple(
             Parameter(name=name, text=text, schema={"type": "integer", "minimum": 0, "maximum": 10_000})
@@ -199,8 +201,8 @@ OPERATIONS: Final = (
         name="elements",
         path=f"{API}/elements",
         role=_O,
-        text="A page of the elements at a moment, in the order of their keys. A page can be short, or empty, and "
-        "`next` still go on. Name the moment by its position (@120411) on each page, so that all show the same state.",
+        text="A page of the elements at a moment, in the order of their keys. A page can be short, or empty, although "
+        "`next` goes on. Name the moment by its position (@120411) on each page, so that all show the same state.",
         answer="Elements",
         parameters=(
             _UNTIL,
@@ -215,8 +217,7 @@ OPERATIONS: Final = (
             ),
             Parameter(
                 name="since",
-                text="Only elements whose last event is behind this position: with it, a page that was kept is brought"
-                " up to date.",
+                text="Only elements whose last event is after this position. Use it to bring a saved page up to date.",
                 schema=_WHOLE,
             ),
             _AFTER_KEY,
@@ -245,7 +246,7 @@ OPERATIONS: Final = (
         answer="ElementHistory",
         parameters=(
             *_ELEMENT,
-            Parameter(name="after", text="Only events behind this version of the stream.", schema=_WHOLE),
+            Parameter(name="after", text="Only events after this version of the stream.", schema=_WHOLE),
             _LIMIT,
         ),
         fails=_FOUND,
@@ -254,7 +255,7 @@ OPERATIONS: Final = (
         name="difference",
         path=f"{API}/difference",
         role=_O,
-        text="What changed between two moments, in the order of the keys. They are taken in the order of time.",
+        text="What changed between two moments, in the order of the keys, from the earlier to the later.",
         answer="Differences",
         parameters=(
             Parameter(name="from", text="One moment, in any form of `until`. Default: now."),
@@ -296,13 +297,13 @@ OPERATIONS: Final = (
         name="headers",
         path=f"{API}/headers",
         role=_A,
-        text="The headers of the events behind position `after`, each as a msgpack byte string, in order.",
+        text="The headers of the events after position `after`, each as a msgpack byte string, in order.",
         answer="binary",
         parameters=(
-            Parameter(name="after", text="The position to begin behind. Default: 0.", schema=_WHOLE),
+            Parameter(name="after", text="The position to begin after. Default: 0.", schema=_WHOLE),
             Parameter(
                 name="limit",
-                text="The most headers of the answer.",
+                text="The most headers in the answer.",
                 schema={"type": "integer", "minimum": 1, "maximum": MOST_HEADERS, "default": ROWS},
             ),
         ),
@@ -313,7 +314,7 @@ OPERATIONS: Final = (
         name="checkpoints",
         path=f"{API}/checkpoints",
         role=_A,
-        text="The signed checkpoints that the ledger keeps. Nobody has checked their signatures for you.",
+        text="The signed checkpoints in the ledger. Their signatures were not checked.",
         answer="Checkpoints",
         fails=_AT,
     ),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _MOST: int = 10_000
 _FEW: int = 10_000
-"""Up to so many elements, an answer waits for what is counted beside it."""
+"""Up to this many elements, an answer waits for what is being counted."""
 
 
 class RoomAnswers:

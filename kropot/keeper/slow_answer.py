@@ -19,13 +19,13 @@ Value = TypeVar("Value")
 
 PATIENCE_S: Final = 1.0
 _REST: Final = 20
-"""After work that took longer than `PATIENCE_S`, rest for so many times as long."""
+"""After work that took longer than `PATIENCE_S`, rest this many times as long."""
 
 _END_S: Final = 30.0
 
 _TURN: Final = 256
 _PAUSE_S: Final = 0.001
-"""How long to rest after so many steps, in seconds: else every answer waits for the interpreter at each query."""
+"""Seconds to rest after every `_TURN` steps: otherwise every answer waits for the interpreter at each query."""
 
 
 class CountingEndedError(KropotError):
@@ -100,7 +100,7 @@ class SlowAnswer(Generic[Question, Value]):
             error = failure
         except Exception as failure:  # noqa: BLE001 -- a thread that dies unseen would leave everybody waiting
             log.error("counting_broken", reason=type(failure).__name__)
-            error = KropotError("this could not be worked out: the log has the reason")
+            error = KropotError("this could not be computed: the log has the reason")
         now = time.monotonic()
         with self._lock:
             self._last = Worked(question=question, value=value, error=error, took_s=now - began, ended_s=now)

@@ -126,7 +126,8 @@ class KeeperState:
             os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise KeeperStateError(
-                f"the keeper's database {self.path} cannot be made ({error.strerror}): name another file with --state"
+                f"the keeper's database {self.path} cannot be created ({error.strerror}): name another file with "
+                f"--state"
             ) from error
 
     def _check(self) -> None:

@@ -50,7 +50,8 @@ class KeeperTokens:
             state.keep_key_check(check)
         elif not hmac.compare_digest(known, check):
             raise WrongKeyError(
-                f"the tokens in {state.path} were made with another key than the one beside it: put its file back"
+                f"the tokens in {state.path} were made with a different key than the one beside it: put the right key "
+                "file back"
             )
 
     def make(
@@ -122,7 +123,7 @@ def open_tokens(path: Path, *, create: bool = False) -> KeeperTokens:
         return KeeperTokens(state, read_key(key_file, _KEY))
     if not create or state.key_check():
         raise WrongKeyError(
-            f"the key {key_file} is missing, and the tokens in {path} are good only with it: put the file back, or "
+            f"the key {key_file} is missing, and the tokens in {path} are valid only with it: put the file back, or "
             "move the database away and make new tokens"
         )
     try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kropot.securecopy.wire import Listed, Page
 
 WIDE = 26 * 3600
-"""How much further back a listing reaches when nothing tells how the server read a wall clock: zones differ by that."""
+"""How much further back a listing reaches when it is unknown how the server read a wall clock: zones differ by that."""
 
 MISORDER = 2 * 3600
 """Clock changes put rows up to an hour out of order; a list that is worse than this is not sorted by date."""
@@ -32,7 +32,7 @@ MAX_RANGES = 1000
 MAX_HINTS = 8
 
 MAX_DOUBTS = 20
-"""How often a listing may go back because a page began in another place than it was asked to."""
+"""How many times a listing may go back because a page began at a different place than requested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

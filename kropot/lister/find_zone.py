@@ -16,7 +16,7 @@ QUARTER = 900
 FURTHEST = 14 * 3600
 
 TRIES = 3
-"""How often to ask one question: who cannot tell the zone may take a change of it for a change of every file."""
+"""How many times to ask one question. Without the zone, a zone change looks like a change of every file."""
 
 
 def find_zone(date: int, hints: Iterable[str]) -> Conversation[str | None]:

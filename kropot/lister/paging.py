@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PAGE = 256
 BULK_PAGE = 1792
-"""What is asked of a server that says what is closed and sends many contents at once: the old limits are not its.
+"""The page size for a server that says what is closed and sends contents in bulk: the old limits do not apply to it.
 
 With the whole last second a page still fits into one transaction (kropot/collect/decide/chunks.py)."""
 
@@ -26,7 +26,7 @@ MAX_ENCRYPTED = 2048
 """The largest pages that the old server can make, of plain and of encrypted entries."""
 
 MAX_STALE = 64
-"""How many pages in a row may bring no later date. Finding the page size that fits takes fewer."""
+"""How many pages in a row may bring no later date. Finding a page size that fits takes fewer."""
 
 Key = tuple[str, str, int]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 AT_ONCE: Final = 8
-"""More scrapes than these at the same time are refused."""
+"""More simultaneous scrapes than this are refused."""
 
 SILENCE_S: Final = 10.0
 

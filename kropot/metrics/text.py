@@ -21,8 +21,8 @@ METRICS: Final[Mapping[str, tuple[Kind, str]]] = {
     "kropot_build_info": ("gauge", "1, with the version of the program as a label."),
     # A replica.
     "kropot_healthy": ("gauge", "1 if the replica raises no alarm, else 0."),
-    "kropot_alarms": ("gauge", "How many alarms of each name there are."),
-    "kropot_health_timestamp_seconds": ("gauge", "When the replica was looked at, since 1970."),
+    "kropot_alarms": ("gauge", "Open alarms, by name."),
+    "kropot_health_timestamp_seconds": ("gauge", "When the replica was examined, since 1970."),
     "kropot_ledger_events": ("gauge", "The number of events in the ledger."),
     "kropot_ledger_last_event_timestamp_seconds": ("gauge", "When the last event was recorded, since 1970."),
     "kropot_ledger_free_bytes": ("gauge", "Free space of the folder of an SQLite ledger."),
@@ -33,7 +33,7 @@ METRICS: Final[Mapping[str, tuple[Kind, str]]] = {
     "kropot_failing_elements": ("gauge", "Elements of each source whose fetches fail, about."),
     "kropot_listing_timestamp_seconds": ("gauge", "When the source was last listed, since 1970."),
     "kropot_full_listing_timestamp_seconds": ("gauge", "When the source was last listed in full, since 1970."),
-    "kropot_audit_timestamp_seconds": ("gauge", "Since when verify has read every content, since 1970."),
+    "kropot_audit_timestamp_seconds": ("gauge", "The oldest time at which verify last read a content, since 1970."),
     # A running collector.
     "kropot_collect_rounds_total": ("counter", "Rounds of this run, by their result."),
     "kropot_collect_round_timestamp_seconds": ("gauge", "When the last round ended well, since 1970."),

@@ -100,7 +100,7 @@ class ToldAlarms:
             temporary = f"{self._path}.{os.getpid()}"
             replace_file(OsFiles(), temporary, str(self._path), [json.dumps(sorted(alarms)).encode() + b"\n"])
         except OSError as error:
-            warn(f"which alarms were told cannot be remembered ({error.strerror}), so they may be told again")
+            warn(f"cannot save which alarms were sent ({error.strerror}), so they may be sent again")
 
 
 def _text(alarm: Alarm) -> str:

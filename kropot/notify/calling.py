@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _ENDINGS: Final = {"start": "/start", "success": "", "fail": "/fail"}
 _HIDDEN_ENV: Final = "KROPOT"
-"""Variables of the environment that a command does not get: they may hold a token or a password."""
+"""Environment variables that are kept from commands: they may hold a token or a password."""
 
 
 class CallFailedError(KropotError):

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from kropot.notify.rules import NotifyRules, Targets
 
 MOST_WAITING: Final = 64
-"""So many calls wait on each way. The oldest one is dropped for a newer one."""
+"""How many calls can wait on each way. A newer one then replaces the oldest."""
 
 _SPARE_S: Final = 1.0
 
 _LOADING_S: Final = 30.0
-"""The end waits so long for Apprise to be loaded, which can take seconds on a small machine, before a time-out runs."""
+"""How long the end waits for Apprise to load before the time-out runs: loading can take seconds on a small machine."""
 
 
 @dataclass(slots=True)
@@ -149,4 +149,6 @@ class Notifier:
     def _fail(self, way: _Way, why: str) -> None:
         if not way.is_failing:
             way.is_failing = True
-            self._warn(redact(f"a call of [notify] did not get through ({way.name}: {why}); the work is not touched"))
+            self._warn(
+                redact(f"a call of [notify] did not get through ({way.name}: {why}); the work itself was not affected")
+            )

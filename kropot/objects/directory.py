@@ -191,7 +191,7 @@ class DirectoryObjects:
             raise storage_error(error, f"reading {staged.path}") from error
         data = bytes(buffer[:size])
         if hashlib.sha256(data).digest() != staged.sha256:
-            raise DiscardedError(f"{staged.path} is not what was written there; it is fetched again")
+            raise DiscardedError(f"{staged.path} differs from what was written there; it will be fetched again")
         return data
 
     def discard(self, batch: Sequence[Staged]) -> None:
@@ -364,7 +364,7 @@ class DirectoryObjects:
 
     def _writer(self) -> Durability:
         if self._durability is None:
-            raise DiscardedError(f"{self._layout.root} is closed; what was staged before is fetched again")
+            raise DiscardedError(f"{self._layout.root} is closed; what was staged before will be fetched again")
         return self._durability
 
     def _forget(self, staged: Staged) -> None:

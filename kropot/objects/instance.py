@@ -11,7 +11,7 @@ from kropot.durable.errors import storage_error
 from kropot.errors import LockedError, UsageError
 
 LOCK = "lock"
-"""The lock file's name in an instance's folder; it stays for ever: removing it would let two processes in."""
+"""The lock file's name in an instance's folder. It is never removed, because that would let two processes in."""
 
 _MAX_NAME = 200
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EACCES})
@@ -59,8 +59,8 @@ class InstanceLock:
             if error.errno in _HELD:
                 known = "" if holder is None else f" (process {holder})"
                 raise LockedError(
-                    f"instance {self._instance} is running already{known}: stop it first, or give this one another"
-                    " --instance-name"
+                    f"instance {self._instance} is already running{known}: stop it first, or give this one another "
+                    "--instance-name"
                 ) from error
             raise storage_error(error, f"locking {self._path}") from error
         self._fd = fd

@@ -105,7 +105,7 @@ class MemoryObjects:
         """Take the instance's name; a test that kills the holder removes it from `disk.claimed`."""
         if not self._held:
             if self._instance in self.disk.claimed:
-                raise LockedError(f"instance {self._instance} is running already")
+                raise LockedError(f"instance {self._instance} is already running")
             self.disk.claimed.add(self._instance)
             self._held = True
 
@@ -220,7 +220,7 @@ class MemoryObjects:
     def _publish(self, staged: Staged, place: Placement | None) -> Published | PublishError:
         data = self.disk.temporary.pop(_place(staged), None)
         if data is None:
-            error = DiscardedError("the staged bytes are gone, and are fetched again")
+            error = DiscardedError("the staged bytes are gone; they will be fetched again")
             return PublishError(sha256=staged.sha256, size=staged.size, error=error)
         if place is not None:
             return Published(sha256=staged.sha256, size=staged.size, place=place)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 GATHERER: Final = "+pack"
-"""The instance name of whoever gathers loose objects into packs: its lock lets in one process a storage."""
+"""The instance name under which loose objects are gathered into packs. Its lock allows one process per storage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,8 +190,8 @@ class FolderStorage:
     def absence(self) -> str:
         """Ask for the disk."""
         return (
-            f"there is no folder {self._layout.objects}, and the ledger names objects in it: is the disk mounted, and "
-            "--storage-path the right one? Nothing was recorded. If they are lost for good, make that folder:"
+            f"there is no folder {self._layout.objects}, although the ledger names objects in it: is the disk mounted, "
+            "and is --storage-path right? Nothing was recorded. If they are lost for good, create that folder:"
         )
 
     def room(self) -> Room:

@@ -23,7 +23,7 @@ class ObjectMissingError(IntegrityError):
 
     def __init__(self, sha256: bytes) -> None:
         """Remember the object's SHA-256 (32 bytes)."""
-        super().__init__(f"the store holds no object {sha256.hex()}")
+        super().__init__(f"the store does not hold the object {sha256.hex()}")
         self.sha256 = sha256
 
 

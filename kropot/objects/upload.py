@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from kropot.objects.partial import OpenPartial, PartialFolder
 
 HELD_BACK = 1 << 20
-"""Bytes kept in memory before they are hashed and a file is made, and hashed at a time from then on."""
+"""How many bytes to keep in memory before making a file, and how many to hash at a time."""
 
 WRITTEN_AT_ONCE = 256 << 10
-"""Bytes of one write: fewer cost more calls, more make some systems look for larger pieces of memory than they have.
+"""Bytes per write: fewer cost more calls, and more make some systems search for larger pieces of memory than they have.
 
 A virtual machine may first have to ask its host for those, which costs far more than the calls that are saved.
 """
 
 START_WRITING = 8 << 20
-"""After so many bytes the disk is set to work: what it has written by the end, the final sync need not wait for."""
+"""After this many bytes the disk starts writing, so that the final sync has less to wait for."""
 
 MARK_EVERY_S = 1.0
-"""A kill costs what came within this time, in seconds, where the upload is one that is kept."""
+"""For an upload that is kept, a kill loses what came within this time, in seconds."""
 
 
 class FileUpload:

@@ -34,7 +34,7 @@ FRAME: Final[dict[str, Any]] = {
     "at": None,
     "now": None,
 }
-"""What every template has around its content, where nothing else is said."""
+"""What templates have around their content, unless they say otherwise."""
 
 
 def page_of(name: str, status: int = 200, *, headers: dict[str, str] | None = None, **values: Any) -> Response:

@@ -183,7 +183,7 @@ class PageApp:
             return self._failed(error)
         except Exception as error:  # noqa: BLE001 -- no request may end without an answer
             log.error("page_broken", reason=type(error).__name__, at=_where(error))
-            return self._failed(KropotError("the page failed: its log has the reason"))
+            return self._failed(KropotError("the page failed: the log has the reason"))
 
     def _failed(self, error: Exception) -> Response:
         status = 404 if isinstance(error, ObjectMissingError) else getattr(error, "http_status", 503)

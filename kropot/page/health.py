@@ -27,7 +27,7 @@ GRAVE: Final = frozenset(
         "vanishing_held",
     }
 )
-"""The alarms that mean that copies are at risk. Others mean that something is to be looked at."""
+"""The alarms that mean that copies are at risk. Others need a look."""
 
 FAR_DAYS: Final = 20 * 365
 _MOST_SOURCES: Final = 200

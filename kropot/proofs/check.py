@@ -88,7 +88,7 @@ def _inclusion(proof: dict[str, Any], key: VerifierKey) -> Proved:
         raise IntegrityError(f"the event is about another element than the proof says: {_ADVICE}")
     # The header commits to the salt, and the salt to the source's id.
     if source not in (None, source_id_of(salt)):
-        raise IntegrityError(f"the proof names a source that nothing signed names: {_ADVICE}")
+        raise IntegrityError(f"nothing that was signed names the source in the proof: {_ADVICE}")
     fact = decode_payload(header.type, header.schema_version, header.flags, payload)
     if not isinstance(fact, ElementFact) or not hasattr(fact, "element"):
         raise IntegrityError(f"the event ({quoted(header.type)}) says nothing about an element: {_ADVICE}")

@@ -89,8 +89,8 @@ def prove_consistency(ledger: Ledger, old: tuple[Checkpoint, bytes], new: tuple[
     path = consistency_path(before.size, after.size, ledger.log.leaves, ledger.frontier_at)
     if not verify_consistency(before.size, after.size, before.root, after.root, path):
         raise IntegrityError(
-            f"the first {before.size} events of this ledger are not those that the older checkpoint covers: "
-            "one of the two was signed over another history; run `kropotcli verify --against` with both"
+            f"the first {before.size} events of this ledger are not those that the older checkpoint covers: one of the "
+            "two was signed over a different history; run `kropotcli verify --against` with both"
         )
     return {
         "format": CONSISTENCY,
@@ -120,7 +120,7 @@ def _covers(ledger: Ledger, checkpoint: Checkpoint) -> None:
     position = ledger.head().position
     if checkpoint.size > position:
         raise IntegrityError(
-            f"the checkpoint covers {checkpoint.size} events, and the ledger has only {position}: {_HINT}"
+            f"the checkpoint covers {checkpoint.size} events, but the ledger has only {position}: {_HINT}"
         )
     if ledger.frontier_at(checkpoint.size).root != checkpoint.root:
         raise IntegrityError(f"the root over {checkpoint.size} events is not the signed one: {_HINT}")

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from ledger.replica import Entry, Event
 
 LOOKED_AT: Final = 1_000
-"""How many elements that wait are looked at from each end of their queue: `status` must not take longer for more."""
+"""How many waiting elements to look at from each end of their queue, so that `status` does not take longer for more."""
 
 _BAD_LOOKED_AT: Final = 5_000
-"""How many elements with a damaged or lost copy are looked at, for those that were dismissed."""
+"""How many elements with a damaged or lost copy to look at, to find those that were dismissed."""
 
 _NEWEST_EVENTS: Final = 1_000
-"""How far back to look for the newest listings: between them are the pages of those that came in pages."""
+"""How far back to look for the newest listings. Listings in pages have other events between them."""
 
 _ROUNDS: Final = 30
-"""How many of the newest rounds tell how far apart they are."""
+"""How many of the newest rounds to use to tell how far apart rounds are."""
 
 _BAD: Final = ("damaged", "lost")
 _LISTED: Final = frozenset({ListingCompleted.TYPE, ListingHeldBack.TYPE})

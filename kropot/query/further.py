@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ledger.rows import FurtherRow
 
 BEHIND_S: Final = 2 * 86_400
-"""After so long without having been in step a further storage is far behind."""
+"""A further storage that was not in step for this long is far behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

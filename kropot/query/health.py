@@ -66,7 +66,7 @@ def health(now_us: int, facts: Facts, limits: Limits) -> list[Alarm]:
         stale_us = 0  # a clock that was far ahead: nobody knows when it was
     has_copies = any(size for each in facts.sources for _, size in each.states.values())
     if has_copies and now_us - stale_us > limits.audit_s * SECOND_US:
-        text = "some stored contents were not read and compared for too long: run `kropotcli verify`"
+        text = "some stored contents have not been read and compared for too long: run `kropotcli verify`"
         alarms.append(Alarm(name="audit_stale", source=None, text=text, since_us=stale_us))
     return alarms
 
@@ -98,7 +98,7 @@ def _missing_source_alarms(facts: Facts, expected: tuple[str, ...]) -> Iterator[
             text = (
                 f"nothing was ever collected from {label}, a source of the configuration file: look in the collector's "
                 f"log, or run `kropotcli collect --once --source {label}`; if the ledger has it under another label, "
-                "give both one name"
+                "use the same name in both"
             )
             yield Alarm(name="never_collected", source=None, text=text)
 
@@ -109,7 +109,7 @@ def _run_alarms(each: SourceFacts) -> Iterator[Alarm]:
     if failed is None:
         return
     texts = {
-        REFUSED: "the server refused the token: have it allowed again, or collect with a new one",
+        REFUSED: "the server refused the token: have it accepted again, or collect with a new token",
         NO_ANSWER: "the server could not be listed: look in the collector's log for the reason",
     }
     text = texts.get(failed.reason, f"it ended with an error ({failed.reason}): look in the collector's log")
@@ -121,12 +121,12 @@ def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[
     """Yield the alarms about the listings of a source."""
     listed_us = each.source.listed_us
     if listed_us is None:
-        text = "no listing of the server was ever completed: check that the collector runs and reaches the server"
+        text = "no listing of the server has ever completed: check that the collector runs and reaches the server"
         yield Alarm(name="never_listed", source=each.id, text=text)
     elif now_us - listed_us > limits.listing_s * SECOND_US:
         text = (
-            "the server was not listed for too long: check that the collector runs, that the server answers, and that "
-            "it accepts the token; if the server is gone or the token was replaced, run `kropotcli source retire`"
+            "the server has not been listed for too long: check that the collector runs, that the server answers, and "
+            "that it accepts the token; if the server is gone or the token was replaced, run `kropotcli source retire`"
         )
         yield Alarm(name="listing_stale", source=each.id, text=text, since_us=listed_us)
     if each.unserved is not None and each.unserved.unreadable:
@@ -138,15 +138,15 @@ def _listing_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[
         yield Alarm(name="unreadable", source=each.id, text=text)
     if each.unscanned_since is not None:
         text = (
-            "the server fails to scan its source, so nothing newer is backed up: look at the gateway's log, which says "
-            "why (a command before or after the scan may fail, or the folder may not be mounted)"
+            "the server has failed to scan its source, so nothing newer is backed up: the gateway's log says why (a "
+            "command before or after the scan may fail, or the folder may not be mounted)"
         )
         yield Alarm(name="unscanned", source=each.id, text=text, since_us=each.unscanned_since * SECOND_US)
     if each.source.unlistable:
         seconds = number(len(each.source.unlistable), "second")
         text = (
-            f"the server cannot list all files of {seconds}: copies of them that were stored before are kept, and what "
-            "else is there is not backed up; look for broken rows of these dates at the server"
+            f"the server cannot list all files of {seconds}: copies that were already stored are kept, but nothing "
+            f"else of that time is backed up: look for broken rows of these dates on the server"
         )
         yield Alarm(name="unlistable", source=each.id, text=text)
 
@@ -157,13 +157,13 @@ def _doubtful_change_alarms(each: SourceFacts) -> Iterator[Alarm]:
     if held is not None and is_cut_short(each.source):
         option = "--listing-entries" if held.reason == TOO_MANY else "--listing-growth"
         text = (
-            f"the server's list is longer than {option} allows, and is not asked for any more: look at the server, then"
-            f" run `kropotcli source accept`, and collect with a larger {option} if the list is right"
+            f"the server's list is longer than {option} allows, so it is no longer requested: check the server, then "
+            f"run `kropotcli source accept`, and collect with a larger {option} if the list is right"
         )
         yield Alarm(name="listing_too_long", source=each.id, text=text, since_us=held.since_us)
     elif held is not None and not held.is_accepted:
         text = (
-            f"{held.missing} of {held.known} elements are missing at the server, so the listing was held back and "
+            f"{held.missing} of {held.known} elements are missing on the server, so the listing was held back and "
             "nothing was marked as vanished: check the server, then run `kropotcli source accept`"
         )
         yield Alarm(name="vanishing_held", source=each.id, text=text, since_us=held.since_us)
@@ -181,7 +181,10 @@ def _drill_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Al
         return
     drill = each.drill
     if drill is None:
-        text = "no copy was ever opened with a kit: run `kropotcli kit check` with the kit that is kept for it"
+        text = (
+            "no copy has ever been opened with a kit: run `kropotcli kit check` with the kit that you keep for a "
+            "restore"
+        )
         yield Alarm(name="drill_stale", source=each.id, text=text)
     elif drill.failed:
         text = (
@@ -190,7 +193,7 @@ def _drill_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Al
         )
         yield Alarm(name="drill_failed", source=each.id, text=text, since_us=drill.at_us)
     elif now_us - drill.at_us > limits.drill_s * SECOND_US:
-        text = "no copy was opened with a kit for too long: run `kropotcli kit check`"
+        text = "no copy has been opened with a kit for too long: run `kropotcli kit check`"
         yield Alarm(name="drill_stale", source=each.id, text=text, since_us=drill.at_us)
 
 
@@ -207,7 +210,7 @@ def _copy_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Ala
     if oldest_us is not None and now_us - oldest_us > limits.failing_s * SECOND_US:
         text = (
             f"{number(each.failing_count, 'element')} cannot be fetched, some for too long: run `kropotcli ls "
-            "--failing` to see why, and `kropotcli source dismiss` for those that nobody can help"
+            "--failing` to see why, and `kropotcli source dismiss` for those that cannot be helped"
         )
         yield Alarm(name="failing", source=each.id, text=text, since_us=oldest_us)
         return
@@ -216,7 +219,7 @@ def _copy_alarms(now_us: int, each: SourceFacts, limits: Limits) -> Iterator[Ala
     if about and (about >= present or (about > limits.failing_count and about > limits.failing_share * present)):
         text = (
             f"{about:,} of {number(present, 'element')} cannot be fetched: run `kropotcli ls --failing` to see why, "
-            "and look at the server"
+            f"and check the server"
         )
         yield Alarm(name="many_failing", source=each.id, text=text, since_us=oldest_us)
     waiting_us = each.pending_since_us

@@ -52,9 +52,7 @@ def locks_text(found: LockShare | None) -> list[str]:
         first = "" if found.first_s is None else f"; the first lock ends {moment(int(found.first_s * SECOND_US))}"
         lines.append(f"locked   {share:.1%} of {amount(found.bytes)}{first}")
     if found.is_told and found.days != found.bucket_days:
-        says = (
-            "locks nothing by itself" if found.bucket_days is None else f"locks for {number(found.bucket_days, 'day')}"
-        )
+        says = "has no default lock" if found.bucket_days is None else f"locks for {number(found.bucket_days, 'day')}"
         mine = "is not set" if found.days is None else f"is {found.days}"
         lines.append(f"         the bucket {says}, and lock-days {mine} in the table [storage]: correct one of them")
     return [*lines, *waiting_text(found.waiting)]

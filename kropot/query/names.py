@@ -28,10 +28,10 @@ FILE_KIND: Final = "file"
 
 _ID_BYTES: Final = 16
 _SHOWN: Final = 8
-"""How many digits of an id are shown where the whole id would be too long."""
+"""How many digits of an id to show where the whole id is too long."""
 _LONGEST_LABEL: Final = 64
 _SHORTEST: Final = 4
-"""How many characters of an element's id name it, if no other id begins with them."""
+"""How many characters of an element's id are enough to name it, if no other id begins with them."""
 MOST_LISTED: Final = 10
 _LIKE_AN_ID: Final = re.compile(rf"[0-9a-fA-F]{{{_SHOWN},}}")
 
@@ -51,14 +51,14 @@ def check_label(labels: Labels, source: bytes, label: str) -> None:
     """Raise UsageError if the source cannot have this label: it has to be short, plain and the only one of its kind."""
     if not label.isprintable() or label != label.strip() or not 0 < len(label) <= _LONGEST_LABEL or ":" in label:
         raise UsageError(
-            f"{label[:_LONGEST_LABEL]!a} cannot be a label: take 1 to {_LONGEST_LABEL} printable characters, without a"
-            " colon and without space around them"
+            f"{label[:_LONGEST_LABEL]!a} cannot be a label: use 1 to {_LONGEST_LABEL} printable characters, without a "
+            "colon and without space around them"
         )
     if _LIKE_AN_ID.fullmatch(label):
         raise UsageError(f"the label {label!r} looks like the id of a source: add another character, e.g. a dash")
     taken = [other for other, known in labels.items() if other != source and known is not None and _same(known, label)]
     if taken:
-        raise UsageError(f"source {taken[0].hex()} has the label {label!r} already: choose another one")
+        raise UsageError(f"source {taken[0].hex()} already has the label {label!r}: choose another one")
 
 
 def find_source(labels: Labels, text: str) -> bytes:

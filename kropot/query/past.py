@@ -127,7 +127,7 @@ def _sources_then(ledger: Ledger, position: int) -> dict[bytes, Source]:
 def _began_us(ledger: Ledger, id_: bytes) -> int:
     first = next(iter(ledger.log.stream_events(source_key(id_).stored)), None)
     if first is None:
-        raise DamagedRowError(f"the projection has the source {id_.hex()}, and no event about it")
+        raise DamagedRowError(f"the projection has the source {id_.hex()}, but no event about it")
     return first.recorded_us
 
 

@@ -34,7 +34,7 @@ class Released:
     @property
     def text(self) -> str:
         """When and why, as the end of a sentence that begins with "released"."""
-        return f"on {moment(self.at_us)}, because {_WHY.get(self.reason, 'nobody said why')}"
+        return f"on {moment(self.at_us)}, because {_WHY.get(self.reason, 'of an unknown reason')}"
 
     @property
     def json(self) -> dict[str, Any]:

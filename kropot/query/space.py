@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 FEW_ELEMENTS: Final = 100_000
-"""Up to so many elements, everything is looked at without being asked for."""
+"""Up to this many elements, everything is counted without being asked for."""
 
 GROWTH_DAYS: Final = 30
 _FAR_DAYS: Final = 36_525
@@ -186,4 +186,4 @@ def space_text(space: Space) -> Iterator[str]:
         full = "" if days is None else f": full in {left} at this pace"
         yield f"         {amount(space.growth)} more every day{full}"
     if space.older is None:
-        yield "         older versions, orphans and growth were not looked at: give --space"
+        yield "         older versions, orphans and growth were not counted: give --space"

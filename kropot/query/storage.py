@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 PROBES: Final = 16
-"""How many of the objects that the ledger calls sound are looked for, at even distances over all hashes."""
+"""How many of the objects that the ledger calls sound to look for, evenly spread over all hashes."""
 
 FEW_FILES: Final = 1000
-"""A file system that can take fewer files than this is about to be full, however many bytes are free."""
+"""A file system that can hold fewer new files than this is nearly full, however many bytes are free."""
 
 MOST_TRANSFERS: Final = 20
-"""How many of the transfers that take long are told."""
+"""How many long transfers are shown."""
 
 UNKNOWN: Final = Room(bytes=None, files=None)
 NO_PACKS: Final = PackTotals(0, 0, 0)
@@ -126,8 +126,8 @@ def storage_alarms(facts: StorageFacts, limits: StorageLimits, *, listed_us: int
     late_us = facts.unwritten_us
     if late_us is not None and listed_us is not None and listed_us - late_us > SEGMENTS_LATE_S * SECOND_US:
         text = (
-            f"the history beside the objects ends at event {facts.segments_to}, so the storage alone is no whole "
-            "backup: look in the collector's log for why it writes no segments"
+            f"the history beside the objects ends at event {facts.segments_to}, so the storage alone is not a complete "
+            "backup: the collector's log says why it writes no segments"
         )
         yield Alarm(name="segments_stale", source=None, text=text, since_us=late_us)
 
@@ -186,7 +186,7 @@ def _away(facts: StorageFacts, _limits: StorageLimits) -> Iterator[Alarm]:
     if facts.away is not None:
         yield Alarm(name="storage_away", source=None, text=facts.away)
     if facts.trouble is not None:
-        text = f"the storage cannot be looked at ({facts.trouble}): run `status` as the user who collects"
+        text = f"cannot look at the storage ({facts.trouble}): run `status` as the user who collects"
         yield Alarm(name="storage_unknown", source=None, text=text)
 
 
@@ -209,12 +209,13 @@ def _full(facts: StorageFacts, limits: StorageLimits) -> Iterator[Alarm]:
         if room.bytes is not None and room.bytes < limits.min_free:
             text = (
                 f"the {what} has {amount(room.bytes)} free, less than {amount(limits.min_free)} (--min-free), so "
-                "nothing new is fetched: make room"
+                f"nothing new is fetched: free some space"
             )
             yield Alarm(name="storage_full", source=None, text=text)
         elif room.files is not None and room.files < limits.min_files:
             text = (
-                f"the {what} can take only {number(room.files, 'more file')} (inodes): make room, or use a larger one"
+                f"the {what} can take only {number(room.files, 'more file')} (inodes): remove files, or use a larger "
+                f"file system"
             )
             yield Alarm(name="storage_full", source=None, text=text)
 

@@ -120,7 +120,7 @@ def _change(ledger: Ledger, _: int, part: tuple[int, int]) -> Part:
 
 def _why(found: ReplicaState | None, due: ReplicaState) -> str:
     if found is None:
-        return "it is not whole, or belongs to another history"
+        return "it is incomplete, or belongs to another history"
     if found.counts != due.counts:
         return "its counts differ from the events"
     return "its state digest differs from the events"

@@ -74,8 +74,8 @@ def _covered(ledger: Ledger, checkpoint: Checkpoint, head: Head) -> int:
         )
     if checkpoint.size > head.position:
         raise IntegrityError(
-            f"the checkpoint covers {checkpoint.size} events, and the ledger has only {head.position}: "
-            "restore the database from its newest backup"
+            f"the checkpoint covers {checkpoint.size} events, but the ledger has only {head.position}: restore the "
+            "database from its newest backup"
         )
     if ledger.frontier_at(checkpoint.size).root != checkpoint.root:
         raise IntegrityError(

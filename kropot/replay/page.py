@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 LOOKED_AT: Final = 20_000
-"""How many elements are looked at for one page. Of these, few may have been there at an early moment."""
+"""How many elements to look at for one page. Few of them may have existed at an early moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MANY_STREAMS = 100_000
-"""From this number of streams on, other processes save time."""
+"""From this number of streams on, more processes save time."""
 
 
 def in_processes(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 STEP = MARKS_EVERY
-"""How many events a change is computed of at a time. So its memory does not grow with the number of events."""
+"""How many events to compute a change from at a time, so that memory does not grow with the number of events."""
 
 
 class Part(NamedTuple):
@@ -78,7 +78,7 @@ def whole(
         progress(events)
     if digest and events != position:
         raise StalePointersError(
-            f"the events up to position {position} are not all there: run `kropotcli verify` to see what was altered"
+            f"the events up to position {position} are incomplete: run `kropotcli verify` to see what was altered"
         )
     return state
 

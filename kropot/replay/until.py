@@ -122,7 +122,7 @@ def _offset(zone: str) -> timedelta:
 
 
 def _not_understood(text: str) -> UsageError:
-    return UsageError(f"the time {_shown(text)} is not understood: give {FORMS}")
+    return UsageError(f"cannot understand the time {_shown(text)}: give {FORMS}")
 
 
 def _shown(text: str) -> str:

@@ -59,7 +59,7 @@ def open_authentic(sealed: str, held: HeldCopy, vaults: Sequence[Vault]) -> tupl
         raise NoKitError(str(error), vault=vault) from None
     if opened.header.element_id != held.key.id:
         what = opened.form.path.decode(errors="backslashreplace")
-        raise RefusedError(Reason.NAME, f"its form is that of another element, {what}: somebody exchanged them")
+        raise RefusedError(Reason.NAME, f"its form belongs to another element, {what}: somebody swapped them")
     return opened, next(each for each in vaults if each.id == opened.header.vault)
 
 
@@ -145,7 +145,7 @@ def _copied(
         put(memoryview(data), write)
     fill(opened.form.size)
     if opened.form.sha256 not in (None, plain.digest()):
-        raise RefusedError(Reason.CONTENT, "its content has not the SHA-256 that its form says")
+        raise RefusedError(Reason.CONTENT, "its content does not have the SHA-256 in its form")
     return opened.form, plain.digest()
 
 
@@ -155,13 +155,13 @@ def _compare(found: ObjectHeader, listed: ObjectHeader | None, held: HeldCopy) -
     Nothing was recorded about a single file that somebody decrypts: it is what its own header says.
     """
     if found.element_id != held.key.id:
-        raise RefusedError(Reason.NAME, "its content is that of another element: somebody exchanged them")
+        raise RefusedError(Reason.NAME, "its content belongs to another element: somebody swapped them")
     if listed is None:
         return
     if found.source != listed.source:
         raise RefusedError(Reason.HEADER, "its content comes from another source than its form")
     if found.version != listed.version:
-        raise RefusedError(Reason.HEADER, "its content is that of another version: somebody put it in the place of it")
+        raise RefusedError(Reason.HEADER, "its content belongs to another version: somebody swapped them")
 
 
 class _Hashing:

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from kropot.restore.small import Wrote
 
 BATCH: Final = 1000
-"""How many files a worker writes at once, at most."""
+"""The most files that a worker writes at once."""
 
 SYNC_EVERY: Final = 12
-"""How many batches are made durable together. A sync takes as long for one file as for thousands."""
+"""How many batches to make durable together. A sync takes as long for one file as for thousands."""
 
 SYNC_EVERY_S: Final = 5.0
-"""After this many seconds what was written becomes durable, however little it is: a run that is killed leaves that."""
+"""After this many seconds, whatever was written is made durable, so that a killed run leaves it."""
 
 BATCH_BYTES: Final = 16 << 20
-"""How many stored bytes are in a batch, at most."""
+"""The most stored bytes in a batch."""
 
 Finished = list[tuple["Planned", "Wrote | None"]]
-"""A batch, and what came of each file: None if it was not written, and must be done by itself."""
+"""A batch and the result of each file: None if it was not written and must be restored singly."""
 
 
 class Batches:

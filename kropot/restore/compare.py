@@ -84,9 +84,11 @@ def _difference(plan: Planned, folder: int, sha256: bytes) -> RestoreProblem | N
     except FileNotFoundError:
         return _absent(plan)
     except OSError as error:
-        return finding("differs", plan, f"what has its name in the folder cannot be read as a file ({error.strerror})")
+        return finding(
+            "differs", plan, f"the entry of this name in the folder cannot be read as a file ({error.strerror})"
+        )
     if found != sha256:
-        return finding("differs", plan, "the file in the folder has other content than the backup")
+        return finding("differs", plan, "the file in the folder differs from the backup")
     return None
 
 
@@ -101,11 +103,11 @@ def _other_entry(plan: Planned, folder: int) -> RestoreProblem | None:
     except FileNotFoundError:
         return _absent(plan)
     except OSError as error:
-        return finding("differs", plan, f"what has its name in the folder is no {kind} ({error.strerror})")
+        return finding("differs", plan, f"the entry of this name in the folder is not a {kind} ({error.strerror})")
     if target is None:
-        return finding("differs", plan, f"what has its name in the folder is no {kind}")
+        return finding("differs", plan, f"the entry of this name in the folder is not a {kind}")
     if target != target_of(plan):
-        return finding("differs", plan, "the symlink in the folder leads elsewhere than in the backup")
+        return finding("differs", plan, "the symlink in the folder has a different target than in the backup")
     return None
 
 

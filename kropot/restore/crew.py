@@ -33,7 +33,7 @@ _PAGE: Final = 250
 """How many forms a worker opens at a time."""
 
 _AT_ONCE: Final = 4
-"""How many pages of forms a worker has at once: one is being opened, others lie ready. Writing is not counted."""
+"""How many pages of forms a worker has at once: one is being opened, and others are ready. Writing does not count."""
 
 
 @dataclass(slots=True, eq=False)

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from ledger.replica import Entry
 
 _TRIED: Final = 3
-"""How many forms of a source to try before it is the source of another kit."""
+"""How many forms of a source to try before concluding that it needs another kit."""
 
 _WALK: Final = 1000
-"""How many elements behind a random id are looked at. A source with no more elements is read as a whole."""
+"""How many elements after a random id to look at. A source with no more elements is read completely."""
 
 _PROBES: Final = 4
-"""How many random ids to try for each copy that is wanted."""
+"""How many random ids to try for each wanted copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +162,8 @@ def _held(ledger: Ledger, key: StreamKey, position: int) -> HeldCopy | RestorePr
         return RestoreProblem(problem="refused", key=key, name=None, why=str(error))
     if held is None:
         raise IntegrityError(
-            f"the projection has the element {key.id}, and the events do not: run `kropotcli verify`, which compares "
-            "them"
+            f"the projection has the element {key.id}, but the events do not: run `kropotcli verify`, which compares "
+            f"them"
         )
     return held
 

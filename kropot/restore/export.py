@@ -41,7 +41,7 @@ MANIFEST = b"manifest.jsonl"
 JOURNAL = b".kropot-export.jsonl"
 
 PLACED = 256
-"""So many copies are looked up in the ledger at once."""
+"""How many copies to look up in the ledger at once."""
 
 Links = Literal["never", "reflink", "hard"]
 Flaw = Literal["missing", "damaged", "unreadable", "in_the_way", "too_large", "unplaceable"]
@@ -190,7 +190,7 @@ class _ExportJob:
             return Unexported(
                 flaw="in_the_way",
                 held=held,
-                why="a folder, link or device has this name and was left alone: move it away and run this again",
+                why="a folder, link or device has this name and was not changed: move it away and run this again",
             )
         if self._journal.is_done(path, held.identity, found):
             return Exported(held=held, path=path, existed=True), None
@@ -256,7 +256,7 @@ class _ExportJob:
             return Unexported(
                 flaw="in_the_way",
                 held=task.held,
-                why="a file with other content has this name and was left alone: move it away and run this again",
+                why="a file with different content has this name and was not changed: move it away and run this again",
             )
         return Exported(held=task.held, path=task.path, existed=True), found
 

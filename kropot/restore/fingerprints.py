@@ -11,7 +11,7 @@ _FREE = bytes(FINGERPRINT)
 _FOR_ZEROS = bytes(FINGERPRINT - 1) + b"\x01"
 _FULL = 0.6
 _FIRST_SLOTS = 1 << 16
-"""One megabyte: each growth fills another file, and giving a file back waits for the disk."""
+"""One megabyte: each growth fills another file, and freeing a file waits for the disk."""
 
 
 class Fingerprints:
@@ -80,7 +80,7 @@ class Fingerprints:
 def _stored(fingerprint: bytes) -> bytes:
     """Return the fingerprint as it is stored. Zeros mark a free slot, so an all-zero fingerprint is replaced."""
     if len(fingerprint) != FINGERPRINT:
-        raise ValueError(f"a fingerprint must have {FINGERPRINT} bytes, and this one has {len(fingerprint)}")
+        raise ValueError(f"a fingerprint must have {FINGERPRINT} bytes, but this one has {len(fingerprint)}")
     return _FOR_ZEROS if fingerprint == _FREE else fingerprint
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _HEADER = 9
-"""The place of the header in an event's row."""
+"""The index of the header in an event's row."""
 
 _ERASURE = PayloadErased.TYPE.encode()
 _STORES = {
@@ -42,7 +42,7 @@ _STORES = {
 }
 _DIGEST = 32
 _LONG = {0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
-"""How many bytes a number has in msgpack, by its first byte. Others have one."""
+"""How many bytes a number takes in msgpack, by its first byte. Others take one."""
 
 
 class AlteredError(IntegrityError):
@@ -106,7 +106,7 @@ class History:
                 if held.refused is not None:
                     raise AlteredError(held.refused)  # noqa: TRY301 -- one way for all of them
                 if salt is None:
-                    raise AlteredError("what the ledger says about its source is not what was recorded")  # noqa: TRY301 -- one way for all of them
+                    raise AlteredError("what the ledger says about its source differs from what was recorded")  # noqa: TRY301 -- one way for all of them
                 self._judge(held, salt)
             except AlteredError as error:
                 yield held.judged(str(error))
@@ -182,7 +182,7 @@ class History:
                 raise AlteredError(f"event {event.seq} is about another element")
         last = self._last.get(digest)
         if last != held.events[0].seq:
-            raise AlteredError(f"it is not what the last event about it (event {last}) says")
+            raise AlteredError(f"it differs from the last event about it (event {last})")
 
 
 def header_of(event: StoredEvent) -> Header:
@@ -196,11 +196,11 @@ def header_of(event: StoredEvent) -> Header:
     except LedgerError as error:
         raise AlteredError(f"{where} cannot be read ({error})") from None
     if header.seq != event.seq:
-        raise AlteredError(f"{where} stands at another position than its header says")
+        raise AlteredError(f"{where} is at a different position than its header says")
     if (header.type, header.schema_version, header.flags) != (event.type, event.schema_version, event.flags):
-        raise AlteredError(f"{where} is of another type than its header says")
+        raise AlteredError(f"{where} has a different type than its header says")
     if event.payload is None or event.nonce is None:
-        raise AlteredError(f"the payload of {where} is gone, and no erasure was recorded")
+        raise AlteredError(f"the payload of {where} is gone, but no erasure was recorded")
     if payload_digest(event.nonce, event.payload) != header.payload_digest:
         raise AlteredError(f"the payload of {where} is not the one that was recorded")
     return header

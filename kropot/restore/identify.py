@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 _DEPTH = 4
-"""How many folders above a file in an export the manifest can be."""
+"""How many folders above an export's file the manifest can be."""
 
 
 def hash_of(path: Path) -> tuple[bytes, int]:

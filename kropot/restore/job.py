@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from kropot.restore.opener import Key
 
 _WINDOW = 64
-"""How many entries are under way one by one."""
+"""How many entries are in progress one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,8 +233,8 @@ class _Job:
             return finding(
                 "in_the_way",
                 plan,
-                f"something else than a {plan.opened.claim.kind} (a folder, link or device, say) has this name and "
-                "was left alone: move it away and run this again",
+                f"something that is not a {plan.opened.claim.kind} (for example a folder, link or device) has this "
+                f"name and was not changed: move it away and run this again",
             )
         if group is None and self.journal.is_done(plan.path, held.identity, found):
             self.moved(found.st_size)
@@ -408,7 +408,7 @@ class _Job:
                 return finding(
                     "in_the_way",
                     plan,
-                    "a symlink to somewhere else has this name and was left alone: move it away, or allow it with "
+                    "a symlink with a different target has this name and was not changed: move it away or use "
                     "--overwrite, and run this again",
                 )
         self.tree.place_symlink(target, self._attributes(plan, content), plan.path, replace=task.is_taken)
@@ -446,7 +446,7 @@ class _Job:
             return finding(
                 "in_the_way",
                 plan,
-                "a file with other content has this name and was left alone: move it away, or allow it with "
-                "--overwrite, and run this again",
+                "a file with different content has this name and was not changed: move it away or use --overwrite, "
+                "and run this again",
             )
         return _Written(planned=plan, content=content, found=found, existed=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MARK = 16
-"""How many bytes of a hash are kept."""
+"""How many bytes of a hash to keep."""
 
 _FREE = bytes(MARK)
 _SEQ = 8
@@ -25,7 +25,7 @@ _STORED = 1 << 62
 _POSITION = _STORED - 1
 _FIRST_SLOTS = 1 << 15
 _FIRST_LEAVES = 1 << 16
-"""Not much for a file, and enough for most ledgers: each growth fills another one, and giving it back costs time."""
+"""Little for a file, and enough for most ledgers: each growth fills another file, and freeing that costs time."""
 
 
 class Leaves:

@@ -33,7 +33,7 @@ COMPONENT_BYTES = 255
 """The longest name of one file or folder, in bytes, that common file systems accept."""
 
 PATH_BYTES = 2_000
-"""Paths with more bytes are shortened. With the target folder's path they must stay below the system's 4,096 bytes."""
+"""Paths with more bytes are shortened. With the target folder's path before them, they must stay below 4,096 bytes."""
 
 DEPTH = 100
 """Paths with more components than this are shortened too."""
@@ -44,7 +44,7 @@ _RESERVED = re.compile(
 _WINDOWS_ILLEGAL = frozenset(b'<>:"|?*\\') | frozenset(range(32)) | {127}
 _FINGERPRINT = 16
 _MOST_FOLDERS = 10_000
-"""How many folders' names are kept at hand."""
+"""For how many folders to keep the names in memory."""
 
 
 def split_path(path: bytes) -> tuple[bytes, ...]:

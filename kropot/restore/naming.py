@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ledger.events import Element, StreamKey
 
 _TRIES = 3
-"""How many forms of one source must fail before its other forms are not tried any more."""
+"""How many forms of one source may fail before its other forms are no longer tried."""
 
 
 class Namer:

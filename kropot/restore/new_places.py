@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kropot.durable.target import TargetFolder
 
 _MOST: Final = 20_000
-"""How many folders are remembered. Of one that was forgotten, each name is looked at."""
+"""How many folders to remember. In a forgotten one, each name is looked at."""
 
 
 class NewPlaces:

@@ -90,7 +90,7 @@ def open_claim(held: HeldCopy, kits: Sequence[Key], *, keep: bool = False) -> Op
         if any(isinstance(kit, Vault) for kit in kits):
             raise RefusedError(
                 Reason.FORM,
-                "it is not sealed, so anybody can have made it: restore such elements alone, without --key",
+                "it is not sealed, so anybody can have made it: restore such elements separately, without --key",
             )
         return Opened(claim=read_claim(held.form, element_id=held.key.id), form=held.form, kit=None)
     if is_list_form(sealed):
@@ -128,7 +128,7 @@ def _refuse_foreign_name(claim: Claim, held: HeldCopy, key: CbcKey) -> None:
         salted = key.stored_salt.encode() + b"_file+++" + claim.name
         expected = hashlib.new(key.kit.digest, salted).hexdigest()
     if expected != held.key.id:
-        raise RefusedError(Reason.NAME, f"its form is that of another element, {claim.what}: somebody exchanged them")
+        raise RefusedError(Reason.NAME, f"its form belongs to another element, {claim.what}: somebody swapped them")
 
 
 def copy_content(

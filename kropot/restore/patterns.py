@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _MAX_PATTERN = 4096
 _NAMED, _TYPED, _GLOB = range(3)
-"""How well a text fits a name, best first: it is how the name is printed, or the name itself, or a glob."""
+"""How well a text fits a name, best first: it is the printed name, the name itself, or a glob."""
 
 
 @dataclass(frozen=True, slots=True)

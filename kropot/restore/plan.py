@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ledger.events import StreamKey
 
 TRIES = 3
-"""How many forms of one source must fail before we decide that its key is missing. A single form may be damaged."""
+"""How many forms of one source must fail before its key counts as missing. A single form may be damaged."""
 
 _PAGE = 16
 """How many forms to open at a time."""

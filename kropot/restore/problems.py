@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from kropot.restore.claims import Claim
     from kropot.restore.opener import Content, Opened
 
-EXCHANGED: Final = "its form is sealed, and its content is not: somebody exchanged it"
+EXCHANGED: Final = "its form is sealed but its content is not: somebody swapped the content"
 DIFFERS: Final = (
-    "the opened content differs from its form: the file changed while the server sent it, or somebody exchanged it; "
+    "the opened content differs from its form: the file changed while the server sent it, or somebody swapped it; "
     "open it anyway with `kropotcli decrypt`"
 )
 
@@ -35,7 +35,7 @@ _PROBLEMS: dict[type[KropotError], Problem] = {
     UnplaceableError: "unplaceable",
 }
 PER_FILE = tuple(_PROBLEMS)
-"""Errors that stop one file and not the others."""
+"""Errors that stop one file but not the others."""
 
 
 def unopened_of(plan: Planned) -> RestoreProblem | None:

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from ledger.places import Placement
 
 SMALL: Final = 1 << 20
-"""A copy with no more bytes is read as a whole."""
+"""A copy with no more bytes than this is read in one piece."""
 
 REMEMBERED: Final = 8000
-"""How many opened forms are kept until their files are written: the last ones."""
+"""How many opened forms to keep until their files are written: the last ones."""
 
 
 Task = tuple[int, "HeldCopy | None", "Parts", "Placement | None"]
-"""The number of the look at a form, its copy (None if the form is still kept), its file's place, and the copy's place.
+"""The number of a look at a form, the copy (None if the form is still kept), the file's place, and the copy's place.
 
 The number counts the looks of one `SmallFiles` from 0; it is -1 for a form that was opened elsewhere. The copy's place
 is that in a pack, if it lies in one.

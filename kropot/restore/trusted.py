@@ -51,8 +51,8 @@ def open_notes(notes: Iterable[tuple[str, bytes]], key: VerifierKey) -> list[Sig
             found.append(SignedTree(where=where, checkpoint=open_checkpoint(note, key)))
         except BadCheckpointError as error:
             raise IntegrityError(
-                f"{where}: {error.why}; it proves nothing, so nothing was written: check --public-key, and who put "
-                "this file there"
+                f"{where}: {error.why}; it proves nothing, so nothing was written: check --public-key, and find out "
+                f"who put this file there"
             ) from None
     return found
 
@@ -71,7 +71,7 @@ def compare_with(history: KnownTree, signed: Sequence[SignedTree], ledger_id: by
             )
         if checkpoint.size > history.size:
             raise IntegrityError(
-                f"{each.where} covers {number(checkpoint.size, 'event')}, and {what} has only {history.size:,}, so "
+                f"{each.where} covers {number(checkpoint.size, 'event')}, but {what} has only {history.size:,}, so "
                 f"nothing was written: it is an older copy, or its end was cut off; the last "
                 f"{number(checkpoint.size - history.size, 'event')} would be missing"
             )
@@ -92,7 +92,7 @@ def lost_since(history: KnownTree, seen: SeenTree) -> str | None:
     if history.size < size:
         return f"{when}, and now there are {history.size:,}: the last {number(size - history.size, 'event')} are gone"
     kept = _agreeing(history, seen)
-    return f"{when}, and now the first {size:,} are others: only the first {kept:,} are sure to be the same"
+    return f"{when}, and now the first {size:,} are different: only the first {kept:,} are certain to be the same"
 
 
 def marks_of(seen: SeenTree) -> set[int]:

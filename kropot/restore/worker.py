@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from kropot.restore.small import SmallFiles, Task, WrittenBatch, Wrote
 
 LOOK, WRITE, SYNC = range(3)
-"""What is asked for. A sync has no answer: those of all batches before it follow."""
+"""A request. A sync has no answer of its own: the answers of all batches before it follow."""
 
 _DONE, _BROKEN, _FULL = range(3)
 _PLAIN: Final = 2
-"""The version of `marshal` that looks for no object that comes twice: nearly none does."""
+"""The version of `marshal` that does not look for repeated objects: there are nearly none."""
 
 _PLACE: Final = ("sha256", "pack", "offset", "length")
 _flat_place: Final = attrgetter(*_PLACE)

@@ -31,8 +31,8 @@ def time_of(ledger: Ledger) -> int:
     clock_us, recorded_us = ledger.clock_us(), ledger.head().recorded_us
     if abs(clock_us - recorded_us) > DAY_US:
         raise IntegrityError(
-            f"the clock says {moment(clock_us)}, and the last event was recorded at {moment(recorded_us)}, so nobody "
-            "knows how old copies are, and nothing was released or freed: check the clock, and that the collector runs"
+            f"the clock says {moment(clock_us)}, and the last event was recorded at {moment(recorded_us)}, so the age "
+            "of copies is unknown, and nothing was released or freed: check the clock, and that the collector runs"
         )
     known = sources_at(ledger)
     labels = {id_: each.keeping.label for id_, each in known.items()}
@@ -40,8 +40,8 @@ def time_of(ledger: Ledger) -> int:
         why = None if each.past is not None else _apart(ledger, each, clock_us)
         if why is not None:
             raise IntegrityError(
-                f"source {short_name(labels, id_)} {why}, so nobody knows how old its copies are, and nothing was "
-                "released or freed: collect from it first, check the server's clock, or retire the source"
+                f"source {short_name(labels, id_)} {why}, so the age of its copies is unknown, and nothing was "
+                f"released or freed: collect from it first, check the server's clock, or retire the source"
             )
     return min(clock_us, recorded_us)
 
@@ -52,8 +52,8 @@ def demand_quiet(ledger: Ledger) -> None:
     if alarmed:
         id_, why = next(iter(alarmed.items()))
         raise PartialError(
-            f"source {id_.hex()} has an open alarm ({why}), so nothing was released or freed: look at the server, then "
-            "run `kropotcli source accept`"
+            f"source {id_.hex()} has an open alarm ({why}), so nothing was released or freed: check the server, then "
+            f"run `kropotcli source accept`"
         )
 
 

@@ -47,7 +47,7 @@ _TYPED: Final = 2
 _STREAM: Final = itemgetter(1)
 _PLAIN: Final = plain_types()
 _STORES: Final = frozenset(name for name, cls in FACTS.items() if cls.OBJECT_STATE == SOUND and not cls.NAMES_OBJECT)
-"""The facts that say of the element's copy that it is sound."""
+"""The facts that say that the element's copy is sound."""
 
 
 class StreamRelease(NamedTuple):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ledger.replica import Event
 
 ERASER: Final = "+erase"
-"""The instance name of whoever erases: its lock lets in one process a storage."""
+"""The instance name under which elements are erased. Its lock allows one process per storage."""
 
 _TRIES: Final = 5
 _EVERYTHING: Final = -1
@@ -153,8 +153,8 @@ class Erasing:
             raise UsageError("the element's history has events that this version does not know: use a newer version")
         if last.fact.element.present and not self.blocks:
             raise UsageError(
-                "the source still lists this element, and the next collect would fetch it again: remove it at the "
-                "source first, or erase it with --even-if-present, which blocks it for ever"
+                "the source still lists this element, and the next collect would fetch it again: first remove it at "
+                "the source, or erase it with --even-if-present, which blocks it for ever"
             )
         wanted = self._not_shared(history)
         versioned = self._claimed()
@@ -274,7 +274,9 @@ class Erasing:
         """
         versioned = self.storage.versioned()
         if versioned is not None and not self.ledger.work.reserve(RENEWING, lease_us=RENEWING_US):
-            raise LockedError("a collector puts files again whose locks end, or another process erases: wait for it")
+            raise LockedError(
+                "a collector is renewing files whose locks end, or another process is erasing: wait for it"
+            )
         return versioned
 
     def _count(self, purged: Purged) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ledger.log import Ledger
 
 BATCH: Final = 200
-"""How many objects are freed under one lock: collectors wait for so long."""
+"""How many objects to free under one lock. Collectors wait that long."""
 
 RELEASES: Final = (CopyReleased.TYPE, LastCopyReleased.TYPE)
 _PAGE: Final = 1000

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     Policy = Mapping[str | None, KeepRules]
-    """The rules by the label of their source; None for every source without a table of its own."""
+    """The rules by their source's label. None stands for every source without a table of its own."""
 
 DAY_S: Final = 86_400
 MIN_AGE_S: Final = 30 * DAY_S
-"""How old an older version must be before it is let go, unless the policy says otherwise."""
+"""How old an older version must be before it is released, unless the policy says otherwise."""
 
 _COUNTS: Final = {
     "keep-last": "last",
@@ -58,7 +58,7 @@ def read_policy(table: Mapping[str, object]) -> tuple[Policy, list[str]]:
         policy[label], found = _rules(values, f"[retention.{label}]")
         mistakes += found
     if not policy:
-        mistakes.append("[retention] has no rules, so nothing would be kept: give one, e.g. keep-daily = 30")
+        mistakes.append("[retention] has no rules, so nothing would be kept: add one, e.g. keep-daily = 30")
     return policy, mistakes
 
 

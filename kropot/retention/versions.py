@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ledger.retention import KeepRules
 
 Reason = Literal["replaced", "vanished"]
-"""Why a version is let go: a newer one replaced it, or the element vanished and it was the last one."""
+"""Why a version is released: a newer one replaced it, or the element vanished and it was the last one."""
 
 
 class SeenCopy(NamedTuple):

@@ -16,10 +16,10 @@ MAX_PATH: Final = 4095
 """The longest path and the longest target of a symlink, in bytes, as on Linux."""
 
 MAX_FACTS: Final = 4096
-"""How many bytes a form can have beside its path and target. Larger attributes travel in the content (`fitted`)."""
+"""How many bytes a form can have besides its path and target. Larger attributes go into the content (`fitted`)."""
 
 MAX_ATTRIBUTES: Final = 16 << 20
-"""The longest attributes in front of a content, in bytes."""
+"""The longest attributes before a content, in bytes."""
 
 _DIGEST: Final = 32
 _LINK_GROUP: Final = 16
@@ -139,7 +139,7 @@ def unpad_form(padded: bytes) -> bytes:
     length = int.from_bytes(padded[:LENGTH_BYTES], "big")
     encoded = padded[LENGTH_BYTES : LENGTH_BYTES + length]
     if len(padded) not in FORM_SIZES or length + LENGTH_BYTES > len(padded) or pad_form(encoded) != padded:
-        raise RefusedError(Reason.FORM, "the form is not padded as it should be")
+        raise RefusedError(Reason.FORM, "the form's padding is wrong")
     return encoded
 
 
@@ -167,9 +167,9 @@ def merged(form: Form, blob: bytes) -> Form:
     """
     found = _unpacked(blob, "attributes")
     if found.keys() != {"holes", "xattrs"} or len(blob) != form.attributes or form.holes or form.xattrs:
-        raise RefusedError(Reason.FORM, "the attributes in front of the content are not such as a form can have")
+        raise RefusedError(Reason.FORM, "the attributes before the content are not valid")
     if msgpack.packb(found, use_bin_type=True) != blob:
-        raise RefusedError(Reason.FORM, "the attributes in front of the content are not in their canonical form")
+        raise RefusedError(Reason.FORM, "the attributes before the content are not in their canonical form")
     length = form.plain_length - form.attributes
     return replace(form, **found, attributes=0, content=None if length == form.size else length)
 
@@ -280,7 +280,7 @@ def _whole(name: str, value: object, least: int, most: int) -> None:
 
 
 def _wrong(name: str) -> RefusedError:
-    return RefusedError(Reason.FORM, f"the form has a {name} that no form can have")
+    return RefusedError(Reason.FORM, f"the form's {name} is not valid")
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ _PUTS: Final = tuple(getattr(Form, name).__set__ for name in _DEFAULTS)
 _values_of: Final = attrgetter(*_DEFAULTS)
 _KINDS: Final = {kind.value: kind for kind in Kind}
 _pack: Final = msgpack.Packer(use_bin_type=True).pack
-"""One for all: making another each time costs more than the packing."""
+"""Shared: making one each time costs more than the packing."""
 
 
 def _encoded(form: Form) -> bytes:

@@ -55,7 +55,7 @@ class OwnerKit:
         if not all(0 < len(text) <= _MAX_TEXT and _is_text(text) for text in texts):
             raise UsageError(f"a passphrase or salt in a kit has 1 to {_MAX_TEXT} characters")
         if self.verifier is not None and not _is_verifier(self.verifier):
-            raise UsageError("the verifier key in the kit is not one")
+            raise UsageError("the verifier key in the kit is not valid")
         for each in self.cbc:
             guard(each.kit.passphrase)
         if self.vault is not None:
@@ -98,10 +98,10 @@ def read_fields(found: Mapping[str, Any], name: str) -> OwnerKit:
         )
     tokens = found.get("cbc", [])
     if not isinstance(tokens, list):
-        raise UsageError(f"the kit {name} has something else than a list as cbc")
+        raise UsageError(f"the kit {name} does not have a list as cbc")
     verifier = found.get("verifier")
     if not isinstance(verifier, str | None):
-        raise UsageError(f"the kit {name} has something else than a text as verifier")
+        raise UsageError(f"the kit {name} does not have a text as verifier")
     try:
         return OwnerKit(vault=vault, cbc=tuple(_read_cbc(each) for each in tokens), verifier=verifier)
     except UsageError as error:
@@ -134,7 +134,7 @@ def hex_field(found: Mapping[str, Any], field_name: str, size: int, name: str) -
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a field stands twice")
+        raise ValueError("a field is there twice")
     return found
 
 
@@ -149,10 +149,10 @@ def _shown_cbc(key: CbcKey) -> dict[str, Any]:
 
 def _read_cbc(found: object) -> CbcKey:
     if not isinstance(found, dict) or not _CBC_FIELDS - {"stored_salt"} <= found.keys() <= _CBC_FIELDS:
-        raise UsageError("something in cbc is not the key of a token")
+        raise UsageError("an entry of cbc is not the key of a token")
     texts = {field_name: value for field_name, value in found.items() if field_name != "rounds"}
     if not all(isinstance(value, str) for value in texts.values()) or type(found["rounds"]) is not int:
-        raise UsageError("a field in cbc is of another kind than it must be")
+        raise UsageError("a field in cbc has the wrong type")
     kit = Kit(texts["passphrase"], method=texts["method"], digest=texts["digest"], rounds=found["rounds"])
     return CbcKey(kit=kit, stored_salt=texts.get("stored_salt"))
 

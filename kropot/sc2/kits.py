@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 STORED_SALT: Final = "secureCopyStoredSalt"
-"""The field with which a kit of before can name the stored salt of its token, beside the key or under `data`."""
+"""The field in which an earlier kit can have its token's stored salt, beside the key or under `data`."""
 
 _MAX_SALT: Final = 4096
 
@@ -28,7 +28,7 @@ def parse_kit(text: bytes, *, name: str) -> OwnerKit | LockedKit:
         UsageError: it is not a kit, or a field is missing, unknown or has an impossible value.
     """
     if len(text) > MAX_KIT:
-        raise UsageError(f"the kit {name} has {len(text)} bytes: that is not a kit")
+        raise UsageError(f"the kit {name} has {len(text)} bytes, so it is not a kit")
     found = load_object(text, name)
     if "format" not in found:
         return _read_old(text, found, name)
@@ -48,5 +48,5 @@ def _read_old(text: bytes, found: Mapping[str, Any], name: str) -> OwnerKit:
     below = found.get("data")
     salt = found.get(STORED_SALT, below.get(STORED_SALT) if isinstance(below, dict) else None)
     if salt is not None and not (isinstance(salt, str) and 0 < len(salt) <= _MAX_SALT and salt.isascii()):
-        raise UsageError(f"the kit {name} has something else than a text as {STORED_SALT}")
+        raise UsageError(f"the kit {name} does not have a text as {STORED_SALT}")
     return OwnerKit(cbc=tuple(CbcKey(kit=kit, stored_salt=salt) for kit in kits))

@@ -46,10 +46,10 @@ ETAG_BYTES: Final = 16
 
 HEADER_BYTES: Final = _HEADER.size
 HEADER_BEGINNING: Final = _MAGIC + bytes([_SUITE, _NO_COMPRESSION])
-"""How every header begins that this program can read. The vault's id follows."""
+"""The beginning of every header that this program can read. The vault's id follows."""
 
 BOUND_BYTES: Final = HEADER_BYTES - 32
-"""How much of the header the keys are derived from: everything before the commitment."""
+"""How many bytes of the header the keys are derived from: everything before the commitment."""
 
 LENGTH_BYTES: Final = 2
 
@@ -92,7 +92,7 @@ def bound_part(vault: bytes, source: bytes, element: bytes, key_id: bytes, versi
     is_fit = len(vault) == VAULT_BYTES and len(source) == SOURCE_BYTES and len(element) == ELEMENT_BYTES
     if not (is_fit and len(key_id) == KEY_ID_BYTES and len(version) == VERSION_BYTES):
         lengths = tuple(map(len, (vault, source, element, key_id, version)))
-        raise ValueError(f"the parts of a header have other lengths: {lengths}")
+        raise ValueError(f"the parts of a header have wrong lengths: {lengths}")
     return _HEADER.pack(_MAGIC, _SUITE, _NO_COMPRESSION, vault, source, element, key_id, version, b"")[:BOUND_BYTES]
 
 
@@ -150,7 +150,7 @@ def form_length(data: bytes) -> int:
         raise RefusedError(Reason.CUT, "the object ends before its form")
     length = int.from_bytes(data[:LENGTH_BYTES], "big")
     if length - OVERHEAD not in FORM_SIZES:
-        raise RefusedError(Reason.FORM, f"the object says that its form has {length} bytes: no sealed form is so long")
+        raise RefusedError(Reason.FORM, f"the object claims a form of {length} bytes, longer than any sealed form")
     return length
 
 

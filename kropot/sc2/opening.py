@@ -156,12 +156,12 @@ def _unsealed(pieces: Pieces, label: bytes, sealed: bytes) -> bytes:
     try:
         return unpad_form(pieces.open(label, 0, sealed, last=True))
     except InvalidTag:
-        raise RefusedError(Reason.FORM, "its form was altered, or it is the form of something else") from None
+        raise RefusedError(Reason.FORM, "its form was altered, or belongs to something else") from None
 
 
 def _proved(vault: Vault, keys: ObjectKeys, form: Form) -> Form:
     if vault.element(form.path) != keys.header.element:
-        raise RefusedError(Reason.NAME, "the id in its header is not that of the path in its form")
+        raise RefusedError(Reason.NAME, "the id in its header does not belong to the path in its form")
     return form
 
 
@@ -179,13 +179,13 @@ def _content(source: BinaryIO, pieces: Pieces, *, plain: int, padded: int) -> It
             data = pieces.open(CONTENT, index, memoryview(sealed), last=last)
         except InvalidTag:
             raise RefusedError(
-                Reason.CONTENT, f"its content was altered behind byte {start}, or it is the content of something else"
+                Reason.CONTENT, f"its content was altered after byte {start}, or belongs to something else"
             ) from None
         if last and source.read(1):
             raise RefusedError(Reason.EXCESS, "something follows the end of the object")
         real = min(max(plain - start, 0), size)
         if data.count(0, real) != size - real:
-            raise RefusedError(Reason.CONTENT, "the padding of its content holds something else than zeros")
+            raise RefusedError(Reason.CONTENT, "the padding of its content is not all zeros")
         if real:
             yield data[:real]
 

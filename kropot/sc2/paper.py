@@ -45,7 +45,7 @@ def from_paper(text: str) -> bytes:
     for line in text.splitlines():
         if (found := _END.fullmatch(line)) is not None:
             if _letters(found[1]) != _check(0, bytes(kit)):
-                raise UsageError(f"lines are missing: {number} were read, and they are not the whole kit")
+                raise UsageError(f"lines are missing: {number} were read, which is not the whole kit")
             return bytes(kit)
         if (found := _LINE.fullmatch(line)) is None:
             continue
@@ -53,7 +53,7 @@ def from_paper(text: str) -> bytes:
             raise UsageError(f"line {number + 1} of the kit is missing: line {int(found[1])} follows line {number}")
         number += 1
         kit += _read_line(number, _letters(found[2]))
-    raise UsageError(f"the text has no line that begins with `end`: type the whole kit, {number} lines were read")
+    raise UsageError(f"the text has no line that begins with `end` ({number} lines were read): type the whole kit")
 
 
 def to_qr(kit: bytes, *, svg: bool = False) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kropot.sc2.kit import OwnerKit
 
 MIN_PASSPHRASE: Final = 12
-"""The shortest passphrase that is taken for a kit, in characters."""
+"""The shortest passphrase of a kit, in characters."""
 
 SALT_BYTES: Final = 16
 
@@ -62,7 +62,7 @@ class Stretch:
             and 1 <= self.passes <= _MAX_PASSES
             and _MEMORY_A_LANE * self.lanes <= self.memory_kib <= _MAX_MEMORY_KIB
         ):
-            raise UsageError("the numbers for Argon2id are beyond what this version computes")
+            raise UsageError("the numbers for Argon2id are beyond this version's limits")
 
     def keys(self, passphrase: str) -> tuple[bytes, bytes]:
         """Return the key that wraps, and 32 bytes that show whether the passphrase is the right one."""
@@ -135,8 +135,8 @@ def lock(
     """
     if not MIN_PASSPHRASE <= len(passphrase) <= _MAX_PASSPHRASE:
         raise UsageError(
-            f"the passphrase has {len(passphrase)} characters: take {MIN_PASSPHRASE} to {_MAX_PASSPHRASE}, best some "
-            "words that nobody would guess"
+            f"the passphrase has {len(passphrase)} characters: use {MIN_PASSPHRASE} to {_MAX_PASSPHRASE}, ideally "
+            f"several words that nobody would guess"
         )
     guard(passphrase)
     vault = None if kit.vault is None else kit.vault.id

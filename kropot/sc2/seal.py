@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from kropot.sc2.vault import ObjectKeys, Vault
 
     ReadAt = Callable[[int, int], bytes]
-    """Returns so many bytes of the plain content from an offset on."""
+    """Returns a number of bytes of the plain content from an offset on."""
 
 CONTENT: Final = b"\x01"
 FORM: Final = b"\x02"
 LIST_FORM: Final = b"\x03"
-"""What a sealed piece is: none is ever taken for another."""
+"""The kinds of sealed pieces. No kind can pass for another."""
 
 
 class LengthChangedError(KropotError):

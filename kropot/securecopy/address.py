@@ -12,7 +12,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from kropot.errors import KropotError, UsageError
 
 _URI = re.compile(r"[!-\[\]-~]+")
-"""Printable ASCII without the backslash, in which parsers of addresses see different things."""
+"""Printable ASCII without the backslash, which URL parsers treat differently."""
 
 
 class RedirectedAwayError(KropotError):
@@ -56,7 +56,7 @@ def _in_ascii(url: str) -> str:
         host = idna.encode(parts.hostname or "", uts46=True).decode()
     except idna.IDNAError as error:
         raise UsageError(
-            f"the host of the server's address, {parts.hostname}, is not a name that DNS can hold ({error}): check it"
+            f"the host of the server's address, {parts.hostname}, is not a valid DNS name ({error}): check it"
         ) from None
     place = host if parts.port is None else f"{host}:{parts.port}"
     return f"{parts.scheme}://{place}{quote(parts.path, safe='/%')}"

@@ -44,7 +44,7 @@ def authorities(
         named = environ.get(name)
         if named:
             if not Path(named).exists():
-                raise UsageError(f"{name} names {named}, and nothing is there: correct or unset it, or use --ca-file")
+                raise UsageError(f"{name} names {named}, but there is nothing: correct or unset it, or use --ca-file")
             return named
     of_python = ssl.get_default_verify_paths()
     for store in (of_python.openssl_cafile, *stores):
@@ -60,7 +60,7 @@ def authorities(
 def checked_ca_file(ca_file: str | Path) -> str:
     """Return the path of --ca-file. Raises: UsageError if it is no file with certificates."""
     if not Path(ca_file).is_file():
-        raise UsageError(f"there is no file {ca_file}; --ca-file takes certificates in PEM form")
+        raise UsageError(f"there is no file {ca_file}: name a file of certificates in PEM form with --ca-file")
     if not _holds_certificates(str(ca_file)):
         raise UsageError(f"{ca_file} holds no certificate in PEM form, or cannot be read: name another --ca-file")
     return str(ca_file)

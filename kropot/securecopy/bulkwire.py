@@ -17,11 +17,11 @@ from kropot.errors import KropotError
 PATH: Final = "/secure-copy/file/bulk"
 MEDIA_TYPE: Final = "application/vnd.kropot.bulk"
 VERSION: Final = 1
-"""What the header of a list says in the field `bulk`."""
+"""The value of the field `bulk` in a list's header."""
 
 MAX_ELEMENTS: Final = 1000
 MAX_CONTENT: Final = 1 << 20
-"""The longest content that is sent in a frame, in bytes as the list tells them."""
+"""The longest content that is sent in a frame, in bytes, as given in the list."""
 
 MAX_ANSWER: Final = 32 << 20
 """The most bytes of contents in one answer."""
@@ -34,7 +34,7 @@ _MAX_ETAG: Final = 256
 _PAIR: Final = 2
 _LENGTH: Final = struct.Struct(">I")
 _pack: Final = msgpack.Packer(use_bin_type=True).pack
-"""One for all: making another each time costs more than the packing."""
+"""Shared: making one each time costs more than the packing."""
 
 
 class FrameKind:

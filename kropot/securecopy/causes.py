@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _EXPIRED: Final = frozenset({9, 10})
 _OTHER_HOST: Final = frozenset({62, 64})
 _UNKNOWN_ISSUER: Final = frozenset({2, 7, 18, 19, 20, 21})
-"""OpenSSL's results of a verification (X509_V_ERR_...)."""
+"""OpenSSL's verification errors (X509_V_ERR_...)."""
 
 _NO_TLS: Final = (
     "wrong version number",
@@ -27,7 +27,7 @@ _NO_TLS: Final = (
     "unexpected eof",
     "unexpected message",
 )
-"""OpenSSL's words for an answer that is none of TLS."""
+"""OpenSSL's words for an answer that is not TLS."""
 
 _SAID: Final = {
     "tls_expired": ("expired", "not yet valid"),
@@ -35,7 +35,7 @@ _SAID: Final = {
     "tls_unknown_issuer": ("issuer", "self-signed", "self signed", "signature failure"),
     "tls_missing": _NO_TLS,
 }
-"""What OpenSSL and libcurl write where they give no number that can be relied on."""
+"""What OpenSSL and libcurl write where they give no reliable number."""
 
 _CURL_TLS: Final = frozenset({35, 51, 53, 54, 58, 59, 60, 64, 66, 77, 80, 82, 83, 90, 91, 98})
 

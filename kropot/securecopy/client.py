@@ -134,7 +134,7 @@ class SecureCopyClient:
         """
         self.base_url = checked_base_url(base_url)
         if not _PRINTABLE.fullmatch(token):
-            raise UsageError("the token is empty or holds characters that no HTTP header can carry; give it as it is")
+            raise UsageError("the token is empty or holds characters that no HTTP header can carry: check it")
         if not is_user_agent(user_agent):
             raise UsageError("the user agent must be printable ASCII: the server answers nothing without one")
         self._headers = {"token": token, "User-Agent": user_agent, "Accept": ACCEPT, "Accept-Encoding": "identity"}
@@ -220,8 +220,8 @@ class SecureCopyClient:
             raise ServerTroubleError(
                 "redirected",
                 answer.status_code,
-                detail=f"{self.base_url} redirects to {error.where}, which was not followed since the token is not "
-                "meant for it; if that is the server now, give its address as --server-url",
+                detail=f"{self.base_url} redirects to {error.where}, which was not followed, because the token is not "
+                "meant for it; if the server has moved there, give that address as --server-url",
             ) from None
 
     def _translated(self, error: Exception) -> ServerTroubleError:

@@ -17,7 +17,7 @@ from kropot.securecopy.iv import BLOCK, parse_iv
 
 CONTENT_TYPE = "application/octet-stream"
 ACCEPT = f"{MEDIA_TYPE}, */*"
-"""What a collector accepts. Objects of `sc2` are given only to those who name them; other servers do not look at it."""
+"""What a collector accepts. A gateway sends objects of `sc2` only if they are named here; other servers ignore it."""
 
 IV_HEADER = "Encryption-Initialization-Vector"
 TAIL_BYTES = 4096

@@ -53,11 +53,11 @@ class Kit:
     def __post_init__(self) -> None:
         """Refuse what the server would refuse."""
         if self.method != METHOD:
-            raise UsageError(f"the encryption method {self.method!r} is not known, use {METHOD}")
+            raise UsageError(f"the encryption method {self.method!r} is not known: use {METHOD}")
         if self.digest not in DIGESTS:
-            raise UsageError(f"the digest {self.digest!r} is not known, use one of {', '.join(DIGESTS)}")
+            raise UsageError(f"the digest {self.digest!r} is not known: use one of {', '.join(DIGESTS)}")
         if not 1 <= self.rounds <= MAX_ROUNDS:
-            raise UsageError(f"{self.rounds} digest rounds are not possible, use 1 to {MAX_ROUNDS}")
+            raise UsageError(f"{self.rounds} digest rounds are not possible: use 1 to {MAX_ROUNDS}")
 
     def key(self, iv: bytes) -> bytes:
         """Return the 16-byte key that goes with this IV (16 bytes)."""
@@ -146,7 +146,9 @@ class Opener:
             raise BadSealError(f"a ciphertext of {self._taken} bytes is not a whole number of {BLOCK}-byte blocks")
         pad = self._held[-1]
         if not 1 <= pad <= BLOCK or self._held[-pad:] != bytes([pad]) * pad:
-            raise BadSealError("the padding is wrong: the key is not the one it was sealed with, or it is damaged")
+            raise BadSealError(
+                "the padding is wrong: this is another key than the one that sealed it, or the data is damaged"
+            )
         self._cipher.finalize()
         return self._held[:-pad]
 
@@ -205,7 +207,7 @@ def split_envelope(text: str) -> tuple[bytes, bytes]:
     iv_hex, separator, sealed = raw.partition(SEPARATOR)
     iv = parse_iv(iv_hex.decode("latin-1"))
     if not separator or iv is None:
-        raise BadSealError("the sealed form has no IV in front of its ciphertext")
+        raise BadSealError("the sealed form has no IV before its ciphertext")
     return iv, sealed
 
 

@@ -20,10 +20,10 @@ CONNECT_TIMEOUT_S = 30.0
 
 LIST_SILENCE_S = 120.0
 CONTENT_SILENCE_S = 300.0
-"""How long a server may be silent within an answer, in seconds: a page of the list, a content."""
+"""How long a server may be silent within an answer, in seconds: for a page of the list, for a content."""
 
 NOISE = 1024
-"""Fewer bytes than these in that time are taken for silence, so that a drip holds nobody for ever."""
+"""Fewer bytes than this in that time count as silence, so that a trickle does not hold a connection for ever."""
 
 
 class TimedResponse(http.client.HTTPResponse):

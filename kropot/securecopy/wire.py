@@ -80,17 +80,17 @@ MAX_FORM_BYTES = 64 * 1024
 MAX_ETAG = 256
 MAX_SIZE = (1 << 63) - 1
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is not decoded: an entry is far shorter, and decoding can take many times a line's size in memory."""
+"""A longer line is not decoded: an entry is far shorter, and decoding can need many times a line's size in memory."""
 
 MAX_REJECTED = 8192
-"""A page with more lines that are no entries is no page. No page is ever asked for with as many lines."""
+"""A page with more lines that are not entries is not a page. No page is requested with as many lines."""
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _BASE64 = re.compile(r"[A-Za-z0-9+/=]*")
 _SEALED_FORM = re.compile(rb'\{"encrypted":"[A-Za-z0-9+/=]*"\}')
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 _DEEPEST: Final = 100
-"""How deep lists and objects may be nested in a form. How deep Python can go differs between its releases."""
+"""How deep lists and objects may be nested in a form. Python's own limit differs between releases."""
 
 _OK = 200
 _NOT_FOUND = 404

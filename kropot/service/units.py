@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 Manager = Literal["system", "user"]
 
 SERVICES: Final = ("collect", "gateway", "keeper", "verify", "prune", "check")
-"""What there are units for. The last three run by timers."""
+"""The services that have units. Timers run the last three."""
 
 MARK: Final = "# Installed by `kropotcli service install`."
-"""How each unit begins. A file that begins otherwise is somebody else's, and is not replaced."""
+"""How each unit begins. A file that begins differently is not ours and is not replaced."""
 
 _PROGRAM: Final = "/usr/bin/kropotcli"
 _ONLY_ONE: Final = " --token-file %d/token"
@@ -35,7 +35,7 @@ _FOR_USERS: Final = frozenset(
         *("SystemCallArchitectures", "SystemCallFilter", "SystemCallErrorNumber"),
     }
 )
-"""What a unit of a user keeps of its [Service]: the rest needs the right to change users, mounts or capabilities."""
+"""What a user's unit keeps of its [Service]: the rest needs the right to change users, mounts or capabilities."""
 
 
 def units(

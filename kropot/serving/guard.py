@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from kropot.serving.forwarded import Networks
 
 ABORT: Final = "kropot.abort"
-"""The ASGI extension with which an application cuts its connection off."""
+"""The ASGI extension with which an application drops its connection."""
 
 _LAST_WORDS_S = 2.0
 _BUSY = 503
@@ -88,7 +88,7 @@ class GuardedProtocol(HttpToolsProtocol):
     crowd: ClassVar[Counter[str]] = Counter()
     """How many places each client takes: connections, or requests behind a trusted proxy."""
     long_bodies: ClassVar[Counter[int]] = Counter()
-    """How many bytes the bodies of bulk requests have that are larger than others may be, by connection."""
+    """How many bytes the bodies of large bulk requests have, by connection."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Create a connection as uvicorn does."""
@@ -310,7 +310,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if schemes and schemes[-1] in {b"http", b"https"}:
             self.scope["scheme"] = "https" if schemes[-1] == b"https" else "http"
         if not self._take_place(crowd_of(client)):
-            self._stop(_BUSY, "Too many requests of this client are being answered: try again later")
+            self._stop(_BUSY, "Too many requests from this client are being answered: try again later")
 
     def _take_place(self, name: str) -> bool:
         """Take a place for a client. False if it has as many as it may have."""

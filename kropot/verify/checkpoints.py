@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ledger.note import VerifierKey
 
 ROLLED_BACK = (
-    "the database is an older copy, or its end was cut off: restore its newest backup, and do not collect before that"
+    "the database is an older copy, or its end was cut off: restore its newest backup, and do not collect until then"
 )
 FORKED = (
     "someone rewrote the history, or two copies of the database both went on: run `kropotcli verify --against` with "
@@ -80,8 +80,8 @@ class CheckpointAudit:
                 yield Finding(
                     kind="rolled_back",
                     severity="error",
-                    detail=f"TRUNCATED OR ROLLED BACK: {each.where} covers {checkpoint.size} events, "
-                    f"and the ledger has only {log.head.position}",
+                    detail=f"TRUNCATED OR ROLLED BACK: {each.where} covers {checkpoint.size} events, but the ledger "
+                    f"has only {log.head.position}",
                     hint=ROLLED_BACK,
                     position=log.head.position + 1,
                 )
@@ -100,8 +100,8 @@ class CheckpointAudit:
                 yield Finding(
                     kind="fork",
                     severity="error",
-                    detail=f"FORK: {each.where} was signed over another history of {checkpoint.size} events; "
-                    f"the first difference is somewhere in positions {first} to {checkpoint.size}",
+                    detail=f"FORK: {each.where} was signed over a different history of {checkpoint.size} events; the "
+                    f"first difference is somewhere in positions {first} to {checkpoint.size}",
                     hint=FORKED,
                     position=first,
                 )
@@ -125,7 +125,7 @@ class CheckpointAudit:
             )
             return
         if note.size not in (None, checkpoint.size):
-            detail = f"{note.where} is stored with size {note.size}, and its text says {checkpoint.size}"
+            detail = f"{note.where} is stored with size {note.size}, but its text says {checkpoint.size}"
             hint = "someone changed the database by hand: use --against with checkpoints that are kept elsewhere"
             self.findings.append(Finding(kind="bad_checkpoint", severity="error", detail=detail, hint=hint))
             return

@@ -43,7 +43,7 @@ _LEFTOVER = {
     "quarantined": "a repair set it aside; you can remove it when its element has a sound copy again",
 }
 ADVANCE_S = 300.0
-"""Seconds between two records of how far contents were read. A killed run then loses minutes of work at most."""
+"""Seconds between two records of how far contents were read. A killed run loses this much work at most."""
 
 
 QUICK = "it is there with the right size, and --quick did not read it"
@@ -70,7 +70,7 @@ class CopyVerification:
     _recall: Recall | None = field(init=False)
     _unsettled: list[Case] = field(default_factory=list)
     _taken_out: set[bytes] = field(default_factory=set)
-    """What this repair took out of packs. Their own ranges may come later, and find them gone."""
+    """What this repair took out of packs. Their ranges may come later and find them gone."""
     _new: int = 0
     _known: int = 0
 
@@ -270,7 +270,7 @@ class CopyVerification:
             if self.scope.repair and self.recorder.why_not is None and self._recall is not None:
                 self._recall.put_again(key)
                 self.summary.repaired += 1
-                detail = f"the older version of {key} was put again"
+                detail = f"the older version of {key} was restored"
                 yield replace(finding, kind="repaired_copy", severity="note", detail=detail, hint="")
 
     def _settle(self) -> Iterator[Finding]:
@@ -301,7 +301,7 @@ class CopyVerification:
         if again is None and (report.state == "recovered" or report.pack is not None):
             return replace(report, state="recovered")
         if again is None:
-            detail = f"{report.detail}; read once more it was sound: check the disk, cables and memory"
+            detail = f"{report.detail}; read a second time, it was sound: check the disk, cables and memory"
             if report.state == "lost":
                 detail = "it was put into a pack while this ran, and is sound there"
             return replace(report, state="unreadable", detail=detail)
@@ -352,7 +352,7 @@ class CopyVerification:
                 if runs is None
                 else f"{runs} more runs like this one will read the rest"
             )
-            when = "" if by_us is None else f", by {instant(by_us)} if they are as far apart as the last two runs"
+            when = "" if by_us is None else f", by {instant(by_us)} if runs stay as far apart as the last two"
             self.summary.miss(f"copies: time is up, and {left:.1%} of the contents is still due; {more}{when}")
 
 

@@ -122,9 +122,9 @@ def older_findings(ledger: Ledger, report: ObjectReport, key: str) -> Iterator[F
         yield Finding(
             kind="older_version",
             severity="error",
-            detail=f"{key} {state} in the storage; an older version of it has this copy, and is sound",
+            detail=f"{key} {state} in the storage; an older version of it has this copy and is sound",
             hint="if this program did not do it, somebody else can write there: change the keys; `kropotcli verify "
-            "--repair` puts the older version again, and until then readers use it",
+            "--repair` restores the older version, and until then readers use it",
             source=stream.source.hex(),
             element=stream.id,
             object=report.sha256.hex(),

@@ -24,7 +24,7 @@ _HINTS = {
     "damaged_database": RESTORE_DATABASE,
     "unknown_critical": "install the version of this program that wrote it",
     "not_erased": (
-        "the ledger says that this was erased, and the database still holds it, so someone changed the database: "
+        "the ledger says that this was erased, but the database still holds it, so someone changed the database: "
         "compare it with a backup made after the erasure"
     ),
 }

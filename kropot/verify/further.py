@@ -109,7 +109,7 @@ class FurtherAudit:
                 self._healer.close()
             self._further.files.close()
         if audit.read_to != _LAST and self.trouble is None:
-            self._summary.miss(f"the further storage {shown}: it was not read to its end")
+            self._summary.miss(f"the further storage {shown}: it was not read completely")
         self._summary.covered.setdefault("further", {})[shown] = self._covered(audit, self._summary.errors - errors)
 
     # --- helpers ---
@@ -137,7 +137,7 @@ class FurtherAudit:
             kind=f"further_{report.state}",
             severity="note" if wrong is None else "error",
             detail=f"in {shown}: {report.detail if wrong is None else wrong[2]}"
-            + ("; another place there has it, and is sound" if wrong is None else ""),
+            + ("; another place there has a sound copy of it" if wrong is None else ""),
             hint=_HINT,
             object=sha256,
             pack=None if report.pack is None else report.pack.hex(),

@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     from kropot.verify.copies import ObjectReport
     from ledger.log import Ledger
 
-_INDEX = "its objects are found all the same, only slowly: run `kropotcli storage index`"
+_INDEX = "its objects are still found, but slowly: run `kropotcli storage index`"
 
 _HINTS: dict[PackFlawKind, str] = {
-    "damaged_pack": "its objects are read where the ledger says that they are: `kropotcli verify --repair` writes the "
-    "pack's index anew from the ledger; check the disk",
+    "damaged_pack": "its objects are read from where the ledger places them: `kropotcli verify --repair` rewrites the "
+    "pack's index from the ledger; check the disk",
     "lost_pack": "its objects are lost unless other findings say otherwise: put it back from a copy of the storage, or "
     "run `kropotcli verify --repair`, which fetches them again",
-    "freed_pack": "what of it is needed lies elsewhere, unless other findings say otherwise; if no process frees bytes "
-    "now, one was interrupted: the next `kropotcli prune` ends it, or the same `kropotcli erase` given again",
-    "unknown_pack": "an interrupted run left it; `kropotcli storage pack` takes it in",
+    "freed_pack": "what is needed of it is elsewhere, unless other findings say otherwise; if no process is freeing "
+    "bytes now, one was interrupted: the next `kropotcli prune` finishes its work, or the same `kropotcli erase` "
+    "again",
+    "unknown_pack": "an interrupted run left it; `kropotcli storage pack` adopts it",
     "missing_placement": _INDEX,
     "wrong_placement": _INDEX,
     "orphan_pack": "an interrupted run left it, or it belongs to another ledger; it does no harm",
@@ -52,7 +53,7 @@ def elsewhere(report: ObjectReport, pack: bytes) -> Finding:
     return Finding(
         kind="damaged_place",
         severity="note",
-        detail=f"{report.detail}; another place has it, and is sound there",
+        detail=f"{report.detail}; another place has a sound copy of it",
         hint="check the disk; `kropotcli verify --repair` makes the ledger forget the damaged place",
         object=report.sha256.hex(),
         pack=pack.hex(),
@@ -80,10 +81,10 @@ def _mend(mender: Mender, flaw: PackFlaw) -> str | None:
 
 def _noted(flaw: PackFlaw, why_not: str | None) -> Finding:
     if why_not is not None:
-        hint = "what its objects need is said of each of them; verify again when the reason is gone"
+        hint = "see what is said of each of its objects; verify again when the reason is gone"
         return replace(finding_of(flaw), kind="not_repaired", severity="note", detail=why_not, hint=hint)
     detail = {
-        "damaged_pack": "its index was written anew from the ledger, and has the pack's name",
+        "damaged_pack": "its index was rewritten from the ledger, and matches the pack's name",
         "lost_pack": "the ledger forgot it",
-    }.get(flaw.kind, "the ledger says now what its index says")
+    }.get(flaw.kind, "the ledger now agrees with its index")
     return replace(finding_of(flaw), kind="repaired_pack", severity="note", detail=detail, hint="")

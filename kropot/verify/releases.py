@@ -67,8 +67,8 @@ class ReleaseAudit:
             yield Finding(
                 kind="unsigned_policy",
                 severity="error",
-                detail="the key for checkpoints did not sign this decision about retention, and it keeps less than the "
-                "one before",
+                detail="the key for checkpoints did not sign this decision about retention, although it keeps less "
+                "than the one before",
                 hint="if you made it, make it again with `kropotcli prune --key FILE` or `kropotcli keep --key FILE`; "
                 "if not, find out who can write to the database",
                 position=position,
@@ -104,7 +104,7 @@ class ReleaseAudit:
             is_right = (*of, fact.reason) in entailed and of not in seen and event.seq not in moved
             seen.add(of)
             if not is_right:
-                because = why or ("its element had moved on" if event.seq in moved else "the policy keeps it")
+                because = why or ("its element had changed since" if event.seq in moved else "the policy keeps it")
                 yield _finding(event, fact, StreamKey.parse(key), because, is_undone=of not in released)
 
     def _moved(self, run: _Run, known: list[tuple[StoredFact, ReleaseFact, bytes]]) -> set[int]:
@@ -134,7 +134,7 @@ class ReleaseAudit:
         if run.policy < 1 or decided.position != run.policy or run.policy in unsigned:
             return "the policy that it names was not in force, or nobody signed it"
         if not head or run.decided >= events[0].seq or run.at_us > head[0].recorded_us:
-            return "it was decided for a time that had not come"
+            return "it was decided for a time in the future"
         if decided_of(self._ledger, until=events[-1].seq).position != run.policy:
             return "another policy was in force by then"
         if any(was_alarmed(sources_at(self._ledger, at)) for at in (run.decided, events[-1].seq)):
@@ -171,7 +171,7 @@ def _finding(event: StoredFact, fact: ReleaseFact, key: StreamKey, why: str, *, 
     return Finding(
         kind="unentailed_release",
         severity="note" if is_undone else "error",
-        detail=f"no policy entails that this copy was released ({why}){undone}",
+        detail=f"no policy justifies the release of this copy ({why}){undone}",
         hint="find out who can write to the database" if is_undone else _HINT,
         source=key.source.hex(),
         element=key.id,

@@ -159,7 +159,9 @@ class Verification:
         known = self._scope.surroundings.known(self._ledger)
         unread = len({row.address for row in known} - set(map(shown_storage, self._scope.further)))
         if unread:
-            self.summary.not_covered.append(f"further storages: {unread} were not read: --also-store all reads them")
+            self.summary.not_covered.append(
+                f"further storages: {unread} were not read: read them with --also-store all"
+            )
         return [
             FurtherAudit(
                 self._ledger,
@@ -240,7 +242,7 @@ class Verification:
                 kind="bad_snapshot",
                 severity="error",
                 detail=f"the snapshot of {found.kind} at position {found.position}: {found.why}",
-                hint="drop the snapshots, and make them again at any time: see `kropotcli snapshot --help`",
+                hint="drop the snapshots; you can make them again at any time: see `kropotcli snapshot --help`",
                 position=found.position,
             )
         if not audit.has_moved:
@@ -279,10 +281,10 @@ class Verification:
         self.summary.covered["erasures"] = erased.json
         if erased.last is None:
             return
-        hint = "compare with whom you know to have asked for it; `kropotcli history ELEMENT` tells of one element"
+        hint = "compare this with the erasures that you know of; `kropotcli history ELEMENT` shows one element"
         yield Finding(kind="erased", severity="note", detail=str(erased), hint=hint)
         if checkpoints.key is None:
-            gap = "erasures: give the key with --public-key to see which of them nobody accepted with it"
+            gap = "erasures: give the key with --public-key to see which of them it did not accept"
             self.summary.not_covered.append(gap)
             return
         sealed_to = checkpoints.sealed_to or 0
@@ -291,10 +293,10 @@ class Verification:
             yield Finding(
                 kind="unsigned_erasure",
                 severity="error",
-                detail=f"nobody accepted with the key what was erased here: {unsigned}",
+                detail=f"the key did not accept what was erased here: {unsigned}",
                 hint="if you asked for it, run `kropotcli checkpoint sign --accept-erasures POSITION` with the last "
-                "position; if not, somebody shreds this backup: keep the database, and make the ledger again from a "
-                "backup or a storage path from before",
+                "position; if not, somebody is destroying this backup: keep the database, and make the ledger "
+                "again from an earlier backup or storage path",
                 position=unsigned.first.position,
             )
 

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from ledger.rows import CopyRow
 
 _PAGE: Final = 10_000
-"""How many copies are looked at together, in the order of their packs: a bucket fetches each pack once a page."""
+"""How many copies to look at together, in the order of their packs: a bucket fetches each pack once a page."""
 
 _EVENTS: Final = 1000
 """How many events are in memory at once."""
 _HINT: Final = (
-    "its content is what was stored, but it was stored for something else: do not take it for this element, look with "
-    "`kropotcli history` at who stored it, and see whether the source still has the true one"
+    "its content is what was stored, but it belongs to something else: do not use it for this element; see with "
+    "`kropotcli history` who stored it, and check whether the source still has the right one"
 )
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _TELL_EVERY = 1000
 """Events between two calls of `progress`."""
-AGAIN = "the ledger is not affected: move the file out of the storage path; the next `collect` writes it again"
+AGAIN = "the ledger is not affected: move the file out of the storage path, and the next `collect` writes it again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ class SegmentAudit:
         except OSError as error:
             raise storage_error(error, f"reading {file.path}") from error
         if reach.last != file.last:
-            why = MalformedSegmentError(f"it ends at event {reach.last}, and its name says {file.last}")
+            why = MalformedSegmentError(f"it ends at event {reach.last}, but its name says {file.last}")
             self.findings.append(_bad(file, why))
             return
         self._held.append(_Held(file=file, reach=reach))
@@ -111,12 +111,12 @@ class SegmentAudit:
     def _against(self, held: _Held, log: LogAudit, ledger_id: bytes | None) -> Finding | None:
         reach, name = held.reach, held.file.path
         if reach.last > log.head.position:
-            detail = f"{name} holds events up to {reach.last}, and the ledger ends at {log.head.position}"
+            detail = f"{name} holds events up to {reach.last}, but the ledger ends at {log.head.position}"
             return Finding(
                 kind="rolled_back",
                 severity="error",
                 detail=f"TRUNCATED OR ROLLED BACK: {detail}",
-                hint=f"{ROLLED_BACK}; `kropotcli db recover --from-storage` can make the newest database again",
+                hint=f"{ROLLED_BACK}; `kropotcli db recover --from-storage` can recover the newest database",
                 position=log.head.position + 1,
             )
         if ledger_id not in (None, reach.ledger_id):

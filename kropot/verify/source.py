@@ -158,7 +158,7 @@ class SourceAudit:
             yield Finding(
                 kind="size_differs",
                 severity="error",
-                detail=f"the copy has {element.copy.size} bytes, and the source lists {listed.size}",
+                detail=f"the copy has {element.copy.size} bytes, but the source lists {listed.size}",
                 hint="the source changed it without a new date, or sent only a part: check the file on the server",
                 source=self._id.hex(),
                 element=key.id,
@@ -193,12 +193,12 @@ class SourceAudit:
 
 def _difference(element: Element | None, listed: Listed) -> str:
     if element is None:
-        return f"the source has it with the date {_day(listed.date)}, and the ledger does not know it"
+        return f"the source has it with the date {_day(listed.date)}, but the ledger does not know it"
     if not element.present:
         return f"the source has it again, with the date {_day(listed.date)}"
     if element.date != listed.date:
-        return f"the source has the date {_day(listed.date)}, and the ledger has {_day(element.date)}"
-    return "the source lists another content under the same date"
+        return f"the source has the date {_day(listed.date)}, but the ledger has {_day(element.date)}"
+    return "the source lists a different content under the same date"
 
 
 def _day(second: int) -> str:

@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from ledger.states import Damage
 
 Found = Literal["damaged", "lost", "unreadable", "sound", "not_read"]
-"""What this run found. "not_read": a copy that is known to be bad, and whose content this run did not read."""
+"""What this run found. "not_read": a copy that is known to be bad, whose content this run did not read."""
 
 Role = Literal["newest", "outdated", "older", "replaced"]
-"""What the copy is to its element. "outdated": the newest copy, and the source has a newer revision already.
+"""What the copy is to its element. "outdated": the newest copy, but the source already has a newer revision.
 
 "older": a copy of an older revision. "replaced": a sound copy of the same revision was stored later.
 """
 
 Reach = Literal["open", "refused", "past", "retired"]
-"""Whether the copy's source can be asked. "past": another token has taken it over. "retired": a person said so."""
+"""Whether the copy's source can be asked. "past": another token took it over. "retired": a person retired it."""
 
 Unrecorded = Literal["mass", "no_record", "read_only", "bad_ledger"]
 """Why a run records nothing."""
@@ -42,7 +42,7 @@ class Way(Enum):
     DISMISSED = "a person dismissed this element: `kropotcli source dismiss --undo` takes that back"
     AGAIN = "the next `kropotcli collect` with this source's token fetches it again; `verify --repair` does so now"
     NOW = "a line at the end of this run says whether it was fetched again"
-    FAILS = "collectors try to fetch it again, and fail so far: `kropotcli ls --failing` says when they try next"
+    FAILS = "collectors try to fetch it again, but have failed so far: `kropotcli ls --failing` says when they try next"
     RECORD = (
         "run `kropotcli verify` without --no-record: it records this, and then `kropotcli collect` fetches it again"
     )
@@ -55,15 +55,15 @@ class Way(Enum):
         "nothing was recorded, because the storage may not be mounted: mount it, or correct --storage-path, and verify "
         "again; if this is the right storage, use --repair"
     )
-    MEND = "fix what keeps it from being read, then verify again"
+    MEND = "fix the reason why it cannot be read, then verify again"
     READ = "run `kropotcli verify` without --quick and --budget to read it"
     REFUSED = (
         "the server refuses the token of this source, so it cannot be fetched again with it: collect with a token that "
         "the server accepts, or put the object back under its name from another backup"
     )
     PAST = (
-        "another token has taken over this source, so no collector fetches it again: the newer source has a copy of "
-        "its own; if not, collect once with the older token, or put the object back under its name from another backup"
+        "another token has taken over this source, so no collector fetches it again: the newer source has its own "
+        "copy; if not, collect once with the older token, or put the object back under its name from another backup"
     )
     RETIRED = (
         "its source is retired, so it cannot be fetched again: look for the object in another backup, and put it back "
@@ -84,10 +84,10 @@ class Way(Enum):
 
 
 IS_FETCHED_AGAIN = frozenset({Way.AGAIN, Way.NOW, Way.FAILS})
-"""The ways that end with a collector that fetches the copy again, without any person's doing."""
+"""The ways in which a collector fetches the copy again without a person's help."""
 
 _NOTES = frozenset({Way.NONE, Way.NOTHING, Way.DISMISSED})
-"""The ways of what needs nobody any more."""
+"""The ways that need nothing any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +131,7 @@ def explain(copy: BadCopy) -> Words:
     """Return what is said of a copy. The same state gives the same words, whatever led the run to it."""
     way = way_out(copy)
     if copy.found == "sound":
-        detail = f"the object was recorded as {copy.recorded}, and it is sound now"
+        detail = f"the object was recorded as {copy.recorded}, but is sound now"
         return Words(kind="recovered_object", severity="note", detail=detail, way=way)
     state = copy.recorded if copy.found == "not_read" else copy.found
     return Words(

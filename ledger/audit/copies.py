@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _ROW = struct.Struct(">32sQQQB")
 _STATES = (SOUND, DAMAGED, LOST, RELEASED, SOUND)
-"""0 says that a copy was stored, and 4 that one that was stored before is sound again."""
+"""0: a copy was stored. 4: a copy that was stored before is sound again."""
 _SOUND_AGAIN = 4
 _BUCKETS = 256
 _MOST_NEVER_STORED = 1000

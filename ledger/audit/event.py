@@ -96,9 +96,9 @@ def _fact_faults(event: StoredEvent, fact: Fact | UnknownFact, *, canonical: boo
 def _payload_faults(event: StoredEvent, header: Header | None) -> Iterator[tuple[str, str]]:
     if event.payload is None or event.nonce is None:
         if event.payload is not event.nonce:
-            yield "payload_mismatch", "of payload and nonce one is missing: an erasure takes both"
+            yield "payload_mismatch", "only one of payload and nonce is missing: an erasure removes both"
     elif len(event.nonce) != NONCE_BYTES:
-        yield "bad_nonce", f"its nonce has {len(event.nonce)} bytes, and a nonce has {NONCE_BYTES}"
+        yield "bad_nonce", f"its nonce has {len(event.nonce)} bytes instead of {NONCE_BYTES}"
     elif header is not None and payload_digest(event.nonce, event.payload) != header.payload_digest:
         yield "payload_mismatch", "the payload and nonce are not those that the header commits to"
 
@@ -133,13 +133,13 @@ def _stream_faults(
     elif header is not None and keyed_digest(salt, key[16:]) != header.stream_digest:
         yield "stream_mismatch", "the header commits to another stream than the one that holds the event"
     if isinstance(fact, Fact) and fact.ERASES:
-        yield "not_erased", "its stream was erased, and the stream's key still stands"
+        yield "not_erased", "its stream was erased, but the stream's key is still there"
 
 
 def _place_faults(event: StoredEvent, key: bytes, fact: Fact | UnknownFact | None) -> Iterator[tuple[str, str]]:
     """Yield why the event cannot stand on the stream with this stored key."""
     if len(key) > MAX_KEY_BYTES:
-        yield "misplaced", f"its stream's key has {len(key)} bytes, and {MAX_KEY_BYTES} are allowed"
+        yield "misplaced", f"its stream's key has {len(key)} bytes, but at most {MAX_KEY_BYTES} are allowed"
     if isinstance(fact, SourceFact) and (event.stream_version == 1) != fact.BEGINS:
         yield "misplaced", f"a {event.type} is event {event.stream_version} of its source's stream"
     kind = key[16:].partition(b"\x00")[0].decode(errors="replace")

@@ -181,7 +181,7 @@ class IndexAudit:
                     yield from self._copy(right, f"the row differs from the log: {_differing(left, right)}")
                 left, right = next(stored, None), next(folded, None)
         for judged in self._learnt.copies.never_stored:
-            detail = f"{judged.sha256.hex()}: the event says that this object is {judged.state}, and none stored it"
+            detail = f"{judged.sha256.hex()}: the event says that this object is {judged.state}, but no event stored it"
             key = dict(self._store.log.streams({judged.stream})).get(judged.stream)
             yield finding_in(key, kind="contradiction", detail=detail, position=judged.seq)
         for row in untyped:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MOST_REVISION = (1 << 32) - 1
 _MOST_NEW_STREAMS = 1000
-"""How many streams beyond the known ones are allocated. A larger number must be made up."""
+"""How many streams beyond the known ones to allocate. A larger number must be false."""
 
 
 @dataclass(slots=True)
@@ -109,7 +109,7 @@ class LogRule:
         while first in self.unusable:  # these have a finding already
             first += 1
         if seq < self.position + 1:
-            yield _error("disorder", "it stands twice, or out of its order", seq)
+            yield _error("disorder", "it is there twice, or out of order", seq)
         elif first <= last:
             span = f"the event at position {first} is" if first == last else f"the events {first} to {last} are"
             yield _error("missing_event", f"{span} missing", first)

@@ -90,7 +90,7 @@ class SqlBlobs:
         while page := self._connections.rows(wanted.where(c.id > after)):
             for id_, digest, note in page:
                 if id_ != due:
-                    yield f"the row {id_} of the table `checkpoint` stands where row {due} is due"
+                    yield f"the row {id_} of the table `checkpoint` is where row {due} is expected"
                 if digest != hashlib.sha256(str(note).encode(errors="replace")).digest():
                     yield f"the row {id_} of the table `checkpoint` has another digest than its note"
                 due = id_ + 1 if type(id_) is int else due + 1

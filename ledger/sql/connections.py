@@ -195,14 +195,16 @@ class Connections:
         """Move SQLite's log into the database and empty it, durably. Raises: as `_connect_writer` does."""
         is_busy, *_ = driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if is_busy:
-            raise LedgerUnavailableError(f"the database {self.place} is busy, so its log cannot be folded")
+            raise LedgerUnavailableError(f"the database {self.place} is busy, so its write-ahead log cannot be merged")
         path = self.place.path
         if path is None:
             return
         try:
             sync(path.with_name(f"{path.name}-wal"))
         except OSError as error:
-            raise LedgerUnavailableError(f"the log of the ledger {path} cannot be synced: {error.strerror}") from error
+            raise LedgerUnavailableError(
+                f"cannot sync the log of the ledger {path} ({error.strerror}): check the disk"
+            ) from error
 
     def _living_writer(self) -> Connection | None:
         """Return the writing connection, None if there is none or a server ended it while it was idle."""

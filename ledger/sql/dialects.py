@@ -28,14 +28,14 @@ BUSY_SECONDS = 30
 
 WRITER_KIB = 16 << 10
 READER_KIB = 8 << 10
-"""How much of the file a connection to SQLite caches, in KiB: the pages that a batch changes and inner index pages.
+"""KiB of the file that an SQLite connection caches: the pages that a batch changes, inner index pages.
 
 Index leaves are read in random order. A cache for all of them would grow with the ledger, and the system has one.
 """
 
 PAGE_BYTES = 4096
 WAL_PAGES = 16 << 10
-"""How long SQLite's write-ahead log grows before its pages are moved into the file: 64 MiB.
+"""How long SQLite's write-ahead log grows before its pages move into the file: 64 MiB.
 
 Keys and hashes come in random order, so a batch changes one page for almost each of them. In a longer log, more changes
 of a page are moved together.

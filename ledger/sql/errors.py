@@ -34,12 +34,13 @@ _MYSQL_STATEMENTS_LOGGED = 1665
 
 _MYSQL_SENTENCES = {
     (_MYSQL_NO_TRIGGERS,): (
-        "the database server writes a binary log, and lets only a user with the right SUPER make the triggers that "
-        "guard the ledger: name such a user with --db-owner-url, or have log_bin_trust_function_creators = 1 set on "
-        'the server (docs/operations.md, "Servers with a binary log")'
+        "the database server writes a binary log, and only a user with the right SUPER may create the triggers that "
+        "guard the ledger: name such a user with --db-owner-url, or have "
+        "log_bin_trust_function_creators = 1 set on the server "
+        '(docs/operations.md, "Servers with a binary log")'
     ),
     (_MYSQL_STATEMENTS_LOGGED,): (
-        "the database server writes a binary log of statements, which cannot hold the transactions of a ledger: have "
+        "the database server writes a binary log of statements, which cannot record a ledger's transactions: have "
         'binlog_format = ROW or MIXED set on the server (docs/operations.md, "Servers with a binary log")'
     ),
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 AHEAD_US = 24 * 3600 * 1_000_000
-"""On a server, a batch may claim a time at most this far ahead of the server's clock, unless the owner writes it."""
+"""On a server, a batch's time may be at most this far ahead of the server's clock, unless the owner writes it."""
 
 SQLITE = (
     """

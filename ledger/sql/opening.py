@@ -50,7 +50,7 @@ REVISIONS = ("0001", "0002", "0003", "0004")
 """Every schema that this version can read or upgrade, the oldest first."""
 
 _NOTHING_TO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EROFS})
-"""The folder cannot be synced, or this user or this mount (a snapshot) cannot have written what is there."""
+"""Harmless errors: the folder cannot be synced, or this user or mount (a snapshot) cannot have written there."""
 
 _PROGRAM = re.compile(r"kropotcli [0-9][0-9A-Za-z.+-]{0,40}")
 
@@ -164,8 +164,8 @@ def _demand_transactions(connection: Connection, place: Place) -> None:
         statements = " ".join(f"ALTER TABLE {name} ENGINE=InnoDB;" for name in found)
         raise LedgerError(
             f"the ledger at {place} was not opened and nothing was written, because it has tables of an engine without "
-            f"transactions ({engines}), which a crash can destroy: back the database up, run in it: {statements} "
-            "Then run `kropotcli verify`"
+            f"transactions ({engines}), which a crash can destroy: back up the database, run in it: {statements} Then "
+            "run `kropotcli verify`"
         )
 
 
@@ -184,9 +184,11 @@ def _look_at_file(path: Path) -> None:
         with path.open("rb") as file:
             begin = file.read(len(SQLITE_MAGIC))
     except OSError as error:
-        raise LedgerError(f"the ledger {path} cannot be read: {error.strerror}") from None
+        raise LedgerError(
+            f"cannot read the ledger {path} ({error.strerror}): check the file and its permissions"
+        ) from None
     if begin != SQLITE_MAGIC:
-        raise LedgerError(f"{path} is not a database of SQLite, and nothing was written: name another file")
+        raise LedgerError(f"{path} is not an SQLite database, and nothing was written: name another file")
 
 
 def _settle(path: Path) -> None:
@@ -203,18 +205,22 @@ def _settle(path: Path) -> None:
     except OSError as error:
         if error.errno in _NOTHING_TO_SYNC:
             return
-        raise LedgerUnavailableError(f"the log of the ledger {path} cannot be synced: {error.strerror}") from error
+        raise LedgerUnavailableError(
+            f"cannot sync the log of the ledger {path} ({error.strerror}): check the disk"
+        ) from error
 
 
 def _create_file(path: Path) -> None:
     if not path.parent.is_dir():
         raise LedgerError(
-            f"the ledger {path} cannot be created because there is no folder {path.parent}: create the folder first"
+            f"cannot create the ledger {path}, because there is no folder {path.parent}: create the folder first"
         )
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        raise LedgerError(f"the ledger {path} cannot be created: {error.strerror}") from None
+        raise LedgerError(
+            f"cannot create the ledger {path} ({error.strerror}): check the folder and its permissions"
+        ) from None
 
 
 @contextmanager

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ledger.sql.statements import Statements
 
 _END = b"\xff" * 33
-"""Behind every SHA-256."""
+"""Greater than every SHA-256."""
 
 
 class SqlPlaces:

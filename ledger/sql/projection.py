@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ledger.sql.statements import Statements
 
 DUE_PAGE = 1000
-"""How many wanted entries are read at once."""
+"""How many wanted entries to read at once."""
 
 _BELOW, _ABOVE = -1, b"\xff" * 64
 """A number below every stream number, and bytes above every SHA-256."""

@@ -40,7 +40,7 @@ class Protection:
 def protection(place: Place) -> Protection:
     """Return what keeps the user of this URL from changing what was written."""
     if place.kind == "sqlite":
-        return Protection(kind="triggers", ways=("SQLite knows no users",))
+        return Protection(kind="triggers", ways=("SQLite has no users",))
     engine = writer_engine(place)
     try:
         with translated(engine.dialect), engine.connect() as connection:
@@ -61,16 +61,16 @@ def protection(place: Place) -> Protection:
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
 
 Way = tuple[bool, str]
-"""Whether it is certain that this leads round the triggers, and a sentence whose subject is "this user"."""
+"""Whether this certainly gets around the triggers, and a sentence whose subject is "this user"."""
 
 _POWERFUL = ("pg_execute_server_program", "pg_write_server_files", "pg_create_subscription")
-"""Roles that every server has and that can be made into a superuser, or write rows without the triggers."""
+"""Roles of every server that can become a superuser, or write rows without the triggers."""
 
 _CREATEROLE_NEEDS_ADMIN = 160_000
-"""From this version on, CREATEROLE gives no role that was not given with ADMIN OPTION, which membership shows."""
+"""From this version on, CREATEROLE grants only roles held with ADMIN OPTION, which membership shows."""
 
 _PARAMETER_RIGHTS = 150_000
-"""From this version on, a right can let other users than superusers switch off triggers in their session."""
+"""From this version on, a right can let users other than superusers switch off triggers in their session."""
 
 # MEMBER also covers those who must say SET ROLE first. The session's user is there too: RESET ROLE goes back to it.
 _MINE = """
@@ -170,21 +170,21 @@ _HARMLESS = frozenset(
     {"USAGE", "SELECT", "SHOW VIEW", "SHOW DATABASES", "PROCESS", "REFERENCES", "LOCK TABLES"}
     | {"REPLICATION CLIENT", "BINLOG MONITOR"}
 )
-"""Rights that change nothing, wherever they hold. Every other one beyond `RIGHTS` counts as a way."""
+"""Rights that change nothing, wherever they apply. Every other one beyond `RIGHTS` counts as a way around."""
 
 
 def _mysql(connection: Connection) -> Iterator[Way]:
     database = str(connection.execute(text("SELECT database()")).scalar_one())
     lines = _grants(connection)
     if not lines:
-        yield False, "is not told its own rights"
+        yield False, "cannot see its own rights"
     roles = dict.fromkeys(found["role"] for line in lines if (found := _ROLE.fullmatch(line)))
     for role in roles:
         # With the role active, its rights are told, and those of the roles that it has.
         try:
             connection.exec_driver_sql(f"SET ROLE {role}".replace("%", "%%"))
         except DBAPIError:
-            yield False, f"has the role {role}, whose rights are not told"
+            yield False, f"has the role {role}, whose rights it cannot see"
             continue
         lines += _grants(connection)
     for line in dict.fromkeys(lines):
@@ -216,7 +216,7 @@ def _ways_by(grant: re.Match[str], database: str) -> Iterator[Way]:
     if not is_here and not is_system:
         return
     if grant["routine"] is not None:
-        yield False, f"may run the routine {grant['table']}, which may have its maker's rights"
+        yield False, f"may run the routine {grant['table']}, which may run with its creator's rights"
         return
     if is_here and table != "*" and table not in RIGHTS:
         return
@@ -225,7 +225,7 @@ def _ways_by(grant: re.Match[str], database: str) -> Iterator[Way]:
     rights = set(re.split(r",\s*", re.sub(r" \([^)]*\)", "", grant["rights"])))
     for right in sorted(rights - _HARMLESS - set(allowed)):
         if right == "EXECUTE":
-            yield False, f"has the right EXECUTE {where}, and routines may have their maker's rights"
+            yield False, f"has the right EXECUTE {where}, and routines may run with their creator's rights"
         else:
             yield True, f"has the right {right} {where}"
 

@@ -34,7 +34,7 @@ RIGHTS = {
     "head": ("SELECT", "UPDATE"),
     VERSION_TABLE: ("SELECT",),
 }
-"""What collecting needs, by table; the triggers bound the rest."""
+"""The rights that collecting needs, by table. Triggers limit them further."""
 
 
 def grant(owner: Place, user: Place) -> str:
@@ -47,7 +47,7 @@ def grant(owner: Place, user: Place) -> str:
     """
     if owner.kind == "sqlite" or user.kind == "sqlite":
         raise LedgerError(
-            "SQLite knows no users, so it cannot limit rights: use PostgreSQL, MySQL or MariaDB, or protect the file"
+            "SQLite has no users, so it cannot limit rights: use PostgreSQL, MySQL or MariaDB, or protect the file"
         )
     where = [(place.kind, place.url.host, place.url.port, place.url.database) for place in (owner, user)]
     if where[0] != where[1]:
@@ -66,7 +66,7 @@ def grant(owner: Place, user: Place) -> str:
         need = "" if owner.kind == "postgresql" else ", on MySQL and MariaDB WITH GRANT OPTION"
         raise LedgerError(
             f"the owner {owner.url.username} may not give {grantee} the rights that collecting needs ({error}); the "
-            f"ledger's tables exist now: give the owner all rights of this database{need}, and run this again"
+            f"ledger's tables exist now: give the owner all rights on this database{need}, and run this again"
         ) from None
     finally:
         engine.dispose()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CONNECT_S: Final = 10
 IDLE_S = 1.0
-"""A connection that was idle for longer is tried before it is used: servers and firewalls end idle connections."""
+"""A connection that was idle for longer is tested before use, because servers and firewalls end idle connections."""
 
 _POSTGRESQL: Final = {
     "connect_timeout": CONNECT_S,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
 
 FEW = 32
-"""How many rows to read at first where a caller often needs no more."""
+"""How many rows to read first where a caller often needs no more."""
 
 PAGE = 1000
 """How many rows are read at a time."""
@@ -33,8 +33,8 @@ COPY_COLUMNS = ", ".join(column.name for column in schema.copy.columns)
 MANY = 250
 """How many rows SQLite takes in one statement.
 
-The driver releases the interpreter's lock for each statement and then takes it again. With one statement per row, the
-threads of a collector would spend their time on passing the lock around.
+The driver releases the interpreter's lock for each statement and then takes it again. With one statement per row,
+a collector's threads would spend their time passing the lock around.
 """
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ledger.sql.dialects import Place
 
 _MOST_DAMAGES = 100
-"""SQLite stops looking after this many."""
+"""SQLite stops checking after this many."""
 
 
 class SqlStore:

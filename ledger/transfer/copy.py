@@ -105,7 +105,7 @@ def _demand_prefix(source: LedgerStore, target: LedgerStore) -> None:
     last = {event.seq: event.leaf for event in source.log.events_at([1, theirs.position])}
     same = {event.seq: event.leaf for event in target.log.events_at([1, theirs.position])}
     if theirs.position > mine.position or last != same:
-        raise LedgerError("the target holds another ledger, or a longer one: copy into an empty database")
+        raise LedgerError("the target holds a different ledger, or a longer one: copy into an empty database")
 
 
 def _pages(commits: Iterator[CommitRow], until: int) -> Iterator[list[CommitRow]]:

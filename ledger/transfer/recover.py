@@ -67,7 +67,7 @@ def _behind(events: Iterator[KeyedEvent], target: LedgerStore, begun: int) -> It
             if event.leaf != mine.get(begun):
                 break
             return events
-    raise LedgerError("the target holds another ledger, or a longer one: recover into an empty database")
+    raise LedgerError("the target holds a different ledger, or a longer one: recover into an empty database")
 
 
 def _erased(target: LedgerStore) -> dict[bytes, int]:

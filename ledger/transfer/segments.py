@@ -121,7 +121,7 @@ def read(file: BinaryIO, start: Frontier) -> Iterator[tuple[StoredEvent, bytes |
     if body.left():
         raise MalformedSegmentError(f"there are bytes after its last event {reach.last}")
     if body.digest() != trailer[2]:
-        raise MalformedSegmentError("its bytes do not agree with the digest at its end")
+        raise MalformedSegmentError("its bytes do not match the digest at its end")
     if frontier != reach.frontier:
         raise MalformedSegmentError("its events do not lead to the frontier at its end")
 
@@ -138,7 +138,7 @@ def whole_reach(file: BinaryIO) -> Reach:
     while body.read(_CHUNK):
         pass
     if body.digest() != trailer[2]:
-        raise MalformedSegmentError("its bytes do not agree with the digest at its end")
+        raise MalformedSegmentError("its bytes do not match the digest at its end")
     return reach
 
 

@@ -248,7 +248,7 @@ def test_folder_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest.
     for args in (["token", "list"], ["serve", "--source", "files", "--port", "0"]):
         done = gateway(*args, "--revocations", "file/here")
         assert (done.exit_code, done.stderr.count("\n")) == (1, 1), done.output
-        assert "cannot be read" in done.stderr
+        assert "cannot read the folder of revoked tokens" in done.stderr
         assert "--revocations" in done.stderr
 
     def full(*_args: object, **_options: object) -> None:
@@ -257,7 +257,7 @@ def test_folder_that_cannot_be_used_is_told(tmp_path: Path, monkeypatch: pytest.
     with monkeypatch.context() as no_room:
         no_room.setattr("kropot.gateway.revocations.write_new", full)
         done = gateway("token", "revoke", "1")
-        assert (done.exit_code, "only the database knows" in done.stderr) == (1, True)
+        assert (done.exit_code, "cannot write to the folder of revoked tokens" in done.stderr) == (1, True)
         assert json.loads(gateway("token", "list", "--json").stdout)["status"] == "revoked"
         # A gateway that cannot write there goes on, and says so.
         with capture_logs() as lines, Served(tmp_path / "served", revocations=tmp_path / "r") as served:

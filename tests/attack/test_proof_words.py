@@ -119,9 +119,9 @@ def test_the_source_is_proved_by_the_salt_that_the_header_commits_to(proofs: Pro
 @pytest.mark.parametrize("claimed", [bytes(16), SOURCE])
 def test_no_other_source_can_be_put_into_a_proof(proofs: Proofs, claimed: bytes) -> None:
     for owner in (proofs.bound, SOURCE):
-        with pytest.raises(IntegrityError, match="names a source that nothing signed names"):
+        with pytest.raises(IntegrityError, match="nothing that was signed names the source"):
             checked(proofs.of("plain", owner) | {"source": claimed.hex()})
-    with pytest.raises(IntegrityError, match="names a source that nothing signed names"):
+    with pytest.raises(IntegrityError, match="nothing that was signed names the source"):
         checked(proofs.of("plain", SOURCE) | {"source": proofs.bound.hex()})
 
 

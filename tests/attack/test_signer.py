@@ -240,7 +240,7 @@ def test_a_head_set_back_is_not_signed_even_without_a_folder(world: World) -> No
     other = CheckpointFolder(world.home / "new")
     world.sign()
     world.forge("UPDATE head SET position = 9, frontier = :frontier", frontier=earlier.stored)
-    with pytest.raises(IntegrityError, match="covers 12 events, and the ledger has only 9"):
+    with pytest.raises(IntegrityError, match="covers 12 events, but the ledger has only 9"):
         world.sign(other)
 
 

@@ -117,7 +117,7 @@ def test_the_keeper_shows_ids_and_no_names(browser: Browser, small_place: Place)
             assert fits(page), screen
             assert "letter-" not in page.content()
         page = found.go("files")
-        assert "takes no kit" in page.inner_text("main")
+        assert "accepts no kit" in page.inner_text("main")
         assert page.locator("input[type=file], input[type=password]").count() == 0
         assert page.locator("td.id").count() == 42
         page.locator("td.id a").first.click()
@@ -175,7 +175,7 @@ def test_older_versions_and_moments(session: Page) -> None:
         page.locator("aside a.main").click()
     assert Path(arrived.value.path()).read_text().startswith("changed")
     page.locator(".versions .links").last.get_by_role("link", name="Look").click()
-    assert "You look at the state of" in page.inner_text("main")
+    assert "You are looking at the state of" in page.inner_text("main")
     assert page.locator("nav a").nth(3).evaluate("each => each.search").startswith("?at=")
 
 

@@ -200,7 +200,7 @@ def test_a_folder_whose_disk_is_away_is_neither_made_nor_taken_for_the_one_befor
     grow(tmp_path, 5, 9)
     code, _, said = run(*sign)
     assert code == 1
-    assert f"{stick} held checkpoints before and holds none now" in said
+    assert f"{stick} held checkpoints before and is empty now" in said
     assert list(stick.iterdir()) == []
     assert len(list(other.iterdir())) == 2
     (tmp_path / "on the stick").rename(stick / "checkpoint-00000001.txt")

@@ -32,13 +32,13 @@ def test_a_ledger_whose_last_event_is_years_ago_is_written_once_the_clock_was_ac
     assert "kropotcli db accept-clock" in refused.stderr
     accepted = run_cli("--db-string", ledger_url, "db", "accept-clock")
     assert accepted.returncode == 0
-    assert accepted.stdout.startswith("accepted: the ledger goes on at 20")
+    assert accepted.stdout.startswith("accepted: the ledger's time goes on from 20")
     assert "nothing to do" in run_cli("--db-string", ledger_url, "db", "accept-clock").stdout
     again = run_cli("--db-string", ledger_url, *collect)
     assert "last event" not in again.stderr
 
 
 def test_time_that_stands_still_is_told(run_cli: RunCli, ledger_url: str) -> None:
-    told = "warning: the ledger's time stands still at "
+    told = "warning: the ledger's time has stopped at "
     made(ledger_url, time.time_ns() // 1000 + 13 * YEAR_US)
     assert told in run_cli("--db-string", ledger_url, "status").stderr

@@ -188,7 +188,7 @@ def test_the_first_clients_database_is_refused_and_left_as_it_was(
         ("nonsense", 2, "does not name a database: try sqlite:///"),
         ("sqlite://", 2, "needs a file"),
         ("mssql://host/name", 2, "'mssql' cannot hold a ledger"),
-        ("sqlite:///letter.txt", 1, "letter.txt is not a database of SQLite"),
+        ("sqlite:///letter.txt", 1, "letter.txt is not an SQLite database"),
         ("sqlite:///.", 1, "Is a directory"),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_listed_element_shows_its_copy_and_its_failure(run_cli: RunCli) -> Non
 @pytest.mark.usefixtures("filled")
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("both", "SOURCE:ID"), ("nothing", "no element"), ("c3:both", "no element"), ("n", "4 characters or more")],
+    [("both", "SOURCE:ID"), ("nothing", "no element"), ("c3:both", "no element"), ("n", "at least 4 characters")],
 )
 def test_an_ambiguous_or_unknown_element_exits_2(run_cli: RunCli, name: str, told: str) -> None:
     done = run_cli("ls", name)

@@ -197,8 +197,8 @@ def test_a_passphrase_is_set_changed_and_removed(run: Run, kit: str, old_kit: st
     assert [answer.code for answer in answers] == [0, 0, 0], answers
     for answer in answers:
         expect_no_key(answer)
-    assert f"{path} still opens it without one: delete it" in answers[0].err
-    assert "still opens it with the older passphrase" in answers[1].err
+    assert f"{path} still opens without a passphrase: once you have tried " in answers[0].err
+    assert "still opens with the older passphrase" in answers[1].err
     assert answers[2].json["locked"] is False
     before = parse_kit((tmp_path / path).read_bytes(), name="k")
     for name, passphrase in (("a.json", PASSPHRASE), ("b.json", NEW)):
@@ -430,7 +430,7 @@ def test_a_drill_refuses_what_a_keeper_altered_in_ledger_and_storage(
     answer = run("kit", "check", kit, "--json")
     assert answer.code == 4
     assert sorted(row["why"] for row in answer.lines[:-1]) == [
-        "its content is that of another element: somebody exchanged them",
+        "its content belongs to another element: somebody swapped them",
         f"the payload of event {position} is not the one that was recorded",
     ]
     assert (answer.lines[-1]["opened"], answer.lines[-1]["failed"]) == (2, 2)
@@ -514,7 +514,7 @@ def test_status_shows_the_drill_and_raises_an_alarm_only_when_asked(world: Seale
     source = world.source(KIT)
     world.listed(source)
     world.seal(source, b"a", b"content")
-    assert "no copy was ever opened with a kit: run `kropotcli kit check`" in run("status").out
+    assert "no copy has ever been opened with a kit: run `kropotcli kit check`" in run("status").out
 
     def alarms(*options: str) -> list[str]:
         return [alarm["name"] for alarm in run("status", "--json", *options).json["alarms"]]

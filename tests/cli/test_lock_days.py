@@ -26,15 +26,15 @@ def test_it_belongs_to_the_bucket_and_leaves_the_tables_of_commands_alone(tmp_pa
 
 @pytest.mark.parametrize("value", ["0", "-1", "true", "1.5", '"30"', "36501"])
 def test_it_is_a_whole_number_of_days(tmp_path: Path, value: str) -> None:
-    with pytest.raises(
-        UsageError, match=r"\[storage\] lock-days is .*: write the days of the bucket's default retention"
-    ):
+    with pytest.raises(UsageError, match=r"\[storage\] lock-days is .*: write the bucket's default retention in days"):
         resolved(tmp_path, f'storage-path = "s3://bucket"\n[storage]\nlock-days = {value}\n')
 
 
 @pytest.mark.parametrize("place", ["folder", "sftp://user@host/path"])
 def test_only_a_bucket_can_lock(tmp_path: Path, place: str) -> None:
-    with pytest.raises(UsageError, match=f"{place} is no bucket: only an s3:// storage can lock what is written"):
+    with pytest.raises(
+        UsageError, match=f"{place} is not a bucket, and only an s3:// storage can lock what is written"
+    ):
         resolved(tmp_path, f'storage-path = "{place}"\n[storage]\nlock-days = 30\n')
 
 
@@ -42,7 +42,7 @@ def test_the_file_of_an_environment_and_a_flag_are_meant_alike(tmp_path: Path) -
     file = tmp_path / "config.toml"
     file.write_text("[storage]\nlock-days = 7\n")
     config = read_config(file)
-    with pytest.raises(UsageError, match="is no bucket"):
+    with pytest.raises(UsageError, match="is not a bucket"):
         resolve({"storage_path": Path("elsewhere")}, {}, config)
     found = resolve({}, {"KROPOT_STORAGE_PATH": "s3://other"}, config)
     assert found.storage_path == BucketAddress("other", lock_days=7)

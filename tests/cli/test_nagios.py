@@ -59,7 +59,7 @@ def test_an_old_listing_is_critical(run_cli: RunCli, tmp_path: Path) -> None:
     make_ledger(tmp_path, listed_us=1_750_000_000_000_000)
     done = run_cli("status", "--check", "--nagios")
     assert done.returncode == 2
-    assert done.stdout.startswith("KROPOTCLI CRITICAL - listing_stale: the server was not listed for too long")
+    assert done.stdout.startswith("KROPOTCLI CRITICAL - listing_stale: the server has not been listed for too long")
     expect_figures(done.stdout)
 
 

@@ -72,20 +72,20 @@ def test_a_proxy_of_the_environment_is_not_used_and_that_is_said_where_it_may_ma
     server.stop()
     done = run_cli("collect", "--once", "--server-url", server.url, env=engine | proxies)
     assert done.returncode == Exit.ERROR
-    assert "note that https_proxy is not used" in done.stderr.splitlines()[-1]
+    assert "note that https_proxy is ignored" in done.stderr.splitlines()[-1]
 
 
 def test_a_wrong_path_has_its_own_sentence(server: OldServer, run_cli: RunCli) -> None:
     done = run_cli("collect", "--once", "--server-url", server.url + "/elsewhere", env=ENV)
     assert done.returncode == Exit.ERROR
-    assert "error: nothing more could be collected" in done.stderr
+    assert "error: cannot collect any more" in done.stderr
     assert "there is no File Repository at this address (HTTP 404)" in done.stderr
 
 
 def test_a_host_that_dns_does_not_know_has_its_own_sentence(run_cli: RunCli) -> None:
     done = run_cli("--http-timeout", "1", "collect", "--once", "--server-url", "https://files.invalid", env=ENV)
     assert done.returncode == Exit.ERROR
-    assert "error: nothing more could be collected from https://files.invalid: no host of this name" in done.stderr
+    assert "error: cannot collect any more from https://files.invalid: no host of this name" in done.stderr
 
 
 def test_a_token_from_a_pipe_is_read_once() -> None:

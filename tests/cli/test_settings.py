@@ -136,7 +136,7 @@ def test_a_user_without_a_home_has_no_default_files_and_everything_else() -> Non
     assert find_config(None, {}) is None
     assert default_key_path(bytes(16)) is None
     assert resolve({"storage_path": Path("s")}, {}, None).storage_path == Path("s")
-    with pytest.raises(UsageError, match="nobody knows which folder ~ means in ~/s: set HOME"):
+    with pytest.raises(UsageError, match="cannot tell which folder ~ means in ~/s: set HOME"):
         resolve({"storage_path": Path("~/s")}, {}, None)
     with pytest.raises(UsageError, match="--revocations"):
         default_revocations()

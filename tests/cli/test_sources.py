@@ -37,10 +37,10 @@ BAD = {
     '[source.web]\ntoken-file = "t"': "[source.web] names no server",
     '[source.web]\nserver-url = "http://h"': "[source.web] names no token",
     "[source]\nweb = 1": "[source.web] is a value",
-    '[source."a b"]\nserver-url = "http://h"': "[source.a b] is not a name of a source",
+    '[source."a b"]\nserver-url = "http://h"': "[source.a b] is not a valid name of a source",
     '[source.web]\nserver-url = "ftp://h"': "[source.web] server-url: the server's address must look like",
     "[source.web]\nserver-url = 5": "[source.web] server-url: the server's address must look like",
-    '[source.0123456789abcdef]\nserver-url = "http://h"': "is not a name of a source",
+    '[source.0123456789abcdef]\nserver-url = "http://h"': "is not a valid name of a source",
     '[source.web]\nserver-url = "http://h"\ntoken = "longtoken"\n[source.mail]\nserver-url = "http://i"\n'
     'token = "longtoken"': "[source.web] and [source.mail] have the same token",
 }

@@ -71,7 +71,7 @@ def test_a_server_that_cannot_be_trusted_is_told_nothing(
         done = run_cli("--server-url", server.url, *trust, "collect", "--once", env={"KROPOT_TOKEN": TOKEN})
         assert server.asked() == []
     assert done.returncode == Exit.ERROR, done.stderr
-    assert f"error: nothing more could be collected from {server.url}: {said}" in done.stderr
+    assert f"error: cannot collect any more from {server.url}: {said}" in done.stderr
     assert ("--ca-file" in done.stderr) == ("trusted" in said)
     assert "Traceback" not in done.stderr
 

@@ -86,7 +86,7 @@ def test_another_ledger_is_not_overwritten(store: LedgerStore) -> None:
     other = Ledger(store)
     other.append([began(), observed("x")])
     before = contents(store)
-    with pytest.raises(LedgerError, match="another ledger"):
+    with pytest.raises(LedgerError, match="a different ledger"):
         copy_ledger(lived().store, store)
     assert contents(store) == before
 
@@ -95,10 +95,10 @@ def test_a_copy_that_has_gone_its_own_way_is_not_continued(store: LedgerStore) -
     original = lived((3, 20))
     copy_ledger(original.store, store)
     Ledger(store).append([observed("here alone")])
-    with pytest.raises(LedgerError, match="another ledger, or a longer one"):
+    with pytest.raises(LedgerError, match="a different ledger, or a longer one"):
         copy_ledger(original.store, store)
     original.append([observed("there"), observed("and there")])
-    with pytest.raises(LedgerError, match="another ledger"):
+    with pytest.raises(LedgerError, match="a different ledger"):
         copy_ledger(original.store, store)
 
 

@@ -52,9 +52,9 @@ def test_what_is_missing_is_named_with_its_reason_and_gives_exit_3(here: Path) -
     done = check("--source", "files")
     assert done.exit_code == 3
     assert sorted(done.stdout.splitlines()) == [
-        r"\xff\nname  is a symlink that leads to a folder, outside, or nowhere",
-        "outside  is a symlink that leads to a folder, outside, or nowhere",
-        "pipe  is a pipe, which has no contents",
+        r"\xff\nname  is a symlink to a folder, to the outside, or to nothing",
+        "outside  is a symlink to a folder, to the outside, or to nothing",
+        "pipe  is a pipe, which has no content",
     ]
     assert "5 files served; not served: links 2, pipes 1" in done.stderr
     assert names(check("--source", "files", "--json")) == [

@@ -230,10 +230,10 @@ def test_a_token_is_sealed_by_sc2_unless_something_else_is_asked_for(
     for args, stdin, sentence in (
         (("token", "create", "-", "--plain"), SEALED, "--plain encrypts nothing"),
         (("token", "create", "-", "--plain", "--vault", vault), PLAIN, "--plain encrypts nothing"),
-        (("token", "create", "-", "--vault", vault), SEALED, "only tokens of sc2 open a vault"),
+        (("token", "create", "-", "--vault", vault), SEALED, "only tokens of sc2 have a vault"),
         (("token", "create", "-", "--vault", other), PLAIN, "no vault has an id that begins with"),
         (("token", "create", "-", "--vault", ""), PLAIN, "no vault has an id that begins with"),
-        (("vault", "rotate", vault, "--kit", "same.json"), None, "exists already"),
+        (("vault", "rotate", vault, "--kit", "same.json"), None, "already exists"),
         (("vault", "kit", "zz"), None, "no vault has an id that begins with"),
     ):
         told = gateway(*args, stdin=stdin, code=2)
@@ -268,7 +268,7 @@ def test_a_rotation_that_only_the_database_knows_is_told_with_its_kit(
     monkeypatch.setattr("kropot.gateway.revocations.write_new", full)
     done = CliRunner().invoke(cli, ["gateway", "vault", "rotate", vault, "--json"])
     assert done.exit_code == 0, done.output
-    assert "only the database knows what was revoked" in done.stderr
+    assert "cannot write to the folder of revoked tokens" in done.stderr
     assert Path(json.loads(done.stdout)["kit"]).exists()
     assert json.loads(done.stdout)["masters"] == 2
 

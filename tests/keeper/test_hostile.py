@@ -69,7 +69,7 @@ def test_an_older_state_is_not_taken_for_the_newest(afar: Run, kept: Kept, lying
     answer = afar("restore", *KIT, "--to", "out")
     assert answer.code == 4
     assert "top" not in restored(owner / "out")
-    assert "it is not what the last event about it" in answer.err
+    assert "it differs from the last event about it" in answer.err
 
 
 def test_an_element_of_another_is_refused(afar: Run, lying: Any, owner: Path) -> None:
@@ -96,7 +96,7 @@ def test_one_element_that_is_looked_up_is_proved(afar: Run, kept: Kept, lying: A
     lying("element", forge)
     other = afar("restore", *KIT, "--to", "out", "top")
     assert other.code == 4
-    assert "somebody exchanged them" in other.err
+    assert "somebody swapped them" in other.err
     lying("element", lambda answer: answer | {"paths": [["00" * 32] * len(path) for path in answer["paths"]]})
     unproved = afar("restore", *KIT, "--to", "out", "docs/b.txt")
     assert (unproved.code, restored(owner / "out") if (owner / "out").exists() else {}) == (4, {})
@@ -120,7 +120,7 @@ def test_a_tree_that_its_headers_do_not_have_is_refused(afar: Run, lying: Any, o
     lying("headers", lambda data: data[:-1] + bytes([data[-1] ^ 1]))
     answer = afar("restore", *KIT, "--to", "out")
     assert answer.code == 4
-    assert "are not those of the tree that it claims" in answer.err
+    assert "do not belong to the tree that it claims" in answer.err
     assert not (owner / "out").exists()
 
 
@@ -156,7 +156,7 @@ def test_answers_of_another_shape_end_it_with_a_sentence(afar: Run, lying: Any, 
     lying("moment", lambda _: answer)
     done = afar("restore", *KIT, "--list-names")
     assert done.code == 4
-    assert "is not what its API promises" in done.err
+    assert "does not conform to its API" in done.err
     assert "Traceback" not in done.err
 
 

@@ -88,7 +88,7 @@ def test_what_cannot_be_had_is_named_with_its_reason_and_had_once_it_can(folder:
     assert set(ran.summary["reasons"]) == {"http_500", "error_page"}
     assert ran.summary["unlistable"] == 1
     (said,) = (line for line in ran.err.splitlines() if "cannot list all elements of 1 second" in line)
-    assert "copies of these elements that were stored before are kept" in said
+    assert "copies that were already stored are kept" in said
     assert re.search(r"\(20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ\)", said)
     failing = {id_: element.failure.reason for id_, element in folder.elements().items() if element.failure is not None}
     assert failing == {
@@ -149,7 +149,7 @@ def test_a_server_that_is_not_there_is_an_error_and_fails_no_element(folder: Fol
     ran = folder.collect()
     assert ran.code == 1
     failure = json.loads(ran.err.splitlines()[-1])
-    assert failure["message"].startswith(f"nothing more could be collected from {server.url}: nothing listens at this")
+    assert failure["message"].startswith(f"cannot collect any more from {server.url}: nothing listens at this")
     assert (failure["event"], failure["exit"], failure["level"]) == ("failed", 1, "error")
     server.start(port)
     assert folder.collect().code == 0
@@ -217,11 +217,11 @@ def test_a_second_process_of_the_same_name_is_refused_while_the_first_lives(fold
         wait_until("copies", lambda: stored_objects(folder) >= 59)
         second = folder.collect()
         assert second.code == 11
-        assert "running already" in second.err
+        assert "already running" in second.err
         (folder.path / "elsewhere" / "objects").mkdir(parents=True)
         elsewhere = folder.collect("--storage-path", str(folder.path / "elsewhere"))
         assert elsewhere.code == 11
-        assert "free 5 minutes later" in elsewhere.err
+        assert "free after 5 minutes" in elsewhere.err
         assert folder.collect("--instance-name", "other").code == 0
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)

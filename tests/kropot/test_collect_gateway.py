@@ -194,7 +194,7 @@ def test_a_command_that_fails_before_the_scan_is_an_alarm_at_the_collector(
     failing = folder.collect()
     assert failing.code == 3
     assert failing.summary["unscanned_since"] is not None
-    assert "the server fails to scan its source" in failing.err
+    assert "the server has failed to scan its source" in failing.err
     assert alarms(folder) == ["unscanned"]
     monkeypatch.undo()
     served.server.rescan()

@@ -141,7 +141,7 @@ def test_a_list_that_names_another_vault_or_none_is_refused_as_a_whole(folder: F
             folder.use_token(token)
             ran = folder.collect("--full")
             assert ran.code == 4
-            assert "names another vault than this source has, or none" in ran.err
+            assert "names a different vault than this source has, or none" in ran.err
         server.vault, server.names_vault, server.vault_named = VAULT, True, None
     assert folder.elements() == before
     assert folder.collect("--full").code == 0
@@ -186,7 +186,7 @@ def test_a_new_token_waits_for_a_server_that_cannot_say_its_vault(folder: Folder
     folder.use_token(TOKENS[1])
     ran = folder.collect()
     assert ran.code == 1
-    assert "only it can say whether the new token continues a source" in ran.err
+    assert "only the server can say whether the new token continues a source" in ran.err
     assert len(folder.facts(SourceBegan)) == 1
 
 
@@ -342,7 +342,7 @@ def test_verify_compares_the_source_by_versions_and_not_with_another_vault(
     server.vault = made_vault("other")
     other = folder.run("verify", "--source", "--json")
     assert (other.code, other.summary["notes"]) == (4, 0)
-    assert "names another vault than this source has, or none" in other.err
+    assert "names a different vault than this source has, or none" in other.err
 
 
 def claim(folder: Folder, id_: str, sha256: bytes) -> None:

@@ -308,7 +308,7 @@ def test_storage_of_another_ledger_or_of_nobody_is_refused(pair: Pair, tmp_path:
     with pytest.raises(FurtherStorageError, match="history of ledger"):
         pair.step()
     shutil.rmtree(tmp_path / "second" / "ledger")
-    with pytest.raises(FurtherStorageError, match="no history says of which ledger"):
+    with pytest.raises(FurtherStorageError, match="no history that names their ledger"):
         pair.step()
     assert all(kept[path] == path.read_bytes() for path in (tmp_path / "second").rglob("*") if path.is_file())
     for wrong in (pair.packed.folder / "storage", pair.packed.folder / "storage" / "below", pair.packed.folder):
@@ -371,7 +371,9 @@ def test_full_disk_is_said_once_and_work_goes_on_when_there_is_room(
     write = LocalFiles.put_file
 
     def full(self: LocalFiles, key: str, _file: Any) -> None:
-        raise StorageFullError(f"writing {key} to {self.place}: the disk is full: make room, and it goes on by itself")
+        raise StorageFullError(
+            f"writing {key} to {self.place}: the disk is full: free some space, and it goes on by itself"
+        )
 
     monkeypatch.setattr(LocalFiles, "put_file", full)
     for _ in range(3):

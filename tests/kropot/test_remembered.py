@@ -65,7 +65,9 @@ def test_a_state_folder_that_cannot_be_used_is_named(state: Path, tmp_path: Path
         RememberedReplica.at("sqlite:///a.db", tmp_path).remember,
         RememberedReplica.at("sqlite:///a.db", tmp_path).demand_new,
     ):
-        with pytest.raises(ForgetfulError, match=r"cannot be remembered \(.*state/.*\).*XDG_STATE_HOME"):
+        with pytest.raises(
+            ForgetfulError, match=r"cannot remember where this replica is \(.*state/.*\).*XDG_STATE_HOME"
+        ):
             act()
 
 
@@ -84,7 +86,9 @@ def test_collect_makes_nothing_where_a_replica_is_away(run_cli: RunCli, tmp_path
     before = sorted(tmp_path.iterdir())
     code, told = collect()
     assert code == Exit.ERROR
-    assert told.splitlines()[-1].startswith(f"error: there is no ledger at {tmp_path}/database.db, and this user has")
+    assert told.splitlines()[-1].startswith(
+        f"error: there is no ledger at {tmp_path}/database.db, although this user has"
+    )
     assert sorted(tmp_path.iterdir()) == before
     # The disk is mounted again; or a person says that this is a new replica.
     (tmp_path / "away.db").rename(tmp_path / "database.db")
@@ -96,5 +100,5 @@ def test_collect_makes_nothing_where_a_replica_is_away(run_cli: RunCli, tmp_path
     (tmp_path / "state-file").write_text("")
     new = {"KROPOT_DB_STRING": "sqlite:///new.db", "KROPOT_STORAGE_PATH": "new"}
     _, told = collect(XDG_STATE_HOME=str(tmp_path / "state-file"), **new)
-    assert "warning: where this replica lies cannot be remembered" in told
+    assert "warning: cannot remember where this replica is" in told
     open_store(f"sqlite:///{tmp_path}/new.db", read_only=True).close()

@@ -155,7 +155,7 @@ def test_nothing_is_written_through_a_symlink(
     world.seal(source, b"out/planted", b"data")
     answer = run("restore", "--key", kit, "--to", str(to))
     assert answer.code == 3
-    assert "docs: something else than a folder" in answer.err
+    assert "docs: something that is not a folder" in answer.err
     assert list(outside.iterdir()) == []
     assert (to / "docs").is_symlink()
     assert (to / "out").is_symlink()
@@ -184,7 +184,7 @@ def test_a_changed_symlink_is_replaced_only_if_it_is_ours(
     keys = world.take(world.source(None), tree)
     answer = run("restore", "--key", kit, "--to", str(to))
     assert answer.code == 3
-    assert "to nowhere: a symlink to somewhere else has this name" in answer.err
+    assert "to nowhere: a symlink with a different target has this name" in answer.err
     assert str((to / "to nowhere").readlink()) == "mine"
     assert run("restore", "--key", kit, "--to", str(to), "--overwrite", "always").code == 0
     assert str((to / "to nowhere").readlink()) == "/there is/nothing"
@@ -213,8 +213,8 @@ def test_verify_only_compares_kinds_and_where_symlinks_lead(
     told = {line.split(": ")[1]: line.split(": ")[2] for line in answer.err.splitlines()}
     assert told == {
         "empty": "the folder does not have it",
-        "docs/to folder": "the symlink in the folder leads elsewhere than in the backup",
-        "to file": "what has its name in the folder is no symlink",
+        "docs/to folder": "the symlink in the folder has a different target than in the backup",
+        "to file": "the entry of this name in the folder is not a symlink",
     }
 
 
@@ -231,7 +231,7 @@ def test_what_the_target_refuses_is_counted(
     monkeypatch.setattr(os, "setxattr", refused)
     answer = run("restore", "--key", kit, "--to", str(tree.parent / "to"))
     assert (answer.code, answer.err) == (0, "")
-    assert "without some of their extended attributes or ACLs: the target refused them" in answer.out
+    assert "without some of their extended attributes or ACLs: the target refused to set them" in answer.out
 
 
 def test_another_user_than_root_is_told_that_owners_do_not_come_back(
@@ -241,7 +241,7 @@ def test_another_user_than_root_is_told_that_owners_do_not_come_back(
     monkeypatch.setattr(os, "geteuid", lambda: 4_000_000)
     answer = run("restore", "--key", kit, "--to", str(tree.parent / "to"))
     assert (answer.code, answer.err) == (0, "")
-    assert "15  of other owners, whom only root can restore: they are yours now" in answer.out
+    assert "15  now owned by you: only root can restore their owners" in answer.out
     assert stat.S_IMODE((tree.parent / "to/none").stat().st_mode) == 0o755, "who runs it is not who owned it"
     assert stat.S_IMODE((tree.parent / "to/shared").stat().st_mode) == 0o1777
 
@@ -268,7 +268,7 @@ def test_names_of_one_file_with_other_contents_become_files_of_their_own(
         world.seal(source, name, content, link_group=group)
     answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"))
     assert (answer.code, answer.err) == (0, "")
-    assert "files of their own that were one file with others (hard links)" in answer.out
+    assert "written as separate files: they were hard links to one file" in answer.out
     assert {name: (tmp_path / "to" / name).read_bytes() for name in "abc"} == {"a": b"old", "b": b"new", "c": b"old"}
 
 
@@ -282,7 +282,7 @@ def test_a_target_without_hard_links_gets_files(
     monkeypatch.setattr(os, "link", refused)
     answer = run("restore", "--key", kit, "--to", str(tree.parent / "to"))
     assert (answer.code, answer.err) == (0, "")
-    assert "2  files of their own that were one file with others (hard links)" in answer.out
+    assert "2  written as separate files: they were hard links to one file" in answer.out
     assert (tree.parent / "to/closed/other link").read_bytes() == b"hello"
 
 

@@ -160,7 +160,7 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "write", full)
-        with pytest.raises(TreeError, match=r"No space left on device; make room and run the same command again"):
+        with pytest.raises(TreeError, match=r"No space left on device; free some space and run the same command again"):
             back(world, tmp_path / "to")
     assert whole(tmp_path / "to") == {}
 

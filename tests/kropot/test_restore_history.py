@@ -290,7 +290,7 @@ def test_another_history_of_the_same_ledger_is_refused(world: SealedWorld, run: 
     place.write_text(json.dumps(seen))
     refused = run("restore", "--key", kit, "--to", str(tmp_path / "to"))
     assert refused.code == 4
-    assert "now the first 4 are others: only the first 0 are sure to be the same" in refused.err
+    assert "now the first 4 are different: only the first 0 are certain to be the same" in refused.err
 
 
 def test_a_kit_that_cannot_remember_says_so_and_goes_on(world: SealedWorld, run: Run, kit: str, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_a_kit_that_cannot_remember_says_so_and_goes_on(world: SealedWorld, run:
     (tmp_path / "vault.json.seen").mkdir()
     answer = run("restore", "--key", kit, "--to", str(tmp_path / "to"))
     assert answer.code == 0
-    assert "cannot be remembered beside the kit" in answer.err
+    assert "cannot remember this ledger beside the kit" in answer.err
     assert "it is not remembered" in answer.out
     (tmp_path / "vault.json.seen").rmdir()
     (tmp_path / "vault.json.seen").write_text("{}")
@@ -380,8 +380,8 @@ def test_the_storage_alone_names_what_it_cannot_open(world: SealedWorld, run: Ru
     world.put(source, "plain", b"plain")
     answer = run("restore", "--from-storage", "--key", kit, "--to", str(tmp_path / "to"))
     assert (answer.code, files(tmp_path / "to")) == (3, {"mine": b"mine"})
-    assert f"that of the vault {OTHER_VAULT.id.hex()}" in answer.err
-    assert "1 object in the storage are not of sc2" in answer.err
+    assert f"the kit of the vault {OTHER_VAULT.id.hex()}" in answer.err
+    assert "sc2 did not seal 1 object in the storage" in answer.err
     head, content = world.seal(source, b"head", b"x" * 9), world.seal(source, b"content", b"x" * 9)
     for key, at in ((head, 150), (content, -5)):
         path = object_of(world, tmp_path, key)

@@ -185,9 +185,9 @@ def test_what_a_keeper_exchanges_is_refused_and_the_rest_comes_back(
     assert files(tmp_path / "to") == {"good": b"good"}
     why = {row["name"]: row["why"] for row in answer.lines[:-1] if row["problem"] == "refused"}
     assert len(answer.lines) == 5
-    assert why["one"] == why["two"] == "its content is that of another element: somebody exchanged them"
-    assert why["old"] == "its content is that of another version: somebody put it in the place of it"
-    assert why[None] == "its form is that of another element, one: somebody exchanged them"
+    assert why["one"] == why["two"] == "its content belongs to another element: somebody swapped them"
+    assert why["old"] == "its content belongs to another version: somebody swapped them"
+    assert why[None] == "its form belongs to another element, one: somebody swapped them"
 
 
 def test_altered_bytes_that_the_ledger_names_are_refused_and_others_are_damaged(
@@ -243,7 +243,7 @@ def test_a_cbc_form_of_another_element_is_refused_by_a_kit_with_the_stored_salt(
     salted.write_text(json.dumps({"data": kit_fields(KIT), "secureCopyStoredSalt": "salt"}))
     answer = run("restore", "--key", str(salted), "--to", str(tmp_path / "to"))
     assert answer.code == 4
-    assert "its form is that of another element, other.txt" in answer.err
+    assert "its form belongs to another element, other.txt" in answer.err
     assert files(tmp_path / "to") == {"other.txt": b"other"}
 
 
@@ -260,5 +260,5 @@ def test_a_sealed_form_with_a_content_that_is_not_is_refused(world: SealedWorld,
     kit.write_text(json.dumps({"data": kit_fields(KIT)}))
     answer = run("restore", "--key", str(kit), "--to", str(tmp_path / "to"))
     assert answer.code == 4
-    assert "its form is sealed, and its content is not" in answer.err
+    assert "its form is sealed but its content is not" in answer.err
     assert files(tmp_path / "to") == {}

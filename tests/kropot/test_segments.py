@@ -113,7 +113,7 @@ def test_a_history_that_forked_is_refused(tmp_path: Path) -> None:
         began(ledger, 5)
     folder(tmp_path).write(one)
     began(two, 4)
-    with pytest.raises(IntegrityError, match="two histories"):
+    with pytest.raises(IntegrityError, match="different histories"):
         folder(tmp_path).write(two)
 
 
@@ -238,7 +238,7 @@ def test_a_ledger_is_not_recovered_over_another(tmp_path: Path) -> None:
     folder(tmp_path).write(new_ledger(21))
     other = new_ledger(4).store
     assert isinstance(other, MemoryStore)
-    with pytest.raises(LedgerError, match="another ledger"):
+    with pytest.raises(LedgerError, match="a different ledger"):
         recovered(tmp_path, other)
     with pytest.raises(LedgerError, match="no events"):
         recover_ledger(iter(()), MemoryStore())

@@ -257,7 +257,7 @@ REFUSALS = [
     (507, "XMinioStorageFull", "the store is full", StorageFullError),
     (503, "SlowDown", "asks for fewer requests", SlowDownError),
     (429, "TooManyRequests", "asks for fewer requests", SlowDownError),
-    (500, "InternalError", "a fault of its own", PassingError),
+    (500, "InternalError", "an internal error", PassingError),
     (400, "WhateverElse", "the store answered WhateverElse", StorageError),
 ]
 
@@ -300,7 +300,9 @@ def test_wrong_keys_are_told_by_a_real_server(server: BucketServer, prefix: str)
 def test_missing_bucket_is_told_by_a_real_server(server: BucketServer, prefix: str) -> None:
     files = server.files(prefix, bucket="no-such-bucket")
     for ask in (lambda: files.put("a", b"1"), lambda: files.get("a"), lambda: list(files.walk(""))):
-        with pytest.raises(StorageError, match="there is no bucket no-such-bucket: make it, or correct --storage-path"):
+        with pytest.raises(
+            StorageError, match="there is no bucket no-such-bucket: create it, or correct --storage-path"
+        ):
             ask()
 
 
@@ -322,11 +324,11 @@ def test_object_that_the_store_did_not_keep_is_not_believed(
     monkeypatch.setattr(obstore, "put", lambda client, key, data, **more: real(client, key, data[:-1] + b"?", **more))
     (outcome,) = put(store, b"as it was sent")
     assert isinstance(outcome, PublishError)
-    assert "other bytes in the store than were sent" in str(outcome.error)
+    assert "different bytes in the store than were sent" in str(outcome.error)
     monkeypatch.setattr(obstore, "put", lambda client, key, data, **more: real(client, key, data[:-1], **more))
     (outcome,) = put(store, b"as it was sent")
     assert isinstance(outcome, PublishError)
-    assert "bytes in the store, and 14 were sent" in str(outcome.error)
+    assert "bytes in the store, but 14 were sent" in str(outcome.error)
     monkeypatch.undo()
     (outcome,) = put(store, b"as it was sent")
     assert isinstance(outcome, Published)

@@ -360,7 +360,7 @@ def test_nobody_erases_while_a_collector_puts_files_again(made: Any, seaweedfs: 
     other = place.world.ledger
     assert other.work.reserve(RENEWING, lease_us=RENEWING_US)
     other.work.id, mine = b"another session!", other.work.id
-    with pytest.raises(LockedError, match="puts files again"):
+    with pytest.raises(LockedError, match="is renewing files"):
         place.erasing().run()
     other.work.id = mine
 

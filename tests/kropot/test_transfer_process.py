@@ -137,9 +137,9 @@ def test_what_is_broken_off_leaves_nothing_and_more_can_be_asked_for(
 def test_a_process_that_is_killed_is_missed_at_once(process: TransferProcess) -> None:
     process.submit([fetch_job(1, "slow")])
     os.kill(process.pid, signal.SIGKILL)
-    with pytest.raises(TransferLostError, match="signal 9 killed it; was the memory used up"):
+    with pytest.raises(TransferLostError, match="signal 9 killed it: was it out of memory"):
         receipts(process, 1)
-    with pytest.raises(TransferLostError, match="nothing acknowledged is lost, start again"):
+    with pytest.raises(TransferLostError, match="nothing acknowledged is lost; start the collector again"):
         process.publish([])
 
 

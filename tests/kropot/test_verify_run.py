@@ -418,7 +418,7 @@ def test_what_reads_differently_twice_is_not_called_damaged() -> None:
     findings, summary, ledger = awkward(once)
     (finding,) = findings
     assert finding.kind == "unreadable_object"
-    assert "read once more it was sound" in finding.detail
+    assert "read a second time, it was sound" in finding.detail
     assert not summary.sound
     assert list(ledger.scan(states=["damaged", "lost"])) == []
 

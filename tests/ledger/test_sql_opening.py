@@ -428,9 +428,9 @@ def test_an_empty_file_becomes_a_ledger_and_another_file_does_not(tmp_path: Path
     (tmp_path / "empty.db").touch()
     open_store(f"sqlite:///{tmp_path / 'empty.db'}", create=True).close()
     (tmp_path / "letter.txt").write_text("Dear reader, " * 100)
-    with pytest.raises(LedgerError, match=f"{tmp_path / 'letter.txt'} is not a database"):
+    with pytest.raises(LedgerError, match=f"{tmp_path / 'letter.txt'} is not an SQLite database"):
         open_store(f"sqlite:///{tmp_path / 'letter.txt'}", create=True)
-    with pytest.raises(LedgerError, match=f"{tmp_path} cannot be read: Is a directory"):
+    with pytest.raises(LedgerError, match=rf"cannot read the ledger {tmp_path} \(Is a directory\)"):
         open_store(f"sqlite:///{tmp_path}")
     assert (tmp_path / "letter.txt").read_text().startswith("Dear reader")
 
@@ -534,7 +534,7 @@ def test_a_log_that_cannot_be_synced_is_told(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(LedgerUnavailableError, match="cannot be synced"):
+    with pytest.raises(LedgerUnavailableError, match="cannot sync the log"):
         open_store(url)
 
 

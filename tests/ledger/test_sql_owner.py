@@ -119,7 +119,7 @@ def test_owner_and_user_are_told_apart(urls: Urls, tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="not the same database"):
         grant(parse_place(urls.owner), parse_place(elsewhere))
     file = f"sqlite:///{tmp_path / 'x.db'}"
-    with pytest.raises(LedgerError, match="knows no users"):
+    with pytest.raises(LedgerError, match="has no users"):
         grant(parse_place(file), parse_place(file))
 
 

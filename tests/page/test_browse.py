@@ -204,7 +204,7 @@ def test_what_aes_cbc_sealed_is_opened_and_never_looks_complete_if_it_is_unsound
         assert "4 not authenticated: AES-CBC" in own.get("proof").text
         bare_page = own.get("download?path=cbc/bare")
         assert bare_page.status_code >= 400
-        assert "somebody exchanged it" in bare_page.text
+        assert "somebody swapped the content" in bare_page.text
         assert "differs from its form" in own.get("files?folder=cbc&sel=cbc/lies&read=1").text
         for path in ("download?path=cbc/lies", "zip?folder=cbc"):
             with pytest.raises(requests.RequestException):

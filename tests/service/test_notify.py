@@ -222,7 +222,7 @@ def test_an_alarm_that_may_end_soon_is_told_later_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    stale = Alarm(name="listing_stale", source=bytes(16), text="the server was not listed for too long")
+    stale = Alarm(name="listing_stale", source=bytes(16), text="the server has not been listed for too long")
 
     def news(alarms: list[Alarm], not_yet: frozenset[str]) -> list[str]:
         told = ToldAlarms(bytes(16)).news(alarms, {}, command="collect", warn=pytest.fail, not_yet=not_yet)

@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from ledger.vaults import Naming
 
 CHUNK: Final = 2000
-"""At most this many entries go into one transaction, so that finished fetches need not wait long for theirs."""
+"""At most this many entries go into one transaction, so that finished fetches do not wait long for theirs."""
 
 CHUNK_BYTES: Final = 16 << 20
-"""Forms of more than this are not joined into one transaction."""
+"""At most this many bytes of forms are joined into one transaction."""
 
 AHEAD: Final = 2 * CHUNK
 AHEAD_BYTES: Final = 2 * CHUNK_BYTES
-"""The next page is not requested while more than this many entries, or bytes of forms, wait to be looked up."""
+"""While more than this many entries, or bytes of forms, wait for a look-up, no page is requested."""
 
 JOINED: Final = 3 * CHUNK
 """At most this many entries whose contents are here are recorded together: a commit waits for the disk, and the others
 for it."""
 
 UNDER_WAY: Final = 6 * CHUNK
-"""At most about this many entries are on the way where contents are prefetched."""
+"""Where contents are prefetched, at most about this many entries are in flight."""
 
 PREFETCH_BYTES: Final = 2 * MAX_ANSWER
-"""At most this many bytes of contents are asked for and not recorded yet."""
+"""At most this many bytes of contents are requested and not yet recorded."""
 
 
 FEW_BYTES: Final = 16 << 20
-"""Less than this is not published as long as more can come."""
+"""As long as more can come, less than this is not published."""
 
 
 class Stage(Enum):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SHOWN = 5
 
 EVENT_BYTES = 1000
-"""What an event takes in the ledger beside the element's id and form, about (docs/operations.md)."""
+"""About how many bytes an event takes in the ledger, besides the element's id and form (docs/operations.md)."""
 
 
 def exempt(run: ListingRun, result: ListingResult, source: Source) -> tuple[tuple[int, int], ...]:
@@ -127,9 +127,9 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
         shown = ", ".join(moment(second * SECOND_US) for second in result.unlistable[:SHOWN])
         shown += ", ..." if len(result.unlistable) > SHOWN else ""
         text = (
-            f"the server cannot list all elements of {number(len(result.unlistable), 'second')} ({shown}): copies of"
-            " these elements that were stored before are kept; what else is there is not backed up until the server"
-            " can list it, so look for broken rows of these dates at the server"
+            f"the server cannot list all elements of {number(len(result.unlistable), 'second')} ({shown}): copies that "
+            "were already stored are kept, but nothing else of that time is backed up until the server can list it: "
+            "look for broken rows of these dates on the server"
         )
         said.append(Say(level="warning", event="unlistable", text=text, fields={"seconds": result.unlistable[:SHOWN]}))
     if run.rejected:
@@ -139,8 +139,8 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
             else f"{run.rejected} lines of the list are not valid entries"
         )
         text = (
-            f"{lines}: if one stands for an element whose copy was stored before, that copy is kept; anything else"
-            " behind them is not backed up, so look for it at the server"
+            f"{lines}: elements behind them are not backed up, but copies that were already stored are kept: look for "
+            "these lines on the server"
         )
         said.append(Say(level="warning", event="rejected", text=text))
     if result.unserved is not None and result.unserved.unreadable:
@@ -152,8 +152,8 @@ def tell(run: ListingRun, result: ListingResult) -> list[Say]:
         said.append(Say(level="warning", event="unreadable", text=text, fields={"count": count}))
     if result.unscanned_since is not None:
         text = (
-            f"since {moment(result.unscanned_since * SECOND_US)} the server fails to scan its source, so nothing newer "
-            "is backed up: look at the gateway's log, which says why"
+            f"since {moment(result.unscanned_since * SECOND_US)} the server has failed to scan its source, so nothing "
+            "newer is backed up: the gateway's log says why"
         )
         said.append(Say(level="warning", event="unscanned", text=text))
     if run.shift.offsets:
@@ -168,7 +168,7 @@ def tell_cut_short(reason: str, lines: int = 0) -> Say:
     option = "--listing-entries" if reason == sources.TOO_MANY else "--listing-growth"
     came = f" after {lines} entries" if lines else ""
     text = (
-        f"the list is longer than {option} allows, so it was held back{came} and the server is not listed again: check"
-        f" the server, then run `kropotcli source accept`, and collect with a larger {option} if the list is right"
+        f"the list is longer than {option} allows, so it was held back{came}, and the server is not listed again: "
+        f"check the server, then run `kropotcli source accept`, and collect with a larger {option} if the list is right"
     )
     return Say(level="warning", event="listing_held_back", text=text, fields={"reason": reason})

@@ -46,13 +46,13 @@ SERVER_ERROR = 500
 ASKS_WHETHER_GONE = frozenset({NOT_FOUND, GONE, SERVER_ERROR})
 
 MAX_TOO_LARGE = 1000
-"""At most this many elements are remembered because the storage once had no room for them, or was away."""
+"""At most this many elements are remembered because the storage had no room for them or was away."""
 
 IDLE_US = 5 * SECOND_US
 """How long to wait before asking again for work that other collectors hold."""
 
 OUTAGES = 3
-"""How often in a row a run with --once may find the server or the storage away before it ends."""
+"""How many times in a row a run with --once may find the server or the storage away before it ends."""
 
 
 class FetchController:
@@ -258,7 +258,7 @@ class FetchController:
     def _failure(self, now_us: int, bad: NotReceived) -> NewFact:
         entry = bad.entry
         if entry.element is None:
-            raise TypeError("work is never taken on an erased element")
+            raise TypeError("an erased element needs no fetching")
         fact = failed(entry.key, entry.element, reason=bad.reason, now_us=now_us, backoff=self._rules.fetch_backoff)
         if entry.is_dismissed:
             fact = DismissedFetchFailed(element=fact.element)
@@ -284,7 +284,7 @@ class FetchController:
         self._next_us = now_us + pause_us
         self.has_given_up = self._rules.once and self._outages >= OUTAGES
         self.trouble = trouble.reason
-        text = f"the server does not answer as it should: {sentence(trouble.reason)}"
+        text = f"the server does not answer as expected: {sentence(trouble.reason)}"
         text += "" if self.has_given_up else f"; fetching pauses for {pause_us / SECOND_US:.0f} s"
         say = Say(level="warning", event="server_trouble", text=text, fields={"reason": trouble.reason})
         return [say, self._give_back(accused)]
@@ -331,7 +331,7 @@ class FetchController:
         for good, result in zip(happened.batch, happened.results, strict=True):
             entry = good.entry
             if entry.element is None:
-                raise TypeError("work is never taken on an erased element")
+                raise TypeError("an erased element needs no fetching")
             if isinstance(result, Published):
                 self._spared.discard(entry.key)
                 fact = stored(entry.element, sha256=result.sha256, size=result.size, iv=good.iv, instance=instance)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ledger.vaults import Naming
 
 About = Literal["page", "listing", "sweep", "copies", "failures"]
-"""What facts are recorded for: entries of a page, a listing's end, what is gone, contents that came or did not."""
+"""What facts are recorded for: a page's entries, a listing's end, vanished elements, results of fetches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,18 +67,18 @@ SWEEP = 500
 """At most this many elements are declared gone in one transaction."""
 
 MAX_CONFLICTS = 20
-"""How often in a row another writer may be faster before the listing is given up."""
+"""How many times in a row another writer may be faster before the listing is abandoned."""
 
 ONCE_ATTEMPTS = 3
-"""How often a run with --once tries to list the server."""
+"""How many times a run with --once tries to list the server."""
 
 OTHER_VAULT = "other_vault"
-"""Why a list is not read whose vault is not the one of the source."""
+"""Why a list is not read: its vault is not the source's."""
 
 _COPIES: Final = (RemoteCopied, CopyStored)
 
 FOLLOW_US = 2 * SECOND_US
-"""How long a run with --once waits before it looks again whether another collector's listing is complete."""
+"""How long a run with --once waits before it checks again whether another collector's listing is complete."""
 
 
 class Phase(Enum):
@@ -236,7 +236,7 @@ class ListingController:
         if self._followed is not None:
             return []
         self._followed = self.source.listed_us, self.source.full_listed_us
-        text = "another collector is listing the server: this one fetches what the other finds"
+        text = "another collector is listing the server: this one fetches what it finds"
         return [Say(level="info", event="listing_followed", text=text)]
 
     def _was_done_by_another(self, source: Source) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ledger.events import ListingMode
 
 MAX_MOVED = 1000
-"""At most this many entries whose dates only moved are kept until it is known whether the server's zone changed."""
+"""At most this many entries with moved dates are kept until it is clear whether the server's time zone changed."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,7 +22,7 @@ LIKELY = 8
 WIDEST = 26 * 3600
 
 MAX_NAMES = 100
-"""At most this many names of zones are counted apart; a server has one or two."""
+"""At most this many names of time zones are counted separately; a server has one or two."""
 
 
 @dataclass(slots=True)

@@ -52,10 +52,10 @@ if TYPE_CHECKING:
     from ledger.places import Placement
 
 STRETCH = 5000
-"""How many entries to look at in one go. That takes as long as a few listed pages."""
+"""How many entries to look at at a time. That takes as long as a few listed pages."""
 
 MOST_FAILED_RUNS = 100
-"""After more runs than this that failed in a row, what the server called closed is not looked for."""
+"""After more failed runs in a row than this, what the server called closed is not looked for."""
 
 PRESENT = ("current", "damaged", "lost", "pending")
 HORIZON_US = 10 * 366 * 24 * 3600 * 1_000_000

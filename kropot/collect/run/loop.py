@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from kropot.errors import Exit
 
 PATIENCE_S = 2.0
-"""A thread that does not end within this time when it is asked to is left to the end of the process."""
+"""A thread that does not end within this time after it was asked to is left to the end of the process."""
 
 LONGEST_WAIT_S = 1.0
 LEDGER_TRIES = 10
@@ -146,7 +146,7 @@ class Loop:
             except LedgerUnavailableError as error:
                 if attempt + 1 == LEDGER_TRIES or self._is_stopping:
                     raise
-                text = f"the ledger's database is away or busy ({error}); it is tried again"
+                text = f"the ledger's database is away or busy ({error}); trying again"
                 self.listener.hear(Say(level="warning", event="ledger_unavailable", text=text))
                 self.rest(min(0.5 * 2**attempt, 30))
         raise AssertionError("unreachable")

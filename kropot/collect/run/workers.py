@@ -50,11 +50,11 @@ if TYPE_CHECKING:
 BATCH = 1000
 BATCH_BYTES = 64 << 20
 BATCH_S = 0.5
-"""What was fetched is published in batches: so many, so large, or after so long, whichever comes first."""
+"""What was fetched is published in batches, limited by number, by size and by time, whichever comes first."""
 
 POLL_S = 0.05
 PREFETCH_POLL_S = 0.005
-"""A further order waits so long while others are in flight."""
+"""While others are in flight, a further order waits this long."""
 
 
 class ListClient(Protocol):

@@ -25,13 +25,13 @@ LONGEST_S: Final = 600
 """How long one answer may take in all, in seconds: a page of the list waits for it."""
 
 ATTEMPTS: Final = 2
-"""How often the rest of an answer that broke off is asked for, in all. What then is missing is fetched by itself."""
+"""How many times to ask for the rest of an answer that broke off. What is still missing is then fetched singly."""
 
 _BUFFER: Final = 256 << 10
 _LINE: Final = 64
 _OK: Final = 200
 _UNKNOWN: Final = frozenset({400, 404, 405, 406, 411, 413, 415, 501})
-"""Answers of a server that says `bulk` and does not know it: it is not asked again."""
+"""Answers of a server that advertises `bulk` but does not implement it: it is not asked again."""
 
 
 class _CutError(Exception):

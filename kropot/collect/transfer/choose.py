@@ -28,7 +28,7 @@ def choose_engine(load: Callable[[str], object] = importlib.import_module) -> En
     try:
         load("pycurl")
     except ImportError as error:
-        warning = f"contents come through the slower engine, because pycurl cannot be loaded ({error}); install pycurl"
+        warning = f"fetching with the slower engine, because pycurl cannot be loaded ({error}): install pycurl"
         return EngineChoice(name="http.client", make=PlainEngine, warning=warning)
     from kropot.collect.transfer.curl import CurlEngine
 

@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 HANDLES = 16
 LARGE = 8 << 20
-"""A body of this length goes to a blocking reader, though that costs it a second request."""
+"""A body from this length on goes to a blocking reader, although that costs a second request."""
 KNOWN_LARGE = 1 << 20
-"""One whose length the listing tells goes there from this length on, at no cost."""
+"""If the listing tells the length, a body from this length on goes there, at no cost."""
 LARGE_THREADS = 2
 MIDDLING = 64 << 10
 """Bodies from this length on go to the finishers one by one."""
 FINISHERS = 2
 MOST_SMALL = 256
-"""At most this many small bodies wait in memory for a finisher; then no more contents begin."""
+"""At most this many small bodies wait in memory for a finisher; then no further content begins."""
 
 _LOOK_S = 0.25
 _LONGEST_WAIT_S = 1.0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ledger.replica import Entry
 
 MAX_RESUMES = 5
-"""How often in a row a job resumes where it broke off, without much having come, before it fails."""
+"""How many times in a row a job may resume with little progress before it fails."""
 
 
 @fast_init

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from kropot.securecopy.bulkread import BulkWanted
 
 PACK_BYTES: Final = 8 << 20
-"""What is published together, if as much again is here or ordered, so that the last ones fill a pack, too."""
+"""How much is published together, if as much again is here or ordered, so that the last ones also fill a pack."""
 
 PUBLISH_OBJECTS: Final = 16_384
 PUBLISH_S: Final = 3.0
-"""After so many objects, or so long without a new one, all of them are published."""
+"""After this many objects, or this long without a new one, all of them are published."""
 
 _HAND_OVER: Final = 1 << 20
 _PATIENCE_S: Final = 2.0
@@ -47,7 +47,7 @@ class PrefetchedObject(NamedTuple):
 
 
 PrefetchAnswers = dict[int, list[PrefetchedObject]]
-"""What came of orders, by their numbers; whatever is missing there did not come."""
+"""The results of orders, by number; whatever is missing did not come."""
 
 
 class PrefetchEngine(Protocol):

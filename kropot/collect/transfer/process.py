@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 POLL_S = 0.05
 TELL_AFTER = 64
 TELL_AFTER_S = 0.02
-"""Receipts are told in groups: so many, or after so long, whichever comes first."""
+"""Receipts are sent in groups, limited by number and by time, whichever comes first."""
 
 _FETCH, _DISCARD, _CLOSE = range(3)
 _TOLD, _CLOSED, _CRASHED = range(3)
@@ -139,13 +139,16 @@ class TransferProcess:
         except (EOFError, OSError) as error:
             raise self._lost() from error
         if kind == _CRASHED:
-            raise TransferLostError(f"the process that moves contents failed ({message}); start again")
+            raise TransferLostError(
+                f"the process that transfers contents failed ({message}): start the collector again"
+            )
         return kind, message
 
     def _lost(self) -> TransferLostError:
         why = self._process.fate()
         return TransferLostError(
-            f"the process that moves contents is gone ({why}): nothing acknowledged is lost, start again"
+            f"the process that transfers contents is gone ({why}): nothing acknowledged is lost; start the collector "
+            f"again"
         )
 
 

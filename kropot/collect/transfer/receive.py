@@ -45,17 +45,17 @@ HEADERS_THAT_MATTER = frozenset(
         IV_HEADER.lower(),
     }
 )
-"""What a head is judged by, in lower case. The header that carries the plain file name is not among them."""
+"""The response headers that are used, in lower case. The one that carries the plain file name is not among them."""
 
 WORTH_KEEPING = 1 << 20
-"""From this length on, what came of a content outlives its process."""
+"""From this length on, the received part of a content outlives its process."""
 
 _ASK_AFTER = 64 << 20
 _ASK_AFTER_S = 0.5
 _ROOM_FOR_OTHERS = 64 << 20
 _WORTH_RESUMING = 64 << 10
 _PROGRESS = 64 << 10
-"""An attempt that brought as many bytes does not count as one of those in a row that brought little."""
+"""An attempt that brought this many bytes counts as progress."""
 
 _REFUSALS = frozenset({401, 403})
 _OK = 200
@@ -91,7 +91,7 @@ class FreeSpace:
             if not self._is_enough:
                 if self._free is not None and self._free - self._keep >= _ROOM_FOR_OTHERS:
                     raise UnbelievableError("no_room")
-                raise StorageFullError(f"only {self._free} bytes are free, and {self._keep} are to stay free")
+                raise StorageFullError(f"only {self._free} bytes are free, and {self._keep} must stay free")
 
     @property
     def _is_enough(self) -> bool:

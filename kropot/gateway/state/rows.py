@@ -9,7 +9,7 @@ from kropot.errors import KropotError
 from ledger.fast_init import fast_init
 
 PER_SECOND: Final = 256
-"""How many versions can share a date. A page can grow by as many beyond its limit, to include its whole last second."""
+"""How many versions can share a date. A page can exceed its limit by this many, to include its whole last second."""
 
 
 class StateError(KropotError):

@@ -84,7 +84,7 @@ class State(Files, Vaults):
                 made = at.execute(tables.token.insert().values(lookup=lookup, sealed=sealed, created_s=now_s))
                 key = made.inserted_primary_key
         except sa.exc.IntegrityError:
-            raise TokenExistsError("a token with this id exists already: choose another id, or none") from None
+            raise TokenExistsError("a token with this id already exists: choose another id, or none") from None
         return 0 if key is None else int(key[0])
 
     def token(self, lookup: bytes) -> TokenRow | None:

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import mysql
 SCHEMA: Final = b"4"
 
 OLDER: Final = frozenset({b"1", b"2", b"3"})
-"""Schemas that lack some tables, or some of the columns in `ADDED`. Such a database gets them when it is opened."""
+"""Older schemas, without some tables or some columns in `ADDED`. Opening such a database adds them."""
 
 
 class _Bytes(sa.LargeBinary):

@@ -20,7 +20,7 @@ BLOCK_OBJECTS = 256
 BLOCK_BYTES = 16 << 20
 MAX_WAITING = 8
 _PARTS = 256
-"""The expected objects are asked for in this many parts, so that memory holds one of them."""
+"""The expected objects are asked for in this many parts, so that memory holds only one part."""
 _LAST = b"\xff" * 32
 
 
@@ -128,7 +128,7 @@ class StoreReader:
             if stored is None:
                 found.bad.append((sha256, "lost", "the object is gone"))
             elif stored != size:
-                found.bad.append((sha256, "damaged", f"it has {stored} bytes, and {size} were stored"))
+                found.bad.append((sha256, "damaged", f"it has {stored} bytes, but {size} were stored"))
             elif self._reading is None:
                 found.objects += 1
                 found.size += size

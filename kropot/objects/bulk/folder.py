@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MANY_OBJECTS = 10_000
 MANY_BYTES = 256 << 20
-"""From this many objects, or bytes, on it pays to start processes."""
+"""From this many objects or bytes on, starting processes pays off."""
 
 _PART_OBJECTS = 2_500
 _PART_BYTES = 256 << 20
@@ -33,7 +33,7 @@ _PARTS_AN_OBJECT = 8
 """With more parts than this for each object, nearly all parts would be empty, however large the objects are."""
 _MOST_PARTS = 1 << 16
 _MOST_STRAYS = 10_000
-"""At most this many are held in memory; where there are more, they are looked for again."""
+"""At most this many are held in memory; further ones are looked for again."""
 
 
 class FolderReader:

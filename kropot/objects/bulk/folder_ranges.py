@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SHA256 = 32
 _SOME = 64
-"""How many objects, or MiB, to read before asking again whether to stop."""
+"""How many objects, or MiB, to read between two checks whether to stop."""
 
 _LAST_FOLDER = 0xFF
 _SHA256_OF = itemgetter(0)
@@ -152,14 +152,14 @@ class RangeReader:
         if not folder.has(name):
             return _GONE
         if total != size:
-            return "damaged", f"it has {total} bytes, and {size} were stored"
+            return "damaged", f"it has {total} bytes, but {size} were stored"
         return "damaged", f"its bytes have the SHA-256 {digest}"
 
     def _trouble(self, folder: _Folder, name: str, error: OSError) -> tuple[FaultKind, str]:
         if not folder.has(name):
             return _GONE
         if error.errno == errno.EIO:
-            return "damaged", "the disk reports an input/output error while it is read"
+            return "damaged", "the disk reports an input/output error while reading it"
         return "unreadable", f"{folder.path}/{name} cannot be read: {error.strerror}"
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kropot.objects.packs.format import PackEntry
 
 BUFFER = 4 << 20
-"""Bytes of one read. Smaller ones cost calls, larger ones leave the processor's cache."""
+"""Bytes per read. Smaller reads cost calls; larger ones exceed the processor's cache."""
 
 _OFFSET = itemgetter(1)
 

@@ -92,7 +92,9 @@ class RangeWorkers:
         try:
             kind, answer = link.recv()
         except EOFError:
-            raise KropotError("a process that read objects has ended: free some memory, then verify again") from None
+            raise KropotError(
+                "a process that read objects was killed or crashed: free some memory, then verify again"
+            ) from None
         if kind == "storage":
             raise KropotError(answer)
         self._answers[self._busy[link].popleft()] = answer
@@ -109,5 +111,5 @@ def _serve(links: list[Connection], storage: str, stop: Event) -> None:
         try:
             answer = ("read", reader.read_pack(start) if end is None else reader.read(start, end, rows))
         except OSError as error:
-            answer = ("storage", f"the storage cannot be looked through: {error}")
+            answer = ("storage", f"cannot search the storage: {error}")
         link.send(answer)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kropot.objects.store import Leftover
 
 FaultKind = Literal["damaged", "lost", "unreadable"]
-"""What can be wrong with an object; "unreadable" means that nobody knows whether it is damaged."""
+"""What can be wrong with an object; "unreadable" means that it is unknown whether it is damaged."""
 
 
 PackFlawKind = Literal[
@@ -27,10 +27,10 @@ PackFlawKind = Literal[
 ]
 
 ExpectedObject = tuple[bytes, int | None]
-"""SHA-256 and size of an object that must be there; where the size is None it may be there, and is not read."""
+"""SHA-256 and size of an object that must exist; if the size is None, it may exist and is not read."""
 
 ExpectedIn = Callable[[bytes, bytes], Iterable[ExpectedObject]]
-"""Gives what is expected with start <= SHA-256 <= end, in order, each object once."""
+"""Gives the expected objects with start <= SHA-256 <= end, in order, each once."""
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ BUFFER = 256 << 10
 """Bytes read at a time; larger buffers and memory maps were no faster."""
 
 LARGE = 64 << 20
-"""A stop breaks off only the reading of an object larger than this; smaller ones are read to their end."""
+"""A stop interrupts the reading of objects larger than this; smaller ones are read to their end."""
 
 THREADS = 2
 """While one thread hashes the other reads; more were no faster on two cores."""
@@ -116,7 +116,7 @@ def read_object(
             raise
         return _unreadable(request.sha256, error)
     if size != request.size:
-        return request.sha256, "damaged", f"it has {size} bytes, and {request.size} were stored"
+        return request.sha256, "damaged", f"it has {size} bytes, but {request.size} were stored"
     if digest.digest() != request.sha256:
         return request.sha256, "damaged", f"its bytes have the SHA-256 {digest.hexdigest()}"
     return None
@@ -170,5 +170,5 @@ def _unreadable(sha256: bytes, error: Exception) -> Bad:
     """Treat an input/output error as damage; the operator can mend a missing right, say."""
     cause = error.__cause__ if isinstance(error, StorageError) else error
     if isinstance(cause, OSError) and cause.errno == errno.EIO:
-        return sha256, "damaged", "the disk reports an input/output error while it is read"
+        return sha256, "damaged", "the disk reports an input/output error while reading it"
     return sha256, "unreadable", str(error)

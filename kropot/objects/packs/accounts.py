@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kropot.objects.packs.packed import PackPlaces
 
     _Entry = tuple[bytes, bytes, int, int]
-    """An object's SHA-256, the pack, where it begins in it, and its length in bytes."""
+    """An object's SHA-256, its pack, its offset in the pack, and its length in bytes."""
 
 _LAST = b"\xff" * 32
 
@@ -89,7 +89,7 @@ class PackAccounts:
             account.rows = [row for row in rows if row[1] is None or (row[0] not in packed and row[0] not in unsure)]
             account.unsure = [row for row in rows if row[1] is not None and row[0] in unsure and row[0] not in packed]
             account.bad = [
-                (sha256, f"it has {packed[sha256]} bytes in its pack, and {size} were stored")
+                (sha256, f"it has {packed[sha256]} bytes in its pack, but {size} were stored")
                 for sha256, size in rows
                 if size is not None and packed.get(sha256, size) != size
             ]
@@ -125,7 +125,7 @@ class PackAccounts:
             return
         if pack is None:
             if os.path.lexists(self._folder.layout.pack(name)):
-                self._faults[name] = "it is no regular file"
+                self._faults[name] = "it is not a regular file"
             return
         try:
             fault = pack.index_fault()
@@ -196,16 +196,16 @@ class PackAccounts:
                 yield PackFlaw(kind="lost_pack", name=name, detail=detail)
         for name in sorted(self._objects.keys() - known.keys()):
             detail = (
-                f"{self._folder.layout.pack(name)} holds {self._objects[name]} objects, and the ledger does not know it"
+                f"{self._folder.layout.pack(name)} holds {self._objects[name]} objects, but the ledger does not know it"
             )
             yield PackFlaw(kind="unknown_pack", name=name, detail=detail, severity="note")
 
     def _flaw(self, kind: PackFlawKind, name: bytes, count: _Count) -> PackFlaw:
         path, objects, every = self._folder.layout.pack(name), count.objects, self._objects.get(name)
         if kind == "missing_placement":
-            detail = f"{path} holds {objects} objects that events name, and the ledger does not say that they are there"
+            detail = f"{path} holds {objects} objects that events name, but the ledger does not place them there"
         elif kind == "wrong_placement":
-            detail = f"the ledger says of {objects} objects that they are in {path}, where they are not"
+            detail = f"the ledger places {objects} objects in {path}, but they are not there"
         elif objects == every:
             detail = f"no event names any of the {objects} objects in {path}"
             return PackFlaw(kind="orphan_pack", name=name, detail=detail, severity="note")

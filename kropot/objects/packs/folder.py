@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from kropot.objects.packs.format import PackEntry
 
 _OPEN = 64
-"""So many packs stay open."""
+"""How many packs stay open."""
 
 _AT_ONCE = 20_000
-"""About so many entries are in memory while all are walked in order."""
+"""About how many entries are in memory during a walk over all in order."""
 
 _MOST_PARTS = 1 << 16
 

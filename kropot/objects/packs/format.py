@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAGIC: Final = b"KROPACK1"
 MOST_BYTES: Final = 64 << 20
-"""At most so many bytes of objects are in one pack."""
+"""The most bytes of objects in one pack."""
 
 MOST_OBJECTS: Final = 65_536
 

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from ledger.places import Placement, PlaceStore
 
 GROUP_BYTES = 32 << 20
-"""Bytes of objects in a pack that is made here, about: memory holds them all."""
+"""About how many bytes of objects go into a pack that is made here: memory holds them all."""
 
 SAMPLED = (0x1D, 0x5B, 0xA3, 0xE6)
-"""Folders that stand for all 256: hashes are spread evenly, and looking through all files would cost too much."""
+"""How many folders are sampled of the 256: hashes are spread evenly, and counting all files would cost too much."""
 
 
 @dataclass(slots=True, kw_only=True)

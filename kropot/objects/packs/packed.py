@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ledger.places import PackRow
 
 _LOOKED_UP = 500
-"""So many objects are looked up in the ledger at once."""
+"""How many objects to look up in the ledger at once."""
 
 
 class PackPlaces(Protocol):

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from kropot.objects.packs.format import Footer
 
 _FEW = 128
-"""So many entries are read at once and looked through; narrowing down further would cost more calls."""
+"""How many entries are read at once and searched; narrowing down further would cost more calls."""
 
 
 _LAST = b"\xff" * 33
-"""Behind every SHA-256."""
+"""Greater than every SHA-256."""
 
 
 class PackFile:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ledger.places import PlaceStore
 
 MOST_DAMAGED = 20
-"""So many damaged packs are told one by one."""
+"""How many damaged packs are reported one by one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

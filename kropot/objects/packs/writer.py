@@ -22,12 +22,12 @@ PACK_BELOW = 1 << 20
 """Objects smaller than this go into packs, unless the user says otherwise."""
 
 PACK_FROM = 8 << 20
-"""A pack's worth: fewer bytes of small objects stay files of their own for now, unless they are many."""
+"""A pack's worth: fewer bytes of small objects stay separate files for now, unless there are many."""
 
 PACK_MANY = 2000
 
 _AT_ONCE = 1 << 20
-"""Bytes of one write, at least: larger ones cost memory, more of them cost calls."""
+"""The least bytes per write: larger writes cost memory, more writes cost calls."""
 
 WholeObject = tuple[bytes, bytes]
 """An object's SHA-256 and its bytes."""

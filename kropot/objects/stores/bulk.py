@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kropot.objects.stores.files import RemoteFiles
 
 PART_OBJECTS = 100_000
-"""A part has about so many objects: each part looks into every pack's index, and its rows are in memory."""
+"""About how many objects a part has: each part reads every pack's index, and its rows are in memory."""
 
 _BLOCK_OBJECTS, _BLOCK_BYTES, _WAITING = 64, 64 << 20, 4
 _LAST = b"\xff" * 32
@@ -136,7 +136,7 @@ class RemoteRangeReader:
                 continue
             found.looked += 1
             if there != size:
-                found.bad.append((sha256, "damaged", f"it has {there} bytes, and {size} were stored"))
+                found.bad.append((sha256, "damaged", f"it has {there} bytes, but {size} were stored"))
                 continue
             block.append(ReadRequest(sha256, size))
             if len(block) == _BLOCK_OBJECTS or size >= _BLOCK_BYTES:

@@ -134,7 +134,7 @@ class StorageCopy:
             )
         if there.last > here.last:
             raise IntegrityError(
-                f"{self._target.place} holds the history up to event {there.last}, and {self._source.place} only up to "
+                f"{self._target.place} holds the history up to event {there.last}, but {self._source.place} only up to "
                 f"event {here.last}, so nothing was copied: are FROM and TO in the right order?"
             )
 
@@ -168,7 +168,9 @@ class StorageCopy:
                         return done
                 self._target.put_file(stat.key, file)
                 if self._verify and self._digest(self._target, stat) != digest:
-                    raise StorageError(f"{self._target.place}/{stat.key} has other bytes than were sent: run it again")
+                    raise StorageError(
+                        f"{self._target.place}/{stat.key} has different bytes than were sent: run the command again"
+                    )
         except NoSuchKeyError:
             return StorageCopyReport()  # a collector packed it, or wrote a longer segment; the next run looks again
         except OSError as error:

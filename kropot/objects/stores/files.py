@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from kropot.durable.filesystem import Room
 
 PIECE = 8 << 20
-"""Bytes asked for at a time while a large file is read, and sent at a time while one is written."""
+"""Bytes per request while a large file is read or written."""
 
 
 MARKER = "storage.txt"
-"""The file that says that a storage is here, although nothing may be in it yet."""
+"""The file that marks a storage, even an empty one."""
 
 
 class NoSuchKeyError(StorageError):

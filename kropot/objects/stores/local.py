@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COPIER: Final = "+copy"
-"""The instance name of what copies storages; temporary files lie in its folder."""
+"""The instance name for copying storages; temporary files are in its folder."""
 
 
 class LocalFiles:

@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from ledger.places import Placement
 
 HELD_BYTES = 256 << 10
-"""A staged object of at most so many bytes stays in memory."""
+"""A staged object of at most this many bytes stays in memory."""
 
 MANY = 2
-"""So many small objects of a batch are a pack's worth: requests cost more than bytes."""
+"""This many small objects of a batch are a pack's worth: requests cost more than bytes."""
 
 WRITERS = 4
-"""So many objects are written at the same time, where they are files of their own."""
+"""How many objects that are separate files to write at the same time."""
 
 MARKER_TEXT = b"A storage of KropotCLI. While this file is here, an empty storage is not taken for one that is away.\n"
 _SHA256 = 32
@@ -104,7 +104,7 @@ class Waiting:
             except OSError as error:
                 raise storage_error(error, "reading a staged object") from error
         if self._data is None:
-            raise DiscardedError("the staged bytes are gone, and are fetched again")
+            raise DiscardedError("the staged bytes are gone; they will be fetched again")
         return self._data
 
     def drop(self) -> None:
@@ -121,7 +121,7 @@ class RemoteObjects:
     One thread may publish while others stage.
     """
 
-    durable_by = "the store's acknowledgement, then size and digest as it tells them"
+    durable_by = "the store's acknowledgement, then size and digest as it reports them"
 
     def __init__(
         self,

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from kropot.objects.stores.s3_settings import BucketAccess
 
 _KNOWN: Final = 4096
-"""So many keys are remembered, and which version of them is to be read."""
+"""For how many keys to remember which version to read."""
 
 _TRIED: Final = 16
-"""So many versions of a key are tried: whoever writes over a file a thousand times must not keep readers busy."""
+"""How many versions of a key to try: a file that was overwritten a thousand times must not keep readers busy."""
 
 
 class OlderFiles(BucketFiles):

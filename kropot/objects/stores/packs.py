@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from kropot.objects.stores.files import RemoteFiles
 
 _TAIL = 64 << 10
-"""So many last bytes are read at once: the footer, and the index of a pack of 1,364 objects."""
+"""How many bytes to read at once from the end: the footer, and the index of a pack of 1,364 objects."""
 
 _MANY_READS = 32
-"""After so many reads here and there it pays to have the whole pack, if memory has room for all of them."""
+"""After this many scattered reads, fetching the whole pack pays off, if memory has room."""
 
 _OPEN = 4096
 _MOST_HELD = 192 << 20
-"""So many packs, or bytes of their indexes and of what was read of them, stay in memory."""
+"""How many packs, or bytes of their indexes and of what was read of them, stay in memory."""
 
 
 def pack_key(name: bytes) -> str:
@@ -69,7 +69,7 @@ class RemotePack(PackFile):
 
     def fileno(self) -> int:
         """Refuse: there is no descriptor. Raises: OSError."""
-        raise OSError(errno.EOPNOTSUPP, "a pack on another machine has no descriptor")
+        raise OSError(errno.EOPNOTSUPP, "a remote pack has no file descriptor")
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill the buffer from a range; what lies behind the pack's end becomes zeros. Raises: OSError."""

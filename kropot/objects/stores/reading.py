@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kropot.objects.stores.files import RemoteFiles
 
 _GAP = 1 << 20
-"""A reader that leaves out no more than this still goes straight on."""
+"""A reader that skips no more than this just reads on."""
 
 
 class ReadAhead:

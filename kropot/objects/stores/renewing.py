@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from kropot.objects.stores.locks import LockRule
 
 ROUND_S: Final = 15.0
-"""After so many seconds a round ends, and the next goes on from there: segments are written by the same thread."""
+"""After this many seconds a round ends, and the next one continues: the same thread writes segments."""
 
 REST_S: Final = 6 * 3600.0
-"""How long after all files were looked at they are looked at again. No lock's last part is as short."""
+"""How long to wait between two checks of all files. The last part of every lock is longer."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PART = 16 << 20
-"""Bytes in a part of an upload in parts; more where there would be too many of them."""
+"""Bytes per part of a multipart upload; more if there would be too many parts."""
 
 REQUEST_RETRIES = 4
 _MOST_PARTS = 9000
 _PAGE = 1000
 _MOST_COPIED = 5 << 30
-"""A server copies at most so many bytes at once."""
+"""The most bytes that a server copies in one request."""
 
 _HEADLESS, _NO_RANGE = frozenset({400, 401, 403}), 416
 _BRISK_S, _PATIENT_S = 60, 300
@@ -202,14 +202,14 @@ class BucketFiles:
             raise NoSuchKeyError(self.place, source)
         if there.size >= _MOST_COPIED:
             raise StorageError(
-                f"moving {self.place}/{source}: it has more than 5 GiB, which a bucket cannot copy at once: download it"
-                " and remove it by hand"
+                f"moving {self.place}/{source}: it has more than 5 GiB, which a bucket cannot copy in one request: "
+                f"download it and remove it by hand"
             )
         doing = f"copying {self.place}/{source}"
         self._ask(doing, source, lambda: obstore.copy(self._client(patient=True), self._key(source), self._key(target)))
         copied = self.stat(target)
         if copied is None or copied.size != there.size:
-            raise StorageError(f"{doing}: the copy is not whole, so nothing was removed")
+            raise StorageError(f"{doing}: the copy is not complete, so nothing was removed")
         self.remove(source)
 
     def keeps_versions(self) -> bool:
@@ -254,8 +254,8 @@ class BucketFiles:
                 self._versions.demand_removable()
         elif self._has_version(MARKER):
             raise StorageError(
-                f"older versions in {self.place} can be removed only with keys that are given: set AWS_ACCESS_KEY_ID "
-                "and AWS_SECRET_ACCESS_KEY in the environment"
+                f"older versions in {self.place} can be removed only with explicit keys: set AWS_ACCESS_KEY_ID and "
+                f"AWS_SECRET_ACCESS_KEY in the environment"
             )
 
     def locked_days(self) -> int | None:
@@ -351,10 +351,10 @@ class BucketFiles:
         """Compare what is there now with what was sent. Raises: StorageError."""
         stat = self.stat(key)
         if stat is None:
-            raise StorageError(f"{self.place}/{key} was acknowledged, and is not there: do not trust this store")
+            raise StorageError(f"{self.place}/{key} was acknowledged, but is missing: do not trust this store")
         if stat.size != size:
             raise StorageError(
-                f"{self.place}/{key} has {stat.size} bytes in the store, and {size} were sent: it is sent again"
+                f"{self.place}/{key} has {stat.size} bytes in the store, but {size} were sent: sending it again"
             )
         if stat.tag == tag or not self._tags_are_md5:
             return
@@ -364,7 +364,9 @@ class BucketFiles:
         while at < size:
             piece = self.get(key, at, min(at + PIECE, size))
             if piece != sent.read(len(piece)) or not piece:
-                raise StorageError(f"{self.place}/{key} has other bytes in the store than were sent: it is sent again")
+                raise StorageError(
+                    f"{self.place}/{key} has different bytes in the store than were sent: sending it again"
+                )
             at += len(piece)
         self._tags_are_md5 = False
 

@@ -19,15 +19,15 @@ _MEANINGS: Final[tuple[tuple[frozenset[str], frozenset[int], type[StorageError],
         frozenset({"NoSuchBucket"}),
         frozenset(),
         StorageError,
-        "there is no bucket {bucket}: make it, or correct --storage-path",
+        "there is no bucket {bucket}: create it, or correct --storage-path",
     ),
     (
         frozenset({"RequestTimeTooSkewed", "RequestExpired"}),
         frozenset(),
         StorageError,
         (
-            "the clocks of this machine and of the store differ too much ({known}): set this machine's clock, with NTP "
-            "for instance"
+            "the clocks of this machine and of the store differ too much ({known}): correct this machine's clock, for "
+            "instance with NTP"
         ),
     ),
     (
@@ -53,14 +53,14 @@ _MEANINGS: Final[tuple[tuple[frozenset[str], frozenset[int], type[StorageError],
         ),
         frozenset({507}),
         StorageFullError,
-        "the store is full, or its quota is used up ({known}): make room, and it goes on by itself",
+        "the store is full, or its quota is used up ({known}): free some space, and it goes on by itself",
     ),
     (
         frozenset({"RequestLimitExceeded", "ServiceUnavailable", "SlowDown", "SlowDownRead", "SlowDownWrite"})
         | frozenset({"Throttling", "ThrottlingException", "TooManyRequests"}),
         frozenset({429, 503}),
         SlowDownError,
-        "the store asks for fewer requests ({known}), and still did after several attempts",
+        "the store asks for fewer requests ({known}), even after several attempts",
     ),
     (
         frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}),
@@ -78,7 +78,7 @@ _MEANINGS: Final[tuple[tuple[frozenset[str], frozenset[int], type[StorageError],
         ),
     ),
 )
-"""Codes, HTTP statuses without a code, the kind of error, and the sentence."""
+"""Codes, HTTP statuses without a code, the kind of error, and the message."""
 
 
 def code_in(answer: str) -> str | None:
@@ -111,7 +111,7 @@ def _judged(code: str | None, status: int) -> tuple[type[StorageError], str]:
         if code in codes or (code is None and status in statuses):
             return kind, why
     if status >= _SERVER:
-        return PassingError, "the store has a fault of its own ({known}), and still had after several attempts"
+        return PassingError, "the store has an internal error ({known}), even after several attempts"
     return StorageError, "the store answered {known}"
 
 
@@ -120,7 +120,7 @@ def _unreachable(doing: str, text: str) -> StorageError:
     if "UnknownIssuer" in text or "InvalidCertificate" in text or "certificate" in text:
         return StorageError(f"{doing}: the store's certificate is not trusted: name its authority with --ca-file")
     if "dns error" in text or "failed to lookup" in text:
-        why = "its name is not known"
+        why = "its name cannot be resolved"
     elif "ConnectionRefused" in text:
         why = "it refuses connections"
     elif (kind is not None and kind[1] == "Timeout") or "TimedOut" in text:

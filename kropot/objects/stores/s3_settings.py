@@ -19,7 +19,7 @@ _ELSEWHERE = (
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_SKIP_SIGNATURE",
 )
-"""Variables that say where keys come from, if they are not given themselves."""
+"""Variables that say where keys come from, if the keys themselves are not set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def bucket_access(environ: Mapping[str, str], ca_file: Path | None) -> BucketAcc
     session = _first(environ, "AWS_SESSION_TOKEN", "AWS_TOKEN")
     if (key_id is None) != (secret is None):
         there, missing = ("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")[:: 1 if key_id is None else -1]
-        raise UsageError(f"{there} is set and {missing} is not: a bucket needs both")
+        raise UsageError(f"{there} is set, but {missing} is not: a bucket needs both")
     if key_id is None and endpoint is not None and not any(environ.get(name) for name in _ELSEWHERE):
         raise UsageError("no keys for the bucket: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment")
     try:

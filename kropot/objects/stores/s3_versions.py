@@ -24,7 +24,7 @@ _OK: Final = frozenset({200, 204})
 _GONE, _REFUSED = 404, 403
 _NO_VERSIONS: Final = frozenset({405, 501})
 _NO_LOCKS: Final = frozenset({400, 404, 405, 501})
-"""How servers answer that know nothing of versions, or of locks."""
+"""Answers of servers that do not support versions or locks."""
 
 _NOBODY: Final = "kropotcli-asks-whether-it-may-remove-versions"
 _YEAR_DAYS: Final = 365
@@ -91,8 +91,8 @@ class BucketVersions:
         )
         if status == _REFUSED:
             raise StorageError(
-                f"the bucket {self._address.bucket} keeps older versions, and does not let these keys remove them: "
-                "allow them s3:DeleteObjectVersion, or take keys that may"
+                f"the bucket {self._address.bucket} keeps older versions, but these keys may not remove them: allow "
+                f"them s3:DeleteObjectVersion, or use keys that may"
             )
 
     def locked_days(self) -> int | None:
@@ -168,4 +168,4 @@ def _parsed(body: bytes) -> ET.Element:
     try:
         return ET.fromstring(body)  # noqa: S314 -- expat expands no entities from outside, and the answer is bounded
     except ET.ParseError:
-        raise StorageError("the store's answer about versions is no XML: does it know versions?") from None
+        raise StorageError("the store's answer about versions is not XML: does it support versions?") from None

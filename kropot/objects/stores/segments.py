@@ -47,7 +47,7 @@ class RemoteSegments(SegmentFolder):
 
     def _put(self, name: str, index: int, chunks: Iterable[bytes]) -> None:  # noqa: ARG002 -- no temporary file
         if not self._writing:
-            raise LedgerError("this folder of segments was opened for reading")
+            raise LedgerError("this folder of segments was opened read-only")
         with tempfile.SpooledTemporaryFile(PIECE) as file:
             try:
                 for chunk in chunks:

@@ -204,7 +204,7 @@ class SftpFiles:
 
     def _confirm(self, key: str, written: int, size: int) -> None:
         if written != size:
-            raise StorageError(f"{self.place}/{key} has {written} bytes there, and {size} were sent: it is sent again")
+            raise StorageError(f"{self.place}/{key} has {written} bytes there, but {size} were sent: sending it again")
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}" if key else self._root
@@ -251,7 +251,9 @@ class SftpFiles:
             raise PassingError(f"{doing}: the connection to {self._address.host} broke ({error.reason})") from None
         except asyncssh.SFTPError as error:
             if error.code in {_NO_SPACE, _QUOTA}:
-                raise StorageFullError(f"{doing}: the server is full, or its quota is used up: make room") from None
+                raise StorageFullError(
+                    f"{doing}: the server is full, or its quota is used up: free some space"
+                ) from None
             raise self._refused(doing, line, error) from None
         except (OSError, TimeoutError, asyncio.CancelledError) as error:
             self.close()
@@ -260,11 +262,13 @@ class SftpFiles:
     def _refused(self, doing: str, line: _SshLine, error: Any) -> StorageError:
         """Say why the server refused; OpenSSH calls a full disk a failure, as everything else."""
         if "ermission" in error.reason:
-            return StorageError(f"{doing}: the server refuses it: check the rights of the user on {self._address.path}")
+            return StorageError(f"{doing}: the server refuses it: check the user's rights on {self._address.path}")
         with contextlib.suppress(Exception):
             found = line.run(_within(lambda sftp: sftp.statvfs(self._root), line.sftp))
             if found.bavail * found.frsize < 2 * PIECE:
-                return StorageFullError(f"{doing}: the server's disk is full: make room, and it goes on by itself")
+                return StorageFullError(
+                    f"{doing}: the server's disk is full: free some space, and it goes on by itself"
+                )
         return StorageError(f"{doing}: the server could not do it ({error.reason})")
 
     def _connected(self, doing: str) -> _SshLine:
@@ -313,18 +317,18 @@ class _SshLine:
         except asyncssh.HostKeyNotVerifiable:
             self.close()
             raise StorageError(
-                f"{doing}: the key of {host} is not in known_hosts, or is another one: compare its fingerprint, then"
-                " connect once with `ssh` to have it recorded"
+                f"{doing}: the key of {host} is not in known_hosts, or differs: compare its fingerprint, then connect "
+                "once with `ssh` to record it"
             ) from None
         except asyncssh.PermissionDenied:
             self.close()
             raise StorageError(
-                f"{doing}: {host} does not let {who} in: check the user, and that a key of this user (ssh-agent, "
+                f"{doing}: {host} does not let {who} log in: check the user, and that a key of this user (ssh-agent, "
                 "~/.ssh/id_ed25519) is in the server's authorized_keys"
             ) from None
         except asyncssh.ChannelOpenError:
             self.close()
-            raise StorageError(f"{doing}: {host} offers no SFTP: enable its subsystem sftp") from None
+            raise StorageError(f"{doing}: {host} does not offer SFTP: enable its subsystem sftp") from None
         except (OSError, TimeoutError, asyncssh.Error) as error:
             self.close()
             why = getattr(error, "strerror", None) or getattr(error, "reason", None) or type(error).__name__

@@ -84,9 +84,9 @@ class RemoteStorage:
         """What is said where nothing is there, and how an empty storage is begun there all the same."""
         place = self._files.place
         return (
-            f"there is no storage at {place}, and the ledger names objects in it: is --storage-path right, with its "
-            "bucket or host and the whole prefix? Nothing was recorded. If they are lost for good, put a file named "
-            f"{MARKER} there:"
+            f"there is no storage at {place}, although the ledger names objects in it: is --storage-path right, with "
+            f"its bucket or host and the full prefix? Nothing was recorded. If they are lost for good, put a file "
+            f"named {MARKER} there:"
         )
 
     def room(self) -> Room:

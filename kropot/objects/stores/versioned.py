@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ERASING: Final = "erasing"
 CURRENT: Final = ("objects", "packs", SEGMENTS)
-"""Where the files lie that a storage consists of."""
+"""Where the files of a storage are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +234,7 @@ class VersionedStorage:
             except (ValueError, TypeError, KeyError) as error:
                 raise StorageError(
                     f"{self._files.place}/{stat.key} does not say which versions wait to be erased: somebody changed "
-                    "it, so put an older version of it again"
+                    f"it, so restore an older version of it"
                 ) from error
 
     def _packs_gone(self) -> Iterator[str]:
@@ -256,8 +256,8 @@ class VersionedStorage:
     def _demand_unneeded(self, name: bytes, places: PlaceStore) -> None:
         if any(row.name == name for row in places.packs()):
             raise StorageError(
-                f"somebody removed the pack {name.hex()}, which has what is to be erased, and more: run `kropotcli "
-                "verify --repair`, which puts it again, and then this command"
+                f"somebody removed the pack {name.hex()}, which holds what you want to erase and other objects: run "
+                f"`kropotcli verify --repair`, which restores it, then this command again"
             )
 
 
