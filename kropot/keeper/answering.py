@@ -307,14 +307,12 @@ class KeeperAnswers(RoomAnswers):
 
     def headers(self, asked: Asked) -> bytes:
         """Return the headers of the events behind position `after`, as an export has them (docs/format.md)."""
-        import msgpack
-
+        from kropot.msgpacked import pack
         from kropot.restore.history import headers_of
 
         after, count = asked.whole("after", 0), asked.rows(most=MOST_HEADERS)
         until = min(self._ledger.head().position, after + count)
-        packer = msgpack.Packer(use_bin_type=True)
-        return b"".join(packer.pack(header) for header in headers_of(self._ledger, until, after=after))
+        return b"".join(pack(header) for header in headers_of(self._ledger, until, after=after))
 
     # --- objects ------------------------------------------------------------------------------------------------------
 
