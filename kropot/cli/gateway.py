@@ -22,9 +22,8 @@ from kropot.cli.gateway_vault import vault as vault_group
 from kropot.cli.listening import address_options, client_options, is_loopback
 from kropot.cli.masterkey import key_path, master_key
 from kropot.cli.output import printing_beside_the_work
-from kropot.cli.paths import PATH
+from kropot.cli.paths import PATH, read_named
 from kropot.cli.sizes import FineSpan, ListenAddress
-from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
 from kropot.gc_tuning import look_for_cycles_rarely
 from kropot.sc2.kits import STORED_SALT
@@ -385,13 +384,7 @@ def _row(each: Token, now_s: int) -> dict[str, Any]:
 
 def _read_spec(path: Path) -> Any:
     """Return the decoded JSON of a specification. Raises: UsageError if the file is not JSON."""
-    try:
-        with click.open_file("-", "rb") if str(path) == "-" else open_named(path) as file:
-            text = file.read(_LONGEST_SPEC + 1)
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the specification {path} ({error.strerror}): check the path and its permissions"
-        ) from error
+    text = read_named("the specification", path, _LONGEST_SPEC + 1, dash=True)
     if len(text) > _LONGEST_SPEC:
         raise UsageError(
             f"the specification {path} is larger than {_LONGEST_SPEC >> 10} KiB: see docs/gateway.md for an example"
