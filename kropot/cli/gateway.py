@@ -19,7 +19,7 @@ from kropot.cli.gateway_book import gateway_book, key_file_option, kit_writer, r
 from kropot.cli.gateway_check import check
 from kropot.cli.gateway_scan import around_scans, commands_of, selecting, selection_of
 from kropot.cli.gateway_vault import vault as vault_group
-from kropot.cli.listening import address_options, client_options, is_loopback
+from kropot.cli.listening import address_options, client_options, ended_by_signals, is_loopback
 from kropot.cli.masterkey import key_path, master_key
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH, read_named
@@ -32,8 +32,6 @@ from kropot.securecopy.address import checked_base_url
 from kropot.wording import SECOND_US, instant
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from kropot.cli.base import Settings
     from kropot.gateway.server import Service
     from kropot.gateway.token import Token
@@ -178,7 +176,7 @@ def serve(
         stop, server = threading.Event(), service.server()
         look_for_cycles_rarely()
         watchdog(server, manager, service.standing)
-        caught = _ended_by_signals(stop, server)
+        caught = ended_by_signals(server, stop.set)
         scanner = threading.Thread(target=service.scan_forever, args=(stop,), name="scan")
         try:
             with ExitStack() as stack:
@@ -209,20 +207,6 @@ def _tell_started(settings: Settings, service: Service, source: Path, url: str) 
         if settings.json:
             emit_json("gateway_started", {"url": url, "source": str(source), "state": service.state.place})
     say(f"serving {source} at {url}; press Ctrl-C to stop")
-
-
-def _ended_by_signals(stop: threading.Event, server: uvicorn.Server) -> list[int]:
-    """Let SIGTERM and SIGINT end the gateway; return the list that the signals go into."""
-    caught: list[int] = []
-
-    def end(number: int, _frame: object) -> None:
-        caught.append(number)
-        stop.set()
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    return caught
 
 
 def _warn_unencrypted(host: str) -> None:
