@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.objects.directory import DirectoryObjects
 from kropot.sc2.form import Kind
 from ledger.events import StreamKey
-from ledger.sql.opening import open_store
 from tests.gateway.serve import PLAIN, Served
 from tests.kropot.entries_world import AS_ROOT, EntriesWorld, differences, make_tree, paths_in
+from tests.kropot.replay_cli import kept_in
 from tests.kropot.replicas import wait_until
 from tests.kropot.sealed_world import kit_file
 
@@ -47,17 +46,13 @@ def test_a_tree_with_every_kind_of_entry_goes_round(
     served: Served, client: VaultClient, run: Run, tmp_path: Path
 ) -> None:
     """From the gateway's folder over HTTP into a replica, and from there into another folder."""
-    store = open_store(f"sqlite:///{tmp_path / 'ledger.db'}", create=True)
-    objects = DirectoryObjects(tmp_path / "storage", "writer")
-    world = EntriesWorld(store, objects=objects)  # type: ignore[arg-type]  # both are object stores
-    source = world.source(None)
-    for entry, found in client.everything().values():
-        world.keep(StreamKey(source=source, kind="file", id=entry.id), entry.form, client.object(entry.id).sealed)
-        assert found.header.element_id == entry.id
     to = tmp_path / "to"
-    answer = run("restore", "--key", kit_file(tmp_path, client.vault), "--to", str(to))
-    objects.close()
-    store.close()
+    with kept_in(tmp_path, EntriesWorld) as world:
+        source = world.source(None)
+        for entry, found in client.everything().values():
+            world.keep(StreamKey(source=source, kind="file", id=entry.id), entry.form, client.object(entry.id).sealed)
+            assert found.header.element_id == entry.id
+        answer = run("restore", "--key", kit_file(tmp_path, client.vault), "--to", str(to))
     assert (answer.code, answer.err) == (0, "")
     assert differences(served.folder, to) == ""
     assert (to / "sparse").stat().st_blocks == (served.folder / "sparse").stat().st_blocks
