@@ -15,7 +15,7 @@ import click
 
 from kropot.cli import base
 from kropot.cli.base import emit, emit_json, say, warn, warn_if_exposed
-from kropot.cli.gateway_book import gateway_book, key_file_option, kit_writer, revocations_option, state_option
+from kropot.cli.gateway_book import book_options, kit_writer
 from kropot.cli.gateway_check import check
 from kropot.cli.gateway_scan import around_scans, commands_of, selecting, selection_of
 from kropot.cli.gateway_vault import vault as vault_group
@@ -33,6 +33,7 @@ from kropot.wording import SECOND_US, instant
 
 if TYPE_CHECKING:
     from kropot.cli.base import Settings
+    from kropot.cli.gateway_book import BookPlace
     from kropot.gateway.server import Service
     from kropot.gateway.token import Token
     from kropot.gateway.tokens import Created
@@ -65,9 +66,7 @@ def command() -> None:
 @selecting
 @around_scans
 @address_options(8080)
-@state_option
-@key_file_option
-@revocations_option
+@book_options
 @click.option(
     "--kits",
     type=PATH,
@@ -119,9 +118,7 @@ def serve(
     source: Path,
     host: str,
     port: int,
-    state_url: str,
-    master_key_file: Path | None,
-    revocations: Path | None,
+    place: BookPlace,
     kits: Path | None,
     base_url: str | None,
     scan_every: float,
@@ -151,14 +148,14 @@ def serve(
     from kropot.serving.listening import address_of, allow_descriptors, listen
 
     commands = commands_of(chosen)
-    key_file = key_path(state_url, master_key_file)
+    state_url, key_file = place.state_url, key_path(place.state_url, place.master_key_file)
     root = Path(os.path.realpath(source))
     # Check this first. Otherwise a refused command would leave a new database behind.
     FolderSource(os.fsencode(root))
     refuse_inside(root, key_file, sqlite_file(state_url), kits)
     options = GatewayOptions(
         kits=kits or _beside(state_url, "kits"),
-        revocations=revocations or default_revocations(),
+        revocations=place.revocations or default_revocations(),
         base_url=base_url,
         scan_every_s=scan_every,
         hash_up_to=hash_up_to,
@@ -229,9 +226,7 @@ def token() -> None:
 
 @token.command("create", cls=base.KropotCommand)
 @click.argument("spec", type=click.Path(path_type=Path, allow_dash=True), required=False)
-@state_option
-@key_file_option
-@revocations_option
+@book_options
 @click.option(
     "--kit",
     type=PATH,
@@ -250,9 +245,7 @@ def create(
     settings: Settings,
     *,
     spec: Path | None,
-    state_url: str,
-    master_key_file: Path | None,
-    revocations: Path | None,
+    place: BookPlace,
     kit: Path | None,
     vault: str | None,
     plain: bool,
@@ -276,7 +269,7 @@ def create(
         value = sealed_by_default(value)
     if spec is not None and str(spec) != "-" and _holds_key(value):
         warn_if_exposed("specification with a key", spec)
-    with gateway_book(state_url, master_key_file, revocations, create=vault is None) as book:
+    with place.open(create=vault is None) as book:
         created = book.create(value, kit_writer(book, kit), keeps_given_key=kit is not None, vault=vault)
     held = created.token.held
     if settings.json:
@@ -308,12 +301,10 @@ def _tell(created: Created, kit: Path | None) -> None:
 
 
 @token.command("list", cls=base.KropotCommand)
-@state_option
-@key_file_option
-@revocations_option
-def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, revocations: Path | None) -> None:
+@book_options
+def list_(settings: Settings, *, place: BookPlace) -> None:
     """List the tokens. Only the beginning of each id is shown."""
-    with gateway_book(state_url, master_key_file, revocations, create=False) as book:
+    with place.open() as book:
         tokens = book.all()
     rows = [_row(each, int(time.time())) for each in tokens]
     if settings.json:
@@ -329,19 +320,15 @@ def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, r
 
 @token.command("revoke", cls=base.KropotCommand)
 @click.argument("which", metavar="TOKEN")
-@state_option
-@key_file_option
-@revocations_option
-def revoke(
-    settings: Settings, *, which: str, state_url: str, master_key_file: Path | None, revocations: Path | None
-) -> None:
+@book_options
+def revoke(settings: Settings, *, which: str, place: BookPlace) -> None:
     """Revoke TOKEN, given as its number in the list or as its id.
 
     A running gateway refuses the token within a second.
     """
     from kropot.gateway.tokens import censored
 
-    with gateway_book(state_url, master_key_file, revocations, create=False) as book:
+    with place.open() as book:
         found = book.revoke(which)
     if settings.json:
         emit_json("token_revoked", {"number": found.number, "id": censored(found.id), "status": "revoked"})
