@@ -10,6 +10,7 @@ from kropot.cli.afar import keeper_at, remote_state
 from kropot.cli.base import Settings, emit, emit_json
 from kropot.errors import UsageError
 from kropot.query.names import readings
+from kropot.query.past import labels_in
 from kropot.query.render import event_json
 from kropot.wording import moment as clock
 from kropot.wording import one_line, quoted
@@ -33,7 +34,7 @@ def at_keeper(settings: Settings, address: str, token_file: Path | None, element
 
     with keeper_at(settings, address, token_file) as replica:
         state = remote_state(replica, None)
-        labels = {id_: each.keeping.label for id_, each in state.sources.known.items()}
+        labels = labels_in(state.sources.known)
         ids = ids_of(as_written(element.strip("/")), keys)
         named = [StreamKey(source=source, kind="file", id=id_) for id_ in ids for source in labels]
         # Whoever gives a kit means a name, and the keeper must not learn it. Only what looks like an id is sent.
