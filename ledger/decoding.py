@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ledger.codec import decode_payload
 from ledger.errors import BrokenChainError, MalformedEventError
-from ledger.events import NO_SOURCE, ElementFact, ErasedFact, StreamKey
+from ledger.events import NO_SOURCE, ElementFact, ErasedFact, Fact, StreamKey
 from ledger.projection import Happened
 from ledger.replica import Entry, Event
 
 if TYPE_CHECKING:
-    from ledger.events import Fact, UnknownFact
+    from ledger.events import UnknownFact
     from ledger.rows import Image, StoredEvent, StoredFact
+    from ledger.stores import EventLog
+
+_F = TypeVar("_F", bound=Fact)
 
 
 def happened(event: StoredEvent, key: bytes | None) -> Happened:
@@ -34,6 +37,22 @@ def fact_of(event: StoredEvent | StoredFact) -> Fact | UnknownFact | ErasedFact:
         return decode_payload(event.type, event.schema_version, event.flags, event.payload)
     except MalformedEventError as error:
         raise MalformedEventError(error.why, position=event.seq) from None
+
+
+def newest_fact(
+    log: EventLog, key: StreamKey, kind: type[_F], *, until: int | None = None
+) -> tuple[_F | None, int, int]:
+    """Return a stream's newest fact of a kind, the fact's position, and the version that the stream is at.
+
+    The fact is by the position `until` if that is given. Without one: None, and 0 as its position.
+    """
+    version = 0
+    for event in log.stream_events(key.stored, newest_first=True):
+        version = version or event.stream_version
+        fact = fact_of(event) if until is None or event.seq <= until else None
+        if isinstance(fact, kind):
+            return fact, event.seq, version
+    return None, 0, version
 
 
 def event_of(event: StoredEvent, key: StreamKey | None) -> Event:

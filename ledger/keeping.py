@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from ledger.append import NewFact
-from ledger.decoding import fact_of
+from ledger.decoding import newest_fact
 from ledger.events import Keeping, KeepingFact, StreamKey, Subject
 
 if TYPE_CHECKING:
@@ -34,13 +34,8 @@ def keeping_key(source: bytes) -> StreamKey:
 
 def keeping_of(ledger: Ledger, source: bytes, *, until: int | None = None) -> Kept:
     """Return what persons have decided about a source, by the position `until` if that is given."""
-    version = 0
-    for event in ledger.log.stream_events(keeping_key(source).stored, newest_first=True):
-        version = version or event.stream_version
-        fact = fact_of(event) if until is None or event.seq <= until else None
-        if isinstance(fact, KeepingFact):
-            return Kept(fact.keeping, version, event.seq)
-    return Kept(Keeping(), version)
+    fact, position, version = newest_fact(ledger.log, keeping_key(source), KeepingFact, until=until)
+    return Kept(Keeping() if fact is None else fact.keeping, version, position)
 
 
 def keep(ledger: Ledger, source: bytes, fact: KeepingFact, *, version: int) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ledger.append import NewFact
-from ledger.decoding import fact_of
+from ledger.decoding import newest_fact
 from ledger.retention import (
     FREEING_KEY,
     RETENTION_KEY,
@@ -43,13 +43,8 @@ class Freeing(NamedTuple):
 
 def decided_of(ledger: Ledger, *, until: int | None = None) -> Decided:
     """Return what was decided about retention, by the position `until` if that is given."""
-    version = 0
-    for event in ledger.log.stream_events(RETENTION_KEY.stored, newest_first=True):
-        version = version or event.stream_version
-        fact = fact_of(event) if until is None or event.seq <= until else None
-        if isinstance(fact, RetentionFact):
-            return Decided(fact.retention, event.seq, version)
-    return Decided(version=version)
+    fact, position, version = newest_fact(ledger.log, RETENTION_KEY, RetentionFact, until=until)
+    return Decided(NOTHING if fact is None else fact.retention, position, version)
 
 
 def decide(ledger: Ledger, fact: RetentionFact, before: Decided) -> int:
@@ -60,13 +55,8 @@ def decide(ledger: Ledger, fact: RetentionFact, before: Decided) -> int:
 
 def freeing_of(ledger: Ledger) -> Freeing:
     """Return how far bytes were freed."""
-    version = 0
-    for event in ledger.log.stream_events(FREEING_KEY.stored, newest_first=True):
-        version = version or event.stream_version
-        fact = fact_of(event)
-        if isinstance(fact, FreeingFact):
-            return Freeing(fact.freed, fact.IS_OPEN, event.seq, version)
-    return Freeing(version=version)
+    fact, position, version = newest_fact(ledger.log, FREEING_KEY, FreeingFact)
+    return Freeing(version=version) if fact is None else Freeing(fact.freed, fact.IS_OPEN, position, version)
 
 
 def say_freed(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ledger.append import NewFact
-from ledger.decoding import fact_of
+from ledger.decoding import newest_fact
 from ledger.events import StreamKey, Subject, VaultNamed
 
 if TYPE_CHECKING:
@@ -45,13 +45,8 @@ def vault_key(source: bytes) -> StreamKey:
 
 def naming_of(log: EventLog, source: bytes, *, until: int | None = None) -> Naming:
     """Return which vault the source's list names, by the position `until` if that is given."""
-    version = 0
-    for event in log.stream_events(vault_key(source).stored, newest_first=True):
-        version = version or event.stream_version
-        fact = fact_of(event) if until is None or event.seq <= until else None
-        if isinstance(fact, VaultNamed):
-            return Naming(fact.vault, fact.token_macs, version)
-    return Naming(version=version)
+    fact, _, version = newest_fact(log, vault_key(source), VaultNamed, until=until)
+    return Naming(version=version) if fact is None else Naming(fact.vault, fact.token_macs, version)
 
 
 def namings_of(store: LedgerStore) -> dict[bytes, Naming]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from kropot.cli.main import cli
 from tests.forked import ForkedProgram
 from tests.json_schema import hold_to_schema
 from tests.remote_stores import OPENED, Servers, servers
+from tests.remote_stores import free_port as unused_port
 from tests.secrets_watch import Watch
 
 if TYPE_CHECKING:
@@ -154,9 +154,7 @@ def store_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]
 @pytest.fixture
 def free_port() -> int:
     """Return a port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return unused_port()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ import threading
 import time
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,28 +64,47 @@ def import_everything() -> None:
     gc.freeze()
 
 
-class ForkedProgram:
-    """The tests' side: starts the process, and has it run one command line after another."""
+class Forking:
+    """The tests' side of a process that forks: starts it, writes its orders, and ends it. It has a folder beside it."""
 
-    def __init__(self, program: Path) -> None:
-        self._program = program
-        self._folder = tempfile.TemporaryDirectory(prefix="kropot-forked-")
+    def __init__(self, module: str) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="kropot-forking-")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forked"],
+            [sys.executable, "-m", module],
             cwd=ROOT,
+            env=os.environ | self.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("the process has no pipes")
+        self._orders, self._answers = self._process.stdin, self._process.stdout
+
+    def environment(self) -> dict[str, str]:
+        """Return what the process has in its environment beside what is there."""
+        return {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pipe(self._process.stdin).close()
+        self._orders.close()
         self._process.wait(30)
-        self._pipe(self._process.stdout).close()
+        self._answers.close()
         self._folder.cleanup()
+
+    def give(self, order: Mapping[str, Any]) -> None:
+        self._orders.write(json.dumps(order) + "\n")
+        self._orders.flush()
+
+
+class ForkedProgram(Forking):
+    """Has the process run one command line after another."""
+
+    def __init__(self, program: Path) -> None:
+        super().__init__("tests.forked")
+        self._program = program
 
     def run(
         self, args: Sequence[str], *, cwd: Path, env: Mapping[str, str], stdin: str | None, timeout: float
@@ -102,10 +121,8 @@ class ForkedProgram:
         out, err, given = (Path(self._folder.name, name) for name in ("out", "err", "in"))
         given.write_text(stdin or "")
         order = {"argv": argv, "cwd": str(cwd), "env": dict(env), "out": str(out), "err": str(err), "in": str(given)}
-        orders, answers = self._pipe(self._process.stdin), self._pipe(self._process.stdout)
-        orders.write(json.dumps(order) + "\n")
-        orders.flush()
-        child = int(answers.readline())
+        self.give(order)
+        child = int(self._answers.readline())
         late = threading.Event()
 
         def end() -> None:
@@ -115,18 +132,12 @@ class ForkedProgram:
 
         timer = threading.Timer(timeout, end)
         timer.start()
-        code = int(answers.readline())
+        code = int(self._answers.readline())
         timer.cancel()
         timer.join()
         if late.is_set():
             raise subprocess.TimeoutExpired(argv, timeout, out.read_bytes(), err.read_bytes())
         return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
-
-    @staticmethod
-    def _pipe(pipe: IO[str] | None) -> IO[str]:
-        if pipe is None:
-            raise RuntimeError("the process has no pipes")
-        return pipe
 
 
 def _become(order: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from kropot.cli.moments import read_note
 from kropot.cli.paths import PATH
 from kropot.errors import UsageError
 from kropot.query.names import find_source
+from kropot.query.past import labels_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,7 +128,7 @@ def remote_state(replica: AfarReplica, until: str | None, source_names: tuple[st
 
         raise BadAnswerError("a moment")
     sources = replica.sources(moment.position)
-    labels = {id_: each.keeping.label for id_, each in sources.known.items()}
+    labels = labels_in(sources.known)
     wanted = frozenset(find_source(labels, name) for name in source_names)
     return RemoteState(replica=replica, tree=tree, position=moment.position, sources=sources, wanted=wanted)
 

@@ -14,6 +14,7 @@ from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, s
 from kropot.cli.base import command as define
 from kropot.cli.copies import read_kits
 from kropot.cli.limits import listing_limit_s
+from kropot.cli.listening import ended_by_signals
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.passphrases import passphrase_option
 from kropot.cli.paths import PATH
@@ -90,7 +91,6 @@ def command(
         return Trust.of(kits, against=against, public_key=public_key, require=frozenset(), accept_older=accept_older)
 
     trust()
-    caught: list[int] = []
     with ExitStack() as stack:
         replica = OwnersReplica(settings, origin, token_file, keys, trust)
         window = stack.enter_context(replica.window())
@@ -111,13 +111,7 @@ def command(
             hosts=frozenset({host, host.replace("127.0.0.1", "localhost")}),
         )
         server = http_server(app, Bounds(connections=64, per_address=64), ())
-
-        def end(number: int, _frame: object) -> None:
-            caught.append(number)
-            server.should_exit = True
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
+        caught = ended_by_signals(server)
         address = f"{url}/page/enter?code={codes.code()}"
         with printing_beside_the_work():
             if settings.json:

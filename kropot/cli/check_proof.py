@@ -8,7 +8,7 @@ import click
 
 from kropot.cli.base import Settings, emit, emit_json
 from kropot.cli.base import command as define
-from kropot.durable.dirfd import open_named
+from kropot.cli.paths import read_named
 from kropot.errors import UsageError
 from kropot.query.render import proved_json
 
@@ -27,13 +27,7 @@ def command(settings: Settings, *, proof: Path, public_key: str) -> None:
     from kropot.proofs.check import MAX_BYTES
 
     key = read_verifier_key(public_key)
-    try:
-        with click.open_file("-", "rb") if str(proof) == "-" else open_named(proof) as file:
-            document = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the proof {proof} ({error.strerror}): check the path and its permissions"
-        ) from error
+    document = read_named("the proof", proof, MAX_BYTES + 1, dash=True)
     if len(document) > MAX_BYTES:
         raise UsageError(
             f"{proof} is larger than {MAX_BYTES >> 20} MiB, so it is not a proof: "

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from kropot.cli.base import storage_of
-from kropot.errors import UsageError
+from kropot.cli.moments import moment_of
+from kropot.errors import PartialError, UsageError
 from kropot.objects.stores.address import shown_storage
+from kropot.wording import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,6 +62,24 @@ def _released(ledger: Ledger, held: HeldCopy) -> str | None:
         return None
     found = release_of(ledger, held.key, sha256)
     return None if found is None else found.text
+
+
+def named_copy(ledger: Ledger, name: str, keys: Sequence[Key], until: str | None) -> tuple[HeldCopy, bytes]:
+    """Return the copy of the element with this name or id, as it was at a moment, and the SHA-256 of its object.
+
+    Raises: UsageError if there is no such element; PartialError if no copy was stored.
+    """
+    from kropot.cli.naming import Names
+    from kropot.restore.element_copy import held_of
+
+    key = Names(ledger, keys).find(name)
+    held = held_of(ledger, key, moment_of(ledger, until).position)
+    if held is None or held.sha256 is None:
+        raise PartialError(
+            f"no copy of {name} was stored at that moment: run `kropotcli history {one_line(key.id)}` to see what "
+            "happened"
+        )
+    return held, held.sha256
 
 
 @contextmanager

@@ -11,14 +11,13 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit_json, open_ledger, say
 from kropot.cli.base import command as define
-from kropot.cli.copies import open_copies, read_kits
-from kropot.cli.moments import moment_of, until_option
-from kropot.cli.naming import Names
+from kropot.cli.copies import named_copy, open_copies, read_kits
+from kropot.cli.moments import until_option
 from kropot.cli.output import is_terminal
 from kropot.cli.passphrases import passphrase_option
 from kropot.durable.dirfd import open_named
-from kropot.errors import PartialError, UsageError, WrongKeyError
-from kropot.wording import one_line, quoted
+from kropot.errors import UsageError, WrongKeyError
+from kropot.wording import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,16 +143,8 @@ def _open_element(
     settings: Settings, stack: ExitStack, what: str, until: str | None, keys: Sequence[Key]
 ) -> tuple[HeldCopy, BinaryIO]:
     """Return the copy of an element, and its open object. Raises: PartialError if no copy was stored."""
-    from kropot.restore.element_copy import held_of
-
     with open_ledger(settings, read_only=True) as ledger:
-        key = Names(ledger, keys).find(what)
-        held = held_of(ledger, key, moment_of(ledger, until).position)
-    if held is None or held.sha256 is None:
-        raise PartialError(
-            f"no copy of {what} was stored at that moment: run `kropotcli history {one_line(key.id)}` to see what "
-            "happened"
-        )
+        held, _ = named_copy(ledger, what, keys, until)
     copies = stack.enter_context(open_copies(settings))
     return held, stack.enter_context(copies.open(held))
 

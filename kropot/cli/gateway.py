@@ -15,16 +15,15 @@ import click
 
 from kropot.cli import base
 from kropot.cli.base import emit, emit_json, say, warn, warn_if_exposed
-from kropot.cli.gateway_book import gateway_book, key_file_option, kit_writer, revocations_option, state_option
+from kropot.cli.gateway_book import book_options, kit_writer
 from kropot.cli.gateway_check import check
 from kropot.cli.gateway_scan import around_scans, commands_of, selecting, selection_of
 from kropot.cli.gateway_vault import vault as vault_group
-from kropot.cli.listening import address_options, client_options, is_loopback
+from kropot.cli.listening import address_options, client_options, ended_by_signals, is_loopback
 from kropot.cli.masterkey import key_path, master_key
 from kropot.cli.output import printing_beside_the_work
-from kropot.cli.paths import PATH
+from kropot.cli.paths import PATH, read_named
 from kropot.cli.sizes import FineSpan, ListenAddress
-from kropot.durable.dirfd import open_named
 from kropot.errors import Exit, UsageError
 from kropot.gc_tuning import look_for_cycles_rarely
 from kropot.sc2.kits import STORED_SALT
@@ -33,9 +32,8 @@ from kropot.securecopy.address import checked_base_url
 from kropot.wording import SECOND_US, instant
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from kropot.cli.base import Settings
+    from kropot.cli.gateway_book import BookPlace
     from kropot.gateway.server import Service
     from kropot.gateway.token import Token
     from kropot.gateway.tokens import Created
@@ -68,9 +66,7 @@ def command() -> None:
 @selecting
 @around_scans
 @address_options(8080)
-@state_option
-@key_file_option
-@revocations_option
+@book_options
 @click.option(
     "--kits",
     type=PATH,
@@ -122,9 +118,7 @@ def serve(
     source: Path,
     host: str,
     port: int,
-    state_url: str,
-    master_key_file: Path | None,
-    revocations: Path | None,
+    place: BookPlace,
     kits: Path | None,
     base_url: str | None,
     scan_every: float,
@@ -154,14 +148,14 @@ def serve(
     from kropot.serving.listening import address_of, allow_descriptors, listen
 
     commands = commands_of(chosen)
-    key_file = key_path(state_url, master_key_file)
+    state_url, key_file = place.state_url, key_path(place.state_url, place.master_key_file)
     root = Path(os.path.realpath(source))
     # Check this first. Otherwise a refused command would leave a new database behind.
     FolderSource(os.fsencode(root))
     refuse_inside(root, key_file, sqlite_file(state_url), kits)
     options = GatewayOptions(
         kits=kits or _beside(state_url, "kits"),
-        revocations=revocations or default_revocations(),
+        revocations=place.revocations or default_revocations(),
         base_url=base_url,
         scan_every_s=scan_every,
         hash_up_to=hash_up_to,
@@ -179,7 +173,7 @@ def serve(
         stop, server = threading.Event(), service.server()
         look_for_cycles_rarely()
         watchdog(server, manager, service.standing)
-        caught = _ended_by_signals(stop, server)
+        caught = ended_by_signals(server, stop.set)
         scanner = threading.Thread(target=service.scan_forever, args=(stop,), name="scan")
         try:
             with ExitStack() as stack:
@@ -212,20 +206,6 @@ def _tell_started(settings: Settings, service: Service, source: Path, url: str) 
     say(f"serving {source} at {url}; press Ctrl-C to stop")
 
 
-def _ended_by_signals(stop: threading.Event, server: uvicorn.Server) -> list[int]:
-    """Let SIGTERM and SIGINT end the gateway; return the list that the signals go into."""
-    caught: list[int] = []
-
-    def end(number: int, _frame: object) -> None:
-        caught.append(number)
-        stop.set()
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    return caught
-
-
 def _warn_unencrypted(host: str) -> None:
     """Say that others on the network can read along, where the gateway listens to them."""
     if not is_loopback(host):
@@ -246,9 +226,7 @@ def token() -> None:
 
 @token.command("create", cls=base.KropotCommand)
 @click.argument("spec", type=click.Path(path_type=Path, allow_dash=True), required=False)
-@state_option
-@key_file_option
-@revocations_option
+@book_options
 @click.option(
     "--kit",
     type=PATH,
@@ -267,9 +245,7 @@ def create(
     settings: Settings,
     *,
     spec: Path | None,
-    state_url: str,
-    master_key_file: Path | None,
-    revocations: Path | None,
+    place: BookPlace,
     kit: Path | None,
     vault: str | None,
     plain: bool,
@@ -293,7 +269,7 @@ def create(
         value = sealed_by_default(value)
     if spec is not None and str(spec) != "-" and _holds_key(value):
         warn_if_exposed("specification with a key", spec)
-    with gateway_book(state_url, master_key_file, revocations, create=vault is None) as book:
+    with place.open(create=vault is None) as book:
         created = book.create(value, kit_writer(book, kit), keeps_given_key=kit is not None, vault=vault)
     held = created.token.held
     if settings.json:
@@ -325,12 +301,10 @@ def _tell(created: Created, kit: Path | None) -> None:
 
 
 @token.command("list", cls=base.KropotCommand)
-@state_option
-@key_file_option
-@revocations_option
-def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, revocations: Path | None) -> None:
+@book_options
+def list_(settings: Settings, *, place: BookPlace) -> None:
     """List the tokens. Only the beginning of each id is shown."""
-    with gateway_book(state_url, master_key_file, revocations, create=False) as book:
+    with place.open() as book:
         tokens = book.all()
     rows = [_row(each, int(time.time())) for each in tokens]
     if settings.json:
@@ -346,19 +320,15 @@ def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, r
 
 @token.command("revoke", cls=base.KropotCommand)
 @click.argument("which", metavar="TOKEN")
-@state_option
-@key_file_option
-@revocations_option
-def revoke(
-    settings: Settings, *, which: str, state_url: str, master_key_file: Path | None, revocations: Path | None
-) -> None:
+@book_options
+def revoke(settings: Settings, *, which: str, place: BookPlace) -> None:
     """Revoke TOKEN, given as its number in the list or as its id.
 
     A running gateway refuses the token within a second.
     """
     from kropot.gateway.tokens import censored
 
-    with gateway_book(state_url, master_key_file, revocations, create=False) as book:
+    with place.open() as book:
         found = book.revoke(which)
     if settings.json:
         emit_json("token_revoked", {"number": found.number, "id": censored(found.id), "status": "revoked"})
@@ -385,13 +355,7 @@ def _row(each: Token, now_s: int) -> dict[str, Any]:
 
 def _read_spec(path: Path) -> Any:
     """Return the decoded JSON of a specification. Raises: UsageError if the file is not JSON."""
-    try:
-        with click.open_file("-", "rb") if str(path) == "-" else open_named(path) as file:
-            text = file.read(_LONGEST_SPEC + 1)
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the specification {path} ({error.strerror}): check the path and its permissions"
-        ) from error
+    text = read_named("the specification", path, _LONGEST_SPEC + 1, dash=True)
     if len(text) > _LONGEST_SPEC:
         raise UsageError(
             f"the specification {path} is larger than {_LONGEST_SPEC >> 10} KiB: see docs/gateway.md for an example"

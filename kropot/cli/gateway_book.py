@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STATE: Final = "sqlite:///gateway.db"
 
-state_option = click.option(
+_state_option = click.option(
     "--state",
     "state_url",
     default=DEFAULT_STATE,
@@ -30,7 +32,7 @@ state_option = click.option(
     envvar="KROPOT_GATEWAY_STATE",
     help="The gateway's own database, as an SQLAlchemy URL.",
 )
-revocations_option = click.option(
+_revocations_option = click.option(
     "--revocations",
     type=PATH,
     metavar="DIR",
@@ -38,7 +40,7 @@ revocations_option = click.option(
     help="The folder that records which tokens were revoked, so an older copy of the database cannot bring them back. "
     "Keep it apart from the database. Default: in this user's state folder.",
 )
-key_file_option = click.option(
+_key_file_option = click.option(
     "--master-key-file",
     type=PATH,
     metavar="FILE",
@@ -48,23 +50,47 @@ key_file_option = click.option(
 )
 
 
-@contextmanager
-def gateway_book(
-    state_url: str, key_file: Path | None, revocations: Path | None, *, create: bool
-) -> Iterator[TokenBook]:
-    """Open the database and yield its tokens."""
-    from kropot.gateway.keys import MasterKey
-    from kropot.gateway.revocations import Revocations, default_revocations
-    from kropot.gateway.state import open_state
-    from kropot.gateway.tokens import TokenBook
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BookPlace:
+    """Where a gateway has its tokens: its database, and where its master key and its revocations are if they are named.
 
-    path = key_path(state_url, key_file)
-    state = open_state(state_url, create=create)
-    try:
-        kept = Revocations(revocations or default_revocations())
-        yield TokenBook(state, MasterKey(master_key(state_url, path)), revocations=kept)
-    finally:
-        state.close()
+    A command takes it as `place`, with `book_options`.
+    """
+
+    state_url: str
+    master_key_file: Path | None
+    revocations: Path | None
+
+    @contextmanager
+    def open(self, *, create: bool = False) -> Iterator[TokenBook]:
+        """Open the database and yield its tokens."""
+        from kropot.gateway.keys import MasterKey
+        from kropot.gateway.revocations import Revocations, default_revocations
+        from kropot.gateway.state import open_state
+        from kropot.gateway.tokens import TokenBook
+
+        path = key_path(self.state_url, self.master_key_file)
+        state = open_state(self.state_url, create=create)
+        try:
+            kept = Revocations(self.revocations or default_revocations())
+            yield TokenBook(state, MasterKey(master_key(self.state_url, path)), revocations=kept)
+        finally:
+            state.close()
+
+
+def book_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that name a gateway's database and keys to a command, which takes them together as `place`."""
+
+    @wraps(function)
+    def command(
+        *args: Any, state_url: str, master_key_file: Path | None, revocations: Path | None, **values: Any
+    ) -> Any:
+        place = BookPlace(state_url=state_url, master_key_file=master_key_file, revocations=revocations)
+        return function(*args, place=place, **values)
+
+    for option in (_revocations_option, _key_file_option, _state_option):
+        command = option(command)
+    return command
 
 
 def kit_writer(book: TokenBook, kit: Path | None) -> Callable[[dict[str, Any] | OwnerKit], Path]:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kropot.cli.base import warn
-from kropot.cli.paths import PATH
+from kropot.cli.paths import PATH, read_named
 from kropot.cli.sizes import FineSpan
-from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -164,13 +163,7 @@ def _read(path: Path) -> bytes:
     """Return the contents of a file of patterns. Raises: UsageError if it cannot be read, or is too large."""
     from kropot.gateway.selection import MAX_FILE
 
-    try:
-        with open_named(path.expanduser()) as file:
-            data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the file of patterns {path} ({error.strerror}): check the path and its permissions"
-        ) from error
+    data = read_named("the file of patterns", path.expanduser(), MAX_FILE + 1)
     if len(data) > MAX_FILE:
         raise UsageError(f"the file of patterns {path} is larger than {MAX_FILE >> 10} KiB: name another file")
     return data

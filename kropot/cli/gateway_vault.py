@@ -8,7 +8,7 @@ import click
 
 from kropot.cli import base
 from kropot.cli.base import emit, emit_json, say, warn
-from kropot.cli.gateway_book import gateway_book, key_file_option, kit_writer, revocations_option, state_option
+from kropot.cli.gateway_book import book_options, kit_writer
 from kropot.cli.paths import PATH
 from kropot.wording import SECOND_US, instant
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.cli.base import Settings
+    from kropot.cli.gateway_book import BookPlace
     from kropot.gateway.vaults import HeldVault
     from kropot.sc2.kit import OwnerKit
 
@@ -33,12 +34,10 @@ def vault() -> None:
 
 
 @vault.command("list", cls=base.KropotCommand)
-@state_option
-@key_file_option
-@revocations_option
-def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, revocations: Path | None) -> None:
+@book_options
+def list_(settings: Settings, *, place: BookPlace) -> None:
     """List the vaults, and the numbers of the tokens that seal with each."""
-    with gateway_book(state_url, master_key_file, revocations, create=False) as book:
+    with place.open() as book:
         tokens = book.all()
         vaults = book.vaults.all()
         rows = [
@@ -60,17 +59,13 @@ def list_(settings: Settings, *, state_url: str, master_key_file: Path | None, r
 
 @vault.command("kit", cls=base.KropotCommand)
 @click.argument("which", metavar="VAULT")
-@state_option
-@key_file_option
-@revocations_option
+@book_options
 @_kit_option
 def kit_(
     settings: Settings,
     *,
     which: str,
-    state_url: str,
-    master_key_file: Path | None,
-    revocations: Path | None,
+    place: BookPlace,
     kit: Path | None,
 ) -> None:
     """Write a kit of VAULT, given as its id or the beginning of it. It opens everything that the vault has sealed.
@@ -79,7 +74,7 @@ def kit_(
     """
     from kropot.sc2.kit import OwnerKit
 
-    with gateway_book(state_url, master_key_file, revocations, create=False) as book:
+    with place.open() as book:
         found = book.vaults.named(which)
         path = kit_writer(book, kit)(OwnerKit(vault=found.vault))
     _told(settings, found, path)
@@ -87,17 +82,13 @@ def kit_(
 
 @vault.command("rotate", cls=base.KropotCommand)
 @click.argument("which", metavar="VAULT")
-@state_option
-@key_file_option
-@revocations_option
+@book_options
 @_kit_option
 def rotate(
     settings: Settings,
     *,
     which: str,
-    state_url: str,
-    master_key_file: Path | None,
-    revocations: Path | None,
+    place: BookPlace,
     kit: Path | None,
 ) -> None:
     """Give VAULT a new content master, and write the new kit. Use this if a kit may be in the wrong hands.
@@ -108,7 +99,7 @@ def rotate(
     """
     from kropot.gateway.revocations import RevocationsError
 
-    with gateway_book(state_url, master_key_file, revocations, create=False) as book:
+    with place.open() as book:
         writer = kit_writer(book, kit)
         written: list[Path] = []
 

@@ -11,6 +11,7 @@ from kropot.cli.base import Settings, emit, emit_json
 from kropot.cli.naming import meanings, only_named
 from kropot.errors import UsageError
 from kropot.query.names import FILE_KIND, readings, split_source
+from kropot.query.past import labels_in
 from kropot.query.render import event_json
 from kropot.wording import moment as clock
 from kropot.wording import one_line, quoted
@@ -34,7 +35,7 @@ def at_keeper(settings: Settings, address: str, token_file: Path | None, element
 
     with keeper_at(settings, address, token_file) as replica:
         state = remote_state(replica, None)
-        labels = {id_: each.keeping.label for id_, each in state.sources.known.items()}
+        labels = labels_in(state.sources.known)
         # Whoever gives a kit means a name, and the keeper must not learn it. Only what looks like an id is sent.
         given = readings(labels, element) if not keys or _LIKE_AN_ID.fullmatch(element) else []
         first: list[tuple[StreamKey, list[dict[str, Any]]]] = []

@@ -13,7 +13,7 @@ import click
 from kropot.cli import base
 from kropot.cli.base import Exit, emit, emit_json, open_ledger, say, storage_of, warn
 from kropot.cli.limits import listing_limit_s
-from kropot.cli.listening import address_options, client_options, is_loopback
+from kropot.cli.listening import address_options, client_options, ended_by_signals, is_loopback
 from kropot.cli.output import printing_beside_the_work
 from kropot.cli.paths import PATH
 from kropot.errors import UsageError
@@ -96,20 +96,13 @@ def serve(
         tls=tls,
     )
     allow_descriptors(max_connections)
-    caught: list[int] = []
     storage, manager = storage_of(settings), ServiceManager()
     with reloadable(manager) as reload, open_ledger(settings, read_only=True) as ledger:
         service = KeeperService(ledger, storage, open_tokens(_state_of(settings, state), create=True), options)
         try:
             server = service.server()
             watchdog(server, manager)
-
-            def end(number: int, _frame: object) -> None:
-                caught.append(number)
-                server.should_exit = True
-
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, end)
+            caught = ended_by_signals(server)
             with listen(host, port) as listening:
                 if tls is None and not is_loopback(host):
                     warn(

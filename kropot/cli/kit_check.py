@@ -20,7 +20,7 @@ from kropot.cli.restore_report import DIFFERENCES, RestoreReport
 from kropot.cli.restore_trust import Trust
 from kropot.errors import PartialError, WrongKeyError
 from kropot.query.names import short_name
-from kropot.query.past import labels_of
+from kropot.query.past import labels_in, labels_of
 from kropot.wording import amount, number
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _origin(
     if isinstance(origin, str):
         with keeper_at(settings, origin, token_file) as replica:
             state = remote_state(replica, None)
-            labels = {id_: each.keeping.label for id_, each in state.sources.known.items()}
+            labels = labels_in(state.sources.known)
             drawn = RemoteDrawn(replica, state.tree, state.sources, state.position)
             yield drawn, RemoteCopies(replica.client), labels
         return

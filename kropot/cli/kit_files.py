@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from kropot.cli.base import warn_if_exposed
-from kropot.durable.dirfd import open_named
+from kropot.cli.paths import read_named
 from kropot.durable.newfile import write_new
 from kropot.errors import UsageError
 
@@ -22,11 +22,7 @@ def read_kit_file(path: Path) -> tuple[bytes, OwnerKit | LockedKit]:
     """Return the bytes of a kit's file, and what they hold. Raises: UsageError."""
     from kropot.sc2.kits import parse_kit
 
-    try:
-        with open_named(path) as file:
-            data = file.read(_MOST_BYTES)
-    except OSError as error:
-        raise UsageError(f"cannot read the kit {path} ({error.strerror}): check the path and its permissions") from None
+    data = read_named("the kit", path, _MOST_BYTES)
     warn_if_exposed("kit", path)
     return data, parse_kit(data, name=str(path))
 

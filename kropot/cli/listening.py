@@ -1,7 +1,8 @@
-"""The options that each server of this program has: where it listens, and how many clients it lets in."""
+"""What each server of this program has: where it listens, how many clients it lets in, and what ends it."""
 
 from __future__ import annotations
 
+import signal
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import uvicorn
 
     Command = Callable[..., Any]
 
@@ -66,6 +69,21 @@ def client_options(function: Command) -> Command:
 def is_loopback(host: str) -> bool:
     """Return whether only this machine reaches a server that listens at this address. Pure."""
     return host.startswith(("127.", "localhost", "::1"))
+
+
+def ended_by_signals(server: uvicorn.Server, also: Callable[[], None] | None = None) -> list[int]:
+    """Let SIGTERM and SIGINT end a server, and call `also`; return the list that the signals go into."""
+    caught: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        caught.append(number)
+        server.should_exit = True
+        if also is not None:
+            also()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    return caught
 
 
 def _checked_proxies(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:

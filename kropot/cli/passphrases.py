@@ -10,8 +10,7 @@ import click
 
 from kropot.cli.base import warn_if_exposed
 from kropot.cli.output import is_terminal
-from kropot.cli.paths import PATH
-from kropot.durable.dirfd import open_named
+from kropot.cli.paths import PATH, read_named
 from kropot.errors import UsageError, WrongKeyError
 from kropot.secret import guard
 
@@ -63,13 +62,7 @@ class Passphrases:
 
 def read_passphrase(path: Path) -> str:
     """Return the passphrase in a file, which has one line. Raises: UsageError."""
-    try:
-        with open_named(path) as file:
-            data = file.read(_LONGEST)
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the passphrase in {path} ({error.strerror}): check the path and its permissions"
-        ) from None
+    data = read_named("the passphrase in", path, _LONGEST)
     warn_if_exposed("passphrase in", path)
     try:
         text = data.decode().removesuffix("\n").removesuffix("\r")

@@ -1,4 +1,4 @@
-"""The parameter types of options that take a file, a folder or a storage."""
+"""The parameter types of options that take a file, a folder or a storage, and how a named file is read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from kropot.durable.dirfd import open_named
+from kropot.errors import UsageError
 
 if TYPE_CHECKING:
     from kropot.objects.stores.address import StorageAddress
@@ -36,7 +39,6 @@ class StoragePlace(click.ParamType["StorageAddress", "StorageAddress | str"]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> StorageAddress:
         """Return the address. Raises: click.BadParameter, without the text, which may hold a password."""
-        from kropot.errors import UsageError
         from kropot.objects.stores.address import BucketAddress, SftpAddress, parse_storage
 
         if isinstance(value, (BucketAddress, SftpAddress)):
@@ -65,3 +67,15 @@ class FurtherStoragePlace(StoragePlace):
 
 
 FURTHER = FurtherStoragePlace()
+
+
+def read_named(what: str, path: Path, most: int = -1, *, dash: bool = False) -> bytes:
+    """Return the bytes of a file that the user named, at most `most`; with `dash`, - is standard input.
+
+    `what` is what the file should hold, with the article. Raises: UsageError if it cannot be read.
+    """
+    try:
+        with click.open_file("-", "rb") if dash and str(path) == "-" else open_named(path) as file:
+            return file.read(most)
+    except OSError as error:
+        raise UsageError(f"cannot read {what} {path} ({error.strerror}): check the path and its permissions") from error

@@ -9,12 +9,10 @@ import click
 
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, storage_of
 from kropot.cli.base import command as define
-from kropot.cli.copies import read_kits
-from kropot.cli.moments import moment_of, until_option
-from kropot.cli.naming import Names
+from kropot.cli.copies import named_copy, read_kits
+from kropot.cli.moments import until_option
 from kropot.cli.passphrases import passphrase_option
-from kropot.errors import PartialError, WrongKeyError
-from kropot.wording import one_line
+from kropot.errors import WrongKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,33 +44,26 @@ def command(
     (sha512, 6000).
     """
     from kropot.restore.claims import sealed_text
-    from kropot.restore.element_copy import held_of
     from kropot.restore.recipe import cut_step, recipes
     from kropot.sc2.layout import is_list_form
 
     keys = [] if kit is None else read_kits([kit], passphrase_files)
     with open_ledger(settings, read_only=True) as ledger:
-        key = Names(ledger, keys).find(element)
-        held = held_of(ledger, key, moment_of(ledger, until).position)
-        if held is None or held.sha256 is None:
-            raise PartialError(
-                f"no copy of {element} was stored at that moment: run `kropotcli history {one_line(key.id)}` to see "
-                "what happened"
-            )
+        held, sha256 = named_copy(ledger, element, keys, until)
         storage = storage_of(settings)
-        within = storage.object_range(held.sha256, ledger.places)
-    sealed, envelope = storage.object_place(held.sha256), sealed_text(held.form)
+        within = storage.object_range(sha256, ledger.places)
+    sealed, envelope = storage.object_place(sha256), sealed_text(held.form)
     cut: list[tuple[str, str]] = []
     if within is not None:
-        sealed = f"{held.sha256.hex()}.sealed"
+        sealed = f"{sha256.hex()}.sealed"
         cut = [cut_step(pack=within.path, offset=within.offset, length=within.length, sealed=sealed)]
     if envelope is not None and is_list_form(envelope):
-        page, steps = _of_sc2(envelope, sealed, held.sha256, keys, kit)
+        page, steps = _of_sc2(envelope, sealed, sha256, keys, kit)
         before = "KIT is the kit's file:  export KIT='...'"
     else:
         stretch = _stretch(keys, warn=held.iv is not None)
         page = ""
-        steps = list(recipes(iv=held.iv, sealed=sealed, sha256=held.sha256, envelope=envelope, stretch=stretch))
+        steps = list(recipes(iv=held.iv, sealed=sealed, sha256=sha256, envelope=envelope, stretch=stretch))
         before = "" if held.iv is None else "KEY is the token's secureCopyEncryptionKey:  export KEY='...'"
     steps = [*cut, *steps]
     if settings.json:

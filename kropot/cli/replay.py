@@ -19,7 +19,7 @@ from kropot.errors import UsageError
 from kropot.query.erasures import erased_in
 from kropot.query.names import short_name
 from kropot.query.past import freshest_first, labels_of, past_ids, sources_at
-from kropot.query.render import difference_json, element_json, key_json
+from kropot.query.render import difference_json, element_json, key_json, moment_json
 from kropot.wording import amount, instant, one_line, written
 from kropot.wording import moment as clock
 
@@ -154,7 +154,7 @@ def _summarize(settings: Settings, ledger: Ledger, moment: Moment, *, snapshots:
         )
     if settings.json:
         digests = {"state_digest": text, "source_digests": {source.hex(): each for source, each in by_source.items()}}
-        emit_json("state", _place(moment) | digests | held | {"erased": erased_in(ledger).json})
+        emit_json("state", moment_json(moment) | digests | held | {"erased": erased_in(ledger).json})
         return Exit.FINDINGS if differs else Exit.DONE
     recorded = "before the first event" if moment.recorded_us is None else f"recorded {instant(moment.recorded_us)}"
     emit(f"position      {moment.position} ({recorded})")
@@ -203,16 +203,6 @@ def _counts_and_sd1(ledger: Ledger, position: int, *, snapshots: bool) -> tuple[
             raise
         warn("a snapshot contradicts the events, so it was not used: run `kropotcli verify` to see the findings")
         return digest_at(ledger, position, snapshots=False)
-
-
-def _place(moment: Moment) -> dict[str, Any]:
-    return {
-        "position": moment.position,
-        "until": moment.until,
-        "recorded_at": None if moment.recorded_us is None else instant(moment.recorded_us),
-        "root": moment.root.hex(),
-        "notes": moment.notes,
-    }
 
 
 # --- the list --------------------------------------------------------------------------------------------------------
@@ -430,7 +420,7 @@ def _export(settings: Settings, ledger: Ledger, moment: Moment, target: Path, *,
             warn(f"{one_line(outcome.key.id)}: {outcome.why}")
     total = {name: seen[name] for name in ("exported", "existed", "unstored", "findings")}
     if settings.json:
-        emit_json("export_summary", _place(moment) | total | {"bytes": size, "erased": erased_in(ledger).json})
+        emit_json("export_summary", moment_json(moment) | total | {"bytes": size, "erased": erased_in(ledger).json})
     elif not settings.quiet or seen["findings"]:
         emit(f"exported {seen['exported']:,} of {sum(total.values()):,} elements to {target}")
         for name, what in (

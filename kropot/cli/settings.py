@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from kropot.cli.paths import PATH, STORAGE
+from kropot.cli.paths import PATH, STORAGE, read_named
 from kropot.cli.sizes import SPAN, span_of
-from kropot.durable.dirfd import open_named
 from kropot.errors import UsageError
 from kropot.secret import Secret, credentials_in, guard, guard_credentials, shown_url
 from kropot.securecopy.address import checked_base_url, is_user_agent, sends_token_in_clear
@@ -281,13 +280,9 @@ def read_config(path: Path) -> ConfigFile:
 
     What is wrong in it is left out, and told in `mistakes`. Raises: UsageError if it cannot be read or is not TOML.
     """
+    content = read_named("the configuration file", path)
     try:
-        with open_named(path) as file:
-            data = tomllib.loads(file.read().decode("utf-8-sig"))
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the configuration file {path} ({error.strerror}): check the path and its permissions"
-        ) from error
+        data = tomllib.loads(content.decode("utf-8-sig"))
     except RecursionError:
         raise UsageError(
             f"the configuration file {path} is not valid TOML (it is nested too deeply): correct the file"
@@ -429,13 +424,7 @@ def _locked(address: StorageAddress, days: int, path: Path) -> StorageAddress:
 
 def read_token(path: Path) -> Secret:
     """Read a token from a file, without the white space around it. Raises: UsageError if the file holds no token."""
-    try:
-        with open_named(path) as file:
-            data = file.read(_LONGEST_TOKEN + 1)
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the token file {path} ({error.strerror}): check the path and its permissions"
-        ) from error
+    data = read_named("the token file", path, _LONGEST_TOKEN + 1)
     if len(data) > _LONGEST_TOKEN:
         raise UsageError(
             f"the token file {path} has more than {_LONGEST_TOKEN} bytes, so it is not a token: name another file"

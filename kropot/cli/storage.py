@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import click
 
 from kropot.cli.base import Exit, Settings, emit_json, emit_summary, group, open_ledger, say, storage_of
@@ -11,11 +9,9 @@ from kropot.cli.sizes import SIZE
 from kropot.cli.storage_clean import clean
 from kropot.cli.storage_copy import copy
 from kropot.cli.storage_further import catch_up, forget
+from kropot.cli.work_progress import now_and_then
 from kropot.errors import UsageError
-from kropot.logs import log
 from kropot.wording import amount, number
-
-_PROGRESS_EVERY_S = 5.0
 
 
 @group("storage")
@@ -94,21 +90,12 @@ def index(settings: Settings) -> Exit:
     verify` does that.
     """
     from kropot.objects.packs.reindex import reindex
-
-    storage = storage_of(settings)
-    told = time.monotonic()
-
-    def progress(done: int, whole: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _PROGRESS_EVERY_S:
-            told = time.monotonic()
-            log.info("storage_indexing", packs=done, of=whole)
-
     from kropot.storage_away import demand_objects
 
+    storage = storage_of(settings)
     with open_ledger(settings) as ledger:
         demand_objects(storage, ledger)
-        report = reindex(storage.packs(), ledger.places, progress=progress)
+        report = reindex(storage.packs(), ledger.places, progress=now_and_then("storage_indexing", "packs", "of"))
     if settings.json:
         emit_json(
             "storage_indexed",

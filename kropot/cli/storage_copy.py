@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -10,14 +9,12 @@ import click
 from kropot.cli.base import Exit, Settings, emit_json, emit_summary, say
 from kropot.cli.base import command as define
 from kropot.cli.paths import STORAGE
+from kropot.cli.work_progress import now_and_then
 from kropot.errors import UsageError
-from kropot.logs import log
 from kropot.wording import amount, number
 
 if TYPE_CHECKING:
     from kropot.objects.stores.address import StorageAddress
-
-_PROGRESS_EVERY_S = 5.0
 
 
 @define("copy")
@@ -38,14 +35,7 @@ def copy(settings: Settings, *, source: StorageAddress, target: StorageAddress, 
         raise UsageError("FROM and TO are the same: name two different storages")
     if not open_store(source, settings.instance_name, ca_file=settings.ca_file).has_objects:
         raise UsageError(f"there is no storage at {source}, so there is nothing to copy: correct FROM")
-    told = time.monotonic()
-
-    def progress(looked: int, size: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _PROGRESS_EVERY_S:
-            told = time.monotonic()
-            log.info("storage_copying", files=looked, bytes=size)
-
+    progress = now_and_then("storage_copying", "files", "bytes")
     here, there = (open_files(place, ca_file=settings.ca_file) for place in (source, target))
     try:
         report = StorageCopy(here, there, verify=verify, progress=progress).run()

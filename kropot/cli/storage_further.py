@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,8 +9,8 @@ import click
 from kropot.cli.base import Exit, Settings, emit, emit_json, open_ledger, say, storage_of, surroundings_of
 from kropot.cli.base import command as define
 from kropot.cli.paths import FURTHER
+from kropot.cli.work_progress import now_and_then
 from kropot.errors import KropotError, UsageError
-from kropot.logs import log
 from kropot.wording import amount, number
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from kropot.objects.stores.address import StorageAddress
     from ledger.log import Ledger
     from ledger.rows import FurtherRow
-
-_PROGRESS_EVERY_S = 5.0
 
 
 @define("catch-up")
@@ -115,14 +112,7 @@ def step_each(ledger: Ledger, surroundings: Surroundings) -> list[FurtherRow]:
 def _one(ledger: Ledger, surroundings: Surroundings, place: StorageAddress, *, begin: bool) -> CaughtUp | KropotError:
     from kropot.further.catching_up import CatchingUp
 
-    told = time.monotonic()
-
-    def progress(looked: int, size: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _PROGRESS_EVERY_S:
-            told = time.monotonic()
-            log.info("storage_catching_up", files=looked, bytes=size)
-
+    progress = now_and_then("storage_catching_up", "files", "bytes")
     source = surroundings.files_of_first()
     try:
         with surroundings.join(ledger, place, begin=begin) as further:

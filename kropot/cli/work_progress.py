@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kropot.cli.output import is_terminal
 from kropot.cli.progress import BAR_EVERY_S, LOG_EVERY_S
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from kropot.cli.settings import Settings
+
+_LINE_EVERY_S: Final = 5.0
 
 
 class WorkProgress:
@@ -147,6 +149,19 @@ class WorkProgress:
         else:
             parts.append(f"{self.count_done / spent:,.0f} {self._noun}s/s")
         return "  ".join(parts)
+
+
+def now_and_then(event: str, first: str, second: str) -> Callable[[int, int], None]:
+    """Return what takes the two numbers of long work, and logs them under these names every few seconds."""
+    told = time.monotonic()
+
+    def progress(one: int, other: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _LINE_EVERY_S:
+            told = time.monotonic()
+            log.info(event, **{first: one, second: other})
+
+    return progress
 
 
 @contextmanager

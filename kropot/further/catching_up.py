@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from kropot.durable.errors import storage_error
 from kropot.errors import LockedError
+from kropot.further.places import FurtherPlaces
 from kropot.objects.packs.format import PackDamagedError
 from kropot.objects.packs.packed import PackedObjects
 from kropot.objects.stores.copying import StorageCopy, StorageCopyReport
@@ -23,7 +24,7 @@ from kropot.objects.stores.objects import loose_objects, object_key
 from kropot.objects.stores.packs import pack_key
 from kropot.objects.stores.reading import RemoteReader
 from kropot.objects.stores.waiting import Purged
-from kropot.retention.needed import BATCH, needed_of, released_objects
+from kropot.retention.needed import BATCH, needed_of, released_objects, still_in
 from kropot.wording import SECOND_US
 from ledger.decoding import fact_of
 from ledger.events import CopyStored, RemoteCopied
@@ -129,7 +130,7 @@ class CatchingUp:
                 self._remove(wanted)
             if positions and self._segments:
                 self._further.storage.segments(writing=True).write_erased(self._ledger, positions)
-            left = self._left(wanted)
+            left = still_in(self._further.storage, FurtherPlaces(self._ledger.places), wanted)
             versioned = None if left else self._further.storage.versioned()
             purged = Purged()
             if versioned is not None:
@@ -307,17 +308,6 @@ class CatchingUp:
         for sha256s in released_objects(self._ledger, row.freed, to):
             self._remove(set(sha256s) - needed_of(self._ledger, sha256s))
         self._further.keep(self._ledger, row._replace(freed=to))
-
-    def _left(self, wanted: Collection[bytes]) -> list[bytes]:
-        """Return those of these objects that are still there."""
-        left: set[bytes] = set()
-        # The ledger knows of places in packs whose index is damaged.
-        for objects in (self._further.storage.objects(), self._further.objects(self._ledger)):
-            try:
-                left |= {sha256 for sha256 in wanted if objects.size(sha256) is not None}
-            finally:
-                objects.close()
-        return sorted(left)
 
     def _remove(self, sha256s: Iterable[bytes]) -> None:
         """Remove the files of these objects, and what was set aside of them."""

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from kropot.errors import KropotError
+from kropot.gateway.accepts import names_media_type
+from kropot.gateway.tokenspec import STREAM_ROLE
+from kropot.sc2.layout import MEDIA_TYPE
 from kropot.serving.pools import in_pool
 
 if TYPE_CHECKING:
@@ -26,6 +29,12 @@ class RequestRefusedError(KropotError):
     http_status = 403
 
 
+class NotAcceptedError(KropotError):
+    """The client does not accept how its token seals."""
+
+    http_status = 406
+
+
 class Access:
     """Checks the token of each request."""
 
@@ -41,7 +50,7 @@ class Access:
         """Return the token of a request, if it is valid now, allowed for this client, and has the role.
 
         Raises:
-            RefusedError: the request has no token, or one that is not accepted.
+            RequestRefusedError: the request has no token, or one that is not accepted.
         """
         headers = dict(scope["headers"])
         presented = _presented(scope["query_string"], headers)
@@ -63,6 +72,20 @@ class Access:
         if not token.may(role):
             raise RequestRefusedError("Current token does not allow to replicate the data")
         self.used[token.number] = self._clock_s()
+        return token
+
+    async def admit_to_contents(self, scope: Scope) -> Token:
+        """Return the token of a request for contents.
+
+        Raises:
+            RequestRefusedError: it is not accepted.
+            NotAcceptedError: it seals by sc2, and the client does not say that it reads that.
+        """
+        token = await self.admit(scope, STREAM_ROLE)
+        if token.held is not None and not names_media_type(scope["headers"], MEDIA_TYPE):
+            raise NotAcceptedError(
+                f"This token seals by sc2: name {MEDIA_TYPE} in the header Accept, as kropotcli does"
+            )
         return token
 
 

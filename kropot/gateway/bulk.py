@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import KropotError
-from kropot.gateway.accepts import names_media_type
-from kropot.gateway.contents import failed, nothing, until_gone
-from kropot.gateway.tokenspec import STREAM_ROLE
+from kropot.gateway.contents import failed
 from kropot.logs import log
-from kropot.sc2.layout import MEDIA_TYPE as SC2_MEDIA_TYPE
 from kropot.securecopy.bulkwire import MEDIA_TYPE, BadBulkRequestError, parse_request
 from kropot.serving.answers import failure
-from kropot.serving.guard import ABORT
+from kropot.serving.sending import cut_off, noticing_hang_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,12 +45,7 @@ class Bulk:
             await failure("Method not allowed", 405, {"allow": "POST", "connection": "close"})(scope, receive, send)
             return
         try:
-            token = await self._access.admit(scope, STREAM_ROLE)
-            if token.held is not None and not names_media_type(scope["headers"], SC2_MEDIA_TYPE):
-                await failure(
-                    f"This token seals by sc2: name {SC2_MEDIA_TYPE} in the header Accept, as kropotcli does", 406
-                )(scope, receive, send)
-                return
+            token = await self._access.admit_to_contents(scope)
             asked = parse_request(await _body(receive))
         except BadBulkRequestError as error:
             await failure(str(error), error.http_status, {"connection": "close"})(scope, receive, send)
@@ -76,26 +67,22 @@ class Bulk:
             await failed(error)(scope, receive, send)
             return
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-        gone = asyncio.ensure_future(until_gone(receive))
         try:
-            while piece and not gone.done():
-                following = asyncio.ensure_future(self._opens.run(self._turns.take, next, pieces, b""))
-                try:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                    piece = await following
-                finally:
-                    if not following.cancel():
-                        following.exception()
-            if not gone.done():
-                await send({"type": "http.response.body", "body": b""})
+            async with noticing_hang_up(receive) as gone:
+                while piece and not gone.done():
+                    following = asyncio.ensure_future(self._opens.run(self._turns.take, next, pieces, b""))
+                    try:
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
+                        piece = await following
+                    finally:
+                        if not following.cancel():
+                            following.exception()
+                if not gone.done():
+                    await send({"type": "http.response.body", "body": b""})
         except (KropotError, OSError) as error:
-            # Without its end frame no client can mistake the answer for complete.
+            # The end frame is missing.
             log.warning("transfer_broken", reason=type(error).__name__)
-            scope.get("extensions", {}).get(ABORT, {}).get("abort", nothing)()
-        finally:
-            gone.cancel()
-            with suppress(asyncio.CancelledError):
-                await gone
+            cut_off(scope)
 
 
 async def _body(receive: Receive) -> bytes:

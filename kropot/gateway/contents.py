@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from errno import ENOENT, errorcode
 from functools import partial
@@ -12,8 +11,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from kropot.errors import KropotError
-from kropot.gateway.accepts import names_media_type
-from kropot.gateway.access import RequestRefusedError
+from kropot.gateway.access import NotAcceptedError, RequestRefusedError
 from kropot.gateway.catalogue import UnsettledError
 from kropot.gateway.entries import MARK_BYTES, element_of, mark_of
 from kropot.gateway.facts import Audience
@@ -30,14 +28,13 @@ from kropot.gateway.serving import (
     whole,
 )
 from kropot.gateway.sources import FolderAwayError, NotServedError, Seen
-from kropot.gateway.tokenspec import STREAM_ROLE
 from kropot.logs import log
 from kropot.sc2.layout import MEDIA_TYPE
 from kropot.securecopy.sealing import sealed_size
 from kropot.securecopy.wire import CONTENT_TYPE, IV_HEADER
 from kropot.serving.answers import answer, failure, refusal
-from kropot.serving.guard import ABORT
 from kropot.serving.pools import in_pool
+from kropot.serving.sending import cut_off, noticing_hang_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,12 +153,7 @@ class Contents:
             )
             return
         try:
-            token = await self._access.admit(scope, STREAM_ROLE)
-            if token.held is not None and not names_media_type(scope["headers"], MEDIA_TYPE):
-                await failure(
-                    f"This token seals by sc2: name {MEDIA_TYPE} in the header Accept, as kropotcli does", 406
-                )(scope, receive, send)
-                return
+            token = await self._access.admit_to_contents(scope)
             opened = await self._open(scope, token, element)
         except (KropotError, OSError) as error:
             await failed(error)(scope, receive, send)
@@ -373,29 +365,27 @@ class Contents:
         if empty or left == 0:
             await send({"type": "http.response.body", "body": chunk})
             return
-        gone = asyncio.ensure_future(until_gone(receive))
         try:
-            while True:
-                await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
-                if left <= 0 or gone.done():
-                    return
-                chunk = await in_pool(self._reads, next, chunks, b"")
-                left -= len(chunk)
+            async with noticing_hang_up(receive) as gone:
+                while True:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": left > 0})
+                    if left <= 0 or gone.done():
+                        return
+                    chunk = await in_pool(self._reads, next, chunks, b"")
+                    left -= len(chunk)
         except (ChangedError, OSError) as error:
-            # The announced length is never reached, so no client can mistake the body for complete.
+            # The announced length is never reached.
             log.warning("transfer_broken", reason=type(error).__name__)
-            scope.get("extensions", {}).get(ABORT, {}).get("abort", nothing)()
-        finally:
-            gone.cancel()
-            with suppress(asyncio.CancelledError):
-                await gone
+            cut_off(scope)
 
 
-def failed(error: KropotError | OSError) -> Response:
+def failed(error: KropotError | OSError) -> Response:  # noqa: PLR0911 -- one for each way to fail
     """Return the answer to a request that failed before anything was sent."""
     match error:
         case RequestRefusedError():
             return refusal(str(error))
+        case NotAcceptedError():
+            return failure(str(error), error.http_status)
         case NotServedError():
             return answer({"status": "Not found", "http_code": 404, "object": None}, 404)
         case UnsettledError() | ChangedError():
@@ -419,13 +409,3 @@ def content_of(birth: Birth, plain: bytes) -> bytes:
 
 def _unchanged(read_file: ReadAt) -> ReadAt:
     return read_file
-
-
-def nothing() -> None:
-    """Do nothing: a server without this extension closes the connection itself after an unfinished answer."""
-
-
-async def until_gone(receive: Receive) -> None:
-    """Return when the client has disconnected, so that the gateway stops sealing for it."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -11,9 +11,8 @@ from base64 import b64decode
 from binascii import b2a_base64, hexlify
 from typing import TYPE_CHECKING, Final
 
-import msgpack
-
 from kropot.gateway.entries import TYPE, ZONE
+from kropot.msgpacked import pack
 from kropot.sc2.keyed import KeyedHash
 from kropot.securecopy.wire import encode_sealed_entry
 
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
 _VERSION: Final = b"listed form 2"
 """What the key is derived from. If it changes, all forms are made again."""
-
-_pack: Final = msgpack.Packer(use_bin_type=True).pack
-"""Shared: making one each time costs more than the packing."""
 
 _TAG: Final = 16
 _SIZE: Final = 8
@@ -74,4 +70,4 @@ class KeptForms:
     def _tag(self, token: Token, row: FileRow, birth: bytes | None, body: bytes) -> bytes:
         vault = b"" if token.held is None else token.held.vault.id
         made_of = (token.scope, vault, row.path, row.identity, row.mode, row.nonce, row.sha256, row.facts, birth, body)
-        return self._hash(_pack(made_of))[:_TAG]
+        return self._hash(pack(made_of))[:_TAG]

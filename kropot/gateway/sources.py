@@ -343,11 +343,7 @@ class FolderSource:
         try:
             *above, name = path.split(b"/")
             for part in above:
-                self._refuse_excluded(folder, through, part)
-                step = os.open(part, _FOLDER, dir_fd=folder)
-                os.close(folder)
-                folder = step
-                through.append(part)
+                folder = self._enter(folder, through, part)
             if not name:
                 return True
             self._refuse_excluded(folder, through, name)
@@ -377,11 +373,7 @@ class FolderSource:
         folder, through = self._open_root(), list[bytes]()
         try:
             for part in path.split(b"/")[:-1]:
-                self._refuse_excluded(folder, through, part)
-                step = os.open(part, _FOLDER, dir_fd=folder)
-                os.close(folder)
-                folder = step
-                through.append(part)
+                folder = self._enter(folder, through, part)
             self._refuse_excluded(folder, through, b"")
         except BaseException:
             os.close(folder)
@@ -501,6 +493,17 @@ class FolderSource:
         finally:
             os.close(folder)
         raise NotServedError("there is no such file")
+
+    def _enter(self, folder: int, through: list[bytes], part: bytes) -> int:
+        """Return a folder in an open one, opened in its place, and through no symlink. `through` then leads to it.
+
+        Raises: NotServedError if it is excluded; OSError if it cannot be opened. `folder` is still open then.
+        """
+        self._refuse_excluded(folder, through, part)
+        opened = os.open(part, _FOLDER, dir_fd=folder)
+        os.close(folder)
+        through.append(part)
+        return opened
 
     def _refuse_excluded(self, folder: int, through: list[bytes], part: bytes) -> None:
         """Refuse an entry of an open folder that is excluded. A symlink must not lead to one either.

@@ -21,6 +21,7 @@ from kropot.query.render import (
     element_json,
     event_json,
     key_json,
+    moment_json,
     round_json,
     source_json,
     status_json,
@@ -307,14 +308,12 @@ class KeeperAnswers(RoomAnswers):
 
     def headers(self, asked: Asked) -> bytes:
         """Return the headers of the events behind position `after`, as an export has them (docs/format.md)."""
-        import msgpack
-
+        from kropot.msgpacked import pack
         from kropot.restore.history import headers_of
 
         after, count = asked.whole("after", 0), asked.rows(most=MOST_HEADERS)
         until = min(self._ledger.head().position, after + count)
-        packer = msgpack.Packer(use_bin_type=True)
-        return b"".join(packer.pack(header) for header in headers_of(self._ledger, until, after=after))
+        return b"".join(pack(header) for header in headers_of(self._ledger, until, after=after))
 
     # --- objects ------------------------------------------------------------------------------------------------------
 
@@ -372,17 +371,6 @@ class KeeperAnswers(RoomAnswers):
     def _time_of(self, position: int) -> str | None:
         event = next(iter(self._ledger.log.events_at([position])), None)
         return None if event is None else instant(event.recorded_us)
-
-
-def moment_json(moment: Moment) -> dict[str, Any]:
-    """Return a moment."""
-    return {
-        "position": moment.position,
-        "until": moment.until,
-        "recorded_at": None if moment.recorded_us is None else instant(moment.recorded_us),
-        "root": moment.root.hex(),
-        "notes": list(moment.notes),
-    }
 
 
 def _in_turn(visitor: Visitor, source: bytes | None, after: bytes) -> list[bytes | None]:

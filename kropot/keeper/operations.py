@@ -29,7 +29,8 @@ class Parameter:
 class Operation:
     """Something that can be asked with GET: where, by whom, with which parameters, and the schema of the answer.
 
-    `media` is the answer's media type. `fails` are the statuses of failures beside those that every operation has.
+    `media` is the answer's media type. `fails` are the statuses of failures beside those that every operation has:
+    nearly all of them refuse a request that they do not understand.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Operation:
     answer: str
     parameters: tuple[Parameter, ...] = ()
     media: str = "application/json"
-    fails: tuple[int, ...] = ()
+    fails: tuple[int, ...] = (400,)
 
 
 RULES: Final = {
@@ -78,7 +79,12 @@ _FOUND: Final = (400, 404, 409)
 
 OPERATIONS: Final = (
     Operation(
-        name="healthz", path="/healthz", role=_M, text="Whether the keeper is running. Needs no token.", answer="Alive"
+        name="healthz",
+        path="/healthz",
+        role=_M,
+        text="Whether the keeper is running. Needs no token.",
+        answer="Alive",
+        fails=(),
     ),
     Operation(
         name="metrics",
@@ -87,32 +93,23 @@ OPERATIONS: Final = (
         text="The health of the replica, in the text format of Prometheus.",
         answer="text",
         media="text/plain",
-        fails=(400,),
     ),
-    Operation(
-        name="openapi", path=f"{API}/openapi.json", role=_M, text="This document.", answer="Document", fails=(400,)
-    ),
-    Operation(
-        name="me", path=f"{API}/me", role=_M, text="What the token that was sent allows.", answer="Me", fails=(400,)
-    ),
+    Operation(name="openapi", path=f"{API}/openapi.json", role=_M, text="This document.", answer="Document"),
+    Operation(name="me", path=f"{API}/me", role=_M, text="What the token that was sent allows.", answer="Me"),
     Operation(
         name="status",
         path=f"{API}/status",
         role=_A,
         text="The state of the replica, as `kropotcli status --json` prints it.",
         answer="Status",
-        fails=(400,),
     ),
-    Operation(
-        name="alarms", path=f"{API}/alarms", role=_A, text="What a person must act on.", answer="Alarms", fails=(400,)
-    ),
+    Operation(name="alarms", path=f"{API}/alarms", role=_A, text="What a person must act on.", answer="Alarms"),
     Operation(
         name="coverage",
         path=f"{API}/coverage",
         role=_A,
         text="Which contents `verify` has read and compared, and when: ranges of their SHA-256.",
         answer="Coverage",
-        fails=(400,),
     ),
     Operation(
         name="space",
@@ -120,7 +117,6 @@ OPERATIONS: Final = (
         role=_A,
         text="How many elements and stored bytes there are in each state, and how much space is left.",
         answer="Space",
-        fails=(400,),
     ),
     Operation(
         name="moment",
@@ -308,7 +304,6 @@ OPERATIONS: Final = (
             ),
         ),
         media="application/octet-stream",
-        fails=(400,),
     ),
     Operation(
         name="checkpoints",

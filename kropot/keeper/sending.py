@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kropot.errors import KropotError
 from kropot.logs import log
-from kropot.serving.guard import ABORT
 from kropot.serving.pools import in_pool
+from kropot.serving.sending import cut_off, noticing_hang_up
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -96,35 +94,23 @@ class ObjectSender:
         if at == extent.stop:
             await send({"type": "http.response.body", "body": b""})
             return
-        gone = asyncio.ensure_future(_gone(receive))
         try:
-            # Whoever hung up takes nothing, and nothing more is read for him.
-            while at < extent.stop and not gone.done():
-                chunk = await in_pool(self._pool, _read_at, source, at, min(CHUNK, extent.stop - at))
-                if not chunk:
-                    raise OSError("the object ends early")  # noqa: TRY301 -- one way for all of them
-                at += len(chunk)
-                await send({"type": "http.response.body", "body": chunk, "more_body": at < extent.stop})
+            async with noticing_hang_up(receive) as gone:
+                while at < extent.stop and not gone.done():
+                    chunk = await in_pool(self._pool, _read_at, source, at, min(CHUNK, extent.stop - at))
+                    if not chunk:
+                        raise OSError("the object ends early")  # noqa: TRY301 -- one way for all of them
+                    at += len(chunk)
+                    await send({"type": "http.response.body", "body": chunk, "more_body": at < extent.stop})
         except (KropotError, OSError) as error:
-            # The announced length is never reached, so no client can mistake the body for complete.
+            # The announced length is never reached.
             log.warning("object_broken", reason=type(error).__name__)
-            with suppress(KeyError):
-                scope["extensions"][ABORT]["abort"]()
-        finally:
-            gone.cancel()
-            with suppress(asyncio.CancelledError):
-                await gone
+            cut_off(scope)
 
     def _opened(self, sha256: bytes) -> tuple[BinaryIO, int]:
         """Return an object and its size in bytes. Raises: ObjectMissingError, StorageError."""
         source = self._objects.open(sha256)
         return source, source.seek(0, 2)
-
-
-async def _gone(receive: Receive) -> None:
-    """Return when the client has hung up."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _read_at(source: BinaryIO, at: int, size: int) -> bytes:

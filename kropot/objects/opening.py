@@ -157,6 +157,16 @@ class Storage(Protocol):
         ...
 
 
+def range_in_packs(packs: PackFolder, places: PackPlaces | None, sha256: bytes) -> ObjectRange | None:
+    """Return where an object lies in a pack, if possible where it is sound; None if no pack has it."""
+    found = PackedObjects(packs, places).candidates(sha256)
+    best = min(found, key=lambda one: not one[0].is_sound(one[1]), default=None)
+    if best is None:
+        return None
+    pack, entry = best
+    return ObjectRange(path=pack.path, offset=entry.offset, length=entry.length)
+
+
 class FolderStorage:
     """A storage in a local folder."""
 
@@ -248,10 +258,7 @@ class FolderStorage:
         """Look for the object's file first, then through the packs, for a place where it is sound."""
         if self._layout.size(sha256) is not None:
             return None
-        found = list(PackedObjects(self.packs(), places).candidates(sha256))
-        for pack, entry in sorted(found, key=lambda one: not one[0].is_sound(one[1])):
-            return ObjectRange(path=pack.path, offset=entry.offset, length=entry.length)
-        return None
+        return range_in_packs(self.packs(), places, sha256)
 
     def reading(self) -> Storage:
         """Return itself: a folder keeps no older versions."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import mimetypes
-from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -13,8 +11,8 @@ from starlette.responses import Response
 from kropot.errors import KropotError
 from kropot.logs import log
 from kropot.page.answers import COMMON, SANDBOX
-from kropot.serving.guard import ABORT
 from kropot.serving.pools import in_pool
+from kropot.serving.sending import cut_off, noticing_hang_up
 from ledger.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -44,26 +42,18 @@ class StreamedFile(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it, until it ends or nobody wants more."""
-        left = asyncio.ensure_future(_left(receive))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            data: bytes | None = self._first
-            while data is not None and not left.done():
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-                data = await in_pool(self._pool_, next, self._rest, None)
-            await send({"type": "http.response.body", "body": b""})
+            async with noticing_hang_up(receive) as gone:
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                data: bytes | None = self._first
+                while data is not None and not gone.done():
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    data = await in_pool(self._pool_, next, self._rest, None)
+                await send({"type": "http.response.body", "body": b""})
         except (KropotError, OSError, LedgerError) as error:
             log.warning("download_broken", reason=type(error).__name__)
-            with suppress(KeyError):
-                scope["extensions"][ABORT]["abort"]()
+            cut_off(scope)
         finally:
-            left.cancel()
             close = getattr(self._rest, "close", None)
             if close is not None:
                 await in_pool(self._pool_, close)
-
-
-async def _left(receive: Receive) -> None:
-    """Return when the browser has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

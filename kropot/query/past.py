@@ -65,6 +65,11 @@ def labels_of(ledger: Ledger) -> dict[bytes, str | None]:
     return {row.id: keeping_of(ledger, row.id).keeping.label for row in ledger.projection.sources()}
 
 
+def labels_in(known: Mapping[bytes, KnownSource]) -> dict[bytes, str | None]:
+    """Return the labels of these sources as `labels_of` does."""
+    return {id_: each.keeping.label for id_, each in known.items()}
+
+
 def sources_at(ledger: Ledger, position: int | None = None) -> dict[bytes, KnownSource]:
     """Return the sources that had begun at `position`, as they were then, in the order in which they began.
 

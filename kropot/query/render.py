@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kropot.query.storage import StorageFacts
     from kropot.query.timeline import Timeline
     from kropot.replay.diff import Difference
+    from kropot.replay.moment import Moment
     from ledger.answers import Tally
     from ledger.events import AuditRange, Copy, StreamKey
     from ledger.replica import Entry, Event
@@ -130,6 +131,17 @@ def event_json(event: Event) -> dict[str, Any]:
     }
     named: object = getattr(event.fact, "sha256", None)
     return row | ({"object": named.hex()} if isinstance(named, bytes) else {})
+
+
+def moment_json(moment: Moment) -> dict[str, Any]:
+    """Return a moment."""
+    return {
+        "position": moment.position,
+        "until": moment.until,
+        "recorded_at": None if moment.recorded_us is None else instant(moment.recorded_us),
+        "root": moment.root.hex(),
+        "notes": list(moment.notes),
+    }
 
 
 def difference_json(difference: Difference) -> dict[str, Any]:

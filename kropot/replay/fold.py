@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kropot.errors import IntegrityError
 from kropot.replay.pointers import Pointers
-from ledger.codec import decode_payload
-from ledger.errors import DamagedRowError, MalformedEventError, UnknownCriticalEventError
+from ledger.decoding import fact_of
+from ledger.errors import DamagedRowError, UnknownCriticalEventError
 from ledger.events import Element, StreamKey, UnknownFact
 from ledger.fast_init import fast_init
 from ledger.rows import StoredEvent, StoredFact
@@ -156,10 +156,7 @@ def image(ledger: Ledger, event: StoredEvent | StoredFact) -> Element | None:
     """
     if event.payload is None:
         return None
-    try:
-        fact = decode_payload(event.type, event.schema_version, event.flags, event.payload)
-    except MalformedEventError as error:
-        raise MalformedEventError(error.why, position=event.seq) from None
+    fact = fact_of(event)
     if isinstance(fact, UnknownFact):
         if fact.critical:
             raise UnknownCriticalEventError(event.seq, fact.type_name, fact.schema_version)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from kropot.errors import IntegrityError, PartialError
 from kropot.query.names import short_name
-from kropot.query.past import sources_at
+from kropot.query.past import labels_in, sources_at
 from kropot.wording import SECOND_US, moment, span
 from ledger.append import source_key
 from ledger.clock import DAY_US
@@ -35,7 +35,7 @@ def time_of(ledger: Ledger) -> int:
             "of copies is unknown, and nothing was released or freed: check the clock, and that the collector runs"
         )
     known = sources_at(ledger)
-    labels = {id_: each.keeping.label for id_, each in known.items()}
+    labels = labels_in(known)
     for id_, each in known.items():
         why = None if each.past is not None else _apart(ledger, each, clock_us)
         if why is not None:

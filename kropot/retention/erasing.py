@@ -16,6 +16,7 @@ from kropot.objects.freeing import CanFree
 from kropot.objects.stores.waiting import NOTHING_WAITS, LockedVersions, Purged
 from kropot.query.erasures import erasures_of
 from kropot.retention.freeing import FreeingRun
+from kropot.retention.needed import still_in
 from kropot.retention.repacking import Repacking
 from kropot.upkeep import RENEWING, RENEWING_US
 from ledger.append import NewFact
@@ -159,7 +160,7 @@ class Erasing:
         wanted = self._not_shared(history)
         versioned = self._claimed()
         self._free(objects, wanted, last)
-        self.done.left = self._left(wanted)
+        self.done.left = still_in(self.storage, self.ledger.places, wanted)
         self.done.waiting = NOTHING_WAITS
         if self.elsewhere is not None:
             left, purged = self.elsewhere.objects(wanted, last.stream)
@@ -241,17 +242,6 @@ class Erasing:
             if leftover.kind == "quarantined" and leftover.path.rpartition("/")[2].partition(".")[0] in names:
                 freeing.remove_quarantined(leftover.path)
                 self.done.set_aside += 1
-
-    def _left(self, wanted: set[bytes]) -> list[bytes]:
-        """Return those of these objects that are still in the storage."""
-        left: set[bytes] = set()
-        for places in (None, self.ledger.places):  # the ledger knows of places in packs whose index is damaged
-            fresh = self.storage.objects(places=places)
-            try:
-                left |= {sha256 for sha256 in wanted if fresh.size(sha256) is not None}
-            finally:
-                fresh.close()
-        return sorted(left)
 
     def _segments(self) -> None:
         """Write the segments again that hold what was erased, of this element's earlier streams, too."""

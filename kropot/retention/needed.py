@@ -1,4 +1,4 @@
-"""What was released, and what is needed all the same, because a copy that was not released names it."""
+"""What was released, what is needed all the same because a copy that was not released names it, and what is left."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from ledger.rows import RELEASED, StoredFact
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from kropot.objects.opening import Storage
+    from kropot.objects.packs.packed import PackPlaces
     from ledger.log import Ledger
 
 BATCH: Final = 200
@@ -40,6 +42,18 @@ def needed_of(ledger: Ledger, sha256s: Collection[bytes], but: int | None = None
     """Return those that a copy names that was not released, of whatever source, but for those of the stream `but`."""
     rows = ledger.projection.named(sha256s)
     return {row.sha256 for row in rows if row.state != RELEASED and row.stream != but}
+
+
+def still_in(storage: Storage, places: PackPlaces, wanted: Collection[bytes]) -> list[bytes]:
+    """Return those of these objects that a storage still has. `places` knows of those in packs with a damaged index."""
+    left: set[bytes] = set()
+    for known in (None, places):
+        objects = storage.objects(places=known)
+        try:
+            left |= {sha256 for sha256 in wanted if objects.size(sha256) is not None}
+        finally:
+            objects.close()
+    return sorted(left)
 
 
 def needed_in(ledger: Ledger) -> Callable[[str], bool]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgpack
 
+from kropot.msgpacked import pack
 from kropot.sc2.layout import FORM_SIZES, LENGTH_BYTES, MAX_CONTENT, padded_content_size, padded_form_size
 from kropot.sc2.refused import Reason, RefusedError
 
@@ -152,7 +153,7 @@ def fitted(form: Form) -> tuple[Form, bytes]:
     if len(_encoded(form)) <= _longest(form):
         return form, b""
     moved = {"holes": form.holes, "xattrs": form.xattrs}
-    blob = cast("bytes", msgpack.packb(moved, use_bin_type=True))
+    blob = pack(moved)
     if len(blob) > MAX_ATTRIBUTES:
         raise RefusedError(Reason.FORM, f"the attributes have {len(blob)} bytes: more than {MAX_ATTRIBUTES} do not fit")
     length = len(blob) + form.plain_length
@@ -168,7 +169,7 @@ def merged(form: Form, blob: bytes) -> Form:
     found = _unpacked(blob, "attributes")
     if found.keys() != {"holes", "xattrs"} or len(blob) != form.attributes or form.holes or form.xattrs:
         raise RefusedError(Reason.FORM, "the attributes before the content are not valid")
-    if msgpack.packb(found, use_bin_type=True) != blob:
+    if pack(found) != blob:
         raise RefusedError(Reason.FORM, "the attributes before the content are not in their canonical form")
     length = form.plain_length - form.attributes
     return replace(form, **found, attributes=0, content=None if length == form.size else length)
@@ -290,8 +291,6 @@ _NAMES: Final = frozenset(_DEFAULTS)
 _PUTS: Final = tuple(getattr(Form, name).__set__ for name in _DEFAULTS)
 _values_of: Final = attrgetter(*_DEFAULTS)
 _KINDS: Final = {kind.value: kind for kind in Kind}
-_pack: Final = msgpack.Packer(use_bin_type=True).pack
-"""Shared: making one each time costs more than the packing."""
 
 
 def _encoded(form: Form) -> bytes:
@@ -301,8 +300,7 @@ def _encoded(form: Form) -> bytes:
         if value is not default and value != default
     }
     shown["kind"] = form.kind.value
-    encoded: bytes = _pack(shown)
-    return encoded
+    return pack(shown)
 
 
 def _longest(form: Form) -> int:

@@ -9,10 +9,10 @@ import struct
 from enum import StrEnum
 from typing import Final
 
-import msgpack
 import orjson
 
 from kropot.errors import KropotError
+from kropot.msgpacked import pack
 
 PATH: Final = "/secure-copy/file/bulk"
 MEDIA_TYPE: Final = "application/vnd.kropot.bulk"
@@ -33,8 +33,6 @@ _MAX_ID: Final = 512
 _MAX_ETAG: Final = 256
 _PAIR: Final = 2
 _LENGTH: Final = struct.Struct(">I")
-_pack: Final = msgpack.Packer(use_bin_type=True).pack
-"""Shared: making one each time costs more than the packing."""
 
 
 class FrameKind:
@@ -111,5 +109,5 @@ def end_frame(count: int) -> bytes:
 
 
 def _framed(head: list[object]) -> bytes:
-    packed: bytes = _pack(head)
+    packed = pack(head)
     return _LENGTH.pack(len(packed)) + packed

@@ -17,7 +17,7 @@ from ledger.sql.sessions import is_alive
 from ledger.sql.unlocked import undisturbed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection, Executable
 
@@ -58,37 +58,36 @@ class Connections:
         return True
 
     def rows(self, statement: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
-        """Return all rows of a reading statement. If the connection was lost, try once more on a new one."""
-        for last_try in (False, True):
-            try:
-                with self._reading() as connection:
-                    return connection.execute(statement, values or {}).fetchall()
-            except LedgerUnavailableError:
-                if last_try:
-                    raise
-        raise AssertionError("unreachable")
+        """Return all rows of a reading statement."""
+        return self._read(lambda connection: connection.execute(statement, values or {}).fetchall())
 
     def raw_rows(self, statement: str, values: Sequence[Any]) -> Sequence[tuple[Any, ...]]:
         """Return all rows as the driver's own tuples, for scans of millions of rows, where wrappers cost time."""
-        for last_try in (False, True):
+
+        def work(connection: Connection) -> Sequence[tuple[Any, ...]]:
+            # Without this, PostgreSQL sends bytes as hexadecimal text.
+            how = {"binary": True} if self.kind == "postgresql" else {}
+            cursor = connection.connection.cursor(**how)
             try:
-                with self._reading() as connection:
-                    # Without this, PostgreSQL sends bytes as hexadecimal text.
-                    how = {"binary": True} if self.kind == "postgresql" else {}
-                    cursor = connection.connection.cursor(**how)
-                    try:
-                        cursor.execute(statement, values)
-                        rows = cursor.fetchall()
-                    except self.readers.dialect.loaded_dbapi.Error:
-                        # This closes the connection, and with it the cursor.
-                        connection.invalidate()
-                        raise
-                    cursor.close()
-                    return rows
-            except LedgerUnavailableError:
-                if last_try:
-                    raise
-        raise AssertionError("unreachable")
+                cursor.execute(statement, values)
+                rows: Sequence[tuple[Any, ...]] = cursor.fetchall()
+            except self.readers.dialect.loaded_dbapi.Error:
+                # This closes the connection, and with it the cursor.
+                connection.invalidate()
+                raise
+            cursor.close()
+            return rows
+
+        return self._read(work)
+
+    def _read(self, work: Callable[[Connection], Sequence[Any]]) -> Sequence[Any]:
+        """Do reading work on a connection. If the connection was lost, do it once more on a new one."""
+        try:
+            with self._reading() as connection:
+                return work(connection)
+        except LedgerUnavailableError:
+            with self._reading() as connection:
+                return work(connection)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

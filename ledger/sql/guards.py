@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 AHEAD_US = 24 * 3600 * 1_000_000
 """On a server, a batch's time may be at most this far ahead of the server's clock, unless the owner writes it."""
 
+
+def _sqlite_refusal(table: str, operation: str, sentence: str) -> str:
+    return f"""
+    CREATE TRIGGER {table}_{operation.lower()} BEFORE {operation} ON {table}
+    BEGIN SELECT RAISE(ABORT, 'ledger: {sentence}'); END
+    """
+
+
 SQLITE = (
     """
     CREATE TRIGGER event_insert BEFORE INSERT ON event
@@ -41,10 +49,7 @@ SQLITE = (
     )
     BEGIN SELECT RAISE(ABORT, 'ledger: an event is never changed'); END
     """,
-    """
-    CREATE TRIGGER event_delete BEFORE DELETE ON event
-    BEGIN SELECT RAISE(ABORT, 'ledger: an event is never removed'); END
-    """,
+    _sqlite_refusal("event", "DELETE", "an event is never removed"),
     """
     CREATE TRIGGER stream_insert BEFORE INSERT ON stream
     WHEN NEW.id <> (SELECT coalesce(max(id), 0) + 1 FROM stream) OR EXISTS (SELECT 1 FROM stream WHERE key = NEW.key)
@@ -58,10 +63,7 @@ SQLITE = (
     )
     BEGIN SELECT RAISE(ABORT, 'ledger: a stream is never changed'); END
     """,
-    """
-    CREATE TRIGGER stream_delete BEFORE DELETE ON stream
-    BEGIN SELECT RAISE(ABORT, 'ledger: a stream is never removed'); END
-    """,
+    _sqlite_refusal("stream", "DELETE", "a stream is never removed"),
     """
     CREATE TRIGGER batch_insert BEFORE INSERT ON batch
     WHEN NEW.first <> (SELECT coalesce(max(last), 0) + 1 FROM batch) OR NEW.last < NEW.first
@@ -70,28 +72,16 @@ SQLITE = (
       OR EXISTS (SELECT 1 FROM batch WHERE batch_key = NEW.batch_key)
     BEGIN SELECT RAISE(ABORT, 'ledger: a batch follows the last one'); END
     """,
-    """
-    CREATE TRIGGER batch_update BEFORE UPDATE ON batch
-    BEGIN SELECT RAISE(ABORT, 'ledger: a batch is never changed'); END
-    """,
-    """
-    CREATE TRIGGER batch_delete BEFORE DELETE ON batch
-    BEGIN SELECT RAISE(ABORT, 'ledger: a batch is never removed'); END
-    """,
+    _sqlite_refusal("batch", "UPDATE", "a batch is never changed"),
+    _sqlite_refusal("batch", "DELETE", "a batch is never removed"),
     """
     CREATE TRIGGER checkpoint_insert BEFORE INSERT ON checkpoint
     WHEN NEW.id <> (SELECT coalesce(max(id), 0) + 1 FROM checkpoint)
       OR EXISTS (SELECT 1 FROM checkpoint WHERE digest = NEW.digest)
     BEGIN SELECT RAISE(ABORT, 'ledger: a checkpoint is kept once, after the last one'); END
     """,
-    """
-    CREATE TRIGGER checkpoint_update BEFORE UPDATE ON checkpoint
-    BEGIN SELECT RAISE(ABORT, 'ledger: a checkpoint is never changed'); END
-    """,
-    """
-    CREATE TRIGGER checkpoint_delete BEFORE DELETE ON checkpoint
-    BEGIN SELECT RAISE(ABORT, 'ledger: a checkpoint is never removed'); END
-    """,
+    _sqlite_refusal("checkpoint", "UPDATE", "a checkpoint is never changed"),
+    _sqlite_refusal("checkpoint", "DELETE", "a checkpoint is never removed"),
     """
     CREATE TRIGGER head_insert BEFORE INSERT ON head WHEN EXISTS (SELECT 1 FROM head)
     BEGIN SELECT RAISE(ABORT, 'ledger: there is one head'); END
@@ -110,10 +100,7 @@ SQLITE = (
       OR NEW.streams > (SELECT coalesce(max(id), 0) FROM stream)
     BEGIN SELECT RAISE(ABORT, 'ledger: the head stands where a batch ends'); END
     """,
-    """
-    CREATE TRIGGER head_delete BEFORE DELETE ON head
-    BEGIN SELECT RAISE(ABORT, 'ledger: the head is never removed'); END
-    """,
+    _sqlite_refusal("head", "DELETE", "the head is never removed"),
 )
 
 

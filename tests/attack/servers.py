@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -14,6 +14,7 @@ from tests.gateway.serve import PLAIN, Served
 from tests.keeper.serve import Kept
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -74,3 +75,12 @@ def attacked(kind: Kind, tmp_path: Path, **options: Any) -> Iterator[Attacked]:
             small_path="/api/1/tree",
             big_path=f"/api/1/objects/{hashlib.sha256(bytes(BIG)).hexdigest()}",
         )
+
+
+def everything(conversation: socket.socket) -> bytes:
+    """Return what comes until the other side closes."""
+    received = []
+    with suppress(ConnectionResetError):
+        while data := conversation.recv(1 << 16):
+            received.append(data)
+    return b"".join(received)

@@ -310,13 +310,19 @@ def ledger_on_postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[U
         yield urls
 
 
+@contextmanager
+def unchanged(urls: Urls) -> Iterator[Urls]:
+    """Yield the module's ledger, whose user has only the rights of a collector before and after the test."""
+    place = parse_place(urls.user)
+    assert protection(place) == Protection(kind="rights")
+    yield urls
+    assert protection(place) == Protection(kind="rights")
+
+
 @pytest.fixture
 def on_postgresql(ledger_on_postgresql: Urls) -> Iterator[Urls]:
-    """Yield the module's ledger, whose user has only the rights of a collector before and after the test."""
-    place = parse_place(ledger_on_postgresql.user)
-    assert protection(place) == Protection(kind="rights")
-    yield ledger_on_postgresql
-    assert protection(place) == Protection(kind="rights")
+    with unchanged(ledger_on_postgresql) as urls:
+        yield urls
 
 
 @pytest.mark.parametrize(
@@ -372,11 +378,8 @@ def ledger_on_mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls
 
 @pytest.fixture
 def restricted(ledger_on_mariadb: Urls) -> Iterator[Urls]:
-    """Yield the module's ledger, whose user has only the rights of a collector before and after the test."""
-    place = parse_place(ledger_on_mariadb.user)
-    assert protection(place) == Protection(kind="rights")
-    yield ledger_on_mariadb
-    assert protection(place) == Protection(kind="rights")
+    with unchanged(ledger_on_mariadb) as urls:
+        yield urls
 
 
 @pytest.mark.parametrize("is_default", [True, False])

@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.objects.directory import DirectoryObjects
 from kropot.sc2.kit import CbcKey, OwnerKit
 from kropot.securecopy.sealing import SEPARATOR
-from ledger.sql.opening import open_store
 from tests.kropot.replay_world import KIT, World
 from tests.kropot.test_restore_cli import files
 from tests.kropot.test_restore_history import altered_payload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from ledger.events import StreamKey
@@ -33,15 +30,6 @@ pytest_plugins = ["tests.kropot.replay_cli"]
 LINE = b"2026-01-05;ACME Ltd;DE89370400440532013000;0000100.00;ok\n"
 VICTIM = b"home/user/.ssh/authorized_keys"
 EVIL = b"ssh-ed25519 AAAAC3-attacker attacker@evil\n"
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    store = open_store(f"sqlite:///{tmp_path / 'ledger.db'}", create=True)
-    objects = DirectoryObjects(tmp_path / "storage", "writer")
-    yield World(store, objects=objects)  # type: ignore[arg-type]  # both are object stores
-    objects.close()
-    store.close()
 
 
 def kit_of(folder: Path, salt: str | None) -> str:

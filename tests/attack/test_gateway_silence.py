@@ -22,7 +22,7 @@ import pytest
 from kropot.gateway import app as app_module
 from kropot.gateway import contents as contents_module
 from kropot.serving.guard import Bounds
-from tests.attack.servers import attacked, both_servers
+from tests.attack.servers import attacked, both_servers, everything
 from tests.gateway.serve import PLAIN, Served
 
 if TYPE_CHECKING:
@@ -72,15 +72,6 @@ def connect(url: str, *, buffer: int | None = None, source: str = "127.0.0.1") -
 
 def get(path: str, token: str = "", more: str = "") -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: x\r\ntoken: {token}\r\n{more}\r\n".encode()
-
-
-def everything(conversation: socket.socket) -> bytes:
-    """Return what comes until the other side closes."""
-    received = []
-    with suppress(ConnectionResetError):
-        while data := conversation.recv(1 << 16):
-            received.append(data)
-    return b"".join(received)
 
 
 def status(answer: bytes) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kropot.sc2.layout import CHUNK, MEDIA_TYPE, parse_header
-from tests.gateway.serve import ADMIN, PADDED, SETTLE_S, VAULTED, Served
+from tests.gateway.serve import ADMIN, PADDED, VAULTED, Served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +23,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     gateway = Served(tmp_path)
     (gateway.folder / NAME).write_bytes(b"content" * 20_000)
     with gateway:
-        time.sleep(2 * SETTLE_S)
-        gateway.server.rescan()
+        gateway.rest()
         yield gateway
 
 
@@ -63,8 +61,7 @@ def test_neither_keys_nor_names_leave_the_gateway(served: Served) -> None:
         client.session.headers["Accept"] = "*/*"
         refused = client.get(f"/secure-copy/file/{element}/content")
         (served.folder / NAME).write_bytes(b"other")
-        time.sleep(2 * SETTLE_S)
-        served.server.rescan()
+        served.rest()
     assert refused.status_code == 406
     said = [page.content, pulled.sealed, refused.content, repr(logs).encode()]
     said += [repr(answer.headers).encode() for answer in (page, pulled.response, refused)]

@@ -14,19 +14,17 @@ from ledger.events import (
     SOURCE_KIND,
     Copy,
     CopyStored,
-    Element,
     Failure,
     FetchFailed,
     HeldListing,
-    Listing,
     ListingHeldBack,
     RemoteObserved,
-    Source,
     SourceBegan,
     StreamKey,
 )
 from ledger.log import Ledger, NewFact
 from ledger.sql import open_store
+from tests.ledger.fresh import fresh_element, fresh_listing, fresh_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,53 +35,17 @@ ONE = bytes.fromhex("a1" + "00" * 15)
 TWO = bytes.fromhex("b2" + "00" * 15)
 NOW = 1_750_000_000_000_000
 
-ELEMENT = Element(
-    date=1_700_000_000,
-    tz="UTC",
-    form=b"{}",
-    revision=1,
-    present=True,
-    epoch=0,
-    size=None,
-    etag=None,
-    copy=None,
-    damage=None,
-    failure=None,
-)
+ELEMENT = fresh_element(date=1_700_000_000, form=b"{}")
 COPY = Copy(sha256=b"\x11" * 32, size=48, iv=b"\x22" * 16, revision=1, instance="main")
 FAILURE = Failure(reason="http_500", attempts=3, since_us=NOW, next_try_us=NOW + 1)
-SOURCE = Source(
-    salt=bytes(32),
-    token_mac=bytes(32),
-    urls=("https://a.example",),
-    opaque=True,
-    zone="UTC",
-    cursor=1_700_000_000,
-    zone_shifts=(),
-    listed_us=NOW,
-    full_listed_us=NOW,
-    held=None,
-    surge=None,
-    churn=(),
-    unlistable=(),
-)
+SOURCE = fresh_source(urls=("https://a.example",), cursor=1_700_000_000, listed_us=NOW, full_listed_us=NOW)
 KIT = {
     "secureCopyEncryptionKey": "a-key-of-a-test",
     "secureCopyEncryptionMethod": "aes-256-cbc",
     "secureCopyDigestMethod": "sha512",
     "secureCopyDigestRounds": 1,
 }
-NO_LISTING = Listing(
-    mode="full",
-    since=None,
-    until=None,
-    seen=70,
-    new=0,
-    changed=0,
-    reappeared=0,
-    vanished=0,
-    rejected=0,
-)
+NO_LISTING = fresh_listing(seen=70)
 
 
 def element(id_: str, source: bytes = ONE) -> StreamKey:

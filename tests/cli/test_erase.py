@@ -17,6 +17,7 @@ from kropot.errors import Exit
 from kropot.objects.directory import DirectoryObjects
 from kropot.objects.opening import open_store as open_storage
 from kropot.objects.packs.packing import PackRule
+from kropot.retention import erasing
 from kropot.retention.erasing import ERASER, Erasing
 from kropot.retention.freeing import FreeingRun
 from ledger.checkpoint import SigningKey
@@ -227,7 +228,7 @@ def test_an_erasure_that_is_cut_short_goes_on(
         (FreeingRun, "_batch"),
         (FreeingRun, "_repack"),
         (FreeingRun, "_end"),
-        (Erasing, "_left"),
+        (erasing, "still_in"),
         (Erasing, "_segments"),
         (Ledger, "frontier_at"),
     ]

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.objects.directory import DirectoryObjects
 from kropot.sc2.form import Kind
 from kropot.sc2.kit import CbcKey, OwnerKit
 from kropot.sc2.kits import parse_kit
 from kropot.sc2.passphrase import LockedKit, Stretch, lock
 from ledger.drills import drill_of
 from ledger.errors import ReadOnlyLedgerError
-from ledger.sql.opening import open_store
+from tests.kropot.replay_cli import kept_in
 from tests.kropot.replay_world import KIT, OTHER_KIT
 from tests.kropot.sc2_world import VAULT
 from tests.kropot.sealed_world import OTHER_VAULT, SealedWorld, kit_file
@@ -43,12 +42,8 @@ KEYS = [key.hex() for key in (VAULT.id_key, VAULT.etag_key, *VAULT.masters)] + [
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[SealedWorld]:
-    """A ledger in SQLite, objects in a folder."""
-    store = open_store(f"sqlite:///{tmp_path / 'ledger.db'}", create=True)
-    objects = DirectoryObjects(tmp_path / "storage", "writer")
-    yield SealedWorld(store, objects=objects)  # type: ignore[arg-type]  # both are object stores
-    objects.close()
-    store.close()
+    with kept_in(tmp_path, SealedWorld) as made:
+        yield made
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ from ledger.events import (
 )
 from ledger.log import Ledger, NewFact
 from ledger.memory import MemoryStore
+from tests.ledger.fresh import fresh_element, fresh_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,21 +59,7 @@ ID = bytes(range(16))
 
 
 def a_source(**changes: object) -> Source:
-    source = Source(
-        salt=bytes(32),
-        token_mac=bytes(32),
-        urls=("https://a.example",),
-        opaque=True,
-        zone="UTC",
-        cursor=NOW // SECOND,
-        zone_shifts=(),
-        listed_us=NOW,
-        full_listed_us=NOW,
-        held=None,
-        surge=None,
-        churn=(),
-        unlistable=(),
-    )
+    source = fresh_source(urls=("https://a.example",), cursor=NOW // SECOND, listed_us=NOW, full_listed_us=NOW)
     return replace(source, **changes)  # type: ignore[arg-type]
 
 
@@ -221,19 +208,7 @@ def test_a_replica_without_copies_has_no_contents_to_speak_of() -> None:
 
 
 def element(**changes: object) -> Element:
-    found = Element(
-        date=1_700_000_000,
-        tz="UTC",
-        form=b"{}",
-        revision=1,
-        present=True,
-        epoch=0,
-        size=None,
-        etag=None,
-        copy=None,
-        damage=None,
-        failure=None,
-    )
+    found = fresh_element(date=1_700_000_000, form=b"{}")
     return replace(found, **changes)  # type: ignore[arg-type]
 
 

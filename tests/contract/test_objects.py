@@ -61,14 +61,18 @@ class NarrowFiles(UnsyncedFiles):
         return super().write(fd, data)
 
 
-class TellingObjects(DirectoryObjects):
+class Telling:
     """A store that records the places of what it published, as a collector does with the events."""
 
     def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
-        outcomes = super().publish(batch)
+        outcomes = super().publish(batch)  # type: ignore[misc]  # it is mixed in
         told = [one.place for one in outcomes if isinstance(one, Published) and one.place is not None]
         self._packed.places.add(told)  # type: ignore[attr-defined]  # it is the memory store's
         return outcomes
+
+
+class TellingObjects(Telling, DirectoryObjects):
+    """In a folder."""
 
 
 def directory_bench(tmp_path: Path, method: str, rule: PackRule | None = None) -> Bench:
@@ -118,14 +122,8 @@ def memory_bench() -> Bench:
     )
 
 
-class TellingRemote(RemoteObjects):
-    """As `TellingObjects`, on another machine."""
-
-    def publish(self, batch: Sequence[Staged]) -> list[Published | PublishError]:
-        outcomes = super().publish(batch)
-        told = [one.place for one in outcomes if isinstance(one, Published) and one.place is not None]
-        self._packed.places.add(told)  # type: ignore[attr-defined]  # it is the memory store's
-        return outcomes
+class TellingRemote(Telling, RemoteObjects):
+    """On another machine."""
 
 
 def remote_bench(server: StoreServer, prefix: str, locks: Path, places: PlaceStore | None = None) -> Bench:

@@ -13,49 +13,30 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import traceback
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 from ledger.log import Ledger
 from tests.faults.mutants import MUTANTS
 from tests.faults.shim import Kind, Shim, build
-from tests.forked import import_everything
-
-ROOT = Path(__file__).parents[2]
+from tests.forked import ROOT, Forking, import_everything
 
 
-class Zygote:
-    """The other side: starts the process, and runs command lines in children of it."""
+class Zygote(Forking):
+    """The other side: runs command lines in children of the process."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="kropot-zygote-")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.zygote"],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "LD_PRELOAD": str(build()),
-                "KROPOT_TEST_SHIM_STATE": f"{self._folder.name}/state",
-                "NO_COLOR": "1",
-                "PYTHONPATH": str(ROOT),
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        super().__init__("tests.faults.zygote")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pipe(self._process.stdin).close()
-        self._process.wait(30)
-        self._pipe(self._process.stdout).close()
-        self._folder.cleanup()
+    def environment(self) -> dict[str, str]:
+        return {
+            "LD_PRELOAD": str(build()),
+            "KROPOT_TEST_SHIM_STATE": f"{self._folder.name}/state",
+            "NO_COLOR": "1",
+            "PYTHONPATH": str(ROOT),
+        }
 
     def run(
         self,
@@ -94,16 +75,9 @@ class Zygote:
             "processors": processors,
             "seconds": seconds,
         }
-        stdin = self._pipe(self._process.stdin)
-        stdin.write(json.dumps(order) + "\n")
-        stdin.flush()
-        answer = json.loads(self._pipe(self._process.stdout).readline())
+        self.give(order)
+        answer = json.loads(self._answers.readline())
         return answer["code"], answer["count"], out.read_text(errors="replace")
-
-    def _pipe(self, pipe: IO[str] | None) -> IO[str]:
-        if pipe is None:
-            raise RuntimeError("the zygote has no pipes")
-        return pipe
 
 
 def _announce(shim: Shim) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from base64 import b64decode
 from dataclasses import dataclass
 from hashlib import sha256
@@ -174,6 +175,11 @@ class Served:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.server.__exit__(kind, error, trace)
+
+    def rest(self) -> None:
+        """Let the files settle, and scan."""
+        time.sleep(2 * SETTLE_S)
+        self.server.rescan()
 
     def client(self, spec: dict[str, Any] | None = None) -> Client:
         token, kit = self.server.create_token(SEALED if spec is None else spec)

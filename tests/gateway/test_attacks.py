@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from kropot.serving.guard import Bounds
-from tests.attack.servers import Attacked, attacked
+from tests.attack.servers import Attacked, attacked, everything
 from tests.gateway.serve import ADMIN, PLAIN, SEALED, STREAM, Client, Served
 
 if TYPE_CHECKING:
@@ -56,15 +56,6 @@ def ask(conversation: socket.socket, client: Client, element: str, more: str = "
     """Ask for a content."""
     head = f"GET /secure-copy/file/{element}/content HTTP/1.1\r\nHost: x\r\ntoken: {client.token}\r\n{more}\r\n"
     conversation.sendall(head.encode())
-
-
-def everything(conversation: socket.socket) -> bytes:
-    """Return what comes until the other side closes."""
-    received = []
-    with suppress(ConnectionResetError):
-        while data := conversation.recv(1 << 16):
-            received.append(data)
-    return b"".join(received)
 
 
 def fine(served: Served | Attacked) -> bool:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.objects.directory import DirectoryObjects
 from kropot.sc2.form import Kind
 from ledger.events import StreamKey
-from ledger.sql.opening import open_store
-from tests.gateway.serve import PLAIN, SETTLE_S, Served
+from tests.gateway.serve import PLAIN, Served
 from tests.kropot.entries_world import AS_ROOT, EntriesWorld, differences, make_tree, paths_in
+from tests.kropot.replay_cli import kept_in
 from tests.kropot.replicas import wait_until
 from tests.kropot.sealed_world import kit_file
 
@@ -43,27 +41,18 @@ def client(served: Served) -> VaultClient:
     return made
 
 
-def rescan(served: Served) -> None:
-    time.sleep(2 * SETTLE_S)
-    served.server.rescan()
-
-
 @AS_ROOT
 def test_a_tree_with_every_kind_of_entry_goes_round(
     served: Served, client: VaultClient, run: Run, tmp_path: Path
 ) -> None:
     """From the gateway's folder over HTTP into a replica, and from there into another folder."""
-    store = open_store(f"sqlite:///{tmp_path / 'ledger.db'}", create=True)
-    objects = DirectoryObjects(tmp_path / "storage", "writer")
-    world = EntriesWorld(store, objects=objects)  # type: ignore[arg-type]  # both are object stores
-    source = world.source(None)
-    for entry, found in client.everything().values():
-        world.keep(StreamKey(source=source, kind="file", id=entry.id), entry.form, client.object(entry.id).sealed)
-        assert found.header.element_id == entry.id
     to = tmp_path / "to"
-    answer = run("restore", "--key", kit_file(tmp_path, client.vault), "--to", str(to))
-    objects.close()
-    store.close()
+    with kept_in(tmp_path, EntriesWorld) as world:
+        source = world.source(None)
+        for entry, found in client.everything().values():
+            world.keep(StreamKey(source=source, kind="file", id=entry.id), entry.form, client.object(entry.id).sealed)
+            assert found.header.element_id == entry.id
+        answer = run("restore", "--key", kit_file(tmp_path, client.vault), "--to", str(to))
     assert (answer.code, answer.err) == (0, "")
     assert differences(served.folder, to) == ""
     assert (to / "sparse").stat().st_blocks == (served.folder / "sparse").stat().st_blocks
@@ -86,7 +75,7 @@ def test_metadata_alone_is_listed_anew_and_nothing_is_sealed_anew(served: Served
     os.utime(served.folder / "to nowhere", (5, 5), follow_symlinks=False)
     (served.folder / "closed").chmod(0o501)
     changed = (b"empty", b"docs/a.txt", b"to nowhere", b"closed")
-    rescan(served)
+    served.rest()
     wait_until("the change", lambda: all(client.everything()[path][0].form != before[path][0].form for path in changed))
     after = client.everything()
     assert {path for path in before if after[path][0].etag != before[path][0].etag} == set(), "nothing to fetch"
@@ -102,7 +91,7 @@ def test_what_counts_as_content_is_a_new_version(served: Served, client: VaultCl
     (served.folder / "to nowhere").symlink_to("elsewhere")
     os.setxattr(served.folder / "many holes", "user.new", b"1")
     changed = (b"to nowhere", b"many holes")
-    rescan(served)
+    served.rest()
     wait_until("the change", lambda: all(client.everything()[path][0].etag != before[path][0].etag for path in changed))
     after = client.everything()
     assert client.object(after[b"to nowhere"][0].id).form.target == b"elsewhere"
@@ -114,7 +103,7 @@ def test_what_is_gone_leaves_the_list_and_what_became_something_else_stays(serve
     (served.folder / "to nowhere").unlink()
     (served.folder / "none").unlink()
     (served.folder / "none").mkdir()
-    rescan(served)
+    served.rest()
     wait_until("the change", lambda: client.everything().keys() == set(paths_in(served.folder)))
     assert client.everything()[b"none"][1].form.kind is Kind.FOLDER
     assert client.page(limit=1).remaining == len(set(paths_in(served.folder)))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kropot.gateway import births, entries
-from tests.gateway.serve import PLAIN, SEALED, SETTLE_S, VAULTED, Client, Served, VaultClient
+from tests.gateway.serve import PLAIN, SEALED, VAULTED, Client, Served, VaultClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +26,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
             (gateway.folder / name).write_bytes(name.encode())
         gateway.server.rescan()
         # The folder itself is looked at again when it has settled.
-        time.sleep(2 * SETTLE_S)
-        gateway.server.rescan()
+        gateway.rest()
         yield gateway
 
 
@@ -89,13 +87,11 @@ def test_another_gateway_tells_it_too(served: Served, tmp_path: Path, spec: dict
 def test_a_form_of_before_is_never_told_again(served: Served, tmp_path: Path, spec: dict[str, Any]) -> None:
     client = client_of(served, spec)
     (served.folder / "one").chmod(0o600)
-    time.sleep(2 * SETTLE_S)
-    served.server.rescan()
+    served.rest()
     assert modes(client)[b"one"] == 0o600
     old = kept(tmp_path)
     (served.folder / "one").chmod(0o640)
-    time.sleep(2 * SETTLE_S)
-    served.server.rescan()
+    served.rest()
     assert modes(client)[b"one"] == 0o640
     new = kept(tmp_path)
     assert {mark for mark, _ in old} == {mark for mark, _ in new}

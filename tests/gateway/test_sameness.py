@@ -34,14 +34,8 @@ def served(tmp_path: Path) -> Iterator[Served]:
     (gateway.folder / "large").write_bytes(LARGE)
     os.utime(gateway.folder / "large", (1_700_000_000, 1_700_000_000))
     with gateway:
-        rest(gateway)
+        gateway.rest()
         yield gateway
-
-
-def rest(served: Served) -> None:
-    """Let the files settle, and scan."""
-    time.sleep(2 * SETTLE_S)
-    served.server.rescan()
 
 
 def look(client: Client) -> dict[bytes, tuple[int, str | None, str, bytes]]:
@@ -82,7 +76,7 @@ def test_what_only_looks_different_keeps_tag_iv_and_bytes(
     client = served.client()
     before = look(client)
     change(served.folder / name)
-    rest(served)
+    served.rest()
     after = look(client)
     key = name.encode()
     assert after[key][1:] == before[key][1:]
@@ -98,7 +92,7 @@ def test_a_touched_small_file_is_read_and_its_content_is_the_same(served: Served
     client = served.client()
     before = look(client)[b"small"]
     touch(served.folder / "small")
-    rest(served)
+    served.rest()
     after = look(client)[b"small"]
     assert after[1:] == before[1:]
     assert after[0] > before[0], "its form has another mtime"
@@ -130,7 +124,7 @@ def test_other_bytes_under_the_old_size_and_mtime_get_another_iv(served: Served,
     was = path.stat()
     path.write_bytes(os.urandom(was.st_size))
     os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
-    rest(served)
+    served.rest()
     after = look(client)[name.encode()]
     assert after[0] > before[0]
     assert not set(after[1:]) & set(before[1:])
@@ -143,7 +137,7 @@ def test_whoever_writes_the_database_gets_no_iv_for_two_contents(served: Served,
     client = served.client()
     path = served.folder / "small"
     chmod(path)
-    rest(served)
+    served.rest()
     before = look(client)[b"small"]
     database = tmp_path / "state" / "gateway.db"
     old = row_of(database)
@@ -181,7 +175,7 @@ def test_a_database_of_the_first_schema_is_upgraded_in_place_and_lists_the_same(
     gateway = Served(tmp_path)
     (gateway.folder / "small").write_bytes(SMALL)
     with gateway:
-        rest(gateway)
+        gateway.rest()
         client = gateway.client()
         token, before = client.token, look(client)
     database = tmp_path / "state" / "gateway.db"
@@ -195,7 +189,7 @@ def test_a_database_of_the_first_schema_is_upgraded_in_place_and_lists_the_same(
     # What it says of contents is believed only after it was read again, and then used.
     with Served(tmp_path) as again:
         chmod(again.folder / "small")
-        rest(again)
+        again.rest()
         assert look(Client(again.server.url, token, client.kit))[b"small"][1:] == before[b"small"][1:]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import pytest
 from kropot.gateway.selection import named, selection_from
 from kropot.gateway.sources import FolderSource, NotServedError, ScannedFile, Skipped, Unreadable
 from ledger.events import Unserved
-from tests.gateway.serve import SETTLE_S, Served
+from tests.gateway.serve import Served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -189,8 +188,7 @@ def test_what_was_told_is_still_told_after_a_restart_and_an_exchanged_folder_is_
         assert [each.path for each in service.tree.walk()] == [b""], "the bare mount point"
         root.rmdir()
         (tmp_path / "away").rename(root)
-        time.sleep(2 * SETTLE_S)
-        served.server.rescan()
+        served.rest()
         page = served.client().page()
         assert (page.unscanned_since, page.unserved) == (None, Unserved(**{**NOTHING, "links": 1}))
         kept = service.state.unserved()

@@ -35,14 +35,8 @@ def served(tmp_path: Path) -> Iterator[Served]:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
     with gateway:
-        rest(gateway)
+        gateway.rest()
         yield gateway
-
-
-def rest(served: Served) -> None:
-    """Let the files settle, and scan."""
-    time.sleep(2 * SETTLE_S)
-    served.server.rescan()
 
 
 def keep_kit_at(path: Path) -> Callable[[Any], Path]:
@@ -140,7 +134,7 @@ def test_a_change_of_metadata_alone_names_the_same_version(served: Served) -> No
     (served.folder / "one").chmod(0o640)
     os.utime(served.folder / "one", ns=(5, 1_700_000_000_000_000_000))
     (served.folder / "big").chmod(0o600)
-    rest(served)
+    served.rest()
     after = client.listed()
     entry, found = after[b"one"]
     assert entry.date > before[b"one"][0].date
@@ -157,7 +151,7 @@ def test_a_hash_that_nobody_knows_means_a_new_version(served: Served) -> None:
     client = served.vault_client()
     before = client.listed()[b"big"][1].header.version
     (served.folder / "big").chmod(0o600)
-    rest(served)
+    served.rest()
     assert client.listed()[b"big"][1].header.version != before
 
 
@@ -167,12 +161,12 @@ def test_other_bytes_are_another_version(served: Served, *, scanned: bool) -> No
     entry, found = client.listed()[b"one"]
     (served.folder / "one").write_bytes(b"2")
     if scanned:
-        rest(served)
+        served.rest()
     pulled = client.object(entry.id)
     assert pulled.plain == b"2"
     assert pulled.header.version != found.header.version
     assert client.object(entry.id).sealed == pulled.sealed, "its birth was kept"
-    rest(served)
+    served.rest()
     assert client.listed()[b"one"][0].etag == pulled.response.headers["etag"]
 
 
@@ -204,7 +198,7 @@ def test_a_new_master_seals_what_is_born_from_then_on(served: Served, tmp_path: 
     assert held.vault.masters[:-1] == client.vault.masters
     (served.folder / "new").write_bytes(b"new")
     (served.folder / "one").write_bytes(b"other")
-    rest(served)
+    served.rest()
     time.sleep(1.1)
     newer = VaultClient(client.url, client.token, served.server.create_vault_token(VAULTED, held.vault.id.hex())[1])
     after = newer.listed()
@@ -232,7 +226,7 @@ def test_an_older_copy_of_the_database_brings_no_retired_master_back(served: Ser
     time.sleep(1.1)
     assert client.listed() == old, "what was born before is sealed as before"
     (served.folder / "one").write_bytes(b"secret from whoever has the old kit")
-    rest(served)
+    served.rest()
     assert client.get("/secure-copy/file/list").status_code == 503
     assert client.get(f"/secure-copy/file/{old[b'one'][0].id}/content").status_code == 503
     held, _ = book.vaults.rotate(client.vault.id.hex(), keep_kit_at(tmp_path / "newer kit"))
@@ -254,7 +248,7 @@ def test_long_births_are_not_remembered(served: Served) -> None:
         folder = folder / ("n" * 250)
     folder.mkdir(parents=True)
     (folder / ("f" * 200)).write_bytes(b"far away")
-    rest(served)
+    served.rest()
     client = served.vault_client()
     [path] = [path for path in client.ids() if path.endswith(b"f" * 200)]
     for _ in range(2):
@@ -310,7 +304,7 @@ def test_what_no_form_can_hold_does_not_hide_the_rest(served: Served, monkeypatc
         file.truncate(1 << 40)
     monkeypatch.setattr("kropot.sc2.form.MAX_CONTENT", 1 << 39)
     monkeypatch.setattr("kropot.gateway.describing._holes", lambda *_: ())
-    rest(served)
+    served.rest()
     client = served.vault_client()
     listed = client.listed()
     assert listed.keys() == FILES.keys()
@@ -365,7 +359,7 @@ def test_a_database_of_before_is_upgraded_and_serves_old_and_new_tokens(tmp_path
     gateway = Served(tmp_path)
     (gateway.folder / "one").write_bytes(b"1")
     with gateway:
-        rest(gateway)
+        gateway.rest()
         client = gateway.client()
         before = client.content(client.ids()[b"one"])
     with closing(sqlite3.connect(tmp_path / "state" / "gateway.db")) as at, at:

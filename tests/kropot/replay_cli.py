@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import pytest
 
@@ -16,6 +17,8 @@ from tests.kropot.replay_world import World
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+AnyWorld = TypeVar("AnyWorld", bound=World)
 
 
 class Answer(NamedTuple):
@@ -40,14 +43,20 @@ class Run(Protocol):
     def __call__(self, *args: str) -> Answer: ...
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    """A ledger in SQLite, objects in a folder."""
-    store = open_store(f"sqlite:///{tmp_path / 'ledger.db'}", create=True)
-    objects = DirectoryObjects(tmp_path / "storage", "writer")
-    yield World(store, objects=objects)  # type: ignore[arg-type]  # both are object stores
+@contextmanager
+def kept_in(folder: Path, kind: type[AnyWorld]) -> Iterator[AnyWorld]:
+    """Make a world with a ledger in SQLite, and its objects in a folder."""
+    store = open_store(f"sqlite:///{folder / 'ledger.db'}", create=True)
+    objects = DirectoryObjects(folder / "storage", "writer")
+    yield kind(store, objects=objects)  # type: ignore[arg-type]  # both are object stores
     objects.close()
     store.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with kept_in(tmp_path, World) as made:
+        yield made
 
 
 @pytest.fixture

@@ -21,20 +21,19 @@ from ledger.events import (
     ElementFact,
     Failure,
     FetchFailed,
-    Listing,
     ListingCompleted,
     PayloadErased,
     RemoteChanged,
     RemoteObserved,
     RemoteReappeared,
     RemoteVanished,
-    Source,
     SourceBegan,
     StreamKey,
 )
 from ledger.log import Ledger, NewFact, source_key
 from ledger.memory import MemoryStore
 from ledger.replica import damaged
+from tests.ledger.fresh import fresh_element, fresh_listing, fresh_source
 
 if TYPE_CHECKING:
     from ledger.stores import LedgerStore
@@ -43,19 +42,7 @@ START_US = 1_790_000_000_000_000
 SECOND = 1_000_000
 KIT = Kit("correct horse battery staple", rounds=1)
 OTHER_KIT = Kit("another passphrase", digest="sha256", rounds=2)
-EMPTY = Element(
-    date=0,
-    tz="UTC",
-    form=b"{}",
-    revision=1,
-    present=True,
-    epoch=0,
-    size=None,
-    etag=None,
-    copy=None,
-    damage=None,
-    failure=None,
-)
+EMPTY = fresh_element(date=0, form=b"{}")
 
 
 class World:
@@ -76,20 +63,8 @@ class World:
         """Begin a source whose elements are sealed with `kit`, or not at all."""
         source = self.random.randbytes(16)
         fact = SourceBegan(
-            source=Source(
-                salt=self.random.randbytes(32),
-                token_mac=self.random.randbytes(32),
-                urls=(url,),
-                opaque=kit is not None,
-                zone="UTC",
-                cursor=None,
-                zone_shifts=(),
-                listed_us=None,
-                full_listed_us=None,
-                held=None,
-                surge=None,
-                churn=(),
-                unlistable=(),
+            source=fresh_source(
+                salt=self.random.randbytes(32), token_mac=self.random.randbytes(32), urls=(url,), opaque=kit is not None
             )
         )
         self.kits[source] = kit
@@ -100,9 +75,7 @@ class World:
         """Complete a listing of the source now."""
         entry = self.ledger.sources()[source]
         after = replace(entry.source, listed_us=self.now_us, full_listed_us=self.now_us)
-        listing = Listing(
-            mode="full", since=None, until=None, seen=0, new=0, changed=0, reappeared=0, vanished=0, rejected=0
-        )
+        listing = fresh_listing()
         fact = ListingCompleted(source=after, listing=listing)
         self.ledger.append([NewFact(key=source_key(source), fact=fact, observed_us=self.now_us)])
 

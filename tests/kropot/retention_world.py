@@ -24,12 +24,10 @@ from kropot.retention.freeing import FreedSum, FreeingRun, last_to_free
 from kropot.retention.releasing import ReleaseSum, release
 from ledger.codec import source_id_of
 from ledger.events import (
-    Listing,
     ListingCompleted,
     RemoteChanged,
     RemoteObserved,
     RemoteReappeared,
-    Source,
     SourceBegan,
     StreamKey,
 )
@@ -38,6 +36,7 @@ from ledger.memory import MemoryStore
 from ledger.retaining import decide, decided_of
 from ledger.retention import KeepRules, Pin, PointKept, PolicySet, Retention
 from ledger.rows import RELEASED
+from tests.ledger.fresh import fresh_listing, fresh_source
 from tests.ledger.world import element
 
 if TYPE_CHECKING:
@@ -99,21 +98,7 @@ class RetentionWorld:
         self.ledger = Ledger(made, writer="main", entropy=self.rng.randbytes, clock=lambda: self.clock_us)
         self.ledger.begin()
         self.objects = MemoryObjects("main", self.disk)
-        self.source = Source(
-            salt=SALT,
-            token_mac=bytes(32),
-            urls=("http://127.0.0.1/a",),
-            opaque=True,
-            zone="UTC",
-            cursor=None,
-            zone_shifts=(),
-            listed_us=None,
-            full_listed_us=None,
-            held=None,
-            surge=None,
-            churn=(),
-            unlistable=(),
-        )
+        self.source = fresh_source(salt=SALT, urls=("http://127.0.0.1/a",))
         self.append([NewFact(key=source_key(SOURCE), fact=SourceBegan(source=self.source), observed_us=self.clock_us)])
         self.effects = self._effects()
 
@@ -159,9 +144,7 @@ class RetentionWorld:
                 facts.append((name, fact(element=replace(was, present=True, revision=was.revision + 1, failure=None))))
         new = [NewFact(key=self.key(name), fact=fact, observed_us=self.clock_us) for name, fact in facts]
         self.source = replace(self.source, listed_us=self.clock_us)
-        listing = Listing(
-            mode="full", since=None, until=None, seen=1, new=0, changed=0, reappeared=0, vanished=0, rejected=0
-        )
+        listing = fresh_listing(seen=1)
         done = ListingCompleted(source=self.source, listing=listing)
         self.append([*new, NewFact(key=source_key(SOURCE), fact=done, observed_us=self.clock_us)])
         self.fetch({name: content for name, content in changes.items() if content is not None}, between)

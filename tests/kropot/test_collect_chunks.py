@@ -18,8 +18,9 @@ from kropot.collect.decide.inputs import LookedUp, PrefetchedCopy
 from kropot.collect.decide.sources import begin
 from kropot.securecopy.bulkwire import MAX_ANSWER, MAX_CONTENT
 from kropot.securecopy.wire import Listed
-from ledger.events import Element, StreamKey
+from ledger.events import StreamKey
 from ledger.replica import Entry
+from tests.ledger.fresh import fresh_element
 
 SEALED = b'{"encrypted":""}'
 SOURCE = begin(salt=bytes(32), token="t", url="http://one.example").source
@@ -159,10 +160,7 @@ def test_the_last_contents_are_not_waited_for_longer_than_needed() -> None:
 
 
 def an_entry(number: int, etag: str | None) -> Entry:
-    element = Element(
-        date=1, tz="UTC", form=SEALED, revision=1, present=True, epoch=0, size=100, etag=etag, copy=None, damage=None,
-        failure=None,
-    )  # fmt: skip
+    element = fresh_element(date=1, form=SEALED, size=100, etag=etag)
     key = StreamKey(source=bytes(16), kind="file", id=f"e{number}")
     return Entry(key=key, stream=number, version=1, position=1, element=element)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from kropot.query.facts import gather
 from kropot.query.health import Limits, health
 from kropot.securecopy.sealing import open_stream
 from ledger.events import RemoteChanged
-from tests.gateway.serve import SETTLE_S, Served
+from tests.gateway.serve import Served
 from tests.kropot.replicas import Folder, wait_until
 
 if TYPE_CHECKING:
@@ -69,8 +68,7 @@ def test_a_folder_is_collected_sealed_and_followed_as_it_changes(
     name = "folder 1/plain name 4.txt"
     (served.folder / name).write_bytes(b"bread and roses")
     (served.folder / "folder 2/plain name 5.txt").unlink()
-    time.sleep(2 * SETTLE_S)
-    served.server.rescan()
+    served.rest()
     wait_until("the change", lambda: len(client.ids()) == len(FILES) - 1 and changed(client, folder, ids[name]))
     second = folder.collect("--full")
     assert second.code == 0
@@ -90,8 +88,7 @@ def test_a_run_begins_where_the_last_one_ended(folder: Folder, served: Served, c
     idle = folder.collect()
     assert (idle.code, idle.summary["seen"]) == (0, 0)
     (served.folder / "later.txt").write_bytes(b"later")
-    time.sleep(2 * SETTLE_S)
-    served.server.rescan()
+    served.rest()
     wait_until("the later file", lambda: len(client.ids()) == len(FILES) + 1)
     later = folder.collect()
     assert {key: later.summary[key] for key in ("seen", "new", "copied")} == {"seen": 1, "new": 1, "copied": 1}
@@ -113,8 +110,7 @@ def test_closed_seconds_are_listed_once_and_new_files_still_found(
         before = {record.stream for record in folder.facts(RemoteChanged)}
         for number in range(5):
             (served.folder / f"later {number}.txt").write_bytes(os.urandom(1000 + number))
-            time.sleep(2 * SETTLE_S)
-            served.server.rescan()
+            served.rest()
         files = sum(path.is_file() for path in served.folder.rglob("*"))
         # An object is there before it is recorded, and a collector that is asked to stop does not record it any more.
         wait_until(
@@ -146,8 +142,7 @@ def test_metadata_alone_is_followed_without_fetching_anything_or_raising_an_alar
     before = folder.elements()
     for name in FILES:
         (served.folder / name).chmod(0o640)
-    time.sleep(2 * SETTLE_S)
-    served.server.rescan()
+    served.rest()
     second = folder.collect("--full")
     counts = {key: second.summary[key] for key in ("new", "changed", "vanished", "copied", "surge")}
     assert counts == {"new": 0, "changed": len(FILES), "vanished": 0, "copied": 0, "surge": False}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import pytest
 from kropot.sc2.form import Kind
 from kropot.sc2.opening import open_object
 from ledger.events import RemoteChanged, SourceBegan, VaultNamed
-from tests.gateway.serve import SETTLE_S, Served
+from tests.gateway.serve import Served
 from tests.kropot.replicas import Folder, wait_until
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ def contents(folder: Folder, client: VaultClient) -> dict[bytes, bytes]:
 
 
 def follow(served: Served, is_there: Any) -> None:
-    time.sleep(2 * SETTLE_S)
-    served.server.rescan()
+    served.rest()
     wait_until("the change", is_there)
 
 

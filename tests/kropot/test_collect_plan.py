@@ -15,10 +15,8 @@ from kropot.securecopy.wire import Listed
 from ledger.answers import SourceEntry
 from ledger.events import (
     Copy,
-    Element,
     Failure,
     HeldListing,
-    Listing,
     RemoteChanged,
     RemoteObserved,
     RemoteReappeared,
@@ -26,6 +24,7 @@ from ledger.events import (
     StreamKey,
 )
 from ledger.replica import Entry
+from tests.ledger.fresh import fresh_element, fresh_listing
 
 SOURCE = bytes(range(16))
 KEY = StreamKey(source=SOURCE, kind="file", id="a" * 64)
@@ -35,20 +34,8 @@ PLAIN = Dates(by_epoch=(frozenset({0}),))
 SEALED = b'{"encrypted":"AAAA"}'
 COPY = Copy(sha256=bytes(32), size=16, iv=bytes(16), revision=1, instance="main")
 SEEN = Listed(type="file", id=KEY.id, date=DATE, tz="UTC", form=SEALED)
-ELEMENT = Element(
-    date=DATE,
-    tz="UTC",
-    form=SEALED,
-    revision=1,
-    present=True,
-    epoch=0,
-    size=None,
-    etag=None,
-    copy=COPY,
-    damage=None,
-    failure=None,
-)
-LISTING = Listing(mode="full", since=None, until=None, seen=0, new=0, changed=0, reappeared=0, vanished=0, rejected=0)
+ELEMENT = fresh_element(date=DATE, form=SEALED, copy=COPY)
+LISTING = fresh_listing()
 
 
 def a_source(**fields: object) -> Source:

@@ -65,7 +65,6 @@ from kropot.securecopy.wire import Listed, Page, wall_clock
 from ledger.events import (
     CopyStored,
     DismissedFetchFailed,
-    Element,
     FetchFailed,
     ListingCompleted,
     RemoteChanged,
@@ -78,6 +77,7 @@ from ledger.events import (
 )
 from ledger.places import Placement
 from ledger.replica import Entry
+from tests.ledger.fresh import fresh_element
 
 SOURCE = bytes(range(16))
 NOW = 1_795_414_108_000_000
@@ -86,19 +86,7 @@ NOTHING = Page(entries=(), rejected=(), remaining=0)
 
 
 def an_entry(number: int, position: int = 1) -> Entry:
-    element = Element(
-        date=1,
-        tz="UTC",
-        form=b'{"encrypted":""}',
-        revision=1,
-        present=True,
-        epoch=0,
-        size=None,
-        etag=None,
-        copy=None,
-        damage=None,
-        failure=None,
-    )
+    element = fresh_element(date=1, form=b'{"encrypted":""}')
     key = StreamKey(source=SOURCE, kind="file", id=f"e{number}")
     return Entry(key=key, stream=number, version=1, position=position, element=element)
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.objects.directory import DirectoryObjects
-from ledger.sql.opening import open_store
 from tests.kropot.entries_world import AS_ROOT, EntriesWorld, differences, make_tree
+from tests.kropot.replay_cli import kept_in
 from tests.kropot.sealed_world import kit_file
 from tests.kropot.test_restore_faults import killed_at
 
@@ -27,12 +26,8 @@ pytest_plugins = ["tests.kropot.replay_cli"]
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[EntriesWorld]:
-    """A ledger in SQLite, objects in a folder."""
-    store = open_store(f"sqlite:///{tmp_path / 'ledger.db'}", create=True)
-    objects = DirectoryObjects(tmp_path / "storage", "writer")
-    yield EntriesWorld(store, objects=objects)  # type: ignore[arg-type]  # both are object stores
-    objects.close()
-    store.close()
+    with kept_in(tmp_path, EntriesWorld) as made:
+        yield made
 
 
 @pytest.fixture

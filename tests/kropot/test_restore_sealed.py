@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kropot.objects.directory import DirectoryObjects
 from kropot.sc2.kit import OwnerKit
 from kropot.sc2.passphrase import Stretch, lock
 from ledger.events import CopyStored, RemoteChanged
-from ledger.sql.opening import open_store
+from tests.kropot.replay_cli import kept_in
 from tests.kropot.replay_world import KIT
 from tests.kropot.sc2_world import VAULT
 from tests.kropot.sealed_world import MTIME_NS, OTHER_VAULT, SealedWorld, kit_file
@@ -33,12 +32,8 @@ LARGE = b"0123456789abcdef" * 10_000
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[SealedWorld]:
-    """A ledger in SQLite, objects in a folder."""
-    store = open_store(f"sqlite:///{tmp_path / 'ledger.db'}", create=True)
-    objects = DirectoryObjects(tmp_path / "storage", "writer")
-    yield SealedWorld(store, objects=objects)  # type: ignore[arg-type]  # both are object stores
-    objects.close()
-    store.close()
+    with kept_in(tmp_path, SealedWorld) as made:
+        yield made
 
 
 @pytest.fixture

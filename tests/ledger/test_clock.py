@@ -12,10 +12,11 @@ from kropot.query.health import Limits, health
 from ledger.audit import LogAudit
 from ledger.clock import MOST_LEAP_US
 from ledger.errors import ClockLeapError
-from ledger.events import Listing, ListingCompleted
+from ledger.events import ListingCompleted
 from ledger.log import Ledger, NewFact, source_key
 from ledger.memory import MemoryStore
 from ledger.sql import open_store
+from tests.ledger.fresh import fresh_listing
 from tests.ledger.world import SOURCE, began, observed, source
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 NOW = 1_796_000_000_000_000
 YEAR = 366 * 86_400_000_000
 FAR = NOW + 13 * YEAR
-LISTING = Listing(mode="full", since=None, until=None, seen=1, new=1, changed=0, reappeared=0, vanished=0, rejected=0)
+LISTING = fresh_listing(seen=1, new=1)
 
 
 def at(store: LedgerStore, clock_us: int) -> Ledger:

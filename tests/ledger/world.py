@@ -28,6 +28,8 @@ from ledger.events import (
 from ledger.log import NewFact, source_key
 from ledger.replica import damaged
 from ledger.retention import CopyReleased, LastCopyReleased, ReleaseWithdrawn
+from tests.ledger.fresh import fresh_element as element
+from tests.ledger.fresh import fresh_source
 
 SOURCE = b"\x01" * 16
 OTHER = b"\x02" * 16
@@ -38,36 +40,8 @@ def sha(text: str) -> bytes:
 
 
 def source(name: str = "a", cursor: int | None = None) -> Source:
-    return Source(
-        salt=sha(f"salt {name}"),
-        token_mac=sha(f"token {name}"),
-        urls=(f"http://127.0.0.1/{name}",),
-        opaque=True,
-        zone="UTC",
-        cursor=cursor,
-        zone_shifts=(),
-        listed_us=None,
-        full_listed_us=None,
-        held=None,
-        surge=None,
-        churn=(),
-        unlistable=(),
-    )
-
-
-def element(date: int = 1, *, size: int | None = None, revision: int = 1) -> Element:
-    return Element(
-        date=date,
-        tz="UTC",
-        form=b'{"encrypted":"AAAA"}',
-        revision=revision,
-        present=True,
-        epoch=0,
-        size=size,
-        etag=None,
-        copy=None,
-        damage=None,
-        failure=None,
+    return fresh_source(
+        salt=sha(f"salt {name}"), token_mac=sha(f"token {name}"), urls=(f"http://127.0.0.1/{name}",), cursor=cursor
     )
 
 

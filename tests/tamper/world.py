@@ -33,7 +33,6 @@ from ledger.events import (
     RemoteChanged,
     RemoteObserved,
     RemoteVanished,
-    Source,
     SourceBegan,
     StreamKey,
 )
@@ -42,6 +41,7 @@ from ledger.note import SigningKey
 from ledger.retention import RETENTION_KEY, PolicySet, Retention
 from ledger.sql import open_store
 from tests.kropot.retention_world import rules
+from tests.ledger.fresh import fresh_element, fresh_source
 from tests.ledger.world import let_go
 
 if TYPE_CHECKING:
@@ -148,20 +148,8 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
     ledger.begin()
     _append(ledger, instance_key("main"), InstanceBegan(program="test", host="vault"))
     for number, owner in enumerate(SOURCES):
-        source = Source(
-            salt=SALTS[number],
-            token_mac=rng.randbytes(32),
-            urls=(f"http://127.0.0.1/{number}",),
-            opaque=number == 0,
-            zone="UTC",
-            cursor=None,
-            zone_shifts=(),
-            listed_us=None,
-            full_listed_us=None,
-            held=None,
-            surge=None,
-            churn=(),
-            unlistable=(),
+        source = fresh_source(
+            salt=SALTS[number], token_mac=rng.randbytes(32), urls=(f"http://127.0.0.1/{number}",), opaque=number == 0
         )
         _append(ledger, source_key(owner), SourceBegan(source=source))
     keys = [
@@ -175,19 +163,7 @@ def _history(  # noqa: C901 -- one story, told from its beginning to its end
         block = keys[start : start + 15]
         _stage(world, ledger, start // 15)
         for key in block:
-            made[key] = Element(
-                date=1_795_000_000 + start,
-                tz="UTC",
-                form=b'{"encrypted":"AAAA"}',
-                revision=1,
-                present=True,
-                epoch=0,
-                size=None,
-                etag=None,
-                copy=None,
-                damage=None,
-                failure=None,
-            )
+            made[key] = fresh_element(date=1_795_000_000 + start)
         _append_all(ledger, [(key, RemoteObserved(element=made[key])) for key in block])
         contents = [rng.randbytes(700) for _ in block]
         if start == 15:

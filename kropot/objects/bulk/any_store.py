@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from kropot.objects.bulk.protocol import HasPacks, RangeRead, parts_of
+from kropot.objects.bulk.protocol import HasPacks, RangeRead, behind_range, parts_of
 from kropot.objects.bulk.reading import ReadRequest
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ BLOCK_BYTES = 16 << 20
 MAX_WAITING = 8
 _PARTS = 256
 """The expected objects are asked for in this many parts, so that memory holds only one part."""
-_LAST = b"\xff" * 32
 
 
 class _Name(NamedTuple):
@@ -99,7 +98,7 @@ class StoreReader:
     def _merged(self, start: bytes, end: bytes, expected: ExpectedIn) -> Iterator[_Name]:
         """Yield every object that is expected or there, in order."""
         should = (each for part in parts_of(start, end, _PARTS) for each in expected(*part))
-        behind = None if end == _LAST else (int.from_bytes(end, "big") + 1).to_bytes(32, "big")
+        behind = behind_range(end)
         there = self._store.walk(start, behind)
         left, right = next(should, None), next(there, None)
         while left is not None or right is not None:

@@ -32,6 +32,8 @@ ExpectedObject = tuple[bytes, int | None]
 ExpectedIn = Callable[[bytes, bytes], Iterable[ExpectedObject]]
 """Gives the expected objects with start <= SHA-256 <= end, in order, each once."""
 
+_LAST = b"\xff" * 32
+
 
 @dataclass(slots=True)
 class RangeRead:
@@ -151,6 +153,11 @@ class CanRecall(Protocol):
     def recall(self) -> Recall | None:
         """Return what finds objects in older versions, None where the store keeps none."""
         ...
+
+
+def behind_range(end: bytes) -> bytes | None:
+    """Return the first SHA-256 behind a range that ends with `end`, None where nothing is behind it."""
+    return None if end == _LAST else (int.from_bytes(end, "big") + 1).to_bytes(32, "big")
 
 
 def parts_of(start: bytes, end: bytes, count: int) -> Iterator[tuple[bytes, bytes]]:

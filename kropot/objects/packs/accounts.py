@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kropot.durable.errors import StorageError
-from kropot.objects.bulk.protocol import PackFlaw
+from kropot.objects.bulk.protocol import PackFlaw, behind_range
 from kropot.objects.packs.packed import NoPlaces
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     _Entry = tuple[bytes, bytes, int, int]
     """An object's SHA-256, its pack, its offset in the pack, and its length in bytes."""
-
-_LAST = b"\xff" * 32
 
 
 @dataclass(slots=True)
@@ -69,7 +67,7 @@ class PackAccounts:
 
     def account(self, start: bytes, end: bytes, rows: Sequence[ExpectedObject]) -> RangeAccount:
         """Say where the objects of [start, end] are; `rows` is what events name there. Raises: StorageError."""
-        behind = None if end == _LAST else (int.from_bytes(end, "big") + 1).to_bytes(32, "big")
+        behind = behind_range(end)
         indexed = self._folder.ranges(self._sound, start, behind)
         placed = indexed if isinstance(self._places, NoPlaces) else self._places.ranges(start, behind)
         account = RangeAccount(rows)

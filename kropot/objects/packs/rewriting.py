@@ -11,7 +11,7 @@ import hashlib
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from kropot.durable.errors import StorageError, storage_error
+from kropot.durable.errors import storage_error
 from kropot.objects.freeing import make_freed_folder
 from kropot.objects.layout import is_object, names_in
 from kropot.objects.packs.format import PackDamagedError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kropot.durable.filesystem import FileSystem
     from kropot.objects.layout import Layout
     from kropot.objects.packs.format import PackEntry
-    from kropot.objects.packs.writer import PackWriter
+    from kropot.objects.packs.writer import PackWriter, WholeObject
     from ledger.places import Placement
 
 _SUFFIX = ".pack"
@@ -70,25 +70,13 @@ class PackRewriter:
         Raises: StorageError.
         """
         path = self._layout.pack(name)
-        whole = []
         try:
-            pack = PackFile(path, name, self._files)
-            for entry in sorted(pack.entries(), key=lambda each: each.offset):
-                if entry.sha256 in live:
-                    data = pack.read(entry.offset, entry.length)
-                    if hashlib.sha256(data).digest() != entry.sha256:
-                        return None
-                    whole.append((entry.sha256, data))
+            whole = live_objects(PackFile(path, name, self._files), live)
         except (FileNotFoundError, NotADirectoryError, PackDamagedError):
             return None
         except OSError as error:
             raise storage_error(error, f"reading the pack {path}") from error
-        made: list[Placement] = []
-        for result in self._writer.write(whole):
-            if isinstance(result, StorageError):
-                raise result
-            made.append(result)
-        return made
+        return None if whole is None else self._writer.write_all(whole)
 
     def put_away(self, name: bytes) -> bool:
         """Take the pack out of sight; False if it is not there. Raises: StorageError.
@@ -133,3 +121,18 @@ class PackRewriter:
         for name in names_in(self._folder):
             if name.endswith(_SUFFIX) and is_object(name.removesuffix(_SUFFIX), ""):
                 yield bytes.fromhex(name.removesuffix(_SUFFIX))
+
+
+def live_objects(pack: PackFile, live: Collection[bytes]) -> list[WholeObject] | None:
+    """Read those of a pack's objects that are live, in their order there; None if one of them is not sound.
+
+    Raises: PackDamagedError, OSError.
+    """
+    whole: list[WholeObject] = []
+    for entry in sorted(pack.entries(), key=lambda each: each.offset):
+        if entry.sha256 in live:
+            data = pack.read(entry.offset, entry.length)
+            if hashlib.sha256(data).digest() != entry.sha256:
+                return None
+            whole.append((entry.sha256, data))
+    return whole

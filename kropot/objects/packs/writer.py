@@ -57,21 +57,37 @@ class PackWriter:
                 outcomes += [error] * len(group)
         return outcomes
 
+    def write_all(self, objects: Sequence[WholeObject]) -> list[Placement]:
+        """Make packs of these objects as `write` does, where one that is not written is worth nothing.
+
+        Raises: StorageError. Some of the packs may be there then, and nobody names them.
+        """
+        made: list[Placement] = []
+        for result in self.write(objects):
+            if isinstance(result, StorageError):
+                raise result
+            made.append(result)
+        return made
+
     def write_one(self, objects: Sequence[WholeObject]) -> list[Placement]:
         """Make one pack, durably. Raises: StorageError; ValueError for what does not make a pack."""
         entries = lay_out([(sha256, len(data)) for sha256, data in objects])
         index = index_of(entries)
         name = name_of(index)
+        self._put(name, [*[data for _, data in objects], index, footer_of(index)])
+        return [Placement(sha256, name, offset, length) for sha256, offset, length in entries]
+
+    def _put(self, name: bytes, pieces: list[bytes]) -> None:
+        """Have a pack of these bytes under its name, durably. Raises: StorageError."""
         temporary = self._path()
         try:
-            self._fill(temporary, [*[data for _, data in objects], index, footer_of(index)])
+            self._fill(temporary, pieces)
             self._name(temporary, self._layout.pack(name))
         except OSError as error:
             # What cannot be removed now is removed as a leftover at the next start.
             with contextlib.suppress(OSError):
                 self._files.unlink(temporary)
             raise storage_error(error, f"writing the pack {temporary}") from error
-        return [Placement(sha256, name, offset, length) for sha256, offset, length in entries]
 
     def _fill(self, path: str, pieces: list[bytes]) -> None:
         """Write a file, and have it durable. Raises: OSError."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kropot.objects.bulk.packed_folder import PackedFolderReader
 from kropot.objects.bulk.packs import PackReading
-from kropot.objects.bulk.protocol import RangeRead, parts_of
+from kropot.objects.bulk.protocol import RangeRead, behind_range, parts_of
 from kropot.objects.bulk.reading import BUFFER, ReadRequest, ThreadReading, Throttle
 from kropot.objects.layout import Layout
 from kropot.objects.store import ObjectMissingError
@@ -29,7 +29,6 @@ PART_OBJECTS = 100_000
 """About how many objects a part has: each part reads every pack's index, and its rows are in memory."""
 
 _BLOCK_OBJECTS, _BLOCK_BYTES, _WAITING = 64, 64 << 20, 4
-_LAST = b"\xff" * 32
 
 
 class RemoteBulkReader(PackedFolderReader):
@@ -125,7 +124,7 @@ class RemoteRangeReader:
         self, start: bytes, end: bytes, wanted: dict[bytes, int | None], found: RangeRead
     ) -> Iterator[list[ReadRequest]]:
         """Yield what must be read, in blocks; what is there is taken out of `wanted`."""
-        behind = None if end == _LAST else (int.from_bytes(end, "big") + 1).to_bytes(32, "big")
+        behind = behind_range(end)
         block: list[ReadRequest] = []
         for sha256, there in loose_objects(self._files, start, behind):
             if sha256 not in wanted:

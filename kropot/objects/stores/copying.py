@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 from kropot.durable.errors import StorageError, storage_error
 from kropot.errors import IntegrityError
 from kropot.objects.stores.files import MARKER, PIECE, NoSuchKeyError
-from kropot.objects.stores.judging import name_in, wrong_with
+from kropot.objects.stores.judging import digest_of, name_in, wrong_with
 from kropot.objects.stores.objects import MARKER_TEXT
 from kropot.objects.stores.reading import RemoteReader
 from kropot.objects.stores.segments import RemoteSegments
@@ -181,11 +181,7 @@ class StorageCopy:
 
     def _fetched(self, stat: RemoteStat, file: BinaryIO) -> bytes:
         self._source.fetch(stat.key, file)
-        file.seek(0)
-        digest = hashlib.sha256()
-        while piece := file.read(PIECE):
-            digest.update(piece)
-        return digest.digest()
+        return digest_of(file)
 
     def _is_same(self, stat: RemoteStat) -> bool:
         """Whether the target's bytes are right: by its name for an object, else as the source has them."""

@@ -7,16 +7,15 @@ would only be one more that is locked. The bucket's own rule frees older version
 
 from __future__ import annotations
 
-import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from kropot.durable.errors import StorageError, storage_error
+from kropot.durable.errors import storage_error
 from kropot.objects.freeing import FreedObject
 from kropot.objects.layout import is_object
 from kropot.objects.packs.format import PackDamagedError
-from kropot.objects.packs.rewriting import PackContents, PackRewriter
+from kropot.objects.packs.rewriting import PackContents, PackRewriter, live_objects
 from kropot.objects.stores.files import NoSuchKeyError, VersionedFiles
 from kropot.objects.stores.objects import object_key
 from kropot.objects.stores.packs import RemotePack, RemotePackWriter, freed_pack_key, pack_key
@@ -115,25 +114,13 @@ class RemoteRewriter(PackRewriter):
 
     def copy(self, name: bytes, live: Collection[bytes]) -> list[Placement] | None:
         """Read the live objects, and write them into new packs."""
-        whole = []
         try:
-            pack = RemotePack(self._remote, name)
-            for entry in sorted(pack.entries(), key=lambda each: each.offset):
-                if entry.sha256 in live:
-                    data = pack.read(entry.offset, entry.length)
-                    if hashlib.sha256(data).digest() != entry.sha256:
-                        return None
-                    whole.append((entry.sha256, data))
+            whole = live_objects(RemotePack(self._remote, name), live)
         except (NoSuchKeyError, PackDamagedError):
             return None
         except OSError as error:
             raise storage_error(error, f"reading the pack {name.hex()}") from error
-        made: list[Placement] = []
-        for result in self._packs.write(whole):
-            if isinstance(result, StorageError):
-                raise result
-            made.append(result)
-        return made
+        return None if whole is None else self._packs.write_all(whole)
 
     def put_away(self, name: bytes) -> bool:
         """Move the pack to `freed/`, or only remove it."""

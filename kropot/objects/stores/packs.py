@@ -9,17 +9,14 @@ from typing import TYPE_CHECKING
 from kropot.durable.errors import StorageError
 from kropot.objects.layout import Layout, is_object
 from kropot.objects.packs.folder import PackFolder
-from kropot.objects.packs.format import footer_of, index_of, lay_out, name_of
 from kropot.objects.packs.reader import PackFile
 from kropot.objects.packs.writer import PackWriter
 from kropot.objects.stores.files import NoSuchKeyError
 from kropot.objects.stores.reading import ReadAhead
-from ledger.places import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kropot.objects.packs.writer import WholeObject
     from kropot.objects.stores.files import RemoteFiles
 
 _TAIL = 64 << 10
@@ -164,10 +161,5 @@ class RemotePackWriter(PackWriter):
         """Ask nothing yet."""
         self._remote = files
 
-    def write_one(self, objects: Sequence[WholeObject]) -> list[Placement]:
-        """Write one pack. Raises: StorageError; ValueError for what does not make a pack."""
-        entries = lay_out([(sha256, len(data)) for sha256, data in objects])
-        index = index_of(entries)
-        name = name_of(index)
-        self._remote.put(pack_key(name), b"".join([*(data for _, data in objects), index, footer_of(index)]))
-        return [Placement(sha256=sha256, pack=name, offset=offset, length=length) for sha256, offset, length in entries]
+    def _put(self, name: bytes, pieces: list[bytes]) -> None:
+        self._remote.put(pack_key(name), b"".join(pieces))

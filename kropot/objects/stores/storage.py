@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 from kropot.durable.dirfd import make_root
 from kropot.durable.errors import StorageError, storage_error
 from kropot.objects.instance import InstanceLock, folder_name
-from kropot.objects.opening import GATHERER, ObjectRange
-from kropot.objects.packs.packed import PackedObjects
+from kropot.objects.opening import GATHERER, range_in_packs
 from kropot.objects.stores.files import MARKER, VersionedFiles
 from kropot.objects.stores.freeing import RemoteRewriter
 from kropot.objects.stores.gather import RemoteGatherer
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kropot.durable.filesystem import Room
-    from kropot.objects.opening import Partial, Storage
+    from kropot.objects.opening import ObjectRange, Partial, Storage
     from kropot.objects.packs.folder import PackFolder
     from kropot.objects.packs.gather import Gatherer
     from kropot.objects.packs.packed import PackPlaces
@@ -144,10 +143,7 @@ class RemoteStorage:
         """Look for the object's own file first, then through the packs, for a place where it is sound."""
         if self._files.stat(object_key(sha256)) is not None:
             return None
-        found = list(PackedObjects(self.packs(), places).candidates(sha256))
-        for pack, entry in sorted(found, key=lambda one: not one[0].is_sound(one[1])):
-            return ObjectRange(path=pack.path, offset=entry.offset, length=entry.length)
-        return None
+        return range_in_packs(self.packs(), places, sha256)
 
     def reading(self) -> Storage:
         """Return the same storage, read in older versions where newer ones are gone or spoilt."""

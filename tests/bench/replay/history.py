@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ledger.events import (
     Copy,
     CopyStored,
-    Element,
     Failure,
     FetchFailed,
     RemoteChanged,
     RemoteObserved,
     RemoteVanished,
-    Source,
     SourceBegan,
     StreamKey,
 )
 from ledger.log import Ledger, NewFact, source_key
 from ledger.sql import open_store
+from tests.ledger.fresh import fresh_element, fresh_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,23 +40,7 @@ def make(path: Path, events: int, *, say: Callable[[str], None]) -> None:
     ledger = Ledger(open_store(f"sqlite:///{path}", create=True), writer="bench", clock=lambda: now[0])
     draw = random.Random(events)
     source = draw.randbytes(16)
-    began = SourceBegan(
-        source=Source(
-            salt=draw.randbytes(32),
-            token_mac=bytes(32),
-            urls=("https://files.example.org",),
-            opaque=True,
-            zone="UTC",
-            cursor=None,
-            zone_shifts=(),
-            listed_us=None,
-            full_listed_us=None,
-            held=None,
-            surge=None,
-            churn=(),
-            unlistable=(),
-        )
-    )
+    began = SourceBegan(source=fresh_source(salt=draw.randbytes(32)))
     ledger.append([NewFact(key=source_key(source), fact=began, observed_us=START_US)])
     facts = _life(source, draw)
     written = 2
@@ -84,46 +68,24 @@ def _life(source: bytes, draw: random.Random) -> Iterator[tuple[StreamKey, Fact]
             number += 1
             name = hashlib.sha512(b"%d" % number).hexdigest()
             key = StreamKey(source=source, kind="file", id=name)
-            page.append((key, _element(number)))
+            page.append((key, fresh_element(1_790_000_000 + number, form=_FORM)))
         yield from ((key, RemoteObserved(element=element)) for key, element in page)
         stored = {}
         for at, (key, element) in enumerate(page):
             if at % 10 == 9:
                 failure = Failure(reason="truncated", attempts=1, since_us=START_US, next_try_us=START_US + 1)
-                yield key, FetchFailed(element=_with(element, failure=failure))
+                yield key, FetchFailed(element=replace(element, failure=failure))
             else:
-                stored[key] = _with(element, copy=_copy(draw, element.revision))
+                stored[key] = replace(element, copy=_copy(draw, element.revision))
                 yield key, CopyStored(element=stored[key])
         for key, element in draw.sample(sorted(stored.items(), key=lambda pair: pair[0].id), 30):
             match draw.randrange(3):
                 case 0:
-                    yield key, RemoteVanished(element=_with(element, present=False))
+                    yield key, RemoteVanished(element=replace(element, present=False))
                 case _:
-                    changed = _with(element, revision=2, date=element.date + 60)
+                    changed = replace(element, revision=2, date=element.date + 60)
                     yield key, RemoteChanged(element=changed)
-                    yield key, CopyStored(element=_with(changed, copy=_copy(draw, 2)))
-
-
-def _element(number: int) -> Element:
-    return Element(
-        date=1_790_000_000 + number,
-        tz="UTC",
-        form=_FORM,
-        revision=1,
-        present=True,
-        epoch=0,
-        size=None,
-        etag=None,
-        copy=None,
-        damage=None,
-        failure=None,
-    )
-
-
-def _with(element: Element, **changes: object) -> Element:
-    from dataclasses import replace
-
-    return replace(element, **changes)  # type: ignore[arg-type]  # the fields of an element
+                    yield key, CopyStored(element=replace(changed, copy=_copy(draw, 2)))
 
 
 def _copy(draw: random.Random, revision: int) -> Copy:

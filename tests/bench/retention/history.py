@@ -18,17 +18,16 @@ from ledger.events import (
     Copy,
     CopyStored,
     Element,
-    Listing,
     ListingCompleted,
     RemoteChanged,
     RemoteObserved,
     RemoteVanished,
-    Source,
     SourceBegan,
     StreamKey,
 )
 from ledger.log import Ledger, NewFact, source_key
 from ledger.sql import open_store
+from tests.ledger.fresh import fresh_element, fresh_listing, fresh_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,9 +42,7 @@ CHANGED, VANISHED = 0.03, 0.003
 _DAY_US: Final = 86_400_000_000
 _BATCH: Final = 5_000
 _FORM: Final = b'{"encrypted":"' + b"A" * 300 + b'"}'
-_LISTING: Final = Listing(
-    mode="full", since=None, until=None, seen=1, new=0, changed=0, reappeared=0, vanished=0, rejected=0
-)
+_LISTING: Final = fresh_listing(seen=1)
 
 
 def make(path: Path, elements: int) -> int:
@@ -94,12 +91,14 @@ class _Year:
         draw, now = random.Random(1), [time.time_ns() // 1000 - 30 * _DAY_US * (ROUNDS - 1)]
         ledger = Ledger(open_store(f"sqlite:///{self.path}", create=True), writer="bench", clock=lambda: now[0])
         source_id = draw.randbytes(16)
-        source = _source(draw)
+        source = fresh_source(salt=draw.randbytes(32))
         self._append(ledger, [NewFact(key=source_key(source_id), fact=SourceBegan(source=source), observed_us=now[0])])
         known: list[tuple[StreamKey, Element]] = []
         for number in range(self.elements):
             name = hashlib.sha512(b"%d" % number).hexdigest()
-            known.append((StreamKey(source=source_id, kind="file", id=name), _element(number)))
+            known.append(
+                (StreamKey(source=source_id, kind="file", id=name), fresh_element(1_790_000_000 + number, form=_FORM))
+            )
         for no in range(ROUNDS):
             if no == 0:
                 wanted = list(range(self.elements))
@@ -193,37 +192,3 @@ def _multiply(sql: sqlite3.Connection, parts: list[_Part], small: int, times: in
         (head, small * (times - 1), 32 * head.bit_count()),
     )
     return head
-
-
-def _source(draw: random.Random) -> Source:
-    return Source(
-        salt=draw.randbytes(32),
-        token_mac=bytes(32),
-        urls=("https://files.example.org",),
-        opaque=True,
-        zone="UTC",
-        cursor=None,
-        zone_shifts=(),
-        listed_us=None,
-        full_listed_us=None,
-        held=None,
-        surge=None,
-        churn=(),
-        unlistable=(),
-    )
-
-
-def _element(number: int) -> Element:
-    return Element(
-        date=1_790_000_000 + number,
-        tz="UTC",
-        form=_FORM,
-        revision=1,
-        present=True,
-        epoch=0,
-        size=None,
-        etag=None,
-        copy=None,
-        damage=None,
-        failure=None,
-    )
